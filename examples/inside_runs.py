@@ -23,12 +23,11 @@ from scipy.stats import spearmanr
 from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
 from lstm_jax.inspection.trace import trace
-from lstm_jax.tasks import corpora, forecast, forecast_windows, generation, sentiment
+from lstm_jax.tasks import forecast, generation, sentiment
 from lstm_jax.tasks.inspecting.common import kept_epochs
 from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
-from lstm_jax.tasks.inspecting.reviews import Review, ReviewNetwork
+from lstm_jax.tasks.inspecting.reviews import ReviewNetwork
 from lstm_jax.tasks.inspecting.texts import TextNetwork
-from lstm_jax.tasks.running import check_own_data
 
 SETTLED = 60
 """Number of characters at the start of each text that the measurements of `characters` leave out."""
@@ -114,10 +113,11 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
     """
     network, params, found = ReviewNetwork(trained), jax.device_put(trained.params), []
     for n in np.random.default_rng(0).choice(rows.count, min(count, rows.count), replace=False):
-        review = Review(str(n), np.asarray(rows.ids[n]))
-        ids, vectors = jnp.asarray(review.ids), network.vectors(params, jnp.asarray(review.ids))
-        steps = int(reach(np.asarray(gradient_norms(network.verdicts, vectors, params, ids))[:, review.words])[0])
-        shares = integrated_gradients(network.verdict, vectors, params, ids).values[review.words]
+        review = rows.review(int(n))
+        ids, words = jnp.asarray(review), np.flatnonzero(review)
+        vectors = network.vectors(params, ids)
+        steps = int(reach(np.asarray(gradient_norms(network.verdicts, vectors, params, ids))[:, words])[0])
+        shares = integrated_gradients(network.verdict, vectors, params, ids).values[words]
         logit = network.whole(params, review)
         left_out = logit - network.without_each(params, review)
         ratio = np.abs(shares).sum() / max(float(np.abs(left_out).sum()), 1e-12)
@@ -154,7 +154,7 @@ def characters(trained: generation.Trained, params: Any, chars: int = 200, count
     Returns:
         A dict with "median reach in characters" and "constant units" (the number of constant units).
     """
-    held_out, starts = corpora.read_text(trained, most=count * (chars + 1))
+    held_out, starts = trained.read_text(most=count * (chars + 1))
     shape = (len(held_out) // (chars + 1), chars + 1)
     texts = held_out[: np.prod(shape)].astype(np.int32).reshape(shape)
     resets = None if starts is None else jnp.asarray(np.isin(np.arange(texts.size), starts).reshape(shape)[:, :-1])
@@ -187,7 +187,7 @@ def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
         - the same fraction for the newest sixth of the entries
         - R2 (the coefficient of determination) of the predicted position
     """
-    part = forecast_windows.parts_of(trained.series(), trained.config)[0]["test"]
+    part = forecast.parts_of(trained.series(), trained.config)[0]["test"]
     params, network = jax.device_put(trained.params), SeriesNetwork(trained)
     chosen = range(0, len(part.last), step)
     windows = [(jnp.asarray(part.entries[n]), params, jnp.asarray(part.ahead[n])) for n in chosen]
@@ -216,9 +216,7 @@ def main() -> None:
     found: dict[str, float] = {}
     if given.sentiment:
         trained = sentiment.load(given.sentiment)
-        reviews = sentiment.load_reviews(trained.config)
-        check_own_data(trained.run, reviews.fingerprint)
-        rows = sentiment.padded_rows(reviews, trained.config).test
+        rows = sentiment.padded_rows(trained.reviews(), trained.config).test
         require(isinstance(rows, sentiment.Rows), f"run {given.sentiment}", "no test split of padded reviews", "train it without --packed")
         assert isinstance(rows, sentiment.Rows)
         found |= ratings(trained, rows) | evidence(trained, rows)

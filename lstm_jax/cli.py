@@ -52,7 +52,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     import tyro
 
     from lstm_jax.commands import COMMANDS
-    from lstm_jax.commands.help import set_help
+    from lstm_jax.commands.common import set_help
 
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
     for size in (1, 2):

@@ -81,11 +81,7 @@ class Rules(NamedTuple):
 
 
 def check_mode(mode: Mode) -> Mode:
-    """Check the mode in which a model reads text, and return it.
-
-    Raises:
-        InputError: if `mode` is neither "carried" nor "window".
-    """
+    """Return `mode`, or raise an `InputError` if it is neither "carried" nor "window"."""
     require(mode in ("carried", "window"), "mode", mode, "give carried or window")
     return mode
 
@@ -116,13 +112,7 @@ def check_ids(name: str, ids: Any, vocabulary: int | None = None, axes: int = 1)
 
 
 def make_rules(*, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-    """Check the arguments and return them as `Rules`, which suit models of every vocabulary.
-
-    Args:
-        temperature: temperature of the draw. If 0, the likeliest character is drawn.
-        top_k: number of the likeliest characters to draw from. If 0, no character is excluded.
-        top_p: a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is at
-            least `top_p`. If 1, no character is excluded.
+    """Return `Rules`, which explain the arguments and suit models of every vocabulary.
 
     Raises:
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is no int or is below 0, or `top_p` is not in (0, 1].
@@ -135,9 +125,7 @@ def make_rules(*, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
 def method_of(rules: Rules, vocabulary: int) -> Method:
     """Return the method of drawing: "likeliest" at temperature 0, "some" if top-k or top-p may exclude characters, else "all".
 
-    Args:
-        rules: temperature, top-k and top-p, as concrete arrays, not tracers of `jax.jit`.
-        vocabulary: vocabulary size V.
+    The rules must be concrete arrays, not tracers of `jax.jit`.
     """
     if rules.temperature == 0:
         return "likeliest"
@@ -169,15 +157,13 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
 def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, method: Method | None = None) -> Int[Array, "B"]:
     """Draw one character per row by inversion of the cumulative distribution.
 
-    In each row, the result is the first character whose cumulative probability exceeds the random number in `uniform`. At temperature 0 the
-    result is the likeliest character.
+    In each row, the result is the first character whose cumulative probability exceeds the random number in `uniform`, which is in [0, 1).
 
     Args:
-        uniform: one random number in [0, 1) per row.
+        uniform: one random number per row.
         logits: logits of the characters.
         rules: temperature, top-k and top-p.
-        method: "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore top-k and top-p). If None,
-            `method_of` chooses the method from the values of `rules`, which must then be concrete arrays, not tracers of `jax.jit`.
+        method: "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore them). If None, see `method_of`.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":
@@ -275,9 +261,6 @@ class Sampler:
     def start(self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
-        In the sampler's mode "window", at most the last `length` characters of each prompt are read. `length` is an argument of the
-        sampler.
-
         Args:
             params: parameters of the model.
             key: random key of all draws.
@@ -286,11 +269,8 @@ class Sampler:
             samples: number of texts to draw for each prompt. It may be above 1 only if there is a single prompt.
 
         Raises:
-            InputError: in one of these cases.
-
-                - `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary.
-                - `samples` is not an int of at least 1.
-                - `samples` is above 1 although there are several prompts.
+            InputError: if `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary, or if
+                `samples` is not an int of at least 1, or is above 1 although there are several prompts.
         """
         samples, prompt = check_number("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
         require(len(prompt) >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
@@ -316,11 +296,7 @@ class Sampler:
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
         """Draw the next characters of each of B texts, and return the new state and the character ids (B, chars).
 
-        Args:
-            params: parameters of the model.
-            drawing: state that `start` or an earlier call of `advance` returned.
-            rules: temperature, top-k and top-p.
-            chars: number of characters to draw for each text. The first call with a given number compiles a program for this number.
+        The first call with a given number of characters compiles a program for this number.
         """
         with self._devices(drawing.logits.shape[0]):
             return self._advance(params, drawing, rules, chars, method_of(rules, self.vocabulary))
@@ -328,15 +304,9 @@ class Sampler:
     def generate(
         self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], chars: int, rules: Rules, samples: int = 1
     ) -> Int[Array, "S N"]:
-        """Draw `chars` characters that continue each of B prompts. The same key gives the same characters.
+        """Draw the ids (B, chars) of characters that continue each of B prompts, or (samples, chars) if there is a single prompt.
 
-        The method `advance` describes `chars` and `rules`, and the method `start` describes the other arguments.
-
-        Returns:
-            The ids of the drawn characters: (B, chars), or (samples, chars) if `samples` is above 1, which requires a single prompt.
-
-        Raises:
-            InputError: if `chars` is not an int of at least 0, or if `start` raises an `InputError` for the other arguments.
+        `start` and `advance` describe the arguments and errors. The same key gives the same characters.
         """
         chars = check_number("chars", chars, CharactersOrNone)
         return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

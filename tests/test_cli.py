@@ -3,20 +3,18 @@
 Commands run in the process of the tests, except where a new process is needed.
 """
 
-import ast
 import dataclasses
-import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 from command_line import assert_error, positional
+from docstring_parser import parse_from_object
 from made_reviews import write_csvs
 from made_sentiment_run import train_run
 
@@ -103,20 +101,6 @@ def test_version(ask):
     assert out.strip() == lstm_jax.__version__ != "unknown"
 
 
-def help_lines(part: type) -> dict[str, str]:
-    """Return a dict from each field, inherited or not, to its docstring, which is the string after the annotation."""
-    found: dict[str, str] = {}
-    for base in part.__mro__[-2:0:-1]:
-        found |= help_lines(base)
-    body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            assert isinstance(text.value, ast.Constant)
-            found[field.target.id] = str(text.value.value)
-    return found
-
-
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_field_is_a_flag_with_a_help_line(name, ask):
     code, out, err = ask(*name.split(), "--help")
@@ -125,13 +109,14 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
     parts = [COMMANDS[name]]
     while parts:
         part = parts.pop()
-        documented, types_of = help_lines(part), get_type_hints(part)
+        texts = {param.arg_name: param.description for kind in part.__mro__[-2::-1] for param in parse_from_object(kind).params}
+        kinds = get_type_hints(part)
         for field in dataclasses.fields(part):
-            if dataclasses.is_dataclass(types_of[field.name]):
-                parts.append(types_of[field.name])
+            if dataclasses.is_dataclass(kinds[field.name]):
+                parts.append(kinds[field.name])
                 continue
             assert field.name == positional(name) or f"--{field.name.replace('_', '-')}" in out, field.name
-            assert "".join(documented[field.name].split()) in squeezed, field.name
+            assert "".join(str(texts[field.name]).split()) in squeezed, field.name
 
 
 def test_starts_without_what_takes_time_to_import():

@@ -1,7 +1,6 @@
 """Tests of the commands that read a sentiment run, and of `data prepare`: what they print and write."""
 
 import gzip
-import itertools
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import assert_error
@@ -48,15 +46,11 @@ def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
     assert ask("predict", "--run", run, "--text", *texts) == (0, wanted, "")
     (tmp_path / "texts").write_text("\n".join(texts) + "\n")
     assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, wanted, "")
-    assert ask("predict", "--run", run, stdin="\n".join(texts).encode() + b"\n") == (0, wanted, "")
-    assert ask("predict", "--run", run, stdin="\r\n".join(texts).encode() + b"\r\n") == (0, wanted, "")
-
-
-def test_reviews_in_another_encoding(ask, run):
+    for end in ("\n", "\r\n"):
+        assert ask("predict", "--run", run, stdin="".join(text + end for text in texts).encode()) == (0, wanted, "")
     for content in ("good film".encode("utf-16"), gzip.compress(b"good film")):
         assert_error(ask("predict", "--run", run, stdin=content), "file -: ")
-    wanted = ask("predict", "--run", run, "--text", "good film")
-    assert ask("predict", "--run", run, stdin="good film".encode("utf-8-sig")) == wanted
+    assert ask("predict", "--run", run, stdin="".join(f"{text}\n" for text in texts).encode("utf-8-sig")) == (0, wanted, "")
 
 
 @pytest.mark.slow
@@ -77,20 +71,15 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path
     assert (code, err) == (0, "")
     assert "language model, 1 epochs" in out
     config = read_config(run / "config.json", SentimentConfig)
-    assert (config.model.units, config.data.packed, config.pretraining.lm_epochs) == (4, 40, 1)
-    assert (config.model.pooling, config.model.adversarial) == (preset.model.pooling, preset.model.adversarial)
+    assert config.model == replace(preset.model, units=4, embed=4)
+    assert (config.data.packed, config.pretraining.lm_epochs) == (40, 1)
     assert not (run / "checkpoints" / "language_model").exists()
     (row,) = [json.loads(line) for line in (run / "pretraining.jsonl").read_text().splitlines()]
     assert json.loads((run / "result.json").read_text())["pretraining_seconds"] == row["seconds"] > 0
     assert 4 < row["validation_loss"] < 8
     trained, texts = sentiment.load(run), ["the film was good", "the film was not good , it was bad"]
-    ids = trained.vocabulary.encode_all(texts)
-    padded = np.zeros((2, 20), np.int32)
-    for n, (begin, end) in enumerate(itertools.pairwise(ids[1])):
-        padded[n, : end - begin] = ids[0][begin:end]
-    logits = make_server(trained.rebuild({name: jnp.asarray(array) for name, array in trained.params.items()}))(
-        padded
-    )  # padding is skipped, since packed reviews have none
+    padded = data.pad_ragged(*trained.vocabulary.encode_all(texts), 20, "post")
+    logits = make_server(trained.model)(padded)  # padding is skipped, since packed reviews have none
     np.testing.assert_allclose(sentiment.probabilities(logits), trained.probabilities(texts), rtol=1e-5)
     assert_error(ask("train", "sentiment", "--preset=shakespeare"), "--preset: shakespeare; give one of 'none', 'best'")
 
@@ -102,13 +91,11 @@ def test_predict_json_lines(ask, run):
     rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
     assert [row["text"] for row in rows] == [line.decode(errors="replace") for line in lines]
     assert [row["probability"] for row in rows] == [round(p, 6) for p in probabilities(run, lines)]
-
-
-def test_predict_an_argument_of_invalid_bytes(ask, run):
     raw = b"bad \xff good"
-    code, out, err = ask("predict", "--run", run, "--json", "--text", os.fsdecode(raw))
-    assert (code, err) == (0, "")
-    assert json.loads(out) == {"probability": round(probabilities(run, [raw])[0], 6), "text": raw.decode(errors="replace")}
+    assert json.loads(ask("predict", "--run", run, "--json", "--text", os.fsdecode(raw))[1]) == {
+        "probability": round(probabilities(run, [raw])[0], 6),
+        "text": raw.decode(errors="replace"),
+    }
 
 
 def test_predict_nothing(ask, run, tmp_path, monkeypatch):
@@ -129,15 +116,11 @@ def test_evaluate(ask, run):
     assert code == 0
     assert "160" in out
     trained = sentiment.load(run)
-    for dtype in ("bfloat16", "int8"):
-        rounded = json.loads(ask("evaluate", "--run", run, "--json", "--dtype", dtype)[1])
-        assert rounded == sentiment.evaluate(trained.with_products(dtype)).to_row()
-        assert rounded["loss"] != row["loss"]
-        assert rounded["loss"] == pytest.approx(row["loss"], abs=0.02)
-        (probability,) = trained.with_products(dtype).probabilities(["it is good"])
-        assert ask("predict", "--run", run, "--dtype", dtype, "--text", "it is good")[1] == f"{probability:.6f}\n"
-    assert sentiment.evaluate(trained).to_row() == row
-    assert json.loads(ask("evaluate", "--run", run, "--json", "--dtype", "float32")[1]) == row
+    rounded = json.loads(ask("evaluate", "--run", run, "--json", "--dtype", "int8")[1])
+    assert rounded == sentiment.evaluate(trained.with_products("int8")).to_row()
+    assert 0 < abs(rounded["loss"] - row["loss"]) < 0.02
+    (probability,) = trained.with_products("int8").probabilities(["it is good"])
+    assert ask("predict", "--run", run, "--dtype", "int8", "--text", "it is good")[1] == f"{probability:.6f}\n"
     assert_error(ask("evaluate", "--run", run, "--dtype", "int4"), "--dtype: int4; give one of ")
 
 
@@ -166,8 +149,7 @@ def test_evaluate_refuses_other_data(ask, run, reviews):
 def test_neighbours(ask, run):
     trained = sentiment.load(Path(run))
     table = trained.params["embedding/embedding"].astype(np.float64)
-    assert len(table) > 4 + len(trained.vocabulary.words)  # rows that stand for no word are no neighbours
-    table = table[: 4 + len(trained.vocabulary.words)]
+    table = table[: 4 + len(trained.vocabulary.words)]  # later rows stand for no word
     word = trained.vocabulary.index["good"]
     cosine = table @ table[word] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[word]))
     near = [n for n in np.argsort(-cosine).tolist() if n >= 4 and n != word][:15]
@@ -175,11 +157,10 @@ def test_neighbours(ask, run):
     assert (code, err) == (0, "")
     first, second = out.splitlines()  # a long line stays one
     assert first == "good: " + ", ".join(f"{trained.vocabulary.word(n)} {cosine[n]:.2f}" for n in near)
-    assert second.startswith("bad: ")
-    assert second.count(",") == 14
+    assert (second[:5], second.count(",")) == ("bad: ", 14)
     (nearest,) = trained.words.neighbours("good", 1, metric="euclidean", min_reviews=0)
-    asked = ask("embedding", "neighbours", "--run", run, "--count", "1", "--min-reviews", "0", "--metric", "euclidean", "good")
-    assert asked[1] == "good: {} {:.2f}\n".format(*nearest)
+    asked = ask("embedding", "neighbours", "--run", run, "--count", "1", "--min-reviews", "0", "--metric", "euclidean", "good", "--json")
+    assert json.loads(asked[1]) == {"word": "good", "neighbours": [[nearest[0], round(nearest[1], 6)]]}
     with np.load(trained.run.words) as file:
         common = {trained.vocabulary.word(int(n)) for n in np.flatnonzero(file["count"] >= 40) if n >= 4}
     code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "500", "--min-reviews", "40", "good")
@@ -193,15 +174,11 @@ def test_export(ask, run, tmp_path):
     for _ in range(2):  # the second time over the first
         code, out, _ = ask("embedding", "export", "--run", run, tmp_path / "vectors.txt")
         assert (code, out) == (0, f"{len(words):,} vectors in {tmp_path / 'vectors.txt'}\n")
+        assert ask("embedding", "export", "--run", run, "--format", "projector", tmp_path / "projector")[0] == 0
     head, *lines = (tmp_path / "vectors.txt").read_text().splitlines()
     assert head == f"{len(words)} 8"
     assert [line.split(" ")[0] for line in lines] == list(words)
     assert np.array([line.split(" ")[1:] for line in lines], np.float32).tolist() == vectors.tolist()
-
-    for _ in range(2):
-        assert ask("embedding", "export", "--run", run, "--format", "projector", tmp_path / "projector")[0] == 0
-    written = np.loadtxt(tmp_path / "projector" / "vectors.tsv", dtype=np.float32, delimiter="\t")
-    assert written.tolist() == vectors.tolist()
     names, *rows = [line.split("\t") for line in (tmp_path / "projector" / "metadata.tsv").read_text().splitlines()]
     assert names == ["word", "reviews", "positive_share"]
     with np.load(Path(run) / "words.npz") as file:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.cells import CELLS
-from lstm_jax.commands.help import set_help
+from lstm_jax.commands.common import set_help
 from lstm_jax.config import (
     CONFIGS,
     DataConfig,

@@ -24,43 +24,28 @@ PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layer
 BOTH = {mode: Sampler(REBUILD, V, mode, 5) for mode in ("carried", "window")}
 
 
-@jax.jit
-def _likeliest(ids: jax.Array, valid: jax.Array) -> jax.Array:
-    logits, _ = REBUILD(PARAMS)(ids, mask=valid, last=True, deterministic=True)
-    return jnp.argmax(logits[0])
-
-
-def _by_hand(prompt: list[int], chars: int, window: int | None) -> list[int]:
-    """Draw greedily by reading the whole text, or its last `window` characters, anew for each character."""
-    text = list(prompt)
-    for _ in range(chars):
-        read = text if window is None else text[-window:]
-        room = 20 - len(read)  # equal lengths, so that the program is compiled once
-        text.append(int(_likeliest(jnp.array([[0] * room + read]), jnp.arange(20)[None] >= room)))
-    return text[len(prompt) :]
-
-
 @pytest.mark.parametrize("mode", ["carried", "window"])
-@pytest.mark.parametrize("prompt", [[2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]])
-def test_greedy_equals_reading_anew(mode, prompt):
-    rules = make_rules(temperature=0.0)
-    got = BOTH[mode].generate(PARAMS, jax.random.key(0), jnp.array([prompt]), 9, rules)
-    assert got.tolist() == [_by_hand(prompt, 9, 5 if mode == "window" else None)]
+@pytest.mark.parametrize("cell", ["lstm", "ones"])
+def test_greedy_equals_reading_anew(mode, cell, monkeypatch):
+    """The likeliest characters are those of a model that reads the whole text or its last 5 characters anew for each character.
 
-
-def test_windows_of_a_cell_whose_initial_state_is_not_zero(monkeypatch):
-    """In mode "window" the characters are those of a model that reads each window anew, also if its cell starts from ones."""
+    The state of the cell "ones" does not start from zeros.
+    """
     gru = CELLS["gru"]
     ones = dataclasses.replace(gru, name="ones", initial_state=lambda *sizes: jax.tree.map(jnp.ones_like, gru.initial_state(*sizes)))
     monkeypatch.setitem(CELLS, "ones", ones)
-    params, rebuild = functional(CharGenerator(GenerationModelConfig(units=12, cell="ones"), V, rngs=nnx.Rngs(params=3)))
+    params, rebuild = functional(CharGenerator(GenerationModelConfig(units=12, cell=cell), V, rngs=nnx.Rngs(params=3)))
     params = jax.tree.map(lambda array: 4 * array, params)
-    read = jax.jit(lambda ids: rebuild(params)(ids, last=True, deterministic=True)[0])
-    text = [0, 1, 2, 3, 4]
-    for _ in range(12):
-        text.append(int(read(jnp.array([text[-5:]]))[0].argmax()))
-    drawn = Sampler(rebuild, V, "window", 5).generate(params, jax.random.key(0), jnp.array([text[:5]]), 12, make_rules(temperature=0.0))
-    assert drawn.tolist() == [text[5:]]
+    read = jax.jit(lambda ids, valid: rebuild(params)(ids, mask=valid, last=True, deterministic=True)[0].argmax())
+    sampler = Sampler(rebuild, V, mode, 5)
+    for prompt in ([2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]):
+        text = list(prompt)
+        for _ in range(9):
+            known = text[-5:] if mode == "window" else text
+            room = 20 - len(known)  # equal lengths, so that the program is compiled once
+            text.append(int(read(jnp.array([[0] * room + known]), jnp.arange(20)[None] >= room)))
+        got = sampler.generate(params, jax.random.key(0), jnp.array([prompt]), 9, make_rules(temperature=0.0))
+        assert got.tolist() == [text[len(prompt) :]]
 
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
@@ -71,7 +56,6 @@ def test_pieces_equal_the_whole_and_the_seed_decides(mode):
     drawing, first = sampler.advance(PARAMS, drawing, rules, 5)
     _, second = sampler.advance(PARAMS, drawing, rules, 7)
     assert jnp.concatenate([first, second], axis=1).tolist() == whole.tolist()
-    assert sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules).tolist() == whole.tolist()
     assert sampler.generate(PARAMS, jax.random.key(2), prompt, 12, rules).tolist() != whole.tolist()
 
 
@@ -139,7 +123,9 @@ def test_rules_that_exclude_nothing_need_no_sorting():
     uniform = jax.random.uniform(jax.random.key(1), (5,))
     rules = make_rules(temperature=0.7)
     assert draw(uniform, logits, rules, "all").tolist() == draw(uniform, logits, rules, "some").tolist()
-    assert method_of(rules, V) == "all"
+    assert method_of(rules, V) == method_of(make_rules(top_k=V + 7), V) == "all"
+    wanted = draw(uniform, logits, make_rules(top_p=0.9), "some").tolist()
+    assert draw(uniform, logits, make_rules(top_k=V + 7, top_p=0.9)).tolist() == wanted
     assert method_of(make_rules(temperature=0.0, top_k=2), V) == "likeliest"
     assert method_of(make_rules(top_k=V - 1), V) == method_of(make_rules(top_p=0.99), V) == "some"
 
@@ -160,15 +146,6 @@ def test_top_k_and_top_p_keep_the_likeliest(eighths, k, p):
         assert not np.any(kept[before > p + 1e-5])
 
 
-def test_rules_suit_every_vocabulary():
-    """If top k is larger than the vocabulary, it excludes no character."""
-    uniform, logits = jax.random.uniform(jax.random.key(0), (50,)), jax.random.normal(jax.random.key(1), (50, V))
-    for method in ("some", None):
-        wanted = draw(uniform, logits, make_rules(top_p=0.9), "some").tolist()
-        assert draw(uniform, logits, make_rules(top_k=V + 7, top_p=0.9), method).tolist() == wanted
-    assert method_of(make_rules(top_k=V + 7), V) == method_of(make_rules(), V) == "all"
-
-
 @pytest.mark.parametrize("k", [1, 5, 40, 63])
 @pytest.mark.parametrize(("step", "temperature"), [(0.03, 1e6), (0.03, 1e-6), (18.0, 1.0), (0.03, 1.0)])
 def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
@@ -181,61 +158,39 @@ def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
     assert np.isfinite(allowed_logits(logits, make_rules(temperature=temperature, top_k=k))[0]).sum() == k
 
 
-def test_counts_out_of_bounds():
-    for samples, prompts in ((0, [[1]]), (2, [[1], [2]])):
-        with pytest.raises(InputError, match="samples"):
-            BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array(prompts), 1, make_rules(), samples)
-    with pytest.raises(InputError, match="chars"):
-        BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), -1, make_rules())
-    assert BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), 0, make_rules()).shape == (1, 0)
+def generate(prompt, chars=3, samples=1, mode="carried"):
+    return BOTH[mode].generate(PARAMS, jax.random.key(0), prompt, chars, make_rules(), samples)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_prompts_of_other_kinds():
+    assert generate(jnp.array([[1]]), 0).shape == (1, 0)
+    assert generate([[1, 2]]).tolist() == generate(jnp.array([[1, 2]], jnp.uint8)).tolist()
+    read = jax.jit(lambda prompt: BOTH["window"].start(PARAMS, jax.random.key(0), prompt).logits)  # the ids of a tracer are not checked
+    wanted = BOTH["window"].start(PARAMS, jax.random.key(0), np.array([[1, 2]])).logits
+    np.testing.assert_allclose(read(jnp.array([[1, 2]])), wanted, atol=1e-6)
+
+
+RULES = {"temperature": (-0.1, "x"), "top_k": (-1, 0.9, "3"), "top_p": (0.0, 1.5, float("nan"))}
+PROMPTS = ([[1, V]], [[1, -1]], [[1, 2**32 + 2]], [[0.5]], [1, 2], np.zeros((0, 3), int))
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("call", "subject"),
     [
-        ("temperature", -0.1),
-        ("temperature", "x"),
-        ("top_k", -1),
-        ("top_k", 0.9),
-        ("top_k", "3"),
-        ("top_p", 0.0),
-        ("top_p", 1.5),
-        ("top_p", float("nan")),
+        *((lambda rule={name: value}: make_rules(**rule), f"{name}: {value}; ") for name, values in RULES.items() for value in values),
+        *((lambda prompt=prompt: generate(np.array(prompt)), "prompt: ") for prompt in PROMPTS),
+        (lambda: generate(np.array([[1, V]]), mode="window"), "prompt: "),
+        (lambda: generate(np.array([[1]]), -1), "chars: -1"),
+        (lambda: generate(np.array([[1]]), 2.5), "chars: 2.5"),
+        (lambda: generate(np.array([[1]]), samples=0), "samples: 0"),
+        (lambda: generate(np.array([[1]]), samples=1.5), "samples: 1.5"),
+        (lambda: generate(np.array([[1], [2]]), samples=2), "samples: 2 of 2 prompts"),
+        (lambda: Sampler(REBUILD, V, "auto"), "mode: auto"),
+        (lambda: Sampler(REBUILD, V, "window", 2.5), "length: 2.5"),
     ],
 )
-def test_rules_out_of_bounds(name, value):
-    with pytest.raises(InputError, match=f"^{name}: {value}; give "):
-        make_rules(**{name: value})
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_rules_may_be_scalars_of_numpy_and_jax():
-    wanted = make_rules(temperature=0.5, top_k=3, top_p=0.75)
-    assert make_rules(temperature=np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.75)) == wanted
-    assert make_rules(temperature=jnp.float32(0.5), top_k=jnp.int32(3), top_p=jnp.float32(0.75)) == wanted
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("mode", ["carried", "window"])
-def test_wrong_prompts(mode):
-    def ask(prompt, chars=3, samples=1):
-        return BOTH[mode].generate(PARAMS, jax.random.key(0), prompt, chars, make_rules(), samples)
-
-    for prompt in ([[1, V]], [[1, -1]], [[1, 2**32 + 2]], [[0.5]], [1, 2], np.zeros((0, 3), int)):
-        with pytest.raises(InputError, match=r"^prompt: "):
-            ask(np.array(prompt))
-    for bad in ({"chars": 2.5}, {"samples": 1.5}):
-        with pytest.raises(InputError, match=f"^{next(iter(bad))}: .*; give "):
-            ask(np.array([[1]]), **bad)
-    assert ask([[1, 2]]).tolist() == ask(jnp.array([[1, 2]], jnp.uint8)).tolist()
-    read = jax.jit(lambda prompt: BOTH[mode].start(PARAMS, jax.random.key(0), prompt).logits)  # the ids of a tracer are not checked
-    np.testing.assert_allclose(read(jnp.array([[1, 2]])), BOTH[mode].start(PARAMS, jax.random.key(0), np.array([[1, 2]])).logits, atol=1e-6)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_wrong_samplers():
-    with pytest.raises(InputError, match=r"^mode: auto; give carried or window$"):
-        Sampler(REBUILD, V, "auto")
-    with pytest.raises(InputError, match=r"^length: 2\.5; give 1 or more characters$"):
-        Sampler(REBUILD, V, "window", 2.5)
+def test_errors(call, subject):
+    with pytest.raises(InputError, match=f"^{subject}"):
+        call()

@@ -14,7 +14,7 @@ from bench.report.tables import count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, select
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
-from lstm_jax.inspection.offline import fill_template
+from lstm_jax.inspection.window import fill_template
 
 Row = dict[str, Any]
 TEMPLATE = Path(__file__).with_name("page.html")

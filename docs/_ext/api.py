@@ -28,15 +28,12 @@ _TRAINING = (
     "checkpoint",
 )
 _INSPECTION = (
-    "plots",
     "figures",
     "embedding_space",
-    "embedding_map",
     "text_map",
     "trace",
     "attribution",
     "window",
-    "offline",
     "collectives",
 )
 _TASKS = (

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 from lstm_jax.commands.completion import Completion
-from lstm_jax.commands.export import ExportOnnx
-from lstm_jax.commands.inspect import Inspect
 from lstm_jax.commands.launch import Launch
-from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData, ShardReviews, ShardText
+from lstm_jax.commands.runs import AcceptRun, ExportOnnx, Inspect
+from lstm_jax.commands.tools import Backends, Demo, PrepareData, ShardReviews, ShardText
 from lstm_jax.config import CONFIGS
 
 COMMANDS: dict[str, Callable] = {"demo": Demo}

@@ -1,4 +1,4 @@
-"""The base class of the training commands, and the functions with which commands start JAX, load a run and print lines."""
+"""The base class of the training commands, and functions that start JAX, load a run, print lines and make help texts."""
 
 import argparse
 import dataclasses
@@ -7,9 +7,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from rich.console import Console
@@ -49,13 +50,34 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import prefer_cpu_devices
 
-    zoned = model.zoneout or model.zoneout_cell
-    suited = 0 if zoned else cpu_devices(model.backend, model.dtype, model.cell)
     if devices:
-        start(devices)
-        return
-    prefer_cpu_devices(suited)
-    keep_compiled()
+        return start(devices)
+    zoned = model.zoneout or model.zoneout_cell
+    prefer_cpu_devices(0 if zoned else cpu_devices(model.backend, model.dtype, model.cell))
+    return keep_compiled()
+
+
+def set_help(command: Any) -> None:
+    """Use the docstring of each field of a command as the help text of the field's flag."""
+    for kind in getattr(command, "__mro__", ()):
+        if dataclasses.is_dataclass(kind):
+            _describe(kind)
+
+
+@cache
+def _describe(kind: type) -> None:
+    """Write the docstring of each field of a dataclass into the type annotation of the field."""
+    import docstring_parser
+
+    texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
+    fields = {field.name for field in dataclasses.fields(kind)}
+    for name, hint in vars(kind).get("__annotations__", {}).items():
+        for inner in (hint, *get_args(hint)):
+            if isinstance(inner, type):
+                set_help(inner)
+        if name in fields and texts.get(name):
+            described: Any = Annotated[hint, tyro.conf.arg(help=" ".join(str(texts[name]).split()))]
+            kind.__annotations__[name] = described
 
 
 def warn(notes: Iterable[str]) -> None:

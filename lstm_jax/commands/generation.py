@@ -94,11 +94,8 @@ class Generate(Checked):
 
 
 @dataclass(frozen=True)
-class Score:
-    """Print the bits per character that a trained model needs for a text.
-
-    If no text is given, the held-out text of the run is used.
-    """
+class ReadsText(Checked):
+    """Base class of the commands that read a text with a trained model."""
 
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""
@@ -108,31 +105,44 @@ class Score:
     """A text to read instead of files."""
     text_column: str = ""
     """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
+    clean: bool = False
+    """Clean the text in the same way as the training text was cleaned."""
+    unknown: str = ""
+    """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
+    force: bool = False
+    """Replace the HTML page, even if another program wrote it."""
+
+    def read(self, trained: Any, page: Path | None, most: int = 0) -> Any:
+        """Check that the page can be written, and return the ids of the text and the beginnings of its articles."""
+        if page is not None:
+            check_output(page, (self.run, *(self.data or trained.config.data.data)), self.force)
+        return trained.read_text(self.data, self.text, self.text_column, self.clean, self.unknown, most)
+
+
+@dataclass(frozen=True)
+class Score(ReadsText):
+    """Print the bits per character that a trained model needs for a text.
+
+    If no text is given, the held-out text of the run is used.
+    """
+
     mode: Mode = "auto"
     """'carried' keeps the state and reads the text in one pass. 'window' starts from a zero state for each character and reads the window
     of characters before it. 'auto' uses the mode in which the model was trained."""
     dtype: Products = ""
     """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
     the inputs and each column of the kernels is scaled and rounded to 8 bits."""
-    clean: bool = False
-    """Clean the text in the same way as the training text was cleaned."""
-    unknown: str = ""
-    """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     html: Path | None = None
     """HTML page to write, which colours each character of the text by its surprise, -log of its probability."""
-    force: bool = False
-    """Replace the file at --html, even if another program wrote it."""
     json: bool = False
     """Print the result as JSON."""
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.tasks import corpora, text_pages
+        from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run, self.dtype)
-        if self.html is not None:
-            check_output(self.html, (self.run, *(self.data or trained.config.data.data)), self.force)
-        read = corpora.read_text(trained, self.data, self.text, self.text_column, self.clean, self.unknown)
+        read = self.read(trained, self.html)
         scores = trained.score(read.ids, self.mode, read.starts)
         row = {"characters": len(scores.nats)} | scores.metrics()
         if self.json:
@@ -142,43 +152,28 @@ class Score:
             say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")
         sys.stdout.flush()  # if standard output is full, the error comes before the page is written
         if self.html is not None:
-            text_pages.draw_surprise(trained.characters, read.ids, scores, self.html, "Surprise", self.force)
+            generation.draw_surprise(trained.characters, read.ids, scores, self.html, "Surprise", self.force)
             say(Console(stderr=True), f"{self.html}")
 
 
 @dataclass(frozen=True)
-class Units(Checked):
+class Units(ReadsText):
     """Write an HTML page of a text that is coloured by activations of hidden units."""
 
-    data: Positional[tuple[str, ...]] = ()
-    """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""
-    run: Path = Path("runs/generation")
-    """Folder of a trained run."""
-    text: str | None = None
-    """A text to read instead of files."""
-    text_column: str = ""
-    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
-    clean: bool = False
-    """Clean the text in the same way as the training text was cleaned."""
-    unknown: str = ""
-    """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     count: UnitCount = 12
     """Number of hidden units to show. The most active units are shown."""
     chars: CharactersOrAll = 3000
     """Number of characters to show, from the beginning of the text. 0 shows all characters."""
     out: Path = Path("units.html")
     """HTML page to write."""
-    force: bool = False
-    """Replace the file at --out, even if another program wrote it."""
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.tasks import corpora, text_pages
+        from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run)
-        check_output(self.out, (self.run, *(self.data or trained.config.data.data)), self.force)
-        read = corpora.read_text(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
-        text_pages.draw_units(trained.characters, read.ids, trained.activations(*read), self.out, self.count, self.force)
+        read = self.read(trained, self.out, self.chars)
+        generation.draw_units(trained.characters, read.ids, trained.activations(*read), self.out, self.count, self.force)
         say(console, f"{self.out}")
 
 

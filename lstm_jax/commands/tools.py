@@ -1,7 +1,8 @@
-"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `run accept` and `backends` of `lstm-jax`."""
+"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews` and `backends` of `lstm-jax`."""
 
-import contextlib
+import dataclasses
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from lstm_jax.bounds import Checked, CountOrNone, Seed
 from lstm_jax.commands.common import Flat, Positional, say, start
-from lstm_jax.config import DataConfig
+from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.runtime.machine import cores
 
 
@@ -25,13 +26,59 @@ class PrepareData:
     """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data. If --data is empty, the archive is downloaded."""
 
     def __call__(self, console: Console) -> None:
-        from lstm_jax.tasks import prepare
+        from lstm_jax import data
+        from lstm_jax.tasks.review_rows import load_reviews
 
-        prepare.prepare(self.config, self.tfds, console)
+        config = self.config
+        if self.tfds:
+            builder = data.build_tfds(config.data or None)
+            say(console, f"built {builder.info.full_name} in {builder.data_dir}")
+            config = dataclasses.replace(config, data="tfds")
+        reviews = load_reviews(SentimentConfig(config))
+        for name, split in (("train", reviews.train), ("test", reviews.test)):
+            if split is not None:
+                positive, mean = int(split.labels.sum()), split.lengths.mean()
+                say(console, f"{name}: {len(split):,} reviews, {positive:,} positive, {mean:.1f} ids on average")
+        say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
 
 
 @dataclass(frozen=True)
-class ShardText(Checked):
+class Shard(Checked, ABC):
+    """Base class of the commands that write shards."""
+
+    data: Positional[tuple[str, ...]]
+    """Text files, or folders of text files."""
+    out: Path = Path("shards")
+    """Folder of the shards."""
+    workers: CountOrNone = 0
+    """Number of processes that write shards at the same time. 0 means one per core."""
+    verify: bool = False
+    """Write nothing, and check the shards in --out against their checksums."""
+
+    @abstractmethod
+    def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
+        """Write the shards, and yield the lines to print."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax import data
+        from lstm_jax.training.callbacks import progress_bar
+
+        if self.verify:
+            say(console, f"{self.out}: {data.verify_shards(self.out):,} intact shards")
+            return
+        with progress_bar(console) as progress:
+            bar = progress.add_task("shards", total=None)
+
+            def report(done: int, total: int) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            lines = list(self.write(self.workers or len(cores()), report))
+        for line in lines:
+            say(console, line)
+
+
+@dataclass(frozen=True)
+class ShardText(Shard):
     """Write a text as files of token ids, called shards.
 
     Use shards for a text that is larger than the memory.
@@ -41,33 +88,21 @@ class ShardText(Checked):
     To train on the shards, use train generation --input stream.
     """
 
-    data: Positional[tuple[str, ...]]
-    """Text files, or folders of text files."""
-    out: Path = Path("shards")
-    """Folder of the shards."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
     """Recipe by which the text is cleaned. The help of --clean in train generation describes the recipes."""
     unit: Literal["character", "byte"] = "character"
     """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
-    workers: CountOrNone = 0
-    """Number of processes that write shards at the same time. 0 means one per core."""
-    verify: bool = False
-    """Write nothing, and check the shards in --out against their checksums."""
 
-    def __call__(self, console: Console) -> None:
+    def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
         from lstm_jax import data
 
-        if self.verify:
-            say(console, f"{self.out}: {data.verify_shards(self.out):,} intact shards")
-            return
-        with _shard_progress(console) as report:
-            text = data.write_shards(self.data, self.out, self.clean, self.unit, _workers(self.workers), report)
-        say(console, f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files")
-        say(console, f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}")
+        text = data.write_shards(self.data, self.out, self.clean, self.unit, workers, on_progress)
+        yield f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files"
+        yield f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}"
 
 
 @dataclass(frozen=True)
-class ShardReviews(Checked):
+class ShardReviews(Shard):
     """Write reviews as files of word ids, called shards.
 
     Use shards for a set of reviews that is larger than the memory.
@@ -81,62 +116,19 @@ class ShardReviews(Checked):
     """Tables (.csv or .jsonl, .xz too) with training reviews, or folders of such tables. Each table becomes one shard."""
     test: tuple[str, ...] = ()
     """Tables, or folders of tables, with test reviews."""
-    out: Path = Path("shards")
-    """Folder of the shards."""
     text_column: str = "text"
     """Column or key that contains the text of a review."""
     label_column: str = "label"
     """Column or key that contains the label (0 or 1)."""
-    workers: CountOrNone = 0
-    """Number of processes that write shards at the same time. 0 means one per core."""
-    verify: bool = False
-    """Write nothing, and check the shards in --out against their checksums."""
 
-    def __call__(self, console: Console) -> None:
+    def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
         from lstm_jax import data
 
-        if self.verify:
-            say(console, f"{self.out}: {data.verify_shards(self.out):,} intact shards")
-            return
         columns = self.text_column, self.label_column
-        with _shard_progress(console) as report:
-            found = data.write_review_shards(self.data, self.out, self.test, *columns, _workers(self.workers), report)
+        found = data.write_review_shards(self.data, self.out, self.test, *columns, workers, on_progress)
         tests = len(found.test) if found.test else 0
-        say(console, f"{self.out}: {len(found.train):,} training and {tests:,} test reviews, {len(found.vocabulary.words):,} words")
-        say(console, f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency")
-
-
-def _workers(given: int) -> int:
-    return given or len(cores())
-
-
-@contextlib.contextmanager
-def _shard_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar for shards until the context ends, and yield a function update(finished, total)."""
-    from lstm_jax.training.callbacks import progress_bar
-
-    with progress_bar(console) as progress:
-        bar = progress.add_task("shards", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
-@dataclass(frozen=True)
-class AcceptRun:
-    """Accept the changed files of a run, so that the run can be loaded again.
-
-    Without this command, a run whose files have changed cannot be loaded.
-    """
-
-    run: Path
-    """Folder of a run."""
-
-    def __call__(self, console: Console) -> None:
-        from lstm_jax.training.run_folder import RunFolder
-
-        found = RunFolder(self.run).accept()
-        for name, kind in found.items():
-            say(console, f"{name}: {kind}")
-        say(console, f"{self.run}: " + (f"{len(found)} accepted" if found else "as the run wrote it"))
+        yield f"{self.out}: {len(found.train):,} training and {tests:,} test reviews, {len(found.vocabulary.words):,} words"
+        yield f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency"
 
 
 @dataclass(frozen=True)

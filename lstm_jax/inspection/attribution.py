@@ -45,22 +45,18 @@ def integrated_gradients(
 ) -> Attribution:
     """Return how much each step of an input contributes to an output, by integrated gradients (Sundararajan, Taly & Yan 2017).
 
-    The gradient of the output is integrated along the straight line from a baseline to the input, and multiplied by the input minus the
-    baseline. The integral is computed by Gauss-Legendre quadrature, as a weighted sum over points of the line. The exact sum of all
-    contributions is the output for the input minus the output for the baseline. The number of points is doubled until the sum of the
-    computed contributions differs from the exact sum by at most `tolerance`, or until there are `MOST_POINTS` points.
+    The gradient of the output is integrated along the straight line from a baseline to the input by Gauss-Legendre quadrature, and
+    multiplied by the input minus the baseline. The number of points is doubled until the sum of all contributions is, up to `tolerance`,
+    the output for the input minus the output for the baseline, or until there are `MOST_POINTS` points.
 
     Args:
-        function: a function that is called as function(inputs, *args) and returns a scalar, the output. The gradient of a method of an
-            object that is no NNX module is compiled once for each shape of the arguments and each number of points. Later calls of
-            `integrated_gradients` use the same compiled program, which contains the arrays that the object held at the time of the
-            compilation. Parameters that change must therefore be passed in `args`. The gradient of any other function is compiled again at
-            each call of `integrated_gradients`.
+        function: a function that is called as function(inputs, *args) and returns a scalar, the output. A method of an object that is no
+            NNX module is compiled once for each shape of the arguments, with the arrays that the object then holds: parameters that change
+            must be passed in `args`. Any other function is compiled at each call.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
-        tolerance: largest accepted absolute difference between the sum of the computed contributions and the exact sum. If the difference
-            is larger with `MOST_POINTS` points, the result is returned nevertheless.
+        tolerance: largest accepted absolute difference of the sum; see above.
 
     Raises:
         InputError: if `inputs` are no floats, have another number of axes than 2 or no elements, if `baseline` has another shape than
@@ -113,13 +109,8 @@ def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Arra
 def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
     """Return the norm of the gradient of each output with respect to each step of the input.
 
-    A large norm means that the output depends strongly on the step.
-
     Args:
-        function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs. A method of an object that is
-            no NNX module is compiled once for each shape of the arguments. Later calls of `gradient_norms` use the same compiled program,
-            which contains the arrays that the object held at the time of the compilation. Parameters that change must therefore be passed
-            in `args`. Any other function is compiled again at each call of `gradient_norms`.
+        function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs; see `integrated_gradients`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 

@@ -18,15 +18,7 @@ RESERVED_IDS = 4  # ids that are not words: padding, start of a review, word out
 
 
 def lookup(words_index: Mapping[str, int], word: str) -> int:
-    """Return the id of a word.
-
-    Args:
-        words_index: dict from each word to its id.
-        word: the word.
-
-    Raises:
-        InputError: if the word is outside the vocabulary. The message names words with a similar spelling.
-    """
+    """Return the id of a word. If it is unknown, an `InputError` names words with a similar spelling."""
     if word not in words_index:
         close = difflib.get_close_matches(word, words_index, n=5)
         remedy = (
@@ -121,15 +113,13 @@ def _principal(centred: np.ndarray, count: int) -> np.ndarray:
     return directions * np.sign(largest)
 
 
-def word_polarity(
+def word_counts(
     values: Integer[np.ndarray, "tokens"],
     offsets: Integer[np.ndarray, "boundaries"],
     labels: Shaped[np.ndarray, "reviews"],
     vocabulary_size: int,
-) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
-    """Return two arrays: the polarity of each word, and the number of reviews that contain each word.
-
-    The polarity of a word is the share of positive reviews among the reviews that contain it.
+) -> tuple[Int[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+    """Return two arrays (V,): the number of positive reviews and the number of all reviews that contain each word.
 
     Args:
         values: word ids of all reviews, concatenated.
@@ -137,28 +127,37 @@ def word_polarity(
         labels: label of each review, 0 (negative) or 1 (positive).
         vocabulary_size: number V of word ids.
 
-    Returns:
-        Two arrays (V,), whose index is the word id: the polarity of the word, and the number of reviews that contain the word. The polarity
-        of a word that no review contains is NaN.
-
     Raises:
         InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
     """
     lengths = np.diff(offsets.astype(np.int64))
     fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
-    require(
-        bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", "give one a review and the end: 0 to the count of ids"
-    )
+    remedy = "give one a review and the end: 0 to the count of ids"
+    require(bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
     inside = len(values) == 0 or (values.min() >= 0 and values.max() < vocabulary_size)
     require(bool(inside), "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
     require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))
     once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
-    ids, positive = once % vocabulary_size, np.asarray(labels, np.float64)[once // vocabulary_size]
-    count = np.bincount(ids, minlength=vocabulary_size)
+    ids, is_positive = once % vocabulary_size, labels[once // vocabulary_size] == 1
+    return np.bincount(ids[is_positive], minlength=vocabulary_size), np.bincount(ids, minlength=vocabulary_size)
+
+
+def word_polarity(
+    values: Integer[np.ndarray, "tokens"],
+    offsets: Integer[np.ndarray, "boundaries"],
+    labels: Shaped[np.ndarray, "reviews"],
+    vocabulary_size: int,
+) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+    """Return two arrays (V,): the polarity of each word, and the number of reviews that contain each word.
+
+    The polarity of a word is the share of positive reviews among the reviews that contain it, or NaN if there are none. `word_counts`
+    explains the arguments and errors.
+    """
+    positive, count = word_counts(values, offsets, labels, vocabulary_size)
     with np.errstate(invalid="ignore"):
-        return np.bincount(ids, positive, vocabulary_size) / count, count
+        return positive / count, count
 
 
 WORD2VEC = rb"\A\d+ \d+\n"
@@ -168,9 +167,8 @@ WORD2VEC = rb"\A\d+ \d+\n"
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"]) -> None:
     """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
-    The first line of the file is "N E", where N is the number of words and E the number of features of a word. Each of the N lines after it
-    is "word v1 v2 ...", a word and its E features. The features are written with 9 significant digits, so that every float32 can be
-    restored exactly. White space and control characters in words are percent-encoded (see `escape`).
+    The first line is "N E", and each of the N lines after it "word v1 v2 ...". The features have 9 significant digits, so that every
+    float32 can be restored exactly. White space and control characters in words are percent-encoded (see `escape`).
 
     Args:
         path: path of the file.
@@ -208,18 +206,11 @@ def export_projector(
         folder: folder of the files. It is created if it does not exist.
         words: the N words, which label the points. White space and control characters in them are percent-encoded (see `escape`).
         vectors: (N, E) the vector of each word.
-        columns: further columns of metadata: a dict from the name of a column, such as "count" or "polarity", to the N values of the
-            column. The dict may be empty.
+        columns: further columns of metadata: a dict from the name of a column, such as "polarity", to its N values.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A column is named "word" or does not have N values.
-            - The name of a column, or a value in it, is empty or contains a tab or a line break.
-            - A word is empty or occurs twice.
-            - An entry of `vectors` is not finite.
-            - The numbers of words and vectors differ, or there are no vectors.
-            - A file cannot be written.
+        InputError: if a column is named "word", does not have N values, or has a name or a value that is empty or contains a tab or a line
+            break, and for the reasons of `export_word2vec`.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
@@ -246,11 +237,11 @@ def export_projector(
 def escape(word: str) -> str:
     """Percent-encode the white space, the control characters and the invalid UTF-8 in a word, as in URLs: "a b" becomes "a%20b".
 
-    The vocabulary of the reviews in Keras has words that contain a no-break space or the character NEL (U+0085). Many programs read NEL as
-    a line break. A "%" in a word is not changed.
+    Keras' vocabulary of the reviews has words with a no-break space or NEL (U+0085), which many programs read as a line break. A "%" in a
+    word is not changed.
 
     Args:
-        word: the word. Bytes that are not valid UTF-8 must have been decoded to surrogates by Python's error handler "surrogateescape".
+        word: the word, in which Python's error handler "surrogateescape" has decoded bytes that are not valid UTF-8.
 
     Raises:
         InputError: if the word is empty, or contains a surrogate that the error handler "surrogateescape" does not produce.

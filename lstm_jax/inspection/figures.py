@@ -1,7 +1,8 @@
-"""Style for matplotlib figures, and a function that writes a figure as a .png file and an .svg file.
+"""Figures of runs, such as learning curves and the map of an embedding, and the style that all figures share.
 
-matplotlib is imported only when a figure is drawn. pyplot is not used, so that no global state is changed and no display is needed. The
-colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart. The same data always give the same .svg file.
+A figure is written as a .png file and an .svg file. matplotlib is imported only when a figure is drawn. pyplot is not used, so that no
+global state is changed and no display is needed. The colours are from the palette of Okabe and Ito, which colour-blind readers can tell
+apart. The same data always give the same .svg file.
 """
 
 import contextlib
@@ -9,10 +10,13 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 from unittest import mock
+
+import numpy as np
+from jaxtyping import Float, Shaped
 
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
@@ -39,6 +43,11 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "svg.hashsalt": "lstm_jax",
 }
+
+SPLITS = {"train": BLUE, "validation": ORANGE, "test": GREEN}
+LABEL_GAP = 0.065
+"""Least distance between the labels of two lines, as a fraction of the height of a panel."""
+METRICS = {"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy": "Accuracy"}
 
 
 def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
@@ -76,8 +85,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
         path: path of the .png file, which must end in .png.
         inches: width and height of the figure in inches.
         draw: function that takes an empty matplotlib figure and draws into it.
-        force: whether to replace existing files that do not contain the mark of lstm-jax, which is the text `files.writing.MARK`. Files
-            with the mark are always replaced.
+        force: whether to replace existing files that lstm-jax has not written; see `files.writing.MARK`.
 
     Returns:
         The paths of the .png file and the .svg file.
@@ -111,3 +119,319 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
 def set_title(figure: Any, title: str) -> None:
     """Set the title of a matplotlib figure, at its left edge."""
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+
+
+@runtime_checkable
+class Bins(Protocol):
+    """Protocol (`typing.Protocol`) of a class that holds K bins of predicted probabilities, such as `training.metrics.Reliability`.
+
+    Attributes:
+        edges: (K + 1,) bounds of the bins. Bin k reaches from edges[k] to edges[k + 1].
+        confidence: (K,) mean predicted probability in each bin.
+        frequency: (K,) share of positive labels in each bin.
+        count: (K,) number of predictions in each bin.
+    """
+
+    @property
+    def edges(self) -> np.ndarray: ...
+    @property
+    def confidence(self) -> np.ndarray: ...
+    @property
+    def frequency(self) -> np.ndarray: ...
+    @property
+    def count(self) -> np.ndarray: ...
+
+
+def learning_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")
+) -> tuple[Path, Path]:
+    """Draw metrics over the epochs, with one panel for each metric and one line for each split.
+
+    Args:
+        rows: one dict for each epoch. The key "epoch" holds the number of the epoch, from 1. Keys such as "train_loss" or "test_accuracy"
+            hold the value of a metric on one of the splits (train, validation and test). Values that are absent or None are left out.
+        path: path of the .png file; see `write_figure`.
+        title: title above the figure.
+        metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".
+
+    Raises:
+        InputError: if there are no rows, a row has no key "epoch", or no row has any of the metrics.
+    """
+    require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
+    require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
+
+    def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+        from scipy.optimize import isotonic_regression
+
+        ordered = sorted(rows, key=lambda row: row["epoch"])
+        epochs = np.array([row["epoch"] for row in ordered])
+        lines = {metric: _lines(ordered, metric) for metric in metrics}
+        panels = [metric for metric in lines if lines[metric]]
+        missing = f"no {' and no '.join(metrics)} in them"
+        require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
+        set_title(figure, title)
+        figure.set_size_inches(5.2 * len(panels), 4.3)
+        figure.get_layout_engine().set(w_pad=0.08, wspace=0.05)
+        for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for split, values in lines[metric].items():
+                seen = np.isfinite(values)
+                style = {"lw": 2, "marker": "o", "ms": 5 if len(rows) <= 30 else 0, "clip_on": False}
+                axes.plot(epochs[seen], values[seen], color=SPLITS[split], label=split, **style)
+            axes.set_title(METRICS[metric], pad=10)
+            axes.set_xlabel("epoch")
+            axes.grid(axis="x", visible=False)
+            axes.margins(x=0.02, y=0.08)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            if len(set(epochs)) == 1:
+                axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs[:1])
+            # each line is labelled at its end, to the right of the frame; labels that are too close move apart
+            ends = sorted((float(values[np.isfinite(values)][-1]), split) for split, values in lines[metric].items())
+            low, high = axes.get_ylim()
+            least = LABEL_GAP * np.arange(len(ends))
+            heights = isotonic_regression((np.array([value for value, _ in ends]) - low) / (high - low) - least).x + least
+            for height, (value, split) in zip(heights, ends, strict=True):
+                style = {"xycoords": "axes fraction", "va": "center", "fontsize": 11, "annotation_clip": False}
+                axes.annotate(f"{split} {value:.3f}", (1.02, height), color=SPLITS[split], **style)
+
+    return write_figure(path, (10.4, 4.3), draw)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
+    columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
+    lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}
+    return {split: values for split, values in lines.items() if np.isfinite(values).any()}
+
+
+def confusion_matrix(
+    confusion: Sequence[Sequence[int]] | Shaped[np.ndarray, "2 2"],
+    path: Path,
+    title: str,
+    class_names: tuple[str, str] = ("negative", "positive"),
+) -> tuple[Path, Path]:
+    """Draw a confusion matrix. Each cell shows a count, and the share of this count in the sum of the row.
+
+    Args:
+        confusion: the counts [[true negatives, false positives], [false negatives, true positives]].
+        path: path of the .png file; see `write_figure`.
+        title: title above the figure.
+        class_names: names of the negative and the positive class.
+
+    Raises:
+        InputError: if `confusion` is not 2 by 2, or has a negative count.
+    """
+    try:
+        counts = np.asarray(confusion)
+    except ValueError:  # rows of different lengths
+        counts = np.zeros(0)
+    require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
+
+    def draw(figure: Any) -> None:
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        set_title(figure, title)
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row in range(2):
+            for column in range(2):
+                colour = "white" if shares[row, column] > 0.55 else INK
+                axes.text(column, row - 0.06, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=20)
+                axes.text(column, row + 0.16, f"{shares[row, column]:.1%} of row", ha="center", va="center", color=colour, fontsize=11)
+        axes.set_xticks([0, 1], class_names)
+        axes.set_yticks([0, 1], class_names, rotation=90, va="center")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("labelled")
+        accuracy = np.trace(counts) / max(counts.sum(), 1)
+        axes.set_title(f"{accuracy:.2%} of {counts.sum():,} reviews are right", pad=10)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.axhline(0.5, color="white", lw=3)
+        axes.axvline(0.5, color="white", lw=3)
+
+    return write_figure(path, (5.2, 5.1), draw)
+
+
+def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> tuple[Path, Path]:
+    """Draw a reliability curve, and below it a histogram of the predicted probabilities.
+
+    The curve shows the share of positive labels against the mean predicted probability. It has one point for each bin that is not empty.
+
+    Args:
+        reliability: bins of the predicted probabilities.
+        ece: expected calibration error, which is written above the curve.
+        path: path of the .png file; see `write_figure`.
+        title: title above the figure.
+    """
+
+    def draw(figure: Any) -> None:
+        set_title(figure, title)
+        curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+        filled = reliability.count > 0
+        confidence, frequency = reliability.confidence[filled], reliability.frequency[filled]
+        curve.plot([0, 1], [0, 1], color="#777777", lw=1.2, ls=(0, (5, 4)))
+        right = confidence > 0.5
+        below = bool(np.sum(frequency[right] - confidence[right]) < 0)  # the label of the diagonal is put on the side away from the curve
+        curve.annotate(
+            "perfectly calibrated",
+            (0.76, 0.76),
+            (-6, 6) if below else (6, -6),
+            textcoords="offset points",
+            color="#666666",
+            fontsize=10,
+            ha="center",
+            va="bottom" if below else "top",
+            rotation=45,
+            rotation_mode="anchor",
+            transform_rotates_text=True,
+        )
+        curve.vlines(confidence, np.minimum(confidence, frequency), np.maximum(confidence, frequency), color=ORANGE, lw=2, alpha=0.6)
+        curve.plot(confidence, frequency, color=BLUE, lw=2, marker="o", ms=6, clip_on=False)
+        curve.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of positive labels")
+        curve.set_title(f"Expected calibration error {ece:.3f}: weighted mean gap (orange)", pad=10, fontsize=11)
+        edges = reliability.edges
+        histogram.bar(edges[:-1], reliability.count, np.diff(edges), align="edge", color=BLUE, edgecolor="white", lw=1)
+        histogram.set(xlabel="predicted probability of positive", ylabel="reviews")
+        histogram.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        histogram.grid(axis="x", visible=False)
+        histogram.locator_params(axis="y", nbins=4, integer=True)
+        figure.align_ylabels()
+
+    return write_figure(path, (6.2, 6.8), draw)
+
+
+def forecast(
+    times: np.ndarray,
+    values: np.ndarray,
+    ahead: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    level: float,
+    dated: bool,
+    path: Path,
+) -> tuple[Path, Path]:
+    """Draw a time series of N values and one or several forecasts of it.
+
+    Args:
+        times: (N,) times of the series.
+        values: (N,) values of the series.
+        ahead: one tuple for each forecast of K values, with the times (K,), means (K,), lower bounds (K,) and upper bounds (K,).
+        level: predicted probability that a value lies between its bounds, above 0 and below 1.
+        dated: whether the times are dates, in days since 1970-01-01.
+        path: path of the .png file; see `write_figure`.
+    """
+
+    def draw(figure: Any) -> None:
+        def on_axis(moments: np.ndarray) -> np.ndarray:
+            return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
+
+        axes = figure.subplots()
+        for number, (moments, mean, low, high) in enumerate(ahead):
+            first = number == 0
+            interval = f"{100 * level:g} %" if first else None
+            axes.fill_between(on_axis(moments), low, high, color=ORANGE, alpha=0.2, linewidth=0, label=interval)
+            axes.plot(on_axis(moments), mean, color=ORANGE, label="forecast" if first else None)
+        axes.plot(on_axis(times), values, color=INK, linewidth=1, label="series")
+        axes.legend(loc="upper left")
+        set_title(figure, "Each forecast from what was known when it begins")
+
+    return write_figure(path, (10.0, 4.2), draw)
+
+
+def embedding_map(
+    coordinates: Float[np.ndarray, "N 2"],
+    words: Sequence[str],
+    colours: Float[np.ndarray, "N"],
+    path: Path,
+    title: str,
+    force: bool = True,
+) -> tuple[Path, Path]:
+    """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file.
+
+    The polarity of a word is the share of positive reviews among the reviews that contain it. Labels do not overlap: a word has no label if
+    there is no room for it. The words are labelled in this order: the most frequent word, the word with the polarity furthest from 0.5, the
+    second most frequent word, and so on.
+
+    Args:
+        coordinates: coordinates of the words, for example from `embedding_space.project`.
+        words: the words, the most frequent first.
+        colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
+        path: path of the .png file; see `write_figure`.
+        title: title above the figure.
+        force: see `write_figure`.
+
+    Raises:
+        InputError: if `words` and `coordinates` differ in length, or if no word has a polarity.
+    """
+    require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
+    known = np.isfinite(colours)
+    require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
+    coordinates, colours = coordinates[known], colours[known]
+    shown = [word for word, is_known in zip(words, known, strict=True) if is_known]
+
+    def draw(figure: Any) -> None:
+        from matplotlib.colors import LinearSegmentedColormap, Normalize
+        from matplotlib.ticker import PercentFormatter
+
+        set_title(figure, title)
+        axes = figure.subplots()
+        # The colour scale is as wide as the polarities need, so that polarities of 45 to 55 % are not all grey. Its middle is always 50 %.
+        reach = max(0.05, float(np.ceil(np.quantile(np.abs(colours - 0.5), 0.98) * 20)) / 20)
+        scale = LinearSegmentedColormap.from_list("polarity", [ORANGE, GREY, BLUE], N=257)
+        points = axes.scatter(
+            coordinates[:, 0], coordinates[:, 1], c=colours, cmap=scale, norm=Normalize(0.5 - reach, 0.5 + reach), s=16, lw=0, alpha=0.9
+        )
+        bar = figure.colorbar(
+            points,
+            ax=axes,
+            label="share of positive reviews that hold the word",
+            format=PercentFormatter(1, 0),
+            pad=0.02,
+            shrink=0.7,
+            extend="both" if np.abs(colours - 0.5).max() > reach else "neither",
+        )
+        bar.outline.set_visible(False)
+        axes.set(xlabel="first coordinate", ylabel="second coordinate")
+        axes.margins(0.06)
+        _label_words(axes, coordinates, shown, points.to_rgba(colours)[:, :3] * 0.6, _label_order(colours))
+
+    return write_figure(path, (10.0, 7.6), draw, force)
+
+
+def _label_order(colours: np.ndarray) -> np.ndarray:
+    """Return the indices of the words in the order in which they are labelled."""
+    from scipy.stats import rankdata
+
+    extreme = rankdata(-np.abs(colours - 0.5), method="ordinal") - 1
+    return np.argsort(np.minimum(extreme, np.arange(len(colours))), kind="stable")
+
+
+def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
+    """Write words beside their points in a figure, without overlap."""
+    from matplotlib.patheffects import withStroke
+
+    axes.figure.draw_without_rendering()  # computes the layout, without which positions in pixels are not known
+    pixels = axes.transData.transform(coordinates)
+    frame = axes.bbox.extents
+    taken = np.empty((0, 4))
+    sides = [((5, 0), "left", "center"), ((-5, 0), "right", "center"), ((0, 5), "center", "bottom"), ((0, -5), "center", "top")]
+    for index in order:
+        visible = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words[index])
+        label = axes.annotate(visible, coordinates[index], (0, 0), textcoords="offset points", fontsize=8.5, color=inks[index])
+        label.set_in_layout(False)
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        fits = []
+        for number, (offset, across, along) in enumerate(sides):
+            label.set(position=offset, ha=across, va=along)
+            box = label.get_window_extent().extents
+            inside = (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
+            if inside and not _overlaps(taken, box).any():
+                covered = _overlaps(np.concatenate([pixels - 4, pixels + 4], axis=1), box).sum()
+                fits.append((covered, number, box))
+        if not fits:
+            label.remove()
+            continue
+        _, number, box = min(fits, key=lambda fit: fit[:2])
+        label.set(position=sides[number][0], ha=sides[number][1], va=sides[number][2])
+        taken = np.concatenate([taken, [box]])
+
+
+def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)

@@ -49,18 +49,17 @@ def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
+def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text with each character shaded by its surprise.
 
     The surprise of a character is -log2 of the probability that a model predicted for it.
 
     Args:
-        text: the N characters. N must be at least 2.
+        text: the N characters, as a string or a list. N must be at least 2.
         bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
+        force: whether to replace an existing file that lstm-jax has not written; see `files.writing.MARK`.
 
     Raises:
         InputError: if N is below 2, if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -75,19 +74,18 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
     write_atomically(path, page, force)
 
 
-def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
+def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each unit, with each character coloured by the activation of the unit.
 
     The activation that belongs to a character is that of the unit after the network has read the character.
 
     Args:
-        text: the N characters.
+        text: the N characters, as a string or a list.
         activations: (N, H) activation of each of the H units after each character, from -1 to 1.
         units: indices of the units to show, in this order.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
+        force: see `surprise_page`.
 
     Raises:
         InputError: if `activations` does not have N rows, if an entry of `units` is not the index of one of the H units, or if the
@@ -110,15 +108,13 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
     """Return the indices of the most active units, the most active first.
 
-    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. A unit that is constant, or
-    that changes with every character, has a small activity. A unit with, for example, a high activation inside quotations and a low
-    activation elsewhere has a large activity.
+    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. It is large for a unit that,
+    for example, is high inside quotations and low elsewhere.
 
     Args:
         activations: (N, H) activation of each of the H units after each of the N characters. N must be at least 1.
         count: number of units to return.
-        over: number of characters in the moving average. If it is above N // 2, it is reduced to N // 2, but not below 1.
-            If N is 1, the activity of every unit is 0, and the units 0 to `count` - 1 are returned.
+        over: number of characters in the moving average, at most N // 2.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

@@ -6,6 +6,7 @@ T is the number of steps of an example, H the number of units of a layer, and K 
 """
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ import numpy as np
 
 from lstm_jax.errors import require
 from lstm_jax.files.digits import digits_for
-from lstm_jax.files.writing import write_atomically
-from lstm_jax.inspection.offline import fill_template
+from lstm_jax.files.writing import MARK, write_atomically
 
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
@@ -143,8 +143,7 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
     Args:
         window: content of the page.
         path: path of the page.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
+        force: whether to replace an existing file that lstm-jax has not written; see `files.writing.MARK`.
 
     Raises:
         InputError: if a value is not finite, if the page would be too large, or if the file cannot be written.
@@ -155,14 +154,11 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
 def clustered(series: np.ndarray) -> np.ndarray:
     """Return an order of the units in which units with similar outputs are neighbours.
 
-    The units are clustered hierarchically by average linkage of the distance 1 - |correlation|. The leaves of the resulting tree, which are
-    the units, are ordered so that the distances between neighbours are small (Bar-Joseph et al. 2001).
+    The units are clustered hierarchically by average linkage of the distance 1 - |correlation|, and the leaves of the tree are ordered so
+    that the distances between neighbours are small (Bar-Joseph et al. 2001).
 
     Args:
         series: outputs (T, H) of the units.
-
-    Returns:
-        An int array (H,) of indices of units.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
@@ -185,7 +181,10 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
         "kind": window.kind,
         "epochs": list(window.epochs),
         "shown": window.shown,
-        "examples": [_example(example, kept) for example in window.examples],
+        "examples": [
+            {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
+            for example in window.examples
+        ],
         "neighbours": dict(window.neighbours),
     }
     return fill_template(_TEMPLATE, content)
@@ -215,10 +214,6 @@ def _most_varying(window: Window, layer: int, count: int) -> np.ndarray:
     return np.sort(np.argsort(-outputs.std(0), kind="stable")[:count])
 
 
-def _example(example: Example, kept: list[np.ndarray]) -> dict[str, Any]:
-    return {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
-
-
 def _frame(frame: Frame, kept: list[np.ndarray]) -> dict[str, Any]:
     record = {
         "verdict": frame.verdict,
@@ -239,14 +234,10 @@ def _layer(layer: Layer, units: np.ndarray) -> dict[str, Any]:
     arrays = {}
     for name, whole in layer.arrays.items():
         values = whole[:, units]
-        low, high = (0.0, 1.0) if name in ("input", "forget", "output", "update", "reset") else _symmetric(values)
+        top = float(np.abs(values).max(initial=0.0)) or 1.0
+        low, high = (0.0, 1.0) if name in ("input", "forget", "output", "update", "reset") else (-top, top)
         arrays[name] = {"low": low, "high": high, "data": _bytes(values, low, high)}
     return {"name": layer.name, "units": units.tolist(), "order": clustered(layer.arrays["h"][:, units]).tolist(), "arrays": arrays}
-
-
-def _symmetric(values: np.ndarray) -> tuple[float, float]:
-    top = float(np.abs(values).max(initial=0.0)) or 1.0
-    return -top, top
 
 
 def _bytes(values: np.ndarray, low: float, high: float) -> str:
@@ -257,3 +248,20 @@ def _bytes(values: np.ndarray, low: float, high: float) -> str:
 def _rounded(values: Sequence[float]) -> list[float]:
     digits = digits_for(values, 5)
     return [float(f"{float(value):.{digits}g}") for value in values]
+
+
+def fill_template(template: Path, data: Any) -> str:
+    """Return the HTML text of a page, made from a template, data, and the style sheet and script that all pages share.
+
+    `SHARED_STYLE` in the template becomes offline.css, `SHARED_SCRIPT` offline.js, and `DATA` before `</script>` the data as JSON. The mark
+    of lstm-jax (`files.writing.MARK`) is added after `<!doctype html>`.
+
+    Args:
+        template: path of the template.
+        data: data that JSON can represent. All numbers must be finite.
+    """
+    text = template.read_text(encoding="utf-8").replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    for name, file in (("SHARED_STYLE", "offline.css"), ("SHARED_SCRIPT", "offline.js")):
+        text = text.replace(name, Path(__file__).with_name(file).read_text(encoding="utf-8").rstrip(), 1)
+    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
+    return text.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)

@@ -51,7 +51,7 @@ class Forecaster(nnx.Module):
 
         Args:
             entries: past entries (B, T, F).
-            ahead: numbers (B, K) that encode the times from the last past entry to each of the K values; see `forecast_windows.Part.ahead`.
+            ahead: numbers (B, K) that encode the times from the last past entry to each of the K values; see `forecast.Part.ahead`.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
         """

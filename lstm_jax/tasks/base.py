@@ -6,14 +6,18 @@ A new task needs three modules, each with the name of the task:
 - One in `lstm_jax.commands`, with the classes of the task's commands, and a dict `COMMANDS` from the name of each command to its class.
 """
 
+import contextlib
 import dataclasses
+import json
 import os
+import tempfile
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import IO, Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +25,50 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.table import Table
 
-from lstm_jax.config import RunConfig, read_config
+from lstm_jax import native
+from lstm_jax.cells import CELLS
+from lstm_jax.config import RunConfig, read_config, to_json
+from lstm_jax.config.values import config_values
+from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
-from lstm_jax.models import Functional, check_products, functional, replaced, set_products
+from lstm_jax.files.json_text import json_text
+from lstm_jax.files.reading import read_input
+from lstm_jax.files.writing import write_atomically
+from lstm_jax.models import Functional, check_products, functional, layer_rows, replaced, set_products
+from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import Content, Permissions, Run, begin, check_processes, load_params, summary
-from lstm_jax.training.callbacks import Callback
-from lstm_jax.training.checkpoint import steps
-from lstm_jax.training.examples import Examples
-from lstm_jax.training.loop import FitResult, fit
-from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training import checkpoint
+from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
+from lstm_jax.training.examples import Examples, steps_per_epoch
+from lstm_jax.training.loop import FitResult, check_batch_size, fit
+from lstm_jax.training.optimizers import make_optimizer
+from lstm_jax.training.row_sparse import Optimizer
+from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data, versions
 from lstm_jax.training.step import Objective
 
 C = TypeVar("C", bound=RunConfig)
 D = TypeVar("D")
 Own = TypeVar("Own")
 T = TypeVar("T", bound="Trained")
+
+Content = str | bytes | Callable[[IO[bytes]], object]
+"""Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
+SHARED_SECONDS = 10.0
+"""Number of seconds until each process must see a file that process 0 has written. A network file system can delay it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Training run that is about to be trained, with its optimiser, the name of its backend, and the number of its training examples."""
+
+    folder: RunFolder
+    mesh: Mesh
+    backend: str
+    optimizer: Optimizer
+    examples: int
 
 
 class Task(ABC, Generic[C, D]):
@@ -83,8 +113,8 @@ class Task(ABC, Generic[C, D]):
     def files(self) -> Mapping[str, Content]:
         """Return the task's own files in the run folder, as a dict from the name of a file to its content.
 
-        An example is the file of the vocabulary. Predictions depend on these files. Therefore the manifest of the run contains the
-        checksums of all files that `RunConfig.files` names.
+        Predictions depend on these files, such as the vocabulary. The manifest of the run has the checksums of the files that
+        `RunConfig.files` names.
         """
 
     @abstractmethod
@@ -97,18 +127,11 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def objective(self, rebuild: Callable) -> Objective:
-        """Return the function that computes the loss and the metrics of a batch (a `training.step.Objective`).
-
-        Args:
-            rebuild: function from parameters to the model.
-        """
+        """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
 
     @abstractmethod
     def evaluate(self, params: Any) -> dict[str, Any]:
-        """Evaluate the model with the parameters `params` on held-out splits, and return the metrics.
-
-        The training loop calls this method after each epoch, and stores the returned metrics with the training metrics of the epoch.
-        """
+        """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
@@ -116,18 +139,11 @@ class Task(ABC, Generic[C, D]):
 
     @property
     def monitor(self) -> str:
-        """Name of the metric that selects the best epoch.
-
-        The epoch with the smallest value of this metric is the best one. If the name is empty, no epoch is selected.
-        """
+        """Name of the metric whose smallest value selects the best epoch. If empty, no epoch is selected."""
         return "validation_loss"
 
     def carry(self, model: Any) -> Any:
-        """Return the initial carry of each epoch.
-
-        The carry is a pytree of arrays that each training step hands to the next step, such as the recurrent state of a text stream. The
-        default, (), means that steps hand nothing to the next step.
-        """
+        """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
         return ()
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -135,22 +151,13 @@ class Task(ABC, Generic[C, D]):
         return {}
 
     def notes(self, run: Run) -> Iterable[str]:
-        """Return lines to print before training, such as the sizes of the data, the backend and the number of devices.
-
-        `run` is the run that is about to be trained, as `running.begin` yields it.
-        """
+        """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
         return ()
 
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         """Train other models that initialise the model of the task, and return a dict from names of parameters to their initial values.
 
-        By default, no other model is trained, and the dict is empty. If a resumed run already has a checkpoint of the model of the task,
-        the method is not called.
-
-        Args:
-            folder: folder of the run.
-            resume: whether an interrupted run is continued.
-            console: console that shows progress.
+        If a resumed run already has a checkpoint of the model of the task, the method is not called.
         """
         return {}
 
@@ -159,13 +166,9 @@ class Task(ABC, Generic[C, D]):
         return ()
 
     def check_memory(self) -> None:
-        """Check that the training fits into the free memory.
-
-        Raises:
-            InputError: if it does not fit.
-        """
+        """Raise an `InputError` unless the training fits into the free memory."""
         shapes = self.batch(), self.mesh, self.flags
-        require_memory(self.config, self.make_model, self.objective, *shapes, data_bytes=self.data_bytes(), carry=self.carry)
+        require_memory(self.config.train, self.make_model, self.objective, *shapes, data_bytes=self.data_bytes(), carry=self.carry)
 
     @cached_property
     def model(self) -> Any:
@@ -223,10 +226,11 @@ class Task(ABC, Generic[C, D]):
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)
-        check_processes(config, resume)
+        _check_processes(config, resume)
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
+            backend = _check_request(config, mesh)
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
             idle = bool(config.train.patience) and not task.monitor
@@ -234,17 +238,17 @@ class Task(ABC, Generic[C, D]):
             require(begun or not idle, "patience", config.train.patience, remedy)
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial or {})
-        permissions, fingerprint = Permissions(resume, allow_other_machine), getattr(task.data, "fingerprint")  # noqa: B009
-        with begin(config, folder, mesh, examples.count, fingerprint, task.files(), permissions, console) as run:
-            console.print(summary(task.model, task.shapes()))
-            for note in task.notes(run):
+        optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
+        with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
+            console.print(_summary(task))
+            for note in task.notes(Run(run_folder, mesh, backend, optimizer, examples.count)):
                 console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
-            if not (resume and steps(run.folder.checkpoints / "latest")):
-                params = replaced(params, {**task.pretrained(run.folder, resume, console), **(initial or {})})
+            if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
+                params = replaced(params, {**task.pretrained(run_folder, resume, console), **(initial or {})})
             result = fit(
                 params,
                 task.objective(rebuild),
-                run.optimizer,
+                optimizer,
                 examples,
                 config.train,
                 mesh,
@@ -254,13 +258,122 @@ class Task(ABC, Generic[C, D]):
                 derive=task.derive,
                 evaluate=task.evaluate,
                 monitor=task.monitor,
-                checkpoints=run.folder.checkpoints,
+                checkpoints=run_folder.checkpoints,
                 resume=resume,
-                callbacks=run.callbacks(console, (*task.callbacks(run.folder, console), *callbacks)),
+                callbacks=(
+                    run_folder.check_exists,
+                    metrics_file(run_folder.metrics),
+                    tensorboard(run_folder.events),
+                    print_row(console),
+                    *task.callbacks(run_folder, console),
+                    *callbacks,
+                ),
                 console=console,
             )
-            task.finish(run.folder, result, figures)
+            task.finish(run_folder, result, figures)
             return result
+
+    @contextlib.contextmanager
+    def _begin(self, path: Path, backend: str, resume: bool, allow_other_machine: bool, console: Console) -> Iterator[RunFolder]:
+        """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends."""
+        files, fingerprint = self.files(), getattr(self.data, "fingerprint")  # noqa: B009
+        unnamed = sorted(set(files) ^ set(self.config.files))
+        require(not unnamed, f"files of {self.config.task}", unnamed, "name each file that the task writes in the `files` of its config")
+        here = environment(self.mesh) | {"backend": backend, **_compiled_code(), "folder": os.getcwd()}
+        processes.require_equal({"backend": backend, "data": fingerprint})
+        with contextlib.ExitStack() as stack:
+            run = RunFolder(path)
+            with processes.together():
+                if not processes.first():
+                    run = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lstm_jax_"))), checkpoints=run.checkpoints)
+                stack.enter_context(run.locked())
+            _require_shared(path)
+            with processes.together():
+                longer = run.start(to_json(self.config), resume)
+                environments = run.environments() or (here,)
+                if found := "; ".join(differences(environments[-1], here)):
+                    remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
+                    require(allow_other_machine, f"machine of run {run.path}", "not the one it was trained on", remedy)
+                    console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
+                    environments = (*environments, here)
+                run.fix_data(fingerprint)
+                for name, content in files.items():
+                    if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest it cannot be verified
+                        write_atomically(run.path / name, content)
+                if longer:
+                    run.lengthen(to_json(self.config))
+                run.seal(environments)
+            yield run
+            run.check_exists()
+            with processes.together():  # none ends while another one still needs it
+                pass
+
+
+def _check_processes(config: RunConfig, resume: bool) -> None:
+    """Check that all processes have the same config, `resume`, versions and code and, once JAX has made its devices, as many devices."""
+    if not processes.several():
+        return
+    values = {"processes": str(processes.count()), "platforms": os.environ.get("JAX_PLATFORMS", "any"), "resume": str(resume)}
+    for section, part in config_values(config).items():
+        values |= {f"{section}.{name}": json.dumps(value) for name, value in part.items()}
+    values |= {"compiled code": _compiled_code()["compiled"] or "none"} | versions() | {"code": processes.code_digest()}
+    processes.require_equal(values, processes.CONNECT_SECONDS)
+    processes.require_equal({"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS)
+
+
+def _require_shared(folder: Path) -> None:
+    """Check that all processes see the folder that process 0 has locked, by the content of its lock."""
+    if not processes.several():
+        return
+
+    def owner() -> str:
+        with contextlib.suppress(OSError):
+            return RunFolder(folder).lock.read_text()
+        return ""
+
+    locked_by, until = next(processes.exchange(owner())), time.monotonic() + SHARED_SECONDS
+    while not (same := owner() == locked_by) and time.monotonic() < until:
+        time.sleep(0.1)
+    processes.require_equal({"run folder, which all processes must share": "found" if same else "missing"})
+
+
+def _compiled_code() -> dict[str, str]:
+    path = native.loaded_library()
+    return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
+
+
+def _check_request(config: RunConfig, mesh: Mesh) -> str:
+    """Check the batch size of a config, choose the backend that computes its recurrent layers, and return the name of the backend."""
+    model = config.model
+    rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
+    masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
+    kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
+    mask = "mask" if getattr(model, "mask_zero", False) else ""
+    named = None if model.backend == "auto" else model.backend
+    backend = resolve_backend(named, model.cell, compute_dtype=model.dtype, dropout=kinds, mask=mask, units=model.units)
+    check_batch_size(config.train, mesh)
+    return backend.name
+
+
+def _summary(task: Task) -> Table:
+    """Return a table with one row for each layer that has parameters."""
+    total = sum(array.size for array in task.functional.params.values())
+    table = Table("layer", "type", "parameters", title=task.shapes(), caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
+    table.add_column("count", justify="right")
+    for row in layer_rows(task.model):
+        table.add_row(*row.values())
+    return table
+
+
+def initial_rngs(seed: int) -> nnx.Rngs:
+    """Return the random-number streams from which the initial weights of a run are drawn."""
+    return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
+
+
+def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
+    """Write the result of a run to result.json, as a JSON object."""
+    row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
+    write_atomically(run.result, json_text(row | metrics, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -277,7 +390,7 @@ class Trained(ABC, Generic[C, Own]):
     """Warnings about the run, for example that a checkpoint is damaged and an older one is used."""
     rebuild: Callable[..., Any]
     own: Own
-    """Content of the task's own file in the run folder, for example the vocabulary, as `_read_own` returns it."""
+    """Content of the task's own file in the run folder, for example the vocabulary."""
 
     kind: ClassVar[type[RunConfig]]
 
@@ -303,15 +416,24 @@ class Trained(ABC, Generic[C, Own]):
         check_products(dtype)
         return dataclasses.replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
 
-    @staticmethod
-    @abstractmethod
-    def _read_own(run: RunFolder) -> Own:
-        """Read the task's own file in the run folder, for example the vocabulary, and return its content."""
+    @cached_property
+    def mesh(self) -> Mesh:
+        """Device mesh of as many devices as the config asks for, or of all devices if there are fewer."""
+        return sharding.make_mesh(self.config.train.devices if self.config.train.devices <= jax.device_count() else 0)
+
+    def is_own(self, data: Any) -> bool:
+        """Return whether `data`, such as a series, equal the data that the run was trained on."""
+        return same_data(read_input(self.run.data, remedy="name the folder of a finished or interrupted run"), data.fingerprint)
+
+    def check_own(self, data: Any) -> None:
+        """Raise an `InputError` unless `data` equal the data that the run was trained on."""
+        subject = f"data of run {self.run.path}"
+        require(self.is_own(data), subject, "changed since the run began", "give back the data that its config.json names")
 
     @staticmethod
     @abstractmethod
-    def _make_model(config: C, own: Own) -> nnx.Module:
-        """Return a new model with the sizes in `config`."""
+    def _open(run: RunFolder, config: C) -> tuple[Own, nnx.Module]:
+        """Read the task's own file in the run folder, and return its content and a new model that fits the config and this content."""
 
     @classmethod
     def load(cls: type[T], folder: str | os.PathLike[str]) -> T:
@@ -326,10 +448,16 @@ class Trained(ABC, Generic[C, Own]):
         run = RunFolder(Path(folder))
         notes = run.verify()
         config = _with_found_data(read_config(run.config, cls.kind), run)
-        own = cls._read_own(run)
-        like, rebuild = functional(cls._make_model(config, own))
-        params, damaged = load_params(run, like)
-        return cls(run, config, params, notes + damaged, rebuild, own)
+        own, model = cls._open(run, config)
+        like, rebuild = functional(model)
+        found = checkpoint.restore(run.checkpoints / "best", like)
+        notes += tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
+        notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
+        params = {name: np.asarray(array) for name, array in found.state.items()}
+        for name, array in params.items():
+            remedy = "the training has diverged: train anew with a lower learning rate"
+            require(bool(np.isfinite(array).all()), f"run {run.path}", f"{name} is not finite", remedy)
+        return cls(run, config, params, notes, rebuild, own)
 
 
 def _with_found_data(config: Any, run: RunFolder) -> Any:

@@ -50,8 +50,6 @@ REVIEWS = (
     "it starts badly but ends well",
 )
 PROMPT, CHARS = "The statement ", 400
-
-
 MARK = "demo.json"
 """Name of the marker file in the folder of a demo. It lists the SHA-256 of every file that the demo wrote, so that a later demo removes
 only these files."""
@@ -73,14 +71,14 @@ def run(folder: Path, seed: int, console: Console) -> None:
     """
     with RunFolder(folder).locked():
         _clear(folder)
-        _mark(folder, None)
+        _mark(folder, {})
         try:
             _write_reviews(folder / "reviews", seed)
             _sentiment(folder / "sentiment", folder / "reviews", seed, console)
             _generation(folder / "generation", seed, console)
         finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
-                _mark(folder, {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)})
+                _mark(folder, _files(folder))
     following = {
         f"predict --run {folder}/sentiment --text 'a good film'": "classify a review of your own",
         f"inspect --run {folder}/sentiment": "see what the network does at each word",
@@ -123,22 +121,19 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _mark(folder: Path, made: dict[str, str] | None) -> None:
+def _mark(folder: Path, made: dict[str, str]) -> None:
     write_atomically(folder / MARK, json.dumps({"made": made}, indent=1) + "\n")
 
 
-def _files(folder: Path) -> list[Path]:
-    own = {folder / MARK, RunFolder(folder).lock}
-    below = [path for path in folder.rglob("*") if path not in own]
-    return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
-
-
-def _digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file, or "" if the path is anything else, such as a link or a folder."""
-    if path.is_symlink() or not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in the folder, or "" for anything else, such as a link or an empty folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        is_folder = path.is_dir() and not path.is_symlink()
+        if path not in (folder / MARK, RunFolder(folder).lock) and not (is_folder and any(path.iterdir())):
+            is_file = path.is_file() and not path.is_symlink()
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+    return found
 
 
 def _clear(folder: Path) -> None:
@@ -146,30 +141,22 @@ def _clear(folder: Path) -> None:
     remedy = "name a new one with --run"
     try:
         remove_temporaries(folder)
-        found = _files(folder)
-        if not found and not (folder / MARK).exists():
-            return
-        made = _made(folder)
-        require(made is not None or not found, f"folder {folder}", "an earlier demo was killed here", f"{remedy}, or remove the folder")
-        for path in found:
-            name = path.relative_to(folder).as_posix()
-            known = bool(digest := _digest(path)) and made is not None and made.get(name) == digest
-            require(known, f"folder {folder}", "holds something else", f"{remedy}, or move {name} away: no demo made it, or it has changed")
-        for path in found:
-            path.unlink()
+        found, made = _files(folder), _made(folder / MARK)
+        for name, digest in found.items():
+            known = bool(digest) and made.get(name) == digest
+            own = f"{remedy}, or move {name} away: no demo that ended made it, or it has changed"
+            require(known, f"folder {folder}", "holds something else", own)
+        for name in found:
+            (folder / name).unlink()
         for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             path.rmdir()
     except OSError as error:
         raise InputError(f"folder {folder}", error, remedy) from error
 
 
-def _made(folder: Path) -> dict[str, str] | None:
-    """Return the files that an earlier demo wrote to the folder, as a dict from the name of a file to its SHA-256."""
+def _made(mark: Path) -> dict[str, str]:
+    """Return the files that an earlier demo wrote, as a dict from the name of a file to its SHA-256."""
     try:
-        made = json.loads((folder / MARK).read_bytes())["made"]
-        require(made is None or isinstance(made, dict), f"mark {folder / MARK}", "damaged", "name a new one with --run")
-        return made
-    except FileNotFoundError as error:
-        raise InputError(f"folder {folder}", "holds something else", "name a new one with --run: no demo marked this one") from error
+        return dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"mark {folder / MARK}", error, "name a new one with --run") from error
+        raise InputError(f"mark {mark}", error, "name a new one with --run") from error

@@ -1,7 +1,19 @@
 """Forecasting task: training a model of a time series, and forecasting with the trained model.
 
-In each window, the model reads some entries of a series and forecasts the next K entries (`horizon` in the config). For each of these K
-entries the model returns a normal distribution. W is the number of windows and B the batch size.
+In each window, the model reads C entries of a series (`context` in the config) and forecasts the next K entries (`horizon`). For each of
+these K entries the model returns a normal distribution. W is the number of windows and B the batch size.
+
+Each entry that the model reads has F features, in this order:
+
+1. the value of the entry minus the value of the last entry that the model reads in the window;
+2. if `level` is true in the config, the value of the entry minus the mean of the training split;
+3. if `gaps` is true in the config, log(t / g), where t is the time since the previous entry and g the median gap (`Series.usual_gap`).
+
+The differences in 1 and 2 are in units of the standard deviation of the training split.
+
+The training, validation and test splits are three consecutive parts of the series. A window belongs to the split that contains the K
+entries that the model forecasts. The C entries that it reads may lie in an earlier split. Windows whose K entries lie in two splits are not
+used.
 """
 
 import json
@@ -25,8 +37,7 @@ from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import Forecaster
 from lstm_jax.tasks import base
-from lstm_jax.tasks.forecast_windows import Part, Scale, features_of, make_part, parts_of
-from lstm_jax.tasks.running import Run, initial_rngs, is_own_data, mesh_of, write_result
+from lstm_jax.tasks.base import Run, initial_rngs, write_result
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult
 from lstm_jax.training.predict import make_predict
@@ -39,6 +50,91 @@ LEAST_LOG_SPREAD = -7.0
 """Least log standard deviation of a predicted normal distribution; a smaller prediction is raised to this value. The unit of the standard
 deviation is the standard deviation of the training split. Without this bound, the loss would decrease without limit where the series is
 constant."""
+MOST_SPREADS = 1e9
+"""Largest allowed difference of two values, in standard deviations of the training split; see `make_part`.
+
+A value is compared with the last value that the model reads in the same window, or with the mean of the training split. Up to this
+difference the loss is finite in float32, even with the least standard deviation that the model can predict.
+"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean (`mean`) and standard deviation (`spread`) of the values in the training split of a series."""
+
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """W windows of one split (training, validation or test) of a series, with the inputs and the targets of the model."""
+
+    entries: np.ndarray
+    """(W, C, F): features of the entries that the model reads; see the module."""
+    ahead: np.ndarray
+    """(W, K): encoded times of the K entries to forecast. The time t of the k-th entry, measured from the last entry that the model reads,
+    is encoded as log(t / (k g)). Here g is the median gap between entries (`Series.usual_gap`), so that evenly spaced entries have the
+    value 0. If the config sets `gaps` to false, all values are 0."""
+    target: np.ndarray
+    """(W, K): value of each entry to forecast minus the value of the last entry that the model reads, divided by the standard deviation of
+    the training split."""
+    last: np.ndarray
+    """(W,): value of the last entry that the model reads, in the units of the series."""
+    origin: np.ndarray
+    """(W,): index in the series of the first entry to forecast."""
+
+
+def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
+    """Return where the training, validation and test splits of a series of `count` entries begin and end."""
+    test = count - round(count * config.data.test)
+    held = test - round(count * config.data.validation)
+    return {"train": (0, held), "validation": (held, test), "test": (test, count)}
+
+
+def features_of(config: ForecastConfig) -> int:
+    """Return the number of features that the model reads for each entry of a series."""
+    return 1 + config.data.level + config.data.gaps
+
+
+def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig, name: str) -> Part:
+    """Return windows of a series as a `Part`, which holds the features that the model reads and the values that it is to forecast."""
+    values, gaps = windows.read[..., 0], windows.read[..., 1]
+    last = values[:, -1]
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite raise an error below
+        features = [(values - last[:, None]) / scale.spread]
+        features += [(values - scale.mean) / scale.spread] if config.data.level else []
+        target = (windows.target - last[:, None]) / scale.spread
+    for part in (*features, target):
+        good = bool((np.abs(part) <= MOST_SPREADS).all())
+        found = f"a value lies more than {MOST_SPREADS:g} spreads from another; the spread where trained on is {scale.spread:g}"
+        require(good, f"values of {name}", found, "leave out outliers, or give a series of one scale")
+    features += [np.log(gaps)] if config.data.gaps else []
+    usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
+    ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
+    return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
+
+
+def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
+    """Cut a series into the windows of its training, validation and test splits."""
+    bounds = part_bounds(len(series), config)
+    scale = _scale(series.values[: bounds["train"][1]], series.name)
+    parts = {}
+    for name, (first, last) in bounds.items():
+        windows = data.series_windows(series, config.data.context, config.data.horizon, first, last)
+        found = f"{len(series)} entries, {name} part {last - first}, context {config.data.context}, horizon {config.data.horizon}"
+        require(len(windows.origin) > 0, f"length of {series.name}", found, "give a longer series, or a shorter context or horizon")
+        parts[name] = make_part(windows, scale, config, series.name)
+    return parts, scale
+
+
+def _scale(values: np.ndarray, name: str) -> Scale:
+    varies = len(values) > 0 and values.max() > values.min()  # rounding may give equal values a spread above 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = Scale(float(values.mean()), float(values.std())) if varies else Scale(0.0, 0.0)
+    require(math.isfinite(scale.spread), f"values of {name}", "too large to square", "give the series in a larger unit")
+    require(scale.spread > 0, f"values of {name}", "all the same where trained on", "give a series that varies")
+    return scale
 
 
 def make_model(config: ForecastConfig) -> Forecaster:
@@ -47,15 +143,11 @@ def make_model(config: ForecastConfig) -> Forecaster:
 
 
 def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the negative log-likelihood of each target under its predicted normal distribution, in nats.
+    """Return the negative log-likelihood (B, K) of each target under its predicted normal distribution, in nats.
 
     Args:
-        predicted: predictions (B, 2, K) of K entries after each of B windows. `predicted[:, 0]` are the means and `predicted[:, 1]` the log
-            standard deviations. A log standard deviation below `LEAST_LOG_SPREAD` is replaced by `LEAST_LOG_SPREAD`.
+        predicted: means (`[:, 0]`) and log standard deviations (`[:, 1]`, raised to `LEAST_LOG_SPREAD`), an array (B, 2, K).
         target: the true values (B, K), in the units of the means.
-
-    Returns:
-        The negative log-likelihoods (B, K).
     """
     mean, spread = predicted[:, 0], jnp.maximum(predicted[:, 1], LEAST_LOG_SPREAD)
     return 0.5 * ((target - mean) * jnp.exp(-spread)) ** 2 + spread + 0.5 * math.log(2 * math.pi)
@@ -64,12 +156,8 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`, which computes the loss and the metrics of a batch of B windows. A batch is a tuple of
-    three arrays with B rows. They have the contents of three fields of `forecast_windows.Part`: `entries` (features that the model reads),
-    `ahead` (encoded times of the entries to forecast) and `target` (true values of the entries to forecast).
-
-    The metrics are "loss" and "absolute". The metric "absolute" is the mean absolute error of the predicted means, in standard deviations
-    of the training split.
+    A batch is a tuple of the arrays `entries`, `ahead` and `target` of a `Part`. The metrics are "loss" and "absolute", the mean absolute
+    error of the predicted means in standard deviations of the training split.
 
     Args:
         rebuild: function from parameters to the model.
@@ -87,31 +175,18 @@ def objective(rebuild: Callable) -> Objective:
 def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
     """Return a compiled function predictions(params, part) that forecasts the K entries after each of the W windows in `part`.
 
-    K is the `horizon` in the config. The function applies no dropout. It returns an array (W, 2, K), in which [:, 0] are the means and
-    [:, 1] the logarithms of the standard deviations. The means and the standard deviations are in units of the standard deviation of the
-    training split. Each mean is a difference from the last entry that the model reads.
-
-    Args:
-        rebuild: function from parameters to the model.
-        mesh: devices that the windows are sharded over.
+    It returns an array (W, 2, K), in which [:, 0] are the means and [:, 1] the logarithms of the standard deviations, both in units of the
+    standard deviation of the training split. Each mean is a difference from the last entry that the model reads.
     """
     predict = make_predict(lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh)
     return lambda params, part: predict(params, (part.entries, part.ahead))
 
 
 def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
-    """Return the metrics of the predictions for the W windows of one split.
+    """Return the metrics of predictions (see `make_predictions`) over the W * K entries of one split.
 
-    Args:
-        predicted: means and log standard deviations (W, 2, K) that are predicted for the K entries after each window; see
-            `make_predictions`.
-        part: the windows, with the true values in `part.target`.
-        scale: mean and standard deviation of the training split.
-
-    Returns:
-        A dict with four metrics, which are computed over all W * K predicted entries. "loss" is the mean negative log-likelihood of an
-        entry in nats; see `negative_log_likelihood`. "mae" and "rmse" are the mean absolute error and the root mean squared error, in the
-        units of the series. "coverage" is the share of true values inside the prediction interval of probability `LEVEL`.
+    "loss" is the mean negative log-likelihood in nats. "mae" and "rmse" are the mean absolute error and the root mean squared error, in the
+    units of the series. "coverage" is the share of true values inside the prediction interval of probability `LEVEL`.
     """
     off = np.abs(predicted[:, 0] - part.target)
     wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
@@ -121,10 +196,7 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
 
 
 def read_series(config: ForecastConfig, path: str | os.PathLike[str] | None = None) -> data.Series:
-    """Read a time series from the file that the config names, or from the file `path` if it is given.
-
-    The columns of the file must have the names that the config gives.
-    """
+    """Read a time series from the file `path`, or from the file that the config names. The config names its columns."""
     return data.read_series(path or config.data.csv, config.data.time, config.data.value)
 
 
@@ -190,10 +262,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def predictions(self) -> Callable[[dict, Part], np.ndarray]:
-        """Compiled function that forecasts the K entries (`horizon` in the config) after each of the W windows of a split.
-
-        The arguments of the function are the parameters and the split. It returns an array (W, 2, K); see `make_predictions`.
-        """
+        """Compiled function from parameters and a split to its predictions (W, 2, K); see `make_predictions`."""
         return make_predictions(self.functional.rebuild, self.mesh)
 
     def evaluate(self, params: Any, name: str = "validation") -> dict[str, Any]:
@@ -202,15 +271,12 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         return {f"{name}_{metric}": value for metric, value in found.items()}
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the validation split and the test split to result.json.
-
-        If `figures` is true, also draw the learning curves, and draw the forecasts for the test split.
-        """
+        """Write the metrics of both held-out splits, and draw the learning curves and the forecasts for the test split."""
         write_result(folder, result, self.evaluate(result.params) | self.evaluate(result.params, "test"))
         if figures:
-            from lstm_jax.inspection import plots
+            from lstm_jax.inspection.figures import learning_curves
 
-            plots.learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", ("loss",))
+            learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", ("loss",))
             part = self.parts["test"]
             draw_forecast(self.data, part, self.predictions(result.params, part), self.scale, LEVEL, folder.figures / "forecast.png")
 
@@ -219,8 +285,8 @@ def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float
     """Return the predicted mean of each forecast entry, and the bounds of its prediction interval.
 
     Args:
-        predicted: predictions (W, 2, K) of K entries after each of W windows; see `make_predictions`.
-        last: array (W,) with the value of the last entry that the model reads in each window, in the units of the series.
+        predicted: predictions (W, 2, K); see `make_predictions`.
+        last: `Part.last` of the windows.
         scale: mean and standard deviation of the training split.
         level: probability with which the interval should contain the true value, between 0 and 1.
 
@@ -234,30 +300,18 @@ def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float
 
 
 def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
-    """Draw the end of a series, together with the forecasts for one split.
+    """Draw the end of a series, together with the forecasts for one split; see `figures.forecast`.
 
-    Each forecast covers K entries (`horizon` in the config) and is made from the entries before them. The next forecast begins where the
-    previous one ends.
-
-    Args:
-        series: the series.
-        part: the W windows of the split. Each window starts one entry after the previous one, and the forecasts of every K-th window, from
-            the first on, are drawn.
-        predicted: predictions (W, 2, K) for the W windows; see `interval`.
-        scale: mean and standard deviation of the training split.
-        level: probability with which the prediction intervals should contain the true value.
-        path: path of the .png file; an .svg file is written beside it.
-
-    Returns:
-        The paths of the .png file and the .svg file.
+    The windows of the split start one entry after each other. The forecast of every K-th window is drawn, so that each forecast begins
+    where the previous one ends. The other arguments are those of `interval`.
     """
-    from lstm_jax.inspection import plots
+    from lstm_jax.inspection import figures
 
     mean, low, high = interval(predicted, part.last, scale, level)
     horizon = mean.shape[1]
     chosen = range(0, len(mean), horizon)
     first = max(0, int(part.origin[0]) - horizon)
-    return plots.forecast(
+    return figures.forecast(
         series.times[first:],
         series.values[first:],
         [(series.times[part.origin[n] : part.origin[n] + horizon], mean[n], low[n], high[n]) for n in chosen],
@@ -271,8 +325,7 @@ def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale:
 class Forecast:
     """Forecast of the K entries after the end of a series.
 
-    Each field is an array (K,). `times` are the times of the entries, and `mean` are their predicted means. `low` and `high` are the lower
-    and the upper bounds of their prediction intervals. The means and the bounds are in the units of the series.
+    Each field is an array (K,): the times, the predicted means and the bounds of the prediction intervals, in the units of the series.
     """
 
     times: np.ndarray
@@ -296,42 +349,25 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return self.own
 
     @staticmethod
-    def _read_own(run: RunFolder) -> Scale:
+    def _open(run: RunFolder, config: ForecastConfig) -> tuple[Scale, Forecaster]:
         try:
-            return Scale(**json.loads(run.scale.read_text()))
+            scale = Scale(**json.loads(run.scale.read_text()))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
-
-    @staticmethod
-    def _make_model(config: ForecastConfig, own: Scale) -> Forecaster:
-        del own
-        return make_model(config)
-
-    def is_own(self, series: data.Series) -> bool:
-        """Return whether `series` equals the series that the run was trained on."""
-        return is_own_data(self.run, series.fingerprint)
+        return scale, make_model(config)
 
     def series(self, path: str | os.PathLike[str] | None = None) -> data.Series:
-        """Read a time series from the file that the config of the run names, or from the file `path` if it is given.
-
-        The columns of the file must have the names that the config gives.
-        """
+        """Read the series that the config of the run names, or one with the same columns from the file `path`."""
         return read_series(self.config, path)
 
     def predict(self, part: Part) -> np.ndarray:
-        """Return the predictions for the K entries (`horizon` in the config) after each of the W windows in `part`.
-
-        The result is an array (W, 2, K), in which [:, 0] are the means and [:, 1] the logarithms of the standard deviations. The means and
-        the standard deviations are in units of the standard deviation of the training split. Each mean is a difference from the last entry
-        that the model reads.
-        """
-        return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
+        """Return the predictions (W, 2, K) for the W windows in `part`; see `make_predictions`."""
+        return make_predictions(self.rebuild, self.mesh)(self.params, part)
 
     def end_of(self, series: data.Series, times: np.ndarray | Sequence[Any] | None = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
-        K is the `horizon` in the config. The input is a `Part` with one window, whose targets are unknown: `target` holds zeros. The method
-        `ahead` explains the two arguments, and the errors that they can cause.
+        The input is a `Part` with one window, whose `target` holds zeros. `ahead` explains the arguments and their errors.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(isinstance(series, data.Series), "series", type(series).__name__, "give what the method series returns")
@@ -357,15 +393,13 @@ class Trained(base.Trained[ForecastConfig, Scale]):
                 the entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
-            InputError: in one of these cases. `make_part` explains how large a difference may be.
+            InputError: in one of these cases. `MOST_SPREADS` explains how large a difference may be.
 
                 - The series has fewer entries than the `context` of the config.
                 - The argument `level` is not above 0 and below 1.
-                - `times` does not hold K increasing times after the end of the series.
-                - `times` holds dates, but the series has no dates.
-                - A value that the model reads differs too much from the last value of the series.
+                - `times` does not hold K increasing times after the end of the series, or holds dates although the series has none.
+                - A value that the model reads differs too much from the last value, or from the mean of the training split.
                 - A number of the forecast is not finite.
-                - `data.level` of the config is true, and a value that the model reads differs too much from the mean of the training split.
         """
         level = check_number("level", level, Level)
         part, moments = self.end_of(series, times)

@@ -1,29 +1,32 @@
 """Text-generation task: training a character model, drawing texts from the trained model, and scoring texts with the trained model."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
-from lstm_jax.bounds import CharactersOrNone, Count, DrawingSeed, check_number
+from lstm_jax.bounds import MOST, CharactersOrNone, Count, DrawingSeed, check_number
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
+from lstm_jax.data.text.corpus import article_starts, clean_articles, read_units
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
 from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
 from lstm_jax.tasks import base
-from lstm_jax.tasks.corpora import load_corpus
+from lstm_jax.tasks.base import Run, initial_rngs, write_result
 from lstm_jax.tasks.memory import require_free
-from lstm_jax.tasks.running import Run, initial_rngs, mesh_of, write_result
-from lstm_jax.tasks.samples import sample_callback
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
-from lstm_jax.tasks.text_pages import draw_figures
-from lstm_jax.training.callbacks import Callback
+from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult
 from lstm_jax.training.run_folder import RunFolder
@@ -32,6 +35,11 @@ from lstm_jax.training.step import Objective
 
 CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
+SHOWN = 3000
+"""Number of characters that the HTML pages of a run show. They are the first characters of the held-out text, or of the training text if no
+text is held out."""
+UNITS = 12
+"""Number of hidden units in the HTML page of the most active hidden units."""
 
 WantedMode = Literal["auto", "carried", "window"]
 
@@ -41,21 +49,25 @@ def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
     return CharGenerator(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
-def reading_mode(config: GenerationConfig) -> Mode:
-    """Return the mode in which the model reads text during training, "window" or "carried".
+def load_corpus(config: GenerationConfig) -> data.Corpus:
+    """Load the corpus that a config names: a training text and a held-out text, both as character ids."""
+    text = config.data
+    if text.input == "stream":
+        return data.sharded_corpus(text.data[0], text.clean, text.unit, text.validation, text.length)
+    corpus = data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
+    if not text.article_resets:
+        return corpus
+    starts = b"|".join(own.tobytes() for own in (corpus.train_starts, corpus.validation_starts))
+    return replace(corpus, fingerprint=f"{corpus.fingerprint} {hashlib.sha256(starts).hexdigest()}")
 
-    In mode "window" the model reads each window of characters from a zero state. In mode "carried" it reads a text in chunks, and carries
-    its recurrent state from one chunk to the next.
-    """
+
+def reading_mode(config: GenerationConfig) -> Mode:
+    """Return the mode in which the model reads text during training: "window" or "carried"; see `sampling`."""
     return "window" if config.data.regime == "windows" else "carried"
 
 
 class Generation(base.Task[GenerationConfig, data.Corpus]):
-    """Task that trains a model to predict the next character of a text.
-
-    The config selects one of two ways in which the model reads the text. In windows, the model starts each window from a zero state. In
-    streams, the model carries its recurrent state from one training step to the next.
-    """
+    """Task that trains a model to predict the next character of a text, which it reads in windows or as streams; see `text_examples`."""
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --embed",
@@ -79,20 +91,12 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return (ids, jax.ShapeDtypeStruct((size, length), np.bool_)) if self.config.data.article_resets else ids
 
     def data_bytes(self) -> int:
-        """Return the total size in bytes of the training text and the windows of the held-out text.
-
-        The windows of the training text are not counted, because they are never stored. If the model reads the text as streams, the
-        held-out text has no windows either, and only the training text is counted.
-        """
+        # windows of the training text are never stored
         corpus, config = self.data, self.config.data
         held = 0 if self.stream else len(corpus.validation) // config.step * (config.length + 1)
         return corpus.train.nbytes + held * corpus.validation.itemsize
 
     def examples(self) -> Examples:
-        return self._examples
-
-    @cached_property
-    def _examples(self) -> Examples:
         length, text = self.config.data.length, self.data.train
         if self.stream:
             starts = self.data.train_starts if self.config.data.article_resets else None
@@ -121,12 +125,37 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         held = f", {len(corpus.validation):,} held out{copies}" if len(corpus.validation) else ""
         text = f"{corpus.articles:,} articles, {len(corpus.train):,} characters ({corpus.characters.size} distinct){held}"
         kind = f"chunks of {config.train.batch_size} streams" if self.stream else f"windows every {config.data.step}"
-        yield f"{text}; {self._examples.count:,} {kind}; backend {run.backend}, {self.mesh.size} devices"
+        yield f"{text}; {run.examples:,} {kind}; backend {run.backend}, {self.mesh.size} devices"
         yield from corpus.notes
 
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
         sampler = Sampler(self.functional.rebuild, self.data.characters.size, reading_mode(self.config), self.config.data.length)
-        return (sample_callback(self.config.sample, self.data, sampler, folder.samples, console),)
+
+        def sample(record: EpochRecord) -> None:
+            rows = []
+            for row in self._samples(sampler, record):
+                rows.append(row)
+                console.print(f"  temperature {row['temperature']:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
+                console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
+            kept = [row for row in read_samples(folder.samples) if row["epoch"] < record.epoch]  # later epochs are trained again
+            write_atomically(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
+
+        return (sample,) if self.config.sample.sample_chars and self.config.sample.sample_temperatures else ()
+
+    def _samples(self, sampler: Sampler, record: EpochRecord) -> Iterator[dict[str, Any]]:
+        config, corpus = self.config.sample, self.data
+        whole = min(len(corpus.train), MOST)  # of a larger text, the prompt is from the part that int32 can index
+        size = min(config.sample_prompt, whole)
+        begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
+        begin = int(jax.random.randint(begin_key, (), 0, whole - size + 1))
+        prompt = corpus.train[begin : begin + size]
+        # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
+        params = jax.tree.map(np.asarray, record.params)
+        for number, temperature in enumerate(config.sample_temperatures):
+            rules = make_rules(temperature=temperature)
+            drawn = sampler.generate(params, jax.random.fold_in(draw_key, number), jnp.asarray(prompt)[None], config.sample_chars, rules)
+            row = {"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": sampler.mode}
+            yield row | {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
 
     @property
     def monitor(self) -> str:
@@ -154,14 +183,60 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the number of the best epoch, the training time and the metrics of the whole held-out text to result.json.
-
-        If `figures` is true, also draw the figures.
-        """
+        """Write the metrics of the whole held-out text, and draw the learning curves and the pages of coloured text."""
         held_out = self.data.validation
         write_result(folder, result, self._score_held_out(result.params) if len(held_out) else {})
-        if figures:
-            draw_figures(folder, result, self.data, self.scorer, self.config.data.article_resets)
+        if not figures:
+            return
+        from lstm_jax.inspection.figures import learning_curves
+
+        learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))
+        corpus, which = self.data, "held-out" if len(held_out) else "training"
+        ids = (held_out if len(held_out) else corpus.train)[:SHOWN]
+        starts = corpus.validation_starts if len(held_out) else corpus.train_starts
+        cuts = starts if self.config.data.article_resets else None
+        scores, activations = self.scorer.text(result.params, ids, cuts), self.scorer.activations(result.params, ids, cuts)
+        draw_surprise(corpus.characters, ids, scores, folder.figures / "surprise.html", f"Surprise, {which} text")
+        draw_units(corpus.characters, ids, activations, folder.figures / "units.html", UNITS)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Return the texts that a run has drawn so far, as stored in its file samples.jsonl."""
+    if not path.exists():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may contain other line endings (U+2028)
+        if not all(isinstance(row, dict) and type(row.get("epoch")) is int for row in rows):
+            raise ValueError("a row without its epoch")
+        return rows
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"samples {path}", error, "move the file away") from error
+
+
+def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
+    """Write an HTML page that shows a text, with each character coloured by its surprise in bits; see `text_map.surprise_page`."""
+    from lstm_jax.inspection import text_map
+
+    text_map.surprise_page([characters.characters[i] for i in ids], scores.nats / np.log(2), path, title, force)
+
+
+def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
+    """Write an HTML page that shows a text once for each of the `count` most active hidden units; see `text_map.units_page`."""
+    from lstm_jax.inspection import text_map
+
+    require(count >= 1, "count", count, "give 1 unit or more")
+    units = text_map.most_active(activations, count)
+    title = f"The {len(units)} most active of {activations.shape[1]} units"
+    text_map.units_page([characters.characters[i] for i in ids], activations, units, path, title, force)
+
+
+class ReadText(NamedTuple):
+    """Text that a trained model is to read."""
+
+    ids: np.ndarray
+    """Ids (N,) of the characters."""
+    starts: np.ndarray | None
+    """Positions at which the articles begin. None if the config does not reset the state there (`article_resets`)."""
 
 
 @dataclass(frozen=True)
@@ -179,26 +254,21 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return self.own
 
     @staticmethod
-    def _read_own(run: RunFolder) -> data.Characters:
-        return data.Characters.load(run.characters)
-
-    @staticmethod
-    def _make_model(config: GenerationConfig, own: data.Characters) -> CharGenerator:
-        return make_model(config, own.size)
+    def _open(run: RunFolder, config: GenerationConfig) -> tuple[data.Characters, CharGenerator]:
+        characters = data.Characters.load(run.characters)
+        return characters, make_model(config, characters.size)
 
     def encode(self, text: str | bytes, clean: bool = False, unknown: str = "") -> np.ndarray:
         """Return the character ids (N,) of a text with N characters.
 
         Args:
             text: a string, or bytes.
-            clean: whether to first convert the line ends of the text and clean it, in the same way as was done with the training text of
-                the run.
-            unknown: character of the vocabulary that replaces each character outside the vocabulary. If empty, characters outside the
-                vocabulary raise an error. The argument has no effect if the vocabulary consists of bytes, because no byte is outside it.
+            clean: whether to first convert the line ends of the text and clean it, as was done with the training text.
+            unknown: character of the vocabulary that replaces each character outside it. If empty, such characters raise an error. No byte
+                is outside a vocabulary of bytes.
 
         Raises:
             InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty and the text has characters outside the vocabulary.
-                In the second case the error names these characters.
         """
         known = self.characters
         if known.unit == "byte":
@@ -217,6 +287,46 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             raise InputError("characters that the run does not know", ", ".join(map(repr, strange)), remedy)
         return known.encode(shown)
 
+    def read_text(
+        self,
+        paths: Sequence[str] = (),
+        text: str | None = None,
+        text_column: str = "",
+        clean: bool = False,
+        unknown: str = "",
+        most: int = 0,
+    ) -> ReadText:
+        """Return the character ids of a text and the beginnings of its articles.
+
+        Args:
+            paths: files or folders with the text. If neither `paths` nor `text` is given, the held-out text of the run is read.
+            text: the text itself.
+            text_column: column or key that contains the text in a table.
+            clean: see `encode`.
+            unknown: see `encode`.
+            most: largest number of characters to return, or 0 for all.
+
+        Raises:
+            InputError: if both `paths` and `text` are given, if the text cannot be read or encoded, or if the held-out text is needed, but
+                there is none or the data of the run have changed.
+        """
+        require(text is None or not paths, "text", "given with files", "give one of the two")
+        require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
+        if text is not None:
+            ids, starts = self.encode(text, clean, unknown), np.zeros(1, np.int64)
+        elif not paths:
+            corpus = load_corpus(self.config)
+            self.check_own(corpus)
+            ids, starts = corpus.validation, corpus.validation_starts
+            require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
+        else:
+            recipe = self.config.data.clean
+            articles, space = read_units(paths, text_column, recipe, self.characters.unit, [])
+            articles = clean_articles(articles, recipe) if clean else articles
+            ids, starts = self.encode(space.join(articles), unknown=unknown), article_starts(articles)
+        ids = ids[:most] if most else ids
+        return ReadText(ids, starts[starts < len(ids)] if self.config.data.article_resets else None)
+
     def mode(self, wanted: WantedMode = "auto") -> Mode:
         """Return the mode in which to read text: `wanted` itself, or the mode of the training if `wanted` is "auto".
 
@@ -226,29 +336,22 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-        """Return the rules by which characters are drawn from the probabilities that the model predicts.
-
-        `sampling.make_rules` explains the three arguments.
-        """
+        """Return the rules by which characters are drawn; see `sampling.make_rules`."""
         return make_rules(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def write(
         self, prompt: np.ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"
     ) -> Iterator[np.ndarray]:
-        """Continue a prompt with characters drawn from the model, and yield their ids in chunks.
+        """Continue a prompt with characters drawn from the model, and yield their ids in chunks (samples, n).
 
         Args:
             prompt: character ids (P,) of the prompt. If P is 0, the model starts from its zero state. If the prompt is longer than a
-                window, the model reads only the end of the prompt in mode "window", and the whole prompt in mode "carried".
+                window, the mode "window" reads only its end.
             chars: number of characters to draw for each text.
             rules: rules by which characters are drawn, as the method `rules` returns them.
             seed: seed of the random draws; the same seed gives the same ids.
             samples: number of texts to draw, all of which continue the same prompt.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
-
-        Yields:
-            Chunks of character ids. A chunk is an array (samples, n) with the next n characters of each text. The values of n add up to
-            `chars`.
 
         Raises:
             InputError: in one of these cases.
@@ -262,7 +365,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         chars, samples = check_number("chars", chars, CharactersOrNone), check_number("samples", samples, Count)
         seed = check_number("seed", seed, DrawingSeed)
         require(isinstance(rules, Rules), "rules", repr(rules), "give what the method rules returns")
-        mesh, model = mesh_of(self.config), self.config.model
+        mesh, model = self.mesh, self.config.model
         windows = self.config.data.length if self.mode(mode) == "window" else 1
         row = windows * model.units * (2 * model.layers + CELLS[model.cell].gates) + self.characters.size + min(chars, CHUNK)
         require_free(4 * samples * row, mesh, f"drawing {samples} texts at once: lower --samples")
@@ -276,26 +379,18 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             yield np.asarray(drawn)[:, : chars - done]
 
     def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
-        """Join the chunks of ids that `write` yields, and return a list of the drawn texts as strings.
-
-        Args:
-            pieces: the chunks.
-            samples: number of texts, as given to `write`.
-        """
+        """Return the texts that `write` has drawn, from the chunks that it yields for this number of samples."""
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
     def score(self, ids: np.ndarray, mode: WantedMode = "auto", starts: np.ndarray | None = None) -> Scores:
-        """Compute the negative log-probability of each character of a text, given the characters before it.
+        """Return the scores of the characters 1 to N - 1 of a text, given the characters before each.
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
-            starts: positions in the text before which the recurrent state is replaced by zeros, as `corpora.read_text` returns them. They
+            starts: positions in the text before which the recurrent state is replaced by zeros, as `read_text` returns them. They
                 are ignored in mode "window".
-
-        Returns:
-            The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
 
         Raises:
             InputError: if N is below 2, if `ids` is not an array (N,) of ids of the vocabulary, or if `mode` is unknown.
@@ -303,16 +398,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
     def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
-        """Return the outputs of the last recurrent layer after each character of a text.
-
-        The model reads the text once, and the recurrent state is carried from each character to the next.
-
-        Args:
-            ids: character ids (N,) of the text, as `encode` returns them.
-            starts: positions in the text before which the recurrent state is replaced by zeros, as `corpora.read_text` returns them.
-
-        Returns:
-            An array (N, H), where H is the number of hidden units.
+        """Return the outputs (N, H) of the last recurrent layer after each of N characters. `score` explains the arguments.
 
         Raises:
             InputError: if `ids` is not an array (N,) of ids of the vocabulary, or if N is 0.
@@ -320,7 +406,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return self._scorer("auto").activations(self.params, self._known("ids", ids), starts)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
-        return Scorer(self.rebuild, mesh_of(self.config), self.mode(mode), self.config.data.length)
+        return Scorer(self.rebuild, self.mesh, self.mode(mode), self.config.data.length)
 
     def _known(self, name: str, ids: Any) -> np.ndarray:
         require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")

@@ -10,18 +10,17 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from lstm_jax.config import RunConfig
+from lstm_jax.config import TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import functional
 from lstm_jax.runtime import machine, processes, sharding
-from lstm_jax.tasks.running import check_request
 from lstm_jax.training.optimizers import make_optimizer
 
 SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def require_memory(
-    config: RunConfig,
+    train: TrainConfig,
     make: Callable[[], nnx.Module],
     objective: Callable[[Callable], Callable],
     batch: Any,
@@ -32,9 +31,8 @@ def require_memory(
     carry: Callable[[Any], Any] = lambda model: (),
 ) -> None:
     """Check that a training run fits into the free memory."""
-    check_request(config, mesh)
-    optimizer = make_optimizer(replace(config.train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
-    size = jax.tree.leaves(batch)[0].shape[0] // config.train.microbatches
+    optimizer = make_optimizer(replace(train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
+    size = jax.tree.leaves(batch)[0].shape[0] // train.microbatches
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), batch)
 
     def trace(batch, key):
@@ -52,7 +50,7 @@ def require_memory(
     params, moments = (_bytes(tree, 1 if cpu else mesh.size) for tree in (params, moments))
     sharing = len(mesh.local_devices) if cpu else 1  # devices whose arrays lie in the memory that is checked
     residuals = _bytes(residuals) * sharing // mesh.size
-    gradients = 1 if config.train.microbatches == 1 else 2  # the sum, and that of a microbatch
+    gradients = 1 if train.microbatches == 1 else 2  # the sum, and that of a microbatch
     copies = (2 + gradients) * params  # and the initial and the trained parameters
     placed = 0 if processes.several() else mesh.size if cpu else 1  # copies on devices: several processes place a few batches at a time
     data = data_bytes * (placed + cpu)  # CPU devices lie in the memory of the host, which has a copy

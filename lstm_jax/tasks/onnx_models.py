@@ -28,26 +28,22 @@ def to_onnx(trained: base.Trained) -> Any:
     Raises:
         InputError: if the run is of another task, if ONNX cannot express its model, or if the package onnx is not installed.
     """
-    config = trained.config
-    check_exportable(config.task, config.model)
-    text = f"{config.task} model, {MARK}"
+    task, data, model = trained.config.task, trained.config.data, trained.config.model
+    check_exportable(task, model)
+    options = {"cell": model.cell, "description": f"{task} model, {MARK}"}
     if isinstance(trained, sentiment.Trained):
-        data, model = trained.config.data, trained.config.model
         settings = {"padding": data.padding, "truncating": data.truncating, "maxlen": data.packed or data.maxlen}
         return convert.sentiment_to_onnx(
             trained.params,
-            cell=model.cell,
+            **options,
             merge=model.merge,
             pooling=model.pooling,
             skip_padding=model.mask_zero or data.packed > 0,  # a packed review has no padding
-            description=text,
-            metadata=_metadata(config.task, settings, trained.vocabulary.to_json()),
+            metadata=_metadata(task, settings, trained.vocabulary.to_json()),
         )
     assert isinstance(trained, generation.Trained)
-    data, model = trained.config.data, trained.config.model
     settings = {"mode": generation.reading_mode(trained.config), "length": data.length, "clean": data.clean}
-    metadata = _metadata(config.task, settings, trained.characters.to_json())
-    return convert.generation_to_onnx(trained.params, cell=model.cell, description=text, metadata=metadata)
+    return convert.generation_to_onnx(trained.params, **options, metadata=_metadata(task, settings, trained.characters.to_json()))
 
 
 def check_exportable(task: str, model: RecurrentConfig) -> None:
@@ -91,7 +87,10 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[st
         InputError: if `to_onnx` raises an error, or if the file cannot be written or may not be replaced.
     """
     model = to_onnx(trained)
-    content = _serialized(model)
+    try:
+        content = model.SerializeToString(deterministic=True)
+    except ValueError as error:  # protobuf refuses files of 2 GiB and more
+        raise InputError("ONNX model", error, "give a smaller model") from error
     write_atomically(path, content, force)
     return {
         "file": str(path),
@@ -101,13 +100,6 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[st
         "inputs": {value.name: _described(value.type.tensor_type) for value in model.graph.input},
         "outputs": {value.name: _described(value.type.tensor_type) for value in model.graph.output},
     }
-
-
-def _serialized(model: Any) -> bytes:
-    try:
-        return model.SerializeToString(deterministic=True)
-    except ValueError as error:  # protobuf refuses files of 2 GiB and more
-        raise InputError("ONNX model", error, "give a smaller model") from error
 
 
 def _described(value: Any) -> str:

@@ -23,8 +23,8 @@ from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import WordLanguageModel, functional, replaced
 from lstm_jax.runtime import sharding
+from lstm_jax.tasks.base import initial_rngs
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import initial_rngs
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import FitResult, fit
@@ -67,18 +67,17 @@ def pretrain(
         held_out: int word ids of a text on which the loss is computed after each epoch. If it is None or has fewer than two words, no loss
             is computed.
         mesh: devices that a batch is sharded over.
-        checkpoints: folder of the checkpoints; see `fit`. If None, no checkpoints are saved.
-        resume: whether to continue from the newest checkpoint, if there is one.
-        callbacks: functions that are called after each epoch.
-        console: console that shows a progress bar. If None, nothing is shown.
+        checkpoints: see `fit`.
+        resume: see `fit`.
+        callbacks: see `fit`.
+        console: see `fit`.
 
     Returns:
         The result of `fit`. The parameters of the embedding and of the recurrent layer have the same names as in a classifier.
 
     Raises:
         InputError: if the text has fewer than two words.
-        Interrupted: if SIGINT or SIGTERM arrives during the training. A signal during the last training step, or between this step and the
-            end of the training, also raises this error. If `checkpoints` is given, the state has been saved before this error is raised.
+        Interrupted: if SIGINT or SIGTERM arrives, also during the last training step. The state has been saved if `checkpoints` is given.
     """
     require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
     windows, counts = cut_windows(text), np.bincount(text, minlength=vocabulary)
@@ -103,20 +102,10 @@ def pretrain(
 
 
 def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mesh) -> None:
-    """Check that the training of the language model fits into the free memory.
-
-    Args:
-        config: config of the sentiment run.
-        vocabulary: vocabulary size V.
-        words: number of words of the text.
-        mesh: devices that a batch is sharded over.
-
-    Raises:
-        InputError: if the training does not fit.
-    """
+    """Raise an `InputError` unless the training of the language model on a text of `words` words fits into the free memory."""
     counts = np.ones(vocabulary, np.int64)
     require_memory(
-        replace(config, train=train_config(config, mesh, 1)),
+        train_config(config, mesh, 1),
         lambda: make_language_model(config, vocabulary),
         lambda rebuild: make_objective(rebuild, counts),
         (jax.ShapeDtypeStruct((_batch_size(mesh), LENGTH + 1), np.int32),),
@@ -138,13 +127,7 @@ def _batch_size(mesh: Mesh) -> int:
 
 
 def train_config(config: SentimentConfig, mesh: Mesh, steps: int) -> TrainConfig:
-    """Return the training config of the language model, which uses Adam, a cosine schedule and the seed of the sentiment run.
-
-    Args:
-        config: config of the sentiment run.
-        mesh: devices that a batch is sharded over.
-        steps: total number of training steps in all epochs together.
-    """
+    """Return the config of a training of `steps` steps, which uses Adam, a cosine schedule and the seed of the sentiment run."""
     size, parts = _batch_size(mesh), config.train.microbatches
     return TrainConfig(
         epochs=config.pretraining.lm_epochs,
@@ -244,13 +227,6 @@ def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: n
 
 
 def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that a classifier takes over from a trained language model, as a dict from name to array.
-
-    The classifier takes over the parameters of the embedding and of the recurrent layer.
-
-    Args:
-        classifier: dict with the parameters of the classifier, of which only the names are used.
-        language_model: dict with the parameters of the language model.
-    """
+    """Return the parameters of the language model that a classifier takes over: those of the embedding and of the recurrent layer."""
     shared = (name for name in classifier if name.startswith(("embedding/", "recurrent/")))
     return {name: language_model[name] for name in shared}

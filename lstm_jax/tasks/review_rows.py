@@ -1,17 +1,25 @@
-"""Reviews of a sentiment run: functions that load them, split them, and pad them or pack them in rows for the model."""
+"""Reviews of a sentiment run: functions that load them, split them, and pad them or pack them in rows for the model.
+
+N is the number of reviews. A row of packed reviews has L word ids and contains at most M reviews; R is the number of such rows.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
+from lstm_jax.packing import PackedPlaces, pack
 from lstm_jax.recurrence import as_array, clipped_int32
-from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews
-from lstm_jax.training.examples import Examples, shuffled
+from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled
+
+NONE = -1
+"""Label in place of a missing review, in a row that has fewer than M reviews."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,18 @@ class Rows:
     labels: np.ndarray
 
     @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Tuple (ids, labels) that holds the training examples."""
+        return self.ids, self.labels
+
+    @property
     def count(self) -> int:
         """Number of reviews N."""
         return len(self.labels)
+
+    def review(self, number: int) -> np.ndarray:
+        """Return the ids (T,) of the review with the index `number`, padding included."""
+        return np.asarray(self.ids[number] if isinstance(self.ids, np.ndarray) else self.ids.take(np.asarray([number]))[0], np.int32)
 
     @property
     def targets(self) -> np.ndarray:
@@ -38,8 +55,82 @@ class Rows:
     def examples(self) -> Examples:
         """Return the reviews as training examples. Each epoch reads them in random order."""
         if isinstance(self.ids, np.ndarray):
-            return Examples.of_rows((self.ids, self.labels))
-        return Examples((self.ids, self.labels), self.count, stream=True, plans=shuffled)
+            return Examples.of_rows(self.arrays)
+        return Examples(self.arrays, self.count, stream=True, plans=shuffled)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """N reviews of one split, packed in R rows of L word ids, with their labels. A row contains at most M reviews."""
+
+    ids: np.ndarray
+    """int32 (R, L): word ids, 0 where there is no review."""
+    labels: np.ndarray
+    """int32 (R, M): labels of the reviews of each row. If a row has fewer than M reviews, its last entries are `NONE`."""
+    places: PackedPlaces
+    """Positions of the reviews in the rows, as NumPy arrays."""
+    numbers: np.ndarray
+    """int32 (N, 2): index of the row of each review, and index of the review among the reviews of the row.
+
+    The reviews are in the order in which they were given to `pack_reviews`.
+    """
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Tuple (ids, labels, places) that holds the training examples."""
+        return self.ids, self.labels, self.places
+
+    @property
+    def count(self) -> int:
+        """Number of reviews N."""
+        return len(self.numbers)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Labels (N,) of the N reviews, in the order in which they were given to `pack_reviews`."""
+        return self.by_review(self.labels)
+
+    @property
+    def padding(self) -> float:
+        """Share of padding: the number of steps that belong to no review, divided by the number of all steps."""
+        return float((self.places.segment_ids == 0).mean())
+
+    def by_review(self, values: np.ndarray) -> np.ndarray:
+        """Return the values of the N reviews as an array (N,), in the order in which the reviews were given to `pack_reviews`."""
+        return values[self.numbers[:, 0], self.numbers[:, 1]]
+
+    def review(self, number: int) -> np.ndarray:
+        """Return the T word ids of one review. `number` is its index in the order in which the reviews were given to `pack_reviews`."""
+        row, column = self.numbers[number]
+        return self.ids[row, self.places.first[row, column] : self.places.last[row, column] + 1]
+
+    def examples(self) -> Examples:
+        """Return the rows of packed reviews as training examples, which each epoch reads in random order."""
+        counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
+
+        def order(key: jax.Array, count: int, batch_size: int) -> Order:
+            rows, weight = epoch_order(key, count, batch_size)[:2]
+            reviews = jnp.where(weight > 0, counts[rows], 0).sum(1)
+            return Order(rows, jnp.where(weight > 0, 1 / reviews[:, None], 0), reviews)
+
+        return Examples(self.arrays, len(self.ids), order=order)
+
+
+def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
+    """Pack the reviews of a split in rows, and return the rows. Reviews that are longer than a row are cut."""
+    kept = slice(-length, None) if truncating == "pre" else slice(length)
+    packed = pack([split.row(n)[kept] for n in range(len(split))], length)
+    row, start, steps = packed.where.T
+    column = packed.segment_ids[row, start] - 1
+    shape = len(packed.x), int(column.max()) + 1
+    first, last, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.full(shape, NONE, np.int32)
+    first[row, column], last[row, column], labels[row, column] = start, start + steps - 1, split.labels
+    return PackedRows(packed.x, labels, PackedPlaces(packed.segment_ids, first, last), np.stack([row, column], axis=1))
+
+
+def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M)."""
+    return (labels != NONE).astype(weight.dtype) * weight[:, None]
 
 
 Split = Rows | PackedRows
@@ -54,10 +145,7 @@ class Splits:
     test: Split | None
 
     def held_out(self) -> dict[str, Split]:
-        """Return the reviews of the validation split and of the test split, as a dict with the keys "validation" and "test".
-
-        A split that the run does not have is left out of the dict.
-        """
+        """Return the splits "validation" and "test" that the run has, as a dict."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
 
@@ -97,10 +185,9 @@ def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
 
 
 def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, Any]:
-    """Cut a validation split from the training reviews, and return a pair: the training split, and the validation split.
+    """Cut a validation split from the training reviews, and return the training split and the validation split.
 
-    The two splits share no movie and no text. Their reviews are neither padded nor packed. If the config sets the size of the validation
-    split to 0, there is no validation split, and None takes its place.
+    The two splits share no movie and no text. The validation split is None if the config sets its size to 0.
     """
     train = encoded.train
     if not config.data.validation:
@@ -110,11 +197,7 @@ def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, 
 
 
 def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
-    """Return the splits of a run, with all reviews padded or truncated to the same length, or packed in rows if the config says so.
-
-    The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
-    config sets the size of the validation split to 0, there is no validation split.
-    """
+    """Return the splits of a run (see `split_reviews`), with all reviews padded or packed as the config says (see `rows_of`)."""
     train, held_out = split_reviews(encoded, config)
     validation, test = (rows_of(part, config) if part else None for part in (held_out, encoded.test))
     return Splits(rows_of(train, config, mapped=True), validation, test)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,25 @@ from rich.console import Console
 from lstm_jax import data
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
+from lstm_jax.inspection import embedding_space
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.runtime import processes
 from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation, with_gradient
-from lstm_jax.tasks.packed_reviews import PackedRows, weight_of_reviews
-from lstm_jax.tasks.review_rows import Rows, Split, Splits, load_reviews, padded_ids, padded_rows, rows_of, split_reviews
-from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
-from lstm_jax.tasks.word_space import WordSpace, write_words
+from lstm_jax.tasks.base import Run, initial_rngs, write_result
+from lstm_jax.tasks.review_rows import (
+    PackedRows,
+    Rows,
+    Split,
+    Splits,
+    load_reviews,
+    padded_ids,
+    padded_rows,
+    rows_of,
+    split_reviews,
+    weight_of_reviews,
+)
 from lstm_jax.training.callbacks import metrics_file, print_row
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult
@@ -37,12 +48,14 @@ from lstm_jax.training.step import Objective, row_sparse
 DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
 """Note that is printed before training if each step updates the whole embedding."""
 
+COMMON = 50
+"""Least number of training reviews that must contain a word on the map. In a small data set, the limit is lower (`WordSpace.common`)."""
+
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If the config packs several reviews into each row of a batch, the model is trained on reviews without padding. It may still be given
-    padded reviews later. `mask_zero` is therefore set to true, so that the model skips their padding (id 0).
+    A model of packed reviews skips padding (`mask_zero`), because it is trained without padding, but may be given padded reviews later.
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))
@@ -51,11 +64,10 @@ def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     """Return the training objective: the mean binary cross-entropy of the reviews, in nats.
 
-    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to this mean.
+    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to this mean. The metrics are the loss and the
+    accuracy of the reviews without perturbation.
 
-    The result is a `training.step.Objective`. A batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word ids
-    each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. The metrics are the loss and the accuracy of the reviews
-    without perturbation.
+    A batch is a pair (ids, labels) with the shapes (B, T) and (B,), or a triple (ids, labels, places) of packed reviews; see `PackedRows`.
 
     Args:
         rebuild: function from parameters to the model.
@@ -102,9 +114,7 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
     Args:
         rebuild: function from parameters to the model.
         mesh: devices that the reviews are sharded over.
-        fold: whether to multiply the vectors of all words of the vocabulary by the kernels of the first layer once, and then to look up the
-            products for the words of the reviews; see `SentimentClassifier.fold`. If None, this is done if there are more reviews than
-            words in the vocabulary.
+        fold: whether to fold the model; see `SentimentClassifier.fold`. If None, only for more reviews than the vocabulary has words.
     """
 
     def prepare(params, count: int):
@@ -117,12 +127,7 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
 
 
 def make_packed_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, PackedRows], np.ndarray]:
-    """Return a function logits(params, rows) that returns the logits (N,) of the N reviews in a `PackedRows`, computed without dropout.
-
-    Args:
-        rebuild: function from parameters to the model.
-        mesh: devices that the rows are sharded over.
-    """
+    """Return a function logits(params, rows) that returns the logits (N,) of the N reviews in a `PackedRows`; see `make_logits`."""
     predict = make_predict(lambda model, batch: model(batch[0], packed=batch[1], deterministic=True), mesh, 32, lambda p, _: rebuild(p))
     return lambda params, rows: rows.by_review(predict(params, (rows.ids, rows.places)))
 
@@ -169,7 +174,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
 
     def batch(self) -> Any:
         size, length = self.config.train.batch_size, self.config.data.maxlen
-        if self.config.data.packed and isinstance(self.splits.train, PackedRows):
+        if self.config.data.packed:
             return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.splits.train.arrays)
         return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
 
@@ -224,8 +229,6 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
             return {}
         console.print(f"language model, {epochs} epochs", highlight=False)
         train, held_out = split_reviews(self.data, self.config)
-        assert isinstance(train, data.EncodedSplit)  # the config refuses streams
-        assert not isinstance(held_out, data.ShardedSplit)
         trained = pretraining.pretrain(
             self.config,
             self.data.vocabulary.size,
@@ -259,11 +262,9 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         return metrics
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the best epoch, the training time and the final metrics to result.json, and draw the figures if `figures` is true.
+        """Write the metrics of the test split, or else of the validation split if there is one, and draw the figures.
 
-        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither split, no metrics
-        are written. If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are
-        removed.
+        If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are removed.
         """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
@@ -282,27 +283,104 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
             draw_figures(folder, result, scored, shown)
 
 
-def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
-    """Draw the learning curves, confusion matrix, reliability curve and embedding map of a run, each as .png and .svg.
+def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
+    """Write word statistics of the training reviews to an .npz file, as two arrays `share` and `count`."""
+    size = reviews.vocabulary.size
+    counts = [embedding_space.word_counts(block.values, block.offsets, block.labels, size) for block in reviews.train.blocks()]
+    positive, count = (np.sum(parts, axis=0) for parts in zip(*counts, strict=True))
+    with np.errstate(invalid="ignore"):
+        np.savez_compressed(file, share=positive / count, count=count)
 
-    The embedding map is not drawn if there are fewer than 3 common words (see `WordSpace.common`) or if the word vectors have only one
-    entry.
+
+@dataclass(frozen=True)
+class WordSpace:
+    """Word vectors that a trained sentiment model has learned. Row i of `table` (V, E) is the vector of the word with id i."""
+
+    run: RunFolder
+    vocabulary: data.Vocabulary
+    table: np.ndarray
+
+    @cached_property
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary."""
+        path = self.run.words
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                return file["share"], file["count"]
+        except Exception as error:  # NumPy raises many kinds of errors if the file has another format
+            raise InputError(f"words {path}", error, "remove the file, if there is one, and resume the run to write it anew") from error
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Dict from each word that has a vector to its id."""
+        return {word: number for word, number in self.vocabulary.index.items() if number < len(self.table)}
+
+    @cached_property
+    def common(self) -> np.ndarray:
+        """Ids of the common words, which are the words that occur in many training reviews."""
+        _, count = self.statistics
+        common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
+        return common[common >= embedding_space.RESERVED_IDS]
+
+    def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
+        """Draw a map of common words (see `common`)."""
+        from lstm_jax.inspection import figures
+
+        require(words >= 2, "words on a map", words, "give 2 or more")
+        (share, count), common = self.statistics, self.common
+        require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
+        one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
+        drawn = one_sided[np.argsort(-count[one_sided], kind="stable")]  # the most frequent word first
+        plane = embedding_space.project(self.table[drawn])
+        names = [self.vocabulary.word(int(i)) for i in drawn]
+        figures.embedding_map(plane, names, share[drawn], path, "Learned embedding, first two principal axes", force)
+
+    def neighbours(
+        self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
+    ) -> list[tuple[str, float]]:
+        """Return the words nearest to `word`, nearest first, as a list of pairs."""
+        own = embedding_space.lookup(self.index, word)
+        _, seen = self.statistics
+        # the reserved ids stay in front, because `embedding_space.neighbours` skips the first rows of the table
+        kept = seen[: embedding_space.RESERVED_IDS + len(self.index)] >= min_reviews
+        kept[: embedding_space.RESERVED_IDS] = kept[own] = True
+        ids = np.flatnonzero(kept)
+        found, scores = embedding_space.neighbours(self.table[ids], int(np.searchsorted(ids, own)), count, metric)
+        return [(self.vocabulary.word(int(ids[i])), float(score)) for i, score in zip(found, scores, strict=True)]
+
+    def export(self, out: Path, form: str) -> int:
+        """Write the vectors of all words to a file or a folder, and return the number of words."""
+        ids = range(embedding_space.RESERVED_IDS, min(len(self.table), embedding_space.RESERVED_IDS + len(self.vocabulary.words)))
+        words = [self.vocabulary.word(i) for i in ids]
+        part = slice(embedding_space.RESERVED_IDS, embedding_space.RESERVED_IDS + len(words))
+        if form == "word2vec":
+            embedding_space.export_word2vec(out, words, self.table[part])
+        else:
+            share, count = self.statistics
+            columns = {"reviews": count[part], "positive_share": share[part].round(4)}
+            embedding_space.export_projector(out, words, self.table[part], columns)
+        return len(words)
+
+
+def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
+    """Draw the figures of a run into its folder: learning curves, confusion matrix, reliability curve and embedding map.
+
+    The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.
 
     Args:
-        run: folder of the run, which will contain the figures.
-        result: result of the training, with the metrics of all epochs and the trained parameters.
-        scored: pair of the logits (N,) and the labels (N,) of N held-out reviews. If None, the confusion matrix and the reliability curve
-            are not drawn.
-        part: name of the split that the held-out reviews belong to. It is shown in the titles of the figures.
+        run: folder of the run.
+        result: result of the training.
+        scored: logits (N,) and labels (N,) of N held-out reviews, or None.
+        part: name of the split of these reviews.
     """
-    from lstm_jax.inspection import plots
+    from lstm_jax.inspection import figures
 
-    plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
+    figures.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
     if scored is not None:
         metrics = binary_metrics(*scored)
-        plots.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
+        figures.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
         curve = reliability(probabilities(scored[0]), scored[1])
-        plots.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
+        figures.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
     words = WordSpace(run, data.Vocabulary.load(run.vocabulary), np.asarray(result.params[EMBEDDING]))
     if words.table.shape[1] >= 2 and len(words.common) >= 3:
         words.draw(run.figures / "embedding_map.png")
@@ -320,12 +398,19 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return self.own
 
     @staticmethod
-    def _read_own(run: RunFolder) -> data.Vocabulary:
-        return data.Vocabulary.load(run.vocabulary)
+    def _open(run: RunFolder, config: SentimentConfig) -> tuple[data.Vocabulary, SentimentClassifier]:
+        vocabulary = data.Vocabulary.load(run.vocabulary)
+        return vocabulary, make_model(config, vocabulary.size)
 
-    @staticmethod
-    def _make_model(config: SentimentConfig, own: data.Vocabulary) -> SentimentClassifier:
-        return make_model(config, own.size)
+    def reviews(self) -> data.Reviews:
+        """Load the reviews that the run was trained on.
+
+        Raises:
+            InputError: if they have changed.
+        """
+        reviews = load_reviews(self.config)
+        self.check_own(reviews)
+        return reviews
 
     @cached_property
     def words(self) -> WordSpace:
@@ -334,7 +419,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
 
     @cached_property
     def _logits(self) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
-        return logits_of(self.rebuild, mesh_of(self.config))
+        return logits_of(self.rebuild, self.mesh)
 
     def logits(self, reviews: Split | np.ndarray) -> np.ndarray:
         """Return the logits (N,) of N reviews, which are given as `Rows`, as `PackedRows`, or as the word ids (N, T) of padded reviews.
@@ -379,9 +464,7 @@ def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str =
             - `reviews` is None, and the data of the run have changed.
     """
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
-    if reviews is None:
-        reviews = load_reviews(trained.config)
-        check_own_data(trained.run, reviews.fingerprint)
+    reviews = trained.reviews() if reviews is None else reviews
     remedy = "give what sentiment.load_reviews returns"
     require(isinstance(reviews, data.EncodedReviews | data.ShardedReviews), "reviews", type(reviews).__name__, remedy)
     same = reviews.vocabulary == trained.vocabulary

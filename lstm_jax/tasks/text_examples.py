@@ -17,16 +17,13 @@ import numpy as np
 import optax
 
 from lstm_jax import data
+from lstm_jax.bounds import MOST
 from lstm_jax.errors import require
 from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled, streams
 from lstm_jax.training.step import Objective
 
 Rebuild = Callable[..., Any]
 """Function from parameters to a `CharGenerator` with these parameters."""
-
-
-MOST = 2**31 - 1
-"""Largest number of characters of a text in memory, since a training step computes their positions in int32."""
 
 
 def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
@@ -73,7 +70,7 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
 
 def _is_streamed(text: np.ndarray | data.ShardedText) -> bool:
     """Return whether a text is a `ShardedText`, whose shards are read during the training."""
-    streamed = isinstance(text, data.ShardedText)
+    streamed = isinstance(text, data.ShardedText)  # else a training step computes positions in int32
     remedy = f"at most {MOST} fit in memory: write shards with lstm-jax data shard, and read them with --input stream"
     require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)
     return streamed

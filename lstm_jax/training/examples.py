@@ -23,7 +23,7 @@ class Order(NamedTuple):
     """float32 (steps, B): weight of each example in its batch. Examples that only fill up the last batch have weight 0.
 
     The weights of a batch sum to 1, unless the examples are rows of packed reviews. The weight of such a row is the weight of each single
-    review in it, not the sum over its reviews; see `tasks.packed_reviews`.
+    review in it, not the sum over its reviews; see `tasks.review_rows`.
     """
     examples: jax.Array | np.ndarray
     """float32 (steps,): number of examples in each batch, without those that only fill up the batch. If examples are rows of packed

@@ -16,7 +16,7 @@ from made_texts import SENTENCES
 from lstm_jax import cli
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import MARK, check_output, write_atomically
-from lstm_jax.inspection import figures, plots, text_map
+from lstm_jax.inspection import figures, text_map
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -117,7 +117,7 @@ def test_pages_and_figures_may_replace_themselves(tmp_path):
     page, png = tmp_path / "page.html", tmp_path / "map.png"
     for _ in range(2):
         text_map.surprise_page("abc", np.ones(2), page, "a", force=False)
-        plots.learning_curves([{"epoch": 1, "train_loss": 1.0}], png, "a")
+        figures.learning_curves([{"epoch": 1, "train_loss": 1.0}], png, "a")
         for path in (page, *figures.figure_paths(png)):
             check_output(path)
     assert page.read_text().startswith("<!doctype html>")

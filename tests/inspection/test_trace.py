@@ -78,8 +78,7 @@ def test_states_are_those_of_the_layer(cell: str) -> None:
 def test_a_model_of_ones_own() -> None:
     """The trace of a user's own model has the path of each layer and direction, and leaves the model unchanged.
 
-    A row of the batch may hold several sequences, called segments. The traced states of a segment equal those of a trace that reads only
-    this segment. The model reads ids, and has dropout, which is off.
+    The model reads ids with several segments in a row, has dropout, which is off, and ends with a step of a layer.
     """
 
     class Tagger(nnx.Module):
@@ -87,39 +86,26 @@ def test_a_model_of_ones_own() -> None:
             self.embedding = lstm_jax.Embedding(10, E, rngs=rngs)
             self.both = lstm_jax.Bidirectional(E, H, return_sequences=True, dropout=0.5, rngs=rngs)
             self.top = lstm_jax.GRU(2 * H, 3, return_sequences=True, rngs=rngs)
+            self.last = lstm_jax.LSTM(3, 2, rngs=rngs)
 
         def __call__(self, ids, segment_ids):
-            return self.top(self.both(self.embedding(ids), segment_ids=segment_ids), segment_ids=segment_ids)
+            y = self.top(self.both(self.embedding(ids), segment_ids=segment_ids), segment_ids=segment_ids)
+            return y, self.last.step(y[:, -1], self.last.initial_state(len(y)))[0]
 
     model = Tagger(nnx.Rngs(0, dropout=1))
     model.eval()
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 10, (2, T)))
     segments = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
     kinds = {path: type(node) for path, node in nnx.iter_graph(model)}
-    outputs, layers = trace(model, ids, segments)
-    np.testing.assert_array_equal(outputs, model(ids, segments))
+    (outputs, last), layers = trace(model, ids, segments)
+    np.testing.assert_array_equal(outputs, model(ids, segments)[0])
     assert {path: type(node) for path, node in nnx.iter_graph(model)} == kinds
-    assert [(layer.cell, layer.backwards) for layer in layers] == [("lstm", False), ("lstm", True), ("gru", False)]
-    assert len({layer.layer for layer in layers}) == 3
-    assert all(layer.layer.startswith(start) for layer, start in zip(layers, ("both/", "both/", "top"), strict=True))
+    assert [(layer.cell, layer.backwards) for layer in layers] == [("lstm", False), ("lstm", True), ("gru", False), ("lstm", False)]
+    assert [layer.layer.split("/")[0] for layer in layers] == ["both", "both", "top", "last"]
+    assert layers[0].layer != layers[1].layer
     np.testing.assert_allclose(layers[2].state["h"][1], outputs[1], rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(layers[3].state["h"][:, 0], last, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(layers[1].state["h"][0, 2:5], trace(model, ids[:1, 2:5], segments[:1, 2:5])[1][1].state["h"][0], atol=1e-6)
-
-
-def test_steps_have_the_paths_of_their_layers() -> None:
-    """If a decoder calls the method `step` of its layers, its trace has the path of each layer and the state after the call."""
-
-    class Decoder(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs):
-            self.low, self.high = lstm_jax.LSTM(E, E, rngs=rngs), lstm_jax.GRU(E, H, rngs=rngs)
-
-        def __call__(self, x):
-            y, _ = self.low.step(x, self.low.initial_state(B))
-            return self.high.step(y, self.high.initial_state(B))[0]
-
-    outputs, layers = trace(Decoder(nnx.Rngs(0)), inputs()[:, 0])
-    assert [(layer.layer, layer.cell) for layer in layers] == [("low", "lstm"), ("high", "gru")]
-    np.testing.assert_allclose(layers[1].state["h"][:, 0], outputs, rtol=2e-5, atol=2e-6)
 
 
 def test_dropout_masks_are_those_of_the_call() -> None:
@@ -127,23 +113,10 @@ def test_dropout_masks_are_those_of_the_call() -> None:
     outputs, (found,) = trace(layer, inputs(), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(outputs, layer(inputs(), rngs=jax.random.key(5)))
-
-
-def test_ids_under_dropout_masks() -> None:
-    """If the inputs are ids and dropout is on, the traced states equal the outputs of the layer.
-
-    An id stands for a one-hot vector. A negative id counts from the last feature.
-    """
-    layer = lstm_jax.LSTM(E, H, return_sequences=True, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
-    outputs, (found,) = trace(layer, jnp.array([[0, 3, -1, -4, 2, 1]]), rngs=jax.random.key(5))
+    ids = lstm_jax.LSTM(E, H, return_sequences=True, dropout=0.3, activation="relu", rngs=nnx.Rngs(0, dropout=1))
+    outputs, (found,) = trace(ids, jnp.array([[0, 3, -1, -4, 2, 1]]), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
-
-
-def test_other_activations_have_no_gates() -> None:
-    layer = lstm_jax.LSTM(E, H, activation="relu", rngs=nnx.Rngs(0))
-    outputs, (found,) = trace(layer, inputs())
-    assert found.gates == {}
-    np.testing.assert_allclose(found.state["h"][:, -1], outputs, rtol=2e-5, atol=2e-6)
+    assert found.gates == {}  # known for the default activations only
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -17,7 +17,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.adversarial import perturbation
-from lstm_jax.tasks.packed_reviews import pack_reviews
+from lstm_jax.tasks.review_rows import pack_reviews
 from lstm_jax.training.lookups import find_lookups
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -28,18 +28,14 @@ LENGTHS = np.asarray([5, 3, 8, 1, 2, 4])
 REVIEWS = [RNG.integers(1, V, length).astype(np.int32) for length in LENGTHS]
 LABELS = np.asarray([0, 1, 1, 0, 1, 0], np.int32)
 SPLIT = EncodedSplit(np.concatenate(REVIEWS), np.concatenate([[0], LENGTHS.cumsum()]), LABELS, np.zeros(len(LENGTHS), np.int32))
-
-
-def padded() -> np.ndarray:
-    return SPLIT.padded(8, "post")
+IDS, WEIGHT = SPLIT.padded(8, "post"), np.full(len(LABELS), 1 / len(LABELS), np.float32)
 
 
 def test_perturbation_of_padded_reviews_by_hand() -> None:
     """The perturbation equals its formula, computed in NumPy. It is zero for padding and for a review whose gradient is zero."""
-    ids = padded()
-    vectors, gradient = (RNG.normal(size=(*ids.T.shape, E)).astype(np.float32) for _ in range(2))
+    vectors, gradient = (RNG.normal(size=(*IDS.T.shape, E)).astype(np.float32) for _ in range(2))
     gradient[:, 3] = 0
-    found = np.asarray(perturbation(jnp.asarray(vectors), jnp.asarray(gradient), jnp.asarray(ids), None, 0.7))
+    found = np.asarray(perturbation(jnp.asarray(vectors), jnp.asarray(gradient), jnp.asarray(IDS), None, 0.7))
     for n, length in enumerate(LENGTHS):
         own, towards = vectors[:length, n].astype(np.float64), gradient[:length, n].astype(np.float64)
         want = 0.7 * np.sqrt((own**2).mean()) * towards / max(np.linalg.norm(towards), 1e-300)
@@ -57,12 +53,8 @@ def test_loss_and_its_gradient(packed: bool) -> None:
     config = SentimentModelConfig(embed=E, units=H, pooling="mean+max", dropout=0.0, recurrent_dropout=0.0)
     made = functional(SentimentClassifier(config, V, rngs=nnx.Rngs(0)))
     size, key = 0.5, jax.random.key(0)
-    if packed:
-        rows = pack_reviews(SPLIT, 9)
-        batch = jax.tree.map(jnp.asarray, rows.arrays)
-        weight = jnp.full(len(rows.ids), 1 / len(LABELS))
-    else:
-        batch, weight = (jnp.asarray(padded()), jnp.asarray(LABELS)), jnp.full(len(LABELS), 1 / len(LABELS))
+    batch = jax.tree.map(jnp.asarray, pack_reviews(SPLIT, 9).arrays if packed else (IDS, LABELS))
+    weight = jnp.asarray(WEIGHT[: len(batch[0])])
     objective = sentiment.objective(made.rebuild, size)
     (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(made.params, batch, weight, key)
 
@@ -70,28 +62,19 @@ def test_loss_and_its_gradient(packed: bool) -> None:
         logit = made.rebuild(params)(ids[None], vectors=vectors, deterministic=True)[0]
         return jnp.logaddexp(0.0, -logit if label else logit)
 
-    def changes(params):
-        found = []
+    def want(params):
+        losses = []
         for ids, label in zip(REVIEWS, LABELS, strict=True):
             vectors = params[EMBEDDING][ids][:, None]
             towards = jax.grad(of_vectors, 3)(params, jnp.asarray(ids), label, vectors)
-            found.append(size * jnp.sqrt((vectors**2).mean()) * towards / jnp.linalg.norm(towards))
-        return found
+            change = jax.lax.stop_gradient(size * jnp.sqrt((vectors**2).mean()) * towards / jnp.linalg.norm(towards))
+            losses.append(jnp.stack([of_vectors(params, jnp.asarray(ids), label, vectors + by) for by in (0 * change, change)]))
+        return jnp.stack(losses).sum() / len(LABELS), jnp.stack(losses)
 
-    moved = changes(made.params)
-
-    def want(params):
-        losses = []
-        for ids, label, change in zip(REVIEWS, LABELS, moved, strict=True):
-            vectors = params[EMBEDDING][ids][:, None]
-            losses.append([of_vectors(params, jnp.asarray(ids), label, vectors + by) for by in (0 * change, change)])
-        return jnp.asarray([jnp.stack(pair) for pair in losses]).sum() / len(LABELS), losses
-
-    value, losses = want(made.params)
+    (value, losses), expected = jax.value_and_grad(want, has_aux=True)(made.params)
     assert float(loss) == pytest.approx(float(value), rel=1e-6)
-    assert float(metrics["loss"]) == pytest.approx(float(np.mean([plain for plain, _ in losses])), rel=1e-6)
-    assert all(changed > plain for plain, changed in losses)
-    expected = jax.grad(lambda params: want(params)[0])(made.params)
+    assert float(metrics["loss"]) == pytest.approx(float(losses[:, 0].mean()), rel=1e-6)
+    assert (losses[:, 1] > losses[:, 0]).all()
     for name, array in gradient.items():
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # terms of about 0.1 cancel, hence `atol`
     plain = jax.grad(sentiment.objective(made.rebuild), has_aux=True)(made.params, batch, weight, key)[0]
@@ -107,8 +90,8 @@ def test_dropout_rows_and_devices(devices: int) -> None:
     """
     rates = {"dropout": 0.3, "recurrent_dropout": 0.2, "head_dropout": 0.4, "word_dropout": 0.2}
     made = functional(SentimentClassifier(SentimentModelConfig(embed=E, units=H, pooling="max", **rates), V, rngs=nnx.Rngs(0)))
-    ids, labels, key = jnp.asarray(padded()), jnp.asarray(LABELS), jax.random.key(5)
-    batch, weight = (ids, labels), jnp.full(len(LABELS), 1 / len(LABELS))
+    ids, labels, weight, key = jnp.asarray(IDS), jnp.asarray(LABELS), jnp.asarray(WEIGHT), jax.random.key(5)
+    batch = ids, labels
     objective = sentiment.objective(made.rebuild, 0.5)
 
     def whole(params):

@@ -10,7 +10,6 @@ import pytest
 
 from lstm_jax import InputError
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
-from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.data import Series
 from lstm_jax.tasks import forecast, generation
 from lstm_jax.training.run_folder import RunFolder
@@ -59,30 +58,24 @@ def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series: Series) -> None:
-    """If a finished run is resumed with more epochs and then interrupted, it has no result.json, like every unfinished run."""
+def test_a_run_that_is_stopped_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run can be resumed if it is killed after the new config is written, but before the manifest is, or interrupted later.
 
-    def stop(record) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False, callbacks=[stop])
-    assert not (run / "result.json").exists()
-    assert forecast.load(run).config.train.epochs == 3
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run can still be resumed if it is killed after the config with more epochs is written, but before the manifest is."""
+    Like every unfinished run, it has no result.json.
+    """
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    options = {"data": series, "resume": True, "figures": False}
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "seal", stop)
         with pytest.raises(KeyboardInterrupt):
-            forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
-    forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
+            forecast.train(trained_for(CONFIG, 3), run, **options)
+    with pytest.raises(KeyboardInterrupt):
+        forecast.train(trained_for(CONFIG, 3), run, **options, callbacks=[stop])
+    assert not (run / "result.json").exists()
+    forecast.train(trained_for(CONFIG, 3), run, **options)
     assert [row["epoch"] for row in rows_of(run)] == [1, 2, 3]
     assert forecast.load(run).notes == ()
 
@@ -108,9 +101,7 @@ def test_another_config_is_refused_with_what_differs(run: Path, series: Series, 
 
 def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Path) -> None:
     forecast.train(trained_for(CONFIG, 1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
-    with pytest.raises(
-        InputError, match=r"give its config to resume it: epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"
-    ):
+    with pytest.raises(InputError, match=r"epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"):
         forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
 
 
@@ -149,9 +140,3 @@ def test_a_patience_without_held_out_text(tmp_path: Path) -> None:
     generation.train(plain, tmp_path / "run", figures=False)
     written_by_an_older_version(tmp_path / "run", "train", patience=3)
     assert len(generation.train(idle, tmp_path / "run", resume=True, figures=False).rows) == 2
-
-
-def test_a_field_that_is_left_out_has_its_default() -> None:
-    assert config_changes({"task": "forecast", "train": {"epochs": 3}}, {"task": "forecast"}) == {}
-    changes = config_changes({"task": "forecast"}, {"task": "generation", "model": {"units": 32}})
-    assert shown_changes(changes) == "task: 'forecast' in the run, 'generation' given"

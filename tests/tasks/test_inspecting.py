@@ -2,10 +2,9 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,12 +18,11 @@ from scipy.special import expit
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SentimentConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.window import page
-from lstm_jax.tasks import corpora, forecast, forecast_windows, generation, sentiment
+from lstm_jax.tasks import forecast, generation, sentiment
 from lstm_jax.tasks.inspecting import Request, make_window
-from lstm_jax.tasks.inspecting import reviews as inspected_reviews
 from lstm_jax.tasks.inspecting.common import kept_epochs
-from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork, _replaced
-from lstm_jax.training import checkpoint
+from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
+from lstm_jax.tasks.inspecting.reviews import ReviewNetwork
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 TEXT = "what a good film and a bad end"
@@ -58,11 +56,6 @@ def test_each_epoch_is_kept(run) -> None:
     assert any((epochs.params[0][name] != epochs.params[1][name]).any() for name in run.params)
     two = kept_epochs(run, 2)
     assert (two.numbers, two.shown) == ((1, 3), 1)
-    folder = run.run.checkpoints / "epochs"
-    first = checkpoint.restore(folder, run.params, step=checkpoint.steps(folder)[0])
-    assert len(first.extra["rows"]) == 1
-    with pytest.raises(InputError, match="none is there"):
-        checkpoint.restore(folder, run.params, step=10**6)
 
 
 def test_a_review(run) -> None:
@@ -93,44 +86,57 @@ def test_a_review(run) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_texts_in_other_forms(run) -> None:
-    wanted = run.probabilities(["good", "bad"])
-    assert run.probabilities(np.array(["good", "bad"])).tolist() == wanted.tolist()
-    assert run.probabilities(text for text in (b"good", "bad")).tolist() == wanted.tolist()
+    wanted = run.probabilities(["good", "bad"]).tolist()
+    for texts in (np.array(["good", "bad"]), (text for text in (b"good", "bad"))):
+        assert run.probabilities(texts).tolist() == wanted
     assert run.probabilities(np.array([], str)).tolist() == []
-    with pytest.raises(InputError, match=r"^text: 3; give str or bytes$"):
-        run.probabilities(["good", 3])
-    for wrong in (None, TEXT):
-        with pytest.raises(InputError, match=r"; give a list of texts$"):
-            run.probabilities(wrong)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_ids_of_reviews(run) -> None:
-    """`Trained.logits` accepts arrays and lists of integer ids (B, T). An id outside the vocabulary, another shape or dtype is refused."""
     ids = np.array([[1, 5], [1, 7]])
     assert run.logits(ids[:1].tolist()).tolist() == run.logits(ids[:1].astype(np.uint8)).tolist() == run.logits(ids)[:1].tolist()
-    for wrong in (ids - 2, ids + 2**32, ids[0], ids[:, :0], ids.astype(float), None):
-        with pytest.raises(InputError, match=r"^ids: "):
-            run.logits(wrong)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("name", "value"), [("split", "tset"), ("split", None), ("reviews", "aclImdb"), ("reviews", {"train": ()})])
-def test_what_cannot_be_evaluated(name: str, value: Any, run) -> None:
-    with pytest.raises(InputError, match=f"^{name}: "):
-        sentiment.evaluate(run, **{name: value})
+@pytest.mark.parametrize(
+    ("call", "subject"),
+    [
+        (lambda run: run.logits([[1, 2**32 + 5]]), "ids: "),
+        (lambda run: run.probabilities(["good", 3]), "text: 3; "),
+        (lambda run: run.probabilities(None), "texts: "),
+        (lambda run: run.probabilities(TEXT), "texts: "),
+        (lambda run: sentiment.evaluate(run, split="tset"), "split: "),
+        (lambda run: sentiment.evaluate(run, split=None), "split: "),
+        (lambda run: sentiment.evaluate(run, reviews={"train": ()}), "reviews: "),
+        (lambda run: make_window(run, Request(file=Path("empty.txt"))), "file: empty.txt"),
+        (lambda run: make_window(run, Request(file=Path("no.txt"))), ".*no.txt: "),
+        (lambda run: make_window(run, Request(unknown=" ")), "unknown: "),
+        (lambda run: Request(examples=0), "examples: 0"),
+        (lambda run: Request(chars=1), "chars: 1"),
+        (lambda run: Request(epochs=0), "epochs: 0"),
+    ],
+)
+def test_errors(call: Callable[[Any], object], subject: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n\n")
+    with pytest.raises(InputError, match=f"^{subject}"):
+        call(run)
+
+
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "bidirectional": ({"bidirectional": True}, {}),
+    "packed": ({"pooling": "mean+max"}, {"packed": 40}),
+    "max": ({"pooling": "max"}, {}),
+    "mask": ({"mask_zero": True}, {}),
+    "post": ({}, {"padding": "post"}),
+}
 
 
 @pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
+@pytest.mark.parametrize("change", OTHERS)
 def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:
-    models: dict[str, dict[str, Any]] = {"bidirectional": {"bidirectional": True}, "max": {"pooling": "max"}, "mask": {"mask_zero": True}}
-    models["packed"] = {"pooling": "mean+max"}
-    texts: dict[str, dict[str, Any]] = {"packed": {"packed": 40}, "post": {"padding": "post"}}
+    model, texts = OTHERS[change]
     config = dataclasses.replace(
         reviews,
-        data=dataclasses.replace(reviews.data, **texts.get(change, {})),
-        model=dataclasses.replace(reviews.model, **models.get(change, {})),
+        data=dataclasses.replace(reviews.data, **texts),
+        model=dataclasses.replace(reviews.model, **model),
         train=TrainConfig(epochs=1, batch_size=16),
     )
     sentiment.train(config, tmp_path / "run", figures=False)
@@ -161,7 +167,7 @@ def test_chosen_reviews(run) -> None:
     logits = run.logits(rows)
     number = int(window.examples[2].name.split("review ")[1].split(",")[0])
     assert abs(logits[number]) == np.abs(logits).min()
-    chosen = [review.name.split(": ") for review in inspected_reviews._chosen(run, len(logits))]  # pyright: ignore[reportPrivateUsage]
+    chosen = [name.split(": ") for name in ReviewNetwork(run).examples(Request(examples=len(logits)))]
     for kind, margins in {"surest and right": logits * (2 * rows.targets - 1), "most wrong": logits * (1 - 2 * rows.targets)}.items():
         numbers = [int(name.split("review ")[1].split(",")[0]) for of_kind, name in chosen if of_kind == kind]
         assert list(margins[numbers]) == sorted(margins[margins > 0], reverse=True)
@@ -196,9 +202,6 @@ def test_a_text(a_text, tmp_path: Path) -> None:
     p = np.exp(made_texts.log_p_by_hand(trained.params, ids, None))
     assert [character for character, _ in found.likely[3]] == [trained.characters.characters[i] for i in np.argsort(-p[3])[:6]]
     np.testing.assert_allclose([q for _, q in found.likely[3]], np.sort(p[3])[::-1][:6], atol=1e-5)
-    (tmp_path / "other.txt").write_text("a dog ran to the house")
-    (example,) = make_window(trained, Request(file=tmp_path / "other.txt", chars=7)).examples
-    assert "".join(example.steps) == "a dog r"
     (tmp_path / "plays.csv").write_text("speaker,speech\nA,the cat sat on\u00e9\nB,a dog\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"one of \['speaker', 'speech'\]; name it with --text-column"):
         make_window(trained, Request(file=tmp_path / "plays.csv"))
@@ -212,8 +215,8 @@ TIMES = np.arange(160)
 VALUES = 50 + 10 * np.sin(2 * np.pi * TIMES / 12) + np.random.default_rng(0).normal(size=160)
 
 
-def write_series(path: Path, values: np.ndarray = VALUES) -> Path:
-    path.write_text("\n".join(["time,value", *(f"{time},{value:.6f}" for time, value in zip(TIMES, values, strict=True))]) + "\n")
+def write_series(path: Path) -> Path:
+    path.write_text("time,value\n" + "".join(f"{time},{value:.6f}\n" for time, value in zip(TIMES, VALUES, strict=True)))
     return path
 
 
@@ -243,21 +246,13 @@ def test_a_series(a_series, tmp_path: Path) -> None:
     assert "truth" not in found.curve.ahead
     assert found.norms is not None
     assert found.norms.shape == (3, 6)
-    changed = VALUES.copy()
-    changed[-3] = (VALUES[-4] + VALUES[-2]) / 2
-    other = trained.ahead(trained.series(write_series(tmp_path / "changed.csv", changed)))
-    assert found.strips[1].values[3] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
-    changed = VALUES.copy()
-    changed[-6] = VALUES[-5]  # the first entry has one neighbour
-    other = trained.ahead(trained.series(write_series(tmp_path / "changed.csv", changed)))
-    assert found.strips[1].values[0] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
     with pytest.raises(InputError, match="reads a series: give --file"):
         make_window(trained, Request(texts=("1",)))
 
 
 @pytest.mark.parametrize(("entries", "want"), [([3], [0]), ([1, 5], [-4, 4]), ([1, 2, 9], [-1, -3, 7])])
 def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[float]) -> None:
-    """`_replaced` returns, for each entry, the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
+    """`replaced` returns, for each entry, the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
 
     The first and the last entry are replaced by their only neighbour, and a single entry is not replaced. The network in this test
     forecasts the sum of the entries.
@@ -265,88 +260,27 @@ def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[f
 
     class Total(SeriesNetwork):
         def __init__(self) -> None:
-            self.scale = forecast_windows.Scale(0.0, 1.0)
+            self.scale = forecast.Scale(0.0, 1.0)
             self.predict = lambda params, rows, ahead: rows.sum(axis=1)[:, None]
 
         def mean(self, entries, params, ahead):
             return entries.sum()
 
-    found = _replaced(Total(), None, jnp.asarray(entries, float)[:, None], jnp.ones(1))
+    found = Total().replaced(None, jnp.asarray(entries, float)[:, None], jnp.ones(1))
     np.testing.assert_allclose(found, want)
 
 
-def test_bad_requests(run, tmp_path: Path) -> None:
-    for name in ("examples", "chars", "epochs"):
-        with pytest.raises(InputError, match=name):
-            Request(**{name: 0})
-    (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(InputError, match="one review per line"):
-        make_window(run, Request(file=tmp_path / "empty.txt"))
-    with pytest.raises(InputError, match=r"no\.txt"):
-        make_window(run, Request(file=tmp_path / "no.txt"))
-
-
-@pytest.fixture(scope="module")
-def measures() -> Iterator[ModuleType]:
-    """Import the example `inside_runs`, which measures over all held-out data what the pages show for single examples."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-        yield import_module("inside_runs")
-        sys.modules.pop("inside_runs")
-
-
-def test_written_ratings(run, measures) -> None:
-    rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
-    assert isinstance(rows, sentiment.Rows)
-    words = dataclasses.replace(run.vocabulary, words=("7", "10", "11", *run.vocabulary.words[3:]))
-    ids, quarter = np.asarray(rows.ids).copy(), rows.count // 4
-    ids[:, -2:] = [6, 5]  # "11 10"
-    ids[:quarter, -2:] = [4, 5]  # "7 10"
-    ids[:, :5] = 0
-    changed = sentiment.Rows(ids, rows.labels)
-    found = measures.ratings(dataclasses.replace(run, own=words), changed)
-    logits = run.logits(changed)
-    right = (logits > 0) == (rows.labels == 1)
-    assert found["rated reviews"] == pytest.approx(0.25)
-    assert found["accuracy, rated"] == pytest.approx(right[:quarter].mean())
-    assert found[f"mean probability, 7/10 ({quarter} reviews)"] == pytest.approx(expit(logits[:quarter]).mean(), abs=1e-6)
-    ordered = np.argsort(np.where(rows.labels == 1, logits, -logits))
-    worst, surest = ordered[~right[ordered]][:50], ordered[right[ordered]][-50:]
-    assert found["rated among the surest and right"] == pytest.approx((surest < quarter).mean())
-    assert found["rated among the worst errors"] == pytest.approx((worst < quarter).mean())
-    assert found["of these, labels that contradict the rating"] == pytest.approx((rows.labels[worst[worst < quarter]] == 0).mean())
-
-
-def test_evidence(run, measures) -> None:
-    """The example `inside_runs` measures two quantities of two reviews, which equal those computed from the HTML page of these reviews.
-
-    The first quantity is the reach in words. The second quantity is the sum of the absolute attributions by integrated gradients, divided
-    by the sum of the absolute attributions by leaving words out.
-    """
-    rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
-    assert isinstance(rows, sentiment.Rows)
-    two = sentiment.Rows(np.asarray(rows.ids)[:2], rows.labels[:2])
-    found = measures.evidence(run, two)
-    texts = tuple(" ".join(run.vocabulary.word(int(i)) for i in ids if i > 3) for ids in two.ids)
-    window = make_window(run, Request(texts=texts))
-    frames = [example.frames[window.shown] for example in window.examples]
-    assert found["median reach in words"] == np.mean([frame.reach[-1] for frame in frames])
-    ratios = [np.abs(frame.strips[0].values).sum() / np.abs(frame.strips[1].values).sum() for frame in frames]
-    torn, sure = np.argsort([abs(logit(run, text)) for text in texts])
-    assert found["integrated gradients / leaving out, least sure half"] == pytest.approx(ratios[torn], rel=1e-3)
-    assert found["integrated gradients / leaving out, surest half"] == pytest.approx(ratios[sure], rel=1e-3)
-
-
 @pytest.mark.slow
-def test_characters_and_entries(a_text, a_series, measures) -> None:
-    params = kept_epochs(a_text, 1).params[0]
-    found = measures.characters(a_text, params, 70, 2)
-    held_out = corpora.read_text(a_text, most=142).ids
-    texts = tuple("".join(a_text.characters.characters[i] for i in held_out[at : at + 71]) for at in (0, 71))
-    examples = make_window(a_text, Request(texts=texts, chars=70)).examples
-    assert found["median reach in characters"] == np.median([example.frames[0].reach[60:] for example in examples])
-    still = {name: jnp.zeros_like(array) if name.endswith("kernel") else array for name, array in params.items()}
-    assert measures.characters(a_text, still, 70, 2)["constant units"] == 8  # all gates are constant, so that all cell states converge
-    found = measures.entries(a_series)
-    assert 0 < found["share of the oldest sixth"] + found["share of the newest sixth"] < 1
+def test_the_example_inside_runs(run, a_text, a_series, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """The example finds for each kind of run what the pages show."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    runs = {"--sentiment": run, "--generation": a_text, "--forecast": a_series}
+    monkeypatch.setattr(sys, "argv", ["inside_runs", *(str(word) for flag, own in runs.items() for word in (flag, own.run.path))])
+    import_module("inside_runs").main()
+    found = {name: float(value) for name, value in (line.rsplit(": ", 1) for line in capsys.readouterr().out.splitlines())}
+    rows = sentiment.padded_rows(run.reviews(), run.config).test
+    assert found["accuracy, others"] == pytest.approx(((run.logits(rows) > 0) == (rows.labels == 1)).mean(), rel=1e-3)
+    texts = tuple(" ".join(run.vocabulary.word(int(i)) for i in ids if i > 3) for ids in rows.ids)
+    window = make_window(run, Request(texts=texts, epochs=1))
+    assert found["median reach in words"] == np.median([example.frames[0].reach[-1] for example in window.examples])
     assert 0.5 < found["R2 of the position"] <= 1

@@ -11,16 +11,14 @@ from made_reviews import write_csvs
 from made_runs import small_config
 from tables import assert_close
 
-from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import SentimentClassifier, functional
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
-from lstm_jax.tasks.packed_reviews import NONE, pack_reviews, weight_of_reviews
+from lstm_jax.tasks.review_rows import NONE, pack_reviews, weight_of_reviews
 from lstm_jax.training.examples import epoch_order
-from lstm_jax.training.loop import fit
-from lstm_jax.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -134,50 +132,24 @@ def test_an_epoch_counts_reviews(reviews):
     rows = pack_reviews(reviews.train, 60)
     examples = rows.examples()
     order = examples.order(jax.random.key(0), examples.count, 4)
-    assert float(order.examples.sum()) == rows.count
+    held = (rows.labels != NONE).sum(1)
+    counted = [held[batch[: examples.count - 4 * n]].sum() for n, batch in enumerate(np.asarray(order.rows))]
+    assert order.examples.tolist() == counted
+    assert sum(counted) == rows.count
+    np.testing.assert_allclose(order.weight, (np.arange(order.rows.size) < examples.count).reshape(-1, 4) / np.asarray(counted)[:, None])
     assert np.asarray(order.rows).tolist() == np.asarray(epoch_order(jax.random.key(0), examples.count, 4).rows).tolist()
 
 
-def test_microbatches_of_packed_reviews(config, reviews):
-    """Two microbatches train the same parameters as a whole batch, although rows hold different numbers of reviews.
-
-    The loss is the mean over all reviews of the batch, not the mean over its rows.
-    """
-    rows = pack_reviews(reviews.train, 24)
-    assert np.unique((rows.labels != NONE).sum(1)).size > 1
-    model = SentimentModelConfig(units=5, embed=4, dropout=0.0, recurrent_dropout=0.0)
-    params, rebuild = functional(sentiment.make_model(dataclasses.replace(config, model=model), reviews.vocabulary.size))
-    found = []
-    for microbatches in (1, 2):
-        train = TrainConfig(epochs=2, batch_size=4, microbatches=microbatches)
-        optimizer = make_optimizer(train, 100)
-        found.append(fit(params, sentiment.objective(rebuild), optimizer, rows.examples(), train, make_mesh(1)))
-    for name, param in found[0].params.items():
-        np.testing.assert_allclose(found[1].params[name], param, rtol=1e-5, atol=1e-6)
-    assert [row["train_loss"] for row in found[1].rows] == pytest.approx([row["train_loss"] for row in found[0].rows], rel=1e-6)
-
-
 @pytest.mark.slow
-def test_a_run_trains_on_packed_reviews(config, reviews, tmp_path):
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, batch_size=4))
+def test_a_run_trains_on_packed_reviews(config, tmp_path):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, batch_size=4, microbatches=2))
     result = sentiment.train(config, tmp_path / "run", figures=False)
-    assert result.rows[-1]["train_loss"] < result.rows[0]["train_loss"] < 0.75
     trained = sentiment.load(tmp_path / "run")
-    assert trained.config.data.packed == 60
-    found = sentiment.evaluate(trained)
-    assert found.count == 80
-    assert found.accuracy == result.rows[-1]["test_accuracy"] > 0.6
+    assert sentiment.evaluate(trained).accuracy == result.rows[-1]["test_accuracy"] > 0.6
     texts = ["the film was good", "the film was dull and bad", ""]
     together, alone = trained.probabilities(texts), [trained.probabilities([text])[0] for text in texts]
     assert together == pytest.approx(alone, abs=1e-6)
     assert together[0] > together[1]
-    again = sentiment.train(config, tmp_path / "again", figures=False)
-    assert [row["train_loss"] for row in again.rows] == [row["train_loss"] for row in result.rows]
-
-
-def test_refused(config):
-    with pytest.raises(InputError, match=r"^packed: 60; "):
-        dataclasses.replace(config, model=dataclasses.replace(config.model, bidirectional=True, merge="sum"))
 
 
 def test_packed_texts_are_merged_by_concat() -> None:

@@ -6,7 +6,6 @@ Windows are compared with those of `data.windows`; losses, states and gradients 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from hypothesis import given
@@ -16,10 +15,7 @@ from lstm_jax import data
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
-from lstm_jax.runtime import sharding
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
-from lstm_jax.training.state import create_state
-from lstm_jax.training.step import make_run_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -53,18 +49,6 @@ def test_windows_are_those_of_the_data(n, length, step):
     np.testing.assert_array_equal(ids, np.column_stack([X, Y]))
     some = jnp.array([examples.count - 1, 0, examples.count // 2])
     np.testing.assert_array_equal(examples.gather(jnp.asarray(text), some), np.column_stack([X, Y])[some])
-
-
-def test_an_epoch_of_windows_reads_each_once():
-    examples = window_examples(made_ids(60), 8, 5)
-    orders = [examples.order(jax.random.key(epoch), examples.count, 4) for epoch in range(2)]
-    for order in orders:
-        numbers = np.asarray(order.rows).ravel()
-        assert sorted(numbers[:11].tolist()) == list(range(11))
-        assert numbers[:11].tolist() != list(range(11))
-        np.testing.assert_array_equal(order.weight, np.array([[1 / 4] * 4, [1 / 4] * 4, [1 / 3] * 3 + [0]], np.float32))
-        assert order.examples.tolist() == [4, 4, 3]
-    assert (orders[0].rows != orders[1].rows).any()
 
 
 @pytest.mark.slow
@@ -101,93 +85,39 @@ def test_epochs_begin_at_any_character_below_the_length():
     assert set(shifts) == set(range(5))
 
 
-def test_the_shortest_stream():
-    text = made_ids(30)
-    assert stream_examples(text, 5, 5).count == 5
-    with pytest.raises(InputError, match="text: 29 characters; 5 streams of 5 characters need 30: give more text"):
-        stream_examples(text[:29], 5, 5)
-
-
 def by_hand(logits, targets) -> tuple[np.ndarray, np.ndarray]:
     """Return the cross-entropy in nats, and whether the prediction is correct, for each target; computed in float64."""
     z, targets = np.asarray(logits, np.float64), np.asarray(targets)
     return np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, targets[..., None], -1)[..., 0], z.argmax(-1) == targets
 
 
-MODELS = [{}, {"embed": 6, "tied": True, "layers": 2}]
-WEIGHT = np.array([0.5, 0.25, 0.25, 0], np.float32)
+MODELS = pytest.mark.parametrize("config", [{}, {"embed": 6, "tied": True, "layers": 2, "dropout": 0.5}])
+WEIGHT, KEY = jnp.array([0.5, 0.25, 0.25, 0]), jax.random.key(1)
 
 
-@pytest.mark.parametrize("config", MODELS)
+def assert_metrics(loss, metrics, logits, targets) -> None:
+    """Check the loss and the metrics of a batch. If there are several targets in a row, the loss of the row is their mean."""
+    nats, hits = (values.reshape(4, -1).mean(1) @ np.asarray(WEIGHT) for values in by_hand(logits, targets))
+    assert (float(loss), float(metrics["loss"]), float(metrics["accuracy"])) == pytest.approx((nats, nats, hits), rel=1e-6)
+
+
+@MODELS
 def test_the_loss_of_windows(config):
     params, model, rebuild = made_model(**config)
     ids = jax.random.randint(jax.random.key(2), (4, 9), 0, V)
-    loss, metrics = jax.jit(window_objective(rebuild))(params, ids, jnp.asarray(WEIGHT), jax.random.key(0))
-    nats, hits = by_hand(model(ids[:, :8], deterministic=True)[0][:, -1], ids[:, 8])
-    assert nats.std() > 0.1
-    assert float(loss) == pytest.approx(nats @ WEIGHT, rel=1e-6)
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-        {"loss": nats @ WEIGHT, "accuracy": hits @ WEIGHT}, rel=1e-6
-    )
+    loss, metrics = jax.jit(window_objective(rebuild))(params, ids, WEIGHT, KEY)
+    assert_metrics(loss, metrics, model(ids[:, :8], deterministic=False, rngs=KEY)[0][:, -1], ids[:, 8])
 
 
-@pytest.mark.parametrize("config", MODELS)
+@MODELS
 def test_the_loss_of_a_chunk_and_the_state_that_it_hands_on(config):
     params, model, rebuild = made_model(**config)
     ids = jax.random.randint(jax.random.key(2), (4, 9), 0, V)
     state = jax.tree.map(lambda zeros: zeros + 0.3, model.initial_state(4))
-    loss, (metrics, after) = jax.jit(stream_objective(rebuild))(params, ids, jnp.asarray(WEIGHT), jax.random.key(0), state)
-    logits, states = model(ids[:, :-1], state=state, deterministic=True)
-    nats, hits = (figure.mean(1) for figure in by_hand(logits, ids[:, 1:]))
-    assert nats.std() > 0.1
-    assert float(loss) == pytest.approx(nats @ WEIGHT, rel=1e-6)
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-        {"loss": nats @ WEIGHT, "accuracy": hits @ WEIGHT}, rel=1e-6
-    )
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    for got, wanted in zip(jax.tree.leaves(after), jax.tree.leaves(states), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
-
-
-def test_dropout_is_drawn_from_the_key():
-    params, model, rebuild = made_model(dropout=0.5)
-    ids, weight, key = jax.random.randint(jax.random.key(2), (4, 9), 0, V), jnp.full(4, 0.25), jax.random.key(1)
-    dropped, whole = model(ids[:, :-1], deterministic=False, rngs=key)[0], model(ids[:, :-1], deterministic=True)[0]
-    last, _ = jax.jit(window_objective(rebuild))(params, ids, weight, key)
-    every, _ = jax.jit(stream_objective(rebuild))(params, ids, weight, key, model.initial_state(4))
-    for loss, part in ((last, np.s_[:, -1]), (every, np.s_[:])):
-        nats, undropped = (by_hand(logits[part], ids[:, 1:][part])[0].mean() for logits in (dropped, whole))
-        assert float(loss) == pytest.approx(nats, rel=1e-6)
-        assert abs(nats - undropped) > 1e-3
-
-
-def test_the_gradient_ends_where_a_chunk_begins():
-    params, model, rebuild = made_model()
-    examples = stream_examples(made_ids(60), 5, 4)
-    order = examples.order(jax.random.key(1), examples.count, 4)
-    chunks = [examples.gather(jnp.asarray(examples.arrays), rows) for rows in order.rows]
-
-    def step(params, ids, state):
-        """Return the mean cross-entropy of a chunk in nats, and the state after the chunk."""
-        logits, after = rebuild(params)(ids[:, :-1], state=state, deterministic=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean(), after
-
-    zeros = model.initial_state(4)
-    differentiate = jax.jit(jax.grad(step, has_aux=True))
-    gradient, between = differentiate(params, chunks[0], zeros)
-    moved = {name: array - gradient[name] for name, array in params.items()}
-    cut, _ = differentiate(moved, chunks[1], between)
-    across = jax.jit(jax.grad(lambda p: step(moved, chunks[1], step(p, chunks[0], zeros)[1])[0]))(params)
-    wanted = {name: array - cut[name] for name, array in moved.items()}
-
-    mesh = sharding.make_mesh(2)
-    state, places = create_state(params, optax.sgd(1.0), ("loss", "accuracy", "examples"), mesh, zeros)
-    run_steps = make_run_steps(stream_objective(rebuild), optax.sgd(1.0), places, mesh, examples.gather)
-    text, order, key = jax.device_put((examples.arrays, order, jax.random.key(0)), sharding.replicated(mesh))
-    state = run_steps(state, text, order, 0, 2, key)
-    for name, array in wanted.items():
-        np.testing.assert_allclose(state.params[name], array, rtol=0, atol=1e-6)
-    assert max(float(jnp.abs(part).max()) for part in across.values()) > 1e-3  # the cut gradient is large enough to be noticed
+    loss, (metrics, after) = jax.jit(stream_objective(rebuild))(params, ids, WEIGHT, KEY, state)
+    logits, states = model(ids[:, :-1], state=state, deterministic=False, rngs=KEY)
+    assert_metrics(loss, metrics, logits, ids[:, 1:])
+    jax.tree.map(lambda got, wanted: np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6), after, states)
 
 
 def test_streams_are_reset_where_articles_begin():
@@ -198,25 +128,24 @@ def test_streams_are_reset_where_articles_begin():
     order = examples.order(jax.random.key(3), examples.count, 4)
     for rows in order.rows:
         ids, resets = examples.gather(arrays, rows)
-        assert ids.shape == (4, 6)
-        assert resets.dtype == bool
+        np.testing.assert_array_equal(ids, stream_examples(text, 5, 4).gather(arrays[0], rows))
         for b, at in enumerate(np.asarray(rows)):
             assert np.flatnonzero(resets[b]).tolist() == [s - at for s in starts if at <= s < at + 5]
     params, model, rebuild = made_model()
-    objective, weight, key = stream_objective(rebuild), jnp.full(4, 0.25), jax.random.key(0)
-    ids, resets = examples.gather(arrays, order.rows[0])
-    everywhere = jnp.ones_like(resets)
+    ids, everywhere = jax.random.randint(jax.random.key(2), (4, 6), 0, V), jnp.ones((4, 5), bool)
     state = jax.tree.map(lambda part: part + 0.5, model.initial_state(4))
-    alone, _ = objective(params, (ids, everywhere), weight, key, state)
-    single = [model(ids[b : b + 1, t : t + 1], last=True)[0][0] for b in range(4) for t in range(5)]
-    wanted = optax.softmax_cross_entropy_with_integer_labels(jnp.stack(single), ids[:, 1:].reshape(-1)).mean()
-    assert float(alone) == pytest.approx(float(wanted), rel=1e-5)
-    plain, _ = objective(params, (ids, jnp.zeros_like(resets)), weight, key, state)
-    assert float(plain) == float(objective(params, ids, weight, key, state)[0])
+    loss, (metrics, _) = stream_objective(rebuild)(params, (ids, everywhere), WEIGHT, KEY, state)
+    single = jnp.stack([model(ids[:, t : t + 1], last=True)[0] for t in range(5)], 1)
+    assert_metrics(loss, metrics, single, ids[:, 1:])
 
 
-def test_a_text_whose_positions_int32_does_not_hold() -> None:
-    text = np.broadcast_to(np.uint8(0), 2**31)
-    for read in (lambda: window_examples(text, 40, 3), lambda: stream_examples(text, 40, 4)):
-        with pytest.raises(InputError, match=r"^text: 2147483648 characters; at most 2147483647 fit in memory: write shards with"):
+def test_texts_that_are_too_short_or_too_long() -> None:
+    assert stream_examples(made_ids(30), 5, 5).count == 5
+    whole = np.broadcast_to(np.uint8(0), 2**31)
+    for subject, read in (
+        ("text: 29 characters; 5 streams of 5 characters need 30", lambda: stream_examples(made_ids(29), 5, 5)),
+        ("text: 2147483648 characters", lambda: window_examples(whole, 40, 3)),
+        ("text: 2147483648 characters", lambda: stream_examples(whole, 40, 4)),
+    ):
+        with pytest.raises(InputError, match=f"^{subject}"):
             read()

@@ -40,7 +40,7 @@ class Corpus:
     """Number of articles that were left out of the validation split because an article with the same text begins in the training split."""
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits or, for a corpus in shards, of the index file of the shards. If a model
-    resets its state where an article begins, `tasks.corpora.load_corpus` appends a space and the SHA-256 of `train_starts` and
+    resets its state where an article begins, `tasks.generation.load_corpus` appends a space and the SHA-256 of `train_starts` and
     `validation_starts`."""
     train_starts: np.ndarray = field(default_factory=_no_starts)
     """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. The array is empty for a

@@ -1,24 +1,17 @@
 """HTML pages that show what the network of a trained run does at each step of some examples; see `inspection.window`."""
 
-from collections.abc import Callable
-from typing import Any
-
 from lstm_jax.errors import require
 from lstm_jax.inspection.window import Window
 from lstm_jax.tasks import base, generation
-from lstm_jax.tasks.inspecting.common import Request
-from lstm_jax.tasks.inspecting.forecasts import forecast_window
-from lstm_jax.tasks.inspecting.reviews import review_window
-from lstm_jax.tasks.inspecting.texts import text_window
+from lstm_jax.tasks.inspecting.common import Network, Request
+from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
+from lstm_jax.tasks.inspecting.reviews import ReviewNetwork
+from lstm_jax.tasks.inspecting.texts import TextNetwork
 
 __all__ = ["WINDOWS", "Request", "make_window"]
 
-WINDOWS: dict[str, Callable[[Any, Request], Window]] = {
-    "sentiment": review_window,
-    "generation": text_window,
-    "forecast": forecast_window,
-}
-"""Dict from the name of a task to the function that returns the content of a page about a run of the task."""
+WINDOWS: dict[str, type[Network]] = {"sentiment": ReviewNetwork, "generation": TextNetwork, "forecast": SeriesNetwork}
+"""Dict from the name of a task to the class that computes what a page about a run of the task shows."""
 
 
 def make_window(trained: base.Trained, request: Request | None = None) -> Window:
@@ -36,10 +29,9 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
         InputError: if the run is of another task, if an example cannot be read, if the run's data are needed and have changed, or if the
             request has an option that only runs of text generation have.
     """
-    request = request or Request()
+    request, task = request or Request(), trained.config.task
     for name in ("text_column", "unknown"):
         given = getattr(request, name)
         require(not given or isinstance(trained, generation.Trained), name, given, "leave it out: only runs of text generation have it")
-    task = trained.config.task
     require(task in WINDOWS, "task", task, f"give a run of one of these: {', '.join(WINDOWS)}")
-    return WINDOWS[task](trained, request)
+    return WINDOWS[task](trained).window(request)

@@ -1,21 +1,22 @@
-"""Classes and functions that the HTML pages of all tasks share.
+"""Frame that the HTML pages of all tasks share.
 
-`Request` holds what the user wants to see, `kept_epochs` loads the parameters of each epoch that a run has kept, and `Tracer` computes the
-gates and states of the model's recurrent layers.
+`Request` holds what the user wants to see. `kept_epochs` loads the parameters of each epoch that a run has kept. A subclass of `Network`
+for each task computes what the page shows.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
 from lstm_jax.errors import require
 from lstm_jax.inspection.trace import trace
-from lstm_jax.inspection.window import Layer
+from lstm_jax.inspection.window import Example, Frame, Layer, Window
 from lstm_jax.tasks import base
 from lstm_jax.training import checkpoint
 
@@ -51,9 +52,8 @@ class Request:
     error."""
 
     def __post_init__(self):
-        for name in ("examples", "chars", "epochs"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        require(self.chars >= 2, "chars", self.chars, "give 2 or more")
+        for name, least in {"examples": 1, "chars": 2, "epochs": 1}.items():
+            require(getattr(self, name) >= least, name, getattr(self, name), f"give {least} or more")
 
 
 class Epochs(NamedTuple):
@@ -72,7 +72,11 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     folder = trained.run.checkpoints / "epochs"
     steps = checkpoint.steps(folder) if folder.is_dir() else ()
     if not steps:
-        return Epochs((_best_epoch(trained),), (jax.device_put(trained.params),), 0)
+        try:
+            number = int(json.loads(trained.run.result.read_text())["best_epoch"])
+        except (OSError, ValueError, KeyError, TypeError):  # an interrupted run has no result
+            number = 0
+        return Epochs((number,), (jax.device_put(trained.params),), 0)
     end = len(steps) - 1
     last = checkpoint.restore(folder, trained.params, step=steps[end])
     best = min(last.extra["best_epoch"] or len(steps), len(steps)) - 1
@@ -82,40 +86,65 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     return Epochs(tuple(n + 1 for n in order), tuple(map(jax.device_put, states)), order.index(best))
 
 
-def _best_epoch(trained: base.Trained) -> int:
-    try:
-        return int(json.loads(trained.run.result.read_text())["best_epoch"])
-    except (OSError, ValueError, KeyError, TypeError):  # an interrupted run has no result
-        return 0
+class Network(ABC):
+    """Trained model of a run, with methods that compute what an HTML page shows of it.
 
-
-class Tracer:
-    """Function from parameters and an input to the gates and states of all recurrent layers. JAX compiles it once for each input shape.
-
-    Args:
-        rebuild: function from parameters to the model.
+    The methods take the parameters as an argument, so that the page can show the results of several epochs of the training.
     """
 
-    def __init__(self, rebuild: Callable[..., Any]):
-        self._names: list[str] = []
+    title: ClassVar[str]
+    kind: ClassVar[str]
+    """Kind of the steps of an example; see `Window.kind`."""
+
+    def __init__(self, trained: Any):
+        self.trained, self.rebuild = trained, trained.rebuild
+        self._layers: list[str] = []
 
         def arrays(params: Any, *args: Any, **options: Any) -> list[dict[str, jax.Array]]:
-            _, layers = trace(rebuild(params), *args, deterministic=True, **options)
-            self._names = [f"{layer.layer}, {layer.cell}{', reads backwards' * layer.backwards}" for layer in layers]
+            _, layers = trace(self.rebuild(params), *args, deterministic=True, **options)
+            self._layers = [f"{layer.layer}, {layer.cell}{', reads backwards' * layer.backwards}" for layer in layers]
             return [layer.gates | layer.state for layer in layers]
 
         self._arrays = jax.jit(arrays)
 
-    def __call__(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
-        """Return the gates and states of all recurrent layers for a batch of one example."""
+    @abstractmethod
+    def examples(self, request: Request) -> Mapping[str, Any]:
+        """Return the examples that the request names, or examples from the held-out data, as a dict with their titles as keys."""
+
+    @abstractmethod
+    def steps(self, example: Any) -> Sequence[str]:
+        """Return the steps of an example as texts."""
+
+    @abstractmethod
+    def frame(self, params: Any, example: Any) -> Frame:
+        """Return the results for an example."""
+
+    @property
+    def about(self) -> str:
+        """End of the sentence about the model, and further sentences."""
+        return "."
+
+    def neighbours(self, examples: Iterable[Any]) -> Mapping[str, Sequence[tuple[str, float]]]:
+        """Return the words nearest to each word of the examples, with their cosine similarities."""
+        del examples
+        return {}
+
+    def trace(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
+        """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
         found = self._arrays(params, *args, **options)
         layers = []
-        for name, arrays in zip(self._names, found, strict=True):
+        for name, arrays in zip(self._layers, found, strict=True):
             keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
             layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
         return layers
 
-
-def first_of(order: Sequence[int] | np.ndarray, count: int) -> list[int]:
-    """Return the first `count` entries of `order`, a sequence or array of indices, as a list of Python integers."""
-    return [int(n) for n in order[:count]]
+    def window(self, request: Request) -> Window:
+        """Return the content of the page."""
+        shown = self.examples(request)
+        epochs = kept_epochs(self.trained, request.epochs)
+        examples = [
+            Example(name, self.steps(example), [self.frame(params, example) for params in epochs.params]) for name, example in shown.items()
+        ]
+        model = self.trained.config.model
+        about = f"{self.trained.run.path}: {model.cell}, {model.layers} x {model.units} units{self.about}"
+        return Window(self.title, about, self.kind, epochs.numbers, epochs.shown, examples, self.neighbours(shown.values()))

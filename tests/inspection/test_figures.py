@@ -1,10 +1,10 @@
 """Figures: the tests read what a figure shows from matplotlib's objects, and check the files that it is written to."""
 
-import functools
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import matplotlib
 import matplotlib.image
@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lstm_jax.errors import InputError
-from lstm_jax.inspection import embedding_map, figures, plots
+from lstm_jax.inspection import figures
 from lstm_jax.training.metrics import reliability
 
 ROWS = [
@@ -22,51 +22,50 @@ ROWS = [
     {"epoch": 2, "train_loss": 0.2, "train_accuracy": 0.92, "test_loss": 0.45, "test_accuracy": 0.82, "validation_loss": None},
 ]
 BINS = reliability(np.array([0.1, 0.15, 0.5, 0.9, 0.95]), np.array([0, 1, 1, 1, 0]), bins=5)
+PATH = Path("figure.png")
 RNG = np.random.default_rng(0)
 WORDS = [f"word{k}" for k in range(300)]
 POINTS, SHARES = RNG.standard_normal((300, 2)), RNG.uniform(0.2, 0.8, 300)
 
 
 @pytest.fixture
-def figure():
+def figure(monkeypatch):
+    """Figure into which the functions of `figures` draw, instead of writing files."""
     with matplotlib.rc_context(figures.STYLE):
         blank = Figure(figsize=(10, 7), layout="constrained")
         FigureCanvasAgg(blank)
+
+        def write_figure(path, inches, draw, force=True):
+            draw(blank)
+            return path, path
+
+        monkeypatch.setattr(figures, "write_figure", write_figure)
         yield blank
 
 
 ALL = {
-    "learning": (lambda path: plots.learning_curves(ROWS, path, "Run 1"), (1560, 645)),
-    "one_epoch": (lambda path: plots.learning_curves(ROWS[:1], path, "Run 1"), (1560, 645)),
-    "confusion": (lambda path: plots.confusion_matrix(((40, 10), (20, 30)), path, "Test"), (780, 765)),
-    "no_reviews": (lambda path: plots.confusion_matrix(np.zeros((2, 2), int), path, "Test"), (780, 765)),
-    "reliability": (lambda path: plots.reliability_curve(BINS, BINS.ece, path, "Test"), (930, 1020)),
-    "map": (lambda path: embedding_map.embedding_map(POINTS, WORDS, SHARES, path, "Words"), (1500, 1140)),
-    "one_word": (lambda path: embedding_map.embedding_map(np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"), (1500, 1140)),
+    "learning": (lambda path: figures.learning_curves(ROWS, path, "Run 1"), (1560, 645)),
+    "one_epoch": (lambda path: figures.learning_curves(ROWS[:1], path, "Run 1"), (1560, 645)),
+    "confusion": (lambda path: figures.confusion_matrix(((40, 10), (20, 30)), path, "Test"), (780, 765)),
+    "no_reviews": (lambda path: figures.confusion_matrix(np.zeros((2, 2), int), path, "Test"), (780, 765)),
+    "reliability": (lambda path: figures.reliability_curve(BINS, BINS.ece, path, "Test"), (930, 1020)),
+    "map": (lambda path: figures.embedding_map(POINTS, WORDS, SHARES, path, "Words"), (1500, 1140)),
+    "one_word": (lambda path: figures.embedding_map(np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"), (1500, 1140)),
 }
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Return a function drawn(name) that draws the figure `ALL[name]` and returns the paths of its PNG file and its SVG file.
-
-    The function draws each figure only once.
-    """
-    root = tmp_path_factory.mktemp("drawn")
-    return functools.cache(lambda name: ALL[name][0](root / name / f"{name}.png"))
 
 
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("name", ALL)
-def test_both_files(drawn, name):
-    _, (width, height) = ALL[name]
-    png, svg = drawn(name)
+def test_both_files(tmp_path, name):
+    draw, (width, height) = ALL[name]
+    png, svg = draw(tmp_path / "a" / f"{name}.png")
     image = matplotlib.image.imread(png)
     assert image.shape == (height, width, 4)
     assert 0.005 < np.mean(image[..., :3].min(axis=-1) < 0.9) < 0.9
     assert svg.read_text().startswith("<?xml")
     assert "<dc:date>" not in svg.read_text()
     assert sorted(path.name for path in png.parent.iterdir()) == [f"{name}.png", f"{name}.svg"]
+    assert svg.read_bytes() == draw(tmp_path / "b.png")[1].read_bytes()
 
 
 def test_a_backend_that_is_not_installed(tmp_path):
@@ -74,14 +73,8 @@ def test_a_backend_that_is_not_installed(tmp_path):
     subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], env=os.environ | {"MPLBACKEND": "nonsense"}, check=True)
 
 
-@pytest.mark.slow(keep=3)
-@pytest.mark.parametrize("name", ALL)
-def test_equal_numbers_give_equal_svgs(drawn, tmp_path, name):
-    assert drawn(name)[1].read_bytes() == ALL[name][0](tmp_path / "figure.png")[1].read_bytes()
-
-
 def test_learning_curves_draw_a_line_a_split(figure):
-    plots._draw_learning_curves(figure, ROWS[::-1], "Run 1")
+    figures.learning_curves(ROWS[::-1], PATH, "Run 1")
     loss, accuracy = figure.axes
     assert [line.get_label() for line in loss.lines] == ["train", "test"]
     assert loss.lines[1].get_xdata().tolist() == [1, 2]
@@ -97,7 +90,7 @@ def test_entries_of_a_day_have_times_of_their_own(figure):
     """In the figure of a forecast, hourly entries are drawn exactly one hour apart, to the microsecond."""
     days = 20_000 + np.arange(30) / 24
     values = np.arange(30.0)
-    plots._draw_forecast(figure, days[:24], values[:24], [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)], 0.9, True)
+    figures.forecast(days[:24], values[:24], [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)], 0.9, True, PATH)
     drawn = [line.get_xdata() for line in figure.axes[0].get_lines()]
     assert sorted(map(len, drawn)) == [6, 24]
     for times in drawn:
@@ -105,21 +98,22 @@ def test_entries_of_a_day_have_times_of_their_own(figure):
 
 
 def test_a_metric_that_is_absent_has_no_panel(figure):
-    plots._draw_learning_curves(figure, [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}], "Run 1")
+    figures.learning_curves([{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}], PATH, "Run 1")
     assert len(figure.axes) == 1
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1]
 
 
-@pytest.mark.parametrize(
-    ("heights", "spread"),
-    [([], []), ([0.1, 0.9], [0.1, 0.9]), ([0.5, 0.5], [0.45, 0.55]), ([0.3, 0.42, 0.44], [0.28667, 0.38667, 0.48667])],
-)
-def test_close_labels_are_pushed_apart(heights, spread):
-    assert plots._spread(heights, gap=0.1) == pytest.approx(spread, abs=1e-5)
+def test_close_labels_are_pushed_apart(figure):
+    figures.learning_curves([{"epoch": 1, "train_loss": 1.0, "validation_loss": 1.01, "test_loss": 2.0}], PATH, "Run 1")
+    train, validation, test = (text.get_position()[1] for text in figure.axes[0].texts)
+    assert validation - train == pytest.approx(figures.LABEL_GAP)
+    low, high = figure.axes[0].get_ylim()
+    assert (train + validation) / 2 == pytest.approx((1.005 - low) / (high - low))
+    assert test == pytest.approx((2.0 - low) / (high - low))
 
 
 def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
-    plots._draw_confusion_matrix(figure, np.array([[12_345, 5], [1, 3]]), "Test", ("bad", "good"))
+    figures.confusion_matrix(np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good"))
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == [
         "12,345",
@@ -137,7 +131,7 @@ def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
 
 
 def test_reliability_curve_leaves_empty_bins_out(figure):
-    plots._draw_reliability_curve(figure, BINS, 0.25, "Test")
+    figures.reliability_curve(BINS, 0.25, PATH, "Test")
     curve, histogram = figure.axes
     points = curve.lines[1]
     np.testing.assert_allclose(points.get_xdata(), [0.125, 0.5, 0.925])
@@ -152,11 +146,11 @@ def label_boxes(figure):
 
 
 def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
-    embedding_map._draw_embedding_map(figure, POINTS, WORDS, SHARES, "Words")
+    figures.embedding_map(POINTS, WORDS, SHARES, PATH, "Words")
     boxes = label_boxes(figure)
     assert 60 < len(boxes) < 300
     for number, box in enumerate(boxes):
-        assert not embedding_map._overlaps(np.array(boxes[:number]).reshape(-1, 4), box).any()
+        assert not figures._overlaps(np.array(boxes[:number]).reshape(-1, 4), box).any()
         assert (box[:2] >= figure.axes[0].bbox.extents[:2]).all()
         assert (box[2:] <= figure.axes[0].bbox.extents[2:]).all()
 
@@ -164,8 +158,8 @@ def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
 def test_frequent_and_extreme_words_are_labelled_first(figure):
     shares = np.full(5, 0.55)
     shares[4] = 0.1
-    assert embedding_map._label_order(shares)[:2].tolist() == [0, 4]
-    embedding_map._draw_embedding_map(figure, np.zeros((5, 2)), list("abcde"), shares, "Words")
+    assert figures._label_order(shares)[:2].tolist() == [0, 4]
+    figures.embedding_map(np.zeros((5, 2)), list("abcde"), shares, PATH, "Words")
     assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
@@ -173,25 +167,24 @@ def test_odd_words_are_drawn_as_they_are(tmp_path, figure):
     words = ["$a_1$", "\x96", "漢字", "\udce9"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        embedding_map._draw_embedding_map(figure, np.eye(4, 2), words, np.full(4, 0.5), "$5 words")
+        figures.embedding_map(np.eye(4, 2), words, np.full(4, 0.5), PATH, "$5 words")
     assert {text.get_text() for text in figure.axes[0].texts} <= {"$a_1$", r"\x96", "漢字", r"\xdce9"}
-    assert embedding_map.embedding_map(np.eye(4, 2), words, np.full(4, 0.5), tmp_path / "odd.png", "$5 words")[0].exists()
 
 
 def test_words_without_a_share_are_left_out(tmp_path):
-    embedding_map.embedding_map(POINTS[:2], ["a", "b"], np.array([np.nan, 0.6]), tmp_path / "map.png", "Words")
+    figures.embedding_map(POINTS[:2], ["a", "\udce9"], np.array([np.nan, 0.6]), tmp_path / "map.png", "Words")
     with pytest.raises(InputError, match="none with a share"):
-        embedding_map.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), tmp_path / "none.png", "Words")
+        figures.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), tmp_path / "none.png", "Words")
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda path: plots.learning_curves([], path, ""), "none; train for an epoch"),
-        (lambda path: plots.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
-        (lambda path: plots.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
-        (lambda path: embedding_map.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
-        (lambda path: plots.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
+        (lambda path: figures.learning_curves([], path, ""), "none; train for an epoch"),
+        (lambda path: figures.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
+        (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
+        (lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
+        (lambda path: figures.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, draw, message):
@@ -202,5 +195,5 @@ def test_bad_input_is_refused(tmp_path, draw, message):
 
 
 def test_matplotlib_is_imported_when_a_figure_is_drawn():
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.inspection.plots; sys.exit('matplotlib' in sys.modules)"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.inspection.figures; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

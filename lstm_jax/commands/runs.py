@@ -1,5 +1,6 @@
-"""The command `lstm-jax inspect`, which writes a page that shows what the network of a run does at each step."""
+"""The commands `inspect`, `export onnx` and `run accept` of `lstm-jax`, which take the run of any task."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,3 +57,58 @@ class Inspect(Checked):
             window = make_window(trained, request)
         write_page(window, self.out, self.force)
         say(console, f"{self.out}: {len(window.examples)} examples, {self.out.stat().st_size:,} bytes")
+
+
+@dataclass(frozen=True)
+class ExportOnnx:
+    """Write the model of a sentiment or text-generation run to an ONNX file.
+
+    The vocabulary of the run is in the metadata of the file.
+    """
+
+    run: Path
+    """Folder of a trained run."""
+    file: Path
+    """ONNX file to write."""
+    force: bool = False
+    """Replace the file at --file, even if another program wrote it."""
+    json: bool = False
+    """Print a description of the file as JSON."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax.config import read_task
+        from lstm_jax.convert.onnx import import_onnx
+
+        check_output(self.file, (self.run,), self.force)
+        import_onnx()
+        task = read_task(self.run / "config.json")
+        start()
+        from lstm_jax.tasks import onnx_models
+
+        row = onnx_models.write_onnx(load_run(task, self.run), self.file, self.force)
+        if self.json:
+            print(json.dumps(row))
+            return
+        for kind in ("input", "output"):
+            for name, described in row[f"{kind}s"].items():
+                say(console, f"{kind} {name}: {described}")
+        say(console, f"{row['bytes']:,} bytes, ONNX opset {row['opset']}, in {self.file}")
+
+
+@dataclass(frozen=True)
+class AcceptRun:
+    """Accept the changed files of a run, so that the run can be loaded again.
+
+    Without this command, a run whose files have changed cannot be loaded.
+    """
+
+    run: Path
+    """Folder of a run."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax.training.run_folder import RunFolder
+
+        found = RunFolder(self.run).accept()
+        for name, kind in found.items():
+            say(console, f"{name}: {kind}")
+        say(console, f"{self.run}: " + (f"{len(found)} accepted" if found else "as the run wrote it"))
