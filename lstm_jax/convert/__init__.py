@@ -41,13 +41,16 @@ from lstm_jax.convert.keras import (
     embedding_from_keras,
     embedding_to_keras,
     generation_from_keras,
+    generation_from_keras_file,
     generation_to_keras,
     lstm_from_keras,
     lstm_to_keras,
+    read_keras_weights,
     sentiment_from_keras,
+    sentiment_from_keras_file,
     sentiment_to_keras,
+    write_keras_weights,
 )
-from lstm_jax.convert.keras_files import generation_from_keras_file, read_keras_weights, sentiment_from_keras_file, write_keras_weights
 from lstm_jax.convert.loading import load
 from lstm_jax.convert.onnx import generation_to_onnx, layers_to_onnx, sentiment_to_onnx
 from lstm_jax.convert.torch import (

@@ -21,11 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import Arrays, cell_arrays, check_cell, check_keys, kind_of, shaped
-from lstm_jax.convert.exporting import FLAX, exported_layer
+from lstm_jax.convert.arrays import FLAX, Arrays, cell_shapes, check_keys, checked, exported_layer, fitted, kind_of
 from lstm_jax.errors import require
 
-GATE_NAMES = "ifgo"
+
+def _gates(forget: str) -> dict[str, list[str]]:
+    inputs = [f"i{gate}/kernel" for gate in "igo"]
+    states = {name: [f"h{gate}/{part}" for gate in "ifgo"] for name, part in (("recurrent_kernel", "kernel"), ("bias", "bias"))}
+    return {"kernel": [inputs[0], f"{forget}/kernel", *inputs[1:]], **states}
+
+
+LINEN, NNX = _gates("if"), _gates("if_")
+OPTIMIZED = {"kernel": ["dense_i/kernel"], "recurrent_kernel": ["dense_h/kernel"], "bias": ["dense_h/bias"]}
+"""Dicts from the name of an array of an LSTM in lstm_jax to the paths of its blocks of columns in a Flax cell."""
 
 
 def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
@@ -34,13 +42,10 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
     Args:
         tree: the parameter tree of the cell, or of an nn.RNN that contains the cell.
 
-    Returns:
-        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
-
     Raises:
         InputError: if the names or shapes in the tree are not those of one of these cells.
     """
-    return _from_gates(_cell_leaves(tree), forget="if")
+    return _joined(_cell_leaves(tree), LINEN)
 
 
 def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
@@ -49,15 +54,14 @@ def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
     The method `apply` of the Linen module expects the result as {"params": result}.
 
     Args:
-        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
-            The direction of a layer (`go_backwards`, `keep_order`) and its `dtype` are not checked.
+        params: an `LSTM` layer, or its weights. The direction of a layer (`go_backwards`, `keep_order`) and its `dtype` are not checked.
         rnn: true for an nn.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with activations other than tanh
             and sigmoid, with zoneout or with a learned initial state.
     """
-    return _wrap(_to_gates(params, forget="if"), rnn)
+    return _split(params, LINEN, rnn)
 
 
 def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
@@ -67,42 +71,20 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
         tree: `nnx.to_pure_dict(nnx.state(module))`, where `module` is the cell or an nnx.RNN that contains the cell. The state of random
             number generators (`rngs`) in the tree is ignored.
 
-    Returns:
-        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
-
     Raises:
         InputError: if the names or shapes in the tree are not those of one of these cells.
     """
     leaves = _cell_leaves(tree)
-    if not any(path.startswith("dense_") for path in leaves):
-        return _from_gates(leaves, forget="if_")
-    check_keys("nnx.OptimizedLSTMCell", leaves, ("dense_i/kernel", "dense_h/kernel", "dense_h/bias"))
-    arrays = {"kernel": leaves["dense_i/kernel"], "recurrent_kernel": leaves["dense_h/kernel"], "bias": leaves["dense_h/bias"]}
-    return cell_arrays("lstm", arrays, "OptimizedLSTMCell: ")
+    return _joined(leaves, OPTIMIZED if any(path.startswith("dense_") for path in leaves) else NNX)
 
 
 def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
     """Convert the LSTM weights of lstm_jax to the parameters of an NNX cell, as a pure dict for `nnx.replace_by_pure_dict`.
 
-    Args:
-        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
-            The direction of a layer (`go_backwards`, `keep_order`) and its `dtype` are not checked.
-        optimized: true for an nnx.OptimizedLSTMCell, false for an nnx.LSTMCell.
-        rnn: true for an nnx.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with activations other than tanh
-            and sigmoid, with zoneout or with a learned initial state.
+    The arguments `params` and `rnn` and the errors are those of `lstm_to_linen`. The result is for an nnx.OptimizedLSTMCell or, if
+    `optimized` is false, for an nnx.LSTMCell.
     """
-    if not optimized:
-        return _wrap(_to_gates(params, forget="if_"), rnn)
-    checked = check_cell("lstm", exported_layer("lstm", params, FLAX))
-    dense_h = {"kernel": checked["recurrent_kernel"], "bias": checked["bias"]}
-    return _wrap({"dense_i": {"kernel": checked["kernel"]}, "dense_h": dense_h}, rnn)
-
-
-def _wrap(cell: dict[str, Any], rnn: bool) -> dict[str, Any]:
-    return {"cell": cell} if rnn else cell
+    return _split(params, OPTIMIZED if optimized else NNX, rnn)
 
 
 def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
@@ -124,30 +106,20 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
     return leaves
 
 
-def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
-    return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
+def _joined(leaves: Mapping[str, object], names: Mapping[str, list[str]]) -> Arrays:
+    check_keys("Flax LSTM cell", leaves, [path for paths in names.values() for path in paths])
+    sizes: dict[str, int] = {}
+    shapes = cell_shapes("4H" if names is OPTIMIZED else "H")
+    return {
+        name: np.concatenate([fitted(path, leaves[path], shapes[name], sizes) for path in paths], axis=-1) for name, paths in names.items()
+    }
 
 
-def _from_gates(leaves: Mapping[str, object], forget: str) -> Arrays:
-    input_layers, state_layers = _gate_layers(forget)
-    names = [f"{layer}/kernel" for layer in input_layers + state_layers] + [f"{layer}/bias" for layer in state_layers]
-    check_keys("Flax LSTM cell", leaves, names)
-    units = shaped("hi/kernel", leaves["hi/kernel"], "H", "H").shape[1]
-    features = shaped("ii/kernel", leaves["ii/kernel"], "E", units).shape[0]
-
-    def joined(layers: list[str], name: str, *shape: int) -> np.ndarray:
-        return np.concatenate([shaped(f"{layer}/{name}", leaves[f"{layer}/{name}"], *shape) for layer in layers], axis=-1)
-
-    kernels = {"kernel": joined(input_layers, "kernel", features, units), "recurrent_kernel": joined(state_layers, "kernel", units, units)}
-    return cell_arrays("lstm", kernels | {"bias": joined(state_layers, "bias", units)})
-
-
-def _to_gates(params: Any, forget: str) -> dict[str, Any]:
-    checked = check_cell("lstm", exported_layer("lstm", params, FLAX))
-    input_layers, state_layers = _gate_layers(forget)
-    kernels, recurrent, biases = (
-        [np.ascontiguousarray(part) for part in np.split(checked[name], len(GATE_NAMES), axis=-1)]
-        for name in ("kernel", "recurrent_kernel", "bias")
-    )
-    cell = {layer: {"kernel": kernel} for layer, kernel in zip(input_layers, kernels, strict=True)}
-    return cell | {layer: {"kernel": kernel, "bias": bias} for layer, kernel, bias in zip(state_layers, recurrent, biases, strict=True)}
+def _split(params: Any, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:
+    arrays = checked("lstm", exported_layer("lstm", params, FLAX))
+    cell: dict[str, Any] = {}
+    for name, paths in names.items():
+        for path, block in zip(paths, np.split(arrays[name], len(paths), axis=-1), strict=True):
+            layer, part = path.split("/")
+            cell.setdefault(layer, {})[part] = np.ascontiguousarray(block)
+    return {"cell": cell} if rnn else cell

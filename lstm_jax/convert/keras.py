@@ -1,56 +1,81 @@
-"""Conversion of weights between lstm_jax and the lists of arrays that `get_weights()` of a Keras layer or model returns.
+"""Conversion of weights between lstm_jax and Keras: the lists that `get_weights()` returns, and Keras 3 weight files.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (Keras
 writes c for g) and the same shapes, so no array is transposed. The gates of a GRU have the same order, too (Keras writes z for u). With
 `reset_after=True` it has both biases in one array (2, 3H), and with `reset_after=False`, which is the cell "gru_reset_before", one bias
 (3H,). If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is zeros. Conversion to Keras always returns biases. Keras'
-arrays are defined by the methods `build` in keras/src/layers/rnn/ and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the
-vocabulary, E the number of input features and H the number of units.
+arrays are defined by the methods `build` in keras/src/layers/rnn/ and keras/src/layers/core/embedding.py (Keras 3.15).
+
+Files are read and written without Keras, because the loader of Keras can run code that a file contains. A weight file is an HDF5 file. Each
+layer of a Sequential or functional model is a group, which is named after the class of the layer: the first layer of a class is
+`layers/<class>`, the second is `layers/<class>_1` and so on. The names that the user gave to the layers do not matter. The arrays of a
+layer are named `vars/0`, `vars/1` and so on, in the order in which the layer created them. They are in the group of the layer or, for a
+recurrent layer, in the group of its cell:
+
+    layers/embedding/vars/0                              layers/dense/vars/{0,1}
+    layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
+    layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
+
+A layer without arrays is an empty group. HDF5 sorts the names as strings (lstm_10 before lstm_2), so the functions of this module sort them
+again. The names show the order of layers of one class, but not the order of layers of different classes. Only the config.json of a `.keras`
+archive has the order of all layers. The paths above are the same from Keras 3.0 to 3.15, and are defined in keras/src/saving/saving_lib.py
+(`_save_state`, `_save_container_state`, `H5IOStore`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lstm_jax.bounds import as_tuple
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
+    KERAS,
     LAYOUTS,
     SENTIMENT,
     Arrays,
     Kind,
     Layer,
-    cell_arrays,
     check_cell,
     check_keys,
     check_layer,
+    check_named,
+    checked,
+    exported_layer,
+    fitted,
+    halves,
     is_bidirectional,
-    is_list,
     join_model,
-    kind_of,
-    shaped,
     split_model,
     to_numpy,
+    widths,
 )
-from lstm_jax.convert.exporting import KERAS, exported_layer
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import open_input, parsing
+from lstm_jax.files.writing import write_atomically
 
 LAYER_BY_LAYER = (
     "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
 )
-CELLS = ("lstm", "gru", "gru_reset_before", "simple_rnn")
+GET_WEIGHTS = "give the list that get_weights() returns"
 
 
-def _check_cell(cell: str) -> None:
-    require(cell in CELLS, "cell", cell, f"Keras has {', '.join(CELLS)}")
-
-
-def listed(subject: str, weights: Any) -> list[Any]:
-    """Return the weights of a Keras layer or model as a list, after checking that they are a list or a similar collection."""
-    weights = list(weights) if isinstance(weights, Iterator) else weights
-    require(is_list(weights), subject, kind_of(weights), "give the list that get_weights() returns")
-    return list(weights)
+def _named(kind: str, weights: Any, where: str) -> dict[str, Any]:
+    """Return the list of the arrays of a Keras layer as a dict. A bias that is absent becomes None."""
+    subject, names = f"{where}weights of {LAYOUTS[kind].title}", list(LAYOUTS[kind].shapes)[:3]
+    weights = as_tuple(subject, weights, GET_WEIGHTS)
+    fits = len(names) - ("bias" in names) <= len(weights) <= len(names)
+    require(fits, subject, f"{len(weights)} arrays", f"give {', '.join(names)}" + " (or no bias)" * ("bias" in names))
+    return dict(zip_longest(names, weights))
 
 
 def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
@@ -59,27 +84,19 @@ def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Array
     Args:
         cell: "lstm", "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with
             `reset_after=False`, or "simple_rnn" for a Keras SimpleRNN.
-        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. For E input features and H units
-            their shapes are (E, 4H), (H, 4H) and (4H,) for "lstm"; (E, 3H), (H, 3H) and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for
-            "gru_reset_before"; and (E, H), (H, H) and (H,) for "simple_rnn". If the bias is absent, it becomes zeros.
+        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. If the bias is absent, it becomes
+            zeros.
         where: text that stands before the names of the arrays in error messages.
-
-    Returns:
-        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
         InputError: if `cell` is none of these names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
     """
-    _check_cell(cell)
-    title = "LSTM" if cell == "lstm" else cell
-    weights = listed(f"{where}{title} weights", weights)
-    require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
-    arrays = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2] if len(weights) == 3 else None}
+    check_cell(cell, "Keras")
+    arrays = _named(cell, weights, where)
     if cell == "gru":
-        columns = shaped(f"{where}kernel", weights[0], "E", LAYOUTS[cell].columns).shape[1]
-        rows = (None, None) if arrays["bias"] is None else shaped(f"{where}bias", arrays["bias"], 2, columns)
+        rows = [None, None] if arrays["bias"] is None else fitted(f"{where}bias", arrays["bias"], ("rows", "3H"), {"rows": 2})
         arrays["bias"], arrays["recurrent_bias"] = rows
-    return cell_arrays(cell, arrays, where)
+    return checked(cell, arrays, where)
 
 
 def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
@@ -89,18 +106,20 @@ def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
 
     Args:
         cell: one of the names that `cell_from_keras` accepts.
-        params: a `Recurrent` layer, or a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", the dict also has
-            the key "recurrent_bias". The Keras layer must have the activations and the direction of the `Recurrent` layer. This function
-            does not check them.
+        params: a `Recurrent` layer, or its weights. The Keras layer must have the activations and the direction of the `Recurrent` layer.
+            This function does not check them.
 
     Raises:
         InputError: if `cell` is none of these names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
             with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
     """
-    _check_cell(cell)
-    arrays = check_cell(cell, exported_layer(cell, params, KERAS))
-    bias = np.stack([arrays["bias"], arrays["recurrent_bias"]]) if cell == "gru" else arrays["bias"]
-    return [arrays["kernel"], arrays["recurrent_kernel"], bias]
+    check_cell(cell, "Keras")
+    return _list(checked(cell, exported_layer(cell, params, KERAS)))
+
+
+def _list(arrays: Arrays) -> list[np.ndarray]:
+    kernel, recurrent, *biases = arrays.values()
+    return [kernel, recurrent, biases[0] if len(biases) == 1 else np.stack(biases)]
 
 
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
@@ -114,74 +133,59 @@ def lstm_to_keras(params: Any) -> list[np.ndarray]:
 
 
 def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: str = "lstm") -> Layer:
-    """Convert the weights of a Keras Bidirectional layer to the weights of a bidirectional layer in lstm_jax.
+    """Convert the weights of a Keras Bidirectional layer to {"forward": dict, "backward": dict}.
 
     Args:
         weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward layer, then those of the backward layer.
         where: text that stands before the names of the arrays in error messages.
         cell: one of the names that `cell_from_keras` accepts.
 
-    Returns:
-        {"forward": dict, "backward": dict}, where each dict has the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru",
-        "recurrent_bias".
-
     Raises:
         InputError: if `cell` is none of these names, `weights` is not a list of 4 or 6 arrays, or the shapes are not those of such a layer.
     """
-    _check_cell(cell)
-    weights = listed(f"{where}Bidirectional weights", weights)
+    check_cell(cell, "Keras")
+    weights = as_tuple(f"{where}Bidirectional weights", weights, GET_WEIGHTS)
     count = len(weights)
     require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
-    halves = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
-    return check_layer({direction: cell_from_keras(cell, half, f"{where}{direction}/") for direction, half in halves}, where, cell)
+    both = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
+    return check_layer({direction: cell_from_keras(cell, half, f"{where}{direction}/") for direction, half in both}, where, cell)
 
 
 def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarray]:
-    """Convert the weights of a bidirectional layer in lstm_jax to the list of arrays that `set_weights` of a Keras Bidirectional expects.
+    """Convert the weights of a bidirectional layer to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
     The list contains the kernel, the recurrent kernel and the bias of the forward layer, then those of the backward layer.
 
     Args:
-        params: a `Bidirectional` layer, or {"forward": dict, "backward": dict}, where each dict has the arrays of the cell. The Keras layer
-            must have the activations and the `merge_mode` of the `Bidirectional` layer. This function does not check them.
-        cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        params: a `Bidirectional` layer, or {"forward": dict, "backward": dict}. The Keras layer must have the activations and the
+            `merge_mode` of the `Bidirectional` layer. This function does not check them.
+        cell: one of the names that `cell_from_keras` accepts.
 
     Raises:
-        InputError: if `cell` is none of these names, or if the keys or shapes of `params` are not those of a bidirectional layer with this
-            cell. Also if `params` is a layer with zoneout or a learned initial state. Keras has neither.
+        InputError: as `cell_to_keras` does.
     """
-    _check_cell(cell)
+    check_cell(cell, "Keras")
     arrays = exported_layer(cell, params, KERAS)
     check_keys("bidirectional layer", arrays, DIRECTIONS)
-    checked = check_layer(arrays, cell=cell)
-    return [array for direction in DIRECTIONS for array in cell_to_keras(cell, checked[direction])]
+    return [array for half in halves(check_layer(arrays, cell=cell)) for array in _list(half)]
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Convert the weights of a Keras Embedding layer to the embedding weights of lstm_jax, {"embedding": (V, E)}.
-
-    Args:
-        weights: `get_weights()` of the layer, a list of one array (V, E) for V words and E features.
+    """Convert the weights of a Keras Embedding layer, a list of one array (V, E), to {"embedding": (V, E)}.
 
     Raises:
         InputError: if `weights` is not a list of exactly one array, or the array does not have two axes.
     """
-    weights = listed("Embedding weights", weights)
-    require(len(weights) == 1, "Embedding weights", f"{len(weights)} arrays", "give one, (V, E)")
-    return {"embedding": shaped("embedding", weights[0], "V", "E")}
+    return checked("embedding", _named("embedding", weights, ""))
 
 
 def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert the embedding weights of lstm_jax to the list of one array (V, E) that `set_weights` of a Keras Embedding expects.
-
-    Args:
-        params: {"embedding": (V, E)} for V words and E features.
+    """Convert {"embedding": (V, E)} to the list of one array that `set_weights` of a Keras Embedding expects.
 
     Raises:
         InputError: if `params` does not have "embedding" as its only key, or the array does not have two axes.
     """
-    check_keys("embedding", params, ("embedding",))
-    return [shaped("embedding", params["embedding"], "V", "E")]
+    return list(checked("embedding", params).values())
 
 
 def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
@@ -194,26 +198,16 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     Raises:
         InputError: if `weights` is not a list of 1 or 2 arrays, or the shapes are not those of a dense layer.
     """
-    weights = listed(f"{where}Dense weights", weights)
-    require(len(weights) in (1, 2), f"{where}Dense weights", f"{len(weights)} arrays", "give kernel and, if any, bias")
-    kernel = shaped(f"{where}kernel", weights[0], "in", "out")
-    outputs = kernel.shape[1]
-    bias = shaped(f"{where}bias", weights[1], outputs) if len(weights) == 2 else np.zeros(outputs, kernel.dtype)
-    return {"kernel": kernel, "bias": bias}
+    return checked("dense", _named("dense", weights, where), where)
 
 
 def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert the dense weights of lstm_jax to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects.
-
-    Args:
-        params: {"kernel": (in, out), "bias": (out,)}.
+    """Convert {"kernel": (in, out), "bias": (out,)} to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of a dense layer.
     """
-    check_keys("dense layer", params, ("kernel", "bias"))
-    kernel = shaped("kernel", params["kernel"], "in", "out")
-    return [kernel, shaped("bias", params["bias"], kernel.shape[1])]
+    return list(checked("dense", params).values())
 
 
 def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
@@ -245,32 +239,22 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
 def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
     """Convert a sentiment model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
-    The LSTM and Dense layers of the Keras model must have biases.
-
-    Args:
-        params: a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+    This function is the inverse of `sentiment_from_keras`. The LSTM and Dense layers of the Keras model must have biases.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of a sentiment model.
     """
-    return _to_list(params, SENTIMENT)
+    return [array for _, arrays in _groups(*split_model(params, SENTIMENT)) for array in arrays]
 
 
 def generation_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Convert the weights of a Keras character model to a flat dict of weights of lstm_jax.
+    """Convert the weights of a Keras character model to a flat dict of weights of lstm_jax; see `sentiment_from_keras`.
 
     The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
     an embedding the input is one-hot, and the first LSTM must have V input features. An embedding must have V rows.
 
     The list of weights has no names, so this function counts the matrices to find out whether there is an embedding. An LSTM has two
-    matrices, a Dense has one, and an Embedding has one. An even count therefore means that there is an embedding. The list does not show
-    the activations. To have them checked, save the model as a `.keras` file and use `generation_from_keras_file`.
-
-    Args:
-        weights: `get_weights()` of the model.
-
-    Returns:
-        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+    matrices, a Dense has one, and an Embedding has one. An even count therefore means that there is an embedding.
 
     Raises:
         InputError: if the arrays are not those of such a model.
@@ -282,45 +266,40 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
     """Convert a character model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
-    The LSTM and Dense layers of the Keras model must have biases. If the weights are tied ("head/kernel" is absent), the kernel of the
-    Dense layer becomes a copy of the transposed embedding table.
-
-    Args:
-        params: a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+    This function is the inverse of `generation_from_keras`. The LSTM and Dense layers of the Keras model must have biases. If the weights
+    are tied ("head/kernel" is absent), the kernel of the Dense layer becomes a copy of the transposed embedding table.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of a character model.
     """
-    return _to_list(params, CHARACTER)
+    return [array for _, arrays in _groups(*split_model(params, CHARACTER)) for array in arrays]
 
 
 def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
-    arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(listed("model weights", weights))]
+    weights = as_tuple("model weights", weights, GET_WEIGHTS)
+    arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
     matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
-    first = 1 if kind == SENTIMENT or matrices % 2 == 0 else 0
+    first = int(kind == SENTIMENT or matrices % 2 == 0)
     require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)
     head_at = len(arrays) - (2 if arrays[-1].ndim == 1 else 1)
     head = dense_from_keras(arrays[head_at:], f"Dense from weights[{head_at}]: ")
-    lstms, at = [], first
-    while at < head_at:  # an LSTM has two matrices and, if it has a bias, a vector
-        end = min(head_at, at + (3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2))
-        lstms.append(lstm_in_model(arrays[at:end], f"LSTM {len(lstms)} from weights[{at}]: ", remedy))
-        at = end
+    lstms, rest = [], arrays[first:head_at]
+    while rest:  # an LSTM has two matrices and, if it has a bias, a vector
+        count = 3 if [array.ndim for array in rest[:3]] == [2, 2, 1] else 2
+        lstms.append(_lstm_in_model(rest[:count], f"LSTM {len(lstms)} from weights[{head_at - len(rest)}]: ", remedy))
+        rest = rest[count:]
     layers: list[Layer] = []
     while lstms:
-        pair = lstms[:2]
-        taken_next = lstms[2]["kernel"].shape[0] if len(lstms) > 2 else head["kernel"].shape[0]
-        alike = len(pair) == 2 and pair[0]["kernel"].shape == pair[1]["kernel"].shape
-        if alike and taken_next == 2 * pair[0]["recurrent_kernel"].shape[0]:
-            layers.append(dict(zip(DIRECTIONS, pair, strict=True)))
-        else:
-            layers.append(pair[0])
-        lstms = lstms[2:] if is_bidirectional(layers[-1]) else lstms[1:]
+        above = lstms[2] if len(lstms) > 2 else head
+        both = len(lstms) > 1 and lstms[0]["kernel"].shape == lstms[1]["kernel"].shape
+        both = both and len(above["kernel"]) == 2 * len(lstms[0]["recurrent_kernel"])
+        layers.append(dict(zip(DIRECTIONS, lstms, strict=False)) if both else lstms[0])
+        lstms = lstms[1 + both :]
     return join_model(embedding_from_keras(arrays[:1]) if first else None, layers, head, kind)
 
 
-def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
+def _lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
     """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages."""
     try:
         return lstm_from_keras(weights, where)
@@ -328,8 +307,363 @@ def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
         raise InputError(error.subject, error.value, f"{error.remedy}; {remedy}") from error
 
 
-def _to_list(params: Mapping[str, Any], kind: Kind) -> list[np.ndarray]:
-    embedding, layers, head = split_model(params, kind)
-    middle = [bidirectional_to_keras(layer) if is_bidirectional(layer) else lstm_to_keras(layer) for layer in layers]
-    table = [] if embedding is None else embedding_to_keras(embedding)
-    return [*table, *(array for layer in middle for array in layer), *dense_to_keras(head)]
+def _groups(embedding: Arrays | None, layers: Sequence[Layer], head: Arrays) -> list[tuple[str, list[np.ndarray]]]:
+    """Return the HDF5 group and the arrays of each layer of a Keras model, in the order of the layers."""
+    found = [] if embedding is None else [("layers/embedding", list(embedding.values()))]
+    counts: dict[str, int] = {}
+    for layer in layers:
+        kind = "bidirectional" if is_bidirectional(layer) else "lstm"
+        group = f"layers/{kind}" + (f"_{counts[kind]}" if kind in counts else "")
+        counts[kind] = counts.get(kind, 0) + 1
+        parts = {f"{direction}_layer/": layer[direction] for direction in DIRECTIONS} if kind == "bidirectional" else {"": layer}
+        found += [(f"{group}/{part}cell", _list(arrays)) for part, arrays in parts.items()]
+    return [*found, ("layers/dense", list(head.values()))]
+
+
+def _natural(path: str) -> str:
+    """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), path)
+
+
+def _read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read the arrays of an HDF5 file and the paths of its groups, in natural order. The state of the optimizer is left out."""
+    import h5py
+
+    subject = f"HDF5 file {name}"
+    size = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
+    with parsing(subject, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
+        links: dict[str, Any] = {}
+        objects: dict[str, Any] = {}
+        file.visititems_links(links.__setitem__)
+        file.visititems(objects.__setitem__)  # visits each object once, and follows hard links alone
+        for path, link in links.items():
+            hard = isinstance(link, h5py.HardLink)
+            require(hard, subject, f"{path} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
+            require(path in objects, subject, f"{path} is there under two names", "save the weights again")
+        kept = {path: objects[path] for path in sorted(objects, key=_natural) if path.split("/")[0] != "optimizer"}
+        groups = [path for path, found in kept.items() if isinstance(found, h5py.Group)]
+        datasets = {path: found for path, found in kept.items() if path not in groups}
+        for path, dataset in datasets.items():
+            _check_dataset(dataset, subject, path)
+        stored = sum(dataset.nbytes for dataset in datasets.values())
+        require(stored <= size, subject, "arrays share their bytes", "save the weights again")
+        return {path: _read_dataset(dataset) for path, dataset in datasets.items()}, groups
+
+
+def _is_bfloat16(dataset: Any) -> bool:
+    return dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
+
+
+def _check_dataset(dataset: Any, subject: str, path: str) -> None:
+    import h5py
+
+    require(isinstance(dataset, h5py.Dataset), subject, f"{path} is a {type(dataset).__name__}", "expected groups and datasets alone")
+    outside = dataset.is_virtual or dataset.external
+    require(not outside, subject, f"{path} keeps its data in another file", "save the arrays themselves")
+    numbers = dataset.dtype.kind in "fiub" or _is_bfloat16(dataset)
+    require(numbers, subject, f"{path} has dtype {dataset.dtype}", "only numbers are read")
+    # A malicious file may declare any size, but a dataset of Keras takes exactly its bytes. Without filters HDF5 loads no plugin either.
+    plain = dataset.shape is not None and dataset.id.get_storage_size() == dataset.nbytes
+    plain = plain and dataset.id.get_create_plist().get_nfilters() == 0
+    require(plain, subject, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")
+
+
+def _read_dataset(dataset: Any) -> np.ndarray:
+    values = np.asarray(dataset[()])
+    # Keras stores a bfloat16 value as two opaque bytes and sets an attribute. Conversion to float32 keeps the values exactly.
+    return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if _is_bfloat16(dataset) else values
+
+
+RECURRENT = ("lstm", "rnn", "bidirectional")
+BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
+SUPPORTED = f"expected Embedding -> LSTM, Bidirectional(LSTM) or RNN(LSTMCell) layers -> one Dense; {LAYER_BY_LAYER}"
+CHAIN = (
+    "expected a chain of one Embedding or none, recurrent layers and one Dense, each of which reads the layer before it and nothing else; "
+    + LAYER_BY_LAYER
+)
+MASK = "NotEqual"
+"""Class of the layer that computes the mask of Embedding(mask_zero=True) in a functional model."""
+INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # layers that have no effect when a model predicts
+
+CLASSES = {
+    MASK,
+    "InputLayer",
+    "Dropout",
+    "SpatialDropout1D",
+    "Embedding",
+    "LSTM",
+    "LSTMCell",
+    "RNN",
+    "StackedRNNCells",
+    "Bidirectional",
+    "Dense",
+}
+"""Supported classes of layers."""
+OPTIONS = {"activation": "tanh", "recurrent_activation": "sigmoid", "go_backwards": False, "merge_mode": "concat"}
+"""Options of a layer that change its function but not its arrays, with the default of Keras, which alone is supported.
+
+The activation of Dense depends on the model, and the backward layer of a Bidirectional goes backwards.
+"""
+HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmoid"), CHARACTER: ("linear", "softmax")}
+
+
+def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
+    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers."""
+    kinds: list[str] = []
+    order: list[str] = []
+    top: dict[str, Any] = {}
+    try:
+        for layer in config["config"]["layers"]:
+            _check_options(layer, model, subject)
+            kind = layer["class_name"].lower()
+            if kind in RECURRENT:
+                order.append(f"{kind}_{kinds.count(kind)}" if kind in kinds else kind)
+                top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
+            kinds.append(kind)
+        _check_chain(config["config"], subject)
+        # Only a character model may predict at every step, with the same Dense layer.
+        whole = model == SENTIMENT and top.get("return_sequences")
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
+    require(not whole, subject, "the last recurrent layer returns sequences", "expected one that returns its last output")
+    return order
+
+
+def _check_options(layer: Any, model: Kind, subject: str, backward: bool = False) -> None:
+    kind, options = layer["class_name"], layer["config"]
+    own = layer.get("module", "keras").split(".")[0] == "keras" and layer.get("registered_name") in (None, kind)
+    require(own, subject, f"a {kind} that is not Keras' own", f"expected layers of Keras; {BY_HAND}")
+    require(kind in CLASSES, subject, f"a layer of class {kind}", SUPPORTED)
+    supported: dict[str, tuple[object, ...]] = {name: (value,) for name, value in OPTIONS.items()}
+    supported["go_backwards"] = (backward,)
+    if kind == "Dense":
+        supported["activation"] = HEAD_ACTIVATIONS[model]
+    for option, values in supported.items():
+        value = options.get(option, values[0])
+        require(value in values, subject, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, values))}")
+    inner = [(name, options[name]) for name in ("layer", "backward_layer", "cell") if name in options]
+    for name, part in [*inner, *(("cells", cell) for cell in options.get("cells", ()))]:
+        _check_options(part, model, subject, name == "backward_layer")
+
+
+def _check_chain(config: Any, subject: str) -> None:
+    """Check that the layers of a Sequential or functional Keras model form a chain in which each layer reads the layer before it."""
+    layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
+    kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
+    inner = kinds[kinds[:1] == ["embedding"] : -1]
+    good = kinds[-1:] == ["dense"] and all(kind in RECURRENT for kind in inner)
+    require(good, subject, f"layers {', '.join(kinds)}", CHAIN)
+    if "input_layers" not in config:  # a Sequential model
+        return
+
+    def history(value: Any) -> list[Any]:
+        return value["config"]["keras_history"] if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__" else [None]
+
+    masks = {layer["name"] for layer in config["layers"] if layer["class_name"] == MASK and layer["inbound_nodes"][0]["args"][1] == 0}
+    before = layers[0]["name"]
+    for layer in layers[1:]:
+        nodes = layer["inbound_nodes"]
+        require(len(nodes) == 1, subject, f"layer {layer['name']}, called {len(nodes)} times", CHAIN)
+        read = [history(value) for value in nodes[0]["args"]]
+        require(read == [[before, 0, 0]], subject, f"layer {layer['name']}, which reads {read}", CHAIN)
+        for name, value in nodes[0]["kwargs"].items():
+            of_mask = name == "mask" and history(value)[0] in masks
+            require(of_mask or value in (None, False), subject, f"layer {layer['name']}, called with {name}", CHAIN)
+        before = layer["name"]
+    for ends, end in ((config["input_layers"], layers[0]["name"]), (config["output_layers"], before)):
+        require(ends in ([end, 0, 0], [[end, 0, 0]]), subject, f"inputs or outputs {ends}", CHAIN)
+
+
+def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read the weights in a Keras 3 `.weights.h5` file or `.keras` archive, and return a dict from the path of each array to the array.
+
+    The paths are in natural order, in which lstm_2 comes before lstm_10. The state of the optimizer is left out. bfloat16 arrays are
+    converted to float32, and other arrays keep their dtype.
+
+    Raises:
+        InputError: if the file does not exist, is damaged, is neither a `.weights.h5` file nor a `.keras` archive, or contains something
+            other than arrays of numbers that are stored in the file itself, such as a link to another file.
+    """
+    return _read(path)[0]
+
+
+def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+    """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
+
+    The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
+    LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells.
+
+    A `.keras` archive stores the order of the layers, their inputs and their options. Each layer must read the output of the layer before
+    it and nothing else. Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax
+    supports. One exception is the option `mask_zero` of the Embedding, which is not checked. The model of lstm_jax needs the same
+    `mask_zero` to compute the same probabilities.
+
+    A `.weights.h5` file does not store the options of the layers. These options are then not checked, so make sure that lstm_jax supports
+    them. The file stores the order of layers of the same class, but not the order of layers of different classes, such as LSTM and
+    Bidirectional. That order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras`
+    archive.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+
+    Raises:
+        InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
+            fit together, or if the order of the layers is not unique.
+    """
+    return _from_file(path, SENTIMENT)
+
+
+def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+    """Read a character model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
+
+    The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
+    number of characters. Without an embedding the input is one-hot. Each recurrent layer is an LSTM, or an RNN of one LSTMCell or of a list
+    of LSTMCells. The last recurrent layer may return its last output or all outputs.
+
+    Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax supports. They are checked
+    only in a `.keras` archive, because a `.weights.h5` file stores no options. The option `mask_zero` of an Embedding is never checked: a
+    Keras model with `mask_zero=True` skips the character with the id 0, but the character model of lstm_jax reads it.
+    `sentiment_from_keras_file` describes how the order of the layers is found.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+
+    Raises:
+        InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
+            fit together, or if the order of the layers is not unique.
+    """
+    return _from_file(path, CHARACTER)
+
+
+def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
+    rest, groups, config = _read(path)
+    subject = f"Keras model {os.fspath(path)}"
+    for array in rest:
+        require(array.startswith("layers/"), subject, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
+    names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
+    for name in names:
+        known = _class(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
+        require(known, subject, f"layer {name}", SUPPORTED)
+    for layer in ("embedding", "dense"):
+        optional = kind == CHARACTER and layer == "embedding"
+        fits = (optional or layer in names) and f"{layer}_1" not in names
+        wanted = f"expected one {layer} layer{' or none' if optional else ''}"
+        require(fits, subject, f"layers {', '.join(names)}", f"{wanted}; {SUPPORTED}")
+    order = None if config is None else _order_in_config(config, kind, subject)
+
+    embedding = embedding_from_keras(_take(rest, "layers/embedding")) if "embedding" in names else None
+    head = dense_from_keras(_take(rest, "layers/dense"))
+    stacks = {name: _take_layers(rest, name) for name in names if _class(name) in RECURRENT}
+    require(not rest, subject, f"array {next(iter(rest), '')}", SUPPORTED)
+    if order is None:
+        width = head["kernel"].shape[1] if embedding is None else embedding["embedding"].shape[1]
+        order = _order_by_width(stacks, width, head["kernel"].shape[0], subject)
+    require(set(order) == set(stacks), subject, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
+    return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
+
+
+def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
+    """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
+
+    The Keras model must be Sequential or functional. It must have one LSTM or Bidirectional(LSTM) layer for each recurrent layer in
+    `params`, and one Embedding layer if `params` has an embedding. It must also have one Dense layer, even if `params` has no "head/kernel"
+    because the weights are tied. All these layers except the Embedding must have biases.
+
+    Missing folders above the file are created. If the file cannot be written, an existing file at this path is not changed.
+
+    Args:
+        path: path of the file, which must end in .weights.h5.
+        params: the flat dict of the model; see `lstm_jax.convert`. A model whose head has one output is a sentiment model, and any other is
+            a character model.
+
+    Raises:
+        InputError: if a key or shape in `params` is wrong, if the name of the file does not end in .weights.h5, if the path is a link or a
+            folder, or if the file cannot be written.
+    """
+    import h5py
+
+    check_named("params", params, "give the flat dict of a model, see lstm_jax.convert")
+    one = to_numpy("head/bias", params.get("head/bias", [0.0])).shape == (1,)
+    groups = _groups(*split_model(params, SENTIMENT if one else CHARACTER))
+    name = os.fspath(path)
+    require(name.endswith(".weights.h5"), "Keras weights", name, "Keras wants a name that ends in .weights.h5")
+    content = io.BytesIO()  # in memory first: a write of HDF5 that fails would leave half a file
+    with h5py.File(content, "w") as file:
+        for group, values in groups:
+            for number, value in enumerate(values):
+                dataset = file.create_dataset(f"{group}/vars/{number}", data=value)
+                if value.dtype.name == "bfloat16":
+                    dataset.attrs["dtype"] = "bfloat16"
+    write_atomically(Path(name), content.getvalue())
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
+    """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
+    name = os.fspath(path)
+    require(os.path.isfile(path), "Keras weights", name, "there is no such file")
+    with open_input(path, f"Keras weights {name}") as file:
+        if not zipfile.is_zipfile(file):
+            return *_read_hdf5(path, name), None
+        with parsing(f"archive {name}", "it is damaged: save the model again"), zipfile.ZipFile(file) as archive:
+            for member in ("config.json", "model.weights.h5"):
+                require(member in archive.namelist(), f"archive {name}", f"no {member}", "expected what model.save('x.keras') writes")
+                stored = archive.getinfo(member).compress_type == zipfile.ZIP_STORED
+                require(stored, f"archive {name}", f"{member} is compressed", "unzip it and give its model.weights.h5")
+            config = json.loads(archive.read("config.json"))
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+    return *_read_hdf5(weights, f"{name}/model.weights.h5"), config
+
+
+def _class(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
+
+
+def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
+    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers."""
+    taken: list[np.ndarray] = []
+    while f"{group}/vars/{len(taken)}" in rest:
+        taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
+    return taken
+
+
+def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
+    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax."""
+    group = f"layers/{name}"
+
+    def lstm(cell: str) -> Arrays:
+        return _lstm_in_model(_take(rest, cell), f"{cell}: ", SUPPORTED)
+
+    if _class(name) == "bidirectional":
+        return [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in DIRECTIONS}]
+    stacked = {match.group() for path in rest if (match := re.match(rf"{group}/cell/cells/lstm_cell(_\d+)?(?=/)", path))}
+    return [lstm(cell) for cell in sorted(stacked, key=_natural) or [f"{group}/cell"]]
+
+
+def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int, subject: str) -> list[str]:
+    """Infer the order of the recurrent layers of a Keras model that maps `features` to `outputs`, and return their names in this order."""
+    queues = tuple(tuple(name for name in stacks if _class(name) == kind) for kind in RECURRENT)
+    if sum(map(bool, queues)) <= 1:
+        return list(stacks)
+
+    @cache
+    def orders(queues: tuple[tuple[str, ...], ...], width: int) -> list[list[str]]:
+        """Return at most two possible orders of the layers that have no position in the model yet."""
+        if not any(queues):
+            return [[]] if width == outputs else []
+        found: list[list[str]] = []
+        for name in (queue[0] for queue in queues if queue):
+            if widths(stacks[name][0])[0] == width:
+                others = tuple(queue[1:] if name in queue else queue for queue in queues)
+                found += [[name, *later] for later in orders(others, widths(stacks[name][-1])[1])]
+        return found[:2]
+
+    found = orders(queues, features)
+    require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {SUPPORTED}")
+    require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
+    return found[0]

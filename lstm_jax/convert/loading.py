@@ -10,39 +10,46 @@ import numpy as np
 
 from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import (
+    CELLS,
     CHARACTER,
     DIRECTIONS,
     ENDS,
     LAYOUTS,
-    LSTM_NAMES,
+    OWN,
     PROJECTED,
     SENTIMENT,
+    TORCH_CELLS,
     Arrays,
     Layer,
+    base_cell,
+    check_activations,
     check_keys,
     check_layer,
     check_named,
-    has_state_dict,
+    checked,
+    find_cell,
     is_bidirectional,
     kind_of,
-    shaped,
     split_paths,
+    to_numpy,
 )
-from lstm_jax.convert.exporting import OWN, TORCH_CELLS, base_cell, check_activations
-from lstm_jax.convert.keras import cell_from_keras, dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras
+from lstm_jax.convert.keras import cell_from_keras
 from lstm_jax.convert.torch import find_torch_cell, layers_from_torch
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+
+Pairs = list[tuple[Any, np.ndarray]]
+"""List of pairs: a parameter of a layer, and the array with its new values."""
 
 
 class Given(NamedTuple):
-    """Weights that are to be loaded into one layer.
+    """Weights that are to be loaded into one recurrent layer.
 
     Attributes:
         arrays: the weights in the layout of lstm_jax.
         cell: name of the cell that the weights belong to, without its activations.
         allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
             any activations, because those of the weights are not known.
-        source: origin of the weights as error messages name it, for example "PyTorch module".
+        source: origin of the weights as error messages name it.
         options: dict from the name of an attribute of the layer, such as "go_backwards", to the value that the attribute must have.
     """
 
@@ -53,39 +60,8 @@ class Given(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
-def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values."""
-    pair = is_a(layer, OWN, "Bidirectional")
-    recurrent = pair or is_a(layer, OWN, "Recurrent")
-    require(recurrent, f"layer{at}", type(layer).__name__, "give Recurrent and Bidirectional layers")
-    if pair != is_bidirectional(given.arrays):
-        remedy = "the weights have one direction: give a Recurrent layer" if pair else "the weights have both: give a Bidirectional layer"
-        raise InputError(f"directions{at}", 2 if pair else 1, remedy)
-    for name, wanted in given.options.items():
-        own = getattr(layer, name)
-        require(own == wanted, f"{name}{at}", own, f"the {given.source} has {wanted}: give a layer with {name}={wanted!r}")
-    if not pair:
-        return _matched_cell(layer, given, given.arrays, at)
-    halves = ((name, getattr(layer, name), given.arrays[name]) for name in DIRECTIONS)
-    return [found for name, part, arrays in halves for found in _matched_cell(part, given, arrays, f"{at}, {name}")]
-
-
-def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values."""
-    cell = base_cell(layer)
-    outputs, columns = arrays["recurrent_kernel"].shape
-    remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
-    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with {remedy}")
-    check_activations(layer, given.allowed or (layer.cell,), at, given.source)
-    sizes = {"features": len(arrays["kernel"]), "units": columns // LAYOUTS[cell].gates, "output_features": outputs}
-    for name, wanted in sizes.items():
-        own = getattr(layer, name)
-        require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
-    return paired(layer, arrays, at=at)
-
-
-def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tuple[Any, Any]]:
-    """Check that a layer has a parameter of the same name and shape for each array, and return pairs (parameter, array)."""
+def _paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> Pairs:
+    """Pair each array with the parameter of the same name, after checking that their shapes are equal."""
     found = []
     for name, array in arrays.items():
         parameter = getattr(layer, name, None)
@@ -98,22 +74,53 @@ def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tu
     return found
 
 
-CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
+def _paired_layers(layer: Any, given: list[Given]) -> Pairs:
+    """Pair the parameters of recurrent layers with weights, after checking that the weights fit the layers."""
+    layers = list(layer.layers) if is_a(layer, OWN, "RecurrentStack") else [layer]
+    require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
+    found: Pairs = []
+    for number, (part, own) in enumerate(zip(layers, given, strict=True)):
+        at = f" of layer {number}" if len(layers) > 1 else ""
+        both = is_a(part, OWN, "Bidirectional")
+        require(both or is_a(part, OWN, "Recurrent"), f"layer{at}", type(part).__name__, "give Recurrent and Bidirectional layers")
+        remedy = "the weights have one direction: give a Recurrent layer" if both else "the weights have both: give a Bidirectional layer"
+        require(both == is_bidirectional(own.arrays), f"directions{at}", 2 if both else 1, remedy)
+        for name, wanted in own.options.items():
+            value = getattr(part, name)
+            require(value == wanted, f"{name}{at}", value, f"the {own.source} has {wanted}: give a layer with {name}={wanted!r}")
+        halves = [(getattr(part, name), own.arrays[name], f"{at}, {name}") for name in DIRECTIONS] if both else [(part, own.arrays, at)]
+        found += [pair for half, arrays, at in halves for pair in _paired_cell(half, own, arrays, at)]
+    return found
+
+
+def _paired_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> Pairs:
+    """Pair the parameters of a `Recurrent` layer with weights, after checking that the weights fit the layer."""
+    outputs, columns = arrays["recurrent_kernel"].shape
+    remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
+    fits = base_cell(layer) == given.cell
+    require(fits, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with {remedy}")
+    check_activations(layer, given.allowed or (layer.cell,), at, given.source)
+    sizes = {"features": len(arrays["kernel"]), "units": columns // LAYOUTS[given.cell].gates, "output_features": outputs}
+    for name, wanted in sizes.items():
+        own = getattr(layer, name)
+        require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
+    return _paired(layer, arrays, at=at)
+
+
+KERAS_CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
 """Dict from the class of a recurrent Keras layer to the name of its cell in lstm_jax.
 
 A GRU with `reset_after=False` has the cell "gru_reset_before" instead of "gru".
 """
-KINDS = (*CELLS, "Bidirectional")
 NAMES = {"exponential": "exp", "softsign": "soft_sign"}
 """Dict from the name of an activation in Keras to its name in the attribute `cell` of a layer of lstm_jax, if the two names differ."""
 
 
-def is_keras(value: Any) -> bool:
-    """Return whether a value is a layer or a model of Keras."""
+def _is_keras(value: Any) -> bool:
     return is_a(value, "keras", "Layer")
 
 
-def given_by_keras(layer: Any, name: str) -> Given:
+def _given_by_keras(layer: Any, name: str) -> Given:
     """Return the weights of a recurrent Keras layer, and the cell and the options that a layer of lstm_jax must have for these weights."""
     if not is_a(layer, "keras", "Bidirectional"):
         given = _given_by_one(layer, name)
@@ -121,29 +128,26 @@ def given_by_keras(layer: Any, name: str) -> Given:
         return given._replace(options={"go_backwards": layer.go_backwards} | order)
     pair = {"forward": layer.forward_layer, "backward": layer.backward_layer}
     halves = {direction: _given_by_one(half, f"{name}.{direction}_layer") for direction, half in pair.items()}
-    cells = [(halves[direction].allowed or ("",))[0] for direction in DIRECTIONS]
+    cells = [*(halves["forward"].allowed or ()), *(halves["backward"].allowed or ())]
     remedy = "load its forward_layer and its backward_layer one by one"
     require(cells[0] == cells[1], name, f"directions {' and '.join(cells)}", remedy)
-    backwards = [pair[direction].go_backwards for direction in DIRECTIONS]
+    backwards = [half.go_backwards for half in pair.values()]
     require(backwards == [False, True], name, f"go_backwards {backwards[0]} and {backwards[1]}", remedy)
-    arrays = {direction: halves[direction].arrays for direction in DIRECTIONS}
+    arrays = {direction: half.arrays for direction, half in halves.items()}
     return halves["forward"]._replace(arrays=arrays, options={"merge_mode": layer.merge_mode})
 
 
 def _given_by_one(layer: Any, name: str) -> Given:
-    found = [kind for kind in CELLS if is_a(layer, "keras", kind)]
-    remedy = f"give a {', '.join(KINDS)} of Keras, or arrays that cell_from_keras or another function of lstm_jax.convert has converted"
+    found = [cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)]
+    kinds = ", ".join((*KERAS_CELLS, "Bidirectional"))
+    remedy = f"give a {kinds} of Keras, or arrays that cell_from_keras or another function of lstm_jax.convert has converted"
     require(bool(found), name, type(layer).__name__, remedy)
-    cell = CELLS[found[0]]
-    if cell == "gru" and not layer.reset_after:
-        cell = "gru_reset_before"
+    cell = "gru_reset_before" if found == ["gru"] and not layer.reset_after else found[0]
     weights = layer.get_weights()
     require(bool(weights), name, "no weights", "the layer is not built: call it once")
-    functions = [_activation(layer, "activation", name)]
-    if cell != "simple_rnn":
-        functions.append(_activation(layer, "recurrent_activation", name))
-    default = functions == ["tanh", "sigmoid"][: len(functions)]
-    allowed = cell if default else f"{cell}({', '.join(functions)})"
+    defaults = {"activation": "tanh"} | ({} if cell == "simple_rnn" else {"recurrent_activation": "sigmoid"})
+    functions = {argument: _activation(layer, argument, name) for argument in defaults}
+    allowed = cell if functions == defaults else f"{cell}({', '.join(functions.values())})"
     return Given(cell_from_keras(cell, weights, f"{name}: "), cell, (allowed,), "Keras layer")
 
 
@@ -158,64 +162,51 @@ def _activation(layer: Any, argument: str, name: str) -> str:
     return NAMES.get(called, called)
 
 
-Pairs = list[tuple[Any, Any]]
+def _state_dict(value: Any) -> Any:
+    """Return the state dict of a PyTorch module. Any other value is returned unchanged."""
+    is_module = not isinstance(value, type) and callable(getattr(value, "state_dict", None))
+    return value.state_dict() if is_module else value
 
 
-def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
-    """Check that weights fit a dense layer, and return pairs: a parameter of the layer, and the array with its new values."""
-    if isinstance(weights, Mapping) and not prefix and "kernel" in weights:
-        return paired(layer, dense_from_keras(dense_to_keras(weights)))
-    state = _torch_arrays(weights, prefix, "nn.Linear", ("weight", "bias"))
-    kernel = np.ascontiguousarray(shaped(f"{prefix}weight", state["weight"], "out", "in").T)
-    bias = [shaped(f"{prefix}bias", state["bias"], kernel.shape[1])] if "bias" in state else []
-    return paired(layer, dense_from_keras([kernel, *bias]))
-
-
-def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
-    """Check that weights fit an embedding layer, and return a list of one pair: the parameter, and the array with its new values."""
-    if isinstance(weights, Mapping) and not prefix and "embedding" in weights:
-        return paired(layer, embedding_from_keras(embedding_to_keras(weights)))
-    longest = getattr(weights, "max_norm", None)
+def _paired_plain(kind: str, layer: Any, weights: Any, prefix: str) -> Pairs:
+    """Pair the parameters of a dense layer or an embedding with weights, after checking that the weights fit the layer."""
+    first, *others = LAYOUTS[kind].shapes
+    if isinstance(weights, Mapping) and not prefix and first in weights:
+        return _paired(layer, checked(kind, weights))
+    longest, module = getattr(weights, "max_norm", None), f"nn.{LAYOUTS[kind].module}"
     require(longest is None, "max_norm", longest, "the layer does not change its vectors: give the state dict, if that is intended")
-    state = _torch_arrays(weights, prefix, "nn.Embedding", ("weight",))
-    return paired(layer, embedding_from_keras([shaped(f"{prefix}weight", state["weight"], "V", "E")]))
-
-
-def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the arrays of a PyTorch module as a dict from their names in the module, such as "weight"."""
-    state = weights.state_dict() if has_state_dict(weights) else weights
+    state = _state_dict(weights)
     remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
     require(isinstance(state, Mapping), "weights", kind_of(weights), remedy)
     found = {name.removeprefix(prefix): value for name, value in state.items() if isinstance(name, str) and name.startswith(prefix)}
     remedy = f"give the state dict of an {module}, and its prefix if it is part of a bigger model ('fc.')"
-    require(names[0] in found, f"{prefix}{names[0]} in the state dict", "missing", remedy)
-    others = sorted(set(found) - set(names))
-    require(not others, f"name in the state dict of an {module}", f"{prefix}{others[0] if others else ''}", remedy)
-    return found
+    require("weight" in found, f"{prefix}weight in the state dict", "missing", remedy)
+    unknown = sorted(set(found) - {"weight", *others})
+    require(not unknown, f"name in the state dict of an {module}", f"{prefix}{''.join(unknown[:1])}", remedy)
+    table = to_numpy(f"{prefix}weight", found["weight"])
+    arrays = {first: table.T if kind == "dense" else table} | {name: found.get(name) for name in others}
+    return _paired(layer, checked(kind, arrays, prefix, names={first: "transposed weight" if kind == "dense" else "weight"}))
 
 
-def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
-    """Split a flat dict of weights, after checking that its arrays for the embedding and the head fit a model."""
-    kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
-    remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"
-    check_named(f"weights of a {kind}", weights, remedy)
-    layers = split_paths(weights, kind)
-    arrays: dict[str, Arrays] = {"embedding": {}, "head": {}}
-    for path in (path for path in ENDS if path in weights):
+def _paired_model(model: Any, weights: Any) -> Pairs:
+    """Pair the parameters of a model with a flat dict of weights, after checking that the weights fit the model."""
+    layers = split_paths(weights, SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER)
+    found: Pairs = []
+    tied = not hasattr(model.head, "kernel")
+    for path in ENDS:
         part, name = path.split("/")
-        arrays[part][name] = shaped(path, weights[path], *(("rows", "columns") if name != "bias" else ("outputs",)))
-    tied, embedded = not hasattr(model.head, "kernel"), model.embedding is not None
-    remedy = "the model has an embedding" if embedded else "the model has none: its input is one-hot"
-    require(embedded == bool(arrays["embedding"]), ENDS[0], "missing" if embedded else "given", remedy)
-    if tied and "kernel" in arrays["head"]:
-        alike = np.array_equal(arrays["head"].pop("kernel"), arrays["embedding"]["embedding"].T)
-        require(alike, ENDS[1], "not the transposed embedding", "the model ties the two: make it with tied=False, or leave out the key")
-    require(tied or "kernel" in arrays["head"], ENDS[1], "missing", "the model has a head of its own: make it with tied=True")
-    parts = ((name, getattr(model, name)) for name in arrays)
-    return layers, [pair for name, part in parts if part is not None for pair in paired(part, arrays[name], f"{name}/")]
+        parameter, value = getattr(getattr(model, part), name, None), weights.get(path)
+        if tied and path == "head/kernel":
+            alike = value is None or np.array_equal(to_numpy(path, value), to_numpy(ENDS[0], weights[ENDS[0]]).T)
+            require(alike, path, "not the transposed embedding", "the model ties the two: make it with tied=False, or leave out the key")
+            continue
+        remedy = f"the model has {'none' if parameter is None else 'one'}: make another model, with embed or tied as in the weights"
+        require((parameter is None) == (value is None), path, "missing" if value is None else "given", remedy)
+        if value is not None:
+            found += _paired(getattr(model, part), {name: to_numpy(path, value)}, f"{part}/")
+    return found + _paired_layers(model.recurrent, _converted(layers, "recurrent/{}/"))
 
 
-KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
 REMEDY = "give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"
 LOADABLE = (
     "give a Recurrent layer, a Bidirectional layer or a RecurrentStack, an nnx.Linear or an nnx.Embed, or a SentimentClassifier or a "
@@ -279,17 +270,16 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
             - The layer has no bias, and the bias in the weights is not zero.
     """
     if is_a(layer, "flax.nnx", "Linear") or is_a(layer, OWN, "ClassifierHead"):
-        found = matched_dense(layer, weights, prefix)
+        found = _paired_plain("dense", layer, weights, prefix)
     elif is_a(layer, "flax.nnx", "Embed") or is_a(layer, OWN, "Embedding"):
-        found = matched_embedding(layer, weights, prefix)
+        found = _paired_plain("embedding", layer, weights, prefix)
     elif is_a(layer, OWN, "SentimentClassifier", "CharGenerator"):
         require(not prefix, "prefix", repr(prefix), "the flat dict of a model has none: leave it out")
-        layers, found = split_flat(layer, weights)
-        found = found + _matched_layers(layer.recurrent, _converted(layers, "recurrent/{}/"))
+        found = _paired_model(layer, weights)
     else:
         recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
         require(recurrent, "layer", kind_of(layer), LOADABLE)
-        found = _matched_layers(layer, _given(weights, prefix))
+        found = _paired_layers(layer, _given(weights, prefix))
     first: dict[int, Any] = {}
     for variable, array in found:
         same = np.array_equal(first.setdefault(id(variable), array), array, equal_nan=True)
@@ -300,30 +290,23 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         variable[...] = array
 
 
-def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
-    """Check that weights fit recurrent layers, and return a list of pairs: a parameter, and the array with its new values."""
-    layers = list(layer.layers) if is_a(layer, OWN, "RecurrentStack") else [layer]
-    require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
-    many = len(layers) > 1
-    return [
-        pair
-        for number, (part, own) in enumerate(zip(layers, given, strict=True))
-        for pair in matched(part, own, f" of layer {number}" if many else "")
-    ]
-
-
 def _given(weights: Any, prefix: str) -> list[Given]:
     """Return a list of the weights of each recurrent layer, in which the lowest layer comes first."""
+    state = weights if _is_keras(weights) else _state_dict(weights)
+    of_module = state is not weights
     if isinstance(weights, Mapping):
         check_named("weights", weights, "give the state dict of a PyTorch module, or converted weights")
         inside = bool(prefix) and any(name.startswith(prefix) for name in weights)
-        if inside or not KEYS & set(weights):
-            return _from_torch(weights, prefix, None)
-    elif has_state_dict(weights) and not is_keras(weights):
-        return _from_torch(weights.state_dict(), prefix, None if prefix else getattr(weights, "nonlinearity", None))
+        of_module = inside or not {"kernel", "recurrent_kernel", "bias", *DIRECTIONS} & set(weights)
+    if of_module:
+        cell = find_torch_cell(state, prefix)
+        nonlinearity = None if prefix else getattr(weights, "nonlinearity", None)
+        only = {"tanh": "simple_rnn", "relu": "simple_rnn(relu)"}.get(nonlinearity or "")
+        allowed = (only,) if only and cell == "simple_rnn" else TORCH_CELLS[cell]
+        return [Given(arrays, cell, allowed) for arrays in layers_from_torch(cell, state, prefix)]
     require(not prefix, "prefix", repr(prefix), "only the state dict of a bigger model has one: leave it out")
-    if is_keras(weights):
-        return [given_by_keras(weights, "weights")]
+    if _is_keras(weights):
+        return [_given_by_keras(weights, "weights")]
     require(isinstance(weights, Mapping | list | tuple), "weights", kind_of(weights), REMEDY)
     return _converted([weights], "") if isinstance(weights, Mapping) else _converted(weights, "weights[{}]/")
 
@@ -332,23 +315,14 @@ def _converted(weights: Sequence[Any], where: str) -> list[Given]:
     """Return the weights of each recurrent layer, after checking their layout."""
     found = []
     for number, arrays in enumerate(weights):
-        if is_keras(arrays):
-            found.append(given_by_keras(arrays, f"weights[{number}]"))
+        if _is_keras(arrays):
+            found.append(_given_by_keras(arrays, f"weights[{number}]"))
             continue
         require(isinstance(arrays, Mapping), f"weights[{number}]", kind_of(arrays), REMEDY)
         path = where.format(number)
         cell = _find_cell(arrays, path)
         found.append(Given(check_layer(arrays, path, cell), cell))
     return found
-
-
-def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> list[Given]:
-    """Return the weights of each layer in a PyTorch state dict, lowest layer first."""
-    cell = find_torch_cell(state, prefix)
-    allowed = TORCH_CELLS[cell]
-    if cell == "simple_rnn" and nonlinearity in ("tanh", "relu"):
-        allowed = allowed[:1] if nonlinearity == "tanh" else allowed[1:]
-    return [Given(arrays, cell, allowed) for arrays in layers_from_torch(cell, state, prefix)]
 
 
 def _find_cell(layer: Mapping[str, Any], where: str) -> str:
@@ -358,14 +332,9 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
         check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
         arrays, where = layer["forward"], f"{where}forward/"
     check_named(f"{where}weights", arrays, REMEDY)
-    named = [cell for cell, layout in LAYOUTS.items() if set(layout.names) == set(arrays)]
+    named = [cell for cell in CELLS if set(LAYOUTS[cell].shapes) == set(arrays)]
     remedy = "expected kernel, recurrent_kernel, bias and, for a GRU, recurrent_bias or, for an LSTM with a projection, projection"
-    require(bool(named), f"{where}weights", f"keys {', '.join(sorted(map(str, arrays))) or '(none)'}", remedy)
-    if named == [PROJECTED]:
-        return PROJECTED
-    units, columns = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], "H", "GH").shape
-    for cell in named:
-        if columns == LAYOUTS[cell].gates * units:
-            return cell
-    remedy = f"expected {' or '.join(f'(H, {LAYOUTS[cell].columns}) of {LAYOUTS[cell].phrase}' for cell in named)}"
-    raise InputError(f"{where}recurrent_kernel", f"shape ({units}, {columns})", remedy)
+    require(bool(named), f"{where}weights", f"keys {', '.join(sorted(arrays)) or '(none)'}", remedy)
+    if len(named) == 1:
+        return named[0]
+    return find_cell(f"{where}recurrent_kernel", to_numpy(f"{where}recurrent_kernel", arrays["recurrent_kernel"]).shape, named)

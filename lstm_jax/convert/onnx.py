@@ -12,27 +12,32 @@ number of units.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import lstm_jax
+from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import (
     CHARACTER,
-    DIRECTIONS,
     ENDS,
+    LAYOUTS,
+    OWN,
     SENTIMENT,
     Arrays,
     Layer,
+    Target,
+    check_cell,
     check_named,
     check_stack,
+    exported,
+    halves,
     is_bidirectional,
+    parts_of,
     reordered,
     split_model,
-    to_numpy,
     widths,
 )
-from lstm_jax.convert.exporting import Target, exported, merge_of, parts_of
 from lstm_jax.errors import InputError, require
 
 OPSET = 17
@@ -44,25 +49,6 @@ LARGEST = 2**31 - 2**20
 """Largest total size of the weights of a model in bytes. The file of a model must be smaller than 2 GiB."""
 
 
-class Operator(NamedTuple):
-    """Description of ONNX's operator for a recurrent cell: its name, its gate order, the names of its states, and its attributes."""
-
-    name: str
-    gates: tuple[int, ...]
-    """Tuple with one number for each gate, in ONNX's order: the index of this gate in the order of lstm_jax."""
-    states: tuple[str, ...]
-    attributes: dict[str, int]
-
-
-OPERATORS = {
-    "lstm": Operator("LSTM", (0, 3, 1, 2), ("h", "c"), {}),
-    "gru": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 1}),
-    "gru_reset_before": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 0}),
-    "simple_rnn": Operator("RNN", (0,), ("h",), {}),
-}
-"""Dict from the name of a cell to its operator, for each cell that ONNX can compute."""
-
-
 def import_onnx() -> Any:
     """Import the package onnx and return it."""
     try:
@@ -70,12 +56,6 @@ def import_onnx() -> Any:
     except ImportError as error:
         raise InputError("package onnx", error, "pip install '.[onnx]'") from error
     return onnx
-
-
-def check_operator(cell: str) -> None:
-    """Check that ONNX has an operator for a cell."""
-    remedy = f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported"
-    require(isinstance(cell, str) and cell in OPERATORS, "cell", cell, remedy)
 
 
 class Graph:
@@ -93,20 +73,20 @@ class Graph:
 
     def input(self, name: str, dtype: str, *shape: int | str) -> str:
         """Add an input, and return its name."""
-        self.inputs.append(self._value(name, dtype, shape))
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
         return name
 
     def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
         """Add a float output, which is a copy of a value under another name."""
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
-        self.outputs.insert(0 if first else len(self.outputs), self._value(name, "FLOAT", shape))
-
-    def _value(self, name: str, dtype: str, shape: tuple[int | str, ...]) -> Any:
-        return self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape)
+        described = self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape)
+        self.outputs.insert(0 if first else len(self.outputs), described)
 
     def constant(self, name: str, array: Any) -> str:
-        """Add an array as a constant with the given name, and return the name."""
-        self.constants[name] = np.asarray(array)
+        """Add an array of float32 or int64 as a constant with the given name, and return the name."""
+        array = np.asarray(array)
+        require(array.dtype in (np.float32, np.int64), name, f"dtype {array.dtype}", "give float32 arrays")
+        self.constants[name] = array
         return name
 
     def integers(self, *numbers: int) -> str:
@@ -124,26 +104,26 @@ class Graph:
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
         return outputs
 
-    def model(self, name: str, description: str, metadata: Mapping[str, str]) -> Any:
+    def model(self, name: str, description: str, cell: str, metadata: Mapping[str, str] | None) -> Any:
         """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it."""
+        metadata = {} if metadata is None else metadata
+        check_named("metadata", metadata, METADATA)
+        for key, value in metadata.items():
+            require(isinstance(value, str), f"metadata {key}", repr(value), METADATA)
         helper, size = self.onnx.helper, sum(array.nbytes for array in self.constants.values())
         require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
         tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         model.producer_name, model.producer_version, model.doc_string = "lstm_jax", lstm_jax.__version__, description
-        helper.set_model_props(model, {"opset": str(OPSET), **metadata})
+        helper.set_model_props(model, {"opset": str(OPSET), "cell": cell, **metadata})
         self.onnx.checker.check_model(model, full_check=True)
         return model
 
 
-class Outputs(NamedTuple):
-    """Names of the values in an ONNX graph that are the outputs of a recurrent layer or stack."""
-
-    sequence: str
-    """Outputs of all steps, (T, B, features)."""
-    last: str
-    """Last output of each row, (B, features)."""
+def state_names(cell: str) -> tuple[str, ...]:
+    """Return the names of the arrays of a cell's state."""
+    return ("h", "c") if cell == "lstm" else ("h",)
 
 
 def add_layers(
@@ -156,33 +136,29 @@ def add_layers(
     merge: str = "concat",
     states: bool = False,
     returned: Sequence[int] = (),
-) -> Outputs:
-    """Add a stack of recurrent layers to a graph, and return the names of its outputs."""
+) -> tuple[str, str]:
+    """Add a stack of recurrent layers to a graph, and return the names of its outputs (T, B, features) and of its last output."""
     require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
-    operator, last = OPERATORS[cell], ""
+    last, names = "", state_names(cell)
+    attributes = {"linear_before_reset": int(cell == "gru")} if LAYOUTS[cell].module == "GRU" else {}
     for number, layer in enumerate(layers):
-        pair = is_bidirectional(layer)
-        parts = [layer[direction] for direction in DIRECTIONS] if pair else [layer]
-        units, count = parts[0]["recurrent_kernel"].shape[0], len(parts)
-        weights = [
-            graph.constant(f"recurrent/{number}/{name}", np.stack(arrays))
-            for name, arrays in zip("WRB", zip(*(_operands(cell, part) for part in parts), strict=True), strict=True)
-        ]
-        shape = (count, "batch", units)
-        initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in operator.states] if states else []
-        options: dict[str, Any] = {"hidden_size": units, "direction": "bidirectional" if pair else "forward", **operator.attributes}
-        all_steps, *final = graph.many(operator.name, 1 + len(operator.states), x, *weights, lengths, *initial, **options)
+        parts, pair = [reordered("ONNX", cell, part) for part in halves(layer)], is_bidirectional(layer)
+        operands = {
+            "kernel": [part["kernel"].T for part in parts],
+            "recurrent_kernel": [part["recurrent_kernel"].T for part in parts],
+            "bias": [np.concatenate([part["bias"], part.get("recurrent_bias", np.zeros_like(part["bias"]))]) for part in parts],
+        }
+        weights = [graph.constant(f"recurrent/{number}/{name}", np.stack(arrays)) for name, arrays in operands.items()]
+        units = parts[0]["recurrent_kernel"].shape[0]
+        shape = (len(parts), "batch", units)
+        initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in names] if states else []
+        options = {"hidden_size": units, "direction": "bidirectional" if pair else "forward", **attributes}
+        all_steps, *final = graph.many(LAYOUTS[cell].module, 1 + len(names), x, *weights, lengths, *initial, **options)
         if states or number in returned:
-            for name, value in zip(operator.states, final, strict=True):
+            for name, value in zip(names, final, strict=True):
                 graph.output(value, f"new_state/{number}/{name}", *shape)
         x, last = _merge(graph, merge, all_steps, pair, axis=1), _merge(graph, merge, final[0], pair, axis=0)
-    return Outputs(x, last)
-
-
-def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    arrays = reordered(OPERATORS[cell].gates, arrays)
-    biases = np.concatenate([arrays["bias"], arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))])
-    return arrays["kernel"].T, arrays["recurrent_kernel"].T, biases
+    return x, last
 
 
 def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
@@ -197,7 +173,6 @@ def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
     return graph.node("ReduceMean" if merge == "ave" else "ReduceProd", value, axes=[axis], keepdims=0)
 
 
-ONNX_CELLS = {cell: (cell,) for cell in OPERATORS}
 METADATA = "give a dict from names to texts"
 POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
 """Dict from the name of each pooling to the number of pooled vectors that it concatenates."""
@@ -211,7 +186,7 @@ def layers_to_onnx(
     states: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Any:
-    """Convert a stack of recurrent layers to an ONNX model.
+    """Convert a stack of recurrent layers to an ONNX model, an `onnx.ModelProto`.
 
     The model maps "x" (batch, time, features) to "y", which is what the last layer returns: its outputs at all steps (batch, time, outputs)
     or, if it is a layer with `return_sequences=False`, its last output (batch, outputs). If `states` is true, the model also maps the
@@ -225,50 +200,41 @@ def layers_to_onnx(
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
         layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. An entry of the list
-            may also be the weights of a layer: a dict of the arrays of a cell, such as "kernel" and "bias" (the docstring of
-            `lstm_jax.convert` has all names and shapes), or {"forward": dict, "backward": dict}. Weights do
-            not show the options of their layer, such as `activation` and `go_backwards`. These options are then not checked.
+            may also be the weights of a layer (see `lstm_jax.convert`). Weights do not show the options of their layer, such as
+            `activation` and `go_backwards`. These options are then not checked.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means the `merge_mode` of the
             `Bidirectional` layers or, if there are none, "concat".
         states: whether the states are inputs and outputs. If false, each layer starts from zeros.
         metadata: dict from names to texts, which are added to the metadata of the model. None adds nothing.
 
-    Returns:
-        an `onnx.ModelProto`.
-
     Raises:
-        InputError: in one of these cases.
-
-            - The package onnx is not installed.
-            - ONNX has no operator for the cell, or a layer has another cell.
-            - The keys, shapes or dtypes of the weights are wrong.
-            - A layer has an option that ONNX cannot express: other activations than the default ones, `go_backwards`, zoneout, a `dtype`
-              other than that of the parameters, or `merge_mode=None`.
-            - A layer has a learned initial state, and `states` is false.
-            - The stack has residual connections.
-            - `merge` is unknown, or differs from the `merge_mode` of a `Bidirectional` layer.
-            - The `Bidirectional` layers have different values of `merge_mode`.
-            - `metadata` is not a dict from strings to strings.
+        InputError: if ONNX lacks the cell, a layer has another cell, the keys, shapes or dtypes of the weights are wrong, `merge`
+            is unknown or differs from the `merge_mode` of a layer, `metadata` is not a dict from strings to strings, or the package onnx is
+            not installed. Also if ONNX cannot express an option of a layer or stack: other activations, `go_backwards`, zoneout, a `dtype`
+            other than that of the parameters, `merge_mode=None`, residual connections, or a learned initial state without `states`.
     """
-    check_operator(cell)
-    target = Target("recurrent layer of ONNX", ONNX_CELLS, MERGES, bfloat16=False, starts=states)
+    check_cell(cell, "ONNX")
+    target = Target("recurrent layer of ONNX", {cell: (cell,)}, MERGES, bfloat16=False, starts=states)
     parts = parts_of(layers, target)
     weights = exported(cell, parts, target)
-    merge = merge_of(parts, merge)
-    checked = check_stack(weights, cell=cell, merge=merge)
-    for number, layer in enumerate(checked):
-        for arrays in layer.values() if is_bidirectional(layer) else (layer,):
-            _check_float32(arrays, f"recurrent/{number}/")
-    outputs = widths(checked[-1], merge)[1]
+    found = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}
+    remedy = "all layers of one model must have the same: export them one by one"
+    require(len(found) <= 1, "merge_mode", ", ".join(sorted(found)), remedy)
+    for own in found:
+        require(merge in (None, own), "merge", merge, f"the layers have merge_mode={own!r}: leave it out")
+        merge = own
+    merge = "concat" if merge is None else merge
+    stack = check_stack(weights, cell=cell, merge=merge)
     graph = Graph()
-    x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
+    x = graph.input("x", "FLOAT", "batch", "time", widths(stack[0])[0])
     returned = [number for number, part in enumerate(parts) if getattr(part, "return_state", False)]
-    found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states, returned=returned)
+    sequence, last = add_layers(graph, cell, stack, _swapped(graph, x), merge=merge, states=states, returned=returned)
+    outputs = widths(stack[-1], merge)[1]
     if getattr(parts[-1], "return_sequences", True):
-        graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
+        graph.output(_swapped(graph, sequence), "y", "batch", "time", outputs, first=True)
     else:
-        graph.output(found.last, "y", "batch", outputs, first=True)
-    return graph.model("recurrent_layers", f"{len(checked)} recurrent layers", _metadata(cell, metadata))
+        graph.output(last, "y", "batch", outputs, first=True)
+    return graph.model("recurrent_layers", f"{len(stack)} recurrent layers", cell, metadata)
 
 
 def sentiment_to_onnx(
@@ -283,40 +249,36 @@ def sentiment_to_onnx(
 ) -> Any:
     """Convert a sentiment model to an ONNX model that maps "ids" (batch, time) to "probability" (batch,), the probability of label 1.
 
-    The ids are int64.
+    The ids are int64. The result is an `onnx.ModelProto`.
 
     Args:
-        params: dict from names such as "embedding/embedding", "recurrent/0/kernel" and "head/bias" to arrays; see `lstm_jax.convert`.
-        cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        params: the flat dict of the model; see `lstm_jax.convert`.
+        cell: name of the cell, as in `layers_to_onnx`.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
         pooling: how the output layer gets its input from the outputs of the last recurrent layer: "last" (the last output), "mean" or "max"
             over the words, or "mean+max" (both, concatenated).
         skip_padding: whether the recurrent layers skip padding (id 0), wherever it stands in a row, as with `mask_zero` in Keras.
         description: text for the field `doc_string` of the model.
-        metadata: dict from names to texts, which are added to the metadata of the model. None adds nothing.
-
-    Returns:
-        an `onnx.ModelProto`.
+        metadata: dict from names to texts, which are added to the metadata of the model.
 
     Raises:
         InputError: if ONNX has no operator for the cell, if `merge` or `pooling` is unknown, if the keys, shapes or dtypes of the
             parameters are wrong, if `metadata` is not a dict from strings to strings, or if the package onnx is not installed.
     """
     require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
-    check_operator(cell)
-    _, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
-    _check_float32(params)
+    check_cell(cell, "ONNX")
+    embedding, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
+    assert embedding is not None
     graph = Graph()
     ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
     if skip_padding:
         ids, lengths = _without_padding(graph, ids)
-    vectors = graph.node("Gather", graph.constant(ENDS[0], to_numpy(ENDS[0], params[ENDS[0]])), _swapped(graph, ids, axes=2))
-    found = add_layers(graph, cell, layers, vectors, lengths=lengths, merge=merge)
-    features = found.last if pooling == "last" else _pooled(graph, found.sequence, ids, pooling)
-    logits = _dense(graph, features, head)
+    vectors = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), _swapped(graph, ids, axes=2))
+    sequence, last = add_layers(graph, cell, layers, vectors, lengths=lengths, merge=merge)
+    logits = _dense(graph, last if pooling == "last" else _pooled(graph, sequence, ids, pooling), head)
     probability = graph.node("Sigmoid", graph.node("Squeeze", logits, graph.integers(1)))
     graph.output(probability, "probability", "batch")
-    return graph.model("sentiment", description, _metadata(cell, metadata))
+    return graph.model("sentiment", description, cell, metadata)
 
 
 def generation_to_onnx(
@@ -324,29 +286,21 @@ def generation_to_onnx(
 ) -> Any:
     """Convert a character model to an ONNX model that maps "ids" (batch, time) to "logits" (batch, time, V) of the next character.
 
-    The ids are int64, and V is the number of characters. The states of the layers are inputs and outputs, so that a text can be read or
-    generated in several calls. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest layer, and the
-    outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer have the number 1, and so on. Each state
-    has the shape (1, batch, units). At the beginning of a text the states are zeros.
+    The ids are int64, and V is the number of characters. The result is an `onnx.ModelProto`. The states of the layers are inputs and
+    outputs, named as by `layers_to_onnx`, so that a text can be read or generated in several calls. At its beginning they are zeros.
 
     Args:
-        params: dict from names such as "recurrent/0/kernel" and "head/bias" to arrays; see `lstm_jax.convert`. Without the key
-            "embedding/embedding" the input is one-hot. Without the key "head/kernel" the kernel of the output layer is the transposed
-            embedding table.
-        cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        params: the flat dict of the model; see `lstm_jax.convert`.
+        cell: name of the cell, as in `layers_to_onnx`.
         description: text for the field `doc_string` of the model.
-        metadata: dict from names to texts, which are added to the metadata of the model. None adds nothing.
-
-    Returns:
-        an `onnx.ModelProto`.
+        metadata: dict from names to texts, which are added to the metadata of the model.
 
     Raises:
         InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
             dict from strings to strings, or if the package onnx is not installed.
     """
-    check_operator(cell)
+    check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, CHARACTER, cell)
-    _check_float32(params)
     characters = len(head["bias"])
     graph = Graph()
     ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
@@ -355,26 +309,10 @@ def generation_to_onnx(
         x = graph.node("OneHot", ids, graph.integers(characters), values, axis=-1)
     else:
         x = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), ids)
-    found = add_layers(graph, cell, layers, x, states=True)
-    logits = _dense(graph, _swapped(graph, found.sequence), head)
+    sequence, _ = add_layers(graph, cell, layers, x, states=True)
+    logits = _dense(graph, _swapped(graph, sequence), head)
     graph.output(logits, "logits", "batch", "time", characters, first=True)
-    return graph.model("generation", description, _metadata(cell, metadata))
-
-
-def _metadata(cell: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the metadata of a model: the name of its cell, and the texts that the caller adds."""
-    if metadata is None:
-        return {"cell": cell}
-    check_named("metadata", metadata, METADATA)
-    for name, value in metadata.items():
-        require(isinstance(value, str), f"metadata {name}", repr(value), METADATA)
-    return {"cell": cell, **metadata}
-
-
-def _check_float32(arrays: Mapping[str, Any], where: str = "") -> None:
-    for name, value in arrays.items():
-        dtype = to_numpy(f"{where}{name}", value).dtype
-        require(dtype == np.float32, f"{where}{name}", f"dtype {dtype}", "give float32 arrays")
+    return graph.model("generation", description, cell, metadata)
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:

@@ -9,10 +9,9 @@ from flax import nnx
 
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
+from lstm_jax.layers.calls import Source, is_single, read_input
 from lstm_jax.layers.initial import constructor
-from lstm_jax.layers.named import recurrent
-from lstm_jax.layers.recurrent import Shape, count_params
-from lstm_jax.layers.single import is_single, read_input
+from lstm_jax.layers.recurrent import Shape, count_params, recurrent
 
 
 class Bidirectional(nnx.Module):
@@ -35,14 +34,8 @@ class Bidirectional(nnx.Module):
             `zero_output_for_mask` can be given only to a call of the layer. The cell is an LSTM by default.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `merge_mode` is unknown.
-            - `go_backwards` or `keep_order` is true, or `zero_output_for_mask` is given.
-            - `backward` contains "features", "rngs", "go_backwards", "keep_order", "return_sequences", "return_state", "stateful" or
-              "zero_output_for_mask".
-            - `merge_mode` is "sum", "ave" or "mul", and the two layers have different numbers of output features.
-            - `Recurrent` does not accept the value of an argument.
+        InputError: if `merge_mode` is unknown, if it is "sum", "ave" or "mul" and the two layers have different numbers of output features,
+            if an argument is given that concerns both layers ("features" and the like in `backward`), or if `Recurrent` does not accept one.
     """
 
     @constructor
@@ -90,31 +83,17 @@ class Bidirectional(nnx.Module):
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shape of the outputs for an input of the given shape, and the shapes of both states if `return_state` is true.
+        """Return the shape of the outputs; see `Recurrent.compute_output_shape`.
 
-        Args:
-            shape: shape (B, T, E) of the input, as in `Recurrent.compute_output_shape`; an unknown size is None.
-
-        Returns:
-            the shape of the outputs, which is a pair (forward shape, backward shape) if `merge_mode` is None. If `return_state` is true,
-            the result is a pair: the shape of the outputs, and (shapes of the forward state, shapes of the backward state).
-
-        Raises:
-            InputError: if `shape` is not the shape of an input of this layer.
+        It is a pair (forward shape, backward shape) if `merge_mode` is None. If `return_state` is true, the result is a pair: the shape of
+        the outputs, and (shapes of the forward state, shapes of the backward state).
         """
         (ahead, ahead_state), (back, back_state) = (layer.compute_output_shape(shape) for layer in (self.forward, self.backward))
         outputs = (ahead, back) if self.merge_mode is None else (*ahead[:-1], self.output_features)
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the states that both layers carry between calls; see `Recurrent.reset_state`.
-
-        Args:
-            batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
-
-        Raises:
-            InputError: if the layer was not created with `stateful=True`.
-        """
+        """Reset the states that both layers carry between calls; see `Recurrent.reset_state`."""
         for layer in (self.forward, self.backward):
             layer.reset_state(batch)
 
@@ -139,26 +118,22 @@ class Bidirectional(nnx.Module):
         return jax.tree.map(lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states)
 
     def step(self, *args, **options) -> Any:
-        """Raise an error, since the backward layer reads a sequence from its end.
-
-        Raises:
-            InputError: always.
-        """
+        """Raise an `InputError`, since the backward layer reads a sequence from its end."""
         del args, options
         raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
 
-    def _pair(self, states: Any, name: str = "initial_state") -> tuple[Any, Any]:
-        """Split an argument that holds states of both layers, and return the pair (forward state, backward state)."""
-        if states is None:
+    def _pair(self, given: Any, name: str) -> tuple[Any, Any]:
+        """Split an argument of a call into that of the forward layer and that of the backward layer."""
+        if given is None:
             return None, None
-        require(isinstance(states, tuple | list), name, type(states).__name__, "give a pair, forward and backward")
-        sizes = [len(layer.row.state_like()) for layer in (self.forward, self.backward)]
-        flat = not hasattr(states, "_fields") and len(states) == sum(sizes) and not any(isinstance(s, tuple | list) for s in states)
-        if flat:
-            return tuple(states[: sizes[0]]), tuple(states[sizes[0] :])
-        fits = len(states) == 2 and not hasattr(states, "_fields")
-        require(fits, name, f"{type(states).__name__} of {len(states)}", "give a pair, forward and backward")
-        return states[0], states[1]
+        listed = isinstance(given, tuple | list) and not hasattr(given, "_fields")
+        if listed and name != "dropout" and not any(isinstance(part, tuple | list) for part in given):
+            forward, backward = (len(layer.row.state_like()) for layer in (self.forward, self.backward))
+            if len(given) == forward + backward:
+                return tuple(given[:forward]), tuple(given[forward:])
+        shown = f"{type(given).__name__} of {len(given)}" if isinstance(given, tuple | list) else type(given).__name__
+        require(listed and len(given) == 2, name, shown, "give a pair, forward and backward")
+        return given[0], given[1]
 
     def __call__(
         self,
@@ -167,41 +142,36 @@ class Bidirectional(nnx.Module):
         initial_state: Sequence[Any] | None = None,
         reset_state: Sequence[Any] | None = None,
         dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rngs: Source = None,
         time_major: bool = False,
         return_sequences: bool | None = None,
         **options: Any,
     ):
         """Run both layers on a batch of sequences, and return the merged outputs.
 
+        The arguments, the errors and the options are those of `Recurrent.__call__`, with these differences.
+
         Args:
-            x: input (B, T, E), or int ids, as in `Recurrent.__call__`.
+            x: input (B, T, E), or int ids.
             initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of the forward
-                state, followed by the arrays of the backward state. None means the states carried from the previous call or, if there are
-                none, the states after a reset (see `reset_state`).
-            reset_state: states of both layers after a reset, in the same form as `initial_state`. None means the learned initial states if
-                the layers have them, else the initial states of their cells.
-            dropout: a pair of `DropoutMasks`, for the forward and the backward layer. None means that new masks are drawn in training mode.
-            rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. A key is split into one
-                key for each layer. None means the random streams of the layers.
+                state, followed by the arrays of the backward state.
+            reset_state: states of both layers after a reset, in the same form as `initial_state`.
+            dropout: a pair of `DropoutMasks`, for the forward and the backward layer.
+            rngs: source of random numbers for the masks. A key is split into one key for each layer.
             time_major: whether time is the first axis of the inputs and outputs.
-            return_sequences: whether to return the outputs of all steps. None means the value of `return_sequences` that `Bidirectional`
-                was created with.
-            options: further arguments of `Recurrent.__call__`, which are passed to both layers. By default, `zero_output_for_mask` is true
-                if the outputs of all steps are returned.
+            return_sequences: whether to return the outputs of all steps. None means the value that `Bidirectional` was created with.
+            options: further arguments for both layers. By default, `zero_output_for_mask` is true if the outputs of all steps are returned.
 
         Returns:
             the outputs: one array, or a pair (forward outputs, backward outputs) if `merge_mode` is None. If `return_state` is true,
             (outputs, (forward state, backward state)) is returned instead.
-
-        Raises:
-            InputError: if an argument is not of a form described above, or `Recurrent.__call__` does not accept it.
         """
         x = read_input(x)
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
         sequences = self.return_sequences if return_sequences is None else return_sequences
         options = {"zero_output_for_mask": sequences} | options | {"time_major": time_major, "return_sequences": sequences}
-        own = zip(self._pair(initial_state), self._pair(reset_state, "reset_state"), _pair_of_masks(dropout), keys, strict=True)
+        states = self._pair(initial_state, "initial_state"), self._pair(reset_state, "reset_state")
+        own = zip(*states, self._pair(dropout, "dropout"), keys, strict=True)
         results = [
             layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options)
             for layer, (start, reset, masks, key) in zip((self.forward, self.backward), own, strict=True)
@@ -209,29 +179,15 @@ class Bidirectional(nnx.Module):
         (ahead, ahead_state), (back, back_state) = results
         if sequences:
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)
-        outputs = _merge(self.merge_mode, ahead, back)
+        match self.merge_mode:
+            case "concat":
+                outputs = jnp.concatenate([ahead, back], axis=-1)
+            case "sum":
+                outputs = ahead + back
+            case "ave":
+                outputs = (ahead + back) / 2
+            case "mul":
+                outputs = ahead * back
+            case _:
+                outputs = ahead, back
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
-
-
-def _pair_of_masks(dropout: Any) -> tuple[Any, Any]:
-    """Return the argument `dropout` of a call as a pair (forward masks, backward masks)."""
-    if dropout is None:
-        return None, None
-    fits = type(dropout) in (tuple, list) and len(dropout) == 2
-    shown = f"{type(dropout).__name__} of {len(dropout)}" if isinstance(dropout, tuple | list) else type(dropout).__name__
-    require(fits, "dropout", shown, "give a pair of DropoutMasks, forward and backward")
-    return dropout[0], dropout[1]
-
-
-def _merge(mode: str | None, ahead: jax.Array, back: jax.Array):
-    match mode:
-        case "concat":
-            return jnp.concatenate([ahead, back], axis=-1)
-        case "sum":
-            return ahead + back
-        case "ave":
-            return (ahead + back) / 2
-        case "mul":
-            return ahead * back
-        case _:
-            return ahead, back

@@ -2,17 +2,15 @@
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lstm_jax.bounds import Count, check_number
-from lstm_jax.cells import BUILT_IN, Cell
+from lstm_jax.bounds import MOST, Bounds, check_number
+from lstm_jax.cells import Cell
 from lstm_jax.errors import InputError, require
 from lstm_jax.initializers import Initializer, draw
 
@@ -77,108 +75,85 @@ def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
 
 
 Initial = str | Initializer
-_FIRST = ("kernel", "recurrent_kernel", "bias")
-
-
-@dataclass(frozen=True)
-class Initials:
-    """Arguments of a recurrent layer that determine its initial parameters.
-
-    An initialiser is a name in `keras.initializers`, or a function (key, shape, dtype) -> array.
-
-    Attributes:
-        kernel: initialiser of the kernel; None means the default of the cell.
-        recurrent: initialiser of the recurrent kernel; None means the default of the cell.
-        bias: initialiser of the bias; None means the default of the cell.
-        use_bias: whether the layer has biases.
-        unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
-    """
-
-    kernel: Initial | None = None
-    recurrent: Initial | None = None
-    bias: Initial | None = None
-    use_bias: bool = True
-    unit_forget_bias: bool = True
-
-
-def as_int(name: str, value: Any, remedy: str) -> int:
-    """Return an integer as a Python int. The integer may be given as a number of Python or NumPy, or as an array without axes."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise InputError(name, repr(value), remedy)
+Size = Annotated[int, Bounds(1, MOST, "give an int of 1 or more")]
+ARGUMENTS = {"kernel": "kernel_initializer", "recurrent_kernel": "recurrent_initializer", "bias": "bias_initializer"}
+"""Dict from the name of a parameter to the argument of a layer that is its initialiser."""
 
 
 def check_size(name: str, value: Any) -> int:
     """Return a size of a layer, such as its number of units, as an int."""
-    return check_number(name, as_int(name, value, "give an int of 1 or more"), Count)
+    return check_number(name, value, Size)
 
 
 def initial_params(
-    cell: Cell, base: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs
+    cell: Cell,
+    built_in: bool,
+    sizes: tuple[int, int],
+    drawn: Mapping[str, Initial | None],
+    dtype: Any,
+    rngs: nnx.Rngs,
+    use_bias: bool,
+    unit_forget_bias: bool,
 ) -> dict[str, jax.Array | None]:
-    """Return a dict from the name of each parameter of a recurrent layer to its initial value."""
+    """Return a dict from the name of each parameter of a recurrent layer to its initial value.
+
+    Args:
+        cell: the cell.
+        built_in: whether the cell is one of this library.
+        sizes: numbers of features and units.
+        drawn: dict from the names in `ARGUMENTS` to initialisers. None means the default of the cell.
+        dtype: dtype of the parameters.
+        rngs: random streams.
+        use_bias: whether the layer has biases. If not, their values are None.
+        unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
+    """
+    features, units = sizes
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
-    for name, given in (("recurrent_kernel", how.recurrent), ("bias", how.bias)):
-        argument = f"{name.removesuffix('_kernel')}_initializer"
-        require(given is None or name in fields, argument, given, f"the cell {cell.name} has no {name}: leave it out")
-    if base not in BUILT_IN:
-        return _own_cell(cell, features, units, how, dtype, rngs)
-    columns = cell.gates * units
+    for name, given in drawn.items():
+        require(given is None or name in fields, ARGUMENTS[name], given, f"the cell {cell.name} has no {name}: leave it out")
     params: dict[str, jax.Array | None] = {}
-    which = "glorot_uniform" if how.kernel is None else how.kernel
-    params["kernel"] = draw(which, rngs.params(), (features, columns), dtype, "kernel_initializer")
-    if cell.has_recurrent_kernel:
-        which = "orthogonal" if how.recurrent is None else how.recurrent
-        params["recurrent_kernel"] = draw(which, rngs.params(), (cell.output_size(units), columns), dtype, "recurrent_initializer")
+    if not built_in:
+        remedy = f"the function init of the cell {cell.name} gives its bias: leave it out, or give bias_initializer"
+        require(unit_forget_bias, "unit_forget_bias", unit_forget_bias, remedy)
+        params = cell.init(rngs.params(), features, units, dtype)._asdict()
+        for name, given in drawn.items():
+            if given is not None and (array := params[name]) is not None:
+                params[name] = draw(given, rngs.params(), array.shape, dtype, ARGUMENTS[name])
+        return params if use_bias else params | {name: None for name in fields if name in ("bias", "recurrent_bias")}
+    shapes = {"kernel": (features, cell.gates * units), "recurrent_kernel": (cell.output_size(units), cell.gates * units)}
+    for name, default in (("kernel", "glorot_uniform"), ("recurrent_kernel", "orthogonal")):
+        if name in fields:
+            given = drawn[name]
+            params[name] = draw(default if given is None else given, rngs.params(), shapes[name], dtype, ARGUMENTS[name])
     second = "recurrent_bias" in fields
-    biases = _biases(cell, units, second, how, dtype, rngs) if how.use_bias else (None, None)
+    biases = (None, None)
+    if use_bias:
+        biases = _biases(cell, units, second, drawn["bias"], unit_forget_bias, dtype, rngs)
     params["bias"] = biases[0]
-    if any(name not in _FIRST for name in fields):
-        drawn = cell.init(rngs.params(), features, units, dtype)
-        params |= {name: getattr(drawn, name) for name in fields if name not in _FIRST}
+    if any(name not in ARGUMENTS for name in fields):
+        others = cell.init(rngs.params(), features, units, dtype)._asdict()
+        params |= {name: others[name] for name in fields if name not in ARGUMENTS}
     return params | ({"recurrent_bias": biases[1]} if second else {})
 
 
-def set_params(layer: Any, *params: Mapping[str, jax.Array | None]) -> None:
-    """Set an attribute of a recurrent layer for each parameter in `params`: an `nnx.Param` with the initial value, or None for None."""
-    for name, array in (pair for group in params for pair in group.items()):
-        remedy = "a layer has an attribute of this name: rename the field"
-        require(not hasattr(layer, name), f"params of cell {layer.row.name}", name, remedy)
-        setattr(layer, name, None if array is None else nnx.Param(array))
-
-
-def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
+def _biases(
+    cell: Cell, units: int, second: bool, given: Initial | None, unit_forget_bias: bool, dtype: Any, rngs: nnx.Rngs
+) -> tuple[jax.Array, jax.Array]:
     """Return the initial bias and the initial recurrent bias, which is ignored if `second` is false."""
     assert cell.bias is not None
     usual = cell.bias(units, dtype)
     zeros = jnp.zeros_like(usual)
-    if how.bias is None:
-        return (usual if how.unit_forget_bias else zeros), zeros
+    if given is None:
+        return (usual if unit_forget_bias else zeros), zeros
     if second:  # the initialiser draws one array whose rows are the two biases, as in Keras
-        rows = draw(how.bias, rngs.params(), (2, *usual.shape), dtype, "bias_initializer")
+        rows = draw(given, rngs.params(), (2, *usual.shape), dtype, "bias_initializer")
         return rows[0], rows[1]
     with jax.ensure_compile_time_eval():  # the values must be concrete even if the layer is created inside jax.jit
         ones = cell.bias(1, jnp.float32) == 1
         forget = [gate for gate in range(cell.gates) if ones[gate]]
-    if not (how.unit_forget_bias and forget):
-        return draw(how.bias, rngs.params(), usual.shape, dtype, "bias_initializer"), zeros
+    if not (unit_forget_bias and forget):
+        return draw(given, rngs.params(), usual.shape, dtype, "bias_initializer"), zeros
     # As in Keras, the entries of the forget gate are 1, and the gates before and after it are drawn one after the other.
     start, stop = forget[0] * units, (forget[0] + 1) * units
-    drawn = [draw(how.bias, rngs.params(), (size,), dtype, "bias_initializer") for size in (start, usual.size - stop) if size]
-    return jnp.concatenate([*drawn[: bool(start)], usual[start:stop], *drawn[bool(start) :]]), zeros
-
-
-def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> dict[str, jax.Array | None]:
-    """Return what the function `init` of a user's cell gives, with parameters drawn anew for which `how` has an initialiser."""
-    remedy = f"the function init of the cell {cell.name} gives its bias: leave it out, or give bias_initializer"
-    require(how.unit_forget_bias, "unit_forget_bias", how.unit_forget_bias, remedy)
-    params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
-    for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):
-        array = params.get(name)
-        if given is not None and array is not None:
-            argument = f"{name.removesuffix('_kernel') if name != 'kernel' else name}_initializer"
-            params[name] = draw(given, rngs.params(), array.shape, dtype, argument)
-    return params if how.use_bias else params | {name: None for name in params if name in ("bias", "recurrent_bias")}
+    parts = [draw(given, rngs.params(), (size,), dtype, "bias_initializer") for size in (start, usual.size - stop) if size]
+    return jnp.concatenate([*parts[: bool(start)], usual[start:stop], *parts[bool(start) :]]), zeros

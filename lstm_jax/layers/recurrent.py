@@ -12,21 +12,33 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict
 
+from lstm_jax.bounds import CountOrNone, check_number
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
-from lstm_jax.layers.carried import INITIAL, LayerState
-from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, constructor, initial_params, set_params
-from lstm_jax.layers.keys import dropout_key
-from lstm_jax.layers.single import call_on_single, expanded, is_single, read_input, read_step
+from lstm_jax.layers.calls import Source, call_on_single, dropout_key, expanded, is_single, read_input, read_step
+from lstm_jax.layers.initial import Initial, check_size, constructor, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
 
 
-class Recurrent(LayerState):
+INITIAL = "initial_"
+"""Prefix of the names of the parameters of a learned initial state, as in `initial_h`."""
+
+
+class CarriedState(nnx.Variable):
+    """Variable that holds one array of the state that a stateful layer carries between calls, such as h (B, H) of an LSTM."""
+
+
+def check_stateful(stateful: bool) -> None:
+    """Check that a layer was created with `stateful=True`."""
+    require(stateful, "stateful", stateful, "make the layer with stateful=True to carry state")
+
+
+class Recurrent(nnx.Module):
     """Recurrent layer that runs any recurrent cell over a sequence, with the arguments and the semantics of Keras.
 
     The subclasses `LSTM`, `GRU` and `SimpleRNN` have a fixed cell.
@@ -79,14 +91,9 @@ class Recurrent(LayerState):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `features` or `units` is not an int of 1 or more, or `projection` is not an int from 0 to `units` - 1.
-            - A rate is not in [0, 1).
-            - `remat` is not an int of 1 or more, and is neither "sqrt" nor None.
-            - A cell, kind of dropout masks, activation or initialiser is unknown, or an activation is a Flax module.
-            - An argument does not apply to the cell, such as `zoneout_cell` to a cell without a cell state, or a parameter of a user's cell
-              has the name of another attribute of the layer.
+        InputError: if a size, a rate or `remat` is out of its range, if a cell, kind of dropout masks, activation or initialiser is unknown,
+            or if an argument does not apply to the cell, such as `zoneout_cell` to a cell without a cell state. Also if an activation is a
+            Flax module, or a parameter of a user's cell has the name of another attribute of the layer.
     """
 
     kernel: nnx.Param[jax.Array]
@@ -126,7 +133,7 @@ class Recurrent(LayerState):
         rngs: nnx.Rngs,
     ):
         features, units = check_size("features", features), check_size("units", units)
-        projection = as_int("projection", projection, "give an int below units, or 0")
+        projection = check_number("projection", projection, CountOrNone)
         base = find_cell(cell)
         self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
         self.features, self.units, self.cell = features, units, shown_name(self.row, base)
@@ -141,15 +148,19 @@ class Recurrent(LayerState):
         self.zero_output_for_mask = zero_output_for_mask
         self.dtype, self.backend, self.deterministic = dtype, backend, False
         self.remat: Remat = check_remat(remat)
-        how = Initials(kernel_initializer, recurrent_initializer, bias_initializer, use_bias, unit_forget_bias)
-        params = initial_params(self.row, base, features, units, how, param_dtype, rngs)
+        drawn = {"kernel": kernel_initializer, "recurrent_kernel": recurrent_initializer, "bias": bias_initializer}
+        sizes = (features, units)
+        params = initial_params(self.row, base in BUILT_IN, sizes, drawn, param_dtype, rngs, use_bias, unit_forget_bias)
         draws = self.dropout or self.recurrent_dropout or self.weight_drop or any(self.zoneout.values())
         stream = getattr(rngs, "dropout", None) if draws else None
         self.rngs = None if stream is None else stream.fork()
-        self.carried = nnx.data(None)
+        self.carried: Any = nnx.data(None)
         self.learned_state = learned_state
         first = self.row.initial_state(1, units, param_dtype)._asdict() if learned_state else {}
-        set_params(self, params, {INITIAL + name: array[0] for name, array in first.items()})
+        for name, array in (params | {INITIAL + name: array[0] for name, array in first.items()}).items():
+            remedy = "a layer has an attribute of this name: rename the field"
+            require(not hasattr(self, name), f"params of cell {self.row.name}", name, remedy)
+            setattr(self, name, None if array is None else nnx.Param(array))
 
     def _check_cell(self, base: Cell) -> None:
         """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell."""
@@ -176,6 +187,53 @@ class Recurrent(LayerState):
     def set_view(self, deterministic: bool | None = None) -> None:
         """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
         self.deterministic = self.deterministic if deterministic is None else deterministic
+
+    def initial_state(self, batch: int | None, dtype=None) -> Any:
+        """Return the initial state of the layer for a batch of `batch` rows."""
+        state = self._initial_state(1 if batch is None else batch, dtype)
+        return jax.tree.map(lambda part: part[0], state) if batch is None else state
+
+    def _initial_state(self, batch: int, dtype: Any = None) -> Any:
+        state = self.row.initial_state(batch, self.units, self.kernel[...].dtype if dtype is None else dtype)
+        learned = self._reset_state(None)
+        if learned is None:
+            return state
+        return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
+
+    def reset_state(self, batch: int | None = None) -> None:
+        """Reset the state that a stateful layer carries between calls."""
+        check_stateful(self.stateful)
+        if self.learned_state or batch is not None:
+            self.carried = nnx.data(None)  # also without a batch, since a copy of the learned state would get no gradient
+        if not self.learned_state and (batch is not None or self.carried is not None):
+            self._carry(self._initial_state(self.carried[0].shape[0] if batch is None else batch))
+
+    def _reset_state(self, given: Any) -> Any:
+        """Return the state that replaces the state of the layer at a reset, or None if the initial state of the cell replaces it."""
+        if given is not None or not self.learned_state:
+            return given
+        like = self.row.state_like()
+        return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
+
+    def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
+        """Return the state that a call of the layer gives to `unroll` as the argument `initial_state`."""
+        if self.carried is None:
+            fresh = self.learned_state and initial_state is None and reset_state is None
+            return self._initial_state(batch) if fresh else initial_state
+        rows = self.carried[0].shape[0]
+        require(rows == batch, "batch size", batch, f"the carried state has {rows} rows: give as many, or call reset_state({batch})")
+        if initial_state is not None:
+            return initial_state
+        like = self.row.state_like()
+        return type(like)(*(v[...] for v in self.carried))
+
+    def _carry(self, state: Any) -> None:
+        """Store a state for the next call."""
+        if self.carried is None:
+            self.carried = nnx.data(tuple(CarriedState(part) for part in state))
+        else:
+            for variable, value in zip(self.carried, state, strict=True):
+                variable[...] = value
 
     def cell_params(self) -> Any:
         """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
@@ -211,7 +269,7 @@ class Recurrent(LayerState):
         state = self.row.state_like(self.units)
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
-    def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, steps: int = 0) -> DropoutMasks:
+    def draw_masks(self, batch: int, rngs: Source = None, steps: int = 0) -> DropoutMasks:
         """Draw the dropout and zoneout masks for one call of the layer, and return them.
 
         Args:
@@ -225,7 +283,7 @@ class Recurrent(LayerState):
         """
         return self._draw_masks(batch, rngs, steps)
 
-    def _draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None, steps: int) -> DropoutMasks:
+    def _draw_masks(self, batch: int, rngs: Source, steps: int) -> DropoutMasks:
         has_zoneout = any(self.zoneout.values())
         if not (self.dropout or self.recurrent_dropout or has_zoneout):
             return DropoutMasks()
@@ -252,7 +310,7 @@ class Recurrent(LayerState):
         dropout: DropoutMasks | None = None,
         tokens: jax.Array | None = None,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rngs: Source = None,
         time_major: bool = False,
         return_sequences: bool | None = None,
         zero_output_for_mask: bool | None = None,
@@ -321,7 +379,8 @@ class Recurrent(LayerState):
             backend=self.backend,
             remat=self.remat,
         )
-        self._carry(state)
+        if self.stateful:
+            self._carry(jax.tree.map(jnp.copy, state))
         if sequences and self.go_backwards and self.keep_order:
             outputs = jnp.flip(outputs, 0 if time_major else 1)
         return (outputs, state) if self.return_state else outputs
@@ -383,3 +442,65 @@ class Recurrent(LayerState):
 def count_params(module: nnx.Module) -> int:
     """Return the number of scalars in the trainable parameters of a Flax module."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+class LSTM(Recurrent):
+    """LSTM layer (Hochreiter & Schmidhuber 1997) with a forget gate (Gers et al. 2000), equal to `keras.layers.LSTM`.
+
+        z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
+
+    Here h and c are the state before a step, and h' and c' are the state after it. The state is an `LSTMState`.
+
+    The arguments and errors are those of `Recurrent`, except that there is no argument `cell`. `Recurrent.__call__` lists the arguments of
+    a call, such as `mask`, `lengths` and `resets`. With the argument `projection` the layer equals `torch.nn.LSTM` with `proj_size`; see
+    `lstm_jax.cells.projected_lstm`.
+    """
+
+    @constructor
+    def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
+        _refuse_cell("LSTM", options)
+        super().__init__(features, units, cell="lstm", rngs=rngs, **options)
+
+
+class GRU(Recurrent):
+    """GRU layer (gated recurrent unit, Cho et al. 2014), equal to `keras.layers.GRU`.
+
+    The docstring of `lstm_jax.cells.gru` contains the equations. The state is a `HiddenState`.
+
+    The arguments and errors are those of `Recurrent`, except that there is no argument `cell`.
+
+    Args:
+        reset_after: whether the reset gate multiplies the product of h and the recurrent kernel, as in Keras, PyTorch and cuDNN. If false,
+            the reset gate multiplies h before the product, as in the paper.
+    """
+
+    @constructor
+    def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):
+        _refuse_cell("GRU", options)
+        super().__init__(features, units, cell="gru" if reset_after else "gru_reset_before", rngs=rngs, **options)
+
+
+class SimpleRNN(Recurrent):
+    """Simple recurrent layer h' = tanh(x W + h U + b) (Elman 1990), equal to `keras.layers.SimpleRNN`.
+
+    Here h is the output before a step and h' the output after it. The state is a `HiddenState`. The arguments and errors are those of
+    `Recurrent`, except that there are no arguments `cell` and `recurrent_activation`.
+    """
+
+    @constructor
+    def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
+        _refuse_cell("SimpleRNN", options)
+        super().__init__(features, units, cell="simple_rnn", rngs=rngs, **options)
+
+
+def _refuse_cell(layer: str, options: dict[str, Any]) -> None:
+    cell = options.get("cell")
+    require("cell" not in options, "cell", getattr(cell, "name", cell), f"{layer} has its own: use Recurrent(features, units, cell=...)")
+
+
+def recurrent(features: int, units: int, *, cell: str | Cell = "lstm", **options) -> Recurrent:
+    """Return a recurrent layer with the given cell. It is an `LSTM` if `cell` is "lstm", else a `Recurrent`.
+
+    The arguments are those of `Recurrent`.
+    """
+    return LSTM(features, units, **options) if cell == "lstm" else Recurrent(features, units, cell=cell, **options)

@@ -9,9 +9,8 @@ from flax import nnx
 from lstm_jax.dropout import check_rate, draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers.bidirectional import Bidirectional
-from lstm_jax.layers.carried import check_stateful
-from lstm_jax.layers.keys import Source, as_key, dropout_key
-from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
+from lstm_jax.layers.calls import Source, as_key, dropout_key
+from lstm_jax.layers.recurrent import Recurrent, Shape, check_stateful, count_params
 
 
 class RecurrentStack(nnx.Module):
@@ -77,18 +76,10 @@ class RecurrentStack(nnx.Module):
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shape of the outputs for an input of the given shape, and the shapes of the states if the layers return states.
+        """Return the shape of the outputs of the last layer; see `Recurrent.compute_output_shape`.
 
-        Args:
-            shape: shape (B, T, E) of the input; an unknown size is None.
-
-        Returns:
-            the shape of the outputs of the last layer. If layers return states, the result is a pair: the shape of the outputs, and states
-            that contain shapes in place of arrays. The states are a list if all layers return states, or one state if only the last layer
-            does.
-
-        Raises:
-            InputError: if `shape` is not the shape of an input of the first layer.
+        If layers return states, the result is a pair: the shape of the outputs, and states that contain shapes in place of arrays. The
+        states are a list if all layers return states, or one state if only the last layer does.
         """
         found: Any = shape
         states = []
@@ -104,15 +95,8 @@ class RecurrentStack(nnx.Module):
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the states that the layers with `stateful=True` carry between calls; see `Recurrent.reset_state`.
-
-        Args:
-            batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
-
-        Raises:
-            InputError: if no layer was created with `stateful=True`.
-        """
-        stateful = [layer for layer in self.layers if _is_stateful(layer)]
+        """Reset the states that the layers with `stateful=True` carry between calls; see `Recurrent.reset_state`."""
+        stateful = [layer for layer in self.layers if (layer.forward if isinstance(layer, Bidirectional) else layer).stateful]
         check_stateful(bool(stateful))
         for layer in stateful:
             layer.reset_state(batch)
@@ -124,34 +108,28 @@ class RecurrentStack(nnx.Module):
         tokens: jax.Array | None = None,
         deterministic: bool | None = None,
         return_sequences: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rngs: Source = None,
         **options,
     ):
         """Run the layers one after another, and return the outputs of the last layer.
 
+        The arguments and the options are those of `Recurrent.__call__`, with these differences.
+
         Args:
-            x: input of the first layer: (B, T, E), or (T, B, E) if `time_major` is true, or int ids without the axis of features.
-            tokens: int (B, T), or (T, B) if `time_major` is true, by which the first layer may recognise equal inputs and save time.
-                Two steps of a row may have equal tokens only if they have equal `x`; see `unroll`. None if no such tokens are known.
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            return_sequences: whether the last layer returns the outputs of all steps. None means the value with which the last layer was
-                created.
-            rngs: source of random numbers for the dropout masks: a key, a random stream, or `Rngs` with a stream `dropout`. If it is a key,
-                layer n gets `jax.random.fold_in(key, n)`. None means the random streams of the layers.
-            options: further arguments of `Recurrent.__call__` for all layers. `initial_state`, `reset_state` and `dropout` are lists with
-                one entry per layer.
+            x: input of the first layer.
+            tokens: as for `Recurrent`, for the first layer alone.
+            deterministic: whether to run without dropout, also between the layers.
+            return_sequences: whether the last layer returns the outputs of all steps.
+            rngs: source of random numbers for the dropout masks. If it is a key, layer n gets `jax.random.fold_in(key, n)`.
+            options: further arguments for all layers. `initial_state`, `reset_state` and `dropout` are lists with one entry per layer.
 
         Returns:
             the outputs, together with final states if layers have `return_state=True`; see the class.
 
         Raises:
-            InputError: in one of these cases.
-
-                - A layer does not accept an argument.
-                - A list does not have one entry per layer.
-                - `return_sequences` is False, and several layers have residual connections, which need the outputs of all steps.
-                - `mask`, `lengths`, `resets` or `segment_ids` is given, and a layer before the last returns its outputs in the reverse
-                  order of time. These arguments would then not fit the inputs of the next layer.
+            InputError: if a layer does not accept an argument, or a list does not have one entry per layer. Also if `return_sequences` is
+                False in a stack of several layers with residual connections, or if `mask`, `lengths`, `resets` or `segment_ids` is given
+                and a layer before the last returns its outputs in the reverse order of time.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
         last = self.residual and return_sequences is False and len(self.layers) > 1
@@ -172,20 +150,15 @@ class RecurrentStack(nnx.Module):
             own = {name: values[n] for name, values in per_layer.items()}
             own["return_sequences"] = return_sequences if n == len(self.layers) - 1 else None
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
-            before, given = y, self._drop(y, key) if training and n > 0 else y
-            y = layer(given, rngs=key, tokens=tokens if n == 0 else None, deterministic=deterministic, **(options | own))
+            before = y
+            if training and n > 0:  # a layer folds in the smaller numbers
+                y = y * draw_mask(jax.random.fold_in(dropout_key(self.rngs, key), 3), self.dropout, y.shape, y.dtype)
+            y = layer(y, rngs=key, tokens=tokens if n == 0 else None, deterministic=deterministic, **(options | own))
             if layer.return_state:
                 y, state = y
                 states.append(state)
-            y = self._connect(n, before, y)
+            y = y + before if self.residual and n > 0 else y
         return y if not states else (y, states if self.all_states else states[0])
-
-    def _connect(self, n: int, given: Any, y: Any) -> Any:
-        return y + given if self.residual and n > 0 else y
-
-    def _drop(self, y: jax.Array, rngs: Source) -> jax.Array:
-        key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
-        return y * draw_mask(key, self.dropout, y.shape, y.dtype)
 
     def initial_state(self, batch: int | None, dtype=None) -> list[Any]:
         """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""
@@ -194,15 +167,10 @@ class RecurrentStack(nnx.Module):
     def step(self, x: jax.Array, state: Sequence[Any], *, reset: jax.Array | None = None) -> tuple[jax.Array, list[Any]]:
         """Run one step of all layers without dropout, and return (output of the last layer, list of the states of all layers).
 
-        Args:
-            x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
-            state: list of the states of all layers before the step, for example the list that the method `initial_state` returns.
-            reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their states are replaced
-                by the initial states. None means that no row starts a new sequence.
+        The arguments are those of `Recurrent.step`, except that `state` is the list of the states of all layers before the step.
 
         Raises:
-            InputError: if an argument has a wrong shape or dtype, if `state` is no list with a state for each layer, or if a layer reads
-                sequences in reverse.
+            InputError: as `Recurrent.step` does, and if `state` is no list with a state for each layer.
         """
         shown = f"{len(state)} states" if isinstance(state, Sequence) else type(state).__name__
         fits = isinstance(state, Sequence) and len(state) == len(self.layers)
@@ -211,14 +179,10 @@ class RecurrentStack(nnx.Module):
         states = []
         for n, (layer, own) in enumerate(zip(self.layers, state, strict=True)):
             output, new = layer.step(y, own, reset=reset)
-            y = self._connect(n, y, output)
+            y = output + y if self.residual and n > 0 else output
             states.append(new)
         return y, states
 
 
 def _reverses(layer: Recurrent | Bidirectional) -> bool:
     return isinstance(layer, Recurrent) and layer.reverses
-
-
-def _is_stateful(layer: Recurrent | Bidirectional) -> bool:
-    return (layer.forward if isinstance(layer, Bidirectional) else layer).stateful

@@ -15,7 +15,7 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, recurrent
-from lstm_jax.layers.keys import as_key
+from lstm_jax.layers.calls import as_key
 from lstm_jax.models.layers import make_layer
 from lstm_jax.models.pooling import pool, pool_packed
 from lstm_jax.packing import PackedPlaces

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 
 from lstm_jax.errors import require
-from lstm_jax.layers.carried import LayerState
+from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.models import Parts, split_module
 from lstm_jax.native.library import is_off
 from lstm_jax.recurrence import check_32_bits
@@ -55,7 +55,7 @@ def split_model(model: Any) -> Parts:
 def _check_carried(model: nnx.Module) -> None:
     """Check that each stateful layer already carries a recurrent state."""
     for path, layer in nnx.iter_modules(model):
-        if isinstance(layer, LayerState) and layer.stateful:
+        if isinstance(layer, Recurrent) and layer.stateful:
             name = "/".join(map(str, path)) or type(layer).__name__
             remedy = "call the model once on a batch" + ("" if layer.learned_state else ", or reset_state")
             require(layer.carried is not None, f"stateful layer {name}", "carries no state yet", remedy)

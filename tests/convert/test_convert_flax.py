@@ -8,7 +8,6 @@ from made_weights import FEW, SHAPES, assert_same, normal, random_lstm
 from numpy_lstm import assert_close, lstm
 
 from lstm_jax import convert
-from lstm_jax.errors import InputError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
@@ -66,16 +65,3 @@ def test_flax_key_styles():
     assert_same(convert.lstm_from_linen(flat), ours)
     assert_same(convert.lstm_from_linen({"/".join(("params", "cell", *path)): array for path, array in flat.items()}), ours)
     assert_same(convert.lstm_from_nnx(convert.lstm_to_nnx(ours, optimized=False, rnn=True)), ours)
-
-
-def test_flax_refusals():
-    tree = convert.lstm_to_linen(random_lstm(3, 5))
-    with pytest.raises(InputError, match="Flax LSTM cell: keys"):
-        convert.lstm_from_linen({layer: arrays for layer, arrays in tree.items() if layer != "hg"})
-    with pytest.raises(InputError, match="Flax LSTM cell: keys"):
-        convert.lstm_from_nnx(tree)
-    with pytest.raises(InputError, match=r"ig/kernel: shape \(3, 4\); expected \(3, 5\)"):
-        convert.lstm_from_linen(tree | {"ig": {"kernel": np.zeros((3, 4))}})
-    wide = convert.lstm_to_nnx(random_lstm(3, 5))
-    with pytest.raises(InputError, match=r"nnx\.OptimizedLSTMCell: keys"):
-        convert.lstm_from_nnx(wide | {"dense_i": {}})

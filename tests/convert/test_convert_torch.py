@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_weights import FEW, SHAPES, assert_same, normal, random_lstm, random_model, random_pair
+from made_weights import FEW, SHAPES, assert_same, normal
 from numpy_lstm import assert_close, probabilities, stack
 
 from lstm_jax import convert
-from lstm_jax.errors import InputError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
@@ -77,52 +76,6 @@ def test_torch_arrays_are_copies():
     with torch.no_grad():
         peer.weight_ih_l0.add_(1)
     assert_same(layers[0]["kernel"], before)
-
-
-def torch_state(layers=2, ways=2, e=3, h=4):
-    kinds = [random_pair if ways == 2 else random_lstm] * layers
-    return convert.lstm_to_torch([kind(e if number == 0 else ways * h, h, number) for number, kind in enumerate(kinds)])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"weight_hr_l0": np.zeros((2, 4))}, r"_l0: weight_hr: a projection; convert such an nn.LSTM by layers_from_torch\('lstm_pro"),
-        ({"fc.weight": np.zeros((1, 4))}, "fc.weight; give the prefix"),
-        ({"bias_hh_l1": None}, "_l1: arrays: keys bias_ih, weight_hh, weight_ih; expected exactly weight_ih"),
-        ({"weight_ih_l1": None}, "expected exactly weight_ih"),
-        ({"weight_hh_l0": np.zeros((16, 5))}, r"recurrent_kernel: shape \(5, 16\); expected \(H, 4H\)"),
-        ({"weight_ih_l1": np.zeros((16, 4))}, r"backward/kernel: shape \(8, 16\); expected \(4, 16\)"),
-        ({"bias_ih_l0": np.zeros((16, 1))}, r"bias_ih: shape \(16, 1\); expected \(16,\)"),
-        ({"weight_ih_l0": np.zeros((16, 3), int)}, "weight_ih: dtype int64; give an array of floats"),
-        ({"weight_ih_l0": "text"}, "weight_ih: dtype <U4"),
-        ({f"{kind}_l1_reverse": None for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}, "directions x units: 1 x 4, 2 x 4"),
-        (
-            {f"{kind}_l0{way}": None for way in ("", "_reverse") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
-            r"LSTM layers: \[1\]; give the arrays of all layers",
-        ),
-    ],
-)
-def test_torch_refusals(change, message):
-    state = torch_state() | change
-    with pytest.raises(InputError, match=message):
-        convert.lstm_from_torch({name: array for name, array in state.items() if array is not None})
-
-
-def test_torch_refuses_other_models_and_files(tmp_path):
-    model = convert.sentiment_to_torch(random_model())
-    (tmp_path / "bad.safetensors").write_bytes(b"not a header at all")
-    for call, arguments, message in [
-        (convert.lstm_from_torch, ({"rnn.weight_ih_l0": np.zeros((4, 1))}, "lstm."), r"none under 'lstm\.'"),
-        (convert.lstm_to_torch, ([random_lstm(2, 3), random_lstm(3, 4)],), "one of each"),
-        (convert.sentiment_from_torch, (model | {"norm.weight": np.zeros(3)},), "name in the state dict: norm.weight"),
-        (convert.sentiment_from_torch, (model, "embedding", "lstm", "head"), "state dict: fc.weight; expected only embedding.weight"),
-        (convert.read_torch_file, ("model.pt",), "save the weights with safetensors"),
-        (convert.read_torch_file, (tmp_path / "absent.safetensors",), "no such file"),
-        (convert.read_torch_file, (tmp_path / "bad.safetensors",), "damaged or foreign"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            call(*arguments)
 
 
 def test_bfloat16_without_jax(tmp_path) -> None:

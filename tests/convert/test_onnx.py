@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from made_weights import random_lstm
+from made_weights import assert_subject, edited, random_lstm, random_model
 
 from lstm_jax import Bidirectional, Recurrent, RecurrentStack, convert
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
-from lstm_jax.convert.onnx import OPERATORS, OPSET
-from lstm_jax.errors import InputError
+from lstm_jax.convert.arrays import LAYOUTS
+from lstm_jax.convert.onnx import OPSET, state_names
 from lstm_jax.models import CharGenerator, SentimentClassifier, functional
 
 onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 E, UNITS, V = 5, 6, 11
 SIZES = [(1, 1), (4, 7), (3, 2)]
 """Pairs of batch size and number of steps. Each file is run with all of them."""
-CELLS = pytest.mark.parametrize("cell", list(OPERATORS))
+CELLS = pytest.mark.parametrize("cell", [cell for cell, layout in LAYOUTS.items() if "ONNX" in layout.orders])
 MERGES = ["concat", "sum", "ave", "mul"]
 
 
@@ -82,7 +82,7 @@ def made_stack(cell: str, kinds: tuple[str, ...], merge: str = "concat") -> tupl
 def test_layers(cell, kinds):
     stack, weights = made_stack(cell, kinds)
     model = convert.layers_to_onnx(cell, weights)
-    assert operators(model) == [OPERATORS[cell].name] * len(kinds)
+    assert operators(model) == [LAYOUTS[cell].module] * len(kinds)
     file = session(model)
     for batch, steps in SIZES:
         x = np.random.default_rng(batch).normal(size=(batch, steps, E)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_states_of_layers(cell):
     """
     stack, weights = made_stack(cell, ("two", "one"))
     file = session(convert.layers_to_onnx(cell, weights, states=True))
-    names, batch = OPERATORS[cell].states, 3
+    names, batch = state_names(cell), 3
     assert [value.name for value in file.get_outputs()] == ["y", *(f"new_state/{n}/{name}" for n in (0, 1) for name in names)]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, 4, E)).astype(np.float32)
@@ -206,7 +206,7 @@ def run_steps(file: Any, ids: np.ndarray, sizes: list[int]) -> tuple[np.ndarray,
 def test_generation(cell, options):
     model, params = made_generator(cell=cell, **options)
     file = session(convert.generation_to_onnx(params, cell=cell))
-    names = [f"{n}/{name}" for n in range(options.get("layers", 1)) for name in OPERATORS[cell].states]
+    names = [f"{n}/{name}" for n in range(options.get("layers", 1)) for name in state_names(cell)]
     assert [value.name for value in file.get_inputs()] == ["ids", *(f"state/{name}" for name in names)]
     assert [value.name for value in file.get_outputs()] == ["logits", *(f"new_state/{name}" for name in names)]
     for batch, steps in SIZES:
@@ -230,71 +230,35 @@ def test_what_a_file_says_of_itself():
     assert model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 
-# refusals
-
-
-def edited(params: dict[str, Any], **change) -> dict[str, Any]:
-    """Return a copy of `params`: `head__bias=array` sets the key "head/bias", and `head__bias=None` removes this key."""
-    renamed = {name.replace("__", "/"): array for name, array in change.items()}
-    return {name: array for name, array in (params | renamed).items() if array is not None}
-
-
-def refused(call, *needles: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    for needle in needles:
-        assert needle in str(caught.value)
-
-
-@pytest.mark.parametrize("cell", ["lstm_peephole", "min_gru", "lstm(relu, sigmoid)", "nothing"])
-def test_cells_without_an_operator(cell):
-    remedy = "ONNX has no operator for it: only lstm, gru, gru_reset_before, simple_rnn can be exported"
-    weights = [random_lstm(E, UNITS)]
-    refused(lambda: convert.layers_to_onnx(cell, weights), f"cell: {cell}; {remedy}")
-    _, params = made_sentiment()
-    refused(lambda: convert.sentiment_to_onnx(params, cell=cell), f"cell: {cell}; {remedy}")
-
-
-def test_wrong_weights():
-    one, sentiment, characters = random_lstm(E, UNITS), made_sentiment()[1], made_generator()[1]
+def refusals():
+    one, sentiment, characters = random_lstm(E, UNITS), random_model(units=UNITS), random_model(features=0, units=UNITS, outputs=V)
     double = {name: array.astype(np.float64) for name, array in one.items()}
-    without = {name.replace("recurrent/0", "recurrent/1"): array for name, array in characters.items()}
-    wrong = [
-        (convert.layers_to_onnx, ("lstm", []), {}, "recurrent/layers: none; give at least one layer"),
-        (convert.layers_to_onnx, ("lstm", [one, one]), {}, "recurrent/1/: takes 5 features; the layer below it gives 6"),
-        (convert.layers_to_onnx, ("gru", [one]), {}, "recurrent/0/GRU: keys"),
-        (convert.layers_to_onnx, ("lstm", [one]), {"merge": "max"}, "merge: max; give one of concat, sum, ave, mul"),
-        (convert.layers_to_onnx, ("lstm", [double]), {}, "recurrent/0/kernel: dtype float64; give float32 arrays"),
-        (convert.sentiment_to_onnx, (sentiment,), {"pooling": "first"}, "pooling: first; give one of last, mean, max, mean+max"),
-        (convert.sentiment_to_onnx, (sentiment,), {"merge": "max"}, "merge: max; give one of"),
-        (convert.sentiment_to_onnx, (sentiment,), {"pooling": "mean+max"}, "head/kernel: shape (6, 1); expected (12, 1)"),
-        (convert.sentiment_to_onnx, (edited(sentiment, head__bias=None),), {}, "head/bias: missing"),
-        (convert.sentiment_to_onnx, (edited(sentiment, other=one["bias"]),), {}, "key of a sentiment model: other"),
-        (
-            convert.generation_to_onnx,
-            (edited(characters, recurrent__0__kernel=one["kernel"]),),
-            {},
-            "recurrent/0/: takes 5 features",
-        ),
-        (convert.generation_to_onnx, (edited(characters, head__kernel=None),), {}, "head/kernel: missing"),
-        (convert.generation_to_onnx, (without,), {}, "recurrent/ layers: [1]; number them"),
-        (
-            convert.generation_to_onnx,
-            (made_sentiment(bidirectional=True)[1],),
-            {},
-            "recurrent/ layers [0]: two directions",
-        ),
+    return [
+        (lambda: convert.layers_to_onnx("lstm_peephole", [one]), "cell"),
+        (lambda: convert.layers_to_onnx(["lstm"], [one]), "cell"),
+        (lambda: convert.sentiment_to_onnx(sentiment, cell="min_gru"), "cell"),
+        (lambda: convert.generation_to_onnx(characters, cell="lstm(relu, sigmoid)"), "cell"),
+        (lambda: convert.layers_to_onnx("lstm", []), "recurrent/layers"),
+        (lambda: convert.layers_to_onnx("lstm", [one, one]), "recurrent/1/kernel"),
+        (lambda: convert.layers_to_onnx("gru", [one]), "recurrent/0/weights of a GRU"),
+        (lambda: convert.layers_to_onnx("lstm", [one], merge="max"), "merge"),
+        (lambda: convert.layers_to_onnx("lstm", [double]), "recurrent/0/kernel"),
+        (lambda: convert.layers_to_onnx("lstm", [one], metadata={"a": 1}), "metadata a"),
+        (lambda: convert.layers_to_onnx("lstm", [one], metadata="a"), "metadata"),
+        (lambda: convert.sentiment_to_onnx(sentiment, metadata={1: "a"}), "metadata"),
+        (lambda: convert.sentiment_to_onnx(sentiment, pooling="first"), "pooling"),
+        (lambda: convert.sentiment_to_onnx(sentiment, pooling=["last"]), "pooling"),
+        (lambda: convert.sentiment_to_onnx(sentiment, merge="max"), "merge"),
+        (lambda: convert.sentiment_to_onnx(sentiment, pooling="mean+max"), "head/kernel"),
+        (lambda: convert.generation_to_onnx(edited(characters, head__kernel=None)), "head/kernel"),
     ]
-    for export, arguments, options, message in wrong:
-        refused(lambda call=export, given=arguments, more=options: call(*given, **more), message)
 
 
-def test_weights_of_more_than_a_file_holds(monkeypatch):
+@pytest.mark.usefixtures("unchecked")
+def test_refused(monkeypatch):
+    for call, subject in refusals():
+        assert_subject(call, subject)
     monkeypatch.setattr("lstm_jax.convert.onnx.LARGEST", 1000)
-    refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "weights: 1,", "a file of ONNX holds 1,000 at most")
-
-
-def test_package_that_is_missing(monkeypatch):
+    assert_subject(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "weights")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "package onnx: ", "; pip install '.[onnx]'")
+    assert_subject(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "package onnx")

@@ -30,13 +30,24 @@ def assert_same(got, want, ordered: bool = True) -> None:
         assert (got.dtype, got.shape, got.tobytes()) == (want.dtype, want.shape, want.tobytes())
 
 
-def assert_refused(layer, weights, message: str) -> None:
-    """Check that `convert.load` refuses weights with an error that begins with `message`, and leaves the layer unchanged."""
-    before = [np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))]
+def assert_subject(call, subject: str) -> None:
+    """Check that a call raises an error with the given subject."""
     with pytest.raises(InputError) as refused:
-        convert.load(layer, weights)
-    assert str(refused.value).startswith(message)
+        call()
+    assert refused.value.subject == subject
+
+
+def assert_refused(layer, weights, subject: str) -> None:
+    """Check that `convert.load` refuses weights with an error with the given subject, and leaves the layer unchanged."""
+    before = [np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))]
+    assert_subject(lambda: convert.load(layer, weights), subject)
     assert_same([np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))], before)
+
+
+def edited(arrays, **change):
+    """Return a copy of a dict: `head__bias=array` sets the key "head/bias", and `head__bias=None` removes this key."""
+    changed = arrays | {name.replace("__", "/"): array for name, array in change.items()}
+    return {name: array for name, array in changed.items() if array is not None}
 
 
 def normal(seed, *shape, dtype=np.float32):
@@ -52,11 +63,12 @@ def random_pair(features, units, seed=0):
     return {"forward": random_lstm(features, units, seed), "backward": random_lstm(features, units, seed + 10)}
 
 
-def random_model(kinds=("lstm",), vocabulary=11, features=3, units=4):
-    model, width = {"embedding/embedding": normal(1, vocabulary, features)}, features
+def random_model(kinds=("lstm",), vocabulary=11, features=3, units=4, outputs=1, tied=False):
+    """Return the flat dict of a model. With `features=0` its input is one-hot, and if it is tied, its head has no kernel."""
+    model, width = ({"embedding/embedding": normal(1, vocabulary, features)}, features) if features else ({}, vocabulary)
     for number, kind in enumerate(kinds):
         parts = {"": random_lstm(width, units, number)} if kind == "lstm" else random_pair(width, units, number)
         for part, arrays in parts.items():
             model |= {"/".join(filter(None, ("recurrent", str(number), part, name))): array for name, array in arrays.items()}
         width = units * len(parts)
-    return model | {"head/kernel": normal(2, width, 1), "head/bias": normal(3, 1)}
+    return model | ({} if tied else {"head/kernel": normal(2, width, outputs)}) | {"head/bias": normal(3, outputs)}

@@ -1,0 +1,125 @@
+"""Weights that do not fit, values of a wrong type and cells that a library lacks are refused; the subject of the error names them."""
+
+import numpy as np
+import pytest
+from flax import nnx
+from made_weights import assert_subject, edited, random_lstm, random_model, random_pair
+
+from lstm_jax import convert
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+E, H, V = 3, 4, 11
+LSTM, MODEL = random_lstm(E, H), random_model()
+ONE_HOT, EMBEDDED = (random_model(features=features, outputs=V) for features in (0, E))
+LAYER = nnx.Linear(E, H, rngs=nnx.Rngs(0))  # stands for a layer or a module of any library
+GRU = [np.zeros((2, 9)), np.zeros((3, 9)), np.zeros((9,))]
+LIST, CHARACTERS, EMBEDDED_LIST = (
+    convert.sentiment_to_keras(random_model(("lstm", "lstm"))),
+    convert.generation_to_keras(ONE_HOT),
+    convert.generation_to_keras(EMBEDDED),
+)
+STATE = convert.lstm_to_torch([random_pair(E, H), random_pair(2 * H, H)])
+KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+CHARACTER_STATE, SENTIMENT_STATE = convert.generation_to_torch(EMBEDDED), convert.sentiment_to_torch(MODEL)
+TREE = convert.lstm_to_linen(LSTM)
+REFUSED = [
+    # layers and Keras
+    (convert.lstm_to_keras, edited(LSTM, kernel=np.zeros((E, 17))), "kernel"),
+    (convert.lstm_to_keras, edited(LSTM, kernel=np.zeros((0, 16))), "kernel"),
+    (convert.lstm_to_keras, edited(LSTM, recurrent_kernel=np.zeros((H, 12))), "recurrent_kernel"),
+    (convert.lstm_to_keras, edited(LSTM, bias=np.zeros((2, 16))), "bias"),
+    (convert.lstm_to_keras, edited(LSTM, bias=[[1.0], [2.0, 3.0]]), "bias"),
+    (convert.lstm_to_keras, edited(LSTM, gain=np.zeros(16)), "weights of an LSTM"),
+    (convert.lstm_from_keras, [LSTM["kernel"]] * 4, "weights of an LSTM"),
+    (convert.lstm_from_keras, LAYER, "weights of an LSTM"),
+    (convert.lstm_from_keras, np.array(1.0), "weights of an LSTM"),
+    (lambda weights: convert.cell_from_keras("gru", weights), GRU, "bias"),
+    (lambda weights: convert.cell_from_keras("lstm_projected", weights), GRU, "cell"),
+    (lambda weights: convert.cell_to_keras("lstm_projected", weights), LSTM, "cell"),
+    (lambda weights: convert.bidirectional_from_keras(weights, cell="lstm_peephole"), [], "cell"),
+    (convert.bidirectional_from_keras, [*GRU, *GRU[:2]], "Bidirectional weights"),
+    (convert.bidirectional_from_keras, convert.lstm_to_keras(LSTM) + convert.lstm_to_keras(random_lstm(2, H)), "backward/kernel"),
+    (convert.bidirectional_to_keras, LSTM, "bidirectional layer"),
+    (convert.bidirectional_to_keras, {"forward": 1, "backward": 2}, "forward/weights of an LSTM"),
+    (convert.dense_from_keras, GRU, "weights of a dense layer"),
+    (convert.dense_to_keras, {"kernel": GRU[0]}, "weights of a dense layer"),
+    (convert.embedding_from_keras, [], "weights of an embedding"),
+    # lists of a Keras model
+    (convert.sentiment_from_keras, LIST[:3], "model weights"),
+    (convert.sentiment_from_keras, LAYER, "model weights"),
+    (convert.sentiment_from_keras, LIST[:2] + LIST[3:], "LSTM 0 from weights[1]: recurrent_kernel"),
+    (convert.sentiment_from_keras, [*LIST[:7], np.zeros((5, 1)), np.zeros(1)], "head/kernel"),
+    (convert.sentiment_from_keras, EMBEDDED_LIST, "head/kernel"),
+    (convert.generation_from_keras, CHARACTERS[:3], "model weights"),
+    (convert.generation_from_keras, CHARACTERS[1:], "LSTM 0 from weights[1]: weights of an LSTM"),
+    (convert.generation_from_keras, EMBEDDED_LIST[1:], "head/kernel"),
+    (convert.generation_from_keras, [np.zeros((V + 1, E)), *EMBEDDED_LIST[1:]], "head/kernel"),
+    (convert.generation_from_keras, [np.zeros((V, 5)), *EMBEDDED_LIST[1:]], "recurrent/0/kernel"),
+    (convert.generation_from_keras, [*CHARACTERS[:-1], np.zeros(V - 1)], "Dense from weights[3]: bias"),
+    (convert.generation_from_keras, [np.zeros((V, 16), int), *CHARACTERS[1:]], "weights[0]"),
+    (
+        convert.generation_from_keras,
+        [*CHARACTERS[:3] * 2, np.zeros((2 * H, V)), np.zeros(V)],
+        "recurrent/ layers [0]",
+    ),
+    # flat dicts
+    (convert.sentiment_to_keras, edited(MODEL, head__bias=None), "head/bias"),
+    (convert.sentiment_to_keras, edited(MODEL, head__gain=np.zeros(1)), "key of a sentiment model"),
+    (convert.sentiment_to_keras, edited(MODEL, recurrent__2__kernel=LSTM["kernel"]), "recurrent/ layers"),
+    (convert.sentiment_to_keras, edited(MODEL, recurrent__0__kernel=None), "recurrent/0/weights of an LSTM"),
+    (convert.sentiment_to_keras, edited(MODEL, recurrent__0__forward__kernel=LSTM["kernel"]), "recurrent/0/bidirectional layer"),
+    (convert.sentiment_to_keras, edited(MODEL, embedding__embedding=np.zeros((V, 9))), "recurrent/0/kernel"),
+    (convert.sentiment_to_keras, edited(MODEL, head__kernel=np.zeros((H, 2))), "head/kernel"),
+    (convert.sentiment_to_keras, {1: 2}, "weights of a sentiment model"),
+    (convert.generation_to_keras, edited(ONE_HOT, head__kernel=None), "head/kernel"),
+    (convert.generation_to_keras, edited(EMBEDDED, head__kernel=None), "head/kernel, missing and thus the transposed embedding"),
+    (convert.generation_to_keras, edited(ONE_HOT, recurrent__0__kernel=np.zeros((V - 1, 16))), "head/kernel"),
+    (convert.generation_to_torch, random_model(("bidirectional",), outputs=V), "recurrent/ layers [0]"),
+    (lambda params: convert.write_keras_weights("a.weights.h5", params), LAYER, "params"),
+    (lambda params: convert.write_keras_weights("a.h5", params), MODEL, "Keras weights"),
+    # PyTorch
+    (convert.lstm_from_torch, edited(STATE, weight_hr_l0=np.zeros((2, H))), "*_l0: weight_hr"),
+    (convert.lstm_from_torch, edited(STATE, fc=np.zeros(1)), "name in the state dict of an nn.LSTM"),
+    (convert.lstm_from_torch, edited(STATE, bias_hh_l1=None), "*_l1: arrays"),
+    (convert.lstm_from_torch, edited(STATE, weight_hh_l0=np.zeros((16, 5))), "*_l0: transposed weight_hh"),
+    (convert.lstm_from_torch, edited(STATE, weight_ih_l1_reverse=np.zeros((16, 4))), "1/backward/kernel"),
+    (convert.lstm_from_torch, edited(STATE, bias_ih_l0=np.zeros((16, 1))), "*_l0: bias_ih"),
+    (convert.lstm_from_torch, edited(STATE, weight_ih_l0="text"), "*_l0: weight_ih"),
+    (
+        convert.lstm_from_torch,
+        edited(STATE, **{f"{kind}_l1_reverse": None for kind in KINDS}),
+        "layers' directions x recurrent kernels",
+    ),
+    (
+        convert.lstm_from_torch,
+        edited(STATE, **{f"{kind}_l0{way}": None for way in ("", "_reverse") for kind in KINDS}),
+        "nn.LSTM layers",
+    ),
+    (lambda state: convert.lstm_from_torch(state, "lstm."), STATE, "nn.LSTM in the state dict"),
+    (lambda state: convert.layers_from_torch(["lstm"], state), STATE, "cell"),
+    (lambda state: convert.cell_from_torch("lstm", state), STATE, "state dict"),
+    (convert.lstm_from_torch, {1: 2}, "state dict"),
+    (convert.lstm_to_torch, [random_lstm(2, 3), random_lstm(3, 4)], "layers' directions x recurrent kernels"),
+    (lambda layers: convert.layers_to_torch("lstm", layers, bias=False), [LSTM], "bias_ih_l0"),
+    (lambda layers: convert.layers_to_torch("gru_reset_before", layers), [LSTM], "cell"),
+    (convert.sentiment_from_torch, LAYER, "state dict"),
+    (convert.sentiment_from_torch, SENTIMENT_STATE | {"norm.weight": np.zeros(3)}, "name in the state dict"),
+    (lambda state: convert.sentiment_from_torch(state, embedding="emb"), SENTIMENT_STATE, "name in the state dict"),
+    (convert.generation_from_torch, {name: array for name, array in CHARACTER_STATE.items() if name != "fc.weight"}, "fc.weight"),
+    (convert.generation_from_torch, CHARACTER_STATE | {"fc.weight": np.zeros(V)}, "transposed fc.weight"),
+    (convert.generation_from_torch, CHARACTER_STATE | {"embedding.weight": np.zeros(V)}, "embedding.weight"),
+    (convert.generation_from_torch, CHARACTER_STATE | {"embedding.weight": np.zeros((V, 5))}, "recurrent/0/kernel"),
+    (convert.read_torch_file, "model.pt", "PyTorch weights"),
+    (convert.read_torch_file, "absent.safetensors", "PyTorch weights"),
+    # Flax
+    (convert.lstm_from_linen, edited(TREE, hg=None), "Flax LSTM cell"),
+    (convert.lstm_from_nnx, TREE, "Flax LSTM cell"),
+    (convert.lstm_from_linen, TREE | {"ig": {"kernel": np.zeros((E, 5))}}, "ig/kernel"),
+    (convert.lstm_from_linen, LAYER, "parameter tree"),
+]
+
+
+@pytest.mark.parametrize(("call", "given", "subject"), REFUSED, ids=[f"{n} {subject}" for n, (*_, subject) in enumerate(REFUSED)])
+def test_refused(call, given, subject: str) -> None:
+    assert_subject(lambda: call(given), subject)
