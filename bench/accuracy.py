@@ -35,13 +35,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate, product
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
-from bench.schema import GRID, rows_of, rows_of_commit
+from bench.schema import GRID, Row, rows_of, rows_of_commit
 from bench.summary import print_table
 from bench.workloads import add_size_flags
 from lstm_jax.errors import require
@@ -63,7 +62,6 @@ TRAINED = {
     ("keras_jax", "sentiment"): ["--warm-up"],
 }
 """Dict from (library, task) to further flags of the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

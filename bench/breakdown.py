@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, timing
+from bench import RESULTS, commit, make_parser, read_flags, timing, worker
 from bench.flops import FLOAT, forward_flops
-from bench.schema import BREAKDOWN, rows_of, rows_of_commit
+from bench.schema import BREAKDOWN, Row, rows_of, rows_of_commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
 from lstm_jax.errors import require
 
@@ -89,17 +89,12 @@ def targets(dump: Path) -> dict[str, str]:
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str) -> Row:
     """Measure the time of a training step and of each of its parts in this process, and return the fields of the result row."""
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_module_re=.*run_steps.*"
-        from bench.peers import ours
-        from bench.peers.base import Options
-
-        work = workload(name)
-        arrays = make_arrays(work)
-        built = ours.build(work, arrays, Options(None, work.dropout, work.recurrent_dropout))
+        _, built = worker.build_ours(name)
         built.run(3 * STEPS)
         times = []
         for _ in range(ROUNDS):
@@ -114,7 +109,7 @@ def measure(name: str) -> dict[str, Any]:
     return {"git": commit(), "workload": name, "backend_ran": built.backend} | found
 
 
-def report(row: dict[str, Any]) -> None:
+def report(row: Row) -> None:
     """Print the time of a training step, then a line for each of its parts with the time and the lower bound of the time (floor)."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
     peaks = f"{row['gemm_gflops']:.0f} GFLOP/s, {row['copy_gbs']:.0f} GB/s"
@@ -135,7 +130,7 @@ def main() -> None:
         print(json.dumps(measure(options.workload[0])))
         return
 
-    def measured(item: dict[str, Any]) -> list[dict[str, Any]]:
+    def measured(item: Row) -> list[Row]:
         row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
         speeds, work = timing.peaks(), workload(item["workload"])
         gflops, copy_gbs = speeds[f"gemm_gflops_{timing.CORES}"], speeds[f"copy_gbs_{timing.CORES}"]

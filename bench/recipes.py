@@ -8,17 +8,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench import timing
 from bench.peers import TASKS
-from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS
+from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, Row
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
 from lstm_jax.errors import InputError
 
-Row = dict[str, Any]
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
 """Training losses at epochs 1 to 10 that an existing notebook printed for lstm_text_generation, trained on newspaper articles."""
 COMPILED_BFLOAT16 = ("--dtype", "bfloat16", "--backend", "compiled")

@@ -19,11 +19,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from bench import RESULTS, make_parser, read_flags, timing
 from bench.peers import TASKS
-from bench.schema import SAMPLING, rows_of
+from bench.schema import SAMPLING, Row, rows_of
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
@@ -32,7 +31,6 @@ PATH = RESULTS / "sampling.jsonl"
 ROUNDS = {"quick": 1, "standard": 5, "full": 10}
 LOOP, MODES = "predict loop", ("carried", "window")
 ITEM = ("units", "round", "peer", "chars")
-Row = dict[str, Any]
 
 
 def method_of(mode: str, count: int) -> str:

@@ -6,17 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import machine
-from bench.peers import Candidate, row_key
-from bench.schema import check, make_row
-from bench.workloads import Workload
+from bench import cpu, machine
+from bench.schema import Row, check, make_row, require_one_machine
 from lstm_jax.sweep.missing import run_missing
 
-Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
 """Line that a process of `bench.worker --turns` prints when it waits for its turn."""
@@ -29,9 +25,12 @@ def pinned(cores: int = CORES) -> dict[str, str]:
     return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
 
 
-def run_module(
-    arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0
-) -> list[dict[str, Any]]:
+def require_this_machine(rows: Iterable[Row]) -> None:
+    """Check that rows to which others are to be added are from this machine."""
+    require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
+
+
+def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0) -> list[Row]:
     """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command = [sys.executable, "-m", *arguments]
@@ -47,7 +46,7 @@ def run_in_turns(
     turns: int,
     folders: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process."""
     allowed = sorted(os.sched_getaffinity(0))[:CORES]
     settings = {**pinned(), **(environment or {})}
@@ -113,7 +112,7 @@ def compilation_cache(folder: str) -> dict[str, str]:
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
 
 
-class Item(dict[str, Any]):
+class Item(Row):
     """Something to be measured: a dict of the fields that identify its rows. Its text names them, without the commits."""
 
     def __str__(self) -> str:
@@ -136,8 +135,8 @@ def measure_missing(
     The fields of an item identify its rows, and `measure` returns the other fields of these rows. An item also counts as measured only if
     `counts` is true for its rows. Without `measuring`, only the rows are returned.
     """
-    items = [Item(item) for item in items]
-    names = list(dict.fromkeys(name for item in items for name in item))
+    wanted = list(map(Item, items))
+    names = list(dict.fromkeys(name for item in wanted for name in item))
 
     def key(row: Row) -> str:
         return json.dumps([row.get(name) for name in names], sort_keys=True)
@@ -146,49 +145,11 @@ def measure_missing(
         return key(row) if row["measurement"] == measurement and counts(row) else None
 
     def measured(item: Row) -> list[Row]:
-        about = {"cores": CORES, "load": load()}
+        about = {"measurement": measurement, "cores": CORES, "load": load()}
         about_item = {name: value for name, value in item.items() if value is not None}
-        return [make_row(measurement, **about | row | about_item) for row in measure(item)]
+        return [make_row(**about | row | about_item) for row in measure(item)]
 
-    wanted = {key(item): item for item in items}
-    missing = wanted if measuring else {}
+    by_key = {key(item): item for item in wanted}
+    missing = by_key if measuring else {}
     rows = run_missing(path, missing, key_of_row, measured, title, lambda item, rows: f"{item}: {describe(rows)}", check, workers)
-    return [row for row in rows if key_of_row(row) in wanted]
-
-
-@dataclass(frozen=True)
-class Process:
-    """Process to be timed: a candidate (a library with its options) runs a workload in one round.
-
-    Attributes:
-        work: workload, that is, a kind of computation with its sizes, such as a training step.
-        candidate: candidate.
-        round: number of the round.
-        series: label of the result rows, given by the flag `--series`. Rows with different labels are reported separately. If "", the rows
-            get no label.
-        tries: number of noisy measurements of this process in earlier calls of `bench throughput`.
-    """
-
-    work: Workload
-    candidate: Candidate
-    round: int
-    series: str = ""
-    tries: int = 0
-
-    @property
-    def key(self) -> tuple:
-        """Tuple of library, workload, options and round. `key_of` returns the same tuple for each result row of this process."""
-        return (*self.candidate.key(self.work), self.round)
-
-    def __str__(self) -> str:
-        return f"{self.work.name} {self.candidate.name} round {self.round}"
-
-    def about(self, sha: str) -> Row:
-        """Return the fields of the result row that are known before the process runs, with `sha` as the commit."""
-        known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
-        return known | {"cores": CORES, "load": load()} | ({"series": self.series} if self.series else {})
-
-
-def key_of(row: Row) -> tuple:
-    """Return the key of the process that gave a result row: the entries of `row_key(row)` (library, workload, options), then the round."""
-    return (*row_key(row), row["round"])
+    return [row for row in rows if key_of_row(row) in by_key]

@@ -1,14 +1,14 @@
 """Benchmark process of one library (peer) on one workload. The process times the library, and prints a result row as a JSON line.
 
-    python -m bench.worker ours A --write-reference a.npz --backend reference
+    python -m bench.worker ours A --write-reference a.npz
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
-    python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
+    python -m bench.worker ours:backend=hoisted recurrence:H=64,T=80,B=32 --reference r.npz
     python -m bench.worker torch_lstm A --checked 1.3e-6      # relative error that an earlier process found
 
-With --write-reference, nothing is timed, and the results of one step are written to a file. With --reference, the library's results are
-compared with the results in such a file, and the row has the largest relative error as "distance". With --checked, nothing is compared, and
-the row has the given number as "distance". If the library fails, the JSON line has the field "error", and the exit code is 1. `--dropout`
-and `--recurrent-dropout` replace the dropout rates of the workload.
+With --write-reference, nothing is timed, and the results of one step of our backend `reference` are written to a file. With --reference,
+the library's results are compared with the results in such a file, and the row has the largest relative error as "distance". With
+--checked, nothing is compared, and the row has the given number as "distance". If the library fails, the JSON line has the field "error",
+and the exit code is 1.
 """
 
 import json
@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from bench import flops, machine, make_parser
-from bench.peers import PEERS
+from bench.peers import OURS, PEERS, Candidate, read_candidate
 from bench.peers.base import Built, Options, slowed
+from bench.schema import Row
 from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
@@ -40,6 +41,12 @@ def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
     """Build a workload with a benchmarked library, and return it."""
     os.environ.update(PEERS[peer].environment)
     return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
+
+
+def build_ours(name: str, **given: Any) -> tuple[Workload, Built]:
+    """Build a workload with this project in this process. `given` are fields of `Options`."""
+    work = workload(name)
+    return work, build(OURS, work, make_arrays(work), Candidate(OURS, OURS, given).options(work))
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
@@ -139,11 +146,11 @@ def _versions(peer: str) -> dict[str, str]:
 
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
-) -> dict[str, Any]:
+) -> Row:
     """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.FIELDS`)."""
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
-    row: dict[str, Any] = {"build_seconds": time.perf_counter() - began}
+    row: Row = {"build_seconds": time.perf_counter() - began}
     row |= first_step(built)
     if reference:
         with np.load(reference) as file:
@@ -183,35 +190,26 @@ def timed_row(
 def main() -> None:
     """With `--write-reference`, write the reference results of a workload. Otherwise, time a library and print the result row."""
     parser = make_parser(__doc__)
-    parser.add_argument("peer", choices=list(PEERS))
+    parser.add_argument("candidate", type=read_candidate, help="as --peer of bench throughput takes it")
     parser.add_argument("workload", type=workload)
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--checked", type=float)
     parser.add_argument("--write-reference", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--turns", action="store_true", help="wait for a line before each block, which then takes --seconds")
-    parser.add_argument("--backend", default=None)
-    parser.add_argument("--dropout", type=float, default=None)
-    parser.add_argument("--recurrent-dropout", type=float, default=None)
-    parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32")
-    parser.add_argument("--slower", type=float, default=0.0)
     options = parser.parse_args()
-    work: Workload = options.workload
+    work, candidate = options.workload, options.candidate
+    asked = candidate.options(work)
     if options.write_reference:
         from bench.peers import ours
 
-        ours.write_reference(options.write_reference, work, make_arrays(work), options.backend or "reference")
+        ours.write_reference(options.write_reference, work, make_arrays(work))
         return
     if not options.reference and options.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    dropout = work.dropout if options.dropout is None else options.dropout
-    recurrent = work.recurrent_dropout if options.recurrent_dropout is None else options.recurrent_dropout
-    asked = Options(options.backend, dropout, recurrent, dtype=options.dtype, slower=options.slower)
-    about = {"peer": options.peer, "workload": work.name, "kind": work.kind} | work.sizes | {"cell": work.cell, "dtype": asked.dtype}
-    about |= {"backend": asked.backend, "dropout": dropout, "recurrent_dropout": recurrent}
-    about |= {"slower": asked.slower} if asked.slower else {}
+    about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
     try:
-        row = timed_row(options.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
+        row = timed_row(candidate.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
     except Exception as error:
         line = str(error).strip().splitlines() or [""]
         print(json.dumps(about | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)

@@ -177,6 +177,8 @@ def workload(name: str) -> Workload:
 
 
 LAYER = "recurrent/0/"
+Weights = dict[str, np.ndarray]
+"""Arrays by their names, such as weights or gradients."""
 
 
 @dataclass(frozen=True)
@@ -195,18 +197,18 @@ class Arrays:
         resets: bool (B, T), True where the state of a sequence is reset before a step. None if the workload has no resets.
     """
 
-    weights: dict[str, np.ndarray]
+    weights: Weights
     inputs: np.ndarray
     targets: np.ndarray
     text: np.ndarray
     resets: np.ndarray | None = None
 
-    def cell(self) -> dict[str, np.ndarray]:
+    def cell(self) -> Weights:
         """Return a dict of the weights of the recurrent cell, from their names without the prefix "recurrent/0/" to their arrays."""
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
-def in_layer(cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def in_layer(cell: Mapping[str, Any]) -> Weights:
     """Return the arrays of a recurrent cell under the names of `Arrays.weights`. This function is the inverse of `Arrays.cell`."""
     return {LAYER + name: np.asarray(array) for name, array in cell.items()}
 
@@ -257,11 +259,6 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)
     X, Y = data.windows(text, T, STEP)
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
-
-
-def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
-    """Return the float32 one-hot encoding of integer ids, an array with the shape (*ids.shape, size)."""
-    return np.eye(size, dtype=np.float32)[ids]
 
 
 AXES = {"H": "units", "T": "length", "B": "batch"}

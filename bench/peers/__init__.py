@@ -5,12 +5,13 @@ The flag gives the name of a peer and its options, which together are called a c
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
 from bench import machine
+from bench.peers.base import Options
 from bench.workloads import Workload
 from lstm_jax.errors import InputError, require
 
@@ -158,34 +159,31 @@ class Candidate:
     Attributes:
         name: text of the flag `--peer` that this candidate was read from, such as "ours:dropout=0.2".
         peer: name of the peer.
-        backend: what to run instead of the peer's default. For "ours" it is a backend of the recurrence, for "own_loop" a training loop,
-            for "flax_nnx" a cell class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent backend of TorchRL. None
-            stands for the default.
-        dropout: rate of the input dropout. If None, it is the rate of the workload.
-        recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
-        dtype: dtype of the matrix products, a member of `DTYPES`. "int8" is for inference alone.
-        slower: artificial slowdown. After each call of `Built.run`, the process waits for this fraction of the call's duration.
+        given: values of fields of `Options` that the text gives. The other fields have their defaults, and the rates of dropout are those
+            of the workload.
     """
 
     name: str
     peer: str
-    backend: str | None = None
-    dropout: float | None = None
-    recurrent: float | None = None
-    dtype: str = "float32"
-    slower: float = 0.0
+    given: Mapping[str, Any] = field(default_factory=dict)
 
-    def arguments(self) -> list[str]:
-        """Return the command-line arguments of `bench.worker` for this candidate: the name of the peer, then the flags of its options."""
-        named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
-        named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
-        return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
+    @property
+    def dtype(self) -> str:
+        """Dtype of the matrix products, a member of `DTYPES`."""
+        return self.given.get("dtype", "float32")
+
+    def options(self, work: Workload) -> Options:
+        """Return the options with which the peer builds a workload."""
+        return replace(Options(None, work.dropout, work.recurrent_dropout), **self.given)
+
+    def fields(self, work: Workload) -> dict[str, Any]:
+        """Return the fields of a result row (`KEY`) that identify this candidate on a workload."""
+        known = {"peer": self.peer, "workload": work.name} | vars(self.options(work))
+        return {name: known[name] for name in KEY}
 
     def key(self, work: Workload) -> tuple:
-        """Return a key that identifies this candidate, which is a peer with its options, on a workload."""
-        dropout = work.dropout if self.dropout is None else self.dropout
-        recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
-        return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
+        """Return the value of `row_key` for the result rows of this candidate on a workload."""
+        return row_key(self.fields(work))
 
 
 KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout", "dtype", "slower")
@@ -193,29 +191,33 @@ KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout", "dtype", "
 
 def row_key(row: Mapping[str, Any]) -> tuple:
     """Return the key of a result row: a tuple of the peer, the workload and all options that the peer was measured with."""
-    return tuple(row.get(name, default) for name, default in zip(KEY, (None,) * 5 + ("float32", 0.0), strict=True))
+    row = {"backend": None, "dropout": None, "recurrent_dropout": None, "dtype": "float32", "slower": 0.0} | row
+    return tuple(row[name] for name in KEY)
 
 
 def read_candidate(text: str) -> Candidate:
     """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options."""
-    from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
-
     name, *options = text.split(":")
-    pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
+    given: dict[str, Any] = {option.split("=")[0]: option.partition("=")[2] for option in options}
     require(name in PEERS, "peer", text, f"give one of {', '.join(PEERS)}")
     known = PEERS[name].options
     allowed = f"no other options than {', '.join(known)}, as in {name}:{known[0]}=..." if known else "no options"
-    require(pairs.keys() <= {*known}, "peer", text, f"give {name} {allowed}")
-    dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
-    require(dtype in DTYPES, "dtype", dtype, f"give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
-    require(name != OURS or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")
-    try:
-        numbers = {option: float(pairs[option]) for option in (*RATES, "slower") if option in pairs}
-    except ValueError as error:
-        raise InputError("peer", text, f"give numbers as in {name}:dropout=0.2") from error
-    for option, number in numbers.items():
-        require(0 <= number < (1 if option in RATES else math.inf), option, number, "give 0 or more, a rate below 1")
-    return Candidate(text, name, backend, dtype=dtype, **numbers)
+    require(given.keys() <= {*known}, "peer", text, f"give {name} {allowed}")
+    if "dtype" in given:
+        require(given["dtype"] in DTYPES, "dtype", given["dtype"], f"give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    if name == OURS and "backend" in given:
+        from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
+
+        require(given["backend"] in BACKENDS, "backend", given["backend"], f"give one of {', '.join(BACKENDS)}")
+    for option in given.keys() & {*RATES, "slower"}:
+        try:
+            given[option] = float(given[option])
+        except ValueError as error:
+            raise InputError("peer", text, f"give numbers as in {name}:dropout=0.2") from error
+        require(0 <= given[option] < (1 if option in RATES else math.inf), option, given[option], "give 0 or more, a rate below 1")
+    if "recurrent" in given:
+        given["recurrent_dropout"] = given.pop("recurrent")
+    return Candidate(text, name, given)
 
 
 def installed(candidates: Iterable[Candidate]) -> list[Candidate]:

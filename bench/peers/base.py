@@ -1,13 +1,14 @@
 """Interface that each benchmarked library (peer) implements: the options that it receives and the built workload that it returns."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
 
-from bench.workloads import Workload
+from bench.workloads import Weights, Workload
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ class Built:
 
     run: Callable[[int], None]
     outputs: Callable[[], np.ndarray]
-    after_one_step: Callable[[], dict[str, np.ndarray]]
+    after_one_step: Callable[[], Weights]
     adam: Literal["keras", "corrected"]
     devices: list[str]
     note: str = ""
     backend: str = ""
     block_seconds: float = 0.05
-    excluded: dict[str, np.ndarray] = field(default_factory=dict)
+    excluded: Weights = field(default_factory=dict)
 
 
 def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
@@ -105,7 +106,7 @@ def repeated(step: Callable[[], Any], wait: Callable[[Any], object] = lambda res
 def layer(
     work: Workload,
     step: Callable[[], Any],
-    to_ours: Callable[[Any], dict[str, np.ndarray]],
+    to_ours: Callable[[Any], Weights],
     devices: list[str],
     note: str = "",
     backend: str = "",
@@ -119,7 +120,7 @@ def layer(
     """
     forward = work.kind == "forward"
 
-    def gradients() -> dict[str, np.ndarray]:
+    def gradients() -> Weights:
         by_weights, by_x = step()[1]
         return to_ours(by_weights) | {"x": to_numpy(by_x)}
 
@@ -127,6 +128,35 @@ def layer(
         return to_numpy(step() if forward else step()[0])
 
     return Built(repeated(step, wait), outputs, dict if forward else gradients, "keras", devices, note, backend)
+
+
+def training(
+    work: Workload,
+    batches: Sequence[tuple[Any, Any]],
+    start: Callable[[bool], tuple[Callable[[Any, Any], Any], Callable[[], Weights]]],
+    predict: Callable[[Any], np.ndarray],
+    devices: list[str],
+    note: str = "",
+    backend: str = "",
+    wait: Callable[[Any], object] = lambda result: None,
+    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+) -> Built:
+    """Return the `Built` of a training workload with the form "corrected" of Adam.
+
+    start(dropout) begins a training with or without dropout, and returns two functions: step(inputs, targets) takes a training step and
+    returns the loss before it, and weights() returns the trained weights as in `bench.workloads.Arrays.weights`. predict(inputs) returns
+    the logits of the initial weights without dropout.
+    """
+    step, _ = start(True)
+    each = cycle(batches)
+
+    def after_one_step() -> Weights:
+        step, weights = start(False)
+        loss = to_numpy(step(*batches[0]))
+        return weights() | {"loss": loss}
+
+    run = repeated(lambda: step(*next(each)), wait)
+    return Built(run, lambda: comparable(work, predict(batches[0][0])), after_one_step, "corrected", devices, note, backend)
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.workloads import Arrays, Weights, Workload
 
 
 class Net(eqx.Module):
@@ -56,7 +56,7 @@ def _arrays(net: Any) -> dict[str, Any]:
     return found if net.embedding is None else found | {"embedding/embedding": net.embedding.weight}
 
 
-def _turned(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _turned(arrays: Mapping[str, Any]) -> Weights:
     return {name: np.asarray(array if name == "embedding/embedding" else array.T) for name, array in arrays.items()}
 
 

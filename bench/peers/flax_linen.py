@@ -3,11 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload, in_layer
+from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
 
@@ -34,7 +33,7 @@ class Net(nn.Module):
         return logits[:, 0] if work.words else logits
 
 
-def _to_ours(tree: Any) -> dict[str, np.ndarray]:
+def _to_ours(tree: Any) -> Weights:
     return in_layer(convert.lstm_from_linen(tree["rnn"])) | jax_step.flat(tree)
 
 

@@ -6,12 +6,11 @@ The option `backend` names the cell class; the default is OptimizedLSTMCell.
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload, in_layer
+from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
 CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
@@ -41,7 +40,7 @@ class Net(nnx.Module):
         return logits[:, 0] if self.embedding is not None else logits
 
 
-def _to_ours(state: Any) -> dict[str, np.ndarray]:
+def _to_ours(state: Any) -> Weights:
     tree: dict[str, Any] = nnx.to_pure_dict(state)
     return in_layer(convert.lstm_from_nnx(tree["rnn"])) | jax_step.flat(tree)
 

@@ -9,18 +9,18 @@ from jax.experimental import rnn
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import LAYER, Arrays, Workload, in_layer
+from bench.workloads import LAYER, Arrays, Weights, Workload, in_layer
 
 BIASES = "two biases, each with a step of its own"
 
 
-def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
+def pack(lstm: Weights) -> np.ndarray:
     """Return LSTM weights as the flat array that cuDNN takes: both kernels transposed, the bias, and a second bias of zeros."""
     parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
     return np.concatenate([part.ravel() for part in parts])
 
 
-def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
+def unpack(weights: np.ndarray, features: int, units: int) -> Weights:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`."""
     kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
     return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
@@ -53,7 +53,7 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
         logits = h[0] @ params["head/kernel"] + params["head/bias"]
         return logits[:, 0] if work.words else logits
 
-    def to_ours(tree) -> dict[str, np.ndarray]:
+    def to_ours(tree) -> Weights:
         rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
         return in_layer(unpack(tree["lstm"], work.features, units)) | rest
 

@@ -7,15 +7,15 @@ donates its state. All steps run on JAX's default device.
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import cycle
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from bench.peers.base import Built, comparable, evaluation, layer, repeated
-from bench.workloads import LAYER, Arrays, Workload, one_hot
+from bench.peers.base import Built, evaluation, layer, training
+from bench.workloads import LAYER, Arrays, Weights, Workload
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Model:
 
     params: Any
     forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
-    to_ours: Callable[[Any], dict[str, np.ndarray]]
+    to_ours: Callable[[Any], Weights]
     note: str = ""
 
 
@@ -50,9 +50,9 @@ def _devices() -> list[str]:
     return [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
 
 
-def outer(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
+def outer(arrays: Arrays) -> dict[str, Weights]:
     """Return the weights outside of the recurrent layer as nested dicts, such as {"head": {"kernel": ..., "bias": ...}}."""
-    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    found: dict[str, Weights] = defaultdict(dict)
     for name, array in arrays.weights.items():
         if not name.startswith(LAYER):
             module, _, part = name.partition("/")
@@ -60,7 +60,7 @@ def outer(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def flat(tree: Mapping[str, Mapping[str, Any]]) -> Weights:
     """Return the arrays of nested dicts under names such as "head/kernel". The inner dicts of "rnn" are left out."""
     return {f"{module}/{part}": np.asarray(array) for module, parts in tree.items() if module != "rnn" for part, array in parts.items()}
 
@@ -83,7 +83,7 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], inputs: jax.Array, arrays:
 
 def batches_of(work: Workload, arrays: Arrays) -> list[Any]:
     """Return the batches (inputs, targets) of a training workload on JAX's default device."""
-    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
+    inputs = arrays.inputs if work.words else np.eye(work.vocabulary, dtype=np.float32)[arrays.inputs]
     return [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
 
 
@@ -120,37 +120,30 @@ def _evaluation(work: Workload, arrays: Arrays, model: Model) -> Built:
 
 def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
     optimizer = optax.adam(1e-3, eps=1e-7)
-    batches = batches_of(work, arrays)
 
     def loss(params, inputs, targets, key):
         return mean_loss(model.forward(params, inputs, key), targets)
 
-    def make(dropout: bool):
-        def step(state, inputs, targets):
-            params, opt_state, number = state
-            key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
-            value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, number + 1), value
+    def update(dropout: bool, state, inputs, targets):
+        params, opt_state, number = state
+        key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
+        value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, number + 1), value
 
-        return jax.jit(step, donate_argnums=0)
-
-    def start():
+    def start(dropout: bool):
         params = jax.tree.map(lambda array: jax.numpy.array(array, copy=True), model.params)
-        return params, optimizer.init(params), jax.numpy.zeros((), jax.numpy.int32)
+        state = params, optimizer.init(params), jax.numpy.zeros((), jax.numpy.int32)
+        compiled = jax.jit(partial(update, dropout and work.dropout > 0), donate_argnums=0)
 
-    step, state, each = make(bool(work.dropout)), start(), cycle(batches)
+        def step(inputs, targets):
+            nonlocal state
+            state, value = compiled(state, inputs, targets)
+            return value
 
-    def train():
-        nonlocal state
-        state, _ = step(state, *next(each))
-        return state
+        return step, lambda: model.to_ours(state[0])
 
-    def outputs() -> np.ndarray:
-        return comparable(work, np.asarray(jax.jit(model.forward, static_argnums=2)(model.params, batches[0][0], None)))
+    def predict(inputs) -> np.ndarray:
+        return np.asarray(jax.jit(model.forward, static_argnums=2)(model.params, inputs, None))
 
-    def after_one_step() -> dict[str, np.ndarray]:
-        (params, _, _), value = make(False)(start(), *batches[0])
-        return model.to_ours(params) | {"loss": np.asarray(value)}
-
-    return Built(repeated(train, jax.block_until_ready), outputs, after_one_step, "corrected", _devices(), model.note)
+    return training(work, batches_of(work, arrays), start, predict, _devices(), model.note, wait=jax.block_until_ready)

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation
-from bench.workloads import Arrays, Workload, in_layer
+from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert, data
 from lstm_jax.errors import require
 
@@ -106,7 +106,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         p = np.asarray(start(0.0, 0.0).predict_on_batch(first[0]), np.float64)
         return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
 
-    def after_one_step() -> dict[str, np.ndarray]:
+    def after_one_step() -> Weights:
         model = start(0.0, 0.0)
         loss = np.ravel(model.train_on_batch(*first))[0]
         return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
@@ -132,7 +132,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
     step, block = _differentiated(layer, arrays)
 
-    def to_ours(gradients: Sequence[Any]) -> dict[str, np.ndarray]:
+    def to_ours(gradients: Sequence[Any]) -> Weights:
         return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
 
     return base.layer(work, step, to_ours, _devices(), "", backend or "", block, _numpy)

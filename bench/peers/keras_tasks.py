@@ -19,7 +19,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -29,6 +28,7 @@ import numpy as np
 from bench import make_parser
 from bench.peers.keras_lstm import make_model
 from bench.peers.task_data import articles, imdb_rows
+from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH, RATE, STEP, WORKLOADS, workload
 from lstm_jax import convert, data
 from lstm_jax.config import GenerationConfig, TextConfig
@@ -41,7 +41,7 @@ BATCH = 32
 COMMON = {"peer": "keras_jax", "version": keras.__version__}
 
 
-def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[Row]:
     """Train a Keras model, and yield a result row for each epoch."""
     if options.warm_up:
         short = BATCH + len(x) % BATCH
@@ -53,7 +53,7 @@ def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.
         yield COMMON | row | {f"train_{name}": values[0] for name, values in history.items()}
 
 
-def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def sentiment_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Train the model of imdb_lstm, and yield a result row for each epoch. The rows have test metrics unless `--no-evaluation` is given."""
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
@@ -66,7 +66,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def generation_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch."""
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=options.validation))))
     characters = corpus.characters.size
@@ -100,7 +100,7 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
     return drawn
 
 
-def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Draw `options.chars` characters, and yield a result row with the duration in seconds."""
     keras.utils.set_random_seed(0)
     model = make_model(workload(f"B:H={options.units}"))
@@ -116,7 +116,7 @@ def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield COMMON | {"method": "predict loop", "seconds": time.perf_counter() - began}
 
 
-TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+TASKS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "sentiment": sentiment_rows,
     "generation": generation_rows,
     "sampling": sampling_rows,

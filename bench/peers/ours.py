@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from bench.peers.base import Built, Options, comparable, evaluation, layer
-from bench.workloads import STEP, Arrays, Workload, in_layer
+from bench.workloads import STEP, Arrays, Weights, Workload, in_layer
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import require
@@ -66,7 +66,7 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
     require(options.dtype != "int8", "dtype", options.dtype, "give float32 or bfloat16 for a training step")
     start = partial(_Training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
 
-    def after_one_step() -> dict[str, np.ndarray]:
+    def after_one_step() -> Weights:
         training = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
         training.run(1)
         loss = np.asarray(training.state.totals["loss"]) / work.batch
@@ -83,14 +83,14 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
     return Built(start(objective).run, outputs, after_one_step, "keras", devices, note, backend)
 
 
-def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries."""
+def write_reference(path: Path, work: Workload, arrays: Arrays) -> None:
+    """Run one step of a workload with our backend `reference`, and write the results to an .npz file as the reference for all libraries."""
     work = replace(work, one_call=False)
-    built = build(work, arrays, Options(backend))
+    built = build(work, arrays, Options("reference"))
     if work.layer_alone or work.kind == "evaluation":
         parts = {"gradients": built.after_one_step()}
     else:
-        corrected = build(work, arrays, Options(backend), optax.adam(1e-3, eps=1e-7))
+        corrected = build(work, arrays, Options("reference"), optax.adam(1e-3, eps=1e-7))
         parts = {"keras": built.after_one_step(), "corrected": corrected.after_one_step()}
     flat: dict[str, Any] = {f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
     np.savez(path, outputs=built.outputs(), **flat)

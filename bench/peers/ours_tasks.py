@@ -29,6 +29,7 @@ import tyro
 
 from bench import make_parser
 from bench.peers.task_data import articles
+from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig, SampleConfig, SentimentConfig, TrainConfig
@@ -44,13 +45,13 @@ def config_of(default: Any, arguments: list[str]) -> Any:
     return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
 
 
-def _common(run: Path, config: Any) -> dict[str, Any]:
+def _common(run: Path, config: Any) -> Row:
     environment = json.loads((run / "environment.json").read_text())
     row = {"peer": "ours", "version": environment["git"], "backend": environment["backend"], "seed": config.train.seed}
     return row | {"validation": config.data.validation}
 
 
-def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def sentiment_rows(arguments: list[str]) -> Iterator[Row]:
     """Train a sentiment model, and yield a result row for each epoch."""
     config = config_of(SENTIMENT, arguments)
     start_training(config.train.devices, config.model)
@@ -65,7 +66,7 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
         yield common | {"epoch": "best"} | final
 
 
-def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def generation_rows(arguments: list[str]) -> Iterator[Row]:
     """Train a text generation model, and yield a result row for each epoch."""
     config = config_of(GENERATION, arguments)
     config = replace(config, data=articles(config.data))
@@ -85,7 +86,7 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
         yield common | row | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
 
 
-def _changed(config: GenerationConfig) -> dict[str, Any]:
+def _changed(config: GenerationConfig) -> Row:
     """Return the settings whose values differ from the default config `GENERATION`, as a dict from name to value."""
     parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
     return {
@@ -96,7 +97,7 @@ def _changed(config: GenerationConfig) -> dict[str, Any]:
     }
 
 
-def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
     parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
@@ -135,7 +136,7 @@ def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
             yield common | row
 
 
-TASKS: dict[str, Callable[[list[str]], Iterator[dict[str, Any]]]] = {
+TASKS: dict[str, Callable[[list[str]], Iterator[Row]]] = {
     "sentiment": sentiment_rows,
     "generation": generation_rows,
     "sampling": sampling_rows,

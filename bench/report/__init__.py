@@ -17,14 +17,13 @@ import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench import accuracy, make_parser, scaling, throughput
 from bench.peers import OURS, title
 from bench.report.figures import draw_grid
 from bench.report.page import page
 from bench.report.tables import accuracy_tables, throughput_tables
-from bench.schema import GRID, SCALING, STEP, rows_of
+from bench.schema import GRID, SCALING, STEP, Row, rows_of
 from bench.summary import kept, of_commit, speedups_over_sizes
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
@@ -86,7 +85,7 @@ def write_report(options: argparse.Namespace) -> None:
     outputs = [options.out / "index.html", options.out / "summary.md", *(path for grid in grids.values() for path in figure_paths(grid))]
     for path in outputs:
         check_output(path, (options.results, options.accuracy), options.force)
-    trained: list[dict[str, Any]] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
+    trained: list[Row] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
     of_scaling = rows_of(scaling.PATH, SCALING, git=rows[0]["git"])
     curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
     write_atomically(outputs[0], page(lines, rows, curves, html.escape(commit), trained), options.force)

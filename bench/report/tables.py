@@ -1,14 +1,12 @@
 """Markdown tables of the benchmark results."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from bench.accuracy import summarize
 from bench.peers import OURS, title
+from bench.schema import Row
 from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
 from bench.workloads import EVALUATED, TITLES
-
-Row = dict[str, Any]
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -34,7 +32,7 @@ def _own_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
     if not found:
         return ""
     names, works = (list(dict.fromkeys(key[n] for key in found)) for n in (0, 1))
-    processes = {line.processes for line in found.values()}
+    processes = [len(line.rows) for line in found.values()]
     count = " to ".join(map(str, sorted({min(processes), max(processes)})))
     what = f"an evaluation of {EVALUATED:,} reviews" if works == ["evaluation"] else "a step"
     text = f"\nMilliseconds {what}, medians of {count} fresh processes, and our speedup over the peer with "

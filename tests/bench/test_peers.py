@@ -63,7 +63,7 @@ def check(folder, peers, names):
         path = folder / f"{work.kind}.npz"
         if not path.exists():
             from bench.peers import ours
-            ours.write_reference(path, work, arrays, "reference")
+            ours.write_reference(path, work, arrays)
         for candidate in peers:
             peer, _, backend = candidate.partition(":")
             if PEERS[peer].lacks(work):
