@@ -44,10 +44,10 @@ PARTS = {
 }
 
 
-def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
+def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) -> dict[str, float]:
     """Return a dict from the name of each part of a training step, such as "LSTM forward", to a lower bound of its time in milliseconds."""
     products = forward_flops(work)
-    recurrent = (products["projection"] + products["recurrence"]) / gflops / 1e6
+    recurrent = (products["projection"] + products["recurrence"]) / gemm_gflops / 1e6
 
     def moved(numbers: float) -> float:
         return FLOAT * numbers / copy_gbs / 1e6
@@ -126,22 +126,20 @@ def main() -> None:
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")
     options = read_flags(parser)
+    path, sha, names = options.results, options.commit, options.workload
     if options.one:
-        print(json.dumps(measure(options.workload[0])))
+        print(json.dumps(measure(names[0])))
         return
 
     def measured(item: Row) -> list[Row]:
         row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
-        speeds, work = timing.peaks(), workload(item["workload"])
-        gflops, copy_gbs = speeds[f"gemm_gflops_{timing.CORES}"], speeds[f"copy_gbs_{timing.CORES}"]
-        lower = floors(work, make_arrays(work), gflops, copy_gbs)
-        return [row | {"floors_ms": lower, "gemm_gflops": gflops, "copy_gbs": copy_gbs}]
+        peaks, work = timing.peaks(), workload(item["workload"])
+        speeds = {name: peaks[f"{name}_{timing.CORES}"] for name in ("gemm_gflops", "copy_gbs")}
+        return [row | {"floors_ms": floors(work, make_arrays(work), **speeds)} | speeds]
 
-    path, sha = options.results, options.commit
-    items = [{"workload": name} for name in options.workload]
+    items = [{"workload": name} for name in names]
     timing.measure_missing(path, BREAKDOWN, items, measured, "workloads", lambda rows: "measured", not options.report, lambda row: False)
-    rows = rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN)
-    newest = {row["workload"]: row for row in rows}
-    for name in options.workload:
+    newest = {row["workload"]: row for row in (rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN))}
+    for name in names:
         require(name in newest, "workload", name, f"measure it first: {path} has rows of {', '.join(newest) or 'none'}")
         report(newest[name])

@@ -33,7 +33,7 @@ import numpy as np
 
 from bench import make_parser, read_flags
 from bench.peers import OURS, row_key
-from bench.schema import STEP, Row, match_commit, rows_of
+from bench.schema import STEP, Row, rows_of, rows_of_commit
 from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
 from lstm_jax.errors import require
@@ -80,9 +80,7 @@ class Change:
 
 def timed_rows(text: str, path: Path = PATH) -> list[Row]:
     """Return the result rows with step times: all rows of a given result file, or the rows of one commit in the file `path`."""
-    found = kept(rows_of(Path(text), STEP) if Path(text).is_file() else match_commit(rows_of(path, STEP), text))
-    require(bool(found), "rows", text, f"give a file of rows, or a commit that {path.name} has timed rows of")
-    return found
+    return kept(rows_of(Path(text), STEP) if Path(text).is_file() else rows_of_commit(path, STEP, git=text))
 
 
 def changes(baseline: list[Row], candidate: list[Row], level: float = LEVEL, least: float = LEAST) -> list[Change]:

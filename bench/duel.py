@@ -188,19 +188,6 @@ def version(folder: Path) -> str:
     return sha + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if changed else "")
 
 
-def _parse() -> argparse.Namespace:
-    parser = make_parser(__doc__, PATH)
-    parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
-    parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
-    parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--turns", type=int, default=TURNS, help="blocks of either in a round")
-    parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="seconds of a block")
-    parser.add_argument("--false-alarms", action="store_true", help="measure the error rate of the test")
-    add_test_flags(parser)
-    return read_flags(parser)
-
-
 def duel(options: argparse.Namespace) -> int:
     """Compare the speed of two checkouts, and return the exit code: 1 if the candidate is slower on a workload, else 0."""
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
@@ -234,7 +221,16 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Measure the rounds that have no results yet, unless `--report` is given, print the report, and return the exit code."""
-    options = _parse()
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
+    parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
+    parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--turns", type=int, default=TURNS, help="blocks of either in a round")
+    parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="seconds of a block")
+    parser.add_argument("--false-alarms", action="store_true", help="measure the error rate of the test")
+    add_test_flags(parser)
+    options = read_flags(parser)
     if options.false_alarms:
         measure_false_alarms(options)
         return 0

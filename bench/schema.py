@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.backend_names import with_current_names
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.sweep.rows import read_rows
 
 Row = dict[str, Any]
@@ -111,99 +111,109 @@ MEASUREMENTS = {
 EVERY = ("schema", "measurement")
 
 
-@dataclass(frozen=True)
-class Field:
-    """Description of one field of the result rows.
-
-    Attributes:
-        types: Python types that the value may have after the JSON object is read.
-        meaning: description that `python -m bench.schema` prints.
-    """
-
-    types: tuple[type, ...]
-    meaning: str
-
-    def __str__(self) -> str:
-        return " or ".join("null" if kind is NONE else kind.__name__ for kind in self.types)
-
-
-TEXT, NUMBER, WHOLE, LIST, DICT, NONE = (str,), (float, int), (int,), (list,), (dict,), type(None)
-FIELDS = {
-    "schema": Field(WHOLE, f"version of these fields, now {VERSION}"),
-    "measurement": Field(TEXT, "a name of `bench.schema.MEASUREMENTS`"),
-    "git": Field(TEXT, "commit of this project, + if its code differed"),
-    "cores": Field(WHOLE, "cores that the process could use"),
-    "load": Field(NUMBER, "load average of the minute before"),
-    "peer": Field(TEXT, "name in `bench.peers.PEERS`"),
-    "candidate": Field(TEXT, "peer and its options, as --peer takes them"),
-    "role": Field(TEXT, "baseline, candidate or slower"),
-    "versions": Field(DICT, "of packages; of the two checkouts of a duel"),
-    "series": Field(TEXT, "name of rows that are kept apart from the others of their commit; empty if absent"),
-    "round": Field(WHOLE, "number of the round in which its process ran"),
-    "comparison": Field(WHOLE, "number of the comparison that the round belongs to"),
-    "workload": Field(TEXT, "as `bench.workloads.workload` reads it"),
-    "backend": Field((str, NONE), "backend asked for, null for the choice of the peer"),
-    "backend_ran": Field(TEXT, "backend that ran"),
-    "dropout": Field(NUMBER, "rate of input dropout"),
-    "recurrent_dropout": Field(NUMBER, "rate of recurrent dropout; the note says what a peer lacks of it"),
-    "kind": Field(TEXT, "sentiment, characters, evaluation, recurrence or forward"),
-    "cell": Field(TEXT, "recurrent cell"),
-    "B": Field(WHOLE, "batch"),
-    "T": Field(WHOLE, "steps"),
-    "H": Field(WHOLE, "hidden size"),
-    "E": Field(WHOLE, "features"),
-    "V": Field(WHOLE, "vocabulary"),
-    "S": Field(WHOLE, "characters from one window to the next, of generation"),
-    "task": Field(TEXT, "sentiment or generation"),
-    "recipe": Field(TEXT, "name in `bench.recipes`"),
-    "seed": Field(WHOLE, "seed of weights, dropout and order"),
-    "epochs": Field(WHOLE, "planned epochs of the run"),
-    "epoch": Field((int, str), "number from 1; best or last for the final scores of a run"),
-    "seconds": Field(NUMBER, "of the epoch's training without compilation, of a call, of a run, of a block of a duel"),
-    "train_loss": Field(NUMBER, "mean loss of the epoch"),
-    "test_accuracy": Field(NUMBER, "share of 25,000 reviews, of sentiment"),
-    "validation_bits": Field(NUMBER, "bits a character of the last tenth of the text, of generation"),
-    "units": Field(WHOLE, "hidden size"),
-    "chars": Field(WHOLE, "characters drawn in a call"),
-    "method": Field(TEXT, "predict loop; carried or window, and the number of samples if more than one"),
-    "remat": Field(TEXT, "none, or sqrt for segments"),
-    "cache": Field(TEXT, "cold or warm"),
-    "flags": Field(DICT, "of `lstm-jax train generation`"),
-    "build_seconds": Field(NUMBER, "importing the peer and building the model"),
-    "first_step_seconds": Field(NUMBER, "the first step, compilation included"),
-    "compile_seconds": Field((float, int, NONE), "part of the first step in XLA's compiler; null where JAX does not run"),
-    "peak_memory_mib": Field(NUMBER, "peak resident memory of the process, up to the end of timing"),
-    "before_mib": Field(NUMBER, "peak resident memory before the first step"),
-    "peak_mib": Field(NUMBER, "peak resident memory"),
-    "ms_per_step": Field(NUMBER, "median over all blocks of steps"),
-    "samples": Field(LIST, f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics"),
-    "sample_count": Field(WHOLE, "blocks that were timed"),
-    "steps_per_block": Field(WHOLE, "steps in a block"),
-    "probe_gflops": Field(LIST, "of a product before and after timing, see `bench.machine.probe`"),
-    "steps_per_second": Field(NUMBER, "1000 / ms_per_step"),
-    "tokens_per_second": Field(NUMBER, "steps_per_second T, times the examples of a step: B, of evaluation 25,000"),
-    "flops": Field(WHOLE, "of the products of a step, see `bench.flops`"),
-    "gflops": Field(NUMBER, "flops / ms_per_step, in 1e9 a second"),
-    "least_bytes": Field(WHOLE, "lower bound of the bytes that a step moves, see `bench.flops`"),
-    "distance": Field(NUMBER, "largest relative distance from the reference, of outputs and one step; found once a commit"),
-    "note": Field(TEXT, "difference of the peer's work from ours"),
-    "dtype": Field(TEXT, "of parameters and products"),
-    "devices": Field((list, int), "names of the devices used; their number, of scaling"),
-    "threads": Field(TEXT, "OMP_NUM_THREADS"),
-    "python": Field(TEXT, "version"),
-    "platform": Field(TEXT, "operating system"),
-    "cpu": Field(TEXT, "model of the processor"),
-    "hosts": Field(WHOLE, "processes of JAX"),
-    "xla_flags": Field(TEXT, "XLA_FLAGS"),
-    "matmul_precision": Field(TEXT, "jax_default_matmul_precision"),
-    "slower": Field(NUMBER, "share of its time that each call waits on top of it; 0 if absent"),
-    "noisy": Field(TEXT, "reason not to trust its time, empty if none"),
-    "parts_ms": Field(DICT, "milliseconds a step by part"),
-    "floors_ms": Field(DICT, "lower bound of the milliseconds by part"),
-    "gemm_gflops": Field(NUMBER, "of a large float32 product"),
-    "copy_gbs": Field(NUMBER, "GB/s of a copy"),
-    "error": Field(TEXT, "first line of the error"),
+NONE = type(None)
+MEANINGS = {
+    (int,): {
+        "schema": f"version of these fields, now {VERSION}",
+        "cores": "cores that the process could use",
+        "round": "number of the round in which its process ran",
+        "comparison": "number of the comparison that the round belongs to",
+        "B": "batch",
+        "T": "steps",
+        "H": "hidden size",
+        "E": "features",
+        "V": "vocabulary",
+        "S": "characters from one window to the next, of generation",
+        "seed": "seed of weights, dropout and order",
+        "epochs": "planned epochs of the run",
+        "units": "hidden size",
+        "chars": "characters drawn in a call",
+        "sample_count": "blocks that were timed",
+        "steps_per_block": "steps in a block",
+        "flops": "of the products of a step, see `bench.flops`",
+        "least_bytes": "lower bound of the bytes that a step moves, see `bench.flops`",
+        "hosts": "processes of JAX",
+    },
+    (str,): {
+        "measurement": "a name of `bench.schema.MEASUREMENTS`",
+        "git": "commit of this project, + if its code differed",
+        "peer": "name in `bench.peers.PEERS`",
+        "candidate": "peer and its options, as --peer takes them",
+        "role": "baseline, candidate or slower",
+        "series": "name of rows that are kept apart from the others of their commit; empty if absent",
+        "workload": "as `bench.workloads.workload` reads it",
+        "backend_ran": "backend that ran",
+        "kind": "sentiment, characters, evaluation, recurrence or forward",
+        "cell": "recurrent cell",
+        "task": "sentiment or generation",
+        "recipe": "name in `bench.recipes`",
+        "method": "predict loop; carried or window, and the number of samples if more than one",
+        "remat": "none, or sqrt for segments",
+        "cache": "cold or warm",
+        "note": "difference of the peer's work from ours",
+        "dtype": "of parameters and products",
+        "threads": "OMP_NUM_THREADS",
+        "python": "version",
+        "platform": "operating system",
+        "cpu": "model of the processor",
+        "xla_flags": "XLA_FLAGS",
+        "matmul_precision": "jax_default_matmul_precision",
+        "noisy": "reason not to trust its time, empty if none",
+        "error": "first line of the error",
+    },
+    (float, int): {
+        "load": "load average of the minute before",
+        "dropout": "rate of input dropout",
+        "recurrent_dropout": "rate of recurrent dropout; the note says what a peer lacks of it",
+        "seconds": "of the epoch's training without compilation, of a call, of a run, of a block of a duel",
+        "train_loss": "mean loss of the epoch",
+        "test_accuracy": "share of 25,000 reviews, of sentiment",
+        "validation_bits": "bits a character of the last tenth of the text, of generation",
+        "build_seconds": "importing the peer and building the model",
+        "first_step_seconds": "the first step, compilation included",
+        "peak_memory_mib": "peak resident memory of the process, up to the end of timing",
+        "before_mib": "peak resident memory before the first step",
+        "peak_mib": "peak resident memory",
+        "ms_per_step": "median over all blocks of steps",
+        "steps_per_second": "1000 / ms_per_step",
+        "tokens_per_second": "steps_per_second T, times the examples of a step: B, of evaluation 25,000",
+        "gflops": "flops / ms_per_step, in 1e9 a second",
+        "distance": "largest relative distance from the reference, of outputs and one step; found once a commit",
+        "slower": "share of its time that each call waits on top of it; 0 if absent",
+        "gemm_gflops": "of a large float32 product",
+        "copy_gbs": "GB/s of a copy",
+    },
+    (dict,): {
+        "versions": "of packages; of the two checkouts of a duel",
+        "flags": "of `lstm-jax train generation`",
+        "parts_ms": "milliseconds a step by part",
+        "floors_ms": "lower bound of the milliseconds by part",
+    },
+    (str, NONE): {
+        "backend": "backend asked for, null for the choice of the peer",
+    },
+    (int, str): {
+        "epoch": "number from 1; best or last for the final scores of a run",
+    },
+    (float, int, NONE): {
+        "compile_seconds": "part of the first step in XLA's compiler; null where JAX does not run",
+    },
+    (list,): {
+        "samples": f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics",
+        "probe_gflops": "of a product before and after timing, see `bench.machine.probe`",
+    },
+    (list, int): {
+        "devices": "names of the devices used; their number, of scaling",
+    },
 }
+"""Dict from the Python types that a value may have after the JSON object is read to the fields with such values and their meanings."""
+TYPES = {name: types for types, fields in MEANINGS.items() for name in fields}
+
+
+def described(name: str) -> tuple[str, str]:
+    """Return the types of a field's values and the meaning of the field, for example ("float or int", "peak resident memory")."""
+    types = TYPES[name]
+    return " or ".join("null" if kind is NONE else kind.__name__ for kind in types), MEANINGS[types][name]
 
 
 def required_in(name: str) -> list[str]:
@@ -237,19 +247,20 @@ def thinned(samples: Sequence[float]) -> list[float]:
 
 def check(row: Any, place: str) -> Row:
     """Check a row of a result file against the schema, and return the row in its current form."""
-    if not isinstance(row, dict):
-        raise InputError(place, row, "give rows of python -m bench, each an object")
+    require(isinstance(row, dict), place, row, "give rows of python -m bench, each an object")
     require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")
     measurement = row.get("measurement", "missing")
     require(measurement in MEASUREMENTS, f"{place}: measurement", measurement, f"give one of {', '.join(MEASUREMENTS)}")
-    score = {"sentiment": "test_accuracy", "generation": "validation_bits"}.get(str(row.get("task")))
-    if measurement == GRID and (score is None or score not in row):
-        raise InputError(f"{place}: task", row.get("task"), "give sentiment with test_accuracy, or generation with validation_bits")
+    scored = measurement != GRID or (row.get("task"), True) in (
+        ("sentiment", "test_accuracy" in row),
+        ("generation", "validation_bits" in row),
+    )
+    require(scored, f"{place}: task", row.get("task"), "give sentiment with test_accuracy, or generation with validation_bits")
     for name in MEASUREMENTS[measurement].required.split():
-        require(name in row, f"{place}: {name}", "missing", f"a row of {measurement} has it ({FIELDS[name].meaning})")
-    for name in row.keys() & FIELDS.keys():
-        valid = isinstance(row[name], FIELDS[name].types) and not isinstance(row[name], bool)
-        require(valid, f"{place}: {name}", row[name], f"give {FIELDS[name]} ({FIELDS[name].meaning})")
+        require(name in row, f"{place}: {name}", "missing", f"a row of {measurement} has it ({described(name)[1]})")
+    for name in row.keys() & TYPES.keys():
+        valid = isinstance(row[name], TYPES[name]) and not isinstance(row[name], bool)
+        require(valid, f"{place}: {name}", row[name], "give {} ({})".format(*described(name)))
     if measurement == STEP and row["kind"] == "evaluation":
         row = row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
     return with_current_names(row)  # old rows have another name for the backend `compiled`
@@ -261,29 +272,24 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[Row]:
-    """Return the rows of one commit that belong to the given kinds of measurements. See `rows_of` for the arguments."""
+    """Return the rows of the given kinds of the commit whose hash begins with the given digits. See `rows_of` for the other arguments.
+
+    A commit and the same commit with uncommitted changes, marked by "+", are two commits.
+    """
     rows = rows_of(path, *measurements, series=series)
-    found, commits = select(rows, *measurements, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
-    require(bool(found), f"rows of commit {git}", f"none in {path}", f"name a commit with --commit: {commits or 'none has rows'}")
-    return found
+    commits = list(dict.fromkeys(row["git"] for row in rows))
+    digits = git.removesuffix("+")
+    like = [commit for commit in commits if commit.startswith(digits) and commit.endswith("+") == git.endswith("+")]
+    found = [git] if git in commits else like
+    remedy = f"name one of the commits {', '.join(like or commits)}" if commits else "measure some first"
+    require(len(found) == 1, f"rows of commit {git}", f"none in {path}" if not found else f"those of {len(found)} commits", remedy)
+    return select(rows, *measurements, git=found[0])
 
 
 def require_one_machine(rows: Iterable[Row], remedy: str = "report rows of one machine") -> None:
     """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores"."""
     machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in rows})
     require(len(machines) <= 1, "machines", " and ".join(machines), remedy)
-
-
-def match_commit(rows: Iterable[Row], text: str) -> list[Row]:
-    """Return the result rows of the commit whose hash begins with the given digits, or an empty list if no row has such a commit."""
-    rows, digits = list(rows), text.removesuffix("+")
-    commits = dict.fromkeys(row["git"] for row in rows)
-    if text not in commits:
-        found = [git for git in commits if git.startswith(digits) and git.endswith("+") == text.endswith("+")]
-        remedy = f"give the digits of one of {', '.join(found or commits) or 'no commit: there are no rows'}"
-        require(digits != "" and len(found) <= 1, "commit", text or "no digits", remedy)
-        text = found[0] if found else text
-    return [row for row in rows if row["git"] == text]
 
 
 def select(rows: Iterable[Row], *measurements: str, git: str | None = None) -> list[Row]:
@@ -295,8 +301,9 @@ def main() -> None:
     """Print all kinds of measurements, then all fields with their types, their meaning and the measurements that require them."""
     for name, kind in MEASUREMENTS.items():
         print(f"{name:<20} {kind.meaning}")
-    for name, field in FIELDS.items():
-        print(f"\n{name} ({field}): {field.meaning}\n  required in {', '.join(required_in(name)) or 'none'}")
+    for name in TYPES:
+        types, meaning = described(name)
+        print(f"\n{name} ({types}): {meaning}\n  required in {', '.join(required_in(name)) or 'none'}")
 
 
 if __name__ == "__main__":

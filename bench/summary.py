@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.peers import OURS, Candidate, read_candidate, row_key
-from bench.schema import FAILED, PEAK, STEP, Row, match_commit, require_one_machine, rows_of, select
+from bench.schema import FAILED, PEAK, STEP, Row, require_one_machine, rows_of_commit, select
 from bench.workloads import WORKLOADS, Workload, workload
-from lstm_jax.errors import require
 from lstm_jax.sweep import stats
 
 Interval = tuple[float, float, float]
@@ -161,8 +160,7 @@ def workloads_in(rows: Iterable[Row]) -> list[Workload]:
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
     """Return a pair: the list of all throughput result rows of a commit, and the summary of these rows."""
-    rows = match_commit(rows_of(path, STEP, FAILED, PEAK), commit)
-    require(bool(select(rows, STEP)), "commit", commit, f"give one that {path} has timed rows of")
+    rows = rows_of_commit(path, STEP, FAILED, PEAK, git=commit)
     require_one_machine(select(rows, STEP))
     candidates = [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
     return rows, summarize(workloads_in(rows), candidates, rows)

@@ -22,11 +22,10 @@ starts with an empty compilation cache (cold). The second process uses the progr
 On a machine with GPUs, all libraries run on the first GPU in float32 without TF32, and the results are written to a separate file.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,27 +215,30 @@ def sweep_first_step(items: Sequence[Row], path: Path) -> None:
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
     heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"), []
+
+    def median(rows: Sequence[Row], name: str) -> str:
+        found = [row[name] for row in rows if row[name] is not None]
+        return f"{np.median(found):.2f}" if found else ""
+
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
     require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
-    for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
-        group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["workload"], row["candidate"]].append(row)
+    for (work, name), group in groups.items():
         cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
         if not (cold and warm):
             table.append((work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}"))
             continue
-        medians = [_median(rows, phase) for rows, phases in ((cold, PHASES), (warm, PHASES[:2])) for phase in phases]
-        table.append((work, name, *medians, str(len(cold))))
+        medians = [median(cold, phase) for phase in PHASES] + [median(warm, phase) for phase in PHASES[:2]]
+        table.append((work, name, *medians, f"{len(cold)}"))
     print_table(heads, table)
     print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
 
 
-def _median(rows: Sequence[Row], name: str) -> str:
-    found = [row[name] for row in rows if row[name] is not None]
-    return f"{np.median(found):.2f}" if found else ""
-
-
-def _parse() -> argparse.Namespace:
+def main() -> None:
+    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
@@ -249,15 +251,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="time to measure for in each process; the preset's if not given")
     parser.add_argument("--series", default="", help="name of rows that are measured and reported apart from the others of their commit")
     parser.add_argument("--first-step", action="store_true", help="measure build and first step, cold and with a cache")
-    return read_flags(parser)
-
-
-def main() -> None:
-    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
-    options = _parse()
+    options = read_flags(parser)
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
-    asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}
-    works = [work for name, over in asked.items() for work in read_workloads([name], over, options.cell)]
+    sizes = {name: {} for name in options.workload} if options.workload else preset.workloads
+    works = [work for name, own in sizes.items() for work in read_workloads([name], own | axes, options.cell)]
     names = options.peer or [peer for peer in PEERS if peer not in preset.without]
     candidates = read_candidates(names, options.backend or [None], options.dtype)
     candidates = candidates if options.report else installed(candidates)

@@ -73,9 +73,7 @@ def run_in_turns(
             waiting(process)
         for turn in range(turns):
             for process in started if turn % 2 == 0 else reversed(started):
-                assert process.stdin
-                process.stdin.write("\n")
-                process.stdin.flush()
+                print(file=process.stdin, flush=True)
                 waiting(process)
         rows = []
         for process in started:

@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,7 +41,9 @@ BLOCKS = 50
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
     """Build a workload with a benchmarked library, and return it."""
     os.environ.update(PEERS[peer].environment)
-    return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
+    built = import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
+    lacks = "no recurrent dropout" if options.recurrent_dropout and not PEERS[peer].recurrent_dropout else ""
+    return replace(built, note=", ".join(filter(None, (lacks, built.note))))
 
 
 def build_ours(name: str, **given: Any) -> tuple[Workload, Built]:

@@ -23,6 +23,7 @@ reset). The recurrent cell is an LSTM, unless the name of the workload gives ano
 """
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -225,11 +226,8 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     bias = uniform(0.1, G)
     if work.cell == "lstm":
         bias[H : 2 * H] += 1
-    layer = {
-        "kernel": uniform((6 / (E + G)) ** 0.5, E, G),
-        "recurrent_kernel": (rng.standard_normal((H, G)) / G**0.5).astype(np.float32),
-        "bias": bias,
-    }
+    kernel, recurrent_kernel = uniform((6 / (E + G)) ** 0.5, E, G), (rng.standard_normal((H, G)) / G**0.5).astype(np.float32)
+    layer = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
     if work.cell == "gru":
         layer["recurrent_bias"] = uniform(0.1, G)
     elif work.cell not in GATES:
@@ -261,11 +259,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
 
 
-AXES = {"H": "units", "T": "length", "B": "batch"}
-"""Dict from the letter of a size to the name of its command-line flag, without dashes."""
-
-
-def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = AXES.values()) -> None:
+def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = ("units", "length", "batch")) -> None:
     """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128."""
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
@@ -273,7 +267,7 @@ def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = AX
 
 def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
     """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out."""
-    return {letter: values for letter, name in AXES.items() if (values := getattr(options, name))}
+    return {letter: values for letter in "HTB" if (values := getattr(options, LETTERS[letter]))}
 
 
 def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
@@ -293,15 +287,11 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
 def read_sizes(text: str) -> tuple[int, ...]:
     """Parse a list of sizes such as "20,40", or a range such as "32..512", in which each size is twice the previous one."""
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", text)
     try:
-        numbers = [int(part) for part in text.split(".." if ".." in text else ",")]
+        numbers = [int(part) for part in (ends.groups() if ends else text.split(","))]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"sizes: {text}; give integers, as in 32,64,128 or 32..512") from error
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"sizes: {text}; give 1 or more")
-    if ".." not in text:
-        return tuple(numbers)
-    first, last = numbers[0], numbers[-1]
-    if len(numbers) > 2 or first > last:
-        raise argparse.ArgumentTypeError(f"sizes: {text}; give two ends, the smaller one first, as in 32..512")
-    return tuple(first << doublings for doublings in range((last // first).bit_length()))
+    if min(numbers) < 1 or (ends and numbers[0] > numbers[1]):
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give 1 or more, and the smaller end of a range first")
+    return tuple(numbers[0] << doublings for doublings in range((numbers[1] // numbers[0]).bit_length())) if ends else tuple(numbers)

@@ -24,6 +24,8 @@ RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
 COMMON_KINDS = ("sentiment", "characters", "evaluation", "recurrence")
 KINDS = (*COMMON_KINDS, "forward")
+MODULES = {"dm-haiku": "haiku", "tensorflow-cpu": "tensorflow"}
+"""Dict from the names of packages to those of their modules, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class Peer:
         name: name of the peer in result rows and flags.
         title: name of the peer in a report. A package name in braces, such as "{torch}", is replaced by the version of the package.
         module: module of `bench.peers` that defines `build(workload, arrays, options) -> Built` for the peer.
-        imports: Python modules that must be installed.
-        packages: packages whose versions are recorded in the result rows.
+        packages: packages that must be installed, and whose versions are recorded in the result rows.
         extra: optional dependency group of this project that installs the packages, as in pip install '.[peers]'.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
+        recurrent_dropout: whether the peer has recurrent dropout. If not, it trains without it.
         cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
         kinds: kinds of workload that the peer can run.
         resets: whether the peer can reset the state within a sequence.
@@ -50,12 +52,12 @@ class Peer:
     name: str
     title: str
     module: str
-    imports: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     extra: str = ""
     options: tuple[str, ...] = RATES
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
+    recurrent_dropout: bool = False
     cells: tuple[str, ...] = ()
     kinds: tuple[str, ...] = COMMON_KINDS
     resets: bool = False
@@ -73,79 +75,56 @@ class Peer:
 
     def missing(self) -> str:
         """Return "" if the library can run on this machine. Otherwise return what is missing: packages or a GPU."""
-        packages = [name for name in self.imports if find_spec(name) is None]
+        packages = [name for name in self.packages if find_spec(MODULES.get(name, name)) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
         return "a GPU is missing" if self.gpu and not machine.gpu() else ""
 
 
-def _torch(name: str, title: str) -> Peer:
-    options = (*RATES, "dtype") if name == "torch_lstm" else RATES
-    return Peer(
-        name,
-        f"PyTorch {{torch}}, {title}",
-        name,
-        ("torch",),
-        ("torch",),
-        "torch",
-        options=options,
-        cells=COMMON_CELLS,
-        kinds=KINDS,
-        loads_jax=False,
-    )
+def _torch(name: str, title: str, *options: str) -> Peer:
+    about: Any = {"options": (*RATES, *options), "cells": COMMON_CELLS, "kinds": KINDS, "loads_jax": False}
+    return Peer(name, f"PyTorch {{torch}}, {title}", name, ("torch",), "torch", **about)
 
 
-def _keras(backend: str, title: str, package: str) -> Peer:
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return Peer(
-        f"keras_{backend}",
-        f"Keras {{keras}} on {title}, `fit`",
-        "keras_lstm",
-        ("keras", backend),
-        ("keras", package),
-        "peers",
-        options=("backend", *RATES) if backend == "jax" else RATES,
-        environment=environment,
-        cells=COMMON_CELLS,
-    )
+def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
+    about: Any = {"options": (*options, *RATES), "cells": COMMON_CELLS, "recurrent_dropout": True}
+    about |= {"environment": {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}}
+    return Peer(f"keras_{backend}", f"Keras {{keras}} on {title}, `fit`", "keras_lstm", ("keras", package), "peers", **about)
 
 
+_OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
+_RESETS: Any = {"options": (), "kinds": ("recurrence",), "resets": True}
 TABLE = (
-    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower"), kinds=KINDS, resets=True),
-    Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES), kinds=("sentiment", "characters")),
-    _torch("torch_lstm", "nn.LSTM, fused Adam"),
+    Peer(OURS, "this project", "ours", **_OURS | {"options": ("backend", *RATES, "dtype", "slower"), "kinds": KINDS, "resets": True}),
+    Peer("own_loop", "a user's own loop with our layer", "own_loop", **_OURS, kinds=("sentiment", "characters")),
+    _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
-    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", (), ("jax",), gpu=True),
-    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", (), ("flax",), options=("backend", *RATES)),
-    Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", (), ("flax",)),
-    Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("haiku",), ("dm-haiku",), "peers"),
-    Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), ("equinox",), "peers"),
-    Peer("jax_scan", "lax.scan with `where`, JAX {jax}", "jax_scan", (), ("jax",), options=(), kinds=("recurrence",), resets=True),
-    Peer("flax_scan", "Flax {flax}, a cell in lax.scan", "flax_scan", (), ("flax",), options=(), kinds=("recurrence",), resets=True),
+    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", ("jax",), gpu=True),
+    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", ("flax",), options=("backend", *RATES)),
+    Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", ("flax",)),
+    Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("dm-haiku",), "peers"),
+    Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), "peers"),
+    Peer("jax_scan", "lax.scan with `where`, JAX {jax}", "jax_scan", ("jax",), **_RESETS),
+    Peer("flax_scan", "Flax {flax}, a cell in lax.scan", "flax_scan", ("flax",), **_RESETS),
     Peer(
         "torchrl",
         "TorchRL {torchrl}, LSTMModule",
         "torchrl_lstm",
-        ("torchrl", "tensordict"),
         ("torchrl", "torch"),
         "rl",
-        options=("backend", "dtype"),
-        kinds=("recurrence",),
-        resets=True,
-        loads_jax=False,
+        **_RESETS | {"options": ("backend", "dtype"), "loads_jax": False},
     ),
     Peer(
         "onnx_runtime",
         "ONNX Runtime {onnxruntime}",
         "onnx_runtime",
-        ("onnx", "onnxruntime"),
         ("onnxruntime", "onnx"),
         "onnx",
         options=("dtype",),
         kinds=("evaluation",),
         loads_jax=False,
     ),
-    _keras("jax", "JAX", "jax"),
+    _keras("jax", "JAX", "jax", "backend"),
     _keras("torch", "PyTorch", "torch"),
     _keras("tensorflow", "TensorFlow", "tensorflow-cpu"),
 )
@@ -186,13 +165,13 @@ class Candidate:
         return row_key(self.fields(work))
 
 
-KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout", "dtype", "slower")
+KEY = dict.fromkeys(("peer", "workload", "backend", "dropout", "recurrent_dropout")) | {"dtype": "float32", "slower": 0.0}
+"""Fields that identify what a row has measured, with the values that stand for absent fields."""
 
 
 def row_key(row: Mapping[str, Any]) -> tuple:
     """Return the key of a result row: a tuple of the peer, the workload and all options that the peer was measured with."""
-    row = {"backend": None, "dropout": None, "recurrent_dropout": None, "dtype": "float32", "slower": 0.0} | row
-    return tuple(row[name] for name in KEY)
+    return tuple(row.get(name, default) for name, default in KEY.items())
 
 
 def read_candidate(text: str) -> Candidate:

@@ -20,7 +20,7 @@ class Options:
             for "flax_nnx" a cell class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent backend of TorchRL. None
             stands for the default. All other peers ignore this option.
         dropout: rate of the input dropout in training. On one-hot characters (workload B), only "ours", "own_loop" and Keras apply it.
-        recurrent_dropout: rate of the recurrent dropout in training. A peer that has no recurrent dropout reports this in `Built.note`.
+        recurrent_dropout: rate of the recurrent dropout in training. Some peers have no recurrent dropout.
         remat: rematerialisation of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend and the batch size.
         dtype: dtype of the matrix products: "float32", "bfloat16" or "int8". "ours" accepts all three, but "int8" only for inference.
@@ -168,8 +168,3 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
     """Return logits in the form in which they are compared between libraries."""
     logits = np.asarray(logits)
     return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)
-
-
-def no_recurrent_dropout(options: Options) -> str:
-    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if `options.recurrent_dropout` is 0."""
-    return "no recurrent dropout" if options.recurrent_dropout else ""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options
 from bench.workloads import Arrays, Weights, Workload
 
 
@@ -72,4 +72,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             return jax.vmap(lambda row: net(row, None))(x)
         return jax.vmap(net)(x, jax.random.split(key, x.shape[0]))
 
-    return jax_step.build(work, arrays, jax_step.Model(params, forward, lambda tree: _turned(_arrays(tree)), no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, jax_step.Model(params, forward, lambda tree: _turned(_arrays(tree))))

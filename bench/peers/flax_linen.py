@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options
 from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
@@ -44,4 +44,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key) -> Any:
         return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})
 
-    return jax_step.build(work, arrays, jax_step.Model(tree, forward, _to_ours, no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, jax_step.Model(tree, forward, _to_ours))

@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options
 from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
@@ -55,5 +55,5 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key):
         return nnx.merge(graph, params, rest)(x, key)
 
-    built = jax_step.build(work, arrays, jax_step.Model(state, forward, _to_ours, no_recurrent_dropout(options)))
+    built = jax_step.build(work, arrays, jax_step.Model(state, forward, _to_ours))
     return replace(built, backend=cell)

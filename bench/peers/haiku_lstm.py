@@ -9,7 +9,7 @@ import haiku as hk  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options
 from bench.workloads import Arrays, Weights, Workload, in_layer
 
 FORGET = 1.0
@@ -56,4 +56,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key):
         return apply(params, key, x, key is not None)
 
-    return jax_step.build(work, arrays, jax_step.Model(tree, forward, to_ours, no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, jax_step.Model(tree, forward, to_ours))

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import rnn
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options
 from bench.workloads import LAYER, Arrays, Weights, Workload, in_layer
 
 BIASES = "two biases, each with a step of its own"
@@ -57,5 +57,4 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
         rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
         return in_layer(unpack(tree["lstm"], work.features, units)) | rest
 
-    note = ", ".join(part for part in (no_recurrent_dropout(options), "" if work.kind == "recurrence" else BIASES) if part)
-    return jax_step.Model(tree, forward, to_ours, note)
+    return jax_step.Model(tree, forward, to_ours, "" if work.kind == "recurrence" else BIASES)

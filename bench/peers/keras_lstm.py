@@ -83,16 +83,13 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         model.set_weights(to_keras(arrays.weights))
         return model
 
-    if work.kind == "evaluation":
-        model = start(0.0, 0.0)
-
-        def evaluate() -> np.ndarray:
-            p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
-            return np.log(p) - np.log1p(-p)
-
-        return evaluation(work, evaluate, _devices())
+    def logits(model: Any, x: np.ndarray) -> np.ndarray:
+        p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
+        return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
 
     model = start(options.dropout, options.recurrent_dropout)
+    if work.kind == "evaluation":
+        return evaluation(work, lambda: logits(model, x), _devices())
 
     @lru_cache(maxsize=1)
     def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,12 +99,8 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     def run(count: int) -> None:
         model.fit(*rows(count), batch_size=work.batch, shuffle=False, verbose="0")
 
-    def outputs() -> np.ndarray:
-        p = np.asarray(start(0.0, 0.0).predict_on_batch(first[0]), np.float64)
-        return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
-
     def after_one_step() -> Weights:
-        model = start(0.0, 0.0)
+        model = start()
         loss = np.ravel(model.train_on_batch(*first))[0]
         return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
 
@@ -115,7 +108,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     if words and keras.backend.backend() == "tensorflow":
         seen = np.bincount(first[0].ravel(), minlength=work.vocabulary)
         note, excluded = REPEATED, {"embedding/embedding": seen > 1}
-    return Built(run, outputs, after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
+    return Built(run, lambda: logits(start(), first[0]), after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
 
 
 def _numpy(array: Any) -> np.ndarray:

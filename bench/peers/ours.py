@@ -64,13 +64,13 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
         logits = sentiment.make_logits(lambda params: set_products(rebuild(params), options.dtype), mesh)  # as `lstm-jax evaluate`
         return evaluation(work, lambda: logits(placed, arrays.inputs), devices, note, backend)
     require(options.dtype != "int8", "dtype", options.dtype, "give float32 or bfloat16 for a training step")
-    start = partial(_Training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
+    start = partial(_training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
 
     def after_one_step() -> Weights:
-        training = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
-        training.run(1)
-        loss = np.asarray(training.state.totals["loss"]) / work.batch
-        return {name: np.asarray(array) for name, array in training.state.params.items()} | {"loss": loss}
+        run, state = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
+        run(1)
+        loss = np.asarray(state().totals["loss"]) / work.batch
+        return {name: np.asarray(array) for name, array in state().params.items()} | {"loss": loss}
 
     def forward(params, ids):
         model = rebuild(params)
@@ -80,7 +80,7 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
         return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
 
     note = "Keras' dropout and recurrent dropout" if work.dropout else ""
-    return Built(start(objective).run, outputs, after_one_step, "keras", devices, note, backend)
+    return Built(start(objective)[0], outputs, after_one_step, "keras", devices, note, backend)
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays) -> None:
@@ -148,29 +148,24 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     return rebuild, window_objective(rebuild)
 
 
-class _Training:
-    """Training state of a workload. `run` advances the state with the same compiled training steps as `fit` of this project."""
+def _training(work: Workload, arrays: Arrays, params: Any, mesh: jax.sharding.Mesh, optimizer: Any, objective: Callable):
+    """Return two functions: run(count) takes training steps with the same compiled program as `fit`, and state() returns their state."""
+    examples = Examples.of_rows((arrays.inputs, arrays.targets)) if work.words else window_examples(arrays.text, work.length, STEP)
+    numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
+    weight = np.full(numbers.shape, 1 / work.batch, np.float32)
+    order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
+    given, order, key = jax.device_put((examples.arrays, order, jax.random.key(0)), sharding.replicated(mesh))
+    state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
+    run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
+    taken = 0
 
-    def __init__(self, work: Workload, arrays: Arrays, params: dict[str, jax.Array], mesh: jax.sharding.Mesh, optimizer, objective):
-        words = work.words
-        examples = Examples.of_rows((arrays.inputs, arrays.targets)) if words else window_examples(arrays.text, work.length, STEP)
-        copied = sharding.replicated(mesh)
-        self.arrays = jax.device_put(examples.arrays, copied)
-        numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
-        weight = np.full(numbers.shape, 1 / work.batch, np.float32)
-        order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
-        self.order = jax.device_put(order, copied)
-        self.key = jax.device_put(jax.random.key(0), copied)
-        self.state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
-        self.taken = 0
-        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
-
-    def run(self, count: int) -> None:
-        """Run `count` more training steps, and return when they have ended."""
+    def run(count: int) -> None:
+        nonlocal state, taken
         while count:
-            start = self.taken % EPOCH
+            start = taken % EPOCH
             steps = min(count, EPOCH - start)
-            self.state = self.run_steps(self.state, self.arrays, self.order, start, start + steps, self.key)
-            jax.block_until_ready(self.state)
-            self.taken += steps
+            state = jax.block_until_ready(run_steps(state, given, order, start, start + steps, key))
+            taken += steps
             count -= steps
+
+    return run, lambda: state

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +81,13 @@ def generation_rows(arguments: list[str]) -> Iterator[Row]:
         held_out = generation.load_corpus(config).validation
     yield from (common | row for row in result.rows)
     if len(held_out):
-        row = {"epoch": "best", "best_epoch": result.best_epoch, "config": _changed(config), "cpu_seconds": used.ru_utime + used.ru_stime}
-        row |= {"parameters": sum(array.size for array in trained.params.values()), "peak_mib": used.ru_maxrss / 1024}
-        yield common | row | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
-
-
-def _changed(config: GenerationConfig) -> Row:
-    """Return the settings whose values differ from the default config `GENERATION`, as a dict from name to value."""
-    parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
-    return {
-        name: value
-        for part, default in parts
-        for name, value in asdict(part).items()
-        if value != asdict(default)[name] and name not in ("data", "seed", "validation")
-    }
+        row = {"epoch": "best", "best_epoch": result.best_epoch, "cpu_seconds": used.ru_utime + used.ru_stime}
+        yield (
+            common
+            | row
+            | {"peak_mib": used.ru_maxrss / 1024}
+            | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
+        )
 
 
 def sampling_rows(arguments: list[str]) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 from bench.peers import base
-from bench.peers.base import Built, Options, evaluation, no_recurrent_dropout
+from bench.peers.base import Built, Options, evaluation
 from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 from lstm_jax.errors import require
@@ -160,5 +160,4 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
     def predict(x: torch.Tensor) -> np.ndarray:
         return to_numpy(wrapped(loaded(0.0))(x))
 
-    note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)
-    return base.training(work, batches, start, predict, _devices(), note, "", _wait, to_numpy)
+    return base.training(work, batches, start, predict, _devices(), BIASES, "", _wait, to_numpy)
