@@ -37,11 +37,11 @@ from queue import Queue
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
+from bench import RESULTS, add_flags, commit, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
-from bench.schema import GRID, Row, rows_of, rows_of_commit
+from bench.schema import GRID, Row, Rows, rows_of, rows_of_commit
 from bench.summary import print_table
-from bench.workloads import add_size_flags
+from bench.workloads import Axes, add_size_flags
 from lstm_jax.errors import require
 
 PATH = RESULTS / "accuracy.jsonl"
@@ -55,11 +55,7 @@ EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 
 """Dict from each task to the sizes of its Keras example: length T, step S between windows (text generation only) and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
-TRAINED = {
-    ("ours", "sentiment"): [],
-    ("ours", "generation"): ["--validation", "0.1"],
-    ("keras_jax", "sentiment"): ["--warm-up"],
-}
+TRAINED = {("ours", "sentiment"): "", ("ours", "generation"): "--validation 0.1", ("keras_jax", "sentiment"): "--warm-up"}
 """Dict from (library, task) to further flags of the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
 
 
@@ -74,7 +70,7 @@ class Preset:
         epochs: dict from each task to its number of epochs.
     """
 
-    axes: dict[str, dict[str, tuple[int, ...]]]
+    axes: dict[str, Axes]
     seeds: int
     epochs: dict[str, int] = field(default_factory=lambda: {"sentiment": 3, "generation": 2})
 
@@ -93,7 +89,7 @@ PRESETS = {
 """Dict from the name of each preset to its sizes, seeds and epochs. The preset "standard" took about fifty minutes on two cores."""
 
 
-def runs_of(axes: dict[str, dict[str, tuple[int, ...]]], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Row]:
+def runs_of(axes: dict[str, Axes], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Row]:
     """Yield a training run for every combination of a task with its sizes, a library and a seed, as the fields of its result rows."""
     for task, sizes_of in axes.items():
         for values, peer, seed in product(product(*sizes_of.values()), peers, range(seeds)):
@@ -104,9 +100,9 @@ def runs_of(axes: dict[str, dict[str, tuple[int, ...]]], peers: Sequence[str], s
 
 def arguments(run: Row) -> list[str]:
     """Return the arguments that `python -m` needs to execute a training run: the module and its flags."""
-    flags = {"epochs": "--epochs", "seed": "--seed"} | (TASK_FLAGS[run["task"]] if run["peer"] == "ours" else {})
-    given = [text for name, flag in flags.items() if name in run for text in (flag, str(run[name]))]
-    return [TASKS[run["peer"]], run["task"], *TRAINED[run["peer"], run["task"]], *given]
+    peer, task = run["peer"], run["task"]
+    sizes = "".join(f" {flag} {run[letter]}" for letter, flag in TASK_FLAGS[task].items() if letter in run) if peer == "ours" else ""
+    return f"{TASKS[peer]} {task} {TRAINED[peer, task]} --epochs {run['epochs']} --seed {run['seed']}{sizes}".split()
 
 
 def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
@@ -123,11 +119,16 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
             free.put(first)
         return [row for row in rows if isinstance(row["epoch"], int)]
 
-    def describe(rows: Sequence[Row]) -> str:
-        return ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows)
-
     items = [run | {"git": sha, "cores": cores} for run in runs]
-    timing.measure_missing(path, GRID, items, measure, "runs", describe, workers=free.qsize())
+    timing.measure_missing(
+        path,
+        GRID,
+        items,
+        measure,
+        "runs",
+        lambda rows: ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows),
+        workers=free.qsize(),
+    )
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
@@ -135,7 +136,7 @@ def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
-def summarize(rows: Iterable[Row]) -> list[Row]:
+def summarize(rows: Rows) -> list[Row]:
     """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
 
     "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
@@ -165,7 +166,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
     return [line | {"front": not any(better_and_faster(line, other) for other in lines)} for line in lines]
 
 
-def seconds_to(epochs: Sequence[Row]) -> float:
+def seconds_to(epochs: Rows) -> float:
     """Return the training time in seconds up to the end of the first epoch whose test accuracy reaches `TARGET`."""
     spent = 0.0
     for row in sorted(epochs, key=lambda row: row["epoch"]):
@@ -175,7 +176,7 @@ def seconds_to(epochs: Sequence[Row]) -> float:
     return math.inf
 
 
-def report(rows: Iterable[Row]) -> None:
+def report(rows: Rows) -> None:
     """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
     lines = summarize(rows)
     table = []
@@ -195,16 +196,17 @@ def main() -> None:
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--study", choices=[GRID, *recipes.RECIPES], default=GRID)
     parser.add_argument("--task", nargs="+", choices=list(EXAMPLE_SIZES), default=list(EXAMPLE_SIZES))
-    parser.add_argument("--seeds", type=int, help="number of seeds, or of rounds of epoch_time")
+    add_flags(parser, int, seeds="number of seeds, or of rounds of epoch_time")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--preset", choices=list(PRESETS), default="quick")
     grid.add_argument("--peer", nargs="+", choices=list(TASKS), default=["ours"])
     add_size_flags(grid, ("length", "step", "units"))
-    grid.add_argument("--epochs", type=int)
-    grid.add_argument("--cores", type=int, default=CORES, help="cores of a run; the other cores have runs of their own")
+    add_flags(grid, int, epochs="epochs of a run; the preset's if not given")
+    add_flags(grid, int, cores="cores of a run; the other cores have runs of their own")
     other = parser.add_argument_group("other studies")
     other.add_argument("--recipe", nargs="+", help="names of recipes; all of the study if not given")
-    other.add_argument("--first-seed", type=int, default=0, help="first seed, or round of epoch_time")
+    add_flags(other, int, first_seed="first seed, or round of epoch_time")
+    parser.set_defaults(cores=CORES, first_seed=0)
     options = read_flags(parser)
     if options.study != GRID:
         chosen = recipes.choose(options.study, options.task, options.recipe)

@@ -23,7 +23,7 @@ few processes on a workload, and 0 if not. It is also 2 if the two sets cannot b
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,9 +31,9 @@ from typing import Literal
 
 import numpy as np
 
-from bench import make_parser, read_flags
+from bench import add_flags, make_parser, read_flags
 from bench.peers import OURS, row_key
-from bench.schema import STEP, Row, rows_of, rows_of_commit
+from bench.schema import STEP, Row, Rows, rows_of, rows_of_commit
 from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
 from lstm_jax.errors import require
@@ -116,7 +116,7 @@ def fewest(smallest: Callable[[int], float], limit: float) -> str:
     return "a larger --level" if number is None else f"{number} or more"
 
 
-def _times(rows: Iterable[Row]) -> dict[tuple, list[float]]:
+def _times(rows: Rows) -> dict[tuple, list[float]]:
     times: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
         times[row_key(row)].append(row["ms_per_step"])
@@ -139,8 +139,9 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags `--level` (significance level) and `--least` (smallest change that counts) to a parser."""
-    parser.add_argument("--level", type=float, default=LEVEL, help=f"significance level; {LEVEL} if not given")
-    parser.add_argument("--least", type=float, default=LEAST, help=f"smallest change that counts; {LEAST} if not given")
+    significance, smallest = f"significance level; {LEVEL} if not given", f"smallest change that counts; {LEAST} if not given"
+    add_flags(parser, float, level=significance, least=smallest)
+    parser.set_defaults(level=LEVEL, least=LEAST)
 
 
 def main() -> int:

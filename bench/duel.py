@@ -35,16 +35,16 @@ import hashlib
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, commit, cpu, make_parser, read_flags, timing
 from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS
-from bench.schema import DUEL, FALSE_ALARM, Row, rows_of, rows_of_commit
+from bench.schema import DUEL, FALSE_ALARM, Row, Rows, rows_of, rows_of_commit
 from bench.workloads import read_workloads
 from lstm_jax.backend_names import RENAMED
 from lstm_jax.errors import InputError, require
@@ -81,7 +81,7 @@ def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None
     require(smallest_p(rounds) <= level / tests, f"rounds of {work}", rounds, remedy)
 
 
-def require_one_backend(work: str, rows: Iterable[Row]) -> None:
+def require_one_backend(work: str, rows: Rows) -> None:
     """Check that the two compared checkouts, called baseline and candidate, ran the same backend on a workload."""
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
@@ -94,7 +94,7 @@ def ratio(baseline: Row, candidate: Row) -> float:
     return float(np.median(np.asarray(candidate["samples"]) / np.asarray(baseline["samples"])))
 
 
-def rounds_of(rows: Iterable[Row], group: str) -> dict[Any, Rounds]:
+def rounds_of(rows: Rows, group: str) -> dict[Any, Rounds]:
     """Group result rows by the value of a given field, then by round, and then by role."""
     found: dict[Any, Rounds] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
@@ -105,7 +105,7 @@ def rounds_of(rows: Iterable[Row], group: str) -> dict[Any, Rounds]:
 def measure_rounds(
     options: argparse.Namespace,
     measurement: str,
-    items: Sequence[Row],
+    items: Rows,
     roles: Callable[[Row], Mapping[str, str]],
     folders: Sequence[Path] | None = None,
 ) -> list[Row]:
@@ -136,7 +136,7 @@ def measure_rounds(
         require_one_backend(item["workload"], found)
         return found
 
-    def describe(rows: Sequence[Row]) -> str:
+    def describe(rows: Rows) -> str:
         return ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:]) + " times the baseline's time"
 
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +146,7 @@ def measure_rounds(
         )
 
 
-def changes(rows: Iterable[Row], level: float, least: float) -> list[Change]:
+def changes(rows: Rows, level: float, least: float) -> list[Change]:
     """Return the change of the step time from the baseline to the candidate for every workload, with a verdict."""
     by_workload = rounds_of(rows, "workload")
     for work, rounds in by_workload.items():
@@ -155,7 +155,7 @@ def changes(rows: Iterable[Row], level: float, least: float) -> list[Change]:
     return judged([change(work, rounds) for work, rounds in by_workload.items()], level, least)
 
 
-def report_false_alarms(rows: Iterable[Row], level: float = LEVEL, least: float = LEAST) -> None:
+def report_false_alarms(rows: Rows, level: float = LEVEL, least: float = LEAST) -> None:
     """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected."""
     comparisons = rounds_of(rows, "comparison").values()
     found = {
@@ -225,10 +225,10 @@ def main() -> int:
     parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
     parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
     parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--turns", type=int, default=TURNS, help="blocks of either in a round")
-    parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="seconds of a block")
-    parser.add_argument("--false-alarms", action="store_true", help="measure the error rate of the test")
+    add_flags(parser, int, rounds="number of rounds", turns="blocks of either in a round")
+    add_flags(parser, float, seconds="seconds of a block")
+    add_flags(parser, bool, false_alarms="measure the error rate of the test")
+    parser.set_defaults(rounds=ROUNDS, turns=TURNS, seconds=BLOCK_SECONDS)
     add_test_flags(parser)
     options = read_flags(parser)
     if options.false_alarms:

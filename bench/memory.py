@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench import RESULTS, commit, data_file, make_parser, read_flags, timing, worker
+from bench import RESULTS, add_flags, commit, data_file, make_parser, read_flags, timing, worker
 from bench.schema import RUN_MEMORY, STEP_MEMORY, Row, make_row, rows_of, rows_of_commit
 from bench.summary import names_of
 from bench.workloads import read_sizes
@@ -81,14 +81,14 @@ def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
-    parser.add_argument("--length", type=read_sizes, help="as in 1,100,1000; the preset's if not given")
-    parser.add_argument("--sizes", default="", help="other sizes, as in B=4,H=8,E=8,V=30")
-    parser.add_argument("--backend", default=None)
-    parser.add_argument("--run", action="store_true", help="measure a training run")
+    add_flags(parser, read_sizes, length="as in 1,100,1000; the preset's if not given")
+    add_flags(parser, str, sizes="other sizes, as in B=4,H=8,E=8,V=30", backend="backend of our recurrence")
+    add_flags(parser, bool, run="measure a training run")
     parser.add_argument("--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process")
     options = read_flags(parser)
     if options.here:
-        print(json.dumps(measure_here(*options.here, options.backend)))
+        name, remat = options.here
+        print(json.dumps(measure_here(name, remat, options.backend)))
         return
     if options.run:
         if not options.report:
@@ -104,11 +104,10 @@ def main() -> None:
         row = timing.run_module(["bench", "memory", "--here", item["workload"], item["remat"], *flags])[-1]
         return [row | {"backend": backend}]
 
-    def describe(rows: Sequence[Row]) -> str:
-        return f"{rows[-1]['peak_mib']:.0f} MiB"
-
     items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
-    found = timing.measure_missing(options.results, STEP_MEMORY, items, measure, "processes", describe, not options.report)
+    found = timing.measure_missing(
+        options.results, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
+    )
     rows = rows_of_commit(options.results, STEP_MEMORY, git=sha)
     remedy = f"measure them first, or report some of {names_of(row['workload'] for row in rows)}"
     require(bool(found), f"rows of commit {sha}", f"none of {', '.join(names)}", remedy)

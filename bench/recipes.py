@@ -5,7 +5,7 @@ compared with each other.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,15 @@ import numpy as np
 
 from bench import timing
 from bench.peers import TASKS
-from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, Row
+from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, Row, Rows
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
 from lstm_jax.errors import require
 
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
 """Training losses at epochs 1 to 10 that an existing notebook printed for lstm_text_generation, trained on newspaper articles."""
-COMPILED_BFLOAT16 = ("--dtype", "bfloat16", "--backend", "compiled")
-STREAM = ("--regime", "stream", "--length", "100")
-FAST = ("--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1")
+COMPILED_BFLOAT16 = "--dtype bfloat16 --backend compiled"
+STREAM = "--regime stream --length 100"
+FAST = "--learning-rate 5e-3 --schedule cosine --clip-norm 1"
 
 
 @dataclass(frozen=True)
@@ -39,53 +39,48 @@ class Recipe:
     name: str
     task: str
     peer: str
-    flags: tuple[str, ...]
+    flags: str = ""
     repeats: int = 1
 
     def arguments(self) -> list[str]:
         """Return the arguments that `python -m` needs to train with this recipe: the module, the task and the flags without the seed."""
-        return [TASKS[self.peer], self.task, *self.flags]
+        return [TASKS[self.peer], self.task, *self.flags.split()]
 
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     SEEDS: (
-        Recipe("ours", "sentiment", "ours", ("--epochs", "3"), 5),
-        Recipe("ours bfloat16", "sentiment", "ours", ("--epochs", "3", "--dtype", "bfloat16", "--backend", "hoisted"), 5),
-        Recipe("ours bfloat16, compiled", "sentiment", "ours", ("--epochs", "3", *COMPILED_BFLOAT16), 5),
-        Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "3"), 5),
-        Recipe("ours held-out", "sentiment", "ours", ("--epochs", "12", "--validation", "0.15", "--patience", "2"), 5),
+        Recipe("ours", "sentiment", "ours", "--epochs 3", 5),
+        Recipe("ours bfloat16", "sentiment", "ours", "--epochs 3 --dtype bfloat16 --backend hoisted", 5),
+        Recipe("ours bfloat16, compiled", "sentiment", "ours", f"--epochs 3 {COMPILED_BFLOAT16}", 5),
+        Recipe("keras_jax", "sentiment", "keras_jax", "--epochs 3", 5),
+        Recipe("ours held-out", "sentiment", "ours", "--epochs 12 --validation 0.15 --patience 2", 5),
     ),
     LOSS: (
-        Recipe("ours", "generation", "ours", ("--validation", "0"), 3),
-        Recipe("keras_jax", "generation", "keras_jax", ()),
+        Recipe("ours", "generation", "ours", "--validation 0", 3),
+        Recipe("keras_jax", "generation", "keras_jax"),
     ),
     HELD_OUT: (
-        Recipe("windows", "generation", "ours", ()),
-        Recipe("windows, bfloat16", "generation", "ours", ("--dtype", "bfloat16", "--backend", "hoisted")),
+        Recipe("windows", "generation", "ours"),
+        Recipe("windows, bfloat16", "generation", "ours", "--dtype bfloat16 --backend hoisted"),
         Recipe("windows, bfloat16, compiled", "generation", "ours", COMPILED_BFLOAT16, 5),
-        Recipe("keras_jax windows", "generation", "keras_jax", ("--validation", "0.1")),
-        Recipe("stream", "generation", "ours", (*STREAM, "--epochs", "10")),
-        Recipe("stream 60", "generation", "ours", (*STREAM, "--epochs", "60", *FAST)),
-        Recipe("stream 150", "generation", "ours", (*STREAM, "--epochs", "150", *FAST)),
-        Recipe(
-            "stream 120, recurrent dropout 0.1",
-            "generation",
-            "ours",
-            (*STREAM, "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"),
-        ),
+        Recipe("keras_jax windows", "generation", "keras_jax", "--validation 0.1"),
+        Recipe("stream", "generation", "ours", f"{STREAM} --epochs 10"),
+        Recipe("stream 60", "generation", "ours", f"{STREAM} --epochs 60 {FAST}"),
+        Recipe("stream 150", "generation", "ours", f"{STREAM} --epochs 150 {FAST}"),
+        Recipe("stream 120, recurrent dropout 0.1", "generation", "ours", f"{STREAM} --epochs 120 {FAST} --recurrent-dropout 0.1"),
         Recipe(
             "stream of chunks of 50, 120 epochs, recurrent dropout 0.1",
             "generation",
             "ours",
-            ("--regime", "stream", "--length", "50", "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"),
+            f"--regime stream --length 50 --epochs 120 {FAST} --recurrent-dropout 0.1",
             3,
         ),
     ),
     EPOCH_TIME: (
-        Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "1", "--warm-up", "--no-evaluation"), 5),
-        Recipe("ours", "sentiment", "ours", ("--epochs", "2"), 5),
-        Recipe("keras_jax", "generation", "keras_jax", ("--epochs", "1", "--warm-up"), 5),
-        Recipe("ours", "generation", "ours", ("--epochs", "2", "--validation", "0"), 5),
+        Recipe("keras_jax", "sentiment", "keras_jax", "--epochs 1 --warm-up --no-evaluation", 5),
+        Recipe("ours", "sentiment", "ours", "--epochs 2", 5),
+        Recipe("keras_jax", "generation", "keras_jax", "--epochs 1 --warm-up", 5),
+        Recipe("ours", "generation", "ours", "--epochs 2 --validation 0", 5),
     ),
 }
 """Dict from the name of each study to its recipes.
@@ -116,7 +111,7 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
         arguments = by_name[item["task"], item["recipe"]].arguments()
         return timing.run_module(arguments)[-1:] if study == EPOCH_TIME else timing.run_module([*arguments, "--seed", str(item["seed"])])
 
-    def describe(rows: Sequence[Row]) -> str:
+    def describe(rows: Rows) -> str:
         name = {SEEDS: "test_accuracy", EPOCH_TIME: "seconds"}.get(study, "train_loss")
         return f"{name} " + ", ".join(f"{row[name]:.4f}" for row in rows if name in row)
 
@@ -124,7 +119,7 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
         print(line)
 
 
-def report_seeds(rows: Iterable[Row]) -> Iterator[str]:
+def report_seeds(rows: Rows) -> Iterator[str]:
     """Yield the report of the test accuracy over seeds, with one line of text for each recipe."""
     best: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
@@ -138,7 +133,7 @@ def report_seeds(rows: Iterable[Row]) -> Iterator[str]:
         yield f"{name}: {np.mean(values):.4f} (sd {deviation:.4f}; {each})"
 
 
-def report_loss(rows: Iterable[Row]) -> Iterator[str]:
+def report_loss(rows: Rows) -> Iterator[str]:
     """Yield the report of the training loss, with one line of text for each epoch."""
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -148,7 +143,7 @@ def report_loss(rows: Iterable[Row]) -> Iterator[str]:
         yield f"epoch {epoch}: notebook {printed}; {'; '.join(each)}"
 
 
-def report_held_out(rows: Iterable[Row]) -> Iterator[str]:
+def report_held_out(rows: Rows) -> Iterator[str]:
     """Yield the report of the bits per character of held-out text, with one line of text for each training run."""
     for row in rows:
         if isinstance(row["epoch"], str):
@@ -156,7 +151,7 @@ def report_held_out(rows: Iterable[Row]) -> Iterator[str]:
             yield f"{row['recipe']}, seed {row['seed']}: {row['bits_window']:.4f} in windows, {row['bits_carried']:.4f} carried{cost}"
 
 
-def report_epoch_time(rows: Iterable[Row]) -> Iterator[str]:
+def report_epoch_time(rows: Rows) -> Iterator[str]:
     """Yield the report of the duration of an epoch, with one line of text for each task and recipe."""
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -169,7 +164,7 @@ def report_epoch_time(rows: Iterable[Row]) -> Iterator[str]:
             yield f"{task}: speedup over keras_jax {speedup_text(interval, label=CONFIDENCE)}"
 
 
-REPORTS: dict[str, Callable[[Iterable[Row]], Iterator[str]]] = {
+REPORTS: dict[str, Callable[[Rows], Iterator[str]]] = {
     SEEDS: report_seeds,
     LOSS: report_loss,
     HELD_OUT: report_held_out,

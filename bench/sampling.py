@@ -15,13 +15,13 @@ reads the last 40 characters for each new character, as Keras does.
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from bench import RESULTS, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, make_parser, read_flags, timing
 from bench.peers import TASKS
-from bench.schema import SAMPLING, Row, rows_of
+from bench.schema import SAMPLING, Row, Rows, rows_of
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
@@ -36,7 +36,7 @@ def method_of(mode: str, count: int) -> str:
     return mode if count == 1 else f"{mode}, {count} samples"
 
 
-def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
+def report(rows: Rows, units: int, samples: Sequence[int]) -> None:
     """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to that of one."""
     times: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -57,11 +57,10 @@ def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=list(ROUNDS), default="standard")
-    parser.add_argument("--rounds", type=int, help="the preset's if not given")
-    parser.add_argument("--first-round", type=int, default=0, help="measure and report rounds from this number on")
-    parser.add_argument("--units", type=read_sizes, default=(128,), help="sizes, as in 64,128 or 32..256")
-    parser.add_argument("--samples", type=read_sizes, default=(1, 64), help="texts at once; one is always measured")
-    parser.add_argument("--chars", type=int, default=CHARS, help="characters of a text")
+    add_flags(parser, int, rounds="the preset's if not given", first_round="measure and report rounds from this number on")
+    add_flags(parser, int, chars="characters of a text")
+    add_flags(parser, read_sizes, units="sizes, as in 64,128 or 32..256", samples="texts at once; one is always measured")
+    parser.set_defaults(first_round=0, chars=CHARS, units=(128,), samples=(1, 64))
     options = read_flags(parser)
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
     known: dict[tuple, set[str]] = defaultdict(set)
@@ -82,14 +81,17 @@ def main() -> None:
     def measure(item: Row) -> list[Row]:
         return [row for row in draw(item["peer"], item["units"], options.chars) if row["method"] not in known[_process(item)]]
 
-    def describe(rows: Sequence[Row]) -> str:
-        return ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows)
-
-    def complete(row: Row) -> bool:
-        return known[_process(row)] >= methods[row["peer"]]
-
     with tempfile.TemporaryDirectory() as folder:
-        timing.measure_missing(options.results, SAMPLING, items, measure, "processes", describe, not options.report, complete)
+        timing.measure_missing(
+            options.results,
+            SAMPLING,
+            items,
+            measure,
+            "processes",
+            lambda rows: ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows),
+            not options.report,
+            lambda row: known[_process(row)] >= methods[row["peer"]],
+        )
     rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
     for units in options.units:
         report([row for row in rows if row["units"] == units], units, options.samples)

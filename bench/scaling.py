@@ -15,6 +15,7 @@ file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, timing, worker
+from bench import RESULTS, add_flags, commit, make_parser, read_flags, timing, worker
 from bench.memory import exponent
-from bench.schema import SCALING, Row, require_one_machine, rows_of, rows_of_commit
+from bench.schema import SCALING, Row, Rows, require_one_machine, rows_of, rows_of_commit
 from bench.workloads import read_sizes
 
 PATH = RESULTS / "scaling.jsonl"
@@ -68,7 +69,7 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     return work.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
 
 
-def curves(rows: Sequence[Row], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
+def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
     """Yield a curve of time and memory for each varied size and each number of devices."""
     for letter in middle:
         for count in devices:
@@ -136,22 +137,22 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
 
 def _sizes(text: str) -> Sizes:
     """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
-    found = dict(part.partition("=")[::2] for part in text.split(","))
-    if not found.keys() <= MIDDLE.keys():
+    found = re.findall(r"(\w+)=([^,]*)", text)
+    if not found or not {letter for letter, _ in found} <= MIDDLE.keys():
         raise argparse.ArgumentTypeError(f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, as in T=20:40:80,H=32:64")
-    return {letter: read_sizes(sizes.replace(":", ",")) for letter, sizes in found.items()}
+    return {letter: read_sizes(sizes.replace(":", ",")) for letter, sizes in found}
 
 
 def main() -> None:
     """Measure the points that have no result yet, unless `--report` is given. Then print the report and draw the figure."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--grid", type=_sizes, default=GRID, help="as in T=20:40:80,H=32:64")
-    parser.add_argument("--middle", type=_sizes, default={}, help="as in T=80,H=128,B=32")
+    add_flags(parser, _sizes, grid="as in T=20:40:80,H=32:64", middle="as in T=80,H=128,B=32")
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.0, help="time to measure for in each process")
-    parser.add_argument("--figure", type=Path, default=FIGURE)
-    parser.add_argument("--here", type=json.loads, metavar="POINT", help="measure in this process")
+    add_flags(parser, int, rounds="number of processes of each point")
+    add_flags(parser, float, seconds="time to measure for in each process")
+    add_flags(parser, Path, figure="file of the figure, which ends in .png")
+    add_flags(parser, json.loads, here="a point, which is measured in this process")
+    parser.set_defaults(grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE)
     options = read_flags(parser)
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))
@@ -164,9 +165,6 @@ def main() -> None:
         here = ["--here", point, "--devices", str(item["devices"]), "--seconds", str(options.seconds)]
         return timing.run_module(["bench", "scaling", *here])[-1:]
 
-    def told(rows: Sequence[Row]) -> str:
-        return f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
-
     if not options.report:
         timing.require_this_machine(rows_of(path, SCALING, git=sha))
         items = [
@@ -176,7 +174,9 @@ def main() -> None:
             for size in sizes
             for devices in options.devices
         ]
-        timing.measure_missing(path, SCALING, items, measure, "points", told)
+        timing.measure_missing(
+            path, SCALING, items, measure, "points", lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+        )
     rows = rows_of_commit(path, SCALING, git=sha)
     require_one_machine(rows)
     found = list(curves(rows, middle, options.devices))

@@ -6,7 +6,7 @@ and the kind of measurement. To print all kinds of measurements and all fields, 
     python -m bench.schema
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lstm_jax.sweep.rows import read_rows
 
 Row = dict[str, Any]
 """Result row, or some of its fields."""
+Rows = Sequence[Row]
 VERSION = 3
 KEPT_SAMPLES = 20
 STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
@@ -268,7 +269,7 @@ def check(row: Any, place: str) -> Row:
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[Row]:
     """Read a result file, check its rows against the schema, and return the rows of the given kinds of measurements."""
-    return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
+    return [row for row in select(list(read_rows(path, check)), *measurements, git=git) if row.get("series", "") == series]
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[Row]:
@@ -286,13 +287,13 @@ def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -
     return select(rows, *measurements, git=found[0])
 
 
-def require_one_machine(rows: Iterable[Row], remedy: str = "report rows of one machine") -> None:
+def require_one_machine(rows: Rows, remedy: str = "report rows of one machine") -> None:
     """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores"."""
     machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in rows})
     require(len(machines) <= 1, "machines", " and ".join(machines), remedy)
 
 
-def select(rows: Iterable[Row], *measurements: str, git: str | None = None) -> list[Row]:
+def select(rows: Rows, *measurements: str, git: str | None = None) -> list[Row]:
     """Return the result rows of the given kinds of measurements. If `git` is not None, only rows of this commit are returned."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.peers import OURS, Candidate, read_candidate, row_key
-from bench.schema import FAILED, PEAK, STEP, Row, require_one_machine, rows_of_commit, select
+from bench.schema import FAILED, PEAK, STEP, Row, Rows, require_one_machine, rows_of_commit, select
 from bench.workloads import WORKLOADS, Workload, workload
 from lstm_jax.sweep import stats
 
@@ -46,7 +46,7 @@ CONFIDENCE = "95 % confidence interval "
 """Label of an interval in a line of text."""
 
 
-def kept(rows: Iterable[Row]) -> list[Row]:
+def kept(rows: Rows) -> list[Row]:
     """Select one result row for each combination of a commit, a library with its options, a workload and a round."""
     found: dict[tuple, tuple[int, Row]] = {}
     for row in select(rows, STEP, FAILED):
@@ -75,7 +75,7 @@ class Line:
 
     work: Workload
     candidate: str
-    rows: Sequence[Row] = ()
+    rows: Rows = ()
     speedup: Interval | None = None
     error: str = ""
 
@@ -99,7 +99,7 @@ class Line:
         return None if self.rows[-1]["compile_seconds"] is None else self.median("compile_seconds")
 
 
-def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
+def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> list[Line]:
     """Return the summary of the throughput results: a line for each candidate (a library with its options) on each workload."""
     by_key: dict[tuple, list[Row]] = defaultdict(list)
     for row in kept(rows):
@@ -124,7 +124,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     return lines
 
 
-def peaks(rows: Iterable[Row]) -> tuple[float, float]:
+def peaks(rows: Rows) -> tuple[float, float]:
     """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s)."""
     measured = select(rows, PEAK)
 
@@ -152,7 +152,7 @@ def mean_speedup(speedups: Sequence[float]) -> str:
     return f"{text}, we are slower at {slower or 'no'} size{'s' * (slower > 1)}"
 
 
-def workloads_in(rows: Iterable[Row]) -> list[Workload]:
+def workloads_in(rows: Rows) -> list[Workload]:
     """Return the workloads with results, in the order of `WORKLOADS`."""
     names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]

@@ -32,11 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import RESULTS, commit, machine, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, commit, machine, make_parser, read_flags, timing
 from bench.peers import DTYPES, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, make_row, require_one_machine, rows_of, rows_of_commit, select
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, make_row, require_one_machine, rows_of, rows_of_commit, select
 from bench.summary import kept, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
-from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads, workload
+from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Axes, Workload, add_size_flags, given_axes, read_workloads, workload
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import append_rows
@@ -66,7 +66,7 @@ def _process(row: Row) -> tuple:
     return row["workload"], row["candidate"], row["round"]
 
 
-def sweep(items: Sequence[Row], candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES) -> None:
+def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES) -> None:
     """Measure the items that have no result yet or only noisy results, and append the new results to a file."""
     git, series = items[0]["git"], items[0]["series"]
     rows = rows_of(path, STEP, git=git, series=series or "")
@@ -109,7 +109,7 @@ def sweep(items: Sequence[Row], candidates: Mapping[str, Candidate], seconds: fl
                 break
         return rows
 
-    def describe(rows: Sequence[Row]) -> str:
+    def describe(rows: Rows) -> str:
         result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
         return result + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
 
@@ -169,7 +169,7 @@ class Preset:
         tries: largest number of measurements of one process. A process is measured again only if its result was noisy.
     """
 
-    workloads: dict[str, dict[str, tuple[int, ...]]]
+    workloads: dict[str, Axes]
     rounds: int
     seconds: float
     without: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ PRESETS = {
 cores, "quick" took 4 minutes, and a round of "standard", of which there are three, between 24 and 47 minutes."""
 
 
-def sweep_first_step(items: Sequence[Row], path: Path) -> None:
+def sweep_first_step(items: Rows, path: Path) -> None:
     """Time the first step of each item with an empty compilation cache (cold), then with the filled cache (warm)."""
     rows = rows_of(path, FIRST_STEP, git=items[0]["git"], series=items[0]["series"] or "")
     good = {(*_process(row), row["cache"]) for row in rows if "error" not in row}
@@ -206,7 +206,7 @@ def sweep_first_step(items: Sequence[Row], path: Path) -> None:
                     rows.append({"cache": cache, "error": f"ended with code {error.returncode}"})
         return rows
 
-    def describe(rows: Sequence[Row]) -> str:
+    def describe(rows: Rows) -> str:
         return ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows)
 
     timing.measure_missing(path, FIRST_STEP, items, measure, "pairs", describe, counts=complete)
@@ -216,7 +216,7 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
     """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
     heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"), []
 
-    def median(rows: Sequence[Row], name: str) -> str:
+    def median(rows: Rows, name: str) -> str:
         found = [row[name] for row in rows if row[name] is not None]
         return f"{np.median(found):.2f}" if found else ""
 
@@ -247,10 +247,11 @@ def main() -> None:
     parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers, those that they have")
     parser.add_argument("--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}")
     parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
-    parser.add_argument("--rounds", type=int, help="processes of a candidate; the preset's if not given")
-    parser.add_argument("--seconds", type=float, help="time to measure for in each process; the preset's if not given")
-    parser.add_argument("--series", default="", help="name of rows that are measured and reported apart from the others of their commit")
-    parser.add_argument("--first-step", action="store_true", help="measure build and first step, cold and with a cache")
+    add_flags(parser, int, rounds="processes of a candidate; the preset's if not given")
+    add_flags(parser, float, seconds="time to measure for in each process; the preset's if not given")
+    add_flags(parser, str, series="name of rows that are measured and reported apart from the others of their commit")
+    add_flags(parser, bool, first_step="measure build and first step, cold and with a cache")
+    parser.set_defaults(series="")
     options = read_flags(parser)
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
     sizes = {name: {} for name in options.workload} if options.workload else preset.workloads

@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import cpu, machine
-from bench.schema import Row, check, make_row, require_one_machine
+from bench.schema import Row, Rows, check, make_row, require_one_machine
 from lstm_jax.sweep.missing import run_missing
 
 ROOT = Path(__file__).parents[1]
@@ -21,23 +21,24 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 
 def pinned(cores: int = CORES) -> dict[str, str]:
     """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
+    limits = {f"{library}_NUM_THREADS": str(cores) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+    return os.environ | limits | machine.settings()
 
 
-def require_this_machine(rows: Iterable[Row]) -> None:
+def require_this_machine(rows: Rows) -> None:
     """Check that rows to which others are to be added are from this machine."""
     require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
 
 
+def _settings(cores: int, environment: Mapping[str, str] | None, first: int = 0) -> dict[str, Any]:
+    allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
+    own = {**pinned(cores), **(environment or {})}
+    return {"stdout": subprocess.PIPE, "text": True, "env": own, "preexec_fn": lambda: os.sched_setaffinity(0, allowed)}
+
+
 def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0) -> list[Row]:
     """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
-    allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
-    command = [sys.executable, "-m", *arguments]
-    settings = {**pinned(cores), **(environment or {})}
-    run = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=settings, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
-    )
+    run = subprocess.run([sys.executable, "-m", *arguments], check=True, **_settings(cores, environment, first))
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
@@ -48,40 +49,29 @@ def run_in_turns(
     environment: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process."""
-    allowed = sorted(os.sched_getaffinity(0))[:CORES]
-    settings = {**pinned(), **(environment or {})}
-    started: list[subprocess.Popen] = []
+    started: list[subprocess.Popen[str]] = []
+
+    def wait_for(process: subprocess.Popen[str]) -> None:
+        if TURN not in map(str.strip, process.stdout or ()):
+            raise subprocess.CalledProcessError(process.wait(), process.args)
+
     with contextlib.ExitStack() as stack:
         for folder, module in zip(folders or [ROOT] * len(arguments), arguments, strict=True):
             command = [sys.executable, "-m", *module, "--turns"]
-            own = settings | {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
-            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": own, "cwd": folder}
-            process = stack.enter_context(subprocess.Popen(command, **pipes))
-            os.sched_setaffinity(process.pid, allowed)  # set at once, because the threads of the process inherit it
+            process = stack.enter_context(subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, **_settings(CORES, environment)))
             stack.callback(process.kill)
             started.append(process)
-
-        def waiting(process: subprocess.Popen) -> None:
-            printed = []
-            for line in process.stdout or ():
-                if line.strip() == TURN:
-                    return
-                printed.append(line)
-            raise subprocess.CalledProcessError(process.wait(), process.args, "".join(printed))
-
         for process in started:
-            waiting(process)
+            wait_for(process)
         for turn in range(turns):
             for process in started if turn % 2 == 0 else reversed(started):
                 print(file=process.stdin, flush=True)
-                waiting(process)
-        rows = []
+                wait_for(process)
+        printed = [process.communicate()[0] for process in started]
         for process in started:
-            printed, _ = process.communicate()
             if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, process.args, printed)
-            rows.append(json.loads(next(line for line in printed.splitlines() if line.startswith("{"))))
-        return rows
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+        return [json.loads(next(line for line in text.splitlines() if line.startswith("{"))) for text in printed]
 
 
 def load() -> float:
@@ -93,7 +83,7 @@ def peaks() -> dict[str, float]:
     """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s)."""
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
-        row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]
+        row = run_module(f"bench.machine --threads {cores}".split(), cores)[-1]
         found |= {f"{name}_{cores}": value for name, value in row.items()}
     return found
 
@@ -120,10 +110,10 @@ class Item(Row):
 def measure_missing(
     path: Path,
     measurement: str,
-    items: Iterable[Row],
-    measure: Callable[[Row], Sequence[Row]],
+    items: Rows,
+    measure: Callable[[Row], Rows],
     title: str,
-    describe: Callable[[Sequence[Row]], str],
+    describe: Callable[[Rows], str],
     measuring: bool = True,
     counts: Callable[[Row], bool] = lambda row: True,
     workers: int = 1,

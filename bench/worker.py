@@ -17,7 +17,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import flops, machine, make_parser
+from bench import add_flags, flops, machine, make_parser
 from bench.peers import OURS, PEERS, Candidate, read_candidate
-from bench.peers.base import Built, Options, slowed
+from bench.peers.base import Built, Options, Run, slowed
 from bench.schema import Row
 from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
@@ -74,13 +74,13 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
     return result
 
 
-def _time(run: Callable[[int], None], count: int) -> float:
+def _time(run: Run, count: int) -> float:
     began = time.perf_counter()
     run(count)
     return time.perf_counter() - began
 
 
-def steps_per_block(run: Callable[[int], None], least: float) -> int:
+def steps_per_block(run: Run, least: float) -> int:
     """Return a number of steps that together take about `least` seconds, and not less than 80 % of it."""
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
@@ -89,11 +89,11 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
     return count
 
 
-def _block(run: Callable[[int], None], count: int) -> float:
+def _block(run: Run, count: int) -> float:
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
-def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+def measure(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
     """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block."""
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
@@ -102,7 +102,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
     return count, samples
 
 
-def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+def measure_in_turns(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
     """Wait for a line on standard input, time one block of steps, and repeat this until the input ends."""
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
@@ -195,11 +195,10 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("candidate", type=read_candidate, help="as --peer of bench throughput takes it")
     parser.add_argument("workload", type=workload)
-    parser.add_argument("--reference", type=Path)
-    parser.add_argument("--checked", type=float)
-    parser.add_argument("--write-reference", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--turns", action="store_true", help="wait for a line before each block, which then takes --seconds")
+    add_flags(parser, Path, reference="file of reference results", write_reference="file to write reference results to")
+    add_flags(parser, float, checked="distance that an earlier process found", seconds="time to measure for")
+    add_flags(parser, bool, turns="wait for a line before each block, which then takes --seconds")
+    parser.set_defaults(seconds=5.0)
     options = parser.parse_args()
     work, candidate = options.workload, options.candidate
     asked = candidate.options(work)

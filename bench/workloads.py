@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bench import add_flags
 from lstm_jax import data
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.errors import InputError
@@ -43,6 +44,10 @@ LENGTH, CHARACTERS, CHARS = 40, 33, 400
 """Three numbers of the Keras example lstm_text_generation: characters in a window, distinct characters, characters of a generated text."""
 RATE = 0.2
 """Rate of the input dropout and rate of the recurrent dropout in the workload "A"."""
+
+
+Axes = dict[str, tuple[int, ...]]
+"""Values of sizes by the letters of the sizes."""
 
 
 @dataclass(frozen=True)
@@ -261,16 +266,15 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
 
 def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = ("units", "length", "batch")) -> None:
     """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128."""
-    for name in names:
-        parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
+    add_flags(parser, read_sizes, **dict.fromkeys(names, "sizes, as in 32,64,128 or 32..512"))
 
 
-def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
+def given_axes(options: argparse.Namespace) -> Axes:
     """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out."""
     return {letter: values for letter in "HTB" if (values := getattr(options, LETTERS[letter]))}
 
 
-def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
+def read_workloads(names: Iterable[str], axes: Axes, cells: Iterable[str] = ("lstm",)) -> list[Workload]:
     """Return the named workloads for every combination of the given sizes and recurrent cells."""
     found = {}
     for name, cell in product(names, cells):

@@ -10,6 +10,9 @@ import numpy as np
 
 from bench.workloads import Weights, Workload
 
+Run = Callable[[int], None]
+"""Function run(count) that executes `count` steps."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -67,7 +70,7 @@ class Built:
             not compared with the reference after one step, because this peer updates them differently (see `note`).
     """
 
-    run: Callable[[int], None]
+    run: Run
     outputs: Callable[[], np.ndarray]
     after_one_step: Callable[[], Weights]
     adam: Literal["keras", "corrected"]
@@ -78,7 +81,7 @@ class Built:
     excluded: Weights = field(default_factory=dict)
 
 
-def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
+def slowed(run: Run, share: float) -> Run:
     """Return a slower version of `run`, which waits in a busy loop after each call."""
 
     def longer(count: int) -> None:
@@ -91,7 +94,16 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
     return longer if share else run
 
 
-def repeated(step: Callable[[], Any], wait: Callable[[Any], object] = lambda result: None) -> Callable[[int], None]:
+Wait = Callable[[Any], object]
+"""Function that waits for a result."""
+ToNumpy = Callable[[Any], np.ndarray]
+
+
+def no_wait(result: Any) -> None:
+    """Do nothing, because the result has been computed when its function returns."""
+
+
+def repeated(step: Callable[[], Any], wait: Wait = no_wait) -> Run:
     """Return a function run(count) that calls `step` `count` times, and then waits for the last result."""
 
     def run(count: int) -> None:
@@ -110,8 +122,8 @@ def layer(
     devices: list[str],
     note: str = "",
     backend: str = "",
-    wait: Callable[[Any], object] = lambda result: None,
-    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+    wait: Wait = no_wait,
+    to_numpy: ToNumpy = np.asarray,
 ) -> Built:
     """Return the `Built` of a recurrent layer alone.
 
@@ -138,8 +150,8 @@ def training(
     devices: list[str],
     note: str = "",
     backend: str = "",
-    wait: Callable[[Any], object] = lambda result: None,
-    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+    wait: Wait = no_wait,
+    to_numpy: ToNumpy = np.asarray,
 ) -> Built:
     """Return the `Built` of a training workload with the form "corrected" of Adam.
 

@@ -43,8 +43,7 @@ class Net(eqx.Module):
         (h, _), outputs = jax.lax.scan(body, (zeros, zeros), x)
         if self.head is None:
             return outputs
-        logits = self.head(h)
-        return logits if self.embedding is None else logits[0]
+        return self.head(h)
 
 
 def _arrays(net: Any) -> dict[str, Any]:
@@ -72,4 +71,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             return jax.vmap(lambda row: net(row, None))(x)
         return jax.vmap(net)(x, jax.random.split(key, x.shape[0]))
 
-    return jax_step.build(work, arrays, jax_step.Model(params, forward, lambda tree: _turned(_arrays(tree))))
+    return jax_step.build(work, arrays, params, forward, lambda tree: _turned(_arrays(tree)))

@@ -29,8 +29,7 @@ class Net(nn.Module):
         (_, h), outputs = result
         if not work.classes:
             return outputs
-        logits = nn.Dense(work.classes, name="head")(h)
-        return logits[:, 0] if work.words else logits
+        return nn.Dense(work.classes, name="head")(h)
 
 
 def _to_ours(tree: Any) -> Weights:
@@ -44,4 +43,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key) -> Any:
         return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})
 
-    return jax_step.build(work, arrays, jax_step.Model(tree, forward, _to_ours))
+    return jax_step.build(work, arrays, tree, forward, _to_ours)

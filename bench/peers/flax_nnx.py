@@ -36,8 +36,7 @@ class Net(nnx.Module):
         (_, h), outputs = result
         if self.head is None:
             return outputs
-        logits = self.head(h)
-        return logits[:, 0] if self.embedding is not None else logits
+        return self.head(h)
 
 
 def _to_ours(state: Any) -> Weights:
@@ -55,5 +54,5 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key):
         return nnx.merge(graph, params, rest)(x, key)
 
-    built = jax_step.build(work, arrays, jax_step.Model(state, forward, _to_ours))
+    built = jax_step.build(work, arrays, state, forward, _to_ours)
     return replace(built, backend=cell)

@@ -42,8 +42,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         outputs, state = result
         if not work.classes:
             return outputs
-        logits = hk.Linear(work.classes, name="head")(state.hidden)
-        return logits[:, 0] if work.words else logits
+        return hk.Linear(work.classes, name="head")(state.hidden)
 
     apply = hk.transform(net).apply
 
@@ -56,4 +55,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key):
         return apply(params, key, x, key is not None)
 
-    return jax_step.build(work, arrays, jax_step.Model(tree, forward, to_ours))
+    return jax_step.build(work, arrays, tree, forward, to_ours)

@@ -28,13 +28,6 @@ def unpack(weights: np.ndarray, features: int, units: int) -> Weights:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a workload in jax.experimental.rnn, and return functions that run it; see `base.Built`."""
-    if jax.default_backend() != "gpu":
-        raise RuntimeError(f"cuDNN needs a GPU, JAX runs on {jax.default_backend()}")
-    return jax_step.build(work, arrays, model(work, arrays, options))
-
-
-def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return the model of a workload with cuDNN's LSTM: embedding (if the inputs are word ids), LSTM, and dense output layer."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith(LAYER)}
 
@@ -50,11 +43,10 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
         outputs, h, _ = result
         if not work.classes:
             return outputs
-        logits = h[0] @ params["head/kernel"] + params["head/bias"]
-        return logits[:, 0] if work.words else logits
+        return h[0] @ params["head/kernel"] + params["head/bias"]
 
     def to_ours(tree) -> Weights:
         rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
         return in_layer(unpack(tree["lstm"], work.features, units)) | rest
 
-    return jax_step.Model(tree, forward, to_ours, "" if work.kind == "recurrence" else BIASES)
+    return jax_step.build(work, arrays, tree, forward, to_ours, BIASES)

@@ -8,6 +8,7 @@ On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.k
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -123,54 +124,45 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
         layer = getattr(accelerated, type(layer).__name__).from_config(layer.get_config())
     layer.build((work.batch, work.length, work.features))
     layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
-    step, block = _differentiated(layer, arrays)
 
     def to_ours(gradients: Sequence[Any]) -> Weights:
         return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
 
-    return base.layer(work, step, to_ours, _devices(), "", backend or "", block, _numpy)
+    if keras.backend.backend() == "jax":
+        from bench.peers import jax_step
+
+        weights, others = ([variable.value for variable in group] for group in (layer.trainable_variables, layer.non_trainable_variables))
+        built = jax_step.build(work, arrays, weights, lambda weights, x, key: layer.stateless_call(weights, others, x)[0], to_ours)
+        return replace(built, devices=_devices(), backend=backend or "")
+    step, block = _differentiated(layer, arrays)
+    return base.layer(work, step, to_ours, _devices(), "", "", block, _numpy)
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
     """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result."""
-    match keras.backend.backend():
-        case "jax":
-            import jax
+    if keras.backend.backend() == "torch":
+        import torch  # pyright: ignore[reportMissingImports]
 
-            weights = [variable.value for variable in layer.trainable_variables]
-            others = [variable.value for variable in layer.non_trainable_variables]
-            x, cotangent = jax.device_put((arrays.inputs, arrays.targets))
+        leaves = [variable.value for variable in layer.trainable_variables]
+        there = leaves[0].device
+        x, cotangent = torch.tensor(arrays.inputs, requires_grad=True, device=there), torch.tensor(arrays.targets, device=there)
 
-            @jax.jit
-            def compiled(weights, x, cotangent):
-                h, back = jax.vjp(lambda weights, x: layer.stateless_call(weights, others, x)[0], weights, x)
-                return h, back(cotangent)
+        def eager():
+            h = layer(x)
+            *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
+            return h.detach(), (by_weights, by_x)
 
-            return lambda: compiled(weights, x, cotangent), jax.block_until_ready
-        case "torch":
-            import torch  # pyright: ignore[reportMissingImports]
+        return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
-            leaves = [variable.value for variable in layer.trainable_variables]
-            there = leaves[0].device
-            x, cotangent = torch.tensor(arrays.inputs, requires_grad=True, device=there), torch.tensor(arrays.targets, device=there)
+    x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)
+    variables = [variable.value for variable in layer.trainable_variables]
 
-            def eager():
-                h = layer(x)
-                *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
-                return h.detach(), (by_weights, by_x)
+    @tf.function
+    def traced(x, cotangent):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            h = layer(x)
+        return h, tape.gradient(h, (variables, x), output_gradients=cotangent)
 
-            return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
-        case _:
-            import tensorflow as tf  # pyright: ignore[reportMissingImports]
-
-            x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)
-            variables = [variable.value for variable in layer.trainable_variables]
-
-            @tf.function
-            def traced(x, cotangent):
-                with tf.GradientTape() as tape:
-                    tape.watch(x)
-                    h = layer(x)
-                return h, tape.gradient(h, (variables, x), output_gradients=cotangent)
-
-            return lambda: traced(x, cotangent), lambda result: None
+    return lambda: traced(x, cotangent), base.no_wait

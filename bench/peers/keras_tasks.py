@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -25,7 +25,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 
-from bench import make_parser
+from bench import add_flags, make_parser
 from bench.peers.keras_lstm import make_model
 from bench.peers.task_data import articles, imdb_rows
 from bench.schema import Row
@@ -116,32 +116,23 @@ def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
     yield COMMON | {"method": "predict loop", "seconds": time.perf_counter() - began}
 
 
-TASKS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
-    "sentiment": sentiment_rows,
-    "generation": generation_rows,
-    "sampling": sampling_rows,
-}
-
-
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
     parser = make_parser(__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True)
-    for name, epochs in (("sentiment", 3), ("generation", 10)):
-        task = tasks.add_parser(name)
-        task.add_argument("--seed", type=int, default=0)
-        task.add_argument("--epochs", type=int, default=epochs)
-        task.add_argument("--warm-up", action="store_true", help="compile before the first epoch is timed")
-        if name == "sentiment":
-            task.add_argument("--no-evaluation", action="store_true")
-        else:
-            task.add_argument("--validation", type=float, default=0.0, help="share of the text that is held out")
-    task = tasks.add_parser("sampling")
-    task.add_argument("--weights", type=Path, required=True)
-    task.add_argument("--units", type=int, default=128)
-    task.add_argument("--chars", type=int, default=CHARS)
+    tasks = parser.add_subparsers(required=True)
+    sentiment, generation, sampling = (tasks.add_parser(name) for name in ("sentiment", "generation", "sampling"))
+    for task in (sentiment, generation):
+        add_flags(task, int, seed="seed of weights, dropout and order", epochs="number of epochs")
+        add_flags(task, bool, warm_up="compile before the first epoch is timed")
+    add_flags(sentiment, bool, no_evaluation="leave the test reviews out")
+    add_flags(generation, float, validation="share of the text that is held out")
+    sentiment.set_defaults(rows=sentiment_rows, seed=0, epochs=3)
+    generation.set_defaults(rows=generation_rows, seed=0, epochs=10, validation=0.0)
+    add_flags(sampling, Path, weights="file of weights")
+    add_flags(sampling, int, units="hidden size", chars="characters to draw")
+    sampling.set_defaults(rows=sampling_rows, units=128, chars=CHARS)
     options = parser.parse_args()
-    for row in TASKS[options.task](options):
+    for row in options.rows(options):
         print(json.dumps(row), flush=True)
 
 

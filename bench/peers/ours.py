@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from bench.peers.base import Built, Options, comparable, evaluation, layer
 from bench.workloads import STEP, Arrays, Weights, Workload, in_layer
@@ -37,7 +38,7 @@ EPOCH = 1024
 """Number of steps in an epoch. One compiled call runs at most this many steps."""
 
 
-def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
+def _mesh(work: Workload, options: Options) -> Mesh:
     """Return the JAX mesh on which a workload runs."""
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
@@ -96,7 +97,7 @@ def write_reference(path: Path, work: Workload, arrays: Arrays) -> None:
     np.savez(path, outputs=built.outputs(), **flat)
 
 
-def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str, devices: list[str]) -> Built:
+def _recurrence(work: Workload, arrays: Arrays, mesh: Mesh, backend: str, dtype: str, devices: list[str]) -> Built:
     rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
     cell = CELLS[work.cell]
@@ -148,7 +149,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     return rebuild, window_objective(rebuild)
 
 
-def _training(work: Workload, arrays: Arrays, params: Any, mesh: jax.sharding.Mesh, optimizer: Any, objective: Callable):
+def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer: Any, objective: Callable):
     """Return two functions: run(count) takes training steps with the same compiled program as `fit`, and state() returns their state."""
     examples = Examples.of_rows((arrays.inputs, arrays.targets)) if work.words else window_examples(arrays.text, work.length, STEP)
     numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)

@@ -14,20 +14,19 @@ carried through the text.
 `sampling` measures the time to draw characters.
 """
 
-import argparse
 import json
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from bench import make_parser
+from bench import add_flags, make_parser
 from bench.peers.task_data import articles
 from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
@@ -92,11 +91,11 @@ def generation_rows(arguments: list[str]) -> Iterator[Row]:
 
 def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
-    parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
-    parser.add_argument("--units", type=int, default=128)
-    parser.add_argument("--chars", type=int, default=CHARS)
+    parser = make_parser(None)
+    add_flags(parser, Path, weights="weights of a Keras model")
+    add_flags(parser, int, units="hidden size", chars="characters to draw")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 64])
+    parser.set_defaults(units=128, chars=CHARS)
     options = parser.parse_args(arguments)
 
     import jax
@@ -129,19 +128,12 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
             yield common | row
 
 
-TASKS: dict[str, Callable[[list[str]], Iterator[Row]]] = {
-    "sentiment": sentiment_rows,
-    "generation": generation_rows,
-    "sampling": sampling_rows,
-}
-
-
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
+    tasks = {"sentiment": sentiment_rows, "generation": generation_rows, "sampling": sampling_rows}
     parser = make_parser(__doc__)
-    parser.add_argument("task", choices=list(TASKS))
-    task = parser.parse_args(sys.argv[1:2]).task
-    for row in TASKS[task](sys.argv[2:]):
+    parser.add_argument("task", choices=list(tasks))
+    for row in tasks[parser.parse_args(sys.argv[1:2]).task](sys.argv[2:]):
         print(json.dumps(row), flush=True)
 
 

@@ -41,7 +41,7 @@ class Net(nnx.Module):
     def __call__(self, x):
         if self.embedding is None:
             return self.head(self.lstm(x))
-        return self.head(self.lstm(self.embedding(x), tokens=x if self.shares else None))[:, 0]
+        return self.head(self.lstm(self.embedding(x), tokens=x if self.shares else None))
 
 
 def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:

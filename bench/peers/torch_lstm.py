@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 from bench.peers import base
 from bench.peers.base import Built, Options, evaluation
@@ -34,7 +34,7 @@ class Net(nn.Module):
         self.lstm = nn.LSTM(work.features, work.units, batch_first=True)
         self.fc = nn.Linear(work.units, work.classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.embedding is not None:
             x = self.embedding(x)
             if self.training:
@@ -48,13 +48,13 @@ def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = Fal
     """Prepare a benchmark workload, such as a training step, in PyTorch, and return functions that run it; see `base.Built`."""
     runs = ("float32",) if work.kind == "evaluation" else ("float32", "bfloat16")
     require(options.dtype in runs, "dtype", options.dtype, f"give {' or '.join(runs)} in {work.kind}")
-    wrapped = torch.compile if compiled else lambda net: net
+    wrapped: Callable[[nn.Module], Any] = torch.compile if compiled else lambda net: net
     if work.layer_alone:
         layer = loaded_layer(work, arrays, options)
         run = wrapped(layer)
         built = recurrence(work, arrays, layer, lambda x: run(x)[0])
     else:
-        built = (_evaluation if work.kind == "evaluation" else _training)(work, arrays, options, wrapped)
+        built = _model(work, arrays, options, wrapped)
     return replace(built, note=f"{built.note}; {COMPILED}") if compiled else built
 
 
@@ -67,7 +67,7 @@ def _wait(result: object) -> None:
         torch.cuda.synchronize()
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
     """Return a tensor of any float dtype, on any device, as a NumPy array of float32."""
     return tensor.detach().float().cpu().numpy()
 
@@ -84,7 +84,7 @@ def loaded_layer(work: Workload, arrays: Arrays, options: Options) -> Any:
     return layer.to(getattr(torch, options.dtype))
 
 
-def recurrence(work: Workload, arrays: Arrays, layer: Any, forward: Callable[[torch.Tensor], torch.Tensor], backend: str = "") -> Built:
+def recurrence(work: Workload, arrays: Arrays, layer: Any, forward: Callable[[Tensor], Tensor], backend: str = "") -> Built:
     """Return the `Built` of a workload of a recurrent layer alone.
 
     `layer` is the result of `loaded_layer`. `forward` runs it on x (B, T, E), and returns h (B, T, H).
@@ -94,17 +94,17 @@ def recurrence(work: Workload, arrays: Arrays, layer: Any, forward: Callable[[to
     cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=x.dtype)
     one_bias = work.cell != "gru"  # our GRU has two biases too, so it needs both gradients
 
-    def to_ours(gradients: Sequence[torch.Tensor]) -> Weights:
+    def to_ours(gradients: Sequence[Tensor]) -> Weights:
         state = {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
         if one_bias:
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         return in_layer(convert.cell_from_torch(work.cell, state))
 
     @torch.inference_mode()
-    def alone() -> torch.Tensor:
+    def alone() -> Tensor:
         return forward(x)
 
-    def both() -> tuple[torch.Tensor, Any]:
+    def both() -> tuple[Tensor, Any]:
         h = forward(x)
         *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
         return h, (by_weights, by_x)
@@ -113,35 +113,32 @@ def recurrence(work: Workload, arrays: Arrays, layer: Any, forward: Callable[[to
     return base.layer(work, step, to_ours, _devices(), "two biases" if one_bias else "", backend, _wait, to_numpy)
 
 
-def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
-    net = wrapped(_loaded(Net(work, 0.0), convert.sentiment_to_torch(arrays.weights)).eval())
-    batches = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE).split(work.batch)
-
-    @torch.inference_mode()
-    def evaluate() -> np.ndarray:
-        return to_numpy(torch.cat([net(batch) for batch in batches]))
-
-    return evaluation(work, evaluate, _devices(), BIASES)
-
-
-def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
+def _model(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     words = work.words
     to_torch = convert.sentiment_to_torch if words else convert.generation_to_torch
     from_torch = convert.sentiment_from_torch if words else convert.generation_from_torch
     ids = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE)
-    inputs = ids if words else nn.functional.one_hot(ids, work.vocabulary).float()
-    targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE)
-    batches = list(zip(inputs.chunk(work.batches), targets.chunk(work.batches), strict=True))
-    loss_of = nn.BCEWithLogitsLoss() if words else nn.CrossEntropyLoss()
+    inputs = (ids if words else nn.functional.one_hot(ids, work.vocabulary).float()).split(work.batch)
 
     def loaded(rate: float) -> nn.Module:
         return _loaded(Net(work, rate), to_torch(arrays.weights))
+
+    if work.kind == "evaluation":
+        evaluated = wrapped(loaded(0.0).eval())
+
+        @torch.inference_mode()
+        def evaluate() -> np.ndarray:
+            return to_numpy(torch.cat([evaluated(batch) for batch in inputs]))
+
+        return evaluation(work, evaluate, _devices(), BIASES)
+    targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE).split(work.batch)
+    loss_of = nn.BCEWithLogitsLoss() if words else nn.CrossEntropyLoss()
 
     def start(dropout: bool):
         module = loaded(options.dropout if dropout else 0.0)
         optimizer, net = torch.optim.Adam(module.parameters(), lr=1e-3, eps=1e-7, fused=True), wrapped(module)
 
-        def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        def step(x: Tensor, y: Tensor) -> Tensor:
             optimizer.zero_grad()
             with torch.autocast(DEVICE, torch.bfloat16, enabled=options.dtype == "bfloat16"):
                 logits = net(x)
@@ -157,7 +154,8 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
 
         return step, weights
 
-    def predict(x: torch.Tensor) -> np.ndarray:
+    def predict(x: Tensor) -> np.ndarray:
         return to_numpy(wrapped(loaded(0.0))(x))
 
+    batches = list(zip(inputs, targets, strict=True))
     return base.training(work, batches, start, predict, _devices(), BIASES, "", _wait, to_numpy)

@@ -11,15 +11,18 @@ from bench.accuracy import TARGET, summarize
 from bench.peers import OURS
 from bench.report.tables import count_text
 from bench.scaling import Curve, exponent
-from bench.schema import FAILED, STEP, Row, select
+from bench.schema import FAILED, STEP, Row, Rows, select
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
 from lstm_jax.inspection.offline import fill_template
 
 METRICS = {"ms": "ms_per_step", "tokens": "tokens_per_second", "gflops": "gflops", "memory": "peak_memory_mib"}
 TEMPLATE = Path(__file__).with_name("page.html")
-COLUMNS = ("workload", "candidate", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")
-COLUMNS += ("peak_memory_mib", "backend_ran", "dtype", "B", "T", "H", "E", "V", "load", "noisy", "error", "git")
-MACHINE = ("cpu", "cores", "platform", "python", "devices", "threads", "versions", "xla_flags", "matmul_precision", "git")
+COLUMNS = (
+    "workload candidate round ms_per_step tokens_per_second gflops compile_seconds first_step_seconds peak_memory_mib backend_ran dtype "
+    "B T H E V load noisy error git"
+)
+MACHINE = "cpu cores platform python devices threads versions xla_flags matmul_precision git"
+"""Fields of the table of rows, and fields that describe the machine, separated by blanks."""
 
 
 def _finite(value: float) -> float | None:
@@ -39,11 +42,11 @@ def line_record(line: Line) -> Row:
     return record | {name: _finite(value) for name, value in metrics.items()}
 
 
-def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:
+def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows = ()) -> str:
     """Return the text of the HTML page that shows the benchmark results of one commit."""
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
-    machines = Counter(json.dumps({name: row[name] for name in MACHINE}, sort_keys=True) for row in timed)
+    machines = Counter(json.dumps({name: row[name] for name in MACHINE.split()}, sort_keys=True) for row in timed)
     data = {
         "about": f"Commit {commit}: {len(tried)} rows; {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.",
         "gemm": _finite(gemm),
@@ -62,8 +65,8 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         ],
         "accuracy_commit": trained[0]["git"] if trained else "",
         "target": TARGET,
-        "columns": COLUMNS,
-        "rows": [[row.get(name) for name in COLUMNS] for row in tried],
+        "columns": COLUMNS.split(),
+        "rows": [[row.get(name) for name in COLUMNS.split()] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
     }
     return fill_template(TEMPLATE, data)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.accuracy import summarize
 from bench.peers import OURS, title
-from bench.schema import Row
+from bench.schema import Row, Rows
 from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
 from bench.workloads import EVALUATED, TITLES
 
@@ -20,14 +20,14 @@ def count_text(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
+def throughput_tables(lines: Sequence[Line], rows: Rows, commit: str) -> str:
     """Return the Markdown tables of the throughput results."""
     gemm, copy = peaks(rows)
     text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n"
     return text + _own_sizes(lines, rows) + _over_sizes(lines, rows)
 
 
-def _own_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
+def _own_sizes(lines: Sequence[Line], rows: Rows) -> str:
     found = {(line.candidate, line.work.name): line for line in lines if ":" not in line.work.name and not line.error}
     if not found:
         return ""
@@ -47,7 +47,7 @@ def _time(line: Line | None) -> str:
     return ms if line.speedup is None else f"{ms}: {speedup_text(line.speedup)}"
 
 
-def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
+def _over_sizes(lines: Sequence[Line], rows: Rows) -> str:
     cells = dict.fromkeys(line.work.cell for line in lines)
     peers = [line for line in lines if not line.candidate.startswith(OURS)]
     grids = {(name, cell): grid for name in TITLES for cell in cells if (grid := speedups_over_sizes(peers, name, cell))}
@@ -64,7 +64,7 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
     return text + markdown(["", *heads], table)
 
 
-def accuracy_tables(rows: Sequence[Row]) -> str:
+def accuracy_tables(rows: Rows) -> str:
     """Return Markdown tables of this project's mean scores over seeds."""
     records = [record for record in summarize(rows) if record["peer"] == OURS]
     text = ""
