@@ -97,8 +97,9 @@ def _groups() -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("candidates", _groups(), ids=" ".join)
 def test_peers_do_the_same_work(references: Path, candidates: list[str]) -> None:
-    if missing := PEERS[candidates[-1].partition(":")[0]].missing():
-        pytest.skip(missing)
+    candidates = [text for text in candidates if not PEERS[text.partition(":")[0]].missing()]
+    if not candidates:
+        pytest.skip("not installed")
     for row in _check(references, candidates, how="" if "torch_lstm" in candidates else "jax"):
         if row["kind"] == "sentiment":
             assert ("no recurrent dropout" in row["note"]) != PEERS[row["candidate"].partition(":")[0]].recurrent_dropout
