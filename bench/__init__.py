@@ -15,6 +15,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lstm_jax.errors import InputError, require
 
@@ -46,10 +47,17 @@ def make_parser(doc: str | None, results: Path | None = None) -> argparse.Argume
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if results:
         parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")
-        parser.add_argument("--report", action="store_true", help="measure nothing")
+        add_flags(parser, bool, report="measure nothing")
         note = "with --report: commit whose rows are reported; this checkout's, of breakdown the newest, if not given"
-        parser.add_argument("--commit", help=note)
+        add_flags(parser, str, commit=note)
     return parser
+
+
+def add_flags(parser: argparse._ActionsContainer, kind: Callable[[str], Any], **helps: str) -> None:
+    """Add a flag to a parser for each name, with its help text. The flags have values of the given kind, or no values if it is `bool`."""
+    how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
+    for name, text in helps.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
 
 
 LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (

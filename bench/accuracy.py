@@ -26,24 +26,22 @@ library (this project or Keras) together with the command-line flags for its tra
 result file, whatever their commit. The study held_out takes about an hour.
 """
 
-import argparse
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, product
+from itertools import product
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
+from bench import RESULTS, add_flags, commit, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
-from bench.schema import GRID, rows_of, rows_of_commit
+from bench.schema import GRID, Row, Rows, rows_of, rows_of_commit
 from bench.summary import print_table
-from bench.workloads import add_size_flags
+from bench.workloads import Axes, add_size_flags
 from lstm_jax.errors import require
 
 PATH = RESULTS / "accuracy.jsonl"
@@ -57,13 +55,8 @@ EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 
 """Dict from each task to the sizes of its Keras example: length T, step S between windows (text generation only) and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
-TRAINED = {
-    ("ours", "sentiment"): [],
-    ("ours", "generation"): ["--validation", "0.1"],
-    ("keras_jax", "sentiment"): ["--warm-up"],
-}
+TRAINED = {("ours", "sentiment"): "", ("ours", "generation"): "--validation 0.1", ("keras_jax", "sentiment"): "--warm-up"}
 """Dict from (library, task) to further flags of the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ class Preset:
         epochs: dict from each task to its number of epochs.
     """
 
-    axes: dict[str, dict[str, tuple[int, ...]]]
+    axes: dict[str, Axes]
     seeds: int
     epochs: dict[str, int] = field(default_factory=lambda: {"sentiment": 3, "generation": 2})
 
@@ -96,27 +89,20 @@ PRESETS = {
 """Dict from the name of each preset to its sizes, seeds and epochs. The preset "standard" took about fifty minutes on two cores."""
 
 
-def runs_of(
-    tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]], peers: Sequence[str], seeds: int, epochs: dict[str, int]
-) -> Iterator[Row]:
+def runs_of(axes: dict[str, Axes], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Row]:
     """Yield a training run for every combination of a task with its sizes, a library and a seed, as the fields of its result rows."""
-    for task in tasks:
-        for values, peer, seed in product(product(*axes[task].values()), peers, range(seeds)):
-            sizes = dict(zip(axes[task], values, strict=True))
+    for task, sizes_of in axes.items():
+        for values, peer, seed in product(product(*sizes_of.values()), peers, range(seeds)):
+            sizes = dict(zip(sizes_of, values, strict=True))
             if (peer, task) in TRAINED and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
                 yield {"task": task, "peer": peer, "seed": seed, "epochs": epochs[task]} | sizes
 
 
 def arguments(run: Row) -> list[str]:
     """Return the arguments that `python -m` needs to execute a training run: the module and its flags."""
-    flags = {"epochs": "--epochs", "seed": "--seed"} | (TASK_FLAGS[run["task"]] if run["peer"] == "ours" else {})
-    given = TRAINED[run["peer"], run["task"]]
-    return [
-        TASKS[run["peer"]],
-        run["task"],
-        *given,
-        *(text for name, flag in flags.items() if name in run for text in (flag, str(run[name]))),
-    ]
+    peer, task = run["peer"], run["task"]
+    sizes = "".join(f" {flag} {run[letter]}" for letter, flag in TASK_FLAGS[task].items() if letter in run) if peer == "ours" else ""
+    return f"{TASKS[peer]} {task} {TRAINED[peer, task]} --epochs {run['epochs']} --seed {run['seed']}{sizes}".split()
 
 
 def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
@@ -133,11 +119,16 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
             free.put(first)
         return [row for row in rows if isinstance(row["epoch"], int)]
 
-    def describe(rows: Sequence[Row]) -> str:
-        return ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows)
-
     items = [run | {"git": sha, "cores": cores} for run in runs]
-    timing.measure_missing(path, GRID, items, measure, "runs", describe, workers=free.qsize())
+    timing.measure_missing(
+        path,
+        GRID,
+        items,
+        measure,
+        "runs",
+        lambda rows: ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows),
+        workers=free.qsize(),
+    )
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
@@ -145,43 +136,47 @@ def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
-def summarize(rows: Iterable[Row]) -> list[Row]:
+def summarize(rows: Rows) -> list[Row]:
     """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
 
     "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
     and number of epochs.
     """
     groups: dict[tuple, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    names = ("task", "peer", "epochs", *FLAGS)
     for row in rows:
-        groups[tuple(row.get(name) for name in ("task", "peer", "epochs", *FLAGS))][row["seed"]].append(row)
+        groups[tuple(row.get(name) for name in names)][row["seed"]].append(row)
     lines = []
-    for (task, peer, planned, *values), runs in groups.items():
-        name, best = ("test_accuracy", max) if task == "sentiment" else ("validation_bits", min)
-        epochs = [row for run in runs.values() for row in run]
-        line = {"task": task, "peer": peer, "epochs": planned} | dict(zip(FLAGS, values, strict=True)) | {"seeds": len(runs)}
-        scores = [best(row[name] for row in run) for run in runs.values()]
-        line |= {"score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
-        line["speed"] = float(np.median([row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]))
-        line["epoch_seconds"] = float(np.median([row["seconds"] for row in epochs]))
-        reached = [seconds_to(run) for run in runs.values()] if task == "sentiment" else [math.nan]
+    for key, by_seed in groups.items():
+        line, runs = dict(zip(names, key, strict=True)), list(by_seed.values())
+        metric, best = ("test_accuracy", max) if line["task"] == "sentiment" else ("validation_bits", min)
+        scores = [best(row[metric] for row in run) for run in runs]
+        epochs = [row for run in runs for row in run]
+        speeds = [row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]
+        reached = [seconds_to(run) for run in runs] if line["task"] == "sentiment" else [math.nan]
+        line |= {"seeds": len(runs), "score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
+        line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in epochs]))}
         lines.append(line | {"seconds_to_target": float(np.median(reached))})
-    return [line | {"front": not _dominated(line, lines)} for line in lines]
+
+    def better_and_faster(line: Row, other: Row) -> bool:
+        sign = 1 if line["task"] == "sentiment" else -1
+        alike = (line["task"], line["epochs"]) == (other["task"], other["epochs"])
+        return alike and sign * other["score"] >= sign * line["score"] and other["speed"] > line["speed"]
+
+    return [line | {"front": not any(better_and_faster(line, other) for other in lines)} for line in lines]
 
 
-def _dominated(line: Row, lines: Sequence[Row]) -> bool:
-    sign = 1 if line["task"] == "sentiment" else -1
-    others = [other for other in lines if all(other[name] == line[name] for name in ("task", "epochs"))]
-    return any(sign * other["score"] >= sign * line["score"] and other["speed"] > line["speed"] for other in others)
+def seconds_to(epochs: Rows) -> float:
+    """Return the training time in seconds up to the end of the first epoch whose test accuracy reaches `TARGET`."""
+    spent = 0.0
+    for row in sorted(epochs, key=lambda row: row["epoch"]):
+        spent += row["seconds"]
+        if row["test_accuracy"] >= TARGET:
+            return spent
+    return math.inf
 
 
-def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
-    """Return the training time in seconds up to the end of the first epoch that reaches the given test accuracy."""
-    ordered = sorted(epochs, key=lambda row: row["epoch"])
-    spent = accumulate(row["seconds"] for row in ordered)
-    return next((seconds for row, seconds in zip(ordered, spent, strict=True) if row["test_accuracy"] >= accuracy), math.inf)
-
-
-def report(rows: Iterable[Row]) -> None:
+def report(rows: Rows) -> None:
     """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
     lines = summarize(rows)
     table = []
@@ -196,26 +191,23 @@ def report(rows: Iterable[Row]) -> None:
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
 
 
-def _parse() -> argparse.Namespace:
+def main() -> None:
+    """Execute the training runs that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--study", choices=[GRID, *recipes.RECIPES], default=GRID)
     parser.add_argument("--task", nargs="+", choices=list(EXAMPLE_SIZES), default=list(EXAMPLE_SIZES))
-    parser.add_argument("--seeds", type=int, help="number of seeds, or of rounds of epoch_time")
+    add_flags(parser, int, seeds="number of seeds, or of rounds of epoch_time")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--preset", choices=list(PRESETS), default="quick")
-    grid.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in TRAINED}), default=["ours"])
+    grid.add_argument("--peer", nargs="+", choices=list(TASKS), default=["ours"])
     add_size_flags(grid, ("length", "step", "units"))
-    grid.add_argument("--epochs", type=int)
-    grid.add_argument("--cores", type=int, default=CORES, help="cores of a run; the other cores have runs of their own")
+    add_flags(grid, int, epochs="epochs of a run; the preset's if not given")
+    add_flags(grid, int, cores="cores of a run; the other cores have runs of their own")
     other = parser.add_argument_group("other studies")
     other.add_argument("--recipe", nargs="+", help="names of recipes; all of the study if not given")
-    other.add_argument("--first-seed", type=int, default=0, help="first seed, or round of epoch_time")
-    return read_flags(parser)
-
-
-def main() -> None:
-    """Execute the training runs that have no results yet, unless `--report` is given, and print the report."""
-    options = _parse()
+    add_flags(other, int, first_seed="first seed, or round of epoch_time")
+    parser.set_defaults(cores=CORES, first_seed=0)
+    options = read_flags(parser)
     if options.study != GRID:
         chosen = recipes.choose(options.study, options.task, options.recipe)
         recipes.run(options.study, chosen, options.first_seed, options.seeds, options.results, not options.report)
@@ -227,6 +219,5 @@ def main() -> None:
         given = {letter: getattr(options, flag.strip("-")) for letter, flag in FLAGS.items()}
         axes = {task: {letter: given[letter] or sizes for letter, sizes in preset.axes[task].items()} for task in options.task}
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
-        runs = runs_of(options.task, axes, options.peer, options.seeds or preset.seeds, epochs)
-        sweep(runs, options.results, sha, options.cores)
+        sweep(runs_of(axes, options.peer, options.seeds or preset.seeds, epochs), options.results, sha, options.cores)
     report([row for row in rows_of_commit(options.results, GRID, git=sha) if row["cores"] == options.cores])

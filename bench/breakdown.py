@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, timing
+from bench import RESULTS, commit, make_parser, read_flags, timing, worker
 from bench.flops import FLOAT, forward_flops
-from bench.schema import BREAKDOWN, rows_of, rows_of_commit
+from bench.schema import BREAKDOWN, Row, rows_of, rows_of_commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
 from lstm_jax.errors import require
 
@@ -44,10 +44,10 @@ PARTS = {
 }
 
 
-def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
+def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) -> dict[str, float]:
     """Return a dict from the name of each part of a training step, such as "LSTM forward", to a lower bound of its time in milliseconds."""
     products = forward_flops(work)
-    recurrent = (products["projection"] + products["recurrence"]) / gflops / 1e6
+    recurrent = (products["projection"] + products["recurrence"]) / gemm_gflops / 1e6
 
     def moved(numbers: float) -> float:
         return FLOAT * numbers / copy_gbs / 1e6
@@ -89,17 +89,12 @@ def targets(dump: Path) -> dict[str, str]:
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str) -> Row:
     """Measure the time of a training step and of each of its parts in this process, and return the fields of the result row."""
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_module_re=.*run_steps.*"
-        from bench.peers import ours
-        from bench.peers.base import Options
-
-        work = workload(name)
-        arrays = make_arrays(work)
-        built = ours.build(work, arrays, Options(None, work.dropout, work.recurrent_dropout))
+        _, built = worker.build_ours(name)
         built.run(3 * STEPS)
         times = []
         for _ in range(ROUNDS):
@@ -114,7 +109,7 @@ def measure(name: str) -> dict[str, Any]:
     return {"git": commit(), "workload": name, "backend_ran": built.backend} | found
 
 
-def report(row: dict[str, Any]) -> None:
+def report(row: Row) -> None:
     """Print the time of a training step, then a line for each of its parts with the time and the lower bound of the time (floor)."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
     peaks = f"{row['gemm_gflops']:.0f} GFLOP/s, {row['copy_gbs']:.0f} GB/s"
@@ -131,22 +126,20 @@ def main() -> None:
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")
     options = read_flags(parser)
+    path, sha, names = options.results, options.commit, options.workload
     if options.one:
-        print(json.dumps(measure(options.workload[0])))
+        print(json.dumps(measure(names[0])))
         return
 
-    def measured(item: dict[str, Any]) -> list[dict[str, Any]]:
+    def measured(item: Row) -> list[Row]:
         row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
-        speeds, work = timing.peaks(), workload(item["workload"])
-        gflops, copy_gbs = speeds[f"gemm_gflops_{timing.CORES}"], speeds[f"copy_gbs_{timing.CORES}"]
-        lower = floors(work, make_arrays(work), gflops, copy_gbs)
-        return [row | {"floors_ms": lower, "gemm_gflops": gflops, "copy_gbs": copy_gbs}]
+        peaks, work = timing.peaks(), workload(item["workload"])
+        speeds = {name: peaks[f"{name}_{timing.CORES}"] for name in ("gemm_gflops", "copy_gbs")}
+        return [row | {"floors_ms": floors(work, make_arrays(work), **speeds)} | speeds]
 
-    path, sha = options.results, options.commit
-    items = [{"workload": name} for name in options.workload]
+    items = [{"workload": name} for name in names]
     timing.measure_missing(path, BREAKDOWN, items, measured, "workloads", lambda rows: "measured", not options.report, lambda row: False)
-    rows = rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN)
-    newest = {row["workload"]: row for row in rows}
-    for name in options.workload:
+    newest = {row["workload"]: row for row in (rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN))}
+    for name in names:
         require(name in newest, "workload", name, f"measure it first: {path} has rows of {', '.join(newest) or 'none'}")
         report(newest[name])

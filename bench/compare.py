@@ -23,17 +23,20 @@ few processes on a workload, and 0 if not. It is also 2 if the two sets cannot b
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from bench import make_parser, read_flags
+import numpy as np
+
+from bench import add_flags, make_parser, read_flags
 from bench.peers import OURS, row_key
-from bench.schema import STEP, match_commit, rows_of
+from bench.schema import STEP, Row, Rows, rows_of, rows_of_commit
 from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.sweep import stats
 
 LEVEL, LEAST = 0.02, 0.03
@@ -75,44 +78,36 @@ class Change:
         return f"{self.workload:<28} {self.peer:<28} {self.times}, p {self.p:.3f}: {self.verdict}"
 
 
-def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
+def timed_rows(text: str, path: Path = PATH) -> list[Row]:
     """Return the result rows with step times: all rows of a given result file, or the rows of one commit in the file `path`."""
-    found = kept(rows_of(Path(text), STEP) if Path(text).is_file() else match_commit(rows_of(path, STEP), text))
-    require(bool(found), "rows", text, f"give a file of rows, or a commit that {path.name} has timed rows of")
-    return found
+    return kept(rows_of(Path(text), STEP) if Path(text).is_file() else rows_of_commit(path, STEP, git=text))
 
 
-def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
+def changes(baseline: list[Row], candidate: list[Row], level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes of the step times between two sets of results, each with a verdict."""
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)
     names = {row_key(row): (row["workload"], row["candidate"]) for row in candidate}
-    shared = [key for key in before if key in after]
-    if not shared:
-        raise InputError("rows", f"{len(baseline)} and {len(candidate)}", "give rows that have a workload and a peer in common")
-    found = []
-    for key in shared:
-        old, new = before[key], after[key]
-        smallest = smallest_p(len(old), len(new))
-        found.append(Change(*names[key], *ratio_interval(new, old), stats.permutation_p(old, new), smallest=smallest))
+    shared = [(names[key], before[key], after[key]) for key in before if key in after]
+    require(bool(shared), "rows", f"{len(baseline)} and {len(candidate)}", "give rows that have a workload and a peer in common")
+    found = [
+        Change(*name, *ratio_interval(new, old), stats.permutation_p(old, new), smallest=smallest_p(len(old), len(new)))
+        for name, old, new in shared
+    ]
     return judged(found, level, least)
 
 
-def _devices(row: dict[str, Any]) -> list[str]:
+def _devices(row: Row) -> list[str]:
     devices = row["devices"]
     return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
 
 
+@cache
 def smallest_p(old: int, new: int) -> float:
     """Return the smallest p-value that `stats.permutation_p` can give if one sample has `old` durations and the other has `new`."""
-    divisions = math.comb(old + new, old)
-    if min(old, new) < 2:
-        return 1.0
-    if divisions > stats.EXACT:
-        return 1 / (stats.EXACT + 1)
-    return (2 if old == new else 1) / divisions  # exchanging two samples of equal size gives the same difference again
+    return stats.permutation_p(np.linspace(1, 1.01, old), np.linspace(9, 9.01, new))
 
 
 def fewest(smallest: Callable[[int], float], limit: float) -> str:
@@ -121,7 +116,7 @@ def fewest(smallest: Callable[[int], float], limit: float) -> str:
     return "a larger --level" if number is None else f"{number} or more"
 
 
-def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
+def _times(rows: Rows) -> dict[tuple, list[float]]:
     times: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
         times[row_key(row)].append(row["ms_per_step"])
@@ -144,8 +139,9 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags `--level` (significance level) and `--least` (smallest change that counts) to a parser."""
-    parser.add_argument("--level", type=float, default=LEVEL, help=f"significance level; {LEVEL} if not given")
-    parser.add_argument("--least", type=float, default=LEAST, help=f"smallest change that counts; {LEAST} if not given")
+    significance, smallest = f"significance level; {LEVEL} if not given", f"smallest change that counts; {LEAST} if not given"
+    add_flags(parser, float, level=significance, least=smallest)
+    parser.set_defaults(level=LEVEL, least=LEAST)
 
 
 def main() -> int:

@@ -35,17 +35,17 @@ import hashlib
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, commit, cpu, make_parser, read_flags, timing
 from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
-from bench.peers import OURS, Candidate
-from bench.schema import DUEL, FALSE_ALARM, rows_of, rows_of_commit
-from bench.workloads import Workload, read_workloads, workload
+from bench.peers import OURS
+from bench.schema import DUEL, FALSE_ALARM, Row, Rows, rows_of, rows_of_commit
+from bench.workloads import read_workloads
 from lstm_jax.backend_names import RENAMED
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep import stats
@@ -57,21 +57,21 @@ BUILD = """in that without compiled code, run python -c "from lstm_jax.native.pa
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Constants of `--false-alarms`. `ALIKE` is the number of comparisons. In the first `SLOWED` comparisons, a slower process also runs.
 `SHARE` is the relative slowdown of the slower process."""
-ROLES = {name: Candidate(name, OURS) for name in ("baseline", "candidate")}
-SLOWER = {"slower": Candidate("slower", OURS, slower=SHARE)}
-Row = dict[str, Any]
+ROLES = {"baseline": OURS, "candidate": OURS}
+SLOWER = {"slower": f"{OURS}:slower={SHARE}"}
+Rounds = dict[int, dict[str, Row]]
+"""Result rows of a comparison: number of a round -> role -> row."""
 
 
-def change(work: str, name: str, ratios: Sequence[float]) -> Change:
+def change(work: str, rounds: Rounds, role: str = "candidate") -> Change:
     """Combine the time ratios of all rounds of a comparison into a `Change`. Its verdict is a placeholder, which `judged` replaces."""
-    interval = stats.geometric_mean_interval(ratios)
-    return Change(work, name, *interval, stats.paired_p(ratios), smallest=smallest_p(len(ratios)))
+    ratios = [ratio(rows["baseline"], rows[role]) for rows in rounds.values()]
+    return Change(work, OURS, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios), smallest=smallest_p(len(ratios)))
 
 
 def smallest_p(rounds: int) -> float:
     """Return the smallest p-value that `stats.paired_p` can give for the ratios of this number of rounds."""
-    choices = 2**rounds
-    return 1.0 if rounds < 2 else 2 / choices if choices <= stats.EXACT else 1 / (stats.EXACT + 1)
+    return stats.paired_p(np.linspace(1.5, 1.6, rounds))
 
 
 def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None:
@@ -81,7 +81,7 @@ def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None
     require(smallest_p(rounds) <= level / tests, f"rounds of {work}", rounds, remedy)
 
 
-def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
+def require_one_backend(work: str, rows: Rows) -> None:
     """Check that the two compared checkouts, called baseline and candidate, ran the same backend on a workload."""
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
@@ -89,39 +89,14 @@ def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
     require(len({backend for _, backend in found}) <= 1, f"backends of {work}", shown, f"give two checkouts that run the same one; {BUILD}")
 
 
-def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
+def ratio(baseline: Row, candidate: Row) -> float:
     """Return the median of the time ratio, which is the candidate's time divided by the baseline's time, over all turns of one round."""
     return float(np.median(np.asarray(candidate["samples"]) / np.asarray(baseline["samples"])))
 
 
-def measure_round(
-    roles: Mapping[str, Candidate],
-    work: Workload,
-    environment: Mapping[str, str],
-    folders: Sequence[Path] | None = None,
-    turns: int = TURNS,
-    seconds: float = BLOCK_SECONDS,
-) -> list[Row]:
-    """Run one round, in which the processes take turns, and return a result row for each process."""
-    commands = []
-    for candidate in roles.values():
-        peer, *options = candidate.arguments()
-        commands.append(["bench.worker", peer, work.name, *options, "--checked", "0", "--seconds", str(seconds)])
-    # the name of the CPU is from this process: an old checkout may give another name to the same CPU
-    about = {"cpu": cpu(), "seconds": seconds}
-    try:
-        rows = timing.run_in_turns(commands, turns, folders, environment)
-    except subprocess.CalledProcessError as error:
-        remedy = "see its message above; the rounds before it are kept"
-        raise InputError("process", f"ended with code {error.returncode}", remedy) from error
-    found = [about | {"role": role} | {name: row[name] for name in KEPT if name in row} for role, row in zip(roles, rows, strict=True)]
-    require_one_backend(work.name, found)
-    return found
-
-
-def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
+def rounds_of(rows: Rows, group: str) -> dict[Any, Rounds]:
     """Group result rows by the value of a given field, then by round, and then by role."""
-    found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[Any, Rounds] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         found[row[group]][row["round"]][row["role"]] = row
     return found
@@ -130,11 +105,14 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 def measure_rounds(
     options: argparse.Namespace,
     measurement: str,
-    items: Sequence[Row],
-    roles: Callable[[Row], Mapping[str, Candidate]],
+    items: Rows,
+    roles: Callable[[Row], Mapping[str, str]],
     folders: Sequence[Path] | None = None,
 ) -> list[Row]:
-    """Measure the rounds that have no rows with the settings of this call, unless `--report` is given, and return their rows."""
+    """Measure the rounds that have no rows with the settings of this call, unless `--report` is given, and return their rows.
+
+    `roles` returns the candidates of a round, as --peer takes them, by their roles.
+    """
     mine = [{name: value for name, value in item.items() if name != "round"} for item in items]
 
     def setting(row: Row) -> tuple[Any, ...]:
@@ -144,47 +122,50 @@ def measure_rounds(
     settings = [setting(row) for row in rows if any(item.items() <= row.items() for item in mine)]
     wanted = max(reversed(settings), key=settings.count, default=(cpu(), timing.CORES, options.turns, options.seconds))
 
-    def describe(rows: Sequence[Row]) -> str:
+    def measure(item: Row) -> list[Row]:
+        names, flags = roles(item), [item["workload"], "--checked", "0", "--seconds", str(options.seconds)]
+        commands = [["bench.worker", candidate, *flags] for candidate in names.values()]
+        try:
+            rows = timing.run_in_turns(commands, options.turns, folders, cache)
+        except subprocess.CalledProcessError as error:
+            remedy = "see its message above; the rounds before it are kept"
+            raise InputError("process", f"ended with code {error.returncode}", remedy) from error
+        # the name of the CPU is from this process: an old checkout may give another name to the same CPU
+        about = {"cpu": cpu(), "seconds": options.seconds}
+        found = [{name: row[name] for name in KEPT if name in row} | about | {"role": role} for role, row in zip(names, rows, strict=True)]
+        require_one_backend(item["workload"], found)
+        return found
+
+    def describe(rows: Rows) -> str:
         return ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:]) + " times the baseline's time"
 
     with tempfile.TemporaryDirectory() as folder:
         cache = timing.compilation_cache(folder)
-
-        def measure(item: Row) -> list[Row]:
-            return measure_round(roles(item), workload(item["workload"]), cache, folders, options.turns, options.seconds)
-
         return timing.measure_missing(
             options.results, measurement, items, measure, "rounds", describe, not options.report, lambda row: setting(row) == wanted
         )
 
 
-def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
+def changes(rows: Rows, level: float, least: float) -> list[Change]:
     """Return the change of the step time from the baseline to the candidate for every workload, with a verdict."""
-    found = []
     by_workload = rounds_of(rows, "workload")
     for work, rounds in by_workload.items():
         require_one_backend(work, [row for pair in rounds.values() for row in pair.values()])
         require_rounds(work, len(rounds), level, len(by_workload))
-        found.append(change(work, OURS, [ratio(pair["baseline"], pair["candidate"]) for pair in rounds.values()]))
-    return judged(found, level, least)
+    return judged([change(work, rounds) for work, rounds in by_workload.items()], level, least)
 
 
-def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> dict[str, list[Change]]:
-    """Return the result of each comparison of this checkout with itself."""
-    found: dict[str, list[Change]] = {"candidate": [], "slower": []}
-    for rounds in rounds_of(rows, "comparison").values():
-        for role, changes in found.items():
-            ratios = [ratio(roles["baseline"], roles[role]) for roles in rounds.values() if role in roles]
-            if ratios:
-                changes += judged([change("A", role, ratios)], level, least)
-    return found
-
-
-def report_false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> None:
+def report_false_alarms(rows: Rows, level: float = LEVEL, least: float = LEAST) -> None:
     """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected."""
-    found = false_alarms(rows, level, least)
-    for role, comparisons in found.items():
-        for number, comparison in enumerate(comparisons):
+    comparisons = rounds_of(rows, "comparison").values()
+    found = {
+        role: [
+            judged([change("A", rounds, role)], level, least)[0] for rounds in comparisons if all(role in rows for rows in rounds.values())
+        ]
+        for role in ("candidate", "slower")
+    }
+    for role, alike in found.items():
+        for number, comparison in enumerate(alike):
             print(f"{number:>2} {role:<9} {comparison.times}, p {comparison.p:.3f}: {comparison.verdict}")
     alarms = sum(comparison.verdict in ("faster", "slower") for comparison in found["candidate"])
     detected = sum(comparison.verdict == "slower" for comparison in found["slower"])
@@ -207,29 +188,16 @@ def version(folder: Path) -> str:
     return sha + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if changed else "")
 
 
-def _parse() -> argparse.Namespace:
-    parser = make_parser(__doc__, PATH)
-    parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
-    parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
-    parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--turns", type=int, default=TURNS, help="blocks of either in a round")
-    parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="seconds of a block")
-    parser.add_argument("--false-alarms", action="store_true", help="measure the error rate of the test")
-    add_test_flags(parser)
-    return read_flags(parser)
-
-
 def duel(options: argparse.Namespace) -> int:
     """Compare the speed of two checkouts, and return the exit code: 1 if the candidate is slower on a workload, else 0."""
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
-    works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
+    works = [work.name for work in read_workloads(options.workload or ["A", "B"], {})]
     for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
     items = [{"workload": name, "round": number, "versions": versions} for number in range(options.rounds) for name in works]
     mine = measure_rounds(options, DUEL, items, lambda item: ROLES, list(folders.values()))
-    for name in works.keys() - {row["workload"] for row in mine}:
+    for name in {*works} - {row["workload"] for row in mine}:
         raise InputError("workload", name, f"{options.results} has no rounds of it with the CPU and flags of the others: measure it")
     verdicts = changes(mine, options.level, options.least)
     print(", ".join(f"{name} {versions[name]} in {folders[name]}" for name in folders))
@@ -241,11 +209,10 @@ def duel(options: argparse.Namespace) -> int:
 def measure_false_alarms(options: argparse.Namespace) -> None:
     """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change)."""
     sha = options.commit or commit()
-    works = read_workloads(options.workload or ["A"], {})
-    require(len(works) == 1, "workload", " ".join(work.name for work in works), "give one with --false-alarms")
-    work = works[0]
-    require_rounds(work.name, options.rounds, options.level)
-    about = {"workload": work.name, "git": sha}
+    names = [work.name for work in read_workloads(options.workload or ["A"], {})]
+    require(len(names) == 1, "workload", " ".join(names), "give one with --false-alarms")
+    require_rounds(names[0], options.rounds, options.level)
+    about = {"workload": names[0], "git": sha}
     items = [{"comparison": comparison, "round": number} | about for comparison in range(ALIKE) for number in range(options.rounds)]
     rows = measure_rounds(options, FALSE_ALARM, items, lambda item: ROLES | (SLOWER if item["comparison"] < SLOWED else {}))
     rows_of_commit(options.results, FALSE_ALARM, git=sha)  # complains of a commit without rows
@@ -254,7 +221,16 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Measure the rounds that have no results yet, unless `--report` is given, print the report, and return the exit code."""
-    options = _parse()
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
+    parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
+    parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
+    add_flags(parser, int, rounds="number of rounds", turns="blocks of either in a round")
+    add_flags(parser, float, seconds="seconds of a block")
+    add_flags(parser, bool, false_alarms="measure the error rate of the test")
+    parser.set_defaults(rounds=ROUNDS, turns=TURNS, seconds=BLOCK_SECONDS)
+    add_test_flags(parser)
+    options = read_flags(parser)
     if options.false_alarms:
         measure_false_alarms(options)
         return 0

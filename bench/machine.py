@@ -9,6 +9,7 @@ Each command prints a JSON line. A peak is the best of several tries. With `--th
 fastest library among XLA, NumPy and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -59,19 +60,19 @@ def gemm_gflops(dtype: str = "float32") -> dict[str, float]:
     """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
-    out, flops = np.empty_like(a), 2 * SIZE**3
-    found = {} if dtype == "bfloat16" else {"numpy": flops / _best(lambda: np.matmul(a, b, out=out)) / 1e9}
+    out = np.empty_like(a)
     import jax
 
     on_cpu = jax.device_put((jax.numpy.asarray(a, dtype), jax.numpy.asarray(b, dtype)), jax.devices("cpu")[0])
     product = jax.jit(jax.numpy.matmul)
-    found["xla"] = flops / _best(lambda: jax.block_until_ready(product(*on_cpu))) / 1e9
-    try:
+    products: dict[str, Callable[[], object]] = {"numpy": lambda: np.matmul(a, b, out=out)} if dtype == "float32" else {}
+    products["xla"] = lambda: jax.block_until_ready(product(*on_cpu))
+    with contextlib.suppress(ImportError):
         import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return found
-    x, y, z = (torch.tensor(array).to(getattr(torch, dtype)) for array in (a, b, out))
-    return found | {"torch": flops / _best(lambda: torch.mm(x, y, out=z)) / 1e9}
+
+        x, y, z = (torch.tensor(array).to(getattr(torch, dtype)) for array in (a, b, out))
+        products["torch"] = lambda: torch.mm(x, y, out=z)
+    return {name: 2 * SIZE**3 / _best(run) / 1e9 for name, run in products.items()}
 
 
 def copy_gbs(threads: int) -> float:

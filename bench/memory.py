@@ -16,7 +16,6 @@ With --run, `lstm-jax train generation` trains for one epoch on 1.1 million wind
 The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -24,13 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, data_file, make_parser, read_flags, timing
-from bench.schema import RUN_MEMORY, STEP_MEMORY, make_row, rows_of, rows_of_commit
+from bench import RESULTS, add_flags, commit, data_file, make_parser, read_flags, timing, worker
+from bench.schema import RUN_MEMORY, STEP_MEMORY, Row, make_row, rows_of, rows_of_commit
 from bench.summary import names_of
 from bench.workloads import read_sizes
 from lstm_jax.errors import require
@@ -40,21 +37,14 @@ PATH = RESULTS / "memory.jsonl"
 LENGTHS = {"quick": (1, 100, 1000), "standard": (1, 100, 1000, 10_000), "full": (1, 100, 300, 1000, 3000, 10_000, 30_000)}
 REMATS = ("none", "sqrt")
 RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
-Row = dict[str, Any]
 
 
 def measure_here(name: str, remat: str, backend: str | None) -> Row:
     """Take two training steps in this process, and return fields of the result row."""
-    from bench.peers import ours
-    from bench.peers.base import Options
-    from bench.worker import peak_mib
-    from bench.workloads import make_arrays, workload
-
-    work = workload(name)
-    built = ours.build(work, make_arrays(work), Options(backend, work.dropout, work.recurrent_dropout, remat))
-    before = peak_mib()
+    work, built = worker.build_ours(name, backend=backend, remat=remat)
+    before = worker.peak_mib()
     built.run(2)
-    return {"remat": remat} | work.sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": peak_mib()}
+    return work.sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": worker.peak_mib()}
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -87,31 +77,15 @@ def measure_run() -> Row:
     return make_row(RUN_MEMORY, peer="ours", flags=RUN_FLAGS, peak_mib=peak, seconds=time.perf_counter() - began)
 
 
-def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> None:
-    """Measure the peak memory of training steps for each workload and each value of `remat`, and append the results to a file."""
-
-    def measure(item: Row) -> list[Row]:
-        here = ["--here", item["workload"], item["remat"], *(["--backend", backend] if backend else [])]
-        return [timing.run_module(["bench", "memory", *here])[-1] | {"backend": backend}]
-
-    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
-    timing.measure_missing(path, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB")
-
-
-def _parse() -> argparse.Namespace:
-    parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
-    parser.add_argument("--length", type=read_sizes, help="as in 1,100,1000; the preset's if not given")
-    parser.add_argument("--sizes", default="", help="other sizes, as in B=4,H=8,E=8,V=30")
-    parser.add_argument("--backend", default=None)
-    parser.add_argument("--run", action="store_true", help="measure a training run")
-    parser.add_argument("--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process")
-    return read_flags(parser)
-
-
 def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
-    options = _parse()
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
+    add_flags(parser, read_sizes, length="as in 1,100,1000; the preset's if not given")
+    add_flags(parser, str, sizes="other sizes, as in B=4,H=8,E=8,V=30", backend="backend of our recurrence")
+    add_flags(parser, bool, run="measure a training run")
+    parser.add_argument("--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process")
+    options = read_flags(parser)
     if options.here:
         name, remat = options.here
         print(json.dumps(measure_here(name, remat, options.backend)))
@@ -122,13 +96,19 @@ def main() -> None:
         for row in rows_of(options.results, RUN_MEMORY):
             print(f"{row['flags']}: peak {row['peak_mib']:.0f} MiB resident, {row['seconds']:.0f} s")
         return
-    sha = options.commit or commit()
-    lengths = options.length or LENGTHS[options.preset]
-    names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in lengths]
-    if not options.report:
-        sweep(names, options.results, sha, options.backend)
+    sha, backend = options.commit or commit(), options.backend
+    names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in options.length or LENGTHS[options.preset]]
+
+    def measure(item: Row) -> list[Row]:
+        flags = ["--backend", backend] if backend else []
+        row = timing.run_module(["bench", "memory", "--here", item["workload"], item["remat"], *flags])[-1]
+        return [row | {"backend": backend}]
+
+    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
+    found = timing.measure_missing(
+        options.results, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
+    )
     rows = rows_of_commit(options.results, STEP_MEMORY, git=sha)
-    found = [row for row in rows if row["workload"] in names and row["backend"] == options.backend]
     remedy = f"measure them first, or report some of {names_of(row['workload'] for row in rows)}"
     require(bool(found), f"rows of commit {sha}", f"none of {', '.join(names)}", remedy)
     report(found)

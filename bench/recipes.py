@@ -5,25 +5,23 @@ compared with each other.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench import timing
 from bench.peers import TASKS
-from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS
+from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, Row, Rows
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
-from lstm_jax.errors import InputError
+from lstm_jax.errors import require
 
-Row = dict[str, Any]
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
 """Training losses at epochs 1 to 10 that an existing notebook printed for lstm_text_generation, trained on newspaper articles."""
-COMPILED_BFLOAT16 = ("--dtype", "bfloat16", "--backend", "compiled")
-STREAM = ("--regime", "stream", "--length", "100")
-FAST = ("--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1")
+COMPILED_BFLOAT16 = "--dtype bfloat16 --backend compiled"
+STREAM = "--regime stream --length 100"
+FAST = "--learning-rate 5e-3 --schedule cosine --clip-norm 1"
 
 
 @dataclass(frozen=True)
@@ -41,53 +39,48 @@ class Recipe:
     name: str
     task: str
     peer: str
-    flags: tuple[str, ...]
+    flags: str = ""
     repeats: int = 1
 
     def arguments(self) -> list[str]:
         """Return the arguments that `python -m` needs to train with this recipe: the module, the task and the flags without the seed."""
-        return [TASKS[self.peer], self.task, *self.flags]
+        return [TASKS[self.peer], self.task, *self.flags.split()]
 
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     SEEDS: (
-        Recipe("ours", "sentiment", "ours", ("--epochs", "3"), 5),
-        Recipe("ours bfloat16", "sentiment", "ours", ("--epochs", "3", "--dtype", "bfloat16", "--backend", "hoisted"), 5),
-        Recipe("ours bfloat16, compiled", "sentiment", "ours", ("--epochs", "3", *COMPILED_BFLOAT16), 5),
-        Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "3"), 5),
-        Recipe("ours held-out", "sentiment", "ours", ("--epochs", "12", "--validation", "0.15", "--patience", "2"), 5),
+        Recipe("ours", "sentiment", "ours", "--epochs 3", 5),
+        Recipe("ours bfloat16", "sentiment", "ours", "--epochs 3 --dtype bfloat16 --backend hoisted", 5),
+        Recipe("ours bfloat16, compiled", "sentiment", "ours", f"--epochs 3 {COMPILED_BFLOAT16}", 5),
+        Recipe("keras_jax", "sentiment", "keras_jax", "--epochs 3", 5),
+        Recipe("ours held-out", "sentiment", "ours", "--epochs 12 --validation 0.15 --patience 2", 5),
     ),
     LOSS: (
-        Recipe("ours", "generation", "ours", ("--validation", "0"), 3),
-        Recipe("keras_jax", "generation", "keras_jax", ()),
+        Recipe("ours", "generation", "ours", "--validation 0", 3),
+        Recipe("keras_jax", "generation", "keras_jax"),
     ),
     HELD_OUT: (
-        Recipe("windows", "generation", "ours", ()),
-        Recipe("windows, bfloat16", "generation", "ours", ("--dtype", "bfloat16", "--backend", "hoisted")),
+        Recipe("windows", "generation", "ours"),
+        Recipe("windows, bfloat16", "generation", "ours", "--dtype bfloat16 --backend hoisted"),
         Recipe("windows, bfloat16, compiled", "generation", "ours", COMPILED_BFLOAT16, 5),
-        Recipe("keras_jax windows", "generation", "keras_jax", ("--validation", "0.1")),
-        Recipe("stream", "generation", "ours", (*STREAM, "--epochs", "10")),
-        Recipe("stream 60", "generation", "ours", (*STREAM, "--epochs", "60", *FAST)),
-        Recipe("stream 150", "generation", "ours", (*STREAM, "--epochs", "150", *FAST)),
-        Recipe(
-            "stream 120, recurrent dropout 0.1",
-            "generation",
-            "ours",
-            (*STREAM, "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"),
-        ),
+        Recipe("keras_jax windows", "generation", "keras_jax", "--validation 0.1"),
+        Recipe("stream", "generation", "ours", f"{STREAM} --epochs 10"),
+        Recipe("stream 60", "generation", "ours", f"{STREAM} --epochs 60 {FAST}"),
+        Recipe("stream 150", "generation", "ours", f"{STREAM} --epochs 150 {FAST}"),
+        Recipe("stream 120, recurrent dropout 0.1", "generation", "ours", f"{STREAM} --epochs 120 {FAST} --recurrent-dropout 0.1"),
         Recipe(
             "stream of chunks of 50, 120 epochs, recurrent dropout 0.1",
             "generation",
             "ours",
-            ("--regime", "stream", "--length", "50", "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"),
+            f"--regime stream --length 50 --epochs 120 {FAST} --recurrent-dropout 0.1",
             3,
         ),
     ),
     EPOCH_TIME: (
-        Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "1", "--warm-up", "--no-evaluation"), 5),
-        Recipe("ours", "sentiment", "ours", ("--epochs", "2"), 5),
-        Recipe("keras_jax", "generation", "keras_jax", ("--epochs", "1", "--warm-up"), 5),
-        Recipe("ours", "generation", "ours", ("--epochs", "2", "--validation", "0"), 5),
+        Recipe("keras_jax", "sentiment", "keras_jax", "--epochs 1 --warm-up --no-evaluation", 5),
+        Recipe("ours", "sentiment", "ours", "--epochs 2", 5),
+        Recipe("keras_jax", "generation", "keras_jax", "--epochs 1 --warm-up", 5),
+        Recipe("ours", "generation", "ours", "--epochs 2 --validation 0", 5),
     ),
 }
 """Dict from the name of each study to its recipes.
@@ -102,8 +95,8 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
     of_study = RECIPES[study]
     unknown = set(names or ()) - {recipe.name for recipe in of_study}
     chosen = [recipe for recipe in of_study if recipe.task in tasks and (names is None or recipe.name in names)]
-    if unknown or not chosen:
-        raise InputError("recipe", ", ".join(sorted(unknown)) or "none", f"give some of {', '.join(r.name for r in of_study)}")
+    known = not unknown and bool(chosen)
+    require(known, "recipe", ", ".join(sorted(unknown)) or "none", f"give some of {', '.join(recipe.name for recipe in of_study)}")
     return chosen
 
 
@@ -111,21 +104,14 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
     """Train with each recipe of a study, once for each of several seeds, and print the report of the study."""
     number = "round" if study == EPOCH_TIME else "seed"
     by_name = {(recipe.task, recipe.name): recipe for recipe in recipes}
-    last = max(count or recipe.repeats for recipe in recipes)
-    items = [
-        {"task": recipe.task, "recipe": recipe.name, number: first + n}
-        for n in range(last)
-        for recipe in recipes
-        if n < (count or recipe.repeats)
-    ]
+    runs = sorted((n, place) for place, recipe in enumerate(recipes) for n in range(count or recipe.repeats))
+    items = [{"task": recipes[place].task, "recipe": recipes[place].name, number: first + n} for n, place in runs]
 
     def train(item: Row) -> list[Row]:
         arguments = by_name[item["task"], item["recipe"]].arguments()
-        if study == EPOCH_TIME:
-            return timing.run_module(arguments)[-1:]
-        return timing.run_module([*arguments, "--seed", str(item["seed"])])
+        return timing.run_module(arguments)[-1:] if study == EPOCH_TIME else timing.run_module([*arguments, "--seed", str(item["seed"])])
 
-    def describe(rows: Sequence[Row]) -> str:
+    def describe(rows: Rows) -> str:
         name = {SEEDS: "test_accuracy", EPOCH_TIME: "seconds"}.get(study, "train_loss")
         return f"{name} " + ", ".join(f"{row[name]:.4f}" for row in rows if name in row)
 
@@ -133,60 +119,52 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
         print(line)
 
 
-def report_seeds(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the test accuracy over seeds, with one line of text for each recipe."""
-    best: dict[str, dict[int, float]] = defaultdict(dict)
+def report_seeds(rows: Rows) -> Iterator[str]:
+    """Yield the report of the test accuracy over seeds, with one line of text for each recipe."""
+    best: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
         if row["epoch"] == "best" or not row["recipe"].endswith("held-out"):
             scores = best[row["recipe"]]
-            scores[row["seed"]] = max(scores.get(row["seed"], 0), row["test_accuracy"])
-    lines = []
+            scores[row["seed"]] = max(scores[row["seed"]], row["test_accuracy"])
     for name, scores in best.items():
         values = list(scores.values())
         deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
         each = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(scores.items()))
-        lines.append(f"{name}: {np.mean(values):.4f} (sd {deviation:.4f}; {each})")
-    return lines
+        yield f"{name}: {np.mean(values):.4f} (sd {deviation:.4f}; {each})"
 
 
-def report_loss(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the training loss, with one line of text for each epoch."""
+def report_loss(rows: Rows) -> Iterator[str]:
+    """Yield the report of the training loss, with one line of text for each epoch."""
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         losses[row["recipe"]][row["epoch"]].append(row["train_loss"])
-    lines = []
     for epoch, printed in enumerate(PRINTED, 1):
         each = [f"{name} {np.mean(v[epoch]):.4f} ({min(v[epoch]):.4f} to {max(v[epoch]):.4f})" for name, v in losses.items() if v[epoch]]
-        lines.append(f"epoch {epoch}: notebook {printed}; {'; '.join(each)}")
-    return lines
+        yield f"epoch {epoch}: notebook {printed}; {'; '.join(each)}"
 
 
-def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the bits per character of held-out text, with one line of text for each training run."""
-    lines = []
+def report_held_out(rows: Rows) -> Iterator[str]:
+    """Yield the report of the bits per character of held-out text, with one line of text for each training run."""
     for row in rows:
         if isinstance(row["epoch"], str):
             cost = f", {row['cpu_seconds'] / 60:.1f} CPU minutes, best epoch {row['best_epoch']}" if "cpu_seconds" in row else ""
-            bits = f"{row['bits_window']:.4f} in windows, {row['bits_carried']:.4f} carried"
-            lines.append(f"{row['recipe']}, seed {row['seed']}: {bits}{cost}")
-    return lines
+            yield f"{row['recipe']}, seed {row['seed']}: {row['bits_window']:.4f} in windows, {row['bits_carried']:.4f} carried{cost}"
 
 
-def report_epoch_time(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the duration of an epoch, with one line of text for each task and recipe."""
+def report_epoch_time(rows: Rows) -> Iterator[str]:
+    """Yield the report of the duration of an epoch, with one line of text for each task and recipe."""
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         times[row["task"]][row["recipe"]].append(row["seconds"])
-    lines = []
     for task, seconds in times.items():
-        lines += [f"{task}, {name}: {', '.join(f'{s:.1f}' for s in sorted(values))} s an epoch" for name, values in seconds.items()]
+        for name, values in seconds.items():
+            yield f"{task}, {name}: {', '.join(f'{s:.1f}' for s in sorted(values))} s an epoch"
         if seconds.keys() == {"keras_jax", "ours"}:
             interval = ratio_interval(seconds["keras_jax"], seconds["ours"])
-            lines.append(f"{task}: speedup over keras_jax {speedup_text(interval, label=CONFIDENCE)}")
-    return lines
+            yield f"{task}: speedup over keras_jax {speedup_text(interval, label=CONFIDENCE)}"
 
 
-REPORTS: dict[str, Callable[[Iterable[Row]], list[str]]] = {
+REPORTS: dict[str, Callable[[Rows], Iterator[str]]] = {
     SEEDS: report_seeds,
     LOSS: report_loss,
     HELD_OUT: report_held_out,

@@ -13,17 +13,15 @@ This project draws in two modes. In the mode "carried", the state is carried fro
 reads the last 40 characters for each new character, as Keras does.
 """
 
-import argparse
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from bench import RESULTS, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, make_parser, read_flags, timing
 from bench.peers import TASKS
-from bench.schema import SAMPLING, rows_of
+from bench.schema import SAMPLING, Row, Rows, rows_of
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
@@ -31,8 +29,6 @@ from lstm_jax.errors import require
 PATH = RESULTS / "sampling.jsonl"
 ROUNDS = {"quick": 1, "standard": 5, "full": 10}
 LOOP, MODES = "predict loop", ("carried", "window")
-ITEM = ("units", "round", "peer", "chars")
-Row = dict[str, Any]
 
 
 def method_of(mode: str, count: int) -> str:
@@ -40,63 +36,66 @@ def method_of(mode: str, count: int) -> str:
     return mode if count == 1 else f"{mode}, {count} samples"
 
 
-def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
+def report(rows: Rows, units: int, samples: Sequence[int]) -> None:
     """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to that of one."""
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        times.setdefault(row["method"], []).append(row["seconds"])
-    require(
-        {LOOP, *MODES} <= times.keys(), "rows", f"{units} units: methods {sorted(times)}", "measure first, or report rounds that have rows"
-    )
+        times[row["method"]].append(row["seconds"])
+    complete = {LOOP, *MODES} <= times.keys()
+    require(complete, "rows", f"{units} units: methods {sorted(times)}", "measure first, or report rounds that have rows")
     for mode in MODES:
         interval = ratio_interval(times[LOOP], times[mode])
         print(f"{units} units, {mode}: speedup over Keras' predict loop {speedup_text(interval, 1, CONFIDENCE)}")
         for count in samples:
             if count > 1 and method_of(mode, count) in times:
                 interval = ratio_interval(times[method_of(mode, count)], times[mode])
-                text = f"{interval[0]:.2f} times the time of one{ends_text(interval, label=CONFIDENCE)}"
-                print(f"{units} units, {mode}: {count} samples take {text}")
-
-
-def _parse() -> argparse.Namespace:
-    parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(ROUNDS), default="standard")
-    parser.add_argument("--rounds", type=int, help="the preset's if not given")
-    parser.add_argument("--first-round", type=int, default=0, help="measure and report rounds from this number on")
-    parser.add_argument("--units", type=read_sizes, default=(128,), help="sizes, as in 64,128 or 32..256")
-    parser.add_argument("--samples", type=read_sizes, default=(1, 64), help="texts at once; one is always measured")
-    parser.add_argument("--chars", type=int, default=CHARS, help="characters of a text")
-    return read_flags(parser)
+                ends = ends_text(interval, label=CONFIDENCE)
+                print(f"{units} units, {mode}: {count} samples take {interval[0]:.2f} times the time of one{ends}")
 
 
 def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print the report."""
-    options = _parse()
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("--preset", choices=list(ROUNDS), default="standard")
+    add_flags(parser, int, rounds="the preset's if not given", first_round="measure and report rounds from this number on")
+    add_flags(parser, int, chars="characters of a text")
+    add_flags(parser, read_sizes, units="sizes, as in 64,128 or 32..256", samples="texts at once; one is always measured")
+    parser.set_defaults(first_round=0, chars=CHARS, units=(128,), samples=(1, 64))
+    options = read_flags(parser)
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
     known: dict[tuple, set[str]] = defaultdict(set)
     for row in rows_of(options.results, SAMPLING):
-        known[tuple(row[name] for name in ITEM)].add(row["method"])
+        known[_process(row)].add(row["method"])
     methods = {"keras_jax": {LOOP}, "ours": {method_of(mode, count) for mode in MODES for count in (1, *options.samples)}}
-    keys = [key for key in product(options.units, rounds, TASKS, [options.chars]) if not known[key].issuperset(methods[key[2]])]
+    keys = product(options.units, rounds, TASKS)
+    items: list[Row] = [{"units": units, "round": number, "peer": peer, "chars": options.chars} for units, number, peer in keys]
+
+    def draw(peer: str, units: int, chars: int) -> list[Row]:
+        weights = Path(folder) / f"{units}.weights.h5"
+        if peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
+            draw("keras_jax", units, 1)
+        flags = ["--weights", str(weights), "--units", str(units), "--chars", str(chars)]
+        flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
+        return timing.run_module([TASKS[peer], "sampling", *flags])
+
+    def measure(item: Row) -> list[Row]:
+        return [row for row in draw(item["peer"], item["units"], options.chars) if row["method"] not in known[_process(item)]]
+
     with tempfile.TemporaryDirectory() as folder:
-
-        def draw(peer: str, units: int, chars: int) -> list[Row]:
-            weights = Path(folder) / f"{units}.weights.h5"
-            if peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
-                draw("keras_jax", units, 1)
-            flags = ["--weights", str(weights), "--units", str(units), "--chars", str(chars)]
-            flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
-            return timing.run_module([TASKS[peer], "sampling", *flags])
-
-        def measure(item: Row) -> list[Row]:
-            rows = draw(item["peer"], item["units"], item["chars"])
-            return [row for row in rows if row["method"] not in known[tuple(item[name] for name in ITEM)]]
-
-        def describe(rows: Sequence[Row]) -> str:
-            return ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows)
-
-        items: list[Row] = [dict(zip(ITEM, key, strict=True)) for key in keys]
-        timing.measure_missing(options.results, SAMPLING, items, measure, "processes", describe, not options.report, lambda row: False)
+        timing.measure_missing(
+            options.results,
+            SAMPLING,
+            items,
+            measure,
+            "processes",
+            lambda rows: ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows),
+            not options.report,
+            lambda row: known[_process(row)] >= methods[row["peer"]],
+        )
     rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
     for units in options.units:
         report([row for row in rows if row["units"] == units], units, options.samples)
+
+
+def _process(row: Row) -> tuple:
+    return row["units"], row["round"], row["peer"], row["chars"]

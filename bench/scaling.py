@@ -15,6 +15,7 @@ file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, commit, make_parser, read_flags, timing, worker
 from bench.memory import exponent
-from bench.schema import SCALING, require_one_machine, rows_of, rows_of_commit
-from bench.workloads import make_arrays, workload
+from bench.schema import SCALING, Row, Rows, require_one_machine, rows_of, rows_of_commit
+from bench.workloads import read_sizes
 
 PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
@@ -33,7 +34,7 @@ AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 MIDDLE = {"T": 80, "H": 128, "B": 32}
 GRID = {"T": (20, 40, 80, 160, 320, 640, 1280), "H": (32, 64, 128, 256, 512, 1024), "B": (8, 16, 32, 64, 128, 256, 512)}
 DEVICES = (1, 2)
-Sizes = dict[str, int]
+Sizes = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,50 +56,20 @@ class Curve:
     mib: list[float]
 
 
-def points(grid: dict[str, Sequence[int]], middle: Sizes) -> list[Sizes]:
-    """Return the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size."""
-    each = [middle | {letter: size} for letter, sizes in grid.items() for size in sizes]
-    return [point for n, point in enumerate(each) if point not in each[:n]]
-
-
-def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
+def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.FIELDS`)."""
-    from bench.peers import ours
-    from bench.peers.base import Options
-    from bench.worker import measure, peak_mib
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
-    sized = workload("recurrence:" + ",".join(f"{letter}={size}" for letter, size in point.items()))
-    built = ours.build(sized, make_arrays(sized), Options(devices=devices))
+    sizes = ",".join(f"{letter}={size}" for letter, size in point.items())
+    work, built = worker.build_ours(f"recurrence:{sizes}", devices=devices)
     built.run(1)  # the first call compiles
-    steps, samples = measure(built.run, seconds, built.block_seconds)
-    peak = peak_mib()
-    found = {"ms_per_step": float(np.median(samples)), "peak_mib": peak, "steps_per_block": steps, "samples": samples}
-    return sized.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
+    steps, samples = worker.measure(built.run, seconds, built.block_seconds)
+    found = {"ms_per_step": float(np.median(samples)), "peak_mib": worker.peak_mib(), "steps_per_block": steps, "samples": samples}
+    return work.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
 
 
-def sweep(items: Sequence[dict[str, Any]], seconds: float, path: Path, sha: str) -> None:
-    """Measure the items (round, devices, T, H, B) that have no result of this commit yet, each in a fresh process."""
-
-    def measure(item: dict[str, Any]) -> list[dict[str, Any]]:
-        point = json.dumps({letter: item[letter] for letter in MIDDLE})
-        here = ["bench", "scaling", "--here", point, "--devices", str(item["devices"]), "--seconds", str(seconds)]
-        return timing.run_module(here)[-1:]
-
-    rows = [*rows_of(path, SCALING, git=sha), {"cpu": cpu(), "cores": timing.CORES}]
-    require_one_machine(rows, "measure on one machine, or give another file in --results")
-    timing.measure_missing(
-        path,
-        SCALING,
-        [item | {"git": sha} for item in items],
-        measure,
-        "points",
-        lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB",
-    )
-
-
-def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
+def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
     """Yield a curve of time and memory for each varied size and each number of devices."""
     for letter in middle:
         for count in devices:
@@ -125,14 +96,13 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
 
 def describe(curve: Curve) -> str:
     """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory."""
-    last = exponent(curve.sizes[-2:], curve.ms[-2:])
-    line = (
-        f"{curve.letter} {curve.sizes[0]} to {curve.sizes[-1]}, devices {curve.devices}: time {curve.ms[0]:.3f} to {curve.ms[-1]:.3f} ms, "
-    )
-    line += f"as {curve.letter} ** {exponent(curve.sizes, curve.ms):.2f} (last two sizes {last:.2f}); "
-    line += f"memory {curve.mib[0]:.0f} to {curve.mib[-1]:.0f} MiB"
-    grown = len(curve.sizes) > 3
-    return line + (f", above a constant as {curve.letter} ** {exponent_above_constant(curve.sizes, curve.mib):.2f}" if grown else "")
+    letter, sizes, ms, mib = curve.letter, curve.sizes, curve.ms, curve.mib
+    time = f"time {ms[0]:.3f} to {ms[-1]:.3f} ms, as {letter} ** {exponent(sizes, ms):.2f}"
+    last = f"(last two sizes {exponent(sizes[-2:], ms[-2:]):.2f})"
+    memory = f"memory {mib[0]:.0f} to {mib[-1]:.0f} MiB"
+    if len(sizes) > 3:
+        memory += f", above a constant as {letter} ** {exponent_above_constant(sizes, mib):.2f}"
+    return f"{letter} {sizes[0]} to {sizes[-1]}, devices {curve.devices}: {time} {last}; {memory}"
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
@@ -165,46 +135,49 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
     write_figure(path, (11.5, 6.5), fill)
 
 
-def _sizes(text: str) -> dict[str, Sequence[int]]:
+def _sizes(text: str) -> Sizes:
     """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
-    found: dict[str, Sequence[int]] = {}
-    for part in text.split(","):
-        letter, _, sizes = part.partition("=")
-        try:
-            found[letter] = tuple(int(size) for size in sizes.split(":"))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"sizes: {text}; give them as in T=20:40:80,H=32:64") from error
-    known = found.keys() <= MIDDLE.keys() and min(map(min, found.values())) >= 1
-    if not known:
-        raise argparse.ArgumentTypeError(f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, 1 or more")
-    return found
-
-
-def _parse() -> argparse.Namespace:
-    parser = make_parser(__doc__, PATH)
-    parser.add_argument("--grid", type=_sizes, default=GRID, help="as in T=20:40:80,H=32:64")
-    parser.add_argument("--middle", type=_sizes, default={}, help="as in T=80,H=128,B=32")
-    parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.0, help="time to measure for in each process")
-    parser.add_argument("--figure", type=Path, default=FIGURE)
-    parser.add_argument("--here", type=json.loads, metavar="POINT", help="measure in this process")
-    return read_flags(parser)
+    found = re.findall(r"(\w+)=([^,]*)", text)
+    if not found or not {letter for letter, _ in found} <= MIDDLE.keys():
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, as in T=20:40:80,H=32:64")
+    return {letter: read_sizes(sizes.replace(":", ",")) for letter, sizes in found}
 
 
 def main() -> None:
     """Measure the points that have no result yet, unless `--report` is given. Then print the report and draw the figure."""
-    options = _parse()
+    parser = make_parser(__doc__, PATH)
+    add_flags(parser, _sizes, grid="as in T=20:40:80,H=32:64", middle="as in T=80,H=128,B=32")
+    parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
+    add_flags(parser, int, rounds="number of processes of each point")
+    add_flags(parser, float, seconds="time to measure for in each process")
+    add_flags(parser, Path, figure="file of the figure, which ends in .png")
+    add_flags(parser, json.loads, here="a point, which is measured in this process")
+    parser.set_defaults(grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE)
+    options = read_flags(parser)
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))
         return
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
-    sha = options.commit or commit()
+    sha, path = options.commit or commit(), options.results
+
+    def measure(item: Row) -> list[Row]:
+        point = json.dumps({letter: item[letter] for letter in MIDDLE})
+        here = ["--here", point, "--devices", str(item["devices"]), "--seconds", str(options.seconds)]
+        return timing.run_module(["bench", "scaling", *here])[-1:]
+
     if not options.report:
-        sized = [(number, point) for number in range(options.rounds) for point in points(options.grid, middle)]
-        items = [{"round": number, "devices": devices} | point for number, point in sized for devices in options.devices]
-        sweep(items, options.seconds, options.results, sha)
-    rows = rows_of_commit(options.results, SCALING, git=sha)
+        timing.require_this_machine(rows_of(path, SCALING, git=sha))
+        items = [
+            {"round": number, "devices": devices} | middle | {letter: size, "git": sha}
+            for number in range(options.rounds)
+            for letter, sizes in options.grid.items()
+            for size in sizes
+            for devices in options.devices
+        ]
+        timing.measure_missing(
+            path, SCALING, items, measure, "points", lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+        )
+    rows = rows_of_commit(path, SCALING, git=sha)
     require_one_machine(rows)
     found = list(curves(rows, middle, options.devices))
     for curve in found:

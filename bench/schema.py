@@ -6,7 +6,7 @@ and the kind of measurement. To print all kinds of measurements and all fields, 
     python -m bench.schema
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,138 +15,214 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.backend_names import with_current_names
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.sweep.rows import read_rows
 
+Row = dict[str, Any]
+"""Result row, or some of its fields."""
+Rows = Sequence[Row]
 VERSION = 3
 KEPT_SAMPLES = 20
 STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
 GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = "grid", "seeds", "loss", "held_out", "epoch_time"
 SAMPLING, STEP_MEMORY, RUN_MEMORY, SCALING = "sampling", "step_memory", "run_memory", "scaling"
 BREAKDOWN, DUEL, FALSE_ALARM = "breakdown", "duel", "false_alarm"
-MEASUREMENTS = {
-    STEP: "training steps, evaluation or the recurrence of a peer (throughput)",
-    FAILED: "a process of throughput that failed",
-    PEAK: "matrix product and copy of the machine (throughput)",
-    FIRST_STEP: "build and first step, cold and with a cache (throughput --first-step)",
-    GRID: "an epoch of training over length, step and units (accuracy)",
-    SEEDS: "an epoch of the Keras example imdb_lstm over seeds (accuracy --study seeds)",
-    LOSS: "an epoch of the Keras example lstm_text_generation (accuracy --study loss)",
-    HELD_OUT: "an epoch of a recipe of text generation, a tenth held out (accuracy --study held_out)",
-    EPOCH_TIME: "seconds of an epoch, peers interleaved (accuracy --study epoch_time)",
-    SAMPLING: "seconds to draw characters",
-    STEP_MEMORY: "peak memory of a training step (memory)",
-    RUN_MEMORY: "peak memory of a training run (memory --run)",
-    SCALING: "time and memory of the recurrence at a size",
-    BREAKDOWN: "parts of a training step",
-    DUEL: "blocks of steps of a checkout that takes turns with another",
-    FALSE_ALARM: "like duel, this checkout against itself (duel --false-alarms)",
-}
+TIMED = (STEP, SCALING)
 
 
 @dataclass(frozen=True)
-class Field:
-    """Description of one field of the result rows.
+class Kind:
+    """Kind of measurement, with its meaning and the names of the fields that its rows must have, separated by blanks."""
 
-    Attributes:
-        types: Python types that the value may have after the JSON object is read.
-        required: kinds of measurements whose rows must have the field.
-        meaning: description that `python -m bench.schema` prints.
-    """
-
-    types: tuple[type, ...]
-    required: tuple[str, ...]
     meaning: str
+    required: str
 
 
-TEXT, NUMBER, WHOLE, LIST, DICT, NONE = (str,), (float, int), (int,), (list,), (dict,), type(None)
-TIMED, RECIPES, TURNS = (STEP, SCALING), (SEEDS, LOSS, HELD_OUT, EPOCH_TIME), (DUEL, FALSE_ALARM)
-TRAINED, TRIED = (GRID, *RECIPES), (STEP, FAILED, FIRST_STEP)
-LOADED = (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS)
-SIZES = dict(zip("BTHEV", ("batch", "steps", "hidden size", "features", "vocabulary"), strict=True))
-FIELDS = {
-    "schema": Field(WHOLE, tuple(MEASUREMENTS), f"version of these fields, now {VERSION}"),
-    "measurement": Field(TEXT, tuple(MEASUREMENTS), "a name of `bench.schema.MEASUREMENTS`"),
-    "git": Field(
-        TEXT, (*TRIED, PEAK, GRID, STEP_MEMORY, SCALING, BREAKDOWN, FALSE_ALARM), "commit of this project, + if its code differed"
+MEASUREMENTS = {
+    STEP: Kind(
+        "training steps, evaluation or the recurrence of a peer (throughput)",
+        "git cores load peer candidate versions round workload backend backend_ran dropout recurrent_dropout kind cell B T H E V "
+        "build_seconds first_step_seconds compile_seconds peak_memory_mib ms_per_step samples sample_count steps_per_block "
+        "steps_per_second tokens_per_second flops gflops least_bytes distance note dtype devices threads python platform cpu "
+        "hosts xla_flags matmul_precision noisy",
     ),
-    "cores": Field(WHOLE, LOADED, "cores that the process could use"),
-    "load": Field(NUMBER, LOADED, "load average of the minute before"),
-    "peer": Field(TEXT, (STEP, FAILED, *TRAINED, SAMPLING, RUN_MEMORY), "name in `bench.peers.PEERS`"),
-    "candidate": Field(TEXT, TRIED, "peer and its options, as --peer takes them"),
-    "role": Field(TEXT, TURNS, "baseline, candidate or slower"),
-    "versions": Field(DICT, (*TIMED, DUEL), "of packages; of the two checkouts of a duel"),
-    "series": Field(TEXT, (), "name of rows that are kept apart from the others of their commit; empty if absent"),
-    "round": Field(WHOLE, (*TRIED, EPOCH_TIME, SAMPLING, SCALING, *TURNS), "number of the round in which its process ran"),
-    "comparison": Field(WHOLE, (FALSE_ALARM,), "number of the comparison that the round belongs to"),
-    "workload": Field(TEXT, (*TRIED, STEP_MEMORY, BREAKDOWN, *TURNS), "as `bench.workloads.workload` reads it"),
-    "backend": Field((str, NONE), (STEP, FAILED, STEP_MEMORY), "backend asked for, null for the choice of the peer"),
-    "backend_ran": Field(TEXT, (*TIMED, STEP_MEMORY, BREAKDOWN), "backend that ran"),
-    "dropout": Field(NUMBER, (STEP, FAILED), "rate of input dropout"),
-    "recurrent_dropout": Field(NUMBER, (STEP, FAILED), "rate of recurrent dropout; the note says what a peer lacks of it"),
-    "kind": Field(TEXT, (STEP,), "sentiment, characters, evaluation, recurrence or forward"),
-    "cell": Field(TEXT, (STEP,), "recurrent cell"),
-    **{letter: Field(WHOLE, (*TIMED, STEP_MEMORY, *(GRID,) * (letter in "TH")), meaning) for letter, meaning in SIZES.items()},
-    "S": Field(WHOLE, (), "characters from one window to the next, of generation"),
-    "task": Field(TEXT, TRAINED, "sentiment or generation"),
-    "recipe": Field(TEXT, RECIPES, "name in `bench.recipes`"),
-    "seed": Field(WHOLE, TRAINED, "seed of weights, dropout and order"),
-    "epochs": Field(WHOLE, (GRID,), "planned epochs of the run"),
-    "epoch": Field((int, str), TRAINED, "number from 1; best or last for the final scores of a run"),
-    "seconds": Field(
-        NUMBER,
-        (GRID, EPOCH_TIME, SAMPLING, RUN_MEMORY),
-        "of the epoch's training without compilation, of a call, of a run, of a block of a duel",
+    FAILED: Kind(
+        "a process of throughput that failed",
+        "git cores load peer candidate round workload backend dropout recurrent_dropout error",
     ),
-    "train_loss": Field(NUMBER, (LOSS,), "mean loss of the epoch"),
-    "test_accuracy": Field(NUMBER, (SEEDS,), "share of 25,000 reviews, of sentiment"),
-    "validation_bits": Field(NUMBER, (), "bits a character of the last tenth of the text, of generation"),
-    "units": Field(WHOLE, (SAMPLING,), "hidden size"),
-    "chars": Field(WHOLE, (SAMPLING,), "characters drawn in a call"),
-    "method": Field(TEXT, (SAMPLING,), "predict loop; carried or window, and the number of samples if more than one"),
-    "remat": Field(TEXT, (STEP_MEMORY,), "none, or sqrt for segments"),
-    "cache": Field(TEXT, (FIRST_STEP,), "cold or warm"),
-    "flags": Field(DICT, (RUN_MEMORY,), "of `lstm-jax train generation`"),
-    "build_seconds": Field(NUMBER, (STEP,), "importing the peer and building the model"),
-    "first_step_seconds": Field(NUMBER, (STEP,), "the first step, compilation included"),
-    "compile_seconds": Field((float, int, NONE), (STEP,), "part of the first step in XLA's compiler; null where JAX does not run"),
-    "peak_memory_mib": Field(NUMBER, (STEP,), "peak resident memory of the process, up to the end of timing"),
-    "before_mib": Field(NUMBER, (STEP_MEMORY,), "peak resident memory before the first step"),
-    "peak_mib": Field(NUMBER, (STEP_MEMORY, RUN_MEMORY, SCALING), "peak resident memory"),
-    "ms_per_step": Field(NUMBER, (*TIMED, BREAKDOWN, *TURNS), "median over all blocks of steps"),
-    "samples": Field(
-        LIST, (*TIMED, *TURNS), f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics"
+    PEAK: Kind(
+        "matrix product and copy of the machine (throughput)",
+        "git cores load",
     ),
-    "sample_count": Field(WHOLE, TIMED, "blocks that were timed"),
-    "steps_per_block": Field(WHOLE, (*TIMED, *TURNS), "steps in a block"),
-    "probe_gflops": Field(LIST, (), "of a product before and after timing, see `bench.machine.probe`"),
-    "steps_per_second": Field(NUMBER, (STEP,), "1000 / ms_per_step"),
-    "tokens_per_second": Field(NUMBER, (STEP,), "steps_per_second T, times the examples of a step: B, of evaluation 25,000"),
-    "flops": Field(WHOLE, (STEP,), "of the products of a step, see `bench.flops`"),
-    "gflops": Field(NUMBER, (STEP,), "flops / ms_per_step, in 1e9 a second"),
-    "least_bytes": Field(WHOLE, (STEP,), "lower bound of the bytes that a step moves, see `bench.flops`"),
-    "distance": Field(NUMBER, (STEP,), "largest relative distance from the reference, of outputs and one step; found once a commit"),
-    "note": Field(TEXT, (STEP,), "difference of the peer's work from ours"),
-    "dtype": Field(TEXT, (STEP,), "of parameters and products"),
-    "devices": Field((list, int), TIMED, "names of the devices used; their number, of scaling"),
-    "threads": Field(TEXT, (STEP,), "OMP_NUM_THREADS"),
-    "python": Field(TEXT, TIMED, "version"),
-    "platform": Field(TEXT, TIMED, "operating system"),
-    "cpu": Field(TEXT, (*TIMED, *TURNS), "model of the processor"),
-    "hosts": Field(WHOLE, TIMED, "processes of JAX"),
-    "xla_flags": Field(TEXT, TIMED, "XLA_FLAGS"),
-    "matmul_precision": Field(TEXT, TIMED, "jax_default_matmul_precision"),
-    "slower": Field(NUMBER, (), "share of its time that each call waits on top of it; 0 if absent"),
-    "noisy": Field(TEXT, (STEP,), "reason not to trust its time, empty if none"),
-    "parts_ms": Field(DICT, (BREAKDOWN,), "milliseconds a step by part"),
-    "floors_ms": Field(DICT, (BREAKDOWN,), "lower bound of the milliseconds by part"),
-    "gemm_gflops": Field(NUMBER, (BREAKDOWN,), "of a large float32 product"),
-    "copy_gbs": Field(NUMBER, (BREAKDOWN,), "GB/s of a copy"),
-    "error": Field(TEXT, (FAILED,), "first line of the error"),
+    FIRST_STEP: Kind(
+        "build and first step, cold and with a cache (throughput --first-step)",
+        "git cores load candidate round workload cache",
+    ),
+    GRID: Kind(
+        "an epoch of training over length, step and units (accuracy)",
+        "git cores load peer T H task seed epochs epoch seconds",
+    ),
+    SEEDS: Kind(
+        "an epoch of the Keras example imdb_lstm over seeds (accuracy --study seeds)",
+        "peer task recipe seed epoch test_accuracy",
+    ),
+    LOSS: Kind(
+        "an epoch of the Keras example lstm_text_generation (accuracy --study loss)",
+        "peer task recipe seed epoch train_loss",
+    ),
+    HELD_OUT: Kind(
+        "an epoch of a recipe of text generation, a tenth held out (accuracy --study held_out)",
+        "peer task recipe seed epoch",
+    ),
+    EPOCH_TIME: Kind(
+        "seconds of an epoch, peers interleaved (accuracy --study epoch_time)",
+        "cores load peer round task recipe seed epoch seconds",
+    ),
+    SAMPLING: Kind(
+        "seconds to draw characters",
+        "cores load peer round seconds units chars method",
+    ),
+    STEP_MEMORY: Kind(
+        "peak memory of a training step (memory)",
+        "git workload backend backend_ran B T H E V remat before_mib peak_mib",
+    ),
+    RUN_MEMORY: Kind(
+        "peak memory of a training run (memory --run)",
+        "peer seconds flags peak_mib",
+    ),
+    SCALING: Kind(
+        "time and memory of the recurrence at a size",
+        "git cores load versions round backend_ran B T H E V peak_mib ms_per_step samples sample_count steps_per_block devices "
+        "python platform cpu hosts xla_flags matmul_precision",
+    ),
+    BREAKDOWN: Kind(
+        "parts of a training step",
+        "git cores load workload backend_ran ms_per_step parts_ms floors_ms gemm_gflops copy_gbs",
+    ),
+    DUEL: Kind(
+        "blocks of steps of a checkout that takes turns with another",
+        "cores load role versions round workload ms_per_step samples steps_per_block cpu",
+    ),
+    FALSE_ALARM: Kind(
+        "like duel, this checkout against itself (duel --false-alarms)",
+        "git cores load role round comparison workload ms_per_step samples steps_per_block cpu",
+    ),
 }
+"""Kinds of measurements. The rows of all kinds must also have the fields of `EVERY`."""
+EVERY = ("schema", "measurement")
 
 
-def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
+NONE = type(None)
+MEANINGS = {
+    (int,): {
+        "schema": f"version of these fields, now {VERSION}",
+        "cores": "cores that the process could use",
+        "round": "number of the round in which its process ran",
+        "comparison": "number of the comparison that the round belongs to",
+        "B": "batch",
+        "T": "steps",
+        "H": "hidden size",
+        "E": "features",
+        "V": "vocabulary",
+        "S": "characters from one window to the next, of generation",
+        "seed": "seed of weights, dropout and order",
+        "epochs": "planned epochs of the run",
+        "units": "hidden size",
+        "chars": "characters drawn in a call",
+        "sample_count": "blocks that were timed",
+        "steps_per_block": "steps in a block",
+        "flops": "of the products of a step, see `bench.flops`",
+        "least_bytes": "lower bound of the bytes that a step moves, see `bench.flops`",
+        "hosts": "processes of JAX",
+    },
+    (str,): {
+        "measurement": "a name of `bench.schema.MEASUREMENTS`",
+        "git": "commit of this project, + if its code differed",
+        "peer": "name in `bench.peers.PEERS`",
+        "candidate": "peer and its options, as --peer takes them",
+        "role": "baseline, candidate or slower",
+        "series": "name of rows that are kept apart from the others of their commit; empty if absent",
+        "workload": "as `bench.workloads.workload` reads it",
+        "backend_ran": "backend that ran",
+        "kind": "sentiment, characters, evaluation, recurrence or forward",
+        "cell": "recurrent cell",
+        "task": "sentiment or generation",
+        "recipe": "name in `bench.recipes`",
+        "method": "predict loop; carried or window, and the number of samples if more than one",
+        "remat": "none, or sqrt for segments",
+        "cache": "cold or warm",
+        "note": "difference of the peer's work from ours",
+        "dtype": "of parameters and products",
+        "threads": "OMP_NUM_THREADS",
+        "python": "version",
+        "platform": "operating system",
+        "cpu": "model of the processor",
+        "xla_flags": "XLA_FLAGS",
+        "matmul_precision": "jax_default_matmul_precision",
+        "noisy": "reason not to trust its time, empty if none",
+        "error": "first line of the error",
+    },
+    (float, int): {
+        "load": "load average of the minute before",
+        "dropout": "rate of input dropout",
+        "recurrent_dropout": "rate of recurrent dropout; the note says what a peer lacks of it",
+        "seconds": "of the epoch's training without compilation, of a call, of a run, of a block of a duel",
+        "train_loss": "mean loss of the epoch",
+        "test_accuracy": "share of 25,000 reviews, of sentiment",
+        "validation_bits": "bits a character of the last tenth of the text, of generation",
+        "build_seconds": "importing the peer and building the model",
+        "first_step_seconds": "the first step, compilation included",
+        "peak_memory_mib": "peak resident memory of the process, up to the end of timing",
+        "before_mib": "peak resident memory before the first step",
+        "peak_mib": "peak resident memory",
+        "ms_per_step": "median over all blocks of steps",
+        "steps_per_second": "1000 / ms_per_step",
+        "tokens_per_second": "steps_per_second T, times the examples of a step: B, of evaluation 25,000",
+        "gflops": "flops / ms_per_step, in 1e9 a second",
+        "distance": "largest relative distance from the reference, of outputs and one step; found once a commit",
+        "slower": "share of its time that each call waits on top of it; 0 if absent",
+        "gemm_gflops": "of a large float32 product",
+        "copy_gbs": "GB/s of a copy",
+    },
+    (dict,): {
+        "versions": "of packages; of the two checkouts of a duel",
+        "flags": "of `lstm-jax train generation`",
+        "parts_ms": "milliseconds a step by part",
+        "floors_ms": "lower bound of the milliseconds by part",
+    },
+    (str, NONE): {
+        "backend": "backend asked for, null for the choice of the peer",
+    },
+    (int, str): {
+        "epoch": "number from 1; best or last for the final scores of a run",
+    },
+    (float, int, NONE): {
+        "compile_seconds": "part of the first step in XLA's compiler; null where JAX does not run",
+    },
+    (list,): {
+        "samples": f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics",
+        "probe_gflops": "of a product before and after timing, see `bench.machine.probe`",
+    },
+    (list, int): {
+        "devices": "names of the devices used; their number, of scaling",
+    },
+}
+"""Dict from the Python types that a value may have after the JSON object is read to the fields with such values and their meanings."""
+TYPES = {name: types for types, fields in MEANINGS.items() for name in fields}
+
+
+def described(name: str) -> tuple[str, str]:
+    """Return the types of a field's values and the meaning of the field, for example ("float or int", "peak resident memory")."""
+    types = TYPES[name]
+    return " or ".join("null" if kind is NONE else kind.__name__ for kind in types), MEANINGS[types][name]
+
+
+def required_in(name: str) -> list[str]:
+    """Return the kinds of measurements whose rows must have a field."""
+    return [measurement for measurement, kind in MEASUREMENTS.items() if name in (*EVERY, *kind.required.split())]
+
+
+def make_row(measurement: str, **fields: Any) -> Row:
     """Return a result row with the current schema version, the kind of measurement and the given fields."""
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
@@ -170,69 +246,65 @@ def thinned(samples: Sequence[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in ordered[np.round(places).astype(int)]]
 
 
-def check(row: Any, place: str) -> dict[str, Any]:
+def check(row: Any, place: str) -> Row:
     """Check a row of a result file against the schema, and return the row in its current form."""
-    if not isinstance(row, dict):
-        raise InputError(place, row, "give rows of python -m bench, each an object")
+    require(isinstance(row, dict), place, row, "give rows of python -m bench, each an object")
     require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")
     measurement = row.get("measurement", "missing")
     require(measurement in MEASUREMENTS, f"{place}: measurement", measurement, f"give one of {', '.join(MEASUREMENTS)}")
-    score = {"sentiment": "test_accuracy", "generation": "validation_bits"}.get(str(row.get("task")))
-    if measurement == GRID and (score is None or score not in row):
-        raise InputError(f"{place}: task", row.get("task"), "give sentiment with test_accuracy, or generation with validation_bits")
-    for name, field in FIELDS.items():
-        if measurement in field.required and name not in row:
-            raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({field.meaning})")
-        if name in row and (not isinstance(row[name], field.types) or isinstance(row[name], bool)):
-            raise InputError(f"{place}: {name}", row[name], f"give {' or '.join(t.__name__ for t in field.types)} ({field.meaning})")
+    scored = measurement != GRID or (row.get("task"), True) in (
+        ("sentiment", "test_accuracy" in row),
+        ("generation", "validation_bits" in row),
+    )
+    require(scored, f"{place}: task", row.get("task"), "give sentiment with test_accuracy, or generation with validation_bits")
+    for name in MEASUREMENTS[measurement].required.split():
+        require(name in row, f"{place}: {name}", "missing", f"a row of {measurement} has it ({described(name)[1]})")
+    for name in row.keys() & TYPES.keys():
+        valid = isinstance(row[name], TYPES[name]) and not isinstance(row[name], bool)
+        require(valid, f"{place}: {name}", row[name], "give {} ({})".format(*described(name)))
     if measurement == STEP and row["kind"] == "evaluation":
         row = row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
     return with_current_names(row)  # old rows have another name for the backend `compiled`
 
 
-def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
+def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[Row]:
     """Read a result file, check its rows against the schema, and return the rows of the given kinds of measurements."""
-    return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
+    return [row for row in select(list(read_rows(path, check)), *measurements, git=git) if row.get("series", "") == series]
 
 
-def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[dict[str, Any]]:
-    """Return the rows of one commit that belong to the given kinds of measurements. See `rows_of` for the arguments."""
+def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[Row]:
+    """Return the rows of the given kinds of the commit whose hash begins with the given digits. See `rows_of` for the other arguments.
+
+    A commit and the same commit with uncommitted changes, marked by "+", are two commits.
+    """
     rows = rows_of(path, *measurements, series=series)
-    found, commits = select(rows, *measurements, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
-    require(bool(found), f"rows of commit {git}", f"none in {path}", f"name a commit with --commit: {commits or 'none has rows'}")
-    return found
+    commits = list(dict.fromkeys(row["git"] for row in rows))
+    digits = git.removesuffix("+")
+    like = [commit for commit in commits if commit.startswith(digits) and commit.endswith("+") == git.endswith("+")]
+    found = [git] if git in commits else like
+    remedy = f"name one of the commits {', '.join(like or commits)}" if commits else "measure some first"
+    require(len(found) == 1, f"rows of commit {git}", f"none in {path}" if not found else f"those of {len(found)} commits", remedy)
+    return select(rows, *measurements, git=found[0])
 
 
-def require_one_machine(rows: Iterable[dict[str, Any]], remedy: str = "report rows of one machine") -> None:
+def require_one_machine(rows: Rows, remedy: str = "report rows of one machine") -> None:
     """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores"."""
     machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in rows})
     require(len(machines) <= 1, "machines", " and ".join(machines), remedy)
 
 
-def match_commit(rows: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """Return the result rows of the commit whose hash begins with the given digits, or an empty list if no row has such a commit."""
-    rows, digits = list(rows), text.removesuffix("+")
-    commits = dict.fromkeys(row["git"] for row in rows)
-    if text not in commits:
-        found = [git for git in commits if git.startswith(digits) and git.endswith("+") == text.endswith("+")]
-        remedy = f"give the digits of one of {', '.join(found or commits) or 'no commit: there are no rows'}"
-        require(digits != "" and len(found) <= 1, "commit", text or "no digits", remedy)
-        text = found[0] if found else text
-    return [row for row in rows if row["git"] == text]
-
-
-def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
+def select(rows: Rows, *measurements: str, git: str | None = None) -> list[Row]:
     """Return the result rows of the given kinds of measurements. If `git` is not None, only rows of this commit are returned."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
 
 
 def main() -> None:
     """Print all kinds of measurements, then all fields with their types, their meaning and the measurements that require them."""
-    for name, meaning in MEASUREMENTS.items():
-        print(f"{name:<20} {meaning}")
-    for name, field in FIELDS.items():
-        types = " or ".join("null" if t is NONE else t.__name__ for t in field.types)
-        print(f"\n{name} ({types}): {field.meaning}\n  required in {', '.join(field.required) or 'none'}")
+    for name, kind in MEASUREMENTS.items():
+        print(f"{name:<20} {kind.meaning}")
+    for name in TYPES:
+        types, meaning = described(name)
+        print(f"\n{name} ({types}): {meaning}\n  required in {', '.join(required_in(name)) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ A candidate is a library with its options. The module also has the functions wit
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -15,12 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.peers import OURS, Candidate, read_candidate, row_key
-from bench.schema import FAILED, PEAK, STEP, match_commit, require_one_machine, rows_of, select
+from bench.schema import FAILED, PEAK, STEP, Row, Rows, require_one_machine, rows_of_commit, select
 from bench.workloads import WORKLOADS, Workload, workload
-from lstm_jax.errors import require
 from lstm_jax.sweep import stats
 
-Row = dict[str, Any]
 Interval = tuple[float, float, float]
 """Tuple (value, lower end, upper end) of a value and its 95 % confidence interval. Both ends are NaN if the interval is unknown."""
 
@@ -43,11 +41,12 @@ def speedup_text(interval: Interval, digits: int = 2, label: str = "") -> str:
     return f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
 
 
+PLAIN = Candidate(OURS, OURS)
 CONFIDENCE = "95 % confidence interval "
 """Label of an interval in a line of text."""
 
 
-def kept(rows: Iterable[Row]) -> list[Row]:
+def kept(rows: Rows) -> list[Row]:
     """Select one result row for each combination of a commit, a library with its options, a workload and a round."""
     found: dict[tuple, tuple[int, Row]] = {}
     for row in select(rows, STEP, FAILED):
@@ -58,11 +57,6 @@ def kept(rows: Iterable[Row]) -> list[Row]:
     return [row for _, row in found.values()]
 
 
-def timed(rows: Iterable[Row]) -> list[Row]:
-    """Select one result row for each commit, library with options, workload and round (see `kept`). Failed measurements are left out."""
-    return [row for row in kept(rows) if row["measurement"] == STEP]
-
-
 @dataclass(frozen=True)
 class Line:
     """Throughput of one candidate (a library with its options) on one workload. The metrics are medians over processes.
@@ -70,72 +64,67 @@ class Line:
     Attributes:
         work: workload, that is, a kind of step with its sizes.
         candidate: name of the candidate.
-        processes: number of processes that were timed.
-        ms: milliseconds per step.
-        tokens_per_second: tokens per second.
-        gflops: number of floating-point operations in the matrix products of a step divided by the time of the step, in GFLOP/s.
-        gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
-        compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
-        memory_mib: peak resident memory in MiB.
+        rows: result rows of the processes that were timed.
         speedup: our speedup over the candidate (the candidate's time divided by our time), with the 95 % confidence interval. "Our time"
             is the time of this project without options. If the candidate is another library in a dtype other than float32, "our time" is
             the time of this project in that dtype, if it was measured. Both ends of the interval are NaN if the candidate or this project
             was timed in a single process. The speedup is None if the candidate is this project without options, if no process of the
             candidate succeeded, or if this project has no results on the workload.
-        note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
 
     work: Workload
     candidate: str
-    processes: int = 0
-    ms: float = float("nan")
-    tokens_per_second: float = float("nan")
-    gflops: float = float("nan")
-    gbs: float = float("nan")
-    compile_seconds: float | None = None
-    memory_mib: float = float("nan")
+    rows: Rows = ()
     speedup: Interval | None = None
-    note: str = ""
     error: str = ""
 
+    def median(self, field: str) -> float:
+        """Return the median of a field of the result rows."""
+        return float(np.median([row[field] for row in self.rows]))
 
-def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
+    @property
+    def ms(self) -> float:
+        """Milliseconds per step."""
+        return self.median("ms_per_step")
+
+    @property
+    def gbs(self) -> float:
+        """Lower bound of the memory traffic of a step divided by the time of the step, in GB/s."""
+        return self.median("least_bytes") / self.ms / 1e6
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """Seconds spent in XLA's compiler, or None if the candidate does not use JAX."""
+        return None if self.rows[-1]["compile_seconds"] is None else self.median("compile_seconds")
+
+
+def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> list[Line]:
     """Return the summary of the throughput results: a line for each candidate (a library with its options) on each workload."""
-    ours = next((candidate for candidate in candidates if candidate.name == OURS), read_candidate(OURS))
-    by_key: dict[tuple, list[Row]] = {}
+    by_key: dict[tuple, list[Row]] = defaultdict(list)
     for row in kept(rows):
-        by_key.setdefault(row_key(row), []).append(row)
+        by_key[row_key(row)].append(row)
+
+    def times(candidate: Candidate, work: Workload) -> list[float]:
+        return [row["ms_per_step"] for row in by_key.get(candidate.key(work), ()) if row["measurement"] == STEP]
+
     lines = []
     for work in works:
-        distinct = {candidate.name: candidate for candidate in candidates if candidate.key(work) != ours.key(work)}
-        for candidate in (ours, *distinct.values()):
-            if found := by_key.get(candidate.key(work)):
-                same = by_key.get(replace(ours, dtype=candidate.dtype).key(work), []) if candidate.peer != OURS else []
-                same = [row for row in same if row["measurement"] == STEP]
-                lines.append(_line(work, candidate.name, found, same or by_key.get(ours.key(work), [])))
+        distinct = {candidate.name: candidate for candidate in candidates if candidate.key(work) != PLAIN.key(work)}
+        for candidate in (PLAIN, *distinct.values()):
+            found = by_key.get(candidate.key(work), [])
+            good = [row for row in found if row["measurement"] == STEP]
+            speedup = None
+            if good and candidate != PLAIN:
+                same = times(Candidate(OURS, OURS, {"dtype": candidate.dtype}), work) if candidate.peer != OURS else []
+                ours = same or times(PLAIN, work)
+                speedup = ratio_interval(times(candidate, work), ours) if ours else None
+            if found:
+                lines.append(Line(work, candidate.name, good, speedup, "" if good else found[-1]["error"]))
     return lines
 
 
-def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    """Summarise the throughput results of one candidate (a library with its options) on one workload."""
-    good, ours = ([row for row in group if row["measurement"] == STEP] for group in (rows, baseline))
-    if not good:
-        return Line(work, name, error=rows[-1]["error"])
-
-    def median(field: str) -> float:
-        return float(np.median([row[field] for row in good]))
-
-    ms = median("ms_per_step")
-    speedup = None
-    if name != OURS and ours:
-        speedup = ratio_interval([row["ms_per_step"] for row in good], [row["ms_per_step"] for row in ours])
-    compiling = None if good[-1]["compile_seconds"] is None else median("compile_seconds")
-    metrics = (ms, median("tokens_per_second"), median("gflops"), median("least_bytes") / ms / 1e6, compiling)
-    return Line(work, name, len(good), *metrics, median("peak_memory_mib"), speedup, good[-1]["note"])
-
-
-def peaks(rows: Iterable[Row]) -> tuple[float, float]:
+def peaks(rows: Rows) -> tuple[float, float]:
     """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s)."""
     measured = select(rows, PEAK)
 
@@ -163,7 +152,7 @@ def mean_speedup(speedups: Sequence[float]) -> str:
     return f"{text}, we are slower at {slower or 'no'} size{'s' * (slower > 1)}"
 
 
-def workloads_in(rows: Iterable[Row]) -> list[Workload]:
+def workloads_in(rows: Rows) -> list[Workload]:
     """Return the workloads with results, in the order of `WORKLOADS`."""
     names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
@@ -171,10 +160,8 @@ def workloads_in(rows: Iterable[Row]) -> list[Workload]:
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
     """Return a pair: the list of all throughput result rows of a commit, and the summary of these rows."""
-    rows = match_commit(rows_of(path, STEP, FAILED, PEAK), commit)
-    good = timed(rows)
-    require(bool(good), "commit", commit, f"give one that {path} has timed rows of")
-    require_one_machine(good)
+    rows = rows_of_commit(path, STEP, FAILED, PEAK, git=commit)
+    require_one_machine(select(rows, STEP))
     candidates = [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
     return rows, summarize(workloads_in(rows), candidates, rows)
 

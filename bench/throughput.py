@@ -22,27 +22,24 @@ starts with an empty compilation cache (cold). The second process uses the progr
 On a machine with GPUs, all libraries run on the first GPU in float32 without TF32, and the results are written to a separate file.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, cpu, machine, make_parser, read_flags, timing
-from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, require_one_machine, rows_of, rows_of_commit, select
+from bench import RESULTS, add_flags, commit, machine, make_parser, read_flags, timing
+from bench.peers import DTYPES, OURS, PEERS, Candidate, installed, read_candidates, row_key
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, make_row, require_one_machine, rows_of, rows_of_commit, select
 from bench.summary import kept, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
-from bench.timing import Process, key_of
-from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
+from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Axes, Workload, add_size_flags, given_axes, read_workloads, workload
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
-from lstm_jax.sweep.rows import append_rows, run_missing
+from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
@@ -51,7 +48,6 @@ SPREAD, TRIES = 0.1, 3
 A measurement is noisy in three cases: the interquartile range of its block times is above `SPREAD` times the median of these times, the CPU
 was slow just before or after the measurement (see `bench.machine.slow_probe`), or the load average was above twice the number of cores.
 Measurements are repeated until one is not noisy or `TRIES` measurements were made."""
-Row = dict[str, Any]
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
@@ -66,58 +62,62 @@ def noise(row: Row, fastest: float = 0.0) -> str:
     return f"{row['load']:.1f} processes wanted a core" if row["load"] > 2 * row["cores"] else ""
 
 
-def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
-    """Measure the processes that have no result yet or only noisy results, and append the new results to a file."""
-    rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
-    require_one_machine([*rows, {"cpu": cpu(), "cores": timing.CORES}], "measure on one machine, or give another file in --results")
-    tries = Counter(key_of(row) for row in rows if row["noisy"])
-    done = {key_of(row) for row in rows if not row["noisy"]} | {key for key, count in tries.items() if count >= most}
-    wanted = {process.key: replace(process, tries=tries[process.key]) for process in processes if process.key not in done}
-    if not wanted:
-        return
-    append_rows(path, make_row(PEAK, git=sha, cores=timing.CORES, load=timing.load(), **timing.peaks()))
+def _process(row: Row) -> tuple:
+    return row["workload"], row["candidate"], row["round"]
 
-    def describe(process: Process, rows: Sequence[Row]) -> str:
-        result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
-        return f"{process}: {result}" + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
 
+def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES) -> None:
+    """Measure the items that have no result yet or only noisy results, and append the new results to a file."""
+    git, series = items[0]["git"], items[0]["series"]
+    rows = rows_of(path, STEP, git=git, series=series or "")
+    timing.require_this_machine(rows)
+    tries = Counter(_process(row) for row in rows if row["noisy"])
     distances, references = {row_key(row): row["distance"] for row in rows}, {}  # by candidate and workload; by workload
-    fastest = timing.fastest_probe()
+    fastest: float | None = None
 
-    def check_flags(work: Workload, key: tuple) -> list[str]:
+    def check_flags(name: str, key: tuple) -> list[str]:
         if key in distances:
             return ["--checked", str(distances[key])]
-        if work.name not in references:
-            references[work.name] = f"{folder}/{len(references)}.npz"
-            timing.run_module(["bench.worker", OURS, work.name, "--backend", "reference", "--write-reference", references[work.name]])
-        return ["--reference", references[work.name]]
+        if name not in references:
+            references[name] = f"{folder}/{len(references)}.npz"
+            timing.run_module(["bench.worker", OURS, name, "--write-reference", references[name]])
+        return ["--reference", references[name]]
 
-    def attempt(process: Process) -> Row:
+    def attempt(item: Row) -> Row:
         nonlocal fastest
-        work, key = process.work, process.candidate.key(process.work)
-        peer, *options = process.candidate.arguments()
-        about = process.about(sha)
-        module = ["bench.worker", peer, work.name, *options, *check_flags(work, key), "--seconds", str(seconds)]
+        if fastest is None:
+            append_rows(path, make_row(PEAK, git=git, cores=timing.CORES, load=timing.load(), **timing.peaks()))
+            fastest = timing.fastest_probe()
+        known = candidates[item["candidate"]].fields(workload(item["workload"])) | {"cores": timing.CORES, "load": timing.load()}
+        flags = [*check_flags(item["workload"], row_key(known)), "--seconds", str(seconds)]
         try:
-            row = about | timing.run_module(module)[-1]
+            row = known | timing.run_module(["bench.worker", item["candidate"], item["workload"], *flags])[-1]
         except subprocess.CalledProcessError as error:
             lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
-            known = dict(zip(KEY, key, strict=True)) | about
-            return make_row(FAILED, **known | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"}))
-        distances[key] = row["distance"]
-        fastest = max([fastest, *row["probe_gflops"]])
-        return make_row(STEP, **row, noisy=noise(row, fastest))
+            return (
+                known | {"measurement": FAILED, "error": f"ended with code {error.returncode}"} | (json.loads(lines[-1]) if lines else {})
+            )
+        distances[row_key(known)] = row["distance"]
+        fastest = max(fastest, *row["probe_gflops"])
+        return row | {"noisy": noise(row, fastest)}
 
-    def measure(process: Process) -> list[Row]:
+    def measure(item: Row) -> list[Row]:
         rows = []
-        for _ in range(process.tries, most):
-            rows.append(attempt(process))
+        for _ in range(tries[_process(item)], most):
+            rows.append(attempt(item))
             if not rows[-1].get("noisy"):
                 break
         return rows
 
+    def describe(rows: Rows) -> str:
+        result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
+        return result + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
+
+    def done(row: Row) -> bool:
+        return not row["noisy"] or tries[_process(row)] >= most
+
     with tempfile.TemporaryDirectory() as folder:
-        run_missing(path, wanted, lambda row: None, measure, "rows", describe, check)
+        timing.measure_missing(path, STEP, items, measure, "rows", describe, counts=done)
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
@@ -135,18 +135,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
     if loads := [row["load"] for row in used]:
         print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
-    heads = (
-        "workload",
-        "peer",
-        "ms a step",
-        "our speedup (95 %)",
-        "tokens/s",
-        "% of product",
-        "% of copy",
-        "compile s",
-        "MiB",
-        "processes",
-    )
+    heads = "workload", "peer", "ms a step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes"
     table = []
     for n, line in enumerate(lines):
         name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
@@ -154,17 +143,12 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             table.append((name, line.candidate, f"failed: {line.error}"))
             continue
         speedup = "" if line.speedup is None else speedup_text(line.speedup)
-        compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
-        shares = (
-            f"{100 * line.gflops / gemm:.0f}",
-            f"{100 * line.gbs / copy:.0f}",
-            compiling,
-            f"{line.memory_mib:.0f}",
-            f"{line.processes}",
-        )
-        table.append((name, line.candidate, f"{line.ms:.3f}", speedup, f"{line.tokens_per_second:,.0f}", *shares))
+        tokens, product = f"{line.median('tokens_per_second'):,.0f}", f"{100 * line.median('gflops') / gemm:.0f}"
+        copied, compiling = f"{100 * line.gbs / copy:.0f}", "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
+        memory = f"{line.median('peak_memory_mib'):.0f}"
+        table.append((name, line.candidate, f"{line.ms:.3f}", speedup, tokens, product, copied, compiling, memory, f"{len(line.rows)}"))
     print_table(heads, table)
-    for name, note in {line.candidate: line.note for line in lines if line.note}.items():
+    for name, note in {line.candidate: line.rows[-1]["note"] for line in lines if line.rows and line.rows[-1]["note"]}.items():
         print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
     for cell in dict.fromkeys(line.work.cell for line in lines):
@@ -185,7 +169,7 @@ class Preset:
         tries: largest number of measurements of one process. A process is measured again only if its result was noisy.
     """
 
-    workloads: dict[str, dict[str, tuple[int, ...]]]
+    workloads: dict[str, Axes]
     rounds: int
     seconds: float
     without: tuple[str, ...] = ()
@@ -202,19 +186,16 @@ PRESETS = {
 cores, "quick" took 4 minutes, and a round of "standard", of which there are three, between 24 and 47 minutes."""
 
 
-def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Time the first step of each process with an empty compilation cache (cold), then with the filled cache (warm)."""
-    candidates = {process.candidate.name: process.candidate for process in processes}
-    series = {process.series for process in processes}
-    rows = [row for name in series for row in rows_of(path, FIRST_STEP, git=sha, series=name)]
-    good = {(row["workload"], row["candidate"], row["round"], row["cache"]) for row in rows if "error" not in row}
+def sweep_first_step(items: Rows, path: Path) -> None:
+    """Time the first step of each item with an empty compilation cache (cold), then with the filled cache (warm)."""
+    rows = rows_of(path, FIRST_STEP, git=items[0]["git"], series=items[0]["series"] or "")
+    good = {(*_process(row), row["cache"]) for row in rows if "error" not in row}
 
     def complete(row: Row) -> bool:
-        return all((row["workload"], row["candidate"], row["round"], cache) in good for cache in CACHES)
+        return all((*_process(row), cache) in good for cache in CACHES)
 
     def measure(item: Row) -> list[Row]:
-        peer, *options = candidates[item["candidate"]].arguments()
-        module = ["bench.worker", peer, item["workload"], *options, "--checked", "0", "--seconds", "0.001"]
+        module = ["bench.worker", item["candidate"], item["workload"], "--checked", "0", "--seconds", "0.001"]
         rows = []
         with tempfile.TemporaryDirectory() as folder:
             for cache in CACHES:
@@ -225,41 +206,39 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
                     rows.append({"cache": cache, "error": f"ended with code {error.returncode}"})
         return rows
 
-    def describe(rows: Sequence[Row]) -> str:
+    def describe(rows: Rows) -> str:
         return ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows)
 
-    items = [
-        {"workload": process.work.name, "candidate": process.candidate.name, "round": process.round, "git": sha}
-        | {"series": process.series or None}
-        for process in processes
-    ]
     timing.measure_missing(path, FIRST_STEP, items, measure, "pairs", describe, counts=complete)
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
     heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"), []
+
+    def median(rows: Rows, name: str) -> str:
+        found = [row[name] for row in rows if row[name] is not None]
+        return f"{np.median(found):.2f}" if found else ""
+
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
     require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
-    for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
-        group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["workload"], row["candidate"]].append(row)
+    for (work, name), group in groups.items():
         cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
         if not (cold and warm):
             table.append((work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}"))
             continue
-        medians = [_median(rows, phase) for rows, phases in ((cold, PHASES), (warm, PHASES[:2])) for phase in phases]
-        table.append((work, name, *medians, str(len(cold))))
+        medians = [median(cold, phase) for phase in PHASES] + [median(warm, phase) for phase in PHASES[:2]]
+        table.append((work, name, *medians, f"{len(cold)}"))
     print_table(heads, table)
     print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
 
 
-def _median(rows: Sequence[Row], name: str) -> str:
-    found = [row[name] for row in rows if row[name] is not None]
-    return f"{np.median(found):.2f}" if found else ""
-
-
-def _parse() -> argparse.Namespace:
+def main() -> None:
+    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
@@ -268,31 +247,36 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers, those that they have")
     parser.add_argument("--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}")
     parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
-    parser.add_argument("--rounds", type=int, help="processes of a candidate; the preset's if not given")
-    parser.add_argument("--seconds", type=float, help="time to measure for in each process; the preset's if not given")
-    parser.add_argument("--series", default="", help="name of rows that are measured and reported apart from the others of their commit")
-    parser.add_argument("--first-step", action="store_true", help="measure build and first step, cold and with a cache")
-    return read_flags(parser)
-
-
-def main() -> None:
-    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
-    options = _parse()
+    add_flags(parser, int, rounds="processes of a candidate; the preset's if not given")
+    add_flags(parser, float, seconds="time to measure for in each process; the preset's if not given")
+    add_flags(parser, str, series="name of rows that are measured and reported apart from the others of their commit")
+    add_flags(parser, bool, first_step="measure build and first step, cold and with a cache")
+    parser.set_defaults(series="")
+    options = read_flags(parser)
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
-    asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}
-    works = [work for name, over in asked.items() for work in read_workloads([name], over, options.cell)]
+    sizes = {name: {} for name in options.workload} if options.workload else preset.workloads
+    works = [work for name, own in sizes.items() for work in read_workloads([name], own | axes, options.cell)]
     names = options.peer or [peer for peer in PEERS if peer not in preset.without]
     candidates = read_candidates(names, options.backend or [None], options.dtype)
     candidates = candidates if options.report else installed(candidates)
-    lacking = {(c, w): lack for w in works for c in candidates if (lack := PEERS[c.peer].lacks(w))}
-    for line in dict.fromkeys(f"{candidate.name}: left out, {lack}" for (candidate, _), lack in lacking.items()):
+    lacking = [
+        f"{candidate.name}: left out, {lack}" for work in works for candidate in candidates if (lack := PEERS[candidate.peer].lacks(work))
+    ]
+    for line in dict.fromkeys(lacking):
         print(line, flush=True)
     rounds = range(0 if options.report else options.rounds or preset.rounds)
-    processes = [Process(w, c, n, options.series) for w in works for n in rounds for c in candidates if (c, w) not in lacking]
-    if options.first_step:
-        sweep_first_step(processes, options.results, sha)
-        report_first_step(works, candidates, options.results, sha, options.series)
-        return
-    most = TRIES if options.workload else preset.tries
-    sweep(processes, options.seconds or preset.seconds, options.results, sha, most)
-    report(works, candidates, options.results, sha, options.series)
+    items = [
+        {"workload": work.name, "candidate": candidate.name, "round": number, "git": sha, "series": options.series or None}
+        for work in works
+        for number in rounds
+        for candidate in candidates
+        if not PEERS[candidate.peer].lacks(work)
+    ]
+    if items and options.first_step:
+        sweep_first_step(items, options.results)
+    elif items:
+        most = TRIES if options.workload else preset.tries
+        named = {candidate.name: candidate for candidate in candidates}
+        sweep(items, named, options.seconds or preset.seconds, options.results, most)
+    shown = report_first_step if options.first_step else report
+    shown(works, candidates, options.results, sha, options.series)

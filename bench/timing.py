@@ -5,18 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine
-from bench.peers import Candidate, row_key
-from bench.schema import check, make_row
-from bench.workloads import Workload
+from bench import cpu, machine
+from bench.schema import Row, Rows, check, make_row, require_one_machine
 from lstm_jax.sweep.rows import run_missing
 
-Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
 """Line that a process of `bench.worker --turns` prints when it waits for its turn."""
@@ -25,20 +21,24 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 
 def pinned(cores: int = CORES) -> dict[str, str]:
     """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
+    limits = {f"{library}_NUM_THREADS": str(cores) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+    return os.environ | limits | machine.settings()
 
 
-def run_module(
-    arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0
-) -> list[dict[str, Any]]:
-    """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
+def require_this_machine(rows: Rows) -> None:
+    """Check that rows to which others are to be added are from this machine."""
+    require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
+
+
+def _settings(cores: int, environment: Mapping[str, str] | None, first: int = 0) -> dict[str, Any]:
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
-    command = [sys.executable, "-m", *arguments]
-    settings = {**pinned(cores), **(environment or {})}
-    run = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=settings, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
-    )
+    own = {**pinned(cores), **(environment or {})}
+    return {"stdout": subprocess.PIPE, "text": True, "env": own, "preexec_fn": lambda: os.sched_setaffinity(0, allowed)}
+
+
+def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0) -> list[Row]:
+    """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
+    run = subprocess.run([sys.executable, "-m", *arguments], check=True, **_settings(cores, environment, first))
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
@@ -47,44 +47,31 @@ def run_in_turns(
     turns: int,
     folders: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process."""
-    allowed = sorted(os.sched_getaffinity(0))[:CORES]
-    settings = {**pinned(), **(environment or {})}
-    started: list[subprocess.Popen] = []
+    started: list[subprocess.Popen[str]] = []
+
+    def wait_for(process: subprocess.Popen[str]) -> None:
+        if TURN not in map(str.strip, process.stdout or ()):
+            raise subprocess.CalledProcessError(process.wait(), process.args)
+
     with contextlib.ExitStack() as stack:
         for folder, module in zip(folders or [ROOT] * len(arguments), arguments, strict=True):
             command = [sys.executable, "-m", *module, "--turns"]
-            own = settings | {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
-            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": own, "cwd": folder}
-            process = stack.enter_context(subprocess.Popen(command, **pipes))
-            os.sched_setaffinity(process.pid, allowed)  # set at once, because the threads of the process inherit it
+            process = stack.enter_context(subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, **_settings(CORES, environment)))
             stack.callback(process.kill)
             started.append(process)
-
-        def waiting(process: subprocess.Popen) -> None:
-            printed = []
-            for line in process.stdout or ():
-                if line.strip() == TURN:
-                    return
-                printed.append(line)
-            raise subprocess.CalledProcessError(process.wait(), process.args, "".join(printed))
-
         for process in started:
-            waiting(process)
+            wait_for(process)
         for turn in range(turns):
             for process in started if turn % 2 == 0 else reversed(started):
-                assert process.stdin
-                process.stdin.write("\n")
-                process.stdin.flush()
-                waiting(process)
-        rows = []
+                print(file=process.stdin, flush=True)
+                wait_for(process)
+        printed = [process.communicate()[0] for process in started]
         for process in started:
-            printed, _ = process.communicate()
             if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, process.args, printed)
-            rows.append(json.loads(next(line for line in printed.splitlines() if line.startswith("{"))))
-        return rows
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+        return [json.loads(next(line for line in text.splitlines() if line.startswith("{"))) for text in printed]
 
 
 def load() -> float:
@@ -96,7 +83,7 @@ def peaks() -> dict[str, float]:
     """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s)."""
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
-        row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]
+        row = run_module(f"bench.machine --threads {cores}".split(), cores)[-1]
         found |= {f"{name}_{cores}": value for name, value in row.items()}
     return found
 
@@ -113,7 +100,7 @@ def compilation_cache(folder: str) -> dict[str, str]:
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
 
 
-class Item(dict[str, Any]):
+class Item(Row):
     """Something to be measured: a dict of the fields that identify its rows. Its text names them, without the commits."""
 
     def __str__(self) -> str:
@@ -123,10 +110,10 @@ class Item(dict[str, Any]):
 def measure_missing(
     path: Path,
     measurement: str,
-    items: Iterable[Row],
-    measure: Callable[[Row], Sequence[Row]],
+    items: Rows,
+    measure: Callable[[Row], Rows],
     title: str,
-    describe: Callable[[Sequence[Row]], str],
+    describe: Callable[[Rows], str],
     measuring: bool = True,
     counts: Callable[[Row], bool] = lambda row: True,
     workers: int = 1,
@@ -136,8 +123,8 @@ def measure_missing(
     The fields of an item identify its rows, and `measure` returns the other fields of these rows. An item also counts as measured only if
     `counts` is true for its rows. Without `measuring`, only the rows are returned.
     """
-    items = [Item(item) for item in items]
-    names = list(dict.fromkeys(name for item in items for name in item))
+    wanted = list(map(Item, items))
+    names = list(dict.fromkeys(name for item in wanted for name in item))
 
     def key(row: Row) -> str:
         return json.dumps([row.get(name) for name in names], sort_keys=True)
@@ -146,49 +133,11 @@ def measure_missing(
         return key(row) if row["measurement"] == measurement and counts(row) else None
 
     def measured(item: Row) -> list[Row]:
-        about = {"cores": CORES, "load": load()}
+        about = {"measurement": measurement, "cores": CORES, "load": load()}
         about_item = {name: value for name, value in item.items() if value is not None}
-        return [make_row(measurement, **about | row | about_item) for row in measure(item)]
+        return [make_row(**about | row | about_item) for row in measure(item)]
 
-    wanted = {key(item): item for item in items}
-    missing = wanted if measuring else {}
+    by_key = {key(item): item for item in wanted}
+    missing = by_key if measuring else {}
     rows = run_missing(path, missing, key_of_row, measured, title, lambda item, rows: f"{item}: {describe(rows)}", check, workers)
-    return [row for row in rows if key_of_row(row) in wanted]
-
-
-@dataclass(frozen=True)
-class Process:
-    """Process to be timed: a candidate (a library with its options) runs a workload in one round.
-
-    Attributes:
-        work: workload, that is, a kind of computation with its sizes, such as a training step.
-        candidate: candidate.
-        round: number of the round.
-        series: label of the result rows, given by the flag `--series`. Rows with different labels are reported separately. If "", the rows
-            get no label.
-        tries: number of noisy measurements of this process in earlier calls of `bench throughput`.
-    """
-
-    work: Workload
-    candidate: Candidate
-    round: int
-    series: str = ""
-    tries: int = 0
-
-    @property
-    def key(self) -> tuple:
-        """Tuple of library, workload, options and round. `key_of` returns the same tuple for each result row of this process."""
-        return (*self.candidate.key(self.work), self.round)
-
-    def __str__(self) -> str:
-        return f"{self.work.name} {self.candidate.name} round {self.round}"
-
-    def about(self, sha: str) -> Row:
-        """Return the fields of the result row that are known before the process runs, with `sha` as the commit."""
-        known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
-        return known | {"cores": CORES, "load": load()} | ({"series": self.series} if self.series else {})
-
-
-def key_of(row: Row) -> tuple:
-    """Return the key of the process that gave a result row: the entries of `row_key(row)` (library, workload, options), then the round."""
-    return (*row_key(row), row["round"])
+    return [row for row in rows if key_of_row(row) in by_key]

@@ -1,14 +1,14 @@
 """Benchmark process of one library (peer) on one workload. The process times the library, and prints a result row as a JSON line.
 
-    python -m bench.worker ours A --write-reference a.npz --backend reference
+    python -m bench.worker ours A --write-reference a.npz
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
-    python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
+    python -m bench.worker ours:backend=hoisted recurrence:H=64,T=80,B=32 --reference r.npz
     python -m bench.worker torch_lstm A --checked 1.3e-6      # relative error that an earlier process found
 
-With --write-reference, nothing is timed, and the results of one step are written to a file. With --reference, the library's results are
-compared with the results in such a file, and the row has the largest relative error as "distance". With --checked, nothing is compared, and
-the row has the given number as "distance". If the library fails, the JSON line has the field "error", and the exit code is 1. `--dropout`
-and `--recurrent-dropout` replace the dropout rates of the workload.
+With --write-reference, nothing is timed, and the results of one step of our backend `reference` are written to a file. With --reference,
+the library's results are compared with the results in such a file, and the row has the largest relative error as "distance". With
+--checked, nothing is compared, and the row has the given number as "distance". If the library fails, the JSON line has the field "error",
+and the exit code is 1.
 """
 
 import json
@@ -17,7 +17,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import flops, machine, make_parser
-from bench.peers import PEERS
-from bench.peers.base import Built, Options, slowed
+from bench import add_flags, flops, machine, make_parser
+from bench.peers import OURS, PEERS, Candidate, read_candidate
+from bench.peers.base import Built, Options, Run, slowed
+from bench.schema import Row
 from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
@@ -39,7 +41,15 @@ BLOCKS = 50
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
     """Build a workload with a benchmarked library, and return it."""
     os.environ.update(PEERS[peer].environment)
-    return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
+    built = import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
+    lacks = "no recurrent dropout" if options.recurrent_dropout and not PEERS[peer].recurrent_dropout else ""
+    return replace(built, note=", ".join(filter(None, (lacks, built.note))))
+
+
+def build_ours(name: str, **given: Any) -> tuple[Workload, Built]:
+    """Build a workload with this project in this process. `given` are fields of `Options`."""
+    work = workload(name)
+    return work, build(OURS, work, make_arrays(work), Candidate(OURS, OURS, given).options(work))
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
@@ -64,13 +74,13 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
     return result
 
 
-def _time(run: Callable[[int], None], count: int) -> float:
+def _time(run: Run, count: int) -> float:
     began = time.perf_counter()
     run(count)
     return time.perf_counter() - began
 
 
-def steps_per_block(run: Callable[[int], None], least: float) -> int:
+def steps_per_block(run: Run, least: float) -> int:
     """Return a number of steps that together take about `least` seconds, and not less than 80 % of it."""
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
@@ -79,11 +89,11 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
     return count
 
 
-def _block(run: Callable[[int], None], count: int) -> float:
+def _block(run: Run, count: int) -> float:
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
-def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+def measure(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
     """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block."""
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
@@ -92,7 +102,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
     return count, samples
 
 
-def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+def measure_in_turns(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
     """Wait for a line on standard input, time one block of steps, and repeat this until the input ends."""
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
@@ -139,11 +149,11 @@ def _versions(peer: str) -> dict[str, str]:
 
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
-) -> dict[str, Any]:
+) -> Row:
     """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.FIELDS`)."""
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
-    row: dict[str, Any] = {"build_seconds": time.perf_counter() - began}
+    row: Row = {"build_seconds": time.perf_counter() - began}
     row |= first_step(built)
     if reference:
         with np.load(reference) as file:
@@ -183,35 +193,25 @@ def timed_row(
 def main() -> None:
     """With `--write-reference`, write the reference results of a workload. Otherwise, time a library and print the result row."""
     parser = make_parser(__doc__)
-    parser.add_argument("peer", choices=list(PEERS))
+    parser.add_argument("candidate", type=read_candidate, help="as --peer of bench throughput takes it")
     parser.add_argument("workload", type=workload)
-    parser.add_argument("--reference", type=Path)
-    parser.add_argument("--checked", type=float)
-    parser.add_argument("--write-reference", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--turns", action="store_true", help="wait for a line before each block, which then takes --seconds")
-    parser.add_argument("--backend", default=None)
-    parser.add_argument("--dropout", type=float, default=None)
-    parser.add_argument("--recurrent-dropout", type=float, default=None)
-    parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32")
-    parser.add_argument("--slower", type=float, default=0.0)
+    add_flags(parser, Path, reference="file of reference results", write_reference="file to write reference results to")
+    add_flags(parser, float, checked="distance that an earlier process found", seconds="time to measure for")
+    add_flags(parser, bool, turns="wait for a line before each block, which then takes --seconds")
+    parser.set_defaults(seconds=5.0)
     options = parser.parse_args()
-    work: Workload = options.workload
+    work, candidate = options.workload, options.candidate
+    asked = candidate.options(work)
     if options.write_reference:
         from bench.peers import ours
 
-        ours.write_reference(options.write_reference, work, make_arrays(work), options.backend or "reference")
+        ours.write_reference(options.write_reference, work, make_arrays(work))
         return
     if not options.reference and options.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    dropout = work.dropout if options.dropout is None else options.dropout
-    recurrent = work.recurrent_dropout if options.recurrent_dropout is None else options.recurrent_dropout
-    asked = Options(options.backend, dropout, recurrent, dtype=options.dtype, slower=options.slower)
-    about = {"peer": options.peer, "workload": work.name, "kind": work.kind} | work.sizes | {"cell": work.cell, "dtype": asked.dtype}
-    about |= {"backend": asked.backend, "dropout": dropout, "recurrent_dropout": recurrent}
-    about |= {"slower": asked.slower} if asked.slower else {}
+    about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
     try:
-        row = timed_row(options.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
+        row = timed_row(candidate.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
     except Exception as error:
         line = str(error).strip().splitlines() or [""]
         print(json.dumps(about | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)

@@ -23,6 +23,7 @@ reset). The recurrent cell is an LSTM, unless the name of the workload gives ano
 """
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -30,6 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bench import add_flags
 from lstm_jax import data
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.errors import InputError
@@ -42,6 +44,10 @@ LENGTH, CHARACTERS, CHARS = 40, 33, 400
 """Three numbers of the Keras example lstm_text_generation: characters in a window, distinct characters, characters of a generated text."""
 RATE = 0.2
 """Rate of the input dropout and rate of the recurrent dropout in the workload "A"."""
+
+
+Axes = dict[str, tuple[int, ...]]
+"""Values of sizes by the letters of the sizes."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,8 @@ def workload(name: str) -> Workload:
 
 
 LAYER = "recurrent/0/"
+Weights = dict[str, np.ndarray]
+"""Arrays by their names, such as weights or gradients."""
 
 
 @dataclass(frozen=True)
@@ -195,18 +203,18 @@ class Arrays:
         resets: bool (B, T), True where the state of a sequence is reset before a step. None if the workload has no resets.
     """
 
-    weights: dict[str, np.ndarray]
+    weights: Weights
     inputs: np.ndarray
     targets: np.ndarray
     text: np.ndarray
     resets: np.ndarray | None = None
 
-    def cell(self) -> dict[str, np.ndarray]:
+    def cell(self) -> Weights:
         """Return a dict of the weights of the recurrent cell, from their names without the prefix "recurrent/0/" to their arrays."""
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
-def in_layer(cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def in_layer(cell: Mapping[str, Any]) -> Weights:
     """Return the arrays of a recurrent cell under the names of `Arrays.weights`. This function is the inverse of `Arrays.cell`."""
     return {LAYER + name: np.asarray(array) for name, array in cell.items()}
 
@@ -223,11 +231,8 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     bias = uniform(0.1, G)
     if work.cell == "lstm":
         bias[H : 2 * H] += 1
-    layer = {
-        "kernel": uniform((6 / (E + G)) ** 0.5, E, G),
-        "recurrent_kernel": (rng.standard_normal((H, G)) / G**0.5).astype(np.float32),
-        "bias": bias,
-    }
+    kernel, recurrent_kernel = uniform((6 / (E + G)) ** 0.5, E, G), (rng.standard_normal((H, G)) / G**0.5).astype(np.float32)
+    layer = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
     if work.cell == "gru":
         layer["recurrent_bias"] = uniform(0.1, G)
     elif work.cell not in GATES:
@@ -259,27 +264,17 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
 
 
-def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
-    """Return the float32 one-hot encoding of integer ids, an array with the shape (*ids.shape, size)."""
-    return np.eye(size, dtype=np.float32)[ids]
-
-
-AXES = {"H": "units", "T": "length", "B": "batch"}
-"""Dict from the letter of a size to the name of its command-line flag, without dashes."""
-
-
-def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = AXES.values()) -> None:
+def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = ("units", "length", "batch")) -> None:
     """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128."""
-    for name in names:
-        parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
+    add_flags(parser, read_sizes, **dict.fromkeys(names, "sizes, as in 32,64,128 or 32..512"))
 
 
-def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
+def given_axes(options: argparse.Namespace) -> Axes:
     """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out."""
-    return {letter: values for letter, name in AXES.items() if (values := getattr(options, name))}
+    return {letter: values for letter in "HTB" if (values := getattr(options, LETTERS[letter]))}
 
 
-def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
+def read_workloads(names: Iterable[str], axes: Axes, cells: Iterable[str] = ("lstm",)) -> list[Workload]:
     """Return the named workloads for every combination of the given sizes and recurrent cells."""
     found = {}
     for name, cell in product(names, cells):
@@ -296,15 +291,11 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
 def read_sizes(text: str) -> tuple[int, ...]:
     """Parse a list of sizes such as "20,40", or a range such as "32..512", in which each size is twice the previous one."""
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", text)
     try:
-        numbers = [int(part) for part in text.split(".." if ".." in text else ",")]
+        numbers = [int(part) for part in (ends.groups() if ends else text.split(","))]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"sizes: {text}; give integers, as in 32,64,128 or 32..512") from error
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"sizes: {text}; give 1 or more")
-    if ".." not in text:
-        return tuple(numbers)
-    first, last = numbers[0], numbers[-1]
-    if len(numbers) > 2 or first > last:
-        raise argparse.ArgumentTypeError(f"sizes: {text}; give two ends, the smaller one first, as in 32..512")
-    return tuple(first << doublings for doublings in range((last // first).bit_length()))
+    if min(numbers) < 1 or (ends and numbers[0] > numbers[1]):
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give 1 or more, and the smaller end of a range first")
+    return tuple(numbers[0] << doublings for doublings in range((numbers[1] // numbers[0]).bit_length())) if ends else tuple(numbers)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import Array, lax
 
 from experiments import runs
 from experiments.equal import cell_parameters
+from experiments.study import Metrics
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.config import SentimentConfig
 
@@ -23,12 +24,12 @@ REVIEWS = 256
 """Largest number of test reviews on which the gradient is measured."""
 
 
-def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def gradient_sizes(cell: Cell, params: Any, units: int, x: Array, loss: Callable[[Array], Array]) -> Array:
     """Return the size of the gradient of a loss with respect to the state h at each step."""
     z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
     initial = cell.initial_state(len(x), units)
 
-    def loss_of_shifts(shifts: jax.Array) -> jax.Array:
+    def loss_of_shifts(shifts: Array) -> Array:
         def step(state, inputs):
             z_t, shift = inputs
             new = cell.step(params, state, z_t, None, None)
@@ -41,13 +42,13 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
     return jnp.sqrt((gradient**2).sum(-1).mean(-1))
 
 
-def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
+def by_steps_back(sizes: Array, answered: int = 1) -> dict[int, float]:
     """Return the gradient sizes at several distances before the answered steps, as a dict from distance to size."""
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}
 
 
-def on_reviews(config: SentimentConfig) -> dict[str, Any]:
+def on_reviews(config: SentimentConfig) -> Metrics:
     """Train the sentiment model and, before and after training, measure the gradient of the loss with respect to the state h."""
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task
@@ -61,11 +62,11 @@ def on_reviews(config: SentimentConfig) -> dict[str, Any]:
     untrained, rebuild = functional(task.make_model(config, reviews.vocabulary.size))
 
     @jax.jit
-    def sizes(params: Any) -> jax.Array:
+    def sizes(params: Any) -> Array:
         model: Any = rebuild(params)
         layer = model.recurrent.layers[0]
 
-        def loss(h: jax.Array) -> jax.Array:
+        def loss(h: Array) -> Array:
             return optax.sigmoid_binary_cross_entropy(model.head(h[-1])[:, 0], labels).sum()
 
         return gradient_sizes(CELLS[config.model.cell], layer.cell_params(), layer.units, model.embedding(ids), loss)

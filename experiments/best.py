@@ -18,7 +18,7 @@ main results:
   the mixture is the one with the lowest validation loss.
 - Ensembles: the accuracy of the mean logits over all seeds, once for the recipe and once for its mixture with NBSVM.
 
-The wider recipe has only the first two results. It is also trained on all 25,000 reviews, without a validation split (`all_reviews`).
+The wider recipe has only the first two results. It is also trained on all 25,000 reviews, without a validation split (`ALL_REVIEWS`).
 These runs have all three results. In `lstm-jax train sentiment`, the wider recipe is the preset "best" with `--dtype bfloat16`.
 
 Expected: a test accuracy of at least 0.92 (the wider recipe has it). Published test accuracies of models trained on the labelled reviews
@@ -36,16 +36,15 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import nbsvm, runs, study
+from experiments import nbsvm, runs
+from experiments.study import Metrics, Rows, Study, main
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.values import ADDED
-from lstm_jax.inspection.figures import write_figure
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class Config:
 
 
 SOURCE, ALL_REVIEWS = "the source", "256 units, all reviews"
-"""Two names in the result file: of the first choice (the unchanged Keras example imdb_lstm), and of the runs of `all_reviews`."""
-CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+"""Two names in the result file: of the first choice (the unchanged Keras example imdb_lstm), and of the runs on all reviews."""
+CHOICES: dict[str, tuple[str, Metrics]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
     "both directions": ("pooled over time", {"task.model.bidirectional": True}),
@@ -97,6 +96,12 @@ SEEDS = 5
 SHARE = 0.5
 """Weight of the model's logits in the mixture with NBSVM, in the runs on all reviews. The weight was chosen in runs of the choice `WIDE`
 with a validation split: with the weights of the last epoch, it gave the lowest validation loss (see `LOG.md`)."""
+GROUPS: dict[str, tuple[str, Metrics]] = {
+    "recipe": (RECIPE, {}),
+    "recipe, 256 units": (WIDE, {"margins": False}),  # the margins of all groups would make the file larger than 1 MiB
+    ALL_REVIEWS: (WIDE, {"share": SHARE, "task.data.validation": 0.0}),
+}
+"""Dict from the name of each group of tested runs to a pair (name of the choice that it trains, changes)."""
 ORDER = 3
 """Largest n of the n-grams of the NBSVM classifier."""
 REFERENCES = {
@@ -109,33 +114,22 @@ REFERENCES = {
 }
 
 
-def choices(base: SentimentConfig) -> list[Config]:
-    """Return the configs of all choices."""
+def choices(base: SentimentConfig) -> dict[str, Config]:
+    """Return the configs of all choices, which are the models that the study compares, by their names."""
     configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
         configs[name] = sweep.override(configs[before], {"choice": name} | changes)
-    return list(configs.values())
+    return configs
 
 
-def named(base: SentimentConfig, choice: str) -> Config:
-    """Return the config of the choice with a given name. A choice is one of the models that the study compares."""
-    return next(config for config in choices(base) if config.choice == choice)
+def tested(base: SentimentConfig, group: str, seeds: int) -> list[Config]:
+    """Return the configs of a group of runs that are evaluated on the test reviews, one config for each seed."""
+    choice, changes = GROUPS[group]
+    changes = {"choice": group, "tested": True} | changes
+    return [sweep.override(choices(base)[choice], changes | {"task.train.seed": seed}) for seed in range(seeds)]
 
 
-def recipe(base: SentimentConfig, seeds: int, wide: bool = False) -> list[Config]:
-    """Return the configs of the runs that train a recipe and evaluate it on the test reviews, one config for each seed."""
-    best, name = (named(base, WIDE), "recipe, 256 units") if wide else (named(base, RECIPE), "recipe")
-    changes = {"choice": name, "tested": True, "margins": not wide}  # the margins of all groups would make the file larger than 1 MiB
-    return [sweep.override(best, changes | {"task.train.seed": seed}) for seed in range(seeds)]
-
-
-def all_reviews(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of the runs that train the wider recipe on all training reviews and test it, one config for each seed."""
-    changes = {"choice": ALL_REVIEWS, "tested": True, "share": SHARE, "task.data.validation": 0.0}
-    return [sweep.override(named(base, WIDE), changes | {"task.train.seed": seed}) for seed in range(seeds)]
-
-
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -157,7 +151,7 @@ def run(config: Config) -> dict[str, Any]:
         return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 
     held_out = sentiment.padded_rows(reviews, task).validation
-    metrics: dict[str, Any] = {} if held_out is None else score(held_out)
+    metrics: Metrics = {} if held_out is None else score(held_out)
     by_epoch = [row["validation_accuracy"] for row in result.rows] if held_out else []
     metrics |= {"best_epoch": result.best_epoch, "by_epoch": by_epoch}
     metrics |= {"seconds": time.perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
@@ -171,18 +165,18 @@ def run(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, np.ndarray]) -> dict[str, Any]:
+def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, np.ndarray]) -> Metrics:
     """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture."""
     from lstm_jax.tasks.review_rows import split_reviews
 
     train, held_out = split_reviews(reviews, config.task)
     logits_of = nbsvm.train(train, ORDER)
-    parts: dict[str, Any] = {name: part for name, part in (("", held_out), ("test_", reviews.test)) if name in logits}
+    parts: Metrics = {name: part for name, part in (("", held_out), ("test_", reviews.test)) if name in logits}
     own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels) if held_out else config.share
     mixed = {name: share * logits[name] + (1 - share) * own[name] for name in parts}
     test = parts["test_"].labels
-    metrics: dict[str, Any] = {"share": share}
+    metrics: Metrics = {"share": share}
     if config.margins:
         metrics |= {"test_margins": encode_margins(logits["test_"], test), "test_mixed_margins": encode_margins(mixed["test_"], test)}
     for name, part in parts.items():
@@ -226,7 +220,7 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 """Dict from the name of each ensemble of all seeds to the name of the margins in the results of a run."""
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for row in (row for row in rows if not row["tested"]):
@@ -241,56 +235,54 @@ def verdict(rows: study.Rows) -> str:
     return "\n".join(lines)
 
 
-def _tested(rows: study.Rows) -> dict[str, study.Rows]:
+def _tested(rows: Rows) -> dict[str, Rows]:
     groups = {suffix: [row for row in rows if row["tested"] and row["choice"] == name] for name, suffix in SUFFIXES.items()}
     return {suffix: tested for suffix, tested in groups.items() if tested}
 
 
-def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
+def _accuracies(tested: Rows) -> dict[str, list[float]]:
     found = {name: [row[metric] for row in tested] for name, metric in TESTED.items()}
     ensembles = ENSEMBLES if len(tested) > 1 and all("test_margins" in row for row in tested) else {}
     return found | {name: [ensemble_accuracy(row[key] for row in tested)] for name, key in ensembles.items()}
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines."""
-
-    def fill(figure: Any) -> None:
-        points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]
-        for suffix, tested in _tested(rows).items():
-            points += [(f"{name}{suffix}, test", values) for name, values in _accuracies(tested).items()]
-        axes = figure.subplots()
-        for y, (name, values) in enumerate(points):
-            of_test = name.endswith(", test")
-            axes.plot(values, [y] * len(values), "D" if of_test else "o", color="#D55E00" if of_test else "#0072B2")
-            axes.annotate(f"{np.mean(values):.4f}", (max(values), y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
-        axes.margins(x=0.12)
-        for name, value in REFERENCES.items():
-            axes.axvline(value, color="#777777", linewidth=0.8, linestyle=":")
-            axes.text(value, -0.7, name, rotation=45, fontsize=8, color="#555555", ha="left", va="bottom")
-        axes.set_yticks(range(len(points)), [name for name, _ in points])
-        axes.set_ylim(len(points) - 0.4, -0.6)
-        axes.set_xlabel("accuracy: validation part (blue), test reviews (orange)")
-        axes.grid(axis="y", visible=False)
-
-    return write_figure(path, (9.0, 7.0), fill)
+    points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]
+    for suffix, tested in _tested(rows).items():
+        points += [(f"{name}{suffix}, test", values) for name, values in _accuracies(tested).items()]
+    axes = figure.subplots()
+    for y, (name, values) in enumerate(points):
+        of_test = name.endswith(", test")
+        axes.plot(values, [y] * len(values), "D" if of_test else "o", color="#D55E00" if of_test else "#0072B2")
+        axes.annotate(f"{np.mean(values):.4f}", (max(values), y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.margins(x=0.12)
+    for name, value in REFERENCES.items():
+        axes.axvline(value, color="#777777", linewidth=0.8, linestyle=":")
+        axes.text(value, -0.7, name, rotation=45, fontsize=8, color="#555555", ha="left", va="bottom")
+    axes.set_yticks(range(len(points)), [name for name, _ in points])
+    axes.set_ylim(len(points) - 0.4, -0.6)
+    axes.set_xlabel("accuracy: validation part (blue), test reviews (orange)")
+    axes.grid(axis="y", visible=False)
 
 
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
-TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
-TESTS = [*recipe(BASE, SEEDS), *recipe(BASE, SEEDS, wide=True), *all_reviews(BASE, SEEDS)]
-FULL = [config for config in choices(BASE) if config.choice not in (RECIPE, WIDE)] + TESTS
+TOY = sweep.override(runs.SMALL_SENTIMENT, {"data.validation": 0.2})
+TESTS = [config for group in GROUPS for config in tested(BASE, group, SEEDS)]
+FULL = [config for name, config in choices(BASE).items() if name not in (RECIPE, WIDE)] + TESTS
 """Configs of the preset "full": all choices except `RECIPE` and `WIDE`, and `TESTS`. The runs of `TESTS` with seed 0 include the training
 and the validation of `RECIPE` and `WIDE`, so these two choices need no runs of their own."""
-STUDY = study.Study(
+TOYS = [choices(TOY)["weights averaged"], *tested(TOY, "recipe", 2), *tested(TOY, ALL_REVIEWS, 1)]
+STUDY = Study(
     "best",
     run,
-    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 2), *all_reviews(TOY, 1)], "choices": choices(BASE), "full": FULL},
+    {"toy": TOYS, "choices": list(choices(BASE).values()), "full": FULL},
     draw,
+    (9.0, 7.0),
     verdict,
     needs="sklearn",
     ending=".jsonl.gz",
 )
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

@@ -22,15 +22,14 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from math import log
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import runs, study
+from experiments import runs
+from experiments.study import Metrics, Rows, Study, groups, main
 from lstm_jax import sweep
 from lstm_jax.config import PRESETS, GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
-from lstm_jax.inspection.figures import write_figure
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def configs(recipes: dict[str, tuple[GenerationConfig, int]]) -> list[Config]:
     ]
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
     began = time.perf_counter()
     return runs.generation(config.task) | {"seconds": time.perf_counter() - began}
@@ -88,11 +87,10 @@ def nats(bits: float) -> float:
     return bits * log(2)
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for name in dict.fromkeys(row["recipe"] for row in rows):
-        own = [row for row in rows if row["recipe"] == name]
+    for (name,), own in groups(rows, ["recipe"]).items():
         unit, loss = ("nats", nats) if name == SHAKESPEARE else ("bits", float)
         losses = [loss(row["bits"]) for row in own]
         minutes = np.mean([row["seconds"] for row in own]) / 60
@@ -101,35 +99,31 @@ def verdict(rows: study.Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the loss of the held-out text at each epoch in two panels, with one line for each run."""
-
-    def fill(figure: Any) -> None:
-        left, right = figure.subplots(1, 2)
-        for row in rows:
-            if row["recipe"] == SHAKESPEARE:
-                losses = [nats(bits) for bits in row["by_epoch"]]
-                left.plot(range(1, len(losses) + 1), losses, "o-", markersize=3, label=f"LSTM, seed {row['task.train.seed']}")
-        for number, (name, loss) in enumerate(REFERENCES.items()):
-            left.axhline(loss, color=f"C{5 + number}", linestyle="--", linewidth=1, label=f"{name} {loss:g}")
-        left.set_xlabel("epoch")
-        left.set_ylabel("held-out nats per character")
-        left.set_title("tiny Shakespeare")
-        left.set_ylim(top=1.1 * max([*REFERENCES.values(), *(nats(row["bits"]) for row in rows if row["recipe"] == SHAKESPEARE)]))
-        left.legend(fontsize=8)
-        names = list(dict.fromkeys(row["recipe"] for row in rows if row["recipe"] != SHAKESPEARE))
-        for row in rows:
-            if row["recipe"] in names:
-                bits = row["by_epoch"]
-                label = row["recipe"].removeprefix("articles, ") if row["task.train.seed"] == 0 else None
-                right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=f"C{names.index(row['recipe'])}", linewidth=1, label=label)
-        right.set_xlabel("fraction of the training")
-        right.set_ylabel("held-out bits per character")
-        right.set_title("articles")
-        right.set_ylim(top=1.3 * max((row["bits"] for row in rows if row["recipe"] in names), default=1.0))
-        right.legend(fontsize=8)
-
-    return write_figure(path, (11.0, 4.5), fill)
+    left, right = figure.subplots(1, 2)
+    for row in rows:
+        if row["recipe"] == SHAKESPEARE:
+            losses = [nats(bits) for bits in row["by_epoch"]]
+            left.plot(range(1, len(losses) + 1), losses, "o-", markersize=3, label=f"LSTM, seed {row['task.train.seed']}")
+    for number, (name, loss) in enumerate(REFERENCES.items()):
+        left.axhline(loss, color=f"C{5 + number}", linestyle="--", linewidth=1, label=f"{name} {loss:g}")
+    left.set_xlabel("epoch")
+    left.set_ylabel("held-out nats per character")
+    left.set_title("tiny Shakespeare")
+    left.set_ylim(top=1.1 * max([*REFERENCES.values(), *(nats(row["bits"]) for row in rows if row["recipe"] == SHAKESPEARE)]))
+    left.legend(fontsize=8)
+    names = list(dict.fromkeys(row["recipe"] for row in rows if row["recipe"] != SHAKESPEARE))
+    for row in rows:
+        if row["recipe"] in names:
+            bits = row["by_epoch"]
+            label = row["recipe"].removeprefix("articles, ") if row["task.train.seed"] == 0 else None
+            right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=f"C{names.index(row['recipe'])}", linewidth=1, label=label)
+    right.set_xlabel("fraction of the training")
+    right.set_ylabel("held-out bits per character")
+    right.set_title("articles")
+    right.set_ylim(top=1.3 * max((row["bits"] for row in rows if row["recipe"] in names), default=1.0))
+    right.legend(fontsize=8)
 
 
 def small(config: GenerationConfig) -> GenerationConfig:
@@ -139,7 +133,7 @@ def small(config: GenerationConfig) -> GenerationConfig:
 
 
 TOY = configs({name: (small(task), 1) for name, (task, _) in RECIPES.items()})
-STUDY = study.Study("characters", run, {"toy": TOY, "full": configs(RECIPES)}, draw, verdict)
+STUDY = Study("characters", run, {"toy": TOY, "full": configs(RECIPES)}, draw, (11.0, 4.5), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

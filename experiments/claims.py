@@ -22,7 +22,6 @@ The intervals reflect only how much the effect varies with the seed. They do not
 data set and one division into training and test data.
 """
 
-import argparse
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,10 +33,12 @@ from typing import Any
 
 import numpy as np
 
+from bench import add_flags, make_parser
 from experiments import study
 from experiments.claim_list import CLAIMS, SEEDLESS, Claim, Setting
+from experiments.study import Metrics
 from lstm_jax import sweep
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep import stats
 
@@ -71,7 +72,7 @@ def _seeds(claim: Claim, new: bool) -> range:
 
 
 @cache
-def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
+def _full(name: str) -> list[tuple[Any, Metrics]]:
     return [(config, sweep.flatten(asdict(config))) for config in _study(name).presets["full"]]
 
 
@@ -130,7 +131,7 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
     return f"{mean:+.3g}{study.interval((mean, low, high), '.3g')}, {seeds}", verdict(claim, low, high)
 
 
-def _rows(name: str, results: Path) -> list[dict[str, Any]]:
+def _rows(name: str, results: Path) -> list[Metrics]:
     needed = [config for claim in CLAIMS if claim.study == name for new in (False, True) for config in configs(claim, new)]
     own = _study(name)
     return study.finished(sweep.existing_rows(own.run, needed, own.rows_path(results)))
@@ -175,29 +176,24 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     names = sorted({claim.study for claim in CLAIMS})
-    parser.add_argument("--new", action="store_true", help=f"first run what the claims need with {NEW} new seeds")
+    add_flags(parser, bool, new=f"first run what the claims need with {NEW} new seeds", write="write the table into docs/studies.md")
     parser.add_argument("--study", choices=names, nargs="+", default=names, help="studies whose claims are run (default: all)")
-    parser.add_argument("--workers", type=int, default=1, help="processes at a time; 0 for one a core (default: 1)")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/studies.md")
+    add_flags(parser, int, workers="processes at a time; 0 for one a core (default: 1)")
+    parser.set_defaults(workers=1)
     options = parser.parse_args(arguments)
-    failed = 0
-    try:
-        if options.new:
-            failed = run(options.study, study.RESULTS, options.workers)
+
+    def call() -> int:
+        failed = run(options.study, study.RESULTS, options.workers) if options.new else 0
         if options.write:
             write_atomically(PAGE, with_table(PAGE.read_text(), study.RESULTS))
         print(table(study.RESULTS))
-    except InputError as error:
-        print(f"claims: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("claims: interrupted; the rows so far are kept, the same command goes on", file=sys.stderr)
-        return 130
-    if failed:
-        print(f"claims: {failed} runs failed, see the result files in {study.RESULTS}", file=sys.stderr)
-    return 1 if failed else 0
+        if failed:
+            print(f"claims: {failed} runs failed, see the result files in {study.RESULTS}", file=sys.stderr)
+        return int(failed > 0)
+
+    return study.command("claims", call)
 
 
 if __name__ == "__main__":

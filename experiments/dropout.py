@@ -17,15 +17,14 @@ and a half points at rate 0.6. The calibration does not change, and an epoch tak
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import runs, study
+from experiments import runs
+from experiments.study import Rows, Study, grouped, groups, interval, main
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 
 RATES, SEEDS = (0.0, 0.2, 0.4, 0.6), 3
@@ -42,62 +41,56 @@ def configs(base: SentimentConfig, rates: tuple[float, ...], seeds: int) -> list
 KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
-        selected = [row for row in rows if tuple(row[name] for name in KEY) == key]
-        found = stats.t_interval(accuracies)
-        ece, seconds = (np.mean([row[name] for row in selected]) for name in ("ece", "epoch_seconds"))
+    for key, own in groups(rows, KEY).items():
+        found = stats.t_interval([row["test_accuracy"] for row in own])
+        ece, seconds = (np.mean([row[name] for row in own]) for name in ("ece", "epoch_seconds"))
         lines.append(
-            f"{key[0]}, input {key[1]}, recurrent {key[2]}: {found[0]:.4f}{study.interval(found, '.4f')}, "
-            f"ECE {ece:.3f}, {seconds:.1f} s an epoch"
+            f"{key[0]}, input {key[1]}, recurrent {key[2]}: {found[0]:.4f}{interval(found, '.4f')}, ECE {ece:.3f}, {seconds:.1f} s an epoch"
         )
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate."""
-
-    def fill(figure: Any) -> None:
-        *panels, kinds = figure.subplots(1, 4)
-        keras = [row for row in rows if row["model.dropout_masks"] == "keras"]
-        rates = sorted({row["model.dropout"] for row in keras})
-        titles = {"test_accuracy": "test accuracy", "ece": "calibration error", "epoch_seconds": "seconds an epoch"}
-        for axes, (name, title) in zip(panels, titles.items(), strict=True):
-            cells = study.grouped(keras, KEY[1:], name)
-            values = np.array([[np.mean(cells.get((a, b), [np.nan])) for b in rates] for a in rates])
-            # the large vmax keeps all cells light enough for black numbers
-            axes.imshow(values, cmap="Blues", origin="lower", aspect="auto", vmax=2 * np.nanmax(values) - np.nanmin(values))
-            for (row, column), value in np.ndenumerate(values):
-                axes.text(column, row, f"{value:.3f}" if name != "epoch_seconds" else f"{value:.1f}", ha="center", va="center", fontsize=9)
-            axes.set_xticks(range(len(rates)), [str(rate) for rate in rates])
-            axes.set_yticks(range(len(rates)), [str(rate) for rate in rates])
-            axes.set_xlabel("recurrent dropout")
-            axes.set_title(title)
-            axes.grid(visible=False)
-        panels[0].set_ylabel("input dropout")
-        for masks, ink, label in (("keras", "#0072B2", "one a gate"), ("variational", "#D55E00", "one for all gates")):
-            cells = study.grouped([row for row in rows if row["model.dropout_masks"] == masks], KEY[1:], "test_accuracy")
-            equal = {a: accuracies for (a, b), accuracies in cells.items() if a == b}
-            for rate, accuracies in equal.items():
-                kinds.plot([rate] * len(accuracies), accuracies, "o", color=ink, alpha=0.4, ms=4)
-            kinds.plot(list(equal), [np.mean(accuracies) for accuracies in equal.values()], "-", color=ink, label=label)
-        kinds.set_title("test accuracy, equal rates")
-        kinds.set_xlabel("both rates")
-        kinds.legend(fontsize=8)
-
-    return write_figure(path, (14.0, 3.8), fill)
+    *panels, kinds = figure.subplots(1, 4)
+    keras = [row for row in rows if row["model.dropout_masks"] == "keras"]
+    rates = sorted({row["model.dropout"] for row in keras})
+    titles = {"test_accuracy": "test accuracy", "ece": "calibration error", "epoch_seconds": "seconds an epoch"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        cells = grouped(keras, KEY[1:], name)
+        values = np.array([[np.mean(cells.get((a, b), [np.nan])) for b in rates] for a in rates])
+        # the large vmax keeps all cells light enough for black numbers
+        axes.imshow(values, cmap="Blues", origin="lower", aspect="auto", vmax=2 * np.nanmax(values) - np.nanmin(values))
+        for (row, column), value in np.ndenumerate(values):
+            axes.text(column, row, f"{value:.3f}" if name != "epoch_seconds" else f"{value:.1f}", ha="center", va="center", fontsize=9)
+        axes.set_xticks(range(len(rates)), [str(rate) for rate in rates])
+        axes.set_yticks(range(len(rates)), [str(rate) for rate in rates])
+        axes.set_xlabel("recurrent dropout")
+        axes.set_title(title)
+        axes.grid(visible=False)
+    panels[0].set_ylabel("input dropout")
+    for masks, ink, label in (("keras", "#0072B2", "one a gate"), ("variational", "#D55E00", "one for all gates")):
+        cells = grouped([row for row in rows if row["model.dropout_masks"] == masks], KEY[1:], "test_accuracy")
+        equal = {a: accuracies for (a, b), accuracies in cells.items() if a == b}
+        for rate, accuracies in equal.items():
+            kinds.plot([rate] * len(accuracies), accuracies, "o", color=ink, alpha=0.4, ms=4)
+        kinds.plot(list(equal), [np.mean(accuracies) for accuracies in equal.values()], "-", color=ink, label=label)
+    kinds.set_title("test accuracy, equal rates")
+    kinds.set_xlabel("both rates")
+    kinds.legend(fontsize=8)
 
 
-TOY_BASE = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
-STUDY = study.Study(
+STUDY = Study(
     "dropout",
     runs.sentiment,
-    {"toy": configs(TOY_BASE, (0.4,), 1), "full": configs(BASE, RATES, SEEDS)},
+    {"toy": configs(runs.SMALL_SENTIMENT, (0.4,), 1), "full": configs(BASE, RATES, SEEDS)},
     draw,
+    (14.0, 3.8),
     verdict,
 )
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

@@ -22,17 +22,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise, product
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from experiments import runs, study
+from experiments import runs
+from experiments.study import Metrics, Rows, Study, main
 from lstm_jax import data
-from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.errors import InputError
+from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.inspection import embedding_space
-from lstm_jax.inspection.figures import write_figure
 
 GROUPS = {
     "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",
@@ -70,10 +68,8 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
     """Train gensim's word2vec on the training reviews, and return the embeddings before and after training."""
-    try:
-        from gensim.models import Word2Vec  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError("gensim", "not installed", 'pip install ".[experiments]"') from error
+    from gensim.models import Word2Vec  # pyright: ignore[reportMissingImports]
+
     train = reviews.train
     texts = [[str(number) for number in train.values[a:b]] for a, b in pairwise(train.offsets)]
     # one worker, because several threads would read the texts in a different order in each run
@@ -90,7 +86,7 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
     return tables[0], tables[1]
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train an embedding, and measure the distances between words before and after training."""
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
@@ -134,7 +130,7 @@ def ratio(pairs: Any, name: str) -> float:
     return found[name] / min(value for key, value in found.items() if "/" in key and name in key.split("/"))
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for labels, title in LABELS.items():
@@ -150,33 +146,27 @@ def verdict(rows: study.Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw two panels: the distances between similar words, and a map of the words."""
-
-    def fill(figure: Any) -> None:
-        bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
-        inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
-        own, shuffled, skips = ([row for row in rows if row["labels"] == labels] for labels in LABELS)
-        names = [name for name in GROUPS if name in dict(rows[0]["after"])]
-        for y, name in enumerate(names):
-            for selected, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):
-                if selected:
-                    bars.plot(np.mean([ratio(row[when], name) for row in selected]), y, mark, color=inks[name], markersize=9)
-        bars.set_yticks(range(len(names)), names)
-        bars.invert_yaxis()
-        bars.axvline(1, color="#222222", linewidth=0.8)
-        bars.set_xlabel(
-            "distance within the group over that to the nearest other\n| untrained   o trained   x on shuffled labels   + word2vec"
-        )
-        first = (own or rows)[0]
-        for (word, name), (across, up) in zip(first["words"], first["map"], strict=True):
-            plane.text(across, up, word, color=inks[name], fontsize=8, ha="center", va="center")
-        at = np.asarray(first["map"])
-        plane.set_xlim(at[:, 0].min() * 1.1, at[:, 0].max() * 1.1)
-        plane.set_ylim(at[:, 1].min() * 1.1, at[:, 1].max() * 1.1)
-        plane.set_title("trained vectors, first two principal components")
-
-    return write_figure(path, (11.0, 4.8), fill)
+    bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
+    inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
+    own, shuffled, skips = ([row for row in rows if row["labels"] == labels] for labels in LABELS)
+    names = [name for name in GROUPS if name in dict(rows[0]["after"])]
+    for y, name in enumerate(names):
+        for selected, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):
+            if selected:
+                bars.plot(np.mean([ratio(row[when], name) for row in selected]), y, mark, color=inks[name], markersize=9)
+    bars.set_yticks(range(len(names)), names)
+    bars.invert_yaxis()
+    bars.axvline(1, color="#222222", linewidth=0.8)
+    bars.set_xlabel("distance within the group over that to the nearest other\n| untrained   o trained   x on shuffled labels   + word2vec")
+    first = (own or rows)[0]
+    for (word, name), (across, up) in zip(first["words"], first["map"], strict=True):
+        plane.text(across, up, word, color=inks[name], fontsize=8, ha="center", va="center")
+    at = np.asarray(first["map"])
+    plane.set_xlim(at[:, 0].min() * 1.1, at[:, 0].max() * 1.1)
+    plane.set_ylim(at[:, 1].min() * 1.1, at[:, 1].max() * 1.1)
+    plane.set_title("trained vectors, first two principal components")
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
@@ -185,9 +175,8 @@ def configs(base: SentimentConfig, seeds: int) -> list[Config]:
     return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
 
 
-SMALL = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
 FULL = configs(SentimentConfig(train=TrainConfig(epochs=2)), 3)
-STUDY = study.Study("embedding", run, {"toy": configs(SMALL, 1), "full": FULL}, draw, verdict, needs="gensim")
+STUDY = Study("embedding", run, {"toy": configs(runs.SMALL_SENTIMENT, 1), "full": FULL}, draw, (11.0, 4.8), verdict, needs="gensim")
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

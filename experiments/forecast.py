@@ -31,12 +31,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments import study
+from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
-from lstm_jax.errors import InputError
-from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 
 SEASON = {"sunspots": 11, "co2": 52}
@@ -58,10 +56,8 @@ class Config:
 
 def load(config: Config) -> data.Series:
     """Load a series, and remove the fraction `config.missing` of its entries. The same entries are removed for all methods and seeds."""
-    try:
-        from statsmodels import datasets
-    except ImportError as error:
-        raise InputError("statsmodels", "not installed", 'pip install ".[experiments]"') from error
+    from statsmodels import datasets
+
     table: Any
     if config.series == "sunspots":
         table = datasets.sunspots.load_pandas().data
@@ -97,7 +93,7 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
     return np.interp(moments, grid[-1] + step * np.arange(1, steps + 1), ahead)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Forecast the test split of a series with one method, and return metrics of the forecasts."""
     from lstm_jax.tasks import forecast
 
@@ -108,7 +104,7 @@ def run(config: Config) -> dict[str, Any]:
     origins = parts["test"].origin[chosen]
     moments = [series.times[origin : origin + horizon] for origin in origins]
     truth = np.stack([series.values[origin : origin + horizon] for origin in origins])
-    extra: dict[str, Any] = {}
+    extra: Metrics = {}
     if config.method.startswith("lstm"):
         means, low, high = _lstm(config, series, chosen, scale)
         extra = {"coverage": float(((low <= truth) & (truth <= high)).mean()), "low": low.tolist(), "high": high.tolist()}
@@ -138,59 +134,51 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
     return mean[chosen], low[chosen], high[chosen]
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
-        found = stats.t_interval(errors)
-        covered = [
-            row["coverage"]
-            for row in rows
-            if (row["series"], row["missing"], row["method"]) == (name, missing, method) and "coverage" in row
-        ]
+    for (name, missing, method), own in groups(rows, ["series", "missing", "method"]).items():
+        found = stats.t_interval([row["mae"] for row in own])
+        covered = [row["coverage"] for row in own if "coverage" in row]
         lines.append(
-            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {found[0]:.3g}{study.interval(found, '.3g')}"
+            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {found[0]:.3g}{interval(found, '.3g')}"
             + (f", 90 % interval covers {100 * np.mean(covered):.0f} %" if covered else "")
         )
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the forecasts and the errors of the methods, with one column of panels for each series."""
-
-    def fill(figure: Any) -> None:
-        names = [name for name in SEASON if any(row["series"] == name for row in rows)]
-        panels = figure.subplots(2, len(names), squeeze=False, height_ratios=[1.4, 1])
-        inks = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#999999", "#D55E00"), strict=True))
-        for (above, below), name in zip(panels.T, names, strict=True):
-            shown = {row["method"]: row for row in rows if row["series"] == name and "means" in row}
-            for method, row in shown.items():
-                for number, (times, truth, mean) in enumerate(zip(row["times"], row["truth"], row["means"], strict=True)):
-                    at = np.asarray(times) if name == "sunspots" else np.asarray(times).astype("datetime64[D]")
-                    if method == "lstm":
-                        above.plot(at, truth, color="#222222", linewidth=1)
-                        above.fill_between(at, row["low"][number], row["high"][number], color=inks[method], alpha=0.2, linewidth=0)
-                    if method in ("lstm", "smoothing"):
-                        above.plot(at, mean, color=inks[method], linewidth=1.3, label=method if number == 0 else None)
-            above.set_title(name)
-            above.legend(fontsize=8)
-            cells = study.grouped([row for row in rows if row["series"] == name], ["missing", "method"], "mae")
-            shares = sorted({missing for missing, _ in cells})
-            for y, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
-                if (missing, method) in cells:
-                    mean, low, high = stats.t_interval(cells[missing, method])
-                    below.barh(y, mean, color=inks[method])
-                    below.plot([low, high], [y, y], color="#222222")
-            below.set_yticks(
-                range(len(shares) * len(METHODS)), [f"{method}, {100 * missing:.0f} % missing" for missing in shares for method in METHODS]
-            )
-            below.invert_yaxis()
-            below.set_xlabel("mean absolute error")
-
-    return write_figure(path, (12.0, 7.5), fill)
+    names = [name for name in SEASON if any(row["series"] == name for row in rows)]
+    panels = figure.subplots(2, len(names), squeeze=False, height_ratios=[1.4, 1])
+    inks = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#999999", "#D55E00"), strict=True))
+    for (above, below), name in zip(panels.T, names, strict=True):
+        shown = {row["method"]: row for row in rows if row["series"] == name and "means" in row}
+        for method, row in shown.items():
+            for number, (times, truth, mean) in enumerate(zip(row["times"], row["truth"], row["means"], strict=True)):
+                at = np.asarray(times) if name == "sunspots" else np.asarray(times).astype("datetime64[D]")
+                if method == "lstm":
+                    above.plot(at, truth, color="#222222", linewidth=1)
+                    above.fill_between(at, row["low"][number], row["high"][number], color=inks[method], alpha=0.2, linewidth=0)
+                if method in ("lstm", "smoothing"):
+                    above.plot(at, mean, color=inks[method], linewidth=1.3, label=method if number == 0 else None)
+        above.set_title(name)
+        above.legend(fontsize=8)
+        cells = grouped([row for row in rows if row["series"] == name], ["missing", "method"], "mae")
+        shares = sorted({missing for missing, _ in cells})
+        for y, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
+            if (missing, method) in cells:
+                mean, low, high = stats.t_interval(cells[missing, method])
+                below.barh(y, mean, color=inks[method])
+                below.plot([low, high], [y, y], color="#222222")
+        below.set_yticks(
+            range(len(shares) * len(METHODS)), [f"{method}, {100 * missing:.0f} % missing" for missing in shares for method in METHODS]
+        )
+        below.invert_yaxis()
+        below.set_xlabel("mean absolute error")
 
 
-def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
+def configs(names: Any, shares: Any, seeds: int, changes: Metrics) -> list[Config]:
     """Return the configs of all runs, for every combination of a series, a fraction of removed entries and a method."""
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}
     train = TrainConfig(**({"epochs": 200, "patience": 25, "learning_rate": 3e-3, "clip_norm": 1.0} | changes))
@@ -206,9 +194,16 @@ def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> lis
 
 
 FULL = configs(SEASON, (0.0, 0.3), 3, {})
-STUDY = study.Study(
-    "forecast", run, {"toy": configs(("sunspots",), (0.0,), 1, {"epochs": 2}), "full": FULL}, draw, verdict, "statsmodels", data=False
+STUDY = Study(
+    "forecast",
+    run,
+    {"toy": configs(("sunspots",), (0.0,), 1, {"epochs": 2}), "full": FULL},
+    draw,
+    (12.0, 7.5),
+    verdict,
+    "statsmodels",
+    data=False,
 )
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

@@ -27,14 +27,14 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import runs, scaling, study
+from experiments import runs, scaling
 from experiments.equal import equal_units
+from experiments.study import Interval, Metrics, Rows, Study, grouped, interval, main
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import (
@@ -47,7 +47,6 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 
 VARIANTS = (
@@ -99,7 +98,7 @@ def variant(config: Any, cell: str, seed: int) -> Any:
     return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
-def measured(config: Cost) -> dict[str, Any]:
+def measured(config: Cost) -> Metrics:
     """Time the forward and backward pass of each recurrent cell."""
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
@@ -122,7 +121,7 @@ def measured(config: Cost) -> dict[str, Any]:
     return {"milliseconds": samples}
 
 
-def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
+def run(config: SentimentConfig | GenerationConfig | Cost) -> Metrics:
     """Run one measurement of the study, and return its metrics."""
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
@@ -134,7 +133,7 @@ def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
 METRICS = {"sentiment": "test_accuracy", "characters": "bits", "converged": "bits"}
 
 
-def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
+def differences(rows: Rows, task: str) -> dict[str, Interval]:
     """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed."""
     values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
     intervals = {}
@@ -145,20 +144,20 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
     return intervals
 
 
-def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
+def costs(rows: Rows) -> dict[str, Interval]:
     """Return the time of each variant divided by the time of the LSTM."""
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
     return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for task, metric in METRICS.items():
         selected = [row for row in rows if row["task"] == task]
-        for cell, values in study.grouped(selected, ["model.cell"], metric).items():
+        for cell, values in grouped(selected, ["model.cell"], metric).items():
             gap = differences(rows, task).get(cell[0])
-            text = "" if gap is None else f" ({gap[0]:+.4f}{study.interval(gap, '+.4f')} against the LSTM)"
+            text = "" if gap is None else f" ({gap[0]:+.4f}{interval(gap, '+.4f')} against the LSTM)"
             lines.append(f"{task}, {cell[0]}: {metric} {np.mean(values):.4f}{text}")
     lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
     return "\n".join(lines)
@@ -177,29 +176,25 @@ and the two ends of its confidence interval. The sign is 1 if a higher value is 
 does not mark better variants."""
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out."""
-
-    def fill(figure: Any) -> None:
-        panels = [(title, intervals, *rest) for title, intervals_of, *rest in PANELS if (intervals := intervals_of(rows))]
-        for axes, (title, intervals, baseline, sign) in zip(
-            figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-        ):
-            scaled = {cell: [value * (sign or 1) for value in interval] for cell, interval in intervals.items()}
-            for y, cell in enumerate(VARIANTS[1:]):
-                if cell in scaled:
-                    mean, *ends = scaled[cell]
-                    low, high = sorted(ends)
-                    ink = "#0072B2" if sign and low > baseline else "#D55E00" if sign and high < baseline else "#777777"
-                    axes.plot([low, high], [y, y], color=ink)
-                    axes.plot([mean], [y], "o", color=ink)
-            axes.set_xlim(*_limits(list(scaled.values()), baseline))
-            axes.axvline(baseline, color="#222222", linewidth=0.8)
-            axes.set_title(title)
-            axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
-        figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
-
-    return write_figure(path, (16.0, 5.2), fill)
+    panels = [(title, intervals, *rest) for title, intervals_of, *rest in PANELS if (intervals := intervals_of(rows))]
+    for axes, (title, intervals, baseline, sign) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        scaled = {cell: [value * (sign or 1) for value in interval] for cell, interval in intervals.items()}
+        for y, cell in enumerate(VARIANTS[1:]):
+            if cell in scaled:
+                mean, *ends = scaled[cell]
+                low, high = sorted(ends)
+                ink = "#0072B2" if sign and low > baseline else "#D55E00" if sign and high < baseline else "#777777"
+                axes.plot([low, high], [y, y], color=ink)
+                axes.plot([mean], [y], "o", color=ink)
+        axes.set_xlim(*_limits(list(scaled.values()), baseline))
+        axes.axvline(baseline, color="#222222", linewidth=0.8)
+        axes.set_title(title)
+        axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
+    figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
 
 
 def _limits(intervals: list[list[float]], baseline: float) -> tuple[float, float]:
@@ -214,13 +209,9 @@ def _limits(intervals: list[list[float]], baseline: float) -> tuple[float, float
 
 SHORT = [variant(config, cell, seed) for config in (SENTIMENT, GENERATION) for cell in VARIANTS for seed in range(SEEDS)]
 LONG = [variant(CONVERGED, cell, seed) for cell in VARIANTS for seed in range(CONVERGED_SEEDS)]
-SMALL = (
-    SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)),
-    GenerationConfig(TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)),
-)
 FEW = ("lstm", "lstm_coupled")
-TOY = [Cost(2, 3, 4, 4, 1, 2, FEW)] + [variant(config, cell, 0) for config in SMALL for cell in FEW]
-STUDY = study.Study("gates", run, {"toy": TOY, "cost": [Cost()], "converged": LONG, "full": [Cost(), *SHORT, *LONG]}, draw, verdict)
+TOY = [Cost(2, 3, 4, 4, 1, 2, FEW)] + [variant(config, cell, 0) for config in (runs.SMALL_SENTIMENT, runs.SMALL_GENERATION) for cell in FEW]
+STUDY = Study("gates", run, {"toy": TOY, "cost": [Cost()], "converged": LONG, "full": [Cost(), *SHORT, *LONG]}, draw, (16.0, 5.2), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

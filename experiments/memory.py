@@ -28,22 +28,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
-from experiments import backward, study
+from experiments import backward
 from experiments.equal import equal_units
-from experiments.training import fit
+from experiments.study import Metrics, Rows, Study, grouped, main
+from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection.figures import log_axis, write_figure
+from lstm_jax.inspection.figures import log_axis
 
 SYMBOLS, COPIED = 8, 10
 ORDERS = 4
@@ -77,14 +77,14 @@ class Config:
 class Batch(NamedTuple):
     """Batch of B input sequences and their targets."""
 
-    x: jax.Array
+    x: Array
     """Inputs (B, T, E) with T steps and E features."""
-    target: jax.Array
+    target: Array
     """Targets. For adding, they are the sums (B,). For order, they are the pairs of kinds (B,) as numbers 0 to 3. For copy, they are the
     symbols (B, 10), which are the targets of the last ten steps."""
 
 
-def adding(key: jax.Array, batch: int, lag: int) -> Batch:
+def adding(key: Array, batch: int, lag: int) -> Batch:
     """Return a random batch of the task "adding"."""
     of_values, of_first, of_second = jax.random.split(key, 3)
     values = jax.random.uniform(of_values, (batch, lag))
@@ -95,7 +95,7 @@ def adding(key: jax.Array, batch: int, lag: int) -> Batch:
     return Batch(jnp.stack([values, marks], -1), (values * marks).sum(1))
 
 
-def order(key: jax.Array, batch: int, lag: int) -> Batch:
+def order(key: Array, batch: int, lag: int) -> Batch:
     """Return a random batch of the task "order"."""
     of_noise, of_kinds, of_first, of_second = jax.random.split(key, 4)
     ids = jax.random.randint(of_noise, (batch, lag), 0, 4)
@@ -108,7 +108,7 @@ def order(key: jax.Array, batch: int, lag: int) -> Batch:
     return Batch(jax.nn.one_hot(ids, 6), 2 * kinds[:, 0] + kinds[:, 1])
 
 
-def copy(key: jax.Array, batch: int, lag: int) -> Batch:
+def copy(key: Array, batch: int, lag: int) -> Batch:
     """Return a random batch of the task "copy"."""
     symbols = jax.random.randint(key, (batch, COPIED), 0, SYMBOLS)
     blanks = jnp.full((batch, lag - 1), SYMBOLS)
@@ -116,7 +116,7 @@ def copy(key: jax.Array, batch: int, lag: int) -> Batch:
     return Batch(jax.nn.one_hot(jnp.concatenate([symbols, blanks, marker, rest], 1), SYMBOLS + 2), symbols)
 
 
-TASKS: dict[Task, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
+TASKS: dict[Task, tuple[Callable[[Array, int, int], Batch], int, int]] = {
     "adding": (adding, 2, 1),
     "order": (order, 6, ORDERS),
     "copy": (copy, SYMBOLS + 2, SYMBOLS),
@@ -124,67 +124,53 @@ TASKS: dict[Task, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
 """Dict from the name of a task to a triple: function that makes a batch, number of input features, number of outputs."""
 
 
-class Params(NamedTuple):
-    """Parameters of the model: those of the recurrent cell, and the kernel and bias of the dense layer that follows it."""
-
-    cell: Any
-    kernel: jax.Array
-    bias: jax.Array
-
-
 def units_of(config: Config, features: int) -> int:
     """Return the largest hidden size up to `WIDEST` at which a cell has no more parameters than an LSTM with `config.units` units."""
     return min(equal_units(config.cell, features, config.units), WIDEST)
 
 
-def initial(config: Config) -> Params:
+def untrained_params(config: Config) -> Params:
     """Return random initial parameters of the recurrent cell and the dense layer for the task of a config."""
     _, features, outputs = TASKS[config.task]
-    of_cell, of_head = jax.random.split(jax.random.key(config.seed))
-    units = units_of(config, features)
-    cell = CELLS[config.cell].init(of_cell, features, units)
-    return Params(cell, glorot_uniform(of_head, (units, outputs)), jnp.zeros((outputs,)))
+    keys = list(jax.random.split(jax.random.key(config.seed)))
+    return initial(config.cell, keys, features, units_of(config, features), outputs)
 
 
-def answers(config: Config, params: Params, h: jax.Array) -> jax.Array:
+def answers(config: Config, params: Params, h: Array) -> Array:
     """Return the predictions that the dense layer computes from the outputs h (B, T, H) of the recurrent cell."""
-    last = h[:, -COPIED:] if config.task == "copy" else h[:, -1]
-    return last @ params.kernel + jnp.broadcast_to(params.bias, (*last.shape[:-1], len(params.bias)))
+    return params.dense(h[:, -COPIED:] if config.task == "copy" else h[:, -1])
 
 
-def loss_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
+def loss_of(config: Config, output: Array, target: Array) -> Array:
     """Return the loss of predictions: the mean squared error for the task "adding", else the mean cross-entropy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return optax.softmax_cross_entropy_with_integer_labels(output, target).mean()
 
 
-def score_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
+def score_of(config: Config, output: Array, target: Array) -> Array:
     """Return the score of predictions: the mean squared error for the task "adding", else the accuracy."""
-    if config.task == "adding":
-        return ((output[:, 0] - target) ** 2).mean()
-    return (output.argmax(-1) == target).mean()
+    return loss_of(config, output, target) if config.task == "adding" else (output.argmax(-1) == target).mean()
 
 
-def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
-    """Return the loss of the model on one batch."""
-    h, _ = unroll(CELLS[config.cell], params.cell, batch.x)
-    return loss_of(config, answers(config, params, h), batch.target)
+def on_batch(function: Callable[[Config, Array, Array], Array], config: Config, params: Params, batch: Batch) -> Array:
+    """Return the loss or the score of the model on one batch. `function` is `loss_of` or `score_of`."""
+    return function(config, answers(config, params, unroll(CELLS[config.cell], params.cell, batch.x)[0]), batch.target)
 
 
-def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
+def gradient_sizes(config: Config, params: Params, key: Array) -> dict[int, float]:
     """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes."""
-    return backward.by_steps_back(_gradient_sizes(config, params, key), COPIED if config.task == "copy" else 1)
 
+    @jax.jit
+    def sizes(params: Params, key: Array) -> Array:
+        batch = TASKS[config.task][0](key, config.batch, config.lag)
 
-@partial(jax.jit, static_argnums=0)
-def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array:
-    batch = TASKS[config.task][0](key, config.batch, config.lag)
+        def loss(h: Array) -> Array:
+            return config.batch * loss_of(config, answers(config, params, jnp.swapaxes(h, 0, 1)), batch.target)
 
-    def loss(h: jax.Array) -> jax.Array:
-        return config.batch * loss_of(config, answers(config, params, jnp.swapaxes(h, 0, 1)), batch.target)
+        return backward.gradient_sizes(CELLS[config.cell], params.cell, params.kernel.shape[0], batch.x, loss)
 
-    return backward.gradient_sizes(CELLS[config.cell], params.cell, params.kernel.shape[0], batch.x, loss)
+    return backward.by_steps_back(sizes(params, key), COPIED if config.task == "copy" else 1)
 
 
 def reviews_config(config: Config) -> SentimentConfig:
@@ -196,24 +182,20 @@ def reviews_config(config: Config) -> SentimentConfig:
     return SentimentConfig(DataConfig(config.reviews, maxlen=config.lag), model, train)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training."""
     if config.task == "imdb":
         return backward.on_reviews(reviews_config(config))
     make, _, _ = TASKS[config.task]
-    untrained = initial(config)
+    untrained = untrained_params(config)
     of_data, of_tests, *keys = jax.random.split(jax.random.key(config.seed + 1), 4)
 
-    def batch(number: Any, key: jax.Array = of_data) -> Batch:
+    def batch(number: Any, key: Array = of_data) -> Batch:
         return make(jax.random.fold_in(key, number), config.batch, config.lag)
 
-    @jax.jit
-    def score(params: Params, number: Any) -> jax.Array:
-        test = batch(number, of_tests)
-        h, _ = unroll(CELLS[config.cell], params.cell, test.x)
-        return score_of(config, answers(config, params, h), test.target)
-
-    params, losses = fit(partial(batch_loss, config), untrained, batch, config.steps, config.learning_rate, config.clip_norm)
+    score = jax.jit(lambda params, number: on_batch(score_of, config, params, batch(number, of_tests)))
+    loss = partial(on_batch, loss_of, config)
+    params, losses = fit(loss, untrained, batch, config.steps, config.learning_rate, config.clip_norm)
     return {
         "score": float(np.mean([score(params, number) for number in range(-(-TESTED // config.batch))])),
         "losses": losses,
@@ -233,7 +215,7 @@ def solved(row: Any) -> bool:
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for task in TASKS:
@@ -254,44 +236,40 @@ def verdict(rows: study.Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the scores and the gradient sizes of the cells, with one column of panels for each task."""
-
-    def fill(figure: Any) -> None:
-        names = [*TASKS, "imdb"]
-        panels = figure.subplots(2, len(names))
-        inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-        for (above, below), task in zip(panels.T, names, strict=True):
-            selected = [row for row in rows if row["task"] == task]
-            if not selected:
-                above.set_axis_off()
-                below.set_axis_off()
-                continue
-            longest = max(row["lag"] for row in selected)
-            for cell in COMPARED:
-                own = [row for row in selected if row["cell"] == cell]
-                values = study.grouped(own, ["lag"], "score")
-                lags = sorted(values)
-                above.plot([lag for (lag,) in lags], [np.median(values[lag]) for lag in lags], "o-", color=inks[cell], label=cell)
-                for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
-                    gradients = [dict(row[name]) for row in own if row["lag"] == longest]
-                    backs = sorted(gradients[0]) if gradients else []
-                    sizes = [max(1e-20, float(np.median([gradient[back] for gradient in gradients]))) for back in backs]
-                    below.plot(backs, sizes, style, color=inks[cell])
-            above.axhline(CHANCE[task], color="#999999", linestyle=":")
-            above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
-            above.set_xlabel("words read" if task == "imdb" else "lag, steps")
-            if task != "imdb":
-                log_axis(above, "x", sorted({row["lag"] for row in selected}))
-            if task == "adding":
-                log_axis(above, "y")
-            log_axis(below, "x")
-            log_axis(below, "y")
-            below.set_title(f"gradient by h, {'words' if task == 'imdb' else 'lag'} {longest}")
-            below.set_xlabel("steps back (dotted: untrained)")
-        panels[0][0].legend(fontsize=8)
-
-    return write_figure(path, (14.5, 6.8), fill)
+    names = [*TASKS, "imdb"]
+    panels = figure.subplots(2, len(names))
+    inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
+    for (above, below), task in zip(panels.T, names, strict=True):
+        selected = [row for row in rows if row["task"] == task]
+        if not selected:
+            above.set_axis_off()
+            below.set_axis_off()
+            continue
+        longest = max(row["lag"] for row in selected)
+        for cell in COMPARED:
+            own = [row for row in selected if row["cell"] == cell]
+            values = grouped(own, ["lag"], "score")
+            lags = sorted(values)
+            above.plot([lag for (lag,) in lags], [np.median(values[lag]) for lag in lags], "o-", color=inks[cell], label=cell)
+            for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
+                gradients = [dict(row[name]) for row in own if row["lag"] == longest]
+                backs = sorted(gradients[0]) if gradients else []
+                sizes = [max(1e-20, float(np.median([gradient[back] for gradient in gradients]))) for back in backs]
+                below.plot(backs, sizes, style, color=inks[cell])
+        above.axhline(CHANCE[task], color="#999999", linestyle=":")
+        above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
+        above.set_xlabel("words read" if task == "imdb" else "lag, steps")
+        if task != "imdb":
+            log_axis(above, "x", sorted({row["lag"] for row in selected}))
+        if task == "adding":
+            log_axis(above, "y")
+        log_axis(below, "x")
+        log_axis(below, "y")
+        below.set_title(f"gradient by h, {'words' if task == 'imdb' else 'lag'} {longest}")
+        below.set_xlabel("steps back (dotted: untrained)")
+    panels[0][0].legend(fontsize=8)
 
 
 LAGS = (10, 30, 100, 300, 1000)
@@ -304,7 +282,7 @@ FULL = [
 ] + [Config("imdb", cell, 200, steps=1563, batch=32, learning_rate=1e-3) for cell in COMPARED]
 SMALL = Config(lag=8, units=4, steps=20, batch=8, reviews="synthetic")
 TOY = [replace(SMALL, cell="simple_rnn"), replace(SMALL, task="copy"), replace(SMALL, task="imdb")]
-STUDY = study.Study("memory", run, {"toy": TOY, "full": FULL}, draw, verdict)
+STUDY = Study("memory", run, {"toy": TOY, "full": FULL}, draw, (14.5, 6.8), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.data import EncodedSplit
-from lstm_jax.errors import InputError
 
 SMOOTHING = 1.0
 """Number that is added, for each n-gram and each label, to the number of texts with this label that contain the n-gram."""
@@ -15,12 +14,9 @@ SMOOTHING = 1.0
 
 def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> Callable[[EncodedSplit], np.ndarray]:
     """Train the classifier, and return a function from the N texts of a split to their logits (N,)."""
-    try:
-        from sklearn.exceptions import ConvergenceWarning  # pyright: ignore[reportMissingImports]
-        from sklearn.feature_extraction.text import CountVectorizer  # pyright: ignore[reportMissingImports]
-        from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError("scikit-learn", "not installed", 'pip install ".[experiments]"') from error
+    from sklearn.exceptions import ConvergenceWarning  # pyright: ignore[reportMissingImports]
+    from sklearn.feature_extraction.text import CountVectorizer  # pyright: ignore[reportMissingImports]
+    from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
 
     vectorizer = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, order), binary=True)
     rows: Any = vectorizer.fit_transform(_words(split))

@@ -28,26 +28,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import Array, lax
 from scipy.stats import spearmanr
 
-from bench.peers.task_data import articles
-from experiments import runs, study
-from experiments.training import fit
+from experiments import runs
+from experiments.study import Metrics, Rows, Study, main
+from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection.figures import log_axis, write_figure
+from lstm_jax.inspection.figures import log_axis
 from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, solve_states
-from lstm_jax.tasks import generation
 
 TOLERANCE = 1e-8
 STEP_DEPTH = 10
@@ -74,10 +71,10 @@ class Config:
     seed: int = 0
 
 
-def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tuple[Any, Any]:
+def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> tuple[Any, Any]:
     """Compute the states of a cell by a loop over the steps."""
 
-    def step(state: Any, z: jax.Array) -> tuple[Any, Any]:
+    def step(state: Any, z: Array) -> tuple[Any, Any]:
         new = cell.step(params, state, z, None, None)
         return new, new
 
@@ -88,8 +85,7 @@ def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tupl
 @cache
 def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the ids of the training characters, the ids of the held-out last tenth of the text, and the number of distinct characters."""
-    config = TextConfig(validation=0.1)
-    corpus = generation.load_corpus(GenerationConfig(articles(config) if text == runs.ARTICLES else config))
+    corpus = runs.corpus_of(text)
     return np.asarray(corpus.train[:], np.int32), np.asarray(corpus.validation, np.int32), corpus.characters.size
 
 
@@ -104,17 +100,15 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
         return params
     x, y = (jnp.asarray(part) for part in data.windows(ids, 64, 16))
 
-    def loss(both: Any, batch: Any) -> jax.Array:
+    def loss(both: Any, batch: Any) -> Array:
         of_cell, kernel = both
-        h, _ = unroll(CELLS[cell], of_cell, batch[0])
-        targets = jnp.concatenate([batch[0][:, 1:], batch[1][:, None]], axis=1)
+        ids, last = batch
+        h, _ = unroll(CELLS[cell], of_cell, ids)
+        targets = jnp.concatenate([ids[:, 1:], last[:, None]], axis=1)
         return optax.softmax_cross_entropy_with_integer_labels(h @ kernel, targets).mean()
 
-    def batch(number: Any) -> Any:
-        rows = jax.random.randint(jax.random.fold_in(of_rows, number), (32,), 0, len(y))
-        return x[rows], y[rows]
-
-    return fit(loss, (params, glorot_uniform(of_head, (units, size))), batch, updates, 3e-3)[0][0]
+    head = glorot_uniform(of_head, (units, size))
+    return fit(loss, (params, head), random_batches(of_rows, 32, x, y), updates, 3e-3)[0][0]
 
 
 @cache
@@ -127,7 +121,7 @@ def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable
     )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Compute the states of a network over a text by Newton's method and by a loop, and return measurements of Newton's method."""
     _, held, _ = characters(config.text)
     trained = network(config.cell, config.units, config.gain, config.updates, config.text, config.seed)
@@ -165,7 +159,7 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
     return None
 
 
-def methods(rows: study.Rows) -> dict[str, list[Any]]:
+def methods(rows: Rows) -> dict[str, list[Any]]:
     """Group the results of runs by cell, kind of Jacobian, damping and number of units."""
     groups: dict[str, list[Any]] = {}
     for row in rows:
@@ -174,16 +168,16 @@ def methods(rows: study.Rows) -> dict[str, list[Any]]:
     return groups
 
 
-def _untrained(rows: study.Rows) -> list[Any]:
+def _untrained(rows: Rows) -> list[Any]:
     return [row for row in rows if not row["updates"]]
 
 
-def _median(rows: study.Rows) -> str:
+def _median(rows: Rows) -> str:
     found = float(np.median([row["iterations"] for row in rows]))
     return f"{found:g}" + "+" * (not all(row["converged"] for row in rows))
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for name, group in methods(rows).items():
@@ -211,36 +205,32 @@ def verdict(rows: study.Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
-    """Draw four panels about Newton's method, which computes the states of all time steps in parallel, into the file `path`."""
-
-    def fill(figure: Any) -> None:
-        by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
-        for name, group in methods(rows).items():
-            plain = [row for row in _untrained(group) if row["gain"] == 1]
-            _line(by_length, plain, "steps", name)
-            _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
-            here = [row for row in group if row["steps"] == 1000]
-            by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
-            needed = [row | {"lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
-            _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
-        by_exponent.axvline(0, color="#222222", linestyle=":")
-        by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
-        by_length.set(xlabel="steps T, untrained", ylabel="iterations")
-        by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
-        by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
-        for axes in (by_length, by_updates, by_lanes):
-            if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
-                log_axis(axes, "x")
-        for axes in (by_length, by_exponent, by_updates, by_lanes):
-            if axes.lines:
-                log_axis(axes, "y")
-        figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-
-    return write_figure(path, (11.0, 8.0), fill)
+def draw(rows: Rows, figure: Any) -> None:
+    """Draw four panels about Newton's method, which computes the states of all time steps in parallel."""
+    by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
+    for name, group in methods(rows).items():
+        plain = [row for row in _untrained(group) if row["gain"] == 1]
+        _line(by_length, plain, "steps", name)
+        _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
+        here = [row for row in group if row["steps"] == 1000]
+        by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
+        needed = [row | {"lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
+        _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
+    by_exponent.axvline(0, color="#222222", linestyle=":")
+    by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
+    by_length.set(xlabel="steps T, untrained", ylabel="iterations")
+    by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
+    by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
+    for axes in (by_length, by_updates, by_lanes):
+        if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
+            log_axis(axes, "x")
+    for axes in (by_length, by_exponent, by_updates, by_lanes):
+        if axes.lines:
+            log_axis(axes, "y")
+    figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
 
 
-def _line(axes: Any, rows: study.Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
+def _line(axes: Any, rows: Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
     """Draw a line of a value, such as "iterations", against a config field, such as "steps"."""
     places = sorted({row[field] for row in rows})
     if not places:
@@ -257,7 +247,7 @@ STAGES = [replace(kind, updates=updates) for kind in KINDS for updates in (100, 
 SMALL = Config(units=4, steps=40, text="")
 TOY = [SMALL, replace(SMALL, steps=1000, jacobian="diagonal", cell="gru", gain=2.0), replace(SMALL, updates=2, damping=0.1)]
 FULL = [replace(config, seed=seed) for config in LENGTHS + STAGES + DAMPED + GAINS for seed in range(2)]
-STUDY = study.Study("parallel", run, {"toy": TOY, "full": FULL}, draw, verdict)
+STUDY = Study("parallel", run, {"toy": TOY, "full": FULL}, draw, (11.0, 8.0), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

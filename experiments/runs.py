@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from bench import data_file
+from experiments.study import Metrics
 from lstm_jax import data, sweep
 from lstm_jax.commands.common import start_training
-from lstm_jax.config import GenerationConfig, SentimentConfig
+from lstm_jax.config import (
+    DataConfig,
+    GenerationConfig,
+    GenerationModelConfig,
+    SampleConfig,
+    SentimentConfig,
+    SentimentModelConfig,
+    TextConfig,
+    TrainConfig,
+)
 
 ARTICLES, SHAKESPEARE = "articles", "tiny Shakespeare"
 """Names of texts. If one of them is the only entry of `TextConfig.data`, `generation` replaces it by the path of the text's file."""
@@ -23,10 +33,24 @@ TEXTS: dict[tuple[str, ...], tuple[str, str]] = {
 TOY_REVIEWS = 400, 200
 """Number of training reviews and number of test reviews if the field `data.data` of a config is "synthetic"."""
 
+SMALL_SENTIMENT = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
+SMALL_GENERATION = GenerationConfig(
+    TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)
+)
+"""Configs of the runs of the presets "toy"."""
+
 
 def _cost(rows: Any) -> dict[str, float]:
     timed = [row for row in rows if row["epoch"] > 1] or list(rows)
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
+
+
+def corpus_of(text: str) -> data.Corpus:
+    """Return the corpus of the newspaper articles if `text` is `ARTICLES`, else that of a small text for the preset "toy"."""
+    from lstm_jax.tasks import generation as task
+
+    given = (data_file(*TEXTS[text,]),) if text == ARTICLES else ()
+    return task.load_corpus(GenerationConfig(TextConfig(data=given)))
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
@@ -54,7 +78,7 @@ def train_sentiment(
         return reviews, task.train(config, Path(folder) / "run", data=reviews, figures=False, callbacks=callbacks)
 
 
-def sentiment(config: SentimentConfig) -> dict[str, Any]:
+def sentiment(config: SentimentConfig) -> Metrics:
     """Train the model of the sentiment task, and return its metrics."""
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
@@ -64,7 +88,7 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
     return metrics | _cost(result.rows) | {"by_epoch": by_epoch, "parameters": sum(a.size for a in result.params.values())}
 
 
-def generation(config: GenerationConfig) -> dict[str, Any]:
+def generation(config: GenerationConfig) -> Metrics:
     """Train the model of the text generation task, and return its metrics."""
     if names := TEXTS.get(config.data.data):
         config = sweep.override(config, {"data.data": (data_file(*names),)})

@@ -22,12 +22,12 @@ same number of updates, because shorter windows and more data lead to more updat
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments import runs, study
+from experiments import runs
+from experiments.study import Metrics, Rows, Study, grouped, main
 from lstm_jax import sweep
 from lstm_jax.config import (
     DataConfig,
@@ -39,7 +39,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.inspection.figures import log_axis, write_figure
+from lstm_jax.inspection.figures import log_axis
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Config:
     characters: GenerationConfig = field(default_factory=GenerationConfig)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
     if config.kind == "sentiment":
         metrics = runs.sentiment(config.sentiment)
@@ -64,34 +64,32 @@ def run(config: Config) -> dict[str, Any]:
     return {"score": metrics["bits"], **metrics}
 
 
-SENTIMENT_FIELDS = {"units": "model.units", "length": "data.maxlen", "vocabulary": "data.num_words", "data": "data.validation"}
-CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "data.validation"}
+FIELDS = {
+    "sentiment": {"units": "model.units", "length": "data.maxlen", "vocabulary": "data.num_words", "data": "data.validation"},
+    "characters": {"units": "model.units", "length": "data.length", "data": "data.validation"},
+}
 
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
     """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units."""
+    bases: Metrics = {"sentiment": sentiment, "characters": characters}
     configs = []
     for kind, values in axes.items():
-        base, fields = (sentiment, SENTIMENT_FIELDS) if kind == "sentiment" else (characters, CHARACTER_FIELDS)
-        for axis, value in ((axis, value) for axis, many in values.items() for value in many):
-            for seed in range(seeds):
-                task = sweep.override(base, {fields[axis]: 1 - value if axis == "data" else value, "train.seed": seed})
-                both = (
-                    {"sentiment": task, "characters": characters} if kind == "sentiment" else {"sentiment": sentiment, "characters": task}
-                )
-                configs.append(Config(axis, value, kind, **both))
+        for axis, value, seed in ((axis, value, seed) for axis, many in values.items() for value in many for seed in range(seeds)):
+            changes = {FIELDS[kind][axis]: 1 - value if axis == "data" else value, "train.seed": seed}
+            configs.append(Config(axis, value, kind, **bases | {kind: sweep.override(bases[kind], changes)}))
     return configs
 
 
-def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
+def curves(rows: Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
     """Return a curve of the score for each pair of a task and an axis, which is a varied quantity such as the number of units."""
     lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
-    for (kind, axis, value), scores in sorted(study.grouped(rows, ["kind", "axis", "value"], "score").items()):
+    for (kind, axis, value), scores in sorted(grouped(rows, ["kind", "axis", "value"], "score").items()):
         lines.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
     return lines
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
@@ -99,27 +97,23 @@ def verdict(rows: study.Rows) -> str:
     )
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the score over each varied quantity (`Config.axis`), one panel for each task and quantity."""
-
-    def fill(figure: Any) -> None:
-        panels = figure.subplots(2, 4)
-        for n, kind in enumerate(("sentiment", "characters")):
-            for axes, axis in zip(panels[n], ("units", "length", "vocabulary", "data"), strict=True):
-                line = curves(rows).get((kind, axis))
-                if not line:
-                    axes.set_axis_off()
-                    continue
-                values, scores, low, high = zip(*line, strict=True)
-                if axis == "data":
-                    values = [round(100 * value, 1) for value in values]
-                axes.fill_between(values, low, high, color="#0072B2", alpha=0.15)
-                axes.plot(values, scores, "o-", color="#0072B2")
-                log_axis(axes, "x", values)
-                axes.set_xlabel("percent of the data" if axis == "data" else axis)
-            panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")
-
-    return write_figure(path, (12.0, 5.6), fill)
+    panels = figure.subplots(2, 4)
+    for n, kind in enumerate(("sentiment", "characters")):
+        for axes, axis in zip(panels[n], ("units", "length", "vocabulary", "data"), strict=True):
+            line = curves(rows).get((kind, axis))
+            if not line:
+                axes.set_axis_off()
+                continue
+            values, scores, low, high = zip(*line, strict=True)
+            if axis == "data":
+                values = [round(100 * value, 1) for value in values]
+            axes.fill_between(values, low, high, color="#0072B2", alpha=0.15)
+            axes.plot(values, scores, "o-", color="#0072B2")
+            log_axis(axes, "x", values)
+            axes.set_xlabel("percent of the data" if axis == "data" else axis)
+        panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")
 
 
 SENTIMENT = SentimentConfig(DataConfig(), SentimentModelConfig(embed=64, units=64), TrainConfig(epochs=3))
@@ -138,13 +132,8 @@ AXES = {
     },
     "characters": {"units": (16, 32, 64, 128, 256), "length": (8, 16, 32, 64, 128), "data": (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.9)},
 }
-SMALL = configs(
-    SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)),
-    GenerationConfig(TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)),
-    {"sentiment": {"units": (2, 4)}, "characters": {"length": (4,)}},
-    1,
-)
-STUDY = study.Study("scaling", run, {"toy": SMALL, "full": configs(SENTIMENT, CHARACTERS, AXES, 2)}, draw, verdict)
+SMALL = configs(runs.SMALL_SENTIMENT, runs.SMALL_GENERATION, {"sentiment": {"units": (2, 4)}, "characters": {"length": (4,)}}, 1)
+STUDY = Study("scaling", run, {"toy": SMALL, "full": configs(SENTIMENT, CHARACTERS, AXES, 2)}, draw, (12.0, 5.6), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

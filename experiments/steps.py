@@ -30,17 +30,17 @@ learning rate differ by 0.6 bits. Lengths of 10 and 80 differ by at most 0.05 bi
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments import runs, study
+from experiments import runs
+from experiments.study import Metrics, Rows, Study, grouped, main
 from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
-from lstm_jax.inspection.figures import log_axis, write_figure
+from lstm_jax.inspection.figures import log_axis
 
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
@@ -93,22 +93,22 @@ def long_configs(base: GenerationConfig, steps: Any, rates: Any, longer: int, se
     return found
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics, such as the bits per character of the held-out text at each epoch."""
     return runs.generation(config.task)
 
 
-def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
+def cells(rows: Rows, part: str) -> dict[tuple, tuple[float, float]]:
     """Return the bits per character of the held-out text for each pair of varied settings, averaged over seeds."""
     lengths = part == "lengths"
     names = ("task.data.length", "task.train.batch_size") if lengths else ("task.data.step", "task.train.learning_rate")
     selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
-    last = study.grouped(selected, names, "bits" if part == "converged" else "last_bits")
-    first = study.grouped(selected, names, "first")
+    last = grouped(selected, names, "bits" if part == "converged" else "last_bits")
+    first = grouped(selected, names, "first")
     return {key: (float(np.mean(last[key])), float(np.mean(first[key]))) for key in sorted(last)}
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
@@ -118,44 +118,38 @@ def verdict(rows: study.Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the bits per character of the held-out text in four panels."""
-
-    def fill(figure: Any) -> None:
-        updates, characters, lengths, converged = figure.subplots(1, 4)
-        by_step, by_length, long = (cells(rows, part) for part in ("steps", "lengths", "converged"))
-        rates = sorted({rate for _, rate in [*by_step, *long]})
-        for axes, steps, which in ((updates, by_step, 0), (characters, by_step, 1), (converged, long, 0)):
-            for rate in sorted({rate for _, rate in steps}):
-                line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
-                axes.plot(*zip(*line, strict=True), "o-", color=f"C{rates.index(rate)}", label=f"rate {rate:g}")
-            log_axis(axes, "x", sorted({step for step, _ in steps}))
-            axes.set_xlabel("characters from window to window")
-        updates.set_title("equal updates")
-        characters.set_title("one pass over the text")
-        converged.set_title(f"{LONGER} times the updates, best epoch")
-        for axes, found in ((updates, by_step), (characters, by_step), (converged, long), (lengths, by_length)):
-            axes.set_visible(bool(found))
-        updates.set_ylabel("held-out bits a character")
-        characters.legend(fontsize=8)
-        for length in sorted({length for length, _ in by_length}):
-            line = [(batch, bits[0]) for (of, batch), bits in by_length.items() if of == length]
-            lengths.plot(*zip(*line, strict=True), "o-", label=f"length {length}")
-        log_axis(lengths, "x", sorted({batch for _, batch in by_length}))
-        lengths.set_xlabel("batch")
-        lengths.set_title("equal updates, by length")
-        lengths.legend(fontsize=8)
-
-    return write_figure(path, (15.0, 4.0), fill)
+    updates, characters, lengths, converged = figure.subplots(1, 4)
+    by_step, by_length, long = (cells(rows, part) for part in ("steps", "lengths", "converged"))
+    rates = sorted({rate for _, rate in [*by_step, *long]})
+    for axes, steps, which in ((updates, by_step, 0), (characters, by_step, 1), (converged, long, 0)):
+        for rate in sorted({rate for _, rate in steps}):
+            line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
+            axes.plot(*zip(*line, strict=True), "o-", color=f"C{rates.index(rate)}", label=f"rate {rate:g}")
+        log_axis(axes, "x", sorted({step for step, _ in steps}))
+        axes.set_xlabel("characters from window to window")
+    updates.set_title("equal updates")
+    characters.set_title("one pass over the text")
+    converged.set_title(f"{LONGER} times the updates, best epoch")
+    for axes, found in ((updates, by_step), (characters, by_step), (converged, long), (lengths, by_length)):
+        axes.set_visible(bool(found))
+    updates.set_ylabel("held-out bits a character")
+    characters.legend(fontsize=8)
+    for length in sorted({length for length, _ in by_length}):
+        line = [(batch, bits[0]) for (of, batch), bits in by_length.items() if of == length]
+        lengths.plot(*zip(*line, strict=True), "o-", label=f"length {length}")
+    log_axis(lengths, "x", sorted({batch for _, batch in by_length}))
+    lengths.set_xlabel("batch")
+    lengths.set_title("equal updates, by length")
+    lengths.legend(fontsize=8)
 
 
-SMALL = GenerationConfig(
-    TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(batch_size=8), SampleConfig(sample_chars=0)
-)
+SMALL = replace(runs.SMALL_GENERATION, train=TrainConfig(batch_size=8))
 TOY = configs(SMALL, (900, 1800), (1e-3,), (4,), (8, 16), 1) + long_configs(SMALL, (900,), (1e-3,), 2, 1)
 SHORT = configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)
 LONG = long_configs(BASE, LONG_STEPS, LONG_RATES, LONGER, LONG_SEEDS)
-STUDY = study.Study("steps", run, {"toy": TOY, "converged": LONG, "full": SHORT + LONG}, draw, verdict)
+STUDY = Study("steps", run, {"toy": TOY, "converged": LONG, "full": SHORT + LONG}, draw, (15.0, 4.0), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

@@ -1,6 +1,6 @@
 """Command line of the studies. It executes the runs of a study, keeps the result of each run, draws a figure and prints a conclusion.
 
-A study is a file in this folder that ends with `STUDY = study.Study(...)` and `sys.exit(study.main(STUDY))`. It needs no registration.
+A study is a file in this folder that ends with `STUDY = Study(...)` and `sys.exit(main(STUDY))`. It needs no registration.
 
     python -m experiments.memory --preset toy      # a small test of the study, which takes seconds and writes to a temporary folder
     python -m experiments.memory                   # the full study, with results in results/ and the figure in figures/
@@ -8,18 +8,19 @@ A study is a file in this folder that ends with `STUDY = study.Study(...)` and `
     python -m experiments.study OLD.png NEW.png BOTH.png      # draw two figures side by side
 """
 
-import argparse
 import os
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from bench import add_flags, make_parser
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
@@ -27,7 +28,12 @@ from lstm_jax.inspection.figures import figure_paths, write_figure
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
-Rows = Sequence[Mapping[str, Any]]
+Metrics = dict[str, Any]
+"""Results of a run by their names."""
+Interval = tuple[float, float, float]
+"""Mean, and the two ends of its confidence interval."""
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,10 @@ class Study:
     """Function run(config) that executes one run, such as a training, and returns its results by name."""
     presets: Mapping[str, Sequence[Any]]
     """Configs of the runs of each preset. Every study has the presets "toy" and "full"."""
-    draw: Callable[[Rows, Path], object]
-    """Function draw(rows, path) that draws the figure of the results. The path ends in .png."""
+    draw: Callable[[Rows, Any], object]
+    """Function draw(rows, figure) that draws the results into an empty matplotlib figure."""
+    inches: tuple[float, float]
+    """Width and height of the figure."""
     verdict: Callable[[Rows], str]
     """Function verdict(rows) that returns the conclusion from the results as a few lines of text."""
     needs: str = ""
@@ -56,20 +64,25 @@ class Study:
         return folder / f"{self.name}{self.ending}"
 
 
-def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def finished(rows: Iterable[Row]) -> list[Metrics]:
     """Return the results of the successful runs, each as a flat dict with the fields of the config and the results of the run."""
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
-def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
-    """Group the values of a metric by the values of some config fields, and return a dict from groups to lists of metric values."""
-    groups: dict[tuple, list[float]] = defaultdict(list)
+def groups(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
+    """Return a dict from the values of some config fields to the rows with these values."""
+    found: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[tuple(row[name] for name in fields)].append(row[metric])
-    return dict(groups)
+        found[tuple(row[name] for name in fields)].append(row)
+    return dict(found)
 
 
-def interval(found: tuple[float, float, float], form: str) -> str:
+def grouped(rows: Iterable[Row], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
+    """Return a dict from the values of some config fields to the values of a metric in the rows with these values."""
+    return {key: [row[metric] for row in own] for key, own in groups(rows, fields).items()}
+
+
+def interval(found: Interval, form: str) -> str:
     """Return the confidence interval of a mean as text, " (low to high)". The text is empty if the mean has no interval."""
     _, low, high = found
     return f" ({low:{form}} to {high:{form}})" if isfinite(low) else ""
@@ -93,7 +106,7 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
     text, failed = conclude(study, configs, rows, rows_path)
-    study.draw(finished(rows), figures / f"{study.name}.png")
+    write_figure(figures / f"{study.name}.png", study.inches, partial(study.draw, finished(rows)))
     return text, failed
 
 
@@ -109,48 +122,53 @@ def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) 
     return "\n".join(lines), failed
 
 
-def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Mapping[str, Any]]) -> int:
+def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Row]) -> int:
     ids = {row["id"] for row in rows}
     return sum(sweep.run_id(study.run, config) not in ids for config in configs)
 
 
+def command(name: str, run: Callable[[], int]) -> int:
+    """Call `run`, and return its exit code. An error that the user causes and an interrupt are printed as one line."""
+    try:
+        return run()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the rows so far are kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of a study, and return the exit code."""
-    options = _parse(study, arguments)
-    toy = options.preset == "toy"
-    where = options.where or ("here" if toy else "processes")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) if toy and options.out is None else options.out
-        results, figures = (RESULTS, FIGURES) if out is None else (out, out)
-        rows_path = study.rows_path(results)
-        try:
-            text, failed = execute(study, options.preset, where, options.workers, rows_path, figures, options.report)
-            print(text)
-        except InputError as error:
-            print(f"{study.name}: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print(f"{study.name}: interrupted; the rows so far are kept, the same command goes on", file=sys.stderr)
-            return 130
-    if not toy or options.out:
-        print(f"rows in {rows_path}, figure in {figures / study.name}.png and .svg")
-    return 1 if failed else 0
-
-
-def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of a study, and return its options."""
     about = sys.modules["__main__"].__doc__ if arguments is None else None
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(about)
     parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
     parser.add_argument("--where", choices=list(sweep.EXECUTORS), help="executor (default: here for the preset toy, else processes)")
-    parser.add_argument("--workers", type=int, default=1, help="processes at a time; 0 for one a core (default: 1)")
-    parser.add_argument("--report", action="store_true", help="run nothing; draw and print the verdict of the rows that exist")
-    parser.add_argument("--out", type=Path, help="folder of rows and figure (default: that of the project; for toy a temporary one)")
-    return parser.parse_args(arguments)
+    add_flags(parser, int, workers="processes at a time; 0 for one a core (default: 1)")
+    add_flags(parser, bool, report="run nothing; draw and print the verdict of the rows that exist")
+    add_flags(parser, Path, out="folder of rows and figure (default: that of the project; for toy a temporary one)")
+    parser.set_defaults(workers=1)
+    options = parser.parse_args(arguments)
+    toy = options.preset == "toy"
+    where = options.where or ("here" if toy else "processes")
+
+    def run() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) if toy and options.out is None else options.out
+            results, figures = (RESULTS, FIGURES) if out is None else (out, out)
+            rows_path = study.rows_path(results)
+            text, failed = execute(study, options.preset, where, options.workers, rows_path, figures, options.report)
+        print(text)
+        if not toy or options.out:
+            print(f"rows in {rows_path}, figure in {figures / study.name}.png and .svg")
+        return int(failed > 0)
+
+    return command(study.name, run)
 
 
-def beside(old: Path, new: Path, out: Path) -> object:
-    """Draw two existing figures side by side, with their paths as titles."""
+def beside(old: Path, new: Path, out: Path) -> int:
+    """Draw two existing figures side by side, with their paths as titles, and return the exit code 0."""
     from matplotlib import image
 
     for path in figure_paths(out):
@@ -168,15 +186,12 @@ def beside(old: Path, new: Path, out: Path) -> object:
             axes.set_axis_off()
             axes.set_title(str(path))
 
-    return write_figure(out, (14.0, 14.0 * max(p.shape[0] / p.shape[1] for p in pictures) / 2 + 0.5), fill)
+    write_figure(out, (14.0, 14.0 * max(p.shape[0] / p.shape[1] for p in pictures) / 2 + 0.5), fill)
+    return 0
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         print("usage: python -m experiments.study OLD.png NEW.png BOTH.png", file=sys.stderr)
         sys.exit(2)
-    try:
-        beside(*map(Path, sys.argv[1:]))
-    except InputError as error:
-        print(f"study: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(command("study", lambda: beside(*map(Path, sys.argv[1:]))))

@@ -19,24 +19,20 @@ hardly exceeds the accuracy of always predicting the mean id. The accuracy then 
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
-from bench.peers.task_data import articles
-from experiments import runs, study
-from experiments.training import fit
+from experiments import runs
+from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main
+from experiments.training import Params, fit, initial, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
-from lstm_jax.config import GenerationConfig, TextConfig
-from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
-from lstm_jax.tasks import generation
 
 
 @dataclass(frozen=True)
@@ -59,51 +55,35 @@ class Config:
     seed: int = 0
 
 
-class Params(NamedTuple):
-    """Parameters of the model: those of the LSTM, and the kernel and bias of the dense layer that follows it."""
-
-    cell: Any
-    kernel: jax.Array
-    bias: jax.Array
-
-
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
-    text = TextConfig(step=config.step, length=config.length)
-    corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
+    corpus = runs.corpus_of(config.text)
     size = corpus.characters.size
     ids_of = np.arange(size) if config.order == "usual" else np.random.default_rng(config.seed).permutation(size)
     parts = [data.windows(ids_of[part].astype(np.int32), config.length, config.step) for part in (corpus.train[:], corpus.validation)]
     (x, y), (x_held, y_held) = ((jnp.asarray(X), jnp.asarray(Y)) for X, Y in parts)
     features, outputs = (size if config.read == "one-hot" else 1), (size if config.predict == "category" else 1)
-    of_cell, of_head, of_rows = jax.random.split(jax.random.key(config.seed), 3)
-    cell = CELLS["lstm"]
-    head = glorot_uniform(of_head, (config.units, outputs))
-    params = Params(cell.init(of_cell, features, config.units), head, jnp.zeros((outputs,)))
+    *of_params, of_rows = jax.random.split(jax.random.key(config.seed), 3)
 
-    def outputs_of(params: Params, ids: jax.Array) -> jax.Array:
+    def outputs_of(params: Params, ids: Array) -> Array:
         inputs = ids if config.read == "one-hot" else (ids / (size - 1))[..., None].astype(jnp.float32)
-        h, _ = unroll(cell, params.cell, inputs, return_sequences=False)
-        return h @ params.kernel + jnp.broadcast_to(params.bias, (len(h), outputs))
+        return params.dense(unroll(CELLS["lstm"], params.cell, inputs, return_sequences=False)[0])
 
-    def loss(params: Params, batch: Any) -> jax.Array:
+    def loss(params: Params, batch: Any) -> Array:
         ids, target = batch
         out = outputs_of(params, ids)
         if config.predict == "category":
             return optax.softmax_cross_entropy_with_integer_labels(out, target).mean()
         return ((out[:, 0] - target / (size - 1)) ** 2).mean()
 
-    def batch(number: Any) -> tuple[jax.Array, jax.Array]:
-        rows = jax.random.randint(jax.random.fold_in(of_rows, number), (config.batch,), 0, len(y))
-        return x[rows], y[rows]
-
-    params, losses = fit(loss, params, batch, config.updates, config.learning_rate)
+    batch = random_batches(of_rows, config.batch, x, y)
+    params, losses = fit(loss, initial("lstm", of_params, features, config.units, outputs), batch, config.updates, config.learning_rate)
     held = jax.jit(outputs_of)(params, x_held)
     if config.predict == "category":
         predicted = held.argmax(-1)
     else:
         predicted = jnp.clip(jnp.round(held[:, 0] * (size - 1)), 0, size - 1).astype(jnp.int32)
-    metrics: dict[str, Any] = {"accuracy": float((predicted == y_held).mean()), "losses": losses, "kinds_said": len(np.unique(predicted))}
+    metrics: Metrics = {"accuracy": float((predicted == y_held).mean()), "losses": losses, "kinds_said": len(np.unique(predicted))}
     metrics["most_frequent"] = max(Counter(np.asarray(y_held).tolist()).values()) / len(y_held)
     if config.predict == "category":
         metrics["bits"] = float(optax.softmax_cross_entropy_with_integer_labels(held, y_held).mean() / np.log(2))
@@ -113,34 +93,30 @@ def run(config: Config) -> dict[str, Any]:
 KEY = ("predict", "read", "order")
 
 
-def verdict(rows: study.Rows) -> str:
+def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for key, values in study.grouped(rows, KEY, "accuracy").items():
-        found = stats.t_interval([100 * value for value in values])
-        kinds = np.mean([row["kinds_said"] for row in rows if tuple(row[name] for name in KEY) == key])
-        share = f"{found[0]:.1f} % right{study.interval(found, '.1f')}, {kinds:.0f} kinds said"
+    for key, own in groups(rows, KEY).items():
+        found = stats.t_interval([100 * row["accuracy"] for row in own])
+        kinds = np.mean([row["kinds_said"] for row in own])
+        share = f"{found[0]:.1f} % right{interval(found, '.1f')}, {kinds:.0f} kinds said"
         lines.append(f"{key[0]} from {key[1]}, {key[2]} order: {share}")
     return "\n".join([*lines, f"always the most frequent character: {100 * rows[0]['most_frequent']:.1f} %"])
 
 
-def draw(rows: study.Rows, path: Path) -> object:
+def draw(rows: Rows, figure: Any) -> None:
     """Draw the accuracy of each combination of the three settings (target, input and order of the ids) as a horizontal bar."""
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        groups = study.grouped(rows, KEY, "accuracy")
-        for y, (key, values) in enumerate(groups.items()):
-            mean, low, high = stats.t_interval(values)
-            axes.barh(y, 100 * mean, color="#0072B2" if key[0] == "category" else "#D55E00")
-            axes.plot([100 * low, 100 * high], [y, y], color="#222222")
-        axes.axvline(100 * rows[0]["most_frequent"], color="#222222", linestyle=":", label="always the most frequent one")
-        axes.set_yticks(range(len(groups)), [f"{predict} from {read}, {order} order" for predict, read, order in groups])
-        axes.invert_yaxis()
-        axes.set_xlabel("held-out characters that are right, %")
-        axes.legend(fontsize=9)
-
-    return write_figure(path, (8.0, 4.2), fill)
+    axes = figure.subplots()
+    groups = grouped(rows, KEY, "accuracy")
+    for y, (key, values) in enumerate(groups.items()):
+        mean, low, high = stats.t_interval(values)
+        axes.barh(y, 100 * mean, color="#0072B2" if key[0] == "category" else "#D55E00")
+        axes.plot([100 * low, 100 * high], [y, y], color="#222222")
+    axes.axvline(100 * rows[0]["most_frequent"], color="#222222", linestyle=":", label="always the most frequent one")
+    axes.set_yticks(range(len(groups)), [f"{predict} from {read}, {order} order" for predict, read, order in groups])
+    axes.invert_yaxis()
+    axes.set_xlabel("held-out characters that are right, %")
+    axes.legend(fontsize=9)
 
 
 REPRESENTATIONS = [
@@ -149,7 +125,7 @@ REPRESENTATIONS = [
 SMALL = Config(text="", length=4, step=500, units=4, updates=20, batch=8)
 TOY = [SMALL, replace(SMALL, read="number", order="random"), replace(SMALL, predict="number", order="random")]
 FULL = [replace(config, seed=seed) for config in REPRESENTATIONS for seed in range(3)]
-STUDY = study.Study("targets", run, {"toy": TOY, "full": FULL}, draw, verdict)
+STUDY = Study("targets", run, {"toy": TOY, "full": FULL}, draw, (8.0, 4.2), verdict)
 
 if __name__ == "__main__":
-    sys.exit(study.main(STUDY))
+    sys.exit(main(STUDY))

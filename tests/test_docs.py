@@ -19,7 +19,7 @@ from pages import DOCS, GENERATED, LOG, NAMES, PAGES, ROOT, anchors, blocks, com
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
 
-STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
+STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if "\nSTUDY = " in path.read_text()]
 RUN_HERE = ("concepts", "contributing")
 """Folders of the documentation with pages whose code cells these tests run. The page numerics is an exception.
 

@@ -5,12 +5,13 @@ The flag gives the name of a peer and its options, which together are called a c
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
 from bench import machine
+from bench.peers.base import Options
 from bench.workloads import Workload
 from lstm_jax.errors import InputError, require
 
@@ -23,6 +24,8 @@ RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
 COMMON_KINDS = ("sentiment", "characters", "evaluation", "recurrence")
 KINDS = (*COMMON_KINDS, "forward")
+MODULES = {"dm-haiku": "haiku", "tensorflow-cpu": "tensorflow"}
+"""Dict from the names of packages to those of their modules, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,12 @@ class Peer:
         name: name of the peer in result rows and flags.
         title: name of the peer in a report. A package name in braces, such as "{torch}", is replaced by the version of the package.
         module: module of `bench.peers` that defines `build(workload, arrays, options) -> Built` for the peer.
-        imports: Python modules that must be installed.
-        packages: packages whose versions are recorded in the result rows.
+        packages: packages that must be installed, and whose versions are recorded in the result rows.
         extra: optional dependency group of this project that installs the packages, as in pip install '.[peers]'.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
+        recurrent_dropout: whether the peer has recurrent dropout. If not, it trains without it.
         cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
         kinds: kinds of workload that the peer can run.
         resets: whether the peer can reset the state within a sequence.
@@ -49,12 +52,12 @@ class Peer:
     name: str
     title: str
     module: str
-    imports: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     extra: str = ""
     options: tuple[str, ...] = RATES
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
+    recurrent_dropout: bool = False
     cells: tuple[str, ...] = ()
     kinds: tuple[str, ...] = COMMON_KINDS
     resets: bool = False
@@ -72,79 +75,56 @@ class Peer:
 
     def missing(self) -> str:
         """Return "" if the library can run on this machine. Otherwise return what is missing: packages or a GPU."""
-        packages = [name for name in self.imports if find_spec(name) is None]
+        packages = [name for name in self.packages if find_spec(MODULES.get(name, name)) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
         return "a GPU is missing" if self.gpu and not machine.gpu() else ""
 
 
-def _torch(name: str, title: str) -> Peer:
-    options = (*RATES, "dtype") if name == "torch_lstm" else RATES
-    return Peer(
-        name,
-        f"PyTorch {{torch}}, {title}",
-        name,
-        ("torch",),
-        ("torch",),
-        "torch",
-        options=options,
-        cells=COMMON_CELLS,
-        kinds=KINDS,
-        loads_jax=False,
-    )
+def _torch(name: str, title: str, *options: str) -> Peer:
+    about: Any = {"options": (*RATES, *options), "cells": COMMON_CELLS, "kinds": KINDS, "loads_jax": False}
+    return Peer(name, f"PyTorch {{torch}}, {title}", name, ("torch",), "torch", **about)
 
 
-def _keras(backend: str, title: str, package: str) -> Peer:
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return Peer(
-        f"keras_{backend}",
-        f"Keras {{keras}} on {title}, `fit`",
-        "keras_lstm",
-        ("keras", backend),
-        ("keras", package),
-        "peers",
-        options=("backend", *RATES) if backend == "jax" else RATES,
-        environment=environment,
-        cells=COMMON_CELLS,
-    )
+def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
+    about: Any = {"options": (*options, *RATES), "cells": COMMON_CELLS, "recurrent_dropout": True}
+    about |= {"environment": {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}}
+    return Peer(f"keras_{backend}", f"Keras {{keras}} on {title}, `fit`", "keras_lstm", ("keras", package), "peers", **about)
 
 
+_OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
+_RESETS: Any = {"options": (), "kinds": ("recurrence",), "resets": True}
 TABLE = (
-    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower"), kinds=KINDS, resets=True),
-    Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES), kinds=("sentiment", "characters")),
-    _torch("torch_lstm", "nn.LSTM, fused Adam"),
+    Peer(OURS, "this project", "ours", **_OURS | {"options": ("backend", *RATES, "dtype", "slower"), "kinds": KINDS, "resets": True}),
+    Peer("own_loop", "a user's own loop with our layer", "own_loop", **_OURS, kinds=("sentiment", "characters")),
+    _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
-    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", (), ("jax",), gpu=True),
-    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", (), ("flax",), options=("backend", *RATES)),
-    Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", (), ("flax",)),
-    Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("haiku",), ("dm-haiku",), "peers"),
-    Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), ("equinox",), "peers"),
-    Peer("jax_scan", "lax.scan with `where`, JAX {jax}", "jax_scan", (), ("jax",), options=(), kinds=("recurrence",), resets=True),
-    Peer("flax_scan", "Flax {flax}, a cell in lax.scan", "flax_scan", (), ("flax",), options=(), kinds=("recurrence",), resets=True),
+    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", ("jax",), gpu=True),
+    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", ("flax",), options=("backend", *RATES)),
+    Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", ("flax",)),
+    Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("dm-haiku",), "peers"),
+    Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), "peers"),
+    Peer("jax_scan", "lax.scan with `where`, JAX {jax}", "jax_scan", ("jax",), **_RESETS),
+    Peer("flax_scan", "Flax {flax}, a cell in lax.scan", "flax_scan", ("flax",), **_RESETS),
     Peer(
         "torchrl",
         "TorchRL {torchrl}, LSTMModule",
         "torchrl_lstm",
-        ("torchrl", "tensordict"),
         ("torchrl", "torch"),
         "rl",
-        options=("backend", "dtype"),
-        kinds=("recurrence",),
-        resets=True,
-        loads_jax=False,
+        **_RESETS | {"options": ("backend", "dtype"), "loads_jax": False},
     ),
     Peer(
         "onnx_runtime",
         "ONNX Runtime {onnxruntime}",
         "onnx_runtime",
-        ("onnx", "onnxruntime"),
         ("onnxruntime", "onnx"),
         "onnx",
         options=("dtype",),
         kinds=("evaluation",),
         loads_jax=False,
     ),
-    _keras("jax", "JAX", "jax"),
+    _keras("jax", "JAX", "jax", "backend"),
     _keras("torch", "PyTorch", "torch"),
     _keras("tensorflow", "TensorFlow", "tensorflow-cpu"),
 )
@@ -158,64 +138,65 @@ class Candidate:
     Attributes:
         name: text of the flag `--peer` that this candidate was read from, such as "ours:dropout=0.2".
         peer: name of the peer.
-        backend: what to run instead of the peer's default. For "ours" it is a backend of the recurrence, for "own_loop" a training loop,
-            for "flax_nnx" a cell class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent backend of TorchRL. None
-            stands for the default.
-        dropout: rate of the input dropout. If None, it is the rate of the workload.
-        recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
-        dtype: dtype of the matrix products, a member of `DTYPES`. "int8" is for inference alone.
-        slower: artificial slowdown. After each call of `Built.run`, the process waits for this fraction of the call's duration.
+        given: values of fields of `Options` that the text gives. The other fields have their defaults, and the rates of dropout are those
+            of the workload.
     """
 
     name: str
     peer: str
-    backend: str | None = None
-    dropout: float | None = None
-    recurrent: float | None = None
-    dtype: str = "float32"
-    slower: float = 0.0
+    given: Mapping[str, Any] = field(default_factory=dict)
 
-    def arguments(self) -> list[str]:
-        """Return the command-line arguments of `bench.worker` for this candidate: the name of the peer, then the flags of its options."""
-        named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
-        named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
-        return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
+    @property
+    def dtype(self) -> str:
+        """Dtype of the matrix products, a member of `DTYPES`."""
+        return self.given.get("dtype", "float32")
+
+    def options(self, work: Workload) -> Options:
+        """Return the options with which the peer builds a workload."""
+        return replace(Options(None, work.dropout, work.recurrent_dropout), **self.given)
+
+    def fields(self, work: Workload) -> dict[str, Any]:
+        """Return the fields of a result row (`KEY`) that identify this candidate on a workload."""
+        known = {"peer": self.peer, "workload": work.name} | vars(self.options(work))
+        return {name: known[name] for name in KEY}
 
     def key(self, work: Workload) -> tuple:
-        """Return a key that identifies this candidate, which is a peer with its options, on a workload."""
-        dropout = work.dropout if self.dropout is None else self.dropout
-        recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
-        return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
+        """Return the value of `row_key` for the result rows of this candidate on a workload."""
+        return row_key(self.fields(work))
 
 
-KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout", "dtype", "slower")
+KEY = dict.fromkeys(("peer", "workload", "backend", "dropout", "recurrent_dropout")) | {"dtype": "float32", "slower": 0.0}
+"""Fields that identify what a row has measured, with the values that stand for absent fields."""
 
 
 def row_key(row: Mapping[str, Any]) -> tuple:
     """Return the key of a result row: a tuple of the peer, the workload and all options that the peer was measured with."""
-    return tuple(row.get(name, default) for name, default in zip(KEY, (None,) * 5 + ("float32", 0.0), strict=True))
+    return tuple(row.get(name, default) for name, default in KEY.items())
 
 
 def read_candidate(text: str) -> Candidate:
     """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options."""
-    from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
-
     name, *options = text.split(":")
-    pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
+    given: dict[str, Any] = {option.split("=")[0]: option.partition("=")[2] for option in options}
     require(name in PEERS, "peer", text, f"give one of {', '.join(PEERS)}")
     known = PEERS[name].options
     allowed = f"no other options than {', '.join(known)}, as in {name}:{known[0]}=..." if known else "no options"
-    require(pairs.keys() <= {*known}, "peer", text, f"give {name} {allowed}")
-    dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
-    require(dtype in DTYPES, "dtype", dtype, f"give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
-    require(name != OURS or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")
-    try:
-        numbers = {option: float(pairs[option]) for option in (*RATES, "slower") if option in pairs}
-    except ValueError as error:
-        raise InputError("peer", text, f"give numbers as in {name}:dropout=0.2") from error
-    for option, number in numbers.items():
-        require(0 <= number < (1 if option in RATES else math.inf), option, number, "give 0 or more, a rate below 1")
-    return Candidate(text, name, backend, dtype=dtype, **numbers)
+    require(given.keys() <= {*known}, "peer", text, f"give {name} {allowed}")
+    if "dtype" in given:
+        require(given["dtype"] in DTYPES, "dtype", given["dtype"], f"give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    if name == OURS and "backend" in given:
+        from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
+
+        require(given["backend"] in BACKENDS, "backend", given["backend"], f"give one of {', '.join(BACKENDS)}")
+    for option in given.keys() & {*RATES, "slower"}:
+        try:
+            given[option] = float(given[option])
+        except ValueError as error:
+            raise InputError("peer", text, f"give numbers as in {name}:dropout=0.2") from error
+        require(0 <= given[option] < (1 if option in RATES else math.inf), option, given[option], "give 0 or more, a rate below 1")
+    if "recurrent" in given:
+        given["recurrent_dropout"] = given.pop("recurrent")
+    return Candidate(text, name, given)
 
 
 def installed(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -1,13 +1,17 @@
 """Interface that each benchmarked library (peer) implements: the options that it receives and the built workload that it returns."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
 
-from bench.workloads import Workload
+from bench.workloads import Weights, Workload
+
+Run = Callable[[int], None]
+"""Function run(count) that executes `count` steps."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Options:
             for "flax_nnx" a cell class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent backend of TorchRL. None
             stands for the default. All other peers ignore this option.
         dropout: rate of the input dropout in training. On one-hot characters (workload B), only "ours", "own_loop" and Keras apply it.
-        recurrent_dropout: rate of the recurrent dropout in training. A peer that has no recurrent dropout reports this in `Built.note`.
+        recurrent_dropout: rate of the recurrent dropout in training. Some peers have no recurrent dropout.
         remat: rematerialisation of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend and the batch size.
         dtype: dtype of the matrix products: "float32", "bfloat16" or "int8". "ours" accepts all three, but "int8" only for inference.
@@ -66,18 +70,18 @@ class Built:
             not compared with the reference after one step, because this peer updates them differently (see `note`).
     """
 
-    run: Callable[[int], None]
+    run: Run
     outputs: Callable[[], np.ndarray]
-    after_one_step: Callable[[], dict[str, np.ndarray]]
+    after_one_step: Callable[[], Weights]
     adam: Literal["keras", "corrected"]
     devices: list[str]
     note: str = ""
     backend: str = ""
     block_seconds: float = 0.05
-    excluded: dict[str, np.ndarray] = field(default_factory=dict)
+    excluded: Weights = field(default_factory=dict)
 
 
-def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
+def slowed(run: Run, share: float) -> Run:
     """Return a slower version of `run`, which waits in a busy loop after each call."""
 
     def longer(count: int) -> None:
@@ -90,7 +94,16 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
     return longer if share else run
 
 
-def repeated(step: Callable[[], Any], wait: Callable[[Any], object] = lambda result: None) -> Callable[[int], None]:
+Wait = Callable[[Any], object]
+"""Function that waits for a result."""
+ToNumpy = Callable[[Any], np.ndarray]
+
+
+def no_wait(result: Any) -> None:
+    """Do nothing, because the result has been computed when its function returns."""
+
+
+def repeated(step: Callable[[], Any], wait: Wait = no_wait) -> Run:
     """Return a function run(count) that calls `step` `count` times, and then waits for the last result."""
 
     def run(count: int) -> None:
@@ -105,12 +118,12 @@ def repeated(step: Callable[[], Any], wait: Callable[[Any], object] = lambda res
 def layer(
     work: Workload,
     step: Callable[[], Any],
-    to_ours: Callable[[Any], dict[str, np.ndarray]],
+    to_ours: Callable[[Any], Weights],
     devices: list[str],
     note: str = "",
     backend: str = "",
-    wait: Callable[[Any], object] = lambda result: None,
-    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+    wait: Wait = no_wait,
+    to_numpy: ToNumpy = np.asarray,
 ) -> Built:
     """Return the `Built` of a recurrent layer alone.
 
@@ -119,7 +132,7 @@ def layer(
     """
     forward = work.kind == "forward"
 
-    def gradients() -> dict[str, np.ndarray]:
+    def gradients() -> Weights:
         by_weights, by_x = step()[1]
         return to_ours(by_weights) | {"x": to_numpy(by_x)}
 
@@ -127,6 +140,35 @@ def layer(
         return to_numpy(step() if forward else step()[0])
 
     return Built(repeated(step, wait), outputs, dict if forward else gradients, "keras", devices, note, backend)
+
+
+def training(
+    work: Workload,
+    batches: Sequence[tuple[Any, Any]],
+    start: Callable[[bool], tuple[Callable[[Any, Any], Any], Callable[[], Weights]]],
+    predict: Callable[[Any], np.ndarray],
+    devices: list[str],
+    note: str = "",
+    backend: str = "",
+    wait: Wait = no_wait,
+    to_numpy: ToNumpy = np.asarray,
+) -> Built:
+    """Return the `Built` of a training workload with the form "corrected" of Adam.
+
+    start(dropout) begins a training with or without dropout, and returns two functions: step(inputs, targets) takes a training step and
+    returns the loss before it, and weights() returns the trained weights as in `bench.workloads.Arrays.weights`. predict(inputs) returns
+    the logits of the initial weights without dropout.
+    """
+    step, _ = start(True)
+    each = cycle(batches)
+
+    def after_one_step() -> Weights:
+        step, weights = start(False)
+        loss = to_numpy(step(*batches[0]))
+        return weights() | {"loss": loss}
+
+    run = repeated(lambda: step(*next(each)), wait)
+    return Built(run, lambda: comparable(work, predict(batches[0][0])), after_one_step, "corrected", devices, note, backend)
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
@@ -138,8 +180,3 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
     """Return logits in the form in which they are compared between libraries."""
     logits = np.asarray(logits)
     return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)
-
-
-def no_recurrent_dropout(options: Options) -> str:
-    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if `options.recurrent_dropout` is 0."""
-    return "no recurrent dropout" if options.recurrent_dropout else ""

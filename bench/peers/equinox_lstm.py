@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.peers.base import Built, Options
+from bench.workloads import Arrays, Weights, Workload
 
 
 class Net(eqx.Module):
@@ -43,8 +43,7 @@ class Net(eqx.Module):
         (h, _), outputs = jax.lax.scan(body, (zeros, zeros), x)
         if self.head is None:
             return outputs
-        logits = self.head(h)
-        return logits if self.embedding is None else logits[0]
+        return self.head(h)
 
 
 def _arrays(net: Any) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def _arrays(net: Any) -> dict[str, Any]:
     return found if net.embedding is None else found | {"embedding/embedding": net.embedding.weight}
 
 
-def _turned(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _turned(arrays: Mapping[str, Any]) -> Weights:
     return {name: np.asarray(array if name == "embedding/embedding" else array.T) for name, array in arrays.items()}
 
 
@@ -72,4 +71,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             return jax.vmap(lambda row: net(row, None))(x)
         return jax.vmap(net)(x, jax.random.split(key, x.shape[0]))
 
-    return jax_step.build(work, arrays, jax_step.Model(params, forward, lambda tree: _turned(_arrays(tree)), no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, params, forward, lambda tree: _turned(_arrays(tree)))

@@ -3,11 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload, in_layer
+from bench.peers.base import Built, Options
+from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
 
@@ -30,11 +29,10 @@ class Net(nn.Module):
         (_, h), outputs = result
         if not work.classes:
             return outputs
-        logits = nn.Dense(work.classes, name="head")(h)
-        return logits[:, 0] if work.words else logits
+        return nn.Dense(work.classes, name="head")(h)
 
 
-def _to_ours(tree: Any) -> dict[str, np.ndarray]:
+def _to_ours(tree: Any) -> Weights:
     return in_layer(convert.lstm_from_linen(tree["rnn"])) | jax_step.flat(tree)
 
 
@@ -45,4 +43,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key) -> Any:
         return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})
 
-    return jax_step.build(work, arrays, jax_step.Model(tree, forward, _to_ours, no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, tree, forward, _to_ours)

@@ -6,12 +6,11 @@ The option `backend` names the cell class; the default is OptimizedLSTMCell.
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload, in_layer
+from bench.peers.base import Built, Options
+from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
 CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
@@ -37,11 +36,10 @@ class Net(nnx.Module):
         (_, h), outputs = result
         if self.head is None:
             return outputs
-        logits = self.head(h)
-        return logits[:, 0] if self.embedding is not None else logits
+        return self.head(h)
 
 
-def _to_ours(state: Any) -> dict[str, np.ndarray]:
+def _to_ours(state: Any) -> Weights:
     tree: dict[str, Any] = nnx.to_pure_dict(state)
     return in_layer(convert.lstm_from_nnx(tree["rnn"])) | jax_step.flat(tree)
 
@@ -56,5 +54,5 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key):
         return nnx.merge(graph, params, rest)(x, key)
 
-    built = jax_step.build(work, arrays, jax_step.Model(state, forward, _to_ours, no_recurrent_dropout(options)))
+    built = jax_step.build(work, arrays, state, forward, _to_ours)
     return replace(built, backend=cell)

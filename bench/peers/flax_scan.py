@@ -27,4 +27,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def to_ours(tree):
         return in_layer(convert.lstm_from_nnx(nnx.to_pure_dict(tree)))
 
-    return jax_step.build(work, arrays, jax_step.Model(state, forward, to_ours))
+    return jax_step.build(work, arrays, state, forward, to_ours)

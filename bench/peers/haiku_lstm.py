@@ -9,8 +9,8 @@ import haiku as hk  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload, in_layer
+from bench.peers.base import Built, Options
+from bench.workloads import Arrays, Weights, Workload, in_layer
 
 FORGET = 1.0
 NAMES = {"kernel": "w", "bias": "b", "embedding": "embeddings"}
@@ -42,12 +42,11 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         outputs, state = result
         if not work.classes:
             return outputs
-        logits = hk.Linear(work.classes, name="head")(state.hidden)
-        return logits[:, 0] if work.words else logits
+        return hk.Linear(work.classes, name="head")(state.hidden)
 
     apply = hk.transform(net).apply
 
-    def to_ours(tree: Any) -> dict[str, np.ndarray]:
+    def to_ours(tree: Any) -> Weights:
         w, b = _reordered(tree["lstm/linear"]["w"]), _reordered(tree["lstm/linear"]["b"])
         b = b if work.kind == "recurrence" else b + _forget(units)  # a gradient does not depend on the constant
         rest = {layer: {ours: tree[layer][NAMES[ours]] for ours in parts} for layer, parts in jax_step.outer(arrays).items()}
@@ -56,4 +55,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def forward(params, x, key):
         return apply(params, key, x, key is not None)
 
-    return jax_step.build(work, arrays, jax_step.Model(tree, forward, to_ours, no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, tree, forward, to_ours)

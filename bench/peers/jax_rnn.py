@@ -8,19 +8,19 @@ import numpy as np
 from jax.experimental import rnn
 
 from bench.peers import jax_step
-from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import LAYER, Arrays, Workload, in_layer
+from bench.peers.base import Built, Options
+from bench.workloads import LAYER, Arrays, Weights, Workload, in_layer
 
 BIASES = "two biases, each with a step of its own"
 
 
-def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
+def pack(lstm: Weights) -> np.ndarray:
     """Return LSTM weights as the flat array that cuDNN takes: both kernels transposed, the bias, and a second bias of zeros."""
     parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
     return np.concatenate([part.ravel() for part in parts])
 
 
-def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
+def unpack(weights: np.ndarray, features: int, units: int) -> Weights:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`."""
     kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
     return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
@@ -28,13 +28,6 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a workload in jax.experimental.rnn, and return functions that run it; see `base.Built`."""
-    if jax.default_backend() != "gpu":
-        raise RuntimeError(f"cuDNN needs a GPU, JAX runs on {jax.default_backend()}")
-    return jax_step.build(work, arrays, model(work, arrays, options))
-
-
-def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return the model of a workload with cuDNN's LSTM: embedding (if the inputs are word ids), LSTM, and dense output layer."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith(LAYER)}
 
@@ -50,12 +43,10 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
         outputs, h, _ = result
         if not work.classes:
             return outputs
-        logits = h[0] @ params["head/kernel"] + params["head/bias"]
-        return logits[:, 0] if work.words else logits
+        return h[0] @ params["head/kernel"] + params["head/bias"]
 
-    def to_ours(tree) -> dict[str, np.ndarray]:
+    def to_ours(tree) -> Weights:
         rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
         return in_layer(unpack(tree["lstm"], work.features, units)) | rest
 
-    note = ", ".join(part for part in (no_recurrent_dropout(options), "" if work.kind == "recurrence" else BIASES) if part)
-    return jax_step.Model(tree, forward, to_ours, note)
+    return jax_step.build(work, arrays, tree, forward, to_ours, BIASES)

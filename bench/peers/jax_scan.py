@@ -29,4 +29,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
         return jax_step.scan(step, z, arrays)
 
-    return jax_step.build(work, arrays, jax_step.Model(arrays.cell(), forward, in_layer))
+    return jax_step.build(work, arrays, arrays.cell(), forward, in_layer)

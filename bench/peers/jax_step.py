@@ -6,53 +6,92 @@ donates its state. All steps run on JAX's default device.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import cycle
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from bench.peers.base import Built, comparable, evaluation, layer, repeated
-from bench.workloads import LAYER, Arrays, Workload, one_hot
+from bench.peers.base import Built, evaluation, layer, training
+from bench.workloads import LAYER, Arrays, Weights, Workload
 
 
-@dataclass(frozen=True)
-class Model:
-    """Model of a benchmarked library as parameters and a pure forward function.
+def build(
+    work: Workload,
+    arrays: Arrays,
+    params: Any,
+    forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array],
+    to_ours: Callable[[Any], Weights],
+    note: str = "",
+) -> Built:
+    """Prepare a benchmark workload, such as a training step, for a JAX model, and return functions that run it; see `base.Built`.
 
     Shapes: batch B, steps T, features E, hidden size H, vocabulary V.
 
-    Attributes:
+    Args:
+        work: workload.
+        arrays: arrays of the workload.
         params: pytree of parameters in the library's own structure.
-        forward: forward(params, inputs, key) returns logits (B,) for word ids (B, T), logits (B, V) for one-hot characters (B, T, V), or
+        forward: forward(params, inputs, key) returns logits (B, 1) for word ids (B, T), logits (B, V) for one-hot characters (B, T, V), or
             the outputs h (B, T, H) of the recurrent layer for inputs x (B, T, E). If the key is None, dropout is off.
         to_ours: to_ours(tree) converts a pytree with the structure of `params` (weights or gradients) to a dict with the names and layout
             of `bench.workloads.Arrays.weights`.
         note: what this library computes differently from this project, or "".
     """
+    devices = [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
+    if work.kind == "recurrence":
+        operands = jax.device_put((params, arrays.inputs, arrays.targets))
 
-    params: Any
-    forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
-    to_ours: Callable[[Any], dict[str, np.ndarray]]
-    note: str = ""
+        @jax.jit
+        def both(params, x, cotangent):
+            h, back = jax.vjp(lambda params, x: forward(params, x, None), params, x)
+            return h, back(cotangent)
 
-
-def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """Prepare a benchmark workload, such as a training step, for a JAX model, and return functions that run it; see `base.Built`."""
+        return layer(work, lambda: both(*operands), to_ours, devices, wait=jax.block_until_ready)
     if work.kind == "evaluation":
-        return _evaluation(work, arrays, model)
-    return _recurrence(work, arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)
+        spare = np.zeros((-len(arrays.inputs) % work.batch, work.length), arrays.inputs.dtype)
+        batches = np.concatenate([arrays.inputs, spare]).reshape(-1, work.batch, work.length)
+        params, batches = jax.device_put((params, batches))
+        alone = jax.jit(lambda params, ids: forward(params, ids, None))
+
+        def evaluate() -> np.ndarray:
+            return np.concatenate([np.asarray(logits) for logits in [alone(params, batch) for batch in batches]])[: len(arrays.inputs)]
+
+        return evaluation(work, evaluate, devices, note)
+    optimizer = optax.adam(1e-3, eps=1e-7)
+
+    def loss(params, inputs, targets, key):
+        return mean_loss(forward(params, inputs, key), targets)
+
+    def update(dropout: bool, state, inputs, targets):
+        params, opt_state, number = state
+        key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
+        value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, number + 1), value
+
+    def start(dropout: bool):
+        copied = jax.tree.map(lambda array: jax.numpy.array(array, copy=True), params)
+        state = copied, optimizer.init(copied), jax.numpy.zeros((), jax.numpy.int32)
+        compiled = jax.jit(partial(update, dropout and work.dropout > 0), donate_argnums=0)
+
+        def step(inputs, targets):
+            nonlocal state
+            state, value = compiled(state, inputs, targets)
+            return value
+
+        return step, lambda: to_ours(state[0])
+
+    def predict(inputs) -> np.ndarray:
+        return np.asarray(jax.jit(forward, static_argnums=2)(params, inputs, None))
+
+    return training(work, batches_of(work, arrays), start, predict, devices, note, wait=jax.block_until_ready)
 
 
-def _devices() -> list[str]:
-    return [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
-
-
-def outer(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
+def outer(arrays: Arrays) -> dict[str, Weights]:
     """Return the weights outside of the recurrent layer as nested dicts, such as {"head": {"kernel": ..., "bias": ...}}."""
-    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    found: dict[str, Weights] = defaultdict(dict)
     for name, array in arrays.weights.items():
         if not name.startswith(LAYER):
             module, _, part = name.partition("/")
@@ -60,7 +99,7 @@ def outer(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def flat(tree: Mapping[str, Mapping[str, Any]]) -> Weights:
     """Return the arrays of nested dicts under names such as "head/kernel". The inner dicts of "rnn" are left out."""
     return {f"{module}/{part}": np.asarray(array) for module, parts in tree.items() if module != "rnn" for part, array in parts.items()}
 
@@ -83,74 +122,12 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], inputs: jax.Array, arrays:
 
 def batches_of(work: Workload, arrays: Arrays) -> list[Any]:
     """Return the batches (inputs, targets) of a training workload on JAX's default device."""
-    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
+    inputs = arrays.inputs if work.words else np.eye(work.vocabulary, dtype=np.float32)[arrays.inputs]
     return [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
 
 
 def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return the cross-entropy of logits (B,) of reviews or (B, V) of characters."""
-    if logits.ndim == 1:
-        return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+    """Return the cross-entropy of logits (B, 1) of reviews or (B, V) of characters."""
+    if logits.shape[1] == 1:
+        return optax.sigmoid_binary_cross_entropy(logits[:, 0], targets.astype(logits.dtype)).mean()
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-
-def _recurrence(work: Workload, arrays: Arrays, model: Model) -> Built:
-    x, cotangent = jax.device_put((arrays.inputs, arrays.targets))
-    params = jax.tree.map(jax.numpy.asarray, model.params)
-
-    @jax.jit
-    def step(params, x, cotangent):
-        h, back = jax.vjp(lambda params, x: model.forward(params, x, None), params, x)
-        return h, back(cotangent)
-
-    return layer(work, lambda: step(params, x, cotangent), model.to_ours, _devices(), model.note, wait=jax.block_until_ready)
-
-
-def _evaluation(work: Workload, arrays: Arrays, model: Model) -> Built:
-    params = jax.tree.map(jax.numpy.asarray, model.params)
-    spare = np.zeros((-len(arrays.inputs) % work.batch, work.length), arrays.inputs.dtype)
-    batches = jax.device_put(np.concatenate([arrays.inputs, spare]).reshape(-1, work.batch, work.length))
-    forward = jax.jit(lambda params, ids: model.forward(params, ids, None))
-
-    def evaluate() -> np.ndarray:
-        return np.concatenate([np.asarray(logits) for logits in [forward(params, batch) for batch in batches]])[: len(arrays.inputs)]
-
-    return evaluation(work, evaluate, _devices(), model.note)
-
-
-def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
-    optimizer = optax.adam(1e-3, eps=1e-7)
-    batches = batches_of(work, arrays)
-
-    def loss(params, inputs, targets, key):
-        return mean_loss(model.forward(params, inputs, key), targets)
-
-    def make(dropout: bool):
-        def step(state, inputs, targets):
-            params, opt_state, number = state
-            key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
-            value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, number + 1), value
-
-        return jax.jit(step, donate_argnums=0)
-
-    def start():
-        params = jax.tree.map(lambda array: jax.numpy.array(array, copy=True), model.params)
-        return params, optimizer.init(params), jax.numpy.zeros((), jax.numpy.int32)
-
-    step, state, each = make(bool(work.dropout)), start(), cycle(batches)
-
-    def train():
-        nonlocal state
-        state, _ = step(state, *next(each))
-        return state
-
-    def outputs() -> np.ndarray:
-        return comparable(work, np.asarray(jax.jit(model.forward, static_argnums=2)(model.params, batches[0][0], None)))
-
-    def after_one_step() -> dict[str, np.ndarray]:
-        (params, _, _), value = make(False)(start(), *batches[0])
-        return model.to_ours(params) | {"loss": np.asarray(value)}
-
-    return Built(repeated(train, jax.block_until_ready), outputs, after_one_step, "corrected", _devices(), model.note)

@@ -8,6 +8,7 @@ On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.k
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation
-from bench.workloads import Arrays, Workload, in_layer
+from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert, data
 from lstm_jax.errors import require
 
@@ -83,16 +84,13 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         model.set_weights(to_keras(arrays.weights))
         return model
 
-    if work.kind == "evaluation":
-        model = start(0.0, 0.0)
-
-        def evaluate() -> np.ndarray:
-            p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
-            return np.log(p) - np.log1p(-p)
-
-        return evaluation(work, evaluate, _devices())
+    def logits(model: Any, x: np.ndarray) -> np.ndarray:
+        p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
+        return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
 
     model = start(options.dropout, options.recurrent_dropout)
+    if work.kind == "evaluation":
+        return evaluation(work, lambda: logits(model, x), _devices())
 
     @lru_cache(maxsize=1)
     def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,12 +100,8 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     def run(count: int) -> None:
         model.fit(*rows(count), batch_size=work.batch, shuffle=False, verbose="0")
 
-    def outputs() -> np.ndarray:
-        p = np.asarray(start(0.0, 0.0).predict_on_batch(first[0]), np.float64)
-        return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
-
-    def after_one_step() -> dict[str, np.ndarray]:
-        model = start(0.0, 0.0)
+    def after_one_step() -> Weights:
+        model = start()
         loss = np.ravel(model.train_on_batch(*first))[0]
         return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
 
@@ -115,7 +109,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     if words and keras.backend.backend() == "tensorflow":
         seen = np.bincount(first[0].ravel(), minlength=work.vocabulary)
         note, excluded = REPEATED, {"embedding/embedding": seen > 1}
-    return Built(run, outputs, after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
+    return Built(run, lambda: logits(start(), first[0]), after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
 
 
 def _numpy(array: Any) -> np.ndarray:
@@ -130,54 +124,45 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
         layer = getattr(accelerated, type(layer).__name__).from_config(layer.get_config())
     layer.build((work.batch, work.length, work.features))
     layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
-    step, block = _differentiated(layer, arrays)
 
-    def to_ours(gradients: Sequence[Any]) -> dict[str, np.ndarray]:
+    def to_ours(gradients: Sequence[Any]) -> Weights:
         return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
 
-    return base.layer(work, step, to_ours, _devices(), "", backend or "", block, _numpy)
+    if keras.backend.backend() == "jax":
+        from bench.peers import jax_step
+
+        weights, others = ([variable.value for variable in group] for group in (layer.trainable_variables, layer.non_trainable_variables))
+        built = jax_step.build(work, arrays, weights, lambda weights, x, key: layer.stateless_call(weights, others, x)[0], to_ours)
+        return replace(built, devices=_devices(), backend=backend or "")
+    step, block = _differentiated(layer, arrays)
+    return base.layer(work, step, to_ours, _devices(), "", "", block, _numpy)
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
     """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result."""
-    match keras.backend.backend():
-        case "jax":
-            import jax
+    if keras.backend.backend() == "torch":
+        import torch  # pyright: ignore[reportMissingImports]
 
-            weights = [variable.value for variable in layer.trainable_variables]
-            others = [variable.value for variable in layer.non_trainable_variables]
-            x, cotangent = jax.device_put((arrays.inputs, arrays.targets))
+        leaves = [variable.value for variable in layer.trainable_variables]
+        there = leaves[0].device
+        x, cotangent = torch.tensor(arrays.inputs, requires_grad=True, device=there), torch.tensor(arrays.targets, device=there)
 
-            @jax.jit
-            def compiled(weights, x, cotangent):
-                h, back = jax.vjp(lambda weights, x: layer.stateless_call(weights, others, x)[0], weights, x)
-                return h, back(cotangent)
+        def eager():
+            h = layer(x)
+            *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
+            return h.detach(), (by_weights, by_x)
 
-            return lambda: compiled(weights, x, cotangent), jax.block_until_ready
-        case "torch":
-            import torch  # pyright: ignore[reportMissingImports]
+        return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
-            leaves = [variable.value for variable in layer.trainable_variables]
-            there = leaves[0].device
-            x, cotangent = torch.tensor(arrays.inputs, requires_grad=True, device=there), torch.tensor(arrays.targets, device=there)
+    x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)
+    variables = [variable.value for variable in layer.trainable_variables]
 
-            def eager():
-                h = layer(x)
-                *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
-                return h.detach(), (by_weights, by_x)
+    @tf.function
+    def traced(x, cotangent):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            h = layer(x)
+        return h, tape.gradient(h, (variables, x), output_gradients=cotangent)
 
-            return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
-        case _:
-            import tensorflow as tf  # pyright: ignore[reportMissingImports]
-
-            x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)
-            variables = [variable.value for variable in layer.trainable_variables]
-
-            @tf.function
-            def traced(x, cotangent):
-                with tf.GradientTape() as tape:
-                    tape.watch(x)
-                    h = layer(x)
-                return h, tape.gradient(h, (variables, x), output_gradients=cotangent)
-
-            return lambda: traced(x, cotangent), lambda result: None
+    return lambda: traced(x, cotangent), base.no_wait

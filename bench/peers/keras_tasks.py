@@ -17,18 +17,18 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
 
-from bench import make_parser
+from bench import add_flags, make_parser
 from bench.peers.keras_lstm import make_model
 from bench.peers.task_data import articles, imdb_rows
+from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH, RATE, STEP, WORKLOADS, workload
 from lstm_jax import convert, data
 from lstm_jax.config import GenerationConfig, TextConfig
@@ -41,7 +41,7 @@ BATCH = 32
 COMMON = {"peer": "keras_jax", "version": keras.__version__}
 
 
-def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[Row]:
     """Train a Keras model, and yield a result row for each epoch."""
     if options.warm_up:
         short = BATCH + len(x) % BATCH
@@ -53,7 +53,7 @@ def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.
         yield COMMON | row | {f"train_{name}": values[0] for name, values in history.items()}
 
 
-def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def sentiment_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Train the model of imdb_lstm, and yield a result row for each epoch. The rows have test metrics unless `--no-evaluation` is given."""
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
@@ -66,7 +66,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def generation_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch."""
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=options.validation))))
     characters = corpus.characters.size
@@ -100,7 +100,7 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
     return drawn
 
 
-def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Draw `options.chars` characters, and yield a result row with the duration in seconds."""
     keras.utils.set_random_seed(0)
     model = make_model(workload(f"B:H={options.units}"))
@@ -116,32 +116,23 @@ def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield COMMON | {"method": "predict loop", "seconds": time.perf_counter() - began}
 
 
-TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
-    "sentiment": sentiment_rows,
-    "generation": generation_rows,
-    "sampling": sampling_rows,
-}
-
-
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
     parser = make_parser(__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True)
-    for name, epochs in (("sentiment", 3), ("generation", 10)):
-        task = tasks.add_parser(name)
-        task.add_argument("--seed", type=int, default=0)
-        task.add_argument("--epochs", type=int, default=epochs)
-        task.add_argument("--warm-up", action="store_true", help="compile before the first epoch is timed")
-        if name == "sentiment":
-            task.add_argument("--no-evaluation", action="store_true")
-        else:
-            task.add_argument("--validation", type=float, default=0.0, help="share of the text that is held out")
-    task = tasks.add_parser("sampling")
-    task.add_argument("--weights", type=Path, required=True)
-    task.add_argument("--units", type=int, default=128)
-    task.add_argument("--chars", type=int, default=CHARS)
+    tasks = parser.add_subparsers(required=True)
+    sentiment, generation, sampling = (tasks.add_parser(name) for name in ("sentiment", "generation", "sampling"))
+    for task in (sentiment, generation):
+        add_flags(task, int, seed="seed of weights, dropout and order", epochs="number of epochs")
+        add_flags(task, bool, warm_up="compile before the first epoch is timed")
+    add_flags(sentiment, bool, no_evaluation="leave the test reviews out")
+    add_flags(generation, float, validation="share of the text that is held out")
+    sentiment.set_defaults(rows=sentiment_rows, seed=0, epochs=3)
+    generation.set_defaults(rows=generation_rows, seed=0, epochs=10, validation=0.0)
+    add_flags(sampling, Path, weights="file of weights")
+    add_flags(sampling, int, units="hidden size", chars="characters to draw")
+    sampling.set_defaults(rows=sampling_rows, units=128, chars=CHARS)
     options = parser.parse_args()
-    for row in TASKS[options.task](options):
+    for row in options.rows(options):
         print(json.dumps(row), flush=True)
 
 

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from bench.peers.base import Built, Options, comparable, evaluation, layer
-from bench.workloads import STEP, Arrays, Workload, in_layer
+from bench.workloads import STEP, Arrays, Weights, Workload, in_layer
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import require
@@ -37,7 +38,7 @@ EPOCH = 1024
 """Number of steps in an epoch. One compiled call runs at most this many steps."""
 
 
-def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
+def _mesh(work: Workload, options: Options) -> Mesh:
     """Return the JAX mesh on which a workload runs."""
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
@@ -64,13 +65,13 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
         logits = sentiment.make_logits(lambda params: set_products(rebuild(params), options.dtype), mesh)  # as `lstm-jax evaluate`
         return evaluation(work, lambda: logits(placed, arrays.inputs), devices, note, backend)
     require(options.dtype != "int8", "dtype", options.dtype, "give float32 or bfloat16 for a training step")
-    start = partial(_Training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
+    start = partial(_training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
 
-    def after_one_step() -> dict[str, np.ndarray]:
-        training = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
-        training.run(1)
-        loss = np.asarray(training.state.totals["loss"]) / work.batch
-        return {name: np.asarray(array) for name, array in training.state.params.items()} | {"loss": loss}
+    def after_one_step() -> Weights:
+        run, state = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
+        run(1)
+        loss = np.asarray(state().totals["loss"]) / work.batch
+        return {name: np.asarray(array) for name, array in state().params.items()} | {"loss": loss}
 
     def forward(params, ids):
         model = rebuild(params)
@@ -80,23 +81,23 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
         return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
 
     note = "Keras' dropout and recurrent dropout" if work.dropout else ""
-    return Built(start(objective).run, outputs, after_one_step, "keras", devices, note, backend)
+    return Built(start(objective)[0], outputs, after_one_step, "keras", devices, note, backend)
 
 
-def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries."""
+def write_reference(path: Path, work: Workload, arrays: Arrays) -> None:
+    """Run one step of a workload with our backend `reference`, and write the results to an .npz file as the reference for all libraries."""
     work = replace(work, one_call=False)
-    built = build(work, arrays, Options(backend))
+    built = build(work, arrays, Options("reference"))
     if work.layer_alone or work.kind == "evaluation":
         parts = {"gradients": built.after_one_step()}
     else:
-        corrected = build(work, arrays, Options(backend), optax.adam(1e-3, eps=1e-7))
+        corrected = build(work, arrays, Options("reference"), optax.adam(1e-3, eps=1e-7))
         parts = {"keras": built.after_one_step(), "corrected": corrected.after_one_step()}
     flat: dict[str, Any] = {f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
     np.savez(path, outputs=built.outputs(), **flat)
 
 
-def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str, devices: list[str]) -> Built:
+def _recurrence(work: Workload, arrays: Arrays, mesh: Mesh, backend: str, dtype: str, devices: list[str]) -> Built:
     rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
     cell = CELLS[work.cell]
@@ -148,29 +149,24 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     return rebuild, window_objective(rebuild)
 
 
-class _Training:
-    """Training state of a workload. `run` advances the state with the same compiled training steps as `fit` of this project."""
+def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer: Any, objective: Callable):
+    """Return two functions: run(count) takes training steps with the same compiled program as `fit`, and state() returns their state."""
+    examples = Examples.of_rows((arrays.inputs, arrays.targets)) if work.words else window_examples(arrays.text, work.length, STEP)
+    numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
+    weight = np.full(numbers.shape, 1 / work.batch, np.float32)
+    order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
+    given, order, key = jax.device_put((examples.arrays, order, jax.random.key(0)), sharding.replicated(mesh))
+    state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
+    run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather, table=EMBEDDING if work.words else "")
+    taken = 0
 
-    def __init__(self, work: Workload, arrays: Arrays, params: dict[str, jax.Array], mesh: jax.sharding.Mesh, optimizer, objective):
-        words = work.words
-        examples = Examples.of_rows((arrays.inputs, arrays.targets)) if words else window_examples(arrays.text, work.length, STEP)
-        copied = sharding.replicated(mesh)
-        self.arrays = jax.device_put(examples.arrays, copied)
-        numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
-        weight = np.full(numbers.shape, 1 / work.batch, np.float32)
-        order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
-        self.order = jax.device_put(order, copied)
-        self.key = jax.device_put(jax.random.key(0), copied)
-        self.state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
-        self.taken = 0
-        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather, table=EMBEDDING if words else "")
-
-    def run(self, count: int) -> None:
-        """Run `count` more training steps, and return when they have ended."""
+    def run(count: int) -> None:
+        nonlocal state, taken
         while count:
-            start = self.taken % EPOCH
+            start = taken % EPOCH
             steps = min(count, EPOCH - start)
-            self.state = self.run_steps(self.state, self.arrays, self.order, start, start + steps, self.key)
-            jax.block_until_ready(self.state)
-            self.taken += steps
+            state = jax.block_until_ready(run_steps(state, given, order, start, start + steps, key))
+            taken += steps
             count -= steps
+
+    return run, lambda: state

@@ -14,21 +14,21 @@ carried through the text.
 `sampling` measures the time to draw characters.
 """
 
-import argparse
 import json
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from bench import make_parser
+from bench import add_flags, make_parser
 from bench.peers.task_data import articles
+from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig, SampleConfig, SentimentConfig, TrainConfig
@@ -44,13 +44,13 @@ def config_of(default: Any, arguments: list[str]) -> Any:
     return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
 
 
-def _common(run: Path, config: Any) -> dict[str, Any]:
+def _common(run: Path, config: Any) -> Row:
     environment = json.loads((run / "environment.json").read_text())
     row = {"peer": "ours", "version": environment["git"], "backend": environment["backend"], "seed": config.train.seed}
     return row | {"validation": config.data.validation}
 
 
-def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def sentiment_rows(arguments: list[str]) -> Iterator[Row]:
     """Train a sentiment model, and yield a result row for each epoch."""
     config = config_of(SENTIMENT, arguments)
     start_training(config.train.devices, config.model)
@@ -65,7 +65,7 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
         yield common | {"epoch": "best"} | final
 
 
-def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def generation_rows(arguments: list[str]) -> Iterator[Row]:
     """Train a text generation model, and yield a result row for each epoch."""
     config = config_of(GENERATION, arguments)
     config = replace(config, data=articles(config.data))
@@ -80,29 +80,22 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
         held_out = generation.load_corpus(config).validation
     yield from (common | row for row in result.rows)
     if len(held_out):
-        row = {"epoch": "best", "best_epoch": result.best_epoch, "config": _changed(config), "cpu_seconds": used.ru_utime + used.ru_stime}
-        row |= {"parameters": sum(array.size for array in trained.params.values()), "peak_mib": used.ru_maxrss / 1024}
-        yield common | row | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
+        row = {"epoch": "best", "best_epoch": result.best_epoch, "cpu_seconds": used.ru_utime + used.ru_stime}
+        yield (
+            common
+            | row
+            | {"peak_mib": used.ru_maxrss / 1024}
+            | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
+        )
 
 
-def _changed(config: GenerationConfig) -> dict[str, Any]:
-    """Return the settings whose values differ from the default config `GENERATION`, as a dict from name to value."""
-    parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
-    return {
-        name: value
-        for part, default in parts
-        for name, value in asdict(part).items()
-        if value != asdict(default)[name] and name not in ("data", "seed", "validation")
-    }
-
-
-def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
-    parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
-    parser.add_argument("--units", type=int, default=128)
-    parser.add_argument("--chars", type=int, default=CHARS)
+    parser = make_parser(None)
+    add_flags(parser, Path, weights="weights of a Keras model")
+    add_flags(parser, int, units="hidden size", chars="characters to draw")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 64])
+    parser.set_defaults(units=128, chars=CHARS)
     options = parser.parse_args(arguments)
 
     import jax
@@ -135,19 +128,12 @@ def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
             yield common | row
 
 
-TASKS: dict[str, Callable[[list[str]], Iterator[dict[str, Any]]]] = {
-    "sentiment": sentiment_rows,
-    "generation": generation_rows,
-    "sampling": sampling_rows,
-}
-
-
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
+    tasks = {"sentiment": sentiment_rows, "generation": generation_rows, "sampling": sampling_rows}
     parser = make_parser(__doc__)
-    parser.add_argument("task", choices=list(TASKS))
-    task = parser.parse_args(sys.argv[1:2]).task
-    for row in TASKS[task](sys.argv[2:]):
+    parser.add_argument("task", choices=list(tasks))
+    for row in tasks[parser.parse_args(sys.argv[1:2]).task](sys.argv[2:]):
         print(json.dumps(row), flush=True)
 
 

@@ -12,7 +12,6 @@ fact that steps with equal ids have equal inputs. The option `backend` names the
 
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import jax
@@ -22,9 +21,9 @@ import optax
 from flax import nnx
 
 import lstm_jax
-from bench.peers.base import Built, Options, comparable, repeated
+from bench.peers.base import Built, Options, training
 from bench.peers.jax_step import batches_of, mean_loss
-from bench.workloads import Arrays, Workload
+from bench.workloads import Arrays, Weights, Workload
 from lstm_jax.errors import require
 from lstm_jax.models import functional
 
@@ -42,7 +41,7 @@ class Net(nnx.Module):
     def __call__(self, x):
         if self.embedding is None:
             return self.head(self.lstm(x))
-        return self.head(self.lstm(self.embedding(x), tokens=x if self.shares else None))[:, 0]
+        return self.head(self.lstm(self.embedding(x), tokens=x if self.shares else None))
 
 
 def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -53,12 +52,11 @@ Step = Callable[[jax.Array, jax.Array], jax.Array]
 """Function step(inputs, targets) that takes one training step, and returns the loss, computed before the parameters change."""
 
 
-def _optax():
-    return optax.adam(1e-3, eps=1e-7)
+ADAM = optax.adam(1e-3, eps=1e-7)
 
 
 def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net]]:
-    state = nnx.Optimizer(net, _optax(), wrt=nnx.Param)
+    state = nnx.Optimizer(net, ADAM, wrt=nnx.Param)
 
     @nnx.jit(donate_argnums=donate)
     def step(net, state, inputs, targets):
@@ -70,8 +68,8 @@ def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net
 
 
 def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
-    optimizer, (graph, params, rest) = _optax(), nnx.split(net, nnx.Param, ...)
-    state = jax.tree.map(jnp.copy, (params, optimizer.init(params), rest))
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    state = jax.tree.map(jnp.copy, (params, ADAM.init(params), rest))
 
     @partial(jax.jit, donate_argnums=0)
     def compiled(state, inputs, targets):
@@ -82,7 +80,7 @@ def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
             return _loss(net, inputs, targets), nnx.split(net, nnx.Param, ...)[2]
 
         (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        updates, opt_state = ADAM.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, rest), value
 
     def step(inputs, targets):
@@ -119,25 +117,25 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a workload with the training loop that `options.backend` names, and return functions that run it; see `base.Built`."""
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
-    batches = batches_of(work, arrays)
 
     def make(options: Options) -> Net:
         given = {name.replace("recurrent/0", "lstm"): jnp.asarray(array) for name, array in arrays.weights.items()}
         rebuilt: Any = functional(Net(work, options)).rebuild(given)
         return rebuilt
 
-    step, _ = LOOPS[kind](make(options))
-    each, plain = cycle(batches), Options(options.backend)
-    run = repeated(lambda: step(*next(each)), jax.block_until_ready)
+    plain = Options(options.backend)
 
-    def outputs() -> np.ndarray:
-        return comparable(work, np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), batches[0][0])))
+    def start(dropout: bool):
+        step, trained = LOOPS[kind](make(options if dropout else plain))
 
-    def after_one_step() -> dict[str, np.ndarray]:
-        step, trained = LOOPS[kind](make(plain))
-        value = step(*batches[0])
-        params = functional(trained()).params
-        weights = {name: np.asarray(params[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
-        return weights | {"loss": np.asarray(value)}
+        def weights() -> Weights:
+            params = functional(trained()).params
+            return {name: np.asarray(params[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
 
-    return Built(run, outputs, after_one_step, "corrected", [str(jax.devices()[0])], "", kind)
+        return step, weights
+
+    def predict(inputs) -> np.ndarray:
+        return np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), inputs))
+
+    devices = [str(jax.devices()[0])]
+    return training(work, batches_of(work, arrays), start, predict, devices, "", kind, jax.block_until_ready)

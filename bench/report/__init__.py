@@ -17,14 +17,13 @@ import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bench import accuracy, make_parser, scaling, throughput
+from bench import accuracy, add_flags, make_parser, scaling, throughput
 from bench.peers import OURS, title
 from bench.report.figures import draw_grid
 from bench.report.page import page
 from bench.report.tables import accuracy_tables, throughput_tables
-from bench.schema import GRID, SCALING, STEP, rows_of
+from bench.schema import GRID, SCALING, STEP, Row, rows_of
 from bench.summary import kept, of_commit, speedups_over_sizes
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
@@ -86,7 +85,7 @@ def write_report(options: argparse.Namespace) -> None:
     outputs = [options.out / "index.html", options.out / "summary.md", *(path for grid in grids.values() for path in figure_paths(grid))]
     for path in outputs:
         check_output(path, (options.results, options.accuracy), options.force)
-    trained: list[dict[str, Any]] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
+    trained: list[Row] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
     of_scaling = rows_of(scaling.PATH, SCALING, git=rows[0]["git"])
     curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
     write_atomically(outputs[0], page(lines, rows, curves, html.escape(commit), trained), options.force)
@@ -101,15 +100,12 @@ def write_report(options: argparse.Namespace) -> None:
 def main() -> int:
     """Write the report or, with `--tables`, rewrite the tables in README.md and docs/, and return the exit code."""
     parser = make_parser(__doc__)
-    parser.add_argument("--results", type=Path, default=throughput.PATH, help="file of rows of bench throughput")
-    parser.add_argument(
-        "--accuracy", type=Path, default=accuracy.PATH, help="file of rows of bench accuracy; its newest commit is reported"
-    )
-    parser.add_argument("--commit", default=None, help="commit of the rows; the newest that has some if not given")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "page", help="folder of page, figures and summary")
-    parser.add_argument("--force", action="store_true", help="replace files in --out that no report wrote")
-    parser.add_argument("--tables", action="store_true", help="rewrite the tables in README.md and docs/")
-    parser.add_argument("--check", action="store_true", help="with --tables: write nothing, end with code 1 if a table would change")
+    add_flags(parser, Path, results="file of rows of bench throughput", out="folder of page, figures and summary")
+    add_flags(parser, Path, accuracy="file of rows of bench accuracy; its newest commit is reported")
+    add_flags(parser, str, commit="commit of the rows; the newest that has some if not given")
+    add_flags(parser, bool, force="replace files in --out that no report wrote", tables="rewrite the tables in README.md and docs/")
+    add_flags(parser, bool, check="with --tables: write nothing, end with code 1 if a table would change")
+    parser.set_defaults(results=throughput.PATH, out=ROOT / "bench" / "page", accuracy=accuracy.PATH)
     options = parser.parse_args()
     if options.tables:
         return rewrite_tables(options.check)

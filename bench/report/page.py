@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,45 +11,47 @@ from bench.accuracy import TARGET, summarize
 from bench.peers import OURS
 from bench.report.tables import count_text
 from bench.scaling import Curve, exponent
-from bench.schema import FAILED, STEP, select
+from bench.schema import FAILED, STEP, Row, Rows, select
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
 from lstm_jax.inspection.window import fill_template
 
-Row = dict[str, Any]
+METRICS = {"ms": "ms_per_step", "tokens": "tokens_per_second", "gflops": "gflops", "memory": "peak_memory_mib"}
 TEMPLATE = Path(__file__).with_name("page.html")
-COLUMNS = ("workload", "candidate", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")
-COLUMNS += ("peak_memory_mib", "backend_ran", "dtype", "B", "T", "H", "E", "V", "load", "noisy", "error", "git")
-MACHINE = ("cpu", "cores", "platform", "python", "devices", "threads", "versions", "xla_flags", "matmul_precision", "git")
+COLUMNS = (
+    "workload candidate round ms_per_step tokens_per_second gflops compile_seconds first_step_seconds peak_memory_mib backend_ran dtype "
+    "B T H E V load noisy error git"
+)
+MACHINE = "cpu cores platform python devices threads versions xla_flags matmul_precision git"
+"""Fields of the table of rows, and fields that describe the machine, separated by blanks."""
 
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def line_record(line: Line, row: Row | None) -> Row:
+def line_record(line: Line) -> Row:
     """Convert a line of the throughput summary to a dict for the JavaScript of the HTML page."""
-    work = line.work
+    work, row = line.work, line.rows[-1]
     moved = line.gbs * line.ms * 1e6
-    metrics = {"ms": line.ms, "tokens": line.tokens_per_second, "gflops": line.gflops, "memory": line.memory_mib}
-    metrics["intensity"] = line.gflops * line.ms * 1e6 / moved if moved else float("nan")
-    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": line.processes}
+    metrics = {name: line.median(field) for name, field in METRICS.items()}
+    metrics["intensity"] = metrics["gflops"] * line.ms * 1e6 / moved if moved else float("nan")
+    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": len(line.rows)}
     record["speedup"] = None if line.speedup is None else [_finite(value) for value in line.speedup]
     record |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "compile": line.compile_seconds}
-    record |= {"device": row["devices"][0].split(":")[0].split(",")[0] if row else "", "dtype": row["dtype"] if row else ""}
+    record |= {"device": row["devices"][0].split(":")[0].split(",")[0], "dtype": row["dtype"]}
     return record | {name: _finite(value) for name, value in metrics.items()}
 
 
-def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:
+def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows = ()) -> str:
     """Return the text of the HTML page that shows the benchmark results of one commit."""
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
-    example = {(row["workload"], row["candidate"]): row for row in timed}
-    machines = Counter(json.dumps({name: row[name] for name in MACHINE}, sort_keys=True) for row in timed)
+    machines = Counter(json.dumps({name: row[name] for name in MACHINE.split()}, sort_keys=True) for row in timed)
     data = {
         "about": f"Commit {commit}: {len(tried)} rows; {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.",
         "gemm": _finite(gemm),
         "copy": _finite(copy),
-        "lines": [line_record(line, example.get((line.work.name, line.candidate))) for line in lines if not line.error],
+        "lines": [line_record(line) for line in lines if not line.error],
         "means": [
             {"candidate": name, "sizes": len(speedups), "text": mean_speedup(speedups)}
             for name, speedups in speedups_over_sizes(lines, "recurrence").items()
@@ -64,8 +65,8 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         ],
         "accuracy_commit": trained[0]["git"] if trained else "",
         "target": TARGET,
-        "columns": COLUMNS,
-        "rows": [[row.get(name) for name in COLUMNS] for row in tried],
+        "columns": COLUMNS.split(),
+        "rows": [[row.get(name) for name in COLUMNS.split()] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
     }
     return fill_template(TEMPLATE, data)

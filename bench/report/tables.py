@@ -1,14 +1,12 @@
 """Markdown tables of the benchmark results."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from bench.accuracy import summarize
 from bench.peers import OURS, title
+from bench.schema import Row, Rows
 from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
 from bench.workloads import EVALUATED, TITLES
-
-Row = dict[str, Any]
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -22,19 +20,19 @@ def count_text(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
+def throughput_tables(lines: Sequence[Line], rows: Rows, commit: str) -> str:
     """Return the Markdown tables of the throughput results."""
     gemm, copy = peaks(rows)
     text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n"
     return text + _own_sizes(lines, rows) + _over_sizes(lines, rows)
 
 
-def _own_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
+def _own_sizes(lines: Sequence[Line], rows: Rows) -> str:
     found = {(line.candidate, line.work.name): line for line in lines if ":" not in line.work.name and not line.error}
     if not found:
         return ""
     names, works = (list(dict.fromkeys(key[n] for key in found)) for n in (0, 1))
-    processes = {line.processes for line in found.values()}
+    processes = [len(line.rows) for line in found.values()]
     count = " to ".join(map(str, sorted({min(processes), max(processes)})))
     what = f"an evaluation of {EVALUATED:,} reviews" if works == ["evaluation"] else "a step"
     text = f"\nMilliseconds {what}, medians of {count} fresh processes, and our speedup over the peer with "
@@ -49,7 +47,7 @@ def _time(line: Line | None) -> str:
     return ms if line.speedup is None else f"{ms}: {speedup_text(line.speedup)}"
 
 
-def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
+def _over_sizes(lines: Sequence[Line], rows: Rows) -> str:
     cells = dict.fromkeys(line.work.cell for line in lines)
     peers = [line for line in lines if not line.candidate.startswith(OURS)]
     grids = {(name, cell): grid for name in TITLES for cell in cells if (grid := speedups_over_sizes(peers, name, cell))}
@@ -66,7 +64,7 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
     return text + markdown(["", *heads], table)
 
 
-def accuracy_tables(rows: Sequence[Row]) -> str:
+def accuracy_tables(rows: Rows) -> str:
     """Return Markdown tables of this project's mean scores over seeds."""
     records = [record for record in summarize(rows) if record["peer"] == OURS]
     text = ""

@@ -3,17 +3,17 @@
 The text is read from `bench.schema`. A row is one benchmark result, a JSON object on a line of its own.
 """
 
-from bench.schema import FIELDS, MEASUREMENTS, NONE, VERSION
+from bench.schema import MEASUREMENTS, TYPES, VERSION, described, required_in
 
 
 def page() -> str:
     """Return the text, in Markdown, of the page about the result files of `bench`: the kinds of measurements, then the fields of a row."""
-    kinds = [f"| `{name}` | {meaning} |" for name, meaning in MEASUREMENTS.items()]
+    kinds = [f"| `{name}` | {kind.meaning} |" for name, kind in MEASUREMENTS.items()]
     fields = []
-    for name, field in FIELDS.items():
-        types = " or ".join("null" if kind is NONE else kind.__name__ for kind in field.types)
-        needed = "all" if set(field.required) == set(MEASUREMENTS) else ", ".join(f"`{kind}`" for kind in field.required) or "none"
-        fields.append(f"| `{name}` | {types} | {field.meaning} | {needed} |")
+    for name in TYPES:
+        kinds_with = required_in(name)
+        needed = "all" if len(kinds_with) == len(MEASUREMENTS) else ", ".join(f"`{kind}`" for kind in kinds_with) or "none"
+        fields.append(f"| `{name}` | {' | '.join(described(name))} | {needed} |")
     return "\n".join(
         [
             "# Rows of the benchmarks",

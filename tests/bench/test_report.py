@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import needs_browser, open_page
-from rows import bench_here, failed, timed, write_rows
+from rows import complaint, failed, made, printed, timed, write_rows
 
 from bench.peers import read_candidate
 from bench.report.tables import throughput_tables
@@ -17,46 +17,37 @@ NASTY = "<!--<script> no </script> memory"
 
 
 def _rows() -> list[dict]:
-    rows = [{"schema": 3, "measurement": "peak", "git": "abc", "cores": 2, "load": 1.0, "gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}]
-    for peer, factor in (("ours", 1.0), ("torch_lstm", 2.0), ("flax_nnx", 0.5)):
-        for number in range(3):
-            for name in ("A", "recurrence:H=32,T=20,B=32", "recurrence:H=32,T=80,B=32", "recurrence:H=64,T=80,B=32"):
-                rows.append(timed(name, peer, 4.0 * factor * (1 + number / 100), number))
-    return [*rows, failed("A", "haiku", NASTY)]
-
-
-ABOUT = {"schema": 3, "measurement": "grid", "peer": "ours", "git": "def", "cores": 1, "load": 1.0}
+    peak = made("peak", gemm_gflops_2=400.0, copy_gbs_2=50.0)
+    names = ("A", "recurrence:H=32,T=20,B=32", "recurrence:H=32,T=80,B=32", "recurrence:H=64,T=80,B=32")
+    factors = {"ours": 4.0, "torch_lstm": 8.0, "flax_nnx": 2.0}
+    steps = [timed(name, peer, ms * (1 + n / 100), n) for peer, ms in factors.items() for n in range(3) for name in names]
+    return [peak, *steps, failed("A", "haiku", NASTY)]
 
 
 def _trained() -> list[dict]:
     """Return made-up accuracy rows of sentiment and generation models, each with two seeds.
 
-    The sentiment models have two sequence lengths T and two hidden sizes H. The generation models differ in S, the number of characters
-    from the start of one window to the start of the next. The sentiment model with T = 20 and H = 64 is less accurate than a faster one.
-    One generation model was also trained for two epochs, with one seed. The report must not mix these rows with the rows of one epoch.
+    The sentiment model with T = 20 and H = 64 is less accurate than a faster one. One generation model was also trained for two epochs,
+    with one seed. The report must not mix these rows with the rows of one epoch.
     """
-    rows = []
+    rows, common = [], {"git": "def", "cores": 1, "peer": "ours", "epochs": 1, "epoch": 1}
     for seed in range(2):
         for T, H in ((20, 32), (20, 64), (80, 32), (80, 64)):
-            about = ABOUT | {"task": "sentiment", "T": T, "H": H, "seed": seed, "epochs": 1}
             score = 0.80 + T / 2000 + H / 32000 + seed / 1000 - 0.02 * ((T, H) == (20, 64))
-            rows.append(about | {"epoch": 1, "seconds": T * H / 100, "test_accuracy": score, "examples_per_second": 1e6 / T / H})
+            about = {"T": T, "H": H, "seed": seed, "seconds": T * H / 100, "examples_per_second": 1e6 / T / H}
+            rows.append(made("grid", task="sentiment", test_accuracy=score, **common, **about))
         for S in (3, 5):
-            about = ABOUT | {"task": "generation", "T": 20, "S": S, "H": 32, "seed": seed, "epochs": 1}
-            rows.append(about | {"epoch": 1, "seconds": 30 / S, "validation_bits": 2.0 + S / 10, "examples_per_second": 1000.0 * S})
-    about = ABOUT | {"task": "generation", "T": 20, "S": 3, "H": 32, "seed": 0, "epochs": 2}
-    return [*rows, *(about | {"epoch": n, "seconds": 10, "validation_bits": 2.1 - n / 10, "examples_per_second": 9000.0} for n in (1, 2))]
+            about = {"T": 20, "S": S, "H": 32, "seed": seed, "seconds": 30 / S, "examples_per_second": 1000.0 * S}
+            rows.append(made("grid", task="generation", validation_bits=2.0 + S / 10, **common, **about))
+    longer = rows[-2] | {"seed": 0, "epochs": 2, "seconds": 10, "examples_per_second": 9000.0}
+    return [*rows, *(longer | {"epoch": n, "validation_bits": 2.1 - n / 10} for n in (1, 2))]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    path = folder / "rows.jsonl"
-    write_rows(path, _rows())
-    trained = folder / "accuracy.jsonl"
-    write_rows(trained, _trained())
-    run = bench_here("report", "--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
-    assert run.returncode == 0, run.stderr
+    paths = [write_rows(folder / name, rows) for name, rows in (("rows.jsonl", _rows()), ("accuracy.jsonl", _trained()))]
+    printed("report", "--results", paths[0], "--accuracy", paths[1], "--out", folder / "page")
     return folder / "page"
 
 
@@ -91,39 +82,38 @@ def test_data_of_the_page(page: Path) -> None:
 
 def test_summary_and_figures(page: Path) -> None:
     text = (page / "summary.md").read_text()
-    assert "| this project | 4.04 |" in text
-    assert re.search(r"\| PyTorch , nn.LSTM, fused Adam \| 8.08: 2.00x \(1.9\d to 2.0\d\) \|", text)
-    assert "|  | the recurrence alone, 3 sizes |" in text
-    assert re.search(r"\| Flax , nnx.RNN \| 0.50x \(0.50 to 0.50\), 0.50x to 0.50x, we are slower at 3 sizes \|", text)
-    assert "| 64 | 0.7925 (0.78) | 0.8425* (0.2) |" in text
-    assert "Generation, windows every 3: held-out bits a character, 1 epoch, mean of 2 seeds" in text
-    for peer in ("torch_lstm", "flax_nnx"):
-        assert {(page / f"grid_{peer}.{ending}").exists() for ending in ("png", "svg")} == {True}
+    slower = r"0.50x \(0.50 to 0.50\), 0.50x to 0.50x, we are slower at 3 sizes"
+    for pattern in (
+        r"\| this project \| 4.04 \|",
+        r"\| PyTorch , nn.LSTM, fused Adam \| 8.08: 2.00x \(1.9\d to 2.0\d\) \|",
+        r"\|  \| the recurrence alone, 3 sizes \|",
+        rf"\| Flax , nnx.RNN \| {slower} \|",
+        r"\| 64 \| 0.7925 \(0.78\) \| 0.8425\* \(0.2\) \|",
+        "Generation, windows every 3: held-out bits a character, 1 epoch, mean of 2 seeds",
+    ):
+        assert re.search(pattern, text), pattern
+    assert all((page / f"grid_{peer}.{ending}").exists() for peer in ("torch_lstm", "flax_nnx") for ending in ("png", "svg"))
 
 
 def test_tables_keep_cells_and_workloads_apart() -> None:
-    """The table has one column for each of three workloads: forward pass of a GRU, recurrence with resets, and recurrence alone."""
     ms = {"forward:H={},T=20,B=1,cell=gru": 3.0, "resets:H={},R=1": 5.0, "recurrence:H={},T=20,B=1": 2.0}
+    names = ("ours", "torch_lstm")
     rows = [
-        timed(name.format(units), peer, slower if peer == "torch_lstm" else 1.0, 0)
+        timed(name.format(units), peer, slower if peer == "torch_lstm" else 1.0)
         for name, slower in ms.items()
         for units in (32, 64)
-        for peer in ("ours", "torch_lstm")
+        for peer in names
     ]
-    text = throughput_tables(summarize(workloads_in(rows), [read_candidate("ours"), read_candidate("torch_lstm")], rows), rows, "abc")
+    text = throughput_tables(summarize(workloads_in(rows), list(map(read_candidate, names)), rows), rows, "abc")
     heads, _, cells = text.splitlines()[-3:]
     assert heads == "|  | the recurrence alone, 2 sizes | its forward pass, gru, 2 sizes | the recurrence with resets, 2 sizes |"
     assert re.findall(r"([\d.]+)x \(", cells) == ["2.00", "3.00", "5.00"]
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    run = bench_here("report", "--results", str(tmp_path / "none.jsonl"))
-    assert run.returncode == 2
-    assert run.stderr.startswith(f"bench: rows: {tmp_path}/none.jsonl; run bench throughput first")
-    path = tmp_path / "two.jsonl"
-    path.write_text("".join(json.dumps(timed("A", "ours", 1.0, n, cpu=f"chip {n}")) + "\n" for n in range(2)))
-    run = bench_here("report", "--results", str(path), "--out", str(tmp_path / "page"))
-    assert run.stderr == "bench: machines: chip 0, 2 cores and chip 1, 2 cores; report rows of one machine\n"
+    assert complaint("report", "--results", tmp_path / "none.jsonl").startswith(f"bench: rows: {tmp_path}/none.jsonl; ")
+    path = write_rows(tmp_path / "two.jsonl", [timed("A", "ours", 1.0, n, cpu=f"chip {n}") for n in range(2)])
+    assert complaint("report", "--results", path, "--out", tmp_path / "page").startswith("bench: machines: chip 0, 2 cores and chip 1, ")
     assert not (tmp_path / "page").exists()
 
 

@@ -1,21 +1,28 @@
-"""Tests that the tables in the README and the documentation agree with the committed rows."""
+"""Tests that the tables and the figure in the README and the documentation agree with the committed rows."""
+
+import re
+from pathlib import Path
 
 import pytest
-from rows import bench_here
+from rows import ROOT
 
-from bench import report
+from bench import report, throughput
+from bench.peers import title
+from bench.report.figures import draw_grid
+from bench.summary import of_commit
 from lstm_jax.errors import InputError
+
+FIGURE, COMMIT = ROOT / "docs" / "images" / "speed.svg", "764b2ba13990"
 
 
 def test_tables_are_up_to_date() -> None:
-    texts = report.documents().values()
-    assert {command for text in texts for _, command, *_ in report.TABLE.findall(text)} >= {"throughput"}
-    for path, text in report.documents().items():
+    documents = report.documents()
+    assert documents
+    for path, text in documents.items():
         assert report.with_tables(text) == text, f"{path}: run python -m bench report --tables"
 
 
 def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`rewrite_tables(check=True)` only reports a stale table. `rewrite_tables(check=False)` rewrites it, and keeps the text around it."""
     page, mark = tmp_path / "README.md", "<!-- bench throughput 8343e8c9e398 A -->\n"
     (tmp_path / "docs").mkdir()
     page.write_text(f"before\n{mark}stale\n<!-- end -->\nafter\n")
@@ -30,14 +37,16 @@ def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None
     assert report.rewrite_tables(check=True) == 0
 
 
-def test_a_mark_without_rows() -> None:
-    for mark in ("throughput 0000000", "throughput 8343e8c9e398 C", "accuracy 0000000", "beauty c5e447ebe3d5"):
-        with pytest.raises(InputError, match=r"give one|name "):
-            report.with_tables(f"<!-- bench {mark} -->\nold\n<!-- end -->\n")
+@pytest.mark.parametrize("mark", ["throughput 0000000", "throughput 8343e8c9e398 C", "accuracy 0000000", "beauty c5e447ebe3d5"])
+def test_a_mark_without_rows(mark: str) -> None:
+    with pytest.raises(InputError, match=r"^(mark|rows of commit)"):
+        report.with_tables(f"<!-- bench {mark} -->\nold\n<!-- end -->\n")
 
 
-@pytest.mark.slow
-def test_command() -> None:
-    run = bench_here("report", "--tables", "--check")
-    assert run.returncode == 0, run.stdout
-    assert "up to date" in run.stdout
+def test_figure_is_up_to_date(tmp_path: Path) -> None:
+    """Every version of matplotlib writes each text of an SVG file as a comment, too."""
+    rows, lines = of_commit(throughput.PATH, COMMIT)
+    draw_grid(lines, "torch_lstm", tmp_path / "speed.png", name=title("torch_lstm", rows))
+    drawn, kept = (re.findall("<!-- (.*?) -->", path.read_text()) for path in (tmp_path / "speed.svg", FIGURE))
+    assert len(drawn) > 30
+    assert kept == drawn, f"run python -m bench report --commit {COMMIT} --out page, copy page/grid_torch_lstm.svg"

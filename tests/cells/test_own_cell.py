@@ -290,7 +290,7 @@ def test_in_the_bench(diagonal: Cell, tmp_path: Path) -> None:
     assert (work.gates, work.sees_state) == (2, False)
     arrays = make_arrays(work)
     assert sorted(arrays.cell()) == ["bias", "decay", "kernel"]
-    write_reference(tmp_path / "reference.npz", work, arrays, "reference")
+    write_reference(tmp_path / "reference.npz", work, arrays)
     with np.load(tmp_path / "reference.npz") as found:
         wanted = by_hand(diagonal.params(**{n: jnp.asarray(a) for n, a in arrays.cell().items()}), jnp.asarray(arrays.inputs))
         assert_close(found["outputs"], wanted, "float32")

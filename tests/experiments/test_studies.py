@@ -101,7 +101,7 @@ def test_copy() -> None:
 def test_gradient_sizes_by_hand() -> None:
     """The gradient of a minimal GRU whose update gate u is 1/2 shrinks by the factor 1 - u in each step."""
     config = memory.Config("adding", "min_gru", lag=6, units=2, batch=3)
-    params = memory.initial(config)
+    params = memory.untrained_params(config)
     still = params.cell._replace(kernel=jnp.zeros_like(params.cell.kernel), bias=jnp.zeros_like(params.cell.bias))  # u is 1/2
     sizes = memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1))
     assert sizes[2] / sizes[1] == pytest.approx(0.5, rel=1e-5)
