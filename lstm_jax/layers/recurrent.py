@@ -91,7 +91,7 @@ class Recurrent(nnx.Module):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if a size, a rate or `remat` is out of its range, if a cell, kind of dropout masks, activation or initialiser is unknown,
+        InputError: if a size, a rate or `remat` is out of range, if a cell, kind of dropout masks, activation or initialiser is not known,
             or if an argument does not apply to the cell, such as `zoneout_cell` to a cell without a cell state. Also if an activation is a
             Flax module, or a parameter of a user's cell has the name of another attribute of the layer.
     """

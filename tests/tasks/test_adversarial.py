@@ -152,7 +152,7 @@ def test_no_derivative_of_order_2_is_asked_for() -> None:
 
         return Model()
 
-    batch, weight = (jnp.asarray(padded()), jnp.asarray(LABELS)), jnp.full(len(LABELS), 1 / len(LABELS))
+    batch, weight = (jnp.asarray(IDS), jnp.asarray(LABELS)), jnp.full(len(LABELS), 1 / len(LABELS))
     params = {"weight": jnp.asarray(0.3), EMBEDDING: jnp.asarray(RNG.normal(size=(V, E)), jnp.float32)}
     gradient = jax.grad(lambda params: sentiment.objective(rebuild, 0.5)(params, batch, weight, jax.random.key(0))[0])(params)
     assert all(np.abs(array).max() > 1e-4 for array in jax.tree.leaves(gradient))
