@@ -10,7 +10,7 @@ from flax import nnx
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.calls import Source, is_single, read_input
-from lstm_jax.layers.initial import constructor
+from lstm_jax.layers.initial import checked_call, constructor
 from lstm_jax.layers.recurrent import Shape, count_params, recurrent
 
 
@@ -135,6 +135,7 @@ class Bidirectional(nnx.Module):
         require(listed and len(given) == 2, name, shown, "give a pair, forward and backward")
         return given[0], given[1]
 
+    @checked_call
     def __call__(
         self,
         x: jax.Array,

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ FOREIGN = {
 }
 """Dict from arguments of layers in Keras, PyTorch and Flax that the layers of this project do not have to what to do instead."""
 _Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
@@ -70,6 +71,21 @@ def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
         if "rngs" in needed:
             require(hasattr(given["rngs"], "params"), "rngs", given["rngs"], "give nnx.Rngs(0), or other Rngs with a stream `params`")
         init(*args, **options)
+
+    return checked
+
+
+def checked_call(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorate `__call__` of a layer: arguments that Keras, PyTorch or Flax name otherwise raise an `InputError` that says how."""
+
+    @functools.wraps(method)
+    def checked(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        try:
+            return method(*args, **options)
+        except TypeError:
+            for name in options.keys() - inspect.signature(method).parameters.keys() & FOREIGN.keys():
+                raise InputError(name, options[name], FOREIGN[name]) from None
+            raise
 
     return checked
 

@@ -19,7 +19,7 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.calls import Source, call_on_single, dropout_key, expanded, is_single, read_input, read_step
-from lstm_jax.layers.initial import Initial, check_size, constructor, initial_params
+from lstm_jax.layers.initial import Initial, check_size, checked_call, constructor, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
@@ -297,6 +297,7 @@ class Recurrent(nnx.Module):
         sizes = {name: part.shape[1] for name, part in state._asdict().items()}
         return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
 
+    @checked_call
     def __call__(
         self,
         x: jax.Array,

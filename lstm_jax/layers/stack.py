@@ -10,6 +10,7 @@ from lstm_jax.dropout import check_rate, draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.calls import Source, as_key, dropout_key
+from lstm_jax.layers.initial import checked_call
 from lstm_jax.layers.recurrent import Recurrent, Shape, check_stateful, count_params
 
 
@@ -101,6 +102,7 @@ class RecurrentStack(nnx.Module):
         for layer in stateful:
             layer.reset_state(batch)
 
+    @checked_call
     def __call__(
         self,
         x: jax.Array,

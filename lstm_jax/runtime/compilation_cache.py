@@ -45,7 +45,7 @@ def keep_compiled() -> None:
     second, which JAX does not store by default. In three cases this function changes no setting of JAX:
 
     - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
-    - The folder `compilation_cache_dir()` cannot be written, or the user has no home in which it could be.
+    - The folder `compilation_cache_dir()` cannot be written, or others can write to it, or the user has no home in which it could be.
     - The default platform is the CPU, and a test of XLA has failed. In this test, XLA compiles a small program and loads it again. The test
       fails if XLA prints a message or raises an error. The test runs once for each folder that `compilation_cache_dir()` returns, and its
       result is stored in this folder.
@@ -55,6 +55,9 @@ def keep_compiled() -> None:
     try:
         folder = compilation_cache_dir()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:  # JAX unpickles what is in it
+            return
         _prune(folder)
         if not _loads(folder / VERDICT):
             return

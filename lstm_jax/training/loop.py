@@ -164,7 +164,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _History:
+class History:
     """Metrics of the finished epochs of a run, and its best epoch. A checkpoint stores them as JSON."""
 
     rows: tuple[Metrics, ...] = ()
@@ -174,7 +174,7 @@ class _History:
     seconds: float = 0.0
     """Training time so far."""
 
-    def with_row(self, row: Metrics, monitor: str, largest: bool, seconds: float) -> tuple["_History", bool]:
+    def with_row(self, row: Metrics, monitor: str, largest: bool, seconds: float) -> tuple["History", bool]:
         """Return a pair: the history with one more epoch, and whether this epoch is the best one so far."""
         new = replace(self, rows=(*self.rows, row), seconds=seconds)
         if not monitor:
@@ -183,6 +183,15 @@ class _History:
         if best is None or (math.isnan(best) and not math.isnan(value)) or (value > best if largest else value < best):
             return replace(new, best_value=value, best_epoch=len(new.rows)), True
         return new, False
+
+    @staticmethod
+    def read(extra: dict[str, Any]) -> "History":
+        """Return the history that a checkpoint stores."""
+        rows, epoch, value, seconds = (extra.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
+        whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
+        whole = whole and isinstance(epoch, int) and 0 <= epoch <= len(rows) and isinstance(seconds, int | float)
+        require(whole and isinstance(value, int | float | None), "history in a checkpoint", "damaged", "name another run")
+        return History(tuple(rows), epoch, value, seconds)
 
 
 def _plain(value: Any) -> Any:
@@ -233,7 +242,7 @@ class _Fit:
         settings = self.source.gather, self.per_epoch, config.microbatches, table
         self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, *settings)
         self.carry_shardings = shardings.carry
-        self.history, self.resumed = _History(), False
+        self.history, self.resumed = History(), False
         self.best_params = self._params() if monitor else None
         self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in PARTS)
         if checkpoints is not None:
@@ -294,8 +303,7 @@ class _Fit:
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
         remedy = f"the newest checkpoint in {self.latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
-        rows, *others = (found.extra[name] for name in ("rows", "best_epoch", "best_value", "seconds"))
-        self.history = _History(tuple(rows), *others)
+        self.history = History.read(found.extra)
         if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
             checkpoint.prune(self.best, KEEP_BEST, newest=found.step)
         self._repair_best(found.step, console)

@@ -158,6 +158,12 @@ def test_errors(options: dict, message: str, unchecked: None) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [Recurrent, Bidirectional])
+def test_a_call_with_an_argument_of_keras(make: Any) -> None:
+    with pytest.raises(InputError, match=r"^training: True; call train\(\)"):
+        make(E, H, rngs=nnx.Rngs(0))(jnp.ones((B, T, E)), training=True)
+
+
 def test_stateful_bidirectional_continues_each_direction() -> None:
     x = jax.random.normal(jax.random.key(0), (B, T, E))
     layer = Bidirectional(E, H, stateful=True, return_state=True, rngs=nnx.Rngs(0))

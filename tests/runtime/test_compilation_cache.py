@@ -5,6 +5,7 @@ The cache changes no bit of a result, JAX's own settings take precedence over th
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,7 +121,12 @@ def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_that_cannot_be(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache stays off if its folder cannot be made, or if the user has no home in which it could be."""
+    """The cache stays off if others can write to its folder, if it cannot be made, or if the user has no home in which it could be."""
+    folder = compilation_cache_dir()
+    folder.mkdir(parents=True)
+    folder.chmod(0o770)
+    keep_compiled()
+    shutil.rmtree(settings / "lstm_jax")
     (settings / "lstm_jax").write_text("a file")
     keep_compiled()
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -19,6 +19,7 @@ from lstm_jax.inspection.trace import trace
 from lstm_jax.inspection.window import Example, Frame, Layer, Window
 from lstm_jax.tasks import base
 from lstm_jax.training import checkpoint
+from lstm_jax.training.loop import History
 
 _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 """Names of the gates and states of a recurrent layer, in the order in which a page shows them. Names not listed here come first."""
@@ -79,7 +80,7 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
         return Epochs((number,), (jax.device_put(trained.params),), 0)
     end = len(steps) - 1
     last = checkpoint.restore(folder, trained.params, step=steps[end])
-    best = min(last.extra["best_epoch"] or len(steps), len(steps)) - 1
+    best = min(History.read(last.extra).best_epoch or len(steps), len(steps)) - 1
     spaced = np.linspace(0, end, min(most, len(steps))).round().astype(int).tolist()
     order = sorted(list(dict.fromkeys([best, end, 0, *spaced]))[:most])
     states = [last.state if n == end else checkpoint.restore(folder, trained.params, step=steps[n]).state for n in order]
