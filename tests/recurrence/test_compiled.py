@@ -25,7 +25,14 @@ CALLS = [
 ]
 
 
-@pytest.mark.slow(keep=10)
+KEPT = [
+    *[f"[lstm-{case}" for case in ("(2, 5, 3, 17)-float32", "(35, 11, 48, 131)-float64", "(13, 6, 270, 260)-float32", "(1, 300, 16, 2)-f")],
+    *["gru-(7, 9, 33, 40)-float32", "gru-(1, 300, 16, 2)-float64", "rnn-(33, 5, 17, 70)-float64", "min_lstm-(4, 6, 32, 31)-float32"],
+    *["min_gru-(2, 5, 3, 17)-float64", "norm-(5, 7, 16, 2)-float64", "recurrence-(9, 6, 65, 8)-float64", "peephole-(7, 9, 33, 40)-float64"],
+]
+
+
+@pytest.mark.slow(keep=KEPT)
 @built
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("cell", "size"), CALLS, ids=str)
@@ -95,6 +102,22 @@ def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) 
                 table, ids = jnp.asarray(rng.standard_normal((words, 3))), jnp.asarray(rng.integers(0, distinct, (batch, steps)))
                 mask = jnp.asarray(rng.integers(0, 2, (cell.gates, batch, 3)) * 2.0)
                 assert_close(*both(params, table, ids, mask), 1e-11)
+
+
+@built
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients_of_equal_tokens_are_summed_at_the_first_step(cell: str) -> None:
+    """The C++ code and its twin, which computes gradients by dropout masks, give the same gradient with respect to each step's x."""
+    rng = np.random.default_rng(0)
+    params, tokens = CELLS[cell].init(jax.random.key(0), 3, 5), jnp.asarray([[4, 2, 4, 4], [1, 1, 3, 1]])
+    x, mask = jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)[tokens], jnp.ones((2, 5))
+
+    def loss(x, mask):
+        return (unroll(CELLS[cell], params, x, dropout=DropoutMasks(None, mask), tokens=tokens, backend="compiled")[0] ** 2).sum()
+
+    d_x = jax.grad(loss)(x, mask)
+    np.testing.assert_array_equal(d_x.any(-1), [[True, True, False, False], [True, False, True, False]])
+    assert_close(jax.grad(loss, (0, 1))(x, mask)[0], d_x, "float32")
 
 
 @built
