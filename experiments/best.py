@@ -44,7 +44,7 @@ import numpy as np
 from experiments import nbsvm, runs, study
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.config.values import ADDED
+from lstm_jax.config.shared import ADDED
 from lstm_jax.inspection.figures import write_figure
 
 
