@@ -44,7 +44,7 @@ from experiments import nbsvm, runs
 from experiments.study import Metrics, Rows, Study, main
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.config.values import ADDED
+from lstm_jax.config.shared import ADDED
 
 
 @dataclass(frozen=True)

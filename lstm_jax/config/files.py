@@ -11,8 +11,7 @@ from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
-from lstm_jax.config.shared import RunConfig
-from lstm_jax.config.values import config_values, default
+from lstm_jax.config.shared import RunConfig, config_values, default
 from lstm_jax.errors import InputError, require
 
 C = TypeVar("C", bound=RunConfig)

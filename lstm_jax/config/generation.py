@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from lstm_jax.bounds import Characters, CharactersOrNone, Drawn, Features, Share, Temperature
-from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
-from lstm_jax.config.values import ADDED
+from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig, check_fields
 from lstm_jax.errors import require
 
 

@@ -1,4 +1,8 @@
-"""Parts of a config that all tasks share: the recurrent layers and the training."""
+"""Parts of a config that all tasks share: the recurrent layers and the training; and the conversion of configs to dicts.
+
+Users store such dicts. A later version of lstm_jax may add a field to a config. While the new field has its default value, it is left out
+of the dict. The dict of a config therefore equals the dict that an earlier version stored for the same config.
+"""
 
 import dataclasses
 import os
@@ -9,8 +13,28 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 from lstm_jax.backend_names import AUTO, check_backend
 from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share, as_tuple, check_numbers
 from lstm_jax.cell_names import cell_traits
-from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
+
+ADDED = {"added": True}
+"""Metadata of a field that was added after users had stored configs without it. `config_values` leaves such a field out while it has its
+default value, so that a new config still equals the stored config."""
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """Return the values of a config as a dict, without the later added fields that have their default values."""
+    values = dataclasses.asdict(config)
+    for own in dataclasses.fields(config):
+        value = getattr(config, own.name)
+        if own.metadata.get("added") and value == default(own):
+            del values[own.name]
+        elif dataclasses.is_dataclass(value):
+            values[own.name] = config_values(value)
+    return values
+
+
+def default(field: dataclasses.Field) -> Any:
+    """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has neither a default value nor a default factory."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_fields(config: Any) -> None:

@@ -12,10 +12,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from lstm_jax.data.text_files import decode_utf8, encode_utf8, require_no_archive, require_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files import reading
-from lstm_jax.files.reading import XzStream, expanded, open_input, parsing, read_input
+from lstm_jax.files.reading import (
+    XzStream,
+    decode_utf8,
+    encode_utf8,
+    expanded,
+    open_input,
+    parsing,
+    read_input,
+    require_no_archive,
+    require_utf8,
+)
 
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
 FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's csv module is 128 Ki

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and checks of the path to which a command writes its output.
+"""Atomic writing of files, downloads, and checks of the path to which a command writes its output.
 
 A file has the mark of lstm-jax if its first 4,096 bytes contain the text that the constant `MARK` holds. lstm-jax writes this text into its
 pages and figures, so that a later command may replace them. Files without the mark may belong to the user. The functions of this module
@@ -22,6 +22,8 @@ from lstm_jax.files.locks import lock_error
 MARK = "written by lstm-jax, which may replace it"
 """Text near the start of the pages and figures that lstm-jax writes. It marks files that a later command may replace."""
 
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without a byte from the server, after which a download fails
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 """Pattern of the names of the temporary files of `write_atomically`. Its group is the final name of the file."""
 
@@ -140,6 +142,29 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
             with contextlib.suppress(OSError), open(entry.path, "rb") as file:
                 if lock_error(file) is None:
                     os.unlink(entry.path)
+
+
+def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:
+    """Download `url` to a temporary name, check the file, then rename it to `path`."""
+    import http.client  # here, since most commands download nothing
+    import urllib.error
+    import urllib.request
+
+    def fetch(file: IO[bytes]) -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+                total, done = int(reply.headers.get("Content-Length") or 0), 0
+                while chunk := reply.read(CHUNK):
+                    file.write(chunk)
+                    done += len(chunk)
+                    if on_bytes:
+                        on_bytes(done, total)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            raise InputError(f"download of {url}", getattr(error, "reason", error), remedy) from error
+        file.flush()
+        check(Path(file.name))
+
+    write_atomically(path, fetch)
 
 
 def summed_json(content: dict[str, Any]) -> bytes:

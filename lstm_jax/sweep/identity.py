@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from lstm_jax.config.values import config_values, default
+from lstm_jax.config.shared import config_values, default
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.configs import is_config
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from lstm_jax.config.values import config_values
+from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep.configs import is_config

@@ -30,7 +30,7 @@ from rich.table import Table
 from lstm_jax import native
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RunConfig, read_config, to_json
-from lstm_jax.config.values import config_values
+from lstm_jax.config.shared import config_values
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files.json_text import json_text

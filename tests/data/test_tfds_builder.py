@@ -21,7 +21,6 @@ def test_round_trip(jsonl, home, capfd):
     builder = build_tfds(jsonl)
     assert builder.name == "lstm_jax_imdb"
     assert builder.info.features["label"].names == ["neg", "pos"]
-    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 24, "test": 24}
     assert list(home.glob("**/*.array_record*"))
     first = builder.as_data_source(split="test")[0]
     row = made_rows("test")[0]

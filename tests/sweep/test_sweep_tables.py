@@ -12,27 +12,23 @@ def row(number: int, config: dict[str, Any], result: dict[str, Any] | None) -> d
     return {"id": str(number), "config": config, "seconds": 0.5} | ended
 
 
-def test_results_named_as_other_columns(tmp_path: Path) -> None:
-    """A result with the name of another column gets a column with the prefix "result.", and the other column keeps its name and values."""
-    result = {"error": 0.25, "seconds": 7.5, "status": "x", "id": "y", "units": -1, "model": {"depth": 3}, "loss": 2.0}
-    rows = [row(1, {"units": 8, "model": {"depth": 1}}, result), row(2, {"units": 9, "model": {"depth": 2}}, None)]
-    sweep.write_table(rows, tmp_path / "table.csv")
-    renamed = [f"result.{name}" for name in ("error", "seconds", "status", "id", "units", "model.depth")]
-    assert list(csv.reader((tmp_path / "table.csv").read_text().splitlines())) == [
-        ["id", "status", "units", "model.depth", *renamed, "loss", "error", "seconds"],
-        ["1", "done", "8", "1", "0.25", "7.5", "x", "y", "-1", "3", "2.0", "", "0.5"],
-        ["2", "failed", "9", "2", "", "", "", "", "", "", "", "no", "0.5"],
+def test_names_that_collide(tmp_path: Path) -> None:
+    """A field or a result with the name of another column gets a prefix, which is repeated until no other column has the name."""
+    result = {"error": 1, "result.error": 2, "config.id": 3, "rate": 4, "model": {"depth": 5}}
+    rows = [
+        row(1, {"id": 5, "seconds": 6, "rate": 0.1, "model": {"depth": 1}}, result),
+        row(2, {}, {"seconds": 7}),
+        row(3, {"rate": 8}, None),
     ]
-
-
-def test_names_that_collide() -> None:
-    """A prefix of a column is repeated until no other column has the name."""
-    names, lines = sweep.table(
-        [
-            row(1, {"id": 5, "seconds": 6, "rate": 0.1}, {"error": 1, "result.error": 2, "config.id": 3, "rate": 4}),
-            row(2, {}, {"seconds": 7}),
-        ]
-    )
-    results = ["result.result.error", "result.error", "result.config.id", "result.rate", "result.seconds"]
-    assert names == ["id", "status", "config.id", "config.seconds", "rate", *results, "error", "seconds"]
-    assert lines == [["1", "done", 5, 6, 0.1, 1, 2, 3, 4, "", "", 0.5], ["2", "done", *[""] * 7, 7, "", 0.5]]
+    names, lines = sweep.table(rows)
+    fields = ["config.id", "config.seconds", "rate", "model.depth"]
+    results = ["result.result.error", "result.error", "result.config.id", "result.rate", "result.model.depth", "result.seconds"]
+    assert names == ["id", "status", *fields, *results, "error", "seconds"]
+    assert lines == [
+        ["1", "done", 5, 6, 0.1, 1, 1, 2, 3, 4, 5, "", "", 0.5],
+        ["2", "done", *[""] * 9, 7, "", 0.5],
+        ["3", "failed", "", "", 8, *[""] * 7, "no", 0.5],
+    ]
+    sweep.write_table(rows, tmp_path / "table.csv")
+    written = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
+    assert written == [names, *([str(value) for value in line] for line in lines)]

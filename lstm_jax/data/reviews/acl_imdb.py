@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lstm_jax.data.download import download
 from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, TextSplit, check_splits, find_file
-from lstm_jax.data.text_files import require_utf8
 from lstm_jax.errors import require
-from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input
+from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
+from lstm_jax.files.writing import download
 
 ARCHIVE_NAME = "aclImdb_v1.tar.gz"
 ARCHIVE_URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"

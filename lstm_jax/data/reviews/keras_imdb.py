@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_jax.data.download import download
 from lstm_jax.data.padding import ragged
 from lstm_jax.data.reviews.form import Found, Ranks, find_file
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, Vocabulary
 from lstm_jax.errors import require
 from lstm_jax.files.reading import file_digest, parsing, read_input
-from lstm_jax.files.writing import default_cache_dir, user_path
+from lstm_jax.files.writing import default_cache_dir, download, user_path
 
 SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 """Checksum of the published imdb.npz, which `keras.datasets.imdb.load_data` checks too. No other file is read, since a pickle can run

@@ -9,9 +9,8 @@ import numpy as np
 
 from lstm_jax.data.reviews.form import Found, ReadOptions, TextSplit, check_splits, review_name
 from lstm_jax.data.tables import ENDINGS, TEXT_FLAG, has_columns, is_table, read_text_column, table_rows
-from lstm_jax.data.text_files import decode_utf8, encode_utf8
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import read_input
+from lstm_jax.files.reading import decode_utf8, encode_utf8, read_input
 
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
 GROUP_KEYS = ("movie", "group")

@@ -17,9 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lstm_jax.data.padding import ragged
-from lstm_jax.data.text_files import encode_utf8
 from lstm_jax.errors import require
-from lstm_jax.files.reading import parsing, read_input
+from lstm_jax.files.reading import encode_utf8, parsing, read_input
 from lstm_jax.files.writing import write_atomically
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lstm_jax.data.text_files import encode_utf8
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import read_input
+from lstm_jax.files.reading import encode_utf8, read_input
 from lstm_jax.files.writing import write_atomically
 
 Unit = Literal["character", "byte"]

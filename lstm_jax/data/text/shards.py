@@ -17,9 +17,8 @@ from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Shard, open_fo
 from lstm_jax.data.text.characters import BYTES, Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
-from lstm_jax.data.text_files import decode_utf8, require_no_archive
 from lstm_jax.errors import require
-from lstm_jax.files.reading import READABLE, parsing
+from lstm_jax.files.reading import READABLE, decode_utf8, parsing, require_no_archive
 from lstm_jax.files.writing import write_atomically
 
 SHARD_BYTES = 32 * 2**20

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import AnyStr
 
 from lstm_jax.data.tables import has_columns, read_text_column
-from lstm_jax.data.text_files import decode_utf8, require_no_archive
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import STANDARD_INPUT, locate, parsing, read_input
+from lstm_jax.files.reading import STANDARD_INPUT, decode_utf8, locate, parsing, read_input, require_no_archive
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 
