@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_texts import (
@@ -31,6 +33,7 @@ from made_texts import (
 from lstm_jax.config import GenerationConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.inspection import figures
+from lstm_jax.sampling import Sampler
 from lstm_jax.tasks import generation
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
@@ -116,7 +119,7 @@ def test_rows_and_result(regime, made):
 
 @REGIMES
 def test_samples(regime, made):
-    folder, _, _, seen, _ = made(regime)
+    folder, _, _, seen, trained = made(regime)
     rows = generation.read_samples(folder / "samples.jsonl")
     assert [(row["epoch"], row["temperature"]) for row in rows] == [(epoch, t) for epoch in (1, 2, 3) for t in (0.0, 1.0)]
     for row in rows:
@@ -128,6 +131,11 @@ def test_samples(regime, made):
         assert greedy["prompt"] == drawn["prompt"]
         assert greedy["text"] != drawn["text"]
         assert ids_of(greedy["text"]) == greedy_by_hand(params, ids_of(greedy["prompt"]), CHARS, window_of(regime))
+        key = jax.random.split(jax.random.fold_in(jax.random.key(0), drawn["epoch"]))[1]
+        sampler = Sampler(trained.rebuild, trained.characters.size, drawn["mode"], LENGTH)
+        prompt = jnp.asarray([ids_of(drawn["prompt"])])
+        again = sampler.generate(params, jax.random.fold_in(key, 1), prompt, CHARS, trained.rules(1.0))
+        assert ids_of(drawn["text"]) == again[0].tolist()
 
 
 def timeless(rows) -> list[dict]:
@@ -233,6 +241,8 @@ def test_load_and_score(regime, made):
         assert np.asarray(array).tobytes() == trained.params[name].tobytes()
     ids = trained.read_text().ids
     assert ids.tolist() == ids_of(TEXT[CUT:])
+    windows = 0 if regime == "stream" else len(ids) // STEP * (LENGTH + 1)
+    assert generation.Generation(config, generation.load_corpus(config), trained.mesh).data_bytes() == CUT + windows  # bytes of uint8 ids
     wanted = json.loads((folder / "result.json").read_text())
     metrics = trained.score(ids).metrics()
     assert metrics == {name: wanted[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy")}
