@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict
 
-from lstm_jax.bounds import CountOrNone, check_number
+from lstm_jax.bounds import check_number
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.calls import Source, call_on_single, dropout_key, expanded, is_single, read_input, read_step
-from lstm_jax.layers.initial import Initial, check_size, constructor, initial_params
+from lstm_jax.layers.initial import Initial, Projection, check_size, constructor, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
@@ -91,7 +91,7 @@ class Recurrent(nnx.Module):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if a size, a rate or `remat` is out of its range, if a cell, kind of dropout masks, activation or initialiser is unknown,
+        InputError: if a size, a rate or `remat` is out of its range, a cell, kind of dropout masks, activation or initialiser is unknown,
             or if an argument does not apply to the cell, such as `zoneout_cell` to a cell without a cell state. Also if an activation is a
             Flax module, or a parameter of a user's cell has the name of another attribute of the layer.
     """
@@ -133,7 +133,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs,
     ):
         features, units = check_size("features", features), check_size("units", units)
-        projection = check_number("projection", projection, CountOrNone)
+        projection = check_number("projection", projection, Projection)
         base = find_cell(cell)
         self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
         self.features, self.units, self.cell = features, units, shown_name(self.row, base)

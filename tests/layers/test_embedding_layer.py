@@ -96,24 +96,3 @@ def test_equals_keras(keras, peer_rules) -> None:
         vectors, mask = np.asarray(theirs(IDS)), np.asarray(theirs.compute_mask(IDS))
     np.testing.assert_array_equal(ours(IDS), vectors)
     np.testing.assert_array_equal(ours.mask(IDS), mask)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ((0, E), "vocabulary: 0; give 1 or more"),
-        ((V, 0), "features: 0; give 1 or more"),
-        (("4", E), "vocabulary: '4'; give an int of 1 or more"),
-        ((V, 2.0), "features: 2.0; give an int of 1 or more"),
-    ],
-)
-def test_errors(sizes: tuple, message: str, unchecked: None) -> None:
-    with pytest.raises(InputError) as caught:
-        Embedding(*sizes, rngs=nnx.Rngs(0))
-    assert str(caught.value) == message
-
-
-def test_as_a_linen_module() -> None:
-    module = nnx.bridge.to_linen(Embedding, V, E)
-    variables = module.init({"params": jax.random.key(0)}, IDS)
-    np.testing.assert_array_equal(module.apply(variables, IDS), variables["params"]["embedding"][IDS])

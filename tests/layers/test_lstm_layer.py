@@ -129,35 +129,6 @@ def test_stateful_within_jit() -> None:
     assert_close(jnp.concatenate(parts, 1), whole, "float32")
 
 
-def test_stateful_errors() -> None:
-    with pytest.raises(InputError, match=r"^stateful: False; make the layer with stateful=True to carry state$"):
-        make().reset_state(B)
-    layer = make(stateful=True)
-    layer.reset_state(B + 1)
-    with pytest.raises(InputError, match=r"^batch size: 3; the carried state has 4 rows: give as many, or call reset_state\(3\)$"):
-        layer(X)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"features": 0}, "features: 0; give 1 or more"),
-        ({"units": 0}, "units: 0; give 1 or more"),
-        ({"units": -3}, "units: -3; give 1 or more"),
-        ({"units": "4"}, "units: '4'; give an int of 1 or more"),
-        ({"units": 4.5}, "units: 4.5; give an int of 1 or more"),
-        ({"features": True}, "features: True; give an int of 1 or more"),
-        ({"dropout": 1.2}, "dropout: 1.2; give a share from 0 to below 1"),
-        ({"remat": 0}, "remat: 0; give None, 'sqrt', or 1 or more segments"),
-        ({"recurrent_dropout": 1.0}, "recurrent_dropout: 1.0; give a share from 0 to below 1"),
-    ],
-)
-def test_errors(options: dict, message: str, unchecked: None) -> None:
-    with pytest.raises(InputError) as caught:
-        LSTM(**({"features": E, "units": H} | options), rngs=nnx.Rngs(0))
-    assert str(caught.value) == message
-
-
 def test_numpy_numbers(unchecked: None) -> None:
     layer = make(dropout=np.float32(0.25), remat=np.int64(2))
     assert (type(layer.dropout), layer.dropout, type(layer.remat), layer.remat) == (float, 0.25, int, 2)

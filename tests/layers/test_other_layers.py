@@ -10,9 +10,8 @@ from flax import nnx
 from tables import CELLS, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import GRU, LSTM, Bidirectional, CharGenerator, InputError, Recurrent, SentimentClassifier, SimpleRNN, unroll
+from lstm_jax import GRU, LSTM, Bidirectional, CharGenerator, Recurrent, SentimentClassifier, SimpleRNN, unroll
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.models import functional, layer_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -137,32 +136,6 @@ def test_zoneout(cell: str, rates: dict[str, float]) -> None:
             mixed = {part: share(part, t) * getattr(state, part) + (1 - share(part, t)) * getattr(new, part) for part in masks.zoneout}
             state = new._replace(**{part: jnp.asarray(value, jnp.float32) for part, value in mixed.items()})
             assert_close(outputs[:, t], state.h, "float32")
-
-
-def test_zoneout_is_refused_where_it_cannot_be() -> None:
-    with pytest.raises(InputError, match=r"^backend hoisted: no zoneout"):
-        make("lstm", zoneout=0.1, backend="hoisted")(X)
-    with pytest.raises(InputError, match=r"^remat: 2; segments have no zoneout"):
-        make("lstm", zoneout=0.1, remat=2)(X)
-    with pytest.raises(InputError, match=r"^dropout.zoneout of h: \(2, 3\); give shape"):
-        make("lstm")(X, dropout=DropoutMasks(zoneout={"h": jnp.ones((2, 3), bool)}))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cell": "lstn"}, "cell: lstn; give one of lstm, gru"),
-        ({"cell": "min_gru", "recurrent_dropout": 0.2}, "recurrent_dropout: 0.2; the cell min_gru multiplies no state by a kernel: give 0"),
-        ({"cell": "min_lstm", "weight_drop": 0.2}, "weight_drop: 0.2; the cell min_lstm multiplies no state by a kernel: give 0"),
-        ({"cell": "gru", "weight_drop": 1.0}, "weight_drop: 1.0; give a share from 0 to below 1"),
-        ({"zoneout": -0.1}, "zoneout: -0.1; give a share from 0 to below 1"),
-        ({"cell": "gru", "zoneout_cell": 0.1}, "zoneout of c: 0.1; the state of gru has h alone"),
-    ],
-)
-def test_bad_options(options: dict, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Recurrent(E, H, rngs=nnx.Rngs(0), **options)
-    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.slow(keep=1)
