@@ -157,7 +157,7 @@ class Recurrent(nnx.Module):
         self.carried: Any = nnx.data(None)
         self.learned_state = learned_state
         first = self.row.initial_state(1, units, param_dtype)._asdict() if learned_state else {}
-        for name, array in (params | {INITIAL + name: array[0] for name, array in first.items()}).items():
+        for name, array in [*params.items(), *((INITIAL + name, array[0]) for name, array in first.items())]:
             remedy = "a layer has an attribute of this name: rename the field"
             require(not hasattr(self, name), f"params of cell {self.row.name}", name, remedy)
             setattr(self, name, None if array is None else nnx.Param(array))
@@ -189,7 +189,7 @@ class Recurrent(nnx.Module):
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def initial_state(self, batch: int | None, dtype=None) -> Any:
-        """Return the initial state of the layer for a batch of `batch` rows."""
+        """Return the initial state of the layer for a batch of `batch` rows, or without a batch axis if `batch` is None."""
         state = self._initial_state(1 if batch is None else batch, dtype)
         return jax.tree.map(lambda part: part[0], state) if batch is None else state
 
@@ -201,7 +201,14 @@ class Recurrent(nnx.Module):
         return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the state that a stateful layer carries between calls."""
+        """Reset the state that a stateful layer carries between calls.
+
+        Args:
+            batch: number of rows in the following calls, or None to keep the number of rows.
+
+        Raises:
+            InputError: if the layer was not created with `stateful=True`.
+        """
         check_stateful(self.stateful)
         if self.learned_state or batch is not None:
             self.carried = nnx.data(None)  # also without a batch, since a copy of the learned state would get no gradient

@@ -227,18 +227,3 @@ def test_head_starts_as_keras_dense() -> None:
     np.testing.assert_array_equal(head.bias[...], [0])
     limit = np.sqrt(6 / 101)
     assert 0.9 * limit < np.abs(head.kernel[...]).max() <= limit
-
-
-@pytest.mark.parametrize("kind", ["bidirectional", "head"])
-def test_as_linen_modules(kind: str) -> None:
-    module = nnx.bridge.to_linen(Bidirectional, E, H, dropout=0.3) if kind == "bidirectional" else nnx.bridge.to_linen(ClassifierHead, E, 2)
-    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
-    if kind == "head":
-        assert_close(module.apply(variables, X), X @ variables["params"]["kernel"], "float32")
-        return
-    ahead, back = (CELLS["lstm"].init(jax.random.key(0), E, H)._replace(**variables["params"][way]) for way in ("forward", "backward"))
-    wanted = [unroll(CELLS["lstm"], p, X, backwards=b, return_sequences=False)[0] for p, b in ((ahead, False), (back, True))]
-    assert_close(module.apply(variables, X, deterministic=True), jnp.concatenate(wanted, -1), "float32")
-    dropped = module.apply(variables, X, rngs={"dropout": jax.random.key(2)})
-    np.testing.assert_array_equal(dropped, module.apply(variables, X, rngs={"dropout": jax.random.key(2)}))
-    assert not np.allclose(dropped, jnp.concatenate(wanted, -1))

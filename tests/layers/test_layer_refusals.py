@@ -99,6 +99,7 @@ CALLS = [
     (lambda: stack().reset_state(), "stateful"),
     # calls
     (lambda: made().reset_state(B), "stateful"),
+    (lambda: made(backend="cudnnn")(X), "backend"),
     (lambda: made(zoneout=0.1, backend="hoisted")(X), "backend hoisted"),
     (lambda: made(projection=2, backend="hoisted")(X), "backend hoisted"),
     (lambda: made(zoneout=0.1, remat=2)(X), "remat"),

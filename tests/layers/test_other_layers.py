@@ -36,14 +36,6 @@ def test_a_layer_is_unroll_with_its_cell(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_stateful_continues(cell: str) -> None:
-    layer = make(cell, return_sequences=True, stateful=True)
-    layer.reset_state(B)
-    parts = jnp.concatenate([layer(X[:, :2]), layer(X[:, 2:])], axis=1)
-    assert_close(parts, make(cell, return_sequences=True)(X), "float32")
-
-
-@pytest.mark.parametrize("cell", CELLS)
 def test_split_and_donated(cell: str) -> None:
     """If `nnx.split` divides a new layer, `jax.jit` accepts the graph as a static argument, and the parameters can be donated.
 
@@ -71,16 +63,6 @@ def test_named_layers() -> None:
     both = Bidirectional(E, H, cell="gru", return_state=True, rngs=nnx.Rngs(0))
     outputs, (ahead, back) = both(X)
     assert_close(outputs, jnp.concatenate([ahead.h, back.h], -1), "float32")
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_without_bias_and_without_forget_bias(cell: str) -> None:
-    params = make(cell, use_bias=False).cell_params()
-    assert not params.bias.any()
-    assert cell != "gru" or not params.recurrent_bias.any()
-    assert "bias" not in str(functional(make(cell, use_bias=False)).params.keys())
-    assert make("lstm", unit_forget_bias=False).cell_params().bias.sum() == 0
-    assert make("lstm").cell_params().bias.sum() == H
 
 
 def test_masks_have_as_many_gates_as_the_cell() -> None:
