@@ -219,11 +219,3 @@ def test_head(lead: tuple[int, ...]) -> None:
     x = jnp.asarray(RNG.normal(size=(*lead, 4)), jnp.float32)
     wanted = np.asarray(x, np.float64) @ np.asarray(head.kernel[...], np.float64) + np.asarray(head.bias[...], np.float64)
     assert_close(head(x), wanted, "float32")
-
-
-def test_head_starts_as_keras_dense() -> None:
-    head = ClassifierHead(100, rngs=nnx.Rngs(0))
-    assert head.kernel[...].shape == (100, 1)
-    np.testing.assert_array_equal(head.bias[...], [0])
-    limit = np.sqrt(6 / 101)
-    assert 0.9 * limit < np.abs(head.kernel[...]).max() <= limit

@@ -16,16 +16,6 @@ V, E = 11, 5
 IDS = jnp.asarray([[0, 3, 3, 10], [7, 0, 1, 3]])
 
 
-@pytest.mark.parametrize(
-    "ids", [IDS, IDS[0], IDS[0, 0], IDS[None], IDS[:, :0], IDS.astype(jnp.int8)], ids=lambda ids: f"{ids.dtype}{ids.shape}"
-)
-def test_rows_of_the_table(ids: jax.Array) -> None:
-    layer = Embedding(V, E, rngs=nnx.Rngs(0))
-    vectors = layer(ids)
-    assert vectors.shape == (*ids.shape, E)
-    np.testing.assert_array_equal(vectors, np.asarray(layer.embedding[...])[np.asarray(ids)])
-
-
 def test_gradient_is_that_of_one_hot_rows() -> None:
     layer = Embedding(V, E, rngs=nnx.Rngs(0))
     weight = jnp.asarray(np.random.default_rng(0).normal(size=(*IDS.shape, E)), jnp.float32)

@@ -317,12 +317,6 @@ def test_masked_padding_is_not_read() -> None:
     assert not np.allclose(probabilities(reading, padded), probabilities(reading, padded[:, 3:]), rtol=1e-5)
 
 
-def test_merge_sets_the_width_of_the_next_layer() -> None:
-    assert functional(small(bidirectional=True, layers=2)).params["recurrent/1/forward/kernel"].shape == (2 * H, 4 * H)
-    assert functional(small(bidirectional=True, layers=2, merge="ave")).params["recurrent/1/forward/kernel"].shape == (H, 4 * H)
-    assert functional(small(bidirectional=True)).params["head/kernel"].shape == (2 * H, 1)
-
-
 def test_dropout_needs_a_stream() -> None:
     model = SentimentClassifier(SentimentModelConfig(embed=E, units=H), V, rngs=nnx.Rngs(params=0))
     with pytest.raises(InputError, match=r"^rngs: None"):
