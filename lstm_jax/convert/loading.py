@@ -222,19 +222,14 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
     changed. Options of the layer such as `residual`, zoneout and dropout are never compared with those of the other library. The options
     `go_backwards`, `keep_order` and `merge_mode` of the layer are compared only if `weights` are Keras layers.
 
-    E is the number of input features, H the number of units, P the number of outputs of a projection, G the number of gates and V the size
-    of the vocabulary.
-
     Args:
         layer: the layer or model whose parameters are set in place. It is a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a
             `Bidirectional` layer or a `RecurrentStack`; a dense layer (`nnx.Linear`, `ClassifierHead`); an embedding layer (`nnx.Embed`,
             `Embedding`); or a model (`SentimentClassifier`, `CharGenerator`).
         weights: for recurrent layers, one of these.
 
-            - Weights in the layout of lstm_jax: for a `Recurrent` layer a dict of arrays such as {"kernel": (E, GH), "recurrent_kernel":
-              (H, GH), "bias": (GH,)}, for a `Bidirectional` layer {"forward": dict, "backward": dict}, and for a `RecurrentStack` a list of
-              such dicts, lowest layer first. The functions of `lstm_jax.convert` that convert layers return such weights. The dict of a
-              layer with a projection also has "projection": (H, P), and its recurrent kernel is (P, 4H). The activations are not checked.
+            - Weights in the layout of lstm_jax, which the functions of `lstm_jax.convert` return. For a `RecurrentStack`, a list of them,
+              lowest layer first. The activations are not checked.
             - The state dict of a PyTorch nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell or nn.RNNCell, or of a model that contains it.
               The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu. Both are
               therefore accepted.
@@ -256,18 +251,10 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         prefix: prefix of the names of the PyTorch module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
-        InputError: in one of these cases.
-
-            - `layer` is something else, or its parameters are no arrays.
-            - Layers share a parameter, and the weights have different values for it.
-            - `weights` has none of these forms.
-            - `prefix` is given for weights other than a PyTorch module or a state dict.
-            - The layer and the weights differ in the number of layers, directions, features or units, or in the cell.
-            - The layer and the weights differ in the name or the shape of a parameter.
-            - The layer and the weights differ in the activations. Those of the weights are known only for PyTorch and Keras layers.
-            - The layer and a Keras layer differ in `go_backwards`, `keep_order` or `merge_mode`.
-            - Only one of the layer and the weights has a projection.
-            - The layer has no bias, and the bias in the weights is not zero.
+        InputError: if `layer` or `weights` is none of these, or `prefix` is given for weights without names of PyTorch. Also if the layer
+            and the weights differ in the number of layers, directions, features or units, in the cell, in a parameter's name or shape, or
+            in an option that is known of both; if the layer has no bias and the bias in the weights is not zero; or if layers share a
+            parameter and the weights have different values for it.
     """
     if is_a(layer, "flax.nnx", "Linear") or is_a(layer, OWN, "ClassifierHead"):
         found = _paired_plain("dense", layer, weights, prefix)

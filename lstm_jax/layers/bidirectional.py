@@ -35,7 +35,7 @@ class Bidirectional(nnx.Module):
 
     Raises:
         InputError: if `merge_mode` is unknown, if it is "sum", "ave" or "mul" and the two layers have different numbers of output features,
-            if an argument is given that concerns both layers ("features" and the like in `backward`), or if `Recurrent` refuses one.
+            if an argument is given that concerns both layers ("features" and the like in `backward`), or `Recurrent` does not accept one.
     """
 
     @constructor

@@ -92,6 +92,7 @@ def checked_call(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, 
 
 Initial = str | Initializer
 Size = Annotated[int, Bounds(1, MOST, "give an int of 1 or more")]
+Projection = Annotated[int, Bounds(0, MOST, "give an int below units, or 0")]
 ARGUMENTS = {"kernel": "kernel_initializer", "recurrent_kernel": "recurrent_initializer", "bias": "bias_initializer"}
 """Dict from the name of a parameter to the argument of a layer that is its initialiser."""
 

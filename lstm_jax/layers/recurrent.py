@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict
 
-from lstm_jax.bounds import CountOrNone, check_number
+from lstm_jax.bounds import check_number
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.calls import Source, call_on_single, dropout_key, expanded, is_single, read_input, read_step
-from lstm_jax.layers.initial import Initial, check_size, checked_call, constructor, initial_params
+from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
@@ -91,7 +91,7 @@ class Recurrent(nnx.Module):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if a size, a rate or `remat` is out of range, if a cell, kind of dropout masks, activation or initialiser is not known,
+        InputError: if a size, a rate or `remat` is out of its range, a cell, kind of dropout masks, activation or initialiser is unknown,
             or if an argument does not apply to the cell, such as `zoneout_cell` to a cell without a cell state. Also if an activation is a
             Flax module, or a parameter of a user's cell has the name of another attribute of the layer.
     """
@@ -133,7 +133,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs,
     ):
         features, units = check_size("features", features), check_size("units", units)
-        projection = check_number("projection", projection, CountOrNone)
+        projection = check_number("projection", projection, Projection)
         base = find_cell(cell)
         self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
         self.features, self.units, self.cell = features, units, shown_name(self.row, base)
@@ -157,7 +157,7 @@ class Recurrent(nnx.Module):
         self.carried: Any = nnx.data(None)
         self.learned_state = learned_state
         first = self.row.initial_state(1, units, param_dtype)._asdict() if learned_state else {}
-        for name, array in (params | {INITIAL + name: array[0] for name, array in first.items()}).items():
+        for name, array in [*params.items(), *((INITIAL + name, array[0]) for name, array in first.items())]:
             remedy = "a layer has an attribute of this name: rename the field"
             require(not hasattr(self, name), f"params of cell {self.row.name}", name, remedy)
             setattr(self, name, None if array is None else nnx.Param(array))
@@ -189,7 +189,7 @@ class Recurrent(nnx.Module):
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def initial_state(self, batch: int | None, dtype=None) -> Any:
-        """Return the initial state of the layer for a batch of `batch` rows."""
+        """Return the initial state of the layer for a batch of `batch` rows, or without a batch axis if `batch` is None."""
         state = self._initial_state(1 if batch is None else batch, dtype)
         return jax.tree.map(lambda part: part[0], state) if batch is None else state
 
@@ -201,7 +201,14 @@ class Recurrent(nnx.Module):
         return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the state that a stateful layer carries between calls."""
+        """Reset the state that a stateful layer carries between calls.
+
+        Args:
+            batch: number of rows in the following calls, or None to keep the number of rows.
+
+        Raises:
+            InputError: if the layer was not created with `stateful=True`.
+        """
         check_stateful(self.stateful)
         if self.learned_state or batch is not None:
             self.carried = nnx.data(None)  # also without a batch, since a copy of the learned state would get no gradient

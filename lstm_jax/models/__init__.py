@@ -6,8 +6,17 @@ The models are `flax.nnx` modules. The function `functional` converts a model to
 from lstm_jax.models.forecaster import Forecaster
 from lstm_jax.models.generator import CharGenerator
 from lstm_jax.models.language_model import WordLanguageModel
-from lstm_jax.models.parts import Functional, Parts, functional, layer_rows, replaced, split_module
-from lstm_jax.models.products import check_products, set_products
+from lstm_jax.models.parts import (
+    Functional,
+    Parts,
+    check_products,
+    functional,
+    layer_rows,
+    make_stack,
+    replaced,
+    set_products,
+    split_module,
+)
 from lstm_jax.models.sentiment import EMBEDDING, SentimentClassifier
 
 __all__ = [
@@ -21,6 +30,7 @@ __all__ = [
     "check_products",
     "functional",
     "layer_rows",
+    "make_stack",
     "replaced",
     "set_products",
     "split_module",

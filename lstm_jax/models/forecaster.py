@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax.config import ForecastModelConfig
-from lstm_jax.layers import Bidirectional, ClassifierHead, Recurrent, RecurrentStack, recurrent
-from lstm_jax.models.layers import make_layer
+from lstm_jax.layers import ClassifierHead
+from lstm_jax.models.parts import make_stack
 
 
 class Forecaster(nnx.Module):
@@ -30,12 +30,8 @@ class Forecaster(nnx.Module):
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
-        layers: list[Recurrent | Bidirectional] = []
-        for n in range(config.layers):
-            size = layers[-1].output_features if layers else features
-            layers.append(make_layer(recurrent, size, config, return_sequences=n < config.layers - 1, rngs=rngs))
-        self.recurrent = RecurrentStack(layers)
-        self.head = ClassifierHead(layers[-1].output_features + horizon, 2 * horizon, rngs=rngs)
+        self.recurrent = make_stack(config, features, sequences=False, rngs=rngs)
+        self.head = ClassifierHead(self.recurrent.layers[-1].output_features + horizon, 2 * horizon, rngs=rngs)
 
     def __call__(
         self,

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import require
-from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
-from lstm_jax.models.layers import make_layer
+from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
+from lstm_jax.models.parts import make_stack
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
 
@@ -30,12 +30,8 @@ class CharGenerator(nnx.Module):
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.units, self.cell = config.units, config.cell
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
-        layers: list[Recurrent | Bidirectional] = []
-        for _ in range(config.layers):
-            features = layers[-1].output_features if layers else config.embed or vocabulary
-            layers.append(make_layer(recurrent, features, config, return_sequences=True, return_state=True, rngs=rngs))
-        self.recurrent = RecurrentStack(layers)
-        outputs = layers[-1].output_features
+        self.recurrent = make_stack(config, config.embed or vocabulary, sequences=True, return_state=True, rngs=rngs)
+        outputs = self.recurrent.layers[-1].output_features
         require(not config.tied or outputs == config.embed, "tied", f"{outputs} outputs", f"the embedding has {config.embed}: leave it out")
         self.head: ClassifierHead | TiedHead = (
             TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(outputs, vocabulary, rngs=rngs)
@@ -73,12 +69,16 @@ class CharGenerator(nnx.Module):
             rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
         """
         steps_first = ids.T
-        x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1)
-        valid = None if mask is None else mask.T
-        tokens = None if self.embedding is None else steps_first
-        cuts = None if resets is None else resets.T
-        options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs, "time_major": True}
-        return self.recurrent(x, mask=valid, resets=cuts, tokens=tokens, initial_state=state, **options)
+        return self.recurrent(
+            sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1),
+            mask=None if mask is None else mask.T,
+            resets=None if resets is None else resets.T,
+            tokens=None if self.embedding is None else steps_first,
+            initial_state=state,
+            deterministic=deterministic,
+            rngs=rngs,
+            time_major=True,
+        )
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Return the logits of the next character, given the outputs of the last recurrent layer."""
@@ -100,15 +100,7 @@ class CharGenerator(nnx.Module):
     ) -> tuple[Float[Array, "..."], list[Any]]:
         """Return the logits of the next character, and the final states of all layers.
 
-        Args:
-            ids: character ids (B, T), where T is at least 1.
-            mask: bool (B, T), False at steps to skip. If None, no step is skipped.
-            resets: bool (B, T), True where the state is replaced by zeros before the character is read. If None, the state is never
-                replaced.
-            state: initial states, one per recurrent layer. If None, they are zeros.
-            last: whether to return only the logits after the last step.
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
+        If `last` is true, only the logits after the last step are returned. The other arguments are those of `hidden`.
 
         Returns:
             A pair of the logits and the list of the final states. If `last` is false, the logits have the shape (B, T, V), with V logits

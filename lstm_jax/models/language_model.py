@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import InputError
-from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
-from lstm_jax.models.layers import make_layer
+from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, TiedHead
+from lstm_jax.models.parts import make_stack
 from lstm_jax.shapes import TokenIds
 
 
@@ -40,9 +40,8 @@ class WordLanguageModel(nnx.Module):
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs)
         self.dropout = config.dropout
-        kind = Bidirectional if config.bidirectional else recurrent
-        layer: Recurrent | Bidirectional = make_layer(kind, config.embed, config, return_sequences=True, rngs=rngs)
-        self.recurrent = RecurrentStack([layer])
+        self.recurrent = make_stack(config, config.embed, sequences=True, rngs=rngs)
+        layer = self.recurrent.layers[0]
         directions = [layer.forward, layer.backward] if isinstance(layer, Bidirectional) else [layer]
         self.project = nnx.List([ClassifierHead(one.output_features, config.embed, rngs=rngs) for one in directions])
         self.head = TiedHead(vocabulary, rngs=rngs)

@@ -1,13 +1,53 @@
-"""Functions that split a model into its parameters and a pure function, that replace parameters, and that list the layers of a model."""
+"""What models share: their recurrent layers, their parameters as a dict, the list of their layers, and the dtype of their products."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lstm_jax.config import RecurrentConfig
 from lstm_jax.errors import InputError, require
+from lstm_jax.layers import Bidirectional, Recurrent, RecurrentStack, recurrent
+from lstm_jax.recurrence import BACKENDS, Request, lacks
+
+
+def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options: Any) -> RecurrentStack:
+    """Return the recurrent layers of a model with the settings of its config.
+
+    Args:
+        config: config of the model. If it has the fields `bidirectional` and `merge`, they are those of the layers.
+        features: number of input features of the first layer.
+        sequences: whether the last layer returns the outputs of all steps, as all others do.
+        rngs: random streams of the layers.
+        options: further arguments of each layer.
+    """
+    bidirectional = getattr(config, "bidirectional", False)
+    if bidirectional:
+        options |= {"merge_mode": getattr(config, "merge", "concat")}
+    layers: list[Recurrent | Bidirectional] = []
+    for number in range(config.layers):
+        layer = (Bidirectional if bidirectional else recurrent)(
+            features,
+            config.units,
+            cell=config.cell,
+            weight_drop=config.weight_drop,
+            zoneout=config.zoneout,
+            zoneout_cell=config.zoneout_cell,
+            dropout=config.dropout,
+            recurrent_dropout=config.recurrent_dropout,
+            dropout_masks=config.dropout_masks,
+            dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
+            backend=None if config.backend == "auto" else config.backend,
+            remat=None if config.remat == "none" else config.remat,
+            return_sequences=sequences or number < config.layers - 1,
+            rngs=rngs,
+            **options,
+        )
+        layers.append(layer)
+        features = layer.output_features
+    return RecurrentStack(layers)
 
 
 class Functional(NamedTuple):
@@ -98,7 +138,42 @@ def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
             shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in sorted(own.items()))
             count = sum(v[...].size for v in own.values())
             rows.append({"layer": name, "type": type(module).__name__, "parameters": shapes, "count": f"{count:,}"})
-    return sorted(rows, key=lambda row: _ORDER.index(row["layer"].split("/")[0]) if row["layer"].split("/")[0] in _ORDER else 99)
+    order = {"embedding": 0, "recurrent": 1, "head": 2}
+    return sorted(rows, key=lambda row: order.get(row["layer"].split("/")[0], 3))
 
 
-_ORDER = ("embedding", "recurrent", "head")
+M = TypeVar("M", bound=nnx.Module)
+PRODUCTS = ("float32", "bfloat16", "int8")
+
+
+def check_products(dtype: str) -> None:
+    """Check the name of the dtype in which a model multiplies matrices.
+
+    Raises:
+        InputError: if `dtype` is not one of `PRODUCTS`.
+    """
+    require(dtype in PRODUCTS, "dtype", dtype, f"give one of {', '.join(PRODUCTS)}")
+
+
+def set_products(model: M, dtype: str) -> M:
+    """Set the dtype in which all recurrent layers of a model multiply matrices, and return the model.
+
+    The model is changed in place. If the attribute `backend` of a layer names a backend that cannot compute the layer in this dtype on this
+    machine, the attribute is set to None, so that a backend is chosen automatically. A later call with another dtype does not restore the
+    name.
+
+    Args:
+        model: a module with recurrent layers of this package, whose parameters are float32.
+        dtype: one of `PRODUCTS`. With "int8", `cells.products.int8_matmul` computes each product, and the model cannot be trained.
+
+    Raises:
+        InputError: if `dtype` is not one of `PRODUCTS`.
+    """
+    check_products(dtype)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Recurrent):
+            module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
+            named = BACKENDS.get(module.backend or "")  # an unknown name is an error of the call
+            if named and lacks(named, Request(module.row, compute_dtype=dtype), jax.default_backend()):
+                module.backend = None
+    return model

@@ -1,6 +1,7 @@
-"""Classifier of texts: an embedding, recurrent layers, and a dense layer with one output.
+"""Classifier of texts: an embedding, recurrent layers, pooling over time, and a dense layer with one output.
 
-B is the batch size, T the number of steps, E the number of embedding features and V the vocabulary size.
+B is the batch size, T the number of steps, E the number of embedding features, V the vocabulary size, M the largest number of texts packed
+in a row, and D the number of output features of the recurrent layers.
 """
 
 from typing import Any
@@ -8,16 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from lstm_jax.cells.products import INT8, matmul
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, recurrent
+from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding
 from lstm_jax.layers.calls import as_key
-from lstm_jax.models.layers import make_layer
-from lstm_jax.models.pooling import pool, pool_packed
+from lstm_jax.models.parts import make_stack
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.recurrence import LOWEST, as_int32
 from lstm_jax.runtime import sharding
@@ -45,17 +46,8 @@ class SentimentClassifier(nnx.Module):
         self.embedding = Embedding(vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs)
         self.folded = False
         self.pooling, self.word_dropout, self.head_dropout = config.pooling, config.word_dropout, config.head_dropout
-        layers: list[Recurrent | Bidirectional] = []
-        features = config.embed
-        for n in range(config.layers):
-            inner = n < config.layers - 1 or config.pooling != "last"
-            if config.bidirectional:
-                layer = make_layer(Bidirectional, features, config, merge_mode=config.merge, return_sequences=inner, rngs=rngs)
-            else:
-                layer = make_layer(recurrent, features, config, return_sequences=inner, rngs=rngs)
-            features = layer.output_features
-            layers.append(layer)
-        self.recurrent = RecurrentStack(layers)
+        self.recurrent = make_stack(config, config.embed, sequences=config.pooling != "last", rngs=rngs)
+        features = self.recurrent.layers[-1].output_features
         self.head = ClassifierHead(features * (1 + (config.pooling == "mean+max")), 1, rngs=rngs)
 
     def __call__(
@@ -157,3 +149,65 @@ class SentimentClassifier(nnx.Module):
             layer.kernel = nnx.Param(sharding.replicate(matmul(table, layer.kernel[...], dtype)))
         self.folded = True
         return self
+
+
+def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[Array, "B P"]:
+    """Return the outputs of a recurrent layer, pooled over the words of each row."""
+    real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
+    mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
+    largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
+    return _join(mean, largest, kind)
+
+
+def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
+    """Return the outputs of a recurrent layer, pooled over the steps of each text, for at most M texts that are packed in each row."""
+    member = members(places, h.shape[0])
+    mean = sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
+    return _join(mean, mean if kind == "mean" else _largest(h, places), kind)
+
+
+@jax.custom_jvp
+def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B M D"]:
+    """Return the maximum of each of the D outputs over the steps of each packed text; see `pool_packed`."""
+    ids = places.segment_ids.T
+    begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
+
+    def running(largest: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        row, begins = given
+        largest = jnp.where(begins[:, None], row, jnp.maximum(largest, row))
+        return largest, largest
+
+    _, so_far = lax.scan(running, jnp.full_like(h[0], -jnp.inf), (h, begins))
+    return so_far[places.last, jnp.arange(h.shape[1])[:, None]]
+
+
+@_largest.defjvp
+def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """Return the value of `_largest` and its tangent."""
+    h, places = primals
+    value = _largest(h, places)
+    member = members(places, h.shape[0])
+    equal = (h == text_at_step(value, member)).astype(h.dtype)
+    count = jnp.maximum(sum_members(member, equal), 1)
+    return value, sum_members(member, equal * tangents[0]) / count
+
+
+def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:
+    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row."""
+    step = jnp.arange(steps)[None, None, :]
+    return (places.first[..., None] <= step) & (step <= places.last[..., None])
+
+
+def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) -> Float[Array, "T B D"]:
+    """Return an array that holds for each step the D values of the text to which the step belongs."""
+    text = jnp.argmax(member, 1)
+    return jnp.swapaxes(jnp.take_along_axis(values, text[..., None], 1), 0, 1)
+
+
+def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
+    """Return the sums (B, M, D) of `values` over the steps of each of the M texts of each row, computed by a matrix product."""
+    return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
+
+
+def _join(mean: jax.Array, largest: jax.Array, kind: str) -> jax.Array:
+    return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[kind]

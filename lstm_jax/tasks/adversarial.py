@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lstm_jax.models.pooling import members, sum_members, text_at_step
+from lstm_jax.models.sentiment import members, sum_members, text_at_step
 from lstm_jax.packing import PackedPlaces
 
 TINY = 1e-30

@@ -5,10 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from made_weights import FEW, SHAPES, assert_same, normal
-from numpy_lstm import assert_close, probabilities, stack
+from made_weights import assert_same
+from numpy_lstm import assert_close, probabilities
 
 from lstm_jax import convert
 
@@ -16,30 +14,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
     pytest.mark.usefixtures("only_peers", "quick_compiles"),
 ]
-
-
-@FEW
-@given(SHAPES, st.sampled_from([1, 2, 3]), st.booleans(), st.booleans())
-def test_torch_lstm(shape, count, bidirectional, bias):
-    torch = pytest.importorskip("torch", reason="needs the peer PyTorch")
-    b, t, e, h = shape
-    torch.manual_seed(0)
-    peer = torch.nn.LSTM(e, h, num_layers=count, bidirectional=bidirectional, bias=bias, batch_first=True)
-    layers = convert.lstm_from_torch(peer.state_dict())
-    assert len(layers) == count
-    x = normal(4, b, t, e)
-    with torch.no_grad():
-        outputs, (h_n, _) = peer(torch.from_numpy(x))
-    want, last = stack(layers, x)
-    assert_close(outputs.numpy(), want)
-    assert_close(np.concatenate(list(h_n.numpy()[-2 if bidirectional else -1 :]), axis=-1), last)
-
-    back = convert.lstm_to_torch(layers)
-    assert_same(convert.lstm_from_torch(back), layers)
-    twin = torch.nn.LSTM(e, h, num_layers=count, bidirectional=bidirectional, batch_first=True)
-    twin.load_state_dict({name: torch.from_numpy(array) for name, array in back.items()})
-    with torch.no_grad():
-        assert_close(twin(torch.from_numpy(x))[0].numpy(), want)
 
 
 @pytest.mark.parametrize("kinds", [("lstm",), ("bidirectional", "bidirectional")], ids="-".join)

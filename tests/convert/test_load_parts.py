@@ -96,21 +96,6 @@ def test_model(kind: str) -> None:
     assert_same(np.asarray(model.head.bias[...]), weights["head/bias"])
 
 
-def test_model_of_torch(torch) -> None:
-    """A model loaded from PyTorch gives PyTorch's logits, and its recurrent kernel converts back to PyTorch's weight_hh_l0."""
-    theirs = torch.nn.ModuleDict(
-        {"embedding": torch.nn.Embedding(V, E), "lstm": torch.nn.LSTM(E, H, batch_first=True), "fc": torch.nn.Linear(H, V)}
-    )
-    model = generator(embed=E)
-    convert.load(model, convert.generation_from_torch(theirs.state_dict()))
-    ids = np.arange(6).reshape(2, 3)
-    logits, _ = model(jnp.asarray(ids, jnp.int32), deterministic=True)
-    want = theirs["fc"](theirs["lstm"](theirs["embedding"](torch.from_numpy(ids)))[0])
-    np.testing.assert_allclose(np.asarray(logits), want.detach().numpy(), rtol=0, atol=1e-6)
-    back = convert.generation_to_torch(functional(model).params)
-    assert_same(back["lstm.weight_hh_l0"], theirs.state_dict()["lstm.weight_hh_l0"].numpy())
-
-
 def test_tied_model_takes_the_head_that_is_its_embedding() -> None:
     model = MODELS["tied"]()
     weights = random_weights(model)

@@ -38,10 +38,6 @@ def close(got, wanted) -> None:
     np.testing.assert_allclose(got, np.asarray(wanted), rtol=0, atol=1e-5)
 
 
-def operators(model: Any) -> list[str]:
-    return [node.op_type for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN")]
-
-
 def with_random_values(module: nnx.Module) -> tuple[Any, dict[str, np.ndarray]]:
     """Return a copy of a module with random parameters, and these parameters.
 
@@ -74,19 +70,6 @@ def made_stack(cell: str, kinds: tuple[str, ...], merge: str = "concat") -> tupl
         for layer in rebuilt.layers
     ]
     return rebuilt, weights
-
-
-@pytest.mark.slow(keep=3)
-@CELLS
-@pytest.mark.parametrize("kinds", [("one",), ("two",), ("one", "one"), ("two", "two"), ("two", "one")], ids="-".join)
-def test_layers(cell, kinds):
-    stack, weights = made_stack(cell, kinds)
-    model = convert.layers_to_onnx(cell, weights)
-    assert operators(model) == [LAYOUTS[cell].module] * len(kinds)
-    file = session(model)
-    for batch, steps in SIZES:
-        x = np.random.default_rng(batch).normal(size=(batch, steps, E)).astype(np.float32)
-        close(file.run(["y"], {"x": x})[0], stack(jnp.asarray(x))[0])
 
 
 @CELLS

@@ -113,35 +113,6 @@ def test_bidirectional_directions_start_apart() -> None:
     assert not np.allclose(layer.forward.kernel[...], layer.backward.kernel[...])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"merge_mode": "max"}, "merge_mode: max; give concat, sum, ave, mul or None"),
-        ({"go_backwards": True}, "go_backwards: True; Bidirectional has both directions"),
-        ({"keep_order": True}, "keep_order: True; Bidirectional has both directions"),
-        ({"zero_output_for_mask": False}, "zero_output_for_mask: False; Bidirectional returns zeros at padded steps: give it to a call "),
-        ({"backward": {"stateful": True}}, "backward stateful: True; it is that of Bidirectional: leave it out"),
-        ({"backward": {"features": 3}}, "backward features: 3; it is that of Bidirectional: leave it out"),
-        ({"merge_mode": "sum", "backward": {"units": 3}}, "backward units: 3; sum needs 5, those of the forward layer"),
-        ({"units": 0}, "units: 0; give 1 or more"),
-    ],
-)
-def test_bidirectional_errors(options: dict, message: str, unchecked: None) -> None:
-    with pytest.raises(InputError) as caught:
-        Bidirectional(**({"features": E, "units": H} | options), rngs=nnx.Rngs(0))
-    assert str(caught.value).startswith(message)
-
-
-def test_bidirectional_of_a_layer_and_wrong_masks(unchecked: None) -> None:
-    make: Any = Bidirectional
-    with pytest.raises(InputError, match=r"^layer: LSTM; Bidirectional makes both layers: give Bidirectional\(features, units, "):
-        make(LSTM(E, H, rngs=nnx.Rngs(0)))
-    layer: Any = Bidirectional(E, H, rngs=nnx.Rngs(0))
-    for masks, shown in ((DropoutMasks(), "DropoutMasks of 3"), ([None], "list of 1"), ("ab", "str")):
-        with pytest.raises(InputError, match=rf"^dropout: {shown}; give a pair of DropoutMasks, forward and backward$"):
-            layer(X, dropout=masks)
-
-
 def make_stack(**options) -> RecurrentStack:
     rngs = nnx.Rngs(0, dropout=1)
     first = Bidirectional(E, H, return_sequences=True, rngs=rngs, **options)
@@ -242,60 +213,9 @@ def test_stack_with_a_reversed_layer() -> None:
     assert_close(stack(X, lengths=LENGTHS)[2], stack(X[2:, :3])[0], "float32")
 
 
-def test_stack_errors(unchecked: None) -> None:
-    with pytest.raises(InputError, match=r"^layers: 0; give 1 or more$"):
-        RecurrentStack([])
-    with pytest.raises(InputError, match=r"^layers: LSTM; give a list of layers$"):
-        RecurrentStack(LSTM(E, H, rngs=nnx.Rngs(0)))
-    inner = LSTM(E, E, return_sequences=True, rngs=nnx.Rngs(0))
-    assert len(RecurrentStack(iter([inner, inner])).layers) == 2
-    for other in (nnx.Dropout(0.3), RecurrentStack([inner])):
-        with pytest.raises(InputError, match=rf"^layer 1: {type(other).__name__}; give Recurrent or Bidirectional layers$"):
-            RecurrentStack([inner, other, inner])
-    both = Bidirectional(E, H, merge_mode=None, return_sequences=True, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^layer 0: merge_mode None, a pair of outputs; give another merge_mode, "):
-        RecurrentStack([both, LSTM(H, H, rngs=nnx.Rngs(0))])
-    inner = LSTM(E, H, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^layer 0: returns its last output; set return_sequences=True$"):
-        RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
-    inner = LSTM(E, H, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^layer 0: return_state=True; return states from all layers, the last or none$"):
-        RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
-
-
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 def test_head(lead: tuple[int, ...]) -> None:
     head = ClassifierHead(4, 3, bias_initializer=jax.nn.initializers.normal(), rngs=nnx.Rngs(0))
     x = jnp.asarray(RNG.normal(size=(*lead, 4)), jnp.float32)
     wanted = np.asarray(x, np.float64) @ np.asarray(head.kernel[...], np.float64) + np.asarray(head.bias[...], np.float64)
     assert_close(head(x), wanted, "float32")
-
-
-def test_head_starts_as_keras_dense() -> None:
-    head = ClassifierHead(100, rngs=nnx.Rngs(0))
-    assert head.kernel[...].shape == (100, 1)
-    np.testing.assert_array_equal(head.bias[...], [0])
-    limit = np.sqrt(6 / 101)
-    assert 0.9 * limit < np.abs(head.kernel[...]).max() <= limit
-
-
-@pytest.mark.parametrize(("sizes", "message"), [((0, 1), "features: 0; give 1 or more"), ((4, 0), "classes: 0; give 1 or more")])
-def test_head_errors(sizes: tuple[int, int], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        ClassifierHead(*sizes, rngs=nnx.Rngs(0))
-    assert str(caught.value) == message
-
-
-@pytest.mark.parametrize("kind", ["bidirectional", "head"])
-def test_as_linen_modules(kind: str) -> None:
-    module = nnx.bridge.to_linen(Bidirectional, E, H, dropout=0.3) if kind == "bidirectional" else nnx.bridge.to_linen(ClassifierHead, E, 2)
-    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
-    if kind == "head":
-        assert_close(module.apply(variables, X), X @ variables["params"]["kernel"], "float32")
-        return
-    ahead, back = (CELLS["lstm"].init(jax.random.key(0), E, H)._replace(**variables["params"][way]) for way in ("forward", "backward"))
-    wanted = [unroll(CELLS["lstm"], p, X, backwards=b, return_sequences=False)[0] for p, b in ((ahead, False), (back, True))]
-    assert_close(module.apply(variables, X, deterministic=True), jnp.concatenate(wanted, -1), "float32")
-    dropped = module.apply(variables, X, rngs={"dropout": jax.random.key(2)})
-    np.testing.assert_array_equal(dropped, module.apply(variables, X, rngs={"dropout": jax.random.key(2)}))
-    assert not np.allclose(dropped, jnp.concatenate(wanted, -1))

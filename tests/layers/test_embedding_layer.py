@@ -16,16 +16,6 @@ V, E = 11, 5
 IDS = jnp.asarray([[0, 3, 3, 10], [7, 0, 1, 3]])
 
 
-@pytest.mark.parametrize(
-    "ids", [IDS, IDS[0], IDS[0, 0], IDS[None], IDS[:, :0], IDS.astype(jnp.int8)], ids=lambda ids: f"{ids.dtype}{ids.shape}"
-)
-def test_rows_of_the_table(ids: jax.Array) -> None:
-    layer = Embedding(V, E, rngs=nnx.Rngs(0))
-    vectors = layer(ids)
-    assert vectors.shape == (*ids.shape, E)
-    np.testing.assert_array_equal(vectors, np.asarray(layer.embedding[...])[np.asarray(ids)])
-
-
 def test_gradient_is_that_of_one_hot_rows() -> None:
     layer = Embedding(V, E, rngs=nnx.Rngs(0))
     weight = jnp.asarray(np.random.default_rng(0).normal(size=(*IDS.shape, E)), jnp.float32)
@@ -96,24 +86,3 @@ def test_equals_keras(keras, peer_rules) -> None:
         vectors, mask = np.asarray(theirs(IDS)), np.asarray(theirs.compute_mask(IDS))
     np.testing.assert_array_equal(ours(IDS), vectors)
     np.testing.assert_array_equal(ours.mask(IDS), mask)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ((0, E), "vocabulary: 0; give 1 or more"),
-        ((V, 0), "features: 0; give 1 or more"),
-        (("4", E), "vocabulary: '4'; give an int of 1 or more"),
-        ((V, 2.0), "features: 2.0; give an int of 1 or more"),
-    ],
-)
-def test_errors(sizes: tuple, message: str, unchecked: None) -> None:
-    with pytest.raises(InputError) as caught:
-        Embedding(*sizes, rngs=nnx.Rngs(0))
-    assert str(caught.value) == message
-
-
-def test_as_a_linen_module() -> None:
-    module = nnx.bridge.to_linen(Embedding, V, E)
-    variables = module.init({"params": jax.random.key(0)}, IDS)
-    np.testing.assert_array_equal(module.apply(variables, IDS), variables["params"]["embedding"][IDS])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen, nnx
+from flax import nnx
 from tables import assert_close
 
 from lstm_jax import CELLS, GRU, LSTM, Bidirectional, ClassifierHead, Embedding, InputError, Recurrent, SimpleRNN, convert
@@ -117,45 +117,6 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
         with pytest.raises(InputError, match=rf"^backend {backend}: no cell lstm\(relu, sigmoid\)"):
             LSTM(E, H, activation="relu", backend=backend, rngs=nnx.Rngs(0))(x)
     assert next(row["backend"] for row in capability_rows() if "other activations" in row["cells"]) == "reference"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cell": ["lstm"]}, "cell: list; give a lstm_jax.Cell, or the name of one"),
-        ({"activation": "tan"}, "activation: tan; give a function, or one of linear, tanh"),
-        ({"activation": 3}, "activation: int; give a name, or a function of an array"),
-        ({"activation": nnx.PReLU()}, "activation: PReLU; its parameters would not be trained: give a function"),
-        ({"recurrent_activation": linen.PReLU()}, "recurrent_activation: PReLU; its parameters would not be trained: give a function"),
-        (
-            {"recurrent_activation": lambda x: x.sum()},
-            "recurrent_activation: maps (2, 6) float32 to () float32; give a function that keeps",
-        ),
-        ({"activation": Unhashable()}, "activation: unhashable type: 'Unhashable'; give a function, or an object that has a hash"),
-        ({"activation": lambda x: x + "a"}, "activation: TypeError: "),
-        ({"cell": "min_gru", "activation": "relu"}, "activation: relu; the cell min_gru has its own: leave it out, or use lstm, gru"),
-        ({"cell": "simple_rnn", "recurrent_activation": "relu"}, "recurrent_activation: relu; simple_rnn has none: leave it out"),
-        ({"kernel_initializer": "glorot"}, "kernel_initializer: glorot; give a function (key, shape, dtype), or one of zeros, ones"),
-        ({"kernel_initializer": 0.5}, "kernel_initializer: float; give a name, or a function (key, shape, dtype) -> array"),
-        (
-            {"kernel_initializer": jnp.ones((3, 4))},
-            "kernel_initializer: ArrayImpl; give a name, or a function",
-        ),
-        ({"recurrent_initializer": np.ones((3, 4))}, "recurrent_initializer: ndarray; give a name, or a function"),
-        ({"recurrent_initializer": lambda shape: 0}, "recurrent_initializer: "),
-        ({"bias_initializer": lambda *_: jnp.zeros(5)}, "bias_initializer: gave shape (5,); (3,) was asked for"),
-        ({"kernel_regularizer": "l2"}, "kernel_regularizer: l2; add the penalty to the loss"),
-        ({"hidden_size": 3}, "hidden_size: 3; it is called units here"),
-        ({"other": 3}, "Recurrent: got an unexpected keyword argument 'other'; give Recurrent(features, units, rngs=nnx.Rngs(0), ...)"),
-        ({"rngs": 0}, "rngs: 0; give nnx.Rngs(0)"),
-        ({"cell": "min_gru", "recurrent_initializer": "ones"}, "recurrent_initializer: ones; the cell min_gru has no recurrent_kernel"),
-    ],
-)
-def test_errors(options: dict, message: str, unchecked: None) -> None:
-    with pytest.raises(InputError) as caught:
-        Recurrent(E, H, **({"rngs": nnx.Rngs(0)} | options))
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [Recurrent, Bidirectional])

@@ -10,9 +10,8 @@ from flax import nnx
 from tables import CELLS, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import GRU, LSTM, Bidirectional, CharGenerator, InputError, Recurrent, SentimentClassifier, SimpleRNN, unroll
+from lstm_jax import GRU, LSTM, Bidirectional, CharGenerator, Recurrent, SentimentClassifier, SimpleRNN, unroll
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.models import functional, layer_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -34,14 +33,6 @@ def test_a_layer_is_unroll_with_its_cell(cell: str) -> None:
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, fresh)
     np.testing.assert_array_equal(params.bias, fresh.bias)
     jax.tree.map(np.testing.assert_array_equal, layer(X), unroll(CELL_TABLE[cell], params, X))
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_stateful_continues(cell: str) -> None:
-    layer = make(cell, return_sequences=True, stateful=True)
-    layer.reset_state(B)
-    parts = jnp.concatenate([layer(X[:, :2]), layer(X[:, 2:])], axis=1)
-    assert_close(parts, make(cell, return_sequences=True)(X), "float32")
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -72,16 +63,6 @@ def test_named_layers() -> None:
     both = Bidirectional(E, H, cell="gru", return_state=True, rngs=nnx.Rngs(0))
     outputs, (ahead, back) = both(X)
     assert_close(outputs, jnp.concatenate([ahead.h, back.h], -1), "float32")
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_without_bias_and_without_forget_bias(cell: str) -> None:
-    params = make(cell, use_bias=False).cell_params()
-    assert not params.bias.any()
-    assert cell != "gru" or not params.recurrent_bias.any()
-    assert "bias" not in str(functional(make(cell, use_bias=False)).params.keys())
-    assert make("lstm", unit_forget_bias=False).cell_params().bias.sum() == 0
-    assert make("lstm").cell_params().bias.sum() == H
 
 
 def test_masks_have_as_many_gates_as_the_cell() -> None:
@@ -137,32 +118,6 @@ def test_zoneout(cell: str, rates: dict[str, float]) -> None:
             mixed = {part: share(part, t) * getattr(state, part) + (1 - share(part, t)) * getattr(new, part) for part in masks.zoneout}
             state = new._replace(**{part: jnp.asarray(value, jnp.float32) for part, value in mixed.items()})
             assert_close(outputs[:, t], state.h, "float32")
-
-
-def test_zoneout_is_refused_where_it_cannot_be() -> None:
-    with pytest.raises(InputError, match=r"^backend hoisted: no zoneout"):
-        make("lstm", zoneout=0.1, backend="hoisted")(X)
-    with pytest.raises(InputError, match=r"^remat: 2; segments have no zoneout"):
-        make("lstm", zoneout=0.1, remat=2)(X)
-    with pytest.raises(InputError, match=r"^dropout.zoneout of h: \(2, 3\); give shape"):
-        make("lstm")(X, dropout=DropoutMasks(zoneout={"h": jnp.ones((2, 3), bool)}))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cell": "lstn"}, "cell: lstn; give one of lstm, gru"),
-        ({"cell": "min_gru", "recurrent_dropout": 0.2}, "recurrent_dropout: 0.2; the cell min_gru multiplies no state by a kernel: give 0"),
-        ({"cell": "min_lstm", "weight_drop": 0.2}, "weight_drop: 0.2; the cell min_lstm multiplies no state by a kernel: give 0"),
-        ({"cell": "gru", "weight_drop": 1.0}, "weight_drop: 1.0; give a share from 0 to below 1"),
-        ({"zoneout": -0.1}, "zoneout: -0.1; give a share from 0 to below 1"),
-        ({"cell": "gru", "zoneout_cell": 0.1}, "zoneout of c: 0.1; the state of gru has h alone"),
-    ],
-)
-def test_bad_options(options: dict, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Recurrent(E, H, rngs=nnx.Rngs(0), **options)
-    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.slow(keep=1)

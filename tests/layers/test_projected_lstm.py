@@ -10,7 +10,7 @@ from flax import nnx
 from made_weights import assert_same, normal
 from tables import assert_close
 
-from lstm_jax import GRU, LSTM, Bidirectional, DropoutMasks, InputError, Recurrent, RecurrentStack, convert, unroll
+from lstm_jax import LSTM, Bidirectional, DropoutMasks, Recurrent, RecurrentStack, convert, unroll
 from lstm_jax.cells import check_cell, projected_lstm
 from lstm_jax.convert.arrays import PROJECTED
 
@@ -190,32 +190,3 @@ def test_both_directions_and_stacks() -> None:
 def test_one_cell_for_each_number_of_outputs() -> None:
     assert projected_lstm(2) is projected_lstm(2) is make().row
     check_cell(projected_lstm(9))
-
-
-REFUSED = {
-    "projection: 2.0; give an int below units, or 0": lambda: make(projection=2.0),
-    "projection: -1; give 1 or more, fewer than the 6 units, or 0": lambda: make(projection=-1),
-    "projection: 6; give 1 or more, fewer than the 6 units, or 0": lambda: make(projection=6),
-    "projection: 2; the cell gru has none: only lstm, with its default": lambda: make(GRU),
-    "projection: 2; the cell lstm(relu, sigmoid) has none: only lstm": lambda: make(activation="relu"),
-    "outputs: 0; give 1 or more": lambda: projected_lstm(0),
-    "backend hoisted: no cell lstm_projected": lambda: make(backend="hoisted")(X),
-    "initial_state.h: (3, 6); give shape (3, 2)": lambda: make()(X, initial_state=(jnp.ones((3, 6)), jnp.ones((3, 6)))),
-    "dropout.recurrent: (3, 6); give shape (3, 2) or (4, 3, 2)": lambda: make()(X, dropout=DropoutMasks(recurrent=jnp.ones((3, 6)))),
-    "dropout.zoneout of h: (5, 3, 6); give shape (5, 3, 2) or ()": lambda: make()(
-        X, dropout=DropoutMasks(zoneout={"h": jnp.ones((5, 3, 6), bool)})
-    ),
-    "backward outputs: 3; sum needs 2, those of the forward layer": lambda: make(
-        Bidirectional, merge_mode="sum", backward={"projection": 3}
-    ),
-    "residual: layers with [2, 6] outputs": lambda: RecurrentStack(
-        [make(), LSTM(2, 6, return_sequences=True, rngs=nnx.Rngs(0))], residual=True
-    ),
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_refused(message: str, unchecked: None) -> None:
-    with pytest.raises(InputError) as raised:
-        REFUSED[message]()
-    assert str(raised.value).startswith(message)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax import GRU, LSTM, Bidirectional, DropoutMasks, InputError, Recurrent, RecurrentStack, SimpleRNN, make_stepper
+from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, make_stepper
 from lstm_jax.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -241,53 +241,6 @@ def test_the_states_of_both_directions_start_a_decoder():
     assert joined.c.shape == (BATCH, 2 * UNITS)
     decoder = LSTM(FEATURES, 2 * UNITS, rngs=nnx.Rngs(1))
     assert decoder(X, initial_state=joined).shape == (BATCH, 2 * UNITS)
-
-
-def one_step(*args: Any, **options: Any) -> Any:
-    return LSTM(4, 6, rngs=nnx.Rngs(0)).step(*args, **options)
-
-
-REFUSED = {
-    "return_sequences: False; residual connections need": lambda: RecurrentStack(
-        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, return_sequences=True, rngs=nnx.Rngs(0))], residual=True
-    )(X, return_sequences=False),
-    "initial_state: 1; give a list of 2": lambda: RecurrentStack(
-        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, rngs=nnx.Rngs(0))]
-    )(X, initial_state=[None]),
-    "step: Bidirectional; its backward layer begins at the end": lambda: Bidirectional(4, 6, rngs=nnx.Rngs(0)).step(X[:, 0], None),
-    "go_backwards: True; a single step has no reverse order": lambda: LSTM(4, 6, go_backwards=True, rngs=nnx.Rngs(0)).step(X[:, 0], None),
-    "initial_state.h: (2, 6); give shape (3, 6)": lambda: (lambda layer: layer.step(X[:, 0], layer.initial_state(2)))(
-        LSTM(4, 6, rngs=nnx.Rngs(0))
-    ),
-    "residual: layers with [6, 7] outputs; give all layers the same": lambda: RecurrentStack(
-        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 7, return_sequences=True, rngs=nnx.Rngs(0))], residual=True
-    ),
-    "residual: the last layer returns its last output": lambda: RecurrentStack(
-        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, rngs=nnx.Rngs(0))], residual=True
-    ),
-    "state: 1 states; give 2, one for each layer": lambda: RecurrentStack(
-        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, rngs=nnx.Rngs(0))]
-    ).step(X[:, 0], [None]),
-    "x: <U1; give floats (B, E) or int ids (B,), or one row": lambda: one_step("a", None),
-    "x: (); give floats (B, E) or int ids (B,), or one row": lambda: one_step(1.0, None),
-    "x: (3, 5, 4); give floats (B, E) or int ids (B,), or one row": lambda: one_step(X, None),
-    "reset: (); give shape (3,)": lambda: one_step(X[:, 0], None, reset=True),
-    "reset: (3,); give shape ()": lambda: one_step(X[0, 0], None, reset=RESETS[:, 0]),
-    "reset: int32; give bools": lambda: one_step(X[:, 0], None, reset=jnp.zeros(3, jnp.int32)),
-    "state: list; give an array, or a list with rows of equal length": lambda: one_step(X[0, 0], ([[1.0], [1.0, 2.0]], [0.0] * 6)),
-    "initial_state: ArrayImpl; give LSTMState(h, c)": lambda: one_step(X[0, 0], jnp.zeros(6)),
-    "dropout: tuple; give DropoutMasks(input, recurrent, zoneout)": lambda: one_step(X[0, 0], None, dropout=(None, None)),
-    "dropout.input: (1, 6); give shape (1, 4) or (4, 1, 4)": lambda: one_step(X[0, 0], None, dropout=DropoutMasks(jnp.ones(6))),
-    "mask: (1,); give (B, T), or (T, B) if time_major": lambda: LSTM(4, 6, rngs=nnx.Rngs(0))(X[0], mask=jnp.asarray(True), time_major=True),
-    "states: layers of different cells": lambda: Bidirectional(4, 6, backward={"cell": "gru"}, rngs=nnx.Rngs(0)).join_states((None, None)),
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_refused(message: str, unchecked: None):
-    with pytest.raises(InputError) as raised:
-        REFUSED[message]()
-    assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize("step", [lambda layer: layer.step, make_stepper])

@@ -72,14 +72,7 @@ def test_layer_rows() -> None:
         {"layer": "head", "type": "ClassifierHead", "parameters": "bias (1,), kernel (5, 1)", "count": "6"},
     ]
     names = [row["layer"] for row in layer_rows(small(layers=2, bidirectional=True))]
-    assert names == [
-        "embedding",
-        "recurrent/0/backward",
-        "recurrent/0/forward",
-        "recurrent/1/backward",
-        "recurrent/1/forward",
-        "head",
-    ]
+    assert names == ["embedding", *(f"recurrent/{n}/{way}" for n in (0, 1) for way in ("backward", "forward")), "head"]
     big = SentimentModelConfig(embed=40, units=10)
     assert layer_rows(SentimentClassifier(big, 1000, rngs=nnx.Rngs(0)))[0]["count"] == "40,000"
 
@@ -315,23 +308,6 @@ def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
     np.testing.assert_array_equal(choose(made.params, few), apart(made.params, few))
 
 
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2, "mask_zero": True}], ids=str)
-def test_remat_changes_no_value(options: dict) -> None:
-    """Logits and gradients are equal with and without `remat` if dropout draws its masks from the same key."""
-
-    def value_and_gradient(remat):
-        made = functional(small(remat=remat, **options))
-
-        def loss(params):
-            logits = made.rebuild(params)(jnp.asarray(IDS), rngs=jax.random.key(0))
-            return (logits**2).sum(), logits
-
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(made.params)
-
-    assert_close(value_and_gradient("sqrt"), value_and_gradient("none"), "float32")
-
-
 def test_masked_padding_is_not_read() -> None:
     padded = np.concatenate([np.zeros((B, 3), np.int32), IDS[:, -4:]], 1)
     padded[:, -4:] = np.maximum(padded[:, -4:], 1)
@@ -339,12 +315,6 @@ def test_masked_padding_is_not_read() -> None:
     assert_close(probabilities(masked, padded), probabilities(masked, padded[:, 3:]), "float32")
     assert_close(probabilities(masked, padded[:, 3:]), probabilities(reading, padded[:, 3:]), "float32")
     assert not np.allclose(probabilities(reading, padded), probabilities(reading, padded[:, 3:]), rtol=1e-5)
-
-
-def test_merge_sets_the_width_of_the_next_layer() -> None:
-    assert functional(small(bidirectional=True, layers=2)).params["recurrent/1/forward/kernel"].shape == (2 * H, 4 * H)
-    assert functional(small(bidirectional=True, layers=2, merge="ave")).params["recurrent/1/forward/kernel"].shape == (H, 4 * H)
-    assert functional(small(bidirectional=True)).params["head/kernel"].shape == (2 * H, 1)
 
 
 def test_dropout_needs_a_stream() -> None:
