@@ -30,7 +30,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from queue import Queue
@@ -72,11 +72,15 @@ class Preset:
 
     axes: dict[str, Axes]
     seeds: int
-    epochs: dict[str, int] = field(default_factory=lambda: {"sentiment": 3, "generation": 2})
+    epochs: dict[str, int]
 
 
 PRESETS = {
-    "quick": Preset({"sentiment": {"T": (80,), "H": (32, 128)}, "generation": {"T": (40,), "S": (10,), "H": (32, 128)}}, 1),
+    "quick": Preset(
+        {"sentiment": {"T": (80,), "H": (32, 128)}, "generation": {"T": (40,), "S": (10,), "H": (32, 128)}},
+        1,
+        {"sentiment": 3, "generation": 2},
+    ),
     "standard": Preset(
         {
             "sentiment": {"T": (20, 40, 80, 160), "H": (16, 32, 64, 128)},
@@ -111,7 +115,7 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
 
-    def measure(run: Row) -> list[Row]:
+    def measure(run: Row):
         first = free.get()
         try:
             rows = timing.run_module(arguments(run), cores, first=first)
@@ -125,7 +129,6 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
         GRID,
         items,
         measure,
-        "runs",
         lambda rows: ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows),
         workers=free.qsize(),
     )
@@ -158,7 +161,7 @@ def summarize(rows: Rows) -> list[Row]:
         line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in epochs]))}
         lines.append(line | {"seconds_to_target": float(np.median(reached))})
 
-    def better_and_faster(line: Row, other: Row) -> bool:
+    def better_and_faster(line: Row, other: Row):
         sign = 1 if line["task"] == "sentiment" else -1
         alike = (line["task"], line["epochs"]) == (other["task"], other["epochs"])
         return alike and sign * other["score"] >= sign * line["score"] and other["speed"] > line["speed"]

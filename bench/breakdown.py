@@ -20,9 +20,9 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) 
     products = forward_flops(work)
     recurrent = (products["projection"] + products["recurrence"]) / gemm_gflops / 1e6
 
-    def moved(numbers: float) -> float:
+    def moved(numbers: float):
         return FLOAT * numbers / copy_gbs / 1e6
 
     found = {"LSTM forward": recurrent, "LSTM backward": 2 * recurrent}
@@ -98,9 +98,9 @@ def measure(name: str) -> Row:
         built.run(3 * STEPS)
         times = []
         for _ in range(ROUNDS):
-            began = time.perf_counter()
+            began = perf_counter()
             built.run(STEPS)
-            times.append((time.perf_counter() - began) / STEPS * 1e3)
+            times.append((perf_counter() - began) / STEPS * 1e3)
         by_target = targets(dump)
         parts: defaultdict[str, float] = defaultdict(float)
         for operation, ms in traced(built.run, trace).items():
@@ -131,14 +131,14 @@ def main() -> None:
         print(json.dumps(measure(names[0])))
         return
 
-    def measured(item: Row) -> list[Row]:
+    def measured(item: Row):
         row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
         peaks, work = timing.peaks(), workload(item["workload"])
         speeds = {name: peaks[f"{name}_{timing.CORES}"] for name in ("gemm_gflops", "copy_gbs")}
         return [row | {"floors_ms": floors(work, make_arrays(work), **speeds)} | speeds]
 
     items = [{"workload": name} for name in names]
-    timing.measure_missing(path, BREAKDOWN, items, measured, "workloads", lambda rows: "measured", not options.report, lambda row: False)
+    timing.measure_missing(path, BREAKDOWN, items, measured, lambda rows: "measured", not options.report, lambda row: False)
     newest = {row["workload"]: row for row in (rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN))}
     for name in names:
         require(name in newest, "workload", name, f"measure it first: {path} has rows of {', '.join(newest) or 'none'}")

@@ -154,11 +154,11 @@ def main() -> int:
     found = changes(timed_rows(options.baseline), timed_rows(options.candidate), options.level, options.least)
     for change in found:
         print(change)
-    ours = [change for change in found if change.peer.split(":")[0] == OURS]
-    slower = [change.workload for change in ours if change.verdict == "slower"]
+    ours = [(change.verdict, change.workload) for change in found if change.peer.split(":")[0] == OURS]
+    slower = [work for verdict, work in ours if verdict == "slower"]
     line = f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else "")
     if few := sum(change.verdict == TOO_FEW for change in found):
         needed = fewest(lambda number: smallest_p(number, number), options.level / len(found))
         line += f"; too few processes in {few}, where no change can be found: give {needed}" + " a side" * needed.endswith("more")
     print(line)
-    return 1 if slower else 2 if any(change.verdict == TOO_FEW for change in ours) else 0
+    return 1 if slower else 2 if TOO_FEW in {verdict for verdict, _ in ours} else 0

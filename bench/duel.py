@@ -115,14 +115,14 @@ def measure_rounds(
     """
     mine = [{name: value for name, value in item.items() if name != "round"} for item in items]
 
-    def setting(row: Row) -> tuple[Any, ...]:
+    def setting(row: Row):
         return row["cpu"], row["cores"], len(row["samples"]), row.get("seconds", options.seconds)  # old rows have no seconds
 
     rows = rows_of(options.results, measurement) if options.report else []
     settings = [setting(row) for row in rows if any(item.items() <= row.items() for item in mine)]
     wanted = max(reversed(settings), key=settings.count, default=(cpu(), timing.CORES, options.turns, options.seconds))
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         names, flags = roles(item), [item["workload"], "--checked", "0", "--seconds", str(options.seconds)]
         commands = [["bench.worker", candidate, *flags] for candidate in names.values()]
         try:
@@ -136,13 +136,13 @@ def measure_rounds(
         require_one_backend(item["workload"], found)
         return found
 
-    def describe(rows: Rows) -> str:
+    def describe(rows: Rows):
         return ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:]) + " times the baseline's time"
 
     with tempfile.TemporaryDirectory() as folder:
         cache = timing.compilation_cache(folder)
         return timing.measure_missing(
-            options.results, measurement, items, measure, "rounds", describe, not options.report, lambda row: setting(row) == wanted
+            options.results, measurement, items, measure, describe, not options.report, lambda row: setting(row) == wanted
         )
 
 
@@ -177,7 +177,7 @@ def version(folder: Path) -> str:
     """Return the Git commit of a checkout, followed by "+" and a hash of the uncommitted changes of its code if there are any."""
     worker = Path("bench", "worker.py")
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str):
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False).stdout
 
     found, sha = (folder / worker).is_file(), git("rev-parse", "--short=12", "HEAD").strip()

@@ -21,8 +21,8 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 
@@ -71,10 +71,10 @@ def measure_run() -> Row:
     flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lstm_jax.cli", "train", "generation", "--data", corpus, "--run", f"{folder}/run", *flags]
-        began = time.perf_counter()
+        began = perf_counter()
         subprocess.run(command, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return make_row(RUN_MEMORY, peer="ours", flags=RUN_FLAGS, peak_mib=peak, seconds=time.perf_counter() - began)
+    return make_row(RUN_MEMORY, peer="ours", flags=RUN_FLAGS, peak_mib=peak, seconds=perf_counter() - began)
 
 
 def main() -> None:
@@ -99,14 +99,14 @@ def main() -> None:
     sha, backend = options.commit or commit(), options.backend
     names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in options.length or LENGTHS[options.preset]]
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         flags = ["--backend", backend] if backend else []
         row = timing.run_module(["bench", "memory", "--here", item["workload"], item["remat"], *flags])[-1]
         return [row | {"backend": backend}]
 
     items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
     found = timing.measure_missing(
-        options.results, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
+        options.results, STEP_MEMORY, items, measure, lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
     )
     rows = rows_of_commit(options.results, STEP_MEMORY, git=sha)
     remedy = f"measure them first, or report some of {names_of(row['workload'] for row in rows)}"

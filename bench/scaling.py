@@ -86,7 +86,7 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
     """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p."""
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
-    def miss(power: float) -> float:
+    def miss(power: float):
         terms = np.stack([1 / y, (n / n.max()) ** power / y], 1)
         best = np.linalg.lstsq(terms, np.ones_like(y), rcond=None)[0]
         return float(((terms @ best - 1) ** 2).sum())
@@ -113,7 +113,7 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
 
     letters = list(dict.fromkeys(curve.letter for curve in found))
 
-    def fill(figure: Any) -> None:
+    def fill(figure: Any):
         figure.suptitle(title, x=0.01, ha="left")
         panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
         for column, letter in enumerate(letters):
@@ -160,7 +160,7 @@ def main() -> None:
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha, path = options.commit or commit(), options.results
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         point = json.dumps({letter: item[letter] for letter in MIDDLE})
         here = ["--here", point, "--devices", str(item["devices"]), "--seconds", str(options.seconds)]
         return timing.run_module(["bench", "scaling", *here])[-1:]
@@ -175,7 +175,7 @@ def main() -> None:
             for devices in options.devices
         ]
         timing.measure_missing(
-            path, SCALING, items, measure, "points", lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+            path, SCALING, items, measure, lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
         )
     rows = rows_of_commit(path, SCALING, git=sha)
     require_one_machine(rows)

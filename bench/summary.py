@@ -36,9 +36,9 @@ def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
     return f" ({label}{low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""
 
 
-def speedup_text(interval: Interval, digits: int = 2, label: str = "") -> str:
-    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", or "1.61x" if its interval is unknown. See `ends_text`."""
-    return f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
+def speedup_text(interval: Interval | None, digits: int = 2, label: str = "") -> str:
+    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", "1.61x" if its interval is unknown, or "" for None. See `ends_text`."""
+    return "" if interval is None else f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
 
 
 PLAIN = Candidate(OURS, OURS)
@@ -105,7 +105,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     for row in kept(rows):
         by_key[row_key(row)].append(row)
 
-    def times(candidate: Candidate, work: Workload) -> list[float]:
+    def times(candidate: Candidate, work: Workload):
         return [row["ms_per_step"] for row in by_key.get(candidate.key(work), ()) if row["measurement"] == STEP]
 
     lines = []
@@ -128,7 +128,7 @@ def peaks(rows: Rows) -> tuple[float, float]:
     """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s)."""
     measured = select(rows, PEAK)
 
-    def best(name: str) -> float:
+    def best(name: str):
         on_gpu = any(f"{name}_gpu" in row for row in measured)
         values = [row.get(f"{name}_{'gpu' if on_gpu else row['cores']}") for row in measured]
         return max((value for value in values if value is not None), default=float("nan"))

@@ -224,7 +224,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     rng = np.random.default_rng(seed)
     B, T, H, E, V = work.batch, work.length, work.units, work.features, work.vocabulary
 
-    def uniform(limit: float, *shape: int) -> np.ndarray:
+    def uniform(limit: float, *shape: int):
         return rng.uniform(-limit, limit, shape).astype(np.float32)
 
     G = work.gates * H

@@ -59,7 +59,7 @@ class Config:
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
     """Return the mean Euclidean distances between words, within each group and between each pair of groups."""
 
-    def mean(pairs: Iterable[tuple[int, int]]) -> float:
+    def mean(pairs: Iterable[tuple[int, int]]):
         return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
 
     within = {name: mean(combinations(words, 2)) for name, words in ids.items()}
@@ -91,7 +91,7 @@ def run(config: Config) -> Metrics:
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
 
-    def shuffled(reviews: data.EncodedReviews) -> data.EncodedReviews:
+    def shuffled(reviews: data.EncodedReviews):
         order = np.random.default_rng(config.task.train.seed).permutation(len(reviews.train))
         return replace(reviews, train=replace(reviews.train, labels=reviews.train.labels[order]))
 

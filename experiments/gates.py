@@ -24,9 +24,9 @@ was confirmed, see `LOG.md`.
 """
 
 import sys
-import time
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -114,10 +114,10 @@ def measured(config: Cost) -> Metrics:
     samples: dict[str, list[float]] = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = perf_counter()
             for _ in range(config.passes):
                 jax.block_until_ready(call())
-            samples[name].append(1000 * (time.perf_counter() - start) / config.passes)
+            samples[name].append(1000 * (perf_counter() - start) / config.passes)
     return {"milliseconds": samples}
 
 

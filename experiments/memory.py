@@ -162,10 +162,10 @@ def gradient_sizes(config: Config, params: Params, key: Array) -> dict[int, floa
     """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes."""
 
     @jax.jit
-    def sizes(params: Params, key: Array) -> Array:
+    def sizes(params: Params, key: Array):
         batch = TASKS[config.task][0](key, config.batch, config.lag)
 
-        def loss(h: Array) -> Array:
+        def loss(h: Array):
             return config.batch * loss_of(config, answers(config, params, jnp.swapaxes(h, 0, 1)), batch.target)
 
         return backward.gradient_sizes(CELLS[config.cell], params.cell, params.kernel.shape[0], batch.x, loss)
@@ -190,7 +190,7 @@ def run(config: Config) -> Metrics:
     untrained = untrained_params(config)
     of_data, of_tests, *keys = jax.random.split(jax.random.key(config.seed + 1), 4)
 
-    def batch(number: Any, key: Array = of_data) -> Batch:
+    def batch(number: Any, key: Array = of_data):
         return make(jax.random.fold_in(key, number), config.batch, config.lag)
 
     score = jax.jit(lambda params, number: on_batch(score_of, config, params, batch(number, of_tests)))

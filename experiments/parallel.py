@@ -74,7 +74,7 @@ class Config:
 def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> tuple[Any, Any]:
     """Compute the states of a cell by a loop over the steps."""
 
-    def step(state: Any, z: Array) -> tuple[Any, Any]:
+    def step(state: Any, z: Array):
         new = cell.step(params, state, z, None, None)
         return new, new
 
@@ -100,7 +100,7 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
         return params
     x, y = (jnp.asarray(part) for part in data.windows(ids, 64, 16))
 
-    def loss(both: Any, batch: Any) -> Array:
+    def loss(both: Any, batch: Any):
         of_cell, kernel = both
         ids, last = batch
         h, _ = unroll(CELLS[cell], of_cell, ids)

@@ -153,7 +153,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     toy = options.preset == "toy"
     where = options.where or ("here" if toy else "processes")
 
-    def run() -> int:
+    def run():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) if toy and options.out is None else options.out
             results, figures = (RESULTS, FIGURES) if out is None else (out, out)
@@ -180,7 +180,7 @@ def beside(old: Path, new: Path, out: Path) -> int:
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(f"figure {path}", error, "name a .png that a study drew") from error
 
-    def fill(figure: Any) -> None:
+    def fill(figure: Any):
         for axes, path, picture in zip(figure.subplots(1, 2), (old, new), pictures, strict=True):
             axes.imshow(picture)
             axes.set_axis_off()

@@ -65,11 +65,11 @@ def run(config: Config) -> Metrics:
     features, outputs = (size if config.read == "one-hot" else 1), (size if config.predict == "category" else 1)
     *of_params, of_rows = jax.random.split(jax.random.key(config.seed), 3)
 
-    def outputs_of(params: Params, ids: Array) -> Array:
+    def outputs_of(params: Params, ids: Array):
         inputs = ids if config.read == "one-hot" else (ids / (size - 1))[..., None].astype(jnp.float32)
         return params.dense(unroll(CELLS["lstm"], params.cell, inputs, return_sequences=False)[0])
 
-    def loss(params: Params, batch: Any) -> Array:
+    def loss(params: Params, batch: Any):
         ids, target = batch
         out = outputs_of(params, ids)
         if config.predict == "category":

@@ -8,7 +8,6 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
@@ -30,10 +29,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     batches = np.split(arrays.inputs.astype(np.int64), range(work.batch, len(arrays.inputs), work.batch))
 
-    def call() -> list[Any]:
+    def call():
         return [session.run(None, {"ids": batch})[0] for batch in batches]
 
-    def logits() -> np.ndarray:
+    def logits():
         probability = np.concatenate(call()).astype(np.float64)
         return np.log(probability / (1 - probability))
 

@@ -34,7 +34,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     resets = np.zeros(arrays.inputs.shape[:2], bool) if arrays.resets is None else arrays.resets
     is_init = torch.tensor(resets[..., None], device=DEVICE)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor):
         with set_recurrent_mode(True):
             return module(TensorDict({"x": x, "is_init": is_init}, batch_size=x.shape[:2]))["h_all"]
 
