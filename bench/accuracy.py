@@ -95,9 +95,9 @@ PRESETS = {
 
 def runs_of(axes: dict[str, Axes], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Row]:
     """Yield a training run for every combination of a task with its sizes, a library and a seed, as the fields of its result rows."""
-    for task, sizes_of in axes.items():
-        for values, peer, seed in product(product(*sizes_of.values()), peers, range(seeds)):
-            sizes = dict(zip(sizes_of, values, strict=True))
+    for task, own in axes.items():
+        for values, peer, seed in product(product(*own.values()), peers, range(seeds)):
+            sizes = dict(zip(own, values, strict=True))
             if (peer, task) in TRAINED and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
                 yield {"task": task, "peer": peer, "seed": seed, "epochs": epochs[task]} | sizes
 

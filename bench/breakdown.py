@@ -50,16 +50,18 @@ def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) 
     recurrent = (products["projection"] + products["recurrence"]) / gemm_gflops / 1e6
 
     def moved(numbers: float):
-        return FLOAT * numbers / copy_gbs / 1e6
+        return float(FLOAT * numbers / copy_gbs / 1e6)
 
     found = {"LSTM forward": recurrent, "LSTM backward": 2 * recurrent}
     if work.words:
-        batches = np.split(arrays.inputs, work.batches)
-        rows = float(np.mean([len(np.unique(batch)) for batch in batches])) * work.features
-        given = work.batch * work.length * work.features
-        masks = 4 * work.batch * (work.features + work.units)
-        found |= {"Adam: rows about to be read": moved(6 * rows), "Adam: rows with a gradient": moved(6 * rows + given)}
-        found |= {"dropout masks": moved(masks), "XLA": moved(2 * given)}
+        touched = np.mean([len(np.unique(batch)) for batch in np.split(arrays.inputs, work.batches)]) * work.features
+        given = work.tokens * work.features
+        found |= {
+            "Adam: rows about to be read": moved(6 * touched),
+            "Adam: rows with a gradient": moved(6 * touched + given),
+            "dropout masks": moved(4 * work.batch * (work.features + work.units)),
+            "XLA": moved(2 * given),
+        }
     return found
 
 

@@ -16,6 +16,7 @@ file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
 import argparse
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +75,13 @@ def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]
     for letter in middle:
         for count in devices:
             others = {"devices": count} | {name: size for name, size in middle.items() if name != letter}
-            found = [line for line in rows if others.items() <= line.items()]
-            sizes = sorted({line[letter] for line in found})
-            at = [[line for line in found if line[letter] == size] for size in sizes]
-            ms, mib = ([float(np.median([line[name] for line in lines])) for lines in at] for name in ("ms_per_step", "peak_mib"))
-            if len(sizes) > 1:
-                yield Curve(letter, count, sizes, ms, mib)
+            at: dict[int, list[Row]] = defaultdict(list)
+            for row in sorted(rows, key=lambda row: row[letter]):
+                if others.items() <= row.items():
+                    at[row[letter]].append(row)
+            ms, mib = ([float(np.median([row[name] for row in group])) for group in at.values()] for name in ("ms_per_step", "peak_mib"))
+            if len(at) > 1:
+                yield Curve(letter, count, list(at), ms, mib)
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:

@@ -129,19 +129,19 @@ def peaks(rows: Rows) -> tuple[float, float]:
     measured = select(rows, PEAK)
 
     def best(name: str):
-        on_gpu = any(f"{name}_gpu" in row for row in measured)
-        values = [row.get(f"{name}_{'gpu' if on_gpu else row['cores']}") for row in measured]
-        return max((value for value in values if value is not None), default=float("nan"))
+        on_gpu = [row[f"{name}_gpu"] for row in measured if f"{name}_gpu" in row]
+        on_cores = [value for row in measured if (value := row.get(f"{name}_{row['cores']}"))]
+        return max(on_gpu or on_cores, default=math.nan)
 
     return best("gemm_gflops"), best("copy_gbs")
 
 
 def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") -> dict[str, list[float]]:
     """Return a dict from the name of each candidate (a library with its options) to the list of our speedups over it at different sizes."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = defaultdict(list)
     for line in lines:
         if line.speedup and (line.work.base, line.work.cell) == (name, cell):
-            found.setdefault(line.candidate, []).append(line.speedup[0])
+            found[line.candidate].append(line.speedup[0])
     return {name: speedups for name, speedups in found.items() if len(speedups) > 1}
 
 

@@ -97,7 +97,7 @@ class Workload:
     @property
     def classes(self) -> int:
         """Number of outputs of the dense layer after the recurrent layer, or 0 if the model has no dense layer."""
-        return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1}.get(self.kind, 0)
+        return self.vocabulary if self.kind == "characters" else int(self.words)
 
     @property
     def words(self) -> bool:

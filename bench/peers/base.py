@@ -84,7 +84,7 @@ class Built:
 def slowed(run: Run, share: float) -> Run:
     """Return a slower version of `run`, which waits in a busy loop after each call."""
 
-    def longer(count: int):
+    def longer(count):
         began = perf_counter()
         run(count)
         end = (1 + share) * perf_counter() - share * began
@@ -106,7 +106,7 @@ def no_wait(result: Any) -> None:
 def repeated(step: Callable[[], Any], wait: Wait = no_wait) -> Run:
     """Return a function run(count) that calls `step` `count` times, and then waits for the last result."""
 
-    def run(count: int):
+    def run(count):
         result: Any = None
         for _ in range(count):
             result = step()

@@ -65,14 +65,14 @@ def build(
     def loss(params, inputs, targets, key):
         return mean_loss(forward(params, inputs, key), targets)
 
-    def update(dropout: bool, state, inputs, targets):
+    def update(dropout, state, inputs, targets):
         params, opt_state, number = state
         key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
         value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, number + 1), value
 
-    def start(dropout: bool):
+    def start(dropout):
         copied = jax.tree.map(lambda array: jnp.array(array, copy=True), params)
         state = copied, optimizer.init(copied), jnp.zeros((), jnp.int32)
         compiled = jax.jit(partial(update, dropout and work.dropout > 0), donate_argnums=0)

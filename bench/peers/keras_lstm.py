@@ -8,7 +8,6 @@ On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.k
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -66,12 +65,12 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     x, y = (arrays.inputs, arrays.targets) if words else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
     first = x[: work.batch], y[: work.batch]
 
-    def start(*rates: float):
+    def start(*rates):
         model = make_model(work, *rates, backend=options.backend)
         model.set_weights(to_keras(arrays.weights))
         return model
 
-    def logits(model: Any, x: np.ndarray):
+    def logits(model, x):
         p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
         return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
 
@@ -80,11 +79,11 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         return evaluation(work, lambda: logits(model, x), _devices())
 
     @lru_cache(maxsize=1)
-    def rows(count: int):
+    def rows(count):
         numbers = np.arange(count * work.batch) % (work.batches * work.batch)
         return x[numbers], y[numbers]
 
-    def run(count: int):
+    def run(count):
         model.fit(*rows(count), batch_size=work.batch, shuffle=False, verbose="0")
 
     def after_one_step():
@@ -112,7 +111,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     layer.build((work.batch, work.length, work.features))
     layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
 
-    def to_ours(gradients: Sequence[Any]):
+    def to_ours(gradients):
         return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
 
     if keras.backend.backend() == "jax":

@@ -119,7 +119,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: Mesh, backend: str, dtype:
         result = compiled(*operands)
         return jax.block_until_ready(result) if mesh.size > 1 else result  # two calls with all-reduces can deadlock XLA's CPU runtime
 
-    def on_mesh(function: Callable):
+    def on_mesh(function):
         def on(*arguments):
             with sharding.on(mesh):
                 return function(*arguments)
@@ -160,7 +160,7 @@ def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer
     run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
     taken = 0
 
-    def run(count: int):
+    def run(count):
         nonlocal state, taken
         while count:
             start = taken % EPOCH

@@ -119,14 +119,14 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
 
-    def make(options: Options):
+    def make(options):
         given = {name.replace("recurrent/0", "lstm"): jnp.asarray(array) for name, array in arrays.weights.items()}
         rebuilt: Any = functional(Net(work, options)).rebuild(given)
         return rebuilt
 
     plain = Options(options.backend)
 
-    def start(dropout: bool):
+    def start(dropout):
         step, trained = LOOPS[kind](make(options if dropout else plain))
 
         def weights():
