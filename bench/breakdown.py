@@ -50,11 +50,12 @@ def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) 
     recurrent = (products["projection"] + products["recurrence"]) / gemm_gflops / 1e6
 
     def moved(numbers: float):
-        return float(FLOAT * numbers / copy_gbs / 1e6)
+        return FLOAT * numbers / copy_gbs / 1e6
 
     found = {"LSTM forward": recurrent, "LSTM backward": 2 * recurrent}
     if work.words:
-        touched = np.mean([len(np.unique(batch)) for batch in np.split(arrays.inputs, work.batches)]) * work.features
+        distinct = [len(np.unique(batch)) for batch in np.split(arrays.inputs, work.batches)]
+        touched = float(np.mean(distinct)) * work.features
         given = work.tokens * work.features
         found |= {
             "Adam: rows about to be read": moved(6 * touched),

@@ -83,9 +83,9 @@ def timed_rows(text: str, path: Path = PATH) -> list[Row]:
     return kept(rows_of(Path(text), STEP) if Path(text).is_file() else rows_of_commit(path, STEP, git=text))
 
 
-def changes(baseline: list[Row], candidate: list[Row], level: float = LEVEL, least: float = LEAST) -> list[Change]:
+def changes(baseline: Rows, candidate: Rows, level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes of the step times between two sets of results, each with a verdict."""
-    ours = [row for row in baseline + candidate if row["peer"] == OURS]
+    ours = [row for row in (*baseline, *candidate) if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)

@@ -52,7 +52,8 @@ from lstm_jax.sweep import stats
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
-KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "backend_ran", "slower")
+KEPT = "ms_per_step samples steps_per_block probe_gflops backend_ran slower"
+"""Fields of the rows of `bench.worker` that are kept, separated by blanks."""
 BUILD = """in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Constants of `--false-alarms`. `ALIKE` is the number of comparisons. In the first `SLOWED` comparisons, a slower process also runs.
@@ -132,7 +133,10 @@ def measure_rounds(
             raise InputError("process", f"ended with code {error.returncode}", remedy) from error
         # the name of the CPU is from this process: an old checkout may give another name to the same CPU
         about = {"cpu": cpu(), "seconds": options.seconds}
-        found = [{name: row[name] for name in KEPT if name in row} | about | {"role": role} for role, row in zip(names, rows, strict=True)]
+        found = [
+            {name: row[name] for name in KEPT.split() if name in row} | about | {"role": role}
+            for role, row in zip(names, rows, strict=True)
+        ]
         require_one_backend(item["workload"], found)
         return found
 

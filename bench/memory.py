@@ -27,7 +27,7 @@ from time import perf_counter
 import numpy as np
 
 from bench import RESULTS, add_flags, commit, data_file, make_parser, read_flags, timing, worker
-from bench.schema import RUN_MEMORY, STEP_MEMORY, Row, make_row, rows_of, rows_of_commit
+from bench.schema import RUN_MEMORY, STEP_MEMORY, Row, Rows, make_row, rows_of, rows_of_commit
 from bench.summary import names_of
 from bench.workloads import read_sizes
 from lstm_jax.errors import require
@@ -52,7 +52,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def report(rows: list[Row]) -> None:
+def report(rows: Rows) -> None:
     """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])

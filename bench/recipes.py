@@ -108,8 +108,9 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
     items = [{"task": recipes[place].task, "recipe": recipes[place].name, number: first + n} for n, place in runs]
 
     def train(item: Row):
-        arguments = by_name[item["task"], item["recipe"]].arguments()
-        return timing.run_module(arguments)[-1:] if study == EPOCH_TIME else timing.run_module([*arguments, "--seed", str(item["seed"])])
+        seed = [] if study == EPOCH_TIME else ["--seed", str(item["seed"])]
+        rows = timing.run_module(by_name[item["task"], item["recipe"]].arguments() + seed)
+        return rows[-1:] if study == EPOCH_TIME else rows
 
     def describe(rows: Rows):
         name = {SEEDS: "test_accuracy", EPOCH_TIME: "seconds"}.get(study, "train_loss")

@@ -40,7 +40,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a benchmark workload, such as a training step, in Flax Linen, and return functions that run it; see `base.Built`."""
     net, tree = Net(work, options.dropout), {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)} | jax_step.outer(arrays)
 
-    def forward(params, x, key):
+    def forward(params, x, key) -> Any:
         return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})
 
     return jax_step.build(work, arrays, tree, forward, _to_ours)

@@ -40,7 +40,8 @@ def build(
             of `bench.workloads.Arrays.weights`.
         note: what this library computes differently from this project, or "".
     """
-    devices = [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
+    first = jax.devices()[0]
+    devices = [f"{first.platform}:{first.device_kind}"]
     if work.kind == "recurrence":
         operands = jax.device_put((params, arrays.inputs, arrays.targets))
 

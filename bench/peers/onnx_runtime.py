@@ -29,7 +29,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     batches = np.split(arrays.inputs.astype(np.int64), range(work.batch, len(arrays.inputs), work.batch))
 
-    def call():
+    def call() -> list[Any]:
         return [session.run(None, {"ids": batch})[0] for batch in batches]
 
     def logits():

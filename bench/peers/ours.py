@@ -151,7 +151,8 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 
 def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer: Any, objective: Callable):
     """Return two functions: run(count) takes training steps with the same compiled program as `fit`, and state() returns their state."""
-    examples = Examples.of_rows((arrays.inputs, arrays.targets)) if work.words else window_examples(arrays.text, work.length, STEP)
+    text = arrays.text
+    examples = Examples.of_rows((arrays.inputs, arrays.targets)) if text is None else window_examples(text, work.length, STEP)
     numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
     weight = np.full(numbers.shape, 1 / work.batch, np.float32)
     order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))

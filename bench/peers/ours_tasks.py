@@ -28,7 +28,7 @@ import tyro
 
 from bench import add_flags, make_parser
 from bench.peers.task_data import articles
-from bench.sampling import MODES, method_of
+from bench.sampling import method_of
 from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
@@ -116,7 +116,7 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     rules, mesh = make_rules(), make_mesh()
     prompt = jax.numpy.asarray(np.random.default_rng(0).integers(0, CHARACTERS, (1, LENGTH)), jax.numpy.int32)
     common = {"peer": "ours", "version": environment(mesh)["git"]}
-    for mode in MODES:
+    for mode in ("carried", "window"):
         sampler = Sampler(rebuild, CHARACTERS, mode, LENGTH, mesh)
         for samples in sorted({1, *options.samples}):
             seconds = []
