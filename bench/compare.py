@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -41,7 +40,6 @@ from lstm_jax.sweep import stats
 
 LEVEL, LEAST = 0.02, 0.03
 TOO_FEW = "too few processes"
-Verdict = Literal["faster", "slower", "same", "too few processes"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Change:
     low: float
     high: float
     p: float
-    verdict: Verdict = "same"
+    verdict: str = "same"
     smallest: float = 0.0
 
     @property
@@ -125,7 +123,7 @@ def _times(rows: Rows) -> dict[tuple, list[float]]:
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes with their verdicts, by Holm's correction for the number of tests: slower, faster, too few processes or same."""
-    verdicts: dict[int, Verdict] = {}
+    verdicts: dict[int, str] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)
     for rank, n in enumerate(order):
         if found[n].p > level / (len(found) - rank):
@@ -133,7 +131,7 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
         change = found[n]
         verdicts[n] = "same" if abs(math.log(change.ratio)) < math.log1p(least) else "slower" if change.ratio > 1 else "faster"
     limit = level / max(1, len(found) - len(verdicts))  # limit for the first change that is not beyond noise
-    few: list[Verdict] = [TOO_FEW if change.smallest > limit else "same" for change in found]
+    few: list[str] = [TOO_FEW if change.smallest > limit else "same" for change in found]
     return [replace(change, verdict=verdicts.get(n, few[n])) for n, change in enumerate(found)]
 
 

@@ -35,7 +35,6 @@ from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
 LENGTHS = {"quick": (1, 100, 1000), "standard": (1, 100, 1000, 10_000), "full": (1, 100, 300, 1000, 3000, 10_000, 30_000)}
-REMATS = ("none", "sqrt")
 RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
 
 
@@ -80,7 +79,7 @@ def measure_run() -> Row:
 def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
+    parser.add_argument("--preset", choices=LENGTHS, default="standard")
     add_flags(parser, read_sizes, length="as in 1,100,1000; the preset's if not given")
     add_flags(parser, str, sizes="other sizes, as in B=4,H=8,E=8,V=30", backend="backend of our recurrence")
     add_flags(parser, bool, run="measure a training run")
@@ -104,7 +103,7 @@ def main() -> None:
         row = timing.run_module(["bench", "memory", "--here", item["workload"], item["remat"], *flags])[-1]
         return [row | {"backend": backend}]
 
-    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
+    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in ("none", "sqrt")]
     found = timing.measure_missing(
         options.results, STEP_MEMORY, items, measure, lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
     )

@@ -57,7 +57,7 @@ def report(rows: Rows, units: int, samples: Sequence[int]) -> None:
 def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(ROUNDS), default="standard")
+    parser.add_argument("--preset", choices=ROUNDS, default="standard")
     add_flags(parser, int, rounds="the preset's if not given", first_round="measure and report rounds from this number on")
     add_flags(parser, int, chars="characters of a text")
     add_flags(parser, read_sizes, units="sizes, as in 64,128 or 32..256", samples="texts at once; one is always measured")

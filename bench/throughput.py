@@ -246,7 +246,7 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
 def main() -> None:
     """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
     parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
     add_size_flags(parser)

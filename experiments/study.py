@@ -143,8 +143,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of a study, and return the exit code."""
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = make_parser(about)
-    parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
-    parser.add_argument("--where", choices=list(sweep.EXECUTORS), help="executor (default: here for the preset toy, else processes)")
+    parser.add_argument("--preset", choices=study.presets, default="full", help="set of runs (default: full)")
+    parser.add_argument("--where", choices=sweep.EXECUTORS, help="executor (default: here for the preset toy, else processes)")
     add_flags(parser, int, workers="processes at a time; 0 for one a core (default: 1)")
     add_flags(parser, bool, report="run nothing; draw and print the verdict of the rows that exist")
     add_flags(parser, Path, out="folder of rows and figure (default: that of the project; for toy a temporary one)")

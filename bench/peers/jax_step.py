@@ -5,7 +5,7 @@ donates its state. All steps run on JAX's default device.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -101,7 +101,7 @@ def outer(arrays: Arrays) -> dict[str, Weights]:
     return found
 
 
-def flat(tree: Mapping[str, Mapping[str, Any]]) -> Weights:
+def flat(tree: Any) -> Weights:
     """Return the arrays of nested dicts under names such as "head/kernel". The inner dicts of "rnn" are left out."""
     return {f"{module}/{part}": np.asarray(array) for module, parts in tree.items() if module != "rnn" for part, array in parts.items()}
 

@@ -60,7 +60,7 @@ def test_exit_code_after_failed_runs(tmp_path: Path) -> None:
 
     configs = [replace(memory.STUDY.presets["toy"][0], seed=seed) for seed in (0, 1)]
     broken = study.Study(
-        "broken", run, {"toy": configs, "full": []}, lambda rows, figure: None, (2, 2), lambda rows: f"{len(rows)} rows", data=False
+        "broken", run, {"toy": configs, "full": []}, lambda rows, figure: None, (2.0, 2.0), lambda rows: f"{len(rows)} rows", data=False
     )
     assert study.main(broken, ["--preset", "toy", "--out", str(tmp_path)]) == 1
 
