@@ -58,7 +58,7 @@ class Curve:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
-    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.FIELDS`)."""
+    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.MEANINGS`)."""
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 

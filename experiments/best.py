@@ -138,7 +138,7 @@ def run(config: Config) -> Metrics:
 
     task, epochs, start = config.task, [], perf_counter()
 
-    def keep(record: Any):
+    def keep(record):
         epochs.append({name: np.array(array) for name, array in record.params.items()})
 
     callbacks = [keep] if config.averaged else []
@@ -146,7 +146,7 @@ def run(config: Config) -> Metrics:
     params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
     logits = sentiment.logits_of(functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild, make_mesh(task.train.devices))
 
-    def score(rows: Any):
+    def score(rows):
         metrics = binary_metrics(logits(params, rows), rows.targets)
         return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 

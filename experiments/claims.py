@@ -90,7 +90,7 @@ def configs(claim: Claim, new: bool) -> list[Any]:
 def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
     """Return the effect of a claim for each seed, in the order of the seeds. A seed is left out if one of its runs has no result."""
 
-    def by_seed(setting: Setting):
+    def by_seed(setting):
         values = {
             row[_seed_field(row)]: row[claim.metric] if isinstance(claim.metric, str) else claim.metric(row)
             for row in rows

@@ -69,6 +69,11 @@ def finished(rows: Iterable[Row]) -> list[Metrics]:
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
+def rows_with(rows: Iterable[Row], field: str, value: Any) -> list[Row]:
+    """Return the rows in which a field has a value."""
+    return [row for row in rows if row[field] == value]
+
+
 def groups(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
     """Return a dict from the values of some config fields to the rows with these values."""
     found: dict[tuple, list[Row]] = defaultdict(list)
@@ -180,7 +185,7 @@ def beside(old: Path, new: Path, out: Path) -> int:
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(f"figure {path}", error, "name a .png that a study drew") from error
 
-    def fill(figure: Any):
+    def fill(figure):
         for axes, path, picture in zip(figure.subplots(1, 2), (old, new), pictures, strict=True):
             axes.imshow(picture)
             axes.set_axis_off()
