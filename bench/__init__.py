@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 
 RESULTS = Path(__file__).parent / "results"
 """Folder of the result files. Each benchmark command that measures something has its own result file."""
@@ -60,22 +60,22 @@ def add_flags(parser: argparse._ActionsContainer, kind: Callable[[str], Any], **
         parser.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
 
 
-LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (("rounds", "turns", "seeds", "epochs", "chars"), lambda value: value >= 1, "give 1 or more"),
-    (("seconds",), lambda value: value > 0, "give more than 0"),
-    (("level",), lambda value: 0 < value < 1, "give a number between 0 and 1, such as 0.05"),
-    (("least",), lambda value: 0 <= value < float("inf"), "give 0 or more, such as 0.03"),
-)
-"""Names of flags, condition of their values, and remedy of an error."""
+LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "rounds turns seeds epochs chars": (lambda value: value >= 1, "give 1 or more"),
+    "seconds": (lambda value: value > 0, "give more than 0"),
+    "level": (lambda value: 0 < value < 1, "give a number between 0 and 1, such as 0.05"),
+    "least": (lambda value: 0 <= value < float("inf"), "give 0 or more, such as 0.03"),
+}
+"""Dict from names of flags, separated by blanks, to a condition of their values and the remedy of an error."""
 
 
 def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line of a benchmark command, check the flags that several commands share, and return the values of all flags."""
     options = parser.parse_args()
-    if getattr(options, "commit", None) and not options.report:  # measured rows would be stored as rows of a commit that did not run
-        raise InputError("commit", options.commit, "give --report too: only the checked-out commit can be measured")
-    for names, valid, remedy in LIMITS:
-        for name in names:
+    if commit := getattr(options, "commit", None):  # measured rows would be stored as rows of a commit that did not run
+        require(options.report, "commit", commit, "give --report too: only the checked-out commit can be measured")
+    for names, (valid, remedy) in LIMITS.items():
+        for name in names.split():
             value = getattr(options, name, None)
             require(value is None or valid(value), name, value, remedy)
     return options

@@ -30,7 +30,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from queue import Queue
@@ -72,11 +72,15 @@ class Preset:
 
     axes: dict[str, Axes]
     seeds: int
-    epochs: dict[str, int] = field(default_factory=lambda: {"sentiment": 3, "generation": 2})
+    epochs: dict[str, int]
 
 
 PRESETS = {
-    "quick": Preset({"sentiment": {"T": (80,), "H": (32, 128)}, "generation": {"T": (40,), "S": (10,), "H": (32, 128)}}, 1),
+    "quick": Preset(
+        {"sentiment": {"T": (80,), "H": (32, 128)}, "generation": {"T": (40,), "S": (10,), "H": (32, 128)}},
+        1,
+        {"sentiment": 3, "generation": 2},
+    ),
     "standard": Preset(
         {
             "sentiment": {"T": (20, 40, 80, 160), "H": (16, 32, 64, 128)},
@@ -91,9 +95,9 @@ PRESETS = {
 
 def runs_of(axes: dict[str, Axes], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Row]:
     """Yield a training run for every combination of a task with its sizes, a library and a seed, as the fields of its result rows."""
-    for task, sizes_of in axes.items():
-        for values, peer, seed in product(product(*sizes_of.values()), peers, range(seeds)):
-            sizes = dict(zip(sizes_of, values, strict=True))
+    for task, own in axes.items():
+        for values, peer, seed in product(product(*own.values()), peers, range(seeds)):
+            sizes = dict(zip(own, values, strict=True))
             if (peer, task) in TRAINED and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
                 yield {"task": task, "peer": peer, "seed": seed, "epochs": epochs[task]} | sizes
 
@@ -111,7 +115,7 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
 
-    def measure(run: Row) -> list[Row]:
+    def measure(run: Row):
         first = free.get()
         try:
             rows = timing.run_module(arguments(run), cores, first=first)
@@ -125,7 +129,6 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
         GRID,
         items,
         measure,
-        "runs",
         lambda rows: ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows),
         workers=free.qsize(),
     )
@@ -158,7 +161,7 @@ def summarize(rows: Rows) -> list[Row]:
         line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in epochs]))}
         lines.append(line | {"seconds_to_target": float(np.median(reached))})
 
-    def better_and_faster(line: Row, other: Row) -> bool:
+    def better_and_faster(line: Row, other: Row):
         sign = 1 if line["task"] == "sentiment" else -1
         alike = (line["task"], line["epochs"]) == (other["task"], other["epochs"])
         return alike and sign * other["score"] >= sign * line["score"] and other["speed"] > line["speed"]
@@ -195,11 +198,11 @@ def main() -> None:
     """Execute the training runs that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--study", choices=[GRID, *recipes.RECIPES], default=GRID)
-    parser.add_argument("--task", nargs="+", choices=list(EXAMPLE_SIZES), default=list(EXAMPLE_SIZES))
+    parser.add_argument("--task", nargs="+", choices=EXAMPLE_SIZES, default=list(EXAMPLE_SIZES))
     add_flags(parser, int, seeds="number of seeds, or of rounds of epoch_time")
     grid = parser.add_argument_group("grid")
-    grid.add_argument("--preset", choices=list(PRESETS), default="quick")
-    grid.add_argument("--peer", nargs="+", choices=list(TASKS), default=["ours"])
+    grid.add_argument("--preset", choices=PRESETS, default="quick")
+    grid.add_argument("--peer", nargs="+", choices=TASKS, default=["ours"])
     add_size_flags(grid, ("length", "step", "units"))
     add_flags(grid, int, epochs="epochs of a run; the preset's if not given")
     add_flags(grid, int, cores="cores of a run; the other cores have runs of their own")

@@ -20,9 +20,9 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -49,17 +49,20 @@ def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) 
     products = forward_flops(work)
     recurrent = (products["projection"] + products["recurrence"]) / gemm_gflops / 1e6
 
-    def moved(numbers: float) -> float:
+    def moved(numbers: float):
         return FLOAT * numbers / copy_gbs / 1e6
 
     found = {"LSTM forward": recurrent, "LSTM backward": 2 * recurrent}
     if work.words:
-        batches = np.split(arrays.inputs, work.batches)
-        rows = float(np.mean([len(np.unique(batch)) for batch in batches])) * work.features
-        given = work.batch * work.length * work.features
-        masks = 4 * work.batch * (work.features + work.units)
-        found |= {"Adam: rows about to be read": moved(6 * rows), "Adam: rows with a gradient": moved(6 * rows + given)}
-        found |= {"dropout masks": moved(masks), "XLA": moved(2 * given)}
+        distinct = [len(np.unique(batch)) for batch in np.split(arrays.inputs, work.batches)]
+        touched = float(np.mean(distinct)) * work.features
+        given = work.tokens * work.features
+        found |= {
+            "Adam: rows about to be read": moved(6 * touched),
+            "Adam: rows with a gradient": moved(6 * touched + given),
+            "dropout masks": moved(4 * work.batch * (work.features + work.units)),
+            "XLA": moved(2 * given),
+        }
     return found
 
 
@@ -98,9 +101,9 @@ def measure(name: str) -> Row:
         built.run(3 * STEPS)
         times = []
         for _ in range(ROUNDS):
-            began = time.perf_counter()
+            began = perf_counter()
             built.run(STEPS)
-            times.append((time.perf_counter() - began) / STEPS * 1e3)
+            times.append((perf_counter() - began) / STEPS * 1e3)
         by_target = targets(dump)
         parts: defaultdict[str, float] = defaultdict(float)
         for operation, ms in traced(built.run, trace).items():
@@ -131,14 +134,14 @@ def main() -> None:
         print(json.dumps(measure(names[0])))
         return
 
-    def measured(item: Row) -> list[Row]:
+    def measured(item: Row):
         row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
         peaks, work = timing.peaks(), workload(item["workload"])
         speeds = {name: peaks[f"{name}_{timing.CORES}"] for name in ("gemm_gflops", "copy_gbs")}
         return [row | {"floors_ms": floors(work, make_arrays(work), **speeds)} | speeds]
 
     items = [{"workload": name} for name in names]
-    timing.measure_missing(path, BREAKDOWN, items, measured, "workloads", lambda rows: "measured", not options.report, lambda row: False)
+    timing.measure_missing(path, BREAKDOWN, items, measured, lambda rows: "measured", not options.report, lambda row: False)
     newest = {row["workload"]: row for row in (rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN))}
     for name in names:
         require(name in newest, "workload", name, f"measure it first: {path} has rows of {', '.join(newest) or 'none'}")

@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -41,7 +40,6 @@ from lstm_jax.sweep import stats
 
 LEVEL, LEAST = 0.02, 0.03
 TOO_FEW = "too few processes"
-Verdict = Literal["faster", "slower", "same", "too few processes"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Change:
     low: float
     high: float
     p: float
-    verdict: Verdict = "same"
+    verdict: str = "same"
     smallest: float = 0.0
 
     @property
@@ -83,9 +81,9 @@ def timed_rows(text: str, path: Path = PATH) -> list[Row]:
     return kept(rows_of(Path(text), STEP) if Path(text).is_file() else rows_of_commit(path, STEP, git=text))
 
 
-def changes(baseline: list[Row], candidate: list[Row], level: float = LEVEL, least: float = LEAST) -> list[Change]:
+def changes(baseline: Rows, candidate: Rows, level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes of the step times between two sets of results, each with a verdict."""
-    ours = [row for row in baseline + candidate if row["peer"] == OURS]
+    ours = [row for row in (*baseline, *candidate) if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)
@@ -125,7 +123,7 @@ def _times(rows: Rows) -> dict[tuple, list[float]]:
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes with their verdicts, by Holm's correction for the number of tests: slower, faster, too few processes or same."""
-    verdicts: dict[int, Verdict] = {}
+    verdicts: dict[int, str] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)
     for rank, n in enumerate(order):
         if found[n].p > level / (len(found) - rank):
@@ -133,7 +131,7 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
         change = found[n]
         verdicts[n] = "same" if abs(math.log(change.ratio)) < math.log1p(least) else "slower" if change.ratio > 1 else "faster"
     limit = level / max(1, len(found) - len(verdicts))  # limit for the first change that is not beyond noise
-    few: list[Verdict] = [TOO_FEW if change.smallest > limit else "same" for change in found]
+    few: list[str] = [TOO_FEW if change.smallest > limit else "same" for change in found]
     return [replace(change, verdict=verdicts.get(n, few[n])) for n, change in enumerate(found)]
 
 
@@ -154,11 +152,11 @@ def main() -> int:
     found = changes(timed_rows(options.baseline), timed_rows(options.candidate), options.level, options.least)
     for change in found:
         print(change)
-    ours = [change for change in found if change.peer.split(":")[0] == OURS]
-    slower = [change.workload for change in ours if change.verdict == "slower"]
+    ours = [(change.verdict, change.workload) for change in found if change.peer.split(":")[0] == OURS]
+    slower = [work for verdict, work in ours if verdict == "slower"]
     line = f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else "")
     if few := sum(change.verdict == TOO_FEW for change in found):
         needed = fewest(lambda number: smallest_p(number, number), options.level / len(found))
         line += f"; too few processes in {few}, where no change can be found: give {needed}" + " a side" * needed.endswith("more")
     print(line)
-    return 1 if slower else 2 if any(change.verdict == TOO_FEW for change in ours) else 0
+    return 1 if slower else 2 if TOO_FEW in {verdict for verdict, _ in ours} else 0

@@ -52,7 +52,8 @@ from lstm_jax.sweep import stats
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
-KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "backend_ran", "slower")
+KEPT = "ms_per_step samples steps_per_block probe_gflops backend_ran slower"
+"""Fields of the rows of `bench.worker` that are kept, separated by blanks."""
 BUILD = """in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Constants of `--false-alarms`. `ALIKE` is the number of comparisons. In the first `SLOWED` comparisons, a slower process also runs.
@@ -115,14 +116,14 @@ def measure_rounds(
     """
     mine = [{name: value for name, value in item.items() if name != "round"} for item in items]
 
-    def setting(row: Row) -> tuple[Any, ...]:
+    def setting(row: Row):
         return row["cpu"], row["cores"], len(row["samples"]), row.get("seconds", options.seconds)  # old rows have no seconds
 
     rows = rows_of(options.results, measurement) if options.report else []
     settings = [setting(row) for row in rows if any(item.items() <= row.items() for item in mine)]
     wanted = max(reversed(settings), key=settings.count, default=(cpu(), timing.CORES, options.turns, options.seconds))
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         names, flags = roles(item), [item["workload"], "--checked", "0", "--seconds", str(options.seconds)]
         commands = [["bench.worker", candidate, *flags] for candidate in names.values()]
         try:
@@ -132,17 +133,20 @@ def measure_rounds(
             raise InputError("process", f"ended with code {error.returncode}", remedy) from error
         # the name of the CPU is from this process: an old checkout may give another name to the same CPU
         about = {"cpu": cpu(), "seconds": options.seconds}
-        found = [{name: row[name] for name in KEPT if name in row} | about | {"role": role} for role, row in zip(names, rows, strict=True)]
+        found = [
+            {name: row[name] for name in KEPT.split() if name in row} | about | {"role": role}
+            for role, row in zip(names, rows, strict=True)
+        ]
         require_one_backend(item["workload"], found)
         return found
 
-    def describe(rows: Rows) -> str:
+    def describe(rows: Rows):
         return ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:]) + " times the baseline's time"
 
     with tempfile.TemporaryDirectory() as folder:
         cache = timing.compilation_cache(folder)
         return timing.measure_missing(
-            options.results, measurement, items, measure, "rounds", describe, not options.report, lambda row: setting(row) == wanted
+            options.results, measurement, items, measure, describe, not options.report, lambda row: setting(row) == wanted
         )
 
 
@@ -177,7 +181,7 @@ def version(folder: Path) -> str:
     """Return the Git commit of a checkout, followed by "+" and a hash of the uncommitted changes of its code if there are any."""
     worker = Path("bench", "worker.py")
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str):
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False).stdout
 
     found, sha = (folder / worker).is_file(), git("rev-parse", "--short=12", "HEAD").strip()

@@ -11,14 +11,14 @@ fastest library among XLA, NumPy and, if it is installed, PyTorch, because none 
 
 import contextlib
 import json
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
-from bench import make_parser
+from bench import add_flags, make_parser
 
 SIZE = 2048
 COPIED = 64 * 2**20
@@ -50,9 +50,9 @@ def _best(work: Callable[[], object]) -> float:
     """Call a function once to warm up, then time `TRIES` more calls, and return the shortest of these times in seconds."""
     seconds = []
     for _ in range(TRIES + 1):
-        began = time.perf_counter()
+        began = perf_counter()
         work()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(perf_counter() - began)
     return min(seconds[1:])
 
 
@@ -108,9 +108,9 @@ def probe() -> float:
     a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))
     out, seconds = np.empty_like(a), []
     for _ in range(PROBE_TIMES + PROBE_TIMES // 2):
-        began = time.perf_counter()
+        began = perf_counter()
         np.matmul(a, b, out=out)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(perf_counter() - began)
     return 2 * PROBE_SIZE**3 / float(np.median(seconds[PROBE_TIMES // 2 :])) / 1e9
 
 
@@ -125,19 +125,16 @@ def main() -> None:
     """Measure the speeds that the command line selects (of matrix products, and of a memory copy), and print them as a JSON line."""
     parser = make_parser(__doc__)
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--threads", type=int, help="measure the peaks of so many threads")
-    group.add_argument("--bfloat16", action="store_true", help="measure the peak of a product in bfloat16")
-    group.add_argument("--gpu", action="store_true", help="measure the peaks of JAX's first device")
-    group.add_argument("--probe", action="store_true", help="measure the speed of small products")
+    add_flags(group, int, threads="measure the peaks of so many threads")
+    add_flags(group, bool, bfloat16="measure the peak of a product in bfloat16", gpu="measure the peaks of JAX's first device")
+    add_flags(group, bool, probe="measure the speed of small products")
     options = parser.parse_args()
-    if options.gpu:
-        row = gpu_peaks()
+    if options.threads:
+        row = {"gemm_gflops": max(gemm_gflops().values()), "copy_gbs": copy_gbs(options.threads)}
     elif options.bfloat16:
         row = {f"gemm_gflops_bfloat16_{name}": speed for name, speed in gemm_gflops("bfloat16").items()}
-    elif options.probe:
-        row = {"probe_gflops": probe()}
     else:
-        row = {"gemm_gflops": max(gemm_gflops().values()), "copy_gbs": copy_gbs(options.threads)}
+        row = gpu_peaks() if options.gpu else {"probe_gflops": probe()}
     print(json.dumps(row))
 
 

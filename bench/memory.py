@@ -21,13 +21,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 
 from bench import RESULTS, add_flags, commit, data_file, make_parser, read_flags, timing, worker
-from bench.schema import RUN_MEMORY, STEP_MEMORY, Row, make_row, rows_of, rows_of_commit
+from bench.schema import RUN_MEMORY, STEP_MEMORY, Row, Rows, make_row, rows_of, rows_of_commit
 from bench.summary import names_of
 from bench.workloads import read_sizes
 from lstm_jax.errors import require
@@ -35,7 +35,6 @@ from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
 LENGTHS = {"quick": (1, 100, 1000), "standard": (1, 100, 1000, 10_000), "full": (1, 100, 300, 1000, 3000, 10_000, 30_000)}
-REMATS = ("none", "sqrt")
 RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
 
 
@@ -52,7 +51,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def report(rows: list[Row]) -> None:
+def report(rows: Rows) -> None:
     """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
@@ -71,16 +70,16 @@ def measure_run() -> Row:
     flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lstm_jax.cli", "train", "generation", "--data", corpus, "--run", f"{folder}/run", *flags]
-        began = time.perf_counter()
+        began = perf_counter()
         subprocess.run(command, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return make_row(RUN_MEMORY, peer="ours", flags=RUN_FLAGS, peak_mib=peak, seconds=time.perf_counter() - began)
+    return make_row(RUN_MEMORY, peer="ours", flags=RUN_FLAGS, peak_mib=peak, seconds=perf_counter() - began)
 
 
 def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
+    parser.add_argument("--preset", choices=LENGTHS, default="standard")
     add_flags(parser, read_sizes, length="as in 1,100,1000; the preset's if not given")
     add_flags(parser, str, sizes="other sizes, as in B=4,H=8,E=8,V=30", backend="backend of our recurrence")
     add_flags(parser, bool, run="measure a training run")
@@ -99,14 +98,14 @@ def main() -> None:
     sha, backend = options.commit or commit(), options.backend
     names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in options.length or LENGTHS[options.preset]]
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         flags = ["--backend", backend] if backend else []
         row = timing.run_module(["bench", "memory", "--here", item["workload"], item["remat"], *flags])[-1]
         return [row | {"backend": backend}]
 
-    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
+    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in ("none", "sqrt")]
     found = timing.measure_missing(
-        options.results, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
+        options.results, STEP_MEMORY, items, measure, lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB", not options.report
     )
     rows = rows_of_commit(options.results, STEP_MEMORY, git=sha)
     remedy = f"measure them first, or report some of {names_of(row['workload'] for row in rows)}"

@@ -107,15 +107,16 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
     runs = sorted((n, place) for place, recipe in enumerate(recipes) for n in range(count or recipe.repeats))
     items = [{"task": recipes[place].task, "recipe": recipes[place].name, number: first + n} for n, place in runs]
 
-    def train(item: Row) -> list[Row]:
-        arguments = by_name[item["task"], item["recipe"]].arguments()
-        return timing.run_module(arguments)[-1:] if study == EPOCH_TIME else timing.run_module([*arguments, "--seed", str(item["seed"])])
+    def train(item: Row):
+        seed = [] if study == EPOCH_TIME else ["--seed", str(item["seed"])]
+        rows = timing.run_module(by_name[item["task"], item["recipe"]].arguments() + seed)
+        return rows[-1:] if study == EPOCH_TIME else rows
 
-    def describe(rows: Rows) -> str:
+    def describe(rows: Rows):
         name = {SEEDS: "test_accuracy", EPOCH_TIME: "seconds"}.get(study, "train_loss")
         return f"{name} " + ", ".join(f"{row[name]:.4f}" for row in rows if name in row)
 
-    for line in REPORTS[study](timing.measure_missing(path, study, items, train, "runs", describe, measure)):
+    for line in REPORTS[study](timing.measure_missing(path, study, items, train, describe, measure)):
         print(line)
 
 

@@ -16,12 +16,13 @@ reads the last 40 characters for each new character, as Keras does.
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 from bench import RESULTS, add_flags, make_parser, read_flags, timing
 from bench.peers import TASKS
-from bench.schema import SAMPLING, Row, Rows, rows_of
+from bench.schema import SAMPLING, Row, Rows
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
@@ -56,46 +57,36 @@ def report(rows: Rows, units: int, samples: Sequence[int]) -> None:
 def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(ROUNDS), default="standard")
+    parser.add_argument("--preset", choices=ROUNDS, default="standard")
     add_flags(parser, int, rounds="the preset's if not given", first_round="measure and report rounds from this number on")
     add_flags(parser, int, chars="characters of a text")
     add_flags(parser, read_sizes, units="sizes, as in 64,128 or 32..256", samples="texts at once; one is always measured")
     parser.set_defaults(first_round=0, chars=CHARS, units=(128,), samples=(1, 64))
     options = read_flags(parser)
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
-    known: dict[tuple, set[str]] = defaultdict(set)
-    for row in rows_of(options.results, SAMPLING):
-        known[_process(row)].add(row["method"])
-    methods = {"keras_jax": {LOOP}, "ours": {method_of(mode, count) for mode in MODES for count in (1, *options.samples)}}
-    keys = product(options.units, rounds, TASKS)
-    items: list[Row] = [{"units": units, "round": number, "peer": peer, "chars": options.chars} for units, number, peer in keys]
+    methods = {LOOP: "keras_jax"} | {method_of(mode, count): "ours" for mode in MODES for count in sorted({1, *options.samples})}
+    items = [
+        {"units": units, "round": number, "peer": peer, "chars": options.chars, "method": method}
+        for units, number, (method, peer) in product(options.units, rounds, methods.items())
+    ]
 
-    def draw(peer: str, units: int, chars: int) -> list[Row]:
+    @cache
+    def drawn(peer: str, units: int, number: int, chars: int):
+        """Run the process of a round once for all its methods."""
         weights = Path(folder) / f"{units}.weights.h5"
         if peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
-            draw("keras_jax", units, 1)
+            drawn("keras_jax", units, number, 1)
         flags = ["--weights", str(weights), "--units", str(units), "--chars", str(chars)]
         flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
         return timing.run_module([TASKS[peer], "sampling", *flags])
 
-    def measure(item: Row) -> list[Row]:
-        return [row for row in draw(item["peer"], item["units"], options.chars) if row["method"] not in known[_process(item)]]
+    def measure(item: Row):
+        rows = drawn(item["peer"], item["units"], item["round"], options.chars)
+        return [row for row in rows if row["method"] == item["method"]]
 
     with tempfile.TemporaryDirectory() as folder:
-        timing.measure_missing(
-            options.results,
-            SAMPLING,
-            items,
-            measure,
-            "processes",
-            lambda rows: ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows),
-            not options.report,
-            lambda row: known[_process(row)] >= methods[row["peer"]],
+        rows = timing.measure_missing(
+            options.results, SAMPLING, items, measure, lambda rows: f"{rows[0]['seconds']:.3f} s", not options.report
         )
-    rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
     for units in options.units:
         report([row for row in rows if row["units"] == units], units, options.samples)
-
-
-def _process(row: Row) -> tuple:
-    return row["units"], row["round"], row["peer"], row["chars"]

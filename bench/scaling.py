@@ -16,6 +16,7 @@ file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
 import argparse
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Curve:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
-    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.FIELDS`)."""
+    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.MEANINGS`)."""
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
@@ -74,19 +75,20 @@ def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]
     for letter in middle:
         for count in devices:
             others = {"devices": count} | {name: size for name, size in middle.items() if name != letter}
-            found = [line for line in rows if others.items() <= line.items()]
-            sizes = sorted({line[letter] for line in found})
-            at = [[line for line in found if line[letter] == size] for size in sizes]
-            ms, mib = ([float(np.median([line[name] for line in lines])) for lines in at] for name in ("ms_per_step", "peak_mib"))
-            if len(sizes) > 1:
-                yield Curve(letter, count, sizes, ms, mib)
+            at: dict[int, list[Row]] = defaultdict(list)
+            for row in sorted(rows, key=lambda row: row[letter]):
+                if others.items() <= row.items():
+                    at[row[letter]].append(row)
+            ms, mib = ([float(np.median([row[name] for row in group])) for group in at.values()] for name in ("ms_per_step", "peak_mib"))
+            if len(at) > 1:
+                yield Curve(letter, count, list(at), ms, mib)
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p."""
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
-    def miss(power: float) -> float:
+    def miss(power: float):
         terms = np.stack([1 / y, (n / n.max()) ** power / y], 1)
         best = np.linalg.lstsq(terms, np.ones_like(y), rcond=None)[0]
         return float(((terms @ best - 1) ** 2).sum())
@@ -113,7 +115,7 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
 
     letters = list(dict.fromkeys(curve.letter for curve in found))
 
-    def fill(figure: Any) -> None:
+    def fill(figure: Any):
         figure.suptitle(title, x=0.01, ha="left")
         panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
         for column, letter in enumerate(letters):
@@ -160,7 +162,7 @@ def main() -> None:
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha, path = options.commit or commit(), options.results
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         point = json.dumps({letter: item[letter] for letter in MIDDLE})
         here = ["--here", point, "--devices", str(item["devices"]), "--seconds", str(options.seconds)]
         return timing.run_module(["bench", "scaling", *here])[-1:]
@@ -175,7 +177,7 @@ def main() -> None:
             for devices in options.devices
         ]
         timing.measure_missing(
-            path, SCALING, items, measure, "points", lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+            path, SCALING, items, measure, lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
         )
     rows = rows_of_commit(path, SCALING, git=sha)
     require_one_machine(rows)

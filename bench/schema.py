@@ -252,11 +252,6 @@ def check(row: Any, place: str) -> Row:
     require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")
     measurement = row.get("measurement", "missing")
     require(measurement in MEASUREMENTS, f"{place}: measurement", measurement, f"give one of {', '.join(MEASUREMENTS)}")
-    scored = measurement != GRID or (row.get("task"), True) in (
-        ("sentiment", "test_accuracy" in row),
-        ("generation", "validation_bits" in row),
-    )
-    require(scored, f"{place}: task", row.get("task"), "give sentiment with test_accuracy, or generation with validation_bits")
     for name in MEASUREMENTS[measurement].required.split():
         require(name in row, f"{place}: {name}", "missing", f"a row of {measurement} has it ({described(name)[1]})")
     for name in row.keys() & TYPES.keys():

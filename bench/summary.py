@@ -36,9 +36,9 @@ def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
     return f" ({label}{low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""
 
 
-def speedup_text(interval: Interval, digits: int = 2, label: str = "") -> str:
-    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", or "1.61x" if its interval is unknown. See `ends_text`."""
-    return f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
+def speedup_text(interval: Interval | None, digits: int = 2, label: str = "") -> str:
+    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", "1.61x" if its interval is unknown, or "" for None. See `ends_text`."""
+    return "" if interval is None else f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
 
 
 PLAIN = Candidate(OURS, OURS)
@@ -105,7 +105,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     for row in kept(rows):
         by_key[row_key(row)].append(row)
 
-    def times(candidate: Candidate, work: Workload) -> list[float]:
+    def times(candidate: Candidate, work: Workload):
         return [row["ms_per_step"] for row in by_key.get(candidate.key(work), ()) if row["measurement"] == STEP]
 
     lines = []
@@ -128,20 +128,20 @@ def peaks(rows: Rows) -> tuple[float, float]:
     """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s)."""
     measured = select(rows, PEAK)
 
-    def best(name: str) -> float:
-        on_gpu = any(f"{name}_gpu" in row for row in measured)
-        values = [row.get(f"{name}_{'gpu' if on_gpu else row['cores']}") for row in measured]
-        return max((value for value in values if value is not None), default=float("nan"))
+    def best(name: str):
+        on_gpu = [row[f"{name}_gpu"] for row in measured if f"{name}_gpu" in row]
+        on_cores = [value for row in measured if (value := row.get(f"{name}_{row['cores']}"))]
+        return max(on_gpu or on_cores, default=math.nan)
 
     return best("gemm_gflops"), best("copy_gbs")
 
 
 def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") -> dict[str, list[float]]:
     """Return a dict from the name of each candidate (a library with its options) to the list of our speedups over it at different sizes."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = defaultdict(list)
     for line in lines:
         if line.speedup and (line.work.base, line.work.cell) == (name, cell):
-            found.setdefault(line.candidate, []).append(line.speedup[0])
+            found[line.candidate].append(line.speedup[0])
     return {name: speedups for name, speedups in found.items() if len(speedups) > 1}
 
 

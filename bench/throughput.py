@@ -28,6 +28,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
     distances, references = {row_key(row): row["distance"] for row in rows}, {}  # by candidate and workload; by workload
     fastest: float | None = None
 
-    def check_flags(name: str, key: tuple) -> list[str]:
+    def check_flags(name: str, key: tuple):
         if key in distances:
             return ["--checked", str(distances[key])]
         if name not in references:
@@ -83,7 +84,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
             timing.run_module(["bench.worker", OURS, name, "--write-reference", references[name]])
         return ["--reference", references[name]]
 
-    def attempt(item: Row) -> Row:
+    def attempt(item: Row):
         nonlocal fastest
         if fastest is None:
             append_rows(path, make_row(PEAK, git=git, cores=timing.CORES, load=timing.load(), **timing.peaks()))
@@ -98,10 +99,10 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
                 known | {"measurement": FAILED, "error": f"ended with code {error.returncode}"} | (json.loads(lines[-1]) if lines else {})
             )
         distances[row_key(known)] = row["distance"]
-        fastest = max(fastest, *row["probe_gflops"])
+        fastest = max([fastest, *row["probe_gflops"]])
         return row | {"noisy": noise(row, fastest)}
 
-    def measure(item: Row) -> list[Row]:
+    def measure(item: Row):
         rows = []
         for _ in range(tries[_process(item)], most):
             rows.append(attempt(item))
@@ -109,15 +110,15 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
                 break
         return rows
 
-    def describe(rows: Rows) -> str:
+    def describe(rows: Rows):
         result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
         return result + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
 
-    def done(row: Row) -> bool:
+    def done(row: Row):
         return not row["noisy"] or tries[_process(row)] >= most
 
     with tempfile.TemporaryDirectory() as folder:
-        timing.measure_missing(path, STEP, items, measure, "rows", describe, counts=done)
+        timing.measure_missing(path, STEP, items, measure, describe, counts=done)
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
@@ -142,14 +143,20 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         if line.error:
             table.append((name, line.candidate, f"failed: {line.error}"))
             continue
-        speedup = "" if line.speedup is None else speedup_text(line.speedup)
-        tokens, product = f"{line.median('tokens_per_second'):,.0f}", f"{100 * line.median('gflops') / gemm:.0f}"
-        copied, compiling = f"{100 * line.gbs / copy:.0f}", "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
-        memory = f"{line.median('peak_memory_mib'):.0f}"
-        table.append((name, line.candidate, f"{line.ms:.3f}", speedup, tokens, product, copied, compiling, memory, f"{len(line.rows)}"))
+        cells = (
+            f"{line.ms:.3f}",
+            speedup_text(line.speedup),
+            f"{line.median('tokens_per_second'):,.0f}",
+            f"{100 * line.median('gflops') / gemm:.0f}",
+            f"{100 * line.gbs / copy:.0f}",
+            "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}",
+            f"{line.median('peak_memory_mib'):.0f}",
+            f"{len(line.rows)}",
+        )
+        table.append((name, line.candidate, *cells))
     print_table(heads, table)
-    for name, note in {line.candidate: line.rows[-1]["note"] for line in lines if line.rows and line.rows[-1]["note"]}.items():
-        print(f"{name}: {note}")
+    for text in dict.fromkeys(f"{line.candidate}: {line.rows[-1]['note']}" for line in lines if line.rows and line.rows[-1]["note"]):
+        print(text)
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
     for cell in dict.fromkeys(line.work.cell for line in lines):
         for work in TITLES:
@@ -188,35 +195,34 @@ cores, "quick" took 4 minutes, and a round of "standard", of which there are thr
 
 def sweep_first_step(items: Rows, path: Path) -> None:
     """Time the first step of each item with an empty compilation cache (cold), then with the filled cache (warm)."""
-    rows = rows_of(path, FIRST_STEP, git=items[0]["git"], series=items[0]["series"] or "")
-    good = {(*_process(row), row["cache"]) for row in rows if "error" not in row}
 
-    def complete(row: Row) -> bool:
-        return all((*_process(row), cache) in good for cache in CACHES)
-
-    def measure(item: Row) -> list[Row]:
-        module = ["bench.worker", item["candidate"], item["workload"], "--checked", "0", "--seconds", "0.001"]
-        rows = []
+    @cache
+    def pair(candidate: str, name: str, number: int):
+        module, rows = ["bench.worker", candidate, name, "--checked", "0", "--seconds", "0.001"], {}
         with tempfile.TemporaryDirectory() as folder:
-            for cache in CACHES:
+            for state in CACHES:
                 try:
                     row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
-                    rows.append({"cache": cache} | {name: row[name] for name in (*PHASES, "cpu", "versions", "backend_ran")})
+                    rows[state] = {name: row[name] for name in (*PHASES, "cpu", "versions", "backend_ran")}
                 except subprocess.CalledProcessError as error:
-                    rows.append({"cache": cache, "error": f"ended with code {error.returncode}"})
+                    rows[state] = {"error": f"ended with code {error.returncode}"}
         return rows
 
-    def describe(rows: Rows) -> str:
-        return ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows)
+    def measure(item: Row):
+        return [pair(item["candidate"], item["workload"], item["round"])[item["cache"]]]
 
-    timing.measure_missing(path, FIRST_STEP, items, measure, "pairs", describe, counts=complete)
+    def describe(rows: Rows):
+        return rows[0].get("error") or f"{rows[0]['first_step_seconds']:.2f} s"
+
+    items = [item | {"cache": state} for item in items for state in CACHES]
+    timing.measure_missing(path, FIRST_STEP, items, measure, describe, counts=lambda row: "error" not in row)
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
     heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"), []
 
-    def median(rows: Rows, name: str) -> str:
+    def median(rows: Rows, name: str):
         found = [row[name] for row in rows if row[name] is not None]
         return f"{np.median(found):.2f}" if found else ""
 
@@ -240,7 +246,7 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
 def main() -> None:
     """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
     parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
     add_size_flags(parser)

@@ -51,7 +51,7 @@ def run_in_turns(
     """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process."""
     started: list[subprocess.Popen[str]] = []
 
-    def wait_for(process: subprocess.Popen[str]) -> None:
+    def wait_for(process: subprocess.Popen[str]):
         if TURN not in map(str.strip, process.stdout or ()):
             raise subprocess.CalledProcessError(process.wait(), process.args)
 
@@ -112,7 +112,6 @@ def measure_missing(
     measurement: str,
     items: Rows,
     measure: Callable[[Row], Rows],
-    title: str,
     describe: Callable[[Rows], str],
     measuring: bool = True,
     counts: Callable[[Row], bool] = lambda row: True,
@@ -126,18 +125,18 @@ def measure_missing(
     wanted = list(map(Item, items))
     names = list(dict.fromkeys(name for item in wanted for name in item))
 
-    def key(row: Row) -> str:
+    def key(row: Row):
         return json.dumps([row.get(name) for name in names], sort_keys=True)
 
-    def key_of_row(row: Row) -> str | None:
+    def key_of_row(row: Row):
         return key(row) if row["measurement"] == measurement and counts(row) else None
 
-    def measured(item: Row) -> list[Row]:
+    def measured(item: Row):
         about = {"measurement": measurement, "cores": CORES, "load": load()}
         about_item = {name: value for name, value in item.items() if value is not None}
         return [make_row(**about | row | about_item) for row in measure(item)]
 
     by_key = {key(item): item for item in wanted}
     missing = by_key if measuring else {}
-    rows = run_missing(path, missing, key_of_row, measured, title, lambda item, rows: f"{item}: {describe(rows)}", check, workers)
+    rows = run_missing(path, missing, key_of_row, measured, "measurements", lambda item, rows: f"{item}: {describe(rows)}", check, workers)
     return [row for row in rows if key_of_row(row) in by_key]

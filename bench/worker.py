@@ -11,17 +11,18 @@ the library's results are compared with the results in such a file, and the row 
 and the exit code is 1.
 """
 
+import argparse
 import json
 import math
 import os
-import resource
+import re
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,9 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
 
 
 def _time(run: Run, count: int) -> float:
-    began = time.perf_counter()
+    began = perf_counter()
     run(count)
-    return time.perf_counter() - began
+    return perf_counter() - began
 
 
 def steps_per_block(run: Run, least: float) -> int:
@@ -96,8 +97,8 @@ def _block(run: Run, count: int) -> float:
 def measure(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
     """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block."""
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
-    samples, end = [], time.perf_counter() + seconds
-    while not samples or time.perf_counter() < end:
+    samples, end = [], perf_counter() + seconds
+    while not samples or perf_counter() < end:
         samples.append(_block(run, count))
     return count, samples
 
@@ -119,7 +120,7 @@ def first_step(built: Built) -> dict[str, float | None]:
     compiling: list[float] = []
     if jax is not None:
 
-        def note(event: str, duration: float, **_: Any) -> None:
+        def note(event: str, duration: float, **_: Any):
             if event == "/jax/core/compile/backend_compile_duration":
                 compiling.append(duration)
 
@@ -130,11 +131,9 @@ def first_step(built: Built) -> dict[str, float | None]:
 
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def _versions(peer: str) -> dict[str, str]:
@@ -147,19 +146,17 @@ def _versions(peer: str) -> dict[str, str]:
     return found
 
 
-def timed_row(
-    peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
-) -> Row:
-    """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.FIELDS`)."""
-    began = time.perf_counter()
-    built = build(peer, work, make_arrays(work), options)
-    row: Row = {"build_seconds": time.perf_counter() - began}
-    row |= first_step(built)
-    if reference:
-        with np.load(reference) as file:
-            checked = max(distances(work, built, file, options.dtype).values())
+def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -> Row:
+    """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.MEANINGS`)."""
+    began, options = perf_counter(), candidate.options(work)
+    built = build(candidate.peer, work, make_arrays(work), options)
+    row: Row = {"build_seconds": perf_counter() - began} | first_step(built)
+    if flags.reference:
+        with np.load(flags.reference) as file:
+            flags.checked = max(distances(work, built, file, options.dtype).values())
     probes = [] if machine.gpu() else [machine.probe()]
-    steps, samples = (measure_in_turns if turns else measure)(slowed(built.run, options.slower), seconds, built.block_seconds)
+    timer = measure_in_turns if flags.turns else measure
+    steps, samples = timer(slowed(built.run, options.slower), flags.seconds, built.block_seconds)
     probes += [] if machine.gpu() else [machine.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
@@ -179,12 +176,12 @@ def timed_row(
         "steps_per_block": steps,
         "probe_gflops": [float(f"{value:.4g}") for value in probes],
         "samples": samples,
-        "distance": checked,
+        "distance": flags.checked,
         "note": built.note,
         "backend_ran": built.backend,
         "devices": built.devices,
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
-        "versions": about.pop("versions") | _versions(peer),
+        "versions": about.pop("versions") | _versions(candidate.peer),
     }
     del about["devices"]
     return row | about
@@ -199,19 +196,16 @@ def main() -> None:
     add_flags(parser, float, checked="distance that an earlier process found", seconds="time to measure for")
     add_flags(parser, bool, turns="wait for a line before each block, which then takes --seconds")
     parser.set_defaults(seconds=5.0)
-    options = parser.parse_args()
-    work, candidate = options.workload, options.candidate
-    asked = candidate.options(work)
-    if options.write_reference:
+    flags = parser.parse_args()
+    work, candidate = flags.workload, flags.candidate
+    if flags.write_reference:
         from bench.peers import ours
 
-        ours.write_reference(options.write_reference, work, make_arrays(work))
+        ours.write_reference(flags.write_reference, work, make_arrays(work))
         return
-    if not options.reference and options.checked is None:
-        parser.error("give --reference, --checked or --write-reference")
     about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
     try:
-        row = timed_row(candidate.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
+        row = timed_row(candidate, work, flags)
     except Exception as error:
         line = str(error).strip().splitlines() or [""]
         print(json.dumps(about | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)

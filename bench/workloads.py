@@ -97,7 +97,7 @@ class Workload:
     @property
     def classes(self) -> int:
         """Number of outputs of the dense layer after the recurrent layer, or 0 if the model has no dense layer."""
-        return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1}.get(self.kind, 0)
+        return self.vocabulary if self.kind == "characters" else int(self.words)
 
     @property
     def words(self) -> bool:
@@ -198,15 +198,15 @@ class Arrays:
         inputs: word or character ids (N, T) of N examples. For a recurrent layer alone, they are its inputs x (B, T, E).
         targets: label or next character (N,) of each example. For a recurrent layer alone, they are the cotangent (B, T, H) of the
             outputs h.
-        text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
-            is empty.
+        text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. None for other
+            kinds.
         resets: bool (B, T), True where the state of a sequence is reset before a step. None if the workload has no resets.
     """
 
     weights: Weights
     inputs: np.ndarray
     targets: np.ndarray
-    text: np.ndarray
+    text: np.ndarray | None = None
     resets: np.ndarray | None = None
 
     def cell(self) -> Weights:
@@ -219,12 +219,12 @@ def in_layer(cell: Mapping[str, Any]) -> Weights:
     return {LAYER + name: np.asarray(array) for name, array in cell.items()}
 
 
-def make_arrays(work: Workload, seed: int = 0) -> Arrays:
-    """Return random weights and data for a workload. The same seed gives the same arrays."""
-    rng = np.random.default_rng(seed)
+def make_arrays(work: Workload) -> Arrays:
+    """Return random weights and data for a workload, always the same ones."""
+    rng = np.random.default_rng(0)
     B, T, H, E, V = work.batch, work.length, work.units, work.features, work.vocabulary
 
-    def uniform(limit: float, *shape: int) -> np.ndarray:
+    def uniform(limit: float, *shape: int):
         return rng.uniform(-limit, limit, shape).astype(np.float32)
 
     G = work.gates * H
@@ -243,10 +243,9 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
         shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), E, H))._asdict()
         layer = {name: layer[name] if name in layer else uniform(0.2, *leaf.shape) for name, leaf in shapes.items()}
     weights = in_layer(layer)
-    empty = np.zeros(0, np.int32)
     if work.layer_alone:
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
-        return Arrays(weights, x, cotangent, empty, rng.random((B, T)) < work.resets / 100 if work.resets else None)
+        return Arrays(weights, x, cotangent, resets=rng.random((B, T)) < work.resets / 100 if work.resets else None)
     weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
     count = work.batches * B
     if work.words:
@@ -255,10 +254,10 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
         from bench.peers.task_data import imdb_rows  # imported here because only this workload needs it
 
         _, _, ids, labels = imdb_rows()
-        return Arrays(weights, ids[:, -T:] % V, labels, empty)
+        return Arrays(weights, ids[:, -T:] % V, labels)
     if work.words:
         ids = np.floor(float(V) ** rng.random((count, T))).astype(np.int32)  # log-uniform ids have the word frequencies of Zipf's law
-        return Arrays(weights, ids, rng.integers(0, 2, count, dtype=np.int32), empty)
+        return Arrays(weights, ids, rng.integers(0, 2, count, dtype=np.int32))
     text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)
     X, Y = data.windows(text, T, STEP)
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)

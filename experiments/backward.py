@@ -29,7 +29,7 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: Array, loss: Callable
     z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
     initial = cell.initial_state(len(x), units)
 
-    def loss_of_shifts(shifts: Array) -> Array:
+    def loss_of_shifts(shifts):
         def step(state, inputs):
             z_t, shift = inputs
             new = cell.step(params, state, z_t, None, None)
@@ -62,11 +62,11 @@ def on_reviews(config: SentimentConfig) -> Metrics:
     untrained, rebuild = functional(task.make_model(config, reviews.vocabulary.size))
 
     @jax.jit
-    def sizes(params: Any) -> Array:
+    def sizes(params):
         model: Any = rebuild(params)
         layer = model.recurrent.layers[0]
 
-        def loss(h: Array) -> Array:
+        def loss(h):
             return optax.sigmoid_binary_cross_entropy(model.head(h[-1])[:, 0], labels).sum()
 
         return gradient_sizes(CELLS[config.model.cell], layer.cell_params(), layer.units, model.embedding(ids), loss)

@@ -31,11 +31,11 @@ of 245 GFLOP/s in float32, with products in bfloat16, a run with 256 units on al
 
 import base64
 import sys
-import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import sqrt
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -136,9 +136,9 @@ def run(config: Config) -> Metrics:
     from lstm_jax.tasks import sentiment
     from lstm_jax.training.metrics import binary_metrics
 
-    task, epochs, start = config.task, [], time.perf_counter()
+    task, epochs, start = config.task, [], perf_counter()
 
-    def keep(record: Any) -> None:
+    def keep(record):
         epochs.append({name: np.array(array) for name, array in record.params.items()})
 
     callbacks = [keep] if config.averaged else []
@@ -146,7 +146,7 @@ def run(config: Config) -> Metrics:
     params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
     logits = sentiment.logits_of(functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild, make_mesh(task.train.devices))
 
-    def score(rows: Any) -> dict[str, float]:
+    def score(rows):
         metrics = binary_metrics(logits(params, rows), rows.targets)
         return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 
@@ -154,7 +154,7 @@ def run(config: Config) -> Metrics:
     metrics: Metrics = {} if held_out is None else score(held_out)
     by_epoch = [row["validation_accuracy"] for row in result.rows] if held_out else []
     metrics |= {"best_epoch": result.best_epoch, "by_epoch": by_epoch}
-    metrics |= {"seconds": time.perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
+    metrics |= {"seconds": perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
     if config.tested:
         whole = runs.reviews_of(task)
         rows = sentiment.padded_rows(whole, task).test

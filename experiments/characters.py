@@ -19,9 +19,9 @@ ten times as many parameters gain at most 0.05 bits, because the text has only 8
 """
 
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from math import log
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,8 @@ def configs(recipes: dict[str, tuple[GenerationConfig, int]]) -> list[Config]:
 
 def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
-    began = time.perf_counter()
-    return runs.generation(config.task) | {"seconds": time.perf_counter() - began}
+    began = perf_counter()
+    return runs.generation(config.task) | {"seconds": perf_counter() - began}
 
 
 def nats(bits: float) -> float:

@@ -41,7 +41,7 @@ FAR = 100
 def _fading(name: str) -> Callable[[Row], float]:
     """Return a function from a row of the study `memory` to the fading of the gradient, in decades (powers of 10)."""
 
-    def decades(row: Row) -> float:
+    def decades(row):
         sizes = dict(row[name])
         return log10(sizes[1]) - log10(max(sizes[FAR], 1e-20))  # a gradient below 1e-20 may be 0 in float32
 

@@ -90,7 +90,7 @@ def configs(claim: Claim, new: bool) -> list[Any]:
 def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
     """Return the effect of a claim for each seed, in the order of the seeds. A seed is left out if one of its runs has no result."""
 
-    def by_seed(setting: Setting) -> dict[int, float]:
+    def by_seed(setting):
         values = {
             row[_seed_field(row)]: row[claim.metric] if isinstance(claim.metric, str) else claim.metric(row)
             for row in rows
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(workers=1)
     options = parser.parse_args(arguments)
 
-    def call() -> int:
+    def call():
         failed = run(options.study, study.RESULTS, options.workers) if options.new else 0
         if options.write:
             write_atomically(PAGE, with_table(PAGE.read_text(), study.RESULTS))

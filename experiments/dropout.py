@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from experiments import runs
-from experiments.study import Rows, Study, grouped, groups, interval, main
+from experiments.study import Rows, Study, grouped, groups, interval, main, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.sweep import stats
@@ -56,7 +56,7 @@ def verdict(rows: Rows) -> str:
 def draw(rows: Rows, figure: Any) -> None:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate."""
     *panels, kinds = figure.subplots(1, 4)
-    keras = [row for row in rows if row["model.dropout_masks"] == "keras"]
+    keras = rows_with(rows, "model.dropout_masks", "keras")
     rates = sorted({row["model.dropout"] for row in keras})
     titles = {"test_accuracy": "test accuracy", "ece": "calibration error", "epoch_seconds": "seconds an epoch"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
@@ -73,7 +73,7 @@ def draw(rows: Rows, figure: Any) -> None:
         axes.grid(visible=False)
     panels[0].set_ylabel("input dropout")
     for masks, ink, label in (("keras", "#0072B2", "one a gate"), ("variational", "#D55E00", "one for all gates")):
-        cells = grouped([row for row in rows if row["model.dropout_masks"] == masks], KEY[1:], "test_accuracy")
+        cells = grouped(rows_with(rows, "model.dropout_masks", masks), KEY[1:], "test_accuracy")
         equal = {a: accuracies for (a, b), accuracies in cells.items() if a == b}
         for rate, accuracies in equal.items():
             kinds.plot([rate] * len(accuracies), accuracies, "o", color=ink, alpha=0.4, ms=4)

@@ -19,7 +19,6 @@ Expected: Training makes the distances between words of praise smaller than thos
 """
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise, product
 from typing import Any, Literal, get_args
@@ -27,7 +26,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, main
+from experiments.study import Metrics, Rows, Study, main, rows_with
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.inspection import embedding_space
@@ -59,7 +58,7 @@ class Config:
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
     """Return the mean Euclidean distances between words, within each group and between each pair of groups."""
 
-    def mean(pairs: Iterable[tuple[int, int]]) -> float:
+    def mean(pairs):
         return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
 
     within = {name: mean(combinations(words, 2)) for name, words in ids.items()}
@@ -91,7 +90,7 @@ def run(config: Config) -> Metrics:
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
 
-    def shuffled(reviews: data.EncodedReviews) -> data.EncodedReviews:
+    def shuffled(reviews):
         order = np.random.default_rng(config.task.train.seed).permutation(len(reviews.train))
         return replace(reviews, train=replace(reviews.train, labels=reviews.train.labels[order]))
 
@@ -134,7 +133,7 @@ def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for labels, title in LABELS.items():
-        selected = [row for row in rows if row["labels"] == labels]
+        selected = rows_with(rows, "labels", labels)
         for name in (name for name in GROUPS if selected and name in dict(selected[0]["after"])):
             ratios = [np.mean([ratio(row[when], name) for row in selected]) for when in ("before", "after")]
             within = [np.mean([dict(row[when])[name] for row in selected]) for when in ("before", "after")]
@@ -150,7 +149,7 @@ def draw(rows: Rows, figure: Any) -> None:
     """Draw two panels: the distances between similar words, and a map of the words."""
     bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
     inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
-    own, shuffled, skips = ([row for row in rows if row["labels"] == labels] for labels in LABELS)
+    own, shuffled, skips = (rows_with(rows, "labels", labels) for labels in LABELS)
     names = [name for name in GROUPS if name in dict(rows[0]["after"])]
     for y, name in enumerate(names):
         for selected, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main
+from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main, rows_with
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
@@ -164,7 +164,7 @@ def draw(rows: Rows, figure: Any) -> None:
                     above.plot(at, mean, color=inks[method], linewidth=1.3, label=method if number == 0 else None)
         above.set_title(name)
         above.legend(fontsize=8)
-        cells = grouped([row for row in rows if row["series"] == name], ["missing", "method"], "mae")
+        cells = grouped(rows_with(rows, "series", name), ["missing", "method"], "mae")
         shares = sorted({missing for missing, _ in cells})
         for y, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
             if (missing, method) in cells:

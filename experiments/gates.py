@@ -24,9 +24,9 @@ was confirmed, see `LOG.md`.
 """
 
 import sys
-import time
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments import runs, scaling
 from experiments.equal import equal_units
-from experiments.study import Interval, Metrics, Rows, Study, grouped, interval, main
+from experiments.study import Interval, Metrics, Rows, Study, grouped, interval, main, rows_with
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import (
@@ -114,10 +114,10 @@ def measured(config: Cost) -> Metrics:
     samples: dict[str, list[float]] = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = perf_counter()
             for _ in range(config.passes):
                 jax.block_until_ready(call())
-            samples[name].append(1000 * (time.perf_counter() - start) / config.passes)
+            samples[name].append(1000 * (perf_counter() - start) / config.passes)
     return {"milliseconds": samples}
 
 
@@ -154,7 +154,7 @@ def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for task, metric in METRICS.items():
-        selected = [row for row in rows if row["task"] == task]
+        selected = rows_with(rows, "task", task)
         for cell, values in grouped(selected, ["model.cell"], metric).items():
             gap = differences(rows, task).get(cell[0])
             text = "" if gap is None else f" ({gap[0]:+.4f}{interval(gap, '+.4f')} against the LSTM)"

@@ -38,7 +38,7 @@ from jax import Array
 
 from experiments import backward
 from experiments.equal import equal_units
-from experiments.study import Metrics, Rows, Study, grouped, main
+from experiments.study import Metrics, Rows, Study, grouped, main, rows_with
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
@@ -162,10 +162,10 @@ def gradient_sizes(config: Config, params: Params, key: Array) -> dict[int, floa
     """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes."""
 
     @jax.jit
-    def sizes(params: Params, key: Array) -> Array:
+    def sizes(params, key):
         batch = TASKS[config.task][0](key, config.batch, config.lag)
 
-        def loss(h: Array) -> Array:
+        def loss(h):
             return config.batch * loss_of(config, answers(config, params, jnp.swapaxes(h, 0, 1)), batch.target)
 
         return backward.gradient_sizes(CELLS[config.cell], params.cell, params.kernel.shape[0], batch.x, loss)
@@ -190,7 +190,7 @@ def run(config: Config) -> Metrics:
     untrained = untrained_params(config)
     of_data, of_tests, *keys = jax.random.split(jax.random.key(config.seed + 1), 4)
 
-    def batch(number: Any, key: Array = of_data) -> Batch:
+    def batch(number, key=of_data):
         return make(jax.random.fold_in(key, number), config.batch, config.lag)
 
     score = jax.jit(lambda params, number: on_batch(score_of, config, params, batch(number, of_tests)))
@@ -242,14 +242,14 @@ def draw(rows: Rows, figure: Any) -> None:
     panels = figure.subplots(2, len(names))
     inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
     for (above, below), task in zip(panels.T, names, strict=True):
-        selected = [row for row in rows if row["task"] == task]
+        selected = rows_with(rows, "task", task)
         if not selected:
             above.set_axis_off()
             below.set_axis_off()
             continue
         longest = max(row["lag"] for row in selected)
         for cell in COMPARED:
-            own = [row for row in selected if row["cell"] == cell]
+            own = rows_with(selected, "cell", cell)
             values = grouped(own, ["lag"], "score")
             lags = sorted(values)
             above.plot([lag for (lag,) in lags], [np.median(values[lag]) for lag in lags], "o-", color=inks[cell], label=cell)

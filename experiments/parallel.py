@@ -38,7 +38,7 @@ from jax import Array, lax
 from scipy.stats import spearmanr
 
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, main
+from experiments.study import Metrics, Rows, Study, grouped, groups, main, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
@@ -74,7 +74,7 @@ class Config:
 def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> tuple[Any, Any]:
     """Compute the states of a cell by a loop over the steps."""
 
-    def step(state: Any, z: Array) -> tuple[Any, Any]:
+    def step(state, z):
         new = cell.step(params, state, z, None, None)
         return new, new
 
@@ -100,7 +100,7 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
         return params
     x, y = (jnp.asarray(part) for part in data.windows(ids, 64, 16))
 
-    def loss(both: Any, batch: Any) -> Array:
+    def loss(both, batch):
         of_cell, kernel = both
         ids, last = batch
         h, _ = unroll(CELLS[cell], of_cell, ids)
@@ -161,11 +161,11 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
 
 def methods(rows: Rows) -> dict[str, list[Any]]:
     """Group the results of runs by cell, kind of Jacobian, damping and number of units."""
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        damped = f", damping {row['damping']:g}" if row["damping"] else ""
-        groups.setdefault(f"{row['cell']}, {row['jacobian']}{damped}, {row['units']} units", []).append(row)
-    return groups
+    named = groups(rows, ["cell", "jacobian", "damping", "units"]).items()
+    return {
+        f"{cell}, {jacobian}" + (f", damping {damping:g}" if damping else "") + f", {units} units": own
+        for (cell, jacobian, damping, units), own in named
+    }
 
 
 def _untrained(rows: Rows) -> list[Any]:
@@ -183,15 +183,14 @@ def verdict(rows: Rows) -> str:
     for name, group in methods(rows).items():
         parts = []
         for title, chosen, field in (
-            ("T", [row for row in _untrained(group) if row["gain"] == 1], "steps"),
+            ("T", rows_with(_untrained(group), "gain", 1), "steps"),
             ("gain", [row for row in _untrained(group) if row["gain"] != 1], "gain"),
             ("updates", [row for row in group if row["updates"]], "updates"),
         ):
-            values = sorted({row[field] for row in chosen})
-            told = [f"{value:g}: {_median([row for row in chosen if row[field] == value])}" for value in values]
+            told = [f"{value:g}: {_median(own)}" for (value,), own in sorted(groups(chosen, [field]).items())]
             parts += [f"{title} {', '.join(told)}"] if told else []
         lines.append(f"{name}: iterations by {'; by '.join(parts)}")
-    of_1000 = [row for row in rows if row["steps"] == 1000]
+    of_1000 = rows_with(rows, "steps", 1000)
     exponents = [row["exponent"] for row in of_1000]
     if len(set(exponents)) > 2:
         correlation: Any = spearmanr(exponents, [row["iterations"] for row in of_1000])
@@ -209,10 +208,10 @@ def draw(rows: Rows, figure: Any) -> None:
     """Draw four panels about Newton's method, which computes the states of all time steps in parallel."""
     by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
     for name, group in methods(rows).items():
-        plain = [row for row in _untrained(group) if row["gain"] == 1]
+        plain = rows_with(_untrained(group), "gain", 1)
         _line(by_length, plain, "steps", name)
         _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
-        here = [row for row in group if row["steps"] == 1000]
+        here = rows_with(group, "steps", 1000)
         by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
         needed = [row | {"lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
         _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
@@ -232,11 +231,10 @@ def draw(rows: Rows, figure: Any) -> None:
 
 def _line(axes: Any, rows: Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
     """Draw a line of a value, such as "iterations", against a config field, such as "steps"."""
-    places = sorted({row[field] for row in rows})
-    if not places:
-        return
-    medians = [float(np.median([row[value] for row in rows if row[field] == place])) for place in places]
-    axes.plot([place + shift for place in places], medians, "o-", markersize=4, label=label)
+    cells = sorted(grouped(rows, [field], value).items())
+    if cells:
+        medians = [float(np.median(values)) for _, values in cells]
+        axes.plot([place + shift for (place,), _ in cells], medians, "o-", markersize=4, label=label)
 
 
 KINDS = [kind for cell in ("lstm", "gru") for kind in (Config(cell), Config(cell, 8, "diagonal"), Config(cell, 64, "diagonal"))]

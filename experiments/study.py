@@ -69,6 +69,11 @@ def finished(rows: Iterable[Row]) -> list[Metrics]:
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
+def rows_with(rows: Iterable[Row], field: str, value: Any) -> list[Row]:
+    """Return the rows in which a field has a value."""
+    return [row for row in rows if row[field] == value]
+
+
 def groups(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
     """Return a dict from the values of some config fields to the rows with these values."""
     found: dict[tuple, list[Row]] = defaultdict(list)
@@ -143,8 +148,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of a study, and return the exit code."""
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = make_parser(about)
-    parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
-    parser.add_argument("--where", choices=list(sweep.EXECUTORS), help="executor (default: here for the preset toy, else processes)")
+    parser.add_argument("--preset", choices=study.presets, default="full", help="set of runs (default: full)")
+    parser.add_argument("--where", choices=sweep.EXECUTORS, help="executor (default: here for the preset toy, else processes)")
     add_flags(parser, int, workers="processes at a time; 0 for one a core (default: 1)")
     add_flags(parser, bool, report="run nothing; draw and print the verdict of the rows that exist")
     add_flags(parser, Path, out="folder of rows and figure (default: that of the project; for toy a temporary one)")
@@ -153,7 +158,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     toy = options.preset == "toy"
     where = options.where or ("here" if toy else "processes")
 
-    def run() -> int:
+    def run():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) if toy and options.out is None else options.out
             results, figures = (RESULTS, FIGURES) if out is None else (out, out)
@@ -180,7 +185,7 @@ def beside(old: Path, new: Path, out: Path) -> int:
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(f"figure {path}", error, "name a .png that a study drew") from error
 
-    def fill(figure: Any) -> None:
+    def fill(figure):
         for axes, path, picture in zip(figure.subplots(1, 2), (old, new), pictures, strict=True):
             axes.imshow(picture)
             axes.set_axis_off()

@@ -25,11 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
 from experiments import runs
 from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main
-from experiments.training import Params, fit, initial, random_batches
+from experiments.training import fit, initial, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.sweep import stats
@@ -65,11 +64,11 @@ def run(config: Config) -> Metrics:
     features, outputs = (size if config.read == "one-hot" else 1), (size if config.predict == "category" else 1)
     *of_params, of_rows = jax.random.split(jax.random.key(config.seed), 3)
 
-    def outputs_of(params: Params, ids: Array) -> Array:
+    def outputs_of(params, ids):
         inputs = ids if config.read == "one-hot" else (ids / (size - 1))[..., None].astype(jnp.float32)
         return params.dense(unroll(CELLS["lstm"], params.cell, inputs, return_sequences=False)[0])
 
-    def loss(params: Params, batch: Any) -> Array:
+    def loss(params, batch):
         ids, target = batch
         out = outputs_of(params, ids)
         if config.predict == "category":

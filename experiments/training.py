@@ -38,7 +38,7 @@ def initial(cell: str, keys: Sequence[Array], features: int, units: int, outputs
 def random_batches(key: Array, size: int, *arrays: Array) -> Callable[[Any], tuple[Array, ...]]:
     """Return a function from the number of an update to a batch of random rows of the arrays."""
 
-    def batch(number: Any) -> tuple[Array, ...]:
+    def batch(number):
         rows = jax.random.randint(jax.random.fold_in(key, number), (size,), 0, len(arrays[0]))
         return tuple(array[rows] for array in arrays)
 

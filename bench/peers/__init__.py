@@ -22,8 +22,8 @@ TASKS = {"keras_jax": "bench.peers.keras_tasks", OURS: "bench.peers.ours_tasks"}
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
-COMMON_KINDS = ("sentiment", "characters", "evaluation", "recurrence")
-KINDS = (*COMMON_KINDS, "forward")
+COMMON_KINDS = "sentiment characters evaluation recurrence"
+KINDS = f"{COMMON_KINDS} forward"
 MODULES = {"dm-haiku": "haiku", "tensorflow-cpu": "tensorflow"}
 """Dict from the names of packages to those of their modules, where they differ."""
 
@@ -43,7 +43,7 @@ class Peer:
         gpu: whether the peer needs a GPU.
         recurrent_dropout: whether the peer has recurrent dropout. If not, it trains without it.
         cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
-        kinds: kinds of workload that the peer can run.
+        kinds: kinds of workload that the peer can run, separated by blanks.
         resets: whether the peer can reset the state within a sequence.
         loads_jax: whether building and running a workload with the peer imports JAX. If False, a test checks that JAX is not imported.
             After the measurement, `bench.worker` imports JAX for every peer.
@@ -59,13 +59,13 @@ class Peer:
     gpu: bool = False
     recurrent_dropout: bool = False
     cells: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = COMMON_KINDS
+    kinds: str = COMMON_KINDS
     resets: bool = False
     loads_jax: bool = True
 
     def lacks(self, work: Workload) -> str:
         """Return "" if the library supports a workload. Otherwise return what it lacks: the kind, the recurrent cell or the resets."""
-        if work.kind not in self.kinds:
+        if work.kind not in self.kinds.split():
             return f"no workload of the kind {work.kind}"
         if work.resets and not self.resets:
             return f"no resets in {work.base}"
@@ -93,10 +93,10 @@ def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
 
 
 _OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
-_RESETS: Any = {"options": (), "kinds": ("recurrence",), "resets": True}
+_RESETS: Any = {"options": (), "kinds": "recurrence", "resets": True}
 TABLE = (
     Peer(OURS, "this project", "ours", **_OURS | {"options": ("backend", *RATES, "dtype", "slower"), "kinds": KINDS, "resets": True}),
-    Peer("own_loop", "a user's own loop with our layer", "own_loop", **_OURS, kinds=("sentiment", "characters")),
+    Peer("own_loop", "a user's own loop with our layer", "own_loop", **_OURS, kinds="sentiment characters"),
     _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
     Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", ("jax",), gpu=True),
@@ -121,7 +121,7 @@ TABLE = (
         ("onnxruntime", "onnx"),
         "onnx",
         options=("dtype",),
-        kinds=("evaluation",),
+        kinds="evaluation",
         loads_jax=False,
     ),
     _keras("jax", "JAX", "jax", "backend"),
@@ -212,10 +212,8 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Candidate]:
     """Parse the values of the flag `--peer`, and return the candidates, that is, libraries with options."""
-    choices = [
-        (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "")
-        for backend, dtype in product(backends, dtypes)
-    ]
+    pairs = product((f":backend={backend}" if backend else "" for backend in backends), (f":dtype={dtype}" for dtype in dtypes))
+    choices = ["".join(pair).replace(":dtype=float32", "") for pair in pairs]
     return [read_candidate(name + options) for name in names for options in (choices if name == OURS else [""])]
 
 

@@ -1,9 +1,9 @@
 """Interface that each benchmarked library (peer) implements: the options that it receives and the built workload that it returns."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -84,11 +84,11 @@ class Built:
 def slowed(run: Run, share: float) -> Run:
     """Return a slower version of `run`, which waits in a busy loop after each call."""
 
-    def longer(count: int) -> None:
-        began = time.perf_counter()
+    def longer(count):
+        began = perf_counter()
         run(count)
-        end = (1 + share) * time.perf_counter() - share * began
-        while time.perf_counter() < end:
+        end = (1 + share) * perf_counter() - share * began
+        while perf_counter() < end:
             pass
 
     return longer if share else run
@@ -106,7 +106,7 @@ def no_wait(result: Any) -> None:
 def repeated(step: Callable[[], Any], wait: Wait = no_wait) -> Run:
     """Return a function run(count) that calls `step` `count` times, and then waits for the last result."""
 
-    def run(count: int) -> None:
+    def run(count):
         result: Any = None
         for _ in range(count):
             result = step()
@@ -132,11 +132,11 @@ def layer(
     """
     forward = work.kind == "forward"
 
-    def gradients() -> Weights:
+    def gradients():
         by_weights, by_x = step()[1]
         return to_ours(by_weights) | {"x": to_numpy(by_x)}
 
-    def outputs() -> np.ndarray:
+    def outputs():
         return to_numpy(step() if forward else step()[0])
 
     return Built(repeated(step, wait), outputs, dict if forward else gradients, "keras", devices, note, backend)
@@ -162,7 +162,7 @@ def training(
     step, _ = start(True)
     each = cycle(batches)
 
-    def after_one_step() -> Weights:
+    def after_one_step():
         step, weights = start(False)
         loss = to_numpy(step(*batches[0]))
         return weights() | {"loss": loss}

@@ -13,8 +13,6 @@ from bench.peers.base import Built, Options
 from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
 
-CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
-
 
 class Net(nnx.Module):
     """Flax NNX model of a workload: embedding (if the inputs are word ids), LSTM, and dense output layer.
@@ -25,7 +23,7 @@ class Net(nnx.Module):
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
         self.dropout = nnx.Dropout(rate, broadcast_dims=(1,))  # one mask for all words of a review, as in Keras
-        self.rnn = nnx.RNN(CELLS[cell](work.features, work.units, rngs=rngs), return_carry=True, rngs=False)
+        self.rnn = nnx.RNN(getattr(nnx, cell)(work.features, work.units, rngs=rngs), return_carry=True, rngs=False)
         self.head = nnx.Linear(work.units, work.classes, rngs=rngs) if work.classes else None
 
     def __call__(self, x, key):

@@ -15,13 +15,11 @@ from lstm_jax import convert
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each step; see `base.Built`."""
-    del options
     graph, state, rest = nnx.split(nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)), nnx.Param, ...)
     tree: dict[str, Any] = convert.lstm_to_nnx(arrays.cell(), optimized=True)
     nnx.replace_by_pure_dict(state, tree)
 
     def forward(params, x, key):
-        del key
         return jax_step.scan(nnx.merge(graph, params, rest), x.swapaxes(0, 1), arrays)
 
     def to_ours(tree):

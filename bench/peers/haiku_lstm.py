@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options
-from bench.workloads import Arrays, Weights, Workload, in_layer
+from bench.workloads import Arrays, Workload, in_layer
 
 FORGET = 1.0
 NAMES = {"kernel": "w", "bias": "b", "embedding": "embeddings"}
@@ -32,7 +32,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}
     tree |= {layer: {NAMES[part]: array for part, array in parts.items()} for layer, parts in jax_step.outer(arrays).items()}
 
-    def net(x, train: bool):
+    def net(x, train):
         if work.words:
             x = hk.Embed(work.vocabulary, work.features, name="embedding")(x)
             if train and options.dropout:  # one mask for all words of a review, as in Keras
@@ -46,7 +46,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
     apply = hk.transform(net).apply
 
-    def to_ours(tree: Any) -> Weights:
+    def to_ours(tree):
         w, b = _reordered(tree["lstm/linear"]["w"]), _reordered(tree["lstm/linear"]["b"])
         b = b if work.kind == "recurrence" else b + _forget(units)  # a gradient does not depend on the constant
         rest = {layer: {ours: tree[layer][NAMES[ours]] for ours in parts} for layer, parts in jax_step.outer(arrays).items()}

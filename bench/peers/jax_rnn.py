@@ -9,27 +9,20 @@ from jax.experimental import rnn
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options
-from bench.workloads import LAYER, Arrays, Weights, Workload, in_layer
+from bench.workloads import LAYER, Arrays, Workload, in_layer
 
 BIASES = "two biases, each with a step of its own"
-
-
-def pack(lstm: Weights) -> np.ndarray:
-    """Return LSTM weights as the flat array that cuDNN takes: both kernels transposed, the bias, and a second bias of zeros."""
-    parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
-    return np.concatenate([part.ravel() for part in parts])
-
-
-def unpack(weights: np.ndarray, features: int, units: int) -> Weights:
-    """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`."""
-    kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
-    return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a workload in jax.experimental.rnn, and return functions that run it; see `base.Built`."""
     weights, units = arrays.weights, work.units
-    tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith(LAYER)}
+    lstm = arrays.cell()
+    # cuDNN takes a flat array: both kernels transposed, the bias, and a second bias of zeros
+    parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
+    tree = {"lstm": np.concatenate([part.ravel() for part in parts])} | {
+        name: array for name, array in weights.items() if not name.startswith(LAYER)
+    }
 
     def forward(params, x, key):
         if work.words:
@@ -45,8 +38,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             return outputs
         return h[0] @ params["head/kernel"] + params["head/bias"]
 
-    def to_ours(tree) -> Weights:
+    def to_ours(tree):
         rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
-        return in_layer(unpack(tree["lstm"], work.features, units)) | rest
+        unpacked = rnn.unpack_lstm_weights(jnp.asarray(tree["lstm"]), work.features, units, 1, False)
+        kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in unpacked)
+        return in_layer({"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}) | rest
 
     return jax_step.build(work, arrays, tree, forward, to_ours, BIASES)

@@ -14,10 +14,8 @@ from bench.workloads import Arrays, Workload, in_layer
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare the forward and backward pass of an LSTM in JAX, and return functions that run it; see `base.Built`."""
-    del options
 
     def forward(params, x, key):
-        del key
         z = x.swapaxes(0, 1) @ params["kernel"] + params["bias"]
 
         def step(state, z_t):

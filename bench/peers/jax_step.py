@@ -5,11 +5,12 @@ donates its state. All steps run on JAX's default device.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -39,7 +40,8 @@ def build(
             of `bench.workloads.Arrays.weights`.
         note: what this library computes differently from this project, or "".
     """
-    devices = [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
+    first = jax.devices()[0]
+    devices = [f"{first.platform}:{first.device_kind}"]
     if work.kind == "recurrence":
         operands = jax.device_put((params, arrays.inputs, arrays.targets))
 
@@ -55,7 +57,7 @@ def build(
         params, batches = jax.device_put((params, batches))
         alone = jax.jit(lambda params, ids: forward(params, ids, None))
 
-        def evaluate() -> np.ndarray:
+        def evaluate():
             return np.concatenate([np.asarray(logits) for logits in [alone(params, batch) for batch in batches]])[: len(arrays.inputs)]
 
         return evaluation(work, evaluate, devices, note)
@@ -64,16 +66,16 @@ def build(
     def loss(params, inputs, targets, key):
         return mean_loss(forward(params, inputs, key), targets)
 
-    def update(dropout: bool, state, inputs, targets):
+    def update(dropout, state, inputs, targets):
         params, opt_state, number = state
         key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
         value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, number + 1), value
 
-    def start(dropout: bool):
-        copied = jax.tree.map(lambda array: jax.numpy.array(array, copy=True), params)
-        state = copied, optimizer.init(copied), jax.numpy.zeros((), jax.numpy.int32)
+    def start(dropout):
+        copied = jax.tree.map(lambda array: jnp.array(array, copy=True), params)
+        state = copied, optimizer.init(copied), jnp.zeros((), jnp.int32)
         compiled = jax.jit(partial(update, dropout and work.dropout > 0), donate_argnums=0)
 
         def step(inputs, targets):
@@ -83,7 +85,7 @@ def build(
 
         return step, lambda: to_ours(state[0])
 
-    def predict(inputs) -> np.ndarray:
+    def predict(inputs):
         return np.asarray(jax.jit(forward, static_argnums=2)(params, inputs, None))
 
     return training(work, batches_of(work, arrays), start, predict, devices, note, wait=jax.block_until_ready)
@@ -99,7 +101,7 @@ def outer(arrays: Arrays) -> dict[str, Weights]:
     return found
 
 
-def flat(tree: Mapping[str, Mapping[str, Any]]) -> Weights:
+def flat(tree: Any) -> Weights:
     """Return the arrays of nested dicts under names such as "head/kernel". The inner dicts of "rnn" are left out."""
     return {f"{module}/{part}": np.asarray(array) for module, parts in tree.items() if module != "rnn" for part, array in parts.items()}
 
@@ -109,12 +111,12 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], inputs: jax.Array, arrays:
 
     A reset replaces the state by zeros, with `where`.
     """
-    resets = None if arrays.resets is None else jax.numpy.asarray(arrays.resets.T)
-    zeros = jax.numpy.zeros((inputs.shape[1], arrays.targets.shape[-1]), inputs.dtype)
+    resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
+    zeros = jnp.zeros((inputs.shape[1], arrays.targets.shape[-1]), inputs.dtype)
 
     def body(state, inputs):
         inputs_t, reset_t = inputs
-        state = state if reset_t is None else jax.tree.map(lambda part: jax.numpy.where(reset_t[:, None], 0, part), state)
+        state = state if reset_t is None else jax.tree.map(lambda part: jnp.where(reset_t[:, None], 0, part), state)
         return step(state, inputs_t)
 
     return jax.lax.scan(body, (zeros, zeros), (inputs, resets))[1].swapaxes(0, 1)

@@ -7,7 +7,7 @@ forward and backward pass of a single recurrent Keras layer is timed.
 On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
 """
 
-from collections.abc import Sequence
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation
-from bench.workloads import Arrays, Weights, Workload, in_layer
+from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert, data
 from lstm_jax.errors import require
 
@@ -33,24 +33,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     return _recurrence(work, arrays, options.backend) if work.kind == "recurrence" else _training(work, arrays, options)
 
 
-def _platform() -> str:
-    match keras.backend.backend():
-        case "jax":
-            import jax
-
-            return jax.default_backend()
-        case "torch":
-            import torch  # pyright: ignore[reportMissingImports]
-
-            return "gpu" if torch.cuda.is_available() else "cpu"
-        case _:
-            import tensorflow as tf  # pyright: ignore[reportMissingImports]
-
-            return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-
-
 def _devices() -> list[str]:
-    return [f"{_platform()}, Keras on {keras.backend.backend()}"]
+    device: Any = keras.ops.ones(1)
+    platform = "gpu" if re.search("cuda|gpu", str(device.device), re.IGNORECASE) else "cpu"
+    return [f"{platform}, Keras on {keras.backend.backend()}"]
 
 
 def make_model(work: Workload, dropout: float = 0.0, recurrent_dropout: float = 0.0, backend: str | None = None) -> Any:
@@ -79,12 +65,12 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     x, y = (arrays.inputs, arrays.targets) if words else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
     first = x[: work.batch], y[: work.batch]
 
-    def start(*rates: float) -> Any:
+    def start(*rates):
         model = make_model(work, *rates, backend=options.backend)
         model.set_weights(to_keras(arrays.weights))
         return model
 
-    def logits(model: Any, x: np.ndarray) -> np.ndarray:
+    def logits(model, x):
         p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
         return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
 
@@ -93,14 +79,14 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         return evaluation(work, lambda: logits(model, x), _devices())
 
     @lru_cache(maxsize=1)
-    def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(count):
         numbers = np.arange(count * work.batch) % (work.batches * work.batch)
         return x[numbers], y[numbers]
 
-    def run(count: int) -> None:
+    def run(count):
         model.fit(*rows(count), batch_size=work.batch, shuffle=False, verbose="0")
 
-    def after_one_step() -> Weights:
+    def after_one_step():
         model = start()
         loss = np.ravel(model.train_on_batch(*first))[0]
         return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
@@ -125,7 +111,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     layer.build((work.batch, work.length, work.features))
     layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
 
-    def to_ours(gradients: Sequence[Any]) -> Weights:
+    def to_ours(gradients):
         return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
 
     if keras.backend.backend() == "jax":

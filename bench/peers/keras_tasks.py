@@ -16,9 +16,9 @@ file does not exist, the initial weights are used and written to it.
 import argparse
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -47,9 +47,9 @@ def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.
         short = BATCH + len(x) % BATCH
         model.fit(x[:short], y[:short], batch_size=BATCH, verbose="0")
     for epoch in range(1, options.epochs + 1):
-        began = time.perf_counter()
+        began = perf_counter()
         history = model.fit(x, y, batch_size=BATCH, epochs=epoch, initial_epoch=epoch - 1, verbose="0").history
-        row = {"seed": options.seed, "epoch": epoch, "seconds": time.perf_counter() - began}
+        row = {"seed": options.seed, "epoch": epoch, "seconds": perf_counter() - began}
         yield COMMON | row | {f"train_{name}": values[0] for name, values in history.items()}
 
 
@@ -60,9 +60,9 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[Row]:
     model = make_model(WORKLOADS["A"], RATE, RATE)
     for row in _epochs(model, x, y, options):
         if not options.no_evaluation:
-            began = time.perf_counter()
+            began = perf_counter()
             loss, accuracy = model.evaluate(x_test, y_test, batch_size=BATCH, verbose="0")
-            row |= {"test_loss": loss, "test_accuracy": accuracy, "test_seconds": time.perf_counter() - began}
+            row |= {"test_loss": loss, "test_accuracy": accuracy, "test_seconds": perf_counter() - began}
         yield row
 
 
@@ -111,9 +111,9 @@ def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     ids = rng.integers(0, CHARACTERS, LENGTH)
     draw(model, ids, 3, rng)
-    began = time.perf_counter()
+    began = perf_counter()
     draw(model, ids, options.chars, rng)
-    yield COMMON | {"method": "predict loop", "seconds": time.perf_counter() - began}
+    yield COMMON | {"method": "predict loop", "seconds": perf_counter() - began}
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def call() -> list[Any]:
         return [session.run(None, {"ids": batch})[0] for batch in batches]
 
-    def logits() -> np.ndarray:
+    def logits():
         probability = np.concatenate(call()).astype(np.float64)
         return np.log(probability / (1 - probability))
 

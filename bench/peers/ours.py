@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from bench.peers.base import Built, Options, comparable, evaluation, layer
-from bench.workloads import STEP, Arrays, Weights, Workload, in_layer
+from bench.workloads import STEP, Arrays, Workload, in_layer
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import require
@@ -67,7 +67,7 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
     require(options.dtype != "int8", "dtype", options.dtype, "give float32 or bfloat16 for a training step")
     start = partial(_training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
 
-    def after_one_step() -> Weights:
+    def after_one_step():
         run, state = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
         run(1)
         loss = np.asarray(state().totals["loss"]) / work.batch
@@ -77,7 +77,7 @@ def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = Non
         model = rebuild(params)
         return model(ids, deterministic=True) if work.words else model(ids, last=True, deterministic=True)[0]
 
-    def outputs() -> np.ndarray:
+    def outputs():
         return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
 
     note = "Keras' dropout and recurrent dropout" if work.dropout else ""
@@ -119,7 +119,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: Mesh, backend: str, dtype:
         result = compiled(*operands)
         return jax.block_until_ready(result) if mesh.size > 1 else result  # two calls with all-reduces can deadlock XLA's CPU runtime
 
-    def on_mesh(function: Callable) -> Callable:
+    def on_mesh(function):
         def on(*arguments):
             with sharding.on(mesh):
                 return function(*arguments)
@@ -151,7 +151,8 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 
 def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer: Any, objective: Callable):
     """Return two functions: run(count) takes training steps with the same compiled program as `fit`, and state() returns their state."""
-    examples = Examples.of_rows((arrays.inputs, arrays.targets)) if work.words else window_examples(arrays.text, work.length, STEP)
+    text = arrays.text
+    examples = Examples.of_rows((arrays.inputs, arrays.targets)) if text is None else window_examples(text, work.length, STEP)
     numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
     weight = np.full(numbers.shape, 1 / work.batch, np.float32)
     order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
@@ -160,7 +161,7 @@ def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer
     run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather, table=EMBEDDING if work.words else "")
     taken = 0
 
-    def run(count: int) -> None:
+    def run(count):
         nonlocal state, taken
         while count:
             start = taken % EPOCH

@@ -18,16 +18,17 @@ import json
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import tyro
 
 from bench import add_flags, make_parser
 from bench.peers.task_data import articles
+from bench.sampling import method_of
 from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
@@ -120,11 +121,15 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
         for samples in sorted({1, *options.samples}):
             seconds = []
             for _ in range(CALLS):
-                began = time.perf_counter()
+                began = perf_counter()
                 np.asarray(sampler.generate(params, jax.random.key(0), prompt, options.chars, rules, samples))
-                seconds.append(time.perf_counter() - began)
-            method = mode if samples == 1 else f"{mode}, {samples} samples"
-            row = {"method": method, "seconds": float(np.median(seconds[1:])), "compile_seconds": seconds[0], "samples": seconds[1:]}
+                seconds.append(perf_counter() - began)
+            row = {
+                "method": method_of(mode, samples),
+                "seconds": float(np.median(seconds[1:])),
+                "compile_seconds": seconds[0],
+                "samples": seconds[1:],
+            }
             yield common | row
 
 

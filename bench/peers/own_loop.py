@@ -23,7 +23,7 @@ from flax import nnx
 import lstm_jax
 from bench.peers.base import Built, Options, training
 from bench.peers.jax_step import batches_of, mean_loss
-from bench.workloads import Arrays, Weights, Workload
+from bench.workloads import Arrays, Workload
 from lstm_jax.errors import require
 from lstm_jax.models import functional
 
@@ -50,12 +50,14 @@ def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
 """Function step(inputs, targets) that takes one training step, and returns the loss, computed before the parameters change."""
+Loop = tuple[Step, Callable[[], Net]]
+"""Function that trains the model, and function without arguments that returns the trained model."""
 
 
 ADAM = optax.adam(1e-3, eps=1e-7)
 
 
-def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net]]:
+def _nnx(net: Net, donate: tuple[int, ...] = ()) -> Loop:
     state = nnx.Optimizer(net, ADAM, wrt=nnx.Param)
 
     @nnx.jit(donate_argnums=donate)
@@ -67,7 +69,7 @@ def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net
     return lambda inputs, targets: step(net, state, inputs, targets), lambda: net
 
 
-def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
+def _functions(net: Net) -> Loop:
     graph, params, rest = nnx.split(net, nnx.Param, ...)
     state = jax.tree.map(jnp.copy, (params, ADAM.init(params), rest))
 
@@ -91,7 +93,7 @@ def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
     return step, lambda: nnx.merge(graph, state[0], state[2])
 
 
-def _train_step(net: Net) -> tuple[Step, Callable[[], Net]]:
+def _train_step(net: Net) -> Loop:
     compiled = lstm_jax.make_train_step(net, _loss, lstm_jax.adam(1e-3, eps=1e-7))
     state = compiled.init()
 
@@ -103,14 +105,13 @@ def _train_step(net: Net) -> tuple[Step, Callable[[], Net]]:
     return step, lambda: compiled.model(state)
 
 
-LOOPS: dict[str, Callable[[Net], tuple[Step, Callable[[], Net]]]] = {
+LOOPS: dict[str, Callable[[Net], Loop]] = {
     "nnx": _nnx,
     "donated": partial(_nnx, donate=(0, 1)),
     "functions": _functions,
     "train_step": _train_step,
 }
-"""Dict from the name of a training loop to a function that takes a model and returns a pair: the `Step` that trains the model, and a
-function without arguments that returns the trained model."""
+"""Dict from the name of a training loop to a function that takes a model and returns the loop."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -118,23 +119,23 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
 
-    def make(options: Options) -> Net:
+    def make(options):
         given = {name.replace("recurrent/0", "lstm"): jnp.asarray(array) for name, array in arrays.weights.items()}
         rebuilt: Any = functional(Net(work, options)).rebuild(given)
         return rebuilt
 
     plain = Options(options.backend)
 
-    def start(dropout: bool):
+    def start(dropout):
         step, trained = LOOPS[kind](make(options if dropout else plain))
 
-        def weights() -> Weights:
+        def weights():
             params = functional(trained()).params
             return {name: np.asarray(params[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
 
         return step, weights
 
-    def predict(inputs) -> np.ndarray:
+    def predict(inputs):
         return np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), inputs))
 
     devices = [str(jax.devices()[0])]

@@ -4,7 +4,7 @@ If the dtype is bfloat16, there are two cases. A workload of a recurrent layer a
 step of a whole model runs the model under `torch.autocast`, which keeps the weights in float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -94,17 +94,17 @@ def recurrence(work: Workload, arrays: Arrays, layer: Any, forward: Callable[[Te
     cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=x.dtype)
     one_bias = work.cell != "gru"  # our GRU has two biases too, so it needs both gradients
 
-    def to_ours(gradients: Sequence[Tensor]) -> Weights:
+    def to_ours(gradients):
         state = {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
         if one_bias:
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         return in_layer(convert.cell_from_torch(work.cell, state))
 
     @torch.inference_mode()
-    def alone() -> Tensor:
+    def alone():
         return forward(x)
 
-    def both() -> tuple[Tensor, Any]:
+    def both():
         h = forward(x)
         *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
         return h, (by_weights, by_x)
@@ -120,25 +120,25 @@ def _model(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[
     ids = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE)
     inputs = (ids if words else nn.functional.one_hot(ids, work.vocabulary).float()).split(work.batch)
 
-    def loaded(rate: float) -> nn.Module:
+    def loaded(rate):
         return _loaded(Net(work, rate), to_torch(arrays.weights))
 
     if work.kind == "evaluation":
         evaluated = wrapped(loaded(0.0).eval())
 
         @torch.inference_mode()
-        def evaluate() -> np.ndarray:
+        def evaluate():
             return to_numpy(torch.cat([evaluated(batch) for batch in inputs]))
 
         return evaluation(work, evaluate, _devices(), BIASES)
     targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE).split(work.batch)
     loss_of = nn.BCEWithLogitsLoss() if words else nn.CrossEntropyLoss()
 
-    def start(dropout: bool):
+    def start(dropout):
         module = loaded(options.dropout if dropout else 0.0)
         optimizer, net = torch.optim.Adam(module.parameters(), lr=1e-3, eps=1e-7, fused=True), wrapped(module)
 
-        def step(x: Tensor, y: Tensor) -> Tensor:
+        def step(x, y):
             optimizer.zero_grad()
             with torch.autocast(DEVICE, torch.bfloat16, enabled=options.dtype == "bfloat16"):
                 logits = net(x)
@@ -147,14 +147,14 @@ def _model(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[
             optimizer.step()
             return loss
 
-        def weights() -> Weights:
+        def weights():
             state = {name: to_numpy(array) for name, array in module.state_dict().items()}
             state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # the second bias starts at zero and moves as bias_ih does
             return from_torch(state)
 
         return step, weights
 
-    def predict(x: Tensor) -> np.ndarray:
+    def predict(x):
         return to_numpy(wrapped(loaded(0.0))(x))
 
     batches = list(zip(inputs, targets, strict=True))

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from tensordict import TensorDict  # pyright: ignore[reportMissingImports]
-from torch import Tensor  # pyright: ignore[reportMissingImports]
 from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[reportMissingImports]
 
 from bench.peers.base import Built, Options
@@ -34,7 +33,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     resets = np.zeros(arrays.inputs.shape[:2], bool) if arrays.resets is None else arrays.resets
     is_init = torch.tensor(resets[..., None], device=DEVICE)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x):
         with set_recurrent_mode(True):
             return module(TensorDict({"x": x, "is_init": is_init}, batch_size=x.shape[:2]))["h_all"]
 

@@ -25,7 +25,7 @@ from bench.report.page import page
 from bench.report.tables import accuracy_tables, throughput_tables
 from bench.schema import GRID, SCALING, STEP, Row, rows_of
 from bench.summary import kept, of_commit, speedups_over_sizes
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection.figures import figure_paths
 
@@ -48,8 +48,7 @@ def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
         require(bool(shown), "mark", f"{command} {commit} {' '.join(workloads)}", "name workloads that have rows")
         return throughput_tables(shown, rows, commit)
     rows = accuracy.grid_rows(accuracy.PATH, commit) if command == "accuracy" else []
-    if not rows:
-        raise InputError("mark", f"{command} {commit}", "name throughput or accuracy, and a commit that has rows of it")
+    require(bool(rows), "mark", f"{command} {commit}", "name throughput or accuracy, and a commit that has rows of it")
     return accuracy_tables(rows)
 
 
@@ -65,15 +64,15 @@ def documents() -> dict[Path, str]:
 
 
 def rewrite_tables(check: bool) -> int:
-    """Rewrite the benchmark tables in README.md and docs/ from the result files."""
-    stale = False
+    """Rewrite the benchmark tables in README.md and docs/ from the result files, or only return 1 if one would change."""
+    stale = {path: new for path, text in documents().items() if (new := with_tables(text)) != text}
     for path, text in documents().items():
-        new = with_tables(text)
-        stale |= new != text
-        print(f"{path.relative_to(ROOT)}: {len(TABLE.findall(text))} tables, {'up to date' if new == text else 'changed'}")
-        if new != text and not check:
-            write_atomically(path, new.encode())
-    return int(check and stale)
+        print(f"{path.relative_to(ROOT)}: {len(TABLE.findall(text))} tables, {'changed' if path in stale else 'up to date'}")
+    if check:
+        return int(bool(stale))
+    for path, text in stale.items():
+        write_atomically(path, text.encode())
+    return 0
 
 
 def write_report(options: argparse.Namespace) -> None:
@@ -92,7 +91,7 @@ def write_report(options: argparse.Namespace) -> None:
     text = "\n".join((f"<!-- {MARK} -->\n", throughput_tables(lines, rows, commit), accuracy_tables(trained)))
     write_atomically(outputs[1], text, options.force)
     for name, path in grids.items():
-        draw_grid(lines, name, path, options.force, title(name, rows))
+        draw_grid(lines, name, path, title(name, rows), options.force)
     works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
     print(f"{outputs[0]}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
 

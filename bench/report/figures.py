@@ -10,7 +10,7 @@ from bench.summary import Line
 from lstm_jax.inspection.figures import write_figure
 
 
-def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
+def draw_grid(lines: Sequence[Line], peer: str, path: Path, name: str, force: bool = True) -> None:
     """Draw heat maps of this project's speedup over another library on a recurrent layer alone."""
     found = {
         (line.work.batch, line.work.units, line.work.length): line.speedup[0]
@@ -19,8 +19,8 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, 
     }
     batches, units, lengths = (sorted({sizes[n] for sizes in found}) for n in range(3))
 
-    def fill(figure: Any) -> None:
-        figure.suptitle(f"speedup over {name or peer}\nrecurrence, forward and backward", x=0.01, ha="left")
+    def fill(figure: Any):
+        figure.suptitle(f"speedup over {name}\nrecurrence, forward and backward", x=0.01, ha="left")
         panels = figure.subplots(1, len(batches), squeeze=False, sharey=True)[0]
         for axes, batch in zip(panels, batches, strict=True):
             values = np.array([[np.log2(found.get((batch, H, T), np.nan)) for T in lengths] for H in units])

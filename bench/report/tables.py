@@ -44,7 +44,7 @@ def _time(line: Line | None) -> str:
     if line is None:
         return ""
     ms = f"{line.ms:#.3g}" if line.ms < 100 else f"{line.ms:,.0f}"
-    return ms if line.speedup is None else f"{ms}: {speedup_text(line.speedup)}"
+    return f"{ms}: {speedup_text(line.speedup)}".removesuffix(": ")
 
 
 def _over_sizes(lines: Sequence[Line], rows: Rows) -> str:

@@ -1,5 +1,6 @@
 """Tests of `bench duel`: verdicts on made-up rounds, two real processes that take turns, and false alarms. No time is asserted."""
 
+import argparse
 import re
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from rows import ROOT, complaint, made, printed, read_lines, run_python, write_r
 from rows import bench_here as bench
 
 from bench import cpu, duel, timing, worker
-from bench.peers import base
+from bench.peers import Candidate, base
 from bench.schema import DUEL
 from bench.workloads import workload
 from lstm_jax import InputError
@@ -185,7 +186,7 @@ def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> N
     def run(count: int) -> None:
         now[0] += count
 
-    monkeypatch.setattr(base.time, "perf_counter", look)
+    monkeypatch.setattr(base, "perf_counter", look)
     for count in (1, 40):
         began = now[0]
         base.slowed(run, 0.1)(count)
@@ -207,7 +208,8 @@ def test_the_slowdown_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "measure", measure)
     monkeypatch.setattr(worker.machine, "probe", lambda: 1.0)
     for share in (0.0, 0.1):
-        worker.timed_row("ours", workload("A"), base.Options(slower=share), None, 0.0, 0.1)
+        flags = argparse.Namespace(reference=None, checked=0.0, seconds=0.1, turns=False)
+        worker.timed_row(Candidate("ours", "ours", {"slower": share}), workload("A"), flags)
     assert timed[0] is run is not timed[1]
 
 

@@ -62,7 +62,6 @@ STEP = timed("A", "ours", 1.0)
         (STEP | {"schema": 2}, "schema: 2; give rows of version 3"),
         (STEP | {"measurement": "beauty"}, "measurement: beauty; give one of step, failed"),
         ({name: value for name, value in STEP.items() if name != "load"}, "load: missing; a row of step has it"),
-        (GRID | {"task": "generation"}, "task: generation"),
         ({name: value for name, value in GRID.items() if name != "seed"}, "seed: missing"),
     ],
 )

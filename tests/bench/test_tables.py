@@ -46,7 +46,7 @@ def test_a_mark_without_rows(mark: str) -> None:
 def test_figure_is_up_to_date(tmp_path: Path) -> None:
     """Every version of matplotlib writes each text of an SVG file as a comment, too."""
     rows, lines = of_commit(throughput.PATH, COMMIT)
-    draw_grid(lines, "torch_lstm", tmp_path / "speed.png", name=title("torch_lstm", rows))
+    draw_grid(lines, "torch_lstm", tmp_path / "speed.png", title("torch_lstm", rows))
     drawn, kept = (re.findall("<!-- (.*?) -->", path.read_text()) for path in (tmp_path / "speed.svg", FIGURE))
     assert len(drawn) > 30
     assert kept == drawn, f"run python -m bench report --commit {COMMIT} --out page, copy page/grid_torch_lstm.svg"

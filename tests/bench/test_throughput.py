@@ -213,7 +213,7 @@ def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(timing, "run_module", process)
     arguments = ("throughput", "--first-step", "--workload", "B", "--peer", "ours", "--rounds", "1", "--results", path)
     failure = "failed: ended with code -9"
-    for series, count, shown in (((), 2, failure), ((), 4, failure), ((), 6, "4.00"), ((), 6, "4.00"), (("--series", "s"), 8, "7.00")):
+    for series, count, shown in (((), 2, failure), ((), 4, failure), ((), 6, "3.00"), ((), 6, "3.00"), (("--series", "s"), 8, "7.00")):
         assert shown in "\n".join(printed(*arguments, *series))
         assert len(asked) == count
     assert "none in " in complaint(*arguments, "--report", "--series", "other")

@@ -59,7 +59,9 @@ def test_exit_code_after_failed_runs(tmp_path: Path) -> None:
         return {"loss": 1.0}
 
     configs = [replace(memory.STUDY.presets["toy"][0], seed=seed) for seed in (0, 1)]
-    broken = study.Study("broken", run, {"toy": configs, "full": []}, lambda rows, path: None, lambda rows: f"{len(rows)} rows", data=False)
+    broken = study.Study(
+        "broken", run, {"toy": configs, "full": []}, lambda rows, figure: None, (2.0, 2.0), lambda rows: f"{len(rows)} rows", data=False
+    )
     assert study.main(broken, ["--preset", "toy", "--out", str(tmp_path)]) == 1
 
 
