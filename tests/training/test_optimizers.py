@@ -243,7 +243,6 @@ def test_impossible_rates(form, name, value):
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("adam", [-0.5, 0.5, -0.5]),
         ("rmsprop", [-0.5 / 0.1**0.5, 0.5 / 0.1**0.5, -0.5 / 0.1**0.5]),
         ("sgd", [-0.5, 1.0, -2.0]),
         ("adamw", [-0.5001, 0.4999, -0.5001]),  # decoupled weight decay 1e-4
