@@ -30,7 +30,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 # numbers of rows around the 16 of a program, and of units around the block sizes 16 and 64
 CASES = [
     (Case(Shape(17, 3, 2, 5), mask="gaps", dropout="both, per gate", backwards=True, time_major=True, resets=True), None),
-    (Case(Shape(1, 3, 3, 18), mask="trailing", dropout="both, shared", return_sequences=False, ids=True), None),
+    (Case(Shape(1, 3, 3, 18), mask="trailing", dropout="both, shared", return_sequences=False), None),
     (Case(Shape(3, 3, 2, 4), dropout="input, per gate"), "bfloat16"),
     (Case(Shape(2, 6, 3, 4), dropout="recurrent, per gate", resets=True), None),
     (Case(Shape(17, 3, 2, 33), mask="gaps", dropout="both, per gate"), None),
