@@ -110,8 +110,7 @@ def smallest_p(old: int, new: int) -> float:
 
 def fewest(smallest: Callable[[int], float], limit: float) -> str:
     """Return a text such as "6 or more", with the smallest number of measurements for which the p-value of a test can reach a limit."""
-    number = next((number for number in range(2, 21) if smallest(number) <= limit), None)
-    return "a larger --level" if number is None else f"{number} or more"
+    return next((f"{number} or more" for number in range(2, 21) if smallest(number) <= limit), "a larger --level")
 
 
 def _times(rows: Rows) -> dict[tuple, list[float]]:

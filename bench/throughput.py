@@ -155,8 +155,8 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         )
         table.append((name, line.candidate, *cells))
     print_table(heads, table)
-    for text in dict.fromkeys(f"{line.candidate}: {line.rows[-1]['note']}" for line in lines if line.rows and line.rows[-1]["note"]):
-        print(text)
+    for name, note in {line.candidate: line.rows[-1]["note"] for line in lines if line.rows and line.rows[-1]["note"]}.items():
+        print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
     for cell in dict.fromkeys(line.work.cell for line in lines):
         for work in TITLES:
