@@ -99,7 +99,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
                 known | {"measurement": FAILED, "error": f"ended with code {error.returncode}"} | (json.loads(lines[-1]) if lines else {})
             )
         distances[row_key(known)] = row["distance"]
-        fastest = max([fastest, *row["probe_gflops"]])
+        fastest = max(fastest or 0.0, *row["probe_gflops"])
         return row | {"noisy": noise(row, fastest)}
 
     def measure(item: Row):

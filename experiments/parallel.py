@@ -213,7 +213,7 @@ def draw(rows: Rows, figure: Any) -> None:
         _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
         here = rows_with(group, "steps", 1000)
         by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
-        needed = [row | {"lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
+        needed = [{**row, "lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
         _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
     by_exponent.axvline(0, color="#222222", linestyle=":")
     by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
