@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import os
-import re
+import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -131,9 +131,10 @@ def first_step(built: Built) -> dict[str, float | None]:
 
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    try:
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _versions(peer: str) -> dict[str, str]:
@@ -203,6 +204,8 @@ def main() -> None:
 
         ours.write_reference(flags.write_reference, work, make_arrays(work))
         return
+    if not flags.reference and flags.checked is None:
+        parser.error("give --reference, --checked or --write-reference")
     about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
     try:
         row = timed_row(candidate, work, flags)

@@ -96,7 +96,10 @@ def write_folder(
 
         def is_intact(number: int) -> bool:
             record = records[number]
-            return record is not None and all(map(_has_digest, _files(folder, kind, number), record["sha256"]))
+            try:
+                return record is not None and [file_digest(path) for path in _files(folder, kind, number)] == record["sha256"]
+            except InputError:
+                return False
 
         missing = {number: part for number, part in enumerate(parts) if not is_intact(number)}
         for count, (number, made) in enumerate(_written(folder, kind, missing, write, workers), len(parts) - len(missing) + 1):

@@ -86,9 +86,10 @@ def parse_json(text: str) -> Any:
     """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`."""
 
     def without_copies(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := _twice(name for name, _ in pairs):
-            raise ValueError(f"the name {twice[0]!r} is there twice")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError(f"the name {_twice(name for name, _ in pairs)[0]!r} is there twice")
+        return found
 
     try:
         return json.loads(text, object_pairs_hook=without_copies)

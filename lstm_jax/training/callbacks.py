@@ -140,7 +140,7 @@ def _events(path: Path) -> list[tuple[int, int]]:
             found.append((end, pb.Event.FromString(event).step))
     except (errors.NotFoundError, errors.OutOfRangeError, errors.DataLossError):
         return found
-    except (OSError, DecodeError) as error:
+    except (OSError, DecodeError, UnicodeError) as error:
         raise InputError(f"events {path}", getattr(error, "strerror", "") or error, "move the file away") from error
 
 

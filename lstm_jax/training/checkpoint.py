@@ -47,6 +47,8 @@ __all__ = ["Restored", "check_state", "claimed", "damage", "prune", "restore", "
 
 ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
+_KINDS = {"folder": str, "extra": dict, "leaves": dict, "files": dict}
+_KEYS = {"leaves": {"dtype", "shape", "sha256"}, "files": {"bytes", "sha256"}}
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
@@ -106,6 +108,9 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _clean(folder)
+        size = sum(leaf.nbytes for leaf in leaves.values())
+        if shutil.disk_usage(folder).free < size + size // 50 + 2**12 * (4 + len(leaves)):  # including the metadata of each leaf
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # now, and not with a trail of TensorStore's own messages
         _barrier("cleaned")
         try:
             names = (str(step), *(f"{step}.{again}" for again in range(1, 1000)))
@@ -301,7 +306,10 @@ def _read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
         manifest = read_summed(_manifest_path(folder, step).read_bytes())
     except OSError:
         return None
-    return manifest if manifest and manifest["step"] == step else None
+    if manifest is None or manifest.get("step") != step or not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
+        return None
+    records = ((record, keys) for name, keys in _KEYS.items() for record in manifest[name].values())
+    return manifest if all(isinstance(record, dict) and record.keys() == keys for record, keys in records) else None
 
 
 def _read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
@@ -360,6 +368,8 @@ def _clean(folder: Path) -> None:
     if not processes.first():
         return
     remove_temporaries(folder)
+    for entry in folder.glob("*.manifest.json.tmp"):  # of older versions
+        entry.unlink()
     manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
         match = _ARRAYS.fullmatch(entry.name)

@@ -270,7 +270,7 @@ class _Fit:
 
     def _check_identity(self, extra: dict[str, Any]) -> None:
         """Check that a checkpoint is of a training with the same settings as this one."""
-        saved_run = extra.get("run", {})  # an older version may have saved the checkpoint
+        saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
         for name, value in self.identity.items():
             was = saved_run.get(name, value)
             remedy = f"the checkpoints in {self.latest} are of a training with {was or repr(was)}: give that, or another folder"

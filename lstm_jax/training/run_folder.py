@@ -220,8 +220,10 @@ class RunFolder:
             return None
         except OSError as error:
             raise InputError(f"manifest {self.manifest}", error.strerror, _READABLE) from error
-        if found is None:
-            raise InputError(f"manifest {self.manifest}", "damaged", self._accepting)
+        files, environments = (found or {}).get("files"), (found or {}).get("environments")
+        whole = isinstance(files, dict) and isinstance(environments, list)
+        whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
+        require(whole, f"manifest {self.manifest}", "damaged", self._accepting)
         return found
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
@@ -233,10 +235,10 @@ class RunFolder:
     def _digest(self, name: str) -> str:
         """Return the SHA-256 of a file, or "" if the file does not exist."""
         path = self.path / name
-        if not path.exists():
-            return ""
-        require(path.is_file(), f"file {path}", "not a regular file", "name the folder of a run")
         with system_errors(f"file {path}", _READABLE):
+            if not path.exists():
+                return ""
+            require(path.is_file(), f"file {path}", "not a regular file", "name the folder of a run")
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from made_checkpoints import Pair, assert_same, make_state
 
 from lstm_jax.errors import InputError
+from lstm_jax.files.writing import read_summed, summed_json
 from lstm_jax.runtime import processes
 from lstm_jax.training import checkpoint
 
@@ -101,6 +102,15 @@ def test_one_flipped_bit_in_each_file_is_noticed(folder):
         assert_falls_back(folder, "damaged")
         path.write_bytes(good)
     assert checkpoint.restore(folder, make_state(0)).step == 12
+
+
+@pytest.mark.parametrize("change", [{"step": 7}, {"folder": None}, {"extra": []}, {"leaves": {"w": 3}}, {"files": {"a": {}}}])
+def test_a_manifest_of_other_content_is_damaged(folder, change):
+    path = folder / "12.manifest.json"
+    content = read_summed(path.read_bytes())
+    assert content is not None
+    path.write_bytes(summed_json(content | change))
+    assert_falls_back(folder, "manifest")
 
 
 @pytest.mark.parametrize("size", [0, -1])
