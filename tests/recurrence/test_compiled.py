@@ -26,16 +26,16 @@ CALLS = [
 
 
 KEPT = [
-    *[f"[lstm-{case}" for case in ("(2, 5, 3, 17)-float32", "(35, 11, 48, 131)-float64", "(13, 6, 270, 260)-float32", "(1, 300, 16, 2)-f")],
-    *["gru-(7, 9, 33, 40)-float32", "gru-(1, 300, 16, 2)-float64", "rnn-(33, 5, 17, 70)-float64", "min_lstm-(4, 6, 32, 31)-float32"],
-    *["min_gru-(2, 5, 3, 17)-float64", "norm-(5, 7, 16, 2)-float64", "recurrence-(9, 6, 65, 8)-float64", "peephole-(7, 9, 33, 40)-float64"],
+    *[f"[lstm-{case}" for case in ("2-5-3-17-float32", "35-11-48-131-float64", "13-6-270-260-float32", "1-300-16-2-f")],
+    *["gru-7-9-33-40-float32", "gru-1-300-16-2-float64", "rnn-33-5-17-70-float64", "min_lstm-4-6-32-31-float32"],
+    *["min_gru-2-5-3-17-float64", "norm-5-7-16-2-float64", "recurrence-9-6-65-8-float64", "peephole-7-9-33-40-float64"],
 ]
 
 
 @pytest.mark.slow(keep=KEPT)
 @built
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("cell", "size"), CALLS, ids=str)
+@pytest.mark.parametrize(("cell", "size"), CALLS, ids=["-".join(map(str, (cell, *size))) for cell, size in CALLS])
 def test_values_and_gradients(cell: str, size: tuple[int, int, int, int], dtype: str) -> None:
     """Outputs, final state and gradients equal those of `reference`, for two kinds of options that depend on the cell and the size."""
     if dtype == "float32" and (cell == "lstm_layernorm" or size[1] > 20):  # rounding errors grow
