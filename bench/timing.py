@@ -30,16 +30,21 @@ def require_this_machine(rows: Rows) -> None:
     require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
 
 
-def _settings(cores: int, environment: Mapping[str, str] | None, first: int = 0) -> dict[str, Any]:
+def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] | None, first: int = 0, **pipes: Any) -> Any:
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
-    own = {**pinned(cores), **(environment or {})}
-    return {"stdout": subprocess.PIPE, "text": True, "env": own, "preexec_fn": lambda: os.sched_setaffinity(0, allowed)}
+    command, own = [sys.executable, "-m", *arguments], {**pinned(cores), **(environment or {})}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own, **pipes)
+    os.sched_setaffinity(process.pid, allowed)  # set at once, because the threads of the process inherit it
+    return process
 
 
 def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0) -> list[Row]:
     """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
-    run = subprocess.run([sys.executable, "-m", *arguments], check=True, **_settings(cores, environment, first))
-    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    with _start(arguments, cores, environment, first) as process:
+        printed = process.communicate()[0]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args, printed)
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
 def run_in_turns(
@@ -57,8 +62,7 @@ def run_in_turns(
 
     with contextlib.ExitStack() as stack:
         for folder, module in zip(folders or [ROOT] * len(arguments), arguments, strict=True):
-            command = [sys.executable, "-m", *module, "--turns"]
-            process = stack.enter_context(subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, **_settings(CORES, environment)))
+            process = stack.enter_context(_start([*module, "--turns"], CORES, environment, cwd=folder, stdin=subprocess.PIPE))
             stack.callback(process.kill)
             started.append(process)
         for process in started:

@@ -61,7 +61,7 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path
     language model at the end. The run's probabilities equal those computed from the logits of `make_server`.
     """
     preset = PRESETS["sentiment"]["best"]
-    wide = best.named(best.BASE, best.WIDE).task
+    wide = best.choices(best.BASE)[best.WIDE].task
     assert preset == replace(wide, model=replace(wide.model, dtype="float32"))
     small = {"data": str(reviews), "cache-dir": str(tmp_path / "cache"), "vocabulary": "frequency", "num-words": 300}
     small |= {"units": 4, "embed": 4, "packed": 40, "maxlen": 20, "epochs": 1, "lm-epochs": 1, "batch-size": 8}

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.01
-INSPECTION = ("embedding_map", "embedding_space", "plots", "text_map")
+INSPECTION = ("embedding_space", "figures", "text_map")
 EVENTS = ("tensorboard.compat.proto.summary_pb2", "tensorboard.compat.tensorflow_stub.pywrap_tensorflow")
 FILE_BYTES = 2**30
 
 
 def preload() -> None:
     """Import the modules that a command may need."""
-    for name in ("demo", "forecast", "generation", "prepare", "sentiment"):
+    for name in ("demo", "forecast", "generation", "sentiment"):
         importlib.import_module(f"lstm_jax.tasks.{name}")
     for name in ("cli", "convert", "runtime.compilation_cache", *(f"inspection.{name}" for name in INSPECTION)):
         importlib.import_module(f"lstm_jax.{name}")
