@@ -220,11 +220,12 @@ class RunFolder:
             return None
         except OSError as error:
             raise InputError(f"manifest {self.manifest}", error.strerror, _READABLE) from error
-        files, environments = (found or {}).get("files"), (found or {}).get("environments")
+        content: Any = found or {}
+        files, environments = content.get("files"), content.get("environments")
         whole = isinstance(files, dict) and isinstance(environments, list)
         whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
         require(whole, f"manifest {self.manifest}", "damaged", self._accepting)
-        return found
+        return content
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
