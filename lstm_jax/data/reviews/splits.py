@@ -1,6 +1,7 @@
 """Encoded reviews, and their division into a training and a validation split that have no movie and no text in common."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from lstm_jax.data.reviews.vocabulary import Vocabulary
 from lstm_jax.errors import InputError, require
 
 
-class Rows:
+class Rows(ABC):
     """Operations that encoded reviews in memory and in files share. Review n is `values[starts[n] : starts[n] + lengths[n]]`."""
 
     values: Any
@@ -25,9 +26,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def row(self, number: int) -> np.ndarray:
         """Return the ids (T,) of the review with the index `number`."""
-        raise NotImplementedError
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
