@@ -135,6 +135,8 @@ def leave(code: int) -> None:
         return
     _codes.append(code)
     sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # JAX logs that process 0 has gone, if that ends first
     with contextlib.suppress(Exception):
         assert state.client is not None
         state.client.key_value_set(f"{_LEFT}{state.process_id}", "")
