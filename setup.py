@@ -77,7 +77,7 @@ def has_compiler() -> bool:
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
     ext_modules=[
-        Extension("lstm_jax.native.lib", sources=[f"lstm_jax/native/{name}.cc" for name in ("recurrence", "linear", "adam", "dropout")])
+        Extension("lstm_jax.native.lib", sources=[f"lstm_jax/native/{name}.cc" for name in ("forward", "backward", "adam", "recurrence", "linear", "dropout")])
     ],
     setup_requires=[] if has_compiler() else ["ziglang>=0.13"],
 )

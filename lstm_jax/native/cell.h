@@ -35,7 +35,8 @@ constexpr int kMostGates = 4, kMostKept = 12, kMostExtras = 10;
 struct CellShape {
   int gates, kept, slots, extras, late_gates, late_factor, parts, first_part_gate;
   bool cell_state, recurrent, direct;
-  bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
+  bool whole_rows;    // sums over the units of a row, as in layernorm.h: the bias is not added to x W
+  bool shares_units;  // has code for few rows, few_forward.h and few_backward.h
   const char* extra_name;
   int recurrent_slots[kMostGates], bias_slots[kMostGates], extra_slots[kMostExtras];
 };
@@ -61,7 +62,7 @@ LSTM_INLINE decltype(auto) parts_of(Vec<T> (&parts)[PARTS]) {
 template <typename Cell>
 constexpr CellShape shape_of() {
   CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0, Cell::kParts, -1,
-                  Cell::kCellState, Cell::kRecurrent, Cell::kDirect, false, Cell::kExtraName};
+                  Cell::kCellState, Cell::kRecurrent, Cell::kDirect, false, false, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   if constexpr (Cell::kParts > 1) {
     static_assert(Cell::kFirstPartGate > 0 && Cell::kFirstPartGate < Cell::kGates - 1, "the first and the last gate begin and end a product");

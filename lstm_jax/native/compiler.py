@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 
 from lstm_jax.errors import InputError
+from lstm_jax.runtime.machine import cores
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("recurrence.cc", "linear.cc", "adam.cc", "dropout.cc"))
-FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
+SOURCES = tuple(Path(__file__).with_name(f"{name}.cc") for name in ("forward", "backward", "adam", "recurrence", "linear", "dropout"))
+"""C++ files, those that take longest first."""
+FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-fPIC", "-w")
 REMEDY = "install g++ or clang++, or pip install '.[native]', then run lstm-jax backends --build"
 OTHER = "name another compiler in CXX"
 
@@ -49,14 +52,22 @@ def find_compiler() -> list[str]:
 
 
 def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -> None:
-    """Compile the C++ code to a shared library."""
-    command = [*compiler, *FLAGS, *flags, "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
+    """Compile the C++ code to a shared library, one file on each core at a time."""
     # LD_PRELOAD may name the runtime of a sanitizer, which the compiler must not load
     environment = os.environ | {"LD_PRELOAD": ""}
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment)
-    if run.returncode != 0:
-        complaint = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")
-        raise InputError(f"compiling with {compiler[0]}", complaint, OTHER)
+
+    def run(*arguments: str | Path) -> None:
+        command = [*compiler, *FLAGS, *flags, *map(str, arguments)]
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment)
+        if ended.returncode != 0:
+            complaint = next((line for line in ended.stderr.splitlines() if "error" in line), f"exit code {ended.returncode}")
+            raise InputError(f"compiling with {compiler[0]}", complaint, OTHER)
+
+    objects = [made.with_name(f"{source.stem}.o") for source in SOURCES]
+    with ThreadPoolExecutor(len(cores())) as pool:
+        for _ in pool.map(lambda source, to: run("-I", jax.ffi.include_dir(), "-c", source, "-o", to), SOURCES, objects):
+            pass
+    run("-shared", *objects, "-o", made)
 
 
 def loading_error(path: Path) -> str:

@@ -1,7 +1,7 @@
 // The contracts of the two calls: their operands, results and attributes.
 #pragma once
 
-#include "cells.h"
+#include "call.h"
 #include "operands.h"
 
 namespace {
@@ -15,19 +15,19 @@ inline bool is_kind(int64_t kinds, int64_t gates) { return kinds == 0 || kinds =
 inline bool has_products(int64_t products) { return products == kFull || (products == kPairs && kHasPairs) || (products == kQuads && kHasQuads); }
 
 // Check the attributes of both calls.
-inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real, int64_t cell, bool ids, int64_t input_masks, int64_t recurrent_masks,
-                                   int64_t products, bool keep, int64_t threads) {
+inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real, const Options& options, bool keep) {
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, more, threads] = options;
   const bool known = cell >= 0 && cell < kCellCount;
-  const int64_t gates = known ? kCells<float>[cell].shape.gates : 1;
+  const int64_t gates = known ? kShapes[cell].gates : 1;
   const std::string kinds = gates == 1 ? "give 0 or 1" : "give 0, 1 or " + std::to_string(gates), numbers = "give 0 to " + std::to_string(kCellCount - 1);
   return contract.check_attributes({
       {"cell", double(cell), known, numbers.c_str()},
       {"input_masks", double(input_masks), is_kind(input_masks, gates), kinds.c_str()},
       {"input_masks", double(input_masks), !ids || input_masks == 0, "give 0 with ids, which have no features to drop"},
       {"recurrent_masks", double(recurrent_masks), is_kind(recurrent_masks, gates), kinds.c_str()},
-      {"recurrent_masks", double(recurrent_masks), !known || kCells<float>[cell].shape.recurrent || recurrent_masks == 0, "give 0 for a cell without a recurrent kernel"},
+      {"recurrent_masks", double(recurrent_masks), !known || kShapes[cell].recurrent || recurrent_masks == 0, "give 0 for a cell without a recurrent kernel"},
       {"products", double(products), products >= 0 && products < kProductsCount, "give 0, 1 (bfloat16) or 2 (int8)"},
-      {"products", double(products), products != kQuads || !known || kCells<float>[cell].shape.parts == 1, "give 0 or 1 for a cell with several parts of h"},
+      {"products", double(products), products != kQuads || !known || kShapes[cell].parts == 1, "give 0 or 1 for a cell with several parts of h"},
       {"products", double(products), has_products(products), "give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI"},
       {"products", double(products), products == kFull || real == ffi::F32, "give 0 with parameters in float64"},
       {"products", double(products), products != kQuads || !keep, "give 0 or 1 for a gradient"},
@@ -41,13 +41,13 @@ inline ffi::Error check_order(const Contract& contract, bool batch_first) {
   return contract.invalid("batch_first", "1", "give 0 for " + std::to_string(kMostFewRows) + " rows or fewer");
 }
 
-inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
-                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool keep, int64_t threads) {
+inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, const Options& options) {
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep, threads] = options;
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_forward", args, rets, 2);
-  ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, products, keep, threads);
+  ffi::Error error = check_attributes(contract, real, options, keep);
   if (error.failure()) return error;
-  const CellShape& of = kCells<float>[cell].shape;
+  const CellShape& of = kShapes[cell];
   const int gates = of.gates;
   error = contract.check_arrays(
       {{"x", real, {T, B, E}, !ids && !batch_first},
@@ -77,14 +77,14 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
   return error.failure() ? error : check_order(contract, batch_first);
 }
 
-inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
-                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool d_x, int64_t threads) {
+inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, const Options& options) {
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, d_x, threads] = options;
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_backward", args, rets, 2);
-  ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, products, true, threads);
+  ffi::Error error = check_attributes(contract, real, options, true);
   if (error.failure()) return error;
   if (ids && d_x) return contract.invalid("d_x", "1", "give 0 with ids, which have no gradient");
-  const CellShape& of = kCells<float>[cell].shape;
+  const CellShape& of = kShapes[cell];
   const int gates = of.gates;
   const std::string d_extras = std::string("d of ") + of.extra_name;
   error = contract.check_arrays(
