@@ -1,7 +1,8 @@
 """Build of the compiled code as a part of the installation. All other settings of the installation are in pyproject.toml.
 
-The wheel contains one library for each level of the processor architecture; see lstm_jax/native/packaged.py. The libraries do not depend on
-the version of Python. They are compiled by the first of these compilers that exists: the one in the environment variable CXX, c++, g++,
+The wheel contains the library for the level of this machine's processor, or for each level with the environment variable
+LSTM_JAX_LEVELS=all; see lstm_jax/native/packaged.py. The compilation takes half a minute on two cores. The libraries do not depend on the
+version of Python. They are compiled by the first of these compilers that exists: the one in the environment variable CXX, c++, g++,
 clang++, and the build requirement ziglang. If the compilation fails, lstm_jax is installed without the libraries.
 
 To compile for another machine, set the environment variable LSTM_JAX_MACHINE to its architecture, such as "aarch64", set CXX to a cross
@@ -11,6 +12,7 @@ compiler, and give the option --plat-name to the command bdist_wheel.
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -31,7 +33,10 @@ class BuildLibraries(build_ext):
         try:
             from lstm_jax.native.packaged import build_packaged
 
+            print("compiling the C++ code of lstm_jax, which takes half a minute on two cores", file=sys.stderr)
+            began = time.monotonic()
             built = build_packaged(self._folder(), os.environ.get("LSTM_JAX_MACHINE", ""))
+            print(f"{', '.join(path.name for path in built)}: {time.monotonic() - began:.0f} seconds", file=sys.stderr)
         except Exception as error:
             print(f"{' '.join(str(error).split())}: {WITHOUT}", file=sys.stderr)
             built = []
@@ -76,8 +81,6 @@ def has_compiler() -> bool:
 
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
-    ext_modules=[
-        Extension("lstm_jax.native.lib", sources=[f"lstm_jax/native/{name}.cc" for name in ("forward", "backward", "adam", "recurrence", "linear", "dropout")])
-    ],
+    ext_modules=[Extension("lstm_jax.native.lib", sources=[str(path.relative_to(HERE)) for path in HERE.glob("lstm_jax/native/*.cc")])],
     setup_requires=[] if has_compiler() else ["ziglang>=0.13"],
 )

@@ -184,7 +184,7 @@ def describe_library() -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    origin = "installed with lstm_jax" if path.parent == packaged.FOLDER else "built for this processor"
+    origin = "built for this processor" if path == library_path() else "installed with lstm_jax"
     rejected = [f"{note}: {BUILD}" for note in _load().notes if note != NOT_BUILT]
     return "; ".join([f"{path.name}, {origin}", *rejected])
 

@@ -3,19 +3,21 @@
 A level is a set of instructions that a processor may have. For x86-64 the levels are x86-64-v2, x86-64-v3, x86-64-v4 and x86-64-v4-bf16.
 The last one adds AVX512-BF16, for products of bfloat16 numbers, and AVX512-VNNI, for products of int8 numbers. For aarch64 the only level
 is armv8-a. A processor supports a level if it has all instructions of the level. A process loads the library of the highest level that its
-processor supports. The libraries are in the folder `lib`; setup.py compiles them with `build_packaged`.
+processor supports. setup.py compiles the level of its machine with `build_packaged`, or all levels for a wheel that is passed on. The
+libraries are in the folder `lib`, and in the user's cache folder, where other checkouts of the same sources find them.
 """
 
+import contextlib
 import functools
+import os
 import platform
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lstm_jax.errors import InputError
-from lstm_jax.files.writing import write_atomically
+from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler
-from lstm_jax.runtime.machine import cores, processor
+from lstm_jax.runtime.machine import processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
 """Dict from a dtype to the processor feature, as named in /proc/cpuinfo, that provides instructions for matrix products in this dtype."""
@@ -61,9 +63,17 @@ def levels_here() -> tuple[str, ...]:
     return tuple(found)
 
 
+def cache_folder() -> Path:
+    """Return the folder of the user's libraries. It may not exist yet."""
+    return default_cache_dir() / "native"
+
+
 def packaged_paths() -> list[Path]:
-    """Return the paths of the libraries installed with lstm_jax that suit this processor, the best first."""
-    paths = (FOLDER / file_name(level) for level in levels_here())
+    """Return the paths of the libraries of these sources that suit this processor, the best first."""
+    folders = [FOLDER]
+    with contextlib.suppress(InputError):  # a user without a home has no cache
+        folders.append(cache_folder())
+    paths = (folder / file_name(level) for level in levels_here() for folder in folders)
     return [path for path in paths if path.exists()]
 
 
@@ -80,33 +90,54 @@ def _targets(level: str, command: list[str]) -> list[list[str]]:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile one library for each level, such as "x86-64-v3", that `LEVELS` lists for a machine, and return the paths of the libraries."""
-    names = LEVELS.get(machine or platform.machine(), {})
-    if not names:
-        return []
+    """Compile the libraries that are installed with lstm_jax, and return their paths.
+
+    A library that this user's cache folder has from the same sources is copied.
+
+    Args:
+        folder: where to write the libraries. Other libraries in it are removed.
+        machine: key of `LEVELS`. All its levels are compiled. "" means this machine: the highest level that its processor supports, or all
+            levels with the environment variable LSTM_JAX_LEVELS=all.
+    """
+    every = bool(machine) or os.environ.get("LSTM_JAX_LEVELS") == "all"
     command = compiler.find_compiler()
     errors: list[InputError] = []
-
-    def make(level: str) -> Path | None:
-        path = folder / file_name(level)
-        if path.exists():
-            return path
-        for flags in _targets(level, command):
-            try:
-                with tempfile.TemporaryDirectory() as temporary:
-                    made = Path(temporary) / "lstm.so"
-                    compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
-                    write_atomically(path, made.read_bytes())
-                return path
-            except InputError as error:
-                errors.append(error)
-        return None
-
+    paths: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(len(cores())) as pool:
-        paths = [path for path in pool.map(make, names) if path]
+    for level in LEVELS.get(machine or platform.machine(), {}) if every else levels_here():
+        path = folder / file_name(level)
+        try:
+            if not path.exists():
+                write_atomically(path, _compiled(level, command, "" if machine else file_name(level)))
+            paths.append(path)
+        except InputError as error:
+            errors.append(error)
+        if paths and not every:
+            break
     for stale in set(folder.glob("*.so")) - set(paths):
         stale.unlink(missing_ok=True)  # another installation may remove it at the same time
-    if not paths:
+    if errors and not paths:
         raise errors[-1]
     return paths
+
+
+def _compiled(level: str, command: list[str], cached: str) -> bytes:
+    """Return the library of a level from the file `cached` of the cache folder, or compile it and store it there, unless `cached` is ""."""
+    with contextlib.suppress(OSError, InputError):
+        if cached:
+            return (cache_folder() / cached).read_bytes()
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / "lstm.so"
+        *first, last = _targets(level, command)
+        for flags in first:
+            with contextlib.suppress(InputError):
+                compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
+                break
+        else:
+            compiler.compile_library(command, [*last, "-s"], made)
+        library = made.read_bytes()
+    with contextlib.suppress(OSError, InputError):
+        if cached:
+            cache_folder().mkdir(0o700, parents=True, exist_ok=True)
+            write_atomically(cache_folder() / cached, library)
+    return library

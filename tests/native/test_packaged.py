@@ -190,7 +190,7 @@ def _make_wheel(tmp_path: Path, script: str) -> tuple[zipfile.ZipFile, str]:
     made = subprocess.run(
         [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path / "dist")],
         cwd=copy,
-        env=os.environ | {"CXX": str(stand_in), "PYTHONWARNINGS": "ignore"},
+        env=os.environ | {"CXX": str(stand_in), "PYTHONWARNINGS": "ignore", "LSTM_JAX_LEVELS": "all", "XDG_CACHE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
@@ -268,3 +268,16 @@ def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4", "-march=x86-64-v4 -mavx512bf16 -mavx512vnni"]
     assert packaged.build_packaged(folder, "x86_64") == paths
     assert len(compiled) == 4
+
+
+def test_an_installation_has_one_level(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The highest level of the processor is compiled; another checkout of the same sources finds it in the cache folder."""
+    _processor(monkeypatch, V3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler, "compile_library", lambda command, flags, made: made.write_bytes(b"library"))
+    monkeypatch.setattr(compiler, "find_compiler", lambda: ["c++"])
+    assert packaged.build_packaged(folder) == [folder / packaged.file_name("x86-64-v3")]
+    monkeypatch.setattr(compiler, "compile_library", None)
+    assert [path.read_bytes() for path in packaged.build_packaged(tmp_path / "other")] == [b"library"]
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
+    assert packaged.packaged_paths() == [packaged.cache_folder() / packaged.file_name("x86-64-v3")]
