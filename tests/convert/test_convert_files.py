@@ -138,7 +138,7 @@ def test_refuses_subclassed_models(tmp_path):
     with h5py.File(tmp_path / "own.weights.h5", "w") as file:  # arrays of a subclassed model are named after its attributes
         file["emb/vars/0"] = np.zeros((3, 2), np.float32)
     assert len(convert.read_keras_weights(tmp_path / "own.weights.h5")) == 1
-    with pytest.raises(InputError, match=r"array .*; expected a Sequential or functional model of Keras 3; load the model"):
+    with pytest.raises(InputError, match=r"layers \(none\); expected Embedding"):
         convert.sentiment_from_keras_file(tmp_path / "own.weights.h5")
 
 

@@ -102,18 +102,18 @@ BACKWARD = layers.LSTM(H, activation="relu", go_backwards=True)
 REFUSALS = [
     (lambda: layers.LSTM(H), lambda: ours(GRU), "cell"),
     (lambda: layers.GRU(H, reset_after=False), lambda: ours(GRU), "cell"),
-    (lambda: layers.LSTM(H, activation="relu"), lambda: ours(LSTM), "activations"),
+    (lambda: layers.LSTM(H, activation="relu"), lambda: ours(LSTM), "cell"),
     (lambda: layers.LSTM(H), lambda: ours(LSTM, go_backwards=True), "go_backwards"),
     (lambda: layers.LSTM(H, go_backwards=True), lambda: ours(LSTM, go_backwards=True, keep_order=True), "keep_order"),
     (lambda: layers.Bidirectional(layers.LSTM(H), merge_mode="sum"), lambda: ours(Bidirectional), "merge_mode"),
-    (lambda: layers.Bidirectional(layers.LSTM(H), backward_layer=BACKWARD), lambda: ours(Bidirectional), "weights"),
+    (lambda: layers.Bidirectional(layers.LSTM(H), backward_layer=BACKWARD), lambda: ours(Bidirectional), "cell, backward"),
     (lambda: layers.LSTM(H), lambda: ours(Bidirectional), "directions"),
     (lambda: layers.LSTM(H), lambda: ours(LSTM, use_bias=False), "use_bias"),
     (lambda: layers.LSTM(H, activation=lambda x: x + x), lambda: ours(LSTM), "activation of weights"),
     # slopes of 0.01 and 0.2
-    (lambda: layers.SimpleRNN(H, activation="leaky_relu"), lambda: ours(SimpleRNN, activation=jax.nn.leaky_relu), "activations"),
+    (lambda: layers.SimpleRNN(H, activation="leaky_relu"), lambda: ours(SimpleRNN, activation=jax.nn.leaky_relu), "cell"),
     # an approximation
-    (lambda: layers.GRU(H, recurrent_activation="gelu"), lambda: ours(GRU, recurrent_activation=jax.nn.gelu), "activations"),
+    (lambda: layers.GRU(H, recurrent_activation="gelu"), lambda: ours(GRU, recurrent_activation=jax.nn.gelu), "cell"),
     (lambda: layers.SimpleRNN(H, activation=keras.ops.gelu), lambda: ours(SimpleRNN, activation="gelu"), "activation of weights"),
     (lambda: layers.Dense(H), lambda: ours(LSTM), "weights"),
 ]

@@ -226,7 +226,7 @@ def refusals():
         (lambda: convert.layers_to_onnx("gru", [one]), "recurrent/0/weights of a GRU"),
         (lambda: convert.layers_to_onnx("lstm", [one], merge="max"), "merge"),
         (lambda: convert.layers_to_onnx("lstm", [double]), "recurrent/0/kernel"),
-        (lambda: convert.layers_to_onnx("lstm", [one], metadata={"a": 1}), "metadata a"),
+        (lambda: convert.layers_to_onnx("lstm", [one], metadata={"a": 1}), "metadata"),
         (lambda: convert.layers_to_onnx("lstm", [one], metadata="a"), "metadata"),
         (lambda: convert.sentiment_to_onnx(sentiment, metadata={1: "a"}), "metadata"),
         (lambda: convert.sentiment_to_onnx(sentiment, pooling="first"), "pooling"),
