@@ -286,7 +286,7 @@ def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     table, lstms = match.groups()
     at, cells = len(table), []
     for axes in re.findall("221?", lstms):
-        cells.append(_lstm_in_model(arrays[at : at + len(axes)], f"LSTM {len(cells)} from weights[{at}]: ", remedy))
+        cells.append(lstm_from_keras(arrays[at : at + len(axes)], f"LSTM {len(cells)} from weights[{at}]: "))
         at += len(axes)
     head = dense_from_keras(arrays[at:], f"Dense from weights[{at}]: ")
     layers: list[Layer] = []
@@ -297,14 +297,6 @@ def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
         layers.append(dict(zip(DIRECTIONS, cells, strict=False)) if both else cells[0])
         cells = cells[1 + both :]
     return join_model(embedding_from_keras(arrays[:1]) if table else None, layers, head, kind)
-
-
-def _lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
-    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages."""
-    try:
-        return lstm_from_keras(weights, where)
-    except InputError as error:
-        raise InputError(error.subject, error.value, f"{error.remedy}; {remedy}") from error
 
 
 def _groups(params: Mapping[str, Any], kind: Kind) -> dict[str, list[np.ndarray]]:
@@ -527,9 +519,9 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     subject = f"Keras model {os.fspath(path)}"
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
     classes = [_class(name) for name in names]
-    tables = classes.count("embedding")
-    fits = classes.count("dense") == 1 and tables in ((1,) if kind == SENTIMENT else (0, 1))
-    fits = fits and set(classes) <= {*RECURRENT, *INACTIVE, "embedding", "dense"}
+    known = set(classes) <= {*RECURRENT, *INACTIVE, "embedding", "dense"}
+    ends = [classes.count("embedding"), classes.count("dense")]
+    fits = known and (ends == [1, 1] or (kind == CHARACTER and ends == [0, 1]))
     require(fits, subject, f"layers {', '.join(names) or '(none)'}", SUPPORTED)
     order = None
     if config is not None:
@@ -540,9 +532,9 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
         cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
     def lstm(cell: str) -> Arrays:
-        return _lstm_in_model(cells.pop(cell, []), f"{cell}: ", SUPPORTED)
+        return lstm_from_keras(cells.pop(cell, []), f"{cell}: ")
 
-    embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if tables else None
+    embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if "embedding" in names else None
     head = dense_from_keras(cells.pop("layers/dense", []))
     stacks: dict[str, list[Layer]] = {}
     for name in (name for name in names if _class(name) in RECURRENT):
@@ -550,7 +542,8 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
         if _class(name) == "bidirectional":
             stacks[name] = [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in DIRECTIONS}]
         else:
-            stacks[name] = [lstm(cell) for cell in [cell for cell in cells if cell.startswith(f"{group}/cell")] or [f"{group}/cell"]]
+            stacked = [cell for cell in cells if cell.startswith(f"{group}/cell/cells/")]
+            stacks[name] = [lstm(cell) for cell in stacked or [f"{group}/cell"]]
     require(not cells, subject, f"arrays of {', '.join(cells)}", SUPPORTED)
     if order is None:
         width = head["kernel"].shape[1] if embedding is None else embedding["embedding"].shape[1]

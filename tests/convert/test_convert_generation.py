@@ -123,23 +123,20 @@ def torch_model(torch, names, layers=1, embed=0, tied=False, **lstm):
 
 
 @pytest.mark.slow(keep=2)
+@pytest.mark.parametrize("bias", [True, False])
 @KINDS
-def test_torch_models(torch, layers, embed):
+def test_torch_models(torch, layers, embed, bias):
     names = ("encoder", "rnn", "decoder") if layers == 2 else ("embedding", "lstm", "fc")
-    module, probabilities = torch_model(torch, names, layers, embed)
-    ours = convert.generation_from_torch(module.state_dict(), *names)
+    module, probabilities = torch_model(torch, names, layers, embed, bias=bias)
+    given = module.state_dict()
+    if not bias:
+        with torch.no_grad():
+            given.pop(f"{names[2]}.bias").zero_()
+    ours = convert.generation_from_torch(given, *names)
     close(logits(ours, layers=layers, embed=embed), probabilities())
     state = convert.generation_to_torch(ours, *names)
-    assert list(state) == list(module.state_dict())
+    assert not bias or list(state) == list(given)
     assert_same(convert.generation_from_torch(state, *names), ours)
-
-
-def test_torch_without_biases(torch):
-    module, probabilities = torch_model(torch, ("embedding", "lstm", "fc"), 2, 4, bias=False)
-    with torch.no_grad():
-        module["fc"].bias.zero_()
-    state = {name: tensor for name, tensor in module.state_dict().items() if name != "fc.bias"}
-    close(logits(convert.generation_from_torch(state), layers=2, embed=4), probabilities())
 
 
 def test_torch_tied_weights(torch):

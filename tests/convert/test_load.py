@@ -22,7 +22,6 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 class Config(NamedTuple):
-    kind: str
     layers: int
     both: bool
     bias: bool
@@ -33,19 +32,19 @@ class Config(NamedTuple):
 
 
 CONFIGS = [
-    {"layers": 1, "both": False, "bias": True, "features": 1, "units": 1, "batch": 1, "steps": 1},
-    {"layers": 2, "both": True, "bias": True, "features": 3, "units": 2, "batch": 2, "steps": 3},
-    {"layers": 3, "both": False, "bias": False, "features": 2, "units": 3, "batch": 2, "steps": 1},
-    {"layers": 1, "both": True, "bias": False, "features": 4, "units": 2, "batch": 1, "steps": 4},
+    Config(1, False, True, 1, 1, 1, 1),
+    Config(2, True, True, 3, 2, 2, 3),
+    Config(3, False, False, 2, 3, 2, 1),
+    Config(1, True, False, 4, 2, 1, 4),
 ]
 
 
-def torch_module(torch, config: Config, of: str = ""):
-    name, _, nonlinearity = config.kind.partition(" ")
-    options = {"bias": config.bias, "dtype": torch.float64} | ({"nonlinearity": nonlinearity} if nonlinearity else {})
-    if not of:
-        options |= {"num_layers": config.layers, "bidirectional": config.both, "batch_first": True}
-    return getattr(torch.nn, name + of)(config.features, config.units, **options)
+def torch_module(torch, kind: str, config: Config, of: str = "", **options):
+    """Return an nn.LSTM, nn.GRU or nn.RNN, or its cell if `of` is "Cell"."""
+    name, _, nonlinearity = kind.partition(" ")
+    options |= {"nonlinearity": nonlinearity} if nonlinearity else {}
+    torch.manual_seed(0)
+    return getattr(torch.nn, name + of)(config.features, config.units, bias=config.bias, dtype=torch.float64, **options)
 
 
 def zeros(make: Callable[..., Any], *sizes: int, **options) -> Any:
@@ -55,38 +54,27 @@ def zeros(make: Callable[..., Any], *sizes: int, **options) -> Any:
     return nnx.merge(graph, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes))
 
 
-def new_layer(config: Config, features: int, **options) -> Recurrent | Bidirectional:
-    options |= {"cell": KINDS[config.kind], "use_bias": config.bias, "param_dtype": jnp.float64}
-    options["activation"] = "relu" if config.kind == "RNN relu" else "tanh"
-    return zeros(Bidirectional if config.both else Recurrent, features, config.units, **options)
-
-
-def new_layers(config: Config):
-    inner = config.units * (2 if config.both else 1)
-    options = {"return_sequences": True, "return_state": True}
-    layers = [new_layer(config, inner if number else config.features, **options) for number in range(config.layers)]
+def new_layers(kind: str, config: Config):
+    """Return a layer or, if there are several, a stack of them, which has the sizes of the PyTorch module and returns its states."""
+    options = {"cell": KINDS[kind], "activation": "relu" if kind == "RNN relu" else "tanh", "use_bias": config.bias}
+    options |= {"param_dtype": jnp.float64, "return_sequences": True, "return_state": True}
+    layers, features = [], config.features
+    for _ in range(config.layers):
+        layers.append(zeros(Bidirectional if config.both else Recurrent, features, config.units, **options))
+        features = layers[-1].output_features
     return layers[0] if config.layers == 1 else RecurrentStack(layers)
 
 
-def flat_states(config: Config, state) -> list:
-    """Return the states of all layers and directions as a flat list, in the order of PyTorch's h_n."""
-    per_layer = [state] if config.layers == 1 else state
-    return [direction for layer in per_layer for direction in (layer if config.both else [layer])]
-
-
-def summed(cell: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def summed(cell: str, module) -> dict[str, np.ndarray]:
     """Return the state dict that is expected after a conversion to our layout and back.
 
     A cell with one bias keeps only the sum of PyTorch's two biases, which comes back as bias_ih. Then bias_hh is zero.
     """
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     if cell == "gru":
         return state
     sums = {name: array + state[name.replace("_ih", "_hh")] for name, array in state.items() if "bias_ih" in name}
     return state | sums | {name: np.zeros_like(array) for name, array in state.items() if "bias_hh" in name}
-
-
-def numpy_state(module) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
 def close(got, want) -> None:
@@ -98,18 +86,20 @@ def close(got, want) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers(torch, kind: str, seed: int) -> None:
     """Layers with PyTorch's weights give PyTorch's outputs and final states, and the weights convert back."""
-    torch.manual_seed(0)
-    cell, config = KINDS[kind], Config(kind, **CONFIGS[seed])
-    module, layer = torch_module(torch, config), new_layers(config)
+    cell, config = KINDS[kind], CONFIGS[seed]
+    module = torch_module(torch, kind, config, num_layers=config.layers, bidirectional=config.both, batch_first=True)
+    layer = new_layers(kind, config)
     arrays = convert.layers_from_torch(cell, module.state_dict())
     convert.load(layer, (module, module.state_dict(), arrays)[seed % 3])
     x = normal(seed, config.batch, config.steps, config.features, dtype=np.float64)
     outputs, state = layer(jnp.asarray(x))
     want, final = module(torch.from_numpy(x))
     close(outputs, want)
-    for place, part in enumerate(final if kind == "LSTM" else [final]):
-        close(jnp.stack([found[place] for found in flat_states(config, state)]), part)
-    assert_same(convert.layers_to_torch(cell, arrays, bias=config.bias), summed(cell, numpy_state(module)), ordered=False)
+    per_layer = [state] if config.layers == 1 else state
+    states = [direction for one in per_layer for direction in (one if config.both else [one])]  # in the order of PyTorch's h_n
+    for number, part in enumerate(final if kind == "LSTM" else [final]):
+        close(jnp.stack([found[number] for found in states]), part)
+    assert_same(convert.layers_to_torch(cell, arrays, bias=config.bias), summed(cell, module), ordered=False)
 
 
 @pytest.mark.usefixtures("x64", "eager")
@@ -117,11 +107,10 @@ def test_layers(torch, kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells(torch, kind: str, bias: bool) -> None:
     """A layer loaded from a PyTorch cell in a bigger model gives the cell's outputs and states in three steps; the weights convert back."""
-    torch.manual_seed(0)
-    config = Config(kind, 1, False, bias, features=3, units=4, batch=2, steps=3)
-    module = torch_module(torch, config, "Cell")
+    config, cell = Config(1, False, bias, features=3, units=4, batch=2, steps=3), KINDS[kind]
+    module = torch_module(torch, kind, config, "Cell")
     state_dict = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "cell": module}).state_dict()
-    layer = new_layers(config)
+    layer = new_layers(kind, config)
     convert.load(layer, state_dict, prefix="cell.")
     ours, theirs = layer.initial_state(config.batch), None
     for x in normal(0, config.steps, config.batch, config.features, dtype=np.float64):
@@ -130,9 +119,8 @@ def test_cells(torch, kind: str, bias: bool) -> None:
         for got, want in zip(ours, theirs if kind == "LSTM" else [theirs], strict=True):
             close(got, want)
         close(output, theirs[0] if kind == "LSTM" else theirs)
-    arrays = convert.cell_from_torch(KINDS[kind], state_dict, "cell.")
-    back = convert.cell_to_torch(KINDS[kind], arrays, suffix="", bias=bias)
-    assert_same(back, summed(KINDS[kind], numpy_state(module)), ordered=False)
+    back = convert.cell_to_torch(cell, convert.cell_from_torch(cell, state_dict, "cell."), suffix="", bias=bias)
+    assert_same(back, summed(cell, module), ordered=False)
 
 
 def test_module_shows_its_nonlinearity(torch) -> None:
@@ -159,13 +147,11 @@ def pair(cell: str, features: int = 3) -> dict[str, dict[str, np.ndarray]]:
     return {"forward": weights(cell, features), "backward": weights(cell, features)}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dtype_is_that_of_the_layer(dtype) -> None:
-    layer = zeros(GRU, 3, 4, param_dtype=dtype)
-    given = weights("gru", dtype=np.float64)
+def test_dtype_is_that_of_the_layer() -> None:
+    layer, given = zeros(GRU, 3, 4, param_dtype=jnp.bfloat16), weights("gru", dtype=np.float64)
     convert.load(layer, given)
     for name, array in given.items():
-        assert_same(np.asarray(getattr(layer, name)[...]), array.astype(dtype))
+        assert_same(np.asarray(getattr(layer, name)[...]), array.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CONVERTED if cell != PROJECTED])

@@ -13,7 +13,8 @@ from lstm_jax import InputError  # noqa: E402
 from lstm_jax.integrations.keras import GRU, LAYERS, LSTM, RNN, Bidirectional, SimpleRNN, accelerate, why_not  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("quick_compiles", "only_peers"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-KINDS = {LSTM: keras.layers.LSTM, GRU: keras.layers.GRU, SimpleRNN: keras.layers.SimpleRNN}
+KINDS = {LSTM: keras.layers.LSTM, GRU: keras.layers.GRU, SimpleRNN: keras.layers.SimpleRNN, RNN: keras.layers.RNN}
+EACH = pytest.mark.parametrize("kind", [LSTM, GRU, SimpleRNN])
 B, T, E, H, V = 3, 5, 4, 6, 11
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((B, T, E)).astype("float32")
@@ -27,6 +28,20 @@ def sentiment(recurrent: Callable[[], object], mask: bool = False, seed: int = 1
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((T,), dtype="int32"), keras.layers.Embedding(V, E, mask_zero=mask), recurrent(), keras.layers.Dense(1, "sigmoid")]
     return keras.Sequential(layers)
+
+
+def both(kind: type, first: Callable[[], object] = lambda: H, **options) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """Return a layer of ours and Keras' own with the same random weights. `first` makes the first argument of each."""
+    ours, theirs = (layer(first(), **options) for layer in (kind, KINDS[kind]))
+    ours.build(X.shape), theirs.build(X.shape)
+    theirs.set_weights([RNG.standard_normal(weight.shape) * 0.5 for weight in theirs.weights])
+    ours.set_weights(theirs.get_weights())
+    return ours, theirs
+
+
+def assert_alike(ours: object, theirs: object) -> None:
+    for got, want in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-6, rtol=1e-5)
 
 
 def compiled(model: keras.Model) -> keras.Model:
@@ -51,13 +66,13 @@ def test_functional_models_with_masks_and_operations() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # one would name a layer that is not replaced
         fast = accelerate(model)
-    np.testing.assert_allclose(fast([IDS, X]), model([IDS, X]), atol=2e-6, rtol=1e-5)
+    assert_alike(fast([IDS, X]), model([IDS, X]))
     assert {type(layer) for layer in fast.layers} & {LSTM, Bidirectional} == {LSTM, Bidirectional}
 
 
 @pytest.mark.slow(keep=["-gaps"])
 @pytest.mark.parametrize("mask", [None, "gaps", "none valid"])
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize(
     "options",
     [
@@ -72,14 +87,8 @@ def test_functional_models_with_masks_and_operations() -> None:
 )
 def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> None:
     valid = {None: None, "gaps": RNG.random((B, T)) > 0.4, "none valid": np.zeros((B, T), bool)}[mask]
-    ours, theirs = kind(H, **options), KINDS[kind](H, **options)
-    ours.build(X.shape), theirs.build(X.shape)
-    theirs.set_weights([RNG.standard_normal(weight.shape) * 0.5 for weight in theirs.weights])
-    ours.set_weights(theirs.get_weights())
-    got, want = (keras.tree.flatten(layer(X, mask=valid)) for layer in (ours, theirs))
-    assert [a.shape for a in got] == [a.shape for a in want]
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+    ours, theirs = both(kind, **options)
+    assert_alike(ours(X, mask=valid), theirs(X, mask=valid))
     assert ours.get_config() == theirs.get_config() | {"name": ours.name}
 
 
@@ -88,29 +97,23 @@ def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> No
     "options", [{}, {"unroll": True, "return_sequences": True}, {"go_backwards": True, "return_sequences": True}], ids=str
 )
 def test_masks_that_are_broadcast(options: dict, shape: tuple[int, ...]) -> None:
-    ours, theirs = (layer(H, **options) for layer in (LSTM, keras.layers.LSTM))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(LSTM, **options)
     valid = np.random.default_rng(1).random(shape) > 0.4
-    assert 0 < valid.mean() < 1
-    np.testing.assert_allclose(ours(X, mask=valid), theirs(X, mask=valid), atol=2e-6, rtol=1e-5)
+    assert_alike(ours(X, mask=valid), theirs(X, mask=valid))
     with pytest.raises(Exception, match=r"mask: \(2, 5\); give \(B, T\)"):
         ours(X, mask=np.ones((2, T), bool))
 
 
 @pytest.mark.parametrize("options", [{}, {"zero_output_for_mask": True}, {"unroll": True}, {"go_backwards": True}], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_initial_state_before_the_first_valid_step(kind: type, options: dict) -> None:
-    ours, theirs = (layer(H, return_sequences=True, return_state=True, **options) for layer in (kind, KINDS[kind]))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(kind, return_sequences=True, return_state=True, **options)
     valid = RNG.random((B, T)) > 0.4
     valid[0, :2] = valid[1, -2:] = valid[2] = False
     state = [RNG.standard_normal((B, H)).astype("float32") for _ in range(2 if kind is LSTM else 1)]
     for sequences in (True, False):
         ours.return_sequences = theirs.return_sequences = sequences
-        for a, b in zip(*(layer(X, mask=valid, initial_state=state) for layer in (ours, theirs)), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+        assert_alike(ours(X, mask=valid, initial_state=state), theirs(X, mask=valid, initial_state=state))
 
 
 @pytest.mark.parametrize("options", [{}, {"go_backwards": True, "return_sequences": True, "return_state": True}], ids=str)
@@ -123,17 +126,13 @@ def test_initial_state_before_the_first_valid_step(kind: type, options: dict) ->
     ],
 )
 def test_rnn_of_cells(cells: Callable, options: dict) -> None:
-    ours, theirs = (kind(cells(), **options) for kind in (RNN, keras.layers.RNN))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(RNN, cells, **options)
     assert not why_not(ours)
     for mask, training in ((None, False), (RNG.random((B, T)) > 0.4, True), (np.zeros((B, T), bool), False)):
-        got, want = (keras.tree.flatten(layer(X, mask=mask, training=training)) for layer in (ours, theirs))
-        for a, b in zip(got, want, strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+        assert_alike(*(layer(X, mask=mask, training=training) for layer in (ours, theirs)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_mixed_precision(kind: type) -> None:
     """Outputs and gradients in mixed_bfloat16 are as near to float32 as Keras' own, which differ by up to 0.024 of the largest."""
     ours, exact = kind(H, dtype="mixed_bfloat16"), KINDS[kind](H)
@@ -155,7 +154,7 @@ def test_mixed_precision(kind: type) -> None:
         np.testing.assert_allclose(got, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize(
     "options", [{"dropout": 0.3}, {"recurrent_dropout": 0.4, "implementation": 1}, {"dropout": 0.3, "recurrent_dropout": 0.4}], ids=str
 )
@@ -163,12 +162,10 @@ def test_dropout_is_keras_own_draw(kind: type, options: dict) -> None:
     """Keras draws the dropout masks from its seed, so that our layer and Keras' layer have the same outputs in training."""
     if kind is SimpleRNN:
         options = {name: value for name, value in options.items() if name != "implementation"}
-    ours, theirs = (layer(H, seed=7, **options) for layer in (kind, KINDS[kind]))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(kind, seed=7, **options)
     got, want = ours(X, training=True), theirs(X, training=True)
     assert not np.allclose(want, theirs(X)), "dropout changes nothing here"
-    np.testing.assert_allclose(got, want, atol=2e-6)
+    assert_alike(got, want)
 
 
 @pytest.mark.slow(keep=["<lambda>1-True", "<lambda>2-False"])
@@ -246,17 +243,22 @@ def test_stateful_goes_on_where_it_was() -> None:
     y = X[:, 0, :1].repeat(H, axis=1)
     for each in (theirs, ours):
         each.get_layer(index=0).reset_state()
-    np.testing.assert_allclose(*([each.evaluate(X, y, batch_size=B, verbose=0) for _ in range(3)] for each in (ours, theirs)), rtol=1e-5)
-    np.testing.assert_allclose(*([each.predict(X, batch_size=B, verbose=0) for _ in range(2)] for each in (ours, theirs)), atol=2e-6)
-    np.testing.assert_allclose(*([np.asarray(each(X)) for _ in range(2)] for each in (ours, theirs)), atol=2e-6)
+    calls = (
+        lambda m: m.evaluate(X, y, batch_size=B, verbose=0),
+        lambda m: m.predict(X, batch_size=B, verbose=0),
+        lambda m: np.asarray(m(X)),
+    )
+    for call in calls:
+        np.testing.assert_allclose(*([call(each) for _ in range(3)] for each in (ours, theirs)), rtol=1e-5, atol=2e-6)
 
 
 def test_our_bidirectional_keeps_our_layers() -> None:
     layer = Bidirectional(LSTM(H))
     assert [type(part) for part in (layer.forward_layer, layer.backward_layer)] == [LSTM, LSTM]
     assert type(Bidirectional(keras.layers.LSTM(H)).forward_layer) is keras.layers.LSTM
-    again = Bidirectional.from_config(layer.get_config())
-    assert [type(part) for part in (again.forward_layer, again.backward_layer)] == [LSTM, LSTM]
+    mixed = accelerate(keras.Sequential([keras.Input((T, E)), Bidirectional(keras.layers.LSTM(H))])).layers[0]
+    for again in (Bidirectional.from_config(layer.get_config()), mixed):
+        assert [type(part) for part in (again.forward_layer, again.backward_layer)] == [LSTM, LSTM]
 
 
 def test_loss_and_metric_of_the_users_own() -> None:
@@ -276,18 +278,9 @@ def test_loss_and_metric_of_the_users_own() -> None:
     np.testing.assert_allclose(ours.train_on_batch(X, X[:, 0, :1])[0], want[0], rtol=1e-5)
 
 
-def test_keras_layers_in_our_bidirectional_are_replaced() -> None:
-    layer = Bidirectional(keras.layers.LSTM(H))
-    ours = accelerate(model := keras.Sequential([keras.Input((T, E)), layer]))
-    assert [type(part) for part in (ours.layers[0].forward_layer, ours.layers[0].backward_layer)] == [LSTM, LSTM]
-    np.testing.assert_allclose(ours.predict(X, verbose=0), model.predict(X, verbose=0), atol=2e-6)
-
-
 def test_layer_that_keras_runs() -> None:
     """If `unroll` does not support an activation of our layer, Keras runs the layer, with exactly the outputs of Keras' own layer."""
-    ours, theirs = (kind(H, recurrent_activation="sparsemax", seed=1) for kind in (LSTM, keras.layers.LSTM))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(LSTM, recurrent_activation="sparsemax", seed=1)
     assert why_not(ours) == "its recurrent_activation sparsemax is not supported"
     assert np.array_equal(ours(X), theirs(X))
 
