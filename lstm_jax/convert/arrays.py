@@ -13,6 +13,7 @@ from lstm_jax.bounds import as_tuple, is_a
 from lstm_jax.errors import InputError, require
 
 Arrays = dict[str, np.ndarray]
+Params = Mapping[str, Any]  # weights that have not been checked yet
 Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
 Library = Literal["Keras", "PyTorch", "ONNX"]
 
@@ -154,14 +155,6 @@ def joined(parts: dict[str, Any]) -> Layer:
     return parts.get("", parts)
 
 
-def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm", sizes: dict[str, int] | None = None) -> Layer:
-    """Return a copy of the weights of a unidirectional or bidirectional layer, after checking their keys and shapes."""
-    sizes = {} if sizes is None else sizes
-    if is_bidirectional(layer):
-        check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
-    return joined({direction: checked(cell, half, below(where, direction), sizes) for direction, half in halves(layer).items()})
-
-
 def below(where: str, direction: str) -> str:
     """Return the path of one direction of the layer with the path `where`."""
     return where + (direction and f"{direction}/")
@@ -174,14 +167,16 @@ def widths(layer: Layer, merge: str = "concat") -> tuple[int, int]:
     return parts[0]["kernel"].shape[0], outputs * (len(parts) if merge == "concat" else 1)
 
 
-def check_stack(
-    layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm", merge: str = "concat", features: int | None = None
-) -> list[Layer]:
+def check_stack(layers: Sequence[Params], cell: str = "lstm", merge: str = "concat", features: int | None = None) -> list[Layer]:
     """Return copies of the weights of stacked layers, after checking that each layer is valid and reads the outputs of the one below."""
-    require(len(layers) > 0, f"{where}layers", "none", "give at least one layer")
+    require(len(layers) > 0, "recurrent/layers", "none", "give at least one layer")
     found: list[Layer] = []
     for number, layer in enumerate(layers):
-        found.append(check_layer(layer, f"{where}{number}/", cell, {} if features is None else {"E": features}))
+        where, sizes = f"recurrent/{number}/", {} if features is None else {"E": features}
+        if is_bidirectional(layer):
+            check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
+        parts = {direction: checked(cell, half, below(where, direction), sizes) for direction, half in halves(layer).items()}
+        found.append(joined(parts))
         features = widths(found[-1], merge)[1]
     return found
 
@@ -189,8 +184,8 @@ def check_stack(
 def reordered(library: Library, cell: str, arrays: Arrays) -> Arrays:
     """Return the arrays of a cell with their gates in the order of another library, or in that of lstm_jax if they have the other order."""
     order = LAYOUTS[cell].orders[library]
-    blocks = {name: np.split(array, len(order), axis=-1) for name, array in arrays.items() if name != "projection"}
-    return arrays | {name: np.concatenate([parts[gate] for gate in order], axis=-1) for name, parts in blocks.items()}
+    gates = {name: array.reshape(*array.shape[:-1], len(order), -1) for name, array in arrays.items() if name != "projection"}
+    return arrays | {name: blocks[..., order, :].reshape(arrays[name].shape) for name, blocks in gates.items()}
 
 
 def join_model(embedding: Arrays | None, layers: Sequence[Layer], head: Arrays, kind: Kind) -> Arrays:
@@ -205,7 +200,7 @@ def join_model(embedding: Arrays | None, layers: Sequence[Layer], head: Arrays, 
 
 
 def split_model(
-    params: Mapping[str, Any], kind: Kind, cell: str = "lstm", merge: str = "concat", pooled: int = 1
+    params: Params, kind: Kind, cell: str = "lstm", merge: str = "concat", pooled: int = 1
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together."""
     layers = split_paths(params, kind)
@@ -238,9 +233,6 @@ def split_paths(params: Any, kind: Kind) -> list[Layer]:
         require(path in params, path, "missing", f"a {kind} needs it")
     require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
     return [found[number] for number in range(len(found))]
-
-
-BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
 
 
 class Target(NamedTuple):
@@ -288,7 +280,7 @@ def layers_of(layers: Any) -> list[Any]:
     return [layers] if one else list(as_tuple("layers", layers, LAYER))
 
 
-def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
+def exported(cell: str, layers: Any, target: Target) -> list[Params]:
     """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers."""
     title, found, used = f"a {target.title}", [], set()
     remedy = f"{title} has no residual connections: export the layers one by one, and add the inputs yourself"
@@ -317,15 +309,13 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
                 ("dtype", dtype != own and dtype.name, "multiplies in the dtype of the parameters"),
             ]
             for name, value, reason in refused:
-                require(
-                    not value, name + place, value, f"{title} {reason}; to export the weights alone, give layer.cell_params()._asdict()"
-                )
+                require(not value, name + place, value, f"{title} {reason}; or give the weights alone, layer.cell_params()._asdict()")
             arrays[direction] = {name: np.asarray(array) for name, array in half.cell_params()._asdict().items()}
         found.append(joined(arrays))
     require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{title} has the same in all layers: export them one by one")
     return found
 
 
-def exported_layer(cell: str, layer: Any, target: Target) -> Mapping[str, Any]:
+def exported_layer(cell: str, layer: Any, target: Target) -> Params:
     """Return the weights of one layer, after checking that another library can express the layer; see `exported`."""
     return exported(cell, [layer], target)[0]

@@ -1,7 +1,6 @@
 """Conversion of the weights of LSTM cells between lstm_jax and Flax (Linen and NNX).
 
-In lstm_jax an LSTM is the dict {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} with the gates in the order i, f, g, o. E is
-the number of input features and H the number of units.
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
 
 Three Flax cells have two dense layers for each gate: LSTMCell and OptimizedLSTMCell of Linen, and LSTMCell of NNX. The dense layers ii, if,
 ig and io act on the input, and have a kernel (E, H) and no bias. The dense layers hi, hf, hg and ho act on the state h, and have a kernel
@@ -39,9 +38,6 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
 
     Args:
         tree: the parameter tree of the cell, or of an nn.RNN that contains the cell.
-
-    Raises:
-        InputError: if the names or shapes in the tree are not those of one of these cells.
     """
     return _joined(_leaves(tree), LINEN)
 
@@ -68,9 +64,6 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     Args:
         tree: `nnx.to_pure_dict(nnx.state(module))`, where `module` is the cell or an nnx.RNN that contains the cell. The state of random
             number generators (`rngs`) in the tree is ignored.
-
-    Raises:
-        InputError: if the names or shapes in the tree are not those of one of these cells.
     """
     leaves = _leaves(tree)
     return _joined(leaves, OPTIMIZED if "dense_i/kernel" in leaves else NNX)

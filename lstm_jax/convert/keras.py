@@ -27,7 +27,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
@@ -45,9 +45,10 @@ from lstm_jax.convert.arrays import (
     Arrays,
     Kind,
     Layer,
+    Params,
     check_cell,
     check_keys,
-    check_layer,
+    check_stack,
     checked,
     exported_layer,
     fitted,
@@ -62,6 +63,9 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
+FilePath = str | os.PathLike[str]
+Weights = list[np.ndarray]
+"""Arrays in the order of Keras' `get_weights()` and `set_weights`."""
 LAYER_BY_LAYER = (
     "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
 )
@@ -81,7 +85,7 @@ def _from_list(kind: str, weights: Any, where: str = "", sizes: dict[str, int] |
     return checked(kind, arrays, where, sizes)
 
 
-def _list(arrays: Arrays) -> list[np.ndarray]:
+def _list(arrays: Arrays) -> Weights:
     """Return the arrays of a cell in Keras' order, with both biases of a GRU in one array."""
     kernel, recurrent, *biases = arrays.values()
     return [kernel, recurrent, biases[0] if len(biases) == 1 else np.stack(biases)]
@@ -104,7 +108,7 @@ def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Array
     return _from_list(cell, weights, where)
 
 
-def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
+def cell_to_keras(cell: str, params: Any) -> Weights:
     """Convert the weights of an LSTM, a GRU or a simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `cell_from_keras`.
@@ -127,7 +131,7 @@ def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     return cell_from_keras("lstm", weights, where)
 
 
-def lstm_to_keras(params: Any) -> list[np.ndarray]:
+def lstm_to_keras(params: Any) -> Weights:
     """Convert an LSTM of lstm_jax to the arrays that `set_weights` of a Keras LSTM expects, as `cell_to_keras("lstm", ...)` does."""
     return cell_to_keras("lstm", params)
 
@@ -150,7 +154,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
 
 
-def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarray]:
+def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> Weights:
     """Convert the weights of a bidirectional layer to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
     The list contains the kernel, the recurrent kernel and the bias of the forward layer, then those of the backward layer.
@@ -166,24 +170,16 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarra
     check_cell(cell, "Keras")
     arrays = exported_layer(cell, params, KERAS)
     check_keys("bidirectional layer", arrays, DIRECTIONS)
-    return [array for half in halves(check_layer(arrays, cell=cell)).values() for array in _list(half)]
+    return [array for half in halves(check_stack([arrays], cell)[0]).values() for array in _list(half)]
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Convert the weights of a Keras Embedding layer, a list of one array (V, E), to {"embedding": (V, E)}.
-
-    Raises:
-        InputError: if `weights` is not a list of exactly one array, or the array does not have two axes.
-    """
+    """Convert the weights of a Keras Embedding layer, a list of one array (V, E), to {"embedding": (V, E)}."""
     return _from_list("embedding", weights)
 
 
-def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert {"embedding": (V, E)} to the list of one array that `set_weights` of a Keras Embedding expects.
-
-    Raises:
-        InputError: if `params` does not have "embedding" as its only key, or the array does not have two axes.
-    """
+def embedding_to_keras(params: Params) -> Weights:
+    """Convert {"embedding": (V, E)} to the list of one array that `set_weights` of a Keras Embedding expects."""
     return list(checked("embedding", params).values())
 
 
@@ -193,19 +189,12 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     Args:
         weights: `get_weights()` of the layer: kernel (in, out) and bias (out,). For a layer without a bias, the result has a bias of zeros.
         where: text that stands before the names of the arrays in error messages.
-
-    Raises:
-        InputError: if `weights` is not a list of 1 or 2 arrays, or the shapes are not those of a dense layer.
     """
     return _from_list("dense", weights, where)
 
 
-def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert {"kernel": (in, out), "bias": (out,)} to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of a dense layer.
-    """
+def dense_to_keras(params: Params) -> Weights:
+    """Convert {"kernel": (in, out), "bias": (out,)} to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects."""
     return list(checked("dense", params).values())
 
 
@@ -227,21 +216,15 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
 
     Returns:
         a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
-
-    Raises:
-        InputError: if the arrays are not those of such a model.
     """
     remedy = f"expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1); {LAYER_BY_LAYER}"
     return _from_model(weights, SENTIMENT, remedy)
 
 
-def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+def sentiment_to_keras(params: Params) -> Weights:
     """Convert a sentiment model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
     This function is the inverse of `sentiment_from_keras`. The LSTM and Dense layers of the Keras model must have biases.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of a sentiment model.
     """
     return [*chain(*_groups(params, SENTIMENT).values())]
 
@@ -254,22 +237,16 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 
     The list of weights has no names, so this function counts the matrices to find out whether there is an embedding. An LSTM has two
     matrices, a Dense has one, and an Embedding has one. An even count therefore means that there is an embedding.
-
-    Raises:
-        InputError: if the arrays are not those of such a model.
     """
     remedy = f"expected those of LSTM layers -> Dense(V), or with an Embedding before them; {LAYER_BY_LAYER}"
     return _from_model(weights, CHARACTER, remedy)
 
 
-def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+def generation_to_keras(params: Params) -> Weights:
     """Convert a character model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
     This function is the inverse of `generation_from_keras`. The LSTM and Dense layers of the Keras model must have biases. If the weights
     are tied ("head/kernel" is absent), the kernel of the Dense layer becomes a copy of the transposed embedding table.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of a character model.
     """
     return [*chain(*_groups(params, CHARACTER).values())]
 
@@ -299,7 +276,7 @@ def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     return join_model(embedding_from_keras(arrays[:1]) if table else None, layers, head, kind)
 
 
-def _groups(params: Mapping[str, Any], kind: Kind) -> dict[str, list[np.ndarray]]:
+def _groups(params: Params, kind: Kind) -> dict[str, Weights]:
     """Return a dict from the HDF5 group of each layer of a Keras model to its arrays, in the order of the layers."""
     embedding, layers, head = split_model(params, kind)
     found = {} if embedding is None else {"layers/embedding": list(embedding.values())}
@@ -326,7 +303,7 @@ def _natural(path: str) -> str:
     return re.sub(r"\d+", lambda digits: digits[0].zfill(9), path)
 
 
-def _read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[str]]:
     """Read the arrays of an HDF5 file and the paths of its groups, in natural order. The state of the optimizer is left out."""
     import h5py
 
@@ -447,7 +424,7 @@ def _check_options(layer: Any, model: Kind, subject: str, backward: bool = False
         _check_options(options["backward_layer"], model, subject, backward=True)
 
 
-def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_keras_weights(path: FilePath) -> Arrays:
     """Read the weights in a Keras 3 `.weights.h5` file or `.keras` archive, and return a dict from the path of each array to the array.
 
     The paths are in natural order, in which lstm_2 comes before lstm_10. The state of the optimizer is left out. bfloat16 arrays are
@@ -460,7 +437,7 @@ def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return _read(path)[0]
 
 
-def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+def sentiment_from_keras_file(path: FilePath) -> Arrays:
     """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
     The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
@@ -489,7 +466,7 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     return _from_file(path, SENTIMENT)
 
 
-def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+def generation_from_keras_file(path: FilePath) -> Arrays:
     """Read a character model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
     The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
@@ -499,22 +476,12 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax supports. They are checked
     only in a `.keras` archive, because a `.weights.h5` file stores no options. The option `mask_zero` of an Embedding is never checked: a
     Keras model with `mask_zero=True` skips the character with the id 0, but the character model of lstm_jax reads it.
-    `sentiment_from_keras_file` describes how the order of the layers is found.
-
-    Args:
-        path: path of the file.
-
-    Returns:
-        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
-
-    Raises:
-        InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
-            fit together, or if the order of the layers is not unique.
+    `sentiment_from_keras_file` describes how the order of the layers is found, the result and the errors.
     """
     return _from_file(path, CHARACTER)
 
 
-def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
+def _from_file(path: FilePath, kind: Kind) -> Arrays:
     arrays, groups, config = _read(path)
     subject = f"Keras model {os.fspath(path)}"
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
@@ -527,7 +494,7 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     if config is not None:
         with parsing(f"{subject}: config.json", "expected what model.save('x.keras') writes"):
             order = _order_in_config(config["config"], kind, subject)
-    cells: dict[str, list[np.ndarray]] = {}
+    cells: dict[str, Weights] = {}
     for array, values in arrays.items():
         cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
@@ -552,7 +519,7 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
 
-def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
+def write_keras_weights(path: FilePath, params: Params) -> None:
     """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
 
     The Keras model must be Sequential or functional. It must have one LSTM or Bidirectional(LSTM) layer for each recurrent layer in
@@ -592,7 +559,7 @@ def _tensor(value: dict[str, Any]) -> Any:
     return value["config"]["keras_history"] if value.get("class_name") == "__keras_tensor__" else value
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
+def _read(path: FilePath) -> tuple[Arrays, list[str], Any]:
     """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name = os.fspath(path)
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")

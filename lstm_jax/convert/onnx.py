@@ -26,6 +26,7 @@ from lstm_jax.convert.arrays import (
     SENTIMENT,
     Arrays,
     Layer,
+    Params,
     Target,
     check_cell,
     check_stack,
@@ -38,6 +39,7 @@ from lstm_jax.convert.arrays import (
 )
 from lstm_jax.errors import InputError, require
 
+Metadata = Mapping[str, str] | None
 OPSET = 17
 """Version of ONNX's operators that the graphs use."""
 IR_VERSION = 8
@@ -62,27 +64,27 @@ class Graph:
     Every array in the graph, also called a value, has a name. The methods take and return these names.
     """
 
-    def __init__(self):
+    def __init__(self, name: str):
         self.onnx = import_onnx()
-        self.nodes: list[Any] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.inputs: list[Any] = []
-        self.outputs: list[Any] = []
+        self.proto, self.size = self.onnx.GraphProto(name=name), 0
 
     def input(self, name: str, dtype: str, *shape: int | str) -> str:
         """Add an input, and return its name."""
-        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
+        self.proto.input.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
         return name
 
-    def output(self, value: str, name: str, *shape: int | str) -> None:
-        """Add a float output, which is a copy of a value under another name. The last output that is added becomes the first."""
-        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
-        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape))
+    def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
+        """Add a float output, which is a copy of a value under another name."""
+        self.proto.node.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
+        described = self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape)
+        self.proto.output.insert(0 if first else len(self.proto.output), described)
 
     def constant(self, name: str, array: np.ndarray) -> str:
         """Add an array of float32 or int64 as a constant with the given name, and return the name."""
         require(array.dtype in (np.float32, np.int64), name, f"dtype {array.dtype}", "give float32 arrays")
-        self.constants[name] = array
+        self.size += array.nbytes
+        require(self.size <= LARGEST, "weights", f"{self.size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
+        self.proto.initializer.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
     def node(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
@@ -90,24 +92,20 @@ class Graph:
 
         An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
         """
-        name = f"{operator}/{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self.constant(f"constant/{value}", np.asarray(value)) for value in inputs]
+        name, names = f"{operator}/{len(self.proto.node)}", []
+        for number, value in enumerate(inputs):
+            names.append(value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value)))
         found = [f"{name}/{number}" for number in range(outputs)]
-        self.nodes.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
+        self.proto.node.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
         return found[0] if outputs == 1 else found
 
-    def model(self, name: str, description: str, cell: str, metadata: Mapping[str, str] | None) -> Any:
+    def model(self, description: str, cell: str, metadata: Metadata) -> Any:
         """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it."""
-        metadata = {} if metadata is None else metadata
+        metadata, helper = {} if metadata is None else metadata, self.onnx.helper
         texts = isinstance(metadata, Mapping) and all(isinstance(text, str) for item in metadata.items() for text in item)
         require(texts, "metadata", metadata, "give a dict from names to texts")
-        helper, size = self.onnx.helper, sum(array.nbytes for array in self.constants.values())
-        require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
-        tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
-        *others, result = self.outputs
-        graph = helper.make_graph(self.nodes, name, self.inputs, [result, *others], tensors)
         model = helper.make_model(
-            graph,
+            self.proto,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="lstm_jax",
@@ -183,7 +181,7 @@ def layers_to_onnx(
     *,
     merge: str | None = None,
     states: bool = False,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Metadata = None,
 ) -> Any:
     """Convert a stack of recurrent layers to an ONNX model, an `onnx.ModelProto`.
 
@@ -219,26 +217,26 @@ def layers_to_onnx(
     merges |= set() if merge is None else {merge}
     require(len(merges) <= 1, "merge_mode", ", ".join(sorted(merges)), "all layers of one model must have the same: export them one by one")
     combined = merges.pop() if merges else "concat"
-    stack = check_stack(weights, cell=cell, merge=combined)
-    graph = Graph()
+    stack = check_stack(weights, cell, combined)
+    graph = Graph("recurrent_layers")
     x = graph.input("x", "FLOAT", "batch", "time", widths(stack[0])[0])
     returned = [number for number, part in enumerate(parts) if states or getattr(part, "return_state", False)]
     sequence, last = add_layers(graph, cell, stack, _swapped(graph, x), merge=combined, states=states, returned=returned)
     whole = getattr(parts[-1], "return_sequences", True)
     y, axes = (_swapped(graph, sequence), ("batch", "time")) if whole else (last, ("batch",))
-    graph.output(y, "y", *axes, widths(stack[-1], combined)[1])
-    return graph.model("recurrent_layers", f"{len(stack)} recurrent layers", cell, metadata)
+    graph.output(y, "y", *axes, widths(stack[-1], combined)[1], first=True)
+    return graph.model(f"{len(stack)} recurrent layers", cell, metadata)
 
 
 def sentiment_to_onnx(
-    params: Mapping[str, Any],
+    params: Params,
     *,
     cell: str = "lstm",
     merge: str = "concat",
     pooling: str = "last",
     skip_padding: bool = False,
     description: str = SENTIMENT,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Metadata = None,
 ) -> Any:
     """Convert a sentiment model to an ONNX model that maps "ids" (batch, time) to "probability" (batch,), the probability of label 1.
 
@@ -255,14 +253,13 @@ def sentiment_to_onnx(
         metadata: dict from names to texts, which are added to the metadata of the model.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if `merge` or `pooling` is unknown, if the keys, shapes or dtypes of the
-            parameters are wrong, if `metadata` is not a dict from strings to strings, or if the package onnx is not installed.
+        InputError: if an argument is none of these, a parameter is not float32, or the package onnx is not installed.
     """
     require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
     assert embedding is not None
-    graph = Graph()
+    graph = Graph("sentiment")
     ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
     if skip_padding:
         ids, lengths = _without_padding(graph, ids)
@@ -271,31 +268,21 @@ def sentiment_to_onnx(
     logits = _dense(graph, last if pooling == "last" else _pooled(graph, sequence, ids, pooling), head)
     probability = graph.node("Sigmoid", graph.node("Squeeze", logits, [1]))
     graph.output(probability, "probability", "batch")
-    return graph.model("sentiment", description, cell, metadata)
+    return graph.model(description, cell, metadata)
 
 
-def generation_to_onnx(
-    params: Mapping[str, Any], *, cell: str = "lstm", description: str = CHARACTER, metadata: Mapping[str, str] | None = None
-) -> Any:
+def generation_to_onnx(params: Params, *, cell: str = "lstm", description: str = CHARACTER, metadata: Metadata = None) -> Any:
     """Convert a character model to an ONNX model that maps "ids" (batch, time) to "logits" (batch, time, V) of the next character.
 
     The ids are int64, and V is the number of characters. The result is an `onnx.ModelProto`. The states of the layers are inputs and
     outputs, named as by `layers_to_onnx`, so that a text can be read or generated in several calls. At its beginning they are zeros.
 
-    Args:
-        params: the flat dict of the model; see `lstm_jax.convert`.
-        cell: name of the cell, as in `layers_to_onnx`.
-        description: text for the field `doc_string` of the model.
-        metadata: dict from names to texts, which are added to the metadata of the model.
-
-    Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
-            dict from strings to strings, or if the package onnx is not installed.
+    The arguments and the errors are those of `sentiment_to_onnx`.
     """
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, CHARACTER, cell)
     characters = len(head["bias"])
-    graph = Graph()
+    graph = Graph("generation")
     ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
     if embedding is None:
         values = graph.constant("one_hot/values", np.array([0, 1], np.float32))
@@ -304,8 +291,8 @@ def generation_to_onnx(
         x = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), ids)
     sequence, _ = add_layers(graph, cell, layers, x, states=True, returned=range(len(layers)))
     logits = _dense(graph, _swapped(graph, sequence), head)
-    graph.output(logits, "logits", "batch", "time", characters)
-    return graph.model("generation", description, cell, metadata)
+    graph.output(logits, "logits", "batch", "time", characters, first=True)
+    return graph.model(description, cell, metadata)
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:

@@ -31,6 +31,7 @@ from lstm_jax.convert.arrays import (
     Arrays,
     Kind,
     Layer,
+    Params,
     check_cell,
     check_keys,
     check_stack,
@@ -47,12 +48,13 @@ from lstm_jax.convert.arrays import (
 from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
 
+StateDict = Mapping[str, Any]
 NAMES = {"kernel": "weight_ih", "recurrent_kernel": "weight_hh", "bias": "bias_ih", "recurrent_bias": "bias_hh", "projection": "weight_hr"}
 """Dict from the name of each array in lstm_jax to the beginning of its name in a state dict, in PyTorch's order."""
 STATE_DICT = "give module.state_dict() of a PyTorch module"
 
 
-def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
+def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of weights of layers of lstm_jax, lowest layer first.
 
     Args:
@@ -85,7 +87,7 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
     remedy = f"give the arrays of all layers of one {module}, _l0, _l1, ..., and its prefix in a bigger model ('rnn.')"
     require(not left, f"name in the state dict of an {module}", prefix + next(iter(left), ""), remedy)
     require(bool(layers), f"{module} in the state dict", f"none under {prefix!r}", remedy)
-    return _uniform(cell, layers, prefix)
+    return _uniform(cell, layers)
 
 
 def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True) -> Arrays:
@@ -116,7 +118,7 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
     return state
 
 
-def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> Arrays:
+def cell_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> Arrays:
     """Convert the weights of a PyTorch nn.LSTMCell, nn.GRUCell or nn.RNNCell to the dict of arrays that lstm_jax uses.
 
     An nn.LSTM, nn.GRU or nn.RNN with one layer and one direction counts as a cell. The arguments are those of `layers_from_torch`.
@@ -142,9 +144,6 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
         prefix: prefix of the names in the state dict, for example "cell.".
         suffix: end of the names: "_l0" for an nn.LSTM, nn.GRU or nn.RNN, and "" for an nn.LSTMCell, nn.GRUCell or nn.RNNCell.
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
-
-    Raises:
-        InputError: as `layers_to_torch` does.
     """
     check_cell(cell, "PyTorch")
     arrays = reordered("PyTorch", cell, checked(cell, exported_layer(cell, params, TORCH)))
@@ -171,16 +170,16 @@ def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Array
     return reordered("PyTorch", cell, arrays)
 
 
-def _uniform(cell: str, layers: list[Any], where: str = "recurrent/") -> list[Layer]:
+def _uniform(cell: str, layers: list[Any]) -> list[Layer]:
     """Return copies of the weights of layers, after checking that one PyTorch module can hold them."""
-    found = check_stack(layers, where, cell)
+    found = check_stack(layers, cell)
     shapes = {str([half["recurrent_kernel"].shape for half in halves(layer).values()]) for layer in found}
     remedy = f"an nn.{LAYOUTS[cell].module} has the same in all layers: give all arrays, or convert the layers one by one"
     require(len(shapes) == 1, "shapes of the layers' recurrent kernels", ", ".join(sorted(shapes)), remedy)
     return found
 
 
-def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
+def lstm_from_torch(state_dict: StateDict, prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM to those of LSTM layers of lstm_jax, as `layers_from_torch("lstm", ...)` does."""
     return layers_from_torch("lstm", state_dict, prefix)
 
@@ -190,7 +189,7 @@ def lstm_to_torch(layers: Any, prefix: str = "") -> Arrays:
     return layers_to_torch("lstm", layers, prefix)
 
 
-def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def sentiment_from_torch(state_dict: StateDict, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert the weights of a PyTorch sentiment model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is
@@ -212,18 +211,15 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
     return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
 
-def sentiment_to_torch(params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def sentiment_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert a sentiment model of lstm_jax to the state dict of a PyTorch model, with NumPy arrays as its values.
 
     This function is the inverse of `sentiment_from_torch`, which describes the model and the arguments.
-
-    Raises:
-        InputError: if a key or shape is wrong, or if not all layers have the same number of units and directions.
     """
     return _to_state(params, embedding, lstm, head, SENTIMENT)
 
 
-def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def generation_from_torch(state_dict: StateDict, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert the weights of a PyTorch character model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where H is the number of units and V the
@@ -239,19 +235,16 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
     return _from_state(state_dict, embedding, lstm, head, CHARACTER)
 
 
-def generation_to_torch(params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def generation_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert a character model of lstm_jax to the state dict of a PyTorch model, with NumPy arrays as its values.
 
     This function is the inverse of `generation_from_torch`. If the weights are tied, the state dict contains them twice, for the
     nn.Embedding and for the nn.Linear.
-
-    Raises:
-        InputError: if a key or shape is wrong, or if not all layers have the same number of units.
     """
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
 
-def _from_state(state_dict: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+def _from_state(state_dict: StateDict, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
     check_keys("state dict", state_dict, remedy=STATE_DICT)
     parts = tuple(f"{part}." for part in (embedding, lstm, head))
     for name in state_dict:
@@ -262,7 +255,7 @@ def _from_state(state_dict: Mapping[str, Any], embedding: str, lstm: str, head: 
     return join_model(table, lstm_from_torch(state_dict, f"{lstm}."), dense, kind)
 
 
-def plain_from_torch(kind: str, state_dict: Mapping[str, Any], prefix: str) -> Arrays:
+def plain_from_torch(kind: str, state_dict: StateDict, prefix: str) -> Arrays:
     """Convert the weights of an nn.Linear (`kind` "dense") or nn.Embedding ("embedding") in a state dict to those of lstm_jax."""
     (first, *others), weight = LAYOUTS[kind].shapes, f"{prefix}weight"
     remedy = f"name the nn.{LAYOUTS[kind].module} in the bigger model: a prefix ('fc.'), or embedding=, lstm=, head="
@@ -275,7 +268,7 @@ def plain_from_torch(kind: str, state_dict: Mapping[str, Any], prefix: str) -> A
     return checked(kind, arrays, prefix, names={first: "transposed weight" if kind == "dense" else "weight"})
 
 
-def _to_state(params: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+def _to_state(params: Params, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
     table, layers, dense = split_model(params, kind)
     return {
         **({} if table is None else {f"{embedding}.weight": table["embedding"]}),
