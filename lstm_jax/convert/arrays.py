@@ -28,19 +28,13 @@ PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
 class Layout(NamedTuple):
-    """Layout of the weights of a cell or of another layer, in lstm_jax and in other libraries.
+    """Layout of the weights of a cell or of another layer, in lstm_jax and in other libraries."""
 
-    Attributes:
-        title: name of the layer with its article, for error messages.
-        shapes: dict from the name of each array to its shape. A letter stands for a size that all arrays of the layer share.
-        module: name of the layer in PyTorch and ONNX, such as "LSTM".
-        orders: for each library that has the cell, a tuple with one number for each gate in the library's order: the position of this gate
-            in the order of lstm_jax. Keras' and PyTorch's orders are their own inverses.
-    """
-
-    title: str
-    shapes: Mapping[str, tuple[str, ...]]
-    module: str = ""
+    title: str  # name of the layer with its article, for error messages
+    shapes: Mapping[str, tuple[str, ...]]  # a letter stands for a size that all arrays of the layer share
+    module: str = ""  # name of the layer in PyTorch and ONNX, such as "LSTM"
+    # For each library that has the cell: for each gate in the library's order, its position in the order of lstm_jax. Keras' and PyTorch's
+    # orders are their own inverses.
     orders: Mapping[Library, tuple[int, ...]] = {}
 
     @property
@@ -236,24 +230,16 @@ def split_paths(params: Any, kind: Kind) -> list[Layer]:
 
 
 class Target(NamedTuple):
-    """Kind of layer in another library, to which weights are exported, with the features that it can express.
+    """Kind of layer in another library, to which weights are exported, with the features that it can express."""
 
-    Attributes:
-        title: name of the kind of layer in error messages, such as "PyTorch module".
-        cells: for each cell that has several, the values of the attribute `cell` of a layer that the other layer can compute. Such a value
-            ends in the activations in parentheses if they are not the default. None if the activations are not checked.
-        merges: values of `merge_mode` that the other layer supports if it is bidirectional.
-        reverses: whether the other layer can read a sequence in reverse.
-        bfloat16: whether the other layer can compute its matrix products in another dtype than that of its parameters.
-        starts: whether each call of the other layer needs an initial state as an input, so that a learned one can be exported.
-    """
-
-    title: str
+    title: str  # name of the kind of layer in error messages, such as "PyTorch module"
+    # For each cell that has several, the values of the attribute `cell` of a layer that the other layer can compute, such as
+    # "simple_rnn(relu)". None if the activations are not checked.
     cells: Mapping[str, tuple[str, ...]] | None = {}
-    merges: tuple[str | None, ...] = ("concat",)
-    reverses: bool = False
-    bfloat16: bool = True
-    starts: bool = False
+    merges: tuple[str | None, ...] = ("concat",)  # values of `merge_mode` that the other layer supports if it is bidirectional
+    reverses: bool = False  # whether the other layer can read a sequence in reverse
+    bfloat16: bool = True  # whether the other layer can compute its matrix products in another dtype than that of its parameters
+    starts: bool = False  # whether each call of the other layer needs an initial state as an input, so that a learned one can be exported
 
 
 TORCH_CELLS = {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}

@@ -234,9 +234,6 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 
     The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
     an embedding the input is one-hot, and the first LSTM must have V input features. An embedding must have V rows.
-
-    The list of weights has no names, so this function counts the matrices to find out whether there is an embedding. An LSTM has two
-    matrices, a Dense has one, and an Embedding has one. An even count therefore means that there is an embedding.
     """
     remedy = f"expected those of LSTM layers -> Dense(V), or with an Embedding before them; {LAYER_BY_LAYER}"
     return _from_model(weights, CHARACTER, remedy)
@@ -256,7 +253,8 @@ def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     weights = as_tuple("model weights", weights, GET_WEIGHTS)
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
     axes = "".join(str(array.ndim) for array in arrays)
-    # a table (sentiment models always have one); for each LSTM two matrices and, if it has a bias, a vector; a Dense
+    # A table (sentiment models always have one); for each LSTM two matrices and, if it has a bias, a vector; a Dense. If the number of
+    # matrices is even, there is a table.
     match = re.fullmatch(("(2)" if kind == SENTIMENT else "(2?)") + "((?:221?)+)21?", axes)
     if match is None:
         raise InputError("model weights", f"arrays with {', '.join(axes)} axes", remedy)
@@ -327,15 +325,14 @@ def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[s
                 groups.append(path)
                 continue
             require(isinstance(found, h5py.Dataset), subject, f"{path} is a {type(found).__name__}", "expected groups and datasets alone")
-            outside = found.is_virtual or found.external
-            require(not outside, subject, f"{path} keeps its data in another file", "save the arrays themselves")
             # Keras stores a bfloat16 value as two opaque bytes and sets an attribute.
             half = found.dtype == np.dtype("V2") and found.attrs.get("dtype") == "bfloat16"
             require(half or found.dtype.kind in "fiub", subject, f"{path} has dtype {found.dtype}", "only numbers are read")
             # A malicious file may declare any size, but a dataset of Keras takes exactly its bytes. Without filters HDF5 loads no plugin.
-            plain = found.shape is not None and found.id.get_storage_size() == found.nbytes
-            plain = plain and found.id.get_create_plist().get_nfilters() == 0
-            require(plain, subject, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")
+            plain = not (found.is_virtual or found.external) and found.shape is not None
+            plain = plain and found.id.get_storage_size() == found.nbytes and found.id.get_create_plist().get_nfilters() == 0
+            message = f"{path} is kept in another file, empty, compressed or was never written"
+            require(plain, subject, message, "save the arrays whole, in this file and without compression")
             size -= found.nbytes
             require(size >= 0, subject, "arrays share their bytes", "save the weights again")
             values = np.asarray(found[()])  # conversion of bfloat16 to float32 keeps the values exactly
@@ -586,12 +583,12 @@ def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int,
         """Return at most two possible orders of the layers that have no position in the model yet."""
         if not rest:
             return [[]] if width == outputs else []
-        found: list[list[str]] = []
-        for name in {_class(name): name for name in reversed(rest)}.values():  # the first layer of each class
-            if widths(stacks[name][0])[0] == width:
-                later = orders(tuple(other for other in rest if other != name), widths(stacks[name][-1])[1])
-                found += [[name, *names] for names in later]
-        return found[:2]
+        return [
+            [name, *later]
+            for name in {_class(name): name for name in reversed(rest)}.values()  # the first layer of each class
+            if widths(stacks[name][0])[0] == width
+            for later in orders(tuple(other for other in rest if other != name), widths(stacks[name][-1])[1])
+        ][:2]
 
     found = orders(tuple(stacks), features)
     require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {SUPPORTED}")

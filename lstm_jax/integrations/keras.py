@@ -168,7 +168,7 @@ class Bidirectional(keras.layers.Bidirectional):
 
     @no_type_check  # Keras reads the signature
     def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
-        ours = any(type(layer) is kind for kind in LAYERS.values())
+        ours = type(layer) in LAYERS.values()
         with keras.saving.custom_object_scope(LAYERS if ours else {}):
             super().__init__(layer, *args, **kwargs)
 
@@ -183,9 +183,7 @@ LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "RN
 for _kind in LAYERS.values():
     _kind.__module__ = "keras.layers"  # Keras writes this name into saved models, so that they can be loaded without this package
 
-_GRAPHS = ("Sequential", "Functional")
-"""Names of Keras' own classes of models that can be cloned with other layers."""
-_RECURRENT = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN, keras.layers.RNN: RNN}
+_RECURRENT = {getattr(keras.layers, name): kind for name, kind in LAYERS.items()}
 
 
 def _replace(layer: Any, name: str, part: Any) -> None:
@@ -252,7 +250,9 @@ class _Replacing:
 
     def _model(self, model: Any) -> Any:
         kind = type(model)
-        if not (kind.__name__ in _GRAPHS and kind.__module__.startswith("keras.")):  # a copy would lose the methods of a subclass
+        if not (
+            kind.__name__ in ("Sequential", "Functional") and kind.__module__.startswith("keras.")
+        ):  # a copy would lose a subclass' methods
             base = "Sequential" if isinstance(model, keras.Sequential) else "Model"
             if names := ", ".join(_inside(model)):
                 remedy = f"use the layers of lstm_jax.integrations.keras in its code for {names}"

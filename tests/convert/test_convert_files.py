@@ -145,29 +145,30 @@ def _set(value):
     return lambda where, outside: where.__setitem__("3", value)
 
 
-HOSTILE = {
-    "is a ExternalLink": lambda where, outside: where.__setitem__("3", h5py.ExternalLink(outside, "/secret")),
-    "is a SoftLink": _set(h5py.SoftLink("/layers/dense/vars/0")),
-    "keeps its data in another file": lambda where, outside: where.create_dataset("3", (4,), "f4", external=[(outside, 0, 16)]),
-    "vars/3 keeps its data": _virtual,
-    "has dtype object": lambda where, outside: where.create_dataset("3", data=["text"], dtype=h5py.string_dtype()),
-    "is a Datatype": _set(np.dtype("f4")),
-    "under two names": lambda where, outside: where.__setitem__("3", where.file["layers"]),
-    "is there under two names": lambda where, outside: where.__setitem__("3", where["0"]),
-    "or was never written": lambda where, outside: where.create_dataset("3", (1 << 45,), "f4"),
-    "compressed or": lambda where, outside: where.create_dataset("3", data=np.zeros(10_000, "f4"), compression="gzip"),
-    "is empty": lambda where, outside: where.create_dataset("3", data=h5py.Empty("f4")),
-}
+ELSEWHERE = "is kept in another file"
+HOSTILE = [
+    ("is a ExternalLink", lambda where, outside: where.__setitem__("3", h5py.ExternalLink(outside, "/secret"))),
+    ("is a SoftLink", _set(h5py.SoftLink("/layers/dense/vars/0"))),
+    (ELSEWHERE, lambda where, outside: where.create_dataset("3", (4,), "f4", external=[(outside, 0, 16)])),
+    (ELSEWHERE, _virtual),
+    ("has dtype object", lambda where, outside: where.create_dataset("3", data=["text"], dtype=h5py.string_dtype())),
+    ("is a Datatype", _set(np.dtype("f4"))),
+    ("under two names", lambda where, outside: where.__setitem__("3", where.file["layers"])),
+    ("under two names", lambda where, outside: where.__setitem__("3", where["0"])),
+    (ELSEWHERE, lambda where, outside: where.create_dataset("3", (1 << 45,), "f4")),
+    (ELSEWHERE, lambda where, outside: where.create_dataset("3", data=np.zeros(10_000, "f4"), compression="gzip")),
+    (ELSEWHERE, lambda where, outside: where.create_dataset("3", data=h5py.Empty("f4"))),
+]
 
 
-@pytest.mark.parametrize("message", HOSTILE)
-def test_refuses_hostile_files(example_file, tmp_path, message):
+@pytest.mark.parametrize(("message", "add"), HOSTILE)
+def test_refuses_hostile_files(example_file, tmp_path, message, add):
     path, outside = tmp_path / "x.weights.h5", tmp_path / "outside.h5"
     shutil.copy(example_file, path)
     with h5py.File(outside, "w") as file:
         file["secret"] = np.zeros((7, 20), np.float32)
     with h5py.File(path, "a") as file:
-        HOSTILE[message](file["layers/lstm/cell/vars"], str(outside))
+        add(file["layers/lstm/cell/vars"], str(outside))
     with pytest.raises(InputError, match=message):
         convert.read_keras_weights(path)
 

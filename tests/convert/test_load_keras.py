@@ -106,8 +106,6 @@ REFUSALS = [
     (lambda: layers.LSTM(H, activation=lambda x: x + x), lambda: ours(LSTM), "activation of weights"),
     # slopes of 0.01 and 0.2
     (lambda: layers.SimpleRNN(H, activation="leaky_relu"), lambda: ours(SimpleRNN, activation=jax.nn.leaky_relu), "cell"),
-    # an approximation
-    (lambda: layers.GRU(H, recurrent_activation="gelu"), lambda: ours(GRU, recurrent_activation=jax.nn.gelu), "cell"),
     (lambda: layers.SimpleRNN(H, activation=keras.ops.gelu), lambda: ours(SimpleRNN, activation="gelu"), "activation of weights"),
     (lambda: layers.Dense(H), lambda: ours(LSTM), "weights"),
 ]
