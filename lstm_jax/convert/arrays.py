@@ -13,6 +13,7 @@ from lstm_jax.bounds import as_tuple, is_a
 from lstm_jax.errors import InputError, require
 
 Arrays = dict[str, np.ndarray]
+Params = Mapping[str, Any]  # weights that have not been checked yet
 Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
 Library = Literal["Keras", "PyTorch", "ONNX"]
 
@@ -27,19 +28,13 @@ PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
 class Layout(NamedTuple):
-    """Layout of the weights of a cell or of another layer, in lstm_jax and in other libraries.
+    """Layout of the weights of a cell or of another layer, in lstm_jax and in other libraries."""
 
-    Attributes:
-        title: name of the layer with its article, for error messages.
-        shapes: dict from the name of each array to its shape. A letter stands for a size that all arrays of the layer share.
-        module: name of the layer in PyTorch and ONNX, such as "LSTM".
-        orders: for each library that has the cell, a tuple with one number for each gate in the library's order: the position of this gate
-            in the order of lstm_jax. Keras' and PyTorch's orders are their own inverses.
-    """
-
-    title: str
-    shapes: Mapping[str, tuple[str, ...]]
-    module: str = ""
+    title: str  # name of the layer with its article, for error messages
+    shapes: Mapping[str, tuple[str, ...]]  # a letter stands for a size that all arrays of the layer share
+    module: str = ""  # name of the layer in PyTorch and ONNX, such as "LSTM"
+    # For each library that has the cell: for each gate in the library's order, its position in the order of lstm_jax. Keras' and PyTorch's
+    # orders are their own inverses.
     orders: Mapping[Library, tuple[int, ...]] = {}
 
     @property
@@ -61,12 +56,12 @@ LAYOUTS = {
     "simple_rnn": Layout("a simple RNN", cell_shapes("H"), "RNN", {"Keras": (0,), "PyTorch": (0,), "ONNX": (0,)}),
     PROJECTED: Layout("an LSTM with a projection", cell_shapes("4H", "P", projection=("H", "P")), "LSTM", {"PyTorch": _IFGO}),
     "dense": Layout("a dense layer", {"kernel": ("in", "out"), "bias": ("out",)}, "Linear"),
-    "head": Layout("a head with an output for each character that the model reads", {"kernel": ("in", "out"), "bias": ("out",)}),
     "embedding": Layout("an embedding", {"embedding": ("V", "E")}, "Embedding"),
 }
 """Dict from a cell or another kind of layer to its layout, for each layer whose weights can be converted."""
 CELLS = tuple(name for name, layout in LAYOUTS.items() if layout.orders)
 
+LAYER = "give Recurrent and Bidirectional layers, or dicts of arrays"
 ENDS = ("embedding/embedding", "head/kernel", "head/bias")
 """Keys of a model's flat dict that belong to no recurrent layer."""
 _PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(?!(?:forward|backward)$)(\w+)")
@@ -77,18 +72,12 @@ def kind_of(value: object) -> str:
     return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def check_named(subject: str, value: Any, remedy: str) -> None:
-    """Check that a value is a dict whose keys are strings."""
-    require(isinstance(value, Mapping), subject, kind_of(value), remedy)
-    others = [repr(key) for key in value if not isinstance(key, str)]
-    require(not others, subject, f"keys that are no text: {', '.join(others)}", remedy)
-
-
-def check_keys(subject: str, mapping: Any, expected: Collection[str]) -> None:
-    """Check that a value is a dict with exactly the expected keys."""
-    remedy = f"give a dict with exactly {', '.join(expected)}"
+def check_keys(subject: str, mapping: Any, expected: Collection[str] = (), remedy: str = "") -> None:
+    """Check that a value is a dict with exactly the expected keys or, if none are given, with strings as its keys."""
+    remedy = remedy or f"give a dict with exactly {', '.join(expected)}"
     require(isinstance(mapping, Mapping), subject, kind_of(mapping), remedy)
-    require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
+    fits = set(mapping) == set(expected) if expected else all(isinstance(key, str) for key in mapping)
+    require(fits, subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
 def check_cell(cell: Any, library: Library) -> None:
@@ -109,28 +98,6 @@ def to_numpy(name: str, value: object) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def fitted(name: str, value: object, shape: Sequence[str], sizes: dict[str, int], owner: str = "") -> np.ndarray:
-    """Return a copy of an array of floats, after checking its shape.
-
-    Args:
-        name: name of the array in error messages.
-        value: the array.
-        shape: expected shape, such as ("H", "4H").
-        sizes: dict from letters to sizes. A letter of `shape` that is not in the dict may have any size above 0, and is added.
-        owner: end of error messages.
-    """
-    array = to_numpy(name, value)
-    found, wanted, fits = dict(sizes), [], array.ndim == len(shape)
-    for symbol, size in zip(shape, array.shape if fits else [0] * len(shape), strict=True):
-        letter = symbol.lstrip("0123456789")
-        factor = int(symbol.removesuffix(letter) or 1)
-        wanted.append(str(sizes[letter] * factor) if letter in sizes else symbol)
-        fits = fits and size > 0 and found.setdefault(letter, size // factor) * factor == size
-    require(fits, name, f"shape {array.shape}", f"expected ({', '.join(wanted)}{',' * (len(wanted) == 1)}){owner}")
-    sizes.update(found)
-    return array
-
-
 def checked(kind: str, arrays: Any, where: str = "", sizes: dict[str, int] | None = None, names: Mapping[str, str] | None = None) -> Arrays:
     """Return copies of the arrays of a cell, a dense layer or an embedding, after checking their keys and shapes.
 
@@ -139,85 +106,95 @@ def checked(kind: str, arrays: Any, where: str = "", sizes: dict[str, int] | Non
     layout, found, sizes = LAYOUTS[kind], {}, {} if sizes is None else sizes
     check_keys(f"{where}weights of {layout.title}", arrays, layout.shapes)
     for name in sorted(layout.shapes, key="recurrent_kernel".__ne__):  # the recurrent kernel alone shows which cell it belongs to
-        value, shape = arrays[name], layout.shapes[name]
+        value = arrays[name]
         if value is None and "bias" in name:
             value = np.zeros(found["kernel"].shape[1:], found["kernel"].dtype)
-        found[name] = fitted(where + (names or {}).get(name, name), value, shape, sizes, f" of {layout.title}")
+        found[name] = fitted(where + (names or {}).get(name, name), value, layout.shapes[name], sizes, f" of {layout.title}")
     return {name: found[name] for name in layout.shapes}
 
 
-def is_bidirectional(layer: Mapping[str, Any]) -> bool:
-    """Return whether a layer is bidirectional, which means that its dict of weights has a key "forward" or "backward"."""
-    return any(direction in layer for direction in DIRECTIONS)
+def fitted(name: str, value: object, shape: Sequence[str], sizes: dict[str, int], owner: str = "") -> np.ndarray:
+    """Return a copy of an array of floats, after checking its shape, such as ("H", "4H"); see `checked`."""
+    array = to_numpy(name, value)
+    found, shown, wanted = dict(sizes), [], []
+    for symbol, size in zip(shape, array.shape if array.ndim == len(shape) else [0] * len(shape), strict=True):
+        letter = symbol.lstrip("0123456789")
+        factor = int(symbol.removesuffix(letter) or 1)
+        shown.append(str(sizes[letter] * factor) if letter in sizes else symbol)
+        wanted.append(found.setdefault(letter, size // factor) * factor)
+    fits = array.shape == tuple(wanted) and array.size > 0
+    require(fits, name, f"shape {array.shape}", f"expected ({', '.join(shown)}{',' * (len(shown) == 1)}){owner}")
+    sizes.update(found)
+    return array
 
 
-def halves(layer: Layer) -> list[Arrays]:
-    """Return the weights of each direction of a layer."""
-    return [layer[direction] for direction in DIRECTIONS] if is_bidirectional(layer) else [layer]
+def is_bidirectional(layer: Any) -> bool:
+    """Return whether a layer of lstm_jax or Keras is bidirectional, or the dict of its weights, which then has a key for a direction."""
+    named = isinstance(layer, Mapping) and any(direction in layer for direction in DIRECTIONS)
+    return named or is_a(layer, OWN, "Bidirectional") or is_a(layer, "keras", "Bidirectional")
 
 
-def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm", sizes: dict[str, int] | None = None) -> Layer:
-    """Return a copy of the weights of a unidirectional or bidirectional layer, after checking their keys and shapes."""
+def halves(layer: Any) -> dict[str, Any]:
+    """Return a dict from each direction of a layer, or of its weights, to this half. If there is one direction, its key is ""."""
     if not is_bidirectional(layer):
-        return checked(cell, layer, where, sizes)
-    check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
-    sizes = {} if sizes is None else sizes  # those of both directions
-    return {direction: checked(cell, layer[direction], f"{where}{direction}/", sizes) for direction in DIRECTIONS}
+        return {"": layer}
+    if isinstance(layer, Mapping):
+        return {direction: layer[direction] for direction in DIRECTIONS}
+    ending = "" if is_a(layer, OWN, "Bidirectional") else "_layer"
+    return {direction: getattr(layer, direction + ending) for direction in DIRECTIONS}
+
+
+def joined(parts: dict[str, Any]) -> Layer:
+    """Return the weights of a layer, given those of its directions; the inverse of `halves`."""
+    return parts.get("", parts)
+
+
+def below(where: str, direction: str) -> str:
+    """Return the path of one direction of the layer with the path `where`."""
+    return where + (direction and f"{direction}/")
 
 
 def widths(layer: Layer, merge: str = "concat") -> tuple[int, int]:
     """Return the number of input features and the number of output features of a layer whose directions are combined by `merge`."""
-    parts = halves(layer)
+    parts = list(halves(layer).values())
     outputs = parts[0]["recurrent_kernel"].shape[0]
     return parts[0]["kernel"].shape[0], outputs * (len(parts) if merge == "concat" else 1)
 
 
-def check_stack(
-    layers: Sequence[Mapping[str, Any]],
-    where: str = "recurrent/",
-    cell: str = "lstm",
-    merge: str = "concat",
-    features: int | None = None,
-) -> list[Layer]:
+def check_stack(layers: Sequence[Params], cell: str = "lstm", merge: str = "concat", features: int | None = None) -> list[Layer]:
     """Return copies of the weights of stacked layers, after checking that each layer is valid and reads the outputs of the one below."""
-    require(len(layers) > 0, f"{where}layers", "none", "give at least one layer")
+    require(len(layers) > 0, "recurrent/layers", "none", "give at least one layer")
     found: list[Layer] = []
     for number, layer in enumerate(layers):
-        found.append(check_layer(layer, f"{where}{number}/", cell, {} if features is None else {"E": features}))
+        where, sizes = f"recurrent/{number}/", {} if features is None else {"E": features}
+        if is_bidirectional(layer):
+            check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
+        parts = {direction: checked(cell, half, below(where, direction), sizes) for direction, half in halves(layer).items()}
+        found.append(joined(parts))
         features = widths(found[-1], merge)[1]
     return found
-
-
-def find_cell(name: str, shape: tuple[int, ...], cells: Sequence[str]) -> str:
-    """Return the cell among `cells` whose recurrent kernel can have the given shape."""
-    for cell in cells:
-        if len(shape) == 2 and shape[1] == LAYOUTS[cell].gates * shape[0] > 0:
-            return cell
-    expected = [f"({', '.join(LAYOUTS[cell].shapes['recurrent_kernel'])}) of {LAYOUTS[cell].title}" for cell in cells]
-    raise InputError(name, f"shape {shape}", f"expected {' or '.join(expected)}")
 
 
 def reordered(library: Library, cell: str, arrays: Arrays) -> Arrays:
     """Return the arrays of a cell with their gates in the order of another library, or in that of lstm_jax if they have the other order."""
     order = LAYOUTS[cell].orders[library]
-    blocks = {name: np.split(array, len(order), axis=-1) for name, array in arrays.items() if name != "projection"}
-    return arrays | {name: np.concatenate([parts[gate] for gate in order], axis=-1) for name, parts in blocks.items()}
+    gates = {name: array.reshape(*array.shape[:-1], len(order), -1) for name, array in arrays.items() if name != "projection"}
+    return arrays | {name: blocks[..., order, :].reshape(arrays[name].shape) for name, blocks in gates.items()}
 
 
 def join_model(embedding: Arrays | None, layers: Sequence[Layer], head: Arrays, kind: Kind) -> Arrays:
-    """Join the weights of the embedding, the recurrent layers and the head of a model, and return them as one flat dict."""
-    model = {} if embedding is None else {ENDS[0]: embedding["embedding"]}
+    """Join the weights of a model's embedding, recurrent layers and head to one flat dict, after checking that they fit together."""
+    parts = {} if embedding is None else {"embedding/": embedding}
     for number, layer in enumerate(layers):
-        for direction, arrays in zip(DIRECTIONS, halves(layer), strict=False):
-            part = f"recurrent/{number}/" + (f"{direction}/" if is_bidirectional(layer) else "")
-            model |= {part + name: array for name, array in arrays.items()}
-    model |= {f"head/{name}": array for name, array in head.items()}
-    split_model(model, kind)  # checks that the layers fit together
+        parts |= {below(f"recurrent/{number}/", direction): half for direction, half in halves(layer).items()}
+    parts["head/"] = head
+    model = {part + name: array for part, arrays in parts.items() for name, array in arrays.items()}
+    split_model(model, kind)
     return model
 
 
 def split_model(
-    params: Mapping[str, Any], kind: Kind, cell: str = "lstm", merge: str = "concat", pooled: int = 1
+    params: Params, kind: Kind, cell: str = "lstm", merge: str = "concat", pooled: int = 1
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together."""
     layers = split_paths(params, kind)
@@ -228,16 +205,16 @@ def split_model(
         require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one cell a layer")
     inputs = widths(stack[0])[0] if table is None else len(table["embedding"])
     sizes = {"in": widths(stack[-1], merge)[1] * pooled, "out": 1 if kind == SENTIMENT else inputs}
-    head, names = {name: params.get(f"head/{name}") for name in ("kernel", "bias")}, {}
-    if table is not None and head["kernel"] is None:
-        head["kernel"], names["kernel"] = table["embedding"].T, "kernel, missing and thus the transposed embedding"
-    return table, stack, checked("dense" if kind == SENTIMENT else "head", head, "head/", sizes, names)
+    kernel, names = params.get("head/kernel"), {}
+    if table is not None and kernel is None:
+        kernel, names = table["embedding"].T, {"kernel": "kernel, missing and thus the transposed embedding"}
+    return table, stack, checked("dense", {"kernel": kernel, "bias": params["head/bias"]}, "head/", sizes, names=names)
 
 
 def split_paths(params: Any, kind: Kind) -> list[Layer]:
     """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict."""
     remedy = "give a flat dict with keys such as recurrent/0/kernel, as sentiment_from_keras_file returns it"
-    check_named(f"weights of a {kind}", params, remedy)
+    check_keys(f"weights of a {kind}", params, remedy=remedy)
     found: dict[int, Layer] = {}
     for path, value in params.items():
         if match := _PATH.fullmatch(path):
@@ -252,37 +229,23 @@ def split_paths(params: Any, kind: Kind) -> list[Layer]:
     return [found[number] for number in range(len(found))]
 
 
-TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
-"""Dict from each cell that PyTorch has to the values of the attribute `cell` of a layer that PyTorch can compute.
-
-Such a value is the name of the cell, followed by its activations in parentheses if they are not the default.
-"""
-BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
-
-
 class Target(NamedTuple):
-    """Kind of layer in another library, to which weights are exported, with the features that it can express.
+    """Kind of layer in another library, to which weights are exported, with the features that it can express."""
 
-    Attributes:
-        title: name of the kind of layer in error messages, such as "PyTorch module".
-        cells: dict like `TORCH_CELLS`. The activations of a cell that is not a key are not checked.
-        merges: values of `merge_mode` that the other layer supports if it is bidirectional.
-        reverses: whether the other layer can read a sequence in reverse.
-        bfloat16: whether the other layer can compute its matrix products in another dtype than that of its parameters.
-        starts: whether each call of the other layer needs an initial state as an input, so that a learned one can be exported.
-    """
-
-    title: str
-    cells: Mapping[str, tuple[str, ...]]
-    merges: tuple[str | None, ...] = ("concat",)
-    reverses: bool = False
-    bfloat16: bool = True
-    starts: bool = False
+    title: str  # name of the kind of layer in error messages, such as "PyTorch module"
+    # For each cell that has several, the values of the attribute `cell` of a layer that the other layer can compute, such as
+    # "simple_rnn(relu)". None if the activations are not checked.
+    cells: Mapping[str, tuple[str, ...]] | None = {}
+    merges: tuple[str | None, ...] = ("concat",)  # values of `merge_mode` that the other layer supports if it is bidirectional
+    reverses: bool = False  # whether the other layer can read a sequence in reverse
+    bfloat16: bool = True  # whether the other layer can compute its matrix products in another dtype than that of its parameters
+    starts: bool = False  # whether each call of the other layer needs an initial state as an input, so that a learned one can be exported
 
 
+TORCH_CELLS = {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
 TORCH = Target("PyTorch module", TORCH_CELLS)
-KERAS = Target("Keras layer", {}, ("concat", "sum", "ave", "mul", None), reverses=True)
-FLAX = Target("Flax cell", {"lstm": ("lstm",)}, reverses=True)
+KERAS = Target("Keras layer", None, ("concat", "sum", "ave", "mul", None), reverses=True)
+FLAX = Target("Flax cell", reverses=True)
 
 
 def base_cell(layer: Any) -> str:
@@ -290,67 +253,55 @@ def base_cell(layer: Any) -> str:
     return layer.cell.partition("(")[0]
 
 
-def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str) -> None:
-    """Check that a `Recurrent` layer has the activations of a layer of another library."""
-    require(layer.cell in allowed, f"activations{at}", layer.cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
+def check_computes(source: str, allowed: Sequence[str], cell: str, at: str) -> None:
+    """Check that the cell of a layer, with its activations, is one that a layer of another library computes."""
+    require(cell in allowed, f"cell{at}", cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
 
 
-def parts_of(layers: Any, target: Target) -> list[Any]:
-    """Return a stack of layers as a list, lowest layer first."""
+def layers_of(layers: Any) -> list[Any]:
+    """Return the layers of a stack or a list, lowest layer first, or a list of the only layer."""
     if is_a(layers, OWN, "RecurrentStack"):
-        remedy = f"a {target.title} has no residual connections: export the layers one by one, and add the inputs yourself"
-        require(not layers.residual, "residual", True, remedy)
         return list(layers.layers)
-    if is_a(layers, OWN, "Recurrent", "Bidirectional"):
-        return [layers]
-    remedy = "give a list of layers or of dicts of arrays, or a RecurrentStack"
-    require(not isinstance(layers, Mapping), "layers", kind_of(layers), remedy)
-    return list(as_tuple("layers", layers, remedy))
+    one = isinstance(layers, Mapping) or is_a(layers, OWN, "Recurrent", "Bidirectional")
+    return [layers] if one else list(as_tuple("layers", layers, LAYER))
 
 
-def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
+def exported(cell: str, layers: Any, target: Target) -> list[Params]:
     """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers."""
-    parts = parts_of(layers, target)
-    found: list[Mapping[str, Any]] = []
-    used: set[str] = set()
-    for number, part in enumerate(parts):
+    title, found, used = f"a {target.title}", [], set()
+    remedy = f"{title} has no residual connections: export the layers one by one, and add the inputs yourself"
+    require(not getattr(layers, "residual", False), "residual", True, remedy)
+    parts = layers_of(layers)
+    for number, layer in enumerate(parts):
+        if isinstance(layer, Mapping):
+            found.append(layer)
+            continue
+        require(is_a(layer, OWN, "Recurrent", "Bidirectional"), f"layers[{number}]", kind_of(layer), LAYER)
         at = f" of layer {number}" if len(parts) > 1 else ""
-        if is_a(part, OWN, "Bidirectional"):
-            remedy = f"a {target.title} has only {', '.join(map(str, target.merges))}: export layer.forward and layer.backward one by one"
-            require(part.merge_mode in target.merges, f"merge_mode{at}", part.merge_mode, remedy)
-            both = [(direction, getattr(part, direction)) for direction in DIRECTIONS]
-            found.append({name: _cell_arrays(cell, half, target, f"{at}, {name}", name) for name, half in both})
-            used |= {half.cell for _, half in both}
-        elif is_a(part, OWN, "Recurrent"):
-            found.append(_cell_arrays(cell, part, target, at))
-            used.add(part.cell)
-        else:
-            remedy = "give a Recurrent or Bidirectional layer, or a dict of arrays"
-            require(isinstance(part, Mapping), f"layers[{number}]", kind_of(part), remedy)
-            found.append(part)
-    alike = len(used) <= 1 or cell not in target.cells
-    require(alike, "activations", ", ".join(sorted(used)), f"a {target.title} has the same in all layers: export them one by one")
+        merge = getattr(layer, "merge_mode", "concat")
+        remedy = f"{title} has only {', '.join(map(str, target.merges))}: export layer.forward and layer.backward one by one"
+        require(merge in target.merges, f"merge_mode{at}", merge, remedy)
+        arrays = {}
+        for direction, half in halves(layer).items():
+            place, own = at + (direction and f", {direction}"), half.kernel.dtype
+            own_cell = base_cell(half) if target.cells is None else half.cell
+            check_computes(target.title, (target.cells or {}).get(cell, (cell,)), own_cell, place)
+            used.add(own_cell)
+            dtype = own if half.dtype is None or target.bfloat16 else np.dtype(half.dtype)
+            refused = [
+                ("go_backwards", half.go_backwards and not (target.reverses or direction), "reads forwards: reverse its input"),
+                ("zoneout", any(half.zoneout.values()) and dict(half.zoneout), "has no zoneout, which also acts in evaluation"),
+                ("learned_state", half.learned_state and not target.starts, "starts from zeros: pass initial_h and initial_c to it"),
+                ("dtype", dtype != own and dtype.name, "multiplies in the dtype of the parameters"),
+            ]
+            for name, value, reason in refused:
+                require(not value, name + place, value, f"{title} {reason}; or give the weights alone, layer.cell_params()._asdict()")
+            arrays[direction] = {name: np.asarray(array) for name, array in half.cell_params()._asdict().items()}
+        found.append(joined(arrays))
+    require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{title} has the same in all layers: export them one by one")
     return found
 
 
-def exported_layer(cell: str, layer: Any, target: Target) -> Mapping[str, Any]:
+def exported_layer(cell: str, layer: Any, target: Target) -> Params:
     """Return the weights of one layer, after checking that another library can express the layer; see `exported`."""
     return exported(cell, [layer], target)[0]
-
-
-def _cell_arrays(cell: str, layer: Any, target: Target, at: str, direction: str = "") -> dict[str, np.ndarray]:
-    """Return the arrays of a `Recurrent` layer, after checking its cell and its options."""
-    require(base_cell(layer) == cell, f"cell{at}", layer.cell, f"the layers were named {cell}: name the cell that they have")
-    if cell in target.cells:
-        check_activations(layer, target.cells[cell], at, target.title)
-    title, own_dtype = f"a {target.title}", layer.kernel.dtype
-    dtype = own_dtype if layer.dtype is None or target.bfloat16 else np.dtype(layer.dtype)
-    refused = [
-        ("go_backwards", layer.go_backwards and not (target.reverses or direction), f"{title} reads forwards: reverse its input"),
-        ("zoneout", any(layer.zoneout.values()) and dict(layer.zoneout), f"{title} has no zoneout, which also acts in evaluation"),
-        ("learned_state", layer.learned_state and not target.starts, f"{title} starts from zeros: pass initial_h and initial_c to it"),
-        ("dtype", dtype != own_dtype and dtype.name, f"{title} multiplies in the dtype of the parameters, {own_dtype}"),
-    ]
-    for name, value, reason in refused:
-        require(not value, f"{name}{at}", value, f"{reason}; {BY_ARRAYS}")
-    return {name: np.asarray(array) for name, array in layer.cell_params()._asdict().items()}

@@ -1,7 +1,6 @@
 """Conversion of the weights of LSTM cells between lstm_jax and Flax (Linen and NNX).
 
-In lstm_jax an LSTM is the dict {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} with the gates in the order i, f, g, o. E is
-the number of input features and H the number of units.
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
 
 Three Flax cells have two dense layers for each gate: LSTMCell and OptimizedLSTMCell of Linen, and LSTMCell of NNX. The dense layers ii, if,
 ig and io act on the input, and have a kernel (E, H) and no bias. The dense layers hi, hf, hg and ho act on the state h, and have a kernel
@@ -21,17 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import FLAX, Arrays, cell_shapes, check_keys, checked, exported_layer, fitted, kind_of
+from lstm_jax.convert.arrays import FLAX, LAYOUTS, Arrays, check_keys, checked, exported_layer, fitted, kind_of
 from lstm_jax.errors import require
 
-
-def _gates(forget: str) -> dict[str, list[str]]:
-    inputs = [f"i{gate}/kernel" for gate in "igo"]
-    states = {name: [f"h{gate}/{part}" for gate in "ifgo"] for name, part in (("recurrent_kernel", "kernel"), ("bias", "bias"))}
-    return {"kernel": [inputs[0], f"{forget}/kernel", *inputs[1:]], **states}
-
-
-LINEN, NNX = _gates("if"), _gates("if_")
+LINEN = {
+    "kernel": [f"i{gate}/kernel" for gate in "ifgo"],
+    "recurrent_kernel": [f"h{gate}/kernel" for gate in "ifgo"],
+    "bias": [f"h{gate}/bias" for gate in "ifgo"],
+}
+NNX = LINEN | {"kernel": [path.replace("if/", "if_/") for path in LINEN["kernel"]]}
 OPTIMIZED = {"kernel": ["dense_i/kernel"], "recurrent_kernel": ["dense_h/kernel"], "bias": ["dense_h/bias"]}
 """Dicts from the name of an array of an LSTM in lstm_jax to the paths of its blocks of columns in a Flax cell."""
 
@@ -41,11 +38,8 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
 
     Args:
         tree: the parameter tree of the cell, or of an nn.RNN that contains the cell.
-
-    Raises:
-        InputError: if the names or shapes in the tree are not those of one of these cells.
     """
-    return _joined(_cell_leaves(tree), LINEN)
+    return _joined(_leaves(tree), LINEN)
 
 
 def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
@@ -70,12 +64,9 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     Args:
         tree: `nnx.to_pure_dict(nnx.state(module))`, where `module` is the cell or an nnx.RNN that contains the cell. The state of random
             number generators (`rngs`) in the tree is ignored.
-
-    Raises:
-        InputError: if the names or shapes in the tree are not those of one of these cells.
     """
-    leaves = _cell_leaves(tree)
-    return _joined(leaves, OPTIMIZED if any(path.startswith("dense_") for path in leaves) else NNX)
+    leaves = _leaves(tree)
+    return _joined(leaves, OPTIMIZED if "dense_i/kernel" in leaves else NNX)
 
 
 def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
@@ -87,32 +78,26 @@ def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[
     return _split(params, OPTIMIZED if optimized else NNX, rnn)
 
 
-def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
+def _leaves(tree: Any, above: str = "") -> dict[str, object]:
+    """Return a dict from the path of each array of a Flax LSTM cell, such as "hi/kernel", to the array."""
+    remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
+    require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
     found: dict[str, object] = {}
     for key, value in tree.items():
         path = above + ("/".join(map(str, key)) if isinstance(key, tuple) else str(key))
-        found |= _leaves(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+        if isinstance(value, Mapping):
+            found |= _leaves(value, f"{path}/")
+        elif "rngs" not in path.split("/"):
+            found[path.removeprefix("params/").removeprefix("cell/")] = value
     return found
-
-
-def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
-    """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays."""
-    remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
-    require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
-    leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
-    for wrapper in ("params/", "cell/"):
-        if leaves and all(path.startswith(wrapper) for path in leaves):
-            leaves = {path.removeprefix(wrapper): value for path, value in leaves.items()}
-    return leaves
 
 
 def _joined(leaves: Mapping[str, object], names: Mapping[str, list[str]]) -> Arrays:
     check_keys("Flax LSTM cell", leaves, [path for paths in names.values() for path in paths])
+    shapes = LAYOUTS["lstm" if names is OPTIMIZED else "simple_rnn"].shapes  # one gate has the shapes of a simple RNN
     sizes: dict[str, int] = {}
-    shapes = cell_shapes("4H" if names is OPTIMIZED else "H")
-    return {
-        name: np.concatenate([fitted(path, leaves[path], shapes[name], sizes) for path in paths], axis=-1) for name, paths in names.items()
-    }
+    blocks = {name: [fitted(path, leaves[path], shapes[name], sizes) for path in paths] for name, paths in names.items()}
+    return {name: np.concatenate(arrays, axis=-1) for name, arrays in blocks.items()}
 
 
 def _split(params: Any, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:

@@ -27,9 +27,9 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from itertools import zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ from lstm_jax.convert.arrays import (
     Arrays,
     Kind,
     Layer,
+    Params,
     check_cell,
     check_keys,
-    check_layer,
-    check_named,
+    check_stack,
     checked,
     exported_layer,
     fitted,
@@ -63,19 +63,32 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
+FilePath = str | os.PathLike[str]
+Weights = list[np.ndarray]
+"""Arrays in the order of Keras' `get_weights()` and `set_weights`."""
 LAYER_BY_LAYER = (
     "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
 )
 GET_WEIGHTS = "give the list that get_weights() returns"
 
 
-def _named(kind: str, weights: Any, where: str) -> dict[str, Any]:
-    """Return the list of the arrays of a Keras layer as a dict. A bias that is absent becomes None."""
+def _from_list(kind: str, weights: Any, where: str = "", sizes: dict[str, int] | None = None) -> Arrays:
+    """Convert the list of the arrays of a Keras layer to the dict of arrays that lstm_jax uses."""
     subject, names = f"{where}weights of {LAYOUTS[kind].title}", list(LAYOUTS[kind].shapes)[:3]
     weights = as_tuple(subject, weights, GET_WEIGHTS)
     fits = len(names) - ("bias" in names) <= len(weights) <= len(names)
     require(fits, subject, f"{len(weights)} arrays", f"give {', '.join(names)}" + " (or no bias)" * ("bias" in names))
-    return dict(zip_longest(names, weights))
+    arrays = dict(zip_longest(names, weights))
+    if kind == "gru":
+        rows = [None, None] if arrays["bias"] is None else fitted(f"{where}bias", arrays["bias"], ("rows", "3H"), {"rows": 2})
+        arrays["bias"], arrays["recurrent_bias"] = rows
+    return checked(kind, arrays, where, sizes)
+
+
+def _list(arrays: Arrays) -> Weights:
+    """Return the arrays of a cell in Keras' order, with both biases of a GRU in one array."""
+    kernel, recurrent, *biases = arrays.values()
+    return [kernel, recurrent, biases[0] if len(biases) == 1 else np.stack(biases)]
 
 
 def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
@@ -92,14 +105,10 @@ def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Array
         InputError: if `cell` is none of these names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
     """
     check_cell(cell, "Keras")
-    arrays = _named(cell, weights, where)
-    if cell == "gru":
-        rows = [None, None] if arrays["bias"] is None else fitted(f"{where}bias", arrays["bias"], ("rows", "3H"), {"rows": 2})
-        arrays["bias"], arrays["recurrent_bias"] = rows
-    return checked(cell, arrays, where)
+    return _from_list(cell, weights, where)
 
 
-def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
+def cell_to_keras(cell: str, params: Any) -> Weights:
     """Convert the weights of an LSTM, a GRU or a simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `cell_from_keras`.
@@ -117,17 +126,12 @@ def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
     return _list(checked(cell, exported_layer(cell, params, KERAS)))
 
 
-def _list(arrays: Arrays) -> list[np.ndarray]:
-    kernel, recurrent, *biases = arrays.values()
-    return [kernel, recurrent, biases[0] if len(biases) == 1 else np.stack(biases)]
-
-
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax, as `cell_from_keras("lstm", ...)` does."""
     return cell_from_keras("lstm", weights, where)
 
 
-def lstm_to_keras(params: Any) -> list[np.ndarray]:
+def lstm_to_keras(params: Any) -> Weights:
     """Convert an LSTM of lstm_jax to the arrays that `set_weights` of a Keras LSTM expects, as `cell_to_keras("lstm", ...)` does."""
     return cell_to_keras("lstm", params)
 
@@ -145,13 +149,12 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     """
     check_cell(cell, "Keras")
     weights = as_tuple(f"{where}Bidirectional weights", weights, GET_WEIGHTS)
-    count = len(weights)
-    require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
-    both = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
-    return check_layer({direction: cell_from_keras(cell, half, f"{where}{direction}/") for direction, half in both}, where, cell)
+    middle, sizes = len(weights) // 2, {}
+    both = zip(DIRECTIONS, (weights[:middle], weights[middle:]), strict=True)
+    return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
 
 
-def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarray]:
+def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> Weights:
     """Convert the weights of a bidirectional layer to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
     The list contains the kernel, the recurrent kernel and the bias of the forward layer, then those of the backward layer.
@@ -167,24 +170,16 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarra
     check_cell(cell, "Keras")
     arrays = exported_layer(cell, params, KERAS)
     check_keys("bidirectional layer", arrays, DIRECTIONS)
-    return [array for half in halves(check_layer(arrays, cell=cell)) for array in _list(half)]
+    return [array for half in halves(check_stack([arrays], cell)[0]).values() for array in _list(half)]
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Convert the weights of a Keras Embedding layer, a list of one array (V, E), to {"embedding": (V, E)}.
-
-    Raises:
-        InputError: if `weights` is not a list of exactly one array, or the array does not have two axes.
-    """
-    return checked("embedding", _named("embedding", weights, ""))
+    """Convert the weights of a Keras Embedding layer, a list of one array (V, E), to {"embedding": (V, E)}."""
+    return _from_list("embedding", weights)
 
 
-def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert {"embedding": (V, E)} to the list of one array that `set_weights` of a Keras Embedding expects.
-
-    Raises:
-        InputError: if `params` does not have "embedding" as its only key, or the array does not have two axes.
-    """
+def embedding_to_keras(params: Params) -> Weights:
+    """Convert {"embedding": (V, E)} to the list of one array that `set_weights` of a Keras Embedding expects."""
     return list(checked("embedding", params).values())
 
 
@@ -194,19 +189,12 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     Args:
         weights: `get_weights()` of the layer: kernel (in, out) and bias (out,). For a layer without a bias, the result has a bias of zeros.
         where: text that stands before the names of the arrays in error messages.
-
-    Raises:
-        InputError: if `weights` is not a list of 1 or 2 arrays, or the shapes are not those of a dense layer.
     """
-    return checked("dense", _named("dense", weights, where), where)
+    return _from_list("dense", weights, where)
 
 
-def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert {"kernel": (in, out), "bias": (out,)} to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of a dense layer.
-    """
+def dense_to_keras(params: Params) -> Weights:
+    """Convert {"kernel": (in, out), "bias": (out,)} to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects."""
     return list(checked("dense", params).values())
 
 
@@ -228,23 +216,17 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
 
     Returns:
         a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
-
-    Raises:
-        InputError: if the arrays are not those of such a model.
     """
     remedy = f"expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1); {LAYER_BY_LAYER}"
-    return _from_list(weights, SENTIMENT, remedy)
+    return _from_model(weights, SENTIMENT, remedy)
 
 
-def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+def sentiment_to_keras(params: Params) -> Weights:
     """Convert a sentiment model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
     This function is the inverse of `sentiment_from_keras`. The LSTM and Dense layers of the Keras model must have biases.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of a sentiment model.
     """
-    return [array for _, arrays in _groups(*split_model(params, SENTIMENT)) for array in arrays]
+    return [*chain(*_groups(params, SENTIMENT).values())]
 
 
 def generation_from_keras(weights: Sequence[Any]) -> Arrays:
@@ -252,72 +234,66 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 
     The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
     an embedding the input is one-hot, and the first LSTM must have V input features. An embedding must have V rows.
-
-    The list of weights has no names, so this function counts the matrices to find out whether there is an embedding. An LSTM has two
-    matrices, a Dense has one, and an Embedding has one. An even count therefore means that there is an embedding.
-
-    Raises:
-        InputError: if the arrays are not those of such a model.
     """
     remedy = f"expected those of LSTM layers -> Dense(V), or with an Embedding before them; {LAYER_BY_LAYER}"
-    return _from_list(weights, CHARACTER, remedy)
+    return _from_model(weights, CHARACTER, remedy)
 
 
-def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+def generation_to_keras(params: Params) -> Weights:
     """Convert a character model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
     This function is the inverse of `generation_from_keras`. The LSTM and Dense layers of the Keras model must have biases. If the weights
     are tied ("head/kernel" is absent), the kernel of the Dense layer becomes a copy of the transposed embedding table.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of a character model.
     """
-    return [array for _, arrays in _groups(*split_model(params, CHARACTER)) for array in arrays]
+    return [*chain(*_groups(params, CHARACTER).values())]
 
 
-def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
+def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
     weights = as_tuple("model weights", weights, GET_WEIGHTS)
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
-    matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
-    first = int(kind == SENTIMENT or matrices % 2 == 0)
-    require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)
-    head_at = len(arrays) - (2 if arrays[-1].ndim == 1 else 1)
-    head = dense_from_keras(arrays[head_at:], f"Dense from weights[{head_at}]: ")
-    lstms, rest = [], arrays[first:head_at]
-    while rest:  # an LSTM has two matrices and, if it has a bias, a vector
-        count = 3 if [array.ndim for array in rest[:3]] == [2, 2, 1] else 2
-        lstms.append(_lstm_in_model(rest[:count], f"LSTM {len(lstms)} from weights[{head_at - len(rest)}]: ", remedy))
-        rest = rest[count:]
+    axes = "".join(str(array.ndim) for array in arrays)
+    # A table (sentiment models always have one); for each LSTM two matrices and, if it has a bias, a vector; a Dense. If the number of
+    # matrices is even, there is a table.
+    match = re.fullmatch(("(2)" if kind == SENTIMENT else "(2?)") + "((?:221?)+)21?", axes)
+    if match is None:
+        raise InputError("model weights", f"arrays with {', '.join(axes)} axes", remedy)
+    table, lstms = match.groups()
+    at, cells = len(table), []
+    for axes in re.findall("221?", lstms):
+        cells.append(lstm_from_keras(arrays[at : at + len(axes)], f"LSTM {len(cells)} from weights[{at}]: "))
+        at += len(axes)
+    head = dense_from_keras(arrays[at:], f"Dense from weights[{at}]: ")
     layers: list[Layer] = []
-    while lstms:
-        above = lstms[2] if len(lstms) > 2 else head
-        both = len(lstms) > 1 and lstms[0]["kernel"].shape == lstms[1]["kernel"].shape
-        both = both and len(above["kernel"]) == 2 * len(lstms[0]["recurrent_kernel"])
-        layers.append(dict(zip(DIRECTIONS, lstms, strict=False)) if both else lstms[0])
-        lstms = lstms[1 + both :]
-    return join_model(embedding_from_keras(arrays[:1]) if first else None, layers, head, kind)
+    while cells:
+        above = cells[2] if len(cells) > 2 else head
+        both = len(cells) > 1 and cells[0]["kernel"].shape == cells[1]["kernel"].shape
+        both = both and len(above["kernel"]) == 2 * len(cells[0]["recurrent_kernel"])
+        layers.append(dict(zip(DIRECTIONS, cells, strict=False)) if both else cells[0])
+        cells = cells[1 + both :]
+    return join_model(embedding_from_keras(arrays[:1]) if table else None, layers, head, kind)
 
 
-def _lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
-    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages."""
-    try:
-        return lstm_from_keras(weights, where)
-    except InputError as error:
-        raise InputError(error.subject, error.value, f"{error.remedy}; {remedy}") from error
-
-
-def _groups(embedding: Arrays | None, layers: Sequence[Layer], head: Arrays) -> list[tuple[str, list[np.ndarray]]]:
-    """Return the HDF5 group and the arrays of each layer of a Keras model, in the order of the layers."""
-    found = [] if embedding is None else [("layers/embedding", list(embedding.values()))]
-    counts: dict[str, int] = {}
+def _groups(params: Params, kind: Kind) -> dict[str, Weights]:
+    """Return a dict from the HDF5 group of each layer of a Keras model to its arrays, in the order of the layers."""
+    embedding, layers, head = split_model(params, kind)
+    found = {} if embedding is None else {"layers/embedding": list(embedding.values())}
+    names: list[str] = []
     for layer in layers:
-        kind = "bidirectional" if is_bidirectional(layer) else "lstm"
-        group = f"layers/{kind}" + (f"_{counts[kind]}" if kind in counts else "")
-        counts[kind] = counts.get(kind, 0) + 1
-        parts = {f"{direction}_layer/": layer[direction] for direction in DIRECTIONS} if kind == "bidirectional" else {"": layer}
-        found += [(f"{group}/{part}cell", _list(arrays)) for part, arrays in parts.items()]
-    return [*found, ("layers/dense", list(head.values()))]
+        names.append(_next_name("bidirectional" if is_bidirectional(layer) else "lstm", names))
+        for direction, half in halves(layer).items():
+            found[f"layers/{names[-1]}/{direction and direction + '_layer/'}cell"] = _list(half)
+    return found | {"layers/dense": list(head.values())}
+
+
+def _class(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
+
+
+def _next_name(kind: str, names: Sequence[str]) -> str:
+    """Return the name in a file of a layer of the given class, such as "lstm_1", after the layers with the given names."""
+    count = [_class(name) for name in names].count(kind)
+    return f"{kind}_{count}" if count else kind
 
 
 def _natural(path: str) -> str:
@@ -325,7 +301,7 @@ def _natural(path: str) -> str:
     return re.sub(r"\d+", lambda digits: digits[0].zfill(9), path)
 
 
-def _read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[str]]:
     """Read the arrays of an HDF5 file and the paths of its groups, in natural order. The state of the optimizer is left out."""
     import h5py
 
@@ -340,38 +316,28 @@ def _read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str) -> tuple[
             hard = isinstance(link, h5py.HardLink)
             require(hard, subject, f"{path} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
             require(path in objects, subject, f"{path} is there under two names", "save the weights again")
-        kept = {path: objects[path] for path in sorted(objects, key=_natural) if path.split("/")[0] != "optimizer"}
-        groups = [path for path, found in kept.items() if isinstance(found, h5py.Group)]
-        datasets = {path: found for path, found in kept.items() if path not in groups}
-        for path, dataset in datasets.items():
-            _check_dataset(dataset, subject, path)
-        stored = sum(dataset.nbytes for dataset in datasets.values())
-        require(stored <= size, subject, "arrays share their bytes", "save the weights again")
-        return {path: _read_dataset(dataset) for path, dataset in datasets.items()}, groups
-
-
-def _is_bfloat16(dataset: Any) -> bool:
-    return dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
-
-
-def _check_dataset(dataset: Any, subject: str, path: str) -> None:
-    import h5py
-
-    require(isinstance(dataset, h5py.Dataset), subject, f"{path} is a {type(dataset).__name__}", "expected groups and datasets alone")
-    outside = dataset.is_virtual or dataset.external
-    require(not outside, subject, f"{path} keeps its data in another file", "save the arrays themselves")
-    numbers = dataset.dtype.kind in "fiub" or _is_bfloat16(dataset)
-    require(numbers, subject, f"{path} has dtype {dataset.dtype}", "only numbers are read")
-    # A malicious file may declare any size, but a dataset of Keras takes exactly its bytes. Without filters HDF5 loads no plugin either.
-    plain = dataset.shape is not None and dataset.id.get_storage_size() == dataset.nbytes
-    plain = plain and dataset.id.get_create_plist().get_nfilters() == 0
-    require(plain, subject, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")
-
-
-def _read_dataset(dataset: Any) -> np.ndarray:
-    values = np.asarray(dataset[()])
-    # Keras stores a bfloat16 value as two opaque bytes and sets an attribute. Conversion to float32 keeps the values exactly.
-    return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if _is_bfloat16(dataset) else values
+        arrays, groups = {}, []
+        for path in sorted(objects, key=_natural):
+            found = objects[path]
+            if path.split("/")[0] == "optimizer":
+                continue
+            if isinstance(found, h5py.Group):
+                groups.append(path)
+                continue
+            require(isinstance(found, h5py.Dataset), subject, f"{path} is a {type(found).__name__}", "expected groups and datasets alone")
+            # Keras stores a bfloat16 value as two opaque bytes and sets an attribute.
+            half = found.dtype == np.dtype("V2") and found.attrs.get("dtype") == "bfloat16"
+            require(half or found.dtype.kind in "fiub", subject, f"{path} has dtype {found.dtype}", "only numbers are read")
+            # A malicious file may declare any size, but a dataset of Keras takes exactly its bytes. Without filters HDF5 loads no plugin.
+            plain = not (found.is_virtual or found.external) and found.shape is not None
+            plain = plain and found.id.get_storage_size() == found.nbytes and found.id.get_create_plist().get_nfilters() == 0
+            message = f"{path} is kept in another file, empty, compressed or was never written"
+            require(plain, subject, message, "save the arrays whole, in this file and without compression")
+            size -= found.nbytes
+            require(size >= 0, subject, "arrays share their bytes", "save the weights again")
+            values = np.asarray(found[()])  # conversion of bfloat16 to float32 keeps the values exactly
+            arrays[path] = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if half else values
+        return arrays, groups
 
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
@@ -399,33 +365,44 @@ CLASSES = {
     "Dense",
 }
 """Supported classes of layers."""
-OPTIONS = {"activation": "tanh", "recurrent_activation": "sigmoid", "go_backwards": False, "merge_mode": "concat"}
-"""Options of a layer that change its function but not its arrays, with the default of Keras, which alone is supported.
-
-The activation of Dense depends on the model, and the backward layer of a Bidirectional goes backwards.
-"""
+OPTIONS: dict[str, tuple[object, ...]] = {"activation": ("tanh",), "recurrent_activation": ("sigmoid",), "merge_mode": ("concat",)}
+"""Options of a layer that change its function but not its arrays, with their supported values. The first is the default of Keras."""
 HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmoid"), CHARACTER: ("linear", "softmax")}
 
 
 def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
-    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers."""
-    kinds: list[str] = []
+    """Return the names of a Keras model's recurrent layers in the order of the model, after checking their options.
+
+    The layers must be a chain in which each layer reads the layer before it.
+    """
     order: list[str] = []
     top: dict[str, Any] = {}
-    try:
-        for layer in config["config"]["layers"]:
-            _check_options(layer, model, subject)
-            kind = layer["class_name"].lower()
-            if kind in RECURRENT:
-                order.append(f"{kind}_{kinds.count(kind)}" if kind in kinds else kind)
-                top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
-            kinds.append(kind)
-        _check_chain(config["config"], subject)
-        # Only a character model may predict at every step, with the same Dense layer.
-        whole = model == SENTIMENT and top.get("return_sequences")
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
+    layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
+    for layer in config["layers"]:
+        _check_options(layer, model, subject)
+        if (kind := layer["class_name"].lower()) in RECURRENT:
+            order.append(_next_name(kind, order))
+            top = layer["config"].get("layer", layer)["config"]  # that of the layer in a Bidirectional
+    kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
+    good = re.fullmatch(f"(embedding )?(({'|'.join(RECURRENT)}) )+dense", " ".join(kinds))
+    require(bool(good), subject, f"layers {', '.join(kinds)}", CHAIN)
+    # Only a character model may predict at every step, with the same Dense layer.
+    whole = model == SENTIMENT and top.get("return_sequences")
     require(not whole, subject, "the last recurrent layer returns sequences", "expected one that returns its last output")
+    if "input_layers" in config:  # a functional model
+        masks = [
+            [layer["name"], 0, 0] for layer in config["layers"] if layer["class_name"] == MASK and layer["inbound_nodes"][0]["args"][1] == 0
+        ]
+        for below, layer in pairwise(layers):
+            calls = [
+                (node["args"], {name: value for name, value in node["kwargs"].items() if value and value not in masks})
+                for node in layer["inbound_nodes"]
+            ]
+            good = calls == [([[below["name"], 0, 0]], {})]
+            require(good, subject, f"layer {layer['name']}, called with {calls}", CHAIN)
+        for name, layer in (("input_layers", layers[0]), ("output_layers", layers[-1])):
+            output = [layer["name"], 0, 0]
+            require(config[name] in (output, [output]), subject, f"{name} {config[name]}", CHAIN)
     return order
 
 
@@ -434,47 +411,17 @@ def _check_options(layer: Any, model: Kind, subject: str, backward: bool = False
     own = layer.get("module", "keras").split(".")[0] == "keras" and layer.get("registered_name") in (None, kind)
     require(own, subject, f"a {kind} that is not Keras' own", f"expected layers of Keras; {BY_HAND}")
     require(kind in CLASSES, subject, f"a layer of class {kind}", SUPPORTED)
-    supported: dict[str, tuple[object, ...]] = {name: (value,) for name, value in OPTIONS.items()}
-    supported["go_backwards"] = (backward,)
-    if kind == "Dense":
-        supported["activation"] = HEAD_ACTIVATIONS[model]
+    supported = OPTIONS | {"go_backwards": (backward,)} | ({"activation": HEAD_ACTIVATIONS[model]} if kind == "Dense" else {})
     for option, values in supported.items():
         value = options.get(option, values[0])
         require(value in values, subject, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, values))}")
-    inner = [(name, options[name]) for name in ("layer", "backward_layer", "cell") if name in options]
-    for name, part in [*inner, *(("cells", cell) for cell in options.get("cells", ()))]:
-        _check_options(part, model, subject, name == "backward_layer")
+    for part in [*(options[name] for name in ("layer", "cell") if name in options), *options.get("cells", ())]:
+        _check_options(part, model, subject)
+    if "backward_layer" in options:
+        _check_options(options["backward_layer"], model, subject, backward=True)
 
 
-def _check_chain(config: Any, subject: str) -> None:
-    """Check that the layers of a Sequential or functional Keras model form a chain in which each layer reads the layer before it."""
-    layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
-    kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
-    inner = kinds[kinds[:1] == ["embedding"] : -1]
-    good = kinds[-1:] == ["dense"] and all(kind in RECURRENT for kind in inner)
-    require(good, subject, f"layers {', '.join(kinds)}", CHAIN)
-    if "input_layers" not in config:  # a Sequential model
-        return
-
-    def history(value: Any) -> list[Any]:
-        return value["config"]["keras_history"] if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__" else [None]
-
-    masks = {layer["name"] for layer in config["layers"] if layer["class_name"] == MASK and layer["inbound_nodes"][0]["args"][1] == 0}
-    before = layers[0]["name"]
-    for layer in layers[1:]:
-        nodes = layer["inbound_nodes"]
-        require(len(nodes) == 1, subject, f"layer {layer['name']}, called {len(nodes)} times", CHAIN)
-        read = [history(value) for value in nodes[0]["args"]]
-        require(read == [[before, 0, 0]], subject, f"layer {layer['name']}, which reads {read}", CHAIN)
-        for name, value in nodes[0]["kwargs"].items():
-            of_mask = name == "mask" and history(value)[0] in masks
-            require(of_mask or value in (None, False), subject, f"layer {layer['name']}, called with {name}", CHAIN)
-        before = layer["name"]
-    for ends, end in ((config["input_layers"], layers[0]["name"]), (config["output_layers"], before)):
-        require(ends in ([end, 0, 0], [[end, 0, 0]]), subject, f"inputs or outputs {ends}", CHAIN)
-
-
-def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_keras_weights(path: FilePath) -> Arrays:
     """Read the weights in a Keras 3 `.weights.h5` file or `.keras` archive, and return a dict from the path of each array to the array.
 
     The paths are in natural order, in which lstm_2 comes before lstm_10. The state of the optimizer is left out. bfloat16 arrays are
@@ -487,7 +434,7 @@ def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return _read(path)[0]
 
 
-def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+def sentiment_from_keras_file(path: FilePath) -> Arrays:
     """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
     The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
@@ -516,7 +463,7 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     return _from_file(path, SENTIMENT)
 
 
-def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+def generation_from_keras_file(path: FilePath) -> Arrays:
     """Read a character model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
     The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
@@ -526,41 +473,42 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax supports. They are checked
     only in a `.keras` archive, because a `.weights.h5` file stores no options. The option `mask_zero` of an Embedding is never checked: a
     Keras model with `mask_zero=True` skips the character with the id 0, but the character model of lstm_jax reads it.
-    `sentiment_from_keras_file` describes how the order of the layers is found.
-
-    Args:
-        path: path of the file.
-
-    Returns:
-        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
-
-    Raises:
-        InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
-            fit together, or if the order of the layers is not unique.
+    `sentiment_from_keras_file` describes how the order of the layers is found, the result and the errors.
     """
     return _from_file(path, CHARACTER)
 
 
-def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
-    rest, groups, config = _read(path)
+def _from_file(path: FilePath, kind: Kind) -> Arrays:
+    arrays, groups, config = _read(path)
     subject = f"Keras model {os.fspath(path)}"
-    for array in rest:
-        require(array.startswith("layers/"), subject, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
-    for name in names:
-        known = _class(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
-        require(known, subject, f"layer {name}", SUPPORTED)
-    for layer in ("embedding", "dense"):
-        optional = kind == CHARACTER and layer == "embedding"
-        fits = (optional or layer in names) and f"{layer}_1" not in names
-        wanted = f"expected one {layer} layer{' or none' if optional else ''}"
-        require(fits, subject, f"layers {', '.join(names)}", f"{wanted}; {SUPPORTED}")
-    order = None if config is None else _order_in_config(config, kind, subject)
+    classes = [_class(name) for name in names]
+    known = set(classes) <= {*RECURRENT, *INACTIVE, "embedding", "dense"}
+    ends = [classes.count("embedding"), classes.count("dense")]
+    fits = known and (ends == [1, 1] or (kind == CHARACTER and ends == [0, 1]))
+    require(fits, subject, f"layers {', '.join(names) or '(none)'}", SUPPORTED)
+    order = None
+    if config is not None:
+        with parsing(f"{subject}: config.json", "expected what model.save('x.keras') writes"):
+            order = _order_in_config(config["config"], kind, subject)
+    cells: dict[str, Weights] = {}
+    for array, values in arrays.items():
+        cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
-    embedding = embedding_from_keras(_take(rest, "layers/embedding")) if "embedding" in names else None
-    head = dense_from_keras(_take(rest, "layers/dense"))
-    stacks = {name: _take_layers(rest, name) for name in names if _class(name) in RECURRENT}
-    require(not rest, subject, f"array {next(iter(rest), '')}", SUPPORTED)
+    def lstm(cell: str) -> Arrays:
+        return lstm_from_keras(cells.pop(cell, []), f"{cell}: ")
+
+    embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if "embedding" in names else None
+    head = dense_from_keras(cells.pop("layers/dense", []))
+    stacks: dict[str, list[Layer]] = {}
+    for name in (name for name in names if _class(name) in RECURRENT):
+        group = f"layers/{name}"
+        if _class(name) == "bidirectional":
+            stacks[name] = [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in DIRECTIONS}]
+        else:
+            stacked = [cell for cell in cells if cell.startswith(f"{group}/cell/cells/")]
+            stacks[name] = [lstm(cell) for cell in stacked or [f"{group}/cell"]]
+    require(not cells, subject, f"arrays of {', '.join(cells)}", SUPPORTED)
     if order is None:
         width = head["kernel"].shape[1] if embedding is None else embedding["embedding"].shape[1]
         order = _order_by_width(stacks, width, head["kernel"].shape[0], subject)
@@ -568,7 +516,7 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
 
-def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
+def write_keras_weights(path: FilePath, params: Params) -> None:
     """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
 
     The Keras model must be Sequential or functional. It must have one LSTM or Bidirectional(LSTM) layer for each recurrent layer in
@@ -588,14 +536,14 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
     """
     import h5py
 
-    check_named("params", params, "give the flat dict of a model, see lstm_jax.convert")
+    check_keys("params", params, remedy="give the flat dict of a model, see lstm_jax.convert")
     one = to_numpy("head/bias", params.get("head/bias", [0.0])).shape == (1,)
-    groups = _groups(*split_model(params, SENTIMENT if one else CHARACTER))
+    groups = _groups(params, SENTIMENT if one else CHARACTER)
     name = os.fspath(path)
     require(name.endswith(".weights.h5"), "Keras weights", name, "Keras wants a name that ends in .weights.h5")
     content = io.BytesIO()  # in memory first: a write of HDF5 that fails would leave half a file
     with h5py.File(content, "w") as file:
-        for group, values in groups:
+        for group, values in groups.items():
             for number, value in enumerate(values):
                 dataset = file.create_dataset(f"{group}/vars/{number}", data=value)
                 if value.dtype.name == "bfloat16":
@@ -603,7 +551,12 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
     write_atomically(Path(name), content.getvalue())
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
+def _tensor(value: dict[str, Any]) -> Any:
+    """Return what a Keras tensor in a config stands for, [name of a layer, number of its call, number of its output], or another dict."""
+    return value["config"]["keras_history"] if value.get("class_name") == "__keras_tensor__" else value
+
+
+def _read(path: FilePath) -> tuple[Arrays, list[str], Any]:
     """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name = os.fspath(path)
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
@@ -615,55 +568,29 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str
                 require(member in archive.namelist(), f"archive {name}", f"no {member}", "expected what model.save('x.keras') writes")
                 stored = archive.getinfo(member).compress_type == zipfile.ZIP_STORED
                 require(stored, f"archive {name}", f"{member} is compressed", "unzip it and give its model.weights.h5")
-            config = json.loads(archive.read("config.json"))
+            config = json.loads(archive.read("config.json"), object_hook=_tensor)
             weights = io.BytesIO(archive.read("model.weights.h5"))
     return *_read_hdf5(weights, f"{name}/model.weights.h5"), config
 
 
-def _class(name: str) -> str:
-    return re.sub(r"_\d+$", "", name)
-
-
-def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers."""
-    taken: list[np.ndarray] = []
-    while f"{group}/vars/{len(taken)}" in rest:
-        taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
-    return taken
-
-
-def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
-    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax."""
-    group = f"layers/{name}"
-
-    def lstm(cell: str) -> Arrays:
-        return _lstm_in_model(_take(rest, cell), f"{cell}: ", SUPPORTED)
-
-    if _class(name) == "bidirectional":
-        return [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in DIRECTIONS}]
-    stacked = {match.group() for path in rest if (match := re.match(rf"{group}/cell/cells/lstm_cell(_\d+)?(?=/)", path))}
-    return [lstm(cell) for cell in sorted(stacked, key=_natural) or [f"{group}/cell"]]
-
-
 def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int, subject: str) -> list[str]:
     """Infer the order of the recurrent layers of a Keras model that maps `features` to `outputs`, and return their names in this order."""
-    queues = tuple(tuple(name for name in stacks if _class(name) == kind) for kind in RECURRENT)
-    if sum(map(bool, queues)) <= 1:
+    if len({_class(name) for name in stacks}) <= 1:
         return list(stacks)
 
     @cache
-    def orders(queues: tuple[tuple[str, ...], ...], width: int) -> list[list[str]]:
+    def orders(rest: tuple[str, ...], width: int) -> list[list[str]]:
         """Return at most two possible orders of the layers that have no position in the model yet."""
-        if not any(queues):
+        if not rest:
             return [[]] if width == outputs else []
-        found: list[list[str]] = []
-        for name in (queue[0] for queue in queues if queue):
-            if widths(stacks[name][0])[0] == width:
-                others = tuple(queue[1:] if name in queue else queue for queue in queues)
-                found += [[name, *later] for later in orders(others, widths(stacks[name][-1])[1])]
-        return found[:2]
+        return [
+            [name, *later]
+            for name in {_class(name): name for name in reversed(rest)}.values()  # the first layer of each class
+            if widths(stacks[name][0])[0] == width
+            for later in orders(tuple(other for other in rest if other != name), widths(stacks[name][-1])[1])
+        ][:2]
 
-    found = orders(queues, features)
+    found = orders(tuple(stacks), features)
     require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {SUPPORTED}")
     require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
     return found[0]

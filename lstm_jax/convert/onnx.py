@@ -11,7 +11,7 @@ z, r, h (GRU), where lstm_jax calls c g, z u and h n. T is the number of steps, 
 number of units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,20 +26,20 @@ from lstm_jax.convert.arrays import (
     SENTIMENT,
     Arrays,
     Layer,
+    Params,
     Target,
     check_cell,
-    check_named,
     check_stack,
     exported,
     halves,
-    is_bidirectional,
-    parts_of,
+    layers_of,
     reordered,
     split_model,
     widths,
 )
 from lstm_jax.errors import InputError, require
 
+Metadata = Mapping[str, str] | None
 OPSET = 17
 """Version of ONNX's operators that the graphs use."""
 IR_VERSION = 8
@@ -64,58 +64,54 @@ class Graph:
     Every array in the graph, also called a value, has a name. The methods take and return these names.
     """
 
-    def __init__(self):
+    def __init__(self, name: str):
         self.onnx = import_onnx()
-        self.nodes: list[Any] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.inputs: list[Any] = []
-        self.outputs: list[Any] = []
+        self.proto, self.size = self.onnx.GraphProto(name=name), 0
 
     def input(self, name: str, dtype: str, *shape: int | str) -> str:
         """Add an input, and return its name."""
-        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
+        self.proto.input.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
         return name
 
     def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
         """Add a float output, which is a copy of a value under another name."""
-        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
+        self.proto.node.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
         described = self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape)
-        self.outputs.insert(0 if first else len(self.outputs), described)
+        self.proto.output.insert(0 if first else len(self.proto.output), described)
 
-    def constant(self, name: str, array: Any) -> str:
+    def constant(self, name: str, array: np.ndarray) -> str:
         """Add an array of float32 or int64 as a constant with the given name, and return the name."""
-        array = np.asarray(array)
         require(array.dtype in (np.float32, np.int64), name, f"dtype {array.dtype}", "give float32 arrays")
-        self.constants[name] = array
+        self.size += array.nbytes
+        require(self.size <= LARGEST, "weights", f"{self.size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
+        self.proto.initializer.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def integers(self, *numbers: int) -> str:
-        """Add a constant int64 vector of the given numbers, and return its name."""
-        return self.constant(f"integers/{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
+    def node(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node, and return the name of its output, or a list of the names if there are several.
 
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output, and return the name of the output."""
-        return self.many(operator, 1, *inputs, **attributes)[0]
+        An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
+        """
+        name, names = f"{operator}/{len(self.proto.node)}", []
+        for number, value in enumerate(inputs):
+            names.append(value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value)))
+        found = [f"{name}/{number}" for number in range(outputs)]
+        self.proto.node.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
+        return found[0] if outputs == 1 else found
 
-    def many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        """Add a node with `count` outputs, and return their names. The other arguments are those of `node`."""
-        name = f"{operator}/{len(self.nodes)}"
-        outputs = [f"{name}/{place}" for place in range(count)]
-        self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
-        return outputs
-
-    def model(self, name: str, description: str, cell: str, metadata: Mapping[str, str] | None) -> Any:
+    def model(self, description: str, cell: str, metadata: Metadata) -> Any:
         """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it."""
-        metadata = {} if metadata is None else metadata
-        check_named("metadata", metadata, METADATA)
-        for key, value in metadata.items():
-            require(isinstance(value, str), f"metadata {key}", repr(value), METADATA)
-        helper, size = self.onnx.helper, sum(array.nbytes for array in self.constants.values())
-        require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
-        tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
-        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-        model.producer_name, model.producer_version, model.doc_string = "lstm_jax", lstm_jax.__version__, description
+        metadata, helper = {} if metadata is None else metadata, self.onnx.helper
+        texts = isinstance(metadata, Mapping) and all(isinstance(text, str) for item in metadata.items() for text in item)
+        require(texts, "metadata", metadata, "give a dict from names to texts")
+        model = helper.make_model(
+            self.proto,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="lstm_jax",
+            producer_version=lstm_jax.__version__,
+            doc_string=description,
+        )
         helper.set_model_props(model, {"opset": str(OPSET), "cell": cell, **metadata})
         self.onnx.checker.check_model(model, full_check=True)
         return model
@@ -135,45 +131,46 @@ def add_layers(
     lengths: str = "",
     merge: str = "concat",
     states: bool = False,
-    returned: Sequence[int] = (),
+    returned: Collection[int] = (),
 ) -> tuple[str, str]:
-    """Add a stack of recurrent layers to a graph, and return the names of its outputs (T, B, features) and of its last output."""
+    """Add a stack of recurrent layers to a graph, and return the names of its outputs (T, B, features) and of its last output.
+
+    If `states` is true, the initial states are inputs. The final states of the layers with the numbers `returned` are outputs.
+    """
     require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
-    last, names = "", state_names(cell)
-    attributes = {"linear_before_reset": int(cell == "gru")} if LAYOUTS[cell].module == "GRU" else {}
+    last, names, module = "", state_names(cell), LAYOUTS[cell].module
+    attributes = {"linear_before_reset": int(cell == "gru")} if module == "GRU" else {}
     for number, layer in enumerate(layers):
-        parts, pair = [reordered("ONNX", cell, part) for part in halves(layer)], is_bidirectional(layer)
+        parts = [reordered("ONNX", cell, part) for part in halves(layer).values()]
         operands = {
             "kernel": [part["kernel"].T for part in parts],
             "recurrent_kernel": [part["recurrent_kernel"].T for part in parts],
             "bias": [np.concatenate([part["bias"], part.get("recurrent_bias", np.zeros_like(part["bias"]))]) for part in parts],
         }
         weights = [graph.constant(f"recurrent/{number}/{name}", np.stack(arrays)) for name, arrays in operands.items()]
-        units = parts[0]["recurrent_kernel"].shape[0]
-        shape = (len(parts), "batch", units)
-        initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in names] if states else []
-        options = {"hidden_size": units, "direction": "bidirectional" if pair else "forward", **attributes}
-        all_steps, *final = graph.many(LAYOUTS[cell].module, 1 + len(names), x, *weights, lengths, *initial, **options)
-        if states or number in returned:
-            for name, value in zip(names, final, strict=True):
+        shape = (len(parts), "batch", len(parts[0]["recurrent_kernel"]))
+        initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in names if states]
+        options = {"hidden_size": shape[-1], "direction": "bidirectional" if len(parts) == 2 else "forward", **attributes}
+        all_steps, *final = graph.node(module, x, *weights, lengths, *initial, outputs=1 + len(names), **options)
+        for name, value in zip(names, final, strict=True):
+            if number in returned:
                 graph.output(value, f"new_state/{number}/{name}", *shape)
-        x, last = _merge(graph, merge, all_steps, pair, axis=1), _merge(graph, merge, final[0], pair, axis=0)
+        x, last = (_merge(graph, merge, value, len(parts), axis) for value, axis in ((all_steps, 1), (final[0], 0)))
     return x, last
 
 
-def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
+def _merge(graph: Graph, merge: str, value: str, directions: int, axis: int) -> str:
     """Combine the outputs of the directions of a layer, and return the name of the result."""
-    if not pair:
-        return graph.node("Squeeze", value, graph.integers(axis))
+    if directions == 1:
+        return graph.node("Squeeze", value, [axis])
     if merge == "concat":
         swapped = graph.node("Transpose", value, perm=[0, 2, 1, 3] if axis else [1, 0, 2])
-        return graph.node("Reshape", swapped, graph.integers(*([0, 0, -1] if axis else [0, -1])))
+        return graph.node("Reshape", swapped, [0, 0, -1] if axis else [0, -1])
     if merge == "sum":
-        return graph.node("ReduceSum", value, graph.integers(axis), keepdims=0)
+        return graph.node("ReduceSum", value, [axis], keepdims=0)
     return graph.node("ReduceMean" if merge == "ave" else "ReduceProd", value, axes=[axis], keepdims=0)
 
 
-METADATA = "give a dict from names to texts"
 POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
 """Dict from the name of each pooling to the number of pooled vectors that it concatenates."""
 
@@ -184,7 +181,7 @@ def layers_to_onnx(
     *,
     merge: str | None = None,
     states: bool = False,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Metadata = None,
 ) -> Any:
     """Convert a stack of recurrent layers to an ONNX model, an `onnx.ModelProto`.
 
@@ -214,38 +211,32 @@ def layers_to_onnx(
             other than that of the parameters, `merge_mode=None`, residual connections, or a learned initial state without `states`.
     """
     check_cell(cell, "ONNX")
-    target = Target("recurrent layer of ONNX", {cell: (cell,)}, MERGES, bfloat16=False, starts=states)
-    parts = parts_of(layers, target)
-    weights = exported(cell, parts, target)
-    found = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}
-    remedy = "all layers of one model must have the same: export them one by one"
-    require(len(found) <= 1, "merge_mode", ", ".join(sorted(found)), remedy)
-    for own in found:
-        require(merge in (None, own), "merge", merge, f"the layers have merge_mode={own!r}: leave it out")
-        merge = own
-    merge = "concat" if merge is None else merge
-    stack = check_stack(weights, cell=cell, merge=merge)
-    graph = Graph()
+    target = Target("recurrent layer of ONNX", merges=MERGES, bfloat16=False, starts=states)
+    weights, parts = exported(cell, layers, target), layers_of(layers)
+    merges = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}
+    merges |= set() if merge is None else {merge}
+    require(len(merges) <= 1, "merge_mode", ", ".join(sorted(merges)), "all layers of one model must have the same: export them one by one")
+    combined = merges.pop() if merges else "concat"
+    stack = check_stack(weights, cell, combined)
+    graph = Graph("recurrent_layers")
     x = graph.input("x", "FLOAT", "batch", "time", widths(stack[0])[0])
-    returned = [number for number, part in enumerate(parts) if getattr(part, "return_state", False)]
-    sequence, last = add_layers(graph, cell, stack, _swapped(graph, x), merge=merge, states=states, returned=returned)
-    outputs = widths(stack[-1], merge)[1]
-    if getattr(parts[-1], "return_sequences", True):
-        graph.output(_swapped(graph, sequence), "y", "batch", "time", outputs, first=True)
-    else:
-        graph.output(last, "y", "batch", outputs, first=True)
-    return graph.model("recurrent_layers", f"{len(stack)} recurrent layers", cell, metadata)
+    returned = [number for number, part in enumerate(parts) if states or getattr(part, "return_state", False)]
+    sequence, last = add_layers(graph, cell, stack, _swapped(graph, x), merge=combined, states=states, returned=returned)
+    whole = getattr(parts[-1], "return_sequences", True)
+    y, axes = (_swapped(graph, sequence), ("batch", "time")) if whole else (last, ("batch",))
+    graph.output(y, "y", *axes, widths(stack[-1], combined)[1], first=True)
+    return graph.model(f"{len(stack)} recurrent layers", cell, metadata)
 
 
 def sentiment_to_onnx(
-    params: Mapping[str, Any],
+    params: Params,
     *,
     cell: str = "lstm",
     merge: str = "concat",
     pooling: str = "last",
     skip_padding: bool = False,
     description: str = SENTIMENT,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Metadata = None,
 ) -> Any:
     """Convert a sentiment model to an ONNX model that maps "ids" (batch, time) to "probability" (batch,), the probability of label 1.
 
@@ -262,57 +253,46 @@ def sentiment_to_onnx(
         metadata: dict from names to texts, which are added to the metadata of the model.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if `merge` or `pooling` is unknown, if the keys, shapes or dtypes of the
-            parameters are wrong, if `metadata` is not a dict from strings to strings, or if the package onnx is not installed.
+        InputError: if an argument is none of these, a parameter is not float32, or the package onnx is not installed.
     """
     require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
     assert embedding is not None
-    graph = Graph()
+    graph = Graph("sentiment")
     ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
     if skip_padding:
         ids, lengths = _without_padding(graph, ids)
     vectors = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), _swapped(graph, ids, axes=2))
     sequence, last = add_layers(graph, cell, layers, vectors, lengths=lengths, merge=merge)
     logits = _dense(graph, last if pooling == "last" else _pooled(graph, sequence, ids, pooling), head)
-    probability = graph.node("Sigmoid", graph.node("Squeeze", logits, graph.integers(1)))
+    probability = graph.node("Sigmoid", graph.node("Squeeze", logits, [1]))
     graph.output(probability, "probability", "batch")
-    return graph.model("sentiment", description, cell, metadata)
+    return graph.model(description, cell, metadata)
 
 
-def generation_to_onnx(
-    params: Mapping[str, Any], *, cell: str = "lstm", description: str = CHARACTER, metadata: Mapping[str, str] | None = None
-) -> Any:
+def generation_to_onnx(params: Params, *, cell: str = "lstm", description: str = CHARACTER, metadata: Metadata = None) -> Any:
     """Convert a character model to an ONNX model that maps "ids" (batch, time) to "logits" (batch, time, V) of the next character.
 
     The ids are int64, and V is the number of characters. The result is an `onnx.ModelProto`. The states of the layers are inputs and
     outputs, named as by `layers_to_onnx`, so that a text can be read or generated in several calls. At its beginning they are zeros.
 
-    Args:
-        params: the flat dict of the model; see `lstm_jax.convert`.
-        cell: name of the cell, as in `layers_to_onnx`.
-        description: text for the field `doc_string` of the model.
-        metadata: dict from names to texts, which are added to the metadata of the model.
-
-    Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
-            dict from strings to strings, or if the package onnx is not installed.
+    The arguments and the errors are those of `sentiment_to_onnx`.
     """
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, CHARACTER, cell)
     characters = len(head["bias"])
-    graph = Graph()
+    graph = Graph("generation")
     ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
     if embedding is None:
         values = graph.constant("one_hot/values", np.array([0, 1], np.float32))
-        x = graph.node("OneHot", ids, graph.integers(characters), values, axis=-1)
+        x = graph.node("OneHot", ids, [characters], values, axis=-1)
     else:
         x = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), ids)
-    sequence, _ = add_layers(graph, cell, layers, x, states=True)
+    sequence, _ = add_layers(graph, cell, layers, x, states=True, returned=range(len(layers)))
     logits = _dense(graph, _swapped(graph, sequence), head)
     graph.output(logits, "logits", "batch", "time", characters, first=True)
-    return graph.model("generation", description, cell, metadata)
+    return graph.model(description, cell, metadata)
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
@@ -324,33 +304,29 @@ def _dense(graph: Graph, x: str, head: Arrays) -> str:
     return graph.node("Add", product, graph.constant("head/bias", head["bias"]))
 
 
-def _is_word(graph: Graph, ids: str) -> str:
-    return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
+def _words(graph: Graph, ids: str, dtype: str) -> tuple[str, str]:
+    """Add nodes that find the words of each row of `ids`, and return the names of a mask of bools and of the same mask of a dtype."""
+    word = graph.node("Not", graph.node("Equal", ids, [0]))
+    return word, graph.node("Cast", word, to=getattr(graph.onnx.TensorProto, dtype))
 
 
 def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     """Add nodes that move the padding of each row behind its words and count the words, and return the names of both results."""
-    word = _is_word(graph, ids)
-    counts = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.INT32), graph.integers(1), keepdims=0)
-    steps = graph.node("Gather", graph.node("Shape", ids), graph.integers(1))
-    zero, one = graph.constant("zero", np.int64(0)), graph.constant("one", np.int64(1))
-    positions = graph.node("Range", zero, graph.node("Squeeze", steps), one)
-    places = graph.node("Where", word, positions, graph.node("Add", positions, steps))
-    _, order = graph.many("TopK", 2, places, steps, axis=1, largest=0, sorted=1)
-    return graph.node("GatherElements", ids, order, axis=1), counts
+    _, words = _words(graph, ids, "INT32")
+    steps = graph.node("Gather", graph.node("Shape", ids), [1])
+    _, order = graph.node("TopK", words, steps, outputs=2, axis=1)  # of equal values, that with the lower index comes first
+    return graph.node("GatherElements", ids, order, axis=1), graph.node("ReduceSum", words, [1], keepdims=0)
 
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
     """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result."""
-    word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
-    words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)
-    zero, one = graph.constant("float/zero", np.float32(0)), graph.constant("float/one", np.float32(1))
+    words, counted = (graph.node("Unsqueeze", mask, [2]) for mask in _words(graph, _swapped(graph, ids, axes=2), "FLOAT"))
+    count, zero = graph.node("ReduceSum", counted, [0], keepdims=0), np.float32(0)
     results = []
     if pooling != "max":
-        total = graph.node("ReduceSum", graph.node("Where", word, outputs, zero), graph.integers(0), keepdims=0)
-        results.append(graph.node("Div", total, graph.node("Max", words, one)))
+        total = graph.node("ReduceSum", graph.node("Where", words, outputs, zero), [0], keepdims=0)
+        results.append(graph.node("Div", total, graph.node("Max", count, np.float32(1))))
     if pooling != "mean":
-        lowest = graph.constant("float/lowest", np.float32(-np.inf))
-        largest = graph.node("ReduceMax", graph.node("Where", word, outputs, lowest), axes=[0], keepdims=0)
-        results.append(graph.node("Where", graph.node("Greater", words, zero), largest, zero))
-    return results[0] if len(results) == 1 else graph.node("Concat", *results, axis=-1)
+        largest = graph.node("ReduceMax", graph.node("Where", words, outputs, np.float32(-np.inf)), axes=[0], keepdims=0)
+        results.append(graph.node("Where", graph.node("Greater", count, zero), largest, zero))
+    return graph.node("Concat", *results, axis=-1)

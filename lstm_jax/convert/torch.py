@@ -15,7 +15,6 @@ compute its head from cat(h_n[-2], h_n[-1]), not from output[:, -1].
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,13 @@ from lstm_jax.convert.arrays import (
     Arrays,
     Kind,
     Layer,
+    Params,
     check_cell,
     check_keys,
-    check_named,
     check_stack,
     checked,
     exported,
     exported_layer,
-    find_cell,
     fitted,
     halves,
     join_model,
@@ -47,25 +45,16 @@ from lstm_jax.convert.arrays import (
     split_model,
     to_numpy,
 )
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
 
-PARAMETER = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(0|[1-9]\d*)(_reverse)?)?")
-MATRICES = {"kernel": "weight_ih", "recurrent_kernel": "weight_hh", "projection": "weight_hr"}
-BIASES = ("bias_ih", "bias_hh")
+StateDict = Mapping[str, Any]
+NAMES = {"kernel": "weight_ih", "recurrent_kernel": "weight_hh", "bias": "bias_ih", "recurrent_bias": "bias_hh", "projection": "weight_hr"}
+"""Dict from the name of each array in lstm_jax to the beginning of its name in a state dict, in PyTorch's order."""
+STATE_DICT = "give module.state_dict() of a PyTorch module"
 
 
-def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
-    """Infer the cell of a PyTorch module from the names and shapes of its arrays, and return the name of the cell."""
-    if any(name.startswith(f"{prefix}weight_hr_l") for name in state_dict):
-        return PROJECTED
-    found = [name for name in state_dict if name.startswith(f"{prefix}weight_hh")]
-    remedy = "give the state dict of an LSTM, a GRU, an RNN or a cell, and its prefix if it is part of a bigger model ('rnn.')"
-    require(bool(found), f"{prefix}weight_hh in the state dict", "missing", remedy)
-    return find_cell(f"transposed {found[0]}", np.shape(state_dict[found[0]])[::-1], ("lstm", "gru", "simple_rnn"))
-
-
-def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
+def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of weights of layers of lstm_jax, lowest layer first.
 
     Args:
@@ -83,29 +72,22 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
             not belong to such a module.
     """
     check_cell(cell, "PyTorch")
-    check_named("state dict", state_dict, "give module.state_dict() of a PyTorch module")
-    module = f"nn.{LAYOUTS[cell].module}"
-    found: dict[int, dict[str, dict[str, object]]] = {}  # a cell has the number -1
-    for name in (name for name in state_dict if name.startswith(prefix)):
-        match = PARAMETER.fullmatch(name, len(prefix))
-        if match is None:
-            remedy = f"give the prefix of the {module} in the bigger model ('rnn.')"
-            raise InputError(f"name in the state dict of an {module}", name, remedy)
-        kind, number, reverse = match.groups()
-        found.setdefault(int(number or -1), {}).setdefault(DIRECTIONS[bool(reverse)], {})[kind] = state_dict[name]
-    require(bool(found), f"{module} in the state dict", f"none under {prefix!r}", f"give the prefix of the {module} ('rnn.')")
-    numbers = sorted(found)
-    remedy = "give the arrays of all layers, _l0, _l1, ..., and no others"
-    require(numbers in ([-1], list(range(len(numbers)))), f"{module} layers", [n for n in numbers if n >= 0], remedy)
+    check_keys("state dict", state_dict, remedy=STATE_DICT)
+    left = {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
     layers: list[Layer] = []
-    for number in numbers:
-        pair = {
-            direction: _from_direction(cell, found[number][direction], f"{prefix}*{_end(number, direction)}: ")
-            for direction in DIRECTIONS
-            if direction in found[number]
-        }
+    for end in [""] if "weight_hh" in left else [f"_l{number}" for number in range(len(left))]:
+        pair: dict[str, Arrays] = {}
+        for direction, suffix in zip(DIRECTIONS, (end, f"{end}_reverse"), strict=True):
+            if given := {name: left.pop(name + suffix) for name in NAMES.values() if name + suffix in left}:
+                pair[direction] = _from_direction(cell, given, f"{prefix}*{suffix}: ")
+        if not pair:
+            break
         layers.append(pair["forward"] if list(pair) == ["forward"] else pair)
-    return _uniform(cell, layers, prefix)
+    module = f"nn.{LAYOUTS[cell].module}"
+    remedy = f"give the arrays of all layers of one {module}, _l0, _l1, ..., and its prefix in a bigger model ('rnn.')"
+    require(not left, f"name in the state dict of an {module}", prefix + next(iter(left), ""), remedy)
+    require(bool(layers), f"{module} in the state dict", f"none under {prefix!r}", remedy)
+    return _uniform(cell, layers)
 
 
 def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True) -> Arrays:
@@ -128,15 +110,15 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
             activations, `go_backwards`, zoneout, a learned initial state, a `merge_mode` other than "concat", or residual connections.
     """
     check_cell(cell, "PyTorch")
-    return {
-        name: array
-        for number, layer in enumerate(_uniform(cell, exported(cell, layers, TORCH)))
-        for direction, arrays in zip(DIRECTIONS, halves(layer), strict=False)
-        for name, array in cell_to_torch(cell, arrays, prefix, _end(number, direction), bias).items()
-    }
+    state: Arrays = {}
+    for number, layer in enumerate(_uniform(cell, exported(cell, layers, TORCH))):
+        for direction, arrays in halves(layer).items():
+            end = f"_l{number}_reverse" if direction == "backward" else f"_l{number}"
+            state |= cell_to_torch(cell, arrays, prefix, end, bias)
+    return state
 
 
-def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> Arrays:
+def cell_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> Arrays:
     """Convert the weights of a PyTorch nn.LSTMCell, nn.GRUCell or nn.RNNCell to the dict of arrays that lstm_jax uses.
 
     An nn.LSTM, nn.GRU or nn.RNN with one layer and one direction counts as a cell. The arguments are those of `layers_from_torch`.
@@ -162,50 +144,42 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
         prefix: prefix of the names in the state dict, for example "cell.".
         suffix: end of the names: "_l0" for an nn.LSTM, nn.GRU or nn.RNN, and "" for an nn.LSTMCell, nn.GRUCell or nn.RNNCell.
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
-
-    Raises:
-        InputError: as `layers_to_torch` does.
     """
     check_cell(cell, "PyTorch")
     arrays = reordered("PyTorch", cell, checked(cell, exported_layer(cell, params, TORCH)))
-    state = {theirs: np.ascontiguousarray(arrays[ours].T) for ours, theirs in MATRICES.items() if ours in arrays}
-    biases = dict(zip(BIASES, (arrays["bias"], arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))), strict=True))
-    if not bias:
-        filled = [name for name, array in biases.items() if np.any(array)]
-        remedy = "a PyTorch module without biases computes something else: use bias=True"
-        require(not filled, f"{' and '.join(filled)}{suffix}", "not zero", remedy)
-    return {f"{prefix}{name}{suffix}": array for name, array in (state | biases if bias else state).items()}
-
-
-def _end(number: int, direction: str) -> str:
-    return "" if number < 0 else f"_l{number}" + ("_reverse" if direction == "backward" else "")
+    arrays.setdefault("recurrent_bias", np.zeros_like(arrays["bias"]))
+    filled = [NAMES[name] for name in ("bias", "recurrent_bias") if arrays[name].any()]
+    remedy = "a PyTorch module without biases computes something else: use bias=True"
+    require(bias or not filled, f"{' and '.join(filled)}{suffix}", "not zero", remedy)
+    written = [name for name in NAMES if name in arrays and (bias or "bias" not in name)]
+    return {f"{prefix}{NAMES[name]}{suffix}": np.ascontiguousarray(arrays[name].T) for name in written}
 
 
 def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Arrays:
     shapes, sizes = LAYOUTS[cell].shapes, {}
     unprojected = "weight_hr" not in given or cell == PROJECTED
     require(unprojected, f"{where}weight_hr", "a projection", f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)")
-    names = {ours: theirs for ours, theirs in MATRICES.items() if ours in shapes}
-    biases = [name for name in BIASES if any(bias in given for bias in BIASES)]
-    check_keys(f"{where}arrays", given, [*names.values(), *biases])
-    arrays = {name: to_numpy(where + names[name], given[names[name]]).T if name in names else None for name in shapes}
-    arrays = checked(cell, arrays, where, sizes, {ours: f"transposed {theirs}" for ours, theirs in names.items()})
-    if biases:
-        first, second = (fitted(f"{where}{name}", given[name], shapes["bias"], sizes) for name in biases)
-        arrays |= {"bias": first, "recurrent_bias": second} if "recurrent_bias" in shapes else {"bias": first + second}
+    biased = "bias_ih" in given or "bias_hh" in given
+    check_keys(f"{where}arrays", given, [theirs for name, theirs in NAMES.items() if (biased if "bias" in name else name in shapes)])
+    found = {name: to_numpy(where + theirs, given[theirs]).T for name, theirs in NAMES.items() if theirs in given}
+    second = None if "recurrent_bias" in shapes else found.pop("recurrent_bias", None)
+    names = {name: theirs if "bias" in name else f"transposed {theirs}" for name, theirs in NAMES.items()}
+    arrays = checked(cell, dict.fromkeys(shapes) | found, where, sizes, names)
+    if second is not None:
+        arrays["bias"] = arrays["bias"] + fitted(f"{where}bias_hh", second, shapes["bias"], sizes)
     return reordered("PyTorch", cell, arrays)
 
 
-def _uniform(cell: str, layers: list[Any], where: str = "recurrent/") -> list[Layer]:
+def _uniform(cell: str, layers: list[Any]) -> list[Layer]:
     """Return copies of the weights of layers, after checking that one PyTorch module can hold them."""
-    found = check_stack(layers, where, cell)
-    sizes = {" x ".join(map(str, (len(halves(layer)), *halves(layer)[0]["recurrent_kernel"].shape))) for layer in found}
-    remedy = f"an nn.{LAYOUTS[cell].module} has one of each in all layers: give all arrays, or convert the layers one by one"
-    require(len(sizes) == 1, "layers' directions x recurrent kernels", ", ".join(sorted(sizes)), remedy)
+    found = check_stack(layers, cell)
+    shapes = {str([half["recurrent_kernel"].shape for half in halves(layer).values()]) for layer in found}
+    remedy = f"an nn.{LAYOUTS[cell].module} has the same in all layers: give all arrays, or convert the layers one by one"
+    require(len(shapes) == 1, "shapes of the layers' recurrent kernels", ", ".join(sorted(shapes)), remedy)
     return found
 
 
-def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
+def lstm_from_torch(state_dict: StateDict, prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM to those of LSTM layers of lstm_jax, as `layers_from_torch("lstm", ...)` does."""
     return layers_from_torch("lstm", state_dict, prefix)
 
@@ -215,7 +189,7 @@ def lstm_to_torch(layers: Any, prefix: str = "") -> Arrays:
     return layers_to_torch("lstm", layers, prefix)
 
 
-def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def sentiment_from_torch(state_dict: StateDict, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert the weights of a PyTorch sentiment model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is
@@ -237,18 +211,15 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
     return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
 
-def sentiment_to_torch(params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def sentiment_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert a sentiment model of lstm_jax to the state dict of a PyTorch model, with NumPy arrays as its values.
 
     This function is the inverse of `sentiment_from_torch`, which describes the model and the arguments.
-
-    Raises:
-        InputError: if a key or shape is wrong, or if not all layers have the same number of units and directions.
     """
     return _to_state(params, embedding, lstm, head, SENTIMENT)
 
 
-def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def generation_from_torch(state_dict: StateDict, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert the weights of a PyTorch character model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where H is the number of units and V the
@@ -264,35 +235,40 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
     return _from_state(state_dict, embedding, lstm, head, CHARACTER)
 
 
-def generation_to_torch(params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+def generation_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert a character model of lstm_jax to the state dict of a PyTorch model, with NumPy arrays as its values.
 
     This function is the inverse of `generation_from_torch`. If the weights are tied, the state dict contains them twice, for the
     nn.Embedding and for the nn.Linear.
-
-    Raises:
-        InputError: if a key or shape is wrong, or if not all layers have the same number of units.
     """
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
 
-def _from_state(state_dict: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
-    check_named("state dict", state_dict, "give module.state_dict() of a PyTorch module")
-    table_name, kernel_name, bias_name = f"{embedding}.weight", f"{head}.weight", f"{head}.bias"
+def _from_state(state_dict: StateDict, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+    check_keys("state dict", state_dict, remedy=STATE_DICT)
+    parts = tuple(f"{part}." for part in (embedding, lstm, head))
     for name in state_dict:
-        known = name in (table_name, kernel_name, bias_name) or name.startswith(f"{lstm}.")
-        remedy = f"expected only {table_name}, {kernel_name}, {bias_name} and {lstm}.*; name the attributes"
-        require(known, "name in the state dict", name, remedy)
-    for name in (table_name, kernel_name) if kind == SENTIMENT else (kernel_name,):
-        require(name in state_dict, name, "missing", "name the attributes: embedding=, lstm=, head=")
-    dense = {"kernel": to_numpy(kernel_name, state_dict[kernel_name]).T, "bias": state_dict.get(bias_name)}
-    dense = checked("dense", dense, names={"kernel": f"transposed {kernel_name}", "bias": bias_name})
-    table = {"embedding": state_dict.get(table_name)}
-    table = checked("embedding", table, names={"embedding": table_name}) if table_name in state_dict else None
+        require(name.startswith(parts), "name in the state dict", name, f"expected only {'*, '.join(parts)}*; name the attributes")
+    embedded = kind == SENTIMENT or f"{embedding}.weight" in state_dict
+    dense = plain_from_torch("dense", state_dict, f"{head}.")
+    table = plain_from_torch("embedding", state_dict, f"{embedding}.") if embedded else None
     return join_model(table, lstm_from_torch(state_dict, f"{lstm}."), dense, kind)
 
 
-def _to_state(params: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+def plain_from_torch(kind: str, state_dict: StateDict, prefix: str) -> Arrays:
+    """Convert the weights of an nn.Linear (`kind` "dense") or nn.Embedding ("embedding") in a state dict to those of lstm_jax."""
+    (first, *others), weight = LAYOUTS[kind].shapes, f"{prefix}weight"
+    remedy = f"name the nn.{LAYOUTS[kind].module} in the bigger model: a prefix ('fc.'), or embedding=, lstm=, head="
+    require(weight in state_dict, f"{weight} in the state dict", "missing", remedy)
+    names = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
+    unknown = sorted(names - {"weight", *others})
+    require(not unknown, f"name in the state dict of an nn.{LAYOUTS[kind].module}", prefix + "".join(unknown[:1]), remedy)
+    matrix = to_numpy(weight, state_dict[weight])
+    arrays = {first: matrix.T if kind == "dense" else matrix} | {name: state_dict.get(prefix + name) for name in others}
+    return checked(kind, arrays, prefix, names={first: "transposed weight" if kind == "dense" else "weight"})
+
+
+def _to_state(params: Params, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
     table, layers, dense = split_model(params, kind)
     return {
         **({} if table is None else {f"{embedding}.weight": table["embedding"]}),

@@ -22,7 +22,7 @@ from typing import Any, no_type_check
 import jax
 import keras
 
-from lstm_jax.cells import CELLS, Cell, GRUParams, HiddenState, LSTMParams, LSTMState, ResetBeforeParams, SimpleRNNParams, with_activations
+from lstm_jax.cells import CELLS, Cell, with_activations
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import BACKENDS, Request, lacks, unroll
@@ -64,34 +64,28 @@ def _cells(cell: Any) -> list[Any]:
 
 def _activations(cell: Any) -> list[Any]:
     """Return the activation and the recurrent activation, each as its name if it is a function of Keras itself."""
-    functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
-    names = [keras.activations.serialize(function) for function in functions]
-    own = [isinstance(name, str) and keras.activations.get(name) is function for name, function in zip(names, functions, strict=True)]
-    return [name if is_own else function for name, is_own, function in zip(names, own, functions, strict=True)]
+    found = []
+    for function in (cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)):
+        name = keras.activations.serialize(function)
+        found.append(name if isinstance(name, str) and keras.activations.get(name) is function else function)
+    return found
+
+
+_CELLS = {keras.layers.LSTMCell: "lstm", keras.layers.GRUCell: "gru", keras.layers.SimpleRNNCell: "simple_rnn"}
+"""Dict from the class of a Keras cell to the name of the cell in `CELLS`. A GRU with `reset_after=False` is another cell there."""
 
 
 def _cell(cell: Any) -> Cell:
-    name = _CELLS[type(cell)][0]
-    return with_activations(CELLS[name if getattr(cell, "reset_after", True) else "gru_reset_before"], *_activations(cell))
+    name = _CELLS[type(cell)] if getattr(cell, "reset_after", True) else "gru_reset_before"
+    return with_activations(CELLS[name], *_activations(cell))
 
 
 def _params(cell: Any) -> Any:
     """Return the parameters of a Keras cell in the dtype of its variables. With mixed precision, Keras has rounded them to bfloat16."""
-    kind, dtype = _CELLS[type(cell)][1], cell.variable_dtype
-    split = getattr(cell, "reset_after", False)  # the bias of such a GRU has two rows
-    kernels: list[Any] = [keras.ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
-    shape = (2, kernels[0].shape[-1]) if split else kernels[0].shape[-1:]
-    bias: Any = keras.ops.zeros(shape, dtype) if cell.bias is None else keras.ops.cast(cell.bias, dtype)
-    kind = ResetBeforeParams if kind is GRUParams and not split else kind
-    return kind(*kernels, *(bias if split else (bias,)))
-
-
-_CELLS = {
-    keras.layers.LSTMCell: ("lstm", LSTMParams, LSTMState),
-    keras.layers.GRUCell: ("gru", GRUParams, HiddenState),
-    keras.layers.SimpleRNNCell: ("simple_rnn", SimpleRNNParams, HiddenState),
-}
-"""Dict from the class of a Keras cell to three values: the name of the cell in `CELLS`, and the classes of its parameters and its state."""
+    dtype, columns = cell.variable_dtype, cell.kernel.shape[-1]
+    rows = 2 if getattr(cell, "reset_after", False) else 1  # the bias of such a GRU has two rows
+    bias: Any = keras.ops.zeros((rows, columns), dtype) if cell.bias is None else keras.ops.reshape(cell.bias, (rows, columns))
+    return _cell(cell).params(*(keras.ops.cast(weight, dtype) for weight in (cell.kernel, cell.recurrent_kernel, *bias)))
 
 
 def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
@@ -107,14 +101,6 @@ def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
     return DropoutMasks(*per_gate)
 
 
-def _rows_of_mask(mask: Any, rows: Any) -> Any:
-    """Return a mask (B, T), (1, T), (B, T, 1) or (1, T, 1) of True and False as a bool array (B, T)."""
-    valid: Any = keras.ops.cast(mask, "bool")
-    if valid.ndim == 3 and valid.shape[2] == 1:
-        valid = valid[:, :, 0]
-    return keras.ops.broadcast_to(valid, (rows, *valid.shape[1:])) if valid.shape[0] == 1 else valid
-
-
 class _Unrolled(keras.layers.RNN):
     """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
@@ -122,36 +108,37 @@ class _Unrolled(keras.layers.RNN):
         """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer."""
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        mask = next((part for part in keras.tree.flatten(mask) if part is not None), None)
-        valid: Any = None if mask is None else _rows_of_mask(mask, sequences.shape[0])
-        read: Any = keras.ops.flip(valid, axis=1) if valid is not None and self.go_backwards else valid  # in the order of reading
-        given = iter(keras.tree.flatten(initial_state))
-        cells, finals = _cells(self.cell), []
         outputs: Any = sequences
-        kinds = [_CELLS[type(cell)][2] for cell in cells]
-        states: list[Any] = [kind(*(next(given) for _ in kind._fields)) for kind in kinds]
-        for number, (cell, state) in enumerate(zip(cells, states, strict=True)):
-            lowest, highest = number == 0, number == len(cells) - 1
+        valid: Any = next((part for part in keras.tree.flatten(mask) if part is not None), None)
+        if valid is not None:
+            valid = keras.ops.cast(valid, "bool")
+            valid = valid[:, :, 0] if valid.ndim == 3 and valid.shape[2] == 1 else valid  # a mask may be (B, T, 1), (1, T) or (1, T, 1)
+            valid = keras.ops.repeat(valid, sequences.shape[0], axis=0) if len(valid) == 1 else valid
+        if self.go_backwards:
+            outputs, valid = (part if part is None else keras.ops.flip(part, axis=1) for part in (outputs, valid))
+        given, cells, finals = iter(keras.tree.flatten(initial_state)), _cells(self.cell), []
+        state: Any = None
+        for number, cell in enumerate(cells):
+            row = _cell(cell)
+            kind = type(row.state_like())
+            state = kind(*(next(given) for _ in kind._fields))
             outputs, final = unroll(
-                _cell(cell),
+                row,
                 _params(cell),
                 outputs,
                 state,
-                mask=valid if lowest else read,
+                mask=valid,
                 dropout=_masks(cell, outputs[:, 0], state.h, training),
-                backwards=lowest and self.go_backwards,
-                return_sequences=self.return_sequences or not highest,
+                return_sequences=self.return_sequences or number < len(cells) - 1,
                 zero_output_for_mask=self.zero_output_for_mask and not self.unroll,  # Keras' unrolled loop ignores the setting
                 compute_dtype=cell.compute_dtype,
             )
             finals += final
-        if read is not None and not (self.zero_output_for_mask or self.unroll):
+        if valid is not None and not (self.zero_output_for_mask or self.unroll):
             # Where a row has had no valid step yet, Keras' loop on JAX returns the initial output of the last cell, and `unroll` zeros.
-            if self.return_sequences:
-                started: Any = read.cumsum(1) > 0
-                outputs = keras.ops.where(started[:, :, None], outputs, states[-1].h[:, None])
-            else:
-                outputs = keras.ops.where(read.any(1, keepdims=True), outputs, states[-1].h)
+            started = (valid.cumsum(1) > 0)[..., None]  # (B, T, 1)
+            start = (started, state.h[:, None]) if self.return_sequences else (started[:, -1], state.h)
+            outputs = keras.ops.where(start[0], outputs, start[1])
         last: Any = outputs[:, -1] if self.return_sequences else outputs
         return last, outputs if self.return_sequences else last[:, None], keras.tree.pack_sequence_as(initial_state, finals)
 
@@ -181,7 +168,7 @@ class Bidirectional(keras.layers.Bidirectional):
 
     @no_type_check  # Keras reads the signature
     def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
-        ours = any(type(layer) is kind for kind in LAYERS.values())
+        ours = type(layer) in LAYERS.values()
         with keras.saving.custom_object_scope(LAYERS if ours else {}):
             super().__init__(layer, *args, **kwargs)
 
@@ -196,9 +183,7 @@ LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "RN
 for _kind in LAYERS.values():
     _kind.__module__ = "keras.layers"  # Keras writes this name into saved models, so that they can be loaded without this package
 
-_GRAPHS = ("Sequential", "Functional")
-"""Names of Keras' own classes of models that can be cloned with other layers."""
-_RECURRENT = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN, keras.layers.RNN: RNN}
+_RECURRENT = {getattr(keras.layers, name): kind for name, kind in LAYERS.items()}
 
 
 def _replace(layer: Any, name: str, part: Any) -> None:
@@ -229,59 +214,55 @@ class _Replacing:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.notes: list[str] = []
+        self.made: dict[int, Any] = {}
 
-    def layer(self, layer: Any) -> Any:
+    def __call__(self, layer: Any) -> Any:
+        """Return the layer in place of a layer. A layer that a model uses several times is replaced by a single layer."""
+        if id(layer) not in self.made:
+            self.made[id(layer)] = self._replaced(layer)
+        return self.made[id(layer)]
+
+    def _replaced(self, layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):  # an operation of a Functional model, such as the comparison that computes a mask
             return layer
-        if type(layer) in (keras.layers.Bidirectional, Bidirectional):
-            return self.bidirectional(layer)
+        kind = type(layer)
+        if kind in (keras.layers.Bidirectional, Bidirectional):
+            both = {name: self(getattr(layer, name)) for name in ("forward_layer", "backward_layer")}
+            if all(part is getattr(layer, name) for name, part in both.items()):
+                return layer
+            made = Bidirectional.from_config(layer.get_config())
+            for name, part in both.items():
+                _replace(made, name, part)
+            made.built = layer.built
+            return made
         if isinstance(layer, keras.Model):
-            return self.model(layer)
+            return self._model(layer)
         if isinstance(layer, _Unrolled) or not isinstance(layer, keras.layers.RNN):
-            where = f"inside the layer {layer.name}, whose class {type(layer).__name__} is kept as it is"
+            where = f"inside the layer {layer.name}, whose class {kind.__name__} is kept as it is"
             self.notes.extend(f"{name}: {where}" for name in _inside(layer))
             return layer
-        own = type(layer) in _RECURRENT
-        reason = why_not(layer) if own else f"its class is {type(layer).__name__}, not LSTM, GRU, SimpleRNN or RNN"
+        reason = why_not(layer) if kind in _RECURRENT else f"its class is {kind.__name__}, not LSTM, GRU, SimpleRNN or RNN"
         if reason:
             self.notes.append(f"{layer.name}: {reason}")
             return layer
         self.names.append(layer.name)
-        return _shared(layer, _RECURRENT[type(layer)])
+        return _shared(layer, _RECURRENT[kind])
 
-    def bidirectional(self, layer: Any) -> Any:
-        both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
-        if both == [layer.forward_layer, layer.backward_layer]:
-            return layer
-        made = Bidirectional.from_config(layer.get_config())
-        _replace(made, "forward_layer", both[0])
-        _replace(made, "backward_layer", both[1])
-        made.built = layer.built
-        return made
-
-    def model(self, model: Any) -> Any:
+    def _model(self, model: Any) -> Any:
         kind = type(model)
-        if not (kind.__name__ in _GRAPHS and kind.__module__.startswith("keras.")):  # a copy would lose the methods of a subclass
+        if not (
+            kind.__name__ in ("Sequential", "Functional") and kind.__module__.startswith("keras.")
+        ):  # a copy would lose a subclass' methods
             base = "Sequential" if isinstance(model, keras.Sequential) else "Model"
             if names := ", ".join(_inside(model)):
                 remedy = f"use the layers of lstm_jax.integrations.keras in its code for {names}"
                 self.notes.append(f"{model.name}: a subclass of {base}; {remedy}")
             return model
-        before = len(self.names)
-        made: dict[int, Any] = {}
-
-        def once(layer: Any) -> Any:  # a layer that the model uses several times is replaced by a single layer
-            if id(layer) not in made:
-                made[id(layer)] = self.layer(layer)
-            return made[id(layer)]
-
-        for layer in model.layers:
-            once(layer)
-        if len(self.names) == before:
+        if [self(layer) for layer in model.layers] == model.layers:
             return model
         compiled, model.compiled = model.compiled, False  # the clone would be compiled from names, which fails for functions of the user
         try:
-            return keras.models.clone_model(model, clone_function=once)
+            return keras.models.clone_model(model, clone_function=self)
         finally:
             model.compiled = compiled
 
@@ -313,7 +294,7 @@ def accelerate(model: Any, verbose: bool = True) -> Any:
     require(backend == "jax", "KERAS_BACKEND", backend, "set it to jax before Keras is imported")
     require(model.built, f"model {model.name}", "not built", "call it, build it or give it an Input first")
     replacing = _Replacing()
-    made = replacing.model(model)
+    made = replacing(model)
     if verbose:
         print("run by lstm_jax:", ", ".join(replacing.names) or "no layer")
     for note in replacing.notes:

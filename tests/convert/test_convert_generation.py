@@ -53,9 +53,8 @@ def keras_model(keras, layers, embed, sequences):
 
 
 @KINDS
-@pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
-def test_keras_models(keras, peer_rules, tmp_path, layers, embed, name):
-    sequences = layers == 2
+def test_keras_models(keras, peer_rules, tmp_path, layers, embed):
+    sequences, name = layers == 2, "x.keras" if embed == V else "x.weights.h5"
     with peer_rules():
         peer = keras_model(keras, layers, embed, sequences)
         weights = [np.asarray(array) for array in peer.get_weights()]
@@ -84,16 +83,18 @@ def test_shapes_tell_a_table_from_a_kernel(vocabulary, embed, units, layers, emb
     assert_same(convert.generation_from_keras([array for array in weights if array.ndim == 2]), without_biases)
 
 
-def test_the_two_kinds_of_model_are_not_mixed_up(tmp_path):
-    convert.write_keras_weights(tmp_path / "x.weights.h5", random_model(outputs=V))
-    with pytest.raises(InputError, match="head/kernel"):
-        convert.sentiment_from_keras_file(tmp_path / "x.weights.h5")
-    convert.write_keras_weights(tmp_path / "y.weights.h5", random_model(features=0, outputs=V))
-    with pytest.raises(InputError, match="expected one embedding layer;"):
-        convert.sentiment_from_keras_file(tmp_path / "y.weights.h5")
-    convert.write_keras_weights(tmp_path / "z.weights.h5", random_model())
-    with pytest.raises(InputError, match="head/kernel"):
-        convert.generation_from_keras_file(tmp_path / "z.weights.h5")
+@pytest.mark.parametrize(
+    ("given", "read", "message"),
+    [
+        (random_model(outputs=V), convert.sentiment_from_keras_file, "head/kernel"),
+        (random_model(features=0, outputs=V), convert.sentiment_from_keras_file, "layers dense, lstm;"),
+        (random_model(), convert.generation_from_keras_file, "head/kernel"),
+    ],
+)
+def test_the_two_kinds_of_model_are_not_mixed_up(tmp_path, given, read, message):
+    convert.write_keras_weights(tmp_path / "x.weights.h5", given)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "x.weights.h5")
 
 
 # PyTorch
@@ -123,23 +124,20 @@ def torch_model(torch, names, layers=1, embed=0, tied=False, **lstm):
 
 
 @pytest.mark.slow(keep=2)
+@pytest.mark.parametrize("bias", [True, False])
 @KINDS
-def test_torch_models(torch, layers, embed):
+def test_torch_models(torch, layers, embed, bias):
     names = ("encoder", "rnn", "decoder") if layers == 2 else ("embedding", "lstm", "fc")
-    module, probabilities = torch_model(torch, names, layers, embed)
-    ours = convert.generation_from_torch(module.state_dict(), *names)
+    module, probabilities = torch_model(torch, names, layers, embed, bias=bias)
+    given = module.state_dict()
+    if not bias:
+        with torch.no_grad():
+            given.pop(f"{names[2]}.bias").zero_()
+    ours = convert.generation_from_torch(given, *names)
     close(logits(ours, layers=layers, embed=embed), probabilities())
     state = convert.generation_to_torch(ours, *names)
-    assert list(state) == list(module.state_dict())
+    assert not bias or list(state) == list(given)
     assert_same(convert.generation_from_torch(state, *names), ours)
-
-
-def test_torch_without_biases(torch):
-    module, probabilities = torch_model(torch, ("embedding", "lstm", "fc"), 2, 4, bias=False)
-    with torch.no_grad():
-        module["fc"].bias.zero_()
-    state = {name: tensor for name, tensor in module.state_dict().items() if name != "fc.bias"}
-    close(logits(convert.generation_from_torch(state), layers=2, embed=4), probabilities())
 
 
 def test_torch_tied_weights(torch):
@@ -158,12 +156,3 @@ def test_torch_tied_weights(torch):
     module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     assert module["decoder"].weight is module["encoder"].weight
     np.testing.assert_allclose(probabilities(), wanted, rtol=0, atol=1e-6)
-
-
-def test_a_tied_model_becomes_an_untied_one(tmp_path):
-    tied = random_model(("lstm",) * 2, V, UNITS, UNITS, outputs=V, tied=True)
-    untied = convert.generation_from_keras(convert.generation_to_keras(tied))
-    assert_same(untied.pop("head/kernel"), np.ascontiguousarray(tied["embedding/embedding"].T))
-    assert_same(untied, tied)
-    convert.write_keras_weights(tmp_path / "x.weights.h5", tied)
-    assert_same(edited(convert.generation_from_keras_file(tmp_path / "x.weights.h5"), head__kernel=None), tied)

@@ -11,20 +11,17 @@ import pytest
 from flax import nnx
 from made_weights import assert_refused, assert_same, assert_subject, normal
 
-from lstm_jax import CELLS, GRU, LSTM, Bidirectional, Recurrent, RecurrentStack, SimpleRNN, convert
-from lstm_jax.cells import projected_lstm, with_activations
+from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, RecurrentStack, SimpleRNN, convert
+from lstm_jax.cells import projected_lstm
 from lstm_jax.convert.arrays import CELLS as CONVERTED
 from lstm_jax.convert.arrays import LAYOUTS, PROJECTED
 
 KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "simple_rnn"}
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-SIZES = [(1, 1, 1, 1), (3, 2, 2, 3), (2, 3, 2, 1), (4, 2, 1, 4)]
-"""Tuples of features, units, batch size and number of steps. The list is short because each new array size is compiled anew."""
 
 
 class Config(NamedTuple):
-    kind: str
     layers: int
     both: bool
     bias: bool
@@ -34,18 +31,20 @@ class Config(NamedTuple):
     steps: int
 
 
-def draw(kind: str, seed: int) -> Config:
-    rng = np.random.default_rng([len(kind), ord(kind[-1]), seed])
-    both, bias = (bool(rng.integers(2)) for _ in range(2))
-    return Config(kind, int(rng.integers(1, 4)), both, bias, *SIZES[rng.integers(len(SIZES))])
+CONFIGS = [
+    Config(1, False, True, 1, 1, 1, 1),
+    Config(2, True, True, 3, 2, 2, 3),
+    Config(3, False, False, 2, 3, 2, 1),
+    Config(1, True, False, 4, 2, 1, 4),
+]
 
 
-def torch_module(torch, config: Config, of: str = ""):
-    name, _, nonlinearity = config.kind.partition(" ")
-    options = {"bias": config.bias, "dtype": torch.float64} | ({"nonlinearity": nonlinearity} if nonlinearity else {})
-    if not of:
-        options |= {"num_layers": config.layers, "bidirectional": config.both, "batch_first": True}
-    return getattr(torch.nn, name + of)(config.features, config.units, **options)
+def torch_module(torch, kind: str, config: Config, of: str = "", **options):
+    """Return an nn.LSTM, nn.GRU or nn.RNN, or its cell if `of` is "Cell"."""
+    name, _, nonlinearity = kind.partition(" ")
+    options |= {"nonlinearity": nonlinearity} if nonlinearity else {}
+    torch.manual_seed(0)
+    return getattr(torch.nn, name + of)(config.features, config.units, bias=config.bias, dtype=torch.float64, **options)
 
 
 def zeros(make: Callable[..., Any], *sizes: int, **options) -> Any:
@@ -55,67 +54,52 @@ def zeros(make: Callable[..., Any], *sizes: int, **options) -> Any:
     return nnx.merge(graph, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes))
 
 
-def new_layer(config: Config, features: int, **options) -> Recurrent | Bidirectional:
-    options |= {"cell": KINDS[config.kind], "use_bias": config.bias, "param_dtype": jnp.float64}
-    options["activation"] = "relu" if config.kind == "RNN relu" else "tanh"
-    return zeros(Bidirectional if config.both else Recurrent, features, config.units, **options)
-
-
-def new_layers(config: Config):
-    inner = config.units * (2 if config.both else 1)
-    options = {"return_sequences": True, "return_state": True}
-    layers = [new_layer(config, inner if number else config.features, **options) for number in range(config.layers)]
+def new_layers(kind: str, config: Config):
+    """Return a layer or, if there are several, a stack of them, which has the sizes of the PyTorch module and returns its states."""
+    options = {"cell": KINDS[kind], "activation": "relu" if kind == "RNN relu" else "tanh", "use_bias": config.bias}
+    options |= {"param_dtype": jnp.float64, "return_sequences": True, "return_state": True}
+    layers, features = [], config.features
+    for _ in range(config.layers):
+        layers.append(zeros(Bidirectional if config.both else Recurrent, features, config.units, **options))
+        features = layers[-1].output_features
     return layers[0] if config.layers == 1 else RecurrentStack(layers)
 
 
-def flat_states(config: Config, state) -> list:
-    """Return the states of all layers and directions as a flat list, in the order of PyTorch's h_n."""
-    per_layer = [state] if config.layers == 1 else state
-    return [direction for layer in per_layer for direction in (layer if config.both else [layer])]
-
-
-def summed(cell: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def summed(cell: str, module) -> dict[str, np.ndarray]:
     """Return the state dict that is expected after a conversion to our layout and back.
 
     A cell with one bias keeps only the sum of PyTorch's two biases, which comes back as bias_ih. Then bias_hh is zero.
     """
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     if cell == "gru":
         return state
     sums = {name: array + state[name.replace("_ih", "_hh")] for name, array in state.items() if "bias_ih" in name}
     return state | sums | {name: np.zeros_like(array) for name, array in state.items() if "bias_hh" in name}
 
 
-def numpy_state(module) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-
-
 def close(got, want) -> None:
     np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), rtol=0, atol=1e-10)
 
 
-@pytest.mark.slow(keep=["RNN tanh"])
 @pytest.mark.usefixtures("x64", "eager")
+@pytest.mark.parametrize("seed", range(len(CONFIGS)))
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers(torch, kind: str) -> None:
-    """Layers with PyTorch's weights give PyTorch's outputs and final states in 15 configurations, and the weights convert back."""
-    torch.manual_seed(0)
-    cell, seen = KINDS[kind], set()
-    for seed in range(15):
-        config = draw(kind, seed)
-        seen |= {("layers", config.layers), ("both", config.both), ("bias", config.bias)}
-        module = torch_module(torch, config)
-        layer = new_layers(config)
-        given = (module, module.state_dict(), convert.layers_from_torch(cell, module.state_dict()))[seed % 3]
-        convert.load(layer, given)
-        x = normal(seed, config.batch, config.steps, config.features, dtype=np.float64)
-        outputs, state = layer(jnp.asarray(x))
-        want, final = module(torch.from_numpy(x))
-        close(outputs, want)
-        for place, part in enumerate(final if kind == "LSTM" else [final]):
-            close(jnp.stack([found[place] for found in flat_states(config, state)]), part)
-        back = convert.layers_to_torch(cell, convert.layers_from_torch(cell, module.state_dict()), bias=config.bias)
-        assert_same(back, summed(cell, numpy_state(module)), ordered=False)
-    assert len(seen) == 7
+def test_layers(torch, kind: str, seed: int) -> None:
+    """Layers with PyTorch's weights give PyTorch's outputs and final states, and the weights convert back."""
+    cell, config = KINDS[kind], CONFIGS[seed]
+    module = torch_module(torch, kind, config, num_layers=config.layers, bidirectional=config.both, batch_first=True)
+    layer = new_layers(kind, config)
+    arrays = convert.layers_from_torch(cell, module.state_dict())
+    convert.load(layer, (module, module.state_dict(), arrays)[seed % 3])
+    x = normal(seed, config.batch, config.steps, config.features, dtype=np.float64)
+    outputs, state = layer(jnp.asarray(x))
+    want, final = module(torch.from_numpy(x))
+    close(outputs, want)
+    per_layer = [state] if config.layers == 1 else state
+    states = [direction for one in per_layer for direction in (one if config.both else [one])]  # in the order of PyTorch's h_n
+    for number, part in enumerate(final if kind == "LSTM" else [final]):
+        close(jnp.stack([found[number] for found in states]), part)
+    assert_same(convert.layers_to_torch(cell, arrays, bias=config.bias), summed(cell, module), ordered=False)
 
 
 @pytest.mark.usefixtures("x64", "eager")
@@ -123,11 +107,10 @@ def test_layers(torch, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells(torch, kind: str, bias: bool) -> None:
     """A layer loaded from a PyTorch cell in a bigger model gives the cell's outputs and states in three steps; the weights convert back."""
-    torch.manual_seed(0)
-    config = Config(kind, 1, False, bias, features=3, units=4, batch=2, steps=3)
-    module = torch_module(torch, config, "Cell")
+    config, cell = Config(1, False, bias, features=3, units=4, batch=2, steps=3), KINDS[kind]
+    module = torch_module(torch, kind, config, "Cell")
     state_dict = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "cell": module}).state_dict()
-    layer = new_layers(config)
+    layer = new_layers(kind, config)
     convert.load(layer, state_dict, prefix="cell.")
     ours, theirs = layer.initial_state(config.batch), None
     for x in normal(0, config.steps, config.batch, config.features, dtype=np.float64):
@@ -136,18 +119,17 @@ def test_cells(torch, kind: str, bias: bool) -> None:
         for got, want in zip(ours, theirs if kind == "LSTM" else [theirs], strict=True):
             close(got, want)
         close(output, theirs[0] if kind == "LSTM" else theirs)
-    arrays = convert.cell_from_torch(KINDS[kind], state_dict, "cell.")
-    back = convert.cell_to_torch(KINDS[kind], arrays, suffix="", bias=bias)
-    assert_same(back, summed(KINDS[kind], numpy_state(module)), ordered=False)
+    back = convert.cell_to_torch(cell, convert.cell_from_torch(cell, state_dict, "cell."), suffix="", bias=bias)
+    assert_same(back, summed(cell, module), ordered=False)
 
 
 def test_module_shows_its_nonlinearity(torch) -> None:
     tanh, relu = (zeros(SimpleRNN, 3, 4, activation=name) for name in ("tanh", "relu"))
     for module in (torch.nn.RNN(3, 4, nonlinearity="relu"), torch.nn.RNNCell(3, 4, nonlinearity="relu")):
         convert.load(relu, module)
-        assert_refused(tanh, module, "activations")
+        assert_refused(tanh, module, "cell")
         convert.load(tanh, module.state_dict())
-    assert_refused(relu, torch.nn.RNN(3, 4), "activations")
+    assert_refused(relu, torch.nn.RNN(3, 4), "cell")
 
 
 def weights(cell: str, features: int = 3, units: int = 4, dtype: Any = np.float32, outputs: int = 2) -> dict[str, np.ndarray]:
@@ -165,13 +147,11 @@ def pair(cell: str, features: int = 3) -> dict[str, dict[str, np.ndarray]]:
     return {"forward": weights(cell, features), "backward": weights(cell, features)}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dtype_is_that_of_the_layer(dtype) -> None:
-    layer = zeros(GRU, 3, 4, param_dtype=dtype)
-    given = weights("gru", dtype=np.float64)
+def test_dtype_is_that_of_the_layer() -> None:
+    layer, given = zeros(GRU, 3, 4, param_dtype=jnp.bfloat16), weights("gru", dtype=np.float64)
     convert.load(layer, given)
     for name, array in given.items():
-        assert_same(np.asarray(getattr(layer, name)[...]), array.astype(dtype))
+        assert_same(np.asarray(getattr(layer, name)[...]), array.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CONVERTED if cell != PROJECTED])
@@ -214,45 +194,29 @@ class Stateful:
 
 UPPER = [weights("lstm"), weights("lstm", 4)]
 REFUSALS: list[tuple[Callable[[], Any], Any, str]] = [
-    (lstm, weights("gru"), "cell"),
-    (lstm, torch_state("gru"), "cell"),
-    (lambda: zeros(GRU, 3, 4), weights("gru_reset_before"), "cell"),
+    (lstm, weights("gru"), "weights of an LSTM"),
+    (lstm, torch_state("gru"), "*_l0: transposed weight_hh"),
+    (lambda: zeros(GRU, 3, 4), weights("gru_reset_before"), "weights of a GRU"),
     (lambda: zeros(Recurrent, 3, 4, cell="lstm_coupled"), weights("gru_reset_before"), "cell"),
-    (lstm, weights(PROJECTED), "cell"),
-    (lambda: lstm(projection=2), torch_state("lstm"), "cell"),
-    (lambda: lstm(activation="relu"), torch_state("lstm"), "activations"),
-    (lambda: zeros(SimpleRNN, 3, 4, activation="softsign"), torch_state("simple_rnn"), "activations"),
-    (lstm, weights("lstm", 5), "features"),
-    (lstm, weights("lstm", 3, 6), "units"),
-    (lambda: lstm(projection=3), torch_state(PROJECTED), "output_features"),
-    (lambda: lstm(projection=2), weights(PROJECTED, units=5), "units"),
+    (lambda: lstm(projection=2), torch_state("lstm"), "*_l0: arrays"),
+    (lambda: lstm(activation="relu"), torch_state("lstm"), "cell"),
+    (lambda: zeros(SimpleRNN, 3, 4, activation="softsign"), torch_state("simple_rnn"), "cell"),
+    (lstm, weights("lstm", 5), "kernel"),
+    (lambda: lstm(projection=3), torch_state(PROJECTED), "layer 0/recurrent_kernel"),
     (lambda: lstm(projection=2), torch_state(PROJECTED) | {"weight_hr_l0": normal(0, 2, 5)}, "*_l0: transposed weight_hr"),
-    (lstm, UPPER, "layers"),
     (two_layers, weights("lstm"), "layers"),
-    (lambda: two_layers(5), UPPER, "features of layer 1"),
+    (lambda: two_layers(5), UPPER, "weights[1]/kernel"),
     (two_layers, [pair("lstm"), weights("lstm", 8)], "directions of layer 0"),
-    (two_layers, [weights("lstm"), weights("lstm", 4, 2)], "units of layer 1"),
-    (lambda: zeros(Bidirectional, 3, 4), weights("lstm"), "directions"),
-    (lambda: zeros(Bidirectional, 3, 4, backward={"units": 2}), pair("lstm"), "units, backward"),
-    (
-        lambda: zeros(Bidirectional, 3, 4, projection=2),
-        {"forward": weights(PROJECTED), "backward": weights(PROJECTED, outputs=3)},
-        "backward/recurrent_kernel",
-    ),
+    (lambda: zeros(Bidirectional, 3, 4, backward={"units": 2}), pair("lstm"), "backward/kernel"),
     (lambda: lstm(use_bias=False), weights("lstm"), "use_bias"),
     (lambda: zeros(GRU, 3, 4, use_bias=False), without_bias("gru") | {"recurrent_bias": normal(0, 12)}, "use_bias"),
-    (lstm, torch_state("lstm", prefix="rnn."), "weight_hh in the state dict"),
-    (lstm, torch_state("lstm") | torch_state("lstm", suffix=""), "nn.LSTM layers"),
-    (lstm, {"weight_hh_l0": normal(0, 4, 2)}, "transposed weight_hh_l0"),
-    (lstm, {"kernel": normal(0, 3, 16)}, "weights"),
+    (lstm, torch_state("lstm", prefix="rnn."), "name in the state dict of an nn.LSTM"),
     (lstm, weights("lstm") | {"recurrent_kernel": normal(0, 4, 8)}, "recurrent_kernel"),
-    (lstm, [{"forward": weights("lstm")}], "weights[0]/bidirectional layer"),
-    (lstm, [weights("lstm") | {"bias": normal(0, 4)}], "weights[0]/bias"),
+    (lambda: zeros(Bidirectional, 3, 4), [{"forward": weights("lstm")}], "weights[0]/bidirectional layer"),
     (lstm, 3, "weights"),
     (lstm, Stateful, "weights"),
     (lstm, [Stateful], "weights[0]"),
     (lstm, {1: 2}, "weights"),
-    (lambda: zeros(Bidirectional, 3, 4), {"forward": 1, "backward": 2}, "forward/weights"),
     (lambda: nnx.Conv(3, 4, (1,), rngs=nnx.Rngs(0)), weights("lstm"), "layer"),
 ]
 
@@ -281,24 +245,16 @@ def test_layers_that_share_a_parameter() -> None:
     np.testing.assert_array_equal(shared.kernel[...], weight["kernel"])
 
 
-@pytest.mark.parametrize(
-    ("make", "module"),
-    [
-        (lambda: CELLS["lstm"], lambda torch: torch.nn.LSTM(3, 4)),
-        (lambda: projected_lstm(2), lambda torch: torch.nn.LSTM(3, 4, proj_size=2)),
-        (lambda: with_activations(CELLS["simple_rnn"], "relu", "sigmoid"), lambda torch: torch.nn.RNN(3, 4, nonlinearity="relu")),
-    ],
-)
-def test_a_user_s_cell_with_the_name_of_ours(torch, make, module) -> None:
+def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
     """Weights are loaded into our cell, but not into a user's cell of this name, whose layer is not exported either."""
-    cell = make()
+    cell, module = projected_lstm(2), torch.nn.LSTM(3, 4, proj_size=2)
 
     def step(params, state, z, mask=None, compute_dtype=None):
         return cell.step(params, state, 2 * z, mask, compute_dtype)
 
     ours, theirs = (Recurrent(3, 4, cell=row, rngs=nnx.Rngs(0)) for row in (cell, replace(cell, step=step)))
-    convert.load(ours, module(torch))
-    assert_refused(theirs, module(torch), "cell")
+    convert.load(ours, module)
+    assert_refused(theirs, module, "cell")
     assert_subject(lambda: convert.layers_to_torch("lstm", theirs), "cell")
 
 
@@ -307,7 +263,7 @@ def test_another_function_of_the_same_name(torch) -> None:
         return x * x
 
     layer, module = zeros(SimpleRNN, 3, 4, activation=relu), torch.nn.RNN(3, 4, nonlinearity="relu")
-    assert_refused(layer, module, "activations")
-    assert_refused(layer, torch_state("simple_rnn"), "activations")
-    assert_subject(lambda: convert.layers_to_torch("simple_rnn", layer), "activations")
+    assert_refused(layer, module, "cell")
+    assert_refused(layer, torch_state("simple_rnn"), "cell")
+    assert_subject(lambda: convert.layers_to_torch("simple_rnn", layer), "cell")
     convert.load(zeros(SimpleRNN, 3, 4, activation=jax.nn.relu), module)

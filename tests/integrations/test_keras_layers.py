@@ -1,6 +1,5 @@
 """Tests of Keras models in which our layers replace Keras' layers: weights, outputs, losses and files stay the same."""
 
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -13,7 +12,8 @@ from lstm_jax import InputError  # noqa: E402
 from lstm_jax.integrations.keras import GRU, LAYERS, LSTM, RNN, Bidirectional, SimpleRNN, accelerate, why_not  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("quick_compiles", "only_peers"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-KINDS = {LSTM: keras.layers.LSTM, GRU: keras.layers.GRU, SimpleRNN: keras.layers.SimpleRNN}
+KINDS = {LSTM: keras.layers.LSTM, GRU: keras.layers.GRU, SimpleRNN: keras.layers.SimpleRNN, RNN: keras.layers.RNN}
+EACH = pytest.mark.parametrize("kind", [LSTM, GRU, SimpleRNN])
 B, T, E, H, V = 3, 5, 4, 6, 11
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((B, T, E)).astype("float32")
@@ -27,6 +27,20 @@ def sentiment(recurrent: Callable[[], object], mask: bool = False, seed: int = 1
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((T,), dtype="int32"), keras.layers.Embedding(V, E, mask_zero=mask), recurrent(), keras.layers.Dense(1, "sigmoid")]
     return keras.Sequential(layers)
+
+
+def both(kind: type, first: Callable[[], object] = lambda: H, **options) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """Return a layer of ours and Keras' own with the same random weights. `first` makes the first argument of each."""
+    ours, theirs = (layer(first(), **options) for layer in (kind, KINDS[kind]))
+    ours.build(X.shape), theirs.build(X.shape)
+    theirs.set_weights([RNG.standard_normal(weight.shape) * 0.5 for weight in theirs.weights])
+    ours.set_weights(theirs.get_weights())
+    return ours, theirs
+
+
+def assert_alike(ours: object, theirs: object) -> None:
+    for got, want in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-6, rtol=1e-5)
 
 
 def compiled(model: keras.Model) -> keras.Model:
@@ -48,16 +62,14 @@ def test_functional_models_with_masks_and_operations() -> None:
     masked = keras.layers.Embedding(V, E, mask_zero=True)(ids)
     joined = keras.layers.Bidirectional(keras.layers.GRU(H))(keras.layers.Masking(0.5)(keras.ops.tanh(x) * 2 + 1))
     model = keras.Model([ids, x], keras.layers.Concatenate()([keras.layers.LSTM(H)(masked), joined]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # one would name a layer that is not replaced
-        fast = accelerate(model)
-    np.testing.assert_allclose(fast([IDS, X]), model([IDS, X]), atol=2e-6, rtol=1e-5)
+    fast = accelerate(model)
+    assert_alike(fast([IDS, X]), model([IDS, X]))
     assert {type(layer) for layer in fast.layers} & {LSTM, Bidirectional} == {LSTM, Bidirectional}
 
 
 @pytest.mark.slow(keep=["-gaps"])
 @pytest.mark.parametrize("mask", [None, "gaps", "none valid"])
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize(
     "options",
     [
@@ -72,14 +84,8 @@ def test_functional_models_with_masks_and_operations() -> None:
 )
 def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> None:
     valid = {None: None, "gaps": RNG.random((B, T)) > 0.4, "none valid": np.zeros((B, T), bool)}[mask]
-    ours, theirs = kind(H, **options), KINDS[kind](H, **options)
-    ours.build(X.shape), theirs.build(X.shape)
-    theirs.set_weights([RNG.standard_normal(weight.shape) * 0.5 for weight in theirs.weights])
-    ours.set_weights(theirs.get_weights())
-    got, want = (keras.tree.flatten(layer(X, mask=valid)) for layer in (ours, theirs))
-    assert [a.shape for a in got] == [a.shape for a in want]
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+    ours, theirs = both(kind, **options)
+    assert_alike(ours(X, mask=valid), theirs(X, mask=valid))
     assert ours.get_config() == theirs.get_config() | {"name": ours.name}
 
 
@@ -88,29 +94,23 @@ def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> No
     "options", [{}, {"unroll": True, "return_sequences": True}, {"go_backwards": True, "return_sequences": True}], ids=str
 )
 def test_masks_that_are_broadcast(options: dict, shape: tuple[int, ...]) -> None:
-    ours, theirs = (layer(H, **options) for layer in (LSTM, keras.layers.LSTM))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(LSTM, **options)
     valid = np.random.default_rng(1).random(shape) > 0.4
-    assert 0 < valid.mean() < 1
-    np.testing.assert_allclose(ours(X, mask=valid), theirs(X, mask=valid), atol=2e-6, rtol=1e-5)
+    assert_alike(ours(X, mask=valid), theirs(X, mask=valid))
     with pytest.raises(Exception, match=r"mask: \(2, 5\); give \(B, T\)"):
         ours(X, mask=np.ones((2, T), bool))
 
 
 @pytest.mark.parametrize("options", [{}, {"zero_output_for_mask": True}, {"unroll": True}, {"go_backwards": True}], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_initial_state_before_the_first_valid_step(kind: type, options: dict) -> None:
-    ours, theirs = (layer(H, return_sequences=True, return_state=True, **options) for layer in (kind, KINDS[kind]))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(kind, return_sequences=True, return_state=True, **options)
     valid = RNG.random((B, T)) > 0.4
     valid[0, :2] = valid[1, -2:] = valid[2] = False
     state = [RNG.standard_normal((B, H)).astype("float32") for _ in range(2 if kind is LSTM else 1)]
     for sequences in (True, False):
         ours.return_sequences = theirs.return_sequences = sequences
-        for a, b in zip(*(layer(X, mask=valid, initial_state=state) for layer in (ours, theirs)), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+        assert_alike(ours(X, mask=valid, initial_state=state), theirs(X, mask=valid, initial_state=state))
 
 
 @pytest.mark.parametrize("options", [{}, {"go_backwards": True, "return_sequences": True, "return_state": True}], ids=str)
@@ -123,17 +123,13 @@ def test_initial_state_before_the_first_valid_step(kind: type, options: dict) ->
     ],
 )
 def test_rnn_of_cells(cells: Callable, options: dict) -> None:
-    ours, theirs = (kind(cells(), **options) for kind in (RNN, keras.layers.RNN))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(RNN, cells, **options)
     assert not why_not(ours)
     for mask, training in ((None, False), (RNG.random((B, T)) > 0.4, True), (np.zeros((B, T), bool), False)):
-        got, want = (keras.tree.flatten(layer(X, mask=mask, training=training)) for layer in (ours, theirs))
-        for a, b in zip(got, want, strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+        assert_alike(*(layer(X, mask=mask, training=training) for layer in (ours, theirs)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_mixed_precision(kind: type) -> None:
     """Outputs and gradients in mixed_bfloat16 are as near to float32 as Keras' own, which differ by up to 0.024 of the largest."""
     ours, exact = kind(H, dtype="mixed_bfloat16"), KINDS[kind](H)
@@ -155,7 +151,7 @@ def test_mixed_precision(kind: type) -> None:
         np.testing.assert_allclose(got, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize(
     "options", [{"dropout": 0.3}, {"recurrent_dropout": 0.4, "implementation": 1}, {"dropout": 0.3, "recurrent_dropout": 0.4}], ids=str
 )
@@ -163,12 +159,10 @@ def test_dropout_is_keras_own_draw(kind: type, options: dict) -> None:
     """Keras draws the dropout masks from its seed, so that our layer and Keras' layer have the same outputs in training."""
     if kind is SimpleRNN:
         options = {name: value for name, value in options.items() if name != "implementation"}
-    ours, theirs = (layer(H, seed=7, **options) for layer in (kind, KINDS[kind]))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(kind, seed=7, **options)
     got, want = ours(X, training=True), theirs(X, training=True)
     assert not np.allclose(want, theirs(X)), "dropout changes nothing here"
-    np.testing.assert_allclose(got, want, atol=2e-6)
+    assert_alike(got, want)
 
 
 @pytest.mark.slow(keep=["<lambda>1-True", "<lambda>2-False"])
@@ -246,17 +240,22 @@ def test_stateful_goes_on_where_it_was() -> None:
     y = X[:, 0, :1].repeat(H, axis=1)
     for each in (theirs, ours):
         each.get_layer(index=0).reset_state()
-    np.testing.assert_allclose(*([each.evaluate(X, y, batch_size=B, verbose=0) for _ in range(3)] for each in (ours, theirs)), rtol=1e-5)
-    np.testing.assert_allclose(*([each.predict(X, batch_size=B, verbose=0) for _ in range(2)] for each in (ours, theirs)), atol=2e-6)
-    np.testing.assert_allclose(*([np.asarray(each(X)) for _ in range(2)] for each in (ours, theirs)), atol=2e-6)
+    calls = (
+        lambda m: m.evaluate(X, y, batch_size=B, verbose=0),
+        lambda m: m.predict(X, batch_size=B, verbose=0),
+        lambda m: np.asarray(m(X)),
+    )
+    for call in calls:
+        np.testing.assert_allclose(*([call(each) for _ in range(3)] for each in (ours, theirs)), rtol=1e-5, atol=2e-6)
 
 
 def test_our_bidirectional_keeps_our_layers() -> None:
     layer = Bidirectional(LSTM(H))
     assert [type(part) for part in (layer.forward_layer, layer.backward_layer)] == [LSTM, LSTM]
     assert type(Bidirectional(keras.layers.LSTM(H)).forward_layer) is keras.layers.LSTM
-    again = Bidirectional.from_config(layer.get_config())
-    assert [type(part) for part in (again.forward_layer, again.backward_layer)] == [LSTM, LSTM]
+    mixed = accelerate(keras.Sequential([keras.Input((T, E)), Bidirectional(keras.layers.LSTM(H))])).layers[0]
+    for again in (Bidirectional.from_config(layer.get_config()), mixed):
+        assert [type(part) for part in (again.forward_layer, again.backward_layer)] == [LSTM, LSTM]
 
 
 def test_loss_and_metric_of_the_users_own() -> None:
@@ -276,18 +275,9 @@ def test_loss_and_metric_of_the_users_own() -> None:
     np.testing.assert_allclose(ours.train_on_batch(X, X[:, 0, :1])[0], want[0], rtol=1e-5)
 
 
-def test_keras_layers_in_our_bidirectional_are_replaced() -> None:
-    layer = Bidirectional(keras.layers.LSTM(H))
-    ours = accelerate(model := keras.Sequential([keras.Input((T, E)), layer]))
-    assert [type(part) for part in (ours.layers[0].forward_layer, ours.layers[0].backward_layer)] == [LSTM, LSTM]
-    np.testing.assert_allclose(ours.predict(X, verbose=0), model.predict(X, verbose=0), atol=2e-6)
-
-
 def test_layer_that_keras_runs() -> None:
     """If `unroll` does not support an activation of our layer, Keras runs the layer, with exactly the outputs of Keras' own layer."""
-    ours, theirs = (kind(H, recurrent_activation="sparsemax", seed=1) for kind in (LSTM, keras.layers.LSTM))
-    ours.build(X.shape), theirs.build(X.shape)
-    ours.set_weights(theirs.get_weights())
+    ours, theirs = both(LSTM, recurrent_activation="sparsemax", seed=1)
     assert why_not(ours) == "its recurrent_activation sparsemax is not supported"
     assert np.array_equal(ours(X), theirs(X))
 
@@ -303,8 +293,129 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
         accelerate(model)
 
 
-def test_model_without_recurrent_layers_stays() -> None:
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+# layers and models that `accelerate` leaves to Keras: they are kept as they are, and a warning names each recurrent layer
+
+
+class Own(keras.Model):
+    """Model that a user has made as a subclass of `keras.Model`. Keras does not know its graph of layers."""
+
+    def __init__(self, kind: type = keras.layers.LSTM) -> None:
+        super().__init__(name="own")
+        self.recurrent = kind(H, name="inside")
+
+    def call(self, x):
+        return self.recurrent(x)
+
+    def compute_output_shape(self, shape):
+        return self.recurrent.compute_output_shape(shape)
+
+
+class Scaled(keras.Sequential):
+    """Subclass of `keras.Sequential` with a call and a loss of its own."""
+
+    def call(self, x, training=None, mask=None):
+        return 100 * super().call(x, training=training, mask=mask)
+
+    def compute_loss(self, *args, **kwargs):
+        return 7 + 0 * super().compute_loss(*args, **kwargs)
+
+
+def test_subclass_of_sequential_keeps_its_methods() -> None:
+    model = Scaled([keras.Input((T, E)), keras.layers.LSTM(1, name="inside")], name="scaled")
+    model.compile("sgd", "mse")
+    note = r"^left to Keras: scaled: a subclass of Sequential; .* for inside$"
+    with pytest.warns(UserWarning, match=note):
+        assert accelerate(model) is model
+    assert model.evaluate(X, X[:, 0, :1], verbose=0) == 7
+    given = keras.Input((T, E))
+    around = keras.Model(given, model(keras.layers.GRU(E, return_sequences=True)(given)))
+    with pytest.warns(UserWarning, match=note):
+        ours = accelerate(around)
+    assert ours is not around
+    assert ours.get_layer("scaled") is model
+    np.testing.assert_allclose(ours(X), around(X), atol=1e-4)
+
+
+class Holder(keras.layers.Layer):
+    """User's layer that has a recurrent layer as an attribute."""
+
+    def __init__(self, kind: type = keras.layers.LSTM) -> None:
+        super().__init__(name="holder")
+        self.recurrent = kind(H, name="inside")
+
+    def build(self, shape) -> None:
+        self.recurrent.build(shape)
+
+    def compute_output_shape(self, shape):
+        return self.recurrent.compute_output_shape(shape)
+
+    def call(self, x):
+        return self.recurrent(x)
+
+
+class OwnRNN(keras.layers.RNN):
+    """Subclass of `keras.layers.RNN`."""
+
+
+class OwnCell(keras.layers.LSTMCell):
+    """Subclass of a cell of Keras."""
+
+
+class OwnBidirectional(keras.layers.Bidirectional):
+    """Subclass of `keras.layers.Bidirectional`."""
+
+
+def each_step_of_a_model() -> keras.layers.Layer:
+    inner = keras.Sequential([keras.Input((E, 1)), keras.layers.LSTM(H, name="inside")])
+    steps = keras.Sequential([keras.Input((E,)), keras.layers.Reshape((E, 1)), inner])
+    return keras.layers.TimeDistributed(steps, name="steps")
+
+
+def test_every_layer_inside_is_named() -> None:
+    model = keras.Sequential([keras.Input((T, E)), OwnBidirectional(keras.layers.GRU(H, name="gru"), name="both")])
+    with pytest.warns(UserWarning, match="^left to Keras: ") as found:
+        assert accelerate(model) is model
+    where = "inside the layer both, whose class OwnBidirectional is kept as it is"
+    assert [str(one.message) for one in found] == [f"left to Keras: {name}: {where}" for name in ("forward_gru", "backward_gru")]
+
+
+def test_models_without_a_layer_to_name() -> None:
+    own = Own(LSTM)
+    own(X)
+    for layer in (Holder(LSTM), keras.layers.TimeDistributed(keras.layers.Dense(2)), keras.layers.Dense(2), own):
+        model = keras.Sequential([keras.Input((T, E)), layer])
+        assert accelerate(model) is model
+
+
+@pytest.mark.parametrize(
+    ("layer", "note"),
+    [
+        (lambda: OwnRNN(keras.layers.LSTMCell(H), name="free"), r"free: its class is OwnRNN, not LSTM, GRU, SimpleRNN or RNN"),
+        (lambda: keras.layers.RNN([keras.layers.LSTMCell(H), OwnCell(H)], name="stacked"), r"stacked: its cell is OwnCell"),
+        (lambda: keras.layers.LSTM(H, dtype="mixed_float16", name="half"), r"half: its dtype policy is mixed_float16"),
+        (
+            lambda: keras.layers.RNN(keras.layers.GRUCell(H, dtype="mixed_bfloat16"), name="two"),
+            r"two: its dtype policy is float32 and mixed_bfloat16",
+        ),
+        (
+            lambda: keras.layers.LSTM(H, activation="relu", dtype="mixed_bfloat16", name="mixed"),
+            r"mixed: its dtype policy is mixed_bfloat16, which the compiled code does not serve: ",
+        ),
+        (lambda: keras.layers.LSTM(H, use_cudnn=True, name="cudnn"), r"cudnn: it asks for cuDNN"),
+        (lambda: keras.layers.GRU(H, activation="sparsemax", name="max"), r"max: its activation sparsemax is not supported"),
+        (
+            lambda: keras.layers.LSTM(H, activation=keras.layers.PReLU(), name="p"),
+            r"p: its activation is a layer that has weights or is not built, PReLU",
+        ),
+        (Own, r"own: a subclass of Model; .* for inside"),
+        (Holder, r"inside: inside the layer holder, whose class Holder is kept as it is$"),
+        (each_step_of_a_model, r"inside: inside the layer steps, whose class TimeDistributed is kept as it is$"),
+    ],
+)
+def test_what_is_left_is_named(layer: Callable, note: str) -> None:
+    inner = layer()
+    if isinstance(inner, Own):
+        inner(X)
+    model = keras.Sequential([keras.Input((T, E)), inner])
+    with pytest.warns(UserWarning, match=f"^left to Keras: {note}"):
         assert accelerate(model) is model

@@ -10,34 +10,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "keras_tests.md"
 FUSED = "about Keras' fused calls of cuDNN, which it chooses inside `Bidirectional`"
 SPY = "about which function of PyTorch Keras calls on CUDA"
 
-LSTM, GRU, SIMPLE = "test_keras_lstm.py::", "test_keras_gru.py::", "test_keras_simple_rnn.py::"
-BOTH, RNN, STACK = "test_keras_bidirectional.py::", "test_keras_rnn.py::", "test_keras_stacked_cells.py::"
+CELLS, BOTH, STACK, RNN = ("test_keras_cells.py::", "test_keras_bidirectional.py::", "test_keras_stacked_cells.py::", "test_keras_rnn.py::")
+SHARED = ("test_basics", "test_correctness", "test_statefulness", "test_pass_initial_state", "test_masking")
+OUTPUTS = ("test_correctness", "test_pass_initial_state", "test_masking")
 
 TESTS: list[tuple[str, str]] = [
-    ("lstm_test.py::test_basics", LSTM + "test_basics"),
-    ("lstm_test.py::test_correctness", LSTM + "test_correctness"),
-    ("lstm_test.py::test_statefulness", LSTM + "test_statefulness"),
-    ("lstm_test.py::test_pass_initial_state", LSTM + "test_pass_initial_state"),
-    ("lstm_test.py::test_masking", LSTM + "test_masking"),
-    ("gru_test.py::test_basics", GRU + "test_basics"),
-    ("gru_test.py::test_correctness", GRU + "test_correctness"),
-    ("gru_test.py::test_statefulness", GRU + "test_statefulness"),
-    ("gru_test.py::test_pass_initial_state", GRU + "test_pass_initial_state"),
-    ("gru_test.py::test_pass_return_state", GRU + "test_pass_initial_state"),
-    ("gru_test.py::test_masking", GRU + "test_masking"),
+    *(
+        (f"{kind}_test.py::{name}", CELLS + ("test_outputs" if name in OUTPUTS else name))
+        for kind in ("lstm", "gru", "simple_rnn")
+        for name in SHARED
+    ),
+    ("gru_test.py::test_pass_return_state", CELLS + "test_outputs"),
     ("gru_test.py::test_legacy_implementation_argument", "about an argument of old files of Keras that its deserialisation ignores"),
-    ("gru_test.py::test_stateful_with_symbolic_batch_size", GRU + "test_stateful_with_the_first_call_inside_jit"),
+    ("gru_test.py::test_stateful_with_symbolic_batch_size", CELLS + "test_stateful_with_the_first_call_inside_jit"),
     ("gru_test.py::test_torch_cudnn_dispatch_fires", SPY),
-    ("simple_rnn_test.py::test_basics", SIMPLE + "test_basics"),
-    ("simple_rnn_test.py::test_correctness", SIMPLE + "test_correctness"),
-    ("simple_rnn_test.py::test_statefulness", SIMPLE + "test_statefulness"),
-    ("simple_rnn_test.py::test_pass_initial_state", SIMPLE + "test_pass_initial_state"),
-    ("simple_rnn_test.py::test_masking", SIMPLE + "test_masking"),
-    ("bidirectional_test.py::test_basics", BOTH + "test_basics"),
-    ("bidirectional_test.py::test_correctness", BOTH + "test_correctness"),
-    ("bidirectional_test.py::test_statefulness", BOTH + "test_statefulness"),
-    ("bidirectional_test.py::test_pass_initial_state", BOTH + "test_pass_initial_state"),
-    ("bidirectional_test.py::test_masking", BOTH + "test_masking"),
+    *((f"bidirectional_test.py::{name}", BOTH + name) for name in SHARED),
     ("bidirectional_test.py::test_return_state", BOTH + "test_return_state"),
     ("bidirectional_test.py::test_output_shape", BOTH + "test_output_shape"),
     ("bidirectional_test.py::test_keeps_use_cudnn", BOTH + "test_keeps_its_backend"),
