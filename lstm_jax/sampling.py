@@ -89,18 +89,13 @@ def check_mode(mode: Mode) -> Mode:
 
 
 def check_ids(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
-    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them.
+    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them. `name` stands for them in errors.
 
-    A tracer of JAX stays a tracer, and its values are not checked.
-
-    Args:
-        name: name of the ids in the error message.
-        ids: an array or a list.
-        vocabulary: vocabulary size V. If None, the values of the ids are not checked, and ids beyond int32 are clipped to its range.
-        axes: number of axes that the ids must have.
+    A tracer of JAX stays a tracer, and its values are not checked. Without a `vocabulary` size V, no values are checked, and ids beyond
+    int32 are clipped to its range.
 
     Raises:
-        InputError: if `ids` are not ints, have another number of axes, or contain an id outside 0 .. V - 1.
+        InputError: if `ids` are not ints, do not have `axes` axes, or contain an id outside 0 .. V - 1.
     """
     array = of_kinds(name, np.zeros(0, np.int32) if isinstance(ids, list) and not ids else ids, (jnp.integer,), "give ints")
     require(array.ndim == axes, name, f"shape {array.shape}", "give one axis" if axes == 1 else f"give {axes} axes")
@@ -157,12 +152,7 @@ def draw(uniform: Float[Array, "B"], logits: Logits, rules: Rules, method: Metho
     """Draw one character per row by inversion of the cumulative distribution.
 
     In each row, the result is the first character whose cumulative probability exceeds the random number in `uniform`, which is in [0, 1).
-
-    Args:
-        uniform: one random number per row.
-        logits: logits of the characters.
-        rules: temperature, top-k and top-p.
-        method: "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore them). If None, see `method_of`.
+    The method is "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore them); None means `method_of`.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":

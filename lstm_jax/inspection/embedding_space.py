@@ -4,6 +4,7 @@ The table is a NumPy array (V, E), where V is the size of the vocabulary and E t
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -242,10 +243,8 @@ def _checked_words(words: Sequence[str], vectors: np.ndarray) -> list[str]:
     require(len(words) == len(vectors), "words", f"{len(words)} for {len(vectors)} vectors", "give one a vector")
     require(vectors.size > 0, "vectors", f"shape {vectors.shape}", "give at least one, with at least one feature")
     written = [escape(word) for word in words]
-    seen: set[str] = set()
-    for word in written:
-        require(word not in seen, "word", repr(word), "give each word once: readers keep only one of a spelling")
-        seen.add(word)
+    for word, count in Counter(written).most_common(1):
+        require(count == 1, "word", repr(word), "give each word once: readers keep only one of a spelling")
     return written
 
 

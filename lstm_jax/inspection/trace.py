@@ -123,13 +123,8 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
             running.pop()
 
     class Named(kind):
-        def __call__(self, *args, **options) -> Any:
-            with named():
-                return super().__call__(*args, **options)
-
-        def step(self, *args, **options) -> Any:
-            with named():
-                return super().step(*args, **options)
+        __call__ = named()(kind.__call__)
+        step = named()(kind.step)
 
     object.__setattr__(layer, "__class__", Named)
 

@@ -239,16 +239,13 @@ class Recurrent(DropoutLayer):
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def draw_masks(self, batch: int, rngs: Source = None, steps: int = 0) -> DropoutMasks:
-        """Draw the dropout and zoneout masks for one call of the layer, and return them.
+        """Draw the dropout and zoneout masks for one call of the layer on `batch` rows, and return them.
 
-        Args:
-            batch: number of rows B.
-            rngs: source of random numbers: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's own stream.
-            steps: number of steps T, which is needed only if the layer has zoneout.
+        `rngs` is a source of random numbers: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's own stream.
+        The number of steps is needed only if the layer has zoneout.
 
         Raises:
-            InputError: if the layer has dropout or zoneout and there is no source of random numbers, or if it has zoneout and `steps` is
-                below 1.
+            InputError: if the layer has dropout or zoneout and there is no source of random numbers, or zoneout and `steps` is below 1.
         """
         has_zoneout = any(self.zoneout.values())
         if not (self.dropout or self.recurrent_dropout or has_zoneout):

@@ -18,8 +18,6 @@ from lstm_jax.layers.recurrent import Recurrent, Shape
 class RecurrentStack(DropoutLayer):
     """Stack of recurrent layers, in which each layer reads the outputs of the layer before it.
 
-    All layers get the same argument `mask`.
-
     A call returns the outputs of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the final states). If
     only the last layer has `return_state=True`, it returns (outputs, final state).
 

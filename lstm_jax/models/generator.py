@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import require
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
@@ -28,7 +27,6 @@ class CharGenerator(nnx.Module):
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
-        self.units, self.cell = config.units, config.cell
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         self.recurrent = make_stack(config, config.embed or vocabulary, sequences=True, return_state=True, rngs=rngs)
         outputs = self.recurrent.layers[-1].output_features
@@ -39,7 +37,7 @@ class CharGenerator(nnx.Module):
 
     def initial_state(self, batch: int) -> list[Any]:
         """Return a list with the zero state of each recurrent layer, a named tuple of (B, H) arrays such as `LSTMState`."""
-        return [CELLS[self.cell].initial_state(batch, self.units, jnp.float32) for _ in self.recurrent.layers]
+        return self.recurrent.initial_state(batch)
 
     def hidden(
         self,

@@ -23,7 +23,7 @@ from bench.peers.ours import write_reference
 from bench.workloads import make_arrays, workload
 from lstm_jax import CELLS, Bidirectional, Cell, HiddenState, InputError, Recurrent, RecurrentStack, register_cell, unroll
 from lstm_jax.cell_names import _import, import_cells
-from lstm_jax.cells import BUILT_IN, lstm
+from lstm_jax.cells import BUILT_IN, lstm, projected_lstm
 from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, SentimentModelConfig
 from lstm_jax.inspection.trace import trace
 from lstm_jax.models import CharGenerator, Forecaster, SentimentClassifier
@@ -204,23 +204,7 @@ def test_cells_of_the_library_take_ids(name: str) -> None:
 
 
 def test_models_of_a_cell_with_fewer_outputs_than_units() -> None:
-    class Params(NamedTuple):
-        kernel: jax.Array
-        bias: jax.Array
-        out: jax.Array
-
-    def init(key, features, units, dtype=jnp.float32):
-        return Params(jax.random.normal(key, (features, units), dtype), jnp.zeros(units, dtype), jnp.ones((units, 2), dtype))
-
-    def step(params, state, z, mask=None, compute_dtype=None):
-        del mask, compute_dtype
-        return HiddenState(0.5 * state.h + jnp.tanh(z) @ params.out)
-
-    def start(batch, units, dtype=jnp.float32):
-        del units
-        return HiddenState(jnp.zeros((batch, 2), dtype))
-
-    register_cell(Cell("narrow", 1, Params, init, lambda units, dtype=jnp.float32: jnp.zeros(units, dtype), start, step, outputs=2))
+    register_cell(dataclasses.replace(projected_lstm(2), name="narrow"))
     ids = jnp.ones((2, 6), jnp.int32)
     for layers in (1, 2):
         config = SentimentModelConfig(cell="narrow", recurrent_dropout=0.0, units=H, embed=E, layers=layers)
@@ -344,13 +328,9 @@ def test_arguments_that_an_own_cell_refuses(diagonal: Cell, unchecked: None) -> 
 @pytest.mark.parametrize("name", ["step", "carried", "rngs", "initial_state"])
 def test_parameters_with_names_of_the_layer_s_own(name: str) -> None:
     kind = NamedTuple("Kind", [("kernel", jax.Array), (name, jax.Array)])
-    cell = Cell(
-        name="mine",
-        gates=1,
+    cell = plain(
         params=kind,
         init=lambda key, features, units, dtype=jnp.float32: kind(jnp.ones((features, units), dtype), jnp.ones(units, dtype)),
-        bias=None,
-        initial_state=lambda batch, units, dtype=jnp.float32: HiddenState(jnp.zeros((batch, units), dtype)),
         step=lambda params, state, z, mask, dtype: HiddenState(z),
         project=lambda params, x, mask, dtype: x @ params.kernel,
     )
