@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lstm_jax import native
 from lstm_jax.bounds import Share, check_number
@@ -52,38 +53,24 @@ class DropoutMasks(NamedTuple):
             keeps the previous value. In evaluation, the expected value of the mask, a float array of shape (), takes its place.
     """
 
-    input: jax.Array | None = None
-    recurrent: jax.Array | None = None
-    zoneout: dict[str, jax.Array] | None = None
+    input: Array | None = None
+    recurrent: Array | None = None
+    zoneout: dict[str, Array] | None = None
 
 
 def check_rate(name: str, rate: float) -> float:
-    """Return `rate` after checking that it is a valid dropout rate.
-
-    Raises:
-        InputError: if `rate` is not in [0, 1).
-    """
+    """Return a dropout rate, or raise an `InputError` if it is not in [0, 1)."""
     return check_number(name, rate, Share)
 
 
 def check_mask_kind(kind: str) -> MaskKind:
-    """Return `kind` after checking that it is a known kind of dropout masks.
-
-    Raises:
-        InputError: if `kind` is not "keras", "per_gate" or "variational".
-    """
+    """Return a kind of dropout masks, or raise an `InputError` if it is not in `MaskKind`."""
     require(kind in get_args(MaskKind), "dropout_masks", kind, "give keras, per_gate or variational")
     return kind  # pyright: ignore[reportReturnType]
 
 
-def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def draw_mask(key: Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Return a mask of inverted dropout: each entry is 0 with probability `rate`, else 1 / (1 - rate).
-
-    Args:
-        key: random key.
-        rate: probability that an entry is 0.
-        shape: shape of the mask.
-        dtype: dtype of the mask.
 
     Raises:
         InputError: if `rate` is not in [0, 1).
@@ -95,11 +82,11 @@ def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.flo
     return _draw_in_jax(key, keep, shape, dtype)
 
 
-def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> jax.Array:
+def _draw_in_jax(key: Array, keep: float, shape: tuple[int, ...], dtype) -> Array:
     return jnp.where(jax.random.bernoulli(key, keep, shape), jnp.asarray(1 / keep, dtype), jnp.asarray(0, dtype))
 
 
-def _can_compile(key: jax.Array, dtype) -> bool:
+def _can_compile(key: Array, dtype) -> bool:
     """Return whether the C++ library of this project can draw a mask that equals the mask of `jax.random`."""
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
@@ -109,13 +96,7 @@ def _can_compile(key: jax.Array, dtype) -> bool:
 
 @dataclass(frozen=True)
 class _DrawMask(ForwardOperation):
-    """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key.
-
-    Attributes:
-        keep: probability that an entry is kept.
-        shape: shape of the mask.
-        platforms: platforms on which the C++ library draws the mask. On other platforms `jax.random` draws the mask.
-    """
+    """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key, on `platforms` by the C++ library."""
 
     keep: float
     shape: tuple[int, ...]
@@ -137,7 +118,7 @@ class _DrawMask(ForwardOperation):
 
 
 def draw_masks(
-    key: jax.Array,
+    key: Array,
     batch: int,
     features: int,
     units: int,
@@ -174,36 +155,20 @@ def draw_masks(
     )
 
 
-def draw_zoneout(key: jax.Array, rates: Mapping[str, float], steps: int, batch: int, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
+def draw_zoneout(key: Array, rates: Mapping[str, float], steps: int, batch: int, sizes: Mapping[str, int]) -> dict[str, Array]:
     """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, size).
 
     A unit keeps its previous value where the mask is True. Each entry of the mask is True with a probability equal to the zoneout rate.
-
-    Args:
-        key: random key.
-        rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 gets no mask.
-        steps: number of steps T.
-        batch: batch size B.
-        sizes: dict from the name of a state array to its size, which is the number of its columns.
-
-    Raises:
-        InputError: if a rate is not in [0, 1).
+    `rates` and `sizes` give the rate of each state array, "h" or "c", and its number of columns. An array with the rate 0 gets no mask.
     """
     keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
     shapes = {name: (steps, batch, sizes[name]) for name, rate in rates.items() if rate}
-    return {name: jax.random.bernoulli(keys[name], check_rate("zoneout", rates[name]), shape) for name, shape in shapes.items()}
+    return {name: jax.random.bernoulli(keys[name], rates[name], shape) for name, shape in shapes.items()}
 
 
-def mean_zoneout(rates: Mapping[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
-    """Return the expected values of the zoneout masks: a dict from the name of a state array to a float array of shape ().
+def mean_zoneout(rates: Mapping[str, float], dtype=jnp.float32) -> dict[str, Array]:
+    """Return the expected values of the zoneout masks, which replace them in evaluation: a dict from "h" or "c" to a float array ().
 
-    In evaluation, these values replace the random masks. The expected value of a mask is its zoneout rate.
-
-    Args:
-        rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 is left out.
-        dtype: dtype of the values.
-
-    Raises:
-        InputError: if a rate is not in [0, 1).
+    The expected value of a mask is its zoneout rate. A state array with the rate 0 is left out.
     """
-    return {name: jnp.asarray(check_rate("zoneout", rate), dtype) for name, rate in rates.items() if rate}
+    return {name: jnp.asarray(rate, dtype) for name, rate in rates.items() if rate}

@@ -9,37 +9,42 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.nn import initializers as plain
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.shapes import GATES
 
-Initializer = Callable[..., jax.Array]
+Initializer = Callable[..., Array]
 
 
-def _scaled(scale: float, mode, distribution) -> Initializer:
-    matrix = jax.nn.initializers.variance_scaling(scale, mode, distribution)
-    column = jax.nn.initializers.variance_scaling(scale, "fan_in", distribution)
+def _scaled(name: str) -> Initializer:
+    """Return an initialiser of JAX that also draws vectors, each as a column of a matrix.
 
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-        return column(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
+    With the fans of a vector, fan_in = fan_out = n, Glorot's formula becomes LeCun's.
+    """
+    matrix, vector = getattr(plain, name)(), getattr(plain, name.replace("glorot", "lecun"))()
+
+    def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        return vector(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
 
     return draw
 
 
-glorot_uniform: Initializer = _scaled(1.0, "fan_avg", "uniform")
-zeros: Initializer = jax.nn.initializers.zeros
+glorot_uniform: Initializer = _scaled("glorot_uniform")
+zeros: Initializer = plain.zeros
 
 
-def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def orthogonal(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Return a random matrix with orthonormal columns or, if it has more columns than rows, with orthonormal rows.
 
     If `dtype` has fewer than 32 bits, the matrix is drawn in float32 and then converted, since the QR decomposition needs float32.
     """
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
-    return jax.nn.initializers.orthogonal()(key, shape, drawn_in).astype(dtype)
+    return plain.orthogonal()(key, shape, drawn_in).astype(dtype)
 
 
-def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def identity(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Return a matrix with ones on its diagonal and zeros elsewhere.
 
     Raises:
@@ -50,12 +55,12 @@ def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.A
     return jnp.eye(*shape, dtype=dtype)
 
 
-def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def uniform_embedding(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Return an array of numbers drawn uniformly from [-0.05, 0.05), which is the default of Keras' `Embedding`."""
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
 
-def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> jax.Array:
+def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> Array:
     """Return the initial bias of an LSTM, an array (4 * units,) of zeros. If `unit_forget_bias` is true, the forget gate gets ones."""
     bias = jnp.zeros((GATES, units), dtype)
     return (bias.at[1].set(1) if unit_forget_bias else bias).reshape(-1)
@@ -63,19 +68,15 @@ def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> j
 
 NAMES: dict[str, Initializer] = {
     "zeros": zeros,
-    "ones": jax.nn.initializers.ones,
+    "ones": plain.ones,
     "identity": identity,
     "orthogonal": orthogonal,
     "random_uniform": uniform_embedding,
-    "random_normal": jax.nn.initializers.normal(0.05),
-    "truncated_normal": jax.nn.initializers.truncated_normal(0.05),
-    "variance_scaling": _scaled(1.0, "fan_in", "truncated_normal"),
+    "random_normal": plain.normal(0.05),
+    "truncated_normal": plain.truncated_normal(0.05),
+    "variance_scaling": _scaled("lecun_normal"),
     "glorot_uniform": glorot_uniform,
-    "glorot_normal": _scaled(1.0, "fan_avg", "truncated_normal"),
-    "he_uniform": _scaled(2.0, "fan_in", "uniform"),
-    "he_normal": _scaled(2.0, "fan_in", "truncated_normal"),
-    "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
-    "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
+    **{name: _scaled(name) for name in ("glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal")},
 }
 """Dict from the name of an initialiser to this initialiser with the default arguments of Keras."""
 _ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
@@ -84,12 +85,9 @@ _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "iden
 
 
 def find_initializer(which: str | Initializer, argument: str = "initializer") -> Initializer:
-    """Return the initialiser with a given name. A function is returned unchanged.
+    """Return the initialiser with a given name. A function (key, shape, dtype) -> array is returned unchanged.
 
-    Args:
-        which: a name in `NAMES` such as "glorot_uniform", a class name of Keras such as "GlorotUniform", or a function (key, shape, dtype)
-            -> array.
-        argument: name of the argument in error messages.
+    A name is one in `NAMES` such as "glorot_uniform", or a class name of Keras such as "GlorotUniform". `argument` is named in errors.
 
     Raises:
         InputError: if `which` is neither a known name nor a function.
@@ -102,15 +100,8 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
     return which
 
 
-def draw(which: str | Initializer, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, argument: str = "initializer") -> jax.Array:
-    """Return an array of initial weights.
-
-    Args:
-        which: name of the initialiser, or a function (key, shape, dtype) -> array.
-        key: random key.
-        shape: shape of the array.
-        dtype: dtype of the array.
-        argument: name of the argument in error messages.
+def draw(which: str | Initializer, key: Array, shape: tuple[int, ...], dtype=jnp.float32, argument: str = "initializer") -> Array:
+    """Return an array of initial weights, drawn by an initialiser that is given as in `find_initializer`.
 
     Raises:
         InputError: if `which` is neither a known name nor a function, the function raises TypeError or ValueError, or it returns an array

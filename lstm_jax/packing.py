@@ -13,9 +13,9 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lstm_jax.bounds import Count, as_tuple, check_number
 from lstm_jax.errors import InputError, require
@@ -56,9 +56,7 @@ class PackedPlaces(NamedTuple):
 
 
 def pack(sequences: Sequence[Any], length: int) -> Packed:
-    """Pack N sequences in rows of `length` steps, and return them as a `Packed`.
-
-    No sequence is cut. The rows are chosen as `assign_rows` describes.
+    """Pack N sequences in rows of `length` steps, chosen by `assign_rows`, and return them as a `Packed`. No sequence is cut.
 
     Args:
         sequences: N arrays (T_n, ...), where T_n is the number of steps of sequence n, at least 1. All arrays have the same dtype and,
@@ -66,11 +64,8 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
         length: number of steps of a row.
 
     Raises:
-        InputError: in one of these cases.
-
-            - There is no sequence, or `length` is no int of at least 1.
-            - A sequence is empty, is longer than `length`, is a single number, or is no array.
-            - The sequences have different dtypes, or different shapes apart from T_n.
+        InputError: if there is no sequence, `length` is no int of at least 1, a sequence is empty, is longer than `length`, is a single
+            number or is no array, or the sequences have different dtypes or, apart from T_n, shapes.
     """
     sequences, length = as_tuple("sequences", sequences, "give a list of arrays"), check_number("length", length, Count)
     require(len(sequences) >= 1, "sequences", "none", "give one or more")
@@ -89,12 +84,12 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
     return Packed(x, make_segment_ids(where, rows, length), where)
 
 
-def _as_array(name: str, sequence: Any) -> np.ndarray:
+def _as_array(name: str, sequence) -> np.ndarray:
     with parsing(name, "give an array whose first axis is time"):
         return np.asarray(sequence)
 
 
-def _whole(name: str, numbers: Any) -> np.ndarray:
+def _whole(name: str, numbers) -> np.ndarray:
     """Return numbers of steps as an int64 array (N,)."""
     array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
     require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
@@ -107,14 +102,11 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     """Choose a row, and a first step in this row, for each of N sequences, so that few rows are needed.
 
     The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing", a heuristic).
-    Among sequences of equal length, the first one is placed first.
+    Among sequences of equal length, the first one is placed first. The result is as `Packed.where`.
 
     Args:
         lengths: int (N,), the number of steps of each sequence.
         length: number of steps of a row.
-
-    Returns:
-        An int32 array (N, 3). Its entry n holds three numbers for sequence n: its row, its first step in this row, and its length in steps.
 
     Raises:
         InputError: if a sequence is empty or longer than `length`, or if a length is no whole number.
@@ -143,32 +135,23 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
 def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
     """Return the segment ids of packed sequences, an int32 array (rows, length).
 
-    The sequences of a row have the ids 1, 2, ... in their order, and steps that belong to no sequence have the id 0.
-
-    Args:
-        where: int (N, 3) for N sequences. `where[n]` holds three numbers for sequence n: its row, its first step in this row, and its
-            length in steps.
-        rows: number of rows.
-        length: number of steps of a row.
+    `where` and the ids are as in `Packed`.
     """
     ids = np.zeros((rows, length), np.int32)
-    count = np.zeros(rows, np.int32)
-    for row, start, steps in where[np.lexsort((where[:, 1], where[:, 0]))]:
-        count[row] += 1
-        ids[row, start : start + steps] = count[row]
+    for row, start, steps in where[np.argsort(where[:, 1], kind="stable")]:
+        ids[row, start : start + steps] = ids[row].max() + 1
     return ids
 
 
-def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
-    """Return the outputs of each of N packed sequences, as a list of N arrays in the order of `where`.
+def unpack(outputs, where: np.ndarray) -> list[np.ndarray]:
+    """Return the outputs of each of N packed sequences, as a list of N arrays (T_n, ...) in the order of `where`.
 
-    Array n has the shape (T_n, ...), where T_n is the number of steps of sequence n. The outputs must be in the order of time. Reverse the
-    outputs of a layer with `go_backwards=True` before the call, unless the layer has `keep_order=True`.
+    The outputs must be in the order of time. Reverse the outputs of a layer with `go_backwards=True` before the call, unless the layer has
+    `keep_order=True`.
 
     Args:
         outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.
-        where: int (N, 3), as in `Packed.where`. `where[n]` holds three numbers for sequence n: its row in `outputs`, its first step in this
-            row, and its length in steps.
+        where: int (N, 3), as in `Packed.where`.
 
     Raises:
         InputError: if `outputs` has fewer rows or steps than `where` names, if the shape of `where` is not (N, 3), or if `where` has a
@@ -179,21 +162,12 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
     return [host[row, start : start + steps] for row, start, steps in np.asarray(where)]
 
 
-def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
+def last_outputs(outputs: Array, where) -> Array:
     """Return the output of the last step of each of N packed sequences, as an array (N, ...). The function may be used under `jax.jit`.
 
-    The outputs must be in the order of time; see `unpack`. For a layer that reads in reverse, such as the backward layer of a
-    `Bidirectional`, take the outputs of the first step instead: `outputs[where[:, 0], where[:, 1]]`. Such a layer begins at the last step,
-    and has read the whole sequence at the first step.
-
-    Args:
-        outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.
-        where: array (N, 3) of NumPy or JAX, as in `Packed.where`. `where[n]` holds three numbers for sequence n: its row in `outputs`, its
-            first step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
-
-    Raises:
-        InputError: if `where` is a NumPy array that refers to rows or steps that `outputs` does not have, whose shape is not (N, 3), or
-            that has a length of 0.
+    The arguments are those of `unpack`. So are the errors, if `where` is a NumPy array: only such an array is checked. For a layer that
+    reads in reverse, such as the backward layer of a `Bidirectional`, take the outputs of the first step instead, at which it has read the
+    whole sequence: `outputs[where[:, 0], where[:, 1]]`.
     """
     if isinstance(where, np.ndarray):
         _check_fits(outputs.shape, where)
@@ -235,9 +209,8 @@ def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: i
     lengths, ordered = _whole("lengths", lengths), np.sort(_whole("widths", widths))
     require(len(ordered) >= 1, "widths", "none", "give one or more")
     for n in np.flatnonzero(lengths > ordered[-1])[:1]:
-        require(
-            False, f"sequence {n}", f"{lengths[n]} steps", f"the largest width is {ordered[-1]}: give a larger one, or cut the sequence"
-        )
+        remedy = f"the largest width is {ordered[-1]}: give a larger one, or cut the sequence"
+        raise InputError(f"sequence {n}", f"{lengths[n]} steps", remedy)
     rng = np.random.default_rng(seed)
     found = np.searchsorted(ordered, lengths)
     batches = []

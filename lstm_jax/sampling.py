@@ -39,6 +39,8 @@ from lstm_jax.runtime import sharding
 
 Mode = Literal["carried", "window"]
 Method = Literal["likeliest", "some", "all"]
+Logits = Float[Array, "B V"]
+Prompts = Integer[Array | np.ndarray, "B P"]
 
 FEW = 256
 """Largest vocabulary size for which cumulative sums are computed as a matrix product."""
@@ -50,11 +52,11 @@ class Drawing(NamedTuple):
     `Sampler.start` makes the first state. `Sampler.advance` takes a state, draws characters, and returns the next state.
     """
 
-    key: jax.Array
+    key: Array
     """Random key of all draws."""
-    drawn: jax.Array
+    drawn: Array
     """int32 (): number of characters drawn so far for each text."""
-    logits: jax.Array
+    logits: Array
     """(B, V): logits of the next character of each text."""
     state: Any
     """List of the states of the recurrent layers.
@@ -71,11 +73,11 @@ class Rules(NamedTuple):
     characters have the same probability and top-k or top-p keeps one of them, all of them are kept.
     """
 
-    temperature: jax.Array
+    temperature: Array
     """float32 (): the temperature. If 0, the likeliest character is drawn."""
-    top_k: jax.Array
+    top_k: Array
     """int32 (): number of the likeliest characters to draw from. If it is 0, or at least V, no character is excluded."""
-    top_p: jax.Array
+    top_p: Array
     """float32 (): a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is
     at least this value (nucleus sampling, Holtzman et al. 2020). If 1, no character is excluded."""
 
@@ -86,19 +88,14 @@ def check_mode(mode: Mode) -> Mode:
     return mode
 
 
-def check_ids(name: str, ids: Any, vocabulary: int | None = None, axes: int = 1) -> Any:
-    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them.
+def check_ids(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
+    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them. `name` stands for them in errors.
 
-    A tracer of JAX stays a tracer, and its values are not checked.
-
-    Args:
-        name: name of the ids in the error message.
-        ids: an array or a list.
-        vocabulary: vocabulary size V. If None, the values of the ids are not checked, and ids beyond int32 are clipped to its range.
-        axes: number of axes that the ids must have.
+    A tracer of JAX stays a tracer, and its values are not checked. Without a `vocabulary` size V, no values are checked, and ids beyond
+    int32 are clipped to its range.
 
     Raises:
-        InputError: if `ids` are not ints, have another number of axes, or contain an id outside 0 .. V - 1.
+        InputError: if `ids` are not ints, do not have `axes` axes, or contain an id outside 0 .. V - 1.
     """
     array = of_kinds(name, np.zeros(0, np.int32) if isinstance(ids, list) and not ids else ids, (jnp.integer,), "give ints")
     require(array.ndim == axes, name, f"shape {array.shape}", "give one axis" if axes == 1 else f"give {axes} axes")
@@ -132,16 +129,13 @@ def method_of(rules: Rules, vocabulary: int) -> Method:
     return "some" if 0 < rules.top_k < vocabulary or rules.top_p < 1 else "all"
 
 
-def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
+def allowed_logits(logits: Logits, rules: Rules) -> Logits:
     """Return the log-probabilities of the characters, with -inf for each character that top-k or top-p excludes.
 
     The log-probabilities are log_softmax(logits / temperature), and are not normalised again after the exclusion. The temperature must be
     above 0.
     """
-    return _likeliest(logits.astype(jnp.float32) / rules.temperature, rules)
-
-
-def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
+    scaled = logits.astype(jnp.float32) / rules.temperature
     # logits are compared, not log-probabilities, whose rounding makes different characters equal at a high temperature
     ordered, size = jnp.sort(scaled, axis=-1, descending=True), scaled.shape[-1]
     count = jnp.where(rules.top_k == 0, size, jnp.minimum(rules.top_k, size))
@@ -154,39 +148,30 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(scaled >= bound, jax.nn.log_softmax(scaled), -jnp.inf)
 
 
-def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, method: Method | None = None) -> Int[Array, "B"]:
+def draw(uniform: Float[Array, "B"], logits: Logits, rules: Rules, method: Method | None = None) -> Int[Array, "B"]:
     """Draw one character per row by inversion of the cumulative distribution.
 
     In each row, the result is the first character whose cumulative probability exceeds the random number in `uniform`, which is in [0, 1).
-
-    Args:
-        uniform: one random number per row.
-        logits: logits of the characters.
-        rules: temperature, top-k and top-p.
-        method: "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore them). If None, see `method_of`.
+    The method is "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore them); None means `method_of`.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     allowed = allowed_logits(logits, rules) if method == "some" else logits.astype(jnp.float32) / rules.temperature
     weights = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
-    reached = _cumulated(weights)
+    size = weights.shape[-1]
+    if size <= FEW:
+        reached = jnp.matmul(weights, jnp.triu(jnp.ones((size, size), weights.dtype)), precision=jax.lax.Precision.HIGHEST)
+    else:
+        reached = jnp.cumsum(weights, axis=-1)
     below = reached <= uniform[:, None] * reached[:, -1:]
-    if weights.shape[-1] <= FEW:
+    if size <= FEW:
         return below.sum(axis=-1, dtype=jnp.int32)
     # rounding errors of `jnp.cumsum` make the sums grow at characters of weight 0, too
     possible = weights > 0
-    last = weights.shape[-1] - 1 - jnp.argmax(possible[:, ::-1], axis=-1)
+    last = size - 1 - jnp.argmax(possible[:, ::-1], axis=-1)
     found = possible & ~below
     return jnp.where(found.any(axis=-1), jnp.argmax(found, axis=-1), last).astype(jnp.int32)
-
-
-def _cumulated(p: jax.Array) -> jax.Array:
-    """Return the cumulative sums of `p` along its last axis."""
-    size = p.shape[-1]
-    if size > FEW:
-        return jnp.cumsum(p, axis=-1)
-    return jnp.matmul(p, jnp.triu(jnp.ones((size, size), p.dtype)), precision=jax.lax.Precision.HIGHEST)
 
 
 class Sampler:
@@ -255,10 +240,11 @@ class Sampler:
         self._start, self._repeat, self._advance = start, repeat, advance
 
     def _devices(self, batch: int) -> contextlib.AbstractContextManager:
-        split = self.mesh is not None and self.mesh.size > 1 and batch % self.mesh.size == 0
-        return sharding.on(self.mesh) if split and self.mesh is not None else contextlib.nullcontext()
+        if self.mesh is None or self.mesh.size == 1 or batch % self.mesh.size:
+            return contextlib.nullcontext()
+        return sharding.on(self.mesh)
 
-    def start(self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], samples: int = 1) -> Drawing:
+    def start(self, params, key: Array, prompt: Prompts, samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
         Args:
@@ -274,15 +260,13 @@ class Sampler:
         """
         samples, prompt = check_number("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
         require(len(prompt) >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
-        require(
-            samples == 1 or len(prompt) == 1, "samples", f"{samples} of {len(prompt)} prompts", "give one prompt, or one sample of each"
-        )
+        fits = samples == 1 or len(prompt) == 1
+        require(fits, "samples", f"{samples} of {len(prompt)} prompts", "give one prompt, or one sample of each")
         prompt = jnp.asarray(prompt, jnp.int32)
-        if self.mode == "window":
-            prompt = prompt[:, max(0, prompt.shape[1] - self.length) :]
-        batch, size = prompt.shape
         # prompts are padded at the front, so that prompts of different lengths need only a few compilations
-        room = self.length if self.mode == "window" else 1 << max(0, size - 1).bit_length()
+        room = self.length if self.mode == "window" else 1 << max(0, prompt.shape[1] - 1).bit_length()
+        prompt = prompt[:, max(0, prompt.shape[1] - room) :]
+        batch, size = prompt.shape
         ids = jnp.concatenate([jnp.zeros((batch, room - size), jnp.int32), prompt], axis=1)
         valid = jnp.broadcast_to(jnp.arange(room) >= room - size, ids.shape)
         with self._devices(batch):
@@ -293,7 +277,7 @@ class Sampler:
             logits, state = self._repeat(drawing.logits, drawing.state, samples)
         return drawing._replace(logits=logits, state=state)
 
-    def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
+    def advance(self, params, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
         """Draw the next characters of each of B texts, and return the new state and the character ids (B, chars).
 
         The first call with a given number of characters compiles a program for this number.
@@ -301,9 +285,7 @@ class Sampler:
         with self._devices(drawing.logits.shape[0]):
             return self._advance(params, drawing, rules, chars, method_of(rules, self.vocabulary))
 
-    def generate(
-        self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], chars: int, rules: Rules, samples: int = 1
-    ) -> Int[Array, "S N"]:
+    def generate(self, params, key: Array, prompt: Prompts, chars: int, rules: Rules, samples: int = 1) -> Int[Array, "S N"]:
         """Draw the ids (B, chars) of characters that continue each of B prompts, or (samples, chars) if there is a single prompt.
 
         `start` and `advance` describe the arguments and errors. The same key gives the same characters.

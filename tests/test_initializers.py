@@ -10,18 +10,17 @@ from lstm_jax import initializers
 from lstm_jax.layers import LSTM, ClassifierHead, Embedding
 
 
-def test_glorot_uniform(keras, peer_rules) -> None:
+@pytest.mark.parametrize(("name", "limit"), [("glorot_uniform", np.sqrt(6 / (128 + 512))), ("random_uniform", 0.05)])
+def test_uniform(keras, peer_rules, name: str, limit: float) -> None:
     shape = (128, 512)
-    limit = np.sqrt(6 / sum(shape))
-    ours = np.asarray(initializers.glorot_uniform(jax.random.key(0), shape, jnp.float32))
+    ours = np.asarray(initializers.draw(name, jax.random.key(0), shape))
     with peer_rules():
-        theirs = np.asarray(keras.initializers.GlorotUniform(seed=0)(shape))
+        theirs = np.asarray(keras.initializers.get(name)(shape))
     for drawn in (ours, theirs):
-        assert np.abs(drawn).max() <= limit
-        assert np.abs(drawn).max() > 0.999 * limit
+        assert 0.999 * limit < np.abs(drawn).max() <= np.float32(limit)
         assert abs(drawn.mean()) < 5 * limit / np.sqrt(3 * drawn.size)
         assert abs(drawn.std() / (limit / np.sqrt(3)) - 1) < 0.01
-    assert not np.array_equal(ours, initializers.glorot_uniform(jax.random.key(1), shape, jnp.float32))
+    assert not np.array_equal(ours, initializers.draw(name, jax.random.key(1), shape))
 
 
 @pytest.mark.parametrize("shape", [(5, 20), (32, 128), (1, 4)])
@@ -34,20 +33,6 @@ def test_orthogonal(keras, peer_rules, shape: tuple[int, int]) -> None:
         np.testing.assert_allclose(drawn @ drawn.T, np.eye(shape[0]), atol=1e-5)
     if shape[0] > 1:
         assert abs(ours.std() / theirs.std() - 1) < 0.05
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_uniform_embedding(keras, peer_rules, dtype) -> None:
-    ours = np.asarray(initializers.uniform_embedding(jax.random.key(0), (1000, 16), dtype), np.float32)
-    with peer_rules():
-        layer = keras.layers.Embedding(1000, 16)
-        layer.build()
-        theirs = np.asarray(layer.get_weights()[0])
-    for drawn in (ours, theirs):
-        assert np.abs(drawn).max() <= np.float32(0.05) + (1e-3 if dtype == jnp.bfloat16 else 0)
-        assert np.abs(drawn).max() > 0.0499
-        assert abs(drawn.mean()) < 5 * 0.05 / np.sqrt(3 * drawn.size)
-        assert abs(drawn.std() / (0.05 / np.sqrt(3)) - 1) < 0.02
 
 
 def test_lstm_bias() -> None:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from made_layers import E, made, normal
 from tables import assert_close
 
 from lstm_jax import LSTM, Bidirectional, InputError
@@ -38,25 +38,17 @@ def test_best_fit_decreasing_fills_rows():
     assert make_segment_ids(where, 3, 10)[2].tolist() == [1] * 8 + [2] * 2
 
 
-def test_layers_read_each_sequence_alone():
-    rng = np.random.default_rng(0)
-    sequences = [rng.normal(size=(steps, 3)).astype(np.float32) for steps in (4, 7, 2, 3, 1)]
+@pytest.mark.parametrize("kind", [LSTM, Bidirectional])
+def test_layers_read_each_sequence_alone(kind):
+    sequences = [normal(steps, E) for steps in (4, 7, 2, 3, 1)]
     packed = pack(sequences, 8)
-    layer = Bidirectional(3, 5, return_sequences=True, rngs=nnx.Rngs(0))
+    layer = made(kind, return_sequences=True)
     outputs = layer(jnp.asarray(packed.x), segment_ids=packed.segment_ids)
-    for n, sequence in enumerate(sequences):
-        assert_close(unpack(outputs, packed.where)[n], layer(jnp.asarray(sequence)), 1e-6)
-
-
-def test_last_outputs_are_those_of_the_sequences():
-    rng = np.random.default_rng(1)
-    sequences = [rng.normal(size=(steps, 3)).astype(np.float32) for steps in (4, 7, 2)]
-    packed = pack(sequences, 9)
-    layer = LSTM(3, 5, return_sequences=True, rngs=nnx.Rngs(0))
-    outputs = layer(jnp.asarray(packed.x), segment_ids=packed.segment_ids)
-    want = jnp.stack([layer(jnp.asarray(sequence), return_sequences=False) for sequence in sequences])
-    assert_close(last_outputs(outputs, packed.where), want, 1e-6)
-    assert_close(jax.jit(last_outputs)(outputs, packed.where), want, 1e-6)
+    wanted = [layer(sequence) for sequence in sequences]
+    assert_close(unpack(outputs, packed.where), wanted, 1e-6)
+    last = jnp.stack([one[-1] for one in wanted])
+    assert_close(last_outputs(outputs, packed.where), last, 1e-6)
+    assert_close(jax.jit(last_outputs)(outputs, packed.where), last, 1e-6)
 
 
 def test_buckets_hold_every_sequence_once():

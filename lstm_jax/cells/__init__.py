@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lstm_jax.cell_names import import_cells
 from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, simple_rnn
 from lstm_jax.cells.activations import Activation, activation_label, activation_name, find_activation
-from lstm_jax.cells.cell import Cell, check_cell, is_made_here, made_by, make_init, zero_bias
+from lstm_jax.cells.cell import MAKERS, Cell, check_cell, made_by, make_init, zero_bias
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
 from lstm_jax.cells.layernorm_lstm import LayerNormParams
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
@@ -56,7 +56,7 @@ _ROWS = (
         bias=simple_rnn.bias,
         initial_state=simple_rnn.initial_state,
         step=simple_rnn.step,
-        make_step=lambda activation, _: simple_rnn.make_step(activation),
+        make_step=simple_rnn.make_step,
     ),
     Cell(
         name="lstm_layernorm",
@@ -100,12 +100,9 @@ for _kind in (*_STATES, ProjectedParams, *dict.fromkeys(row.params for row in _R
 
 
 def find_cell(cell: str | Cell) -> Cell:
-    """Return the cell with the given name, or check a given cell and return it.
+    """Return the cell with the given name in `CELLS`, or check a given cell and return it.
 
     For a name, the modules in the environment variable `LSTM_JAX_CELLS`, which register cells of the user, are imported first.
-
-    Args:
-        cell: a name in `CELLS`, or a `Cell`.
 
     Raises:
         InputError: if no cell has the given name, if one of the modules cannot be imported, or if `check_cell` rejects the given cell.
@@ -122,7 +119,7 @@ def find_cell(cell: str | Cell) -> Cell:
 def shown_name(cell: Cell, base: Cell) -> str:
     """Return the name of a layer's cell. If a user's cell has the name of a cell of this library, "custom " is put before the name."""
     known = {PROJECTED, *(own.name for own in BUILT_IN)}
-    taken = not is_made_here(base) and base.name.partition("(")[0] in known
+    taken = base not in MAKERS and base.name.partition("(")[0] in known
     return f"custom {cell.name}" if taken else cell.name
 
 
@@ -145,19 +142,11 @@ def register_cell(cell: Cell) -> Cell:
 def with_activations(cell: Cell, activation: str | Activation | None, recurrent_activation: str | Activation | None) -> Cell:
     """Return a copy of a cell that uses `activation` in place of tanh and `recurrent_activation` in place of sigmoid.
 
-    If the two activations are tanh and sigmoid, the cell itself is returned.
-
-    Args:
-        cell: the cell.
-        activation: an activation function or its name in `keras.activations`. None means the identity.
-        recurrent_activation: activation function of the gates: a function, a name or None, as for `activation`.
+    Each is a function, its name in `keras.activations`, or None for the identity. For tanh and sigmoid, the cell itself is returned.
 
     Raises:
-        InputError: in one of these cases.
-
-            - An activation is unknown, or `find_activation` rejects the function.
-            - The activations of the cell cannot be changed. This holds for every cell that a user defines.
-            - The cell has one gate, and `recurrent_activation` is not sigmoid.
+        InputError: if an activation is unknown or `find_activation` rejects it, if the activations of the cell cannot be changed, as
+            those of every cell that a user defines, or if the cell has one gate and `recurrent_activation` is not sigmoid.
     """
     inner, gates = find_activation(activation), find_activation(recurrent_activation, "recurrent_activation")
     if inner is jnp.tanh and gates is jax.nn.sigmoid:
@@ -173,11 +162,6 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
 
 def with_projection(cell: Cell, projection: int, units: int) -> Cell:
     """Return the LSTM with a recurrent projection to `projection` outputs, or the given cell if `projection` is 0.
-
-    Args:
-        cell: the cell. If `projection` is not 0, it must be the cell lstm with its default activations.
-        projection: number of outputs, fewer than the units.
-        units: number of units of the layer.
 
     Raises:
         InputError: if `projection` is negative or not below `units`, or if it is above 0 and the cell is not the cell lstm with its default

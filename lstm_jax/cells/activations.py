@@ -8,73 +8,77 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lstm_jax.bounds import is_a
 from lstm_jax.errors import InputError, require
 
-Activation = Callable[[jax.Array], jax.Array]
+Activation = Callable[[Array], Array]
 
 
-def linear(x: jax.Array) -> jax.Array:
+def linear(x: Array) -> Array:
     """Return x."""
     return x
 
 
-def leaky_relu(x: jax.Array) -> jax.Array:
+def leaky_relu(x: Array) -> Array:
     """Return x where x is positive, and 0.2 x elsewhere. The slope 0.2 is the default of Keras; the default of JAX is 0.01."""
     return jax.nn.leaky_relu(x, 0.2)
 
 
-def gelu(x: jax.Array) -> jax.Array:
+def gelu(x: Array) -> Array:
     """Return x times the cumulative distribution function of the standard normal distribution, computed exactly, as in Keras."""
     return jax.nn.gelu(x, approximate=False)
 
 
-def tanh_shrink(x: jax.Array) -> jax.Array:
+def tanh_shrink(x: Array) -> Array:
     """Return x - tanh(x)."""
     return x - jnp.tanh(x)
 
 
-def soft_shrink(x: jax.Array) -> jax.Array:
+def soft_shrink(x: Array) -> Array:
     """Return x - 0.5 where x > 0.5, x + 0.5 where x < -0.5, and 0 elsewhere."""
     return jnp.where(x > 0.5, x - 0.5, jnp.where(x < -0.5, x + 0.5, jnp.zeros_like(x)))
 
 
-def hard_shrink(x: jax.Array) -> jax.Array:
+def hard_shrink(x: Array) -> Array:
     """Return x where |x| > 0.5, and 0 elsewhere."""
     return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
 
 
-ACTIVATIONS: dict[str, Activation] = {
+_OF_JAX = (
+    "sigmoid",
+    "relu",
+    "relu6",
+    "elu",
+    "celu",
+    "selu",
+    "silu",
+    "mish",
+    "softmax",
+    "log_softmax",
+    "softplus",
+    "squareplus",
+    "log_sigmoid",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "sparse_plus",
+    "sparse_sigmoid",
+)
+"""Names that `jax.nn` gives to the same functions as Keras."""
+ACTIVATIONS: dict[str, Activation] = {name: getattr(jax.nn, name) for name in _OF_JAX} | {
     "linear": linear,
     "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "leaky_relu": leaky_relu,
-    "elu": jax.nn.elu,
-    "celu": jax.nn.celu,
-    "selu": jax.nn.selu,
-    "gelu": gelu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "mish": jax.nn.mish,
     "exponential": jnp.exp,
-    "softmax": jax.nn.softmax,
-    "log_softmax": jax.nn.log_softmax,
-    "softplus": jax.nn.softplus,
-    "softsign": jax.nn.soft_sign,
-    "squareplus": jax.nn.squareplus,
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_silu": jax.nn.hard_silu,
+    "leaky_relu": leaky_relu,
+    "gelu": gelu,
+    "swish": jax.nn.silu,
     "hard_swish": jax.nn.hard_silu,
-    "hard_tanh": jax.nn.hard_tanh,
+    "softsign": jax.nn.soft_sign,
     "hard_shrink": hard_shrink,
     "soft_shrink": soft_shrink,
     "tanh_shrink": tanh_shrink,
-    "sparse_plus": jax.nn.sparse_plus,
-    "sparse_sigmoid": jax.nn.sparse_sigmoid,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lstm_jax import initializers
 from lstm_jax.cells import products
@@ -71,19 +72,13 @@ class Cell:
         """Return the cell itself, since a cell cannot be changed."""
         return self
 
-    def __deepcopy__(self, memo: Any) -> "Cell":
-        """Return the cell itself, so that a copied layer has the same cell object as the original layer.
-
-        Some backends run a cell only if it is the very object that `CELLS` contains.
-        """
+    def __deepcopy__(self, memo) -> "Cell":
+        """Return the cell itself: some backends run a cell only if it is the very object that `CELLS` contains."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return a function and its arguments from which pickle creates the cell again.
-
-        Unpickling a cell of this library returns the object that the library defines, not a new object.
-        """
-        return _MAKERS.get(self) or (type(self), tuple(getattr(self, field.name) for field in fields(self)))
+        """Return how pickle creates the cell again. A cell of this library becomes the object that the library defines, not a new one."""
+        return MAKERS.get(self) or (type(self), tuple(getattr(self, field.name) for field in fields(self)))
 
     def output_size(self, units: int) -> int:
         """Return the number of columns of the output h: the attribute `outputs` of the cell or, if this is 0, the number `units`."""
@@ -107,13 +102,10 @@ class Cell:
         """Return the initial state for batch size 1 in float32, with a `jax.ShapeDtypeStruct` in place of each array."""
         return jax.eval_shape(lambda: self.initial_state(1, units, jnp.float32))
 
-    def projectable(self, params: Any, x: Any, masked: bool = False) -> Any:
-        """Return the inputs x in a form that `project` takes: ids that `project` does not take become one-hot vectors.
+    def projectable(self, params, x, masked: bool = False) -> Any:
+        """Return the inputs x in a form that `project` takes: ids (T, B) that it does not take become one-hot vectors.
 
-        Args:
-            params: parameters of the cell. The one-hot vectors have as many entries as the kernel has rows, and the dtype of the kernel.
-            x: inputs (steps, batch size, features), which are returned unchanged; or int ids (steps, batch size).
-            masked: whether `project` is called with a mask of input dropout. With such a mask, `project` never takes ids.
+        `masked` tells whether `project` is called with a mask of input dropout. With such a mask, it never takes ids.
         """
         takes_ids = self.project is products.project if self.takes_ids is None else self.takes_ids
         if x.ndim == 3 or (takes_ids and not masked):
@@ -126,7 +118,7 @@ class Cell:
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def zero_bias(gates: int) -> Callable[..., jax.Array]:
+def zero_bias(gates: int) -> Callable[..., Array]:
     """Return the function bias(units, dtype) of a cell whose initial bias is zeros (gates * units,)."""
     return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
 
@@ -137,7 +129,7 @@ def make_init(params: Callable[..., Params], gates: int, bias: Callable) -> Call
     As in Keras, the kernel is glorot uniform and the recurrent kernel orthogonal.
     """
 
-    def init(key: jax.Array, features: int, units: int, dtype=jnp.float32):
+    def init(key: Array, features: int, units: int, dtype=jnp.float32):
         products.check_sizes(features, units)
         kernel_key, recurrent_key = jax.random.split(key)
         return params(
@@ -149,34 +141,27 @@ def make_init(params: Callable[..., Params], gates: int, bias: Callable) -> Call
     return init
 
 
-_MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
+MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
 """Dict from each cell of this library to a pair (function, arguments): the call function(*arguments) returns the cell.
 
 pickle stores this pair in place of the cell, since pickle cannot store functions that are defined within other functions.
 """
 
 
-def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
+def made_by(cell: Cell, maker: Callable[..., Cell], *args) -> Cell:
     """Store the call that makes a cell, and return the cell."""
-    _MAKERS[cell] = (maker, args)
+    MAKERS[cell] = (maker, args)
     return cell
 
 
 def is_ours(cell: Cell) -> bool:
     """Return whether all functions of the cell, its activations too, are of this library, so that they depend on their arguments alone."""
-    made = _MAKERS.get(cell)
+    made = MAKERS.get(cell)
     return made is not None and all(isinstance(arg, str | int) or (isinstance(arg, Cell) and is_ours(arg)) for arg in made[1])
 
 
-def is_made_here(cell: Cell) -> bool:
-    """Return whether this library defines the cell, also with other activations or a projection."""
-    return cell in _MAKERS
-
-
 def check_cell(cell: Cell) -> None:
-    """Check that the attributes and functions of a cell are as the class `Cell` describes them.
-
-    The functions are evaluated for shapes and dtypes only, with `jax.eval_shape`.
+    """Check, without computing anything, that the attributes and functions of a cell are as the class `Cell` describes them.
 
     Raises:
         InputError: if an attribute of the cell is wrong, or if a function raises an error or returns a value of a wrong class, shape or
@@ -185,61 +170,53 @@ def check_cell(cell: Cell) -> None:
     require(isinstance(cell, Cell), "cell", type(cell).__name__, "give a lstm_jax.Cell, or the name of one")
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()
     require(named, "cell name", repr(cell.name), "give text")
-    require(isinstance(cell.gates, int) and cell.gates >= 1, f"gates of cell {cell.name}", cell.gates, "give 1 or more")
-    require(isinstance(cell.outputs, int) and cell.outputs >= 0, f"outputs of cell {cell.name}", cell.outputs, "give 0 or more")
+    for name, size, least in (("gates", cell.gates, 1), ("outputs", cell.outputs, 0)):
+        require(isinstance(size, int) and size >= least, f"{name} of cell {cell.name}", size, f"give {least} or more")
     fields = getattr(cell.params, "_fields", ())
     require("kernel" in fields, f"params of cell {cell.name}", fields, "give a NamedTuple class with a field kernel")
     columns, outputs = cell.gates * _UNITS, cell.output_size(_UNITS)
 
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    def result(name: str, call: Callable, *arrays: Any) -> Any:
-        function = getattr(cell, name)
-        require(callable(function), f"{name} of cell {cell.name}", type(function).__name__, "give a function")
+    def result(name: str, arrays: tuple[Any, ...], *static, kind: type | None = None) -> Any:
+        subject, function = f"{name} of cell {cell.name}", getattr(cell, name)
+        require(callable(function), subject, type(function).__name__, "give a function")
         try:
-            return jax.eval_shape(call, *arrays)
+            found = jax.eval_shape(lambda *arrays: function(*arrays, *static), *arrays)
         except InputError:
             raise
         except Exception as error:  # the user's function may raise anything
-            raise InputError(
-                f"{name} of cell {cell.name}", f"{type(error).__name__}: {error}", "see docs/contributing/own_cell.md"
-            ) from error
+            raise InputError(subject, f"{type(error).__name__}: {error}", "see docs/contributing/own_cell.md") from error
+        require(kind is None or type(found) is kind, subject, type(found).__name__, f"return {getattr(kind, '__name__', kind)}")
+        return found
 
-    def check(function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
+    def check(function: str, leaf, wanted: tuple[int, ...] | None) -> None:
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
         found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
         sizes = f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, steps = {_STEPS}"
         fits = shape is not None and dtype == jnp.float32 and (wanted is None or shape == wanted)
         require(fits, f"{function} of cell {cell.name}", found, f"return float32 {wanted or 'arrays'} {sizes}")
 
-    def check_class(function: str, found: Any, fits: bool, remedy: str) -> None:
-        require(fits, f"{function} of cell {cell.name}", type(found).__name__, f"return {remedy}")
-
-    params = result("init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
-    check_class("init", params, type(params) is cell.params, cell.params.__name__)
+    params = result("init", (jax.random.key(0),), _FEATURES, _UNITS, jnp.float32, kind=cell.params)
     expected = {"kernel": (_FEATURES, columns), "recurrent_kernel": (outputs, columns), "bias": (columns,)}
     for name, leaf in zip(fields, params, strict=True):
         check(f"init ({name})", leaf, expected.get(name))
     if "bias" in fields:
-        bias: Any = cell.bias
-        check("bias", result("bias", lambda: bias(_UNITS, jnp.float32)), (columns,))
-    state = result("initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
-    check_class("initial_state", state, "h" in getattr(state, "_fields", ()), "a NamedTuple with a field h, the output")
+        check("bias", result("bias", (), _UNITS, jnp.float32), (columns,))
+    state = result("initial_state", (), _BATCH, _UNITS, jnp.float32)
+    has_h = "h" in getattr(state, "_fields", ())
+    require(has_h, f"initial_state of cell {cell.name}", type(state).__name__, "return a NamedTuple with a field h, the output")
     for name, part in zip(state._fields, state, strict=True):
         shape = getattr(part, "shape", ())
         hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # only the width of h is fixed
         check(f"initial_state ({name})", part, shape if hidden else (_BATCH, outputs))
-    x = array(_STEPS, _BATCH, _FEATURES)
-    check("project", result("project", lambda params, x: cell.project(params, x, None, None), params, x), (_STEPS, _BATCH, columns))
-    z = array(_BATCH, columns)
-    new = result("step", lambda params, state, z: cell.step(params, state, z, None, None), params, state, z)
-    check_class("step", new, type(new) is type(state), type(state).__name__)
+    x, z = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((_STEPS, _BATCH, _FEATURES), (_BATCH, columns)))
+    check("project", result("project", (params, x), None, None), (_STEPS, _BATCH, columns))
+    new = result("step", (params, state, z), None, None, kind=type(state))
     for name, part, like in zip(state._fields, new, state, strict=True):
         check(f"step ({name})", part, like.shape)
     if cell.linear is not None:
-        pair = result("linear", cell.linear, z)
-        check_class("linear", pair, isinstance(pair, tuple) and len(pair) == 2, "a pair a, b")
+        pair = result("linear", (z,))
+        is_pair = isinstance(pair, tuple) and len(pair) == 2
+        require(is_pair, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
         for part in pair:
             check("linear", part, (_BATCH, outputs))
 
@@ -247,8 +224,6 @@ def check_cell(cell: Cell) -> None:
 def reads_mask(cell: Cell) -> bool:
     """Return whether the function `step` of a cell uses its argument `mask`, the mask of recurrent dropout."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
-    state = jax.eval_shape(lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
-    sizes = (cell.gates * _UNITS, cell.output_size(_UNITS))
-    z, mask = (jax.ShapeDtypeStruct((_BATCH, size), jnp.float32) for size in sizes)
-    traced = jax.make_jaxpr(lambda mask, params, state, z: cell.step(params, state, z, mask, None))(mask, params, state, z).jaxpr
+    z, mask = (jax.ShapeDtypeStruct((1, size), jnp.float32) for size in (cell.gates * _UNITS, cell.output_size(_UNITS)))
+    traced = jax.make_jaxpr(lambda mask, *arrays: cell.step(*arrays, mask, None))(mask, params, cell.state_like(), z).jaxpr
     return any(traced.invars[0] is variable for equation in traced.eqns for variable in equation.invars)

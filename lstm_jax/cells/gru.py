@@ -20,13 +20,13 @@ B is the batch size, E the number of input features and H the number of units.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+from jax.nn import sigmoid
 
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import make_init, zero_bias
-from lstm_jax.cells.products import is_per_gate, masked_matmul, matmul
+from lstm_jax.cells.products import Gates, Mask, is_per_gate, masked_matmul, matmul
 from lstm_jax.cells.simple_rnn import HiddenState
 
 GATES = 3
@@ -34,30 +34,26 @@ GATES = 3
 
 
 class GRUParams(NamedTuple):
-    """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,).
+    """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,), which is added to h U.
 
-    E is the number of input features, H the number of units and h the previous output. The columns belong to the update gate u, the reset
-    gate r and the candidate n, in this order. `recurrent_bias` is added to h U. In the candidate, the reset gate multiplies this sum, as in
-    the default form of the GRU in Keras.
+    The columns belong to the update gate u, the reset gate r and the candidate n, in this order.
     """
 
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
-    recurrent_bias: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
+    recurrent_bias: Array
 
 
 class ResetBeforeParams(NamedTuple):
     """Parameters of the GRU in the form of Keras' `reset_after=False`: kernel W (E, 3H), recurrent_kernel U (H, 3H) and bias (3H,).
 
-    E is the number of input features, H the number of units and h the previous output. The columns belong to the update gate u, the reset
-    gate r and the candidate n, in this order. In this form, the reset gate r multiplies h before the matrix product, so the candidate
-    contains (r h) U.
+    The columns belong to the update gate u, the reset gate r and the candidate n, in this order.
     """
 
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
 
 
 bias = zero_bias(GATES)
@@ -72,7 +68,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU."""
 
-    def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
+    def step(params: GRUParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
         inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
         x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
@@ -87,9 +83,7 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU in the form of Keras' `reset_after=False`."""
 
-    def step(
-        params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
-    ) -> HiddenState:
+    def step(params: ResetBeforeParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
         mask_gates, mask_n = (mask, mask) if mask is None or not is_per_gate(mask) else (mask[:2], mask[2])
         both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
         x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
@@ -102,5 +96,5 @@ def make_step_reset_before(activation: Activation, recurrent_activation: Activat
     return step
 
 
-step = make_step(jnp.tanh, jax.nn.sigmoid)
-step_reset_before = make_step_reset_before(jnp.tanh, jax.nn.sigmoid)
+step = make_step(jnp.tanh, sigmoid)
+step_reset_before = make_step_reset_before(jnp.tanh, sigmoid)

@@ -12,13 +12,15 @@ B is the batch size, T the number of steps, E the number of input features and H
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax import Array
+from jax.lax import rsqrt
+from jax.nn import sigmoid
+from jaxtyping import Float
 
 from lstm_jax.cells import lstm
 from lstm_jax.cells.lstm import LSTMState
-from lstm_jax.cells.products import masked_matmul, multiplied
+from lstm_jax.cells.products import Gates, Mask, Projected, Steps, masked_matmul, multiplied
 from lstm_jax.shapes import GATES
 
 EPSILON = 1e-5
@@ -26,9 +28,7 @@ EPSILON = 1e-5
 
 
 class LayerNormParams(NamedTuple):
-    """Parameters of the LSTM with layer normalisation, for E input features and H units.
-
-    The inputs are x, and h is the previous output. An axis of size 4H contains the gates i, f, g, o, in this order.
+    """Parameters of the LSTM with layer normalisation. An axis of size 4H contains the gates i, f, g, o, in this order.
 
     Attributes:
         kernel: kernel W (E, 4H).
@@ -40,13 +40,13 @@ class LayerNormParams(NamedTuple):
         memory_bias: bias b_c (H,) of the normalised cell state.
     """
 
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
-    input_gain: jax.Array
-    recurrent_gain: jax.Array
-    memory_gain: jax.Array
-    memory_bias: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
+    input_gain: Array
+    recurrent_gain: Array
+    memory_gain: Array
+    memory_bias: Array
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
@@ -58,21 +58,19 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
     """Normalise z over its last axis, multiply it by a gain, and return the result."""
     centred = z - z.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
+    return centred * rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
 
-def project(
-    params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
-) -> Float[Array, "T B Z"]:
+def project(params: LayerNormParams, x: Steps, mask: Mask = None, compute_dtype=None) -> Projected:
     """Return the normalised projection of the inputs of all steps, z = input_gain * norm(x W) + bias, with the shape (T, B, 4H)."""
     z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
-def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+def step(params: LayerNormParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
     """Return the state of the LSTM with layer normalisation after one step. B is the batch size and H the number of units."""
     z = z + normalised(masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
-    c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
     shown = normalised(c, params.memory_gain) + jnp.broadcast_to(params.memory_bias, c.shape)
-    return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(shown), c)
+    return LSTMState(sigmoid(o) * jnp.tanh(shown), c)

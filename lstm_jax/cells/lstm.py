@@ -10,38 +10,33 @@ B is the batch size, E the number of input features and H the number of units.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+from jax.nn import sigmoid
 
 from lstm_jax import initializers
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import make_init
-from lstm_jax.cells.products import masked_matmul, zeros
+from lstm_jax.cells.products import Gates, Mask, masked_matmul, zeros
 from lstm_jax.shapes import GATES
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b (4H,), with the gates in the order i, f, g, o.
+    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b (4H,), with the gates in the order i, f, g, o."""
 
-    E is the number of input features and H the number of units.
-    """
-
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
 
 
 class LSTMState(NamedTuple):
     """State of the LSTM: the output h and the cell state c, each (batch size, number of units)."""
 
-    h: jax.Array
-    c: jax.Array
+    h: Array
+    c: Array
 
 
 bias = initializers.lstm_bias
-
-
 init = make_init(LSTMParams, GATES, bias)
 
 
@@ -53,7 +48,7 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the LSTM."""
 
-    def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+    def step(params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         i, f, g, o = jnp.split(z, GATES, axis=-1)
         c = recurrent_activation(f) * state.c + recurrent_activation(i) * activation(g)
@@ -62,4 +57,4 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
     return step
 
 
-step = make_step(jnp.tanh, jax.nn.sigmoid)
+step = make_step(jnp.tanh, sigmoid)

@@ -22,12 +22,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+from jax.nn import sigmoid
 
 from lstm_jax import initializers
 from lstm_jax.cells import lstm
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.products import masked_matmul, matmul, zeros
+from lstm_jax.cells.products import Gates, Mask, masked_matmul, matmul, zeros
 from lstm_jax.shapes import GATES
 
 VARIANTS = {
@@ -43,17 +44,16 @@ VARIANTS = {
 
 
 class GateRecurrentParams(NamedTuple):
-    """Parameters of the LSTM with full gate recurrence, whose gates i, f and o also depend on i, f and o of the previous step.
+    """Parameters of the LSTM with full gate recurrence: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H).
 
-    For E input features and H units, the parameters are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). An
-    axis of size 4H contains the gates i, f, g, o, in this order. An axis of size 3H contains the gates i, f, o, in this order. The product
-    of the gates of the previous step and `gate_kernel` is added to the pre-activations of i, f and o.
+    The product of the gates i, f, o of the previous step and `gate_kernel` is added to the pre-activations of i, f, o. An axis of size 4H
+    contains the gates i, f, g, o, in this order.
     """
 
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
-    gate_kernel: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
+    gate_kernel: Array
 
 
 class GateRecurrentState(NamedTuple):
@@ -62,17 +62,17 @@ class GateRecurrentState(NamedTuple):
     Each of the five arrays has the shape (batch size, number of units).
     """
 
-    h: jax.Array
-    c: jax.Array
-    i: jax.Array
-    f: jax.Array
-    o: jax.Array
+    h: Array
+    c: Array
+    i: Array
+    f: Array
+    o: Array
 
 
-def make_bias(gates: str) -> Callable[..., jax.Array]:
+def make_bias(gates: str) -> Callable[..., Array]:
     """Return the function bias(units, dtype) of an LSTM variant."""
 
-    def bias(units: int, dtype=jnp.float32) -> jax.Array:
+    def bias(units: int, dtype=jnp.float32) -> Array:
         return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
 
     return bias
@@ -82,10 +82,10 @@ def make_step(variant: str) -> Callable[..., LSTMState]:
     """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant."""
     gates = VARIANTS[variant]
 
-    def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+    def step(params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         z_of = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
-        i, f, o = (jax.nn.sigmoid(z_of[gate]) if gate in z_of else jnp.ones_like(state.c) for gate in "ifo")
+        i, f, o = (sigmoid(z_of[gate]) if gate in z_of else jnp.ones_like(state.c) for gate in "ifo")
         f = 1 - i if variant == "coupled" else f
         c = f * state.c + i * (z_of["g"] if variant == "no_input_activation" else jnp.tanh(z_of["g"]))
         return LSTMState(o * (c if variant == "no_output_activation" else jnp.tanh(c)), c)
@@ -105,14 +105,14 @@ def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> G
 
 
 def step_gate_recurrent(
-    params: GateRecurrentParams, state: GateRecurrentState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
+    params: GateRecurrentParams, state: GateRecurrentState, z: Gates, mask: Mask = None, compute_dtype=None
 ) -> GateRecurrentState:
     """Return the state of the LSTM with full gate recurrence after one step."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     last = jnp.concatenate([state.i, state.f, state.o], axis=-1)
     r_i, r_f, r_o = jnp.split(matmul(last, params.gate_kernel, compute_dtype), 3, axis=-1)
-    i, f, o = jax.nn.sigmoid(z_i + r_i), jax.nn.sigmoid(z_f + r_f), jax.nn.sigmoid(z_o + r_o)
+    i, f, o = sigmoid(z_i + r_i), sigmoid(z_f + r_f), sigmoid(z_o + r_o)
     c = f * state.c + i * jnp.tanh(z_g)
     return GateRecurrentState(o * jnp.tanh(c), c, i, f, o)
 
@@ -120,14 +120,13 @@ def step_gate_recurrent(
 class PeepholeParams(NamedTuple):
     """Parameters of the LSTM with peepholes: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and peepholes (3H,).
 
-    E is the number of input features and H the number of units. The columns of the kernels and the entries of the bias belong to the gates
-    i, f, g, o, in this order. `peepholes` contains the weights of the cell state in the gates i, f and o, in this order.
+    An axis of size 4H contains the gates i, f, g, o, in this order. `peepholes` contains the weights of the cell state in i, f and o.
     """
 
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
-    peepholes: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
+    peepholes: Array
 
 
 def init_peephole(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
@@ -135,12 +134,10 @@ def init_peephole(key: Array, features: int, units: int, dtype=jnp.float32) -> P
     return PeepholeParams(*lstm.init(key, features, units, dtype), jnp.zeros((3 * units,), dtype))
 
 
-def step_peephole(
-    params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
-) -> LSTMState:
+def step_peephole(params: PeepholeParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
     """Return the state of the LSTM with peepholes after one step."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))
-    c = jax.nn.sigmoid(f + p_f * state.c) * state.c + jax.nn.sigmoid(i + p_i * state.c) * jnp.tanh(g)
-    return LSTMState(jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c), c)
+    c = sigmoid(f + p_f * state.c) * state.c + sigmoid(i + p_i * state.c) * jnp.tanh(g)
+    return LSTMState(sigmoid(o + p_o * c) * jnp.tanh(c), c)

@@ -14,23 +14,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+from jax.nn import log_sigmoid, sigmoid
+from jaxtyping import Float
 
 from lstm_jax import initializers
 from lstm_jax.cells.cell import zero_bias
-from lstm_jax.cells.products import check_sizes
+from lstm_jax.cells.products import Gates, check_sizes
 from lstm_jax.cells.simple_rnn import HiddenState
 
 
 class MinParams(NamedTuple):
-    """Parameters of minGRU or minLSTM: kernel (E, gates * H) and bias (gates * H,), for E input features and H units.
+    """Parameters of minGRU (gates u and n) or minLSTM (gates i, f and g): kernel (E, gates * H) and bias (gates * H,)."""
 
-    Here the candidate counts as a gate. The columns of minGRU are those of the update gate u and the candidate n, in this order. The
-    columns of minLSTM are those of the input gate i, the forget gate f and the candidate g, in this order.
-    """
-
-    kernel: jax.Array
-    bias: jax.Array
+    kernel: Array
+    bias: Array
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
@@ -46,17 +44,17 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     """Return the arrays a and b, each (..., H) for H units, with which a step of minGRU changes the output h to a h + b, elementwise."""
     u, n = jnp.split(z, 2, axis=-1)
-    u = jax.nn.sigmoid(u)
+    u = sigmoid(u)
     return 1 - u, u * n
 
 
 @jax.custom_jvp
-def _share(log_ratio: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(log_ratio)  # with a derivative that does not round to 0 for a large ratio
+def _share(log_ratio: Array) -> Array:
+    return sigmoid(log_ratio)  # with a derivative that does not round to 0 for a large ratio
 
 
 @_share.defjvp
-def _share_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _share_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (log_ratio,), (change,) = primals, tangents
     share = _share(log_ratio)
     return share, share * _share(-log_ratio) * change
@@ -65,14 +63,14 @@ def _share_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[j
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise."""
     i, f, g = jnp.split(z, 3, axis=-1)
-    log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)  # f / (f + i), accurate also where both gates are near 0
+    log_ratio = log_sigmoid(f) - log_sigmoid(i)  # f / (f + i), accurate also where both gates are near 0
     return _share(log_ratio), _share(-log_ratio) * g
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM."""
 
-    def step(params: MinParams, state: HiddenState, z: Float[Array, "B Z"], mask: None = None, compute_dtype=None) -> HiddenState:
+    def step(params: MinParams, state: HiddenState, z: Gates, mask: None = None, compute_dtype=None) -> HiddenState:
         a, b = linear(z)
         return HiddenState(a * state.h + b)
 

@@ -5,8 +5,6 @@ The products support dropout masks. The argument `compute_dtype` lets a product 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from lstm_jax.errors import InputError, require
 
+Steps = Float[Array, "T B E"] | Int[Array, "T B"]  # inputs of all steps, or ids that stand for one-hot vectors
+Projected = Float[Array, "T B Z"]  # projected inputs of all steps, for all gates
+Gates = Float[Array, "B Z"]  # those of one step
+Mask = Array | None
 INT8 = "int8"
 NOT_DIFFERENTIABLE = "give a float dtype"
 
@@ -64,16 +66,14 @@ def _int8_matmul_jvp(primals: tuple, tangents: tuple) -> tuple:
     raise InputError("products in int8", "differentiated", NOT_DIFFERENTIABLE)
 
 
-def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
+def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Array:
     """Return the matrix product (x * mask) @ kernel for a dropout mask.
-
-    B is the batch size, D the number of columns of x, and H the number of units.
 
     Args:
         x: array (..., B, D).
         kernel: array (D, gates * H).
-        mask: one of three forms: a mask (B, D) that all gates share; or an array (gates, B, D) with one mask per gate; or None for no mask.
-            With one mask per gate, the columns of gate n are computed from x * mask[n].
+        mask: a mask (B, D) that all gates share; or an array (gates, B, D) with one mask per gate, so that the columns of gate n are
+            computed from x * mask[n]; or None for no mask.
         compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
     """
     if mask is None:
@@ -87,11 +87,8 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
-def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask has the shape (gates, batch size, columns), that is, contains one mask per gate.
-
-    The result is False for a mask (batch size, columns) that all gates share, and for None.
-    """
+def is_per_gate(mask) -> bool:
+    """Return whether a dropout mask contains one mask per gate: whether its shape is (gates, batch size, columns)."""
     return mask is not None and mask.ndim == 3
 
 
@@ -106,23 +103,10 @@ def one_hot_rows(ids: Array, features: int, dtype) -> Array:
     return jnp.where(in_range[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan)
 
 
-def multiplied(
-    kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
-) -> Float[Array, "T B Z"]:
-    """Return the product x W (T, B, gates * H) of the inputs x of all steps and a kernel W.
+def multiplied(kernel: Array, x: Steps, mask: Mask = None, compute_dtype=None) -> Projected:
+    """Return the product x W (T, B, gates * H) of the inputs x of all steps and a kernel W (E, gates * H).
 
-    Here `gates` is the number of gates of the cell.
-
-    T is the number of steps, B the batch size, E the number of input features and H the number of units.
-
-    Args:
-        kernel: kernel W (E, gates * H).
-        x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors. For ids, the product is a lookup of rows of the kernel.
-        mask: mask of input dropout: (B, E) if all gates share one mask, (gates, B, E) if each gate has its own mask, or None for no mask.
-        compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
-
-    Raises:
-        InputError: if x contains ids and `mask` is not None.
+    For ids, the product is a lookup of rows of the kernel. `project` describes the other arguments and the error.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
@@ -130,19 +114,14 @@ def multiplied(
     return masked_matmul(x, kernel, mask, compute_dtype)
 
 
-def project(
-    params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
-) -> Float[Array, "T B Z"]:
+def project(params, x: Steps, mask: Mask = None, compute_dtype=None) -> Projected:
     """Return the projected inputs x W + b (T, B, gates * H) of all steps, where `gates` is the number of gates of the cell.
-
-    T is the number of steps, B the batch size, E the number of input features and H the number of units.
 
     Args:
         params: parameters of a cell. W is the field `kernel`, and b is the field `bias`, or 0 if there is no such field.
         x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors.
-        mask: mask of input dropout: (B, E) if all gates share one mask, (gates, B, E) if each gate has its own mask, or None for no mask.
-        compute_dtype: dtype to which x and W are converted for the product, or None for no conversion. The result keeps the dtype of W; see
-            `matmul`.
+        mask: mask of input dropout, with E columns; see `masked_matmul`.
+        compute_dtype: dtype of the product; see `matmul`.
 
     Raises:
         InputError: if x contains ids and `mask` is not None.
@@ -153,15 +132,11 @@ def project(
 
 
 def check_sizes(features: int, units: int) -> None:
-    """Check that the numbers of input features and units of a cell are at least 1.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Raise an `InputError` if the number of input features or of units of a cell is below 1."""
     require(features >= 1, "features", features, "give 1 or more")
     require(units >= 1, "units", units, "give 1 or more")
 
 
-def zeros(batch: int, units: int, dtype=jnp.float32) -> jax.Array:
+def zeros(batch: int, units: int, dtype=jnp.float32) -> Array:
     """Return an array of zeros (batch, units), for the initial state of a cell."""
     return jnp.zeros((batch, units), dtype)

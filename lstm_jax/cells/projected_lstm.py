@@ -10,15 +10,14 @@ B is the batch size, E the number of input features, H the number of units and P
 from functools import cache
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array, random
 
 from lstm_jax import initializers
 from lstm_jax.cells import lstm
 from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.products import check_sizes, matmul, zeros
+from lstm_jax.cells.products import Gates, Mask, check_sizes, matmul, zeros
 from lstm_jax.errors import require
 from lstm_jax.shapes import GATES
 
@@ -29,17 +28,16 @@ NAME = "lstm_projected"
 class ProjectedParams(NamedTuple):
     """Parameters of the LSTM with a recurrent projection: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias (4H,) and projection R (H, P).
 
-    E is the number of input features, H the number of units and P the number of outputs. The columns of W and U, and the entries of the
-    bias, belong to the gates i, f, g, o, in this order.
+    An axis of size 4H contains the gates i, f, g, o, in this order.
     """
 
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
-    projection: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
+    projection: Array
 
 
-def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+def step(params: ProjectedParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
     """Run one step of the LSTM with a recurrent projection, and return the new state: the output h (B, P) and the cell state c (B, H)."""
     new = lstm.step(LSTMParams(*params[:3]), state, z, mask, compute_dtype)
     return new._replace(h=matmul(new.h, params.projection, compute_dtype))
@@ -47,11 +45,9 @@ def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask
 
 @cache
 def projected_lstm(outputs: int) -> Cell:
-    """Return the cell of the LSTM with a recurrent projection, whose output h has `outputs` entries.
+    """Return the cell of the LSTM with a recurrent projection to `outputs` outputs, the same object for each number.
 
     The initial kernel and projection are glorot uniform, the recurrent kernel is orthogonal, and the bias is that of an LSTM.
-
-    A second call with the same number returns the same object, so that JAX reuses the programs that it compiled for this object.
 
     Raises:
         InputError: if `outputs` is below 1.
@@ -60,7 +56,7 @@ def projected_lstm(outputs: int) -> Cell:
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> ProjectedParams:
         check_sizes(features, units)
-        kernel_key, recurrent_key, projection_key = jax.random.split(key, 3)
+        kernel_key, recurrent_key, projection_key = random.split(key, 3)
         return ProjectedParams(
             initializers.glorot_uniform(kernel_key, (features, GATES * units), dtype),
             initializers.orthogonal(recurrent_key, (outputs, GATES * units), dtype),

@@ -8,30 +8,26 @@ B is the batch size, E the number of input features and H the number of units.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import make_init, zero_bias
-from lstm_jax.cells.products import masked_matmul, zeros
+from lstm_jax.cells.products import Gates, Mask, masked_matmul, zeros
 
 
 class SimpleRNNParams(NamedTuple):
-    """Parameters of the simple recurrent network: kernel W (E, H), recurrent_kernel U (H, H) and bias b (H,).
+    """Parameters of the simple recurrent network: kernel W (E, H), recurrent_kernel U (H, H) and bias b (H,)."""
 
-    E is the number of input features and H the number of units.
-    """
-
-    kernel: jax.Array
-    recurrent_kernel: jax.Array
-    bias: jax.Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array
 
 
 class HiddenState(NamedTuple):
     """State of a cell that keeps only its output h, such as a GRU or a simple RNN. The shape of h is (batch size, number of units)."""
 
-    h: jax.Array
+    h: Array
 
 
 bias = zero_bias(1)
@@ -43,12 +39,10 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
     return HiddenState(zeros(batch, units, dtype))
 
 
-def make_step(activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN."""
+def make_step(activation: Activation, recurrent_activation: Activation | None = None) -> Callable[..., HiddenState]:
+    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN, which has no gates to activate."""
 
-    def step(
-        params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None
-    ) -> HiddenState:
+    def step(params: SimpleRNNParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
         return HiddenState(activation(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)))
 
     return step

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from lstm_jax.errors import InputError, require
 
+Function = Callable[..., Array]  # called as function(inputs, *args)
 MOST_POINTS = 2048
 """Largest number of points at which `integrated_gradients` computes the gradient."""
 _AT_ONCE = 16
@@ -40,9 +42,7 @@ class Attribution:
     """Number of points at which the gradient was computed."""
 
 
-def integrated_gradients(
-    function: Callable[..., jax.Array], inputs: jax.Array, *args: Any, baseline: jax.Array | None = None, tolerance: float = 1e-3
-) -> Attribution:
+def integrated_gradients(function: Function, inputs: Array, *args, baseline: Array | None = None, tolerance: float = 1e-3) -> Attribution:
     """Return how much each step of an input contributes to an output, by integrated gradients (Sundararajan, Taly & Yan 2017).
 
     The gradient of the output is integrated along the straight line from a baseline to the input by Gauss-Legendre quadrature, and
@@ -81,12 +81,12 @@ def integrated_gradients(
         points *= 2
 
 
-def _check_inputs(inputs: jax.Array) -> None:
+def _check_inputs(inputs: Array) -> None:
     require(inputs.ndim == 2 and inputs.size > 0, "inputs", f"shape {inputs.shape}", "give an array (T, E) with elements")
     require(jnp.issubdtype(inputs.dtype, jnp.floating), "inputs", inputs.dtype, "give floats")
 
 
-def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> Callable[..., Any]:
+def _compiled(plain: Callable[..., Any], function: Function) -> Callable[..., Any]:
     if inspect.ismethod(function) and not isinstance(function.__self__, nnx.Module):
         return partial(_cached(plain), function)
     return jax.jit(partial(plain, function))
@@ -97,35 +97,31 @@ def _cached(plain: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(plain, static_argnums=0)
 
 
-def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
+def _output(function: Function, inputs: Array, *args) -> Array:
     return function(inputs, *args)
 
 
-def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
+def _shares(function: Function, start: Array, step: Array, places: Array, *args) -> Array:
     gradient = jax.grad(function)
     return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
 
 
-def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
-    """Return the norm of the gradient of each output with respect to each step of the input.
+def gradient_norms(function: Function, inputs: Array, *args) -> Array:
+    """Return an array (K, T): the Euclidean norms of the gradients of K outputs with respect to the features of each step of the input.
 
     Args:
         function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs; see `integrated_gradients`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 
-    Returns:
-        An array (K, T). The entry (k, t) is the Euclidean norm of the gradient of output k with respect to the features of step t.
-
     Raises:
-        InputError: if `inputs` are no floats, or have another number of axes than 2 or no elements, or if the function does not return an
-            array with one axis.
+        InputError: as `integrated_gradients` does, or if the function does not return an array with one axis.
     """
     _check_inputs(inputs)
     return _compiled(_norms, function)(inputs, *args)
 
 
-def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
+def _norms(function: Function, inputs: Array, *args) -> Array:
     outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
     shape = getattr(outputs, "shape", None)
     shown = type(outputs).__name__ if shape is None else f"shape {shape}"
@@ -134,20 +130,16 @@ def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) ->
     return jax.lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
 
 
-def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
+def reach(norms: np.ndarray | Array, share: float = 0.9) -> np.ndarray:
     """Return how many earlier steps of the input matter to each output, judged by the norms of the gradients of the output.
 
-    The input has T steps, and the model computes one output after each of the last K steps. Output k is computed after step s = T - K + k,
-    so it depends on the steps 0 to s. The result for output k is the smallest number n with this property: the norms of the steps s - n to
-    s sum to at least `share` times the sum of the norms of the steps 0 to s.
+    The input has T steps, and the model computes one output after each of the last K steps. Output k is computed after step s = T - K + k.
+    The result for output k, an int array (K,), is the smallest n for which the norms of the steps s - n to s sum to at least `share` times
+    the sum of the norms of the steps 0 to s. n is 0 if one of these norms is not finite.
 
     Args:
-        norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.
+        norms: norms (K, T), as `gradient_norms` returns them.
         share: fraction of the sum of the norms, above 0 and at most 1.
-
-    Returns:
-        An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough, and also if a norm of the
-        steps 0 to s is not finite.
 
     Raises:
         InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K, T) with K at most T, or if a norm is negative.

@@ -4,9 +4,11 @@ The table is a NumPy array (V, E), where V is the size of the vocabulary and E t
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped
@@ -14,6 +16,7 @@ from jaxtyping import Float, Int, Integer, Shaped
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 
+Vectors = Float[np.ndarray, "N E"]
 RESERVED_IDS = 4  # ids that are not words: padding, start of a review, word outside the vocabulary, unused
 
 
@@ -21,17 +24,15 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
     """Return the id of a word. If it is unknown, an `InputError` names words with a similar spelling."""
     if word not in words_index:
         close = difflib.get_close_matches(word, words_index, n=5)
-        remedy = (
-            f"close spellings: {', '.join(close)}" if close else "nothing is spelt like it; words are lower-case and hold no punctuation"
-        )
-        raise InputError("unknown word", word, remedy)
+        none = "nothing is spelt like it; words are lower-case and hold no punctuation"
+        raise InputError("unknown word", word, f"close spellings: {', '.join(close)}" if close else none)
     return words_index[word]
 
 
 def neighbours(
     table: Float[np.ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
 ) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
-    """Return the nearest neighbours of a word in an embedding table, the nearest first.
+    """Return the ids and the scores of the nearest neighbours of a word in an embedding table, the nearest first.
 
     Scores are computed in float64, and words with equal scores are sorted by id. The word itself is left out, and so are the ids below 4,
     which do not stand for words.
@@ -40,10 +41,7 @@ def neighbours(
         table: the embedding table.
         index: id of the word.
         count: number of neighbours. There are fewer if the vocabulary is too small.
-        metric: "cosine" (cosine similarity) or "euclidean" (Euclidean distance). The cosine similarity with a zero vector is 0.
-
-    Returns:
-        The ids of the neighbours and their scores, which are cosine similarities (1 is nearest) or Euclidean distances (0 is nearest).
+        metric: "cosine" (cosine similarity, 1 is nearest) or "euclidean" (distance, 0 is nearest). The similarity with a zero vector is 0.
 
     Raises:
         InputError: if `index` is outside the table, `count` is below 1, or `metric` is neither "cosine" nor "euclidean".
@@ -65,7 +63,7 @@ def neighbours(
 
 
 def project(
-    rows: Float[np.ndarray, "N E"], method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
+    rows: Vectors, method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
 ) -> Float[np.ndarray, "N 2"]:
     """Project N vectors to a plane and return their coordinates (N, 2), in float64 and with mean 0.
 
@@ -74,20 +72,14 @@ def project(
 
     Args:
         rows: (N, E) the vectors.
-        method: "pca" or "pca+axis". With "pca", the two coordinates are the projections on the first two principal directions. With
-            "pca+axis", the first coordinate is the projection on `axis`, and the second is the projection on the direction of greatest
-            variance among the directions that are orthogonal to `axis`.
+        method: "pca" (the projections on the first two principal directions) or "pca+axis" (the first coordinate is the projection on
+            `axis`, the second on the direction of greatest variance among those that are orthogonal to `axis`).
         axis: (E,) a direction of any length for the method "pca+axis", for example the kernel of a linear head, or the mean vector of
             positive words minus the mean vector of negative words. With the method "pca" the axis must be None.
 
     Raises:
-        InputError: in one of these cases.
-
-            - There are fewer than 2 vectors or fewer than 2 features.
-            - A value is not finite.
-            - `method` is unknown.
-            - `method` is "pca", and `axis` is given.
-            - `method` is "pca+axis", and `axis` is missing, zero or not finite.
+        InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given with "pca",
+            or it is missing, zero or not finite with "pca+axis".
     """
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
@@ -164,24 +156,19 @@ WORD2VEC = rb"\A\d+ \d+\n"
 """Regular expression for the beginning of a file that `export_word2vec` writes."""
 
 
-def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"]) -> None:
+def export_word2vec(path: Path, words: Sequence[str], vectors: Vectors) -> None:
     """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
     The first line is "N E", and each of the N lines after it "word v1 v2 ...". The features have 9 significant digits, so that every
     float32 can be restored exactly. White space and control characters in words are percent-encoded (see `escape`).
-
-    Args:
-        path: path of the file.
-        words: the N words.
-        vectors: (N, E) the vector of each word.
 
     Raises:
         InputError: if there are no vectors, if a word is empty or occurs twice, if the numbers of words and vectors differ, if a value is
             not finite, or if the file cannot be written.
     """
     written = _checked_words(words, vectors)
-    lines = (f"{word} {_numbers(vector, ' ')}\n" for word, vector in zip(written, vectors, strict=True))
-    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}\n", *lines])
+    lines = [f"{word} {_numbers(vector, ' ')}" for word, vector in zip(written, vectors, strict=True)]
+    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}", *lines])
 
 
 PROJECTOR = {
@@ -195,7 +182,7 @@ PROJECTOR = {
 def export_projector(
     folder: Path,
     words: Sequence[str],
-    vectors: Float[np.ndarray, "N E"],
+    vectors: Vectors,
     columns: Mapping[str, Sequence[object] | np.ndarray],
 ) -> None:
     """Write word vectors as files for TensorBoard's embedding projector: vectors.tsv, metadata.tsv and projector_config.pbtxt.
@@ -220,17 +207,16 @@ def export_projector(
         for cell in (name, *column):
             require(not set(cell) & set("\t\r\n") and cell != "", f"column {name}", repr(cell), "give text without tabs and line breaks")
     # The projector takes the first line as the names of the columns only if there are two or more columns.
-    head = ["\t".join(table) + "\n"] if columns else []
-    rows = head + ["\t".join(row) + "\n" for row in zip(*table.values(), strict=True)]
+    rows = [*([tuple(table)] if columns else []), *zip(*table.values(), strict=True)]
     config = (
-        "embeddings {\n"
-        '  tensor_name: "embedding"\n'
-        f"  tensor_shape: {vectors.shape[0]}\n  tensor_shape: {vectors.shape[1]}\n"
-        '  tensor_path: "vectors.tsv"\n'
-        '  metadata_path: "metadata.tsv"\n'
-        "}\n"
+        "embeddings {",
+        '  tensor_name: "embedding"',
+        *(f"  tensor_shape: {size}" for size in vectors.shape),
+        '  tensor_path: "vectors.tsv"',
+        '  metadata_path: "metadata.tsv"',
+        "}",
     )
-    for name, lines in zip(PROJECTOR, ([_numbers(vector, "\t") + "\n" for vector in vectors], rows, [config]), strict=True):
+    for name, lines in zip(PROJECTOR, ([_numbers(vector, "\t") for vector in vectors], map("\t".join, rows), config), strict=True):
         _write_lines(folder / name, lines)
 
 
@@ -247,26 +233,18 @@ def escape(word: str) -> str:
         InputError: if the word is empty, or contains a surrogate that the error handler "surrogateescape" does not produce.
     """
     require(word != "", "word", "empty", "leave words without letters out")
-    if word.isprintable() and " " not in word:
-        return word
     try:
-        return "".join(c if c.isprintable() and c != " " else _percent(c) for c in word)
+        return "".join(c if c.isprintable() and c != " " else quote(c, errors="surrogateescape") for c in word)
     except UnicodeEncodeError as error:
         raise InputError("word", repr(word), "give valid Unicode") from error
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def _checked_words(words: Sequence[str], vectors: np.ndarray) -> list[str]:
     require(len(words) == len(vectors), "words", f"{len(words)} for {len(vectors)} vectors", "give one a vector")
     require(vectors.size > 0, "vectors", f"shape {vectors.shape}", "give at least one, with at least one feature")
     written = [escape(word) for word in words]
-    seen: set[str] = set()
-    for word in written:
-        require(word not in seen, "word", repr(word), "give each word once: readers keep only one of a spelling")
-        seen.add(word)
+    for word, count in Counter(written).most_common(1):
+        require(count == 1, "word", repr(word), "give each word once: readers keep only one of a spelling")
     return written
 
 
@@ -274,5 +252,5 @@ def _numbers(vector: np.ndarray, separator: str) -> str:
     return separator.join(f"{value:.9g}" for value in vector.tolist())
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines))
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_atomically(path, "".join(f"{line}\n" for line in lines))

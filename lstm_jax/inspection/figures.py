@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from unittest import mock
@@ -21,6 +22,7 @@ from jaxtyping import Float, Shaped
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
 
+Paths = tuple[Path, Path]  # of a .png file and of the .svg file beside it
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B9B9B9"
 DPI = 150
 """Resolution of the .png file in pixels per inch."""
@@ -50,7 +52,7 @@ LABEL_GAP = 0.065
 METRICS = {"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy": "Accuracy"}
 
 
-def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
+def log_axis(axes, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
     """Make one axis of a plot logarithmic, and label its ticks with plain numbers.
 
     Args:
@@ -68,7 +70,7 @@ def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) ->
     axis.set_minor_locator(NullLocator())
 
 
-def figure_paths(path: Path) -> tuple[Path, Path]:
+def figure_paths(path: Path) -> Paths:
     """Return the path of a .png file and the path of the .svg file with the same name in the same folder.
 
     Raises:
@@ -78,7 +80,7 @@ def figure_paths(path: Path) -> tuple[Path, Path]:
     return path, path.with_suffix(".svg")
 
 
-def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object], force: bool = True) -> tuple[Path, Path]:
+def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object], force: bool = True) -> Paths:
     """Draw a figure and write it as a .png file, and as an .svg file beside it.
 
     Args:
@@ -116,7 +118,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
     return paths
 
 
-def set_title(figure: Any, title: str) -> None:
+def set_title(figure, title: str) -> None:
     """Set the title of a matplotlib figure, at its left edge."""
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
 
@@ -142,9 +144,7 @@ class Bins(Protocol):
     def count(self) -> np.ndarray: ...
 
 
-def learning_curves(
-    rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")
-) -> tuple[Path, Path]:
+def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")) -> Paths:
     """Draw metrics over the epochs, with one panel for each metric and one line for each split.
 
     Args:
@@ -159,48 +159,45 @@ def learning_curves(
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
+    ordered = sorted(rows, key=lambda row: row["epoch"])
+    first, last = ordered[0]["epoch"], ordered[-1]["epoch"]
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for metric in metrics:
+        for split in SPLITS:
+            name = f"{split}_{metric}"
+            points = [(row["epoch"], row[name]) for row in ordered if row.get(name) is not None and np.isfinite(row[name])]
+            if points:
+                panels.setdefault(metric, {})[split] = np.transpose(points)
+    missing = f"no {' and no '.join(metrics)} in them"
+    require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
 
-    def draw(figure: Any) -> None:
+    def draw(figure) -> None:
         from matplotlib.ticker import MaxNLocator
         from scipy.optimize import isotonic_regression
 
-        ordered = sorted(rows, key=lambda row: row["epoch"])
-        epochs = np.array([row["epoch"] for row in ordered])
-        lines = {metric: _lines(ordered, metric) for metric in metrics}
-        panels = [metric for metric in lines if lines[metric]]
-        missing = f"no {' and no '.join(metrics)} in them"
-        require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
         set_title(figure, title)
-        figure.set_size_inches(5.2 * len(panels), 4.3)
         figure.get_layout_engine().set(w_pad=0.08, wspace=0.05)
-        for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            for split, values in lines[metric].items():
-                seen = np.isfinite(values)
+        for axes, (metric, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            for split, line in lines.items():
                 style = {"lw": 2, "marker": "o", "ms": 5 if len(rows) <= 30 else 0, "clip_on": False}
-                axes.plot(epochs[seen], values[seen], color=SPLITS[split], label=split, **style)
+                axes.plot(*line, color=SPLITS[split], label=split, **style)
             axes.set_title(METRICS[metric], pad=10)
             axes.set_xlabel("epoch")
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.02, y=0.08)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-            if len(set(epochs)) == 1:
-                axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs[:1])
+            if first == last:
+                axes.set(xlim=(first - 1, first + 1), xticks=[first])
             # each line is labelled at its end, to the right of the frame; labels that are too close move apart
-            ends = sorted((float(values[np.isfinite(values)][-1]), split) for split, values in lines[metric].items())
+            ends = sorted((float(values[-1]), split) for split, (_, values) in lines.items())
             low, high = axes.get_ylim()
             least = LABEL_GAP * np.arange(len(ends))
-            heights = isotonic_regression((np.array([value for value, _ in ends]) - low) / (high - low) - least).x + least
+            heights = isotonic_regression([(value - low) / (high - low) for value, _ in ends] - least).x + least
             for height, (value, split) in zip(heights, ends, strict=True):
                 style = {"xycoords": "axes fraction", "va": "center", "fontsize": 11, "annotation_clip": False}
                 axes.annotate(f"{split} {value:.3f}", (1.02, height), color=SPLITS[split], **style)
 
-    return write_figure(path, (10.4, 4.3), draw)
-
-
-def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
-    lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}
-    return {split: values for split, values in lines.items() if np.isfinite(values).any()}
+    return write_figure(path, (5.2 * len(panels), 4.3), draw)
 
 
 def confusion_matrix(
@@ -208,14 +205,11 @@ def confusion_matrix(
     path: Path,
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
-) -> tuple[Path, Path]:
+) -> Paths:
     """Draw a confusion matrix. Each cell shows a count, and the share of this count in the sum of the row.
 
-    Args:
-        confusion: the counts [[true negatives, false positives], [false negatives, true positives]].
-        path: path of the .png file; see `write_figure`.
-        title: title above the figure.
-        class_names: names of the negative and the positive class.
+    `confusion` holds the counts [[true negatives, false positives], [false negatives, true positives]], `class_names` the names of the
+    negative and the positive class. `write_figure` describes the files.
 
     Raises:
         InputError: if `confusion` is not 2 by 2, or has a negative count.
@@ -226,20 +220,18 @@ def confusion_matrix(
         counts = np.zeros(0)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
 
-    def draw(figure: Any) -> None:
+    def draw(figure) -> None:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         set_title(figure, title)
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for row in range(2):
-            for column in range(2):
-                colour = "white" if shares[row, column] > 0.55 else INK
-                axes.text(column, row - 0.06, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=20)
-                axes.text(column, row + 0.16, f"{shares[row, column]:.1%} of row", ha="center", va="center", color=colour, fontsize=11)
+        for (row, column), share in np.ndenumerate(shares):
+            style = {"ha": "center", "va": "center", "color": "white" if share > 0.55 else INK}
+            axes.text(column, row - 0.06, f"{counts[row, column]:,}", fontsize=20, **style)
+            axes.text(column, row + 0.16, f"{share:.1%} of row", fontsize=11, **style)
         axes.set_xticks([0, 1], class_names)
         axes.set_yticks([0, 1], class_names, rotation=90, va="center")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("labelled")
+        axes.set(xlabel="predicted", ylabel="labelled")
         accuracy = np.trace(counts) / max(counts.sum(), 1)
         axes.set_title(f"{accuracy:.2%} of {counts.sum():,} reviews are right", pad=10)
         axes.tick_params(length=0)
@@ -251,19 +243,14 @@ def confusion_matrix(
     return write_figure(path, (5.2, 5.1), draw)
 
 
-def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> tuple[Path, Path]:
+def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> Paths:
     """Draw a reliability curve, and below it a histogram of the predicted probabilities.
 
     The curve shows the share of positive labels against the mean predicted probability. It has one point for each bin that is not empty.
-
-    Args:
-        reliability: bins of the predicted probabilities.
-        ece: expected calibration error, which is written above the curve.
-        path: path of the .png file; see `write_figure`.
-        title: title above the figure.
+    Above it stands `ece`, the expected calibration error. `write_figure` describes the files.
     """
 
-    def draw(figure: Any) -> None:
+    def draw(figure) -> None:
         set_title(figure, title)
         curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         filled = reliability.count > 0
@@ -284,7 +271,7 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
             rotation_mode="anchor",
             transform_rotates_text=True,
         )
-        curve.vlines(confidence, np.minimum(confidence, frequency), np.maximum(confidence, frequency), color=ORANGE, lw=2, alpha=0.6)
+        curve.vlines(confidence, confidence, frequency, color=ORANGE, lw=2, alpha=0.6)
         curve.plot(confidence, frequency, color=BLUE, lw=2, marker="o", ms=6, clip_on=False)
         curve.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of positive labels")
         curve.set_title(f"Expected calibration error {ece:.3f}: weighted mean gap (orange)", pad=10, fontsize=11)
@@ -306,19 +293,14 @@ def forecast(
     level: float,
     dated: bool,
     path: Path,
-) -> tuple[Path, Path]:
-    """Draw a time series of N values and one or several forecasts of it.
+) -> Paths:
+    """Draw a time series, `times` (N,) and `values` (N,), and one or several forecasts of it. `write_figure` describes the files.
 
-    Args:
-        times: (N,) times of the series.
-        values: (N,) values of the series.
-        ahead: one tuple for each forecast of K values, with the times (K,), means (K,), lower bounds (K,) and upper bounds (K,).
-        level: predicted probability that a value lies between its bounds, above 0 and below 1.
-        dated: whether the times are dates, in days since 1970-01-01.
-        path: path of the .png file; see `write_figure`.
+    Each forecast of K values in `ahead` is a tuple: times (K,), means (K,), lower bounds (K,) and upper bounds (K,). A value lies between
+    its bounds with the predicted probability `level`. If `dated` is true, the times are dates, in days since 1970-01-01.
     """
 
-    def draw(figure: Any) -> None:
+    def draw(figure) -> None:
         def on_axis(moments: np.ndarray) -> np.ndarray:
             return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
 
@@ -342,20 +324,12 @@ def embedding_map(
     path: Path,
     title: str,
     force: bool = True,
-) -> tuple[Path, Path]:
-    """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file.
+) -> Paths:
+    """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file; see `write_figure`.
 
-    The polarity of a word is the share of positive reviews among the reviews that contain it. Labels do not overlap: a word has no label if
-    there is no room for it. The words are labelled in this order: the most frequent word, the word with the polarity furthest from 0.5, the
-    second most frequent word, and so on.
-
-    Args:
-        coordinates: coordinates of the words, for example from `embedding_space.project`.
-        words: the words, the most frequent first.
-        colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
-        path: path of the .png file; see `write_figure`.
-        title: title above the figure.
-        force: see `write_figure`.
+    The polarity of a word (`colours`) is the share of positive reviews among the reviews that contain it. A word whose polarity is NaN
+    is left out. Labels do not overlap: a word has no label if there is no room for it. The words, the most frequent first, are labelled in
+    this order: the first word, the word with the polarity furthest from 0.5, the second word, and so on.
 
     Raises:
         InputError: if `words` and `coordinates` differ in length, or if no word has a polarity.
@@ -364,9 +338,9 @@ def embedding_map(
     known = np.isfinite(colours)
     require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
     coordinates, colours = coordinates[known], colours[known]
-    shown = [word for word, is_known in zip(words, known, strict=True) if is_known]
+    shown = list(compress(words, known))
 
-    def draw(figure: Any) -> None:
+    def draw(figure) -> None:
         from matplotlib.colors import LinearSegmentedColormap, Normalize
         from matplotlib.ticker import PercentFormatter
 
@@ -375,9 +349,7 @@ def embedding_map(
         # The colour scale is as wide as the polarities need, so that polarities of 45 to 55 % are not all grey. Its middle is always 50 %.
         reach = max(0.05, float(np.ceil(np.quantile(np.abs(colours - 0.5), 0.98) * 20)) / 20)
         scale = LinearSegmentedColormap.from_list("polarity", [ORANGE, GREY, BLUE], N=257)
-        points = axes.scatter(
-            coordinates[:, 0], coordinates[:, 1], c=colours, cmap=scale, norm=Normalize(0.5 - reach, 0.5 + reach), s=16, lw=0, alpha=0.9
-        )
+        points = axes.scatter(*coordinates.T, c=colours, cmap=scale, norm=Normalize(0.5 - reach, 0.5 + reach), s=16, lw=0, alpha=0.9)
         bar = figure.colorbar(
             points,
             ax=axes,
@@ -403,7 +375,7 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
     return np.argsort(np.minimum(extreme, np.arange(len(colours))), kind="stable")
 
 
-def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
+def _label_words(axes, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
     """Write words beside their points in a figure, without overlap."""
     from matplotlib.patheffects import withStroke
 

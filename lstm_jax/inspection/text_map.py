@@ -6,6 +6,8 @@ unit is a number from -1 to 1. It is shown in shades of two colours, as in Karpa
 
 import html
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -40,26 +42,18 @@ def _rules(prefix: str, colour: str) -> str:
 
 def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
     """Return HTML of a text, with one <span> element for each run of characters that have the same CSS class."""
-    parts, begin = [], 0
-    for n in range(1, len(characters) + 1):
-        if n == len(characters) or classes[n] != classes[begin]:
-            text = html.escape("".join(characters[begin:n]))
-            parts.append(f'<span class="{classes[begin]}">{text}</span>' if classes[begin] else text)
-            begin = n
+    parts = []
+    for name, run in groupby(zip(classes, characters, strict=True), itemgetter(0)):
+        text = html.escape("".join(character for _, character in run))
+        parts.append(f'<span class="{name}">{text}</span>' if name else text)
     return "".join(parts)
 
 
 def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
-    """Write an HTML page that shows a text with each character shaded by its surprise.
+    """Write an HTML page that shows a text of N characters, at least 2, with each character shaded by its surprise (see the module).
 
-    The surprise of a character is -log2 of the probability that a model predicted for it.
-
-    Args:
-        text: the N characters, as a string or a list. N must be at least 2.
-        bits: (N - 1,) surprise in bits of each character except the first.
-        path: path of the page.
-        title: title of the page.
-        force: whether to replace an existing file that lstm-jax has not written; see `files.writing.MARK`.
+    `bits` (N - 1,) is the surprise of each character except the first. `force` tells whether to replace an existing file that lstm-jax has
+    not written; see `files.writing.MARK`.
 
     Raises:
         InputError: if N is below 2, if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -75,21 +69,13 @@ def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str,
 
 
 def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
-    """Write an HTML page that shows a text once for each unit, with each character coloured by the activation of the unit.
+    """Write an HTML page that shows a text once for each of some units. Each character is coloured by the unit's activation after it.
 
-    The activation that belongs to a character is that of the unit after the network has read the character.
-
-    Args:
-        text: the N characters, as a string or a list.
-        activations: (N, H) activation of each of the H units after each character, from -1 to 1.
-        units: indices of the units to show, in this order.
-        path: path of the page.
-        title: title of the page.
-        force: see `surprise_page`.
+    `activations` (N, H) are those of the H units after each of the N characters, from -1 to 1, and `units` the indices of the units to
+    show, in this order. `surprise_page` describes the other arguments.
 
     Raises:
-        InputError: if `activations` does not have N rows, if an entry of `units` is not the index of one of the H units, or if the
-            file cannot be written.
+        InputError: if `activations` does not have N rows, an entry of `units` is not below H, or the file cannot be written.
     """
     require(len(activations) == len(text), "activations", len(activations), f"give one row for each of {len(text)} characters")
     sections = []
@@ -106,15 +92,11 @@ def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int
 
 
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
-    """Return the indices of the most active units, the most active first.
+    """Return the indices of the `count` most active units, the most active first.
 
-    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. It is large for a unit that,
-    for example, is high inside quotations and low elsewhere.
-
-    Args:
-        activations: (N, H) activation of each of the H units after each of the N characters. N must be at least 1.
-        count: number of units to return.
-        over: number of characters in the moving average, at most N // 2.
+    The activity of a unit is the standard deviation, over the text, of the moving average of its activation over `over` (at most N // 2)
+    characters. It is large for a unit that, for example, is high inside quotations and low elsewhere. `activations` is (N, H), as for
+    `units_page`.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

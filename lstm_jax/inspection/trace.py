@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
+from jax.nn import sigmoid
+from jaxtyping import Array
 
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import masked_matmul
@@ -20,6 +22,8 @@ from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.api import observed
 from lstm_jax.recurrence.call import Call, Options
+
+Arrays = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -35,30 +39,30 @@ class LayerTrace:
     """Name of the cell."""
     backwards: bool
     """Whether the layer reads the steps from the last to the first."""
-    state: dict[str, jax.Array]
+    state: Arrays
     """Arrays (B, T, H) of the state after each step: "h" and, for an LSTM, "c". A padded step copies the state."""
-    gates: dict[str, jax.Array]
+    gates: Arrays
     """Dict from the name of each gate to its values (B, T, H). An LSTM has "input", "forget", "candidate" and "output"; a GRU has "update",
     "reset" and "candidate". The dict is empty for other cells, and for cells with activations other than the default."""
-    valid: jax.Array | None
+    valid: Array | None
     """bool (B, T), False at padded steps, or None if no step is padded."""
 
 
-def _lstm_gates(params: Any, before: Any, z: jax.Array, mask: Any, compute_dtype: Any) -> dict[str, jax.Array]:
+def _lstm_gates(params, before, z: Array, mask, compute_dtype) -> Arrays:
     z = z + masked_matmul(before.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, 4, axis=-1)
-    return {"input": jax.nn.sigmoid(i), "forget": jax.nn.sigmoid(f), "candidate": jnp.tanh(g), "output": jax.nn.sigmoid(o)}
+    return {"input": sigmoid(i), "forget": sigmoid(f), "candidate": jnp.tanh(g), "output": sigmoid(o)}
 
 
-def _gru_gates(params: Any, before: Any, z: jax.Array, mask: Any, compute_dtype: Any) -> dict[str, jax.Array]:
+def _gru_gates(params, before, z: Array, mask, compute_dtype) -> Arrays:
     inner = masked_matmul(before.h, params.recurrent_kernel, mask, compute_dtype)
     inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
     (x_u, x_r, x_n), (h_u, h_r, h_n) = (jnp.split(part, 3, axis=-1) for part in (z, inner))
-    reset = jax.nn.sigmoid(x_r + h_r)
-    return {"update": jax.nn.sigmoid(x_u + h_u), "reset": reset, "candidate": jnp.tanh(x_n + reset * h_n)}
+    reset = sigmoid(x_r + h_r)
+    return {"update": sigmoid(x_u + h_u), "reset": reset, "candidate": jnp.tanh(x_n + reset * h_n)}
 
 
-GATES: dict[str, Callable[..., dict[str, jax.Array]]] = {"lstm": _lstm_gates, "gru": _gru_gates}
+GATES: dict[str, Callable[..., Arrays]] = {"lstm": _lstm_gates, "gru": _gru_gates}
 """Dict from the name of a cell to a function that returns its gates at one step, for each cell whose gates can be traced.
 
 The function is gates(params, state before the step, z, mask, compute_dtype), where z is the projected input and `mask` the mask of
@@ -66,7 +70,7 @@ recurrent dropout or None.
 """
 
 
-def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[LayerTrace]]:
+def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
     """Call a model, and return its result together with the gates and states of all its recurrent layers.
 
         logits, layers = trace(model, ids)
@@ -89,8 +93,9 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module")
     copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
-    for path, layer in _layers(copied):
-        _name(layer, path, running)
+    for path, node in nnx.iter_graph(copied):
+        if isinstance(node, Recurrent):
+            _name(node, "/".join(map(str, path)), running)
 
     level = get_opaque_trace_state()
 
@@ -103,12 +108,6 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
     require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
     return result, found
-
-
-def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
-    for path, node in nnx.iter_graph(model):
-        if isinstance(node, Recurrent):
-            yield "/".join(map(str, path)), node
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
@@ -124,13 +123,8 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
             running.pop()
 
     class Named(kind):
-        def __call__(self, *args: Any, **options: Any) -> Any:
-            with named():
-                return super().__call__(*args, **options)
-
-        def step(self, *args: Any, **options: Any) -> Any:
-            with named():
-                return super().step(*args, **options)
+        __call__ = named()(kind.__call__)
+        step = named()(kind.step)
 
     object.__setattr__(layer, "__class__", Named)
 
@@ -140,14 +134,14 @@ def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTr
     known = CELLS.get(cell.name)
     gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
 
-    def record(before: Any, z: jax.Array, after: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def record(before, z: Array, after) -> tuple[Arrays, Arrays]:
         found = gates(call.params, before, z, dropout.recurrent, options.compute_dtype) if gates else {}
         return after._asdict(), found
 
     x = cell.projectable(call.params, call.x, dropout.input is not None)
     (states, values), _ = reference.run(options, call._replace(x=x), record=record)
 
-    def rows_first(array: jax.Array) -> jax.Array:
+    def rows_first(array: Array) -> Array:
         return jnp.swapaxes(array[::-1] if backwards else array, 0, 1)
 
     states, values, valid = jax.tree.map(rows_first, (states, values, call.valid))

@@ -8,10 +8,11 @@ T is the number of steps of an example, H the number of units of a layer, and K 
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lstm_jax.errors import require
@@ -117,28 +118,21 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
     """
     for example in window.examples:
         for number, frame in zip(window.epochs, example.frames, strict=True):
-            require(_is_finite(frame), f"epoch {number}", "values that are not finite", _DIVERGED)
-    require(_is_finite(window.neighbours), "neighbours", "values that are not finite", _DIVERGED)
-    kept = _units_that_fit(window, most_bytes)
-    text = _text(window, kept)
+            require(_is_finite(asdict(frame)), f"epoch {number}", "values that are not finite", _DIVERGED)
+    require(_is_finite(dict(window.neighbours)), "neighbours", "values that are not finite", _DIVERGED)
+    text = _text(window, _units_that_fit(window, most_bytes))
     size = len(text.encode())
     require(size <= most_bytes, "page", f"{size:,} bytes", f"{_REMEDY}: at most {most_bytes:,} bytes")
     return text
 
 
-def _is_finite(value: Any) -> bool:
-    """Return whether all numbers in a value are finite. The value is a number, an array, a text, None, or a collection of such values."""
-    if value is None or isinstance(value, str):
-        return True
-    if isinstance(value, (np.ndarray, np.generic, int, float)):
-        return bool(np.isfinite(value).all())
-    if is_dataclass(value):
-        return all(_is_finite(getattr(value, part.name)) for part in fields(value))
-    return all(map(_is_finite, value.values() if isinstance(value, Mapping) else value))
+def _is_finite(value) -> bool:
+    """Return whether all numbers in a value of dicts, lists, arrays, numbers and texts are finite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value) if not isinstance(leaf, str))
 
 
 def write_page(window: Window, path: Path, force: bool = True) -> None:
-    """Write the HTML page that shows what a recurrent network does at each step of some examples.
+    """Write the page of `page`, which describes the other errors.
 
     Args:
         window: content of the page.
@@ -146,19 +140,16 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
         force: whether to replace an existing file that lstm-jax has not written; see `files.writing.MARK`.
 
     Raises:
-        InputError: if a value is not finite, if the page would be too large, or if the file cannot be written.
+        InputError: if the file cannot be written.
     """
     write_atomically(path, page(window), force)
 
 
 def clustered(series: np.ndarray) -> np.ndarray:
-    """Return an order of the units in which units with similar outputs are neighbours.
+    """Return an order of the units with the outputs `series` (T, H) in which units with similar outputs are neighbours.
 
     The units are clustered hierarchically by average linkage of the distance 1 - |correlation|, and the leaves of the tree are ordered so
     that the distances between neighbours are small (Bar-Joseph et al. 2001).
-
-    Args:
-        series: outputs (T, H) of the units.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
@@ -175,18 +166,11 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
     """Return the HTML text of the page that shows the content `window`."""
     shown, total = sum(map(len, kept)), sum(_sizes(window))
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
-    content = {
-        "title": window.title,
-        "about": window.about + note,
-        "kind": window.kind,
-        "epochs": list(window.epochs),
-        "shown": window.shown,
-        "examples": [
-            {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
-            for example in window.examples
-        ],
-        "neighbours": dict(window.neighbours),
-    }
+    content = asdict(replace(window, about=window.about + note, examples=()))
+    content["examples"] = [
+        {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
+        for example in window.examples
+    ]
     return fill_template(_TEMPLATE, content)
 
 
@@ -195,7 +179,7 @@ def _sizes(window: Window) -> list[int]:
 
 
 def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
-    """Choose the units of each layer to show in a page of at most `most_bytes` bytes."""
+    """Choose the units of each layer to show in a page of at most `most_bytes` bytes: those whose outputs vary most."""
     layers, sizes = window.examples[0].frames[0].layers, _sizes(window)
     steps = sum(len(example.steps) for example in window.examples) * len(window.epochs)
     frames = len(window.examples) * len(window.epochs)
@@ -206,12 +190,11 @@ def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
     fit = int((most_bytes - rest) / each)
     least = min(LEAST_UNITS, *sizes)
     require(fit >= least, "page", f"{rest + least * each:,.0f} bytes or more", f"{_REMEDY}: at most {most_bytes:,} bytes")
-    return [_most_varying(window, n, min(fit, size)) for n, size in enumerate(sizes)]
-
-
-def _most_varying(window: Window, layer: int, count: int) -> np.ndarray:
-    outputs = np.concatenate([example.frames[window.shown].layers[layer].arrays["h"] for example in window.examples])
-    return np.sort(np.argsort(-outputs.std(0), kind="stable")[:count])
+    chosen = []
+    for n, size in enumerate(sizes):
+        outputs = np.concatenate([example.frames[window.shown].layers[n].arrays["h"] for example in window.examples])
+        chosen.append(np.sort(np.argsort(-outputs.std(0), kind="stable")[: min(fit, size)]))
+    return chosen
 
 
 def _frame(frame: Frame, kept: list[np.ndarray]) -> dict[str, Any]:
@@ -250,15 +233,11 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [float(f"{float(value):.{digits}g}") for value in values]
 
 
-def fill_template(template: Path, data: Any) -> str:
-    """Return the HTML text of a page, made from a template, data, and the style sheet and script that all pages share.
+def fill_template(template: Path, data) -> str:
+    """Return the HTML text of a page, made from a template, data for JSON, and the style sheet and script that all pages share.
 
     `SHARED_STYLE` in the template becomes offline.css, `SHARED_SCRIPT` offline.js, and `DATA` before `</script>` the data as JSON. The mark
     of lstm-jax (`files.writing.MARK`) is added after `<!doctype html>`.
-
-    Args:
-        template: path of the template.
-        data: data that JSON can represent. All numbers must be finite.
     """
     text = template.read_text(encoding="utf-8").replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
     for name, file in (("SHARED_STYLE", "offline.css"), ("SHARED_SCRIPT", "offline.js")):

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.calls import Source, is_single, read_input
+from lstm_jax.layers.calls import Layer, Source, is_key, is_single, read_input
 from lstm_jax.layers.initial import checked_call, constructor
-from lstm_jax.layers.recurrent import Shape, count_params, recurrent
+from lstm_jax.layers.recurrent import Recurrent, Shape, recurrent
 
 
-class Bidirectional(nnx.Module):
+class Bidirectional(Layer):
     """Bidirectional recurrent layer (Schuster & Paliwal 1997), which computes the same as `keras.layers.Bidirectional(LSTM(...))`.
 
     The layer contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. If
@@ -24,6 +25,7 @@ class Bidirectional(nnx.Module):
     Args:
         features: number of input features E.
         units: number of units H of each layer.
+        cell: cell of both layers, as for `Recurrent`.
         merge_mode: how the two outputs are combined: "concat", "sum", "ave" (average), "mul" (product), or None to return both as a tuple.
         return_sequences: whether to return the outputs of all steps instead of the last output.
         return_state: whether to return (outputs, (forward state, backward state)) instead of the outputs alone.
@@ -31,12 +33,14 @@ class Bidirectional(nnx.Module):
             are not in the dict are the same for both layers. None stands for an empty dict.
         rngs: random streams; weights are drawn from the stream `params`, and dropout masks from the stream `dropout`.
         options: further arguments of `Recurrent` for both layers. The arguments `go_backwards` and `keep_order` must not be true, and
-            `zero_output_for_mask` can be given only to a call of the layer. The cell is an LSTM by default.
+            `zero_output_for_mask` can be given only to a call of the layer.
 
     Raises:
         InputError: if `merge_mode` is unknown, if it is "sum", "ave" or "mul" and the two layers have different numbers of output features,
             if an argument is given that concerns both layers ("features" and the like in `backward`), or `Recurrent` does not accept one.
     """
+
+    reverses = False
 
     @constructor
     def __init__(
@@ -44,6 +48,7 @@ class Bidirectional(nnx.Module):
         features: int,
         units: int,
         *,
+        cell: str | Cell = "lstm",
         merge_mode: Literal["concat", "sum", "ave", "mul"] | None = "concat",
         return_sequences: bool = False,
         return_state: bool = False,
@@ -56,19 +61,24 @@ class Bidirectional(nnx.Module):
             require(not options.get(name), name, options.get(name), "Bidirectional has both directions")
         zeros, remedy = options.get("zero_output_for_mask"), "Bidirectional returns zeros at padded steps: give it to a call to change that"
         require(zeros is None, "zero_output_for_mask", zeros, remedy)
-        self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
-        both: dict[str, Any] = options | {"units": units, "return_sequences": return_sequences, "return_state": True}
-        both["zero_output_for_mask"] = return_sequences
         other = dict(backward or {})
         shared = ("features", "rngs", "go_backwards", "keep_order", "return_sequences", "return_state", "stateful", "zero_output_for_mask")
         for name in shared:
             require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
+        self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
+        both: dict[str, Any] = options | {"units": units, "cell": cell, "return_sequences": return_sequences, "return_state": True}
+        both["zero_output_for_mask"] = return_sequences
         self.forward = recurrent(features, rngs=rngs, **both)
         self.backward = recurrent(features, rngs=rngs, go_backwards=True, **(both | other))
         ahead, back = self.forward.output_features, self.backward.output_features
         fits = ahead == back or merge_mode in ("concat", None)
         name = "units" if back == self.backward.units else "outputs"
         require(fits, f"backward {name}", back, f"{merge_mode} needs {ahead}, those of the forward layer")
+
+    @property
+    def directions(self) -> tuple[Recurrent, Recurrent]:
+        """The layers that read the sequence, one for each direction: the forward and the backward layer."""
+        return self.forward, self.backward
 
     @property
     def output_features(self) -> int:
@@ -78,23 +88,19 @@ class Bidirectional(nnx.Module):
         """
         return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
-    def count_params(self) -> int:
-        """Return the number of scalars in the trainable parameters of both layers."""
-        return count_params(self)
-
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs; see `Recurrent.compute_output_shape`.
 
         It is a pair (forward shape, backward shape) if `merge_mode` is None. If `return_state` is true, the result is a pair: the shape of
         the outputs, and (shapes of the forward state, shapes of the backward state).
         """
-        (ahead, ahead_state), (back, back_state) = (layer.compute_output_shape(shape) for layer in (self.forward, self.backward))
+        (ahead, ahead_state), (back, back_state) = (layer.compute_output_shape(shape) for layer in self.directions)
         outputs = (ahead, back) if self.merge_mode is None else (*ahead[:-1], self.output_features)
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
         """Reset the states that both layers carry between calls; see `Recurrent.reset_state`."""
-        for layer in (self.forward, self.backward):
+        for layer in self.directions:
             layer.reset_state(batch)
 
     def initial_state(self, batch: int | None, dtype=None) -> tuple[Any, Any]:
@@ -102,13 +108,10 @@ class Bidirectional(nnx.Module):
         return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
 
     def join_states(self, states: tuple[Any, Any]) -> Any:
-        """Join the states of both directions to one state, with arrays (B, 2 H) that begin with the units of the forward layer.
+        """Join the states of both directions, as the layer returns them, to one state with arrays (B, 2 H), forward units first.
 
         In an encoder-decoder model (Cho et al. 2014; Bahdanau et al. 2015), the joined state can be the initial state of a decoder with 2 H
         units. If the layers have a projection to P outputs, the decoder needs a projection to 2 P outputs.
-
-        Args:
-            states: the pair (forward state, backward state) that the layer returns.
 
         Raises:
             InputError: if the two layers have different cells.
@@ -122,23 +125,22 @@ class Bidirectional(nnx.Module):
         del args, options
         raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
 
-    def _pair(self, given: Any, name: str) -> tuple[Any, Any]:
+    def _pair(self, given, name: str) -> tuple[Any, Any]:
         """Split an argument of a call into that of the forward layer and that of the backward layer."""
         if given is None:
             return None, None
         listed = isinstance(given, tuple | list) and not hasattr(given, "_fields")
         if listed and name != "dropout" and not any(isinstance(part, tuple | list) for part in given):
-            forward, backward = (len(layer.row.state_like()) for layer in (self.forward, self.backward))
-            if len(given) == forward + backward:
-                return tuple(given[:forward]), tuple(given[forward:])
-        shown = f"{type(given).__name__} of {len(given)}" if isinstance(given, tuple | list) else type(given).__name__
-        require(listed and len(given) == 2, name, shown, "give a pair, forward and backward")
+            ahead, back = (len(layer.row.state_like()) for layer in self.directions)
+            if len(given) == ahead + back:
+                return tuple(given[:ahead]), tuple(given[ahead:])
+        require(listed and len(given) == 2, name, type(given).__name__, "give a pair, forward and backward")
         return given[0], given[1]
 
     @checked_call
     def __call__(
         self,
-        x: jax.Array,
+        x,
         *,
         initial_state: Sequence[Any] | None = None,
         reset_state: Sequence[Any] | None = None,
@@ -146,7 +148,7 @@ class Bidirectional(nnx.Module):
         rngs: Source = None,
         time_major: bool = False,
         return_sequences: bool | None = None,
-        **options: Any,
+        **options,
     ):
         """Run both layers on a batch of sequences, and return the merged outputs.
 
@@ -168,16 +170,14 @@ class Bidirectional(nnx.Module):
             (outputs, (forward state, backward state)) is returned instead.
         """
         x = read_input(x)
-        keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
+        keys = jax.random.split(rngs) if is_key(rngs) else (rngs, rngs)
         sequences = self.return_sequences if return_sequences is None else return_sequences
         options = {"zero_output_for_mask": sequences} | options | {"time_major": time_major, "return_sequences": sequences}
         states = self._pair(initial_state, "initial_state"), self._pair(reset_state, "reset_state")
-        own = zip(*states, self._pair(dropout, "dropout"), keys, strict=True)
-        results = [
-            layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options)
-            for layer, (start, reset, masks, key) in zip((self.forward, self.backward), own, strict=True)
-        ]
-        (ahead, ahead_state), (back, back_state) = results
+        own = zip(self.directions, *states, self._pair(dropout, "dropout"), keys, strict=True)
+        (ahead, ahead_state), (back, back_state) = (
+            layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options) for layer, start, reset, masks, key in own
+        )
         if sequences:
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)
         match self.merge_mode:

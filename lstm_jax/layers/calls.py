@@ -3,28 +3,54 @@
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import REAL, as_array, of_kinds
 
-Source = nnx.Rngs | nnx.RngStream | jax.Array | None
+Source = nnx.Rngs | nnx.RngStream | Array | None
 """Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or None for the stream of the layer itself."""
 
 
-def as_key(source: Any) -> Any:
-    """Return a source of random numbers. A NumPy array (a raw key) is converted to a JAX array. Any other source is returned unchanged."""
-    return jnp.asarray(source) if isinstance(source, np.ndarray) else source
+class Layer(nnx.Module):
+    """Base class of the recurrent layers and their stacks."""
+
+    def count_params(self) -> int:
+        """Return the number of scalars in the trainable parameters, as in Keras."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
 
 
-def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:
+class DropoutLayer(Layer):
+    """Base class of the layers that draw random masks in training: they have a random stream, and a flag that switches the masks off."""
+
+    def __init__(self, rngs: nnx.Rngs | None, draws: bool):
+        stream = getattr(rngs, "dropout", None) if draws else None
+        self.rngs = None if stream is None else stream.fork()
+        self.deterministic = False
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
+        self.deterministic = self.deterministic if deterministic is None else deterministic
+
+    def _is_training(self, deterministic: bool | None) -> bool:
+        return not (self.deterministic if deterministic is None else deterministic)
+
+
+def is_key(source: Source) -> TypeGuard[Array]:
+    """Return whether a source of random numbers is a key, also a raw key of NumPy."""
+    return not (source is None or isinstance(source, nnx.Rngs | nnx.RngStream))
+
+
+def dropout_key(own: nnx.RngStream | None, given: Source) -> Array:
     """Return a random key from the source `given` or, if this is None, from the layer's own stream."""
     source = own if given is None else given
     stream = getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
@@ -34,7 +60,7 @@ def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:
     return stream() if isinstance(stream, nnx.RngStream) else stream
 
 
-def read_input(x: Any) -> Any:
+def read_input(x) -> Any:
     """Return the input x of a layer as an array: floats (B, T, E) or int ids (B, T), or a single sequence without the axis B."""
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = as_array("x", x, remedy)
@@ -42,12 +68,12 @@ def read_input(x: Any) -> Any:
     return array
 
 
-def is_single(x: jax.Array | np.ndarray) -> bool:
+def is_single(x: Array | np.ndarray) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
     return x.ndim == (1 if jnp.issubdtype(x.dtype, jnp.integer) else 2)
 
 
-def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, Any, Any, bool]:
+def read_step(x, state, reset, dropout) -> tuple[Any, Any, Any, Any, bool]:
     """Return the arguments of `Recurrent.step` with a batch axis, and whether the caller gave them without a batch axis."""
     remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
     x = of_kinds("x", x, REAL, remedy)
@@ -58,41 +84,28 @@ def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, A
         shape = () if single else x.shape[:1]
         require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
     if single:
-        x, state, reset, dropout = x[None], _with_row("state", state), expanded("reset", reset, 0), _with_batch(dropout)
+        x, state, reset, dropout = x[None], with_row("state", state), expanded("reset", reset, 0), with_batch(dropout)
     return x, state, reset, dropout, single
 
 
-def call_on_single(
-    layer: Any, x: Any, time_major: bool, sequences: bool, per_step: dict[str, Any], per_row: dict[str, Any], dropout: Any, **options: Any
-):
-    """Call a recurrent layer on a single sequence, and return its results without a batch axis."""
-    axis = int(time_major)
-    steps = {name: expanded(name, value, axis) for name, value in per_step.items()}
-    rows = {name: _with_row(name, value) for name, value in per_row.items()}
-    own: dict[str, Any] = {"time_major": time_major, "return_sequences": sequences, "dropout": _with_batch(dropout)}
-    found = layer(expanded("x", x, axis), **own, **steps, **rows, **options)
-    outputs, state = found if layer.return_state else (found, None)
-    outputs = jnp.squeeze(outputs, axis if sequences else 0)
-    return (outputs, jax.tree.map(lambda part: part[0], state)) if layer.return_state else outputs
-
-
-def expanded(name: str, value: Any, axis: int) -> Any:
+def expanded(name: str, value, axis: int) -> Any:
     """Return an array or list with a new axis at the index `axis`, or at its end if it has fewer axes. None stays None."""
     if value is None:
         return None
     array = as_array(name, value, "give an array, or a list with rows of equal length")
-    expand: Callable = jnp.expand_dims if isinstance(array, jax.Array) else np.expand_dims
+    expand: Callable = jnp.expand_dims if isinstance(array, Array) else np.expand_dims
     return expand(array, min(axis, array.ndim))
 
 
-def _with_row(name: str, value: Any) -> Any:
+def with_row(name: str, value) -> Any:
+    """Return an array, or a state of several arrays, with a batch axis of size 1 in front. None stays None."""
     if isinstance(value, tuple | list):
         parts = [expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return expanded(name, value, 0)
 
 
-def _with_batch(dropout: Any) -> Any:
+def with_batch(dropout) -> Any:
     """Add a batch axis before the last axis of each dropout or zoneout mask that has none; rates, None and wrong classes stay."""
     if not isinstance(dropout, DropoutMasks):
         return dropout
@@ -103,7 +116,7 @@ def _with_batch(dropout: Any) -> Any:
     return DropoutMasks(**masks, zoneout=zoneout)
 
 
-def _mask_with_batch(name: str, mask: Any, per_step: bool) -> Any:
+def _mask_with_batch(name: str, mask, per_step: bool) -> Any:
     if mask is None:
         return None
     mask = as_array(name, mask, "give an array")

@@ -17,9 +17,8 @@ class Embedding(nnx.Module):
         vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1. As in `jnp.take`, a negative id counts from the end, and
             an id out of range gives a vector of NaN.
         features: number of columns of the table.
-        mask_zero: whether id 0 means padding. If so, the method `mask` returns a bool array that is True where an id is not 0.
-        initializer: name of an initialiser, or a function (key, shape, dtype) -> table. The default draws uniformly from [-0.05, 0.05), as
-            Keras does.
+        mask_zero: whether id 0 means padding; see `mask`.
+        initializer: initialiser of the table, given as for `Recurrent`. The default draws uniformly from [-0.05, 0.05), as Keras does.
         param_dtype: dtype of the table.
         rngs: random streams; the initial table is drawn from the stream `params`.
 

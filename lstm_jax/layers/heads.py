@@ -1,6 +1,5 @@
 """Dense output layers (heads), which map the output of a recurrent layer to logits."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -12,13 +11,11 @@ from lstm_jax.layers.initial import check_size, constructor
 class ClassifierHead(nnx.Module):
     """Dense output layer x W + b, equal to `keras.layers.Dense` without an activation. It maps features (..., D) to logits (..., classes).
 
-    For two classes, use `classes=1`. The single logit then belongs to the second class, whose probability is sigmoid(logit).
-
     Args:
         features: number of input features D.
-        classes: number of logits. This is the number of classes, except that two classes need only 1 logit.
-        kernel_initializer: name of an initialiser, or a function (key, shape, dtype) -> array.
-        bias_initializer: name of an initialiser, or a function (key, shape, dtype) -> array.
+        classes: number of logits. Two classes need only 1 logit: sigmoid(logit) is then the probability of the second class.
+        kernel_initializer: initialiser of W, given as for `Recurrent`.
+        bias_initializer: initialiser of b, given in the same way.
         param_dtype: dtype of the parameters.
         rngs: random streams; the parameters are drawn from the stream `params`.
 
@@ -44,20 +41,15 @@ class ClassifierHead(nnx.Module):
         self.bias = nnx.Param(initializers.draw(bias_initializer, rngs.params(), (classes,), param_dtype, "bias_initializer"))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... C"]:
-        logits: jax.Array = x @ self.kernel[...]
+        logits: Array = x @ self.kernel[...]
         return logits + jnp.broadcast_to(self.bias[...], logits.shape)
 
 
 class TiedHead(nnx.Module):
     """Dense output layer with tied weights: its kernel is the transposed table of an embedding layer (Press & Wolf 2017).
 
-    A call takes features x (..., D) and a table (classes, D). It returns the logits x table^T + b, an array (..., classes). The bias b is
-    the only parameter of this layer, and is initialised to zeros.
-
-    Args:
-        classes: number of classes, which is the number of logits.
-        param_dtype: dtype of the bias.
-        rngs: random streams with a stream `params`. The bias does not depend on them, since it begins as zeros.
+    A call takes features x (..., D) and a table (classes, D), and returns the logits x table^T + b, an array (..., classes). The bias b,
+    the only parameter, starts as zeros. The arguments are those of `ClassifierHead`.
 
     Raises:
         InputError: if `classes` is not an int of 1 or more.
@@ -68,5 +60,5 @@ class TiedHead(nnx.Module):
         self.bias = nnx.Param(initializers.zeros(rngs.params(), (classes,), param_dtype))
 
     def __call__(self, x: Float[Array, "... D"], table: Float[Array, "C D"]) -> Float[Array, "... C"]:
-        logits: jax.Array = x @ table.T
+        logits: Array = x @ table.T
         return logits + jnp.broadcast_to(self.bias[...], logits.shape)

@@ -4,13 +4,13 @@ B is the batch size, T the number of steps, E the number of input features and H
 columns if the layer has a recurrent projection to P outputs.
 """
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict
+from jaxtyping import Array
 
 from lstm_jax.bounds import check_number
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
@@ -18,7 +18,7 @@ from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
-from lstm_jax.layers.calls import Source, call_on_single, dropout_key, expanded, is_single, read_input, read_step
+from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, read_step, with_batch, with_row
 from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
@@ -33,12 +33,7 @@ class CarriedState(nnx.Variable):
     """Variable that holds one array of the state that a stateful layer carries between calls, such as h (B, H) of an LSTM."""
 
 
-def check_stateful(stateful: bool) -> None:
-    """Check that a layer was created with `stateful=True`."""
-    require(stateful, "stateful", stateful, "make the layer with stateful=True to carry state")
-
-
-class Recurrent(nnx.Module):
+class Recurrent(DropoutLayer):
     """Recurrent layer that runs any recurrent cell over a sequence, with the arguments and the semantics of Keras.
 
     The subclasses `LSTM`, `GRU` and `SimpleRNN` have a fixed cell.
@@ -77,10 +72,9 @@ class Recurrent(nnx.Module):
         use_bias: whether the layer has bias parameters.
         zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
         kernel_initializer: initialiser of the kernel: a name in `keras.initializers`, or a function (key, shape, dtype) -> array. None
-            means glorot uniform, or the function `init` of a user's cell.
-        recurrent_initializer: initialiser of the recurrent kernel, given in the same way. None means orthogonal, or the function `init` of
-            a user's cell.
-        bias_initializer: initialiser of the bias, given in the same way. None means zeros, or the function `init` of a user's cell.
+            means glorot uniform or, here and below, the function `init` of a user's cell.
+        recurrent_initializer: initialiser of the recurrent kernel, given in the same way. None means orthogonal.
+        bias_initializer: initialiser of the bias, given in the same way. None means zeros.
         dtype: dtype to which the operands of matrix products are converted, for example `jnp.bfloat16`. The products and the state keep
             the dtype of the parameters. None means no conversion. With "int8" the layer cannot be trained, and its cell must be
             built in, with the default activations and no projection.
@@ -96,7 +90,7 @@ class Recurrent(nnx.Module):
             Flax module, or a parameter of a user's cell has the name of another attribute of the layer.
     """
 
-    kernel: nnx.Param[jax.Array]
+    kernel: nnx.Param[Array]
 
     @constructor
     def __init__(
@@ -142,37 +136,37 @@ class Recurrent(nnx.Module):
         self.weight_drop = check_rate("weight_drop", weight_drop)
         self.dropout_masks: MaskKind = check_mask_kind(dropout_masks)
         self.zoneout = FrozenDict(h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell))  # nnx.GraphDef needs a hash
-        self._check_cell(base)
-        self.return_sequences, self.return_state = return_sequences, return_state
-        self.go_backwards, self.keep_order, self.stateful = go_backwards, keep_order, stateful
-        self.zero_output_for_mask = zero_output_for_mask
-        self.dtype, self.backend, self.deterministic = dtype, backend, False
-        self.remat: Remat = check_remat(remat)
-        drawn = {"kernel": kernel_initializer, "recurrent_kernel": recurrent_initializer, "bias": bias_initializer}
-        sizes = (features, units)
-        params = initial_params(self.row, base in BUILT_IN, sizes, drawn, param_dtype, rngs, use_bias, unit_forget_bias)
-        draws = self.dropout or self.recurrent_dropout or self.weight_drop or any(self.zoneout.values())
-        stream = getattr(rngs, "dropout", None) if draws else None
-        self.rngs = None if stream is None else stream.fork()
-        self.carried: Any = nnx.data(None)
-        self.learned_state = learned_state
-        first = self.row.initial_state(1, units, param_dtype)._asdict() if learned_state else {}
-        for name, array in [*params.items(), *((INITIAL + name, array[0]) for name, array in first.items())]:
-            remedy = "a layer has an attribute of this name: rename the field"
-            require(not hasattr(self, name), f"params of cell {self.row.name}", name, remedy)
-            setattr(self, name, None if array is None else nnx.Param(array))
-
-    def _check_cell(self, base: Cell) -> None:
-        """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell."""
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.row, part, rate)
-        for name, rate in (("recurrent_dropout", self.recurrent_dropout), ("weight_drop", self.weight_drop)):
+        for name in ("recurrent_dropout", "weight_drop"):
+            rate = getattr(self, name)
             fits = self.row.has_recurrent_kernel or not rate
             require(fits, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
         ignored = self.recurrent_dropout and base not in BUILT_IN and not reads_mask(base)
         remedy = f"the step of cell {self.cell} ignores its mask: see docs/contributing/own_cell.md"
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
+        self.return_sequences, self.return_state = return_sequences, return_state
+        self.go_backwards, self.keep_order, self.stateful = go_backwards, keep_order, stateful
+        self.zero_output_for_mask, self.learned_state = zero_output_for_mask, learned_state
+        self.dtype, self.backend = dtype, backend
+        self.remat: Remat = check_remat(remat)
+        self.carried: Any = nnx.data(None)
+        drawn = {"kernel": kernel_initializer, "recurrent_kernel": recurrent_initializer, "bias": bias_initializer}
+        params = initial_params(self.row, base in BUILT_IN, features, units, drawn, param_dtype, rngs, use_bias, unit_forget_bias)
+        super().__init__(rngs, bool(dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell))
+        if learned_state:
+            start = self.row.initial_state(1, units, param_dtype)
+            params |= {INITIAL + name: array[0] for name, array in start._asdict().items()}
+        for name, array in params.items():
+            remedy = "a layer has an attribute of this name: rename the field"
+            require(not hasattr(self, name), f"params of cell {self.row.name}", name, remedy)
+            setattr(self, name, None if array is None else nnx.Param(array))
+
+    @property
+    def directions(self) -> "tuple[Recurrent, ...]":
+        """The layers that read the sequence, one for each direction: this layer alone."""
+        return (self,)
 
     @property
     def reverses(self) -> bool:
@@ -184,57 +178,37 @@ class Recurrent(nnx.Module):
         """Number of output features: the number of units or, if the layer has a recurrent projection, its number of outputs."""
         return self.row.output_size(self.units)
 
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
-        self.deterministic = self.deterministic if deterministic is None else deterministic
-
     def initial_state(self, batch: int | None, dtype=None) -> Any:
         """Return the initial state of the layer for a batch of `batch` rows, or without a batch axis if `batch` is None."""
-        state = self._initial_state(1 if batch is None else batch, dtype)
+        dtype = self.kernel[...].dtype if dtype is None else dtype
+        state = self.row.initial_state(1 if batch is None else batch, self.units, dtype)
+        if self.learned_state:
+            learned = self._reset_state(None)
+            state = jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
         return jax.tree.map(lambda part: part[0], state) if batch is None else state
-
-    def _initial_state(self, batch: int, dtype: Any = None) -> Any:
-        state = self.row.initial_state(batch, self.units, self.kernel[...].dtype if dtype is None else dtype)
-        learned = self._reset_state(None)
-        if learned is None:
-            return state
-        return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
 
     def reset_state(self, batch: int | None = None) -> None:
         """Reset the state that a stateful layer carries between calls.
 
-        Args:
-            batch: number of rows in the following calls, or None to keep the number of rows.
+        `batch` is the number of rows in the following calls, or None to keep the number.
 
         Raises:
             InputError: if the layer was not created with `stateful=True`.
         """
-        check_stateful(self.stateful)
+        require(self.stateful, "stateful", self.stateful, "make the layer with stateful=True to carry state")
         if self.learned_state or batch is not None:
             self.carried = nnx.data(None)  # also without a batch, since a copy of the learned state would get no gradient
         if not self.learned_state and (batch is not None or self.carried is not None):
             self._carry(self._initial_state(self.carried[0].shape[0] if batch is None else batch))
 
-    def _reset_state(self, given: Any) -> Any:
+    def _reset_state(self, given) -> Any:
         """Return the state that replaces the state of the layer at a reset, or None if the initial state of the cell replaces it."""
         if given is not None or not self.learned_state:
             return given
         like = self.row.state_like()
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
-    def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
-        """Return the state that a call of the layer gives to `unroll` as the argument `initial_state`."""
-        if self.carried is None:
-            fresh = self.learned_state and initial_state is None and reset_state is None
-            return self._initial_state(batch) if fresh else initial_state
-        rows = self.carried[0].shape[0]
-        require(rows == batch, "batch size", batch, f"the carried state has {rows} rows: give as many, or call reset_state({batch})")
-        if initial_state is not None:
-            return initial_state
-        like = self.row.state_like()
-        return type(like)(*(v[...] for v in self.carried))
-
-    def _carry(self, state: Any) -> None:
+    def _carry(self, state) -> None:
         """Store a state for the next call."""
         if self.carried is None:
             self.carried = nnx.data(tuple(CarriedState(part) for part in state))
@@ -244,27 +218,15 @@ class Recurrent(nnx.Module):
 
     def cell_params(self) -> Any:
         """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
-        return self._cell_params()
-
-    def _cell_params(self) -> Any:  # a call uses no public methods, so that `nnx.tabulate`, which wraps them, shows layers alone
         kernel = self.kernel[...]
         arrays = [getattr(self, name) for name in self.row.params._fields]
         return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
 
-    def count_params(self) -> int:
-        """Return the number of scalars in the trainable parameters of the layer, as in Keras."""
-        return count_params(self)
-
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shape of the outputs for an input of the given shape, and the shapes of the state if `return_state` is true.
+        """Return the shape of the outputs for an input of the given shape (B, T, E), in which an unknown size is None.
 
-        Args:
-            shape: shape (B, T, E) of the input; an unknown size is None.
-
-        Returns:
-            the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). H is the number of units, or the number of
-            outputs P if the layer has a projection. If `return_state` is true, the result is a pair: the shape of the outputs, and a state
-            that contains shapes in place of arrays.
+        It is (B, T, H) if `return_sequences` is true, else (B, H). If `return_state` is true, the result is a pair: the shape of the
+        outputs, and a state that contains shapes in place of arrays.
 
         Raises:
             InputError: if `shape` does not have three entries, or its last entry is neither None nor E.
@@ -277,20 +239,14 @@ class Recurrent(nnx.Module):
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def draw_masks(self, batch: int, rngs: Source = None, steps: int = 0) -> DropoutMasks:
-        """Draw the dropout and zoneout masks for one call of the layer, and return them.
+        """Draw the dropout and zoneout masks for one call of the layer on `batch` rows, and return them.
 
-        Args:
-            batch: number of rows B.
-            rngs: source of random numbers: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's own stream.
-            steps: number of steps T, which is needed only if the layer has zoneout.
+        `rngs` is a source of random numbers: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's own stream.
+        The number of steps is needed only if the layer has zoneout.
 
         Raises:
-            InputError: if the layer has dropout or zoneout and there is no source of random numbers, or if it has zoneout and `steps` is
-                below 1.
+            InputError: if the layer has dropout or zoneout and there is no source of random numbers, or zoneout and `steps` is below 1.
         """
-        return self._draw_masks(batch, rngs, steps)
-
-    def _draw_masks(self, batch: int, rngs: Source, steps: int) -> DropoutMasks:
         has_zoneout = any(self.zoneout.values())
         if not (self.dropout or self.recurrent_dropout or has_zoneout):
             return DropoutMasks()
@@ -304,19 +260,22 @@ class Recurrent(nnx.Module):
         sizes = {name: part.shape[1] for name, part in state._asdict().items()}
         return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
 
+    # a call uses no public methods, so that `nnx.tabulate`, which wraps them, shows layers alone
+    _initial_state, _cell_params, _draw_masks = initial_state, cell_params, draw_masks
+
     @checked_call
     def __call__(
         self,
-        x: jax.Array,
+        x,
         *,
-        mask: jax.Array | None = None,
-        lengths: jax.Array | None = None,
-        resets: Any = None,
-        reset_state: Any = None,
-        segment_ids: Any = None,
-        initial_state: Any = None,
+        mask=None,
+        lengths=None,
+        resets=None,
+        reset_state=None,
+        segment_ids=None,
+        initial_state=None,
         dropout: DropoutMasks | None = None,
-        tokens: jax.Array | None = None,
+        tokens=None,
         deterministic: bool | None = None,
         rngs: Source = None,
         time_major: bool = False,
@@ -325,8 +284,7 @@ class Recurrent(nnx.Module):
     ):
         """Run the layer on a batch of sequences, and return its outputs.
 
-        `mask`, `lengths`, `resets`, `segment_ids` and `tokens` are described at `unroll`. With `time_major`, time is the first axis of x,
-        of the arguments with an entry for each step, and of the outputs.
+        `unroll` describes `mask`, `lengths`, `resets`, `segment_ids`, `tokens` and `time_major`.
 
         Args:
             x: input (B, T, E). Int ids (B, T) stand for one-hot vectors of E features. Floats with two axes are a single sequence (T, E),
@@ -359,19 +317,26 @@ class Recurrent(nnx.Module):
         sequences = self.return_sequences if return_sequences is None else return_sequences
         zeros = self.zero_output_for_mask if zero_output_for_mask is None else zero_output_for_mask
         x = read_input(x)
-        if is_single(x):
-            per_step = {"mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
+        batch_axis = int(time_major)
+        if single := is_single(x):
+            per_step = {"x": x, "mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
+            x, mask, resets, segment_ids, tokens = (expanded(name, value, batch_axis) for name, value in per_step.items())
             per_row = {"lengths": lengths, "reset_state": reset_state, "initial_state": initial_state}
-            options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs, "zero_output_for_mask": zeros}
-            return call_on_single(self, x, time_major, sequences, per_step, per_row, dropout, **options)
-        batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
-        training = not (self.deterministic if deterministic is None else deterministic)
-        params, dropout = self._drop(batch, steps, dropout, rngs, training)
+            lengths, reset_state, initial_state = (with_row(name, value) for name, value in per_row.items())
+            dropout = with_batch(dropout)
+        batch = x.shape[batch_axis]
+        if self.carried is not None:
+            rows = self.carried[0].shape[0]
+            require(rows == batch, "batch size", batch, f"the carried state has {rows} rows: give as many, or call reset_state({batch})")
+            initial_state = tuple(part[...] for part in self.carried) if initial_state is None else initial_state
+        elif self.learned_state and initial_state is None and reset_state is None:
+            initial_state = self._initial_state(batch)
+        params, dropout = self._drop(batch, x.shape[1 - batch_axis], dropout, rngs, self._is_training(deterministic))
         outputs, state = unroll(
             self.row,
             params,
             x,
-            self._start(batch, initial_state, reset_state),
+            initial_state,
             mask=mask,
             lengths=lengths,
             resets=resets,
@@ -390,10 +355,12 @@ class Recurrent(nnx.Module):
         if self.stateful:
             self._carry(jax.tree.map(jnp.copy, state))
         if sequences and self.go_backwards and self.keep_order:
-            outputs = jnp.flip(outputs, 0 if time_major else 1)
+            outputs = jnp.flip(outputs, 1 - batch_axis)
+        if single:
+            outputs, state = jnp.squeeze(outputs, batch_axis if sequences else 0), jax.tree.map(lambda part: part[0], state)
         return (outputs, state) if self.return_state else outputs
 
-    def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
+    def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs, training: bool) -> tuple[Any, DropoutMasks | None]:
         """Return the parameters of the cell and the dropout masks for one call of the layer."""
         params = self._cell_params()
         if self.weight_drop and training:
@@ -408,23 +375,21 @@ class Recurrent(nnx.Module):
             dropout = DropoutMasks(zoneout=mean_zoneout(self.zoneout, params.kernel.dtype))
         return params, dropout
 
-    def step(self, x: Any, state: Any, *, reset: Any = None, dropout: DropoutMasks | None = None) -> tuple[jax.Array, Any]:
+    def step(self, x, state, *, reset=None, dropout: DropoutMasks | None = None) -> tuple[Array, Any]:
         """Run one step of the layer. T calls of `step` give, up to rounding, the same results as one call of the layer on T steps.
 
         The layer runs without dropout unless masks are given. A state carried by a stateful layer is neither read nor changed.
 
         Args:
-            x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
-            state: state before the step, for example the one that the method `initial_state` returns. Its arrays are (B, H), or (H,) if x
-                has no batch axis.
-            reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
-                the initial state. None means that no row starts a new sequence.
+            x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int (). Then the other arguments and the results
+                have no batch axis either.
+            state: state before the step, for example the one that the method `initial_state` returns.
+            reset: bool (B,). Rows with True start a new sequence: before the step their state is replaced by the initial state.
             dropout: masks, for example from `draw_masks`. All steps of a sequence share its dropout masks, while the zoneout masks
-                (1, B, H) are for this step alone. None means no dropout, and zoneout as in evaluation. If x has no batch axis, the masks
-                have none either, or a batch axis of 1.
+                (1, B, H) are for this step alone. None means no dropout, and zoneout as in evaluation.
 
         Returns:
-            (output (B, H), state after the step), without the batch axis if x has none.
+            (output (B, H), state after the step).
 
         Raises:
             InputError: if an argument has a wrong shape or dtype, or if the layer reads sequences in reverse.
@@ -447,11 +412,6 @@ class Recurrent(nnx.Module):
         return jax.tree.map(lambda part: part[0], (output, state)) if single else (output, state)
 
 
-def count_params(module: nnx.Module) -> int:
-    """Return the number of scalars in the trainable parameters of a Flax module."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
-
-
 class LSTM(Recurrent):
     """LSTM layer (Hochreiter & Schmidhuber 1997) with a forget gate (Gers et al. 2000), equal to `keras.layers.LSTM`.
 
@@ -466,7 +426,6 @@ class LSTM(Recurrent):
 
     @constructor
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
-        _refuse_cell("LSTM", options)
         super().__init__(features, units, cell="lstm", rngs=rngs, **options)
 
 
@@ -484,7 +443,6 @@ class GRU(Recurrent):
 
     @constructor
     def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):
-        _refuse_cell("GRU", options)
         super().__init__(features, units, cell="gru" if reset_after else "gru_reset_before", rngs=rngs, **options)
 
 
@@ -497,13 +455,7 @@ class SimpleRNN(Recurrent):
 
     @constructor
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
-        _refuse_cell("SimpleRNN", options)
         super().__init__(features, units, cell="simple_rnn", rngs=rngs, **options)
-
-
-def _refuse_cell(layer: str, options: dict[str, Any]) -> None:
-    cell = options.get("cell")
-    require("cell" not in options, "cell", getattr(cell, "name", cell), f"{layer} has its own: use Recurrent(features, units, cell=...)")
 
 
 def recurrent(features: int, units: int, *, cell: str | Cell = "lstm", **options) -> Recurrent:

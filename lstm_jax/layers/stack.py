@@ -5,19 +5,18 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jaxtyping import Array
 
 from lstm_jax.dropout import check_rate, draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers.bidirectional import Bidirectional
-from lstm_jax.layers.calls import Source, as_key, dropout_key
+from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, is_key
 from lstm_jax.layers.initial import checked_call
-from lstm_jax.layers.recurrent import Recurrent, Shape, check_stateful, count_params
+from lstm_jax.layers.recurrent import Recurrent, Shape
 
 
-class RecurrentStack(nnx.Module):
+class RecurrentStack(DropoutLayer):
     """Stack of recurrent layers, in which each layer reads the outputs of the layer before it.
-
-    All layers get the same argument `mask`.
 
     A call returns the outputs of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the final states). If
     only the last layer has `return_state=True`, it returns (outputs, final state).
@@ -61,20 +60,14 @@ class RecurrentStack(nnx.Module):
         self.layers = nnx.List(layers)
         self.all_states = layers[0].return_state
         self.dropout, self.residual = check_rate("dropout", dropout), residual
-        self.deterministic = False
-        stream = getattr(rngs, "dropout", None) if dropout else None
-        self.rngs = None if stream is None else stream.fork()
+        super().__init__(rngs, bool(dropout))
         if residual:
             sizes = [layer.output_features for layer in layers]
             require(len(set(sizes)) == 1, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
             whole = layers[-1].return_sequences or len(layers) == 1
             require(whole, "residual", "the last layer returns its last output", "set return_sequences=True")
-            ordered = not any(_reverses(layer) or getattr(layer, "merge_mode", "") is None for layer in layers)
+            ordered = not any(layer.reverses or getattr(layer, "merge_mode", "") is None for layer in layers)
             require(ordered, "residual", "a layer with go_backwards or merge_mode None", "give layers with outputs in the order of time")
-
-    def count_params(self) -> int:
-        """Return the number of scalars in the trainable parameters of all layers."""
-        return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs of the last layer; see `Recurrent.compute_output_shape`.
@@ -91,23 +84,17 @@ class RecurrentStack(nnx.Module):
                 states.append(state)
         return (found, states) if self.all_states else found
 
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """Set whether the stack runs without dropout between its layers. None changes nothing. `flax.nnx.view` calls this method."""
-        self.deterministic = self.deterministic if deterministic is None else deterministic
-
     def reset_state(self, batch: int | None = None) -> None:
         """Reset the states that the layers with `stateful=True` carry between calls; see `Recurrent.reset_state`."""
-        stateful = [layer for layer in self.layers if (layer.forward if isinstance(layer, Bidirectional) else layer).stateful]
-        check_stateful(bool(stateful))
-        for layer in stateful:
+        for layer in [layer for layer in self.layers if layer.directions[0].stateful] or self.layers:  # of which the first one raises
             layer.reset_state(batch)
 
     @checked_call
     def __call__(
         self,
-        x: jax.Array,
+        x,
         *,
-        tokens: jax.Array | None = None,
+        tokens=None,
         deterministic: bool | None = None,
         return_sequences: bool | None = None,
         rngs: Source = None,
@@ -125,9 +112,6 @@ class RecurrentStack(nnx.Module):
             rngs: source of random numbers for the dropout masks. If it is a key, layer n gets `jax.random.fold_in(key, n)`.
             options: further arguments for all layers. `initial_state`, `reset_state` and `dropout` are lists with one entry per layer.
 
-        Returns:
-            the outputs, together with final states if layers have `return_state=True`; see the class.
-
         Raises:
             InputError: if a layer does not accept an argument, or a list does not have one entry per layer. Also if `return_sequences` is
                 False in a stack of several layers with residual connections, or if `mask`, `lengths`, `resets` or `segment_ids` is given
@@ -137,36 +121,43 @@ class RecurrentStack(nnx.Module):
         last = self.residual and return_sequences is False and len(self.layers) > 1
         require(not last, "return_sequences", False, "residual connections need the outputs of all steps: take the last one of the result")
         for name, values in per_layer.items():
-            fits = isinstance(values, Sequence) and len(values) == len(self.layers)
-            shown = len(values) if isinstance(values, Sequence) else type(values).__name__
-            require(fits, name, shown, f"give a list of {len(self.layers)}, one for each layer")
-        reversing = [f"layer {n} has go_backwards" for n, layer in enumerate(self.layers[:-1]) if _reverses(layer)]
+            self._check_list(name, values)
+        reversing = [f"layer {n} has go_backwards" for n, layer in enumerate(self.layers[:-1]) if layer.reverses]
         for name in ("mask", "lengths", "resets", "segment_ids"):
             remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
             require(not reversing or options.get(name) is None, name, reversing[0] if reversing else "", remedy)
-        rngs = as_key(rngs)
-        training = bool(self.dropout) and not (self.deterministic if deterministic is None else deterministic)
+        drops = bool(self.dropout) and self._is_training(deterministic)
         y: Any = x
         states: list[Any] = []
         for n, layer in enumerate(self.layers):
-            own = {name: values[n] for name, values in per_layer.items()}
-            own["return_sequences"] = return_sequences if n == len(self.layers) - 1 else None
-            key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
+            key = jax.random.fold_in(rngs, n) if is_key(rngs) else rngs
             before = y
-            if training and n > 0:  # a layer folds in the smaller numbers
+            if drops and n > 0:  # a layer folds in the smaller numbers
                 y = y * draw_mask(jax.random.fold_in(dropout_key(self.rngs, key), 3), self.dropout, y.shape, y.dtype)
-            y = layer(y, rngs=key, tokens=tokens if n == 0 else None, deterministic=deterministic, **(options | own))
+            y = layer(
+                y,
+                rngs=key,
+                tokens=tokens if n == 0 else None,
+                deterministic=deterministic,
+                return_sequences=return_sequences if n == len(self.layers) - 1 else None,
+                **options,
+                **{name: values[n] for name, values in per_layer.items()},
+            )
             if layer.return_state:
                 y, state = y
                 states.append(state)
             y = y + before if self.residual and n > 0 else y
         return y if not states else (y, states if self.all_states else states[0])
 
+    def _check_list(self, name: str, values) -> None:
+        size = len(values) if isinstance(values, Sequence) else type(values).__name__
+        require(size == len(self.layers), name, size, f"give a list of {len(self.layers)}, one for each layer")
+
     def initial_state(self, batch: int | None, dtype=None) -> list[Any]:
         """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""
         return [layer.initial_state(batch, dtype) for layer in self.layers]
 
-    def step(self, x: jax.Array, state: Sequence[Any], *, reset: jax.Array | None = None) -> tuple[jax.Array, list[Any]]:
+    def step(self, x, state: Sequence[Any], *, reset=None) -> tuple[Array, list[Any]]:
         """Run one step of all layers without dropout, and return (output of the last layer, list of the states of all layers).
 
         The arguments are those of `Recurrent.step`, except that `state` is the list of the states of all layers before the step.
@@ -174,9 +165,7 @@ class RecurrentStack(nnx.Module):
         Raises:
             InputError: as `Recurrent.step` does, and if `state` is no list with a state for each layer.
         """
-        shown = f"{len(state)} states" if isinstance(state, Sequence) else type(state).__name__
-        fits = isinstance(state, Sequence) and len(state) == len(self.layers)
-        require(fits, "state", shown, f"give {len(self.layers)}, one for each layer")
+        self._check_list("state", state)
         y: Any = x
         states = []
         for n, (layer, own) in enumerate(zip(self.layers, state, strict=True)):
@@ -184,7 +173,3 @@ class RecurrentStack(nnx.Module):
             y = output + y if self.residual and n > 0 else output
             states.append(new)
         return y, states
-
-
-def _reverses(layer: Recurrent | Bidirectional) -> bool:
-    return isinstance(layer, Recurrent) and layer.reverses

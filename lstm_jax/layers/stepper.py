@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from lstm_jax.errors import require
 from lstm_jax.recurrence import REAL, check_usable, clipped_int32, of_kinds
 
 
-def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
+def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
     """Return a compiled function step(x, state, reset=None) that returns (output, state) of one step of a layer, without dropout.
 
         step = make_stepper(layer)
@@ -34,12 +35,12 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
     weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))  # a call passes a flat list faster than a tree
 
     @jax.jit
-    def run(x: Any, state: Any, reset: Any, *weights: jax.Array) -> tuple[jax.Array, Any]:
+    def run(x, state, reset, *weights: Array) -> tuple[Array, Any]:
         layer: Any = nnx.merge(graph, tree.unflatten(weights))
         return layer.step(x, state, reset=reset)
 
-    def step(x: Any, state: Any, reset: Any = None) -> tuple[jax.Array, Any]:
-        if not isinstance(x, jax.Array):
+    def step(x, state, reset=None) -> tuple[Array, Any]:
+        if not isinstance(x, Array):
             x = of_kinds("x", x, REAL, "give floats or int ids")
             x = clipped_int32(x) if jnp.issubdtype(x.dtype, jnp.integer) else x  # `jit` would cut 64 bits
         try:

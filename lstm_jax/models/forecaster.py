@@ -5,13 +5,13 @@ B is the batch size, T the number of past entries (time steps), F the number of 
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax.config import ForecastModelConfig
 from lstm_jax.layers import ClassifierHead
+from lstm_jax.layers.calls import Source
 from lstm_jax.models.parts import make_stack
 
 
@@ -39,7 +39,7 @@ class Forecaster(nnx.Module):
         ahead: Float[Array, "B K"],
         *,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | jax.Array | None = None,
+        rngs: Source = None,
     ) -> Float[Array, "B 2 K"]:
         """Return the means and the log standard deviations of the predicted differences, stacked on axis 1: (B, 2, K).
 

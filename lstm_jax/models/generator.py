@@ -3,17 +3,16 @@
 B is the batch size, T the number of steps, H the number of units and V the vocabulary size.
 """
 
-from typing import Any
+from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import require
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
+from lstm_jax.layers.calls import Source
 from lstm_jax.models.parts import make_stack
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
@@ -28,7 +27,6 @@ class CharGenerator(nnx.Module):
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
-        self.units, self.cell = config.units, config.cell
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         self.recurrent = make_stack(config, config.embed or vocabulary, sequences=True, return_state=True, rngs=rngs)
         outputs = self.recurrent.layers[-1].output_features
@@ -38,24 +36,18 @@ class CharGenerator(nnx.Module):
         )
 
     def initial_state(self, batch: int) -> list[Any]:
-        """Return a list with the zero state of each recurrent layer.
-
-        A state is a named tuple of (B, H) arrays, such as `LSTMState` with the output h and the cell state c.
-
-        Args:
-            batch: batch size B.
-        """
-        return [CELLS[self.cell].initial_state(batch, self.units, jnp.float32) for _ in self.recurrent.layers]
+        """Return a list with the zero state of each recurrent layer, a named tuple of (B, H) arrays such as `LSTMState`."""
+        return self.recurrent.initial_state(batch)
 
     def hidden(
         self,
         ids: TokenIds,
         *,
         mask: ValidSteps | None = None,
-        resets: jax.Array | None = None,
+        resets: Array | None = None,
         state: list[Any] | None = None,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | jax.Array | None = None,
+        rngs: Source = None,
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
         """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
 
@@ -82,25 +74,13 @@ class CharGenerator(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Return the logits of the next character, given the outputs of the last recurrent layer."""
-        if isinstance(self.head, TiedHead) and self.embedding is not None:
-            return self.head(hidden, self.embedding.embedding[...])
-        assert isinstance(self.head, ClassifierHead)
-        return self.head(hidden)
+        head, embedding = cast(Any, self.head), cast(Any, self.embedding)
+        return head(hidden, embedding.embedding[...]) if isinstance(head, TiedHead) else head(hidden)
 
-    def __call__(
-        self,
-        ids: TokenIds,
-        *,
-        mask: ValidSteps | None = None,
-        resets: jax.Array | None = None,
-        state: list[Any] | None = None,
-        last: bool = False,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | jax.Array | None = None,
-    ) -> tuple[Float[Array, "..."], list[Any]]:
+    def __call__(self, ids: TokenIds, *, last: bool = False, **options) -> tuple[Float[Array, "..."], list[Any]]:
         """Return the logits of the next character, and the final states of all layers.
 
-        If `last` is true, only the logits after the last step are returned. The other arguments are those of `hidden`.
+        If `last` is true, only the logits after the last step are returned. `options` are further arguments of `hidden`.
 
         Returns:
             A pair of the logits and the list of the final states. If `last` is false, the logits have the shape (B, T, V), with V logits
@@ -110,5 +90,5 @@ class CharGenerator(nnx.Module):
             output of zeros. If `mask` skips every step of a row and `last` is true, the logits are computed from the final h of the row,
             so that a text can be continued. This final h is the initial h of the row, or zeros if a reset has replaced the initial h.
         """
-        h, states = self.hidden(ids, mask=mask, resets=resets, state=state, deterministic=deterministic, rngs=rngs)
+        h, states = self.hidden(ids, **options)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

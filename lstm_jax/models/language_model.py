@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
-from lstm_jax.errors import InputError
-from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, TiedHead
+from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
+from lstm_jax.layers.calls import dropout_key
 from lstm_jax.models.parts import make_stack
 from lstm_jax.shapes import TokenIds
 
@@ -41,13 +41,12 @@ class WordLanguageModel(nnx.Module):
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs)
         self.dropout = config.dropout
         self.recurrent = make_stack(config, config.embed, sequences=True, rngs=rngs)
-        layer = self.recurrent.layers[0]
-        directions = [layer.forward, layer.backward] if isinstance(layer, Bidirectional) else [layer]
-        self.project = nnx.List([ClassifierHead(one.output_features, config.embed, rngs=rngs) for one in directions])
+        directions = self.recurrent.layers[0].directions
+        self.project = nnx.List([ClassifierHead(layer.output_features, config.embed, rngs=rngs) for layer in directions])
         self.head = TiedHead(vocabulary, rngs=rngs)
 
     def __call__(
-        self, ids: TokenIds, *, deterministic: bool | None = None, rngs: jax.Array | None = None
+        self, ids: TokenIds, *, deterministic: bool | None = None, rngs: Array | None = None
     ) -> list[tuple[Float[Array, "L B E"], Int[Array, "L B"]]]:
         """Return a list with one pair per direction: vectors (L, B, E), and the ids (L, B) of the words that the vectors should predict.
 
@@ -68,16 +67,14 @@ class WordLanguageModel(nnx.Module):
         """
         words = ids.T
         vectors = self.embedding(words, 1)
-        layer: Any = self.recurrent.layers[0]
-        if isinstance(layer, Bidirectional):
-            read = [(layer.forward, slice(None, -1)), (layer.backward, slice(1, None))]
-            targets = [words[1:], words[:-1][::-1]]  # the backward layer returns its outputs in the order in which it reads
-        else:
-            read, targets = [(layer, slice(None, -1))], [words[1:]]
+        directions = self.recurrent.layers[0].directions
+        read = (slice(None, -1), slice(1, None))
+        targets = (words[1:], words[:-1][::-1])  # the backward layer returns its outputs in the order in which it reads
         found = []
-        for number, (one, steps) in enumerate(read):
+        for number, (layer, project) in enumerate(zip(directions, self.project, strict=True)):
+            steps = read[number]
             key = None if rngs is None else jax.random.fold_in(rngs, number)
-            h = one(
+            h: Any = layer(
                 vectors[steps],
                 tokens=words[steps],
                 deterministic=deterministic,
@@ -85,12 +82,10 @@ class WordLanguageModel(nnx.Module):
                 time_major=True,
                 return_sequences=True,
             )
-            h = h[0] if isinstance(h, tuple) else h
-            if self.dropout and not (one.deterministic if deterministic is None else deterministic):
-                if key is None:
-                    raise InputError("rngs", None, "dropout draws from it: give a key, or deterministic=True")
+            h = h[0] if layer.return_state else h
+            if self.dropout and not (layer.deterministic if deterministic is None else deterministic):
                 # the layer draws its own masks from the key with 0 to 2 folded in
-                mask = draw_mask(jax.random.fold_in(key, 3), self.dropout, h.shape[1:], h.dtype)
+                mask = draw_mask(jax.random.fold_in(dropout_key(None, key), 3), self.dropout, h.shape[1:], h.dtype)
                 h *= jnp.broadcast_to(mask[None], h.shape)
-            found.append((self.project[number](h), targets[number]))
+            found.append((project(h), targets[number]))
         return found

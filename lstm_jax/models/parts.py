@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from lstm_jax.config import RecurrentConfig
 from lstm_jax.errors import InputError, require
@@ -13,7 +14,7 @@ from lstm_jax.layers import Bidirectional, Recurrent, RecurrentStack, recurrent
 from lstm_jax.recurrence import BACKENDS, Request, lacks
 
 
-def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options: Any) -> RecurrentStack:
+def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options) -> RecurrentStack:
     """Return the recurrent layers of a model with the settings of its config.
 
     Args:
@@ -50,24 +51,32 @@ def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs:
     return RecurrentStack(layers)
 
 
+Params = dict[str, Array]
+"""Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
+
+
 class Functional(NamedTuple):
     """Parameters of a model, and a pure function that rebuilds the model from parameters."""
 
-    params: dict[str, jax.Array]
+    params: Params
     """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array. `lstm_jax.convert` uses the same names."""
-    rebuild: Callable[[dict[str, jax.Array]], nnx.Module]
+    rebuild: Callable[[Params], nnx.Module]
     """Function that takes a dict like `params` and returns a module with these parameters. It may be called inside or outside of jit."""
 
 
 class Parts(NamedTuple):
     """Parameters and other variables of a module, and a pure function that rebuilds the module from them."""
 
-    params: dict[str, jax.Array]
+    params: Params
     """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
     variables: Any
     """`nnx.State` of all variables that are not parameters, such as the keys and counts of random streams, or running means."""
-    rebuild: Callable[[dict[str, jax.Array], Any], Any]
+    rebuild: Callable[[Params, Any], Any]
     """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(part) for part in path if part != "layers")
 
 
 def split_module(module: nnx.Module) -> Parts:
@@ -76,17 +85,16 @@ def split_module(module: nnx.Module) -> Parts:
     The returned function, `rebuild`, raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
     """
     graph, state, rest = nnx.split(module, nnx.Param, ...)
-    paths = {"/".join(str(part) for part in path if part != "layers"): path for path, _ in nnx.to_flat_state(state)}
-    variables = dict(nnx.to_flat_state(state))
-    params = {name: variables[path][...] for name, path in paths.items()}
+    named = {_name(path): (path, variable) for path, variable in nnx.to_flat_state(state)}
+    params = {name: variable[...] for name, (_, variable) in named.items()}
     shapes = {name: array.shape for name, array in params.items()}
 
-    def rebuild(params: dict[str, jax.Array], rest: Any) -> nnx.Module:
+    def rebuild(params: Params, rest) -> nnx.Module:
         found = {name: array.shape for name, array in params.items()}
         if found != shapes:
             odd = sorted(set(found.items()) ^ set(shapes.items()))[0]
             raise InputError("parameters", f"{odd[0]} {odd[1]}", "give arrays of the model's own config")
-        flat = [(path, variables[path].replace(params[name])) for name, path in paths.items()]
+        flat = [(path, variable.replace(params[name])) for name, (path, variable) in named.items()]
         # copies, since a variable can only be changed at the level of JAX transformations at which it was made
         return nnx.merge(graph, nnx.from_flat_state(flat), rest, copy=True)
 
@@ -106,21 +114,15 @@ def functional(model: nnx.Module) -> Functional:
     return Functional(params, lambda params: rebuild(params, variables))
 
 
-def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Return a copy of the parameters in which some arrays are replaced.
-
-    Args:
-        params: dict from the name of each parameter to its array.
-        others: dict from the names of some parameters to new arrays, which are converted to the dtype of the old arrays.
+def replaced(params: Params, others: Mapping[str, Any]) -> Params:
+    """Return a copy of the parameters in which some arrays are replaced by those in `others`, in the dtype of the old arrays.
 
     Raises:
         InputError: if a name in `others` is not in `params`, or if a new array has another shape than the old array.
     """
     for name, array in others.items():
-        found = params.get(name)
-        if found is None:
-            raise InputError("parameter", name, f"the model has {', '.join(params)}")
-        require(array.shape == found.shape, f"parameter {name}", array.shape, f"give shape {found.shape}")
+        require(name in params, "parameter", name, f"the model has {', '.join(params)}")
+        require(array.shape == params[name].shape, f"parameter {name}", array.shape, f"give shape {params[name].shape}")
     return params | {name: jnp.asarray(array, params[name].dtype) for name, array in others.items()}
 
 
@@ -132,12 +134,11 @@ def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
     """
     rows = []
     for path, module in nnx.iter_modules(model):
-        own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Param)}
+        own = sorted((name, value) for name, value in vars(module).items() if isinstance(value, nnx.Param))
         if own:
-            name = "/".join(str(part) for part in path if part != "layers")
-            shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in sorted(own.items()))
-            count = sum(v[...].size for v in own.values())
-            rows.append({"layer": name, "type": type(module).__name__, "parameters": shapes, "count": f"{count:,}"})
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in own)
+            count = sum(value.size for _, value in own)
+            rows.append({"layer": _name(path), "type": type(module).__name__, "parameters": shapes, "count": f"{count:,}"})
     order = {"embedding": 0, "recurrent": 1, "head": 2}
     return sorted(rows, key=lambda row: order.get(row["layer"].split("/")[0], 3))
 

@@ -15,15 +15,18 @@ from jaxtyping import Array, Bool, Float, Int
 from lstm_jax.cells.products import INT8, matmul
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding
-from lstm_jax.layers.calls import as_key
+from lstm_jax.layers.calls import Source, dropout_key, is_key
 from lstm_jax.models.parts import make_stack
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.recurrence import LOWEST, as_int32
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds
 
+StepOutputs = Float[Array, "T B D"]
+PackedOutputs = Float[Array, "B M D"]  # one vector for each packed text
+Members = Bool[Array, "B M T"]  # whether step t of row b belongs to text m of the row
 EMBEDDING = "embedding/embedding"
 """Name of the embedding table in `Functional.params`."""
 DROPPED = LOWEST + 1
@@ -55,19 +58,15 @@ class SentimentClassifier(nnx.Module):
         ids: TokenIds,
         *,
         vectors: Float[Array, "T B E"] | None = None,
-        summed: bool = False,
         packed: PackedPlaces | None = None,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | jax.Array | None = None,
+        rngs: Source = None,
     ) -> Float[Array, "B"] | Float[Array, "B M"]:
         """Return the logits of a batch: (B,), one for each row, or (B, M), one for each of at most M texts that are packed in each row.
 
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller only needs the gradients with respect to `vectors` summed over all positions of a word in a row. If
-                true, the gradients are computed faster. However, the gradient at a single position is then not reliable: one position of a
-                word may get the whole sum, while the other positions of the word get zeros.
             packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
                 bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
@@ -80,12 +79,10 @@ class SentimentClassifier(nnx.Module):
         """
         # the recurrence runs over time, so the vectors are gathered with time as the first axis; int32 has room for the token `DROPPED`
         steps_first = as_int32("ids", ids, "give ints").T
-        tokens = steps_first if not self.folded and (summed or vectors is None) else None
+        tokens = steps_first if not self.folded and vectors is None else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
-        first = self.recurrent.layers[0]
-        alone = first.forward if isinstance(first, Bidirectional) else first
-        training = not (alone.deterministic if deterministic is None else deterministic)
+        training = not (self.recurrent.layers[0].directions[0].deterministic if deterministic is None else deterministic)
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs, 0), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
@@ -108,28 +105,21 @@ class SentimentClassifier(nnx.Module):
             features *= draw_mask(self._key(rngs, 1), self.head_dropout, features.shape, features.dtype)
         return self.head(features)[..., 0]
 
-    def _last_of_each(self, h: Float[Array, "T B D"], packed: PackedPlaces) -> Float[Array, "B M D"]:
+    def _last_of_each(self, h: StepOutputs, packed: PackedPlaces) -> PackedOutputs:
         """Return the last output of each packed text: the output of the last recurrent layer when it has read the whole text."""
         rows = jnp.arange(h.shape[1])[:, None]
         last = h[packed.last, rows]
         layer = self.recurrent.layers[-1]
         if not isinstance(layer, Bidirectional):
             return last
-        merge = layer.merge_mode
-        require(merge == "concat", "merge", merge, "packed texts with the pooling last need concat")
+        require(layer.merge_mode == "concat", "merge", layer.merge_mode, "packed texts with the pooling last need concat")
         units = layer.forward.output_features
         return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
-    def _key(self, rngs: nnx.Rngs | jax.Array | None, number: int) -> jax.Array:
+    def _key(self, rngs: Source, number: int) -> Array:
         """Return a random key for word dropout or for the dropout of the head."""
-        rngs = as_key(rngs)
-        if isinstance(rngs, jax.Array):
-            return jax.random.fold_in(rngs, len(self.recurrent.layers) + number)  # the layers fold in the smaller numbers
-        if rngs is None:
-            raise InputError(
-                "rngs", None, "dropout of words or of the head draws from it: give rngs with a `dropout` stream, or deterministic=True"
-            )
-        return rngs.dropout()
+        key = dropout_key(None, rngs)
+        return jax.random.fold_in(key, len(self.recurrent.layers) + number) if is_key(rngs) else key  # layers fold in the smaller numbers
 
     def fold(self) -> "SentimentClassifier":
         """Replace the input kernels of the first recurrent layer by their products with the embedding table, and return the model.
@@ -142,16 +132,15 @@ class SentimentClassifier(nnx.Module):
             InputError: if the model is already folded.
         """
         require(not self.folded, "model", "folded", "give the model before it is folded")
-        first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
-        for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
+        for layer in self.recurrent.layers[0].directions:
             dtype = None if layer.dtype == INT8 else layer.dtype  # the table is computed once, so that nothing is won by rounding it
             layer.kernel = nnx.Param(sharding.replicate(matmul(table, layer.kernel[...], dtype)))
         self.folded = True
         return self
 
 
-def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[Array, "B P"]:
+def pool(h: StepOutputs, ids: Int[Array, "T B"], kind: str) -> Float[Array, "B P"]:
     """Return the outputs of a recurrent layer, pooled over the words of each row."""
     real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
     mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
@@ -159,7 +148,7 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
     return _join(mean, largest, kind)
 
 
-def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
+def pool_packed(h: StepOutputs, places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
     """Return the outputs of a recurrent layer, pooled over the steps of each text, for at most M texts that are packed in each row."""
     member = members(places, h.shape[0])
     mean = sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
@@ -167,12 +156,12 @@ def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Fl
 
 
 @jax.custom_jvp
-def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B M D"]:
+def _largest(h: StepOutputs, places: PackedPlaces) -> PackedOutputs:
     """Return the maximum of each of the D outputs over the steps of each packed text; see `pool_packed`."""
     ids = places.segment_ids.T
     begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
 
-    def running(largest: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def running(largest: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
         row, begins = given
         largest = jnp.where(begins[:, None], row, jnp.maximum(largest, row))
         return largest, largest
@@ -182,7 +171,7 @@ def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B 
 
 
 @_largest.defjvp
-def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """Return the value of `_largest` and its tangent."""
     h, places = primals
     value = _largest(h, places)
@@ -192,22 +181,22 @@ def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]
     return value, sum_members(member, equal * tangents[0]) / count
 
 
-def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:
-    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row."""
+def members(places: PackedPlaces, steps: int) -> Members:
+    """Return which of the steps of each row belong to which of its texts."""
     step = jnp.arange(steps)[None, None, :]
     return (places.first[..., None] <= step) & (step <= places.last[..., None])
 
 
-def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) -> Float[Array, "T B D"]:
+def text_at_step(values: PackedOutputs, member: Members) -> StepOutputs:
     """Return an array that holds for each step the D values of the text to which the step belongs."""
     text = jnp.argmax(member, 1)
     return jnp.swapaxes(jnp.take_along_axis(values, text[..., None], 1), 0, 1)
 
 
-def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
+def sum_members(member: Members, values: StepOutputs) -> PackedOutputs:
     """Return the sums (B, M, D) of `values` over the steps of each of the M texts of each row, computed by a matrix product."""
     return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 
 
-def _join(mean: jax.Array, largest: jax.Array, kind: str) -> jax.Array:
+def _join(mean: Array, largest: Array, kind: str) -> Array:
     return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[kind]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from made_layers import B, E, H, T, made
 from scipy.special import expit as sigmoid
 
 import lstm_jax
@@ -17,7 +18,6 @@ from lstm_jax.inspection.trace import trace
 from lstm_jax.layers.recurrent import Recurrent
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-B, T, E, H = 3, 6, 4, 5
 
 
 def inputs() -> jax.Array:
@@ -27,7 +27,7 @@ def inputs() -> jax.Array:
 
 @pytest.mark.usefixtures("x64")
 def test_gates_of_an_lstm_by_its_equations() -> None:
-    layer = lstm_jax.LSTM(E, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    layer = made(param_dtype=jnp.float64)
     x, (kernel, recurrent, bias) = np.asarray(inputs()), (np.asarray(part) for part in layer.cell_params())
     _, (found,) = trace(layer, inputs())
     assert (found.layer, found.cell, found.backwards, found.valid) == ("", "lstm", False, None)
@@ -46,7 +46,7 @@ def test_gates_of_an_lstm_by_its_equations() -> None:
 
 @pytest.mark.usefixtures("x64")
 def test_gates_of_a_gru_make_its_states() -> None:
-    layer = lstm_jax.GRU(E, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    layer = made(lstm_jax.GRU, param_dtype=jnp.float64)
     outputs, (found,) = trace(layer, inputs())
     u, n, h = found.gates["update"], found.gates["candidate"], np.asarray(found.state["h"])
     before = np.concatenate([np.zeros((B, 1, H)), h[:, :-1]], 1)
@@ -63,7 +63,7 @@ def test_gates_of_a_gru_make_its_states() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_states_are_those_of_the_layer(cell: str) -> None:
     """The traced states of each cell equal the layer's outputs and final state, with padded steps and resets."""
-    layer = Recurrent(E, H, cell=cell, return_sequences=True, return_state=True, rngs=nnx.Rngs(1))
+    layer = made(Recurrent, cell=cell, return_sequences=True, return_state=True)
     lengths, resets = [T, 2, 4], jnp.arange(T)[None] == jnp.array([[2], [0], [3]])
     (outputs, state), (found,) = trace(layer, inputs(), lengths=jnp.array(lengths), resets=resets)
     assert found.cell == cell
@@ -109,11 +109,11 @@ def test_a_model_of_ones_own() -> None:
 
 
 def test_dropout_masks_are_those_of_the_call() -> None:
-    layer = lstm_jax.LSTM(E, H, return_sequences=True, recurrent_dropout=0.4, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
+    layer = made(return_sequences=True, recurrent_dropout=0.4, dropout=0.3)
     outputs, (found,) = trace(layer, inputs(), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(outputs, layer(inputs(), rngs=jax.random.key(5)))
-    ids = lstm_jax.LSTM(E, H, return_sequences=True, dropout=0.3, activation="relu", rngs=nnx.Rngs(0, dropout=1))
+    ids = made(return_sequences=True, dropout=0.3, activation="relu")
     outputs, (found,) = trace(ids, jnp.array([[0, 3, -1, -4, 2, 1]]), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
     assert found.gates == {}  # known for the default activations only
@@ -129,7 +129,7 @@ def test_what_cannot_be_traced() -> None:
 
 def test_a_layer_within_a_transformation() -> None:
     """A layer that a model calls within `nnx.jit` cannot be traced, but a function that calls `trace` can be compiled."""
-    layer = lstm_jax.LSTM(E, H, rngs=nnx.Rngs(0))
+    layer = made()
 
     class Compiled(nnx.Module):
         def __init__(self):

@@ -91,8 +91,6 @@ def test_a_network_that_has_diverged() -> None:
         {"layers": [Layer("layer", dict(frame.layers[0].arrays) | {"c": np.full((T, H), np.inf)})]},
         {"curve": replace(frame.curve, ahead={"mean": [1.0], "high": [np.float32("inf")]})},
         {"strips": [Strip("s", [0.0] * (T - 1) + [nan])]},
-        {"norms": np.full((T, T), nan)},
-        {"reach": [nan] * T},
         {"likely": [[("a", nan)]] * T},
     ):
         with pytest.raises(InputError, match="epoch 4: values that are not finite"):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax import Embedding, InputError
+from lstm_jax import Embedding
 from lstm_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -63,18 +63,9 @@ def test_sizes_of_numpy_and_jax(unchecked: None) -> None:
     assert layer.embedding[...].shape == Embedding(jnp.asarray(4), 3, rngs=nnx.Rngs(0)).embedding[...].shape == (4, 3)
 
 
-def test_ids_that_are_no_ints(unchecked: None) -> None:
-    with pytest.raises(InputError, match=r"^ids: float32; give ints$"):
-        Embedding(V, E, rngs=nnx.Rngs(0))(jnp.ones(3))
-
-
 def test_initial_table() -> None:
-    table = Embedding(200, 50, rngs=nnx.Rngs(0)).embedding[...]
-    assert table.dtype == jnp.float32
-    assert -0.05 <= float(table.min()) < -0.0499
-    assert 0.0499 < float(table.max()) < 0.05
     ones = Embedding(V, E, initializer=jax.nn.initializers.ones, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).embedding[...]
-    np.testing.assert_array_equal(ones, jnp.ones((V, E), jnp.bfloat16))
+    np.testing.assert_array_equal(ones, jnp.ones((V, E), jnp.bfloat16), strict=True)
 
 
 def test_equals_keras(keras, peer_rules) -> None:

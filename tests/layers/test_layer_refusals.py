@@ -6,20 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from made_layers import B, E, H, X, made
 from made_weights import assert_subject
 
-from lstm_jax import GRU, LSTM, Bidirectional, ClassifierHead, DropoutMasks, Embedding, Recurrent, RecurrentStack
+from lstm_jax import GRU, LSTM, Bidirectional, ClassifierHead, DropoutMasks, Embedding, LSTMState, Recurrent, RecurrentStack, SimpleRNN
 from lstm_jax.cells import projected_lstm
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-B, T, E, H = 3, 5, 4, 6
-X = jnp.ones((B, T, E))
 STATE = (jnp.ones((B, H)), jnp.ones((B, H)))
-
-
-def made(kind: Any = LSTM, *sizes: Any, **options: Any) -> Any:
-    return kind(*(sizes or (E, H)), **({"rngs": nnx.Rngs(0)} | options))
 
 
 def stack(*layers: Any, **options: Any) -> RecurrentStack:
@@ -42,15 +37,20 @@ OPTIONS: list[tuple[Any, dict[str, Any], str]] = [
     (LSTM, {"features": 0}, "features"),
     (LSTM, {"features": True}, "features"),
     (LSTM, {"dropout": 1.2}, "dropout"),
+    (LSTM, {"dropout": np.bool_(True)}, "dropout"),
+    (LSTM, {"dropout_masks": "gal"}, "dropout_masks"),
     (LSTM, {"recurrent_dropout": 1.0}, "recurrent_dropout"),
     (LSTM, {"zoneout": -0.1}, "zoneout"),
     (LSTM, {"remat": 0}, "remat"),
+    (LSTM, {"remat": np.bool_(True)}, "remat"),
     (LSTM, {"projection": 2.0}, "projection"),
     (LSTM, {"projection": -1}, "projection"),
     (LSTM, {"projection": H}, "projection"),
     (LSTM, {"projection": 2, "activation": "relu"}, "projection"),
     (GRU, {"projection": 2}, "projection"),
     (LSTM, {"cell": "gru"}, "cell"),
+    (GRU, {"cell": "gru"}, "cell"),
+    (SimpleRNN, {"cell": "gru"}, "cell"),
     (Recurrent, {"cell": "lstn"}, "cell"),
     (Recurrent, {"cell": "min_gru", "recurrent_dropout": 0.2}, "recurrent_dropout"),
     (Recurrent, {"cell": "min_lstm", "weight_drop": 0.2}, "weight_drop"),
@@ -81,6 +81,7 @@ CALLS = [
     (lambda: made(ClassifierHead, E, 0), "classes"),
     (lambda: made(Embedding, 0, E), "vocabulary"),
     (lambda: made(Embedding, E, 2.0), "features"),
+    (lambda: made(Embedding)(jnp.ones(3)), "ids"),
     (lambda: projected_lstm(0), "outputs"),
     # stacks
     (lambda: RecurrentStack([]), "layers"),
@@ -98,6 +99,13 @@ CALLS = [
     (lambda: stack().step(X[:, 0], [None]), "state"),
     (lambda: stack().reset_state(), "stateful"),
     # calls
+    *((lambda layer=layer: layer([[[1.0]], [[1.0]] * 2]), "x") for layer in (made(), made(Bidirectional), RecurrentStack([made()]))),
+    (lambda: made()(X[0], mask=[[True], [True, False]]), "mask"),
+    (lambda: made(dropout=0.3, rngs=nnx.Rngs(params=0))(X), "rngs"),
+    (lambda: made(dropout=0.3, rngs=nnx.Rngs(params=0))(X, rngs=nnx.Rngs(params=1)), "rngs"),
+    (lambda: made()(X, training=True), "training"),
+    (lambda: made(Bidirectional)(X, training=True), "training"),
+    (lambda: made(Bidirectional)(X, initial_state=LSTMState(*STATE)), "initial_state"),
     (lambda: made().reset_state(B), "stateful"),
     (lambda: made(backend="cudnnn")(X), "backend"),
     (lambda: made(zoneout=0.1, backend="hoisted")(X), "backend hoisted"),
@@ -142,8 +150,3 @@ def test_a_batch_of_another_size() -> None:
     layer = made(stateful=True)
     layer.reset_state(B + 1)
     assert_subject(lambda: layer(X), "batch size")
-
-
-def test_layers_may_be_an_iterator() -> None:
-    inner = made(LSTM, E, E, return_sequences=True)
-    assert len(RecurrentStack(iter([inner, inner])).layers) == 2

@@ -14,7 +14,9 @@ from lstm_jax.models import CharGenerator, functional
 
 
 def _model(vocabulary: int = 7, **config) -> CharGenerator:
-    return CharGenerator(GenerationModelConfig(**({"units": 6} | config)), vocabulary, rngs=nnx.Rngs(params=0))
+    model = CharGenerator(GenerationModelConfig(**({"units": 6} | config)), vocabulary, rngs=nnx.Rngs(params=0))
+    model.eval()
+    return model
 
 
 def test_keras_weights_give_the_same_probabilities(keras, peer_rules):
@@ -30,16 +32,16 @@ def test_keras_weights_give_the_same_probabilities(keras, peer_rules):
     loaded = {f"recurrent/0/{name}": jnp.asarray(array) for name, array in ours.items()}
     loaded |= {f"head/{name}": jnp.asarray(array) for name, array in convert.dense_from_keras(weights[3:]).items()}
     assert loaded.keys() == params.keys()
-    logits, _ = rebuild(loaded)(ids, last=True, deterministic=True)
-    np.testing.assert_allclose(jax.nn.softmax(logits), wanted, rtol=0, atol=1e-6)
+    logits, _ = rebuild(loaded)(ids, last=True)
+    assert_close(jax.nn.softmax(logits), wanted, 1e-6)
 
 
 def test_the_last_step_is_the_last_of_all():
     model, ids = _model(layers=2), jnp.array([[1, 2, 3, 4], [0, 6, 5, 1]])
-    all_steps, states = model(ids, deterministic=True)
-    last, same = model(ids, last=True, deterministic=True)
+    all_steps, states = model(ids)
+    last, same = model(ids, last=True)
     assert all_steps.shape == (2, 4, 7)
-    np.testing.assert_allclose(all_steps[:, -1], last, atol=1e-6)
+    assert_close(all_steps[:, -1], last, 1e-6)
     assert len(states) == 2
     np.testing.assert_array_equal(states[0].c, same[0].c)
 
@@ -50,30 +52,28 @@ def test_logits_of_a_row_that_is_skipped():
     A call without `last` computes the logits at each step of this row from zeros instead of h.
     """
     model, ids, mask = _model(layers=2), jnp.array([[1, 2, 3], [4, 5, 6]]), jnp.array([[True] * 3, [False] * 3])
-    _, state = model(ids, deterministic=True)
-    all_steps, _ = model(ids, mask=mask, state=state, deterministic=True)
-    last, _ = model(ids, mask=mask, state=state, last=True, deterministic=True)
-    np.testing.assert_allclose(last[1], model.logits(state[-1].h)[1], atol=1e-6)
-    np.testing.assert_allclose(all_steps[1], jnp.broadcast_to(model.logits(jnp.zeros(6)), (3, 7)), atol=1e-6)
-    np.testing.assert_allclose(last[0], all_steps[0, -1], atol=1e-6)
+    _, state = model(ids)
+    all_steps, _ = model(ids, mask=mask, state=state)
+    last, _ = model(ids, mask=mask, state=state, last=True)
+    assert_close(last[1], model.logits(state[-1].h)[1], 1e-6)
+    assert_close(all_steps[1], jnp.broadcast_to(model.logits(jnp.zeros(6)), (3, 7)), 1e-6)
+    assert_close(last[0], all_steps[0, -1], 1e-6)
     assert np.abs(np.asarray(last[1] - all_steps[1, -1])).max() > 1e-3
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_two_halves_with_the_state_carried_equal_the_whole(layers):
     model, ids = _model(layers=layers), jax.random.randint(jax.random.key(2), (3, 8), 0, 7)
-    whole, _ = model(ids, deterministic=True)
-    first, state = model(ids[:, :5], deterministic=True)
-    second, _ = model(ids[:, 5:], state=state, deterministic=True)
-    np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-6)
+    whole, _ = model(ids)
+    first, state = model(ids[:, :5])
+    second, _ = model(ids[:, 5:], state=state)
+    assert_close(jnp.concatenate([first, second], axis=1), whole, 1e-6)
 
 
 def test_masked_steps_in_front_change_nothing():
     model, ids = _model(), jnp.array([[3, 1, 2]])
     padded, valid = jnp.array([[0, 0, 3, 1, 2]]), jnp.array([[False, False, True, True, True]])
-    np.testing.assert_allclose(
-        model(padded, mask=valid, last=True, deterministic=True)[0], model(ids, last=True, deterministic=True)[0], atol=1e-6
-    )
+    assert_close(model(padded, mask=valid, last=True)[0], model(ids, last=True)[0], 1e-6)
 
 
 @pytest.mark.parametrize("config", [{}, {"embed": 5}, {"embed": 6, "tied": True}, {"layers": 2}, {"embed": 6, "tied": True, "layers": 2}])
@@ -81,16 +81,15 @@ def test_logits_of_what_is_hidden_are_the_model_s(config):
     params, rebuild = functional(_model(**config))
     model = rebuild(params | {"head/bias": jnp.linspace(-1, 1, 7)})
     ids = jax.random.randint(jax.random.key(4), (3, 8), 0, 7)
-    hidden, states = model.hidden(ids, deterministic=True)
-    wanted, same = model(ids, deterministic=True)
+    hidden, states = model.hidden(ids)
+    wanted, same = model(ids)
     assert hidden.shape == (8, 3, 6)
     np.testing.assert_array_equal(hidden[-1], states[-1].h)
-    np.testing.assert_allclose(jnp.swapaxes(model.logits(hidden), 0, 1), wanted, rtol=0, atol=1e-6)
+    assert_close(jnp.swapaxes(model.logits(hidden), 0, 1), wanted, 1e-6)
     kernel = np.asarray(params["embedding/embedding"].T if config.get("tied") else params["head/kernel"], np.float64)
     by_hand = np.asarray(hidden, np.float64) @ kernel + np.linspace(-1, 1, 7)
-    np.testing.assert_allclose(jnp.swapaxes(wanted, 0, 1), by_hand, rtol=0, atol=1e-6)
-    for got, other in zip(jax.tree.leaves(states), jax.tree.leaves(same), strict=True):
-        np.testing.assert_allclose(got, other, rtol=0, atol=1e-6)
+    assert_close(jnp.swapaxes(wanted, 0, 1), by_hand, 1e-6)
+    assert_close(states, same, 1e-6)
 
 
 @pytest.mark.usefixtures("quick_compiles")
@@ -103,7 +102,7 @@ def test_remat_changes_no_value():
         state = [LSTMState(jnp.full((3, 6), 0.1), jnp.full((3, 6), 0.2))]
 
         def loss(params):
-            logits, last = rebuild(params)(ids, state=state, rngs=jax.random.key(2))
+            logits, last = rebuild(params)(ids, state=state, deterministic=False, rngs=jax.random.key(2))
             return (logits**2).sum() + sum((part.c**2).sum() for part in last), (logits, last)
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -117,11 +116,11 @@ def test_the_initial_state_is_zeros_and_what_none_means():
     assert len(state) == 2
     for part in jax.tree.leaves(state):
         np.testing.assert_array_equal(part, np.zeros((2, 6), np.float32), strict=True)
-    none, after = model.hidden(ids, deterministic=True)
-    zeros, _ = model.hidden(ids, state=state, deterministic=True)
+    none, after = model.hidden(ids)
+    zeros, _ = model.hidden(ids, state=state)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     np.testing.assert_array_equal(none, zeros)
-    ones, _ = model.hidden(ids, state=jax.tree.map(jnp.ones_like, state), deterministic=True)
+    ones, _ = model.hidden(ids, state=jax.tree.map(jnp.ones_like, state))
     assert jnp.abs(ones - zeros).max() > 0.01
 
 
@@ -131,7 +130,7 @@ def test_tied_weights_share_the_table():
     ids = jnp.array([[1, 2]])
 
     def first_logit(params):
-        return rebuild(params)(ids, last=True, deterministic=True)[0][0, 0]
+        return rebuild(params)(ids, last=True)[0][0, 0]
 
     gradient = jax.grad(first_logit)(params)["embedding/embedding"]
     assert np.abs(gradient[0]).max() > 0  # row 0 is read by the head alone
