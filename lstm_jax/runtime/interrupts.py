@@ -33,6 +33,20 @@ _repeated: list[int] = []
 _last_actions: list[Callable[[], object]] = []
 
 
+@contextlib.contextmanager
+def _handled(handlers: dict[int, Callable[..., object]]) -> Iterator[None]:
+    """Handle some signals by other functions until the context ends. Outside the main thread the context manager does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 def interrupted() -> bool:
     """Return whether a SIGINT has arrived inside the context `keep_interrupts`, or a SIGTERM inside `terminable`.
 
@@ -52,20 +66,14 @@ def terminable() -> Iterator[None]:
 
     It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def note(*_: Any) -> None:
         _terminated.set()
         _asked.set()
         raise KeyboardInterrupt
 
-    old = signal.signal(signal.SIGTERM, note)
-    try:
+    with _handled({signal.SIGTERM: note}):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _repeat_later() -> None:
@@ -222,19 +230,11 @@ def noted_signals() -> Iterator[Asked]:
     if interrupted():
         raise KeyboardInterrupt
     asked = Asked()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
 
-    def note(number, frame):
-        del frame
+    def note(number: int, _: Any) -> None:
         if asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.number = number
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled({signal.SIGINT: note, signal.SIGTERM: note}):
         yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -4,6 +4,7 @@ Most functions return a fact: the processor, its cores, the total memory or the 
 `keep_freed_memory` makes this process keep freed memory for its next allocations.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -127,14 +128,12 @@ def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
         top = root / "memory" if controllers else root
         group = top / path.lstrip("/")
-        found += [_group(folder, *names) for folder in (group, *group.parents) if folder.is_relative_to(top)]
-    return [group for group in found if group is not None]
-
-
-def _group(folder: Path, limit_name: str, usage_name: str) -> Group | None:
-    try:
-        limit, used = (int((folder / name).read_text()) for name in (limit_name, usage_name))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # in a container the folder may be absent; a group without a limit has "max" in place of a number
-        return None
-    return Group(limit, max(0, limit - used + int(stat.get("inactive_file", 0))))
+        for folder in (group, *group.parents):
+            # in a container the folder may be absent; a group without a limit has "max" in place of a number
+            with contextlib.suppress(OSError, ValueError):
+                limit, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                found.append(Group(limit, max(0, limit - used + int(stat.get("inactive_file", 0)))))
+            if folder == top:
+                break
+    return found

@@ -64,8 +64,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         return Processes("", 1, 0)
     if not managed:
         _require_whole(found)
-        _require_free_port(found)
-        _wait_for_coordinator(found)
+        _reach_coordinator(found)
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
     errors: list[Exception] = []
 
@@ -158,21 +157,18 @@ def _require_whole(place: Processes) -> None:
     require(0 <= place.process < place.processes, "process", place.process, remedy)
 
 
-def _require_free_port(place: Processes) -> None:
-    """Check in process 0 that it can listen at its port: JAX would crash without a message."""
-    with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tried.bind(("", 0 if place.process else int(place.coordinator.rpartition(":")[2])))
-
-
-def _wait_for_coordinator(place: Processes) -> None:
-    """Wait until process 0, the coordinator, listens at its port: JAX would abort this process if it does not."""
+def _reach_coordinator(place: Processes) -> None:
+    """Check in process 0 that its port is free, and wait in all others until process 0 listens: JAX would crash without a message."""
     host, _, port = place.coordinator.rpartition(":")
+    if not place.process:
+        with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(("", int(port)))
+        return None
     until = time.monotonic() + CONNECT_SECONDS
-    while place.process:
+    while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         except OSError as error:
             if time.monotonic() > until:
                 remedy = f"start process 0 within {CONNECT_SECONDS} seconds, and give its address to all"

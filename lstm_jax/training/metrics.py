@@ -148,11 +148,9 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the area under the ROC curve, or nan if all labels are the same."""
-    from scipy.stats import rankdata  # takes half a second to import
+    from scipy.stats import mannwhitneyu  # takes half a second to import
 
-    positives = labels.sum()
-    negatives = len(labels) - positives
-    if positives == 0 or negatives == 0:
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    if not (positive.size and negative.size):
         return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(mannwhitneyu(positive, negative, method="asymptotic").statistic / (positive.size * negative.size))

@@ -32,6 +32,8 @@ from lstm_jax.runtime.machine import cores
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
 EPOCHS = ("train", "epochs")
+Environment = dict[str, Any]
+"""Versions, devices and settings of a process; see `environment`."""
 _READABLE = "name the folder of a run that can be read"
 _EVERYWHERE = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "hosts", "xla_flags", "matmul_precision")
 _ON_A_CPU = ("cpu", "cores", "compiled")
@@ -164,25 +166,24 @@ class RunFolder:
         note = f"run {self.path} has no {self.manifest.name}, as runs of older versions: a change of its files would go unnoticed; "
         return (f"{note}lstm-jax run accept --run {shlex.quote(str(self.path))} writes one",) if self.config.exists() else ()
 
-    def environments(self) -> tuple[dict[str, Any], ...]:
+    def environments(self) -> tuple[Environment, ...]:
         """Return the environments that the run was trained in, oldest first, or () if the run has not begun.
 
         Raises:
             InputError: if the manifest is damaged.
         """
         sealed = self._sealed()
-        return self._written_environments() if sealed is None else tuple(sealed["environments"])
+        return tuple(sealed["environments"]) if sealed else self._written_environments()
 
-    def _written_environments(self) -> tuple[dict[str, Any], ...]:
+    def _written_environments(self) -> tuple[Environment, ...]:
         """Return the environments in environment.json, oldest first, or () if the file cannot be read."""
         try:
-            raw = json.loads(self.environment.read_bytes())
-            later = raw.pop("resumed", [])
-            return tuple(environment for environment in (raw, *later) if isinstance(environment, dict))
+            first = json.loads(self.environment.read_bytes())
+            return (first, *first.pop("resumed", []))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return ()
 
-    def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
+    def seal(self, environments: tuple[Environment, ...]) -> None:
         """Write the manifest, and environment.json with the first environment and, under the key "resumed", the later ones."""
         files = {name: digest for name in FILES if (digest := self._digest(name))}
         write_atomically(self.manifest, summed_json({"files": files, "environments": list(environments)}))
@@ -201,11 +202,11 @@ class RunFolder:
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
-            old: dict[str, Any] = {"files": {}, "environments": self._written_environments()}
+            sealed = None
             with contextlib.suppress(InputError):
-                old = self._sealed() or old
-            found = self._changes(old["files"])
-            self.seal(tuple(old["environments"]))
+                sealed = self._sealed()
+            found = self._changes(sealed["files"] if sealed else {})
+            self.seal(tuple(sealed["environments"]) if sealed else self._written_environments())
         return found
 
     @property
@@ -214,18 +215,13 @@ class RunFolder:
 
     def _sealed(self) -> dict[str, Any] | None:
         """Return the content of the manifest, or None if the run has no manifest."""
-        try:
+        subject = f"manifest {self.manifest}"
+        with system_errors(subject, _READABLE):
+            if not self.manifest.exists():
+                return None
             found = read_summed(self.manifest.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise InputError(f"manifest {self.manifest}", error.strerror, _READABLE) from error
-        content: Any = found or {}
-        files, environments = content.get("files"), content.get("environments")
-        whole = isinstance(files, dict) and isinstance(environments, list)
-        whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
-        require(whole, f"manifest {self.manifest}", "damaged", self._accepting)
-        return content
+        require(found is not None, subject, "damaged", self._accepting)
+        return found
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
@@ -243,7 +239,7 @@ class RunFolder:
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Environment, new: Environment) -> list[str]:
     """Return those differences of two environments, such as "cores 4, now 2", that can change the last bits of results."""
     old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
@@ -258,7 +254,7 @@ def _shown(value: Any) -> str:
     return str(value) or "none"
 
 
-def environment(mesh: Mesh) -> dict[str, Any]:
+def environment(mesh: Mesh) -> Environment:
     """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed.
 
     The keys are "python" (version), "versions" (dict from names of packages to versions), "git" (commit of this package), "platform"
@@ -282,14 +278,11 @@ def environment(mesh: Mesh) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the installed packages that can change results."""
-    return {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    found = dict.fromkeys(("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"), "not installed")
+    for package in found:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def git_commit() -> str:

@@ -94,16 +94,27 @@ class Scorer:
             return jnp.stack((nats, correct.astype(nats.dtype)), axis=-1)
 
         @partial(jax.jit, out_shardings=whole)
-        def chunk(params, state, ids, valid, resets):
+        def score(params, state, ids, targets, valid, resets):
             model = rebuild(params)
-            h, state = model.hidden(ids[:, :-1], mask=valid, resets=resets, state=state, deterministic=True)
-            return state, _score(model.logits(h), ids[:, 1:].T)
+            h, state = model.hidden(ids, mask=valid, resets=resets, state=state, deterministic=True)
+            return _score(model.logits(h), targets.T), state
 
         @partial(jax.jit, out_shardings=whole)
         def hidden(params, state, ids, resets):
             return rebuild(params).hidden(ids, resets=resets, state=state, deterministic=True)
 
-        self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
+        self._window, self._score, self._hidden = make_predict(window, mesh), score, hidden
+
+    def _read(self, compiled: Callable, params: Any, size: int, *arrays: np.ndarray | None) -> Any:
+        """Call a compiled function on chunks of `size` steps of arrays (S, N) for S streams, and return its outputs, joined by steps."""
+        parts, (streams, steps) = [], np.shape(arrays[0])
+        with sharding.on(self.mesh):
+            state = self._initial_state(params, streams)
+            for begin in range(0, steps, size):
+                chunk = [array if array is None else array[:, begin : begin + size] for array in arrays]
+                outputs, state = compiled(params, state, *chunk)
+                parts.append(jax.tree.map(np.asarray, outputs))
+        return jax.tree.map(lambda *chunks: np.concatenate(chunks), *parts)
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
         """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
@@ -150,21 +161,13 @@ class Scorer:
         own = -(-count // streams)
         warm = WARM_UP if streams > 1 else 0
         size = min(CHUNK, 1 << max(0, warm + own - 1).bit_length())
-        chunks = -(-(warm + own) // size)
+        steps = -(-(warm + own) // size) * size
         # stream s begins to read at position s * own - warm; positions outside the text are masked
-        positions = np.arange(streams)[:, None] * own - warm + np.arange(chunks * size + 1)[None, :]
-        rows = np.asarray(ids, np.int32)[np.clip(positions, 0, count)]
-        valid = (positions[:, :-1] >= 0) & (positions[:, :-1] < count)
-        at = None if starts is None else np.isin(positions[:, :-1], starts)
-        parts = []
-        with sharding.on(self.mesh):
-            state = self._initial_state(params, streams)
-            for begin in range(0, chunks * size, size):
-                part = slice(begin, begin + size)
-                cuts = None if at is None else at[:, part]
-                state, scored = self._chunk(params, state, rows[:, begin : begin + size + 1], valid[:, part], cuts)
-                parts.append([np.asarray(array) for array in scored])
-        return Scores(*(np.concatenate(part)[warm : warm + own].T.reshape(-1)[:count] for part in zip(*parts, strict=True)))
+        positions = np.arange(streams)[:, None] * own - warm + np.arange(steps + 1)[None, :]
+        rows, positions = np.asarray(ids, np.int32)[np.clip(positions, 0, count)], positions[:, :-1]
+        at = None if starts is None else np.isin(positions, starts)
+        found = self._read(self._score, params, size, rows[:, :-1], rows[:, 1:], (positions >= 0) & (positions < count), at)
+        return Scores(*(part[warm : warm + own].T.reshape(-1)[:count] for part in found))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
@@ -177,11 +180,6 @@ class Scorer:
         ids = check_ids("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         size = min(CHUNK, 1 << max(0, len(ids) - 1).bit_length())
-        padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)
-        at = None if starts is None else np.isin(np.arange(len(padded)), starts)
-        state, parts = self._initial_state(params, 1), []
-        for begin in range(0, len(padded), size):
-            cuts = None if at is None else at[None, begin : begin + size]
-            h, state = self._hidden(params, state, padded[None, begin : begin + size], cuts)
-            parts.append(np.asarray(h[:, 0]))
-        return np.concatenate(parts)[: len(ids)]
+        padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)[None]
+        at = None if starts is None else np.isin(np.arange(padded.size), starts)[None]
+        return self._read(self._hidden, params, size, padded, at)[: len(ids), 0]

@@ -21,7 +21,7 @@ from lstm_jax.tasks.text_examples import window_objective
 from lstm_jax.training.examples import Order
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import no_rows_behind, row_sparse, steps_program
+from lstm_jax.training.step import steps_program
 
 BATCH, STEPS, WORDS = 4, 2, 1100
 """Batch size, number of steps, and number of words, which is large enough for a row-sparse update of the embedding by compiled code."""
@@ -46,11 +46,10 @@ def _program(task: str, dropout: float) -> tuple[Any, tuple[Any, ...]]:
         params, rebuild = functional(generation.make_model(GenerationConfig(model=GenerationModelConfig(**options)), 33))
         objective, table = window_objective(rebuild), ""
         arrays = rng.integers(0, 33, (STEPS * BATCH, 6)).astype(np.int32)
-    behind = no_rows_behind(table, optimizer, params)
-    assert row_sparse(table, optimizer, params) == (task == "sentiment" and not native.why_not())
-    state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), sharding.make_mesh(1), behind=behind)
+    state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), sharding.make_mesh(1), table=table)
+    assert bool(state.behind) == (task == "sentiment" and not native.why_not())
     arguments = (state, jax.tree.map(jnp.asarray, arrays), _order(), jnp.int32(0), jnp.int32(STEPS), jax.random.key(0))
-    return jax.jit(steps_program(objective, optimizer, table=table)), arguments
+    return jax.jit(steps_program(objective, optimizer)), arguments
 
 
 @pytest.mark.slow(keep=1)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import BACKENDS
 from test_loop import CONFIG, PER_EPOCH, leaf_sums, stop_after, timeless
 from test_step import TABLE, assert_bits, objective, tall, tiny
 
@@ -45,24 +44,19 @@ def assert_close(fed, resident) -> None:
         assert left == pytest.approx(right, rel=1e-6)
 
 
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("steps", [1, 4, 100])
-def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow(keep=["tiny-4", "tall-4"])
+@pytest.mark.parametrize(("made", "steps"), [("tiny", 1), ("tiny", 4), ("tiny", 100), ("tall", 4)])
+def test_fed_batches_train_as_resident_ones(made: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training with batches fed from the host agrees with training on examples that are all on the devices, up to rounding.
 
     The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last of which is not full, and in a single group.
     """
     monkeypatch.setattr(feeding, "FED_STEPS", steps)
-    fed, resident = train(True), train(False)
+    options = {"made": tall(), "table": TABLE} if made == "tall" else {}
+    fed, resident = train(True, **options), train(False, **options)
     assert_close(fed, resident)
     assert all(row["input_seconds"] > 0 for row in fed.rows)
     assert not any("input_seconds" in row for row in resident.rows)
-
-
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
-def test_fed_batches_of_a_row_sparse_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "FED_STEPS", 4)
-    assert_close(*(train(stream, tall(), table=TABLE) for stream in (True, False)))
 
 
 def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
