@@ -92,12 +92,7 @@ def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
         extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `step` is below 0.
-            - `check_state` raises this error.
-            - `extra` cannot be written as JSON.
-            - The folder cannot be written, or there is not enough space.
+        InputError: if `step` is below 0, if the state or `extra` cannot be stored, or if there is not enough space in the folder.
     """
     require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = check_state(state)
@@ -128,11 +123,7 @@ def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
 
 
 def check_state(state: PyTree) -> Record:
-    """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves.
-
-    Raises:
-        InputError: if the tree has no leaves, if two of its leaves have the same path, or if a leaf is not an array or is empty.
-    """
+    """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves."""
     leaves = _named(state)
     for name, leaf in leaves.items():
         require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
@@ -152,7 +143,7 @@ def restore(
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
-    A training in another process may replace the checkpoints while this function reads them. The function then reads the new checkpoints.
+    If a training in another process replaces the checkpoints meanwhile, the new checkpoints are read.
 
     Args:
         folder: folder that was given to `save`.
@@ -169,13 +160,8 @@ def restore(
             may raise an error.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `step` is None, and there is no intact checkpoint.
-            - `step` is given, and there is no intact checkpoint of this step.
-            - Except as `added` and `dropped` allow, the leaves in the checkpoint have other paths, shapes or dtypes than those in `like`.
-            - A leaf in `like` has a sharding that does not fit its shape.
-            - A leaf that is in `dropped` but not in `like` has a value other than 0 in the checkpoint.
+        InputError: if there is no intact checkpoint, or none of the step `step`. Also if, except as `added` and `dropped` allow, its leaves
+            have other paths, shapes or dtypes than those in `like`, or if the sharding of a leaf does not fit its shape.
     """
     wanted = _named(like)
     rejected: list[tuple[int, str]] = []
@@ -232,15 +218,11 @@ def prune(folder: Path, keep: int, newest: int | None = None) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
-    """Lock the folder of the checkpoints of a training against other trainings, until the context ends.
-
-    Args:
-        folder: folder of the training. It is created if it does not exist.
-        parts: names of the subfolders that hold checkpoints.
-        resume: whether the subfolders may already hold checkpoints.
+    """Lock the folder of the checkpoints of a training against other trainings, until the context ends. It is created if it is missing.
 
     Raises:
-        InputError: if another training uses the folder, if it cannot be written, or if `resume` is false and it holds checkpoints.
+        InputError: if another training uses the folder, if it cannot be written, or if one of its subfolders `parts` holds checkpoints and
+            `resume` is false.
     """
     with contextlib.ExitStack() as stack:
         with processes.together():
@@ -320,11 +302,7 @@ def _read_verified(folder: Path, step: int) -> tuple[Record, str]:
 
 
 def _load(folder: Path, manifest: Record, wanted: Record, added: Sequence[str], dropped: Mapping[str, str]) -> tuple[Record, str]:
-    """Load the arrays of a checkpoint, after checking that they are those of the tree that is wanted.
-
-    Returns:
-        The arrays by name, and a description of the first one that differs from its checksum, or "".
-    """
+    """Load the arrays of a checkpoint by name, and return them with a description of the first damaged one, or ""."""
     saved, at = manifest["leaves"], f"of step {manifest['step']}"
     remedy = "use the config that the run was saved with"
     leaves = {name: leaf for name, leaf in wanted.items() if name in saved or name not in added}
@@ -358,8 +336,6 @@ def _clean(folder: Path) -> None:
     if not processes.first():
         return
     remove_temporaries(folder)
-    for entry in folder.glob("*.manifest.json.tmp"):  # of older versions
-        entry.unlink()
     manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
         match = _ARRAYS.fullmatch(entry.name)

@@ -91,17 +91,13 @@ def fit(
     Raises:
         InputError: in one of these cases.
 
-            - `model` is not a module, or has no parameters, or has a parameter that is not an array of floats.
-            - The model has variables that are neither parameters nor random streams.
-            - `optimizer` is not an optimiser, or needs the loss.
-            - `loss_fn`, `evaluate` or a member of `callbacks` is not a function, or `callbacks` is no sequence.
-            - `arrays` is no sequence of arrays.
-            - One of the arrays is a scalar, is no array of numbers, or holds an int that does not fit in 32 bits.
-            - The arrays have no rows, or different numbers of rows.
+            - `model` is not a module, or has variables that are neither parameters nor random streams.
+            - `evaluate` or a member of `callbacks` is not a function.
+            - `arrays` is no sequence of arrays of numbers with equally many rows, or one holds an int that does not fit in 32 bits.
             - The losses are not floats of the shape (B,).
             - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
             - A number, such as `epochs`, is outside its allowed range.
-            - `checked_mesh` or `loop.fit` raises this error.
+            - `make_train_step` or `loop.fit` raises this error.
 
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """

@@ -12,7 +12,7 @@ lookups. Therefore it computes the gradient of these rows only, and not of the w
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,15 @@ LEAST = 2**14
 Params = dict[str, Any]
 
 
-class _Table(NamedTuple):
+@dataclass(frozen=True)
+class _Table:
     """Placeholder for an embedding table, used while a jaxpr is evaluated."""
 
     name: str
 
 
-class _Unknown(NamedTuple):
-    """Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
+_UNKNOWN = object()
+"""Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
 
 
 def _evaluate(program: core.ClosedJaxpr, args: Sequence[Any], lookup: Callable, given: Sequence[jax.Array] = ()) -> list[Any]:
@@ -58,8 +59,8 @@ def _evaluate(program: core.ClosedJaxpr, args: Sequence[Any], lookup: Callable, 
         elif tables:
             indices = operands[1] if _is_lookup(equation, operands) else None
             results = [lookup(table, indices, equation) for table in tables][:1] * len(equation.outvars)
-        elif any(isinstance(operand, _Unknown) for operand in operands):
-            results = [_Unknown()] * len(equation.outvars)
+        elif any(operand is _UNKNOWN for operand in operands):
+            results = [_UNKNOWN] * len(equation.outvars)
         elif name == "sharding_constraint" and any(operands[0] is rows for rows in given):
             results = operands
         else:
@@ -125,22 +126,18 @@ def _indices(
     found: dict[str, list[jax.Array]] = {}
     others: set[str] = set()
 
-    def lookup(table: _Table, indices: Any, equation: Any) -> _Unknown:
-        if indices is None or isinstance(indices, _Unknown):
+    def lookup(table: _Table, indices: Any, equation: Any) -> object:
+        if indices is None or indices is _UNKNOWN:
             others.add(table.name)
         else:
             found.setdefault(table.name, []).append(_row_indices(indices, equation))
             fills = _mode(equation) == GatherScatterMode.FILL_OR_DROP
             modes.setdefault(table.name, []).append("fill" if fills else "clip")
-        return _Unknown()
+        return _UNKNOWN
 
-    given = {name: _Table(name) if name in tables else jax.tree.map(lambda _: _Unknown(), param) for name, param in params.items()}
-    _evaluate(program, _leaves(given, args), lookup)
+    given = {name: _Table(name) if name in tables else _UNKNOWN for name in params}
+    _evaluate(program, jax.tree.leaves((given, *args)), lookup)
     return {name: ids for name, ids in found.items() if name not in others}
-
-
-def _leaves(params: Params, args: tuple) -> list[Any]:
-    return jax.tree.leaves((params, *args), is_leaf=lambda leaf: isinstance(leaf, _Table | _Unknown))
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,8 @@ class FoundLookups:
             given.append(rows.reshape(equation.outvars[0].aval.shape))
             return given[-1]
 
-        results = _evaluate(self.program, _leaves(params | {self.table: _Table(self.table)}, args), lookup, given)
+        leaves = jax.tree.leaves((params | {self.table: _Table(self.table)}, *args))
+        results = _evaluate(self.program, leaves, lookup, given)
         return jax.tree.unflatten(self.structure, results)
 
 

@@ -61,11 +61,7 @@ class FitResult:
 
 
 def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
-    """Check that a batch can be divided into microbatches, and each microbatch among the devices in the mesh.
-
-    Raises:
-        InputError: if it cannot.
-    """
+    """Check that a batch can be divided into microbatches, and each microbatch among the devices in the mesh."""
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(config.batch_size % mesh.size == 0, "batch_size", config.batch_size, remedy)
     each, remedy = f"{config.batch_size} rows on {mesh.size} devices in {config.microbatches} parts", "give a number that divides them"
@@ -125,11 +121,9 @@ def fit(
     Raises:
         InputError: in one of these cases.
 
-            - There are no examples.
-            - The batch size is not a multiple of the number of microbatches times the number of devices.
+            - There are no examples, or the batch size is not a multiple of the number of microbatches times the number of devices.
             - The metric "loss" is not finite, and `stop_on_nan` of the config is true.
-            - `monitor` is not the name of a metric, or is the name of a metric that is not a number.
-            - `mode` is neither "min" nor "max".
+            - `monitor` is not the name of a metric that is a number, or `mode` is neither "min" nor "max".
             - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
             - The training is resumed from a checkpoint of a later step than the last step of the last epoch in the config.
             - Another training uses the folder `checkpoints`, or it holds checkpoints and `resume` is false.
@@ -264,6 +258,9 @@ class _Fit:
                 remedy = f"the checkpoints in {latest} are of a training with {was or repr(was)}: give that, or another folder"
                 require(was == value, name, value or repr(value), remedy)
 
+        def say(text: str) -> None:
+            console.print(Text(text), soft_wrap=True)
+
         note = ""
         if saved:
             compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
@@ -282,7 +279,7 @@ class _Fit:
         else:  # a process that ended before it saved its first state may have left the best checkpoint of the first epoch
             return
         for step, reason in found.rejected:
-            console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
+            say(f"checkpoint of step {step} is damaged ({reason}); an older one is used")
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
         remedy = f"the newest checkpoint in {latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
@@ -290,22 +287,18 @@ class _Fit:
         self.began -= self.history.seconds
         if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
             checkpoint.prune(best, KEEP_BEST, newest=found.step)
-        self._repair_best(best, found.step, console)
-        console.print(Text(f"resumed after step {found.step} of {most}{note}"), soft_wrap=True)
-        for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
-            if folder.is_dir():
-                checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
-
-    def _repair_best(self, best: Path, step: int, console: Console) -> None:
-        """If the checkpoint of the best epoch until `step` is damaged or missing, save it again, or say that its parameters are lost."""
         epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
         own = int(self.history.rows[epoch - 1]["step"]) if epoch else 0
         if epoch and (damage := checkpoint.damage(best, own)):
-            params = self.best_params if self.monitor else self.state.params if step == own else None
+            params = self.best_params if self.monitor else self.state.params if found.step == own else None
             done = "an older one is used until the next epoch ends" if params is None else "saved again"
-            console.print(Text(f"best checkpoint of step {own} is damaged ({damage}); {done}"), soft_wrap=True)
+            say(f"best checkpoint of step {own} is damaged ({damage}); {done}")
             if params is not None:
                 self._save("best", own, params)
+        say(f"resumed after step {found.step} of {most}{note}")
+        for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
+            if folder.is_dir():
+                checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
     def _save(self, part: str, step: int, state: Any, keep: int = 0) -> None:
         """Save a checkpoint with the history, and then keep the newest `keep` checkpoints, if `keep` is given."""

@@ -30,11 +30,7 @@ from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, lag_of, large
 def split_model(model: Any) -> Parts:
     """Split an nnx.Module or a pytree of parameters into parameters, other variables, and a function that rebuilds the model.
 
-    A pytree has no other variables.
-
-    Raises:
-        InputError: if the model has no parameters, if a parameter is not an array of floats, or if two parameters have the same path. Also
-            if a stateful layer carries no state yet.
+    A pytree has no other variables. `make_train_step` says which models raise an `InputError`.
     """
     if isinstance(model, nnx.Module):
         _check_carried(model)
@@ -74,11 +70,7 @@ def _kept(model: nnx.Module, variables: Any) -> Any:
 
 
 def check_functions(loss_fn: Any, optimizer: Any) -> None:
-    """Check that a loss function can be called, and that an optimiser has `init`, and an `update` that does not need the loss.
-
-    Raises:
-        InputError: if it is not so, or if `update` needs further arguments.
-    """
+    """Check that a loss function can be called, and that an optimiser has `init`, and an `update` that does not need the loss."""
     require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
@@ -90,11 +82,7 @@ def check_functions(loss_fn: Any, optimizer: Any) -> None:
 
 
 def checked_mesh(mesh: Mesh | None) -> Mesh:
-    """Return the mesh, or a mesh of one device for None.
-
-    Raises:
-        InputError: if `mesh` is no mesh, or if it has another axis than one named "data" of the type `jax.sharding.AxisType.Auto`.
-    """
+    """Return the mesh, or a mesh of one device for None, after checking that its axis is that of `sharding.make_mesh`."""
     mesh = sharding.make_mesh(1) if mesh is None else mesh
     fits = isinstance(mesh, Mesh) and mesh.axis_names == (sharding.DATA,) and mesh.axis_types == (AxisType.Auto,)
     require(fits, "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
@@ -133,12 +121,11 @@ class TrainStep:
             batch: further arguments of the loss function, which are pytrees of arrays (B, ...). B is the batch size.
 
         Returns:
-            A pair of the training state after the step, and the result of the loss function for this batch and the parameters before the
-            step.
+            A pair of the training state after the step, and the result of the loss function for the parameters before the step.
 
         Raises:
-            InputError: if B is not a multiple of the number of devices, or if the loss is not a float scalar. Also if `loss_fn` returns a
-                pair although `has_aux` is false, or no pair although `has_aux` is true.
+            InputError: if B is not a multiple of the number of devices, or if the result of `loss_fn` is not that which `make_train_step`
+                describes.
         """
         with sharding.on(self._mesh):
             return self._one(*self._prepared(0, state, batch))
@@ -146,17 +133,8 @@ class TrainStep:
     def many(self, state: TrainState, *batches: Any) -> tuple[TrainState, Any]:
         """Take S steps in one compiled call.
 
-        Args:
-            state: training state before the steps. It must not be used afterwards.
-            batches: further arguments of the loss function, which are pytrees of arrays (S, B, ...). Each array holds S batches of B
-                examples, stacked on a new first axis.
-
-        Returns:
-            A pair of the training state after the last step, and the results of the loss function in all steps. Each array of the results
-            has a new first axis of size S.
-
-        Raises:
-            InputError: if a single step with these batches would raise this error; see `__call__`.
+        It is like S calls of `__call__`, but each array of `batches`, and of the results of the loss function, has a new first axis of size
+        S.
         """
         with sharding.on(self._mesh):
             return self._several(*self._prepared(1, state, batches))
@@ -191,8 +169,7 @@ class TrainStep:
     def lower(self, state: TrainState, *batch: Any) -> jax.stages.Lowered:
         """Lower a step without compiling it, as the method `lower` of a jitted function does, and return the lowered program.
 
-        Use it for example to find out which data the devices exchange, or how much memory a step needs. The arguments are those of a step.
-        Nothing is computed, and the state stays valid.
+        It shows for example which data the devices exchange, or how much memory a step needs. The state stays valid.
         """
         with sharding.on(self._mesh):
             return self._one.lower(*self._prepared(0, state, batch))
@@ -227,7 +204,7 @@ class TrainStep:
         is_pair = isinstance(result, tuple) and len(result) == 2
         remedy = "give has_aux=True if and only if it is (loss, results)"
         require(is_pair == self._has_aux, "loss", "a pair" if is_pair else "no pair", remedy)
-        loss = result[0] if self._has_aux else result
+        loss: Any = result[0] if self._has_aux else result
         check_floats("loss", loss, (), "return a scalar of floats, such as the mean over the batch")
         return loss, (result, _kept(model, variables) if isinstance(model, nnx.Module) else variables)
 
@@ -286,7 +263,7 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
             - The model has no parameters, a parameter is not an array of floats, or two parameters have the same path.
             - A stateful layer carries no state yet.
             - `loss_fn` is not a function, or `optimizer` is not an optimiser.
-            - `checked_mesh` raises this error.
+            - `mesh` has another axis than one named "data" of the type `jax.sharding.AxisType.Auto`.
     """
     check_functions(loss_fn, optimizer)
     return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

@@ -112,15 +112,7 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
 
         v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
 
-    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate.
-
-    Args:
-        learning_rate: a number, or a function from the number of past steps to a number.
-        rho: decay rate of the moving average.
-        eps: small number in the denominator.
-
-    Raises:
-        InputError: if the learning rate is no number of 0 or more.
+    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate; see `keras_adam`.
     """
     _check_rate(learning_rate)
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)

@@ -32,9 +32,7 @@ Number = float | jax.Array
 class Lag(NamedTuple):
     """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
 
-    With row-sparse updates, a training step updates only the rows that it looks up, and all other rows miss this step. Before a row is
-    looked up again, it takes the steps that it has missed. In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps
-    count as an epoch.
+    In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps count as an epoch.
     """
 
     scales: jax.Array

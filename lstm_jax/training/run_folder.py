@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -40,12 +41,7 @@ _ON_A_CPU = ("cpu", "cores", "compiled")
 
 
 class RunFolder:
-    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files.
-
-    Args:
-        path: path of the folder.
-        checkpoints: folder of the checkpoints. If None, it is the subfolder `checkpoints`.
-    """
+    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files."""
 
     def __init__(self, path: Path, checkpoints: Path | None = None):
         self.path = path
@@ -72,7 +68,7 @@ class RunFolder:
         """Lock the folder against other processes until the context ends. The folder is created if it does not exist.
 
         Raises:
-            InputError: if another process holds the lock, if the path is a file, or if the folder cannot be created.
+            InputError: if another process holds the lock, or if the folder cannot be created.
         """
         subject = f"run folder {self.path}"
         with system_errors(subject, "name a folder that can be written"):
@@ -130,20 +126,13 @@ class RunFolder:
         """Replace the config of the run by one with more epochs, for which `start` returned true, and remove the result and the manifest.
 
         Call `seal` next to write a new manifest.
-
-        Raises:
-            InputError: if the config cannot be written.
         """
         self.manifest.unlink(missing_ok=True)  # else a kill before `seal` would leave a config that the manifest denies
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, config_json)
 
     def fix_data(self, fingerprint: str) -> None:
-        """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before.
-
-        Raises:
-            InputError: if the run began with other data, or if the fingerprint of its data cannot be read.
-        """
+        """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before."""
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
         with system_errors(f"file {self.data}", _READABLE):
@@ -167,11 +156,7 @@ class RunFolder:
         return (f"{note}lstm-jax run accept --run {shlex.quote(str(self.path))} writes one",) if self.config.exists() else ()
 
     def environments(self) -> tuple[Environment, ...]:
-        """Return the environments that the run was trained in, oldest first, or () if the run has not begun.
-
-        Raises:
-            InputError: if the manifest is damaged.
-        """
+        """Return the environments that the run was trained in, oldest first, or () if the run has not begun."""
         sealed = self._sealed()
         return tuple(sealed["environments"]) if sealed else self._written_environments()
 
@@ -196,9 +181,6 @@ class RunFolder:
 
         Returns:
             For each file that differs from the old manifest, the kind of difference: "changed", "missing" or "added".
-
-        Raises:
-            InputError: if the folder holds no run, if another process uses the folder, or if the folder cannot be written.
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
@@ -225,9 +207,12 @@ class RunFolder:
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
-        found = {name: self._digest(name) for name in FILES}
-        kinds = {name: "missing" if not found[name] else "changed" if name in sealed else "added" for name in FILES}
-        return {name: kinds[name] for name in FILES if found[name] != sealed.get(name, "")}
+        changes = {}
+        for name in FILES:
+            before, now = sealed.get(name, ""), self._digest(name)
+            if now != before:
+                changes[name] = "missing" if not now else "changed" if before else "added"
+        return changes
 
     def _digest(self, name: str) -> str:
         """Return the SHA-256 of a file, or "" if the file does not exist."""
@@ -278,7 +263,7 @@ def environment(mesh: Mesh) -> Environment:
 
 def versions() -> dict[str, str]:
     """Return the versions of the installed packages that can change results."""
-    found = dict.fromkeys(("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"), "not installed")
+    found: dict[str, str] = dict.fromkeys(("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"), "not installed")
     for package in found:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
@@ -302,14 +287,12 @@ def git_commit() -> str:
 def cpu_name() -> str:
     """Return the name, the family and the model of the CPU."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor()
-    pairs = [[part.strip() for part in line.partition(":")[::2]] for line in reversed(lines)]
-    first = {name: value for name, value in pairs if name in ("model name", "cpu family", "model")}
-    parts = [first.get("model name") or platform.processor()]
-    parts += [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
-    return ", ".join(parts)
+    first = dict(reversed(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE)))
+    numbers = [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
+    return ", ".join([first.get("model name") or platform.processor(), *numbers])
 
 
 def same_data(stored: bytes, fingerprint: str) -> bool:

@@ -1,7 +1,7 @@
 """Scores of a text under a character model: the negative log-probability of each character given the characters before it, in nats.
 
 The model reads the text in one of the two modes of `sampling`. In mode "carried" it carries the recurrent state through the text. A long
-text is then divided into several sections, called streams, which are read in parallel. In mode "window" the model predicts each character
+text is then divided into sections, called streams, which are read in parallel. In mode "window" the model predicts each character
 from a zero state and the `length` characters before it, as in the training of the Keras example lstm_text_generation. If fewer than
 `length` characters precede a character, it is predicted from all the characters before it.
 """
@@ -25,16 +25,13 @@ from lstm_jax.sampling import Mode, check_ids, check_mode
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
-"""Largest number of characters that one compiled call reads from each stream. Streams are sections of a text that are read in parallel."""
+"""Largest number of characters that one compiled call reads from each stream."""
 STREAM = 10_000
-"""Least mean length of the streams, in characters. Streams are the sections into which a long text is divided to be read in parallel."""
+"""Least mean length of the streams, in characters."""
 STREAMS = 32
 """Largest number of streams into which a long text is divided. The model reads all streams at once."""
 WARM_UP = 1000
-"""Number of preceding characters that the model reads, without scoring them, before each stream but the first.
-
-Streams are sections of a text that are read in parallel.
-"""
+"""Number of preceding characters that the model reads, without scoring them, before each stream but the first."""
 
 
 class Scores(NamedTuple):
@@ -74,8 +71,7 @@ class Scorer:
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
         mesh: device mesh over which windows and streams are sharded.
-        mode: "carried" to carry the recurrent state through the text, or "window" to predict each character from a zero state and the
-            `length` characters before it.
+        mode: "carried" or "window".
         length: number of characters before the predicted character in a window.
 
     Raises:
@@ -105,9 +101,9 @@ class Scorer:
 
         self._window, self._score, self._hidden = make_predict(window, mesh), score, hidden
 
-    def _read(self, compiled: Callable, params: Any, size: int, *arrays: np.ndarray | None) -> Any:
+    def _read(self, compiled: Callable, params: Any, size: int, *arrays: Any) -> Any:
         """Call a compiled function on chunks of `size` steps of arrays (S, N) for S streams, and return its outputs, joined by steps."""
-        parts, (streams, steps) = [], np.shape(arrays[0])
+        parts, (streams, steps) = [], arrays[0].shape
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, steps, size):
@@ -128,9 +124,8 @@ class Scorer:
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
-        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into sections, called streams, which are read in
-        parallel. Before its section, each stream reads the `WARM_UP` characters that precede the section, without scoring them. In mode
-        "window", a character that fewer than `length` characters precede is predicted from all characters before it.
+        In mode "carried", a text with at least `2 * STREAM` characters to score is read in streams. Before its section, each stream reads
+        the `WARM_UP` characters that precede it.
 
         Args:
             params: parameters of the model.

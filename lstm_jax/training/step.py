@@ -146,18 +146,18 @@ def take_step(
         InputError: if the loss uses the table for anything else than looking up rows.
     """
     parts = _divided(microbatches, batch, weight, key, state.carry)
-    params, opt_state = state.params, state.opt_state
-    dense, indices, ids = params, [], None
+    params: Any = state.params
+    opt_state, dense, indices, ids = state.opt_state, params, [], None
     table = next(iter(state.behind), "")
     lookup = find_lookups(loss, params, *_first(microbatches, parts), table=table) if table else None
+    if table and not lookup:
+        raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
     if lookup:
         find = partial(lookup.indices, params)
         indices = find(*parts) if microbatches == 1 else jax.lax.map(lambda part: find(*part), parts)
         ids = _joined(indices, 0)
         lag, opt_state, params = optimizer.catch_up(table, ids, lag, opt_state, params)
         dense = {name: param for name, param in params.items() if name != table}
-    elif table:
-        raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
 
     def part(batch, weight, key, carry, indices):
         def loss_of(dense, vectors):

@@ -43,7 +43,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_processes")
-def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None:
+def test_cold_and_warm_give_the_same_bits(reviews, tmp_path):
     """A training with a warm cache gives the same parameters, bit for bit, as one with a cold cache, even if a cache entry is truncated.
 
     Both trainings run in fresh processes with the default devices and the default backend, and their compiled steps donate the state.
@@ -84,7 +84,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         jax.config.update(name, value)
 
 
-def test_on_in_the_user_s_cache(settings: Path) -> None:
+def test_on_in_the_user_s_cache(settings):
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir == str(compilation_cache_dir())
     assert compilation_cache_dir().is_relative_to(settings / "lstm_jax" / "xla")
@@ -92,7 +92,7 @@ def test_on_in_the_user_s_cache(settings: Path) -> None:
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
 
 
-def test_jax_s_own_settings_go_before(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jax_s_own_settings_go_before(settings, monkeypatch):
     jax.config.update("jax_enable_compilation_cache", False)
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
@@ -108,7 +108,7 @@ def test_jax_s_own_settings_go_before(settings: Path, monkeypatch: pytest.Monkey
     assert jax.config.jax_persistent_cache_min_compile_time_secs == least
 
 
-def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_processor_or_jaxlib_has_its_own(monkeypatch):
     here = compilation_cache_dir()
     monkeypatch.setattr(compilation_cache, "version", lambda package: "0.0")
     older = compilation_cache_dir()
@@ -116,7 +116,7 @@ def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch
     assert len({here, older, compilation_cache_dir()}) == 3
 
 
-def test_a_folder_that_cannot_be(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be(settings, monkeypatch):
     """The cache stays off if others can write to its folder, if it cannot be made, or if the user has no home in which it could be."""
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be(settings: Path, monkeypatch: pytest.MonkeyPatch
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_the_oldest_go(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go(settings, monkeypatch):
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
     for age, name in enumerate("dcba"):

@@ -37,7 +37,7 @@ def test_round_trip_is_bit_exact_and_keeps_shardings(two_steps):
     assert_same(found.state, make_state(12))
 
 
-def test_an_array_of_the_other_byte_order(tmp_path: Path) -> None:
+def test_an_array_of_the_other_byte_order(tmp_path):
     array = np.arange(4, dtype=np.dtype("f4").newbyteorder())
     checkpoint.save(tmp_path, 3, {"x": array}, {})
     found = checkpoint.restore(tmp_path, {"x": array})
@@ -57,7 +57,7 @@ def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
 
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
-def test_random_keys(tmp_path: Path, generator: str) -> None:
+def test_random_keys(tmp_path, generator):
     """Keys made by `jax.random.key` are restored as keys of the same generator, also if `ShapeDtypeStruct` objects describe them.
 
     A key of another generator, or raw key data in place of a key, is refused.
@@ -229,7 +229,7 @@ def test_another_model_is_the_users_error_and_names_the_leaf(two_steps, change, 
         checkpoint.restore(two_steps, make_state(0) | change)
 
 
-def test_each_process_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_asks_the_others(monkeypatch):
     """`_agreed` tells each process whether any process has found damage in a checkpoint.
 
     A process that has found damage itself also takes part in the exchange, because the other processes wait for its answer.

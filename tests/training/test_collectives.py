@@ -36,7 +36,7 @@ LOOKUPS = {
 @pytest.mark.slow(keep=2)
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
 @pytest.mark.parametrize("lookup", LOOKUPS)
-def test_collectives_of_the_public_step(lookup: str) -> None:
+def test_collectives_of_the_public_step(lookup):
     """For each kind of lookup, the step finds the embedding table, and the devices exchange vectors in only two all-to-all operations.
 
     One operation exchanges the vectors, and the other their gradients.
@@ -57,7 +57,7 @@ def test_collectives_of_the_public_step(lookup: str) -> None:
     assert sorted(collectives(lowered.compile().as_text())) == expected(others)
 
 
-def test_collectives_of_a_text() -> None:
+def test_collectives_of_a_text():
     """`collectives` finds the collectives in the text of a compiled program, and their sizes in bytes.
 
     The text has dtypes of several sizes, tuples, scalars, asynchronous operations of a GPU, and an operation that is no collective.

@@ -67,12 +67,12 @@ def fit(**options: Any) -> loop.FitResult:
         ({"mesh": sharding.make_mesh(2), "microbatches": 8}, "microbatches: 8 rows on 2 devices in 8 parts; give a number that divides"),
     ],
 )
-def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
+def test_wrong_arguments(changes, message, unchecked):
     with pytest.raises(InputError, match="^" + re.escape(message)):
         fit(**changes)
 
 
-def test_the_first_step_without_a_finite_loss_is_named(unchecked: None) -> None:
+def test_the_first_step_without_a_finite_loss_is_named(unchecked):
     class Count(nnx.Module):
         def __init__(self):
             self.w = nnx.Param(np.zeros(()))
@@ -97,7 +97,7 @@ def fit_with(values: list[float], folder: Path, **options) -> Any:
     return fit(epochs=3, monitor="v", evaluate=lambda model: {"v": next(left)}, checkpoints=folder / "c", **options)
 
 
-def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
+def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path):
     """The folder `best/` holds the best epoch, even if a resumed training repeats an epoch that is already saved there.
 
     A process may end after it has saved epoch 3 in `best/`, but before it has saved the training state of epoch 3. The resumed training
@@ -121,7 +121,7 @@ def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
         fit_with([], tmp_path, resume=True)
 
 
-def test_resuming_from_the_best_epoch(tmp_path: Path) -> None:
+def test_resuming_from_the_best_epoch(tmp_path):
     """If the folder has no training state, a resumed training continues from the best epoch. Without this, it begins anew."""
     fit_with([1.0, 0.5, 0.9], tmp_path)
     shutil.rmtree(tmp_path / "c" / "latest")
@@ -131,7 +131,7 @@ def test_resuming_from_the_best_epoch(tmp_path: Path) -> None:
     assert fit_with([1.0, 0.5, 0.1], tmp_path, resume=True).best_epoch == 3
 
 
-def test_a_state_that_no_checkpoint_can_hold(tmp_path: Path) -> None:
+def test_a_state_that_no_checkpoint_can_hold(tmp_path):
     """A parameter without elements, which no checkpoint can hold, is an error before the first epoch."""
 
     class Empty(Classifier):
@@ -143,7 +143,7 @@ def test_a_state_that_no_checkpoint_can_hold(tmp_path: Path) -> None:
         fit(model=Empty(), checkpoints=tmp_path, evaluate=lambda model: pytest.fail("an epoch"))
 
 
-def test_another_training_is_not_resumed(tmp_path: Path) -> None:
+def test_another_training_is_not_resumed(tmp_path):
     """Resuming with another batch size, seed or number of examples is an error, because each step would have other examples.
 
     Resuming with another monitored metric or another mode is an error, too. Otherwise epochs before and after the interruption would be
@@ -158,7 +158,7 @@ def test_another_training_is_not_resumed(tmp_path: Path) -> None:
             fit(resume=True, epochs=2, **options | change)
 
 
-def test_fewer_epochs_than_the_checkpoint(tmp_path: Path) -> None:
+def test_fewer_epochs_than_the_checkpoint(tmp_path):
     """Resuming with 1 epoch is an error if the newest checkpoint lies within epoch 2."""
     options: dict[str, Any] = {"batch_size": 4, "checkpoints": tmp_path / "c", "checkpoint_steps": 3}
 
@@ -173,7 +173,7 @@ def test_fewer_epochs_than_the_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "wrong"), [(np.int64, 2**31), (np.int64, -(2**31) - 1), (np.uint64, 2**32)])
-def test_ids_beyond_32_bits(dtype: type, wrong: int) -> None:
+def test_ids_beyond_32_bits(dtype, wrong):
     """An id that does not fit into 32 bits is an error, because JAX would cut it, and another row of the table would be trained.
 
     A training with smaller ids of a 64-bit dtype gives the loss of a training with ids of 32 bits.
@@ -189,7 +189,7 @@ def test_ids_beyond_32_bits(dtype: type, wrong: int) -> None:
         step(step.init(), ids, LABELS[0])
 
 
-def test_kinds_of_metrics(tmp_path: Path) -> None:
+def test_kinds_of_metrics(tmp_path):
     """A metric may be a scalar or an array of JAX or NumPy, a text or None, also with checkpoints. A monitored one may be such a scalar.
 
     In the result, scalars are Python numbers, and arrays are lists. The file of metrics has the same values.
@@ -210,7 +210,7 @@ def test_kinds_of_metrics(tmp_path: Path) -> None:
         assert {name: row[name] for name in more} == {"per_class": [0.0, 1.0], "counts": [[1, 1], [1, 1]], "note": "a", "nothing": None}
 
 
-def test_fit(tmp_path: Path) -> None:
+def test_fit(tmp_path):
     """The loss falls, and a training that is resumed after 2 of 4 epochs has exactly the parameters of an uninterrupted one.
 
     Row-sparse and dense updates, and one and two devices, give the same parameters up to rounding.
@@ -238,7 +238,7 @@ def test_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_microbatches_have_masks_of_their_own() -> None:
+def test_microbatches_have_masks_of_their_own():
     """The losses with and without microbatches agree up to rounding, unless dropout draws masks. A second run gives the same losses."""
 
     def train_losses(microbatches: int, rate: float) -> list[float]:
@@ -250,7 +250,7 @@ def test_microbatches_have_masks_of_their_own() -> None:
     assert max(abs(a - b) for a, b in zip(dropped, train_losses(1, 0.5), strict=True)) > 1e-4
 
 
-def test_fit_evaluates_and_stops(tmp_path: Path, unchecked: None) -> None:
+def test_fit_evaluates_and_stops(tmp_path, unchecked):
     """`evaluate` gets a module with the parameters of the epoch.
 
     After training has stopped early, the given model has the parameters of the best epoch, also when it is resumed.
@@ -280,7 +280,7 @@ def test_fit_evaluates_and_stops(tmp_path: Path, unchecked: None) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
-def test_fit_resumes_an_optimiser_that_draws_random_numbers(tmp_path: Path) -> None:
+def test_fit_resumes_an_optimiser_that_draws_random_numbers(tmp_path):
     """The random key in the optimiser's state is saved and restored, so that a resumed training ends with the same bits."""
 
     def train(epochs: int, **more) -> dict[str, jax.Array]:

@@ -90,7 +90,7 @@ def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
 
 @pytest.mark.slow(keep=["[0.3]"])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rules) -> None:
+def test_the_step_is_that_of_a_loop_of_ones_own(rate, x64, peer_rules):
     """35 steps of our row-sparse Adam, with a catch-up of all rows among them, give the same parameters as optax' Adam in Flax' loop.
 
     Both draw the same dropout masks from the model's random streams. The test runs in float64, because in float32 Adam enlarges the
@@ -111,7 +111,7 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("embed", [nnx.Embed, Embedding])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_many_steps_a_call(embed, name: str) -> None:
+def test_many_steps_a_call(embed, name):
     """The method `many`, which takes several steps in one call, gives the losses and parameters of single steps, up to rounding.
 
     It also does so on two devices, and continues a state that a single step has made.
@@ -131,7 +131,7 @@ def test_many_steps_a_call(embed, name: str) -> None:
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
-def test_rows_wait_until_they_are_read() -> None:
+def test_rows_wait_until_they_are_read():
     """If batches do not look up a row, the row misses steps, and lacks the changes that dense Adam makes by momentum.
 
     The method `model` lets all rows catch up. The table then equals that of dense Adam, up to rounding.
@@ -148,13 +148,13 @@ def test_rows_wait_until_they_are_read() -> None:
     take(step, state, 5)  # `model` left the state valid
 
 
-def test_a_batch_that_does_not_divide() -> None:
+def test_a_batch_that_does_not_divide():
     step = make_step(mesh=sharding.make_mesh(2))
     with pytest.raises(InputError, match=r"^batch: \(3, 6\); give a batch size that is a multiple of the mesh's 2 devices"):
         step(step.init(), IDS[0][:3], LABELS[0][:3])
 
 
-def test_further_results_and_variables() -> None:
+def test_further_results_and_variables():
     """A step returns the auxiliary results of the loss function (`has_aux=True`), and updates the running mean of batch normalisation.
 
     The state does not include variables that a call creates, such as `nnx.Intermediate`.
@@ -186,7 +186,7 @@ def test_further_results_and_variables() -> None:
     assert set(state.params) == {"norm/scale", "norm/bias", "head/kernel", "head/bias"}
 
 
-def test_a_pytree_of_parameters(peer_rules) -> None:
+def test_a_pytree_of_parameters(peer_rules):
     """Steps on the pytree of parameters of a Flax Linen model give the results of a plain loop with `optax.adam`, up to rounding."""
 
     class Model(linen.Module):
@@ -219,7 +219,7 @@ class Pair(NamedTuple):
     first: jax.Array
 
 
-def test_leaves_keep_their_places() -> None:
+def test_leaves_keep_their_places():
     """Leaves of equal shape keep their places in the pytree, although JAX sorts their names, for example "10" before "2"."""
     params = {
         "a": {"b": jnp.ones((2, 2))},
@@ -236,7 +236,7 @@ def test_leaves_keep_their_places() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
-def test_a_state_goes_on_in_another_step() -> None:
+def test_a_state_goes_on_in_another_step():
     """The state that one step function made can be read and continued by other step functions.
 
     A function that has not seen a batch yet can read the state, and a function with dense updates can continue it. If rows of the embedding
@@ -268,7 +268,7 @@ def test_a_state_goes_on_in_another_step() -> None:
 
 
 @pytest.mark.parametrize("caught_up", [True, False])
-def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
+def test_a_restarted_optimizer(caught_up, x64, peer_rules):
     """If all rows catch up and the state of the optimiser is then made anew, further steps give the same parameters as with optax.
 
     If rows still miss steps when the state is made anew, the parameters are at least finite.
@@ -306,7 +306,7 @@ def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
         ({"loss": losses}, r"loss: float32\[4\]"),
     ],
 )
-def test_bad_input(options: dict[str, Any], message: str) -> None:
+def test_bad_input(options, message):
     def first_step() -> None:
         step = make_step(**options)
         take(step, step.init(), 0)
@@ -315,7 +315,7 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
         first_step()
 
 
-def test_a_state_is_used_once() -> None:
+def test_a_state_is_used_once():
     step = make_step()
     take(step, state := step.init(), 0)
     with pytest.raises(InputError, match=r"^training state: used again"):

@@ -58,7 +58,7 @@ def test_a_row_is_flat_json():
     ("logits", "labels", "message"),
     [
         ([1.0, 2.0], [1], "2 of them for 1 labels"),
-        ([], [], "none"),
+        ([], [], "0 of them for 0 labels"),
         ([1.0], [2], "labels.*2.* at review 0; give 0 or 1"),
         ([1.0, 1.0], [0.0, 0.5], r"0\.5.* at review 1"),
         ([1.0, math.nan], [0, 1], "nan.* at review 1; the model has diverged"),

@@ -35,7 +35,7 @@ def train(microbatches: int, made, devices: int, optimizer: str = "adam", table:
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize(("microbatches", "devices"), [(3, 1), (12, 1), (3, 2)])
 @pytest.mark.parametrize("kind", ["dense", "row-sparse"])
-def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) -> None:
+def test_parts_train_as_the_whole(kind, microbatches, devices):
     """Training with microbatches gives the metrics and parameters of training with whole batches, up to rounding.
 
     Gradients are clipped, and each row of a batch keeps its carry. The last batch of an epoch is not full, so that of twelve microbatches
@@ -49,7 +49,7 @@ def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) ->
     assert any(np.abs(whole.params[name] - param).max() > 0.01 for name, param in made.params.items())
 
 
-def test_each_device_keeps_its_rows() -> None:
+def test_each_device_keeps_its_rows():
     mesh = sharding.make_mesh(2)
     with sharding.on(mesh):
         rows = jax.device_put(np.arange(12.0), sharding.rows(mesh))
@@ -71,5 +71,5 @@ def needed_memory(microbatches: int) -> int:
     return program.lower(state, *arguments, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_parts_need_less_memory() -> None:
+def test_parts_need_less_memory():
     assert needed_memory(8) < needed_memory(1) / 3

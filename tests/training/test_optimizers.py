@@ -302,7 +302,7 @@ def test_clipping_bounds_the_global_norm():
         assert trained(optimizer, (jnp.zeros(()), jnp.zeros(())), [gradient])[0] == pytest.approx(wanted, rel=1e-6)
 
 
-def test_norms_to_clip_to(unchecked: None) -> None:
+def test_norms_to_clip_to(unchecked):
     for most in (0.0, -1.0, np.nan):
         with pytest.raises(InputError, match=f"^most: {most}; give the largest norm of the gradient, a number above 0$"):
             clipped(optax.sgd(0.1), most)
