@@ -62,7 +62,8 @@ def tensorboard(folder: str | Path) -> Callback:
     all events of older files from this step on, so that a repeated epoch is shown once.
     """
     folder = Path(folder)
-    path, last = folder, 0
+    path: Path | None = None
+    last = 0
 
     def write(record: EpochRecord) -> None:
         nonlocal path, last
@@ -72,7 +73,7 @@ def tensorboard(folder: str | Path) -> Callback:
         protocol: Any = event_pb2
         summaries: Any = summary_pb2
         now, events = time.time(), []
-        if record.step <= last or path == folder:
+        if path is None or record.step <= last:
             path = folder / f"events.out.tfevents.{int(now):010}.{os.uname().nodename}.{time.time_ns()}"
             events = [protocol.Event(wall_time=now, file_version="brain.Event:2")]
             if record.resumed:

@@ -100,7 +100,7 @@ def test_where_parameters_live():
     """
     mesh = make_mesh(2)
 
-    def specs(tree) -> dict[str, PartitionSpec]:
+    def specs(tree):
         found = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, param_spec(mesh.size, path, leaf)), tree)
         return {jax.tree_util.keystr(path): sharding.spec for path, sharding in jax.tree.leaves_with_path(found)}
 

@@ -63,7 +63,7 @@ def test_random_keys(tmp_path, generator):
     A key of another generator, or raw key data in place of a key, is refused.
     """
 
-    def made(seed: int) -> dict[str, jax.Array]:
+    def made(seed):
         key = jax.random.key(seed, impl=generator)
         return {"key": key, "keys": jax.device_put(jax.random.split(key, 4), make_state(0)["table"].sharding)}
 

@@ -44,7 +44,7 @@ def test_two_trainings_at_once(resume, tmp_path):
     """
     refused = []
 
-    def second(record) -> None:
+    def second(record):
         with pytest.raises(InputError) as error:
             train(SHORT, checkpoints=tmp_path / "new", resume=resume)
         refused.append(str(error.value))

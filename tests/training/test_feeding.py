@@ -33,7 +33,7 @@ def untimed(rows) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "input_seconds"} for row in timeless(rows)]
 
 
-def assert_close(fed, resident) -> None:
+def assert_close(fed, resident):
     """Assert that the parameters and metrics of two results of `fit` agree up to rounding.
 
     The last bits may differ, because XLA may sum a loss in another order in a program that gets its batches in another way.

@@ -77,7 +77,7 @@ def test_the_first_step_without_a_finite_loss_is_named(unchecked):
         def __init__(self):
             self.w = nnx.Param(np.zeros(()))
 
-    def loss(model: Count, x):
+    def loss(model, x):
         return jnp.where(model.w[...] > 5.5, jnp.inf, -model.w[...]) + 0 * x  # a step of `sgd(1.0)` adds 1 to w
 
     with pytest.raises(InputError, match=r"^training loss: inf in epoch 2, from step 7 on;"):
@@ -104,7 +104,7 @@ def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path):
     repeats epoch 3, which is not the best one this time. The checkpoint in `best/` is then that of epoch 2.
     """
 
-    def fail(record) -> None:
+    def fail(record):
         if record.epoch == 3:
             raise RuntimeError("no space")
 
@@ -162,7 +162,7 @@ def test_fewer_epochs_than_the_checkpoint(tmp_path):
     """Resuming with 1 epoch is an error if the newest checkpoint lies within epoch 2."""
     options: dict[str, Any] = {"batch_size": 4, "checkpoints": tmp_path / "c", "checkpoint_steps": 3}
 
-    def stop(record) -> None:
+    def stop(record):
         if record.epoch == 2:
             raise KeyboardInterrupt
 
@@ -218,7 +218,7 @@ def test_fit(tmp_path):
     ids = IDS.reshape(-1, LENGTH)[:50]
     labels = (ids.sum(1) % 2).astype(np.float32)
 
-    def run(epochs: int, optimizer, folder: Path | None = None, **more):
+    def run(epochs, optimizer, folder=None, **more):
         model = Classifier(0.1)
         result = lstm_jax.fit(model, losses, optimizer, [ids, labels.tolist()], epochs=epochs, batch_size=8, checkpoints=folder, **more)
         return model, result
@@ -241,7 +241,7 @@ def test_fit(tmp_path):
 def test_microbatches_have_masks_of_their_own():
     """The losses with and without microbatches agree up to rounding, unless dropout draws masks. A second run gives the same losses."""
 
-    def train_losses(microbatches: int, rate: float) -> list[float]:
+    def train_losses(microbatches, rate):
         return [row["train_loss"] for row in fit(model=Classifier(rate), epochs=3, microbatches=microbatches).rows]
 
     assert train_losses(4, 0.0) == pytest.approx(train_losses(1, 0.0), rel=1e-5)
@@ -258,7 +258,7 @@ def test_fit_evaluates_and_stops(tmp_path, unchecked):
     seen: list[float] = []
     model, records = Classifier(), []
 
-    def evaluate(current: Classifier) -> dict[str, float]:
+    def evaluate(current):
         seen.append(float(current.head.bias[...][0]))
         return {"score": [0.5, 0.7, 0.6, 0.6][len(seen) - 1]}
 
@@ -283,7 +283,7 @@ def test_fit_evaluates_and_stops(tmp_path, unchecked):
 def test_fit_resumes_an_optimiser_that_draws_random_numbers(tmp_path):
     """The random key in the optimiser's state is saved and restored, so that a resumed training ends with the same bits."""
 
-    def train(epochs: int, **more) -> dict[str, jax.Array]:
+    def train(epochs, **more):
         noisy = optax.chain(optax.adam(1e-2), optax.add_noise(0.1, 0.5, key=0))
         with jax.numpy_dtype_promotion("standard"):  # optax's noise needs it
             return fit(optimizer=noisy, epochs=epochs, **more).params

@@ -67,7 +67,7 @@ def _params(model: nnx.Module) -> dict:
     return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
 
 
-def assert_near(got: nnx.Module, want: nnx.Module, far: float) -> None:
+def assert_near(got: nnx.Module, want: nnx.Module, far: float):
     want = _params(want)
     for path, value in _params(got).items():
         np.testing.assert_allclose(value[...], want[path][...], rtol=0, atol=far, err_msg=str(path))
@@ -307,7 +307,7 @@ def test_a_restarted_optimizer(caught_up, x64, peer_rules):
     ],
 )
 def test_bad_input(options, message):
-    def first_step() -> None:
+    def first_step():
         step = make_step(**options)
         take(step, step.init(), 0)
 

@@ -60,7 +60,7 @@ def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypat
     add a "+" to the commit.
     """
 
-    def git(*words: str) -> str:
+    def git(*words):
         person = ("-c", "user.name=a", "-c", "user.email=a@b")
         return subprocess.run(["git", "-C", tmp_path, *person, *words], check=True, capture_output=True, text=True).stdout.strip()
 

@@ -16,7 +16,7 @@ def test_a_stateful_layer():
     """
 
     class Stateful(nnx.Module):
-        def __init__(self, learned: bool = False):
+        def __init__(self, learned=False):
             self.rnn = lstm_jax.LSTM(3, 4, stateful=True, learned_state=learned, rngs=nnx.Rngs(0))
 
         def __call__(self, x):

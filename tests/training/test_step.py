@@ -127,7 +127,7 @@ def assert_bits(got, want):
         assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
 
 
-def assert_reads_once(order: Order, count: int, batch: int) -> None:
+def assert_reads_once(order: Order, count: int, batch: int):
     """Check that an order reads each example once, in batches that are full but for the last one, and whose examples weigh the same."""
     steps, real = steps_per_epoch(count, batch), np.asarray(order.weight) > 0
     counts = real.sum(1)
