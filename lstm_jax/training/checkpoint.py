@@ -420,12 +420,13 @@ def _save_arrays(arrays: Path, leaves: Record) -> None:
 def _restore_arrays(arrays: Path, wanted: Record) -> Record:
     import orbax.checkpoint as ocp
 
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default)
-        for name, leaf in wanted.items()
-    }
-    like = {name: leaf if isinstance(leaf, np.ndarray) else shapes[name] for name, leaf in wanted.items()}
+    def described(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf
+        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    like = {name: described(leaf) for name, leaf in wanted.items()}
     with _checkpointer(arrays) as (checkpointer, path):
         arguments = ocp.checkpoint_utils.construct_restore_args(like)
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jax.lax import GatherScatterMode
+from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
 from lstm_jax.runtime import sharding
 
@@ -84,20 +84,16 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
 
 def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
     """Return whether an equation (operation) of a jaxpr looks up whole rows of an embedding table."""
-    if not isinstance(operands[0], _Table) or any(isinstance(operand, _Table) for operand in operands[1:]):
-        return False
-    if equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
+    if not isinstance(operands[0], _Table) or equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
         return False
     if equation.primitive.name != "gather":
         return equation.primitive.name == "dynamic_slice"
-    numbers, axes = equation.params["dimension_numbers"], equation.outvars[0].aval.ndim
-    fill = equation.params["fill_value"]
-    if numbers.operand_batching_dims or not (fill is None or np.isnan(fill)):
-        return False
-    if numbers.collapsed_slice_dims == (0,):
-        return numbers.start_index_map == (0,) and numbers.offset_dims == (axes - 1,)
+    last, fill = equation.outvars[0].aval.ndim - 1, equation.params["fill_value"]
+    rows = GatherDimensionNumbers(offset_dims=(last,), collapsed_slice_dims=(0,), start_index_map=(0,))
     # a dynamic_slice under vmap; because it is clipped, the index of the column is always 0
-    return _mode(equation) == GatherScatterMode.CLIP and numbers.start_index_map == (0, 1) and numbers.offset_dims == (axes - 2, axes - 1)
+    slices = GatherDimensionNumbers(offset_dims=(last - 1, last), collapsed_slice_dims=(), start_index_map=(0, 1))
+    allowed = [rows, slices] if _mode(equation) == GatherScatterMode.CLIP else [rows]
+    return equation.params["dimension_numbers"] in allowed and (fill is None or bool(np.isnan(fill)))
 
 
 def _mode(equation: Any) -> GatherScatterMode:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from lstm_jax.errors import require
 
@@ -70,7 +70,7 @@ class Reliability:
         return float(np.sum(self.count[filled] * gaps) / self.count.sum())
 
 
-def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
+def binary_metrics(logits: np.ndarray, labels: np.ndarray) -> BinaryMetrics:
     """Return the `BinaryMetrics` of N reviews, given their logits and their labels, each of shape (N,) or (N, 1).
 
     If a review has the logit z and the label y, its loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no
@@ -99,7 +99,7 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
     )
 
 
-def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."], bins: int = 15) -> Reliability:
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
     """Group predictions by probability into bins of equal width, and compare the mean probability with the labels in each bin.
 
     Each bin contains its upper boundary but not its lower one. The first bin contains both 0 and its upper boundary.

@@ -54,8 +54,10 @@ def clipped_adam(rate) -> RowOptimizer:
     return clipped(adam(rate), 1.0)
 
 
-def own(state) -> optax.ScaleByAdamState:
-    return state if isinstance(state, optax.ScaleByAdamState) else state[1]
+def parts(params, state) -> tuple:
+    """Return the parameters and both moments, also if the gradient is clipped."""
+    adam_state = state if isinstance(state, optax.ScaleByAdamState) else state[1]
+    return params, adam_state.mu, adam_state.nu
 
 
 @pytest.mark.slow(keep=["5-clipped", "64-keras_adam-float32"])
@@ -75,21 +77,13 @@ def test_adam_by_rows(columns, form, dtype):
         optimizer = form(lambda step: 0.01 / 30 * (step + 1).astype(jnp.float32))
         dense, lazy = (params, optimizer.init(params)), (optimizer.init(params), params)
         update = jax.jit(optimizer.update)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        reached = {
-            "params": jax.tree.map(jnp.abs, params),
-            "mu": zeros,
-            "nu": zeros,
-        }  # rounding is measured by the sizes reached so far, since a moment can go through 0
+        # rounding is measured by the sizes reached so far, since a moment can go through 0
+        reached = jax.tree.map(jnp.abs, parts(*dense))
 
-        def check(rows, lazy, dense):
-            (found, params), (want, state) = lazy, dense
-            assert jax.tree.structure(found) == jax.tree.structure(state)
-            pairs = {"params": (params, want), "mu": (own(found).mu, own(state).mu), "nu": (own(found).nu, own(state).nu)}
-            for kind, (got, want) in pairs.items():
-                for name in params:
-                    far = steps * np.finfo(dtype).eps * reached[kind][name]
-                    assert (np.abs(got[name] - want[name]) <= far)[rows].all(), (kind, name)
+        def check(rows):
+            assert jax.tree.structure(lazy[0]) == jax.tree.structure(dense[1])
+            for got, want, far in zip(*map(jax.tree.leaves, (parts(lazy[1], lazy[0]), parts(*dense), reached)), strict=True):
+                assert (np.abs(got - want) <= steps * np.finfo(dtype).eps * far)[rows].all()
 
         for call in range(2):  # the second call begins after the first one has let all rows catch up
             lag = optimizer.begin(params["table"], lazy[0], steps)
@@ -98,19 +92,16 @@ def test_adam_by_rows(columns, form, dtype):
                 scale = 10.0 ** rng.integers(-9, 1, columns)  # some gradients are as small as epsilon
                 rows, other = (jnp.asarray(rng.standard_normal((*shape, columns)) * scale, dtype) for shape in (ids.shape, (count,)))
                 lag, *lazy = optimizer.catch_up("table", ids, lag, *lazy)
-                check(ids[(ids >= -count) & (ids < count)], lazy, dense)
+                check(ids[(ids >= -count) & (ids < count)])
                 lag, *lazy = optimizer.update_rows({"other": other}, "table", ids, rows, lag, *lazy)
                 gradient = {"table": jnp.zeros((count, columns), dtype).at[ids].add(rows), "other": other}
                 updates, state = update(gradient, dense[1])
                 dense = optax.apply_updates(dense[0], updates), state
-                reached = {
-                    "params": jax.tree.map(lambda far, step: far + jnp.abs(step), reached["params"], updates),
-                    "mu": jax.tree.map(lambda far, m: jnp.maximum(far, jnp.abs(m)), reached["mu"], own(state).mu),
-                    "nu": jax.tree.map(jnp.maximum, reached["nu"], own(state).nu),
-                }
+                moved = jax.tree.map(lambda far, step: far + jnp.abs(step), reached[0], updates)
+                reached = moved, *jax.tree.map(lambda far, moment: jnp.maximum(far, jnp.abs(moment)), reached[1:], parts(*dense)[1:])
             assert (lag.done < lag.at).any()
             lag, *lazy = optimizer.catch_up("table", None, lag, *lazy)
-            check(slice(None), lazy, dense)
+            check(slice(None))
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
