@@ -227,7 +227,7 @@ class TrainStep:
         return self._catch_up(state) if state.behind else state
 
     def _all_caught_up(self, state: TrainState) -> TrainState:
-        return catch_up_if(True, self._optimizer, self._lag(state), state)[1]._replace(behind=())
+        return catch_up_if(True, self._optimizer, self._lag(state), state)[1]._replace(behind={})
 
 
 def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:

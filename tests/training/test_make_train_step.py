@@ -252,7 +252,7 @@ def test_a_state_goes_on_in_another_step():
     kept = jax.tree.map(jnp.copy, state)
     assert_near(other.model(state), one.model(state), 0)
     state, kept = take(other, state, 5), take(dense, kept, 5)
-    assert kept.behind == ()
+    assert kept.behind == {}
     assert_near(dense.model(kept), other.model(state), 2e-6)
     kept = take(one, kept, 6)
     assert "embed/embedding" in kept.behind
@@ -262,7 +262,7 @@ def test_a_state_goes_on_in_another_step():
                 call(kept)
         late = make_step()
         whole = take(late, late.init(), 0)
-    assert (whole.behind, late.table) == ((), "")
+    assert (whole.behind, late.table) == ({}, "")
     take(late, whole, 1)
     assert late.table == "embed/embedding"
 
