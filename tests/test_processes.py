@@ -202,7 +202,7 @@ def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
 def test_a_signal_ends_a_waiting_process(tmp_path: Path) -> None:
     place = (free_address(), 2, 0)
     process = started("train", "generation", "--run", tmp_path / "run", place=place)
-    processes._wait_for_coordinator(Processes(*place[:2], 1))
+    processes._reach_coordinator(Processes(*place[:2], 1))
     process.send_signal(signal.SIGTERM)
     assert ended(process, 30) == (75, "interrupted\n")
 
@@ -370,7 +370,7 @@ def test_places_that_the_environment_names(no_place, variables: dict[str, str], 
     calls = []
     no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
     no_place.setattr(processes.jax.config, "update", lambda *args: None)
-    no_place.setattr(processes, "_wait_for_coordinator", lambda place: None)
+    no_place.setattr(processes, "_reach_coordinator", lambda place: None)
     no_place.setattr(processes, "_one_line_for_lost_processes", contextlib.nullcontext)
     for name, value in variables.items():
         no_place.setenv(name, value)

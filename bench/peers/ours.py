@@ -157,8 +157,8 @@ def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer
     weight = np.full(numbers.shape, 1 / work.batch, np.float32)
     order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
     given, order, key = jax.device_put((examples.arrays, order, jax.random.key(0)), sharding.replicated(mesh))
-    state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
-    run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather, table=EMBEDDING if work.words else "")
+    state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh, table=EMBEDDING if work.words else "")
+    run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
     taken = 0
 
     def run(count):

@@ -33,6 +33,20 @@ _repeated: list[int] = []
 _last_actions: list[Callable[[], object]] = []
 
 
+@contextlib.contextmanager
+def _handled(handlers: dict[int, Callable[..., object]]) -> Iterator[None]:
+    """Handle some signals by other functions until the context ends. Outside the main thread the context manager does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 def interrupted() -> bool:
     """Return whether a SIGINT has arrived inside the context `keep_interrupts`, or a SIGTERM inside `terminable`.
 
@@ -52,20 +66,14 @@ def terminable() -> Iterator[None]:
 
     It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def note(*_: Any) -> None:
         _terminated.set()
         _asked.set()
         raise KeyboardInterrupt
 
-    old = signal.signal(signal.SIGTERM, note)
-    try:
+    with _handled({signal.SIGTERM: note}):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _repeat_later() -> None:
@@ -131,9 +139,9 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
 def end_on_second_signal() -> Iterator[None]:
     """Return a context manager that ends this process at once, with exit code 130, when a second SIGINT or SIGTERM arrives.
 
-    The second signal ends the process even while the main thread runs compiled code. The first signal does not end the process: its handler
-    in Python is called when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread
-    the context manager does nothing. Libraries should not use it, because it ends the whole process.
+    The second signal ends the process even while the main thread runs compiled code. The first signal does not: its handler in Python is
+    called when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context
+    manager does nothing.
 
     Before the process ends, the functions that were given to `before_end` are called. `finally` clauses are not executed.
     """
@@ -158,12 +166,8 @@ def end_on_second_signal() -> Iterator[None]:
 def _watch(reader: int) -> None:
     """Wait for signals, and end the process when a second SIGINT or SIGTERM arrives.
 
-    Python writes the number of each arriving signal to a pipe. This function reads these numbers, and returns when the other end of the
-    pipe is closed. If the process still runs `PATIENCE` seconds after the first signal, this function prints how to end the process
-    immediately.
-
-    Args:
-        reader: file descriptor of the reading end of the pipe.
+    Python writes the number of each arriving signal to a pipe, whose reading end is `reader`, until the pipe is closed. If the process
+    still runs `PATIENCE` seconds after the first signal, this function prints how to end the process immediately.
     """
     seen, announced = 0, False
     while True:
@@ -186,11 +190,7 @@ def _watch(reader: int) -> None:
 
 @contextlib.contextmanager
 def before_end(action: Callable[[], object]) -> Iterator[None]:
-    """Return a context manager that lets `end_on_second_signal` call `action` before it ends the process.
-
-    `action` is called only if the process is ended by `end_on_second_signal` while the context is active. The call is made in a thread
-    other than the main thread.
-    """
+    """Let `end_on_second_signal` call `action`, in another thread, before it ends the process while the context is active."""
     _last_actions.append(action)
     try:
         yield
@@ -222,19 +222,11 @@ def noted_signals() -> Iterator[Asked]:
     if interrupted():
         raise KeyboardInterrupt
     asked = Asked()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
 
-    def note(number, frame):
-        del frame
+    def note(number: int, _: Any) -> None:
         if asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.number = number
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled({signal.SIGINT: note, signal.SIGTERM: note}):
         yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

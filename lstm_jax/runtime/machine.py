@@ -1,9 +1,6 @@
-"""Functions about the processor and the memory of the machine on which this process runs.
+"""Functions about the processor and the memory of the machine on which this process runs."""
 
-Most functions return a fact: the processor, its cores, the total memory or the free memory. `pin` restricts a process to some cores, and
-`keep_freed_memory` makes this process keep freed memory for its next allocations.
-"""
-
+import contextlib
 import ctypes
 import os
 import platform
@@ -14,10 +11,7 @@ from typing import NamedTuple
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Numbers of options of the function mallopt(3) of glibc."""
 LARGE_BLOCK = 2**25
-"""Largest threshold in bytes that glibc allows for its option M_MMAP_THRESHOLD.
-
-glibc takes each block above the threshold directly from the operating system, and returns the block when the program frees it.
-"""
+"""Largest threshold in bytes above which glibc (M_MMAP_THRESHOLD) returns each block to the system when the program frees it."""
 HEAP = 2**26
 """Size in bytes of each heap that glibc reserves for a thread other than the main thread."""
 
@@ -112,9 +106,7 @@ class Group(NamedTuple):
 def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Group]:
     """Return the memory of each Linux control group, of version 1 or 2, that contains this process and has a memory limit.
 
-    Args:
-        root: folder where the control groups are mounted.
-        own: file that lists the control groups of this process.
+    They are mounted at `root`, and the file `own` lists those of this process.
     """
     try:
         lines = own.read_text().splitlines()
@@ -127,14 +119,12 @@ def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
         top = root / "memory" if controllers else root
         group = top / path.lstrip("/")
-        found += [_group(folder, *names) for folder in (group, *group.parents) if folder.is_relative_to(top)]
-    return [group for group in found if group is not None]
-
-
-def _group(folder: Path, limit_name: str, usage_name: str) -> Group | None:
-    try:
-        limit, used = (int((folder / name).read_text()) for name in (limit_name, usage_name))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # in a container the folder may be absent; a group without a limit has "max" in place of a number
-        return None
-    return Group(limit, max(0, limit - used + int(stat.get("inactive_file", 0))))
+        for folder in (group, *group.parents):
+            # in a container the folder may be absent; a group without a limit has "max" in place of a number
+            with contextlib.suppress(OSError, ValueError):
+                limit, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                found.append(Group(limit, max(0, limit - used + int(stat.get("inactive_file", 0)))))
+            if folder == top:
+                break
+    return found

@@ -49,12 +49,8 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     Call this function before JAX makes its first array. If neither `place` nor the environment names several processes, nothing is done. If
     another process dies later, this process prints the message of `LOST` and ends with exit code 2.
 
-    Args:
-        place: the address of process 0, the number of processes and the index of this process. Missing fields are taken from the
-            environment; see `Processes.completed`.
-
     Returns:
-        The completed `place`, with the number of processes and the index of this process.
+        The given `place`, whose missing fields are taken from the environment; see `Processes.completed`.
 
     Raises:
         InputError: if a field is missing or invalid, if the port is in use, or if not all processes have joined within `CONNECT_SECONDS`.
@@ -64,8 +60,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         return Processes("", 1, 0)
     if not managed:
         _require_whole(found)
-        _require_free_port(found)
-        _wait_for_coordinator(found)
+        _reach_coordinator(found)
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
     errors: list[Exception] = []
 
@@ -138,9 +133,9 @@ def leave(code: int) -> None:
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # JAX logs that process 0 has gone, if that ends first
     with contextlib.suppress(Exception):
-        assert state.client is not None
-        state.client.key_value_set(f"{_LEFT}{state.process_id}", "")
-        state.client.wait_at_barrier(_LEFT, 1000 * LEAVE_SECONDS)
+        client: Any = state.client
+        client.key_value_set(f"{_LEFT}{state.process_id}", "")
+        client.wait_at_barrier(_LEFT, 1000 * LEAVE_SECONDS)
     os._exit(code)
 
 
@@ -158,21 +153,18 @@ def _require_whole(place: Processes) -> None:
     require(0 <= place.process < place.processes, "process", place.process, remedy)
 
 
-def _require_free_port(place: Processes) -> None:
-    """Check in process 0 that it can listen at its port: JAX would crash without a message."""
-    with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tried.bind(("", 0 if place.process else int(place.coordinator.rpartition(":")[2])))
-
-
-def _wait_for_coordinator(place: Processes) -> None:
-    """Wait until process 0, the coordinator, listens at its port: JAX would abort this process if it does not."""
+def _reach_coordinator(place: Processes) -> None:
+    """Check in process 0 that its port is free, and wait in all others until process 0 listens: JAX would crash without a message."""
     host, _, port = place.coordinator.rpartition(":")
+    if not place.process:
+        with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(("", int(port)))
+        return None
     until = time.monotonic() + CONNECT_SECONDS
-    while place.process:
+    while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         except OSError as error:
             if time.monotonic() > until:
                 remedy = f"start process 0 within {CONNECT_SECONDS} seconds, and give its address to all"
@@ -223,23 +215,23 @@ def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
     Raises:
         InputError: from the iterator, if a process has ended with an error, or has given no value within `seconds`.
     """
-    state, until = distributed.global_state, time.monotonic() + seconds
-    key = f"lstm_jax/{next(_rounds)}/"
-    assert state.client is not None
-    state.client.key_value_set(f"{key}{state.process_id}", value)
-    return (_value(state.client, f"{key}{process}", process, until) for process in range(state.num_processes))
+    state, until, key = distributed.global_state, time.monotonic() + seconds, f"lstm_jax/{next(_rounds)}/"
+    client: Any = state.client
+    client.key_value_set(f"{key}{state.process_id}", value)
 
+    def wait(process: int) -> str:
+        while True:
+            try:
+                return client.blocking_key_value_get(f"{key}{process}", 500)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+            left = [name.removeprefix(_LEFT) for name, _ in client.key_value_dir_get(_LEFT)]
+            require(not left, f"process {', '.join(sorted(left))}", "ended by an error", "see its own message")
+            remedy = "see its own messages, then start all processes again"
+            require(time.monotonic() < until, f"process {process}", "does not answer", remedy)
 
-def _value(client: Any, key: str, process: int, until: float) -> str:
-    while True:
-        try:
-            return client.blocking_key_value_get(key, 500)
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
-        left = [name.removeprefix(_LEFT) for name, _ in client.key_value_dir_get(_LEFT)]
-        require(not left, f"process {', '.join(sorted(left))}", "ended by an error", "see its own message")
-        require(time.monotonic() < until, f"process {process}", "does not answer", "see its own messages, then start all processes again")
+    return map(wait, range(state.num_processes))
 
 
 @contextlib.contextmanager
@@ -262,12 +254,9 @@ def together() -> Iterator[None]:
 def require_equal(values: Mapping[str, str], seconds: float = math.inf) -> None:
     """Check that all processes have given the same values. All processes must call this function together.
 
-    Args:
-        values: dict from a name to its value, such as {"learning_rate": "0.1"}. The first of them that differs is named.
-        seconds: number of seconds that this process waits for the others.
-
     Raises:
-        InputError: on all processes, if a value of any process differs from that of process 0, or if a process gives no values.
+        InputError: on all processes, if a value of any process differs from that of process 0, or if a process gives no values within
+            `seconds`. The first name in `values` with different values is named.
     """
     if not several():
         return

@@ -20,11 +20,7 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""Largest number of CPU devices that `use_cpu_cores` sets, unless the process may run on more cores.
-
-If the process may run on more than this number of cores, `use_cpu_cores` sets at most one device per core. The number of devices is limited
-because each device starts threads of its own.
-"""
+"""Largest number of CPU devices that `use_cpu_cores` sets, unless the process may run on more cores: each device starts threads."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:
@@ -35,7 +31,7 @@ def use_cpu_cores(cores: int = 0) -> None:
     keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
-        cores: number of CPU devices. 0 means the number n of cores on which this process may run. The most is max(`MOST_CPU_DEVICES`, n).
+        cores: number of CPU devices, at most `MOST_CPU_DEVICES` or, if they are more, all cores of this process. 0 means all cores.
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.
@@ -103,8 +99,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     """Return the slice of the rows that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
 
     Raises:
-        InputError: if the mesh has no device of this process, if those of this process are not consecutive, or if `count` is not a multiple
-            of the number of all devices of the mesh.
+        InputError: if the mesh has no consecutive devices of this process, or if `count` is not a multiple of the number of all devices.
     """
     places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"

@@ -4,10 +4,9 @@ Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
 
 import itertools
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lstm_jax.errors import InputError, system_errors
+from lstm_jax.errors import system_errors
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import write_atomically
 
@@ -59,10 +58,8 @@ def metrics_file(path: str | Path) -> Callback:
 def tensorboard(folder: str | Path) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
-    A new training begins a new file. A training that was asked to resume continues the newest event file in the folder: before the callback
-    writes the events of a step, it removes the events of this step and of later steps from the file. In one case, a training that was asked
-    to resume begins a new file, too: it has just ended its first epoch, and the newest file already has events of later steps. These events
-    come from another training.
+    A training begins a new file, also when it is resumed. The file of a resumed training begins with an event that makes TensorBoard drop
+    all events of older files from this step on, so that a repeated epoch is shown once.
     """
     folder = Path(folder)
     path: Path | None = None
@@ -70,78 +67,30 @@ def tensorboard(folder: str | Path) -> Callback:
 
     def write(record: EpochRecord) -> None:
         nonlocal path, last
-        first = len(record.rows) == 1
-        if path is None or first:
-            path, last = _events_file(folder, record.resumed, record.step if first else math.inf), record.step
-        if record.step <= last:
-            _cut_off(path, record.step)
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        protocol: Any = event_pb2
+        summaries: Any = summary_pb2
+        now, events = time.time(), []
+        if path is None or record.step <= last:
+            path = folder / f"events.out.tfevents.{int(now):010}.{os.uname().nodename}.{time.time_ns()}"
+            events = [protocol.Event(wall_time=now, file_version="brain.Event:2")]
+            if record.resumed:
+                start = protocol.SessionLog(status=protocol.SessionLog.START)
+                events.append(protocol.Event(wall_time=now, step=record.step, session_log=start))
         last = record.step
-        numbers = {name: value for name, value in record.row.items() if isinstance(value, (int, float)) and name not in ("epoch", "step")}
-        _append_scalars(path, record.step, numbers)
+        for name, value in record.row.items():
+            if isinstance(value, int | float) and name not in ("epoch", "step"):
+                scalar = summaries.Summary.Value(tag=name, simple_value=value)
+                events.append(protocol.Event(wall_time=now, step=record.step, summary=summaries.Summary(value=[scalar])))
+        with system_errors(f"writing {path}", "free some space or name another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                for event in events:
+                    RecordWriter(file).write(event.SerializeToString())
 
     return write
-
-
-_OURS = ".lstm_jax"
-"""Ending of the event files that this module writes."""
-_FRAME = 16
-"""Bytes of a record beside its event: the length of the event (8) and two checksums (4 each)."""
-
-
-def _events_file(folder: Path, resumed: bool, largest: int | float) -> Path:
-    """Return the path of the event file of a training."""
-    found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}")) or sorted(folder.glob("events.out.tfevents.*"))
-    if found and resumed and all(step <= largest for _, step in _events(found[-1])):
-        return found[-1]
-    return folder / f"events.out.tfevents.{int(time.time()):010}.{os.uname().nodename}.{time.time_ns()}{_OURS}"
-
-
-def _append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
-    """Append the scalars of one training step to an event file. The file and the folders above it are created if they do not exist."""
-    from tensorboard.compat.proto import event_pb2, summary_pb2
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    pb: Any = (event_pb2, summary_pb2)
-    now = time.time()
-    with system_errors(f"writing {path}", "free some space or name another folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            events = [] if file.tell() else [pb[0].Event(wall_time=now, file_version="brain.Event:2")]
-            for name, value in scalars.items():
-                summary = pb[1].Summary(value=[pb[1].Summary.Value(tag=name, simple_value=value)])
-                events.append(pb[0].Event(wall_time=now, step=step, summary=summary))
-            for event in events:
-                RecordWriter(file).write(event.SerializeToString())
-
-
-def _cut_off(path: Path, step: int) -> None:
-    """Truncate an event file, so that it ends before the first event that is damaged or has a step number of at least `step`."""
-    kept = [end for end, _ in itertools.takewhile(lambda event: not event[1] >= step > 0, _events(path))]
-    if path.exists():
-        with system_errors(f"events {path}", "move the file away"):
-            os.truncate(path, max(kept, default=0))
-
-
-def _events(path: Path) -> list[tuple[int, int]]:
-    """Return a pair (index of the first byte after the event, step) for each event of a file that comes before the first damaged one."""
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto import event_pb2
-    from tensorboard.compat.tensorflow_stub import errors
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
-
-    pb: Any = event_pb2
-    found, end = [], 0
-    try:
-        reader = PyRecordReader_New(str(path))
-        while True:
-            reader.GetNext()
-            event: Any = reader.record()
-            end += _FRAME + len(event)
-            found.append((end, pb.Event.FromString(event).step))
-    except (errors.NotFoundError, errors.OutOfRangeError, errors.DataLossError):
-        return found
-    except (OSError, DecodeError, UnicodeError) as error:
-        raise InputError(f"events {path}", getattr(error, "strerror", "") or error, "move the file away") from error
 
 
 def print_row(console: Console) -> Callback:

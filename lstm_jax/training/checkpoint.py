@@ -47,8 +47,8 @@ __all__ = ["Restored", "check_state", "claimed", "damage", "prune", "restore", "
 
 ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
-_KINDS = {"folder": str, "extra": dict, "leaves": dict, "files": dict}
-_KEYS = {"leaves": {"dtype", "shape", "sha256"}, "files": {"bytes", "sha256"}}
+Record = dict[str, Any]
+"""Dict that a manifest holds, or a dict of arrays by name."""
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
@@ -61,7 +61,7 @@ class Restored:
     step: int
     state: PyTree
     """State as a tree with the structure of the argument `like` of `restore`."""
-    extra: dict[str, Any]
+    extra: Record
     """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists, and its keys strings."""
     rejected: tuple[tuple[int, str], ...]
     """Newer checkpoints that were skipped because they are damaged, newest first, each as a pair (step, damage)."""
@@ -79,7 +79,7 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
 
 
-def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
+def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
     """Write a checkpoint and return the path of its manifest.
 
     When this function returns, the checkpoint is finished and its bytes have been flushed to disk. Leftovers of an interrupted save are
@@ -92,17 +92,12 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
         extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `step` is below 0.
-            - `check_state` raises this error.
-            - `extra` cannot be written as JSON.
-            - The folder cannot be written, or there is not enough space.
+        InputError: if `step` is below 0, if the state or `extra` cannot be stored, or if there is not enough space in the folder.
     """
     require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = check_state(state)
     try:
-        extra = json.loads(json.dumps(extra))
+        json.dumps(extra)
     except (TypeError, ValueError) as error:
         raise InputError("checkpoint extra", error, "keep to what JSON can hold") from error
     with _explained(folder):
@@ -127,12 +122,8 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     return _manifest_path(folder, step)
 
 
-def check_state(state: PyTree) -> dict[str, Any]:
-    """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves.
-
-    Raises:
-        InputError: if the tree has no leaves, if two of its leaves have the same path, or if a leaf is not an array or is empty.
-    """
+def check_state(state: PyTree) -> Record:
+    """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves."""
     leaves = _named(state)
     for name, leaf in leaves.items():
         require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
@@ -148,11 +139,11 @@ def restore(
     added: tuple[str, ...] = (),
     step: int | None = None,
     dropped: Mapping[str, str] | None = None,
-    check: Callable[[dict[str, Any]], None] = lambda extra: None,
+    check: Callable[[Record], None] = lambda extra: None,
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
-    A training in another process may replace the checkpoints while this function reads them. The function then reads the new checkpoints.
+    If a training in another process replaces the checkpoints meanwhile, the new checkpoints are read.
 
     Args:
         folder: folder that was given to `save`.
@@ -169,33 +160,20 @@ def restore(
             may raise an error.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `step` is None, and there is no intact checkpoint.
-            - `step` is given, and there is no intact checkpoint of this step.
-            - Except as `added` and `dropped` allow, the leaves in the checkpoint have other paths, shapes or dtypes than those in `like`.
-            - A leaf in `like` has a sharding that does not fit its shape.
-            - A leaf that is in `dropped` but not in `like` has a value other than 0 in the checkpoint.
+        InputError: if there is no intact checkpoint, or none of the step `step`. Also if, except as `added` and `dropped` allow, its leaves
+            have other paths, shapes or dtypes than those in `like`, or if the sharding of a leaf does not fit its shape.
     """
-    wanted, dropped = _named(like), dropped or {}
+    wanted = _named(like)
     rejected: list[tuple[int, str]] = []
     for _ in range(ATTEMPTS):
         found = steps(folder)
         rejected.clear()
         for number in reversed([one for one in found if step in (None, one)]):
             manifest, damage = _read_verified(folder, number)
-            damage = _agreed(damage)
-            loaded: dict[str, Any] = {}
+            damage, loaded = _agreed(damage), {}
             if not damage:
                 check(manifest["extra"])
-                saved = manifest["leaves"]
-                present = {name: leaf for name, leaf in wanted.items() if name in saved or name not in added}
-                left = {}
-                for name in (saved.keys() & dropped.keys()) - wanted.keys():
-                    left[name] = np.zeros(saved[name]["shape"], saved[name]["dtype"])
-                    require(_leaf_record(left[name]) == saved[name], f"checkpoint leaf {name} of step {number}", "not zero", dropped[name])
-                _require_same_tree(number, {name: leaf for name, leaf in saved.items() if name not in left}, present)
-                loaded, damage = _load(folder / manifest["folder"], present | left, saved)  # Orbax reads all leaves or none
+                loaded, damage = _load(folder, manifest, wanted, added, dropped or {})
                 damage = _agreed(damage)
             if not damage:
                 state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
@@ -203,7 +181,7 @@ def restore(
                 unfinished = {int(match[1]) for match in matches if match and int(match[1]) > number} - {*steps(folder)}
                 return Restored(number, state, manifest["extra"], tuple(rejected), tuple(sorted(unfinished, reverse=True)))
             rejected.append((number, damage))
-        if steps(folder) == found or jax.process_count() > 1:
+        if steps(folder) == found or processes.several():
             break
     reasons = ", ".join(f"step {number}: {reason}" for number, reason in rejected)
     problem = f"all are damaged ({reasons})" if rejected else "none is there"
@@ -240,15 +218,11 @@ def prune(folder: Path, keep: int, newest: int | None = None) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
-    """Lock the folder of the checkpoints of a training against other trainings, until the context ends.
-
-    Args:
-        folder: folder of the training. It is created if it does not exist.
-        parts: names of the subfolders that hold checkpoints.
-        resume: whether the subfolders may already hold checkpoints.
+    """Lock the folder of the checkpoints of a training against other trainings, until the context ends. It is created if it is missing.
 
     Raises:
-        InputError: if another training uses the folder, if it cannot be written, or if `resume` is false and it holds checkpoints.
+        InputError: if another training uses the folder, if it cannot be written, or if one of its subfolders `parts` holds checkpoints and
+            `resume` is false.
     """
     with contextlib.ExitStack() as stack:
         with processes.together():
@@ -263,7 +237,7 @@ def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
         yield
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
+def _named(tree: PyTree) -> Record:
     """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
@@ -276,22 +250,19 @@ def _manifest_path(folder: Path, step: int) -> Path:
     return folder / f"{step}.manifest.json"
 
 
-def _leaf_record(leaf: Any) -> dict[str, Any]:
+def _leaf_record(leaf: Any) -> Record:
     """Return the entry of a manifest for an array."""
-    array = processes.on_host(jax.random.key_data(leaf) if _is_random_key(leaf) else leaf)
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = processes.on_host(jax.random.key_data(leaf) if is_key else leaf)
     dtype, shape = leaf.dtype.name, list(leaf.shape)
     digest = hashlib.sha256(f"{dtype} {shape}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return {"dtype": dtype, "shape": shape, "sha256": digest.hexdigest()}
 
 
-def _is_random_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
+def _file_records(arrays: Path, sync: bool = False) -> dict[str, Record]:
     """Return the entries of a manifest for all files below the folder `arrays`. If `sync` is true, flush the files to disk."""
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
         with path.open("rb") as file:
             if sync:
@@ -301,21 +272,19 @@ def _file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]
     return records
 
 
-def _read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
-    try:
-        manifest = read_summed(_manifest_path(folder, step).read_bytes())
-    except OSError:
-        return None
-    if manifest is None or manifest.get("step") != step or not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
-        return None
-    records = ((record, keys) for name, keys in _KEYS.items() for record in manifest[name].values())
-    return manifest if all(isinstance(record, dict) and record.keys() == keys for record, keys in records) else None
+def _read_manifest(folder: Path, step: int) -> Record:
+    """Return the content of a manifest, or {} if it is damaged."""
+    with contextlib.suppress(OSError):
+        manifest = read_summed(_manifest_path(folder, step).read_bytes()) or {}
+        if manifest.get("step") == step:
+            return manifest
+    return {}
 
 
-def _read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
+def _read_verified(folder: Path, step: int) -> tuple[Record, str]:
     """Return the manifest of a step, and a description of the damage to the files that it lists, or ""."""
     manifest = _read_manifest(folder, step)
-    if manifest is None:
+    if not manifest:
         return {}, "the manifest is damaged"
     try:
         found = _file_records(folder / manifest["folder"])
@@ -332,13 +301,19 @@ def _read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
     return manifest, f"file {added[0]} was added" if added else ""
 
 
-def _require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Check that a checkpoint has the same leaves as the tree that is to be loaded."""
+def _load(folder: Path, manifest: Record, wanted: Record, added: Sequence[str], dropped: Mapping[str, str]) -> tuple[Record, str]:
+    """Load the arrays of a checkpoint by name, and return them with a description of the first damaged one, or ""."""
+    saved, at = manifest["leaves"], f"of step {manifest['step']}"
     remedy = "use the config that the run was saved with"
-    for name in saved:
-        require(name in wanted, f"checkpoint leaf {name} of step {step}", "not in this model or optimiser", remedy)
-    for name, leaf in wanted.items():
-        subject = f"checkpoint leaf {name} of step {step}"
+    leaves = {name: leaf for name, leaf in wanted.items() if name in saved or name not in added}
+    for name, record in saved.items():
+        subject = f"checkpoint leaf {name} {at}"
+        if name not in wanted:
+            require(name in dropped, subject, "not in this model or optimiser", remedy)
+            leaves[name] = np.zeros(record["shape"], record["dtype"])  # since Orbax reads all leaves or none
+            require(_leaf_record(leaves[name]) == record, subject, "not zero", dropped.get(name, ""))
+    for name, leaf in leaves.items():
+        subject = f"checkpoint leaf {name} {at}"
         require(name in saved, subject, "not in the checkpoint", remedy)
         here, there = (leaf.dtype.name, list(leaf.shape)), (saved[name]["dtype"], saved[name]["shape"])
         require(here == there, subject, f"saved as {there}, wanted as {here}", remedy)
@@ -347,20 +322,13 @@ def _require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any])
             _ = sharding and sharding.shard_shape(tuple(leaf.shape))
         except ValueError as error:
             raise InputError(subject, error, "shard it over a mesh that divides it") from error
-
-
-def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Load the arrays of a checkpoint and compare them with their checksums."""
     try:
-        loaded = _restore_arrays(folder, wanted)
+        loaded = _restore_arrays(folder / manifest["folder"], leaves)
     except MemoryError:
         raise
     except Exception as error:  # Orbax raises many kinds of errors; an older checkpoint may still load
         return {}, f"orbax cannot read it: {error}"
-    for name, leaf in loaded.items():
-        if _leaf_record(leaf) != saved[name]:
-            return loaded, f"leaf {name} is damaged"
-    return loaded, ""
+    return loaded, next((f"leaf {name} is damaged" for name, leaf in loaded.items() if _leaf_record(leaf) != saved[name]), "")
 
 
 def _clean(folder: Path) -> None:
@@ -368,14 +336,12 @@ def _clean(folder: Path) -> None:
     if not processes.first():
         return
     remove_temporaries(folder)
-    for entry in folder.glob("*.manifest.json.tmp"):  # of older versions
-        entry.unlink()
     manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
         match = _ARRAYS.fullmatch(entry.name)
         if match and entry.is_dir():
-            manifest = manifests.get(int(match[1]), {"folder": None})
-            if manifest is not None and manifest["folder"] != entry.name:
+            manifest = manifests.get(int(match[1]), {"folder": ""})
+            if manifest and manifest["folder"] != entry.name:  # a damaged manifest may have been that of this folder
                 shutil.rmtree(entry)
 
 
@@ -398,15 +364,13 @@ def _explained(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         found = _OS_ERROR.search(str(error))
-        code: int | None = int(found[1]) if found else getattr(error, "errno", None)
-        message: object = error if code is None else os.strerror(code)
-        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "Disk quota" in str(error):
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        message, remedy = str(error) if code is None else os.strerror(code), "name a folder that can be written"
+        if "No space left" in message or "Disk quota" in message:
             message, remedy = "no space left", "free some, or name a folder on another disk"
         elif code == errno.EFBIG:
             remedy = "allow larger files (ulimit -f), or shrink the model"
-        elif code is not None or isinstance(error, OSError):
-            remedy = "name a folder that can be written"
-        else:
+        elif code is None and not isinstance(error, OSError):
             raise
         raise InputError(f"checkpoint folder {folder}", message, remedy) from error
 
@@ -446,23 +410,23 @@ def _checkpointer(arrays: Path) -> Iterator[tuple[Any, Path]]:
         yield checkpointer, path
 
 
-def _save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
+def _save_arrays(arrays: Path, leaves: Record) -> None:
     import orbax.checkpoint as ocp
 
     with _checkpointer(arrays) as (checkpointer, path):
         checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
 
 
-def _restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def _restore_arrays(arrays: Path, wanted: Record) -> Record:
     import orbax.checkpoint as ocp
 
-    def how(leaf: Any) -> Any:
+    def described(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray):
-            return ocp.RestoreArgs(restore_type=np.ndarray)
+            return leaf
         sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=tuple(leaf.shape), dtype=leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    arguments = {name: how(leaf) for name, leaf in wanted.items()}
-    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+    like = {name: described(leaf) for name, leaf in wanted.items()}
     with _checkpointer(arrays) as (checkpointer, path):
-        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
+        arguments = ocp.checkpoint_utils.construct_restore_args(like)
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))

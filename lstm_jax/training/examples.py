@@ -34,11 +34,20 @@ class Order(NamedTuple):
 
 Plan = Callable[[int, int], Order]
 """Function plan(first, stop) that returns the `Order` of the steps first .. stop - 1 of an epoch, as NumPy arrays."""
+Gather = Callable[[Any, Any], Any]
+"""Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,)."""
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Return the number of steps in an epoch over `count` examples."""
     return -(-count // batch_size)
+
+
+def _order(xp: Any, rows: Any, count: int, first: int = 0) -> Order:
+    """Return the `Order` for the rows of some steps, of which only the first `count` are real. `xp` is `numpy` or `jax.numpy`."""
+    real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
+    counts = real.sum(1)
+    return Order(rows, real / counts[:, None], counts, first)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -47,9 +56,7 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
     rows = jnp.concatenate([jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]).astype(jnp.int32)
-    real = (jnp.arange(steps * batch_size) < count).astype(jnp.float32).reshape(steps, batch_size)
-    counts = real.sum(1)
-    return Order(rows.reshape(steps, batch_size), real / counts[:, None], counts)
+    return _order(jnp, rows.reshape(steps, batch_size), count)
 
 
 def take_rows(arrays: Any, numbers: jax.Array | np.ndarray) -> Any:
@@ -69,9 +76,9 @@ class Examples:
     """Pytree of NumPy arrays that hold the examples. They may be memory-mapped files. `feeding` says how they reach the devices."""
     count: int
     """Number of examples in an epoch."""
-    gather: Callable[[Any, Any], Any] = take_rows
-    """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,). If the examples are on the
-    devices, it is compiled as a part of the training step. If the batches are read on the host, it is called with NumPy arrays."""
+    gather: Gather = take_rows
+    """If the examples are on the devices, it is compiled as a part of the training step. If the batches are read on the host, it is called
+    with NumPy arrays."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
     """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
     stream: bool = False
@@ -118,8 +125,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
         return np.random.default_rng([*seed, number]).permutation(examples)
 
     def plan(first: int, stop: int) -> Order:
-        shape = stop - first, batch_size
-        rows = np.zeros(shape, np.int64)
+        rows = np.zeros((stop - first, batch_size), np.int64)
         begin, end = first * batch_size, min(stop * batch_size, count)
         filled = 0
         while begin + filled < end:
@@ -127,9 +133,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
             part = window(number)[begin + filled - number * size : end - number * size]
             rows.reshape(-1)[filled : filled + len(part)] = part
             filled += len(part)
-        real = (np.arange(rows.size) < filled).astype(np.float32).reshape(shape)
-        counts = real.sum(1)
-        return Order(rows, real / counts[:, None], counts, first)
+        return _order(np, rows, filled, first)
 
     return plan
 
@@ -140,8 +144,6 @@ def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
 
     def plan(first: int, stop: int) -> Order:
         chunks = np.arange(batch_size, dtype=np.int64) * steps + np.arange(first, stop, dtype=np.int64)[:, None]
-        shape = chunks.shape
-        weight, counts = np.full(shape, 1 / batch_size, np.float32), np.full(len(chunks), batch_size, np.float32)
-        return Order(chunks * length + shift, weight, counts, first)
+        return _order(np, chunks * length + shift, chunks.size, first)
 
     return plan

@@ -26,10 +26,7 @@ AHEAD = 2
 
 
 class OnDevices:
-    """Source that places all examples on each device of a mesh.
-
-    The epoch is divided into chunks of consecutive steps. One compiled call executes all steps of a chunk; see `step.steps_program`.
-    """
+    """Source that places all examples on each device of a mesh."""
 
     waited: float | None = None
     """Seconds in which the training loop has waited for examples since the epoch began, or None if it never waits."""
@@ -63,12 +60,7 @@ class FromHost:
     """Source that reads batches on the host, and places them on the devices of a mesh.
 
     The batches of several consecutive steps form a group, and all batches of a group are placed together. While the steps of a group run, a
-    thread of the library Grain reads the next groups.
-
-    Args:
-        examples: the training examples, whose arrays are NumPy arrays or mapped files.
-        mesh: devices that a batch is sharded over. Each process reads the rows of its own devices.
-        batch_size: number of examples B in a batch, summed over all devices.
+    thread of the library Grain reads the next groups. Each process reads the rows of its own devices.
     """
 
     gather = staticmethod(take_batch)

@@ -20,7 +20,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.make_train_step import check_loss, check_optimizer, checked_mesh, split_model
+from lstm_jax.training.make_train_step import check_floats, check_functions, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
 
 
@@ -91,22 +91,17 @@ def fit(
     Raises:
         InputError: in one of these cases.
 
-            - `model` is not a module, or has no parameters, or has a parameter that is not an array of floats.
-            - The model has variables that are neither parameters nor random streams.
-            - `optimizer` is not an optimiser, or needs the loss.
-            - `loss_fn`, `evaluate` or a member of `callbacks` is not a function, or `callbacks` is no sequence.
-            - `arrays` is no sequence of arrays.
-            - One of the arrays is a scalar, is no array of numbers, or holds an int that does not fit in 32 bits.
-            - The arrays have no rows, or different numbers of rows.
+            - `model` is not a module, or has variables that are neither parameters nor random streams.
+            - `evaluate` or a member of `callbacks` is not a function.
+            - `arrays` is no sequence of arrays of numbers with equally many rows, or one holds an int that does not fit in 32 bits.
             - The losses are not floats of the shape (B,).
             - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
             - A number, such as `epochs`, is outside its allowed range.
-            - `checked_mesh` or `loop.fit` raises this error.
+            - `make_train_step` or `loop.fit` raises this error.
 
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
-    check_loss(loss_fn)
-    check_optimizer(optimizer)
+    check_functions(loss_fn, optimizer)
     require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
     callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
     for callback in callbacks:
@@ -170,9 +165,7 @@ def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple
 
     def objective(params, rows, weight, key):
         losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
-        require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
-        require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
-        require(jnp.issubdtype(losses.dtype, jnp.floating), "losses", losses.dtype, "return floats")
+        check_floats("losses", losses, weight.shape, f"return floats, one loss per example, {weight.shape}")
         mean = (losses * weight.astype(losses.dtype)).sum()
         return mean, {"loss": mean}
 

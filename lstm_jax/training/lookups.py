@@ -10,55 +10,58 @@ A training step first reads the rows that the batch looks up. It then evaluates 
 lookups. Therefore it computes the gradient of these rows only, and not of the whole table.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jax.lax import GatherScatterMode as _Mode
+from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
 """Least number of entries of a table. A smaller parameter is not treated as a table, because its ordinary update is fast."""
 
+Params = dict[str, Any]
 
-class _Table(NamedTuple):
+
+@dataclass(frozen=True)
+class _Table:
     """Placeholder for an embedding table, used while a jaxpr is evaluated."""
 
     name: str
 
 
-class _Unknown(NamedTuple):
-    """Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
+_UNKNOWN = object()
+"""Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
 
 
-Lookup = Callable[[_Table, Any, Any], Any]
-"""Function lookup(table, indices, equation) that returns the result of a lookup, or of any other use of the table if `indices` is None."""
+def _evaluate(program: core.ClosedJaxpr, args: Sequence[Any], lookup: Callable, given: Sequence[jax.Array] = ()) -> list[Any]:
+    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results.
 
-
-def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
-    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results."""
-    values: dict[core.Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    `lookup(table, indices, equation)` returns the result of a lookup, or of any other use of a table, whose `indices` are None. `given`
+    holds the results that already have a sharding.
+    """
+    jaxpr = program.jaxpr
+    values: dict[core.Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
+        name, operands = equation.primitive.name, [read(atom) for atom in equation.invars]
         tables = [operand for operand in operands if isinstance(operand, _Table)]
-        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
-        if tables and inner is not None:
-            results = _evaluate(inner.jaxpr, inner.consts, operands, lookup, given)
+        if tables and name in ("jit", "pjit"):
+            results = _evaluate(equation.params["jaxpr"], operands, lookup, given)
         elif tables:
             indices = operands[1] if _is_lookup(equation, operands) else None
             results = [lookup(table, indices, equation) for table in tables][:1] * len(equation.outvars)
-        elif any(isinstance(operand, _Unknown) for operand in operands):
-            results = [_Unknown()] * len(equation.outvars)
-        elif equation.primitive.name == "sharding_constraint" and any(operands[0] is rows for rows in given):
+        elif any(operand is _UNKNOWN for operand in operands):
+            results = [_UNKNOWN] * len(equation.outvars)
+        elif name == "sharding_constraint" and any(operands[0] is rows for rows in given):
             results = operands
         else:
             values |= _run(jaxpr, equation, values)
@@ -81,37 +84,56 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
 
 def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
     """Return whether an equation (operation) of a jaxpr looks up whole rows of an embedding table."""
-    if not isinstance(operands[0], _Table) or any(isinstance(operand, _Table) for operand in operands[1:]):
+    if not isinstance(operands[0], _Table) or equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
         return False
-    if equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
-        return False
-    if equation.primitive.name == "dynamic_slice":
-        return True
     if equation.primitive.name != "gather":
-        return False
-    numbers, axes = equation.params["dimension_numbers"], equation.outvars[0].aval.ndim
-    fill = equation.params["fill_value"]
-    if numbers.operand_batching_dims or not (fill is None or np.isnan(fill)):
-        return False
-    if numbers.collapsed_slice_dims == (0,):
-        return numbers.start_index_map == (0,) and numbers.offset_dims == (axes - 1,)
+        return equation.primitive.name == "dynamic_slice"
+    last, fill = equation.outvars[0].aval.ndim - 1, equation.params["fill_value"]
+    rows = GatherDimensionNumbers(offset_dims=(last,), collapsed_slice_dims=(0,), start_index_map=(0,))
     # a dynamic_slice under vmap; because it is clipped, the index of the column is always 0
-    return numbers.start_index_map == (0, 1) and numbers.offset_dims == (axes - 2, axes - 1) and equation.params["mode"] == _Mode.CLIP
+    slices = GatherDimensionNumbers(offset_dims=(last - 1, last), collapsed_slice_dims=(), start_index_map=(0, 1))
+    allowed = [rows, slices] if _mode(equation) == GatherScatterMode.CLIP else [rows]
+    return equation.params["dimension_numbers"] in allowed and (fill is None or bool(np.isnan(fill)))
 
 
-def _mode(equation: Any) -> _Mode:
-    return _Mode.CLIP if equation.primitive.name == "dynamic_slice" else equation.params["mode"]
+def _mode(equation: Any) -> GatherScatterMode:
+    return equation.params.get("mode", GatherScatterMode.CLIP)  # a dynamic_slice has no mode
 
 
-def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
-    """Return the row indices of one lookup in a table."""
+def _row_indices(indices: Any, equation: Any) -> jax.Array:
+    """Return the row indices of one lookup in a table. An index outside the table is replaced by the number of rows."""
+    rows = equation.invars[0].aval.shape[0]
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
     if ids.dtype.itemsize < 4:
         ids = ids.astype(jnp.int32)  # in a smaller type, such as uint8, the number of rows would wrap around
-    if _mode(equation) == _Mode.CLIP:
+    if _mode(equation) == GatherScatterMode.CLIP:
         ids = jnp.clip(ids, 0, rows - 1)
     # int32 comes last: a larger uint32 or int64 would become negative, or another row
     return jnp.where((ids < 0) | (ids > rows), rows, ids).astype(jnp.int32)
+
+
+def _indices(
+    program: core.ClosedJaxpr, tables: Iterable[str], params: Params, args: tuple, modes: dict[str, list[str]]
+) -> dict[str, list[jax.Array]]:
+    """Return the row indices of each lookup in each of the tables, without the tables that are also used in other ways.
+
+    The modes of the lookups (see `gather_columns`) are added to `modes`, a dict from the names of the tables.
+    """
+    found: dict[str, list[jax.Array]] = {}
+    others: set[str] = set()
+
+    def lookup(table: _Table, indices: Any, equation: Any) -> object:
+        if indices is None or indices is _UNKNOWN:
+            others.add(table.name)
+        else:
+            found.setdefault(table.name, []).append(_row_indices(indices, equation))
+            fills = _mode(equation) == GatherScatterMode.FILL_OR_DROP
+            modes.setdefault(table.name, []).append("fill" if fills else "clip")
+        return _UNKNOWN
+
+    given = {name: _Table(name) if name in tables else _UNKNOWN for name in params}
+    _evaluate(program, jax.tree.leaves((given, *args)), lookup)
+    return {name: ids for name, ids in found.items() if name not in others}
 
 
 @dataclass(frozen=True)
@@ -120,40 +142,29 @@ class FoundLookups:
 
     table: str
     """Name of the table among the parameters."""
-    jaxpr: core.ClosedJaxpr
+    program: core.ClosedJaxpr
     structure: Any
     """Tree structure of the results of the loss function."""
-    fills: tuple[bool, ...]
-    """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, an index beyond the last row gives the
-    last row."""
+    modes: list[str]
+    """Mode of each lookup in the table, "fill" or "clip"; see `gather_columns`."""
     batch_axes: tuple[int, ...]
     """Index of the batch axis of the row indices of each lookup in the table.
 
     It is -1, the last axis, if the batch axis is not known or if there is only one device.
     """
 
-    def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
+    def indices(self, params: Params, *args: Any) -> list[jax.Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
-        found = []
-        rows = len(params[self.table])
-
-        def lookup(table: _Table, indices: Any, equation: Any) -> Any:
-            found.append(_row_indices(indices, equation, rows))
-            return _Unknown()
-
-        unknown = {name: _Table(name) if name == self.table else jax.tree.map(lambda _: _Unknown(), params[name]) for name in params}
-        _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(unknown, args), lookup)
+        found = _indices(self.program, (self.table,), params, args, {})[self.table]
         return [jnp.moveaxis(ids, axis, -1) if ids.ndim else ids for ids, axis in zip(found, self.batch_axes, strict=True)]
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
         """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) of indices."""
-        modes = ("fill" if fill else "clip" for fill in self.fills)
-        return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
+        return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, self.modes, strict=True)]
 
-    def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
+    def loss_of(self, params: Params, vectors: Sequence[jax.Array], *args: Any) -> Any:
         """Return the results of the loss function, computed with `vectors` in place of the rows that it looks up in the embedding table."""
         pairs, given = iter(zip(vectors, self.batch_axes, strict=True)), []
-        known = {name: _Table(name) if name == self.table else param for name, param in params.items()}
 
         def lookup(table: _Table, indices: Any, equation: Any) -> jax.Array:
             rows, axis = next(pairs)
@@ -161,58 +172,43 @@ class FoundLookups:
             given.append(rows.reshape(equation.outvars[0].aval.shape))
             return given[-1]
 
-        results = _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(known, args), lookup, given)
+        leaves = jax.tree.leaves((params | {self.table: _Table(self.table)}, *args))
+        results = _evaluate(self.program, leaves, lookup, given)
         return jax.tree.unflatten(self.structure, results)
 
 
-def _leaves(params: dict[str, Any], args: tuple) -> list[Any]:
-    return jax.tree.leaves((params, *args), is_leaf=lambda leaf: isinstance(leaf, _Table | _Unknown))
-
-
-def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str = "") -> FoundLookups | None:
+def find_lookups(loss: Callable, params: Params, *args: Any, table: str = "") -> FoundLookups | None:
     """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`.
 
     If a table is named, find this one, whatever its size.
     """
-    jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(params, *args)
-    if jaxpr.effects:  # they would happen twice, since the jaxpr is evaluated twice
+    program, shapes = jax.make_jaxpr(loss, return_shape=True)(params, *args)
+    if program.effects:  # they would happen twice, since the jaxpr is evaluated twice
         return None
-    tables = {table} if table else {name for name, param in params.items() if param.ndim == 2 and param.size >= LEAST}
-    fills: dict[str, list[bool]] = {}
-    others: set[str] = set()
-
-    def lookup(table: _Table, indices: Any, equation: Any) -> Any:
-        if indices is None or isinstance(indices, _Unknown):
-            others.add(table.name)
-        else:
-            fills.setdefault(table.name, []).append(_mode(equation) == _Mode.FILL_OR_DROP)
-        return _Unknown()
-
-    def search(*args: Any) -> Any:
-        given = {name: _Table(name) if name in tables else _Unknown() for name in params}
-        _evaluate(jaxpr.jaxpr, jaxpr.consts, _leaves(given, args), lookup)
-
-    jax.eval_shape(search, *args)
-    used = sorted(fills.keys() - others, key=lambda name: (params[name].size, name))
-    if not used:
+    tables = [table] if table else [name for name, param in params.items() if param.ndim == 2 and param.size >= LEAST]
+    modes: dict[str, list[str]] = {}
+    found = jax.eval_shape(lambda *args: _indices(program, tables, params, args, modes), *args)
+    if not found:
         return None
-    found = FoundLookups(used[-1], jaxpr, jax.tree.structure(shapes), tuple(fills[used[-1]]), (-1,) * len(fills[used[-1]]))
-    return replace(found, batch_axes=_batch_axes(found, loss, params, args)) if sharding.devices() > 1 else found
+    largest = max(found, key=lambda name: (params[name].size, name))
+    axes = (-1,) * len(found[largest])
+    if sharding.devices() > 1:
+        axes = _batch_axes(loss, largest, found[largest], params, args) or axes
+    return FoundLookups(largest, program, jax.tree.structure(shapes), modes[largest], axes)
 
 
-def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Return the batch axis of the row indices of each lookup in the embedding table, as a tuple with one axis number for each lookup."""
+def _batch_axes(loss: Callable, table: str, small: list[Any], params: Params, args: tuple) -> tuple[int, ...]:
+    """Return the axis of each array of row indices that grows with the batch, or () if the loss takes no other batch size."""
 
     def doubled(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)
 
     larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
-    small = jax.eval_shape(found.indices, params, *args)
     try:
-        jaxpr = jax.make_jaxpr(loss)(params, *larger)
-        large = jax.eval_shape(replace(found, jaxpr=jaxpr).indices, params, *larger)
+        program = jax.make_jaxpr(loss)(params, *larger)
+        large = jax.eval_shape(lambda *args: _indices(program, (table,), params, args, {}), *larger)[table]
     except Exception:
-        return found.batch_axes
+        return ()
     pairs = zip(small, large, strict=True)
     axes = [[n for n, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[1] == 2 * sizes[0]] for a, b in pairs]
     return tuple(changed[0] if len(changed) == 1 else -1 for changed in axes)

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import make_source
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.state import EXAMPLES, FINITE, create_state, for_checkpoint, from_checkpoint
-from lstm_jax.training.step import Objective, largest_table, make_run_steps, no_rows_behind
+from lstm_jax.training.step import Objective, largest_table, make_run_steps
 
 TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on"
 CHUNK_SECONDS = 0.5
@@ -61,11 +61,7 @@ class FitResult:
 
 
 def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
-    """Check that a batch can be divided into microbatches, and each microbatch among the devices in the mesh.
-
-    Raises:
-        InputError: if it cannot.
-    """
+    """Check that a batch can be divided into microbatches, and each microbatch among the devices in the mesh."""
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(config.batch_size % mesh.size == 0, "batch_size", config.batch_size, remedy)
     each, remedy = f"{config.batch_size} rows on {mesh.size} devices in {config.microbatches} parts", "give a number that divides them"
@@ -103,7 +99,7 @@ def fit(
         config: number of epochs, batch size, number of microbatches, seed, patience, and settings of the checkpoints.
         mesh: devices that a batch is sharded over.
         carry: initial carry of each epoch: arrays (B, ...), for the batch size B, that each step hands to the next, or ().
-        table: name of a parameter that the objective uses only to look up rows; see `step.steps_program`. If None, the largest one is
+        table: name of a parameter that the objective uses only to look up rows; see `state.create_state`. If None, the largest one is
             searched for.
         metrics: names of the metrics that the objective returns.
         derive: function from the dict of an epoch's training metrics to a dict of further metrics.
@@ -125,11 +121,9 @@ def fit(
     Raises:
         InputError: in one of these cases.
 
-            - There are no examples.
-            - The batch size is not a multiple of the number of microbatches times the number of devices.
+            - There are no examples, or the batch size is not a multiple of the number of microbatches times the number of devices.
             - The metric "loss" is not finite, and `stop_on_nan` of the config is true.
-            - `monitor` is not the name of a metric, or is the name of a metric that is not a number.
-            - `mode` is neither "min" nor "max".
+            - `monitor` is not the name of a metric that is a number, or `mode` is neither "min" nor "max".
             - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
             - The training is resumed from a checkpoint of a later step than the last step of the last epoch in the config.
             - Another training uses the folder `checkpoints`, or it holds checkpoints and `resume` is false.
@@ -144,10 +138,8 @@ def fit(
     console = console or Console(quiet=True)
     with contextlib.nullcontext() if checkpoints is None else checkpoint.claimed(checkpoints, PARTS, resume):
         run = _Fit(params, objective, optimizer, examples, config, mesh, carry, table, metrics, monitor, mode, checkpoints)
-        if resume:
-            run.resumed = True
-            run.resume(console)
-        run.began = time.perf_counter() - run.history.seconds  # in a resumed run, including the time before the resumption
+        if resume and checkpoints:
+            run.resume(checkpoints, console)
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
@@ -155,43 +147,28 @@ def fit(
                 more = _plain_metrics(evaluate(run.state.params)) if evaluate else {}
                 for name in row.keys() & more.keys():
                     raise InputError("metric", name, "the training itself has it: give another name")
-                row |= more
-                run.end_epoch(row, callbacks)
-                number = run.agreed(asked)
+                run.end_epoch(row | more, callbacks, resume)
+                number = _agreed(asked)
                 if number and not (run.ended and last):
                     raise Interrupted(int(run.state.step), number)
         return run.result()
 
 
-@dataclass(frozen=True)
+@dataclass
 class History:
     """Metrics of the finished epochs of a run, and its best epoch. A checkpoint stores them as JSON."""
 
-    rows: tuple[Metrics, ...] = ()
+    rows: list[Metrics] = field(default_factory=list)
     best_epoch: int = 0
     """Number of the best epoch, counted from 1, or 0 if no metric is monitored."""
     best_value: float | None = None
     seconds: float = 0.0
     """Training time so far."""
 
-    def with_row(self, row: Metrics, monitor: str, largest: bool, seconds: float) -> tuple["History", bool]:
-        """Return a pair: the history with one more epoch, and whether this epoch is the best one so far."""
-        new = replace(self, rows=(*self.rows, row), seconds=seconds)
-        if not monitor:
-            return new, True
-        value, best = row[monitor], self.best_value
-        if best is None or (math.isnan(best) and not math.isnan(value)) or (value > best if largest else value < best):
-            return replace(new, best_value=value, best_epoch=len(new.rows)), True
-        return new, False
-
     @staticmethod
-    def read(extra: Any) -> "History":
+    def read(extra: dict[str, Any]) -> "History":
         """Return the history that a checkpoint stores."""
-        rows, epoch, value, seconds = (extra.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
-        whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
-        whole = whole and isinstance(epoch, int) and 0 <= epoch <= len(rows) and isinstance(seconds, int | float)
-        require(whole and isinstance(value, int | float | None), "history in a checkpoint", "damaged", "name another run")
-        return History(tuple(rows), epoch, value, seconds)
+        return History(**{name: extra[name] for name in ("rows", "best_epoch", "best_value", "seconds")})
 
 
 def _plain(value: Any) -> Any:
@@ -216,6 +193,10 @@ def _plain_metrics(found: Any) -> Metrics:
     return metrics
 
 
+def _agreed(asked: Asked) -> int:
+    return processes.largest(asked.number)[0]
+
+
 class _Fit:
     """State of one call of `fit`, with methods that train epoch by epoch."""
 
@@ -237,17 +218,13 @@ class _Fit:
             with sharding.on(mesh):
                 batch = jax.eval_shape(examples.gather, examples.arrays, numbers)
                 table = largest_table(objective, optimizer, params, batch, weight, step_key)
-        behind, totals = no_rows_behind(table, optimizer, params), (*metrics, EXAMPLES, FINITE)
-        self.state, shardings = create_state(params, optimizer, totals, mesh, self.carry, behind)
-        settings = self.source.gather, self.per_epoch, config.microbatches, table
-        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, *settings)
-        self.carry_shardings = shardings.carry
-        self.history, self.resumed = History(), False
+        self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES, FINITE), mesh, self.carry, table)
+        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
+        self.history, self.began = History(), time.perf_counter()
         self.best_params = self._params() if monitor else None
-        self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in PARTS)
+        self.folders = {name: checkpoints and checkpoints / name for name in PARTS}
         if checkpoints is not None:
             checkpoint.check_state(self._saved())  # now, and not after an epoch whose state could not be saved
-        self.began = 0.0
 
     def _copied(self, tree: Any) -> Any:
         return sharding.put(tree, sharding.replicated(self.mesh))
@@ -260,78 +237,74 @@ class _Fit:
         return {"state": state} if self.best_params is None else {"state": state, "best": self.best_params}
 
     @property
+    def ended(self) -> bool:
+        return len(self.history.rows) >= self.config.epochs or self.stopped
+
+    @property
     def stopped(self) -> bool:
         patience = self.config.patience
         return bool(self.monitor and patience) and len(self.history.rows) - self.history.best_epoch >= patience
 
-    @property
-    def ended(self) -> bool:
-        return len(self.history.rows) >= self.config.epochs or self.stopped
-
-    def _check_identity(self, extra: dict[str, Any]) -> None:
-        """Check that a checkpoint is of a training with the same settings as this one."""
-        saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
-        for name, value in self.identity.items():
-            was = saved_run.get(name, value)
-            remedy = f"the checkpoints in {self.latest} are of a training with {was or repr(was)}: give that, or another folder"
-            require(was == value, name, value or repr(value), remedy)
-
-    def resume(self, console: Console) -> None:
+    def resume(self, checkpoints: Path, console: Console) -> None:
         """Load the state from the newest intact checkpoint. If there is no checkpoint, do nothing."""
-        if self.latest is None or self.best is None:
-            return
-        saved, best = checkpoint.steps(self.latest), checkpoint.steps(self.best)
-        processes.require_equal({f"checkpoints in {self.latest}": str(saved), f"checkpoints in {self.best}": str(best)})
-        note, newest_best = "", max(best, default=0)
+        latest, best = checkpoints / "latest", checkpoints / "best"
+        saved, newest_best = checkpoint.steps(latest), max(checkpoint.steps(best), default=0)
+        processes.require_equal({f"checkpoints in {folder}": str(checkpoint.steps(folder)) for folder in (latest, best)})
+
+        def check_identity(extra: dict[str, Any]) -> None:
+            saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
+            for name, value in self.identity.items():
+                was = saved_run.get(name, value)
+                remedy = f"the checkpoints in {latest} are of a training with {was or repr(was)}: give that, or another folder"
+                require(was == value, name, value or repr(value), remedy)
+
+        def say(text: str) -> None:
+            console.print(Text(text), soft_wrap=True)
+
+        note = ""
         if saved:
             compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
             added, dropped = ("state.behind", "state.rounded"), {"state.behind": compiled}
-            found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
-            self.state, self.best_params = from_checkpoint(found.state["state"], self._copied), found.state.get("best")
+            found = checkpoint.restore(latest, self._saved(), added=added, dropped=dropped, check=check_identity)
+            self.state = from_checkpoint(found.state["state"], self.state, self._copied)
+            self.best_params = found.state.get("best")
         elif newest_best > self.per_epoch:
             constant = self.config.schedule == "constant" and not self.config.warmup_steps
             remedy = "its schedule cannot continue from the best epoch alone: train anew"
-            require(constant, f"checkpoints in {self.latest}", "none", remedy)
-            found = checkpoint.restore(self.best, self.state.params, check=self._check_identity)
+            require(constant, f"checkpoints in {latest}", "none", remedy)
+            found = checkpoint.restore(best, self.state.params, check=check_identity)
             self.state = self.state._replace(step=self._copied(np.int32(found.step)), params=found.state)
             self.best_params = self._params() if self.monitor else None
-            note = f" from {self.best}, with a new state of the optimiser, because {self.latest} has no checkpoint"
+            note = f" from {best}, with a new state of the optimiser, because {latest} has no checkpoint"
         else:  # a process that ended before it saved its first state may have left the best checkpoint of the first epoch
             return
         for step, reason in found.rejected:
-            console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
+            say(f"checkpoint of step {step} is damaged ({reason}); an older one is used")
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
-        remedy = f"the newest checkpoint in {self.latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
+        remedy = f"the newest checkpoint in {latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
         self.history = History.read(found.extra)
+        self.began -= self.history.seconds
         if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
-            checkpoint.prune(self.best, KEEP_BEST, newest=found.step)
-        self._repair_best(found.step, console)
-        console.print(Text(f"resumed after step {found.step} of {most}{note}"), soft_wrap=True)
-        for folder, keep in ((self.latest, KEEP), (self.best, KEEP_BEST)):
+            checkpoint.prune(best, KEEP_BEST, newest=found.step)
+        epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
+        own = int(self.history.rows[epoch - 1]["step"]) if epoch else 0
+        if epoch and (damage := checkpoint.damage(best, own)):
+            params = self.best_params if self.monitor else self.state.params if found.step == own else None
+            done = "an older one is used until the next epoch ends" if params is None else "saved again"
+            say(f"best checkpoint of step {own} is damaged ({damage}); {done}")
+            if params is not None:
+                self._save("best", own, params)
+        say(f"resumed after step {found.step} of {most}{note}")
+        for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
             if folder.is_dir():
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
-    def _repair_best(self, step: int, console: Console) -> None:
-        """If the checkpoint of the best epoch until `step` is damaged or missing, save it again, or say that its parameters are lost."""
-        epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
-        if self.best is None or not epoch:
-            return
-        own = int(self.history.rows[epoch - 1]["step"])
-        if damage := checkpoint.damage(self.best, own):
-            params = self.best_params if self.monitor else self.state.params if step == own else None
-            done = "an older one is used until the next epoch ends" if params is None else "saved again"
-            console.print(Text(f"best checkpoint of step {own} is damaged ({damage}); {done}"), soft_wrap=True)
-            if params is not None:
-                self._save(self.best, own, params)
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self.began
-
-    def _save(self, folder: Path | None, step: int, state: Any, keep: int = 0, **changes: Any) -> None:
-        """Save a checkpoint with the history, changed by `changes`, and then keep the newest `keep` checkpoints, if `keep` is given."""
-        if folder is not None:
-            checkpoint.save(folder, step, state, asdict(replace(self.history, **changes)) | {"run": self.identity})
+    def _save(self, part: str, step: int, state: Any, keep: int = 0) -> None:
+        """Save a checkpoint with the history, and then keep the newest `keep` checkpoints, if `keep` is given."""
+        folder = self.folders[part]
+        if folder:
+            checkpoint.save(folder, step, state, asdict(self.history) | {"run": self.identity})
             if keep:
                 checkpoint.prune(folder, keep)
 
@@ -352,9 +325,10 @@ class _Fit:
                 step = 1 + max(epoch * self.per_epoch + first, int(self.state.totals[FINITE]))
                 shown = f"{loss} in epoch {epoch + 1}, from step {step} on"
                 require(math.isfinite(loss), "training loss", shown, TOO_FAST)
-            number = self.agreed(asked)
+            number = _agreed(asked)
             if stop < self.per_epoch and (number or (every and stop % every == 0)):
-                self._save(self.latest, int(self.state.step), self._saved(), KEEP, seconds=self._seconds())
+                self.history.seconds = time.perf_counter() - self.began
+                self._save("latest", int(self.state.step), self._saved(), KEEP)
                 if number:
                     raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
@@ -364,40 +338,39 @@ class _Fit:
         waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
         return {"epoch": epoch + 1, "step": int(self.state.step)} | means | speed | waited
 
-    @staticmethod
-    def agreed(asked: Asked) -> int:
-        return processes.largest(asked.number)[0]
-
-    def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
+    def end_epoch(self, row: Metrics, callbacks: Sequence[Callback], resumed: bool) -> None:
         """Finish an epoch: add its metrics to the history, call the callbacks, and save a checkpoint if any are saved."""
+        history, epoch, step, params = self.history, row["epoch"], row["step"], self.state.params
         if self.config.stop_on_nan:
-            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.state.params))
-            require(finite, "parameters", f"not finite after epoch {row['epoch']}", TOO_FAST)
-        require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
-        if self.monitor:
-            value = row[self.monitor]
-            require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
+            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+            require(finite, "parameters", f"not finite after epoch {epoch}", TOO_FAST)
         zeros = self._copied({name: np.zeros((), total.dtype) for name, total in self.state.totals.items()})
-        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.carry_shardings))
-        self.history, better = self.history.with_row(row, self.monitor, self.largest, self._seconds())
-        step, params = int(self.state.step), self.state.params
-        if self.monitor and better:
-            self.best_params = self._params()
+        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
+        better = not self.monitor
+        if self.monitor:
+            require(self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
+            value, best = row[self.monitor], history.best_value
+            require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
+            better = best is None or (math.isnan(best) and not math.isnan(value)) or (value > best if self.largest else value < best)
+            if better:
+                history.best_value, history.best_epoch, self.best_params = value, epoch, self._params()
+        history.rows.append(row)
+        history.seconds = time.perf_counter() - self.began
         if better:
-            self._save(self.best, step, params, KEEP_BEST)
+            self._save("best", step, params, KEEP_BEST)
         if self.config.keep_epochs:
-            self._save(self.each, step, params)
+            self._save("epochs", step, params)
         gathered = processes.gathered(params) if callbacks else params
-        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, gathered, self.config.seed, self.resumed)
+        record = EpochRecord(epoch, step, row, tuple(history.rows), gathered, self.config.seed, resumed)
         for callback in callbacks:
             callback(record)
-        self._save(self.latest, step, self._saved(), KEEP)
+        self._save("latest", step, self._saved(), KEEP)
 
     def result(self) -> FitResult:
-        history = self.history
+        rows = tuple(self.history.rows)
         params = self.state.params if self.best_params is None else self.best_params
-        early = self.stopped and len(history.rows) < self.config.epochs
-        return FitResult(processes.gathered(params), history.rows, history.best_epoch or len(history.rows), early, history.seconds)
+        early = self.stopped and len(rows) < self.config.epochs
+        return FitResult(processes.gathered(params), rows, self.history.best_epoch or len(rows), early, self.history.seconds)
 
 
 def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:

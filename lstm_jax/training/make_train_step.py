@@ -5,6 +5,7 @@ optimiser such as `lstm_jax.adam`, a step updates only those rows of the largest
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,36 +21,38 @@ from lstm_jax.models import Parts, split_module
 from lstm_jax.native.library import is_off
 from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
-from lstm_jax.training.row_sparse import Optimizer, try_update
+from lstm_jax.training.optimizers import try_update
+from lstm_jax.training.row_sparse import Lag, Optimizer, row_sparse
 from lstm_jax.training.state import TrainState, create_state
-from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update, largest_table, row_sparse, row_sparse_update
+from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, lag_of, largest_table, take_step
 
 
 def split_model(model: Any) -> Parts:
     """Split an nnx.Module or a pytree of parameters into parameters, other variables, and a function that rebuilds the model.
 
-    A pytree has no other variables.
-
-    Raises:
-        InputError: if the model has no parameters, if a parameter is not an array of floats, or if two parameters have the same path. Also
-            if a stateful layer carries no state yet.
+    A pytree has no other variables. `make_train_step` says which models raise an `InputError`.
     """
     if isinstance(model, nnx.Module):
         _check_carried(model)
         parts = split_module(model)
-        leaves, count = list(parts.params.items()), len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+        count = len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     else:
         found, structure = jax.tree_util.tree_flatten_with_path(model)
-        leaves = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in found]
-        names, count = [name for name, _ in leaves], len(leaves)
-        parts = Parts(dict(leaves), (), lambda params, variables: jax.tree.unflatten(structure, [params[name] for name in names]))
-    require(bool(leaves), "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
+        names, count = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found], len(found)
+        params = {name: leaf for name, (_, leaf) in zip(names, found, strict=True)}
+        parts = Parts(params, (), lambda params, variables: jax.tree.unflatten(structure, [params[name] for name in names]))
+    require(count > 0, "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
     require(len(parts.params) == count, "model", type(model).__name__, "two parameters have the same path: rename one of them")
-    for name, leaf in leaves:
-        array = isinstance(leaf, jax.Array | np.ndarray)
-        kind, remedy = leaf.dtype if array else type(leaf).__name__, "give a pytree of arrays of floats, or an nnx.Module"
-        require(array and jnp.issubdtype(leaf.dtype, jnp.floating), f"parameter {name}", kind, remedy)
+    for name, leaf in parts.params.items():
+        check_floats(f"parameter {name}", leaf, np.shape(leaf), "give a pytree of arrays of floats, or an nnx.Module")
     return parts
+
+
+def check_floats(name: str, value: Any, shape: tuple[int, ...], remedy: str) -> None:
+    """Raise `InputError` if a value is not an array of floats of the given shape."""
+    array = isinstance(value, jax.Array | np.ndarray)
+    fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
+    require(fits, name, jax.typeof(value) if array else type(value).__name__, remedy)
 
 
 def _check_carried(model: nnx.Module) -> None:
@@ -66,12 +69,9 @@ def _kept(model: nnx.Module, variables: Any) -> Any:
     return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Check that an object has the functions `init` and `update` of an optimiser, and that `update` does not need the loss.
-
-    Raises:
-        InputError: if it has not, or if `update` needs further arguments.
-    """
+def check_functions(loss_fn: Any, optimizer: Any) -> None:
+    """Check that a loss function can be called, and that an optimiser has `init`, and an `update` that does not need the loss."""
+    require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
     try:
@@ -81,21 +81,11 @@ def check_optimizer(optimizer: Any) -> None:
         require("required keyword-only argument" not in str(error), "optimizer", error, remedy)
 
 
-def check_loss(loss_fn: Any) -> None:
-    """Raise `InputError` if a loss function cannot be called."""
-    require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
-
-
 def checked_mesh(mesh: Mesh | None) -> Mesh:
-    """Return the mesh, or a mesh of one device for None.
-
-    Raises:
-        InputError: if `mesh` is no mesh, or if it has another axis than one named "data" of the type `jax.sharding.AxisType.Auto`.
-    """
+    """Return the mesh, or a mesh of one device for None, after checking that its axis is that of `sharding.make_mesh`."""
     mesh = sharding.make_mesh(1) if mesh is None else mesh
-    require(isinstance(mesh, Mesh), "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
-    fits = mesh.axis_names == (sharding.DATA,) and mesh.axis_types == (AxisType.Auto,)
-    require(fits, "mesh", f"axes {mesh.axis_names}", "give lstm_jax.runtime.sharding.make_mesh()")
+    fits = isinstance(mesh, Mesh) and mesh.axis_names == (sharding.DATA,) and mesh.axis_types == (AxisType.Auto,)
+    require(fits, "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
     return mesh
 
 
@@ -113,7 +103,8 @@ class TrainStep:
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Any, has_aux: bool, mesh: Mesh):
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = split_model(model), loss_fn, optimizer, has_aux, mesh
         self._table: str | None = None
-        self._one, self._several = (jax.jit(function, donate_argnums=0) for function in (self._step, self._many))
+        self._one = jax.jit(self._step, donate_argnums=0)
+        self._several = jax.jit(partial(jax.lax.scan, self._step), donate_argnums=0)
         self._catch_up = jax.jit(self._all_caught_up)
 
     def init(self) -> TrainState:
@@ -130,31 +121,23 @@ class TrainStep:
             batch: further arguments of the loss function, which are pytrees of arrays (B, ...). B is the batch size.
 
         Returns:
-            A pair of the training state after the step, and the result of the loss function for this batch and the parameters before the
-            step.
+            A pair of the training state after the step, and the result of the loss function for the parameters before the step.
 
         Raises:
-            InputError: if B is not a multiple of the number of devices, or if the loss is not a float scalar. Also if `loss_fn` returns a
-                pair although `has_aux` is false, or no pair although `has_aux` is true.
+            InputError: if B is not a multiple of the number of devices, or if the result of `loss_fn` is not that which `make_train_step`
+                describes.
         """
-        return self._call(self._one, 0, state, batch)
+        with sharding.on(self._mesh):
+            return self._one(*self._prepared(0, state, batch))
 
     def many(self, state: TrainState, *batches: Any) -> tuple[TrainState, Any]:
         """Take S steps in one compiled call.
 
-        Args:
-            state: training state before the steps. It must not be used afterwards.
-            batches: further arguments of the loss function, which are pytrees of arrays (S, B, ...). Each array holds S batches of B
-                examples, stacked on a new first axis.
-
-        Returns:
-            A pair of the training state after the last step, and the results of the loss function in all steps. Each array of the results
-            has a new first axis of size S.
-
-        Raises:
-            InputError: if a single step with these batches would raise this error; see `__call__`.
+        It is like S calls of `__call__`, but each array of `batches`, and of the results of the loss function, has a new first axis of size
+        S.
         """
-        return self._call(self._several, 1, state, batches)
+        with sharding.on(self._mesh):
+            return self._several(*self._prepared(1, state, batches))
 
     def model(self, state: TrainState) -> Any:
         """Return a model with the parameters and the other variables of a training state. The state is not changed and stays valid.
@@ -186,34 +169,24 @@ class TrainStep:
     def lower(self, state: TrainState, *batch: Any) -> jax.stages.Lowered:
         """Lower a step without compiling it, as the method `lower` of a jitted function does, and return the lowered program.
 
-        Use it for example to find out which data the devices exchange, or how much memory a step needs. The arguments are those of a step.
-        Nothing is computed, and the state stays valid.
+        It shows for example which data the devices exchange, or how much memory a step needs. The state stays valid.
         """
         with sharding.on(self._mesh):
             return self._one.lower(*self._prepared(0, state, batch))
 
-    def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
-        used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
-        require(not used, "training state", "used again", "a step reuses its memory: give the state that the step returned")
-        with sharding.on(self._mesh):
-            return program(*self._prepared(axis, state, batch))
-
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh."""
+        used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
+        require(not used, "training state", "used again", "a step reuses its memory: give the state that the step returned")
+        remedy = f"give a batch size that is a multiple of the mesh's {self._mesh.size} devices"
         for leaf in jax.tree.leaves(batch):
             check_32_bits("batch", leaf)
+            fits = self._mesh.size == 1 or (np.ndim(leaf) > axis and leaf.shape[axis] % self._mesh.size == 0)
+            require(fits, "batch", np.shape(leaf), remedy)
         if self._mesh.size > 1:
-            for leaf in jax.tree.leaves(batch):
-                require(
-                    np.ndim(leaf) > axis and leaf.shape[axis] % self._mesh.size == 0,
-                    "batch",
-                    np.shape(leaf),
-                    f"give a batch size that is a multiple of the mesh's {self._mesh.size} devices",
-                )
             batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
         if self._table is None and not is_off():
-            shapes = jax.tree.map(jax.typeof, batch)
-            first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axis:], leaf.dtype), shapes)
+            first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[axis:], jax.typeof(leaf).dtype), batch)
             self._table = largest_table(self._objective, self._optimizer, state.params, first, (), (), state.carry)
         table = "" if is_off() else self.table  # compiled code can be turned off between two calls
         if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
@@ -229,45 +202,32 @@ class TrainStep:
         model = self._parts.rebuild(params, variables)
         result = self._loss_fn(model, *batch)
         is_pair = isinstance(result, tuple) and len(result) == 2
-        require(
-            is_pair == self._has_aux, "loss", "a pair" if is_pair else "no pair", "give has_aux=True if and only if it is (loss, results)"
-        )
+        remedy = "give has_aux=True if and only if it is (loss, results)"
+        require(is_pair == self._has_aux, "loss", "a pair" if is_pair else "no pair", remedy)
         loss: Any = result[0] if self._has_aux else result
-        require(isinstance(loss, jax.Array), "loss", type(loss).__name__, "return an array")
-        require(loss.ndim == 0, "loss", f"shape {loss.shape}", "return a scalar, such as the mean over the batch")
-        require(jnp.issubdtype(loss.dtype, jnp.floating), "loss", loss.dtype, "return a float")
+        check_floats("loss", loss, (), "return a scalar of floats, such as the mean over the batch")
         return loss, (result, _kept(model, variables) if isinstance(model, nnx.Module) else variables)
 
     def _step(self, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
-        if not state.behind:
-            opt_state, params, result, variables = dense_update(self._objective, self._optimizer, 1, state, batch, (), ())
-            return TrainState(state.step + 1, params, opt_state, {}, variables), result
-        (table,) = state.behind
-        lag, *found = row_sparse_update(self._objective, table, self._optimizer, 1, state, self._lag(state), batch, (), ())
-        opt_state, params, result, variables = found
-        lag, opt_state, params = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, table, lag, opt_state, params)
-        return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
+        lag = self._lag(state) if state.behind else None
+        lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
+        if lag:
+            lag, state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
+            state = state._replace(behind=dict.fromkeys(state.behind, lag.at - lag.done))
+        return state, result
 
-    def _lag(self, state: TrainState) -> Any:
-        ((name, behind),) = state.behind.items()
-        return self._optimizer.begin(state.params[name], state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, behind)
-
-    def _many(self, state: TrainState, batches: tuple) -> tuple[TrainState, Any]:
-        return jax.lax.scan(self._step, state, batches)
+    def _lag(self, state: TrainState) -> Lag:
+        return lag_of(self._optimizer, state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL)
 
     def _caught_up(self, state: TrainState) -> TrainState:
         """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates."""
-        if not state.behind:
-            return state
-        (name,) = state.behind
-        remedy = "use the optimiser and the compiled code that it was made with"
-        require(row_sparse(name, self._optimizer, state.params), "training state", f"rows of {name} have missed steps", remedy)
-        return self._catch_up(state)
+        for name in state.behind:
+            remedy = "use the optimiser and the compiled code that it was made with"
+            require(row_sparse(name, self._optimizer, state.params), "training state", f"rows of {name} have missed steps", remedy)
+        return self._catch_up(state) if state.behind else state
 
     def _all_caught_up(self, state: TrainState) -> TrainState:
-        (name,) = state.behind
-        _, opt_state, params = self._optimizer.catch_up(name, None, self._lag(state), state.opt_state, state.params)
-        return state._replace(params=params, opt_state=opt_state, behind=())
+        return catch_up_if(True, self._optimizer, self._lag(state), state)[1]._replace(behind={})
 
 
 def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:
@@ -303,8 +263,7 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
             - The model has no parameters, a parameter is not an array of floats, or two parameters have the same path.
             - A stateful layer carries no state yet.
             - `loss_fn` is not a function, or `optimizer` is not an optimiser.
-            - `checked_mesh` raises this error.
+            - `mesh` has another axis than one named "data" of the type `jax.sharding.AxisType.Auto`.
     """
-    check_loss(loss_fn)
-    check_optimizer(optimizer)
+    check_functions(loss_fn, optimizer)
     return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from lstm_jax.errors import require
 
 
 @dataclass(frozen=True)
 class BinaryMetrics:
-    """Metrics of a binary classifier over N reviews.
-
-    Each review has a label, 0 (negative) or 1 (positive), and a predicted probability p of label 1.
-    """
+    """Metrics of a binary classifier over N reviews."""
 
     loss: float
     """Mean binary cross-entropy in nats."""
@@ -49,10 +46,7 @@ class BinaryMetrics:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Reliability diagram, which groups predictions by their probability and compares them with the labels in each group.
-
-    The groups are called bins. Each bin is an interval of probabilities, and all bins have the same width.
-    """
+    """Reliability diagram, which groups predictions into bins of probability, of equal width, and compares them with the labels there."""
 
     edges: Float[np.ndarray, "boundaries"]
     """Boundaries of the bins, from 0 to 1. There is one more boundary than there are bins."""
@@ -76,7 +70,7 @@ class Reliability:
         return float(np.sum(self.count[filled] * gaps) / self.count.sum())
 
 
-def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
+def binary_metrics(logits: np.ndarray, labels: np.ndarray) -> BinaryMetrics:
     """Return the `BinaryMetrics` of N reviews, given their logits and their labels, each of shape (N,) or (N, 1).
 
     If a review has the logit z and the label y, its loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no
@@ -105,7 +99,7 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
     )
 
 
-def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."], bins: int = 15) -> Reliability:
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
     """Group predictions by probability into bins of equal width, and compare the mean probability with the labels in each bin.
 
     Each bin contains its upper boundary but not its lower one. The first bin contains both 0 and its upper boundary.
@@ -137,22 +131,18 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
         flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
         require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
     v, y = values.astype(np.float64).ravel(), labels.astype(np.float64).ravel()
-    require(len(v) == len(y), name, f"{len(v)} of them for {len(y)} labels", "give as many of one as of the other")
-    require(len(v) > 0, name, "none", "give at least one review")
-    finite = np.isfinite(v)
-    require(bool(finite.all()), name, f"{v[~finite][:1]} at review {np.argmin(finite)}", "the model has diverged: lower the learning rate")
-    known = (y == 0) | (y == 1)
-    require(bool(known.all()), "labels", f"{y[~known][:1]} at review {np.argmin(known)}", "give 0 or 1")
+    require(0 < len(v) == len(y), name, f"{len(v)} of them for {len(y)} labels", "give one of each for each review")
+    diverged = "the model has diverged: lower the learning rate"
+    for thing, array, good, remedy in ((name, v, np.isfinite(v), diverged), ("labels", y, (y == 0) | (y == 1), "give 0 or 1")):
+        require(bool(good.all()), thing, f"{array[~good][:1]} at review {np.argmin(good)}", remedy)
     return v, y
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the area under the ROC curve, or nan if all labels are the same."""
-    from scipy.stats import rankdata  # takes half a second to import
+    from scipy.stats import mannwhitneyu  # takes half a second to import
 
-    positives = labels.sum()
-    negatives = len(labels) - positives
-    if positives == 0 or negatives == 0:
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    if not (positive.size and negative.size):
         return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(mannwhitneyu(positive, negative, method="asymptotic").statistic / (positive.size * negative.size))

@@ -16,10 +16,10 @@ from jax.core import Tracer
 from lstm_jax.bounds import MOST, RateOrNone, check_number
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
-from lstm_jax.training.row_sparse import Optimizer, Rates, RowOptimizer, adam_step, try_update
+from lstm_jax.training.row_sparse import Number, Optimizer, Rates, RowOptimizer, adam_step
 
 
-def keras_adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.999, eps: float | jax.Array = 1e-7) -> Any:
+def keras_adam(learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-7) -> Any:
     """Return the optimiser Adam (Kingma & Ba 2015) as Keras computes it, in the form at the end of section 2 of the paper.
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
@@ -40,7 +40,7 @@ def keras_adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array
     return _adam(learning_rate, b1, b2, eps, False)
 
 
-def adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.999, eps: float | jax.Array = 1e-8) -> Any:
+def adam(learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8) -> Any:
     """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
 
     There is one exception. If the square of a gradient overflows (in float32, if the magnitude of the gradient exceeds 1.8e19), the
@@ -112,15 +112,7 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
 
         v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
 
-    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate.
-
-    Args:
-        learning_rate: a number, or a function from the number of past steps to a number.
-        rho: decay rate of the moving average.
-        eps: small number in the denominator.
-
-    Raises:
-        InputError: if the learning rate is no number of 0 or more.
+    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate; see `keras_adam`.
     """
     _check_rate(learning_rate)
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
@@ -141,6 +133,12 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
         return replace(optimizer, most=most)
     given: Any = optimizer
     return optax.chain(optax.clip_by_global_norm(most), given)
+
+
+def try_update(optimizer: Any) -> None:
+    """Trace one update of a small parameter, and pass on any error that the optimiser raises."""
+    parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+    jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
 
 
 OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}

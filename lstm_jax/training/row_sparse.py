@@ -26,12 +26,13 @@ Advance = Callable[[Any], tuple[Any, jax.Array, jax.Array]]
 by the bias correction, and the small number in the denominator of that step."""
 
 
+Number = float | jax.Array
+
+
 class Lag(NamedTuple):
     """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
 
-    With row-sparse updates, a training step updates only the rows that it looks up, and all other rows miss this step. Before a row is
-    looked up again, it takes the steps that it has missed. In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps
-    count as an epoch.
+    In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps count as an epoch.
     """
 
     scales: jax.Array
@@ -50,8 +51,8 @@ class Rates(NamedTuple):
     The compiled code needs floats. The function `adam_step` also accepts scalar JAX arrays.
     """
 
-    b1: float | jax.Array
-    b2: float | jax.Array
+    b1: Number
+    b2: Number
 
 
 def adam_step(rates: Rates, m, v, g, scale, eps):
@@ -82,28 +83,22 @@ class RowOptimizer:
         """Dense update, with clipping if there is any."""
         return self.adam if self.most is None else optax.chain(optax.clip_by_global_norm(self.most), self.adam)
 
-    @property
-    def init(self) -> Callable[[Any], Any]:
-        """Function from parameters to the initial state of the optimiser."""
-        return self.dense.init
+    def init(self, params: Any) -> Any:
+        """Return the initial state of the optimiser."""
+        return self.dense.init(params)
 
-    @property
-    def update(self) -> Callable[..., tuple[Any, Any]]:
-        """Function that computes a dense update, with the arguments and results of the `update` of an optax transformation."""
-        return self.dense.update
+    def update(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        """Compute a dense update, as the `update` of an optax transformation does."""
+        return self.dense.update(updates, state, params)
 
-    def serves(self, table: jax.Array) -> bool:
-        """Return whether compiled code can update the rows of a table."""
-        return table.dtype in (jnp.float32, jnp.float64) and not native.why_not()
-
-    def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
+    def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = 0) -> Lag:
         """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""
         at, own = jnp.asarray(at, jnp.int32), self._own(state)
         counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
         counts = jnp.maximum(counts, 0)  # a new optimiser state within an epoch has fewer steps than the epoch
         _, *found = jax.vmap(lambda count: self.advance(own._replace(count=count)))(counts)
         scales, eps = (array.astype(table.dtype) for array in found)
-        return Lag(scales, eps, at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
+        return Lag(scales, eps, at, jnp.broadcast_to(at - behind, len(table)))
 
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
         """Let the rows `ids` of the table `name`, or all if `ids` is None, take the steps that they have missed."""
@@ -141,10 +136,10 @@ class RowOptimizer:
 Optimizer = optax.GradientTransformation | RowOptimizer
 
 
-def try_update(optimizer: Any) -> None:
-    """Check an optimiser by tracing one update of a small parameter, and pass on any error that the optimiser raises."""
-    parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
-    jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
+def row_sparse(table: str, optimizer: Any, params: Any) -> bool:
+    """Return whether training steps use the row-sparse update of the optimiser for the parameter `table`, which is "" for none."""
+    serves = bool(table) and isinstance(optimizer, RowOptimizer) and params[table].dtype in (jnp.float32, jnp.float64)
+    return serves and not native.why_not()
 
 
 @dataclass(frozen=True)

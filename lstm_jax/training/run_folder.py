@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -32,18 +33,15 @@ from lstm_jax.runtime.machine import cores
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
 EPOCHS = ("train", "epochs")
+Environment = dict[str, Any]
+"""Versions, devices and settings of a process; see `environment`."""
 _READABLE = "name the folder of a run that can be read"
 _EVERYWHERE = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "hosts", "xla_flags", "matmul_precision")
 _ON_A_CPU = ("cpu", "cores", "compiled")
 
 
 class RunFolder:
-    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files.
-
-    Args:
-        path: path of the folder.
-        checkpoints: folder of the checkpoints. If None, it is the subfolder `checkpoints`.
-    """
+    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files."""
 
     def __init__(self, path: Path, checkpoints: Path | None = None):
         self.path = path
@@ -70,7 +68,7 @@ class RunFolder:
         """Lock the folder against other processes until the context ends. The folder is created if it does not exist.
 
         Raises:
-            InputError: if another process holds the lock, if the path is a file, or if the folder cannot be created.
+            InputError: if another process holds the lock, or if the folder cannot be created.
         """
         subject = f"run folder {self.path}"
         with system_errors(subject, "name a folder that can be written"):
@@ -128,20 +126,13 @@ class RunFolder:
         """Replace the config of the run by one with more epochs, for which `start` returned true, and remove the result and the manifest.
 
         Call `seal` next to write a new manifest.
-
-        Raises:
-            InputError: if the config cannot be written.
         """
         self.manifest.unlink(missing_ok=True)  # else a kill before `seal` would leave a config that the manifest denies
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, config_json)
 
     def fix_data(self, fingerprint: str) -> None:
-        """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before.
-
-        Raises:
-            InputError: if the run began with other data, or if the fingerprint of its data cannot be read.
-        """
+        """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before."""
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
         with system_errors(f"file {self.data}", _READABLE):
@@ -164,25 +155,20 @@ class RunFolder:
         note = f"run {self.path} has no {self.manifest.name}, as runs of older versions: a change of its files would go unnoticed; "
         return (f"{note}lstm-jax run accept --run {shlex.quote(str(self.path))} writes one",) if self.config.exists() else ()
 
-    def environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments that the run was trained in, oldest first, or () if the run has not begun.
-
-        Raises:
-            InputError: if the manifest is damaged.
-        """
+    def environments(self) -> tuple[Environment, ...]:
+        """Return the environments that the run was trained in, oldest first, or () if the run has not begun."""
         sealed = self._sealed()
-        return self._written_environments() if sealed is None else tuple(sealed["environments"])
+        return tuple(sealed["environments"]) if sealed else self._written_environments()
 
-    def _written_environments(self) -> tuple[dict[str, Any], ...]:
+    def _written_environments(self) -> tuple[Environment, ...]:
         """Return the environments in environment.json, oldest first, or () if the file cannot be read."""
         try:
-            raw = json.loads(self.environment.read_bytes())
-            later = raw.pop("resumed", [])
-            return tuple(environment for environment in (raw, *later) if isinstance(environment, dict))
+            first = json.loads(self.environment.read_bytes())
+            return (first, *first.pop("resumed", []))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return ()
 
-    def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
+    def seal(self, environments: tuple[Environment, ...]) -> None:
         """Write the manifest, and environment.json with the first environment and, under the key "resumed", the later ones."""
         files = {name: digest for name in FILES if (digest := self._digest(name))}
         write_atomically(self.manifest, summed_json({"files": files, "environments": list(environments)}))
@@ -195,17 +181,14 @@ class RunFolder:
 
         Returns:
             For each file that differs from the old manifest, the kind of difference: "changed", "missing" or "added".
-
-        Raises:
-            InputError: if the folder holds no run, if another process uses the folder, or if the folder cannot be written.
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
-            old: dict[str, Any] = {"files": {}, "environments": self._written_environments()}
+            sealed = None
             with contextlib.suppress(InputError):
-                old = self._sealed() or old
-            found = self._changes(old["files"])
-            self.seal(tuple(old["environments"]))
+                sealed = self._sealed()
+            found = self._changes(sealed["files"] if sealed else {})
+            self.seal(tuple(sealed["environments"]) if sealed else self._written_environments())
         return found
 
     @property
@@ -214,24 +197,22 @@ class RunFolder:
 
     def _sealed(self) -> dict[str, Any] | None:
         """Return the content of the manifest, or None if the run has no manifest."""
-        try:
+        subject = f"manifest {self.manifest}"
+        with system_errors(subject, _READABLE):
+            if not self.manifest.exists():
+                return None
             found = read_summed(self.manifest.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise InputError(f"manifest {self.manifest}", error.strerror, _READABLE) from error
-        content: Any = found or {}
-        files, environments = content.get("files"), content.get("environments")
-        whole = isinstance(files, dict) and isinstance(environments, list)
-        whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
-        require(whole, f"manifest {self.manifest}", "damaged", self._accepting)
-        return content
+        require(found is not None, subject, "damaged", self._accepting)
+        return found
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
-        found = {name: self._digest(name) for name in FILES}
-        kinds = {name: "missing" if not found[name] else "changed" if name in sealed else "added" for name in FILES}
-        return {name: kinds[name] for name in FILES if found[name] != sealed.get(name, "")}
+        changes = {}
+        for name in FILES:
+            before, now = sealed.get(name, ""), self._digest(name)
+            if now != before:
+                changes[name] = "missing" if not now else "changed" if before else "added"
+        return changes
 
     def _digest(self, name: str) -> str:
         """Return the SHA-256 of a file, or "" if the file does not exist."""
@@ -243,7 +224,7 @@ class RunFolder:
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Environment, new: Environment) -> list[str]:
     """Return those differences of two environments, such as "cores 4, now 2", that can change the last bits of results."""
     old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
@@ -258,7 +239,7 @@ def _shown(value: Any) -> str:
     return str(value) or "none"
 
 
-def environment(mesh: Mesh) -> dict[str, Any]:
+def environment(mesh: Mesh) -> Environment:
     """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed.
 
     The keys are "python" (version), "versions" (dict from names of packages to versions), "git" (commit of this package), "platform"
@@ -282,14 +263,11 @@ def environment(mesh: Mesh) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the installed packages that can change results."""
-    return {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    found: dict[str, str] = dict.fromkeys(("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"), "not installed")
+    for package in found:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def git_commit() -> str:
@@ -309,14 +287,12 @@ def git_commit() -> str:
 def cpu_name() -> str:
     """Return the name, the family and the model of the CPU."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor()
-    pairs = [[part.strip() for part in line.partition(":")[::2]] for line in reversed(lines)]
-    first = {name: value for name, value in pairs if name in ("model name", "cpu family", "model")}
-    parts = [first.get("model name") or platform.processor()]
-    parts += [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
-    return ", ".join(parts)
+    first = dict(reversed(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE)))
+    numbers = [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
+    return ", ".join([first.get("model name") or platform.processor(), *numbers])
 
 
 def same_data(stored: bytes, fingerprint: str) -> bool:

@@ -1,7 +1,7 @@
 """Scores of a text under a character model: the negative log-probability of each character given the characters before it, in nats.
 
 The model reads the text in one of the two modes of `sampling`. In mode "carried" it carries the recurrent state through the text. A long
-text is then divided into several sections, called streams, which are read in parallel. In mode "window" the model predicts each character
+text is then divided into sections, called streams, which are read in parallel. In mode "window" the model predicts each character
 from a zero state and the `length` characters before it, as in the training of the Keras example lstm_text_generation. If fewer than
 `length` characters precede a character, it is predicted from all the characters before it.
 """
@@ -25,16 +25,13 @@ from lstm_jax.sampling import Mode, check_ids, check_mode
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
-"""Largest number of characters that one compiled call reads from each stream. Streams are sections of a text that are read in parallel."""
+"""Largest number of characters that one compiled call reads from each stream."""
 STREAM = 10_000
-"""Least mean length of the streams, in characters. Streams are the sections into which a long text is divided to be read in parallel."""
+"""Least mean length of the streams, in characters."""
 STREAMS = 32
 """Largest number of streams into which a long text is divided. The model reads all streams at once."""
 WARM_UP = 1000
-"""Number of preceding characters that the model reads, without scoring them, before each stream but the first.
-
-Streams are sections of a text that are read in parallel.
-"""
+"""Number of preceding characters that the model reads, without scoring them, before each stream but the first."""
 
 
 class Scores(NamedTuple):
@@ -74,8 +71,7 @@ class Scorer:
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
         mesh: device mesh over which windows and streams are sharded.
-        mode: "carried" to carry the recurrent state through the text, or "window" to predict each character from a zero state and the
-            `length` characters before it.
+        mode: "carried" or "window".
         length: number of characters before the predicted character in a window.
 
     Raises:
@@ -94,16 +90,27 @@ class Scorer:
             return jnp.stack((nats, correct.astype(nats.dtype)), axis=-1)
 
         @partial(jax.jit, out_shardings=whole)
-        def chunk(params, state, ids, valid, resets):
+        def score(params, state, ids, targets, valid, resets):
             model = rebuild(params)
-            h, state = model.hidden(ids[:, :-1], mask=valid, resets=resets, state=state, deterministic=True)
-            return state, _score(model.logits(h), ids[:, 1:].T)
+            h, state = model.hidden(ids, mask=valid, resets=resets, state=state, deterministic=True)
+            return _score(model.logits(h), targets.T), state
 
         @partial(jax.jit, out_shardings=whole)
         def hidden(params, state, ids, resets):
             return rebuild(params).hidden(ids, resets=resets, state=state, deterministic=True)
 
-        self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
+        self._window, self._score, self._hidden = make_predict(window, mesh), score, hidden
+
+    def _read(self, compiled: Callable, params: Any, size: int, *arrays: Any) -> Any:
+        """Call a compiled function on chunks of `size` steps of arrays (S, N) for S streams, and return its outputs, joined by steps."""
+        parts, (streams, steps) = [], arrays[0].shape
+        with sharding.on(self.mesh):
+            state = self._initial_state(params, streams)
+            for begin in range(0, steps, size):
+                chunk = [array if array is None else array[:, begin : begin + size] for array in arrays]
+                outputs, state = compiled(params, state, *chunk)
+                parts.append(jax.tree.map(np.asarray, outputs))
+        return jax.tree.map(lambda *chunks: np.concatenate(chunks), *parts)
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
         """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
@@ -117,9 +124,8 @@ class Scorer:
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
-        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into sections, called streams, which are read in
-        parallel. Before its section, each stream reads the `WARM_UP` characters that precede the section, without scoring them. In mode
-        "window", a character that fewer than `length` characters precede is predicted from all characters before it.
+        In mode "carried", a text with at least `2 * STREAM` characters to score is read in streams. Before its section, each stream reads
+        the `WARM_UP` characters that precede it.
 
         Args:
             params: parameters of the model.
@@ -150,21 +156,13 @@ class Scorer:
         own = -(-count // streams)
         warm = WARM_UP if streams > 1 else 0
         size = min(CHUNK, 1 << max(0, warm + own - 1).bit_length())
-        chunks = -(-(warm + own) // size)
+        steps = -(-(warm + own) // size) * size
         # stream s begins to read at position s * own - warm; positions outside the text are masked
-        positions = np.arange(streams)[:, None] * own - warm + np.arange(chunks * size + 1)[None, :]
-        rows = np.asarray(ids, np.int32)[np.clip(positions, 0, count)]
-        valid = (positions[:, :-1] >= 0) & (positions[:, :-1] < count)
-        at = None if starts is None else np.isin(positions[:, :-1], starts)
-        parts = []
-        with sharding.on(self.mesh):
-            state = self._initial_state(params, streams)
-            for begin in range(0, chunks * size, size):
-                part = slice(begin, begin + size)
-                cuts = None if at is None else at[:, part]
-                state, scored = self._chunk(params, state, rows[:, begin : begin + size + 1], valid[:, part], cuts)
-                parts.append([np.asarray(array) for array in scored])
-        return Scores(*(np.concatenate(part)[warm : warm + own].T.reshape(-1)[:count] for part in zip(*parts, strict=True)))
+        positions = np.arange(streams)[:, None] * own - warm + np.arange(steps + 1)[None, :]
+        rows, positions = np.asarray(ids, np.int32)[np.clip(positions, 0, count)], positions[:, :-1]
+        at = None if starts is None else np.isin(positions, starts)
+        found = self._read(self._score, params, size, rows[:, :-1], rows[:, 1:], (positions >= 0) & (positions < count), at)
+        return Scores(*(part[warm : warm + own].T.reshape(-1)[:count] for part in found))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
@@ -177,11 +175,6 @@ class Scorer:
         ids = check_ids("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         size = min(CHUNK, 1 << max(0, len(ids) - 1).bit_length())
-        padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)
-        at = None if starts is None else np.isin(np.arange(len(padded)), starts)
-        state, parts = self._initial_state(params, 1), []
-        for begin in range(0, len(padded), size):
-            cuts = None if at is None else at[None, begin : begin + size]
-            h, state = self._hidden(params, state, padded[None, begin : begin + size], cuts)
-            parts.append(np.asarray(h[:, 0]))
-        return np.concatenate(parts)[: len(ids)]
+        padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)[None]
+        at = None if starts is None else np.isin(np.arange(padded.size), starts)[None]
+        return self._read(self._hidden, params, size, padded, at)[: len(ids), 0]

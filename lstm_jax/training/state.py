@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.runtime import processes, sharding
-from lstm_jax.training.row_sparse import Optimizer
+from lstm_jax.training.row_sparse import Optimizer, row_sparse
 
 EXAMPLES = "examples"
 """Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
@@ -34,42 +34,21 @@ class TrainState(NamedTuple):
     """Pytree of arrays that each step hands to the next step, such as recurrent states. Their shapes are (B, ...), where B is the batch
     size. If there are no such arrays, it is ()."""
     behind: Any = ()
-    """int32 (V,): number of steps that each of the V rows of a table has missed and not yet taken, because row-sparse updates change only
-    the rows that a step looks up. In a `TrainStep` it is a dict from the name of the table to this array. If no update is row-sparse, it is
-    (). If `step.make_run_steps` is used with row-sparse updates and `behind` is (), all rows take their missed steps at the end of each
-    compiled call."""
+    """Dict from the name of the table whose updates are row-sparse to an int32 array (V,): the number of steps that each of the V rows has
+    missed and not yet taken, because row-sparse updates change only the rows that a step looks up. It is empty if all updates are dense. In
+    a checkpoint it is the array alone, or ()."""
     rounded: Any = ()
     """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`; see `for_checkpoint`."""
 
 
-def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
-    """Return the sharding of each array of a training state, as a `TrainState`. The arguments are those of `create_state`.
-
-    Parameters are sharded as `sharding.param_spec` says, and the moments of the optimiser like their parameters. The arrays of the carry
-    are sharded along their first axis, which is the batch axis. All other arrays are replicated.
-    """
-    copied = sharding.replicated(mesh)
-    param_shardings = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, sharding.param_spec(mesh.size, path, leaf)), params
-    )
-    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    sharding_of = dict(jax.tree_util.tree_leaves_with_path(param_shardings))
-
-    def like_parameter(path: tuple, leaf: Any) -> Any:
-        ends = (path[n:] for n in range(len(path) + 1))
-        return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)
-
-    opt_state = jax.tree_util.tree_map_with_path(like_parameter, jax.eval_shape(optimizer.init, params))
-    rows = jax.tree.map(lambda leaf: sharding.rows(mesh), carry)
-    return TrainState(copied, param_shardings, opt_state, dict.fromkeys(totals, copied), rows, jax.tree.map(lambda _: copied, behind))
-
-
 def create_state(
-    params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()
+    params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), table: str = ""
 ) -> tuple[TrainState, TrainState]:
     """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
 
-    The given arrays are copied. Therefore they stay valid when a compiled step reuses the memory of the state.
+    The given arrays are copied. Therefore they stay valid when a compiled step reuses the memory of the state. Parameters are sharded as
+    `sharding.param_spec` says, and the moments of the optimiser like their parameters. The arrays of the carry are sharded along their
+    first axis, which is the batch axis. All other arrays are replicated.
 
     Args:
         params: initial parameters.
@@ -77,17 +56,28 @@ def create_state(
         totals: names of the entries of `TrainState.totals`.
         mesh: devices that the state is sharded over.
         carry: initial `TrainState.carry`.
-        behind: initial `TrainState.behind`.
+        table: name of a parameter that the objective uses only to look up rows, such as an embedding; see `lookups`. If the optimiser has a
+            row-sparse update, each step updates only the rows that its batch looks up. If "", each step updates whole parameters.
     """
-    shardings = state_sharding(params, optimizer, totals, mesh, carry, behind)
 
     def make(params, carry, behind):
         zeros = {name: jnp.zeros((), jnp.int32 if name in (EXAMPLES, FINITE) else jnp.float32) for name in totals}
         params, carry, behind = jax.tree.map(jnp.copy, (params, carry, behind))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind)
 
+    known = {(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        if path[0].name == "carry":
+            return sharding.rows(mesh)
+        if any((path[n:], leaf.shape) in known for n in range(1, len(path) + 1)):
+            return NamedSharding(mesh, sharding.param_spec(mesh.size, path, leaf))
+        return sharding.replicated(mesh)
+
+    behind = {table: np.zeros(len(params[table]), np.int32)} if row_sparse(table, optimizer, params) else {}
+    shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(make, params, carry, behind))
     if processes.several():  # arrays on a device of one process are no operands of a function of all processes
-        params, carry, behind = jax.tree.map(np.asarray, (params, carry, behind))
+        params, carry = jax.tree.map(np.asarray, (params, carry))
     return jax.jit(make, out_shardings=shardings)(params, carry, behind), shardings
 
 
@@ -100,10 +90,12 @@ def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
     count = int(state.totals[EXAMPLES])
     shown, rounded = put((np.float32(count), np.float32(count - int(np.float32(count)))))
     totals = {name: total for name, total in state.totals.items() if name != FINITE}
-    return state._replace(totals=totals | {EXAMPLES: shown}, rounded=rounded)
+    behind = next(iter(state.behind.values()), ())
+    return state._replace(totals=totals | {EXAMPLES: shown}, behind=behind, rounded=rounded)
 
 
-def from_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
+def from_checkpoint(saved: TrainState, state: TrainState, put: Callable[[Any], Any]) -> TrainState:
     """Return the training state for the state that a checkpoint stores, as the inverse of `for_checkpoint`."""
-    count, finite = put((np.int32(int(state.totals[EXAMPLES]) + int(state.rounded)), np.int32(0)))
-    return state._replace(totals=state.totals | {EXAMPLES: count, FINITE: finite}, rounded=())
+    count, finite = put((np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded)), np.int32(0)))
+    totals = saved.totals | {EXAMPLES: count, FINITE: finite}
+    return saved._replace(totals=totals, behind=dict.fromkeys(state.behind, saved.behind), rounded=())

@@ -22,9 +22,9 @@ from jax.sharding import Mesh
 
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
-from lstm_jax.training.examples import Order, take_rows
+from lstm_jax.training.examples import Gather, Order, take_rows
 from lstm_jax.training.lookups import find_lookups
-from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
+from lstm_jax.training.row_sparse import Lag, Optimizer, RowOptimizer, row_sparse
 from lstm_jax.training.state import EXAMPLES, FINITE, TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
@@ -40,11 +40,6 @@ always happen at the same steps of an epoch, and `TrainState.behind` hands the n
 The effect of the interval on speed is within noise (experiments/LOG.md)."""
 
 
-def row_sparse(table: str, optimizer: Any, params: Any) -> bool:
-    """Return whether training steps use the row-sparse update of the optimiser for the parameter `table`, which is "" for none."""
-    return bool(table) and isinstance(optimizer, RowOptimizer) and optimizer.serves(params[table])
-
-
 def largest_table(objective: Objective, optimizer: Any, params: Any, *args: Any) -> str:
     """Return the name of the largest embedding table of an objective (see `lookups`) if its updates can be row-sparse, else "".
 
@@ -54,27 +49,21 @@ def largest_table(objective: Objective, optimizer: Any, params: Any, *args: Any)
     return found.table if found and row_sparse(found.table, optimizer, params) else ""
 
 
-def no_rows_behind(table: str, optimizer: Any, params: Any) -> Any:
-    """Return the value of `TrainState.behind` at the start of training: zeros (V,) for a table of V rows, or () for none."""
-    return np.zeros(len(params[table]), np.int32) if row_sparse(table, optimizer, params) else ()
-
-
 def make_run_steps(
     objective: Objective,
     optimizer: Optimizer,
     shardings: TrainState,
     mesh: Mesh,
-    gather: Callable[[Any, Any], Any] = take_rows,
+    gather: Gather = take_rows,
     steps: int = 0,
     microbatches: int = 1,
-    table: str = "",
-) -> Callable:
+) -> Callable[..., TrainState]:
     """Return a compiled function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
     The function returns the new state. The given state must not be used after the call, because its memory is reused (donated).
     `shardings` are those of the training state, and a batch is sharded over `mesh`. `steps_program` explains all other arguments.
     """
-    compiled = jax.jit(steps_program(objective, optimizer, gather, steps, microbatches, table), donate_argnums=0, out_shardings=shardings)
+    compiled = jax.jit(steps_program(objective, optimizer, gather, steps, microbatches), donate_argnums=0, out_shardings=shardings)
 
     def call(state, arrays, order, start: int, stop: int, key):
         with sharding.on(mesh):
@@ -84,18 +73,13 @@ def make_run_steps(
 
 
 def steps_program(
-    objective: Objective,
-    optimizer: Optimizer,
-    gather: Callable[[Any, Any], Any] = take_rows,
-    steps: int = 0,
-    microbatches: int = 1,
-    table: str = "",
-) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
+    objective: Objective, optimizer: Any, gather: Gather = take_rows, steps: int = 0, microbatches: int = 1
+) -> Callable[..., TrainState]:
     """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
     The function returns the new state. Its argument `state` is the `TrainState` before the steps, `arrays` is a pytree of arrays that hold
     the training examples, `order` is the `Order` of the epoch or of a part of it that contains these steps, and `key` is the random key of
-    the run.
+    the run. If `state.behind` names a table, each step updates only the rows of this table that its batch looks up.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
@@ -104,8 +88,6 @@ def steps_program(
         steps: number of steps of an epoch. If 0, it is the number of steps in the argument `order` of `run_steps`.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
             gradient of the batch.
-        table: name of a parameter that the objective uses only to look up rows, such as an embedding; see `lookups`. If the optimiser has a
-            row-sparse update, each step updates only the rows that its batch looks up. If "", each step updates whole parameters.
     """
 
     def loss(params, batch, weight, key, carry):
@@ -115,92 +97,85 @@ def steps_program(
         return value, (metrics, carry)
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
-        sparse: Any = optimizer if row_sparse(table, optimizer, state.params) else None
-
         def step(n: jax.Array, carried: tuple[Any, TrainState]) -> tuple[Any, TrainState]:
             lag, state = carried
             at = n - order.first
             batch = gather(arrays, order.rows[at]), order.weight[at], jax.random.fold_in(key, state.step)
-            if sparse:
-                lag, *found = row_sparse_update(loss, table, sparse, microbatches, state, lag, *batch)
-            else:
-                found = dense_update(loss, optimizer, microbatches, state, *batch)
-            opt_state, params, metrics, carry = found
+            lag, new, metrics = take_step(loss, optimizer, state, lag, *batch, microbatches)
             count = order.examples[at]
             added = {name: value.astype(jnp.float32) * count for name, value in metrics.items()} | {EXAMPLES: count.astype(jnp.int32)}
             totals = {name: total + added[name] for name, total in state.totals.items() if name != FINITE}
             if FINITE in state.totals:
-                totals[FINITE] = jnp.where(jnp.isfinite(totals.get("loss", 0.0)), state.step + 1, state.totals[FINITE])
-            return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
+                totals[FINITE] = jnp.where(jnp.isfinite(totals.get("loss", 0.0)), new.step, state.totals[FINITE])
+            return lag, new._replace(totals=totals)
 
-        if not sparse:
-            return jax.lax.fori_loop(start, stop, step, ((), state))[1]
-        last, keeps = steps or len(order.rows), bool(jax.tree.leaves(state.behind))
+        if not state.behind:
+            return jax.lax.fori_loop(start, stop, step, (None, state))[1]
+        last = steps or len(order.rows)
 
         def interval(carried):
             n, lag, state = carried
             end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
             lag, state = jax.lax.fori_loop(n, end, step, (lag, state))
-            due = (end % CATCH_UP_INTERVAL == 0) | (end == last) | (not keeps)
-            lag, opt_state, params = catch_up_if(due, sparse, table, lag, state.opt_state, state.params)
-            return end, lag, state._replace(params=params, opt_state=opt_state)
+            return end, *catch_up_if((end % CATCH_UP_INTERVAL == 0) | (end == last), optimizer, lag, state)
 
-        lag = sparse.begin(state.params[table], state.opt_state, last, start, state.behind)
-        _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, interval, (start, lag, state))
-        return state._replace(behind=stop - lag.done) if keeps else state
+        carried = start, lag_of(optimizer, state, last, start), state
+        _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, interval, carried)
+        return state._replace(behind=dict.fromkeys(state.behind, stop - lag.done))
 
     return run_steps
 
 
-def dense_update(loss: Objective, optimizer: Any, microbatches: int, state: TrainState, batch, weight, key) -> tuple[Any, Any, Any, Any]:
-    """Take one training step that updates whole parameters, not only the rows that the batch looks up.
+def lag_of(optimizer: RowOptimizer, state: TrainState, steps: int, at: Any) -> Lag:
+    """Return the `Lag` of the table that `state.behind` names, before step `at` of an epoch of `steps` steps."""
+    ((table, behind),) = state.behind.items()
+    return optimizer.begin(state.params[table], state.opt_state, steps, at, behind)
 
-    `loss` is an `Objective` with a carry, which may be ().
+
+def take_step(
+    loss: Objective, optimizer: Any, state: TrainState, lag: Any, batch: Any, weight: Any, key: Any, microbatches: int = 1
+) -> tuple[Any, TrainState, Any]:
+    """Take one training step. If `state.behind` names a table, only those of its rows that the batch looks up are updated.
+
+    `loss` is an `Objective` with a carry, which may be (). `lag` is the `Lag` of the table, or None if there is no table.
 
     Returns:
-        Four values after the step: the state of the optimiser, the parameters, the metrics, and the carry.
-    """
-
-    def part(batch, weight, key, carry, _):
-        gradient, (metrics, carry) = jax.grad(loss, has_aux=True)(state.params, batch, weight, key, carry)
-        return (gradient, metrics), (), carry
-
-    (gradient, metrics), _, carry = _accumulated(part, microbatches, _divided(microbatches, batch, weight, key, state.carry), ())
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    return opt_state, optax.apply_updates(state.params, updates), metrics, carry
-
-
-def row_sparse_update(
-    loss: Objective, table: str, optimizer: RowOptimizer, microbatches: int, state: TrainState, lag, batch, weight, key
-) -> tuple[Any, Any, Any, Any, Any]:
-    """Like `dense_update`, but compute gradients and updates only of those rows of an embedding table that the batch looks up.
-
-    All parameters other than the table are updated completely. The `Lag` before the step is an argument, and that after the step is
-    the first result.
+        The `Lag` and the state after the step, without changes of `totals` and `behind`, and the metrics.
 
     Raises:
         InputError: if the loss uses the table for anything else than looking up rows.
     """
     parts = _divided(microbatches, batch, weight, key, state.carry)
-    lookup = find_lookups(loss, state.params, *_first(microbatches, parts), table=table)
-    if lookup is None:
+    params: Any = state.params
+    opt_state, dense, indices, ids = state.opt_state, params, [], None
+    table = next(iter(state.behind), "")
+    lookup = find_lookups(loss, params, *_first(microbatches, parts), table=table) if table else None
+    if table and not lookup:
         raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
-    find = partial(lookup.indices, state.params)
-    indices = find(*parts) if microbatches == 1 else jax.lax.map(lambda part: find(*part), parts)
-    ids = _joined(indices, 0)
-    lag, opt_state, params = optimizer.catch_up(table, ids, lag, state.opt_state, state.params)
-    others = {key: param for key, param in params.items() if key != table}
+    if lookup:
+        find = partial(lookup.indices, params)
+        indices = find(*parts) if microbatches == 1 else jax.lax.map(lambda part: find(*part), parts)
+        ids = _joined(indices, 0)
+        lag, opt_state, params = optimizer.catch_up(table, ids, lag, opt_state, params)
+        dense = {name: param for name, param in params.items() if name != table}
 
     def part(batch, weight, key, carry, indices):
-        def loss_of(others, vectors):
-            return lookup.loss_of(others | {table: params[table]}, vectors, batch, weight, key, carry)
+        def loss_of(dense, vectors):
+            if lookup:
+                return lookup.loss_of(dense | {table: params[table]}, vectors, batch, weight, key, carry)
+            return loss(dense, batch, weight, key, carry)
 
-        vectors = lookup.vectors(params[table], indices)
-        (gradient, rows), (metrics, carry) = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
+        vectors = lookup.vectors(params[table], indices) if lookup else []
+        (gradient, rows), (metrics, carry) = jax.grad(loss_of, (0, 1), has_aux=True)(dense, vectors)
         return (gradient, metrics), rows, carry
 
-    (gradient, metrics), rows, carry = _accumulated(part, microbatches, parts, indices)
-    return *optimizer.update_rows(gradient, table, ids, _joined(rows, 1), lag, opt_state, params), metrics, carry
+    (gradient, metrics), rows, carry = _accumulated(part, microbatches, (*parts, indices))
+    if lookup:
+        lag, opt_state, params = optimizer.update_rows(gradient, table, ids, _joined(rows, 1), lag, opt_state, params)
+    else:
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return lag, state._replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry), metrics
 
 
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
@@ -209,16 +184,13 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
     return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
 
 
-def catch_up_if(due: jax.Array, optimizer: RowOptimizer, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:
-    """Let all rows of an embedding table take the training steps that they missed, but only if the bool scalar `due` is true.
-
-    Returns:
-        The `Lag`, the state of the optimiser and the parameters.
-    """
+def catch_up_if(due: Any, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tuple[Lag, TrainState]:
+    """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true."""
+    (table,) = state.behind
     # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
     whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
-    caught, opt_state, params = optimizer.catch_up(table, None, whole, opt_state, params)
-    return lag._replace(done=jnp.where(due, caught.done, lag.done)), opt_state, params
+    caught, opt_state, params = optimizer.catch_up(table, None, whole, state.opt_state, state.params)
+    return lag._replace(done=jnp.where(due, caught.done, lag.done)), state._replace(opt_state=opt_state, params=params)
 
 
 def _divided(count: int, batch: Any, weight: Any, key: Any, carry: Any) -> tuple[Any, Any, Any, Any]:
@@ -241,13 +213,12 @@ def _first(count: int, parts: Any) -> Any:
     return parts if count == 1 else jax.tree.map(lambda leaf: leaf[0], parts)
 
 
-def _accumulated(function: Callable[..., tuple[Any, Any, Any]], count: int, parts: tuple, stacked: Any) -> tuple[Any, Any, Any]:
+def _accumulated(function: Callable[..., tuple[Any, Any, Any]], count: int, parts: tuple) -> tuple[Any, Any, Any]:
     """Call a function for each microbatch.
 
     The function returns sums over examples, such as gradients, which are added up; other results, which are stacked; and the carry, whose
     rows are returned in the order of the batch.
     """
-    parts = (*parts, stacked)
     if count == 1:
         return function(*parts)
 

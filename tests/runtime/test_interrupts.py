@@ -52,13 +52,13 @@ class Deleted:
         time.sleep(0.001)
 
 
-def delete_and_wait() -> None:
+def delete_and_wait():
     Deleted()
     for _ in range(500):
         time.sleep(0.01)
 
 
-def run_until_interrupted() -> None:
+def run_until_interrupted():
     with interrupts.keep_interrupts(), pytest.raises(KeyboardInterrupt):
         delete_and_wait()
 

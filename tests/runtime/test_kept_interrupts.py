@@ -18,7 +18,7 @@ class Dying:
         time.sleep(0.01)
 
 
-def drop_and_wait() -> None:
+def drop_and_wait():
     made = Dying()
     del made
     for _ in range(500):

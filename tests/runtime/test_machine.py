@@ -46,7 +46,7 @@ print(*found)
     ],
     ids=["all blocks", "small blocks", "switched off", "compiled code", "compiled code, switched off"],
 )
-def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -> None:
+def test_freed_memory_is_kept(prepare, keep, kept):
     """Allocating and freeing three blocks ten times causes fewer than 30 page faults if and only if freed memory is kept.
 
     The blocks have one size, and have been allocated and freed once before the page faults are counted.
@@ -63,7 +63,7 @@ def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -
     assert [number < 30 for number in faults] == list(kept), faults
 
 
-def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores(monkeypatch):
     """`cores` returns the cores of this process. On a system without CPU affinity it returns all cores, and `pin` does nothing."""
     allowed = os.sched_getaffinity(0)
     assert machine.cores() == sorted(allowed)

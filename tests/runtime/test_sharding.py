@@ -29,7 +29,7 @@ def split(array: jax.Array) -> list[tuple[int, ...]]:
 
 
 @two_devices
-def test_make_mesh() -> None:
+def test_make_mesh():
     assert make_mesh().size == jax.device_count()
     assert make_mesh(1).size == 1
     assert list(make_mesh(2).devices) == jax.devices()[:2]
@@ -37,7 +37,7 @@ def test_make_mesh() -> None:
 
 
 @pytest.mark.parametrize("devices", [-1, 10_000])
-def test_make_mesh_errors(devices: int) -> None:
+def test_make_mesh_errors(devices):
     with pytest.raises(InputError, match=f"^devices: {devices}; "):
         make_mesh(devices)
 
@@ -47,7 +47,7 @@ def run_program(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_use_cpu_cores() -> None:
+def test_use_cpu_cores():
     """`use_cpu_cores` sets the number of CPU devices before JAX is used, and refuses a different number afterwards."""
     assert run_program("from lstm_jax import use_cpu_cores; use_cpu_cores(3); import jax; print(jax.device_count('cpu'))") == "3"
     here = jax.local_device_count("cpu")
@@ -58,7 +58,7 @@ def test_use_cpu_cores() -> None:
         use_cpu_cores(-1)
 
 
-def test_runs_of_two_cells_in_a_process() -> None:
+def test_runs_of_two_cells_in_a_process():
     """`use_cpu_cores(0)` makes one device per core. Later trainings keep these devices.
 
     In a new process, the trainings would choose the number of devices by their cell.
@@ -80,7 +80,7 @@ print(*counts)
 
 
 @two_devices
-def test_rows_and_copies() -> None:
+def test_rows_and_copies():
     mesh = make_mesh(2)
     x = jnp.arange(24.0).reshape(4, 6)
     assert split(jax.device_put(x, rows(mesh))) == [(2, 6)] * 2
@@ -93,14 +93,14 @@ def test_rows_and_copies() -> None:
 
 
 @two_devices
-def test_where_parameters_live() -> None:
+def test_where_parameters_live():
     """`param_spec` shards an embedding table by columns and replicates all other parameters, in flat and in nested trees.
 
     It also replicates a table whose columns do not divide evenly, and arrays that only resemble a table in name.
     """
     mesh = make_mesh(2)
 
-    def specs(tree) -> dict[str, PartitionSpec]:
+    def specs(tree):
         found = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, param_spec(mesh.size, path, leaf)), tree)
         return {jax.tree_util.keystr(path): sharding.spec for path, sharding in jax.tree.leaves_with_path(found)}
 
@@ -118,7 +118,7 @@ def test_where_parameters_live() -> None:
     assert param_spec(mesh.size, (), jnp.zeros((4, 4))) == copied
 
 
-def test_constrain_outside_a_mesh() -> None:
+def test_constrain_outside_a_mesh():
     x = jnp.ones((4, 6))
     assert constrain(x, 0) is x
     assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: constrain(x, 0))(x))
@@ -127,7 +127,7 @@ def test_constrain_outside_a_mesh() -> None:
 
 
 @two_devices
-def test_constrain_on_a_mesh() -> None:
+def test_constrain_on_a_mesh():
     x = jnp.arange(24.0).reshape(4, 6)
     mesh = make_mesh(2)
     with on(mesh):
@@ -144,7 +144,7 @@ def test_constrain_on_a_mesh() -> None:
 
 @two_devices
 @pytest.mark.parametrize(("shape", "axis"), [((4, 6), 0), ((4, 6), 1), ((7, 4), 1), ((8,), 0)], ids=str)
-def test_embedding_by_columns(shape: tuple[int, ...], axis: int) -> None:
+def test_embedding_by_columns(shape, axis):
     """A table that is sharded by columns gives the same vectors as an unsharded one, and the same gradient up to rounding.
 
     The gradient is sharded like the table, and the vectors are sharded along the axis `axis`.
@@ -175,20 +175,20 @@ def test_embedding_by_columns(shape: tuple[int, ...], axis: int) -> None:
 
 @two_devices
 @pytest.mark.parametrize(("table", "ids"), [((11, 5), (4, 6)), ((11, 6), (4, 5)), ((11, 6), ())], ids=str)
-def test_gather_that_does_not_divide(table: tuple, ids: tuple) -> None:
+def test_gather_that_does_not_divide(table, ids):
     rng = np.random.default_rng(0)
     values, wanted = jnp.asarray(rng.normal(size=table), jnp.float32), jnp.asarray(rng.integers(0, 11, ids))
     with on(make_mesh(2)):
         np.testing.assert_array_equal(jax.jit(gather_columns)(values, wanted), values[wanted])
 
 
-def test_an_id_outside_is_not_a_number_on_a_mesh() -> None:
+def test_an_id_outside_is_not_a_number_on_a_mesh():
     with on(make_mesh()):
         vectors = jax.jit(gather_columns)(jnp.ones((3, 4)), jnp.asarray([[0, 3], [2, 1]]))
     np.testing.assert_array_equal(np.isnan(vectors).all(-1), [[False, True], [False, False]])
 
 
-def test_the_nearest_row_with_explicit_sharding() -> None:
+def test_the_nearest_row_with_explicit_sharding():
     """With the mode "clip", an id outside the table gives the nearest row, whether the sharding of the ids is explicit or not."""
     table, ids = jnp.arange(5.0)[:, None], np.array([-9, -1, 4, 7], np.int32)
     np.testing.assert_array_equal(gather_columns(table, jnp.asarray(ids), mode="clip")[:, 0], [0, 0, 4, 4])

@@ -72,26 +72,16 @@ def test_kill_9_during_saves_leaves_the_last_finished_one(tmp_path, delay):
 
 
 @pytest.mark.parametrize(
-    "error",
-    [OSError(errno.ENOSPC, "No space left on device"), ValueError('RESOURCE_EXHAUSTED: "a": No space left on device [os_error_code=28]')],
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left; free some"),
+        (ValueError('RESOURCE_EXHAUSTED: "a": No space left on device [os_error_code=28]'), "no space left; free some"),
+        (ValueError("OUT_OF_RANGE: \n [os_error_code='27']"), r"File too large; allow larger files \(ulimit -f\)"),
+        (ValueError("OUT_OF_RANGE: \n [os_error_code='5']"), "Input/output error; name a folder"),
+    ],
 )
-def test_a_full_disk_is_said_in_a_line(folder, monkeypatch, error):
-    def full(*_):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_save_arrays", full)
-        with pytest.raises(InputError, match="no space left; free some"):
-            checkpoint.save(folder, 20, make_state(20), {})
-    assert checkpoint.restore(folder, make_state(0)).step == 12
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [(errno.EFBIG, r"File too large; allow larger files \(ulimit -f\)"), (errno.EIO, "Input/output error; name a folder")],
-)
-def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folder, monkeypatch):
-    """A file error that TensorStore reports with an error number is raised as an `InputError` with a message of one line.
+def test_errors_of_the_file_system_are_said_in_a_line(error, message, folder, monkeypatch):
+    """An error of the file system, also one that TensorStore reports with an error number, is an `InputError` with a message of one line.
 
     Threads of Orbax that still run may later raise the error "Event loop is closed". This error is not shown to the user. Other errors in
     threads are shown.
@@ -99,17 +89,19 @@ def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folde
 
     def failing(*_):
         with checkpoint._quiet():
-            raise ValueError(f"OUT_OF_RANGE: Error writing \"a/0\": Failed to write [os_error_code='{code}']")
+            raise error
 
     seen = []
-    monkeypatch.setattr(sys, "unraisablehook", seen.append)
-    monkeypatch.setattr(checkpoint, "_save_arrays", failing)
-    with pytest.raises(InputError, match=message) as caught:
-        checkpoint.save(folder, 20, make_state(20), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", seen.append)
+        patch.setattr(checkpoint, "_save_arrays", failing)
+        with pytest.raises(InputError, match=message) as caught:
+            checkpoint.save(folder, 20, make_state(20), {})
+        for later in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+            sys.unraisablehook(types.SimpleNamespace(exc_value=later))
     assert "\n" not in str(caught.value)
-    for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
-        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     assert [str(one.exc_value) for one in seen] == ["another"]
+    assert checkpoint.restore(folder, make_state(0)).step == 12
 
 
 @pytest.mark.parametrize(

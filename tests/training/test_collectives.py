@@ -9,48 +9,20 @@ from tables import BACKENDS
 
 import lstm_jax
 from lstm_jax.cells import CELLS
-from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.inspection.collectives import collectives
-from lstm_jax.models import EMBEDDING, functional
 from lstm_jax.runtime import sharding
-from lstm_jax.tasks import sentiment
-from lstm_jax.training.examples import Order
-from lstm_jax.training.feeding import take_batch
-from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.state import create_state
-from lstm_jax.training.step import no_rows_behind, row_sparse, steps_program
 
-BATCH, STEPS, LENGTH, EMBED, UNITS, WORDS = 4, 3, 7, 16, 8, 1103
+BATCH, LENGTH, EMBED, UNITS, WORDS = 4, 7, 16, 8, 1103
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
-def test_collectives_of_a_step() -> None:
-    config = SentimentConfig(model=SentimentModelConfig(embed=EMBED, units=UNITS))
-    params, rebuild = functional(sentiment.make_model(config, WORDS))
-    objective, optimizer, mesh = sentiment.objective(rebuild), make_optimizer(TrainConfig(), STEPS), sharding.make_mesh(2)
-    assert row_sparse(EMBEDDING, optimizer, params)
-    state, shardings = create_state(
-        params, optimizer, ("loss", "accuracy", "examples"), mesh, behind=no_rows_behind(EMBEDDING, optimizer, params)
-    )
-    ids, labels = np.zeros((STEPS, BATCH, LENGTH), np.int32), np.zeros((STEPS, BATCH), np.int32)
-    order = Order(np.arange(STEPS), np.full((STEPS, BATCH), 1 / BATCH, np.float32), np.full(STEPS, BATCH, np.float32))
-    everywhere = sharding.replicated(mesh)
-    with sharding.on(mesh):
-        program = jax.jit(steps_program(objective, optimizer, take_batch, steps=STEPS, table=EMBEDDING), out_shardings=shardings)
-        arguments = (sharding.from_own_rows((ids, labels), mesh, 1), sharding.put(order, everywhere), 0, STEPS)
-        text = program.lower(state, *arguments, sharding.put(jax.random.key(0), everywhere)).compile().as_text()
-    others = sum(param.size for name, param in params.items() if name != EMBEDDING)
-    assert sorted(collectives(text)) == expected(others, 2)
-
-
-def expected(others: int, metrics: int) -> list[tuple[str, int]]:
+def expected(others: int) -> list[tuple[str, int]]:
     """Return the expected collectives of a step on two devices, as pairs of an operation and its size in bytes.
 
-    `others` is the number of entries of all parameters except the embedding table, and `metrics` is the number of metrics.
+    `others` is the number of entries of all parameters except the embedding table. The loss is added.
     """
     vectors = 4 * (BATCH // 2) * LENGTH * EMBED  # a device's part of the word vectors
     ids = 4 * BATCH * LENGTH
-    return [("all-gather", ids), ("all-reduce", 4 * (others + metrics)), ("all-to-all", vectors), ("all-to-all", vectors)]
+    return [("all-gather", ids), ("all-reduce", 4 * (others + 1)), ("all-to-all", vectors), ("all-to-all", vectors)]
 
 
 LOOKUPS = {
@@ -64,7 +36,7 @@ LOOKUPS = {
 @pytest.mark.slow(keep=2)
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
 @pytest.mark.parametrize("lookup", LOOKUPS)
-def test_collectives_of_the_public_step(lookup: str) -> None:
+def test_collectives_of_the_public_step(lookup):
     """For each kind of lookup, the step finds the embedding table, and the devices exchange vectors in only two all-to-all operations.
 
     One operation exchanges the vectors, and the other their gradients.
@@ -82,10 +54,10 @@ def test_collectives_of_the_public_step(lookup: str) -> None:
     lowered = step.lower(step.init(), np.zeros((BATCH, LENGTH), np.int32), np.zeros(BATCH, np.float32))
     assert step.table == "embedding"
     others = sum(leaf.size for leaf in jax.tree.leaves((lstm, params["head"])))
-    assert sorted(collectives(lowered.compile().as_text())) == expected(others, 1)
+    assert sorted(collectives(lowered.compile().as_text())) == expected(others)
 
 
-def test_collectives_of_a_text() -> None:
+def test_collectives_of_a_text():
     """`collectives` finds the collectives in the text of a compiled program, and their sizes in bytes.
 
     The text has dtypes of several sizes, tuples, scalars, asynchronous operations of a GPU, and an operation that is no collective.

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import BACKENDS
 from test_loop import CONFIG, PER_EPOCH, leaf_sums, stop_after, timeless
-from test_step import TABLE, assert_bits, objective, tall, tiny
+from test_step import TABLE, assert_bits, assert_reads_once, objective, tall, tiny
 
 from lstm_jax import data
 from lstm_jax.runtime import processes, sharding
@@ -34,7 +33,7 @@ def untimed(rows) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "input_seconds"} for row in timeless(rows)]
 
 
-def assert_close(fed, resident) -> None:
+def assert_close(fed, resident):
     """Assert that the parameters and metrics of two results of `fit` agree up to rounding.
 
     The last bits may differ, because XLA may sum a loss in another order in a program that gets its batches in another way.
@@ -45,27 +44,22 @@ def assert_close(fed, resident) -> None:
         assert left == pytest.approx(right, rel=1e-6)
 
 
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("steps", [1, 4, 100])
-def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow(keep=["tiny-4", "tall-4"])
+@pytest.mark.parametrize(("made", "steps"), [("tiny", 1), ("tiny", 4), ("tiny", 100), ("tall", 4)])
+def test_fed_batches_train_as_resident_ones(made, steps, monkeypatch):
     """Training with batches fed from the host agrees with training on examples that are all on the devices, up to rounding.
 
     The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last of which is not full, and in a single group.
     """
     monkeypatch.setattr(feeding, "FED_STEPS", steps)
-    fed, resident = train(True), train(False)
+    options = {"made": tall(), "table": TABLE} if made == "tall" else {}
+    fed, resident = train(True, **options), train(False, **options)
     assert_close(fed, resident)
     assert all(row["input_seconds"] > 0 for row in fed.rows)
     assert not any("input_seconds" in row for row in resident.rows)
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
-def test_fed_batches_of_a_row_sparse_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "FED_STEPS", 4)
-    assert_close(*(train(stream, tall(), table=TABLE) for stream in (True, False)))
-
-
-def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch):
     monkeypatch.setattr(feeding, "FED_STEPS", 4)
     whole = train(True, checkpoints=tmp_path / "whole")
     config = dataclasses.replace(CONFIG, checkpoint_steps=3)
@@ -77,7 +71,7 @@ def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch: py
     assert leaf_sums(tmp_path / "cut") == leaf_sums(tmp_path / "whole")
 
 
-def test_groups_hold_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_hold_what_the_order_says(monkeypatch):
     monkeypatch.setattr(feeding, "FED_STEPS", 4)
     made, mesh, key = tiny(), sharding.make_mesh(2), jax.random.key(3)
     source = FromHost(Examples(made.data, len(made.data[1]), stream=True), mesh, 4)
@@ -92,7 +86,7 @@ def test_groups_hold_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> Non
         np.testing.assert_array_equal(part.weight[step - int(part.first)], order.weight[step])
 
 
-def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_source(monkeypatch):
     """Examples are fed from the host if they are streamed, and always if there are several processes, each of which reads its own rows."""
     made, mesh = tiny(), sharding.make_mesh(1)
     rows = Examples.of_rows(made.data)
@@ -105,7 +99,7 @@ def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 900), st.integers(1, 64), st.integers(0, 99))
-def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: int) -> None:
+def test_a_shuffled_order_reads_each_example_once(count, batch, seed):
     """A shuffled order reads each example once, and any part of it can be computed without the steps before it.
 
     The order shuffles blocks of consecutive examples, and permutes the examples of several shuffled blocks, called a window. In this test,
@@ -117,17 +111,14 @@ def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: 
         key, steps = jax.random.key(seed), steps_per_epoch(count, batch)
         plan = examples.shuffled(key, count, batch)
         whole = plan(0, steps)
-        real = whole.weight > 0
-        assert sorted(np.asarray(whole.rows)[real].tolist()) == list(range(count))
-        np.testing.assert_allclose(np.asarray(whole.weight).sum(1), 1, rtol=1e-6)
-        assert np.asarray(whole.examples).tolist() == real.sum(1).tolist()
+        assert_reads_once(whole, count, batch)
         middle = steps // 2
         again = examples.shuffled(key, count, batch)  # a plan can begin anywhere in the epoch
         for parts in zip(again(middle, steps)[:3], whole[:3], strict=True):
             np.testing.assert_array_equal(parts[0], np.asarray(parts[1])[middle:])
 
 
-def test_a_shuffled_order_mixes() -> None:
+def test_a_shuffled_order_mixes():
     """In a shuffled order, each batch has examples from all parts of the data, and two keys give different orders."""
     count, batch = 1_000_000, 256
     first, other = (np.asarray(examples.shuffled(jax.random.key(seed), count, batch)(0, 8).rows) for seed in (0, 1))
@@ -137,7 +128,7 @@ def test_a_shuffled_order_mixes() -> None:
         assert share.min() > 0.1
 
 
-def test_streams_are_read_in_their_chunks() -> None:
+def test_streams_are_read_in_their_chunks():
     """`streams` reads the chunks in the order of `data.stream_chunks`, with all positions shifted by one random number of characters."""
     size, length, batch = 1000, 7, 4
     chunks = data.stream_chunks(size - length + 1, length, batch)

@@ -5,12 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 from tables import BACKENDS
-from test_loop import CONFIG, leaf_sums, stop_after, train
+from test_loop import CONFIG, leaf_sums, stop_after, train, train_until_saved
 from test_step import TABLE, tall
 
 from lstm_jax import native
 from lstm_jax.errors import InputError
-from lstm_jax.training import checkpoint
 from lstm_jax.training.loop import Interrupted
 
 pytestmark = [
@@ -29,25 +28,15 @@ def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     config = dataclasses.replace(CONFIG, epochs=2)
     train(config, tall(), table=TABLE, checkpoints=tmp_path / "whole")
-    save, config = checkpoint.save, dataclasses.replace(config, checkpoint_steps=5)
-
-    def dying_save(folder, number, state, extra):
-        path = save(folder, number, state, extra)
-        if number == 25:
-            assert np.asarray(state["state"].behind).max() > 0
-            raise RuntimeError("as if killed")
-        return path
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", dying_save)
-        with pytest.raises(RuntimeError, match="as if killed"):
-            train(config, tall(), table=TABLE, checkpoints=tmp_path / "cut")
+    config, options = dataclasses.replace(config, checkpoint_steps=5), {"table": TABLE, "checkpoints": tmp_path / "cut"}
+    *_, (step, state) = train_until_saved(25, config, tall(), **options)
+    assert (step, np.asarray(state.behind).max() > 0) == (25, True)
     with (
         native.compiled_code(False),
         pytest.raises(InputError, match=r"state\.behind of step 25: not zero; .* compiled code: resume .* \(turned off"),
     ):
-        train(config, tall(), table=TABLE, checkpoints=tmp_path / "cut", resume=True)
-    train(config, tall(), table=TABLE, checkpoints=tmp_path / "cut", resume=True)
+        train(config, tall(), resume=True, **options)
+    train(config, tall(), resume=True, **options)
     assert leaf_sums(tmp_path / "cut") == leaf_sums(tmp_path / "whole")
 
 

@@ -120,26 +120,21 @@ def test_a_long_text_in_streams(n, streams, own, small_streams):
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 21])
-def test_activations_are_the_model_s_own(n, monkeypatch):
+def test_activations(n, monkeypatch):
+    """Activations are those of the model. After a reset, they are those of a text that begins there, at any place of a chunk."""
     monkeypatch.setattr(scoring, "CHUNK", 8)
-    ids = made_ids(n)
-    hidden, _ = REBUILD(PARAMS).hidden(jnp.asarray(ids, jnp.int32)[None], deterministic=True)
-    scorer = Scorer(REBUILD, ONE, "window", LENGTH)
+    ids, cuts, scorer = made_ids(n), np.array([5, 8, 15, 16]), Scorer(REBUILD, ONE, "window", LENGTH)
+    parts = np.split(ids, cuts[cuts < n])
+    whole, by_parts = (
+        np.concatenate([REBUILD(PARAMS).hidden(jnp.asarray(part, jnp.int32)[None], deterministic=True)[0][:, 0] for part in texts])
+        for texts in ([ids], parts)
+    )
     for params in (PARAMS, jax.tree.map(np.asarray, PARAMS)):  # the parameters of a loaded run are NumPy arrays
         found = scorer.activations(params, ids)
         assert (found.dtype, found.shape) == (np.float32, (n, 6))
-        np.testing.assert_allclose(found, hidden[:, 0], rtol=0, atol=1e-6)
-
-
-def test_activations_with_resets(monkeypatch):
-    """The outputs after a reset are those of a text that begins at the reset, even if a chunk begins or ends there."""
-    monkeypatch.setattr(scoring, "CHUNK", 8)
-    ids, starts = made_ids(21), np.array([0, 5, 8, 15, 16, 30])
-    scorer = Scorer(REBUILD, ONE, "carried")
-    parts = [scorer.activations(PARAMS, part) for part in np.split(ids, [5, 8, 15, 16])]
-    found = scorer.activations(PARAMS, ids, starts)
-    np.testing.assert_allclose(found, np.concatenate(parts), rtol=0, atol=1e-6)
-    assert np.abs(found - scorer.activations(PARAMS, ids)).max() > 1e-2
+        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scorer.activations(PARAMS, ids, np.array([0, *cuts, 30])), by_parts, rtol=0, atol=1e-6)
+    assert len(parts) == 1 or np.abs(whole - by_parts).max() > 1e-2
 
 
 def test_two_devices_as_one(small_streams):
