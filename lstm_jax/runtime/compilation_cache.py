@@ -6,14 +6,19 @@ JAX take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENA
 
 import hashlib
 import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import serialize_executable
 
 from lstm_jax.errors import InputError
-from lstm_jax.files.writing import default_cache_dir
+from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.runtime.machine import processor
 
 MOST_BYTES = 2**30
@@ -21,6 +26,7 @@ MOST_BYTES = 2**30
 
 JAX itself never removes a program.
 """
+VERDICT = "loads_on_cpu.txt"
 
 
 def compilation_cache_dir() -> Path:
@@ -36,10 +42,13 @@ def keep_compiled() -> None:
     """Enable JAX's persistent compilation cache in this process.
 
     Unless the environment variable JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set, the cache also stores programs that compile within a
-    second, which JAX does not store by default. In two cases this function changes no setting of JAX:
+    second, which JAX does not store by default. In three cases this function changes no setting of JAX:
 
     - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
     - The folder `compilation_cache_dir()` cannot be written, or others can write to it, or the user has no home in which it could be.
+    - The default platform is the CPU, and a test of XLA has failed. In this test, XLA compiles a small program and loads it again. The test
+      fails if XLA prints a message or raises an error. The test runs once for each folder that `compilation_cache_dir()` returns, and its
+      result is stored in this folder.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -50,6 +59,8 @@ def keep_compiled() -> None:
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:  # JAX unpickles what is in it
             return
         _prune(folder)
+        if not _loads(folder / VERDICT):
+            return
     except (OSError, InputError):
         return
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # JAX then compiles as usual
@@ -66,3 +77,36 @@ def _prune(folder: Path) -> None:
             break
         path.unlink(missing_ok=True)  # another run may remove it first
         spare -= stat.st_size
+
+
+def _loads(verdict: Path) -> bool:
+    """Return True if XLA prints no message and raises no error when it loads a program that it has compiled on this machine."""
+    if not verdict.exists():
+        if jax.default_backend() != "cpu":
+            return True
+        write_atomically(verdict, _stderr_of(_load_a_program) or "yes")
+    return verdict.read_text() == "yes" or jax.default_backend() != "cpu"  # asked last: it starts the backend
+
+
+def _load_a_program() -> None:
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(())).compile()
+    serialize_executable.deserialize_and_load(*serialize_executable.serialize(compiled))
+
+
+def _stderr_of(function: Callable[[], object]) -> str:
+    """Call a function and return the text that this process wrote to standard error during the call."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        error = ""
+        try:
+            function()
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {raised}"
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        return file.read().decode(errors="replace") + error

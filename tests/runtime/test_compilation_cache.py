@@ -43,7 +43,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_processes")
-def test_cold_and_warm_give_the_same_bits(reviews, tmp_path):
+def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None:
     """A training with a warm cache gives the same parameters, bit for bit, as one with a cold cache, even if a cache entry is truncated.
 
     Both trainings run in fresh processes with the default devices and the default backend, and their compiled steps donate the state.
@@ -75,16 +75,20 @@ def test_cold_and_warm_give_the_same_bits(reviews, tmp_path):
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Use a new folder as the user's cache folder, set `jax_enable_compilation_cache`, and yield the folder. Restore JAX's settings."""
+    """Use a new folder as the user's cache folder, set `jax_enable_compilation_cache`, and yield the folder. Restore JAX's settings.
+
+    With this fixture, `keep_compiled` omits its check that XLA can load a program. This check would compile a program.
+    """
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compilation_cache, "_load_a_program", lambda: None)
     jax.config.update("jax_enable_compilation_cache", True)
     yield tmp_path
     for name, value in before.items():
         jax.config.update(name, value)
 
 
-def test_on_in_the_user_s_cache(settings):
+def test_on_in_the_user_s_cache(settings: Path) -> None:
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir == str(compilation_cache_dir())
     assert compilation_cache_dir().is_relative_to(settings / "lstm_jax" / "xla")
@@ -92,7 +96,7 @@ def test_on_in_the_user_s_cache(settings):
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
 
 
-def test_jax_s_own_settings_go_before(settings, monkeypatch):
+def test_jax_s_own_settings_go_before(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
@@ -108,7 +112,7 @@ def test_jax_s_own_settings_go_before(settings, monkeypatch):
     assert jax.config.jax_persistent_cache_min_compile_time_secs == least
 
 
-def test_another_processor_or_jaxlib_has_its_own(monkeypatch):
+def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     here = compilation_cache_dir()
     monkeypatch.setattr(compilation_cache, "version", lambda package: "0.0")
     older = compilation_cache_dir()
@@ -116,7 +120,7 @@ def test_another_processor_or_jaxlib_has_its_own(monkeypatch):
     assert len({here, older, compilation_cache_dir()}) == 3
 
 
-def test_a_folder_that_cannot_be(settings, monkeypatch):
+def test_a_folder_that_cannot_be(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache stays off if others can write to its folder, if it cannot be made, or if the user has no home in which it could be."""
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
@@ -131,7 +135,48 @@ def test_a_folder_that_cannot_be(settings, monkeypatch):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_the_oldest_go(settings, monkeypatch):
+def _complain() -> None:
+    os.write(2, b"E0000 cpu_aot_loader.cc:195] Machine type used for XLA:CPU compilation doesn't match")
+
+
+def _fail() -> None:
+    raise RuntimeError("rejected")
+
+
+@pytest.mark.parametrize(("load", "said"), [(_complain, "doesn't match"), (_fail, "RuntimeError: rejected")])
+def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch: pytest.MonkeyPatch, capfd, load, said: str) -> None:
+    monkeypatch.setattr(compilation_cache, "_load_a_program", load)
+    keep_compiled()
+    monkeypatch.setattr(compilation_cache, "_load_a_program", lambda: pytest.fail("is asked once"))
+    keep_compiled()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert said in (compilation_cache_dir() / compilation_cache.VERDICT).read_text()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process on a GPU does not test whether XLA can load programs.
+
+    Such a process stores no test result for later processes on a CPU, and ignores the stored result of an earlier process.
+    """
+    verdict = tmp_path / "verdict"
+    monkeypatch.setattr(compilation_cache, "_load_a_program", _complain)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compilation_cache._loads(verdict)
+    assert not verdict.exists()
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert not compilation_cache._loads(verdict)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compilation_cache._loads(verdict)
+
+
+def test_a_program_loads() -> None:
+    assert isinstance(compilation_cache._stderr_of(compilation_cache._load_a_program), str)
+    assert "Error" not in compilation_cache._stderr_of(compilation_cache._load_a_program)
+
+
+def test_the_oldest_go(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
     for age, name in enumerate("dcba"):
