@@ -49,6 +49,8 @@ ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
 Record = dict[str, Any]
 """Dict that a manifest holds, or a dict of arrays by name."""
+_KINDS = {"folder": str, "extra": dict, "leaves": dict, "files": dict}
+_KEYS = {"leaves": {"dtype", "shape", "sha256"}, "files": {"bytes", "sha256"}}
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
@@ -276,8 +278,9 @@ def _read_manifest(folder: Path, step: int) -> Record:
     """Return the content of a manifest, or {} if it is damaged."""
     with contextlib.suppress(OSError):
         manifest = read_summed(_manifest_path(folder, step).read_bytes()) or {}
-        if manifest.get("step") == step:
-            return manifest
+        if manifest.get("step") == step and all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
+            records = ((record, keys) for name, keys in _KEYS.items() for record in manifest[name].values())
+            return manifest if all(isinstance(record, dict) and record.keys() == keys for record, keys in records) else {}
     return {}
 
 

@@ -168,7 +168,11 @@ class History:
     @staticmethod
     def read(extra: dict[str, Any]) -> "History":
         """Return the history that a checkpoint stores."""
-        return History(**{name: extra[name] for name in ("rows", "best_epoch", "best_value", "seconds")})
+        rows, epoch, value, seconds = (extra.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
+        whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
+        whole = whole and isinstance(epoch, int) and 0 <= epoch <= len(rows) and isinstance(seconds, int | float)
+        require(whole and isinstance(value, int | float | None), "history in a checkpoint", "damaged", "name another run")
+        return History(rows, epoch, value, seconds)
 
 
 def _plain(value: Any) -> Any:

@@ -201,9 +201,12 @@ class RunFolder:
         with system_errors(subject, _READABLE):
             if not self.manifest.exists():
                 return None
-            found = read_summed(self.manifest.read_bytes())
-        require(found is not None, subject, "damaged", self._accepting)
-        return found
+            content: Any = read_summed(self.manifest.read_bytes()) or {}
+        files, environments = content.get("files"), content.get("environments")
+        whole = isinstance(files, dict) and isinstance(environments, list)
+        whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
+        require(whole, subject, "damaged", self._accepting)
+        return content
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from made_checkpoints import Pair, assert_same, make_state
 
 from lstm_jax.errors import InputError
+from lstm_jax.files.writing import read_summed, summed_json
 from lstm_jax.runtime import processes
 from lstm_jax.training import checkpoint
 
@@ -239,3 +240,12 @@ def test_each_process_asks_the_others(monkeypatch):
     assert checkpoint._agreed("cut off") == "cut off"
     assert checkpoint._agreed("") == "another process found it damaged"
     assert asked == [(True,), (False,)]
+
+
+@pytest.mark.parametrize("change", [{"step": 7}, {"folder": None}, {"extra": []}, {"leaves": {"w": 3}}, {"files": {"a": {}}}])
+def test_a_manifest_of_other_content_is_damaged(folder, change):
+    path = folder / "12.manifest.json"
+    content = read_summed(path.read_bytes())
+    assert content is not None
+    path.write_bytes(summed_json(content | change))
+    assert_falls_back(folder, "manifest")
