@@ -28,8 +28,8 @@ from jax import lax
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.primitives.operation import apply
-from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient, with_zeros
+from lstm_jax.primitives.operation import apply, with_zeros
+from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient
 from lstm_jax.shapes import GATES
 
 Gates = tuple[jax.Array, ...]
@@ -110,13 +110,11 @@ class Loops(NamedTuple):
             `resets.state` (None without resets) and z. d_h (T, B, H), or None, and d_final are the gradients with respect to h of all steps
             and to the final state. The gradient with respect to z is four arrays (T, B, H) if a dropout mask is per gate, else one array
             (T, B, 4H).
-        twin: another `Loops`, written in JAX, with the same results and residuals; or None if this one is written in JAX.
-        platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX.
+        platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX. Elsewhere `TWIN` runs.
     """
 
     forward: Callable
     backward: Callable
-    twin: Any = None
     platforms: tuple[str, ...] = ()
 
 
@@ -190,7 +188,7 @@ def backward_loop(options: Options, residuals, d_h, d_final, call: Call):
 
 LOOPS = Loops(forward_loop, backward_loop)
 TWIN = Loops(partial(forward_loop, kind=Residuals), backward_loop)
-"""The same loops with `Residuals`."""
+"""The same loops with `Residuals`, as the loops that are not written in JAX."""
 
 
 def run(options: Options, call: Call):
@@ -213,6 +211,10 @@ class HoistedLSTM(RecurrentOperation):
     def runs_on(self):
         return self.loops.platforms
 
+    @property
+    def plain(self) -> Loops:
+        return TWIN if self.loops.platforms else self.loops
+
     def forward(self, keep, *args):
         return forward(self.loops, self.options, keep, Call(*args))
 
@@ -220,10 +222,10 @@ class HoistedLSTM(RecurrentOperation):
         return tuple(backward(self.loops, self.options, Call(*args), residuals, cotangents))
 
     def plain_forward(self, keep, *args):
-        return forward(self.loops.twin or self.loops, self.options, keep, Call(*args))
+        return forward(self.plain, self.options, keep, Call(*args))
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        return tuple(backward(self.loops.twin or self.loops, self.options, Call(*args), residuals, cotangents))
+        return tuple(backward(self.plain, self.options, Call(*args), residuals, cotangents))
 
 
 def forward(loops: Loops, options: Options, keep: bool, call: Call):
@@ -235,8 +237,8 @@ def forward(loops: Loops, options: Options, keep: bool, call: Call):
 
 def backward(loops: Loops, options: Options, call: Call, residuals, cotangents) -> Call:
     """Run the backward pass of the LSTM with given loops, and return the gradients with respect to the operands."""
-    d_h, d_final = with_zeros(cotangents, call.state)
-    d_state, d_reset, d_z = loops.backward(options, residuals, d_h, d_final, call)
+    d_h, d_final = cotangents
+    d_state, d_reset, d_z = loops.backward(options, residuals, d_h, with_zeros(d_final, call.state), call)
     h = residuals.h if isinstance(residuals, LocalDerivatives) else residuals.states(call.resets).h
     d_params, d_x, d_masks = _gradients(options, call, h, d_z)
     return Call(d_params, d_x, d_state, None, d_masks, None if call.resets is None else Resets(None, d_reset))
