@@ -16,7 +16,9 @@ B is the batch size, T the number of steps and H the number of units. A cell has
 one for a GRU or a simple RNN. All K arrays together are one array (B, H, K) here.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -111,6 +113,9 @@ def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, jax.
     """
     z = cell.project(call.params, call.x, call.dropout.input, None)
     projected = call._replace(x=z, state=jnp.stack(call.state, axis=-1), dropout=call.dropout._replace(input=None))
+    if options.jacobian is None:
+        small = math.prod(projected.state.shape[1:]) <= _LARGEST_FULL
+        options = replace(options, jacobian="full" if small else "diagonal")
     states, iterations, residual = _solved(cell, options, projected)
     return _unpack(states, call.state), iterations, residual
 
@@ -165,11 +170,6 @@ def _before(states: jax.Array, start: jax.Array) -> jax.Array:
     return jnp.concatenate([start[None], states[:-1]])
 
 
-def _is_full(options: Newton, states: jax.Array) -> bool:
-    small = states.shape[-2] * states.shape[-1] <= _LARGEST_FULL
-    return options.jacobian == "full" or (options.jacobian is None and small)
-
-
 def _blocks(cell: Cell, call: Call, before: jax.Array, full: bool) -> jax.Array:
     """Return the Jacobians of all steps with respect to the states before the steps, or their diagonal blocks.
 
@@ -179,14 +179,16 @@ def _blocks(cell: Cell, call: Call, before: jax.Array, full: bool) -> jax.Array:
         An array (T, B, 1, H * K, H * K) if `full` is true, else (T, B, H, K, K).
     """
     units, count = before.shape[2:]
-    if full:
-        flat = units * count
-        directions = jnp.eye(flat, dtype=before.dtype).reshape(flat, units, count)
-        push = jax.vmap(lambda v: jax.jvp(lambda s: _steps(cell, call, s), (before,), (jnp.broadcast_to(v, before.shape),))[1])
-        return jnp.moveaxis(push(directions).reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
-    directions = jnp.eye(count, dtype=before.dtype)
-    own = partial(_steps, cell, call, own=True)
-    return jnp.stack([jax.jvp(own, (before,), (jnp.broadcast_to(v, before.shape),))[1] for v in directions], axis=-1)
+
+    def push(direction):
+        steps = partial(_steps, cell, call, own=not full)
+        return jax.jvp(steps, (before,), (jnp.broadcast_to(direction, before.shape),))[1]
+
+    if not full:
+        return jnp.stack([push(direction) for direction in jnp.eye(count, dtype=before.dtype)], axis=-1)
+    flat = units * count
+    pushed = jax.vmap(push)(jnp.eye(flat, dtype=before.dtype).reshape(flat, units, count))
+    return jnp.moveaxis(pushed.reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
 
 
 def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -224,7 +226,7 @@ def _solved(cell: Cell, options: Newton, call: Call) -> tuple[jax.Array, jax.Arr
 
     def iteration(carry):
         states, after, off, _, count = carry
-        blocks = _blocks(cell, call, _before(states, start), _is_full(options, states))
+        blocks = _blocks(cell, call, _before(states, start), options.jacobian == "full")
         violated = after - states
         change = damped_scan(blocks, violated, options.damping) if options.damping else linear_scan(blocks, violated)
         new = states + change.reshape(shape)
@@ -255,16 +257,19 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
     _, direct = jax.jvp(partial(all_steps, states), (call,), (d_call,))
     _, push = jax.linearize(partial(all_steps, call=call), states)
     fixed, at = lax.stop_gradient((call, states))
-    blocks = _blocks(cell, fixed, _before(at, fixed.state), _is_full(options, states))
-    back = jnp.concatenate([jnp.swapaxes(blocks, -1, -2)[1:], jnp.zeros_like(blocks[:1])])
-    forwards = partial(_solve_linear, partial(linear_scan, blocks), False)
-    backwards = partial(_solve_linear, partial(linear_scan, back, reverse=True), True)
-    d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, forwards, backwards)
+    blocks = _blocks(cell, fixed, _before(at, fixed.state), options.jacobian == "full")
+    solvers = (partial(_solve_linear, blocks, False), partial(_solve_linear, _after(blocks.mT), True))
+    d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, *solvers)
     no_tangent = np.zeros((), jax.dtypes.float0)
     return (states, count, residual), (d_states, no_tangent, jnp.zeros_like(residual))
 
 
-def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
+def _after(array: jax.Array) -> jax.Array:
+    """Return the entries of the steps after each step, with zeros after the last one."""
+    return jnp.concatenate([array[1:], jnp.zeros_like(array[:1])])
+
+
+def _solve_linear(blocks: jax.Array, reverse: bool, matvec: Callable, b: jax.Array) -> jax.Array:
     """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d.
 
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
@@ -274,7 +279,7 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
     compared with the largest entry of b and d in this row.
 
     Args:
-        scan: function that takes a right-hand side and returns an approximate solution.
+        blocks: matrices of the scan.
         reverse: whether the equation for d[t] contains d[t + 1]. If false, it contains d[t - 1].
         matvec: linear function that takes d and returns the left-hand side.
         b: right-hand side.
@@ -299,7 +304,10 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
 
     def repeat(carry):
         d, rest, previous, count = carry
-        new, simple = d + scan(rest).reshape(b.shape), d + rest  # simple needs no products of Jacobians, which may overflow
+        new, simple = (
+            d + linear_scan(blocks, rest, reverse).reshape(b.shape),
+            d + rest,
+        )  # simple needs no products of Jacobians, which may overflow
         finite = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(simple), simple, b))
         new = jnp.where(jnp.isfinite(new) | (done > count), finite, simple)  # what follows from an exact d is exact, also NaN
         return new, b - matvec(new), jnp.minimum(previous, remaining(d, rest)[0]), count + 1
@@ -322,10 +330,6 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _apply(a: jax.Array, v: jax.Array) -> jax.Array:
     return (a * v[..., None, :]).sum(-1)
-
-
-def _transposed(a: jax.Array) -> jax.Array:
-    return jnp.swapaxes(a, -1, -2)
 
 
 def _inverse(a: jax.Array) -> jax.Array:
@@ -375,11 +379,11 @@ def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
     """Return the summary of the steps of `first` and the following steps of `second` (Särkkä & García-Fernández 2021, lemma 8)."""
     product = _dot(first.c, second.j)
     gain = _inverse(jnp.broadcast_to(jnp.eye(product.shape[-1], dtype=product.dtype), product.shape) + product)
-    forward, back = _dot(second.a, gain), _transposed(_dot(gain, first.a))
+    forward, back = _dot(second.a, gain), _dot(gain, first.a).mT
     return _Filtered(
         _dot(forward, first.a),
         _apply(forward, first.b + _apply(first.c, second.eta)) + second.b,
-        _dot(_dot(forward, first.c), _transposed(second.a)) + second.c,
+        _dot(_dot(forward, first.c), second.a.mT) + second.c,
         _apply(back, second.eta - _apply(second.j, first.b)) + first.eta,
         _dot(_dot(back, second.j), first.a) + first.j,
     )
@@ -401,12 +405,11 @@ def damped_scan(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
     a, b = a.at[0].set(0), b.reshape(a.shape[:-1])
     gain = damping / (1 + damping)  # of a Kalman filter that observes v[t] = 0 with variance 1 / damping, where each step adds variance 1
     eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    back = _transposed(a) * gain
+    back = a.mT * gain
     elements = _Filtered((1 - gain) * a, (1 - gain) * b, (1 - gain) * eye, -_apply(back, b), _dot(back, a))
     filtered = lax.associative_scan(_compose, elements)
     mean, covariance = filtered.b, filtered.c
-    after = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
-    b_after = jnp.concatenate([b[1:], jnp.zeros_like(b[:1])])
-    cross = _dot(covariance, _transposed(after))
+    after = _after(a)
+    cross = _dot(covariance, after.mT)
     smoothing = _dot(cross, _inverse(_dot(after, cross) + eye))
-    return linear_scan(smoothing, mean - _apply(smoothing, _apply(after, mean) + b_after), reverse=True)
+    return linear_scan(smoothing, mean - _apply(smoothing, _apply(after, mean) + _after(b)), reverse=True)
