@@ -54,7 +54,8 @@ class Operation:
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
         """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code."""
         del residuals
-        chosen, rest = (jax.tree.map(lambda want, leaf: leaf if want == kept else None, wanted, args) for kept in (True, False))
+        chosen = jax.tree.map(lambda want, leaf: leaf if want else None, wanted, args)
+        rest = jax.tree.map(lambda want, leaf: None if want else leaf, wanted, args)
 
         def of_chosen(chosen):
             args = jax.tree.map(lambda a, b: b if a is None else a, chosen, rest, is_leaf=lambda leaf: leaf is None)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import weigh
-from tables import CELLS, EVERY_CASE, assert_close, serving
+from tables import CELLS, EVERY_CASE, serving
 from test_operands import run, usual
 
 from lstm_jax import CELLS as CELL_TABLE
@@ -26,32 +26,6 @@ def test_nan_reaches_its_row_and_all_parameters(eager: None, cell: str, backend:
         by_params, by_x = jax.grad(lambda *by: weigh(run({"params": by[0], "x": by[1], "mask": valid}, backend, cell)), (0, 1))(params, x)
         assert all((np.isnan(leaf) == valid[row]).all() for leaf in by_params)
         np.testing.assert_array_equal(np.isnan(by_x).any((1, 2)), (np.arange(batch) == row) & valid[row])
-
-
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("backend", EVERY_CASE)
-@pytest.mark.parametrize("lowest", [0, -(2**31)])
-def test_padding_shares_no_token(eager: None, backend: str, lowest: int) -> None:
-    """Gradients with the argument `tokens` equal those without it, also if a padded step has the same token as a valid step.
-
-    A backend may compute the input projection once for all steps of a row with equal tokens. The projection must then be that of a valid
-    step. Some padded steps in the test come before a valid step with the same token, and others after it. `reference` computes the expected
-    gradients.
-    """
-    operands = usual()
-    table = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]], np.float32)
-    tokens = np.array([[0, 0, 1, 0], [1, 1, 1, 0]])
-    valid = np.array([[False, True, True, True], [True, False, True, True]])
-
-    def loss(table, params):
-        given = {"params": params, "x": table[tokens], "mask": valid}
-        return weigh(run(operands | given | {"tokens": np.where(tokens == 0, lowest, tokens).astype(np.int32)}, backend))
-
-    def plain(table, params):
-        return weigh(run(operands | {"params": params, "x": table[tokens], "mask": valid}, "reference"))
-
-    got, want = (jax.grad(function, (0, 1))(jnp.asarray(table), operands["params"]) for function in (loss, plain))
-    assert_close(got, want, "float32")
 
 
 @pytest.mark.parametrize("backend", EVERY_CASE)

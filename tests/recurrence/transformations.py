@@ -24,7 +24,7 @@ if __name__ == "__main__":
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from cases import Arrays, Case, make_arrays, run_case, weigh
+from cases import Arrays, Case, make_arrays, run_case, usable, weigh
 from tables import Shape, assert_close
 
 from lstm_jax import native
@@ -73,7 +73,7 @@ class Problem(NamedTuple):
 @cache
 def problem(cell: str, backend: str) -> Problem:
     """Return the problem of a cell on a backend, with a mask, resets, input dropout and, if the cell allows it, recurrent dropout."""
-    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell != "min_gru" else "input, per gate", resets=True)
+    case = usable(Case(SHAPE, mask="gaps", dropout="both, per gate", resets=True), cell)
     sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
 
     def loss(params, x):
