@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import is_ours
@@ -237,7 +238,7 @@ def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
     return None if h is None else jnp.concatenate(parts), state
 
 
-def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
+def _after_valid(valid: Array, resets: Resets | None) -> Array:
     """Return bool (T, B), True from the first valid step of each sequence on. A sequence begins at step 0 and at each reset."""
     if resets is None:
         return jnp.cumsum(valid, axis=0) > 0
@@ -257,8 +258,8 @@ class Solution(NamedTuple):
     """
 
     states: Any
-    iterations: jax.Array
-    residual: jax.Array
+    iterations: Array
+    residual: Array
 
 
 def solve_states(

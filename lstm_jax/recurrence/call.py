@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_per_gate
@@ -50,10 +51,10 @@ class Call(NamedTuple):
     params: Any
     x: Any
     state: Any
-    valid: jax.Array | None
+    valid: Array | None
     dropout: DropoutMasks
     resets: Resets | None
-    tokens: jax.Array | None = None
+    tokens: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Options:
     batch_first: bool = False
 
 
-def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
+def restart(state: Any, at: Array | None, resets: Resets | None) -> Any:
     """Return the state from which a step starts: `resets.state` in the rows that are reset, and `state` in all other rows."""
     if at is None or resets is None:
         return state
     return jax.tree.map(lambda new, old: jnp.where(at[:, None], new, old), resets.state, state)
 
 
-def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
+def split_gradient(gradient: Any, d_reset: Any, at: Array | None) -> tuple[Any, Any]:
     """Back-propagate through the resets before a step, and return the two resulting gradients."""
     if at is None:
         return gradient, d_reset

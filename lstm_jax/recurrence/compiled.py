@@ -129,7 +129,7 @@ def _kinds(mask) -> int:
 
 def _attributes(options: Options, call: Call) -> dict[str, Any]:
     return {
-        "cell": COMPILED_CELLS[options.cell].number,
+        "cell": list(COMPILED_CELLS).index(options.cell),
         "ids": bool(jnp.issubdtype(call.x.dtype, jnp.integer)),
         "input_masks": _kinds(call.dropout.input),
         "recurrent_masks": _kinds(call.dropout.recurrent),
@@ -163,7 +163,7 @@ def _each(tree, axis):
 
 
 def _call_forward(options: Options, keep: bool, call: Call):
-    sequences, kept = options.sequences, COMPILED_CELLS[options.cell].kept if keep else 0
+    sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
     def run(call: Call):  # JAX keeps `run`, which therefore must not hold arrays of this trace
         x, params, state, attributes = call.x, call.params, call.state, _attributes(options, call)

@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence.call import Call, Resets
 
+AnyArray = Array | np.ndarray
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that the parameters of a cell may have."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
@@ -127,7 +129,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
 
-    def out_of_range(ids: jax.Array) -> np.ndarray:
+    def out_of_range(ids: Array) -> np.ndarray:
         values = np.asarray(ids)
         return values[(values < -features) | (values >= features)]
 
@@ -154,7 +156,7 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
     return name
 
 
-def _int32_numbers(array: Any) -> jax.Array:
+def _int32_numbers(array: Any) -> Array:
     """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit ints of JAX are returned as they are."""
     if array.dtype.itemsize < 8:
         return jnp.asarray(array.astype(np.int32))  # values of uint32 wrap around
@@ -164,13 +166,13 @@ def _int32_numbers(array: Any) -> jax.Array:
     return jnp.asarray(np.where(array == 0, 0, numbers).astype(np.int32))
 
 
-def _delayed(array: jax.Array) -> jax.Array:
+def _delayed(array: Array) -> Array:
     # padding, since the slice array[:-1] would be empty if T is 1, and jaxlib 0.10 may lose the attributes of calls of compiled code in a
     # program with empty arrays
     return jax.lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
 
 
-def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
+def _apart_from_padding(tokens: Array, valid: Array) -> Array:
     # at padded steps x is 0, so that they need a token of their own: the lowest int32, or, in a row where a valid step has it, tokens that
     # all differ, which claim no equal inputs
     taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)
@@ -185,7 +187,7 @@ def _like_state(initial_state: Callable, units: int, dtype):
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
     arrays = [of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS) for field, part in zip(params._fields, params, strict=True)]
-    read = type(params)(*(array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays))
+    read = type(params)(*(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays))
     shapes = tuple((array.shape, array.dtype) for array in read)
     return read, *_sizes(cell.init, cell.gates, params._fields, read.kernel.dtype, shapes)
 
@@ -205,7 +207,7 @@ def _sizes(init: Callable, gates: int, fields: tuple[str, ...], dtype: np.dtype,
     return features, units
 
 
-def _read_x(x, features: int, dtype) -> jax.Array:
+def _read_x(x, features: int, dtype) -> Array:
     remedy = "give floats (B, T, E), or int ids (B, T); (T, B, ...) if time_major"
     array = of_kinds("x", x, REAL, remedy)
     if array.ndim == 2:
@@ -241,7 +243,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     steps, features, units = sizes
     batch = state.h.shape[0]
 
-    def read(field: str, mask, size: int) -> jax.Array | None:
+    def read(field: str, mask, size: int) -> Array | None:
         return mask if mask is None else _as_dtype(_fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)), dtype)
 
     missing = given.recurrent is not None and not cell.has_recurrent_kernel
@@ -264,11 +266,11 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
 
 def check_usable(name: str, value: Any) -> None:
     """Raise `InputError` if a value is a deleted JAX array."""
-    deleted = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted()
+    deleted = isinstance(value, Array) and not isinstance(value, Tracer) and value.is_deleted()
     require(not deleted, name, "a deleted array", "a function that donates its argument took its memory: give the array that it returned")
 
 
-def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
+def as_array(name: str, value, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array.
 
     A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
@@ -282,7 +284,7 @@ def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
     Raises:
         InputError: if `value` is None or cannot be converted, or is a deleted JAX array.
     """
-    if isinstance(value, jax.Array | np.ndarray):
+    if isinstance(value, AnyArray):
         check_usable(name, value)
         return value
     require(value is not None, name, value, remedy)
@@ -292,7 +294,7 @@ def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
     raise InputError(name, type(value).__name__, remedy)
 
 
-def of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:
+def of_kinds(name: str, value, kinds: tuple, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array, after checking its dtype.
 
     Args:
@@ -314,25 +316,25 @@ def _is_of(dtype: Any, kinds: tuple) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
-def _fitting(name: str, value, kinds: tuple, *shapes: tuple[int, ...]) -> jax.Array | np.ndarray:
+def _fitting(name: str, value, kinds: tuple, *shapes: tuple[int, ...]) -> AnyArray:
     remedy = f"give shape {' or '.join(map(str, shapes))}: {_NOUNS[kinds]}"
     array = of_kinds(name, value, kinds, remedy)
     require(array.shape in shapes, name, array.shape, remedy)
     return array
 
 
-def _as_dtype(array: jax.Array | np.ndarray, dtype) -> jax.Array:
+def _as_dtype(array: AnyArray, dtype) -> Array:
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
             return jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
     return array if array.dtype == dtype else array.astype(dtype)
 
 
-def _as_bools(array: jax.Array | np.ndarray) -> jax.Array:
+def _as_bools(array: AnyArray) -> Array:
     return _as_dtype(array, jnp.bool_)
 
 
-def as_int32(name: str, value, remedy: str) -> jax.Array:
+def as_int32(name: str, value, remedy: str) -> Array:
     """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
 
     Args:
@@ -343,7 +345,7 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
     Raises:
         InputError: if the dtype of `value` is not an int.
     """
-    if isinstance(value, jax.Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
+    if isinstance(value, Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
         return value
     return jnp.asarray(clipped_int32(of_kinds(name, value, (jnp.integer,), remedy)))
 
@@ -364,7 +366,7 @@ def check_32_bits(name: str, array: Any) -> None:
         require(bounds.min <= value <= bounds.max, name, value, "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64")
 
 
-def clipped_int32(array: jax.Array | np.ndarray) -> Any:
+def clipped_int32(array: AnyArray) -> Any:
     """Convert an array of ints to int32, after clipping it to the range of int32. A NumPy array stays a NumPy array."""
     if array.dtype == np.int32:
         return array

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array
 
 from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate
@@ -54,9 +55,9 @@ gates.
 RESIDENT = 128 * 1024
 """Largest size in bytes of a recurrent kernel that stays on the chip. A program on an H100 has 227 KiB of shared memory."""
 
-Blocks = tuple[jax.Array, ...]
+Blocks = tuple[Array, ...]
 """The rows of an array (B, H) that a program computes, as one array (ROWS, `Tiling.width`) for each block of units."""
-AxisIndices = tuple[jax.Array, jax.Array | None]
+AxisIndices = tuple[Array, Array | None]
 """Indices along an axis, and a bool mask that is True for indices inside the array. The mask is None if all indices are inside."""
 
 
@@ -117,15 +118,15 @@ class Tile:
         if column_mask is not None:
             self.inside = column_mask[None, :] if self.inside is None else self.inside & column_mask[None, :]
 
-    def read(self, ref, *leading) -> jax.Array:
+    def read(self, ref, *leading) -> Array:
         """Return this block of the array `ref[*leading]`, with 0 for entries outside the array."""
         return _load(ref.at[(*leading, *self.at)], self.inside)
 
-    def write(self, ref, value: jax.Array, *leading) -> None:
+    def write(self, ref, value: Array, *leading) -> None:
         plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.inside)
 
 
-def _load(ref, inside: jax.Array | None) -> jax.Array:
+def _load(ref, inside: Array | None) -> Array:
     return plgpu.load(ref, mask=inside, other=None if inside is None else 0.0)
 
 
@@ -142,7 +143,7 @@ class Part:
     def read(self, ref) -> Blocks:
         return tuple(self.tile(n).read(ref) for n in self.tiling.blocks)
 
-    def write(self, ref, blocks: Sequence[jax.Array], *leading) -> None:
+    def write(self, ref, blocks: Sequence[Array], *leading) -> None:
         """Write the rows, or do nothing if `ref` is None."""
         for n in self.tiling.blocks if ref is not None else ():
             self.tile(n).write(ref, blocks[n], *leading)
@@ -152,13 +153,13 @@ class Part:
         gates = range(mask.shape[0])
         return self.tiling.once(lambda n: tuple(self.tile(n).read(mask, gate) for gate in gates), self.tiling.blocks)
 
-    def flags(self, ref, t) -> jax.Array | None:
+    def flags(self, ref, t) -> Array | None:
         """Return a bool array (ROWS,) that is True for batch rows in which `ref` (T, B) is above 0 at step t, or None if `ref` is None."""
         rows, inside = self.rows
         return None if ref is None else _load(ref.at[t, rows], inside) > 0
 
 
-def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
+def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., Array]:
     """Return a function read(k, gate, n) that returns one tile of the recurrent kernel, or of its transpose.
 
     The four gates have one matrix (H, H) each. The matrices stand side by side in the recurrent kernel (H, 4H). In its transpose (4H, H),
@@ -166,7 +167,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
     gate's matrix or, if `transposed` is true, of its transpose.
     """
 
-    def read(k, gate: int, n: int) -> jax.Array:
+    def read(k, gate: int, n: int) -> Array:
         return Tile(tiling.columns(k, gate * transposed), tiling.columns(n, gate * (not transposed))).read(kernel)
 
     return tiling.once(read, tiling.blocks, range(GATES), tiling.blocks)
@@ -187,7 +188,7 @@ def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, read: Callabl
     return sums
 
 
-def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
+def _choose(valid: Array | None, a: Array, b: Array) -> Array:
     return a if valid is None else jnp.where(valid[:, None], a, b)
 
 
@@ -212,7 +213,7 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written h
 
-        def operand(gate: int, k) -> jax.Array:
+        def operand(gate: int, k) -> Array:
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
             if starts is not None and not tiling.resident:
                 before = jnp.where(starts[:, None], part.tile(k).read(resets.state.h), before)
@@ -271,7 +272,7 @@ def backward_kernel(
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written d_z
 
-        def operand(gate: int, k) -> jax.Array:
+        def operand(gate: int, k) -> Array:
             return d_zs[k][gate] if tiling.resident else part.tile(k, gate).read(d_z, t)
 
         before = []

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import masked_matmul
@@ -103,7 +104,7 @@ def run(options: Options, call: Call):
     return states.h if options.sequences else None, jax.tree.map(lambda part: part[-1], states)
 
 
-def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, jax.Array, jax.Array]:
+def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, Array, Array]:
     """Compute the states of a cell with Newton's method.
 
     Returns:
@@ -120,12 +121,12 @@ def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, jax.
     return _unpack(states, call.state), iterations, residual
 
 
-def _unpack(stacked: jax.Array, like: Any) -> Any:
+def _unpack(stacked: Array, like: Any) -> Any:
     """Return a state of the class of `like` from one array (..., H, K)."""
     return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
 
 
-def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
+def _own_units(params: Any, h: Array, z: Array, mask: Array | None) -> tuple[Any, Array]:
     """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units.
 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
@@ -141,7 +142,7 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
     return params._replace(recurrent_bias=jnp.broadcast_to(params.recurrent_bias, others.shape) + others), z
 
 
-def _steps(cell: Cell, call: Call, before: jax.Array, own: bool = False) -> jax.Array:
+def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
     """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the steps.
 
     Args:
@@ -165,12 +166,12 @@ def _steps(cell: Cell, call: Call, before: jax.Array, own: bool = False) -> jax.
     return jax.vmap(step)(before, call.x, call.valid, None if resets is None else resets.at)
 
 
-def _before(states: jax.Array, start: jax.Array) -> jax.Array:
+def _before(states: Array, start: Array) -> Array:
     """Return the states before each step, given the states (T, B, H, K) after each step and the initial state."""
     return jnp.concatenate([start[None], states[:-1]])
 
 
-def _blocks(cell: Cell, call: Call, before: jax.Array, full: bool) -> jax.Array:
+def _blocks(cell: Cell, call: Call, before: Array, full: bool) -> Array:
     """Return the Jacobians of all steps with respect to the states before the steps, or their diagonal blocks.
 
     A block has the derivatives of the K state values of a unit with respect to the K previous values of the same unit.
@@ -191,7 +192,7 @@ def _blocks(cell: Cell, call: Call, before: jax.Array, full: bool) -> jax.Array:
     return jnp.moveaxis(pushed.reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
 
 
-def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
+def _differences(found: Array, wanted: Array) -> Array:
     """Return absolute differences: 0 where both arrays are NaN or the same infinity, infinite where only one is NaN."""
     off = jnp.abs(wanted - found)
     equal = (found == wanted) | (jnp.isnan(found) & jnp.isnan(wanted))
@@ -199,7 +200,7 @@ def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _solved(cell: Cell, options: Newton, call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _solved(cell: Cell, options: Newton, call: Call) -> tuple[Array, Array, Array]:
     """Compute the states of all steps with Newton's method, which starts from a guess of zeros.
 
     `_steps` describes the operands `call`. JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
@@ -264,12 +265,12 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
     return (states, count, residual), (d_states, no_tangent, jnp.zeros_like(residual))
 
 
-def _after(array: jax.Array) -> jax.Array:
+def _after(array: Array) -> Array:
     """Return the entries of the steps after each step, with zeros after the last one."""
     return jnp.concatenate([array[1:], jnp.zeros_like(array[:1])])
 
 
-def _solve_linear(blocks: jax.Array, reverse: bool, matvec: Callable, b: jax.Array) -> jax.Array:
+def _solve_linear(blocks: Array, reverse: bool, matvec: Callable, b: Array) -> Array:
     """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d.
 
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
@@ -322,17 +323,17 @@ _SMALL = 4
 """Largest n for which products are computed elementwise, which XLA computes faster than a batched matrix product."""
 
 
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+def _dot(a: Array, b: Array) -> Array:
     if a.shape[-1] > _SMALL:
         return a @ b
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
-def _apply(a: jax.Array, v: jax.Array) -> jax.Array:
+def _apply(a: Array, v: Array) -> Array:
     return (a * v[..., None, :]).sum(-1)
 
 
-def _inverse(a: jax.Array) -> jax.Array:
+def _inverse(a: Array) -> Array:
     if a.shape[-1] == 1:
         return 1 / a
     if a.shape[-1] == 2:
@@ -342,7 +343,7 @@ def _inverse(a: jax.Array) -> jax.Array:
     return jnp.linalg.inv(a)
 
 
-def linear_scan(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
+def linear_scan(a: Array, b: Array, reverse: bool = False) -> Array:
     """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v before the first step is 0.
 
     There is a separate recurrence for each index into the middle axes (written as "..."), and its vectors have n components.
@@ -368,11 +369,11 @@ class _Filtered(NamedTuple):
     and `b` and `eta` are vectors.
     """
 
-    a: jax.Array
-    b: jax.Array
-    c: jax.Array
-    eta: jax.Array
-    j: jax.Array
+    a: Array
+    b: Array
+    c: Array
+    eta: Array
+    j: Array
 
 
 def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
@@ -389,7 +390,7 @@ def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
     )
 
 
-def damped_scan(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
+def damped_scan(a: Array, b: Array, damping: float) -> Array:
     """Return vectors v (T, ..., n) that are small and approximately satisfy a linear recurrence.
 
     The recurrence is v[t] = a[t] v[t - 1] + b[t], as in `linear_scan`. The vectors minimise the sum over t of |v[t] - a[t] v[t - 1] -

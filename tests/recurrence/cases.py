@@ -175,11 +175,6 @@ def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"
     return jnp.swapaxes(outputs, 0, 1) if case.time_major and case.return_sequences else outputs, state
 
 
-def run_compiled(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"):
-    """Return the results of `run_case`, computed by one compiled program instead of one program for each operation."""
-    return jax.jit(lambda arrays: run_case(case, arrays, backend, cell))(arrays)
-
-
 def weigh(results: Any, seed: int = 1) -> jax.Array:
     """Return the sum of all entries of `results`, each times its own random weight, so that errors in two entries do not cancel."""
     rng = np.random.default_rng(seed)

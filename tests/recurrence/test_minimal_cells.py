@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, make_arrays, run_case, weigh
+from cases import Case, differentiate, make_arrays, run_case, weigh
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tables import BACKENDS, Shape, assert_close
+from tables import BACKENDS, Shape, assert_close, precision
 
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, HiddenState, MinParams
@@ -20,19 +20,15 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
 def test_gates_near_0_and_1(cell: str) -> None:
     """The loss and its gradients of `compiled` in float32 equal those of `reference` in float64, for inputs x from -200 to 200."""
-    rng, row = np.random.default_rng(0), CELLS[cell]
-    x, weights = rng.uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]], rng.standard_normal((5, 6, 7))
-    params = jax.tree.map(np.asarray, row.init(jax.random.key(1), 4, 7))
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]]
+    params = jax.tree.map(np.asarray, CELLS[cell].init(jax.random.key(1), 4, 7))
 
     def results(backend: str, dtype: str):
-        given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
-        return jax.value_and_grad(lambda params, x: (unroll(row, params, x, backend=backend)[0] * weights).sum(), (0, 1))(*given)
+        with precision(dtype):
+            given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
+            return differentiate(lambda params, x: unroll(CELLS[cell], params, x, backend=backend)[0], *given)
 
-    got = results("compiled", "float32")
-    with jax.enable_x64(True):
-        want = results("reference", "float64")
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
+    assert_close(results("compiled", "float32"), results("reference", "float64"), 3e-5)
 
 
 @pytest.mark.parametrize(

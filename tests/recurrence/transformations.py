@@ -7,7 +7,6 @@ is examined.
 """
 
 import contextlib
-import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -42,19 +41,14 @@ class Column(NamedTuple):
     cell: str
 
 
-COLUMNS = tuple(
-    itertools.starmap(
-        Column,
-        [
-            ("compiled", "lstm"),
-            ("compiled", "gru"),
-            ("compiled", "min_gru"),
-            ("hoisted", "lstm"),
-            ("reference", "lstm"),
-            ("associative", "min_gru"),
-            ("parallel", "lstm"),
-        ],
-    )
+COLUMNS = (
+    Column("compiled", "lstm"),
+    Column("compiled", "gru"),
+    Column("compiled", "min_gru"),
+    Column("hoisted", "lstm"),
+    Column("reference", "lstm"),
+    Column("associative", "min_gru"),
+    Column("parallel", "lstm"),
 )
 SHAPE = Shape(4, 3, 2, 3)
 Loss = Callable[..., jax.Array]
