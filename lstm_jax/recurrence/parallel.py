@@ -105,12 +105,10 @@ def run(options: Options, call: Call):
 
 
 def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, Array, Array]:
-    """Compute the states of a cell with Newton's method.
+    """Compute the states of a cell, with arrays (T, B, H), and return them with the number of iterations and the residual.
 
-    Returns:
-        Three values: the state after each step, with arrays (T, B, H); the number of iterations, an int32 scalar; and the residual, which
-        is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states are
-        differentiable.
+    The residual is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states
+    are differentiable.
     """
     z = cell.project(call.params, call.x, call.dropout.input, None)
     projected = call._replace(x=z, state=jnp.stack(call.state, axis=-1), dropout=call.dropout._replace(input=None))
@@ -130,8 +128,7 @@ def _own_units(params: Any, h: Array, z: Array, mask: Array | None) -> tuple[Any
     """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units.
 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
-    is added to z or, for a GRU, to the recurrent bias. The changed step therefore returns the same values as before, apart from rounding.
-    Only its derivatives with respect to h differ: those of a unit with respect to the h of other units are zero.
+    is added to z or, for a GRU, to the recurrent bias. The values of the step stay the same, apart from rounding.
     """
     kernel = params.recurrent_kernel
     own = kernel * jnp.tile(jnp.eye(len(kernel), dtype=kernel.dtype), (1, kernel.shape[1] // len(kernel)))
@@ -145,12 +142,8 @@ def _own_units(params: Any, h: Array, z: Array, mask: Array | None) -> tuple[Any
 def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
     """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the steps.
 
-    Args:
-        cell: the cell.
-        call: operands of the steps. Its x is the projected input (T, B, gates * H), and its state one array (B, H, K).
-        before: states (T, B, H, K) before each step. Resets are not yet applied.
-        own: whether the derivatives of the result leave out the terms between different units; see `_own_units`. The result itself does not
-            depend on `own`, apart from rounding.
+    `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives of the result
+    leave out the terms between different units; see `_own_units`.
     """
     params, mask, resets, names = call.params, call.dropout.recurrent, call.resets, cell.state_like()
 
@@ -172,12 +165,9 @@ def _before(states: Array, start: Array) -> Array:
 
 
 def _blocks(cell: Cell, call: Call, before: Array, full: bool) -> Array:
-    """Return the Jacobians of all steps with respect to the states before the steps, or their diagonal blocks.
+    """Return the Jacobians (T, B, 1, H * K, H * K) of all steps with respect to the states before the steps.
 
-    A block has the derivatives of the K state values of a unit with respect to the K previous values of the same unit.
-
-    Returns:
-        An array (T, B, 1, H * K, H * K) if `full` is true, else (T, B, H, K, K).
+    If `full` is false, return their diagonal blocks (T, B, H, K, K), one for each unit.
     """
     units, count = before.shape[2:]
 
@@ -201,14 +191,7 @@ def _differences(found: Array, wanted: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _solved(cell: Cell, options: Newton, call: Call) -> tuple[Array, Array, Array]:
-    """Compute the states of all steps with Newton's method, which starts from a guess of zeros.
-
-    `_steps` describes the operands `call`. JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
-
-    Returns:
-        Three values: the states (T, B, H, K), the number of iterations, and the largest absolute difference between a state and the result
-        of the cell's step from the state before it.
-    """
+    """Return what `solve` returns, with states (T, B, H, K). Newton's method starts from a guess of zeros. See `_steps` for `call`."""
     start, steps = call.state, len(call.x)
     shape = (steps, *start.shape)
     tolerance = _ROUNDINGS * jnp.finfo(start.dtype).eps if options.tolerance is None else options.tolerance
@@ -274,16 +257,8 @@ def _solve_linear(blocks: Array, reverse: bool, matvec: Callable, b: Array) -> A
     """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d.
 
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
-    the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
-
-    The rows of the batch are independent of each other. The repetitions end when the remaining right-hand side of each row is small
-    compared with the largest entry of b and d in this row.
-
-    Args:
-        blocks: matrices of the scan.
-        reverse: whether the equation for d[t] contains d[t + 1]. If false, it contains d[t - 1].
-        matvec: linear function that takes d and returns the left-hand side.
-        b: right-hand side.
+    the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d. The repetitions end when this
+    side is small in each row of the batch, compared with the largest entry of b and d in the row.
     """
     tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps
     done = lax.broadcasted_iota(jnp.int32, b.shape, 0)  # number of steps that are computed before a step
@@ -346,13 +321,7 @@ def _inverse(a: Array) -> Array:
 def linear_scan(a: Array, b: Array, reverse: bool = False) -> Array:
     """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v before the first step is 0.
 
-    There is a separate recurrence for each index into the middle axes (written as "..."), and its vectors have n components.
-
-    Args:
-        a: matrices (T, ..., n, n). The first one has no effect.
-        b: vectors, an array that is reshaped to (T, ..., n).
-        reverse: whether the recurrence runs backwards: v[t] = a[t] v[t + 1] + b[t], where v after the last step is 0. The last matrix has
-            no effect then.
+    b is reshaped to (T, ..., n). If `reverse` is true, the recurrence is v[t] = a[t] v[t + 1] + b[t], where v after the last step is 0.
     """
 
     def compose(first, second):
@@ -397,11 +366,6 @@ def damped_scan(a: Array, b: Array, damping: float) -> Array:
     b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. Each iteration of the Levenberg-Marquardt method minimises such a sum.
     The vectors that minimise it are the means of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable parallelization of
     nonlinear RNNs"), which parallel scans compute (Särkkä & García-Fernández 2021, "Temporal parallelization of Bayesian smoothers").
-
-    Args:
-        a: matrices (T, ..., n, n). The first one has no effect.
-        b: vectors (T, ..., n).
-        damping: positive weight of the size of v.
     """
     a, b = a.at[0].set(0), b.reshape(a.shape[:-1])
     gain = damping / (1 + damping)  # of a Kalman filter that observes v[t] = 0 with variance 1 / damping, where each step adds variance 1
