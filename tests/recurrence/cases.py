@@ -43,8 +43,9 @@ cases = st.builds(
     st.just(False),
     st.just(False),
     st.none(),
+    st.just(False),
 )
-"""Cases without resets and ids, which Keras' layers have too."""
+"""Cases without resets, ids and tokens, which Keras' layers have too."""
 
 
 def covering_cases(turn: int) -> list[tuple[Case, bool]]:
