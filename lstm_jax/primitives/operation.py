@@ -103,10 +103,11 @@ def with_zeros(cotangents: Any, like: Any) -> Any:
     return jax.tree.map(lambda leaf, d: jnp.zeros_like(leaf) if d is None else d, like, cotangents)
 
 
+@partial(jax.jit, static_argnums=0, inline=True)
 def apply(operation: Operation, *args):
     """Run an operation on the arguments `args`, which are pytrees of arrays, and return its outputs."""
     leaves, tree = jax.tree.flatten(args)
-    return _bind_once(_Forward(operation, False, tree), leaves)[0]
+    return _bind(_Forward(operation, False, tree), leaves)[0]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class _Forward(_Pass):
     tree: Any
 
     def run(self, own, *leaves):
-        return (self.operation.forward if own else self.operation.plain_forward)(self.keep, *self.tree.unflatten(leaves))
+        function = self.operation.forward if own else self.operation.plain_forward
+        return function(self.keep, *self.tree.unflatten(leaves))
 
     def batch(self, size, leaves, dims, inner):
         operation = self.operation

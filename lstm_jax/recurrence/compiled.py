@@ -169,10 +169,10 @@ def _call_forward(options: Options, keep: bool, call: Call):
         x, params, state, attributes = call.x, call.params, call.state, _attributes(options, call)
         (steps, batch), dtype, units = x.shape[:2], params.kernel.dtype, params.kernel.shape[1] // options.cell.gates
         swaps = attributes["batch_first"]
-        reswaps = state if keep else state[: int(sequences and not swaps)]  # arrays of the state that are reswaps for all steps
+        returned = state if keep else state[: int(sequences and not swaps)]  # arrays of the state that are returned for all steps
         results = (
             state,
-            [jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype) for part in reswaps],
+            [jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype) for part in returned],
             jax.ShapeDtypeStruct((steps, batch, kept * units), dtype) if kept else None,
             jax.ShapeDtypeStruct((batch, steps, units), dtype) if sequences and swaps else None,
         )
