@@ -71,24 +71,6 @@ def test_a_row_does_not_depend_on_its_batch(products: str | None) -> None:
     np.testing.assert_array_equal(jax.vmap(outputs)(jnp.stack([x, x + 1]))[0], whole)
 
 
-@pytest.mark.slow(keep=3)
-@built
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (6, 5, 7), (40, 3, 700), (3, 70, 131)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str) -> None:
-    """The C++ code of `LinearSteps` equals its JAX twin, also for sizes that occupy two threads and several blocks of units per thread."""
-    with jax.enable_x64(dtype == "float64"):
-        rng = np.random.default_rng(sizes[0])
-        a, b, d_h = (jnp.asarray(rng.uniform(-1, 1, sizes), dtype) for _ in range(3))
-        start, operation = jnp.asarray(rng.standard_normal(sizes[1:]), dtype), compiled.LinearSteps()
-        for starts in (None, jnp.asarray(rng.random(sizes[:2]) < 0.3)):
-            args = (a, b, start, starts)
-            got, want = operation.forward(True, *args), operation.plain_forward(True, *args)
-            assert_close(got, want, dtype)
-            back = (True, True, True, None if starts is None else False), args, want[1], d_h
-            assert_close(operation.backward(*back), operation.plain_backward(*back), dtype)
-
-
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize(

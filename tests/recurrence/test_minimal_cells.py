@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, differentiate, make_arrays, run_case, weigh
+from cases import Case, differentiate, differentiate_case, make_arrays, run_case, weigh
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tables import BACKENDS, Shape, assert_close, precision
 
@@ -52,6 +52,20 @@ def test_a_share_near_0_has_all_its_digits(z: tuple[float, float], backend: str 
     a, rest = f / (f + i), i / (f + i)
     wanted = batch * np.asarray([-0.7 * a * rest * rest_i, 0.7 * a * rest * rest_f, rest])
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([*z, 0.3])), wanted, rtol=2e-6)
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.slow(keep=3)
+@pytest.mark.parametrize("shape", [Shape(1, 1, 1, 1), Shape(5, 6, 2, 7), Shape(3, 40, 2, 700), Shape(70, 3, 2, 131)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sizes_of_a_linear_cell_of_a_user(shape: Shape, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results and gradients equal those of `reference`, also for two threads and for several blocks of units per thread."""
+    monkeypatch.setitem(CELLS, "own", replace(CELLS["min_gru"], name="own"))
+    for resets in (False, True):
+        case = Case(shape, resets=resets)
+        with precision(dtype):
+            arrays = make_arrays(case, dtype, "own")
+            assert_close(*(differentiate_case(case, arrays, backend, "own") for backend in ("compiled", "reference")), dtype, str(case))
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
