@@ -25,7 +25,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 Leaves = Sequence[Any]
-Axes = list[int | None]
+Axes = Sequence[int | None]
 """Index of the batch axis of each array, or None for an array that has no batch axis."""
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -327,11 +327,11 @@ class Vmapped(Operation):
     def plain_forward(self, keep, *args):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
-    def backward(self, wanted, *arrays):
-        return self._back(self.inner.backward, wanted, *arrays)
+    def backward(self, wanted, args, residuals, cotangents):
+        return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
-    def plain_backward(self, wanted, *arrays):
-        return self._back(self.inner.plain_backward, wanted, *arrays)
+    def plain_backward(self, wanted, args, residuals, cotangents):
+        return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
 
     def _back(self, function: Callable, wanted, args, *more):
         tree = jax.tree.structure(args)

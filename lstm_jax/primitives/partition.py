@@ -11,8 +11,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
-from lstm_jax.primitives.operation import Axes
-
+Axes = Sequence[int | None]
 _DEVICES: ContextVar[int] = ContextVar("devices", default=1)
 SUM = "sum"
 """Entry of `result_axes` for a result that is summed over all devices, in place of the index of an axis."""

@@ -22,7 +22,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, split_gradient
@@ -59,6 +58,13 @@ Blocks = tuple[Array, ...]
 """The rows of an array (B, H) that a program computes, as one array (ROWS, `Tiling.width`) for each block of units."""
 AxisIndices = tuple[Array, Array | None]
 """Indices along an axis, and a bool mask that is True for indices inside the array. The mask is None if all indices are inside."""
+
+
+class Carry(NamedTuple):
+    """State of the LSTM, or the gradient with respect to it, for the rows that one program computes."""
+
+    h: Blocks
+    c: Blocks
 
 
 def _indices(start, count: int, size: int) -> AxisIndices:
@@ -200,15 +206,15 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
     factors = None if mask is None else part.factors(mask)
-    start = LSTMState(*map(part.read, state))
+    start = Carry(*map(part.read, state))
     part.write(all_h, start.h, 0)
     part.write(all_c, start.c, 0)
 
-    def body(t, carry: LSTMState) -> LSTMState:
+    def body(t, carry: Carry) -> Carry:
         starts, (h, c) = None, carry
         if resets is not None:
             starts = part.flags(resets.at, t)
-            h, c = restart(carry, starts, Resets(None, LSTMState(*map(part.read, resets.state))))
+            h, c = restart(carry, starts, Resets(None, Carry(*map(part.read, resets.state))))
         runs = part.flags(valid, t)
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written h
@@ -217,7 +223,10 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
             if starts is not None and not tiling.resident:
                 before = jnp.where(starts[:, None], part.tile(k).read(resets.state.h), before)
-            return before if factors is None else before * factors(k)[gate % mask.shape[0]]
+            if factors is None:
+                return before
+            by_gate = factors(k)
+            return before * by_gate[gate % len(by_gate)]
 
         new_h, new_c = [], []
         for n in blocks:
@@ -232,7 +241,7 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
                     part.tile(n, gate).write(gates, _choose(runs, value, jnp.zeros_like(value)), t)
         part.write(all_h, new_h, t + 1)
         part.write(all_c, new_c, t + 1)
-        return LSTMState(tuple(new_h), tuple(new_c))
+        return Carry(tuple(new_h), tuple(new_c))
 
     for ref, part_of_state in zip(final, lax.fori_loop(jnp.int32(0), jnp.int32(z.shape[0]), body, start), strict=True):
         part.write(ref, part_of_state)
@@ -283,9 +292,9 @@ def backward_kernel(
                 by_gate = factors(n)
                 sums = tuple(value * by_gate[gate % len(by_gate)] for gate, value in enumerate(sums))
             before.append(_choose(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
-        return split_gradient(LSTMState(tuple(before), tuple(d_cs)), d_starts, starts)
+        return split_gradient(Carry(tuple(before), tuple(d_cs)), d_starts, starts)
 
-    start = LSTMState(*map(part.read, d_final))
+    start = Carry(*map(part.read, d_final))
     no_starts = None if resets is None else jax.tree.map(jnp.zeros_like, start)
     first, d_starts = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, (start, no_starts))
     for refs, gradients in ((d_state, first), (d_reset, d_starts)):
