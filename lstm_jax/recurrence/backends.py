@@ -308,13 +308,13 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    def why(**asked: str) -> str:
-        return lacks(backend, Request(backend.cells[0], **asked), platform)
+    def why(products: str) -> str:
+        return lacks(backend, Request(backend.cells[0], compute_dtype=products), platform)
 
-    if missing := why():
+    if missing := why("float32"):
         return missing
     alone = {dtype for dtype, _ in backend.dtypes}
-    lacking = {dtype: why(compute_dtype=dtype) for dtype in backend.compute_dtypes if dtype not in alone}
+    lacking = {dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in alone}
     return "; ".join(["yes", *(f"no products in {dtype}: {reason}" for dtype, reason in lacking.items() if reason)])
 
 
