@@ -10,10 +10,9 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -197,16 +196,16 @@ def register() -> None:
 
 
 def call(
-    name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, alone: bool = False, **options
-) -> list[jax.Array]:
-    """Call a function of the compiled C++ library on arrays of one device, and return its results.
+    name: str, results: Any, args: Any, aliases: dict[int, int] | None = None, sets: bool = False, alone: bool = False, **options
+) -> Any:
+    """Call a function of the compiled C++ library on arrays of one device, and return its results, in the structure of `results`.
 
     Args:
         name: name of the function, one of `TARGETS`.
-        results: one object for each result, with the shape and dtype of the result: an array, a `jax.ShapeDtypeStruct` or the like.
-        args: operands. Operands that are None are left out.
+        results: pytree of one object for each result, with the shape and dtype of the result: an array, a `jax.ShapeDtypeStruct` or the
+            like.
+        args: pytree of the operands.
         aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
-            Positions are counted without the operands that are None.
         sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the
             sets and calls the function once. If false, `vmap` calls the function once for each set.
         alone: whether the function runs in one thread.
@@ -216,6 +215,7 @@ def call(
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
     # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
     fixed["threads"] = np.int64(1 if alone else max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
-    shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
+    leaves, tree = jax.tree.flatten(results)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
-    return list(function(*(arg for arg in args if arg is not None), **fixed))
+    return tree.unflatten(function(*jax.tree.leaves(args), **fixed))

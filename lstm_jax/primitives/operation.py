@@ -7,15 +7,15 @@ operation also has a twin, which is the same computation written in JAX.
   `Operation.mapped` returns is run instead.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
-JAX sees three primitives, which are named forward, tangents and backward. The derivative (JVP) of the primitive forward is the primitive
-tangents. The primitive tangents is linear, and its transpose is the primitive backward.
+JAX sees one primitive, which runs a pass of an operation: the derivative (JVP) of the pass `_Forward` is the pass `_Tangents`, which is
+linear, and whose transpose is the pass `_Backward`.
 
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 Leaves = Sequence[Any]
+Axes = Sequence[int | None]
+"""Index of the batch axis of each array, or None for an array that has no batch axis."""
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -52,21 +54,22 @@ class Operation:
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
         """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code."""
         del residuals
-        leaves, tree = jax.tree.flatten(args)
-        given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
-        function = _of_leaves(given, lambda *leaves: self.plain_forward(False, *tree.unflatten(leaves))[0], leaves)
-        outputs, pull = jax.vjp(function, *(leaves[n] for n in given))
-        flat, out_tree = jax.tree.flatten(outputs)
-        filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
-        gradients = dict(zip(given, pull(out_tree.unflatten(filled)), strict=True))
-        return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
+        chosen = jax.tree.map(lambda want, leaf: leaf if want else None, wanted, args)
+        rest = jax.tree.map(lambda want, leaf: None if want else leaf, wanted, args)
+
+        def of_chosen(chosen):
+            args = jax.tree.map(lambda a, b: b if a is None else a, chosen, rest, is_leaf=lambda leaf: leaf is None)
+            return self.plain_forward(False, *args)[0]
+
+        outputs, pull = jax.vjp(of_chosen, chosen)
+        return pull(with_zeros(cotangents, outputs))[0]
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
         """Return the platforms, such as "cpu", on which `forward` and `backward` run."""
 
     @abstractmethod
-    def rows(self, args: tuple) -> list[int | None]:
+    def rows(self, args: tuple) -> Axes:
         """Return a list with one entry for each array in `args`: the index of its batch axis, or None if it has no batch axis."""
 
     @abstractmethod
@@ -88,240 +91,219 @@ class ForwardOperation(Operation):
     def backward(self, wanted, args, residuals, cotangents):
         return self.plain_backward(wanted, args, residuals, cotangents)
 
-    def rows(self, args: tuple) -> list[int | None]:
+    def rows(self, args: tuple) -> Axes:
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
         return []
 
 
-def _of_leaves(given: Sequence[int], function: Callable, leaves: Leaves) -> Callable:
-    """Return `function(*leaves)` as a function of the leaves whose indices are in `given`."""
+def with_zeros(cotangents: Any, like: Any) -> Any:
+    """Return gradients with the structure of `like`, with zeros in place of each None."""
+    return jax.tree.map(lambda leaf, d: jnp.zeros_like(leaf) if d is None else d, like, cotangents)
 
-    def of_given(*values):
-        filled = list(leaves)
-        for n, value in zip(given, values, strict=True):
-            filled[n] = value
-        return function(*filled)
 
-    return of_given
+@partial(jax.jit, static_argnums=0, inline=True)
+def apply(operation: Operation, *args):
+    """Run an operation on the arguments `args`, which are pytrees of arrays, and return its outputs."""
+    leaves, tree = jax.tree.flatten(args)
+    return _bind(_Forward(operation, False, tree), leaves)[0]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass of an operation as a function of leaves. Its fields are static."""
+
+    operation: Operation
+
+    @abstractmethod
+    def run(self, own: bool, *leaves) -> Any:
+        """Return the results of the custom pass if `own` is true, else those of its twin."""
+
+    @abstractmethod
+    def batch(self, size: int, leaves: Leaves, dims: tuple[int | None, ...], inner: Leaves) -> Leaves:
+        """Return the stacked results of `size` calls. The leaves have the mapped axis in front, those of one call are like `inner`."""
+
+
+@dataclass(frozen=True)
+class _Forward(_Pass):
+    keep: bool
+    tree: Any
+
+    def run(self, own, *leaves):
+        function = self.operation.forward if own else self.operation.plain_forward
+        return function(self.keep, *self.tree.unflatten(leaves))
+
+    def batch(self, size, leaves, dims, inner):
+        operation = self.operation
+        axes = operation.rows(self.tree.unflatten(inner))
+        if any(dim is not None and axis is None for dim, axis in zip(dims, axes, strict=True)):
+            return jax.tree.leaves(_bind(replace(self, operation=operation.mapped(dims, size)), leaves))
+        outputs, residuals = _bind(self, _folded(leaves, dims, axes, size))
+        return _unfolded((outputs, residuals), [*operation.output_rows(outputs), *operation.residual_rows(residuals)], size)
+
+
+@dataclass(frozen=True)
+class _OfResiduals(_Pass):
+    """Pass whose leaves are those of the arguments, of the residuals, and the tangents or cotangents that are not zero.
+
+    Attributes:
+        trees: structures of the arguments, the residuals and the outputs.
+        given: indices of the argument leaves that have a tangent, or of the output leaves that have a cotangent.
+    """
+
+    trees: tuple[Any, Any, Any]
+    given: tuple[int, ...]
+
+    def cut(self, leaves: Leaves) -> tuple[Leaves, Leaves, Leaves]:
+        args, residuals = (tree.num_leaves for tree in self.trees[:2])
+        return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
+
+
+@dataclass(frozen=True)
+class _Tangents(_OfResiduals):
+    """Forward-mode differentiation of `plain_forward`."""
+
+    def run(self, own, *leaves):
+        args, _, tangents = self.cut(leaves)
+        return _jvp(lambda *args: self.operation.plain_forward(False, *self.trees[0].unflatten(args))[0], args, self.given, tangents)
+
+    def batch(self, size, leaves, dims, inner):
+        return jax.vmap(partial(self.run, False), in_axes=dims)(*leaves)
+
+
+@dataclass(frozen=True)
+class _Backward(_OfResiduals):
+    wanted: tuple[int, ...]
+
+    def run(self, own, *leaves):
+        args, residuals, cotangents = self.cut(leaves)
+        of_args, of_residuals, of_outputs = self.trees
+        wanted = of_args.unflatten([n in self.wanted for n in range(of_args.num_leaves)])
+        known = dict(zip(self.given, cotangents, strict=True))
+        by_output = of_outputs.unflatten([known.get(n) for n in range(of_outputs.num_leaves)])
+        function = self.operation.backward if own else self.operation.plain_backward
+        gradients = of_args.flatten_up_to(function(wanted, of_args.unflatten(args), of_residuals.unflatten(residuals), by_output))
+        return [gradients[n] for n in self.wanted]
+
+    def batch(self, size, leaves, dims, inner):
+        args, residuals, _ = self.cut(inner)
+        of_args, of_residuals, of_outputs = self.trees
+        axes = self.operation.rows(of_args.unflatten(args))
+        if not any(axis is None and (dim is not None or n in self.wanted) for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))):
+            outputs = self.operation.output_rows(of_outputs.unflatten(range(of_outputs.num_leaves)))
+            by_row = [*axes, *self.operation.residual_rows(of_residuals.unflatten(residuals)), *(outputs[n] for n in self.given)]
+            return _unfolded(_bind_once(self, _folded(leaves, dims, by_row, size)), [axes[n] for n in self.wanted], size)
+        # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
+        dims_of_args = tuple(0 if n in self.wanted else dim for n, dim in enumerate(dims[: len(axes)]))
+        repeated = [_spread(leaf, dims[n], size) if n >= len(axes) or n in self.wanted else leaf for n, leaf in enumerate(leaves)]
+        return _bind_once(replace(self, operation=self.operation.mapped(dims_of_args, size)), repeated)
+
+
+def _bind(one: _Pass, leaves: Leaves) -> Any:
+    """Run a pass as a JAX primitive, and return its results."""
+    twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
+    has_own = one.operation.runs_on() and not isinstance(one, _Tangents)
+    branches = (jax.make_jaxpr(partial(one.run, True))(*leaves) if has_own else twin, twin)
+    return jax.tree.structure(shapes).unflatten(_primitive.bind(*leaves, one=one, branches=branches))
+
+
+_bind_once = jax.jit(_bind, static_argnums=0, inline=True)
+"""Version of `_bind` that traces a pass once, also outside of `jit`."""
 
 
 def _jvp(function: Callable, leaves: Leaves, given: Sequence[int], tangents: Leaves) -> Leaves:
     """Return the tangents of the results of `function(*leaves)`. There is one tangent for each index in `given`."""
-    return jax.jvp(_of_leaves(given, function, leaves), tuple(leaves[n] for n in given), tuple(tangents))[1]
+
+    def of_given(*values):
+        known = dict(zip(given, values, strict=True))
+        return jax.tree.leaves(function(*(known.get(n, leaf) for n, leaf in enumerate(leaves))))
+
+    return jax.jvp(of_given, tuple(leaves[n] for n in given), tuple(tangents))[1]
 
 
-def apply(operation: Operation, *args):
-    """Run an operation on the arguments `args`, which are pytrees of arrays, and return its outputs."""
-    return _apply(operation, args)
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _apply(operation: Operation, args: tuple):
-    leaves, tree = jax.tree.flatten(args)
-    outputs, _ = _run_forward(operation, False, tree, leaves)
-    return outputs
-
-
-def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Run `operation.forward` as a JAX primitive, and return (outputs, residuals)."""
-
-    def compiled(*leaves):
-        return operation.forward(keep, *tree.unflatten(leaves))
-
-    def plain(*leaves):
-        return operation.plain_forward(keep, *tree.unflatten(leaves))
-
-    branches, out_tree = _trace(operation, compiled, plain, leaves)
-    return out_tree.unflatten(_forward.bind(*leaves, operation=operation, keep=keep, tree=tree, branches=branches))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
-def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Run the backward pass as a JAX primitive, and return the gradients of the argument leaves whose indices are in `wanted`."""
-    functions = (operation.backward, operation.plain_backward)
-    compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
-    branches, _ = _trace(operation, compiled, plain, leaves)
-    return _backward.bind(*leaves, operation=operation, wanted=wanted, trees=trees, given=given, branches=branches)
-
-
-def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    args, residuals, cotangents = _cut(trees, leaves)
-    flags = trees[0].unflatten([n in wanted for n in range(trees[0].num_leaves)])
-    filled = dict(zip(given, cotangents, strict=True))
-    by_output = trees[2].unflatten([filled.get(n) for n in range(trees[2].num_leaves)])
-    gradients = function(flags, trees[0].unflatten(args), trees[1].unflatten(residuals), by_output)
-    flat = trees[0].flatten_up_to(gradients)
-    return [flat[n] for n in wanted]
-
-
-def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    args, residuals = trees[0].num_leaves, trees[1].num_leaves
-    return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
-
-
-def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
-    return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
-
-
-def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    """Return the tangents of an operation's outputs, computed by forward-mode differentiation of `plain_forward`."""
-    args, _, tangents = _cut(trees, leaves)
-    return _jvp(lambda *args: jax.tree.leaves(operation.plain_forward(False, *trees[0].unflatten(args))[0]), args, given, tangents)
-
-
-def _run_compiled(primitive: Primitive, *leaves, **params) -> Leaves:
+def _run_compiled(*leaves, **params) -> Leaves:
     with jax.disable_jit(False):  # under jax.disable_jit() this function would call itself without end
-        return jax.jit(partial(primitive.bind, **params))(*leaves)
+        return jax.jit(partial(_primitive.bind, **params))(*leaves)
 
 
-def _primitive(name: str) -> Primitive:
-    made = Primitive(f"lstm_jax_{name}")
-    made.multiple_results = True
-    made.def_impl(partial(_run_compiled, made))
-    made.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
-
-    def lower(platform: str, context, *leaves, operation, branches, **params):
-        # an exported program must also run on machines without the compiled code
-        exported = getattr(context.module_context.lowering_parameters, "for_export", False)
-        here = platform in operation.runs_on() and not exported
-        return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
-
-    for platform in PLATFORMS:
-        mlir.register_lowering(made, partial(lower, platform), platform=platform)
-    return made
+def _lower(platform: str, context, *leaves, one: _Pass, branches: tuple[ClosedJaxpr, ClosedJaxpr]):
+    # an exported program must also run on machines without the compiled code
+    exported = getattr(context.module_context.lowering_parameters, "for_export", False)
+    here = platform in one.operation.runs_on() and not exported
+    return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
 
 
-_forward, _linear, _backward = _primitive("forward"), _primitive("tangents"), _primitive("backward")
+def _differentiate(primals, tangents, *, one: _Pass, branches):
+    given = tuple(n for n, t in enumerate(tangents) if not (isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0))
+    tangents = [tangents[n] for n in given]
+    if not isinstance(one, _Forward):
+        return _primitive.bind(*primals, one=one, branches=branches), _jvp(partial(one.run, False), primals, given, tangents)
+    outputs, residuals = _bind(replace(one, keep=True), primals)
+    if one.keep:  # a second derivative differentiates the residuals too
+        return jax.tree.leaves((outputs, residuals)), _jvp(partial(one.run, False), primals, given, tangents)
+    trees = (one.tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
+    linear = _Tangents(one.operation, trees, given)
+    return jax.tree.leaves(outputs), _bind(linear, [*primals, *jax.tree.leaves(residuals), *tangents])
 
 
-def _given(tangents: Leaves) -> tuple[tuple[int, ...], list[Any]]:
-    """Return the indices of the tangents that are not zero, and these tangents."""
-    found = [n for n, t in enumerate(tangents) if not (isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0)]
-    return tuple(found), [tangents[n] for n in found]
-
-
-def _forward_jvp(primals, tangents, *, operation, keep, tree, branches):
+def _transpose(cotangents, *leaves, one: _Tangents, branches):
     del branches
-    given, tangents = _given(tangents)
-    outputs, residuals = _run_forward(operation, True, tree, primals)
-    leaves = jax.tree.leaves((outputs, residuals if keep else None))
-    if keep:  # a second derivative differentiates the residuals too
-        return leaves, _jvp(lambda *args: jax.tree.leaves(operation.plain_forward(True, *tree.unflatten(args))), primals, given, tangents)
-    trees = (tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
-    operands = [*primals, *jax.tree.leaves(residuals), *tangents]
-    branches = (jax.make_jaxpr(partial(_tangents, operation, trees, given))(*operands),) * 2
-    return leaves, _linear.bind(*operands, operation=operation, trees=trees, given=given, branches=branches)
-
-
-def _linear_jvp(primals, tangents, **params):
-    results = _linear.bind(*primals, **params)
-    function = partial(_tangents, params["operation"], params["trees"], params["given"])
-    return results, _jvp(function, primals, *_given(tangents))
-
-
-def _linear_transpose(cotangents, *leaves, operation, trees, given, branches):
-    del branches
-    args, residuals, tangents = _cut(trees, leaves)
+    args, residuals, tangents = one.cut(leaves)
     known = tuple(n for n, cotangent in enumerate(cotangents) if not isinstance(cotangent, ad.Zero))
-    zeros = {n: ad.Zero(tangent.aval) for n, tangent in zip(given, tangents, strict=True) if ad.is_undefined_primal(tangent)}
-    operands = [*args, *residuals, *(cotangents[n] for n in known)]
-    wanted = tuple(zeros)
-    by_leaf = dict(zip(wanted, _run_backward(operation, wanted, trees, known, operands), strict=True)) if known else {}
-    return [None] * (len(args) + len(residuals)) + [by_leaf.get(n, zeros.get(n)) for n in given]
+    found: dict[int, Any] = {n: ad.Zero(t.aval) for n, t in zip(one.given, tangents, strict=True) if ad.is_undefined_primal(t)}
+    if known:
+        backward = _Backward(one.operation, one.trees, known, tuple(found))
+        found = dict(zip(found, _bind_once(backward, [*args, *residuals, *(cotangents[n] for n in known)]), strict=True))
+    return [None] * (len(args) + len(residuals)) + [found.get(n) for n in one.given]
 
 
-def _backward_jvp(primals, tangents, *, operation, wanted, trees, given, branches):
-    results = _backward.bind(*primals, operation=operation, wanted=wanted, trees=trees, given=given, branches=branches)
-    return results, _jvp(partial(_call_backward, operation.plain_backward, wanted, trees, given), primals, *_given(tangents))
+def _batch(leaves, dims, *, one: _Pass, branches):
+    size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
+    leaves = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
+    dims = tuple(None if dim is None else 0 for dim in dims)
+    if size:
+        results = one.batch(size, leaves, dims, branches[1].in_avals)
+    else:  # `vmap` makes no call
+        results = [jnp.zeros((0, *like.shape), like.dtype) for like in branches[1].out_avals]
+    return results, [0] * len(results)
 
 
-ad.primitive_jvps[_forward] = _forward_jvp
-ad.primitive_jvps[_linear] = _linear_jvp
-ad.primitive_jvps[_backward] = _backward_jvp
-ad.primitive_transposes[_linear] = _linear_transpose
-
-
-def _without_leading(leaves: Leaves, dims: Sequence[int | None]) -> list[Any]:
-    """Return the arguments of one of the calls that `vmap` makes, as arrays or as shapes and dtypes."""
-    return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
+_primitive = Primitive("lstm_jax_operation")
+_primitive.multiple_results = True
+_primitive.def_impl(_run_compiled)
+_primitive.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
+for _platform in PLATFORMS:
+    mlir.register_lowering(_primitive, partial(_lower, _platform), platform=_platform)
+ad.primitive_jvps[_primitive] = _differentiate
+ad.primitive_transposes[_primitive] = _transpose
+batching.primitive_batchers[_primitive] = _batch
 
 
 def _spread(leaf, dim: int | None, size: int):
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
-def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading axis, over which `vmap` maps, into the batch axis of an array."""
-    if axis is None:
-        return leaf
-    whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
-    return whole.reshape(*whole.shape[:axis], size * whole.shape[axis + 1], *whole.shape[axis + 2 :])
+def _folded(leaves: Leaves, dims: Sequence[int | None], axes: Sequence[int | None], size: int) -> Leaves:
+    """Merge the leading axis, over which `vmap` maps, into the batch axis of each array that has one."""
+
+    def fold(leaf, dim, axis):
+        if axis is None:
+            return leaf
+        whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
+        return whole.reshape(*whole.shape[:axis], size * whole.shape[axis + 1], *whole.shape[axis + 2 :])
+
+    return [fold(*each) for each in zip(leaves, dims, axes, strict=True)]
 
 
-def _unfold(leaf, axis: int, size: int):
-    """Undo `_fold`."""
-    cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
-    return jnp.moveaxis(cut, axis, 0)
+def _unfolded(tree: Any, axes: Sequence[Any], size: int) -> Leaves:
+    """Undo `_folded` for the leaves of a tree, and return them."""
 
+    def unfold(leaf, axis: int):
+        cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
+        return jnp.moveaxis(cut, axis, 0)
 
-def _batched(rule: Callable, run_inner: Callable):
-    """Return a batching rule of JAX from rule(size, leaves, dims, inner, **params), whose leaves have the mapped axis in front."""
-
-    def batch(leaves, dims, *, branches, **params):
-        del branches
-        size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
-        leaves = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
-        dims = tuple(None if dim is None else 0 for dim in dims)
-        inner = _without_leading(leaves, dims)
-        if size:
-            results = rule(size, leaves, dims, inner, **params)
-        else:  # `vmap` makes no call
-            shapes = jax.tree.leaves(jax.eval_shape(lambda *leaves: run_inner(leaves=leaves, **params), *inner))
-            results = [jnp.zeros((0, *one.shape), one.dtype) for one in shapes]
-        return results, [0] * len(results)
-
-    return batch
-
-
-def _forward_batch(size, leaves, dims, inner, operation, keep, tree) -> Leaves:
-    axes = operation.rows(tree.unflatten(inner))
-    if any(dim is not None and axis is None for dim, axis in zip(dims, axes, strict=True)):
-        return jax.tree.leaves(_run_forward(operation.mapped(dims, size), keep, tree, leaves))
-    folded = [_fold(*each, size) for each in zip(leaves, dims, axes, strict=True)]
-    outputs, residuals = _run_forward(operation, keep, tree, folded)
-    by_row = [*operation.output_rows(outputs), *(operation.residual_rows(residuals) if keep else [])]
-    return [_unfold(leaf, axis, size) for leaf, axis in zip(jax.tree.leaves((outputs, residuals)), by_row, strict=True)]
-
-
-def _backward_batch(size, leaves, dims, inner, operation, wanted, trees, given) -> Leaves:
-    args, residuals, _ = _cut(trees, inner)
-    axes = operation.rows(trees[0].unflatten(args))
-    all_by_row = all(axes[n] is not None for n in wanted)
-    if all_by_row and all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=False)):
-        outputs = operation.output_rows(trees[2].unflatten(list(range(trees[2].num_leaves))))
-        by_row = [*axes, *operation.residual_rows(trees[1].unflatten(residuals)), *(outputs[n] for n in given)]
-        folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
-        gradients = _run_backward(operation, wanted, trees, given, folded)
-        return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)]
-    # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
-    count = trees[0].num_leaves
-    dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
-    repeated = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
-    return _run_backward(operation.mapped(dims_of_args, size), wanted, trees, given, repeated)
-
-
-def _linear_batch(leaves, dims, *, operation, trees, given, branches):
-    del branches
-    results = jax.vmap(partial(_tangents, operation, trees, given), in_axes=tuple(dims))(*leaves)
-    return results, [0] * len(results)
-
-
-batching.primitive_batchers[_forward] = _batched(_forward_batch, _run_forward)
-batching.primitive_batchers[_backward] = _batched(_backward_batch, _run_backward)
-batching.primitive_batchers[_linear] = _linear_batch
+    return [unfold(*each) for each in zip(jax.tree.leaves(tree), axes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -339,10 +321,10 @@ class Vmapped(Operation):
         leaves, tree = jax.tree.flatten(args)
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
-    def forward(self, keep: bool, *args):
+    def forward(self, keep, *args):
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
-    def plain_forward(self, keep: bool, *args):
+    def plain_forward(self, keep, *args):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
@@ -351,20 +333,17 @@ class Vmapped(Operation):
     def plain_backward(self, wanted, args, residuals, cotangents):
         return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
 
-    def _back(self, function: Callable, wanted, args, residuals, cotangents):
+    def _back(self, function: Callable, wanted, args, *more):
         tree = jax.tree.structure(args)
+        gradients = tree.flatten_up_to(self._over(partial(function, wanted), args, *more))
+        each = zip(self.dims, tree.flatten_up_to(wanted), gradients, strict=True)
+        return tree.unflatten([None if not want else gradient if dim == 0 else gradient.sum(0) for dim, want, gradient in each])
 
-        def call(args, residuals, cotangents):
-            flat = tree.flatten_up_to(function(wanted, args, residuals, cotangents))
-            return [gradient for gradient, want in zip(flat, tree.flatten_up_to(wanted), strict=True) if want]
-
-        found = iter(self._over(call, args, residuals, cotangents))
-        pairs = zip(self.dims, tree.flatten_up_to(wanted), strict=True)
-        return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
-
-    def rows(self, args: tuple) -> list[int | None]:
+    def rows(self, args: tuple) -> Axes:
         leaves, tree = jax.tree.flatten(args)
-        axes = self.inner.rows(tree.unflatten(_without_leading(leaves, self.dims)))
+        pairs = zip(leaves, self.dims, strict=True)
+        inner = [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in pairs]
+        axes = self.inner.rows(tree.unflatten(inner))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:

@@ -11,21 +11,37 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
+Axes = Sequence[int | None]
 _DEVICES: ContextVar[int] = ContextVar("devices", default=1)
 SUM = "sum"
 """Entry of `result_axes` for a result that is summed over all devices, in place of the index of an axis."""
 
 
-def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
-    """Return a version of `function` that accepts sharded arrays in a jitted program. Each device calls `function` on its own shard."""
+def partitioned(function: Callable, arg_axes: Axes, result_axes: Any) -> Callable:
+    """Return a version of `function` that accepts sharded arrays in a jitted program. Each device calls `function` on its own shard.
 
+    Args:
+        function: function of pytrees of arrays.
+        arg_axes: index of the axis of each array in the arguments that is sharded, or None if each device reads the whole array.
+        result_axes: pytree with the structure of the results, of the index of the sharded axis of each result, or `SUM`.
+    """
+    axes, out_tree = jax.tree.flatten(result_axes)
+
+    def called(*args):
+        leaves, tree = jax.tree.flatten(args)
+        return out_tree.unflatten(_partitioned(lambda *leaves: jax.tree.leaves(function(*tree.unflatten(leaves))), arg_axes, axes)(*leaves))
+
+    return called
+
+
+def _partitioned(function: Callable, arg_axes: Axes, result_axes: list[int | str]) -> Callable:
     @custom_partitioning
     def made(*args):
         return function(*args)
 
     def partition(mesh, arg_shapes, result_shapes):
+        del result_shapes
         names = _names(mesh, arg_shapes, arg_axes)
-        arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, result_axes))
 
         def call_part(*args):
             outside = _DEVICES.set(mesh.size)
@@ -33,10 +49,10 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
                 results = function(*args)
             finally:
                 _DEVICES.reset(outside)
-            summed = [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, result_axes, strict=True)]
-            return jax.tree.unflatten(jax.tree.structure(result_shapes), summed)
+            return [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, result_axes, strict=True)]
 
-        return mesh, call_part, jax.tree.unflatten(jax.tree.structure(result_shapes), result_shardings), tuple(arg_shardings)
+        arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, result_axes))
+        return mesh, call_part, result_shardings, tuple(arg_shardings)
 
     made.def_partition(partition, sharding_rule=lambda mesh, args, results: _rule(arg_axes, result_axes, args, results))
 
@@ -44,10 +60,10 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
         del axis_size
         call = jax.vmap(function, in_axes=tuple(0 if is_mapped else None for is_mapped in mapped))
         axes = [axis + 1 if is_mapped and axis is not None else axis for axis, is_mapped in zip(arg_axes, mapped, strict=True)]
-        results = partitioned(call, axes, [axis + 1 if isinstance(axis, int) else axis for axis in result_axes])(*args)
+        results = _partitioned(call, axes, [axis + 1 if isinstance(axis, int) else axis for axis in result_axes])(*args)
         return results, [True] * len(results)
 
-    called = custom_vmap(lambda *args: list(made(*args)))
+    called = custom_vmap(made)
     called.def_vmap(map_calls)
     return called
 

@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import is_ours
@@ -214,30 +215,30 @@ def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
     if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
         return run(call)
     length = segment_length(remat, steps)
-    count = steps // length
-    whole = count * length
-    at, reset_state = (None, None) if call.resets is None else call.resets
+    whole = steps - steps % length
+    at, reset_state = call.resets or (None, None)
     per_step, fixed = (call.x, call.valid, at), (call.params, call.dropout, reset_state)
 
-    def segment(state, x, valid, at, params, dropout, reset_state):
+    def segment(state, per_step, fixed):
+        (x, valid, at), (params, dropout, reset_state) = per_step, fixed
         h, final = run(Call(params, x, state, valid, dropout, None if at is None else Resets(at, reset_state)))
         return final, h
 
-    state, parts = call.state, []
-    if count > 1:
-        # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
-        again = jax.checkpoint(segment, prevent_cse=False)
-        cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), per_step)
-        state, h = lax.scan(lambda state, part: again(state, *part, *fixed), state, cut)
-        parts.append(None if h is None else h.reshape(whole, *h.shape[2:]))
-    for start in range(whole if count > 1 else 0, steps, length):
-        rest = slice(start, start + length)
-        state, h = jax.checkpoint(segment)(state, *jax.tree.map(lambda array, rest=rest: array[rest], per_step), *fixed)
-        parts.append(h)
-    return parts[0] if len(parts) == 1 or parts[0] is None else jnp.concatenate(parts), state
+    if length == steps:
+        final, h = jax.checkpoint(segment)(call.state, per_step, fixed)
+        return h, final
+    # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
+    again = jax.checkpoint(segment, prevent_cse=False)
+    cut = jax.tree.map(lambda a: a[:whole].reshape(-1, length, *a.shape[1:]), per_step)
+    state, h = lax.scan(lambda state, part: again(state, part, fixed), call.state, cut)
+    parts = [] if h is None else [h.reshape(whole, *h.shape[2:])]
+    if whole < steps:
+        state, last = jax.checkpoint(segment)(state, jax.tree.map(lambda a: a[whole:], per_step), fixed)
+        parts.append(last)
+    return None if h is None else jnp.concatenate(parts), state
 
 
-def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
+def _after_valid(valid: Array, resets: Resets | None) -> Array:
     """Return bool (T, B), True from the first valid step of each sequence on. A sequence begins at step 0 and at each reset."""
     if resets is None:
         return jnp.cumsum(valid, axis=0) > 0
@@ -257,8 +258,8 @@ class Solution(NamedTuple):
     """
 
     states: Any
-    iterations: jax.Array
-    residual: jax.Array
+    iterations: Array
+    residual: Array
 
 
 def solve_states(

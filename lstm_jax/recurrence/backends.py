@@ -308,11 +308,14 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    if missing := lacks(backend, Request(backend.cells[0]), platform):
+    def why(products: str) -> str:
+        return lacks(backend, Request(backend.cells[0], compute_dtype=products), platform)
+
+    if missing := why("float32"):
         return missing
-    mixed = [products for _, products in backend.dtypes if products not in (dtype for dtype, _ in backend.dtypes)]
-    lacking = {dtype: lacks(backend, Request(backend.cells[0], compute_dtype=dtype), platform) for dtype in mixed}
-    return "; ".join(["yes", *(f"no products in {dtype}: {why}" for dtype, why in lacking.items() if why)])
+    alone = {dtype for dtype, _ in backend.dtypes}
+    lacking = {dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in alone}
+    return "; ".join(["yes", *(f"no products in {dtype}: {reason}" for dtype, reason in lacking.items() if reason)])
 
 
 def _dropouts(backend: Backend) -> str:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.primitives.operation import Operation
+from lstm_jax.primitives.operation import Axes, Operation
 from lstm_jax.runtime import sharding
 
 
@@ -50,10 +51,10 @@ class Call(NamedTuple):
     params: Any
     x: Any
     state: Any
-    valid: jax.Array | None
+    valid: Array | None
     dropout: DropoutMasks
     resets: Resets | None
-    tokens: jax.Array | None = None
+    tokens: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Options:
     batch_first: bool = False
 
 
-def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
+def restart(state: Any, at: Array | None, resets: Resets | None) -> Any:
     """Return the state from which a step starts: `resets.state` in the rows that are reset, and `state` in all other rows."""
     if at is None or resets is None:
         return state
     return jax.tree.map(lambda new, old: jnp.where(at[:, None], new, old), resets.state, state)
 
 
-def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
+def split_gradient(gradient: Any, d_reset: Any, at: Array | None) -> tuple[Any, Any]:
     """Back-propagate through the resets before a step, and return the two resulting gradients."""
     if at is None:
         return gradient, d_reset
@@ -96,18 +97,18 @@ class RecurrentOperation(Operation):
     array (T, B, H), or None if it is not requested.
     """
 
-    def rows(self, args: tuple) -> list[int | None]:
-        return [axis for field, part in zip(Call._fields, args, strict=False) for axis in batch_axes(field, part)]
+    def rows(self, args: tuple) -> Axes:
+        return batch_axes(Call(*args))
 
     def output_rows(self, outputs) -> list[int]:
         h, state = outputs
         return [1] * (h is not None) + [0] * len(state)
 
 
-def batch_axes(field: str, part) -> list[int | None]:
-    """Return the index of the batch axis of each array in a field of a `Call`, or None for the parameters."""
+def batch_axes(call: Call) -> Axes:
+    """Return the index of the batch axis of each array of a call. The parameters have none."""
 
-    def axis(leaf) -> int | None:
+    def axis(field: str, leaf) -> int | None:
         match field:
             case "params":
                 return None
@@ -120,13 +121,7 @@ def batch_axes(field: str, part) -> list[int | None]:
             case _:
                 return 1
 
-    return [axis(leaf) for leaf in jax.tree.leaves(part)]
-
-
-def with_zeros(cotangents, like: Any) -> tuple[Any, Any]:
-    """Return the pair `cotangents` with zeros in place of each None in its second member. The first member is not changed."""
-    d_h, d_final = cotangents
-    return d_h, type(like)(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))
+    return [axis(field, leaf) for field, part in call._asdict().items() for leaf in jax.tree.leaves(part)]
 
 
 TIME_FIRST = PartitionSpec(None, sharding.DATA)

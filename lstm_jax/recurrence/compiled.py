@@ -30,11 +30,11 @@ from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
-from lstm_jax.primitives.operation import Operation, apply
+from lstm_jax.primitives.operation import Axes, Operation, apply, with_zeros
 from lstm_jax.primitives.partition import SUM, partitioned
 from lstm_jax.recurrence import hoisted, reference
 from lstm_jax.recurrence.associative import coefficients
-from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, batch_axes, with_zeros
+from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, batch_axes
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS, GATE_RECURRENT, join, join_state, split_gradients, split_state
 from lstm_jax.recurrence.hoisted import TWIN, Residuals
 
@@ -57,8 +57,7 @@ def run(options: Options, call: Call):
     call = call._replace(tokens=None if x.ndim == 2 else call.tokens)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         call = call._replace(dropout=DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent)))
-    operation = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(replace(options, compute_dtype=products))
-    return apply(operation, *call)
+    return apply(CompiledCell(replace(options, compute_dtype=products)), *call)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:
@@ -71,6 +70,9 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 @dataclass(frozen=True)
 class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`.
+
+    If the gradients of the LSTM are computed in JAX instead of in C++ (see `Operation.plain_backward`), they are computed from the
+    residuals, which are the values that the forward pass has stored. For any other cell, the forward pass is run again instead.
 
     Attributes:
         options: static options of the call, with a `compute_dtype` of "bfloat16" or "int8", or None for the dtype of the parameters.
@@ -90,41 +92,31 @@ class CompiledCell(RecurrentOperation):
         return (outputs, split_state(final)), residuals
 
     def backward(self, wanted, args, residuals, cotangents):
-        if any(jax.tree.leaves(Call(*wanted).dropout)):
+        call, wanted_fields, (d_h, d_final) = Call(*args), Call(*wanted), cotangents
+        if any(jax.tree.leaves(wanted_fields.dropout)):
             return self.plain_backward(wanted, args, residuals, cotangents)
-        call, by_x = Call(*args), bool(Call(*wanted).x)
-        d_h, d_final = with_zeros(cotangents, call.state)
+        d_final, by_x = with_zeros(d_final, call.state), bool(wanted_fields.x)
         if self.options.cell != GATE_RECURRENT:
             return tuple(_call_backward(self.options, by_x, call, residuals, d_h, d_final))
         return tuple(split_gradients(_call_backward(self.options, by_x, join(call), residuals, d_h, join_state(d_final))))
 
     def plain_forward(self, keep, *args):
+        call = Call(*args)
+        if not keep:
+            return reference.run(self.options, call), None
+        if self.options.cell is CELLS["lstm"]:
+            return hoisted.forward(TWIN, self.options, True, call)
         # the residuals are not computed, since `plain_backward` does not read them
-        residuals = jax.eval_shape(partial(self.forward, True), *args)[1] if keep else None
-        return reference.run(self.options, Call(*args)), jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), residuals)
-
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        gradients = Call(*super().plain_backward(wanted, args, residuals, cotangents))
-        return tuple(gradients._replace(x=_sum_repeats(gradients.x, Call(*args).tokens)))
-
-
-@dataclass(frozen=True)
-class CompiledLSTM(CompiledCell):
-    """Operation that runs the LSTM over time in C++.
-
-    If gradients are computed in JAX instead of in C++ (see `Operation.plain_backward`), this class computes them from the residuals, which
-    are the values that the forward pass has stored. Its base class `CompiledCell` runs the forward pass again instead.
-    """
-
-    def plain_forward(self, keep, *args):
-        return hoisted.forward(TWIN, self.options, True, Call(*args)) if keep else super().plain_forward(False, *args)
+        residuals = jax.eval_shape(partial(self.forward, True), *args)[1]
+        return reference.run(self.options, call), jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), residuals)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         call = Call(*args)
-        gradients = hoisted.backward(TWIN, self.options, call, residuals, cotangents)
-        by_masks = any(jax.tree.leaves(Call(*wanted).dropout))
-        d_x = _sum_repeats(gradients.x, call.tokens) if Call(*wanted).x else None
-        return tuple(gradients._replace(x=d_x, dropout=gradients.dropout if by_masks else DropoutMasks()))
+        if self.options.cell is CELLS["lstm"]:
+            gradients = hoisted.backward(TWIN, self.options, call, residuals, cotangents)
+        else:
+            gradients = Call(*super().plain_backward(wanted, args, residuals, cotangents))
+        return tuple(gradients._replace(x=_sum_repeats(gradients.x, call.tokens)))
 
 
 def _without_gates(mask):
@@ -135,9 +127,9 @@ def _kinds(mask) -> int:
     return 0 if mask is None else len(mask) if is_per_gate(mask) else 1
 
 
-def _attributes(options: Options, call: Call, sequences: bool) -> dict[str, Any]:
+def _attributes(options: Options, call: Call) -> dict[str, Any]:
     return {
-        "cell": COMPILED_CELLS[options.cell].number,
+        "cell": list(COMPILED_CELLS).index(options.cell),
         "ids": bool(jnp.issubdtype(call.x.dtype, jnp.integer)),
         "input_masks": _kinds(call.dropout.input),
         "recurrent_masks": _kinds(call.dropout.recurrent),
@@ -145,92 +137,82 @@ def _attributes(options: Options, call: Call, sequences: bool) -> dict[str, Any]
         "tokens": call.tokens is not None,
         "resets": call.resets is not None,
         "products": PRODUCT_NUMBERS[options.compute_dtype],
-        "sequences": sequences,
+        "batch_first": _is_batch_first(options, call.x),
     }
+
+
+def _is_batch_first(options: Options, x) -> bool:
+    """Return whether the C++ code reads and writes arrays (B, T, ...)."""
+    batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
+    return options.batch_first and isinstance(batch, int) and batch > FEW_ROWS
 
 
 def _further(params) -> list[jax.Array]:
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
-def _swaps(options: Options, x) -> bool:
-    """Return whether the C++ code reads and writes arrays (B, T, ...)."""
-    batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
-    return options.batch_first and isinstance(batch, int) and batch > FEW_ROWS
-
-
 def _swapped(array):
     return jnp.swapaxes(array, 0, 1) if array.ndim == 3 else array
-
-
-def _axes(fields: tuple[str, ...], parts: tuple) -> list[int | None]:
-    return [axis for field, part in zip(fields, parts, strict=True) for axis in batch_axes(field, part)]
 
 
 def _each(tree, axis):
     return jax.tree.map(lambda _: axis, tree)
 
 
+# The operands and results of the calls below have the order in which the C++ code takes them.
+
+
 def _call_forward(options: Options, keep: bool, call: Call):
-    state, sequences, gates = call.state, options.sequences, options.cell.gates
-    attributes = _attributes(options, call, sequences)
-    kept = COMPILED_CELLS[options.cell].kept if keep else 0
-    # in the order in which the C++ code takes them; JAX keeps `run`, which therefore must not hold arrays of this trace
-    parts = (call.x, (*call.params[:3], *_further(call.params)), state, call.dropout, call.valid, call.tokens, call.resets)
-    leaves, tree = jax.tree.flatten(parts)
+    sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
-    def run(*args):
-        x, weights, state, *more = tree.unflatten(args)
-        (steps, batch), dtype, units = x.shape[:2], weights[0].dtype, weights[0].shape[1] // gates
-        swaps = _swaps(options, x)
+    def run(call: Call):  # JAX keeps `run`, which therefore must not hold arrays of this trace
+        x, params, state, attributes = call.x, call.params, call.state, _attributes(options, call)
+        (steps, batch), dtype, units = x.shape[:2], params.kernel.dtype, params.kernel.shape[1] // options.cell.gates
+        swaps = attributes["batch_first"]
         returned = state if keep else state[: int(sequences and not swaps)]  # arrays of the state that are returned for all steps
-        shapes = [(steps + 1, *part.shape) for part in returned]
-        shapes += [(steps, batch, kept * units)] * bool(kept) + [(batch, steps, units)] * (sequences and swaps)
-        results = [*state, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
-        products = sum(kernel.size for kernel in weights[:2] if kernel.ndim == 2)
+        results = (
+            state,
+            [jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype) for part in returned],
+            jax.ShapeDtypeStruct((steps, batch, kept * units), dtype) if kept else None,
+            jax.ShapeDtypeStruct((batch, steps, units), dtype) if sequences and swaps else None,
+        )
+        products = sum(kernel.size for kernel in params[:2] if kernel.ndim == 2)
         alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * products <= LITTLE
-        operands = jax.tree.leaves((_swapped(x) if swaps else x, weights, state, more))
-        own = {"alone": alone, "keep": keep, "batch_first": swaps}
-        found = native.call("lstm_jax_forward", results, operands, {}, sets=True, **own, **attributes)
-        if not sequences:
-            return found
-        outputs = jnp.swapaxes(found.pop(), 0, 1) if swaps else found[len(state)][1:, :, :units]
-        return [*found[: None if keep else len(state)], outputs]
+        weights = (*params[:3], *_further(params))
+        operands = (_swapped(x) if swaps else x, weights, state, call.dropout, call.valid, call.tokens, call.resets)
+        own = {"alone": alone, "keep": keep, "sequences": sequences}
+        final, all_steps, values, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **own, **attributes)
+        if sequences:
+            outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]
+        return final, all_steps if keep else [], values, outputs
 
-    axes = (_each(state, 0), _each(tuple(state), 1) if keep else (), 1 if kept else None, 1 if sequences else None)
-    found = partitioned(run, _axes(("x", "params", "state", "dropout", "valid", "tokens", "resets"), parts), jax.tree.leaves(axes))(*leaves)
-    final, steps, values, outputs = jax.tree.structure(axes).unflatten(found)
+    axes = (_each(call.state, 0), [1] * len(call.state) if keep else [], 1 if kept else None, 1 if sequences else None)
+    final, steps, values, outputs = partitioned(run, batch_axes(call), axes)(call)
     return (outputs, final), Residuals(values, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
 
 
 def _call_backward(options: Options, by_x: bool, call: Call, residuals: Residuals, d_h, d_final) -> Call:
-    params = call.params
-    attributes = _attributes(options, call, d_h is not None)
-    kernels, extras, resets = params[: 2 if options.cell.has_recurrent_kernel else 1], _further(params), call.resets is not None
-    parts = (call.x, kernels, extras, residuals, d_final, d_h, call.dropout, call.valid, call.tokens, call.resets)
-    leaves, tree = jax.tree.flatten(parts)
-
-    def run(*args):
-        x, kernels, extras, residuals, d_final, d_h, *more = tree.unflatten(args)
-        bias = jax.ShapeDtypeStruct(kernels[0].shape[1:], kernels[0].dtype)
-        swaps = _swaps(options, x)
+    def run(call: Call, residuals, d_final, d_h):  # as in `_call_forward`, no arrays of this trace
+        x, params, attributes = call.x, call.params, _attributes(options, call)
+        kernels, extras = params[: 2 if options.cell.has_recurrent_kernel else 1], _further(params)
+        swaps = attributes["batch_first"]
         if swaps:
             x, d_h = _swapped(x), None if d_h is None else _swapped(d_h)
-        results = [*d_final, *kernels, bias, *extras, *([x] if by_x else []), *(d_final if resets else [])]
-        operands = jax.tree.leaves((x, kernels, extras, residuals, d_final, d_h, more))
-        found = native.call("lstm_jax_backward", results, operands, {}, sets=True, d_x=by_x, batch_first=swaps, **attributes)
-        if by_x and swaps:
-            at = len(d_final) + len(kernels) + 1 + len(extras)  # of d_x
-            found[at] = jnp.swapaxes(found[at], 0, 1)
-        return found
+        results = (d_final, kernels, params.bias, extras, x if by_x else None, d_final if call.resets else None)
+        operands = (x, kernels, extras, residuals, d_final, d_h, call.dropout, call.valid, call.tokens, call.resets)
+        own = {"d_x": by_x, "sequences": d_h is not None}
+        d_state, d_kernels, d_bias, d_extras, d_x, d_start = native.call(
+            "lstm_jax_backward", results, operands, sets=True, **own, **attributes
+        )
+        further = jnp.split(d_extras[0], np.cumsum([len(part) for part in params[3:]])[:-1]) if extras else ()
+        d_params = type(params)(*d_kernels, d_bias, *further)
+        d_x = _swapped(d_x) if by_x and swaps else d_x
+        return Call(d_params, d_x, d_state, None, DropoutMasks(), Resets(None, d_start) if call.resets else None)
 
-    axes = (_each(d_final, 0), _each(kernels, SUM), SUM, _each(extras, SUM), 1 if by_x else None, _each(d_final, 0) if resets else None)
-    fields = ("x", "params", "params", "valid", "state", "x", "dropout", "valid", "tokens", "resets")
-    found = partitioned(run, _axes(fields, parts), jax.tree.leaves(axes))(*leaves)
-    d_state, d_kernels, d_bias, d_extras, d_x, d_start = jax.tree.structure(axes).unflatten(found)
-    further = jnp.split(d_extras[0], np.cumsum([len(part) for part in params[3:]])[:-1]) if extras else ()
-    d_params = type(params)(*d_kernels, d_bias, *further)
-    return Call(d_params, d_x, d_state, None, DropoutMasks(), Resets(None, d_start) if resets else None)
+    d_start = Resets(None, _each(d_final, 0)) if call.resets else None
+    axes = Call(_each(call.params, SUM), 1 if by_x else None, _each(d_final, 0), None, DropoutMasks(), d_start)
+    given = [1] * len(jax.tree.leaves(residuals)) + [0] * len(d_final) + [1] * (d_h is not None)
+    return partitioned(run, [*batch_axes(call), *given], axes)(call, residuals, d_final, d_h)
 
 
 def _sum_repeats(d_x, tokens):
@@ -259,7 +241,7 @@ class LinearSteps(Operation):
     def runs_on(self):
         return ("cpu",)
 
-    def rows(self, args: tuple) -> list[int | None]:
+    def rows(self, args: tuple) -> Axes:
         return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
 
     def output_rows(self, outputs) -> list[int]:
@@ -268,24 +250,22 @@ class LinearSteps(Operation):
 
     def forward(self, keep, *args):
         """Run all steps in C++ and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
-        resets = args[3] is not None  # JAX keeps `call`, so that it must not hold arrays of this trace
 
-        def call(*args):
-            return native.call("lstm_jax_linear_forward", [args[0]], args, {}, resets=resets)
+        def call(a, b, h, starts):
+            return native.call("lstm_jax_linear_forward", a, (a, b, h, starts), resets=starts is not None)
 
-        h = partitioned(call, self.rows(args), [1])(*jax.tree.leaves(args))[0]
+        h = partitioned(call, self.rows(args), 1)(*args)
         return h, h if keep else None
 
     def backward(self, wanted, args, residuals, cotangents):
         del wanted
         a, _, h, starts = args
-        resets = starts is not None  # as in `forward`, `call` must not hold arrays
 
-        def call(*args):
-            return native.call("lstm_jax_linear_backward", [args[0], args[0], args[1]], args, {}, resets=resets)
+        def call(a, h, all_h, d_h, starts):
+            return native.call("lstm_jax_linear_backward", (a, a, h), (a, h, all_h, d_h, starts), resets=starts is not None)
 
-        operands = jax.tree.leaves((a, h, residuals, cotangents, starts))
-        return *partitioned(call, [1, 0, 1, 1, 1][: len(operands)], [1, 1, 0])(*operands), None
+        axes = [1, 0, 1, 1] + [1] * (starts is not None)
+        return *partitioned(call, axes, (1, 1, 0))(a, h, residuals, cotangents, starts), None
 
     def plain_forward(self, keep, *args):
         a, b, start, starts = args

@@ -8,8 +8,6 @@ the candidate g. The functions here convert operands to this form, and results a
 B is the batch size, T the number of steps and H the number of units.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from lstm_jax.cells import CELLS, VARIANTS, Cell, GateRecurrentParams, GateRecurrentState, LSTMParams, LSTMState
@@ -19,23 +17,12 @@ from lstm_jax.shapes import GATES
 GATE_RECURRENT = CELLS["lstm_full_gate_recurrence"]
 
 
-class CompiledRow(NamedTuple):
-    """Row of the table `COMPILED_CELLS`.
-
-    Attributes:
-        number: index of the cell in the table in native/cells.h, counted from 0.
-        kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
-    """
-
-    number: int
-    kept: int
-
-
 _KEPT = {"lstm": 4, "gru": 4, "simple_rnn": 0, "gru_reset_before": 3, "lstm_layernorm": 12, "lstm_peephole": 4}
 _KEPT |= {f"lstm_{variant}": len(gates) for variant, gates in VARIANTS.items() if variant != "full_gate_recurrence"}
 _KEPT |= {"min_lstm": 4, "min_gru": 2, GATE_RECURRENT.name: 1}
-COMPILED_CELLS = {CELLS[name]: CompiledRow(number, kept) for number, (name, kept) in enumerate(_KEPT.items())}
-"""Dict from each cell that native/recurrence.cc runs to the `CompiledRow` of this cell, in the order of the table in native/cells.h."""
+COMPILED_CELLS = {CELLS[name]: kept for name, kept in _KEPT.items()}
+"""Dict from each cell that native/recurrence.cc runs, in the order of native/cells.h, to the number of arrays (B, H) that a step
+keeps for the backward pass in addition to the state."""
 
 
 def is_compiled(cell: Cell) -> bool:

@@ -24,15 +24,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.primitives.operation import apply
-from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient, with_zeros
+from lstm_jax.primitives.operation import apply, with_zeros
+from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient
 from lstm_jax.shapes import GATES
 
-Gates = tuple[jax.Array, ...]
+Gates = tuple[Array, ...]
 """Four arrays, one for each of the gates i, f, g and o. The last axis of each has size H."""
 
 
@@ -52,20 +53,20 @@ class LocalDerivatives(NamedTuple):
         h: h before the step.
     """
 
-    c_by_h: jax.Array
+    c_by_h: Array
     z_by: Gates
-    forget: jax.Array
-    h: jax.Array
+    forget: Array
+    h: Array
 
 
-def _local_derivatives(gates: Gates, state: LSTMState, tanh_c: jax.Array) -> LocalDerivatives:
+def _local_derivatives(gates: Gates, state: LSTMState, tanh_c: Array) -> LocalDerivatives:
     """Return the local derivatives from the gates, the state before a step, and tanh(c) after it."""
     i, f, g, o = gates
     z_by = (g * i * (1 - i), state.c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
     return LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, f, state.h)
 
 
-def _split(array: jax.Array) -> Gates:
+def _split(array: Array) -> Gates:
     return tuple(jnp.split(array, GATES, axis=-1))
 
 
@@ -74,15 +75,15 @@ class Residuals(NamedTuple):
 
     Attributes:
         gates: for the LSTM, the gates i, f, g, o after their activation functions (T, B, 4H), with zeros at padded steps. For any other
-            cell, what each step keeps besides the state: an array (T, B, n H), or None if n is 0. n is the field `kept` of the cell's row
-            in `COMPILED_CELLS`.
+            cell, what each step keeps besides the state: an array (T, B, n H), or None if n is 0. n is the number of the cell in
+            `COMPILED_CELLS`.
         all_h: the initial h, followed by h after each step, (T + 1, B, H); (T + 1, B, 4H) for the LSTM with full gate recurrence, see
             `compiled_cells.join_state`.
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """
 
     gates: Any
-    all_h: jax.Array
+    all_h: Array
     all_c: Any
 
     def states(self, resets: Resets | None) -> LSTMState:
@@ -110,13 +111,11 @@ class Loops(NamedTuple):
             `resets.state` (None without resets) and z. d_h (T, B, H), or None, and d_final are the gradients with respect to h of all steps
             and to the final state. The gradient with respect to z is four arrays (T, B, H) if a dropout mask is per gate, else one array
             (T, B, 4H).
-        twin: another `Loops`, written in JAX, with the same results and residuals; or None if this one is written in JAX.
-        platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX.
+        platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX. Elsewhere `TWIN` runs.
     """
 
     forward: Callable
     backward: Callable
-    twin: Any = None
     platforms: tuple[str, ...] = ()
 
 
@@ -190,7 +189,7 @@ def backward_loop(options: Options, residuals, d_h, d_final, call: Call):
 
 LOOPS = Loops(forward_loop, backward_loop)
 TWIN = Loops(partial(forward_loop, kind=Residuals), backward_loop)
-"""The same loops with `Residuals`."""
+"""The same loops with `Residuals`, as the loops that are not written in JAX."""
 
 
 def run(options: Options, call: Call):
@@ -213,6 +212,10 @@ class HoistedLSTM(RecurrentOperation):
     def runs_on(self):
         return self.loops.platforms
 
+    @property
+    def plain(self) -> Loops:
+        return TWIN if self.loops.platforms else self.loops
+
     def forward(self, keep, *args):
         return forward(self.loops, self.options, keep, Call(*args))
 
@@ -220,10 +223,10 @@ class HoistedLSTM(RecurrentOperation):
         return tuple(backward(self.loops, self.options, Call(*args), residuals, cotangents))
 
     def plain_forward(self, keep, *args):
-        return forward(self.loops.twin or self.loops, self.options, keep, Call(*args))
+        return forward(self.plain, self.options, keep, Call(*args))
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        return tuple(backward(self.loops.twin or self.loops, self.options, Call(*args), residuals, cotangents))
+        return tuple(backward(self.plain, self.options, Call(*args), residuals, cotangents))
 
 
 def forward(loops: Loops, options: Options, keep: bool, call: Call):
@@ -235,18 +238,18 @@ def forward(loops: Loops, options: Options, keep: bool, call: Call):
 
 def backward(loops: Loops, options: Options, call: Call, residuals, cotangents) -> Call:
     """Run the backward pass of the LSTM with given loops, and return the gradients with respect to the operands."""
-    d_h, d_final = with_zeros(cotangents, call.state)
-    d_state, d_reset, d_z = loops.backward(options, residuals, d_h, d_final, call)
+    d_h, d_final = cotangents
+    d_state, d_reset, d_z = loops.backward(options, residuals, d_h, with_zeros(d_final, call.state), call)
     h = residuals.h if isinstance(residuals, LocalDerivatives) else residuals.states(call.resets).h
     d_params, d_x, d_masks = _gradients(options, call, h, d_z)
     return Call(d_params, d_x, d_state, None, d_masks, None if call.resets is None else Resets(None, d_reset))
 
 
-def _masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+def _masked(x: Array, mask: Array | None) -> Array:
     return x if mask is None else x * jnp.broadcast_to(mask, x.shape)
 
 
-def _project(params: LSTMParams, x: jax.Array, mask: jax.Array | None, compute_dtype) -> jax.Array | Gates:
+def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
     """Return the projected input x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
     if mask is None or not is_per_gate(mask):
         return project(params, x, mask, compute_dtype)
@@ -255,7 +258,7 @@ def _project(params: LSTMParams, x: jax.Array, mask: jax.Array | None, compute_d
     return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
 
 
-def _gradients(options: Options, call: Call, h: jax.Array, d_z: jax.Array | Gates):
+def _gradients(options: Options, call: Call, h: Array, d_z: Array | Gates):
     """Return the gradients with respect to the parameters, the inputs and the dropout masks, from h before each step and that of z."""
     params, x, dropout, valid, compute_dtype = call.params, call.x, call.dropout, call.valid, options.compute_dtype
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
@@ -270,14 +273,14 @@ def _gradients(options: Options, call: Call, h: jax.Array, d_z: jax.Array | Gate
     return LSTMParams(d_kernel, d_recurrent, d_bias), d_x, DropoutMasks(d_input_mask, d_recurrent_mask)
 
 
-def _flat_gradients(x: jax.Array, kernel: jax.Array, mask: jax.Array | None, d_z: jax.Array, compute_dtype):
+def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
     """Back-propagate through the product (x * mask) @ kernel, and return the gradients with respect to the kernel, x and the mask."""
     d_kernel = _over_time_and_batch(lax.optimization_barrier(_masked(x, mask).transpose(2, 0, 1)), d_z, compute_dtype)
     d_rows = matmul(d_z, kernel.T, compute_dtype)
     return d_kernel, _masked(d_rows, mask), None if mask is None else (d_rows * x).sum(0)
 
 
-def _gate_gradients(x: jax.Array, kernel: jax.Array, mask: jax.Array | None, d_z: Gates, compute_dtype):
+def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
     """Return the gradients of the product (x * mask) @ kernel, computed for each gate separately."""
     masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
     rows = [_masked(x, m) for m in masks]
@@ -295,7 +298,7 @@ def _gate_gradients(x: jax.Array, kernel: jax.Array, mask: jax.Array | None, d_z
     return jnp.concatenate(d_kernel, axis=-1), d_x, d_mask
 
 
-def _over_time_and_batch(a: jax.Array, b: jax.Array, compute_dtype) -> jax.Array:
+def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
     # a product over two axes, without reshaping, so that the batch axis keeps its sharding
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.errors import require
@@ -14,7 +15,7 @@ from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments
 
 def largest_lyapunov_exponent(
     cell: Cell, params: Any, x: Any, initial_state: Any = None, *, time_major: bool = False, skip: int = 0, seed: int = 0
-) -> jax.Array:
+) -> Array:
     """Return the largest Lyapunov exponent (B,) of a cell that is driven by given inputs, in nats per step.
 
     The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). If the exponent is negative, the cell
@@ -45,7 +46,7 @@ def largest_lyapunov_exponent(
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = jax.tree.unflatten(tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)])
 
-    def scaled(difference: Any) -> tuple[Any, jax.Array]:
+    def scaled(difference: Any) -> tuple[Any, Array]:
         leaves = jax.tree.leaves(difference)
         largest = jnp.stack([jnp.abs(leaf).max(-1) for leaf in leaves]).max(0)
         largest = jnp.maximum(largest, jnp.finfo(z.dtype).tiny)  # a difference that has vanished stays 0
@@ -54,7 +55,7 @@ def largest_lyapunov_exponent(
         length = jnp.where(length == 0, 1, length)
         return jax.tree.map(lambda part: part / length[:, None], parts), jnp.log(largest) + jnp.log(length)
 
-    def step(carry: Any, z_t: jax.Array) -> tuple[Any, jax.Array]:
+    def step(carry: Any, z_t: Array) -> tuple[Any, Array]:
         state, difference = carry
         after, difference = jax.jvp(lambda state: cell.step(params, state, z_t, None, None), (state,), (difference,))
         difference, growth = scaled(difference)

@@ -8,6 +8,7 @@ are an error, since they are usually a mistake; so are complex numbers.
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,19 +17,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence.call import Call, Resets
 
+AnyArray = Array | np.ndarray
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that the parameters of a cell may have."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
 """Kinds of dtypes that are converted to floats: floats, ints and bools."""
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 """Lowest and highest int32."""
-_INTS = (jnp.integer,)
+_INTS, _BOOLS = (jnp.integer,), (jnp.bool_,)
+_NOUNS = {REAL: "numbers", _INTS: "ints", _BOOLS: "bools"}
 _GIVE_FLOATS = f"give one of {', '.join(FLOATS)}"
 
 
@@ -49,39 +53,43 @@ class Arguments(NamedTuple):
 
 def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments:
     """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. The order of their axes is kept."""
-    params, x, initial_state, reset_state, mask, lengths, resets, segment_ids, dropout, tokens = given
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
-    require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
-    params, features, units = _read_params(cell, params)
+    for name, other in (("lengths", "mask"), ("segment_ids", "mask"), ("segment_ids", "lengths"), ("segment_ids", "resets")):
+        missing = getattr(given, name) is None or getattr(given, other) is None
+        require(missing, name, f"given with {other}", "give one of the two")
+    cuts = given.resets is not None or given.segment_ids is not None
+    missing = given.reset_state is None
+    require(cuts or missing, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state")
+    params, features, units = _read_params(cell, given.params)
     dtype = params.kernel.dtype
-    x = _read_x(x, features, dtype)
+    x = _read_x(given.x, features, dtype)
     steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
     require(steps >= 1, "x", x.shape, "give 1 or more time steps")
-    start = reset_state if initial_state is None else initial_state
-    state = _read_state(cell, start, batch, units, dtype, "reset_state" if initial_state is None else "initial_state")
-    dropout = _read_dropout(cell, dropout, (steps, features, units), state, dtype)
 
-    def per_step(name: str, value, kinds: tuple, noun: str):
-        shape = (steps, batch) if time_major else (batch, steps)
-        return None if value is None else _fitting(name, value, kinds, (shape,), f"give (B, T), or (T, B) if time_major: {noun}")
+    def state(what: str, value):
+        return _read_state(cell, value, batch, units, dtype, what)
 
-    mask, resets = per_step("mask", mask, REAL, "bools"), per_step("resets", resets, (jnp.bool_,), "bools")
-    segment_ids, tokens = (per_step(*one, _INTS, "ints") for one in (("segment_ids", segment_ids), ("tokens", tokens)))
-    if tokens is not None:
-        tokens = _int32_numbers(tokens)
-        tokens = None if tokens.dtype.itemsize == 8 else tokens  # 64 bits of JAX: distinct tokens could become equal
-    if lengths is not None:
-        lengths = as_int32("lengths", _fitting("lengths", lengths, _INTS, ((batch,),), f"give shape ({batch},): ints"), "")
-    if segment_ids is not None:
-        for name, other in (("mask", mask), ("lengths", lengths), ("resets", resets)):
-            remedy = "the ids say where sequences begin and, by 0, what is padding: give one of the two"
-            require(other is None, "segment_ids", f"given with {name}", remedy)
-        segment_ids = _int32_numbers(segment_ids)
-    cuts = resets is not None or segment_ids is not None
-    require(cuts or reset_state is None, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state")
-    after = _read_state(cell, reset_state, batch, units, dtype, "reset_state") if cuts else None
-    mask, resets = (None if flags is None else jnp.asarray(flags.astype(bool)) for flags in (mask, resets))
-    return Arguments(params, x, state, after, mask, lengths, resets, segment_ids, dropout, tokens)
+    def per_step(name: str, kinds: tuple, convert: Callable) -> Any:
+        value = getattr(given, name)
+        return None if value is None else convert(_fitting(name, value, kinds, x.shape[:2]))
+
+    start = state("reset_state", given.reset_state) if given.state is None else state("initial_state", given.state)
+    tokens = per_step("tokens", _INTS, _int32_numbers)
+    if tokens is not None and tokens.dtype.itemsize == 8:
+        tokens = None  # 64 bits of JAX: distinct tokens could become equal
+    lengths = given.lengths
+    return Arguments(
+        params,
+        x,
+        start,
+        state("reset_state", given.reset_state) if cuts else None,
+        per_step("mask", REAL, _as_bools),
+        None if lengths is None else as_int32("lengths", _fitting("lengths", lengths, _INTS, (batch,)), ""),
+        per_step("resets", _BOOLS, _as_bools),
+        per_step("segment_ids", _INTS, _int32_numbers),
+        _read_dropout(cell, given.dropout, (steps, features, units), start, dtype),
+        tokens,
+    )
 
 
 def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
@@ -121,7 +129,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
 
-    def out_of_range(ids: jax.Array) -> np.ndarray:
+    def out_of_range(ids: Array) -> np.ndarray:
         values = np.asarray(ids)
         return values[(values < -features) | (values >= features)]
 
@@ -148,7 +156,7 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
     return name
 
 
-def _int32_numbers(array: Any) -> jax.Array:
+def _int32_numbers(array: Any) -> Array:
     """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit ints of JAX are returned as they are."""
     if array.dtype.itemsize < 8:
         return jnp.asarray(array.astype(np.int32))  # values of uint32 wrap around
@@ -158,13 +166,13 @@ def _int32_numbers(array: Any) -> jax.Array:
     return jnp.asarray(np.where(array == 0, 0, numbers).astype(np.int32))
 
 
-def _delayed(array: jax.Array) -> jax.Array:
+def _delayed(array: Array) -> Array:
     # padding, since the slice array[:-1] would be empty if T is 1, and jaxlib 0.10 may lose the attributes of calls of compiled code in a
     # program with empty arrays
     return jax.lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
 
 
-def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
+def _apart_from_padding(tokens: Array, valid: Array) -> Array:
     # at padded steps x is 0, so that they need a token of their own: the lowest int32, or, in a row where a valid step has it, tokens that
     # all differ, which claim no equal inputs
     taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)
@@ -179,7 +187,7 @@ def _like_state(initial_state: Callable, units: int, dtype):
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
     arrays = [of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS) for field, part in zip(params._fields, params, strict=True)]
-    read = type(params)(*(array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays))
+    read = type(params)(*(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays))
     shapes = tuple((array.shape, array.dtype) for array in read)
     return read, *_sizes(cell.init, cell.gates, params._fields, read.kernel.dtype, shapes)
 
@@ -199,7 +207,7 @@ def _sizes(init: Callable, gates: int, fields: tuple[str, ...], dtype: np.dtype,
     return features, units
 
 
-def _read_x(x, features: int, dtype) -> jax.Array:
+def _read_x(x, features: int, dtype) -> Array:
     remedy = "give floats (B, T, E), or int ids (B, T); (T, B, ...) if time_major"
     array = of_kinds("x", x, REAL, remedy)
     if array.ndim == 2:
@@ -215,15 +223,15 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
     if given is None:
         return cell.initial_state(batch, units, dtype)
     like = _like_state(cell.initial_state, units, dtype)
-    fits = isinstance(given, type(like)) or (type(given) in (tuple, list) and len(given) == len(like))
-    shown = f"{type(given).__name__} of {len(given)}" if type(given) in (tuple, list) else type(given).__name__
-    require(fits, what, shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
+    listed = type(given) in (tuple, list)
+    shown = type(given).__name__ + (f" of {len(given)}" if listed else "")
+    remedy = f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order"
+    require(isinstance(given, type(like)) or (listed and len(given) == len(like)), what, shown, remedy)
     parts = []
     for field, part, wanted in zip(like._fields, given, like, strict=True):
         shape = (batch, *wanted.shape[1:])
         shapes = (shape, shape[1:]) if what == "reset_state" else (shape,)
-        array = _fitting(f"{what}.{field}", part, REAL, shapes, f"give shape {' or '.join(map(str, shapes))}: {wanted.dtype.name}")
-        numbers = _as_dtype(array, wanted.dtype)
+        numbers = _as_dtype(_fitting(f"{what}.{field}", part, REAL, *shapes), wanted.dtype)
         parts.append(numbers if numbers.shape == shape else jnp.broadcast_to(numbers[None], shape))
     return type(like)(*parts)
 
@@ -235,41 +243,34 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     steps, features, units = sizes
     batch = state.h.shape[0]
 
-    def read(field: str, mask, size: int) -> jax.Array | None:
-        if mask is None:
-            return None
-        shapes = ((batch, size), (cell.gates, batch, size))
-        array = _fitting(f"dropout.{field}", mask, REAL, shapes, f"give shape {shapes[0]} or {shapes[1]}")
-        return _as_dtype(array, dtype)
+    def read(field: str, mask, size: int) -> Array | None:
+        return mask if mask is None else _as_dtype(_fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)), dtype)
 
     missing = given.recurrent is not None and not cell.has_recurrent_kernel
     require(not missing, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
-    zoneout = _read_zoneout(cell, given.zoneout, steps, state, dtype)
-    return DropoutMasks(read("input", given.input, features), read("recurrent", given.recurrent, cell.output_size(units)), zoneout)
-
-
-def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.Array] | None:
-    """Return the zoneout of each array of the state: a drawn mask, bool (T, B, H), or a rate, a scalar of `dtype`."""
-    require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
-    read = {}
-    for part, value in (given or {}).items():
+    kinds, zoneout = type(given.zoneout), {}
+    require(kinds in (dict, type(None)), "dropout.zoneout", kinds.__name__, "give {'h': mask}")
+    for part, value in (given.zoneout or {}).items():
         check_zoneout(cell, part, "given")
-        shape = (steps, *getattr(state, part).shape)
-        name, remedy = f"dropout.zoneout of {part}", f"give shape {shape} or (): bools or a float"
-        array = _fitting(name, value, REAL, ((), shape), remedy)
-        drawn = array.ndim > 0
-        require(not (drawn and jnp.issubdtype(array.dtype, jnp.floating)), name, array.dtype.name, remedy)
-        read[part] = _as_dtype(array, jnp.bool_ if drawn else dtype)
-    return None if given is None else read
+        name = f"dropout.zoneout of {part}"
+        array = _fitting(name, value, REAL, (), (steps, *getattr(state, part).shape))
+        drawn = array.ndim > 0  # a mask instead of a rate
+        require(not (drawn and jnp.issubdtype(array.dtype, jnp.floating)), name, array.dtype.name, "give bools, or a scalar rate")
+        zoneout[part] = _as_dtype(array, jnp.bool_ if drawn else dtype)
+    return DropoutMasks(
+        read("dropout.input", given.input, features),
+        read("dropout.recurrent", given.recurrent, cell.output_size(units)),
+        None if given.zoneout is None else zoneout,
+    )
 
 
 def check_usable(name: str, value: Any) -> None:
     """Raise `InputError` if a value is a deleted JAX array."""
-    deleted = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted()
+    deleted = isinstance(value, Array) and not isinstance(value, Tracer) and value.is_deleted()
     require(not deleted, name, "a deleted array", "a function that donates its argument took its memory: give the array that it returned")
 
 
-def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
+def as_array(name: str, value, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array.
 
     A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
@@ -283,21 +284,17 @@ def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
     Raises:
         InputError: if `value` is None or cannot be converted, or is a deleted JAX array.
     """
-    if isinstance(value, jax.Array | np.ndarray):
+    if isinstance(value, AnyArray):
         check_usable(name, value)
         return value
     require(value is not None, name, value, remedy)
-    try:
-        return jnp.asarray(value) if hasattr(value, "__jax_array__") else np.asarray(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    try:
-        return jnp.asarray(value)  # a list that contains tracers
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(name, type(value).__name__, remedy) from error
+    for convert in (jnp.asarray,) if hasattr(value, "__jax_array__") else (np.asarray, jnp.asarray):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return convert(value)
+    raise InputError(name, type(value).__name__, remedy)
 
 
-def of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:
+def of_kinds(name: str, value, kinds: tuple, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array, after checking its dtype.
 
     Args:
@@ -319,20 +316,25 @@ def _is_of(dtype: Any, kinds: tuple) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
-def _fitting(name: str, value, kinds: tuple, shapes: tuple[tuple[int, ...], ...], remedy: str) -> jax.Array | np.ndarray:
+def _fitting(name: str, value, kinds: tuple, *shapes: tuple[int, ...]) -> AnyArray:
+    remedy = f"give shape {' or '.join(map(str, shapes))}: {_NOUNS[kinds]}"
     array = of_kinds(name, value, kinds, remedy)
     require(array.shape in shapes, name, array.shape, remedy)
     return array
 
 
-def _as_dtype(array: jax.Array | np.ndarray, dtype) -> jax.Array:
+def _as_dtype(array: AnyArray, dtype) -> Array:
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
             return jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
     return array if array.dtype == dtype else array.astype(dtype)
 
 
-def as_int32(name: str, value, remedy: str) -> jax.Array:
+def _as_bools(array: AnyArray) -> Array:
+    return _as_dtype(array, jnp.bool_)
+
+
+def as_int32(name: str, value, remedy: str) -> Array:
     """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
 
     Args:
@@ -343,7 +345,7 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
     Raises:
         InputError: if the dtype of `value` is not an int.
     """
-    if isinstance(value, jax.Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
+    if isinstance(value, Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
         return value
     return jnp.asarray(clipped_int32(of_kinds(name, value, (jnp.integer,), remedy)))
 
@@ -360,13 +362,11 @@ def check_32_bits(name: str, array: Any) -> None:
     if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64 or not array.size:
         return
     bounds = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
-    for value in (array.min(), array.max()):
-        require(
-            bounds.min <= int(value) <= bounds.max, name, int(value), "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64"
-        )
+    for value in map(int, (array.min(), array.max())):
+        require(bounds.min <= value <= bounds.max, name, value, "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64")
 
 
-def clipped_int32(array: jax.Array | np.ndarray) -> Any:
+def clipped_int32(array: AnyArray) -> Any:
     """Convert an array of ints to int32, after clipping it to the range of int32. A NumPy array stays a NumPy array."""
     if array.dtype == np.int32:
         return array

@@ -16,7 +16,9 @@ B is the batch size, T the number of steps and H the number of units. A cell has
 one for a GRU or a simple RNN. All K arrays together are one array (B, H, K) here.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import masked_matmul
@@ -101,31 +104,31 @@ def run(options: Options, call: Call):
     return states.h if options.sequences else None, jax.tree.map(lambda part: part[-1], states)
 
 
-def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, jax.Array, jax.Array]:
-    """Compute the states of a cell with Newton's method.
+def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, Array, Array]:
+    """Compute the states of a cell, with arrays (T, B, H), and return them with the number of iterations and the residual.
 
-    Returns:
-        Three values: the state after each step, with arrays (T, B, H); the number of iterations, an int32 scalar; and the residual, which
-        is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states are
-        differentiable.
+    The residual is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states
+    are differentiable.
     """
     z = cell.project(call.params, call.x, call.dropout.input, None)
     projected = call._replace(x=z, state=jnp.stack(call.state, axis=-1), dropout=call.dropout._replace(input=None))
+    if options.jacobian is None:
+        small = math.prod(projected.state.shape[1:]) <= _LARGEST_FULL
+        options = replace(options, jacobian="full" if small else "diagonal")
     states, iterations, residual = _solved(cell, options, projected)
     return _unpack(states, call.state), iterations, residual
 
 
-def _unpack(stacked: jax.Array, like: Any) -> Any:
+def _unpack(stacked: Array, like: Any) -> Any:
     """Return a state of the class of `like` from one array (..., H, K)."""
     return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
 
 
-def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
+def _own_units(params: Any, h: Array, z: Array, mask: Array | None) -> tuple[Any, Array]:
     """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units.
 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
-    is added to z or, for a GRU, to the recurrent bias. The changed step therefore returns the same values as before, apart from rounding.
-    Only its derivatives with respect to h differ: those of a unit with respect to the h of other units are zero.
+    is added to z or, for a GRU, to the recurrent bias. The values of the step stay the same, apart from rounding.
     """
     kernel = params.recurrent_kernel
     own = kernel * jnp.tile(jnp.eye(len(kernel), dtype=kernel.dtype), (1, kernel.shape[1] // len(kernel)))
@@ -136,15 +139,11 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
     return params._replace(recurrent_bias=jnp.broadcast_to(params.recurrent_bias, others.shape) + others), z
 
 
-def _steps(cell: Cell, call: Call, before: jax.Array, own: bool = False) -> jax.Array:
+def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
     """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the steps.
 
-    Args:
-        cell: the cell.
-        call: operands of the steps. Its x is the projected input (T, B, gates * H), and its state one array (B, H, K).
-        before: states (T, B, H, K) before each step. Resets are not yet applied.
-        own: whether the derivatives of the result leave out the terms between different units; see `_own_units`. The result itself does not
-            depend on `own`, apart from rounding.
+    `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives of the result
+    leave out the terms between different units; see `_own_units`.
     """
     params, mask, resets, names = call.params, call.dropout.recurrent, call.resets, cell.state_like()
 
@@ -160,36 +159,30 @@ def _steps(cell: Cell, call: Call, before: jax.Array, own: bool = False) -> jax.
     return jax.vmap(step)(before, call.x, call.valid, None if resets is None else resets.at)
 
 
-def _before(states: jax.Array, start: jax.Array) -> jax.Array:
+def _before(states: Array, start: Array) -> Array:
     """Return the states before each step, given the states (T, B, H, K) after each step and the initial state."""
     return jnp.concatenate([start[None], states[:-1]])
 
 
-def _is_full(options: Newton, states: jax.Array) -> bool:
-    small = states.shape[-2] * states.shape[-1] <= _LARGEST_FULL
-    return options.jacobian == "full" or (options.jacobian is None and small)
+def _blocks(cell: Cell, call: Call, before: Array, full: bool) -> Array:
+    """Return the Jacobians (T, B, 1, H * K, H * K) of all steps with respect to the states before the steps.
 
-
-def _blocks(cell: Cell, call: Call, before: jax.Array, full: bool) -> jax.Array:
-    """Return the Jacobians of all steps with respect to the states before the steps, or their diagonal blocks.
-
-    A block has the derivatives of the K state values of a unit with respect to the K previous values of the same unit.
-
-    Returns:
-        An array (T, B, 1, H * K, H * K) if `full` is true, else (T, B, H, K, K).
+    If `full` is false, return their diagonal blocks (T, B, H, K, K), one for each unit.
     """
     units, count = before.shape[2:]
-    if full:
-        flat = units * count
-        directions = jnp.eye(flat, dtype=before.dtype).reshape(flat, units, count)
-        push = jax.vmap(lambda v: jax.jvp(lambda s: _steps(cell, call, s), (before,), (jnp.broadcast_to(v, before.shape),))[1])
-        return jnp.moveaxis(push(directions).reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
-    directions = jnp.eye(count, dtype=before.dtype)
-    own = partial(_steps, cell, call, own=True)
-    return jnp.stack([jax.jvp(own, (before,), (jnp.broadcast_to(v, before.shape),))[1] for v in directions], axis=-1)
+
+    def push(direction):
+        steps = partial(_steps, cell, call, own=not full)
+        return jax.jvp(steps, (before,), (jnp.broadcast_to(direction, before.shape),))[1]
+
+    if not full:
+        return jnp.stack([push(direction) for direction in jnp.eye(count, dtype=before.dtype)], axis=-1)
+    flat = units * count
+    pushed = jax.vmap(push)(jnp.eye(flat, dtype=before.dtype).reshape(flat, units, count))
+    return jnp.moveaxis(pushed.reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
 
 
-def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
+def _differences(found: Array, wanted: Array) -> Array:
     """Return absolute differences: 0 where both arrays are NaN or the same infinity, infinite where only one is NaN."""
     off = jnp.abs(wanted - found)
     equal = (found == wanted) | (jnp.isnan(found) & jnp.isnan(wanted))
@@ -197,15 +190,8 @@ def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _solved(cell: Cell, options: Newton, call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Compute the states of all steps with Newton's method, which starts from a guess of zeros.
-
-    `_steps` describes the operands `call`. JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
-
-    Returns:
-        Three values: the states (T, B, H, K), the number of iterations, and the largest absolute difference between a state and the result
-        of the cell's step from the state before it.
-    """
+def _solved(cell: Cell, options: Newton, call: Call) -> tuple[Array, Array, Array]:
+    """Return what `solve` returns, with states (T, B, H, K). Newton's method starts from a guess of zeros. See `_steps` for `call`."""
     start, steps = call.state, len(call.x)
     shape = (steps, *start.shape)
     tolerance = _ROUNDINGS * jnp.finfo(start.dtype).eps if options.tolerance is None else options.tolerance
@@ -224,7 +210,7 @@ def _solved(cell: Cell, options: Newton, call: Call) -> tuple[jax.Array, jax.Arr
 
     def iteration(carry):
         states, after, off, _, count = carry
-        blocks = _blocks(cell, call, _before(states, start), _is_full(options, states))
+        blocks = _blocks(cell, call, _before(states, start), options.jacobian == "full")
         violated = after - states
         change = damped_scan(blocks, violated, options.damping) if options.damping else linear_scan(blocks, violated)
         new = states + change.reshape(shape)
@@ -255,29 +241,24 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
     _, direct = jax.jvp(partial(all_steps, states), (call,), (d_call,))
     _, push = jax.linearize(partial(all_steps, call=call), states)
     fixed, at = lax.stop_gradient((call, states))
-    blocks = _blocks(cell, fixed, _before(at, fixed.state), _is_full(options, states))
-    back = jnp.concatenate([jnp.swapaxes(blocks, -1, -2)[1:], jnp.zeros_like(blocks[:1])])
-    forwards = partial(_solve_linear, partial(linear_scan, blocks), False)
-    backwards = partial(_solve_linear, partial(linear_scan, back, reverse=True), True)
-    d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, forwards, backwards)
+    blocks = _blocks(cell, fixed, _before(at, fixed.state), options.jacobian == "full")
+    solvers = (partial(_solve_linear, blocks, False), partial(_solve_linear, _after(blocks.mT), True))
+    d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, *solvers)
     no_tangent = np.zeros((), jax.dtypes.float0)
     return (states, count, residual), (d_states, no_tangent, jnp.zeros_like(residual))
 
 
-def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
+def _after(array: Array) -> Array:
+    """Return the entries of the steps after each step, with zeros after the last one."""
+    return jnp.concatenate([array[1:], jnp.zeros_like(array[:1])])
+
+
+def _solve_linear(blocks: Array, reverse: bool, matvec: Callable, b: Array) -> Array:
     """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d.
 
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
-    the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
-
-    The rows of the batch are independent of each other. The repetitions end when the remaining right-hand side of each row is small
-    compared with the largest entry of b and d in this row.
-
-    Args:
-        scan: function that takes a right-hand side and returns an approximate solution.
-        reverse: whether the equation for d[t] contains d[t + 1]. If false, it contains d[t - 1].
-        matvec: linear function that takes d and returns the left-hand side.
-        b: right-hand side.
+    the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d. The repetitions end when this
+    side is small in each row of the batch, compared with the largest entry of b and d in the row.
     """
     tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps
     done = lax.broadcasted_iota(jnp.int32, b.shape, 0)  # number of steps that are computed before a step
@@ -299,7 +280,10 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
 
     def repeat(carry):
         d, rest, previous, count = carry
-        new, simple = d + scan(rest).reshape(b.shape), d + rest  # simple needs no products of Jacobians, which may overflow
+        new, simple = (
+            d + linear_scan(blocks, rest, reverse).reshape(b.shape),
+            d + rest,
+        )  # simple needs no products of Jacobians, which may overflow
         finite = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(simple), simple, b))
         new = jnp.where(jnp.isfinite(new) | (done > count), finite, simple)  # what follows from an exact d is exact, also NaN
         return new, b - matvec(new), jnp.minimum(previous, remaining(d, rest)[0]), count + 1
@@ -314,21 +298,17 @@ _SMALL = 4
 """Largest n for which products are computed elementwise, which XLA computes faster than a batched matrix product."""
 
 
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+def _dot(a: Array, b: Array) -> Array:
     if a.shape[-1] > _SMALL:
         return a @ b
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
-def _apply(a: jax.Array, v: jax.Array) -> jax.Array:
+def _apply(a: Array, v: Array) -> Array:
     return (a * v[..., None, :]).sum(-1)
 
 
-def _transposed(a: jax.Array) -> jax.Array:
-    return jnp.swapaxes(a, -1, -2)
-
-
-def _inverse(a: jax.Array) -> jax.Array:
+def _inverse(a: Array) -> Array:
     if a.shape[-1] == 1:
         return 1 / a
     if a.shape[-1] == 2:
@@ -338,16 +318,10 @@ def _inverse(a: jax.Array) -> jax.Array:
     return jnp.linalg.inv(a)
 
 
-def linear_scan(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
+def linear_scan(a: Array, b: Array, reverse: bool = False) -> Array:
     """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v before the first step is 0.
 
-    There is a separate recurrence for each index into the middle axes (written as "..."), and its vectors have n components.
-
-    Args:
-        a: matrices (T, ..., n, n). The first one has no effect.
-        b: vectors, an array that is reshaped to (T, ..., n).
-        reverse: whether the recurrence runs backwards: v[t] = a[t] v[t + 1] + b[t], where v after the last step is 0. The last matrix has
-            no effect then.
+    b is reshaped to (T, ..., n). If `reverse` is true, the recurrence is v[t] = a[t] v[t + 1] + b[t], where v after the last step is 0.
     """
 
     def compose(first, second):
@@ -364,49 +338,43 @@ class _Filtered(NamedTuple):
     and `b` and `eta` are vectors.
     """
 
-    a: jax.Array
-    b: jax.Array
-    c: jax.Array
-    eta: jax.Array
-    j: jax.Array
+    a: Array
+    b: Array
+    c: Array
+    eta: Array
+    j: Array
 
 
 def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
     """Return the summary of the steps of `first` and the following steps of `second` (Särkkä & García-Fernández 2021, lemma 8)."""
     product = _dot(first.c, second.j)
     gain = _inverse(jnp.broadcast_to(jnp.eye(product.shape[-1], dtype=product.dtype), product.shape) + product)
-    forward, back = _dot(second.a, gain), _transposed(_dot(gain, first.a))
+    forward, back = _dot(second.a, gain), _dot(gain, first.a).mT
     return _Filtered(
         _dot(forward, first.a),
         _apply(forward, first.b + _apply(first.c, second.eta)) + second.b,
-        _dot(_dot(forward, first.c), _transposed(second.a)) + second.c,
+        _dot(_dot(forward, first.c), second.a.mT) + second.c,
         _apply(back, second.eta - _apply(second.j, first.b)) + first.eta,
         _dot(_dot(back, second.j), first.a) + first.j,
     )
 
 
-def damped_scan(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
+def damped_scan(a: Array, b: Array, damping: float) -> Array:
     """Return vectors v (T, ..., n) that are small and approximately satisfy a linear recurrence.
 
     The recurrence is v[t] = a[t] v[t - 1] + b[t], as in `linear_scan`. The vectors minimise the sum over t of |v[t] - a[t] v[t - 1] -
     b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. Each iteration of the Levenberg-Marquardt method minimises such a sum.
     The vectors that minimise it are the means of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable parallelization of
     nonlinear RNNs"), which parallel scans compute (Särkkä & García-Fernández 2021, "Temporal parallelization of Bayesian smoothers").
-
-    Args:
-        a: matrices (T, ..., n, n). The first one has no effect.
-        b: vectors (T, ..., n).
-        damping: positive weight of the size of v.
     """
     a, b = a.at[0].set(0), b.reshape(a.shape[:-1])
     gain = damping / (1 + damping)  # of a Kalman filter that observes v[t] = 0 with variance 1 / damping, where each step adds variance 1
     eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    back = _transposed(a) * gain
+    back = a.mT * gain
     elements = _Filtered((1 - gain) * a, (1 - gain) * b, (1 - gain) * eye, -_apply(back, b), _dot(back, a))
     filtered = lax.associative_scan(_compose, elements)
     mean, covariance = filtered.b, filtered.c
-    after = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
-    b_after = jnp.concatenate([b[1:], jnp.zeros_like(b[:1])])
-    cross = _dot(covariance, _transposed(after))
+    after = _after(a)
+    cross = _dot(covariance, after.mT)
     smoothing = _dot(cross, _inverse(_dot(after, cross) + eye))
-    return linear_scan(smoothing, mean - _apply(smoothing, _apply(after, mean) + b_after), reverse=True)
+    return linear_scan(smoothing, mean - _apply(smoothing, _apply(after, mean) + _after(b)), reverse=True)

@@ -166,52 +166,49 @@ def recurrence(
     """
     steps, batch, features, units = sizes
     shape = SHAPES[cell]
-    width = shape.parts * units
-    states = {"h": width, "c": units} if shape.cell_state else {"h": width}
+    width, columns = shape.parts * units, shape.gates * units
     rng = np.random.default_rng(0)
 
     def normal(*extents: int) -> np.ndarray:
         return (rng.standard_normal(extents) * 0.5).astype(dtype)
 
+    def states(name: str, *leading: int) -> dict[str, np.ndarray]:
+        parts = {"h": width, "c": units} if shape.cell_state else {"h": width}
+        return {name.format(part): normal(*leading, size) for part, size in parts.items()}
+
     def mask(kind: int, size: int) -> np.ndarray:
         return normal(kind, batch, size) if kind > 1 else normal(batch, size)
 
     words = rng.integers(0, max(1, features), (steps, batch)).astype(np.int32)
-    first = {"ids": words} if ids else {"x": normal(steps, batch, features)}
-    columns = shape.gates * units
-    kernels = {"kernel": normal(features, columns), **({"recurrent kernel": normal(width, columns)} if shape.recurrent else {})}
+    inputs = {"ids": words} if ids else {"x": normal(steps, batch, features)}
+    kernels = {"kernel": normal(features, columns)} | ({"recurrent kernel": normal(width, columns)} if shape.recurrent else {})
+    bias = {"bias": normal(columns)}
     extras = {shape.extras[0]: normal(shape.extras[1] * units)} if shape.extras else {}
-    all_steps = {f"{name} of all steps": normal(steps + 1, batch, size) for name, size in states.items()}
+    initial, reset = states("{}", batch), states("{} of resets", batch) if resets else {}
+    all_steps = states("{} of all steps", steps + 1, batch)
     kept = {"kept": normal(steps, batch, shape.kept * units)} if shape.kept else {}
     last = {
         **({"input mask": mask(kinds[0], features)} if kinds[0] else {}),
         **({"recurrent mask": mask(kinds[1], width)} if kinds[1] else {}),
         **({"valid": rng.integers(0, 2, (steps, batch)).astype(bool)} if masked else {}),
         **({"tokens": words} if tokens else {}),
+        **({"resets": rng.random((steps, batch)) < 0.3} | reset if resets else {}),
     }
-    if resets:
-        last |= {"resets": rng.random((steps, batch)) < 0.3, **{f"{name} of resets": normal(batch, size) for name, size in states.items()}}
     attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
     attributes |= {"cell": shape.number, "products": products, "batch_first": False}
-    if not backward:
-        state = {name: normal(batch, size) for name, size in states.items()}
-        operands = {**first, **kernels, "bias": normal(columns), **extras, **state, **last}
-        results = {f"final {name}": _like(dtype, batch, size) for name, size in states.items()}
+    if backward:
+        function, attributes = "lstm_jax_backward", attributes | {"sequences": True, "d_x": not ids}
+        given = states("d of final {}", batch) | {"d of outputs": normal(steps, batch, units)}
+        operands = inputs | kernels | extras | kept | all_steps | given | last
+        differentiated = initial | kernels | bias | extras | ({} if ids else inputs) | reset
+        results = {f"d of {name}": array for name, array in differentiated.items()}
+    else:
         sequences = keep if sequences is None else sequences
+        function, attributes = "lstm_jax_forward", attributes | {"sequences": sequences, "keep": keep}
+        operands = inputs | kernels | bias | extras | initial | last
         returned = all_steps | kept if keep else {"h of all steps": all_steps["h of all steps"]} if sequences else {}
-        results |= {name: _like(dtype, *array.shape) for name, array in returned.items()}
-        return Call("lstm_jax_forward", operands, results, attributes | {"sequences": sequences, "keep": keep})
-    given = {f"d of final {name}": normal(batch, size) for name, size in states.items()} | {"d of outputs": normal(steps, batch, units)}
-    results = {
-        **{f"d of {name}": _like(dtype, batch, size) for name, size in states.items()},
-        **{f"d of {name}": _like(dtype, *array.shape) for name, array in kernels.items()},
-        "d of bias": _like(dtype, columns),
-        **{f"d of {name}": _like(dtype, *array.shape) for name, array in extras.items()},
-        **({} if ids else {"d of x": _like(dtype, steps, batch, features)}),
-        **({f"d of {name} of resets": _like(dtype, batch, size) for name, size in states.items()} if resets else {}),
-    }
-    operands = {**first, **kernels, **extras, **kept, **all_steps, **given, **last}
-    return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
+        results = {f"final {name}": array for name, array in initial.items()} | returned
+    return Call(function, operands, {name: _like(dtype, *array.shape) for name, array in results.items()}, attributes)
 
 
 def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS), resets: bool = True) -> Call:

@@ -1,7 +1,6 @@
 """Tests of the library that `build` compiles for this processor: how it is compiled, stored and loaded, and the errors."""
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -19,18 +18,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import compiler as compiler_module
 from lstm_jax.native import library, packaged
-
-COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-
-
-@pytest.fixture(scope="module")
-def code(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return the bytes of a library that has no function of ours except `lstm_jax_has_products`."""
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "small.cc").write_text('extern "C" int lstm_jax_has_products(long) { return 1; }\n')
-    subprocess.run([str(COMPILER), "-shared", "-fPIC", str(folder / "small.cc"), "-o", str(folder / "small.so")], check=True)
-    return (folder / "small.so").read_bytes()
 
 
 @pytest.fixture
@@ -68,16 +55,15 @@ def test_not_built(path: Path) -> None:
         unroll(CELLS["lstm"], CELLS["lstm"].init(jax.random.key(0), 2, 3), jnp.ones((1, 1, 2)), backend="compiled")
 
 
-@compiler
 @pytest.mark.parametrize("length", [0, 5, 100])
-def test_a_damaged_library_is_built_anew(length: int, path: Path, code: bytes, stand_in, ask) -> None:
+def test_a_damaged_library_is_built_anew(length: int, path: Path, small: bytes, stand_in, ask) -> None:
     path.parent.mkdir(parents=True)
-    path.write_bytes(code[:length])
+    path.write_bytes(small[:length])
     assert library.why_not().startswith("the library built for this processor: cannot be loaded (")
     assert library.why_not().endswith(": run lstm-jax backends --build")
     with pytest.raises(InputError, match=r"^native code: .*cannot be loaded .*; run lstm-jax backends --build"):
         library.register()
-    stand_in("cp $whole $last", code)
+    stand_in("cp $whole $last", small)
     assert ask("backends", "--build", "--json")[::2] == (0, "")
     assert library.loaded_library() == path
     stand_in("exit 1")
@@ -85,10 +71,9 @@ def test_a_damaged_library_is_built_anew(length: int, path: Path, code: bytes, s
     assert library.describe_library() == "lstm.so, built for this processor"
 
 
-@compiler
-def test_builds_at_once(path: Path, code: bytes, stand_in) -> None:
+def test_builds_at_once(path: Path, small: bytes, stand_in) -> None:
     """Several builds at the same time all succeed and leave one library, in a folder of this user alone."""
-    stand_in("cp $whole $last", code)
+    stand_in("cp $whole $last", small)
     built = []
     threads = [threading.Thread(target=lambda: built.append(library.build())) for _ in range(4)]
     for thread in threads:
@@ -97,7 +82,7 @@ def test_builds_at_once(path: Path, code: bytes, stand_in) -> None:
         thread.join()
     assert built == [path] * 4
     assert list(path.parent.iterdir()) == [path]
-    assert path.read_bytes() == code
+    assert path.read_bytes() == small
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 

@@ -7,6 +7,7 @@ from calls import SHAPES, recurrence
 from tables import BACKENDS
 
 from lstm_jax import native
+from lstm_jax.native.library import PRODUCT_NUMBERS
 
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 # T, B, E, H: the first has more steps than a chunk, the last has too few units for a second thread
@@ -15,12 +16,15 @@ SIZES = [(70, 1, 3, 200), (4, 3, 20, 140), (9, 2, 7, 260), (5, 2, 7, 16)]
 
 @pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("backward", "products"), [(False, None), (True, None), (False, "bfloat16"), (False, "int8")])
 @pytest.mark.parametrize("ids", [False, True])
-def test_threads_change_no_bit(cell: str, backward: bool, ids: bool) -> None:
+def test_threads_change_no_bit(cell: str, backward: bool, products: str | None, ids: bool) -> None:
     """Results with several threads have the bits of those with one thread, even if there are more threads than cores or units."""
+    if products and native.why_not_products(products):
+        pytest.skip(native.why_not_products(products))
     for sizes in SIZES:
-        call = recurrence(backward, sizes=sizes, ids=ids, kinds=(0, 1), cell=cell)
+        number, keep = PRODUCT_NUMBERS[products], products != "int8"
+        call = recurrence(backward, sizes=sizes, ids=ids, kinds=(0, 1), cell=cell, keep=keep, products=number)
         alone = call.run(threads=1)
         for threads in (2, 3, 64, 2, 2, 2):
             for got, want in zip(call.run(threads=threads), alone, strict=True):

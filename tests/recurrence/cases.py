@@ -26,6 +26,7 @@ class Case(NamedTuple):
     resets: bool = False
     ids: bool = False
     remat: int | None = None
+    tokens: bool = False
 
 
 cases = st.builds(
@@ -42,8 +43,9 @@ cases = st.builds(
     st.just(False),
     st.just(False),
     st.none(),
+    st.just(False),
 )
-"""Cases without resets and ids, which Keras' layers have too."""
+"""Cases without resets, ids and tokens, which Keras' layers have too."""
 
 
 def covering_cases(turn: int) -> list[tuple[Case, bool]]:
@@ -94,7 +96,10 @@ def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str
 
 
 class Arrays(NamedTuple):
-    """Arrays of a case. The batch is the first axis of x (B, T, E) or (B, T), mask and resets (B, T), also if the case is time major."""
+    """Arrays of a case. The batch is the first axis of x (B, T, E) or (B, T), mask and resets (B, T), also if the case is time major.
+
+    If there are tokens (B, T), x is a table with one row for each token. Thus steps with equal tokens read equal inputs.
+    """
 
     params: Any
     x: jax.Array
@@ -103,6 +108,14 @@ class Arrays(NamedTuple):
     mask: jax.Array | None
     resets: jax.Array | None = None
     reset_state: Any = None
+    tokens: jax.Array | None = None
+
+
+def usable(case: Case, cell: str) -> Case:
+    """Return the case without recurrent dropout if the cell has no recurrent kernel."""
+    if CELLS[cell].has_recurrent_kernel:
+        return case
+    return case._replace(dropout=case.dropout.replace("both", "input") if "recurrent" not in case.dropout else "none")
 
 
 def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Arrays:
@@ -111,7 +124,8 @@ def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Array
     row = CELLS[cell]
 
     def normal(like):
-        return jnp.asarray(rng.normal(size=like.shape) * 0.7, dtype)
+        rows = like.shape[0] if len(like.shape) > 1 else 1
+        return jnp.asarray(rng.normal(size=like.shape) * (0.7 if rows <= 8 else 1.5 / np.sqrt(rows)), dtype)
 
     def factors(width: int) -> jax.Array:
         lead = (row.gates,) if dropped.per_gate else ()
@@ -127,15 +141,20 @@ def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Array
     reset_state = jax.tree.map(normal, state) if case.resets else None
     if case.ids:
         x = jnp.asarray(rng.integers(-features, features, (batch, steps)), jnp.int32)
+    tokens = None
+    if case.tokens:
+        x, tokens = normal(np.empty((features, features))), jnp.asarray(rng.integers(0, features, (batch, steps)), jnp.int32)
     start = state if case.initial_state else None
-    return Arrays(params, x, start, masks, None if mask is None else jnp.asarray(mask), resets, reset_state)
+    return Arrays(params, x, start, masks, None if mask is None else jnp.asarray(mask), resets, reset_state, tokens)
 
 
 def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
     """Return the pair (outputs, final state) of `unroll` for a case. The batch is the first axis of the outputs."""
-    x, mask, resets = arrays.x, arrays.mask, arrays.resets
-    if case.time_major:
-        x, mask, resets = (None if array is None else jnp.swapaxes(array, 0, 1) for array in (x, mask, resets))
+    x = arrays.x if arrays.tokens is None else arrays.x[arrays.tokens]
+    x, mask, resets, tokens = (
+        None if array is None else jnp.swapaxes(array, 0, 1) if case.time_major else array
+        for array in (x, arrays.mask, arrays.resets, arrays.tokens)
+    )
     options = {"remat": case.remat} | options
     outputs, state = unroll(
         CELLS[cell],
@@ -146,6 +165,7 @@ def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"
         resets=resets,
         reset_state=arrays.reset_state,
         dropout=arrays.dropout,
+        tokens=tokens,
         backwards=case.backwards,
         return_sequences=case.return_sequences,
         zero_output_for_mask=case.zero_output,
@@ -154,11 +174,6 @@ def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"
         **options,
     )
     return jnp.swapaxes(outputs, 0, 1) if case.time_major and case.return_sequences else outputs, state
-
-
-def run_compiled(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"):
-    """Return the results of `run_case`, computed by one compiled program instead of one program for each operation."""
-    return jax.jit(lambda arrays: run_case(case, arrays, backend, cell))(arrays)
 
 
 def weigh(results: Any, seed: int = 1) -> jax.Array:
@@ -180,10 +195,10 @@ def differentiate(function: Callable, *args) -> tuple[Any, Any]:
     return results, gradients
 
 
-def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell: str = "lstm", **options) -> list[tuple[Any, Any]]:
+def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell: str = "lstm", by_masks: bool = True, **options):
     """Return (results of `run_case`, gradients) for each of several sets of arrays of a case, all from one compiled program.
 
-    The gradients are those of `weigh` of the results with respect to every float array.
+    The gradients are those of `weigh` of the results with respect to every float array, those of dropout only if `by_masks` is true.
     """
 
     def loss(floats, whole):
@@ -192,7 +207,7 @@ def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell:
         return weigh(results), results
 
     every = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    by = ["params", "state", "dropout", "reset_state", *([] if case.ids else ["x"])]
+    by = ["params", "state", "reset_state", *(["dropout"] if by_masks else []), *([] if case.ids else ["x"])]
     found = [every({name: getattr(arrays, name) for name in by}, arrays) for arrays in sets]
     return [(results, gradients) for (_, results), gradients in found]
 

@@ -7,101 +7,83 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled_cases import KINDS, MORE_SIZES, NAMES, SIZES, make_case, run
-from tables import BACKENDS, assert_close
+from cases import Case, differentiate_case, make_arrays
+from compiled_cases import MORE_SIZES, NAMES, SIZES, make_case
+from tables import BACKENDS, Shape, assert_close, precision
 
+from lstm_jax import native
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.recurrence import compiled, unroll
-from lstm_jax.recurrence.call import Options
+from lstm_jax.recurrence.call import Call, Options
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
-OTHERS = NAMES[1:]
+OTHERS, SHAPES = NAMES[1:], (*SIZES, *MORE_SIZES)
 CALLS = [
-    *(("lstm", size) for size in (*SIZES, *MORE_SIZES)),
-    *((OTHERS[(n + turn) % len(OTHERS)], size) for n, size in enumerate((*SIZES, *MORE_SIZES)) for turn in (0, 5, 10)),
+    *(("lstm", shape) for shape in SHAPES),
+    *((OTHERS[(n + turn) % len(OTHERS)], shape) for n, shape in enumerate(SHAPES) for turn in (0, 5, 10)),
 ]
 
 
 KEPT = [
-    *[f"[lstm-{case}" for case in ("2-5-3-17-float32", "35-11-48-131-float64", "13-6-270-260-float32", "1-300-16-2-f")],
-    *["gru-7-9-33-40-float32", "gru-1-300-16-2-float64", "rnn-33-5-17-70-float64", "min_lstm-4-6-32-31-float32"],
-    *["min_gru-2-5-3-17-float64", "norm-5-7-16-2-float64", "recurrence-9-6-65-8-float64", "peephole-7-9-33-40-float64"],
+    *[f"[lstm-{case}" for case in ("2-5-17-3-float32", "35-11-131-48-float64", "13-6-260-270-float32", "1-300-2-16-f")],
+    *["gru-7-9-40-33-float32", "gru-1-300-2-16-float64", "rnn-33-5-70-17-float64", "min_lstm-4-6-31-32-float32"],
+    *["min_gru-2-5-17-3-float64", "norm-5-7-2-16-float64", "recurrence-9-6-8-65-float64", "peephole-7-9-40-33-float64"],
 ]
 
 
 @pytest.mark.slow(keep=KEPT)
 @built
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("cell", "size"), CALLS, ids=["-".join(map(str, (cell, *size))) for cell, size in CALLS])
-def test_values_and_gradients(cell: str, size: tuple[int, int, int, int], dtype: str) -> None:
-    """Outputs, final state and gradients equal those of `reference`, for two kinds of options that depend on the cell and the size."""
-    if dtype == "float32" and (cell == "lstm_layernorm" or size[1] > 20):  # rounding errors grow
+@pytest.mark.parametrize(("cell", "shape"), CALLS, ids=["-".join(map(str, (cell, *shape))) for cell, shape in CALLS])
+def test_values_and_gradients(cell: str, shape: Shape, dtype: str) -> None:
+    """Outputs, final state and gradients equal those of `reference`, for two kinds of options that depend on the cell and the shape."""
+    if dtype == "float32" and (cell == "lstm_layernorm" or shape.steps > 20):  # rounding errors grow
         return
-    turn = NAMES.index(cell) + (*SIZES, *MORE_SIZES).index(size)
-    for kind in (list(KINDS)[turn % 6], list(KINDS)[(turn + 3) % 6]):
-        case = make_case(cell, size, kind)
-        got, want = (run(cell, *case, backend, dtype) for backend in ("compiled", "reference"))
-        assert_close(got, want, "float32" if dtype == "float32" else 1e-11, kind)
+    turn = NAMES.index(cell) + SHAPES.index(shape)
+    for kind in (turn, turn + 3):
+        with precision(dtype):
+            case, arrays = make_case(cell, shape, kind, dtype)
+            got, want = (differentiate_case(case, arrays, backend, cell, by_masks=False) for backend in ("compiled", "reference"))
+        assert_close(got, want, "float32" if dtype == "float32" else 1e-11, str(case))
 
 
-def test_a_row_does_not_depend_on_its_batch() -> None:
-    """Each row of an LSTM has bit-identical outputs in a batch of few rows, whose threads divide the units, and in one of many rows."""
-    rng = np.random.default_rng(0)
-    params = CELLS["lstm"].init(jax.random.key(0), 20, 70)
-    x = jnp.asarray(rng.standard_normal((9, 30, 20)), jnp.float32)
-    whole = unroll(CELLS["lstm"], params, x, backend="compiled")[0]
-    for rows in range(1, 5):
-        np.testing.assert_array_equal(unroll(CELLS["lstm"], params, x[:rows], backend="compiled")[0], whole[:rows])
+@pytest.mark.parametrize("products", [None, "bfloat16"])
+def test_a_row_does_not_depend_on_its_batch(products: str | None) -> None:
+    """Each row of an LSTM has bit-identical outputs in a batch of few rows, whose threads divide the units, and in one of many rows.
 
-
-@pytest.mark.slow(keep=3)
-@built
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (6, 5, 7), (40, 3, 700), (3, 70, 131)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str) -> None:
-    """The C++ code of `LinearSteps` equals its JAX twin, also for sizes that occupy two threads and several blocks of units per thread."""
-    with jax.enable_x64(dtype == "float64"):
-        rng = np.random.default_rng(sizes[0])
-        a, b, d_h = (jnp.asarray(rng.uniform(-1, 1, sizes), dtype) for _ in range(3))
-        start, operation = jnp.asarray(rng.standard_normal(sizes[1:]), dtype), compiled.LinearSteps()
-        for starts in (None, jnp.asarray(rng.random(sizes[:2]) < 0.3)):
-            args = (a, b, start, starts)
-            got, want = operation.forward(True, *args), operation.plain_forward(True, *args)
-            assert_close(got, want, dtype)
-            back = (True, True, True, None), args, want[1], d_h
-            assert_close(operation.backward(*back), operation.plain_backward(*back), dtype)
-
-
-@built
-@pytest.mark.parametrize(
-    ("batch", "steps", "dropped", "backwards"), [(1, 90, False, False), (3, 17, True, True), (40, 5, False, True), (33, 64, True, False)]
-)
-def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) -> None:
-    """In float64, tokens change neither the loss nor the gradients with respect to the parameters and the table of word vectors.
-
-    One compiled program reads many texts, which consist of 1 to 30 different words.
+    The bits are also the same under `vmap` over x, and if only the last output is returned.
     """
-    rng = np.random.default_rng(batch)
-    words = 30
-    cell = CELLS["gru" if batch % 2 and dropped else "lstm"]
-    with jax.enable_x64(True):
-        params = cell.init(jax.random.key(0), 3, 5, dtype=jnp.float64)
+    if products and native.why_not_products(products):
+        pytest.skip(native.why_not_products(products))
+    params, x, state, *_ = make_arrays(Case(Shape(9, 30, 20, 70)))
 
-        def loss(params, table, ids, mask, tokens):
-            dropout = DropoutMasks(mask) if dropped else None
-            outputs = unroll(cell, params, table[ids], dropout=dropout, tokens=tokens, backwards=backwards, backend="compiled")[0]
-            return (outputs**2).sum()
+    def outputs(x, rows=9, **options):
+        start = jax.tree.map(lambda leaf: leaf[:rows], state)
+        return unroll(CELLS["lstm"], params, x[:rows], start, backend="compiled", compute_dtype=products, **options)[0]
 
-        gradients = jax.value_and_grad(loss, (0, 1))
-        both = jax.jit(lambda *args: [gradients(*args, tokens) for tokens in (args[2], None)])
-        for distinct in (1, 2, 3, 7, words):
-            for _ in range(4):
-                table, ids = jnp.asarray(rng.standard_normal((words, 3))), jnp.asarray(rng.integers(0, distinct, (batch, steps)))
-                mask = jnp.asarray(rng.integers(0, 2, (cell.gates, batch, 3)) * 2.0)
-                assert_close(*both(params, table, ids, mask), 1e-11)
+    whole = outputs(x)
+    for rows in range(1, 5):
+        np.testing.assert_array_equal(outputs(x, rows), whole[:rows])
+    np.testing.assert_array_equal(outputs(x, return_sequences=False), whole[:, -1])
+    np.testing.assert_array_equal(jax.vmap(outputs)(jnp.stack([x, x + 1]))[0], whole)
+
+
+@built
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize(
+    ("batch", "steps", "words", "backwards"), [(1, 90, 30, False), (3, 17, 2, True), (40, 5, 7, True), (33, 64, 1, False)]
+)
+def test_repeated_words(cell: str, batch: int, steps: int, words: int, backwards: bool) -> None:
+    """In float64, texts of 1 to 30 different words have the results and gradients of `reference`, also with dropout of the inputs."""
+    for dropout in ("none", "input, per gate"):
+        case = Case(Shape(batch, steps, words, 5), dropout=dropout, backwards=backwards, tokens=True)
+        with precision("float64"):
+            arrays = make_arrays(case, "float64", cell)
+            both = [differentiate_case(case, arrays, backend, cell, by_masks=False) for backend in ("compiled", "reference")]
+        assert_close(*both, 1e-11)
 
 
 @built
@@ -152,29 +134,20 @@ def test_ids_that_are_not_there() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gates_far_out(dtype: str) -> None:
     """Gates of saturated, tiny, infinite or NaN pre-activations have the values of sigmoid and tanh, up to rounding."""
-    with jax.enable_x64(dtype == "float64"):
+    with precision(dtype):
         x = np.concatenate([[0.0, 1e-30, 1e-8, 1e-4, 0.3, 1, 10, 50, 100, 1e4, 1e30, np.inf], np.linspace(0, 20, 500)])
-        x = np.concatenate([x, -x]).astype(dtype)
+        x = np.concatenate([x, -x, [np.nan]]).astype(dtype)
         units = len(x)
-
-        def gates(bias: jax.Array, units: int) -> np.ndarray:
-            params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
-            state = LSTMState(*jnp.zeros((2, 1, units), dtype))
-            x = jnp.zeros((1, 1, 1), dtype)
-            kept = compiled.CompiledLSTM(Options(CELLS["lstm"], sequences=False)).forward(
-                True, params, x, state, None, DropoutMasks(), None, None
-            )[1]
-            return np.asarray(kept.gates, np.float64).reshape(4, units)
-
-        for gate in range(4):
-            got = gates(jnp.zeros((4, units), dtype).at[gate].set(x).reshape(4 * units), units)[gate]
-            exact = x.astype(np.longdouble)
-            want = (np.tanh(exact) if gate == 2 else 1 / (1 + np.exp(-np.maximum(exact, -11_000)))).astype(np.float64)
-            unit = np.finfo(dtype).eps
-            assert np.abs(got - want).max() <= 2 * unit
-            if gate == 2:  # tanh of a small number has a small relative error, too
-                assert (np.abs(got - want) <= 4 * unit * np.abs(want) + np.finfo(dtype).tiny / unit).all()
-        assert np.isnan(gates(jnp.full(12, np.nan, dtype), 3)).all()
+        params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), jnp.tile(x, 4))
+        call = Call(params, jnp.zeros((1, 1, 1), dtype), LSTMState(*jnp.zeros((2, 1, units), dtype)), None, DropoutMasks(), None)
+        _, residuals = compiled.CompiledCell(Options(CELLS["lstm"], sequences=False)).forward(True, *call)
+    gates = np.asarray(residuals.gates, np.float64).reshape(4, units)
+    assert np.isnan(gates[:, -1]).all()
+    exact, unit = x[:-1].astype(np.longdouble), np.finfo(dtype).eps
+    tanh, sigmoid = np.tanh(exact), 1 / (1 + np.exp(-np.maximum(exact, -11_000)))
+    errors = np.abs(gates[:, :-1] - np.stack([sigmoid, sigmoid, tanh, sigmoid]))
+    assert errors.max() <= 2 * unit
+    assert (errors[2] <= 4 * unit * np.abs(tanh) + np.finfo(dtype).tiny / unit).all()  # small numbers have a small relative error, too
 
 
 THREADS = """

@@ -1,8 +1,6 @@
 """Tests of the backend `cudnn`. Only `test_on_a_gpu` needs the library cuDNN.
 
-cuDNN reads all parameters from one packed array. To test the packing, jax.experimental.rnn unpacks this array, and the result is compared
-with the original parameters. To test the code around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the
-place of cuDNN.
+To test the code around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the place of cuDNN.
 """
 
 from dataclasses import replace
@@ -16,15 +14,13 @@ from jax.experimental import rnn
 from jax.sharding import NamedSharding, PartitionSpec
 from tables import Shape, assert_close, lengths
 
-from lstm_jax.cells import CELLS
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence import BACKENDS, backends, cudnn, unroll
+from lstm_jax.recurrence import BACKENDS, backends, cudnn
 from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 SHAPE = Shape(5, 7, 3, 4)
-LENGTHS = lengths(np.random.default_rng(0), 5, 7)
 
 
 def _library(x, h, c, weights, seq_lengths, sizes: tuple[int, int]):
@@ -54,16 +50,6 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backends.BACKENDS, "cudnn", row)
 
 
-def test_weights() -> None:
-    """The function `rnn.unpack_lstm_weights` recovers the parameters from the weights that `cudnn.pack` returns."""
-    params = make_arrays(Case(SHAPE)).params
-    weights = cudnn.pack(params)
-    assert weights.shape == (rnn.get_num_params_in_lstm(3, 4, 1, False),)
-    wanted = (params.kernel.T, params.recurrent_kernel.T, params.bias, 0 * params.bias)
-    for part, want in zip(rnn.unpack_lstm_weights(weights, 3, 4, 1, False), wanted, strict=True):
-        np.testing.assert_array_equal(part[0], want)
-
-
 @pytest.mark.parametrize(
     "case",
     [
@@ -78,19 +64,12 @@ def test_gradients_are_the_references(library: None, case: Case) -> None:
     assert_close(differentiate_case(case, arrays, "cudnn"), differentiate_case(case, arrays, "reference"), "float32")
 
 
-def test_lengths(library: None) -> None:
+@pytest.mark.parametrize("ids", [False, True])
+def test_lengths(library: None, ids: bool) -> None:
     """With lengths that include 0 and T, results and gradients equal those of `reference`, for floats x and for ids."""
-    for ids in (False, True):
-        case = Case(SHAPE, zero_output=ids, ids=ids)
-        arrays = make_arrays(case)
-
-        def results(params, state, backend: str, arrays=arrays, case=case):
-            options = {"lengths": jnp.asarray(LENGTHS), "zero_output_for_mask": case.zero_output, "backend": backend}
-            found = unroll(CELLS["lstm"], params, arrays.x, state, **options)
-            return weigh(found), found
-
-        run = jax.jit(jax.grad(results, (0, 1), has_aux=True), static_argnums=2)
-        assert_close(*(run(arrays.params, arrays.state, backend) for backend in ("cudnn", "reference")), "float32")
+    case, counts = Case(SHAPE, zero_output=ids, ids=ids), jnp.asarray(lengths(np.random.default_rng(0), 5, 7))
+    arrays = make_arrays(case)
+    assert_close(*(differentiate_case(case, arrays, backend, lengths=counts) for backend in ("cudnn", "reference")), "float32")
 
 
 def test_vmap_and_mesh(library: None) -> None:
@@ -133,15 +112,9 @@ def test_precision() -> None:
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
     """On a GPU, cuDNN without TF32 has the results and gradients of `reference`, for rows of different lengths."""
-    arrays = make_arrays(Case(Shape(33, 40, 20, 64)))
-    counts = jnp.asarray(lengths(np.random.default_rng(0), 33, 40))
-
-    def results(params, state, x, backend: str):
-        found = unroll(CELLS["lstm"], jax.tree.map(lambda p: p / 8, params), x, state, lengths=counts, backend=backend)
-        return weigh(found), found
-
-    run = jax.jit(jax.grad(results, (0, 1, 2), has_aux=True), static_argnums=3)
-    assert_close(*(run(arrays.params, arrays.state, arrays.x, backend) for backend in ("cudnn", "reference")), 2e-5)
+    case, counts = Case(Shape(33, 40, 20, 64)), jnp.asarray(lengths(np.random.default_rng(0), 33, 40))
+    arrays = make_arrays(case)
+    assert_close(*(differentiate_case(case, arrays, backend, lengths=counts) for backend in ("cudnn", "reference")), 2e-5)
 
 
 def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, make_arrays, run_case, weigh
+from cases import Case, differentiate, differentiate_case, make_arrays, run_case, weigh
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tables import BACKENDS, Shape, assert_close
+from tables import BACKENDS, Shape, assert_close, precision
 
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, HiddenState, MinParams
@@ -20,19 +20,15 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
 def test_gates_near_0_and_1(cell: str) -> None:
     """The loss and its gradients of `compiled` in float32 equal those of `reference` in float64, for inputs x from -200 to 200."""
-    rng, row = np.random.default_rng(0), CELLS[cell]
-    x, weights = rng.uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]], rng.standard_normal((5, 6, 7))
-    params = jax.tree.map(np.asarray, row.init(jax.random.key(1), 4, 7))
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]]
+    params = jax.tree.map(np.asarray, CELLS[cell].init(jax.random.key(1), 4, 7))
 
     def results(backend: str, dtype: str):
-        given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
-        return jax.value_and_grad(lambda params, x: (unroll(row, params, x, backend=backend)[0] * weights).sum(), (0, 1))(*given)
+        with precision(dtype):
+            given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
+            return differentiate(lambda params, x: unroll(CELLS[cell], params, x, backend=backend)[0], *given)
 
-    got = results("compiled", "float32")
-    with jax.enable_x64(True):
-        want = results("reference", "float64")
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
+    assert_close(results("compiled", "float32"), results("reference", "float64"), 3e-5)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +52,20 @@ def test_a_share_near_0_has_all_its_digits(z: tuple[float, float], backend: str 
     a, rest = f / (f + i), i / (f + i)
     wanted = batch * np.asarray([-0.7 * a * rest * rest_i, 0.7 * a * rest * rest_f, rest])
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([*z, 0.3])), wanted, rtol=2e-6)
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.slow(keep=3)
+@pytest.mark.parametrize("shape", [Shape(1, 1, 1, 1), Shape(5, 6, 2, 7), Shape(3, 40, 2, 700), Shape(70, 3, 2, 131)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sizes_of_a_linear_cell_of_a_user(shape: Shape, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results and gradients equal those of `reference`, also for two threads and for several blocks of units per thread."""
+    monkeypatch.setitem(CELLS, "own", replace(CELLS["min_gru"], name="own"))
+    for resets in (False, True):
+        case = Case(shape, resets=resets)
+        with precision(dtype):
+            arrays = make_arrays(case, dtype, "own")
+            assert_close(*(differentiate_case(case, arrays, backend, "own") for backend in ("compiled", "reference")), dtype, str(case))
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")

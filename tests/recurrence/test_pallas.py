@@ -48,7 +48,7 @@ def test_gradients_are_the_references(
 ) -> None:
     """Results and gradients equal those of `reference`, also if the recurrent kernel is read anew at each step."""
     monkeypatch.setattr(pallas, "RESIDENT", pallas.RESIDENT * resident)
-    assert pallas.Tiling.of(case.shape.batch, case.shape.units, products or "float32").resident == resident
+    assert pallas.Tiling(case.shape.batch, case.shape.units, products or "float32").resident == resident
     arrays = make_arrays(case)
     got, want = (differentiate_case(case, arrays, backend, compute_dtype=products) for backend in ("pallas", "reference"))
     assert_close(got, want, 1e-5 if products is None else 3e-2)

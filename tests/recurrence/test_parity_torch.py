@@ -37,6 +37,11 @@ STACKS = [
 ]
 
 
+def differentiate_torch(torch, results, dtype: str) -> None:
+    rng = np.random.default_rng(1)  # the same weights as `weigh` uses
+    sum((part * torch.from_numpy(rng.normal(size=part.shape).astype(dtype))).sum() for part in results).backward()
+
+
 def torch_results(torch, stack: Stack, dtype: str):
     """Run `torch.nn.LSTM` and return (weights, inputs, results, gradients of the weights, gradients of the inputs) as NumPy arrays.
 
@@ -58,9 +63,7 @@ def torch_results(torch, stack: Stack, dtype: str):
         packed_outputs, (h, c) = module(packed, tuple(start))
         outputs, _ = rnn.pad_packed_sequence(packed_outputs, batch_first=True, total_length=steps)
     results = (outputs, h, c)
-    # the same weights as `weigh` uses
-    rng = np.random.default_rng(1)
-    sum((r * torch.from_numpy(rng.normal(size=r.shape).astype(dtype))).sum() for r in results).backward()
+    differentiate_torch(torch, results, dtype)
     arrays = {name: p.detach().numpy() for name, p in module.named_parameters()}
     gradients = {name: p.grad.numpy() for name, p in module.named_parameters()}
     numpy = [a.detach().numpy() for a in (x, *start)]
@@ -145,10 +148,7 @@ def test_other_cells(torch, cell: str, shape: Shape, dtype: str) -> None:
             lambda params, x, state: unroll(CELLS[cell], params, x, state), arrays.params, arrays.x, arrays.state
         )
         assert_close(results, (outputs.detach().numpy(), HiddenState(h[0].detach().numpy())), dtype)
-        # the same weights as `weigh` uses
-        rng = np.random.default_rng(1)
-        parts = [(part * torch.tensor(rng.normal(size=part.shape).astype(dtype))).sum() for part in (outputs, h[0])]
-        sum(parts[1:], parts[0]).backward()
+        differentiate_torch(torch, (outputs, h[0]), dtype)
         assert_close((by_x, by_state.h), (x.grad.numpy(), start.grad.numpy()[0]), dtype)
         gradients = {name: array.grad.numpy() for name, array in module.named_parameters()}
         if cell == "simple_rnn":

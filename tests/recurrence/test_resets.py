@@ -21,7 +21,7 @@ STARTS = np.array([[0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]], bool)
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("time_major", [False, True])
 def test_segment_ids_are_resets_and_a_mask(backwards: bool, time_major: bool) -> None:
-    params, x, state, _, _, _, learned = make_arrays(Case(SHAPE, resets=True))
+    params, x, state, _, _, _, learned, _ = make_arrays(Case(SHAPE, resets=True))
     turn = (lambda array: np.swapaxes(array, 0, 1)) if time_major else (lambda array: array)
     order: Any = {"backwards": backwards, "time_major": time_major, "reset_state": learned}
     want = unroll(CELLS["lstm"], params, turn(x), state, mask=turn(SEGMENTS != 0), resets=turn(STARTS), **order)
@@ -47,7 +47,7 @@ def test_segment_ids_of_one_step_in_both_directions() -> None:
 
 
 def test_a_shared_reset_state_is_broadcast_and_is_the_initial_state() -> None:
-    params, x, _, _, _, resets, learned = make_arrays(Case(SHAPE, resets=True))
+    params, x, _, _, _, resets, learned, _ = make_arrays(Case(SHAPE, resets=True))
     shared = jax.tree.map(lambda part: part[0], learned)
     whole = jax.tree.map(lambda part: jnp.broadcast_to(part[:1], part.shape), learned)
 
@@ -61,7 +61,7 @@ def test_a_shared_reset_state_is_broadcast_and_is_the_initial_state() -> None:
 
 
 def test_without_a_reset_state_it_is_zero() -> None:
-    params, x, state, _, _, resets, learned = make_arrays(Case(SHAPE, resets=True))
+    params, x, state, _, _, resets, learned, _ = make_arrays(Case(SHAPE, resets=True))
     zeros = jax.tree.map(jnp.zeros_like, learned)
     got = unroll(CELLS["lstm"], params, x, state, resets=resets)
     assert_close(got, unroll(CELLS["lstm"], params, x, state, resets=resets, reset_state=zeros), 0.0)

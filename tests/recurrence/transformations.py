@@ -7,7 +7,6 @@ is examined.
 """
 
 import contextlib
-import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ if __name__ == "__main__":
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from cases import Arrays, Case, make_arrays, run_case, weigh
+from cases import Arrays, Case, make_arrays, run_case, usable, weigh
 from tables import Shape, assert_close
 
 from lstm_jax import native
@@ -42,19 +41,14 @@ class Column(NamedTuple):
     cell: str
 
 
-COLUMNS = tuple(
-    itertools.starmap(
-        Column,
-        [
-            ("compiled", "lstm"),
-            ("compiled", "gru"),
-            ("compiled", "min_gru"),
-            ("hoisted", "lstm"),
-            ("reference", "lstm"),
-            ("associative", "min_gru"),
-            ("parallel", "lstm"),
-        ],
-    )
+COLUMNS = (
+    Column("compiled", "lstm"),
+    Column("compiled", "gru"),
+    Column("compiled", "min_gru"),
+    Column("hoisted", "lstm"),
+    Column("reference", "lstm"),
+    Column("associative", "min_gru"),
+    Column("parallel", "lstm"),
 )
 SHAPE = Shape(4, 3, 2, 3)
 Loss = Callable[..., jax.Array]
@@ -73,7 +67,7 @@ class Problem(NamedTuple):
 @cache
 def problem(cell: str, backend: str) -> Problem:
     """Return the problem of a cell on a backend, with a mask, resets, input dropout and, if the cell allows it, recurrent dropout."""
-    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell != "min_gru" else "input, per gate", resets=True)
+    case = usable(Case(SHAPE, mask="gaps", dropout="both, per gate", resets=True), cell)
     sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
 
     def loss(params, x):
