@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,6 +160,22 @@ def why_not() -> str:
         return is_off()
     library = _load()
     return "" if library.path else f"{'; '.join(library.notes)}: {BUILD}"
+
+
+@functools.cache
+def warn_if_slow() -> None:
+    """Warn, once in a process, if it has no compiled code that suits this processor, although lstm_jax can be compiled for it."""
+    levels = packaged.levels_here()
+    if is_off() or not levels:
+        return
+    path, notes = _load()
+    reason = "; ".join(notes)
+    if path is not None:
+        names = [packaged.file_name(level) for level in levels]
+        if path.name not in names[1:]:
+            return
+        reason = f"{path.name} is for an older processor than this one"
+    warnings.warn(f"lstm_jax is slower than it can be: {reason}; {BUILD}, or set {VARIABLE}=0", stacklevel=2)
 
 
 def why_not_products(dtype: str) -> str:

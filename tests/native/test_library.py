@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import pytest
 from tables import BACKENDS
 
-from lstm_jax import CELLS, unroll
+from lstm_jax import CELLS, native, unroll
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import compiler as compiler_module
 from lstm_jax.native import library, packaged
+from lstm_jax.recurrence.backends import resolve_backend
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(library, "library_path", lambda: place)
     monkeypatch.setattr(library, "TARGETS", ())
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
+    monkeypatch.setattr(library, "_LOADED", {})
     return place
 
 
@@ -53,6 +55,17 @@ def test_not_built(path: Path) -> None:
         library.register()
     with pytest.raises(InputError, match=r"^backend compiled: not built"):
         unroll(CELLS["lstm"], CELLS["lstm"].init(jax.random.key(0), 2, 3), jnp.ones((1, 1, 2)), backend="compiled")
+
+
+def test_a_process_without_compiled_code_says_so_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaged, "levels_here", lambda: ("x86-64-v3", "x86-64-v2"))
+    library.warn_if_slow.cache_clear()
+    with native.compiled_code(False):
+        assert resolve_backend(None).name == "hoisted"
+    library.warn_if_slow.cache_clear()
+    with pytest.warns(UserWarning, match="^lstm_jax is slower than it can be: not built; run lstm-jax backends --build"):
+        assert resolve_backend(None).name == "hoisted"
+    assert resolve_backend(None).name == "hoisted"
 
 
 @pytest.mark.parametrize("length", [0, 5, 100])
