@@ -73,7 +73,7 @@ def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
     ("words", "found"),
     [
         ("tr", ["train"]),
-        ("train ", TASKS),
+        ("train ", ["-h", "--help", *sorted(TASKS)]),
         ("train sentiment --epo", ["--epochs"]),
         ("train sentiment --no-f", ["--no-figures"]),
         ("train sentiment --padding ", ["pre", "post"]),
@@ -81,16 +81,17 @@ def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
         ("data shard --wor", ["--workers"]),
         ("data shard-reviews --lab", ["--label-column"]),
         ("generate --mode w", ["window"]),
-        ("predict --file ", []),  # files, by the shell's own default
+        ("predict --file ", ["a.txt"]),
         ("embedding neighbours --c", ["--count"]),
     ],
 )
-def test_completion(ask, words, found):
+def test_completion(ask, words, found, tmp_path):
+    (tmp_path / "a.txt").touch()
     code, script, err = ask("completion", "bash")
     assert (code, err) == (0, "")
-    call = 'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _lstm_jax; printf "%s\\n" "${COMPREPLY[@]}"'
-    arguments = ["lstm-jax", *words.split(" ")]
-    shell = subprocess.run(["bash", "-c", f"{script}\n{call}", "bash", *arguments], capture_output=True, text=True, check=True)
+    call = 'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _tyro_lstm_jax; printf "%s\\n" "${COMPREPLY[@]}"'
+    command = ["bash", "-c", f"{script}\n{call}", "bash", "lstm-jax", *words.split(" ")]
+    shell = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shell.stderr == ""
     assert shell.stdout.split() == found
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from lstm_jax.bounds import Checked, Level
-from lstm_jax.commands.common import Flat, Train, load_run, metric_text, start, warn
+from lstm_jax.commands.common import Flat, Train, load_run, metric_text, warn
 from lstm_jax.config import ForecastConfig
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
@@ -47,7 +47,6 @@ class Forecast(Checked):
 
     def __call__(self, console: Console) -> None:
         del console
-        start()
         trained = load_run("forecast", self.run)
         series = trained.series(self.csv)
         if self.csv is None and not trained.is_own(series):

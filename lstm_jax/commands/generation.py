@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lstm_jax.bounds import CharactersOrAll, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount, Written
-from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say, start
+from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
@@ -72,7 +72,6 @@ class Generate(Checked):
     """Print each text as a JSON object on its own line."""
 
     def __call__(self, console: Console) -> None:
-        start()
         trained = load_run("generation", self.run)
         prompt = trained.encode(self.prompt, self.clean, self.unknown)
         rules = trained.rules(self.temperature, self.top_k, self.top_p)
@@ -138,7 +137,6 @@ class Score(ReadsText):
     """Print the result as JSON."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run, self.dtype)
@@ -168,7 +166,6 @@ class Units(ReadsText):
     """HTML page to write."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run)
