@@ -11,7 +11,7 @@ import pytest
 from command_line import required
 
 from lstm_jax import bounds
-from lstm_jax.bounds import Bounds, check_numbers
+from lstm_jax.bounds import Bounds, check_fields
 from lstm_jax.commands import COMMANDS
 from lstm_jax.errors import InputError
 
@@ -90,9 +90,9 @@ def test_each_entry_of_a_tuple_is_checked():
     class Config:
         counts: tuple[bounds.Count, ...] = (1, 2)
 
-    check_numbers(Config())
+    check_fields(Config())
     with pytest.raises(InputError, match=r"^counts: 0; give 1 or more"):
-        check_numbers(Config((1, 0)))
+        check_fields(Config((1, 0)))
 
 
 def test_numpy_numbers_become_numbers_of_python():
@@ -102,7 +102,7 @@ def test_numpy_numbers_become_numbers_of_python():
         shares: tuple[bounds.Share, ...]
 
     config = Config(np.int64(3), (np.float32(0.5), 0, np.float64(0.25)))
-    check_numbers(config)
+    check_fields(config)
     assert dataclasses.astuple(config) == (3, (0.5, 0, 0.25))
     assert [type(value) for value in (config.count, *config.shares)] == [int, float, int, float]
     for value in (np.array(3), jnp.int32(3)):
