@@ -211,7 +211,7 @@ def test_named_choices_are_choices():
     ],
 )
 def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:
-    with pytest.raises(InputError, match=rf"^{section}: dict; give a lstm_jax\.config\.{wanted}$"):
+    with pytest.raises(InputError, match=rf"^{section}: dict; give a lstm_jax.config.*{wanted}$"):
         kind(**{section: {}})
 
 
@@ -225,7 +225,7 @@ def test_sections_of_a_config_of_ones_own() -> None:
         train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
 
     assert Own(data={"a": 1}).data == {"a": 1}
-    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.SentimentModelConfig$"):
+    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax.config.*SentimentModelConfig$"):
         Own(model=GenerationModelConfig())
 
 

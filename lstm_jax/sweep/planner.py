@@ -40,19 +40,15 @@ def run(
     failed, or if the source code of the function has changed since the row of a skipped run was written.
 
     Args:
-        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
-            have a name and not be a lambda, because the name of the function identifies its rows. It may be a class method, but not a
-            method of an instance. Put all values on which the results depend into the config, and not into an enclosing function: the id
-            of a run (see `run_id`) covers only the config and the name of the function.
-        configs: instances of a frozen dataclass. Configs with the same id count as one run. In a field, the values 1, 1.0 and True give
-            different ids, although Python takes them to be equal. A tuple and a list with the same items give the same id, and so do the
-            dict keys 1 and "1". A row in the file counts for a config only if it names the class of the config, or no class.
+        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It may be a
+            class method, but not a lambda or a method of an instance. Put all values on which the results depend into the config: the id of
+            a run (see `run_id`) covers only the config and the name of the function.
+        configs: instances of a frozen dataclass. Configs with the same id count as one run. A row in the file counts for a config only if
+            it names the class of the config, or no class.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
-        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
-            how many runs are running, waiting, done and failed.
-        workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
-            Only "processes" uses this argument.
+        where: executor of the runs: "here", "processes" or "slurm". A terminal shows how many runs are running, waiting, done and failed.
+        workers: number of processes that run at the same time; 0 means the number of cores. Only "processes" uses this argument.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
 
@@ -127,7 +123,12 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
         require_importable(function, "function")
     for config in configs:
         require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
-        _require_json(dataclasses.asdict(config))
+        for field, value in dataclasses.asdict(config).items():
+            try:
+                json.dumps(value, sort_keys=True)
+            except (TypeError, ValueError) as error:
+                remedy = "give text or numbers, and dicts with keys of one type"
+                raise InputError(f"field {field} of a config", f"not JSON: {value!r}", remedy) from error
         if where == "processes":
             pickle_config(config)
 
@@ -162,18 +163,6 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
     rows = [row for row in read_rows(path, check) if row["id"] in wanted]
     mine = {row["id"]: row for row in rows if row.get("class") in (None, import_name(type(wanted[row["id"]])))}
     return {key: mine[key] for key in wanted if key in mine}, len({row["id"] for row in rows} - mine.keys())
-
-
-def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
-    """Check that the values of a config can be written as JSON."""
-    for name, value in values.items():
-        try:
-            json.dumps(value, sort_keys=True)
-        except (TypeError, ValueError) as error:
-            if isinstance(value, Mapping):
-                _require_json(value, f"{prefix}{name}.")
-            remedy = "give text or numbers, and dicts with keys of one type"
-            raise InputError(f"field {prefix}{name} of a config", f"not JSON: {value!r}", remedy) from error
 
 
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
