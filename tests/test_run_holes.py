@@ -29,18 +29,17 @@ def asking(task: str, run: Path, out: Path) -> list[list[str]]:
     For a task that has no list in this function, the result has each command of the task that reads a run and needs no other argument.
     Commands that write files write them to the folder `out`.
     """
-    words = f"embedding export {out}/vectors.txt --force", f"embedding export {out}/folder --format projector --force"
     commands = {
         "sentiment": [
             "predict --text good",
             "evaluate",
             "embedding neighbours good --min-reviews 1",
             f"embedding plot --out {out}/map.png",
+            f"embedding export {out}/vectors.txt --force",
         ],
         "generation": ["generate --chars 3", "score --text the", f"units --text the --out {out}/units.html"],
         "forecast": ["forecast"],
     }
-    commands["sentiment"] += words
     if find_spec("onnx"):
         commands["sentiment"].append(f"export onnx --file {out}/model.onnx")
     return [[*command.split(), "--run", str(run)] for command in commands.get(task) or questions(task)]
