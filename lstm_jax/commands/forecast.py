@@ -21,7 +21,6 @@ class TrainForecast(Train):
 
     config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
     run: Path = Path("runs/forecast")
-    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))

@@ -29,7 +29,6 @@ class TrainSentiment(Train):
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
-    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     preset: Literal["none", "best"] = "none"
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
     'best' is the recipe with the highest validation accuracy in the study `best` of docs/studies.md. The models of this study are trained
