@@ -60,9 +60,8 @@ def require_importable(item: Any, kind: str) -> None:
     module, _, path = name.partition(":")
     try:
         has_module = item.__module__ != "__main__" or find_spec(module) is not None
-        found = (
-            has_module and operator.attrgetter(path)(sys.modules.get(item.__module__)) == item
-        )  # a class method is never the same object
+        # not `is`: a class method is a new object at each access
+        found = has_module and operator.attrgetter(path)(sys.modules.get(item.__module__)) == item
     except (AttributeError, ImportError, ValueError):
         found = False
     remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'

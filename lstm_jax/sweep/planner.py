@@ -112,8 +112,7 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     require(not identity.importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
-    *first, last = EXECUTORS
-    require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
+    require(where in EXECUTORS, "where", where, f"give one of {', '.join(EXECUTORS)}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     name = import_name(function)
     require("<lambda>" not in name, "function", "a lambda", "give a function with a name, by which rows are found again")

@@ -41,9 +41,8 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> Interval:
 
     `seed` is the seed of the random draws, and `draws` the number of bootstrap resamples.
 
-    With few values the interval is too short. If the values are normally distributed, it contains the true mean in about 75 % of cases
-    with three values, 83 % with five and 90 % with ten. With three values or fewer it is the range of the values. For few values, use
-    `t_interval`.
+    With few values the interval is too short: it contains the mean of a normal distribution in about 75 % of cases with three values, 83 %
+    with five and 90 % with ten. For few values, use `t_interval`.
     """
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
