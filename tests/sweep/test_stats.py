@@ -1,6 +1,5 @@
 """Confidence intervals and permutation tests against direct computations with NumPy, full enumeration, and functions of SciPy."""
 
-
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
