@@ -4,11 +4,12 @@ Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
 
 MOST = 2**31 - 1
 """Largest allowed count: the largest int32, since JAX counts in int32."""
@@ -22,8 +23,8 @@ class Bounds:
     high: int | float
     remedy: str
     """Advice to the user if the value is not a number within the bounds, such as "give 1 or more"."""
-    above: str = ""
-    """Advice to the user if the number is above `high`. If empty, the advice consists of `remedy` and the value of `high`."""
+    whole: bool = False
+    """Whether `remedy` names the upper bound too. Otherwise `high` is added to it for a number above."""
     zero: bool = False
     """Whether 0 is allowed even if it is below `low`."""
 
@@ -37,7 +38,8 @@ class Bounds:
             number = int(value) if isinstance(value, Integral) else float(value)  # NumPy would round the bounds to the dtype of the value
         if self.low <= number <= self.high or (self.zero and number == 0):
             return number
-        raise InputError(name, value, (self.above or f"{self.remedy}, at most {self.high:.12g}") if number > self.high else self.remedy)
+        limit = f", at most {self.high:.12g}" if number > self.high and not self.whole else ""
+        raise InputError(name, value, self.remedy + limit)
 
 
 def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
@@ -55,16 +57,29 @@ def is_a(value: Any, package: str, *names: str) -> bool:
     return any(cls.__name__ in names and f"{cls.__module__}.".startswith(f"{package}.") for cls in type(value).__mro__)
 
 
-def check_numbers(config: Any) -> None:
-    """Check the numbers of a dataclass instance against the bounds of their fields, and convert them to Python's own types."""
+def check_fields(config: Any) -> None:
+    """Check that each field of a dataclass instance has an allowed value, and convert the values to Python's own types."""
     for field in dataclasses.fields(config):
-        value, annotation = getattr(config, field.name), field.type
-        several = get_origin(annotation) is tuple
-        annotation = get_args(annotation)[0] if several else annotation
-        if get_origin(annotation) is Annotated:
-            numbers = as_tuple(field.name, value, "give several numbers in a tuple or a list") if several else (value,)
-            checked = tuple(check_number(field.name, number, annotation) for number in numbers)
-            object.__setattr__(config, field.name, checked if several else checked[0])
+        object.__setattr__(config, field.name, _checked(field.name, getattr(config, field.name), field.type))
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """Return a value of the type `kind`, after checking it and replacing NumPy scalars and paths."""
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        items = (value,) if inner is str and isinstance(value, str | os.PathLike) else as_tuple(name, value, "give several, in a list")
+        return tuple(_checked(name, item, inner) for item in items)
+    if get_origin(kind) is Annotated:
+        return check_number(name, value, kind)
+    if get_origin(kind) is Literal:
+        require(value in get_args(kind), name, value, f"give one of {', '.join(map(str, get_args(kind)))}")
+    if kind is str:
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        require(isinstance(value, str), name, repr(value), "give a text")
+    if kind is bool:
+        require(isinstance(value, bool) or is_a(value, "numpy", "bool"), name, repr(value), "give True or False")
+        return bool(value)
+    return value
 
 
 def check_number(name: str, value: Any, kind: Any) -> Any:
@@ -76,35 +91,29 @@ def check_number(name: str, value: Any, kind: Any) -> Any:
 
 
 class Checked:
-    """Base class of dataclasses whose numbers are checked against their bounds when an instance is created."""
+    """Base class of dataclasses whose fields are checked when an instance is created."""
 
     def __post_init__(self):
-        check_numbers(self)
+        check_fields(self)
 
 
 Count = Annotated[int, Bounds(1, MOST, "give 1 or more")]
 ProcessIndex = Annotated[int, Bounds(-1, 2**16, "give 0 or more, or -1 to find it")]
 CountOrNone = Annotated[int, Bounds(0, MOST, "give 0 or more")]
 Layers = Annotated[int, Bounds(1, 256, "give 1 or more")]
-Characters = Annotated[int, Bounds(1, MOST, "give 1 or more characters")]
-CharactersOrNone = Annotated[int, Bounds(0, MOST, "give 0 or more characters")]
 Drawn = Annotated[int, Bounds(0, 10**6, "give 0 or more characters")]
 Written = Annotated[int, Bounds(0, 10**7, "give 0 or more characters")]
 Words = Annotated[int, Bounds(4, MOST, "give 4 or more (0, 1 and 2 are reserved)")]
-Features = Annotated[int, Bounds(0, MOST, "give 0 (one-hot) or more")]
 Devices = Annotated[int, Bounds(0, 2**16, "give 0 or more")]
-Seed = Annotated[int, Bounds(0, 2**32 - 1, "give 0 or more", "give a number below 2**32: JAX would drop the rest")]
-DrawingSeed = Annotated[int, Bounds(0, 2**32 - 1, "give a number from 0 to below 2**32", "give a number from 0 to below 2**32")]
-CountOrAll = Annotated[int, Bounds(0, MOST, "give 0 (all) or more")]
-CharactersOrAll = Annotated[int, Bounds(0, MOST, "give 1 or more, or 0 for all")]
-UnitCount = Annotated[int, Bounds(1, MOST, "give 1 unit or more")]
-Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1", "give a share from 0 to below 1")]
+Seed = Annotated[int, Bounds(0, 2**32 - 1, "give a number from 0 to below 2**32", whole=True)]
+"""Seed of a JAX key, of which JAX would drop the bits above 32."""
+Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1", whole=True)]
 """Fraction of at least 0 and at most 1 - 1e-6. It stays below 1, because the code divides by 1 - share in float32."""
 Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
-Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
+Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", whole=True)]
 Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
 """Number from 1e-18 to 1e18. Within these bounds, squares and quotients of such numbers are finite and non-zero in float32."""
 RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give a number, 0 or at least 1e-18", zero=True)]
-TopP = Annotated[float, Bounds(5e-324, 1, "give a share above 0, at most 1", "give a share above 0, at most 1")]
-Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
+TopP = Annotated[float, Bounds(5e-324, 1, "give a share above 0, at most 1", whole=True)]
+Temperature = Annotated[float, Bounds(1e-6, 1e6, "give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)", whole=True, zero=True)]
 """Temperature of sampling: 0, or a number from 1e-6 to 1e6. Other temperatures cause overflow in float32."""

@@ -34,9 +34,7 @@ class CellTraits:
 
 TRAITS = {
     "lstm": CellTraits(has_recurrent_kernel=True, has_cell_state=True),
-    "gru": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
-    "gru_reset_before": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
-    "simple_rnn": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
+    **dict.fromkeys(("gru", "gru_reset_before", "simple_rnn"), CellTraits(has_recurrent_kernel=True, has_cell_state=False)),
 }
 """Dict from the name of a cell to its traits, for the cells that Keras also has."""
 

@@ -18,7 +18,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_origin, get_type_hints
 
 import lstm_jax
 from lstm_jax.errors import InputError, Interrupted, require
@@ -32,8 +32,7 @@ def _usage(group: str = "") -> str:
     """Return the usage of all commands, or of the commands of a group, such as "train"."""
     from lstm_jax.commands import COMMANDS
 
-    names = _group(group) if group else list(COMMANDS)
-    lines = [f"  {name:22} {(COMMANDS[name].__doc__ or '').splitlines()[0]}" for name in names]
+    lines = [f"  {name:22} {(COMMANDS[name].__doc__ or '').splitlines()[0]}" for name in _names(group)]
     if sys.stdout.isatty():  # into a pipe each command is one line
         width = shutil.get_terminal_size().columns
         lines = [textwrap.fill(line, width, subsequent_indent=" " * 25, break_on_hyphens=False) for line in lines]
@@ -41,10 +40,11 @@ def _usage(group: str = "") -> str:
     return "\n".join([f"usage: {command} [options]; {command} --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
 
 
-def _group(name: str) -> list[str]:
+def _names(group: str) -> list[str]:
+    """Return the names of the commands of a group, or of all commands if the group is ""."""
     from lstm_jax.commands import COMMANDS
 
-    return [command for command in COMMANDS if command.startswith(f"{name} ")]
+    return [name for name in COMMANDS if not group or name.startswith(f"{group} ")]
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
@@ -53,54 +53,42 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
     from lstm_jax.commands import COMMANDS
     from lstm_jax.commands.common import set_help
+    from lstm_jax.files.writing import user_path
 
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
-    for size in (1, 2):
-        name = " ".join(arguments[:size])
-        if name in COMMANDS:
-            break
-    else:
-        raise InputError("command", name or "none", f"give one of {', '.join(_group(''.join(arguments[:1])) or COMMANDS)}")
-    command: Any = COMMANDS[name]
-    _check_lists(command, arguments[size:])
-    set_help(command)
-    default = command.with_preset(arguments[size:]) if hasattr(command, "preset") else None
-    chosen: dict[str, Any] = {} if default is None else {"default": default}
+    name = next((name for name in (" ".join(arguments[:size]) for size in (1, 2)) if name in COMMANDS), None)
+    if name is None:
+        known = _names("".join(arguments[:1])) or COMMANDS
+        raise InputError("command", " ".join(arguments[:2]) or "none", f"give one of {', '.join(known)}")
+    kind, arguments = COMMANDS[name], arguments[len(name.split()) :]
+    _check_lists(kind, arguments)
+    set_help(kind)
+    chosen: dict[str, Any] = {"default": kind.with_preset(arguments)} if hasattr(kind, "with_preset") else {}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return _with_home(tyro.cli(command, args=arguments[size:], prog=f"lstm-jax {name}", **chosen))
+            command = tyro.cli(kind, args=arguments, prog=f"lstm-jax {name}", **chosen)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise _complaint(name, stop, complaint.getvalue()) from stop
-
-
-def _with_home(command: Any) -> Any:
-    """Return a copy of a command in whose paths `~` is replaced by the home folder."""
-    from lstm_jax.files.writing import user_path
-
-    if not dataclasses.is_dataclass(command) or isinstance(command, type):
-        return command
-    names = [field.name for field in dataclasses.fields(command) if isinstance(getattr(command, field.name), Path)]
-    return dataclasses.replace(command, **{name: user_path(getattr(command, name)) for name in names})
+    paths = {field: user_path(value) for field, value in vars(command).items() if isinstance(value, Path)}
+    return dataclasses.replace(command, **paths) if paths else command
 
 
 def _check_lists(command: Any, arguments: Sequence[str]) -> None:
     """Check that each flag that takes several values is given at most once, and with a value."""
-    from lstm_jax.commands.completion import flags
-
-    if not isinstance(command, type):
-        return
     before_positional = arguments[: arguments.index("--")] if "--" in arguments else arguments
     given = [word.partition("=")[0].replace("_", "-") for word in before_positional]  # tyro reads --a_b as --a-b
-    for flag, kind in flags(command):
-        if get_origin(kind) is not tuple or flag not in given:
-            continue
-        require(given.count(flag) == 1, flag, "given twice", f"give all its values after one {flag}")
-        word, *following = before_positional[given.index(flag) :][:2]
-        valued = "=" in word or (following and not following[0].startswith("--"))
-        require(bool(valued), flag, "without a value", "give one or more, or leave the flag out")
+    for name, kind in get_type_hints(command).items():
+        flag = f"--{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(kind):
+            _check_lists(kind, arguments)
+        elif get_origin(kind) is tuple and flag in given:
+            require(given.count(flag) == 1, flag, "given twice", f"give all its values after one {flag}")
+            word, *following = before_positional[given.index(flag) :][:2]
+            valued = "=" in word or (following and not following[0].startswith("--"))
+            require(bool(valued), flag, "without a value", "give one or more, or leave the flag out")
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
@@ -143,7 +131,7 @@ def _run(arguments: list[str]) -> int:
         prepare_streams()
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
-        elif arguments[1:2] in ([], ["-h"], ["--help"]) and _group(arguments[0]):
+        elif arguments[1:2] in ([], ["-h"], ["--help"]) and _names(arguments[0]):
             print(_usage(arguments[0]))
         elif arguments[0] == "--version":
             print(lstm_jax.__version__)

@@ -32,7 +32,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Integer
 
-from lstm_jax.bounds import Characters, CharactersOrNone, Count, CountOrAll, Temperature, TopP, check_number
+from lstm_jax.bounds import Count, CountOrNone, Temperature, TopP, check_number
 from lstm_jax.errors import require
 from lstm_jax.recurrence import clipped_int32, of_kinds
 from lstm_jax.runtime import sharding
@@ -114,7 +114,7 @@ def make_rules(*, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
     Raises:
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is no int or is below 0, or `top_p` is not in (0, 1].
     """
-    temperature, top_k = check_number("temperature", temperature, Temperature), check_number("top_k", top_k, CountOrAll)
+    temperature, top_k = check_number("temperature", temperature, Temperature), check_number("top_k", top_k, CountOrNone)
     top_p = check_number("top_p", top_p, TopP)
     return Rules(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
 
@@ -191,7 +191,7 @@ class Sampler:
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
-        mode, length = check_mode(mode), check_number("length", length, Characters)
+        mode, length = check_mode(mode), check_number("length", length, Count)
         self.vocabulary, self.mode, self.length, self.mesh = vocabulary, mode, length, mesh
         windows = length if mode == "window" else 1
 
@@ -290,5 +290,5 @@ class Sampler:
 
         `start` and `advance` describe the arguments and errors. The same key gives the same characters.
         """
-        chars = check_number("chars", chars, CharactersOrNone)
+        chars = check_number("chars", chars, CountOrNone)
         return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # XLA compiles small programs for a CPU in half the time without its newer code generator; LSTM_JAX_TEST_XLA=default leaves JAX as it is
@@ -185,6 +186,14 @@ def ask(capfd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str,
         return code, out, err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return small trained runs by name; see `made_runs`."""
+    import made_runs
+
+    return made_runs.Runs(tmp_path_factory.mktemp("runs"))
 
 
 @contextlib.contextmanager

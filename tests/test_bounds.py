@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import struct
-from typing import Annotated, get_args, get_origin, get_type_hints
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,42 +12,31 @@ import pytest
 from command_line import required
 
 from lstm_jax import bounds
-from lstm_jax.bounds import Bounds, check_numbers
+from lstm_jax.bounds import Bounds, check_fields
 from lstm_jax.commands import COMMANDS
 from lstm_jax.errors import InputError
 
-OWN_RULES = {"remat", "top_p"}
+OWN_RULES = {"top_p"}
 """Numeric fields that are checked by other code than `Bounds`."""
 
 
-def parts_of(kind: type) -> list[type]:
-    """Return the dataclasses whose fields are the flags of a command: `kind` and the dataclasses nested in it."""
-    hints = get_type_hints(kind)
-    inner = [hints[field.name] for field in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[field.name])]
-    return [kind, *(part for one in inner for part in parts_of(one))]
-
-
-def numbers() -> list[tuple[str, str, type, Bounds]]:
-    """Return a tuple (command, flag, type, bounds) for each numeric flag of each command."""
-    found = []
-    for command, kind in COMMANDS.items():
-        for part in parts_of(kind):
-            hints = get_type_hints(part, include_extras=True)
-            for field in dataclasses.fields(part):
-                hint = hints[field.name]
-                hint = get_args(hint)[0] if get_origin(hint) is tuple else hint
-                number = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-                if number in (int, float) and field.name not in OWN_RULES:
-                    limits = [note for note in get_args(hint)[1:] if isinstance(note, Bounds)]
-                    assert limits, f"{command}: {field.name} has no bounds"
-                    found.append((command, "--" + field.name.replace("_", "-"), number, limits[0]))
-    return found
+def numbers(kind: Any) -> Iterator[tuple[str, type, Bounds]]:
+    """Yield a tuple (flag, type, bounds) for each numeric flag of a command."""
+    for field in dataclasses.fields(kind):
+        hint = get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+        plain, *notes = get_args(hint) or (hint,)
+        if dataclasses.is_dataclass(plain):
+            yield from numbers(plain)
+        elif plain in (int, float) and field.name not in OWN_RULES:
+            limits = [note for note in notes if isinstance(note, Bounds)]
+            assert limits, f"{kind}: {field.name} has no bounds"
+            yield f"--{field.name.replace('_', '-')}", plain, limits[0]
 
 
 @pytest.mark.slow(keep=5)
-@pytest.mark.parametrize("command", dict.fromkeys(command for command, *_ in numbers()))
+@pytest.mark.parametrize("command", [command for command, kind in COMMANDS.items() if list(numbers(kind))])
 def test_every_number_has_bounds(command, ask):
-    for _, flag, kind, limits in (row for row in numbers() if row[0] == command):
+    for flag, kind, limits in numbers(COMMANDS[command]):
         value = 2**63 if kind is int else "1e400"
         code, out, err = ask(*command.split(), *required(command), f"{flag}={value}")
         assert (code, out, err.count("\n")) == (2, "", 1), (flag, err)
@@ -90,9 +80,9 @@ def test_each_entry_of_a_tuple_is_checked():
     class Config:
         counts: tuple[bounds.Count, ...] = (1, 2)
 
-    check_numbers(Config())
+    check_fields(Config())
     with pytest.raises(InputError, match=r"^counts: 0; give 1 or more"):
-        check_numbers(Config((1, 0)))
+        check_fields(Config((1, 0)))
 
 
 def test_numpy_numbers_become_numbers_of_python():
@@ -102,7 +92,7 @@ def test_numpy_numbers_become_numbers_of_python():
         shares: tuple[bounds.Share, ...]
 
     config = Config(np.int64(3), (np.float32(0.5), 0, np.float64(0.25)))
-    check_numbers(config)
+    check_fields(config)
     assert dataclasses.astuple(config) == (3, (0.5, 0, 0.25))
     assert [type(value) for value in (config.count, *config.shares)] == [int, float, int, float]
     for value in (np.array(3), jnp.int32(3)):

@@ -15,30 +15,17 @@ from typing import get_type_hints
 import pytest
 from command_line import assert_error, positional
 from docstring_parser import parse_from_object
-from made_reviews import write_csvs
-from made_sentiment_run import train_run
+from made_texts import TEXT
 
 import lstm_jax
 from lstm_jax import cli, config
 from lstm_jax.commands import COMMANDS
 from lstm_jax.commands.sentiment import TrainSentiment
+from lstm_jax.config import PRESETS, SentimentConfig, to_json
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TASKS = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
-
-
-@pytest.fixture(scope="module")
-def reviews(tmp_path_factory) -> Path:
-    return write_csvs(tmp_path_factory.mktemp("reviews"), 160, 60)
-
-
-@pytest.fixture(scope="module")
-def run(reviews, tmp_path_factory) -> str:
-    return train_run(reviews, tmp_path_factory.mktemp("cli"))
-
-
-# help
 
 
 def test_help_lists_all_commands(ask):
@@ -52,8 +39,7 @@ def test_help_lists_all_commands(ask):
 
 @pytest.mark.parametrize("group", ["train", "embedding", "export", "data", "run"])
 def test_help_of_a_group_lists_its_commands(group, ask):
-    listed = ask(group)
-    code, out, err = listed
+    code, out, err = listed = ask(group)
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: lstm-jax {group} COMMAND [options]; lstm-jax {group} COMMAND --help lists them\n")
     own = [name for name in COMMANDS if name.split()[0] == group]
@@ -61,38 +47,27 @@ def test_help_of_a_group_lists_its_commands(group, ask):
     assert ask(group, "--help") == ask(group, "-h") == listed
 
 
-def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
-    monkeypatch.setenv("LSTM_JAX_CELLS", "no_such_module")
-    assert_error(
-        ask("train", "generation", "--cell", "mine"), "error: $LSTM_JAX_CELLS: no_such_module: ModuleNotFoundError", "PYTHONPATH=."
-    )
-
-
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("tr", ["train"]),
-        ("train ", TASKS),
-        ("train sentiment --epo", ["--epochs"]),
-        ("train sentiment --no-f", ["--no-figures"]),
-        ("train sentiment --padding ", ["pre", "post"]),
-        ("data shard", ["shard", "shard-reviews"]),
-        ("data shard --wor", ["--workers"]),
-        ("data shard-reviews --lab", ["--label-column"]),
-        ("generate --mode w", ["window"]),
-        ("predict --file ", []),  # files, by the shell's own default
-        ("embedding neighbours --c", ["--count"]),
-    ],
-)
-def test_completion(ask, words, found):
+def test_completion(ask, tmp_path):
     code, script, err = ask("completion", "bash")
     assert (code, err) == (0, "")
-    call = 'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _lstm_jax; printf "%s\\n" "${COMPREPLY[@]}"'
-    arguments = ["lstm-jax", *words.split(" ")]
-    shell = subprocess.run(["bash", "-c", f"{script}\n{call}", "bash", *arguments], capture_output=True, text=True, check=True)
-    assert shell.stderr == ""
-    assert shell.stdout.split() == found
+    (tmp_path / "a.txt").touch()
+    call = 'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _tyro_lstm_jax; printf "%s\\n" "${COMPREPLY[@]}"'
+    for words, found in {
+        "tr": ["train"],
+        "train ": ["-h", "--help", *sorted(TASKS)],
+        "train sentiment --epo": ["--epochs"],
+        "train sentiment --no-f": ["--no-figures"],
+        "train sentiment --padding ": ["pre", "post"],
+        "data shard": ["shard", "shard-reviews"],
+        "data shard-reviews --lab": ["--label-column"],
+        "export o": ["onnx"],
+        "generate --mode w": ["window"],
+        "predict --file ": ["a.txt"],
+    }.items():
+        command = ["bash", "-c", f"{script}\n{call}", "bash", "lstm-jax", *words.split(" ")]
+        shell = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert (shell.stdout.split(), shell.stderr) == (found, ""), words
 
 
 def test_version(ask):
@@ -141,22 +116,32 @@ def test_a_reader_that_leaves(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_training_whose_reader_leaves(tmp_path):
+def test_a_training_whose_reader_leaves(runs, tmp_path):
     """A training goes on to its end if the reader of its output leaves, as in `lstm-jax train ... | head -1`."""
-    run, text = tmp_path / "run", tmp_path / "a.txt"
-    text.write_text("the cat sat on the mat. " * 60)
-    flags = ["--units", "4", "--epochs", "2", "--length", "8", "--sample-chars", "0", "--no-figures"]
-    command = [sys.executable, "-m", "lstm_jax.cli", "train", "generation", "--data", str(text), "--run", str(run), *flags]
+    command = [sys.executable, "-m", "lstm_jax.cli", *runs.command("generation", tmp_path / "run", "--epochs", "2")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as training:
         assert training.stdout is not None
         assert training.stdout.readline()
         training.stdout.close()
         assert training.wait(timeout=120) == 0
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
-    assert (run / "result.json").is_file()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
-# errors
+FILES = {
+    "bad.csv": b"text,label\ngood,1\nbad,7\n",
+    "one.csv": b"text,label\ngood,1\nfine,1\n",
+    "thing.txt": b"x",
+    "text.md": TEXT.encode(),
+    "short.txt": b"abcdefgh",
+    "one.txt": b"a" * 500,
+    "unseen.txt": TEXT.encode() + b" x[y]" * 3,
+    "latin.txt": "ein Müller, eine Straße. ".encode() * 20 + "ein Müller ".encode("latin-1") * 9,
+    "two.csv": b"one,two\nabc,abc\n",
+    "other/config.json": to_json(SentimentConfig()).encode(),
+}
+REVIEWS = "train sentiment --vocabulary frequency --run {tmp}/new --data "
+TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/new --data {tmp}/"
 
 
 @pytest.mark.parametrize(
@@ -169,54 +154,89 @@ def test_a_training_whose_reader_leaves(tmp_path):
         ("train sentiment --units 3 --units 0", "--units: 0"),
         ("train generation --data", "--data: without a value"),
         ("embedding export", "PATH"),
+        ("export onnx --run x", "--file"),
         ("train sentiment --nonsense 3", "--nonsense"),
         ("train sentiment --unit 3", "did you mean --units?"),
         ("train sentiment --units", "--units"),
         ("train sentiment --units many", "--units:"),
         ("train sentiment --schedule exponential", "--final-learning-rate: 0.0"),
-        (
-            "train sentiment --final-learning-rate 1e-5",
-            "--final-learning-rate: 1e-05",
-        ),
+        ("train sentiment --final-learning-rate 1e-5", "--final-learning-rate: 1e-05"),
         ("train sentiment --remat cbrt", "--remat: cbrt"),
         ("train sentiment --remat 0", "--remat: 0"),
         ("train sentiment --cell gruu", "--cell: gruu"),
+        ("train sentiment --preset=shakespeare", "--preset: shakespeare; give one of 'none', 'best'"),
+        ("train generation --preset", "--preset"),
         ("evaluate --split nonsense", "--split: nonsense"),
-        ("train sentiment --data {tmp}/none.csv", "none.csv: no such file or folder"),
-        ("train sentiment --data {tmp}/bad.csv --label-column sign", "column 'sign'"),
-        ("train sentiment --data {tmp}/one.csv", "one.csv: 2 positive and 0 negative reviews"),
-        ("train sentiment --data {tmp}/thing.txt", "thing.txt: no reviews of a known form"),
-        ("train sentiment --data {reviews} --optimizer nonsense", "optimizer: nonsense"),
-        ("train sentiment --data {reviews} --batch-size 7", "batch_size: 7"),
-        ("train sentiment --data {reviews} --devices 3", "devices: 3"),
-        ("train sentiment --data {reviews} --epochs 2147483647", "epochs: 2147483647"),
-        ("train sentiment --data {reviews} --maxlen 2147483647", "memory:"),
-        ("train sentiment --data {reviews} --data ~nosuchuser/x", "~nosuchuser/x:"),
-        ("train sentiment --data {reviews} --run {tmp}/thing.txt", "thing.txt: is a file"),
+        ("launch -- generate", "command: generate"),
+        ("launch -n 0 -- train sentiment", "-n: 0"),
+        (REVIEWS + "{tmp}/none.csv", "none.csv: no such file or folder"),
+        (REVIEWS + "{tmp}/bad.csv --label-column sign", "column 'sign'"),
+        (REVIEWS + "{tmp}/one.csv", "one.csv: 2 positive and 0 negative reviews"),
+        (REVIEWS + "{tmp}/thing.txt", "thing.txt: no reviews of a known form"),
+        (REVIEWS + "{runs.root} --optimizer nonsense", "optimizer: nonsense"),
+        (REVIEWS + "{runs.root} --batch-size 7", "batch_size: 7"),
+        (REVIEWS + "{runs.root} --devices 3", "devices: 3"),
+        (REVIEWS + "{runs.root} --epochs 2147483647", "epochs: 2147483647"),
+        (REVIEWS + "{runs.root} --maxlen 2147483647", "memory:"),
+        (REVIEWS + "~nosuchuser/x", "~nosuchuser/x:"),
+        (REVIEWS + "{runs.root} --run {tmp}/thing.txt", "thing.txt: is a file"),
+        (TRAIN_TEXT + "short.txt --validation 0", "training part: 8 characters"),
+        (TRAIN_TEXT + "one.txt", "training part: only 'a', 450 times"),
+        (TRAIN_TEXT + "unseen.txt --clean none --unseen error --validation 0.06", "only the validation part has: 'x', '[', 'y', ']'"),
+        (TRAIN_TEXT + "latin.txt", "latin.txt: byte 0xfc at offset 545 is not UTF-8"),
+        (TRAIN_TEXT + "two.csv", "two.csv: one of ['one', 'two']"),
+        (TRAIN_TEXT + "text.md --regime stream --batch-size 120", "text: 852 characters"),
+        (TRAIN_TEXT + "text.md --length 95", "validation part: 95 characters"),
+        (TRAIN_TEXT + "text.md --cell min_gru --recurrent-dropout 0.5", "the cell min_gru multiplies no state"),
+        (TRAIN_TEXT + "text.md --regime sideways", "--regime: sideways"),
+        (TRAIN_TEXT + "text.md --cell gru --zoneout-cell 0.1", "--zoneout-cell: 0.1; the cell gru has no c"),
+        (TRAIN_TEXT + "text.md --backend hoisted --zoneout 0.1", "backend hoisted: no zoneout"),
         ("predict --run {tmp} --text good", "config.json: No such file or directory"),
-        ("predict --run {run} --file {tmp}/none.txt", "none.txt: No such file"),
-        ("embedding neighbours --run {run} gooood", "unknown word: gooood"),
+        ("predict --run {runs[sentiment]} --file {tmp}/none.txt", "none.txt: No such file"),
+        ("predict --run {runs[generation]} --text good", "generation: generation"),
+        ("evaluate --run {runs[sentiment]} --dtype int4", "--dtype: int4; give one of "),
+        ("embedding neighbours --run {runs[sentiment]} gooood", "unknown word: gooood"),
+        ("generate --run {tmp}/other", "other: sentiment"),
+        ("generate --run {runs[generation]} --prompt The@Cat", "characters that the run does not know: 'T', '@', 'C'"),
+        ("generate --run {runs[generation]} --samples 2147483647", "memory:"),
+        ("generate --run {runs[generation]} --mode sideways", "--mode: sideways"),
+        ("score --run {tmp}/other", "other: sentiment"),
+        ("score --run {runs[generation]} {tmp}/unseen.txt", "characters that the run does not know: 'x', '[', 'y', ']'"),
+        ("units --run {runs[generation]} --text 1984 --clean --out {tmp}/new", "text: 0 characters"),
+        ("export onnx --run {runs[forecast]} --file {tmp}/new", "task: forecast"),
+        ("export onnx --run {tmp} --file {tmp}/new", "config.json: No such file or directory"),
+        ("export onnx --run {runs[sentiment]} --file {runs[sentiment]}/config.json --force", "the command reads"),
         ("data prepare --data {tmp}/none", "none: no such file or folder"),
         ("demo --run {tmp}", "holds something else"),
     ],
 )
-def test_errors_are_one_line(arguments, subject, ask, run, reviews, tmp_path, monkeypatch):
+def test_errors_are_one_line(arguments, subject, ask, runs, tmp_path, monkeypatch):
+    if arguments.startswith("export onnx"):
+        pytest.importorskip("onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "bad.csv").write_text("text,label\ngood,1\nbad,7\n")
-    (tmp_path / "one.csv").write_text("text,label\ngood,1\nfine,1\n")
-    (tmp_path / "thing.txt").write_text("x")
-    before = sorted(path.name for path in tmp_path.iterdir())
-    filled = [word.format(tmp=tmp_path, run=run, reviews=reviews) for word in arguments.split()]
-    if "--data" in filled and filled[0] == "train":
-        filled += ["--vocabulary", "frequency"] + ([] if "--run" in filled else ["--run", str(tmp_path / "new")])
+    folder = tmp_path / "files"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    filled = [word.format(tmp=folder, runs=runs) for word in arguments.split()]
+    before = contents(folder) | contents(runs.root)
     assert_error(ask(*filled), subject)
-    assert {path.name for path in tmp_path.iterdir()} <= {*before, "cache"}
+    assert contents(folder) | contents(runs.root) == before
 
 
-def test_a_path_in_the_home_folder(ask, run, tmp_path, monkeypatch):
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_CELLS", "no_such_module")
+    assert_error(ask("train", "generation", "--cell", "mine"), "error: $LSTM_JAX_CELLS: no_such_module: ModuleNotFoundError")
+
+
+def test_a_path_in_the_home_folder(ask, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert ask("evaluate", "--run=~/none")[2].startswith(f"error: config {tmp_path}/none/config.json: ")
-    assert ask("evaluate", "--run=~no-such-user/run")[2] == "error: path ~no-such-user/run: no such user, or no home; give the whole path\n"
+    assert_error(ask("evaluate", "--run=~/none"), f"config {tmp_path}/none/config.json: ")
+    assert_error(ask("evaluate", "--run=~no-such-user/run"), "path ~no-such-user/run: ")
 
 
 def test_backends(ask):
@@ -233,16 +253,23 @@ def test_backends(ask):
 
 
 def test_flags_reach_the_config():
-    command = cli._parse(
-        [
-            *("train", "sentiment", "--bidirectional", "--merge", "sum", "--remat", "sqrt"),
-            *("--optimizer", "lion", "--validation", "0.1", "--resume"),
-        ]
-    )
+    flags = "--bidirectional --merge sum --remat sqrt --optimizer lion --validation 0.1 --resume"
+    command = cli._parse(["train", "sentiment", *flags.split()])
     assert isinstance(command, TrainSentiment)
     assert command.resume
     assert command.config == config.SentimentConfig(
         config.DataConfig(validation=0.1),
         config.SentimentModelConfig(bidirectional=True, merge="sum", remat="sqrt"),
         config.TrainConfig(optimizer="lion"),
+    )
+
+
+def test_a_preset_replaces_the_defaults_of_the_other_flags() -> None:
+    preset: config.GenerationConfig = PRESETS["generation"]["shakespeare"]  # pyright: ignore[reportAssignmentType]
+    flags = "--preset shakespeare --data text.txt --length 4 --units 4 --sample-chars 0"
+    assert cli._parse(["train", "generation", *flags.split()]).config == dataclasses.replace(  # pyright: ignore[reportFunctionMemberAccess]
+        preset,
+        data=dataclasses.replace(preset.data, data=("text.txt",), length=4),
+        model=dataclasses.replace(preset.model, units=4),
+        sample=dataclasses.replace(preset.sample, sample_chars=0),
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import assert_error
-from made_reviews import write_csvs
-from made_texts import TEXT
 
-from lstm_jax import cli, data
+from lstm_jax import data
 from lstm_jax.errors import InputError
 from lstm_jax.tasks import generation, onnx_models, sentiment
 
@@ -23,33 +20,6 @@ runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not install
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 REVIEWS = ["the film was good", "the film was not good, it was bad " * 3, "", "unheard words", "good " * 40]
-RUNS = {
-    "plain": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --num-words 300 --maxlen 20 --embed 8",
-    "masked": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --maxlen 20 --embed 8 --mask-zero --cell gru"
-    " --bidirectional --layers 2",
-    "packed": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --packed 40 --embed 8 --bidirectional"
-    " --pooling mean+max",
-    "stream": "train generation --data {root}/text.txt --clean none --regime stream --length 8 --sample-chars 0 --layers 2",
-    "windows": "train generation --data {root}/text.txt --clean none --length 8 --step 4 --sample-chars 0 --embed 8 --tied",
-    "bytes": "train generation --data {root}/text.txt --unit byte --length 8 --step 8 --sample-chars 0",
-    "forecast": "train forecast --csv {root}/series.csv --context 6 --horizon 2",
-}
-REVIEW_RUNS = ["plain", "masked", "packed"]
-TEXT_RUNS = ["stream", "windows", "bytes"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, quick_compiles) -> Path:
-    """Train a run for each name in `RUNS`, in a folder of this name, and return the folder that contains them."""
-    root = write_csvs(tmp_path_factory.mktemp("export"), 160, 60)
-    (root / "text.txt").write_text(TEXT)
-    (root / "series.csv").write_text("time,value\n" + "".join(f"{n},{n % 7 + n / 10}\n" for n in range(90)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-        for name, command in RUNS.items():
-            options = f"--run {root}/{name} --units 8 --epochs 1 --batch-size 16 --learning-rate 0.03 --no-figures"
-            assert cli.main([*command.format(root=root).split(), *options.split()]) == 0
-    return root
 
 
 def read(path: Path) -> tuple[Any, dict[str, str]]:
@@ -63,33 +33,33 @@ def close(got: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @pytest.mark.slow(keep=["packed"])
-@pytest.mark.parametrize("name", REVIEW_RUNS)
-def test_sentiment_run(name, ask, root, tmp_path):
+@pytest.mark.parametrize("name", ["sentiment", "masked", "packed"])
+def test_sentiment_run(name, ask, runs, tmp_path):
     """The exported file, with the vocabulary and the settings in its metadata, gives the probabilities that `predict` gives."""
-    assert ask("export", "onnx", "--run", root / name, "--file", tmp_path / "model.onnx")[0] == 0
+    assert ask("export", "onnx", "--run", runs[name], "--file", tmp_path / "model.onnx")[0] == 0
     file, metadata = read(tmp_path / "model.onnx")
     vocabulary = data.Vocabulary.from_json(metadata["vocabulary"].encode())
     values, offsets = vocabulary.encode_all(REVIEWS)
     ids = data.pad_ragged(values, offsets, int(metadata["maxlen"]), metadata["padding"], metadata["truncating"])
-    wanted = sentiment.load(root / name).probabilities(REVIEWS)
+    wanted = sentiment.load(runs[name]).probabilities(REVIEWS)
     assert np.ptp(wanted) > 1e-3
     close(file.run(None, {"ids": ids.astype(np.int64)})[0], wanted)
     close(np.concatenate([file.run(None, {"ids": row[None].astype(np.int64)})[0] for row in ids]), wanted)
-    if name != "plain":  # padding changes nothing
+    if name != "sentiment":  # padding changes nothing
         short = np.array([[*vocabulary.encode(REVIEWS[0])]], np.int64)
         close(file.run(None, {"ids": short})[0], wanted[:1])
     assert metadata["task"] == "sentiment"
 
 
-@pytest.mark.parametrize("name", TEXT_RUNS)
-def test_text_run(name, ask, root, tmp_path):
+@pytest.mark.parametrize("name", ["stream", "windows", "bytes"])
+def test_text_run(name, ask, runs, tmp_path):
     """The exported file gives each character of a text the same probability as `score` in the mode "carried".
 
     ONNX Runtime runs the file once for each character. Each run reads the states that the run before it has returned.
     """
-    assert ask("export", "onnx", "--run", root / name, "--file", tmp_path / "model.onnx")[0] == 0
+    assert ask("export", "onnx", "--run", runs[name], "--file", tmp_path / "model.onnx")[0] == 0
     file, metadata = read(tmp_path / "model.onnx")
-    trained = generation.load(root / name)
+    trained = generation.load(runs[name])
     characters = data.Characters.from_json(metadata["vocabulary"].encode())
     ids = characters.encode("the cat was not there").astype(np.int64)
     names, nats = [value.name for value in file.get_outputs()], []
@@ -104,9 +74,9 @@ def test_text_run(name, ask, root, tmp_path):
     assert (metadata["task"], metadata["mode"], metadata["length"]) == ("generation", mode, "8")
 
 
-def test_what_is_printed(ask, root, tmp_path):
+def test_what_is_printed(ask, runs, tmp_path):
     path = tmp_path / "model.onnx"
-    code, out, err = ask("export", "onnx", "--run", root / "plain", "--file", path, "--json")
+    code, out, err = ask("export", "onnx", "--run", runs["sentiment"], "--file", path, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "file": str(path),
@@ -116,20 +86,16 @@ def test_what_is_printed(ask, root, tmp_path):
         "inputs": {"ids": "int64 (batch, time)"},
         "outputs": {"probability": "float32 (batch,)"},
     }
-    onnx_models.write_onnx(sentiment.load(root / "plain"), tmp_path / "again")
+    onnx_models.write_onnx(sentiment.load(runs["sentiment"]), tmp_path / "again")
     assert path.read_bytes() == (tmp_path / "again").read_bytes()
-    code, out, err = ask("export", "onnx", "--run", root / "stream", "--file", path)  # the file is our own: no --force
+    code, out, err = ask("export", "onnx", "--run", runs["stream"], "--file", path)  # the file is our own: no --force
     assert (code, err) == (0, "")
     assert "output new_state/1/h: float32 (1, batch, 8)" in out
 
 
-def test_runs_that_cannot_be_exported(ask, root, tmp_path):
+def test_models_that_cannot_be_exported(runs, tmp_path):
     path = tmp_path / "model.onnx"
-    assert_error(ask("export", "onnx", "--run", root / "forecast", "--file", path), "task: forecast")
-    assert_error(ask("export", "onnx", "--run", tmp_path, "--file", path), "config.json: No such file or directory")
-    assert_error(ask("export", "onnx", "--run", tmp_path), "--file")
-    assert_error(ask("export", "onnx", "--run", root / "plain", "--file", root / "plain" / "config.json", "--force"), "the command reads")
-    trained = sentiment.load(root / "plain")
+    trained = sentiment.load(runs["sentiment"])
     for name, value in {"zoneout": 0.1, "zoneout_cell": 0.2, "dtype": "bfloat16", "cell": "lstm_peephole"}.items():
         model = dataclasses.replace(trained.config.model, **{name: value})
         other = dataclasses.replace(trained, config=dataclasses.replace(trained.config, model=model))
@@ -138,7 +104,7 @@ def test_runs_that_cannot_be_exported(ask, root, tmp_path):
     assert not path.exists()
 
 
-def test_package_that_is_missing(ask, root, tmp_path, monkeypatch):
+def test_package_that_is_missing(ask, runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    answer = ask("export", "onnx", "--run", root / "plain", "--file", tmp_path / "model.onnx")
+    answer = ask("export", "onnx", "--run", runs["sentiment"], "--file", tmp_path / "model.onnx")
     assert_error(answer, "package onnx: ", "; pip install '.[onnx]'")

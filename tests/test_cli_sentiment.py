@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import assert_error
-from made_reviews import write_csvs
-from made_sentiment_run import SIZES, train_run
 from tables import BACKENDS
 
 from experiments import best
@@ -27,17 +25,12 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def reviews(tmp_path_factory) -> Path:
-    return write_csvs(tmp_path_factory.mktemp("reviews"), 160, 60)
+def run(runs) -> Path:
+    return runs["sentiment"]
 
 
-@pytest.fixture(scope="module")
-def run(reviews, tmp_path_factory) -> str:
-    return train_run(reviews, tmp_path_factory.mktemp("cli"))
-
-
-def probabilities(run: str, texts: list) -> list[float]:
-    return sentiment.load(Path(run)).probabilities(texts).tolist()
+def probabilities(run: Path, texts: list) -> list[float]:
+    return sentiment.load(run).probabilities(texts).tolist()
 
 
 def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
@@ -54,7 +47,7 @@ def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path) -> None:
+def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path: Path) -> None:
     """The preset "best" equals the config of the widest model of the study `best`, except that its dtype is float32.
 
     A small run shows that flags replace values of the preset. The run first trains a language model, and removes the checkpoints of the
@@ -63,7 +56,7 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path
     preset = PRESETS["sentiment"]["best"]
     wide = best.choices(best.BASE)[best.WIDE].task
     assert preset == replace(wide, model=replace(wide.model, dtype="float32"))
-    small = {"data": str(reviews), "cache-dir": str(tmp_path / "cache"), "vocabulary": "frequency", "num-words": 300}
+    small = {"data": str(runs.root), "cache-dir": str(tmp_path / "cache"), "vocabulary": "frequency", "num-words": 300}
     small |= {"units": 4, "embed": 4, "packed": 40, "maxlen": 20, "epochs": 1, "lm-epochs": 1, "batch-size": 8}
     run = tmp_path / "run"
     flags = ["--run", run, "--no-figures", *(f"--{name}={value}" for name, value in small.items())]
@@ -81,7 +74,6 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path
     padded = data.pad_ragged(*trained.vocabulary.encode_all(texts), 20, "post")
     logits = make_server(trained.model)(padded)  # padding is skipped, since packed reviews have none
     np.testing.assert_allclose(sentiment.probabilities(logits), trained.probabilities(texts), rtol=1e-5)
-    assert_error(ask("train", "sentiment", "--preset=shakespeare"), "--preset: shakespeare; give one of 'none', 'best'")
 
 
 def test_predict_json_lines(ask, run):
@@ -107,7 +99,7 @@ def test_predict_nothing(ask, run, tmp_path, monkeypatch):
 
 
 def test_evaluate(ask, run):
-    result = json.loads((Path(run) / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text())
     code, out, err = ask("evaluate", "--run", run, "--json")
     assert (code, err) == (0, "")
     row = json.loads(out)
@@ -121,20 +113,19 @@ def test_evaluate(ask, run):
     assert 0 < abs(rounded["loss"] - row["loss"]) < 0.02
     (probability,) = trained.with_products("int8").probabilities(["it is good"])
     assert ask("predict", "--run", run, "--dtype", "int8", "--text", "it is good")[1] == f"{probability:.6f}\n"
-    assert_error(ask("evaluate", "--run", run, "--dtype", "int4"), "--dtype: int4; give one of ")
 
 
-def test_evaluate_from_another_folder(ask, tmp_path, reviews, monkeypatch):
+def test_evaluate_from_another_folder(ask, tmp_path, runs, monkeypatch):
     """A relative path of the data is relative to the folder in which the training was started."""
-    monkeypatch.chdir(reviews)
-    assert ask("train", "sentiment", "--data", "train.csv", "--run", tmp_path / "r", "--quiet", *SIZES)[0] == 0
+    monkeypatch.chdir(runs.root)
+    assert ask(*runs.command("sentiment", tmp_path / "r", "--data", "train.csv", "--quiet"))[0] == 0
     monkeypatch.chdir(tmp_path)
     assert ask("evaluate", "--run", "r", "--split", "train")[0] == 0
 
 
-def test_evaluate_refuses_other_data(ask, run, reviews):
+def test_evaluate_refuses_other_data(ask, run, runs):
     """Changed reviews are refused, because they could give another vocabulary, in which the run's ids stand for other words."""
-    table = reviews / "train.csv"
+    table = runs.root / "train.csv"
     before = table.read_bytes()
     try:
         table.write_bytes(before + b"an aardvark of a film,1\r\n")
@@ -143,11 +134,11 @@ def test_evaluate_refuses_other_data(ask, run, reviews):
         table.write_bytes(before)
     assert ask("evaluate", "--run", run)[0] == 0
     with pytest.raises(InputError, match="vocabulary of the reviews: not the run's"):
-        sentiment.evaluate(sentiment.load(Path(run)), data.encode_reviews(data.synthetic_splits(50, 50, seed=1), 300))
+        sentiment.evaluate(sentiment.load(run), data.encode_reviews(data.synthetic_splits(50, 50, seed=1), 300))
 
 
 def test_neighbours(ask, run):
-    trained = sentiment.load(Path(run))
+    trained = sentiment.load(run)
     table = trained.params["embedding/embedding"].astype(np.float64)
     table = table[: 4 + len(trained.vocabulary.words)]  # later rows stand for no word
     word = trained.vocabulary.index["good"]
@@ -168,7 +159,7 @@ def test_neighbours(ask, run):
 
 
 def test_export(ask, run, tmp_path):
-    trained = sentiment.load(Path(run))
+    trained = sentiment.load(run)
     words = trained.vocabulary.words
     vectors = trained.params["embedding/embedding"][4 : 4 + len(words)]
     for _ in range(2):  # the second time over the first
@@ -181,14 +172,13 @@ def test_export(ask, run, tmp_path):
     assert np.array([line.split(" ")[1:] for line in lines], np.float32).tolist() == vectors.tolist()
     names, *rows = [line.split("\t") for line in (tmp_path / "projector" / "metadata.tsv").read_text().splitlines()]
     assert names == ["word", "reviews", "positive_share"]
-    with np.load(Path(run) / "words.npz") as file:
+    with np.load(run / "words.npz") as file:
         assert [int(row[1]) for row in rows] == file["count"][4 : 4 + len(words)].tolist()
         assert [float(row[2]) for row in rows] == pytest.approx(file["share"][4 : 4 + len(words)], abs=1e-4)
 
 
-def test_prepare(ask, reviews, tmp_path):
-    arguments = ["data", "prepare", "--data", reviews / "train.csv", "--test-data", reviews / "test.csv", "--vocabulary", "frequency"]
-    code, out, _ = ask(*arguments, "--cache-dir", tmp_path)
+def test_prepare(ask, runs, tmp_path):
+    code, out, _ = ask("data", "prepare", "--data", runs.root, "--vocabulary", "frequency", "--cache-dir", tmp_path)
     assert code == 0
     assert out.splitlines()[0].startswith("train: 160 reviews, 80 positive, ")
     assert out.splitlines()[1].startswith("test: 60 reviews, 30 positive, ")
@@ -211,12 +201,11 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
-def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
+def test_a_dense_optimizer_is_said(ask, runs, tmp_path):
     """With SGD, whose steps update the whole embedding, the training command prints a line that says this.
 
     Adam updates only some rows of the embedding, also with clipped gradients, and the line is not printed.
     """
     for flag, value, dense in (("--clip-norm", "1", False), ("--optimizer", "sgd", True)):
-        places = ["--data", reviews, "--cache-dir", tmp_path, "--run", tmp_path / value]
-        code, out, _ = ask("train", "sentiment", *places, *SIZES, flag, value)
+        code, out, _ = ask(*runs.command("sentiment", tmp_path / value, flag, value))
         assert (code, f"optimizer {value}: {sentiment.DENSE}\n" in out, "the whole embedding" in out) == (0, dense, dense)

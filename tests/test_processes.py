@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_reviews import write_csvs
 from made_texts import TEXT
 
 from lstm_jax.commands.launch import divided_cores, run_processes
@@ -33,6 +32,10 @@ def text(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(TEXT * 6)
     return path
+
+
+def training(text: object, run: Path, *more: object) -> tuple[object, ...]:
+    return "train", "generation", "--data", text, *CHUNKS, "--run", run, *more
 
 
 def started(*command: Any, place: tuple[str, int, int] | None = None, cwd: Path | None = None, **variables: str) -> subprocess.Popen:
@@ -65,6 +68,12 @@ def newest_step(run: Path) -> int:
     return max((int(path.name.split(".")[0]) for path in run.glob("checkpoints/latest/*.manifest.json")), default=0)
 
 
+def wait_for_a_checkpoint(run: Path) -> None:
+    before, until = newest_step(run), time.monotonic() + 120
+    while newest_step(run) == before and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def leaves(run: Path) -> dict[str, Any]:
     newest = run / "checkpoints" / "latest" / f"{newest_step(run)}.manifest.json"
     return json.loads(newest.read_text().partition("\n")[2])["leaves"]
@@ -81,7 +90,7 @@ def assert_same_numbers(run: Path, other: Path) -> None:
 def two(text: Path, tmp_path_factory) -> Path:
     """Train an uninterrupted run with two processes, and return its folder."""
     run = tmp_path_factory.mktemp("two") / "run"
-    code, said = ended(started("launch", "-n", 2, "--", "train", "generation", "--data", text, *CHUNKS, "--run", run))
+    code, said = ended(started("launch", "-n", 2, "--", *training(text, run)))
     assert code == 0, said
     assert said.count("epoch    loss") == 1  # only one of them prints
     return run
@@ -89,7 +98,7 @@ def two(text: Path, tmp_path_factory) -> Path:
 
 def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) -> None:
     """A run of two processes gives the metrics, the drawn samples and the files of a run of one process with two devices."""
-    code, said = ended(started("train", "generation", "--data", text, *CHUNKS, "--devices", 2, "--run", tmp_path / "one"))
+    code, said = ended(started(*training(text, tmp_path / "one", "--devices", 2)))
     assert code == 0, said
     assert_same_numbers(two, tmp_path / "one")
     assert (two / "samples.jsonl").read_text() == (tmp_path / "one" / "samples.jsonl").read_text()
@@ -105,12 +114,10 @@ def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
     After all interruptions, the resumed run ends with the same bits as an uninterrupted run.
     """
     run, address = tmp_path / "run", free_address()
-    command = ("train", "generation", "--data", text, *CHUNKS, "--run", run)
+    command = training(text, run)
     for number, hit in ((signal.SIGTERM, 1), (signal.SIGKILL, 1), (signal.SIGKILL, 0)):
         pair = [started(*command, *(["--resume"] if run.exists() else []), place=(address, 2, index)) for index in range(2)]
-        before, until = newest_step(run), time.monotonic() + 120
-        while newest_step(run) == before and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_for_a_checkpoint(run)
         pair[hit].send_signal(number)
         results = [ended(process, 60) for process in pair]
         if number == signal.SIGTERM:
@@ -131,11 +138,10 @@ def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
 
     The metrics are about equal to those of an uninterrupted run of two processes.
     """
-    run, command = tmp_path / "run", ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
+    run = tmp_path / "run"
+    command = training(text, run)
     launched = started("launch", "--", *command)
-    until = time.monotonic() + 120
-    while not list(run.glob("checkpoints/latest/*.manifest.json")) and launched.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for_a_checkpoint(run)
     launched.send_signal(signal.SIGTERM)
     assert ended(launched)[0] == 75
     code, said = ended(started(*command, "--resume"))
@@ -147,18 +153,15 @@ def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
+def test_sentiment_with_a_sharded_table(runs, tmp_path: Path) -> None:
     """A sentiment run of two processes has the metrics of a run on two devices of one process.
 
     The embedding table and its moments are sharded over the processes and updated by rows.
     """
-    write_csvs(tmp_path, 240, 60)
-    source = ("--data", tmp_path / "train.csv", "--test-data", tmp_path / "test.csv", "--cache-dir", tmp_path / "cache")
-    sizes = ("--vocabulary", "frequency", "--num-words", 300, "--maxlen", 20, "--embed", 64, "--units", 8, "--epochs", 2)
-    command = ("train", "sentiment", *source, *sizes, "--batch-size", 16, "--recurrent-dropout", 0.2)
-    runs = [started("launch", "--", *command, "--run", tmp_path / "two")]
-    assert ended(runs[0])[0] == 0
-    code, said = ended(started(*command, "--devices", 2, "--run", tmp_path / "one"))
+    more = ("--embed", "64", "--epochs", "2", "--recurrent-dropout", "0.2")
+    code, said = ended(started("launch", "--", *runs.command("sentiment", tmp_path / "two", *more)))
+    assert code == 0, said
+    code, said = ended(started(*runs.command("sentiment", tmp_path / "one", *more, "--devices", "2")))
     assert code == 0, said
     assert_same_numbers(tmp_path / "two", tmp_path / "one")
 
@@ -167,36 +170,28 @@ def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "variables", "copies", "said"),
     [
-        (("--resume",), {}, 6, "resume: False on process 0, True on process 1"),
-        (("--run", "other"), {}, 6, "run folder, which all processes must share: found on process 0, missing on process 1"),
-        ((), {"LSTM_JAX_COMPILED_CODE": "0"}, 6, "none on process 1"),
-        ((), {"JAX_NUM_PROCESSES": "3"}, 6, "processes: 2 on process 0, 3 on process 1"),
-        ((), {}, 7, "data: "),
+        (("--resume",), {}, 6, ["resume: False on process 0, True on process 1"] * 2),
+        (("--run", "other"), {}, 6, ["run folder, which all processes must share: found on process 0, missing on process 1"] * 2),
+        ((), {"LSTM_JAX_COMPILED_CODE": "0"}, 6, ["none on process 1"] * 2),
+        ((), {"JAX_NUM_PROCESSES": "3"}, 6, ["processes: 2 on process 0, 3 on process 1"] * 2),
+        ((), {}, 7, ["data: "] * 2),
+        ((), {}, 0, ["process 1: ended by an error", "no such file or folder"]),
     ],
 )
-def test_processes_that_differ(flags, variables, copies: int, said: str, tmp_path: Path) -> None:
+def test_processes_that_differ(flags, variables, copies: int, said: list[str], tmp_path: Path) -> None:
     """If process 1 differs, each process ends with one line that names the difference, and no run begins."""
     address, pair = free_address(), []
     for index, (more, changed, times) in enumerate((((), {}, 6), (flags, variables, copies))):
         folder = tmp_path / str(index)
         folder.mkdir()
-        (folder / "text.txt").write_text(TEXT * times)
-        command = ("train", "generation", "--data", "text.txt", *CHUNKS, "--run", tmp_path / "run", *more)
+        if times:
+            (folder / "text.txt").write_text(TEXT * times)
+        command = training("text.txt", tmp_path / "run", *more)
         pair.append(started(*command, place=(address, 2, index), cwd=folder, **changed))
-    for code, lines in map(ended, pair):
-        assert (code, lines.count("\n")) == (2, 1), lines
-        assert said in lines
+    for process, text in zip(pair, said, strict=True):
+        code, lines = ended(process)
+        assert (code, lines.count("\n"), text in lines) == (2, 1, True), lines
     assert not (tmp_path / "run" / "config.json").exists()
-
-
-@pytest.mark.slow
-def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
-    address, command = free_address(), ("train", "generation", "--data", text.name, *CHUNKS, "--run", tmp_path / "run")
-    pair = [started(*command, place=(address, 2, index), cwd=folder) for index, folder in enumerate((text.parent, tmp_path))]
-    said = [ended(process) for process in pair]
-    assert [code for code, _ in said] == [2, 2]
-    assert "process 1: ended by an error" in said[0][1]
-    assert "no such file or folder" in said[1][1]
 
 
 def test_a_signal_ends_a_waiting_process(tmp_path: Path) -> None:
@@ -308,11 +303,6 @@ def test_a_signal_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None
     assert run_processes([sys.executable, "-c", "import time; time.sleep(60)"], 2) == [128 + signal.SIGTERM] * 2
 
 
-def test_what_launch_refuses(ask) -> None:
-    assert ask("launch", "--", "generate")[0] == 2
-    assert ask("launch", "-n", 0, "--", "train", "sentiment")[0] == 2
-
-
 @pytest.fixture
 def no_place(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in VARIABLES:
@@ -330,19 +320,20 @@ def test_one_process_joins_nothing(no_place) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        (Processes("nowhere", 2, 0), "coordinator: nowhere; give HOST:PORT"),
+        (Processes("nowhere", 2, 0), "coordinator: nowhere"),
         (Processes("a:99999", 2, 0), "coordinator: a:99999"),
-        (Processes("", 2, 0), "coordinator: ; give HOST:PORT"),
-        (Processes("a:1", 0, 0), "processes: 0; give the number"),
-        (Processes("a:1", 2, -1), "process: -1; give 0 to 1"),
-        (Processes("a:1", 2, 2), "process: 2; give 0 to 1"),
+        (Processes("", 2, 0), "coordinator: ;"),
+        (Processes("a:1", 0, 0), "processes: 0"),
+        (Processes("a:1", 2, -1), "process: -1"),
+        (Processes("a:1", 2, 2), "process: 2"),
     ],
 )
 def test_places_that_are_none(no_place, place: Processes, said: str) -> None:
-    del no_place
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=said):
         processes.join(place)
-    assert said in str(caught.value)
+    no_place.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(InputError, match=r"\$JAX_NUM_PROCESSES: two"):
+        processes.join()
 
 
 def test_a_port_in_use(no_place) -> None:
@@ -378,12 +369,6 @@ def test_places_that_the_environment_names(no_place, variables: dict[str, str], 
     (args, options), managed = calls[0], not found.coordinator
     assert args == (found.coordinator or None, found.processes, found.process)
     assert options["cluster_detection_method"] == (None if managed else "deactivate")
-
-
-def test_numbers_of_the_environment_that_are_none(no_place) -> None:
-    no_place.setenv("JAX_NUM_PROCESSES", "two")
-    with pytest.raises(InputError, match=r"\$JAX_NUM_PROCESSES: two; give a number"):
-        processes.join()
 
 
 @given(st.integers(0, 64), st.integers(1, 8))

@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_reviews import write_csvs
 
 pytestmark = pytest.mark.usefixtures("quick_processes", "kept_programs")
 
-EPOCHS, PER_EPOCH = 3, 15
-_SIZES = f"--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs {EPOCHS} --batch-size 16 --no-figures"
-SIZES = _SIZES.split()
+EPOCHS, PER_EPOCH = 3, 10
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory) -> list[str]:
-    """Return the command line of a training run, without --run."""
-    root = write_csvs(tmp_path_factory.mktemp("reviews"), 240, 60)
-    source = ["--data", str(root / "train.csv"), "--test-data", str(root / "test.csv"), "--cache-dir", str(root / "cache")]
-    return [sys.executable, "-m", "lstm_jax.cli", "train", "sentiment", *source, *SIZES, "--checkpoint-steps", "5"]
+def command(runs, tmp_path_factory) -> list[str]:
+    """Return the command line of a training run, which needs another --run."""
+    more = ("--epochs", str(EPOCHS), "--checkpoint-steps", "5")
+    return [sys.executable, "-m", "lstm_jax.cli", *runs.command("sentiment", tmp_path_factory.mktemp("none"), *more)]
 
 
 def manifests(latest: Path) -> list[int]:
@@ -80,7 +76,7 @@ def uninterrupted(command, tmp_path_factory) -> dict[str, Any]:
 def test_kill_and_resume(seed, command, uninterrupted, tmp_path):
     draw = random.Random(seed)
     run = tmp_path / "run"
-    code, _ = stop_when(command, run, draw.randint(1, 30), draw.uniform(0, 0.15), signal.SIGKILL)
+    code, _ = stop_when(command, run, draw.randint(1, 20), draw.uniform(0, 0.15), signal.SIGKILL)
     assert code == -signal.SIGKILL, "it ended before the signal came"
     assert not (run / "result.json").exists()
     for _ in range(3):

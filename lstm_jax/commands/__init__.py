@@ -4,16 +4,15 @@
 name of the task. The dict `COMMANDS` of that module is merged into the `COMMANDS` of this package.
 """
 
-from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
-from lstm_jax.commands.completion import Completion
 from lstm_jax.commands.launch import Launch
 from lstm_jax.commands.runs import AcceptRun, ExportOnnx, Inspect
-from lstm_jax.commands.tools import Backends, Demo, PrepareData, ShardReviews, ShardText
+from lstm_jax.commands.tools import Backends, Completion, Demo, PrepareData, ShardReviews, ShardText
 from lstm_jax.config import CONFIGS
 
-COMMANDS: dict[str, Callable] = {"demo": Demo}
+COMMANDS: dict[str, Any] = {"demo": Demo}
 for _task in CONFIGS:
     COMMANDS |= import_module(f"lstm_jax.commands.{_task}").COMMANDS
 COMMANDS |= {

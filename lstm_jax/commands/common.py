@@ -48,36 +48,30 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
     """Set the number of JAX's CPU devices for the training of a model, and enable JAX's compilation cache."""
     from lstm_jax.recurrence import cpu_devices
     from lstm_jax.runtime.compilation_cache import keep_compiled
-    from lstm_jax.runtime.sharding import prefer_cpu_devices
+    from lstm_jax.runtime.sharding import prefer_cpu_devices, use_cpu_cores
 
     if devices:
-        return start(devices)
-    zoned = model.zoneout or model.zoneout_cell
-    prefer_cpu_devices(0 if zoned else cpu_devices(model.backend, model.dtype, model.cell))
-    return keep_compiled()
-
-
-def set_help(command: Any) -> None:
-    """Use the docstring of each field of a command as the help text of the field's flag."""
-    for kind in getattr(command, "__mro__", ()):
-        if dataclasses.is_dataclass(kind):
-            _describe(kind)
+        use_cpu_cores(devices)
+    else:
+        zoned = model.zoneout or model.zoneout_cell
+        prefer_cpu_devices(0 if zoned else cpu_devices(model.backend, model.dtype, model.cell))
+    keep_compiled()
 
 
 @cache
-def _describe(kind: type) -> None:
-    """Write the docstring of each field of a dataclass into the type annotation of the field."""
+def set_help(kind: Any) -> None:
+    """Use the docstring of each field of a dataclass as the help text of the field's flag, without the line breaks in it."""
     import docstring_parser
 
-    texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
-    fields = {field.name for field in dataclasses.fields(kind)}
-    for name, hint in vars(kind).get("__annotations__", {}).items():
-        for inner in (hint, *get_args(hint)):
-            if isinstance(inner, type):
-                set_help(inner)
-        if name in fields and texts.get(name):
-            described: Any = Annotated[hint, tyro.conf.arg(help=" ".join(str(texts[name]).split()))]
-            kind.__annotations__[name] = described
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return
+    texts: dict[str, str | None] = {}
+    for part in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        texts |= {param.arg_name: param.description for param in docstring_parser.parse_from_object(part).params}
+    for own in dataclasses.fields(kind):
+        set_help(next(iter(get_args(own.type)), own.type))
+        if text := texts.get(own.name):
+            kind.__annotations__[own.name] = Annotated[own.type, tyro.conf.arg(help=" ".join(text.split()))]
 
 
 def warn(notes: Iterable[str]) -> None:
@@ -100,7 +94,8 @@ Products = Literal["", "float32", "bfloat16", "int8"]
 
 
 def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
-    """Load a trained run from its folder, print the warnings that loading gave, and return the run."""
+    """Start JAX, load a trained run from its folder, print the warnings that loading gave, and return the run."""
+    start()
     trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
     warn(trained.notes)
     return trained.with_products(dtype) if dtype else trained
@@ -127,15 +122,13 @@ class Train(ABC):
     """Settings of this process in a run of several processes."""
 
     @classmethod
-    def with_preset(cls, arguments: Sequence[str]) -> "Train | None":
-        """Return an instance of this command with the values of the preset that the flag `--preset` names, or None."""
+    def with_preset(cls, arguments: Sequence[str]) -> "Train":
+        """Return an instance of this command with default values, or with those of the preset that the flag `--preset` names."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--preset", nargs="?")
-        name = parser.parse_known_args(arguments)[0].preset
-        fields = {part.name: part for part in dataclasses.fields(cls)}
-        presets = PRESETS.get(fields["config"].default_factory.task, {})  # pyright: ignore[reportAttributeAccessIssue]
-        values: dict[str, Any] = {"config": presets.get(name), "run": fields["run"].default, "preset": name}
-        return cls(**values) if name in presets else None
+        name, command = parser.parse_known_args(arguments)[0].preset, cls()  # pyright: ignore[reportCallIssue]
+        config = PRESETS.get(command.config.task, {}).get(name)
+        return dataclasses.replace(command, config=config, preset=name) if config else command
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:

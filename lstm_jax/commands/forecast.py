@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from lstm_jax.bounds import Checked, Level
-from lstm_jax.commands.common import Flat, Train, load_run, metric_text, start, warn
+from lstm_jax.commands.common import Flat, Train, load_run, metric_text, warn
 from lstm_jax.config import ForecastConfig
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
@@ -21,7 +21,6 @@ class TrainForecast(Train):
 
     config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
     run: Path = Path("runs/forecast")
-    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
@@ -47,7 +46,6 @@ class Forecast(Checked):
 
     def __call__(self, console: Console) -> None:
         del console
-        start()
         trained = load_run("forecast", self.run)
         series = trained.series(self.csv)
         if self.csv is None and not trained.is_own(series):

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import CharactersOrAll, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount, Written
-from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say, start
+from lstm_jax.bounds import Checked, Count, CountOrNone, Seed, Temperature, Written
+from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
@@ -53,13 +53,13 @@ class Generate(Checked):
     """Number of characters to draw. 0 prints the prompt alone."""
     temperature: Temperature = 1.0
     """Sampling temperature. Below 1, likely characters become more frequent; above 1, less frequent. 0 always takes the likeliest one."""
-    top_k: CountOrAll = 0
+    top_k: CountOrNone = 0
     """Draw only from the k likeliest characters. 0 draws from all characters."""
     top_p: float = 1.0
     """Draw only from the likeliest characters whose probabilities together reach this value. 1 draws from all characters."""
     samples: Count = 1
     """Number of texts to draw."""
-    seed: DrawingSeed = 0
+    seed: Seed = 0
     """Seed of the draws; the same seed gives the same texts."""
     mode: Mode = "auto"
     """'carried' keeps the state and runs one step per character. 'window' starts from a zero state for each character and reads the window
@@ -72,7 +72,6 @@ class Generate(Checked):
     """Print each text as a JSON object on its own line."""
 
     def __call__(self, console: Console) -> None:
-        start()
         trained = load_run("generation", self.run)
         prompt = trained.encode(self.prompt, self.clean, self.unknown)
         rules = trained.rules(self.temperature, self.top_k, self.top_p)
@@ -138,7 +137,6 @@ class Score(ReadsText):
     """Print the result as JSON."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run, self.dtype)
@@ -160,15 +158,14 @@ class Score(ReadsText):
 class Units(ReadsText):
     """Write an HTML page of a text that is coloured by activations of hidden units."""
 
-    count: UnitCount = 12
+    count: Count = 12
     """Number of hidden units to show. The most active units are shown."""
-    chars: CharactersOrAll = 3000
+    chars: CountOrNone = 3000
     """Number of characters to show, from the beginning of the text. 0 shows all characters."""
     out: Path = Path("units.html")
     """HTML page to write."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run)

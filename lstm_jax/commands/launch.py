@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -45,7 +45,10 @@ class Launch(Checked):
 
 
 def run_processes(command: list[str], count: int) -> list[int]:
-    """Run a command in several processes, and wait until all of these processes have ended."""
+    """Run a command in several processes, and return the exit codes of these processes in the order in which they end.
+
+    SIGINT, SIGTERM and SIGHUP are passed on to all processes, as soon as all have started.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -53,7 +56,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
     started: list[subprocess.Popen] = []
     readers: list[threading.Thread] = []
     said: dict[str, int] = {}
-    with _passed_on(started, count) as pass_on_what_came, before_end(lambda: _kill(started)):
+    with _noted_signals() as came, before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
@@ -66,8 +69,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
                 readers[-1].start()
                 with contextlib.suppress(OSError):
                     machine.pin(child.pid, cores)
-            pass_on_what_came()
-            return _codes(started)
+            return _codes(started, came)
         finally:
             _kill(started)
             for child in started:
@@ -91,46 +93,39 @@ def _kill(processes: Iterable[subprocess.Popen]) -> None:
         process.kill()
 
 
-def divided_cores(count: int) -> list[set[int]]:
-    """Divide the cores of this machine among `count` processes, and return a list with the set of cores of each process."""
+def divided_cores(count: int) -> list[list[int]]:
+    """Divide the cores of this machine among `count` processes, and return a list with the cores of each process."""
     cores = machine.cores()
-    return [set(cores[number::count]) if len(cores) >= count else set(cores) for number in range(count)]
+    return [cores[number::count] if len(cores) >= count else cores for number in range(count)]
 
 
 @contextlib.contextmanager
-def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
-    """Pass SIGINT, SIGTERM and SIGHUP on to all started processes, and yield a function that passes on what came before all had started."""
-    has_hung_up, came = False, deque[int]()
+def _noted_signals() -> Iterator[deque[int]]:
+    """Yield the numbers of the signals to pass on. A SIGHUP is passed on once, as a SIGTERM."""
+    came = deque[int]()
 
-    def pass_on_what_came() -> None:
-        with contextlib.suppress(IndexError):  # this may be interrupted by `pass_on`, which then passes on the rest
-            while True:
-                number = came.popleft()
-                for child in started:
-                    child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-
-    def pass_on(number: int, frame: object) -> None:
-        nonlocal has_hung_up
+    def note(number: int, frame: object) -> None:
         del frame
-        if number == signal.SIGHUP and has_hung_up:  # a second SIGTERM would end the processes before they have saved their state
-            return
-        has_hung_up = has_hung_up or number == signal.SIGHUP
-        came.append(number)
-        if len(started) == count:
-            pass_on_what_came()
+        if number == signal.SIGHUP:  # a second SIGTERM would end the processes before they have saved their state
+            signal.signal(number, signal.SIG_IGN)
+        came.append(signal.SIGTERM if number == signal.SIGHUP else number)
 
     hangups = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    old = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, *hangups)}
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, *hangups)}
     try:
-        yield pass_on_what_came
+        yield came
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
 
 
-def _codes(started: list[subprocess.Popen]) -> list[int]:
+def _codes(started: list[subprocess.Popen], came: deque[int]) -> list[int]:
     running, codes = dict(enumerate(started)), []
     while running:
+        while came:
+            number = came.popleft()
+            for child in started:
+                child.send_signal(number)
         time.sleep(0.05)
         for number, child in list(running.items()):
             if (code := child.poll()) is None:

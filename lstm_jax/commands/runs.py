@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lstm_jax.bounds import Checked, Count
-from lstm_jax.commands.common import load_run, say, start
+from lstm_jax.commands.common import load_run, say
 from lstm_jax.files.writing import check_output
 
 
@@ -47,7 +47,6 @@ class Inspect(Checked):
 
         check_output(self.out, (self.run, *([self.file] if self.file else [])), self.force)
         task = read_task(self.run / "config.json")
-        start()
         from lstm_jax.inspection.window import write_page
         from lstm_jax.tasks.inspecting import Request, make_window
 
@@ -82,7 +81,6 @@ class ExportOnnx:
         check_output(self.file, (self.run,), self.force)
         import_onnx()
         task = read_task(self.run / "config.json")
-        start()
         from lstm_jax.tasks import onnx_models
 
         row = onnx_models.write_onnx(load_run(task, self.run), self.file, self.force)

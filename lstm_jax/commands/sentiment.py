@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_jax.bounds import Checked, Count, CountOrNone
-from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say, start
+from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files.json_text import json_text
@@ -29,7 +29,6 @@ class TrainSentiment(Train):
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
-    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     preset: Literal["none", "best"] = "none"
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
     'best' is the recipe with the highest validation accuracy in the study `best` of docs/studies.md. The models of this study are trained
@@ -59,7 +58,6 @@ class Evaluate:
     """Print the metrics as JSON."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.tasks import sentiment
 
         trained = load_run("sentiment", self.run, self.dtype)
@@ -100,7 +98,6 @@ class Predict:
         del console
         if not self.text and self.file is None and sys.stdin.isatty():
             raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
-        start()
         from lstm_jax.data.reviews.tables import read_texts
 
         trained, texts = load_run("sentiment", self.run, self.dtype), list[str | bytes](self.text)
@@ -129,7 +126,6 @@ class Neighbours(Checked):
     """Print one JSON object per line, with a word and its neighbours."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.inspection import embedding_space
 
         trained = load_run("sentiment", self.run)
@@ -159,7 +155,6 @@ class PlotEmbedding(Checked):
     """Replace the files at --out, even if another program wrote them."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.inspection.figures import figure_paths
 
         for path in figure_paths(self.out):
@@ -182,7 +177,6 @@ class ExportEmbedding:
     """Replace existing files of other formats."""
 
     def __call__(self, console: Console) -> None:
-        start()
         from lstm_jax.inspection.embedding_space import PROJECTOR, WORD2VEC
 
         files = {self.out: WORD2VEC} if self.format == "word2vec" else {self.out / name: own for name, own in PROJECTOR.items()}

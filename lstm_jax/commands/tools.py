@@ -1,4 +1,4 @@
-"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews` and `backends` of `lstm-jax`."""
+"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `backends` and `completion` of `lstm-jax`."""
 
 import dataclasses
 import json
@@ -10,9 +10,10 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from tyro.extras import SubcommandApp
 
 from lstm_jax.bounds import Checked, CountOrNone, Seed
-from lstm_jax.commands.common import Flat, Positional, say, start
+from lstm_jax.commands.common import Flat, Positional, say, set_help, start
 from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.runtime.machine import cores
 
@@ -182,3 +183,24 @@ class Demo(Checked):
         from lstm_jax.tasks import demo
 
         demo.run(self.run, self.seed, Console(quiet=True) if self.quiet else console)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print a shell script that completes commands, flags and the values of flags."""
+
+    shell: Positional[Literal["bash", "zsh", "fish"]]
+    """Shell that reads the script: `eval "$(lstm-jax completion bash)"`, or `lstm-jax completion fish | source`."""
+
+    def __call__(self, console: Console) -> None:
+        del console
+        from lstm_jax.commands import COMMANDS
+
+        top, groups = SubcommandApp(), dict[str, SubcommandApp]()
+        for name, command in COMMANDS.items():
+            set_help(command)
+            first, _, second = name.partition(" ")
+            if second and first not in groups:
+                top.command(groups.setdefault(first, SubcommandApp()), name=first)
+            (groups[first] if second else top).command(command, name=second or first)
+        top.cli(prog="lstm-jax", args=["--tyro-write-completion", self.shell, "-"])

@@ -11,7 +11,7 @@ from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
-from lstm_jax.config.shared import RunConfig, config_values, default
+from lstm_jax.config.shared import RunConfig, config_values
 from lstm_jax.errors import InputError, require
 
 C = TypeVar("C", bound=RunConfig)
@@ -47,12 +47,14 @@ def with_task(raw: Any) -> Any:
 
 
 def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value."""
+    """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value.
+
+    Both configs are parsed JSON. If they have different tasks, only the task is compared.
+    """
     before, after = _flat(old), _flat(new)
     task = ("", "task")
     names = [task] if before.get(task) != after.get(task) else [*after, *before]
-    pairs = {name: (before.get(name), after.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 
 def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
@@ -67,19 +69,19 @@ def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
     return "; ".join(texts[:3]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _sections(raw: dict[str, Any]) -> dict[str, tuple[dataclasses.Field, ...]]:
-    """Return the fields of each section of the config of the task that a parsed JSON config names; none if the task is unknown."""
+def _defaults(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the default values of each section of the config of a task, as JSON has them; {} if the task of `raw` is unknown."""
     kind = CONFIGS.get(str(raw.get("task", "")))
-    return {section.name: dataclasses.fields(section.type) for section in dataclasses.fields(kind)} if kind else {}  # pyright: ignore[reportArgumentType]
+    sections: tuple[Any, ...] = dataclasses.fields(kind) if kind else ()
+    return {section.name: json.loads(json.dumps(dataclasses.asdict(section.type()))) for section in sections}
 
 
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
     parts: dict[str, dict[str, Any]] = {}
-    for section, fields in _sections(raw).items():
+    for section, values in _defaults(raw).items():
         if isinstance(part := raw.get(section), dict):
-            bools = {field.name for field in fields if field.type is bool}
-            parts[section] = {name: bool(value) if name in bools else value for name, value in part.items()}
+            parts[section] = {name: bool(value) if isinstance(values.get(name), bool) else value for name, value in part.items()}
     train = parts.get("train", {})
     final = train.get("final_learning_rate")
     if isinstance(final, int | float) and final > 0 and train.get("schedule", "constant") == "constant":
@@ -91,11 +93,7 @@ def _flat(raw: Any) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     found: dict[tuple[str, str], Any] = {}
-    for section, fields in _sections(raw).items():
-        for field in fields:
-            value = default(field)
-            found[section, field.name] = list(value) if isinstance(value, tuple) else value
-    for name, part in raw.items():
+    for name, part in [*_defaults(raw).items(), *raw.items()]:
         found |= {(name, field): value for field, value in part.items()} if isinstance(part, dict) else {("", name): part}
     return found
 
@@ -118,9 +116,13 @@ def read_config(path: Path, kind: type[C]) -> C:
     raw = _read_json(path)
     task = raw["task"]
     require(task == kind.task, f"run {path.parent}", task, f"use {CONFIGS[task].commands}, or name a run of {kind.task}")
+    parts: dict[str, Any] = {}
     try:
-        sections = [field for field in dataclasses.fields(kind) if field.name in raw or not field.metadata.get("added")]
-        return kind(**{field.name: _part(field.type, raw[field.name]) for field in sections})
+        for section in dataclasses.fields(kind):
+            if section.name in raw or not section.metadata.get("added"):
+                values = {name: tuple(value) if isinstance(value, list) else value for name, value in raw[section.name].items()}
+                parts[section.name] = section.type(**values)  # pyright: ignore[reportCallIssue]
+        return kind(**parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
@@ -137,15 +139,9 @@ def read_task(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a config from a JSON file, and return it as a dict."""
     try:
-        raw = with_current_names(json.loads(path.read_text()))
+        raw = with_task(with_current_names(json.loads(path.read_text())))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
-    require(isinstance(raw, dict), f"config {path}", type(raw).__name__, _REMEDY)
-    raw = with_task(raw)
-    task = raw["task"]
+    task = raw["task"] if isinstance(raw, dict) else type(raw).__name__
     require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
     return _as_now(raw)
-
-
-def _part(kind: Any, fields: dict[str, Any]) -> Any:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

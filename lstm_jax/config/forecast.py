@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from lstm_jax.bounds import Count, Part
-from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.bounds import Checked, Count, Part
+from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
 from lstm_jax.errors import require
 
 
 @dataclass(frozen=True)
-class SeriesConfig:
+class SeriesConfig(Checked):
     """Config of the time series: its source, its windows and its splits."""
 
     csv: str = ""
@@ -33,7 +33,7 @@ class SeriesConfig:
     """Share of the series that forms the test split. It lies at the end of the series and gives the final metrics."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         require(self.validation + self.test < 1, "test", self.test, f"with validation {self.validation} nothing is left to train on")
 
 

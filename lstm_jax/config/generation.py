@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Characters, CharactersOrNone, Drawn, Features, Share, Temperature
-from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.bounds import Checked, Count, CountOrNone, Drawn, Share, Temperature
+from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig
 from lstm_jax.errors import require
 
 
@@ -12,7 +12,7 @@ from lstm_jax.errors import require
 class GenerationModelConfig(RecurrentConfig):
     """Config of the character model: one-hot characters or an embedding, then recurrent layers, then a softmax over the characters."""
 
-    embed: Features = 0
+    embed: CountOrNone = 0
     """Number of features of the embedding of the characters. 0 means one-hot characters without an embedding."""
     tied: bool = False
     """Use the transposed embedding table as the kernel of the output layer. This needs embed = units."""
@@ -25,7 +25,7 @@ class GenerationModelConfig(RecurrentConfig):
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Checked):
     """Config of the text: its source, its cleaning and its windows."""
 
     data: tuple[str, ...] = ()
@@ -47,9 +47,9 @@ class TextConfig:
     there, for a text that is larger than the memory. --data is then the folder of these files."""
     article_resets: bool = field(default=False, metadata=ADDED)
     """In a stream, replace the state by zeros at the beginning of each article, so that the articles before it have no effect."""
-    length: Characters = 40
+    length: Count = 40
     """Number of characters in a window. In a stream, number of steps of truncated back-propagation."""
-    step: Characters = 5
+    step: Count = 5
     """Number of characters from the start of one window to the start of the next. A stream ignores it."""
     validation: Share = 0.1
     """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
@@ -58,7 +58,7 @@ class TextConfig:
     'drop' removes them from the held-out text."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         remedy = "windows start from a zero state anyway: give regime stream, or leave it out"
         streams = self.input == "stream"
         require(not streams or len(self.data) == 1, "data", self.data, "for input stream, give one folder of lstm-jax data shard")
@@ -67,18 +67,15 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Checked):
     """Config of the texts that are sampled from the model after each epoch."""
 
     sample_chars: Drawn = 400
     """Number of characters to sample for each text. 0 samples no texts."""
-    sample_prompt: CharactersOrNone = 40
+    sample_prompt: CountOrNone = 40
     """Number of characters of the prompt that each text continues. The prompt is a random excerpt of the training text."""
     sample_temperatures: tuple[Temperature, ...] = (0.5, 1.0)
     """Sampling temperatures. One text is sampled at each temperature. Temperature 0 always takes the likeliest character."""
-
-    def __post_init__(self):
-        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Count, CountOrNone, Rate, RateOrNone, Share, Words
-from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.bounds import Checked, Count, CountOrNone, Rate, RateOrNone, Share, Words
+from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig
 from lstm_jax.errors import require
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Config of the reviews: their source, their vocabulary and their padding."""
 
     data: str = ""
@@ -44,7 +44,7 @@ class DataConfig:
     """Folder that caches tokenised reviews. If empty, it is $XDG_CACHE_HOME/lstm_jax or ~/.cache/lstm_jax."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if self.input == "stream":
             require(bool(self.data) and not self.test_data, "data", self.data, "for input stream, give one folder of data shard-reviews")
             require(self.vocabulary == "frequency", "vocabulary", self.vocabulary, "for input stream, give frequency")
@@ -81,7 +81,7 @@ class SentimentModelConfig(RecurrentConfig):
 
 
 @dataclass(frozen=True)
-class PretrainingConfig:
+class PretrainingConfig(Checked):
     """Config of the pretraining of a sentiment model as a language model (Dai & Le 2015).
 
     A language model is trained on the training reviews. Its weights then initialise the embedding and the recurrent layer of the sentiment
@@ -96,9 +96,6 @@ class PretrainingConfig:
     first 200 steps if a tenth is more than 200. Then the learning rate falls to 0 along a cosine curve."""
     lm_dropout: Share = 0.2
     """Dropout rate of the input features and of the outputs of the language model's recurrent layer."""
-
-    def __post_init__(self):
-        check_fields(self)
 
 
 @dataclass(frozen=True)

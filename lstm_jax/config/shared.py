@@ -5,13 +5,11 @@ of the dict. The dict of a config therefore equals the dict that an earlier vers
 """
 
 import dataclasses
-import os
-import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
 from lstm_jax.backend_names import AUTO, check_backend
-from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share, as_tuple, check_numbers
+from lstm_jax.bounds import MOST, Bounds, Checked, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.errors import require
 
@@ -37,44 +35,11 @@ def default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def check_fields(config: Any) -> None:
-    """Check that each field of a config has an allowed value."""
-    check_numbers(config)
-    for own in dataclasses.fields(config):
-        value = getattr(config, own.name)
-        if own.type in (str, tuple[str, ...]):
-            object.__setattr__(config, own.name, _as_text(own.name, value, several=own.type is not str))
-        if own.type is bool:
-            object.__setattr__(config, own.name, _as_bool(own.name, value))
-        if get_origin(own.type) is Literal:
-            require(value in get_args(own.type), own.name, value, f"give one of {', '.join(map(str, get_args(own.type)))}")
-
-
-def _as_text(name: str, value: Any, several: bool) -> Any:
-    """Return the value of a config field of the type str or tuple[str, ...], with path objects replaced by strings."""
-    if several:
-        texts = (value,) if isinstance(value, str | os.PathLike) else as_tuple(name, value, "give a path, or several")
-        return tuple(_as_text(name, text, False) for text in texts)
-    text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    require(isinstance(text, str), name, repr(value), "give a text")
-    return text
-
-
-def _as_bool(name: str, value: Any) -> bool:
-    """Return the value of a config field of the type bool."""
-    if not isinstance(value, bool):
-        import numpy as np  # not above: its import takes longer than that of the package lstm_jax.config
-
-        require(isinstance(value, np.bool_), name, repr(value), "give True or False")
-    return bool(value)
-
-
-_REMAT = "give none, sqrt, or 1 or more segments"
-_SEGMENTS = Bounds(1, MOST, _REMAT, _REMAT)
+_SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")
 
 
 @dataclass(frozen=True)
-class RecurrentConfig:
+class RecurrentConfig(Checked):
     """Config of the recurrent layers of a model. The config of each task's model is a subclass."""
 
     units: Count = 128
@@ -107,7 +72,7 @@ class RecurrentConfig:
     instead of storing them. 'sqrt' uses the square root of the number of steps, which needs the least memory. 'none' stores all states."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         traits = cell_traits(self.cell)
         check_backend(self.backend)
         if not (isinstance(self.remat, str) and self.remat in ("none", "sqrt")):
@@ -121,7 +86,7 @@ class RecurrentConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Config of the training: its length, its optimiser and its seed."""
 
     epochs: Count = 3
@@ -158,7 +123,7 @@ class TrainConfig:
     `compiled`, one device that uses all cores."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         final, remedy = self.final_learning_rate, "a constant schedule keeps the learning rate at its peak: give 0, or another schedule"
         require(self.schedule != "constant" or not final, "final_learning_rate", final, remedy)
         require(self.schedule != "exponential" or final > 0, "final_learning_rate", final, "an exponential schedule ends above 0")
@@ -182,11 +147,5 @@ class RunConfig:
         """Check that each section is an instance of the class that its annotation names."""
         for own in dataclasses.fields(self):
             section, kind = getattr(self, own.name), own.type
-            known = not isinstance(kind, type) or kind is Any or isinstance(section, kind)
-            require(known, own.name, type(section).__name__, f"give a {_full_name(kind)}")
-
-
-def _full_name(kind: Any) -> str:
-    name = getattr(kind, "__name__", str(kind))
-    exported = getattr(sys.modules.get("lstm_jax.config"), name, None) is kind
-    return f"lstm_jax.config.{name}" if exported else f"{getattr(kind, '__module__', '')}.{name}"
+            if isinstance(kind, type) and kind is not Any:
+                require(isinstance(section, kind), own.name, type(section).__name__, f"give a {kind.__module__}.{kind.__name__}")

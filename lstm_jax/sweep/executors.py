@@ -1,7 +1,7 @@
 """Executors of the runs of a sweep: in this process, in fresh processes or in Slurm jobs.
 
-Each executor is a generator. When a run ends, the executor yields the pair (id, row) of the run. The row is a dict that describes the
-outcome of the run; see `attempt`. The row does not contain the id.
+Each executor is a generator. When a run ends, the executor yields the pair (id, outcome) of the run. The outcome is the part of the run's
+row that says how the run has ended: its status, its result or error, and its seconds.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -29,8 +28,8 @@ from lstm_jax.sweep.identity import Run, import_name, main_name, pickle_config, 
 from lstm_jax.sweep.rows import Row, Tally, in_threads
 
 DONE, FAILED = "done", "failed"
-POLL_SECONDS = 0.5
-"""Number of seconds between two queries of the job states that submitit holds. submitit itself asks Slurm for these states less often."""
+POLL_PROCESS, POLL_JOBS = 0.02, 0.5
+"""Numbers of seconds between two queries of the state of a process, and of the job states that submitit holds."""
 REFUSED = "refused"
 """Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run: the arguments of an `InputError`."""
 Outcomes = Generator[tuple[str, Row], None, None]
@@ -39,11 +38,15 @@ ARRAY_JOBS = 1000
 
 
 @dataclass(frozen=True)
-class Resources:
-    """Settings of the executors of a sweep: `workers` of the executor `processes`, the others of the executor `slurm`."""
+class Work:
+    """Runs that an executor starts, and the settings of the executors."""
 
+    function: Run
+    missing: Mapping[str, Any]
+    """Dict from the id of each run to its config."""
+    tally: Tally
     workers: int = 0
-    """Number of processes that run at the same time; 0 means one per core."""
+    """Number of processes that the executor `processes` runs at the same time; 0 means one per core."""
     folder: Path = Path("jobs")
     """Folder to which submitit writes its logs."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -51,16 +54,17 @@ class Resources:
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Call `function` on a copy of the config in this process, and return the row of this run."""
+    """Call `function` on a copy of the config in this process, and return the outcome of this run."""
     start = time.perf_counter()
     try:
         result = json.loads(json.dumps(dict(function(_copied(config))), default=_plain))
+        outcome = {"status": DONE, "result": result}
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        return _failed(config, f"{type(error).__name__}: {error}", time.perf_counter() - start)
-    return {"config": dataclasses.asdict(config), "status": DONE, "result": result, "seconds": time.perf_counter() - start}
+        outcome = {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+    return outcome | {"seconds": time.perf_counter() - start}
 
 
 def _copied(value: Any) -> Any:
@@ -78,40 +82,33 @@ def _plain(value: Any) -> Any:
     return item if isinstance(item, bool | int | float | str) else float(item)
 
 
-def _failed(config: Any, error: str, seconds: float) -> Row:
-    return {"config": dataclasses.asdict(config), "status": FAILED, "error": error, "seconds": seconds}
-
-
-def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Call `function` on one config after another in this process."""
-    for key, config in missing.items():
-        tally.running = 1
-        row = attempt(function, config)
-        tally.running = 0
+def here(work: Work) -> Outcomes:
+    """Call the function on one config after another in this process."""
+    for key, config in work.missing.items():
+        work.tally.running = 1
+        row = attempt(work.function, config)
+        work.tally.running = 0
         yield key, row
 
 
-def processes(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Call `function` on each config in a fresh process."""
+def processes(work: Work) -> Outcomes:
+    """Call the function on each config in a fresh process."""
     cores = machine.cores()
-    workers = resources.workers or len(cores)
-    shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    for number in range(workers):
-        shares.put(cores[number::workers] or cores)
-
-    children = _Children()
+    workers = work.workers or len(cores)
+    shares = [cores[number::workers] or cores for number in range(workers)]
+    ended, count = threading.Event(), len(work.missing)
 
     def run_on_a_share(config: Any) -> Row:
-        share = shares.get()
+        share = shares.pop()
         try:
-            return _in_process(function, config, share, children)
+            return _in_process(work.function, config, share, ended)
         finally:
-            shares.put(share)
+            shares.append(share)
 
-    tally.running = min(workers, len(missing))
-    with _sigterm_interrupts(), contextlib.closing(in_threads(run_on_a_share, missing, workers, children.kill)) as ended:
-        for left, (key, future) in zip(reversed(range(len(missing))), ended, strict=True):
-            tally.running = min(workers, left)
+    work.tally.running = min(workers, count)
+    with _sigterm_interrupts(), contextlib.closing(in_threads(run_on_a_share, work.missing, workers, ended.set)) as rows:
+        for number, (key, future) in enumerate(rows, 1):
+            work.tally.running = min(workers, count - number)
             yield key, future.result()
 
 
@@ -132,40 +129,8 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-class _Children:
-    """The processes of a sweep that run at the moment."""
-
-    def __init__(self):
-        self._lock, self._running, self._ended = threading.Lock(), set[subprocess.Popen](), False
-
-    @contextlib.contextmanager
-    def started(self, *arguments: Any, **options: Any) -> Iterator[subprocess.Popen]:
-        """Return a context manager that starts a process, and that kills the process if an exception ends the `with` block."""
-        with self._lock:  # otherwise `kill` could miss a process that is about to start
-            if self._ended:
-                raise KeyboardInterrupt
-            process = subprocess.Popen(*arguments, **options)
-            self._running.add(process)
-        try:
-            with process:
-                try:
-                    yield process
-                except BaseException:
-                    process.kill()
-                    raise
-        finally:
-            self._running.discard(process)
-
-    def kill(self) -> None:
-        """Kill all processes that run, and prevent further ones from starting."""
-        with self._lock:
-            self._ended = True
-            for process in list(self._running):
-                process.kill()
-
-
-def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Children) -> Row:
-    """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`)."""
+def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threading.Event) -> Row:
+    """Like `attempt`, but in a fresh process on the given CPU cores, which is killed once the sweep has ended."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
     try:
@@ -174,12 +139,15 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
         output = 2
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
+        (Path(folder) / "config").write_bytes(pickle_config(config))
         # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
-        command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), str(answer)]
-        with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=output) as process:
+        command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), folder]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, stdout=output) as process:
             with contextlib.suppress(ProcessLookupError):  # the process has ended already
                 machine.pin(process.pid, cores)
-            process.communicate(pickle_config(config))
+            while process.poll() is None:
+                if ended.wait(POLL_PROCESS):
+                    process.kill()
         if answer.exists():
             row = json.loads(answer.read_text())
             if REFUSED in row:
@@ -188,45 +156,45 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     code = process.returncode
     if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
         raise KeyboardInterrupt
-    return _failed(config, f"killed by signal {-code}" if code < 0 else f"ended with code {code}", time.perf_counter() - start)
+    error = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return {"status": FAILED, "error": error, "seconds": time.perf_counter() - start}
 
 
-def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Call `function` on each config in a Slurm job of its own, which the package submitit starts."""
+def slurm(work: Work) -> Outcomes:
+    """Call the function on each config in a Slurm job of its own, which the package submitit starts."""
     try:
         import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("submitit", "not installed", 'pip install ".[slurm]"') from error
-    parameters = dict(resources.options)
+    parameters = dict(work.options)
     try:
-        executor = submitit.AutoExecutor(folder=resources.folder, cluster=parameters.pop("cluster", None))
+        executor = submitit.AutoExecutor(folder=work.folder, cluster=parameters.pop("cluster", None))
         executor.update_parameters(**parameters)
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).split("\n")[0].rstrip(".")
         raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
-    jobs = {}
-    keys = list(missing)
+    jobs, keys = {}, list(work.missing)
     try:
         for begin in range(0, len(keys), ARRAY_JOBS):
             try:
                 with executor.batch():
                     own = keys[begin : begin + ARRAY_JOBS]
-                    submitted = {key: executor.submit(_attempt_in_job, main_name(), function, missing[key]) for key in own}
+                    submitted = {key: executor.submit(_attempt_in_job, main_name(), work.function, work.missing[key]) for key in own}
             except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                 message = str(error).strip().split("\n")[-1] or type(error).__name__
                 raise InputError("Slurm", message, "correct the options, or submit fewer jobs") from error
             jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
         while jobs:
             ended = [key for key, job in jobs.items() if job.done()]
-            tally.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
+            work.tally.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
             for key in ended:
                 try:
                     row = jobs.pop(key).result()
                 except Exception as error:
                     first_lines = " ".join(str(error).split("\n")[:2]).strip()
-                    row = _failed(missing[key], f"{type(error).__name__}: {first_lines}", 0.0)
+                    row = {"status": FAILED, "error": f"{type(error).__name__}: {first_lines}", "seconds": 0.0}
                 yield key, row
-            time.sleep(0 if ended else POLL_SECONDS)
+            time.sleep(0 if ended else POLL_JOBS)
     finally:
         for job in jobs.values():
             job.cancel(check=False)
@@ -237,8 +205,4 @@ def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
     return attempt(function, config)
 
 
-EXECUTORS: dict[str, Callable[[Run, Mapping[str, Any], Resources, Tally], Outcomes]] = {
-    "here": here,
-    "processes": processes,
-    "slurm": slurm,
-}
+EXECUTORS: dict[str, Callable[[Work], Outcomes]] = {"here": here, "processes": processes, "slurm": slurm}

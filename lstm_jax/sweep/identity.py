@@ -30,8 +30,9 @@ def import_name(item: Any) -> str:
     return f"{module}:{item.__qualname__}"
 
 
+importing = False
+"""Whether this process was started for a run of a sweep and is importing the function of the run at the moment."""
 _main_of_parent = ""
-_importing = False
 
 
 def main_name() -> str:
@@ -47,39 +48,24 @@ def set_main_name(name: str) -> None:
     _main_of_parent = name
 
 
-def is_importing() -> bool:
-    """Return whether a call of `import_item`, in any thread, is importing a module at the moment."""
-    return _importing
-
-
 def import_item(name: str) -> Any:
-    """Import a function or class by its name "module:name", and return it. While its module is imported, `is_importing` is true."""
-    global _importing
+    """Import a function or class by its name "module:name", and return it."""
     module, _, path = name.partition(":")
-    before, _importing = _importing, True
-    try:
-        return operator.attrgetter(path)(import_module(module))
-    finally:
-        _importing = before
+    return operator.attrgetter(path)(import_module(module))
 
 
 def require_importable(item: Any, kind: str) -> None:
     """Check that another process will find a function or class by its name."""
     name = import_name(item)
     module, _, path = name.partition(":")
-    remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'
-    require("<locals>" not in path, kind, name, remedy)
-    if item.__module__ == "__main__":
-        try:
-            found = find_spec(module) is not None and module != "__main__"
-        except (ImportError, ValueError):
-            found = False
-        require(found, kind, name, remedy)
     try:
-        found = operator.attrgetter(path)(sys.modules.get(item.__module__))
-    except AttributeError:
-        found = None
-    require(found == item, kind, name, remedy)  # not `is`: a class method is a new object at each access
+        has_module = item.__module__ != "__main__" or find_spec(module) is not None
+        # not `is`: a class method is a new object at each access
+        found = has_module and operator.attrgetter(path)(sys.modules.get(item.__module__)) == item
+    except (AttributeError, ImportError, ValueError):
+        found = False
+    remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'
+    require(found, kind, name, remedy)
 
 
 def run_id(function: Run, config: Any) -> str:
@@ -161,23 +147,18 @@ class _Pickler(pickle.Pickler):
         return import_name(obj)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickler that reads the bytes that a `_Pickler` has written, and imports each class by its name."""
+class ConfigUnpickler(pickle.Unpickler):
+    """Unpickler that rebuilds a config from the bytes of `pickle_config` in another process, and imports each class by its name."""
 
     def persistent_load(self, pid: str) -> Any:
         return import_item(pid)
 
 
 def pickle_config(config: Any) -> bytes:
-    """Return a config as bytes, from which another process can rebuild it with `unpickle_config`."""
+    """Return a config as bytes, from which another process can rebuild it with `ConfigUnpickler`."""
     file = io.BytesIO()
     try:
         _Pickler(file).dump(config)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise InputError(f"config {type(config).__name__}", error, 'leave out what pickle cannot copy, or use where="here"') from error
     return file.getvalue()
-
-
-def unpickle_config(content: bytes) -> Any:
-    """Rebuild a config from the bytes that `pickle_config` returned in the parent process."""
-    return _Unpickler(io.BytesIO(content)).load()

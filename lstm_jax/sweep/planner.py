@@ -15,9 +15,10 @@ from typing import Any
 from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
+from lstm_jax.sweep import identity
 from lstm_jax.sweep.configs import is_config
-from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
-from lstm_jax.sweep.identity import Run, import_name, is_importing, pickle_config, require_importable, run_id, source_digest
+from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
+from lstm_jax.sweep.identity import Run, import_name, pickle_config, require_importable, run_id, source_digest
 from lstm_jax.sweep.rows import Row, Tally, read_rows, record
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
@@ -39,19 +40,15 @@ def run(
     failed, or if the source code of the function has changed since the row of a skipped run was written.
 
     Args:
-        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
-            have a name and not be a lambda, because the name of the function identifies its rows. It may be a class method, but not a
-            method of an instance. Put all values on which the results depend into the config, and not into an enclosing function: the id
-            of a run (see `run_id`) covers only the config and the name of the function.
-        configs: instances of a frozen dataclass. Configs with the same id count as one run. In a field, the values 1, 1.0 and True give
-            different ids, although Python takes them to be equal. A tuple and a list with the same items give the same id, and so do the
-            dict keys 1 and "1". A row in the file counts for a config only if it names the class of the config, or no class.
+        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It may be a
+            class method, but not a lambda or a method of an instance. Put all values on which the results depend into the config: the id of
+            a run (see `run_id`) covers only the config and the name of the function.
+        configs: instances of a frozen dataclass. Configs with the same id count as one run. A row in the file counts for a config only if
+            it names the class of the config, or no class.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
-        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
-            how many runs are running, waiting, done and failed.
-        workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
-            Only "processes" uses this argument.
+        where: executor of the runs: "here", "processes" or "slurm". A terminal shows how many runs are running, waiting, done and failed.
+        workers: number of processes that run at the same time; 0 means the number of cores. Only "processes" uses this argument.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
 
@@ -81,25 +78,31 @@ def run(
     found, others = _found(path, wanted)
     failed = {key for key, row in found.items() if row["status"] == FAILED}
     edited = sum(row.get("code", code) != code for key, row in found.items() if key not in failed) if code else 0
-    if failed and not retry:
-        warnings.warn(f"{path}: {len(failed)} of {len(found)} runs have failed before; retry=True repeats them", stacklevel=2)
-    if edited:
-        changed = f"{edited} of {len(found)} rows are of another version of {function.__name__}"
-        warnings.warn(f"{path}: {changed}; a new file repeats them", stacklevel=2)
-    if others:
-        warnings.warn(f"{path}: of {others} configs, the rows are of another class with equal values and do not count", stacklevel=2)
+    for count, text in (
+        (0 if retry else len(failed), f"{len(failed)} of {len(found)} runs have failed before; retry=True repeats them"),
+        (edited, f"{edited} of {len(found)} rows are of another version of {function.__name__}; a new file repeats them"),
+        (others, f"of {others} configs, the rows are of another class with equal values and do not count"),
+    ):
+        if count:
+            warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    resources, tally = Resources(workers, path.with_suffix(".jobs"), options or {}), Tally(len(missing))
+    tally = Tally(len(missing))
+    work = Work(function, missing, tally, workers, path.with_suffix(".jobs"), options or {})
 
     def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
-        with closing(EXECUTORS[where](function, missing, resources, tally)) as ended:
-            for key, row in ended:
-                if row["status"] == FAILED:
+        with closing(EXECUTORS[where](work)) as ended:
+            for key, outcome in ended:
+                if outcome["status"] == FAILED:
                     tally.failed += 1
+                    text = outcome["error"]
                 else:
                     tally.done += 1
-                about = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(missing[key]))}
-                yield [about | row], _summary(key, row)
+                    results = flatten(outcome["result"]).items()
+                    text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
+                config = missing[key]
+                about = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
+                row = about | {"config": dataclasses.asdict(config)} | outcome
+                yield [row], f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
 
     record(path, "runs", len(missing), outcomes(), tally)
     return list(_found(path, wanted)[0].values())
@@ -108,20 +111,24 @@ def run(
 def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> None:
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
-    require(not is_importing(), "sweep", importing, 'put the call below if __name__ == "__main__":')
-    *first, last = EXECUTORS
-    require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
+    require(not identity.importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
+    require(where in EXECUTORS, "where", where, f"give one of {', '.join(EXECUTORS)}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     name = import_name(function)
     require("<lambda>" not in name, "function", "a lambda", "give a function with a name, by which rows are found again")
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
     require(not bound, "function", name, "the object of a method is not part of the id: give a function that needs only its config")
-    for config in configs:
-        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
-        _require_json(dataclasses.asdict(config))
     if where == "processes":
         require_importable(function, "function")
-        for config in configs:
+    for config in configs:
+        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
+        for field, value in dataclasses.asdict(config).items():
+            try:
+                json.dumps(value, sort_keys=True)
+            except (TypeError, ValueError) as error:
+                remedy = "give text or numbers, and dicts with keys of one type"
+                raise InputError(f"field {field} of a config", f"not JSON: {value!r}", remedy) from error
+        if where == "processes":
             pickle_config(config)
 
 
@@ -130,12 +137,9 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
     wanted: dict[str, Any] = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
-        if first is config:
-            continue
-        names = [import_name(type(item)) for item in (first, config)]
-        require(names[0] == names[1], "configs", f"{' and '.join(names)} with the same values", "run each class in a call of its own")
-        keys = [_key_types(config_values(item)) for item in (first, config)]
-        require(keys[0] == keys[1], "configs", f"keys {' and '.join(map(str, keys))} with the same values", "give keys of one type")
+        one, other = (f"{import_name(type(item))} with keys {_key_types(config_values(item))}" for item in (first, config))
+        remedy = "run each class in a call of its own, and give keys of one type"
+        require(one == other, "configs with the same values", f"{one} and {other}", remedy)
     return wanted
 
 
@@ -155,22 +159,9 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
         return row
 
-    classes = {key: import_name(type(config)) for key, config in wanted.items()}
-    rows = [row for row in read_rows(path, check) if row["id"] in classes]
-    mine = {row["id"]: row for row in rows if row.get("class", classes[row["id"]]) == classes[row["id"]]}
+    rows = [row for row in read_rows(path, check) if row["id"] in wanted]
+    mine = {row["id"]: row for row in rows if row.get("class") in (None, import_name(type(wanted[row["id"]])))}
     return {key: mine[key] for key in wanted if key in mine}, len({row["id"] for row in rows} - mine.keys())
-
-
-def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
-    """Check that the values of a config can be written as JSON."""
-    for name, value in values.items():
-        try:
-            json.dumps(value, sort_keys=True)
-        except (TypeError, ValueError) as error:
-            if isinstance(value, Mapping):
-                _require_json(value, f"{prefix}{name}.")
-            remedy = "give text or numbers, and dicts with keys of one type"
-            raise InputError(f"field {prefix}{name} of a config", f"not JSON: {value!r}", remedy) from error
 
 
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
@@ -179,16 +170,6 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
     """
     return list(_found(Path(path), _by_id(function, configs))[0].values())
-
-
-def _summary(key: str, row: Mapping[str, Any]) -> str:
-    """Return the line that is printed when a run ends."""
-    if row["status"] == FAILED:
-        text = row["error"]
-    else:
-        results = flatten(row["result"]).items()
-        text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
-    return f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -207,14 +188,14 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     seconds, its column is named `config.NAME`. If a result has one of these four names or the name of a field, its column is named
     `result.NAME`.
     """
-    own = {*_FIRST, *_LAST}
+    fixed = {*_FIRST, *_LAST}
     parts = [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]
-    fields = _columns(dict.fromkeys(name for _, config, _ in parts for name in config), "config.", own)
-    results = _columns(dict.fromkeys(name for *_, result in parts for name in result), "result.", {*own, *fields.values()})
+    fields = _columns(dict.fromkeys(name for _, config, _ in parts for name in config), "config.", fixed)
+    results = _columns(dict.fromkeys(name for *_, result in parts for name in result), "result.", {*fixed, *fields.values()})
     names = [*_FIRST, *fields.values(), *results.values(), *_LAST]
     lines = []
     for row, config, result in parts:
-        line = {name: value for name, value in row.items() if name in own}
+        line = {name: value for name, value in row.items() if name in fixed}
         line |= {fields[name]: value for name, value in config.items()} | {results[name]: value for name, value in result.items()}
         lines.append([line.get(name, "") for name in names])
     return names, lines

@@ -5,7 +5,6 @@ module reads these words, although they are not valid JSON. If null were written
 result (Infinity) from an undefined one (NaN).
 """
 
-import contextlib
 import gzip
 import json
 import os
@@ -29,20 +28,18 @@ from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
 
 Row = dict[str, Any]
-Key = TypeVar("Key")
+Outcomes = Generator[tuple[Sequence[Row], str], None, None]
+"""Rows of each item that has been measured, and the line to print for it."""
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def _require_rows(path: Path) -> None:
     """Raise `InputError` if the path exists but is not a regular file, or if the first byte of the file cannot begin a row."""
-    if not path.exists():
-        return
-    require(path.is_file(), f"rows {path}", "not a file", "name a file of rows, or a new one")
-    with path.open("rb") as file:
-        head = file.read(1)
-    heads = (b"", b"\x1f") if path.suffix == ".gz" else (b"", b"{", b"\n")
-    require(head in heads, f"rows {path}", "not rows of JSON", "name a file of rows, or a new one")
+    if path.exists():
+        heads = (b"", b"\x1f") if path.suffix == ".gz" else (b"", b"{", b"\n")
+        require(path.is_file(), f"rows {path}", "not a file", "name a file of rows, or a new one")
+        with path.open("rb") as file:
+            require(file.read(1) in heads, f"rows {path}", "not rows of JSON", "name a file of rows, or a new one")
 
 
 def _read(path: Path) -> bytes:
@@ -104,28 +101,9 @@ class Tally:
         return f"{self.running} running, {waiting} waiting, {self.done} done, {self.failed} failed"
 
 
-@contextlib.contextmanager
-def bar(title: str, total: int, tally: Tally | None = None) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar during a with-statement."""
-    console = Console(soft_wrap=True)
-    shown = TextColumn("{task.fields[tally]}", table_column=Column(no_wrap=True)) if tally else MofNCompleteColumn()
-    columns = (TextColumn(title, markup=False), BarColumn(None), shown, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as display:
-        task = display.add_task(title, total=total, tally=tally)
-
-        def advance(line: str) -> None:
-            if console.is_terminal:
-                display.console.print(Text(line))  # brackets in the line are no markup
-            else:
-                print(line, flush=True)
-            display.advance(task)
-
-        yield advance
-
-
 def in_threads(
-    measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int, stop: Callable[[], None] = lambda: None
-) -> Generator[tuple[Key, Future[Result]], None, None]:
+    measure: Callable[[Item], Any], items: Mapping[Any, Item], workers: int, stop: Callable[[], None] = lambda: None
+) -> Generator[tuple[Any, Future], None, None]:
     """Call `measure` on each item in a pool of threads. When a call ends, yield the pair (key of its item, finished future)."""
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -138,17 +116,23 @@ def in_threads(
             raise
 
 
-def record(
-    path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None], tally: Tally | None = None
-) -> None:
-    """Append results to a file as they arrive, and show a progress bar."""
+def record(path: Path, title: str, total: int, outcomes: Outcomes, tally: Tally | None = None) -> None:
+    """Append results to a file as they arrive, print their lines, and show a progress bar on a terminal."""
     if total:
         append_rows(path)
-    with closing(outcomes), bar(title, total, tally) as advance:
+    console = Console(soft_wrap=True)
+    shown = TextColumn("{task.fields[tally]}", table_column=Column(no_wrap=True)) if tally else MofNCompleteColumn()
+    columns = (TextColumn(title, markup=False), BarColumn(None), shown, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with closing(outcomes), Progress(*columns, console=console, disable=not console.is_terminal) as display:
+        task = display.add_task(title, total=total, tally=tally)
         for rows, line in outcomes:
             if rows:
                 append_rows(path, *rows)
-            advance(line)
+            if console.is_terminal:
+                console.print(Text(line))  # brackets in the line are no markup
+            else:
+                print(line, flush=True)
+            display.advance(task)
 
 
 def run_missing(
@@ -166,7 +150,7 @@ def run_missing(
     missing = {key: item for key, item in wanted.items() if key not in done}
     failed = 0
 
-    def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
+    def outcomes() -> Outcomes:
         nonlocal failed
         with closing(in_threads(measure, missing, workers)) as ended:
             for key, future in ended:

@@ -5,13 +5,15 @@ first use, since the import takes half a second.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lstm_jax.errors import require
 
 Values = Sequence[float | int] | np.ndarray
+Interval = tuple[float, float, float]
+"""Mean or ratio, and the lower and the upper end of its confidence interval."""
 EXACT = 20_000
 """Largest number of permutations that a permutation test enumerates. If more are possible, the test draws `EXACT` of them at random."""
 
@@ -34,19 +36,18 @@ def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: 
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> Interval:
     """Return the mean of the values and its 95 % confidence interval by the bootstrap, as (mean, low, high).
 
     `seed` is the seed of the random draws, and `draws` the number of bootstrap resamples.
 
-    With few values the interval is too short. If the values are normally distributed, it contains the true mean in about 75 % of cases
-    with three values, 83 % with five and 90 % with ten. With three values or fewer it is the range of the values. For few values, use
-    `t_interval`.
+    With few values the interval is too short: it contains the mean of a normal distribution in about 75 % of cases with three values, 83 %
+    with five and 90 % with ten. For few values, use `t_interval`.
     """
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
 
-def t_interval(values: Values) -> tuple[float, float, float]:
+def t_interval(values: Values) -> Interval:
     """Return the mean of N values and its 95 % confidence interval by Student's t-distribution, as (mean, low, high).
 
     The interval assumes that the values are normally distributed. Under this assumption it is valid even for two values, whereas the
@@ -62,7 +63,7 @@ def t_interval(values: Values) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
+def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> Interval:
     """Return the ratio median(slow) / median(fast) of two independent samples and its 95 % confidence interval, as (ratio, low, high).
 
     The interval is computed by the bootstrap, with `draws` resamples. `seed` is the seed of the random draws. With two or three values in
@@ -75,7 +76,7 @@ def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_00
     return float(np.median(slow) / np.median(fast)), *_bootstrap([slow, fast], ratio, draws, seed)
 
 
-def geometric_mean_interval(ratios: Values) -> tuple[float, float, float]:
+def geometric_mean_interval(ratios: Values) -> Interval:
     """Return the geometric mean of positive ratios and its 95 % confidence interval, as (mean, low, high).
 
     The interval is that of `t_interval` for the logarithms of the ratios. For one ratio, low and high are nan.
@@ -83,8 +84,7 @@ def geometric_mean_interval(ratios: Values) -> tuple[float, float, float]:
     Raises:
         InputError: if a ratio is not a finite number above 0.
     """
-    mean, low, high = np.exp(t_interval(_logs("ratios", ratios)))
-    return float(mean), float(low), float(high)
+    return tuple(np.exp(t_interval(_logs("ratios", ratios))).tolist())
 
 
 def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
@@ -97,19 +97,9 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
     Raises:
         InputError: if a duration is not a finite number above 0.
     """
-    from scipy import stats
-
     first, second = _logs("durations", old), _logs("durations", new)
-    if min(len(old), len(new)) < 2:
-        return 1.0
-
-    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
-        return np.abs(a.mean(axis) - b.mean(axis))
-
     centre = np.concatenate([first, second]).mean()  # numbers near 0 have smaller rounding errors, so equal values stay equal
-    samples = first - centre, second - centre
-    result = stats.permutation_test(samples, difference, n_resamples=EXACT, alternative="greater", vectorized=True, rng=seed)
-    return float(result.pvalue)
+    return _p([first - centre, second - centre], lambda a, b, axis: np.abs(a.mean(axis) - b.mean(axis)), "independent", seed)
 
 
 def paired_p(ratios: Values, seed: int = 0) -> float:
@@ -123,16 +113,16 @@ def paired_p(ratios: Values, seed: int = 0) -> float:
     Raises:
         InputError: if a ratio is not a finite number above 0.
     """
+    return _p([_logs("ratios", ratios)], lambda logs, axis: np.abs(logs.mean(axis)), "samples", seed)
+
+
+def _p(samples: Sequence[np.ndarray], distance: Callable[..., Any], kind: Literal["independent", "samples"], seed: int) -> float:
+    """Return the p-value of a permutation test of SciPy, or 1 if a sample has fewer than two values."""
     from scipy import stats
 
-    pairs = _logs("ratios", ratios)
-    if len(ratios) < 2:
+    if min(map(len, samples)) < 2:
         return 1.0
-
-    def distance(logs: np.ndarray, axis: int = -1) -> Any:
-        return np.abs(logs.mean(axis))
-
     result = stats.permutation_test(
-        (pairs,), distance, n_resamples=EXACT, permutation_type="samples", alternative="greater", vectorized=True, rng=seed
+        samples, distance, permutation_type=kind, n_resamples=EXACT, alternative="greater", vectorized=True, rng=seed
     )
     return float(result.pvalue)

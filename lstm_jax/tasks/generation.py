@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
-from lstm_jax.bounds import MOST, CharactersOrNone, Count, DrawingSeed, check_number
+from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.data.text.corpus import article_starts, clean_articles, read_units
@@ -362,8 +362,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
                 - There is not enough memory.
         """
         prompt = self._known("prompt", prompt)
-        chars, samples = check_number("chars", chars, CharactersOrNone), check_number("samples", samples, Count)
-        seed = check_number("seed", seed, DrawingSeed)
+        chars, samples = check_number("chars", chars, CountOrNone), check_number("samples", samples, Count)
+        seed = check_number("seed", seed, Seed)
         require(isinstance(rules, Rules), "rules", repr(rules), "give what the method rules returns")
         mesh, model = self.mesh, self.config.model
         windows = self.config.data.length if self.mode(mode) == "window" else 1

@@ -85,17 +85,6 @@ def nest(config: Config) -> dict[str, str]:
     return row["result"]
 
 
-def take(config: Nested) -> dict[str, float]:
-    """Remove the entry "rate" from the dict `config.path`, and return a dict with this entry.
-
-    The function raises an error if `config.path` has another entry.
-    """
-    rate = config.path.pop("rate")
-    if config.path:
-        raise ValueError("more entries")
-    return {"rate": rate}
-
-
 def score(config: Config) -> dict[str, float]:
     """Append `config.number` to the file `config.log`, and return a score.
 

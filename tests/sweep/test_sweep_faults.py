@@ -5,13 +5,13 @@ import gzip
 import json
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,6 @@ def test_rows_through_a_link(name: str, tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
-    """A write that fails raises an error with the name of the file. A limit on the file sizes of this process stands in for a full disk."""
-    path = tmp_path / "rows.jsonl"
-    append_rows(path, {"number": 1})
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
-    try:
-        with pytest.raises(InputError, match=rf"^rows {path}: File too large; free some space, or name a file that can be written$"):
-            append_rows(path, {"number": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert list(read_rows(path)) == [{"number": 1}]
-
-
 def test_scalars_of_numpy_and_jax_keep_their_values(tmp_path: Path) -> None:
     (row,) = sweep.run(numbers, [Config()], tmp_path / "rows.jsonl")
     wanted = {"large": 2**53 + 1, "right": True, "half": 0.5, "short": 1.5, "traced": 7, "flag": False, "one": 3, "exact": 0.1}
@@ -130,41 +115,48 @@ def test_a_file_of_other_rows(content: str, tmp_path: Path) -> None:
     assert path.read_text() == f"\n{content}\n"
 
 
-def test_a_line_that_is_not_utf_8_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"id": "x\xff"}\n')
-    rows = sweep.run(nothing, [Config()], path)
-    assert [row["result"] for row in rows] == [{"score": 1.0}]
-    assert f"{path}, line 1: torn, skipped" in capsys.readouterr().err
+SLURM = [
+    ({"where": "slurm", "options": {"cluster": "debug", "nosuch": 1}}, "options: Parameter 'nosuch' need"),
+    ({"where": "slurm", "options": {"cluster": "moon"}}, "options: AutoExecutor doesn't know any"),
+]
 
 
 @pytest.mark.parametrize(
-    ("function", "config", "message"),
+    ("arguments", "subject"),
     [
-        (functools.partial(nothing), Config(), r"function: functools\.partial\("),
-        (lambda config: {}, Config(), "function: a lambda;"),
-        (Table({1: 2}).entries, Config(), rf"function: {__name__}:Table\.entries; the object of a method is not part of the id"),
-        (never, Table({1: "a", "b": 2}), "field table of a config: not JSON: "),
-        (never, Table({"a": {"b": Path()}}), r"field table\.a\.b of a config: not JSON: "),
-        (never, Table({(1, 2): 3}), "field table of a config: not JSON: "),
-        (never, {"units": 1}, "config: {'units': 1}; give instances"),
-        (never, Table, "config: .*Table'>; give instances"),
+        ({"where": "moon"}, "where: moon"),
+        ({"workers": -1}, "workers: -1"),
+        ({"function": functools.partial(nothing)}, r"function: functools\.partial\("),
+        ({"function": lambda config: {}}, "function: a lambda"),
+        ({"function": Table({1: 2}).entries}, rf"function: {__name__}:Table\.entries; the object of a method"),
+        ({"configs": [Config(), Table({1: "a", "b": 2})]}, "field table of a config: not JSON: "),
+        ({"configs": [Config(), Table({"a": {"b": Path()}})]}, "field table of a config: not JSON: "),
+        ({"configs": [Config(), Table({(1, 2): 3})]}, "field table of a config: not JSON: "),
+        ({"configs": [Config(), {"units": 1}]}, "config: {'units': 1}"),
+        ({"configs": [Config(), Table]}, "config: .*Table'>"),
+        *(SLURM if find_spec("submitit") else ()),
     ],
 )
-def test_functions_and_configs_that_are_none(function: Any, config: Any, message: str, tmp_path: Path) -> None:
+def test_arguments_that_are_refused(arguments: dict[str, Any], subject: str, tmp_path: Path) -> None:
     """They are refused before the first run."""
-    with pytest.raises(InputError, match=f"^{message}"):
-        sweep.run(function, [Config(), config], tmp_path / "rows")
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=f"^{subject}"):
+        sweep.run(**({"function": never, "configs": [Config()], "path": tmp_path / "rows"} | arguments))
+    assert not (tmp_path / "rows").is_file() or not (tmp_path / "rows").read_bytes()
 
 
 def test_ids_that_are_none() -> None:
     for function, config, message in (
         (functools.partial(nothing), Config(), "function: "),
-        (never, Table({1: "a", "b": 2}), "dict in a config: '<' not supported"),
+        (never, Table({1: "a", "b": 2}), "dict in a config: "),
     ):
         with pytest.raises(InputError, match=f"^{message}"):
             sweep.run_id(function, config)
+
+
+def test_slurm_without_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match=r"^submitit: not installed; pip install"):
+        sweep.run(never, [Config()], tmp_path / "rows", "slurm")
 
 
 def test_a_run_that_exits_is_a_failed_one(tmp_path: Path) -> None:
@@ -180,8 +172,8 @@ class Locked:
         object.__setattr__(self, "lock", threading.Lock())
 
 
-def test_what_another_process_cannot_import(tmp_path: Path) -> None:
-    """Local functions, and configs that cannot be pickled, are refused before the first run in processes, but may run in this process."""
+def local() -> tuple[Any, Any]:
+    """Return a function and an instance of a class that another process cannot import."""
 
     def inner(config: Config) -> dict[str, float]:
         return {"score": 2.0}
@@ -190,17 +182,23 @@ def test_what_another_process_cannot_import(tmp_path: Path) -> None:
     class Own:
         number: int = 0
 
-    name = rf"{__name__}:test_what_another_process_cannot_import\.<locals>"
+    return inner, Own()
+
+
+def test_what_another_process_cannot_import(tmp_path: Path) -> None:
+    """Local functions, and configs that cannot be pickled, are refused before the first run in processes, but may run in this process."""
+    inner, own = local()
+    name = rf"{__name__}:local\.<locals>"
     for function, config, subject in (
-        (inner, Config(), rf"function: {name}\.inner; another process cannot import it"),
-        (nothing, Own(), rf"class of a config: {name}\.Own; another process cannot import it"),
-        (nothing, Table({1: Own()}), rf"class of a config: {name}\.Own"),
+        (inner, Config(), rf"function: {name}\.inner"),
+        (nothing, own, rf"class of a config: {name}\.Own"),
+        (nothing, Table({1: own}), rf"class of a config: {name}\.Own"),
         (nothing, Locked(), r"config Locked: cannot pickle '_thread\.lock' object"),
     ):
         with pytest.raises(InputError, match=rf"^{subject}"):
             sweep.run(function, [Config(), config], tmp_path / "rows.jsonl", "processes", workers=1)
         assert not list(tmp_path.iterdir())
-    (row,) = sweep.run(inner, [Own()], tmp_path / "rows.jsonl")
+    (row,) = sweep.run(inner, [own], tmp_path / "rows.jsonl")
     assert row["result"] == {"score": 2.0}
     (row,) = sweep.run(Table.size, [Table()], tmp_path / "of_a_class.jsonl", "processes", workers=1)
     assert row["result"] == {"size": 0}
@@ -307,8 +305,9 @@ def test_a_signal_leaves_no_process(number: signal.Signals, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_rows_after_an_incomplete_line_begin_on_a_new_one(name: str, tmp_path: Path) -> None:
-    path, content = tmp_path / name, b'{"a": 1}\n{"b": '
+def test_rows_after_an_incomplete_line_begin_on_a_new_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, content = tmp_path / name, b'{"id": "x\xff"}\n{"a": 1}\n{"b": '
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     append_rows(path, {"c": 3})
     assert list(read_rows(path)) == [{"a": 1}, {"c": 3}]
+    assert capsys.readouterr().err.splitlines() == [f"{path}, line {line}: torn, skipped" for line in (1, 3)]
