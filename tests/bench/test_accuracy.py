@@ -1,7 +1,6 @@
 """Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up rows and of committed rows."""
 
 import math
-from pathlib import Path
 
 import pytest
 from rows import printed, read_lines, run_python
@@ -21,7 +20,7 @@ def _row(task: str, H: int, seed: int, epoch: int, score: float, seconds: float,
     return known | ({"S": 5} if task == "generation" else {}) | {name: score, "examples_per_second": 1000 / seconds} | changes
 
 
-def test_runs_of_the_grid() -> None:
+def test_runs_of_the_grid():
     runs = list(accuracy.runs_of(accuracy.PRESETS["standard"].axes, ["ours", "keras_jax"], 3, {"sentiment": 3, "generation": 3}))
     assert len(runs) == 3 * (4 * 4 + 4 * 3 * 4 + 1)  # Keras runs only sentiment, at the sizes of its example
     run = next(run for run in runs if run["peer"] == "keras_jax" and run["seed"] == 1)
@@ -35,7 +34,7 @@ def test_runs_of_the_grid() -> None:
         assert (length, config.model.units, config.train.epochs, config.train.seed) == (ours["T"], ours["H"], 3, 1)
 
 
-def test_summary_and_report_by_hand(capsys) -> None:
+def test_summary_and_report_by_hand(capsys):
     rows = [_row("sentiment", 32, 0, 1, 0.82, 2.0), _row("sentiment", 32, 0, 2, 0.84, 2.0)]
     rows += [_row("sentiment", 32, 1, 1, 0.83, 2.0), _row("sentiment", 32, 1, 2, 0.80, 2.0)]
     rows += [_row("sentiment", 64, 0, 1, 0.81, 4.0), _row("generation", 32, 0, 1, 3.0, 1.0), _row("generation", 32, 0, 2, 2.5, 1.0)]
@@ -50,7 +49,7 @@ def test_summary_and_report_by_hand(capsys) -> None:
     assert "not reached" in shown
 
 
-def test_tables_keep_numbers_of_epochs_apart() -> None:
+def test_tables_keep_numbers_of_epochs_apart():
     """The best run of one epoch is on the front of its table, although the run of two epochs is better at the same speed."""
     rows = [_row("generation", 32, seed, 1, 3.0, 2.0, epochs=1) for seed in range(2)]
     rows += [_row("generation", 32, 0, epoch, 2.5, 1.0) for epoch in (1, 2)] + [_row("generation", 64, 0, 1, 2.9, 1.0, epochs=1)]
@@ -60,7 +59,7 @@ def test_tables_keep_numbers_of_epochs_apart() -> None:
     assert "| 32 | 2.5000* (1) |" in text
 
 
-def test_committed_rows() -> None:
+def test_committed_rows():
     """Rows of runs on one and on two cores are reported apart, and the committed studies give the numbers of the documentation."""
     one, both = (accuracy.grid_rows(accuracy.PATH, "aea29158c4a4", cores) for cores in (1, 2))
     assert len(one) == 288
@@ -73,7 +72,7 @@ def test_committed_rows() -> None:
     assert first.startswith("ours: 0.8362 (sd 0.0041; 100: 0.8314, ")
 
 
-def test_recipes() -> None:
+def test_recipes():
     for study, of_study in recipes.RECIPES.items():
         assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(of_study), study
         for recipe in of_study:
@@ -87,7 +86,7 @@ def test_recipes() -> None:
             recipes.choose(study, ["sentiment"], names)
 
 
-def test_runs_of_a_recipe_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_runs_of_a_recipe_are_measured_once(tmp_path, monkeypatch, capsys):
     path, asked = tmp_path / "rows.jsonl", []
 
     def process(arguments: list[str]) -> list[dict]:
@@ -130,12 +129,12 @@ STREAM = {"recipe": "stream", "seed": 0, "epoch": "best", "bits_window": 2.0, "b
         ),
     ],
 )
-def test_reports_of_recipes_by_hand(study: str, rows: list[dict], line: str) -> None:
+def test_reports_of_recipes_by_hand(study, rows, line):
     assert list(recipes.REPORTS[study](rows))[-1] == line
 
 
 @pytest.mark.slow
-def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+def test_a_cell(tmp_path, monkeypatch, data_dir):
     path = tmp_path / "rows.jsonl"
     monkeypatch.setenv("LSTM_JAX_DATA", str(data_dir))
     command = [

@@ -8,7 +8,7 @@ from bench.__main__ import COMMANDS
 from bench.workloads import read_sizes
 
 
-def test_list() -> None:
+def test_list():
     run = bench_here("--help")
     assert run.returncode == 0
     assert [line.split()[0] for line in run.stdout.splitlines()[1:]] == list(COMMANDS)
@@ -17,7 +17,7 @@ def test_list() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help(name: str) -> None:
+def test_help(name):
     assert printed(name, "--help")[0].startswith(f"usage: python -m bench {name} ")
 
 
@@ -51,7 +51,7 @@ def test_help(name: str) -> None:
         ),
     ],
 )
-def test_bad_input(arguments: str, subject: str) -> None:
+def test_bad_input(arguments, subject):
     assert complaint(*arguments.split()).startswith(f"bench: {subject}")
 
 
@@ -66,17 +66,17 @@ def test_bad_input(arguments: str, subject: str) -> None:
         ("scaling --middle E=3", "argument --middle: sizes: E=3; "),
     ],
 )
-def test_bad_sizes(arguments: str, subject: str) -> None:
+def test_bad_sizes(arguments, subject):
     assert complaint(*arguments.split()).startswith(f"python -m bench {arguments.split()[0]}: error: {subject}")
 
 
-def test_ranges_of_sizes() -> None:
+def test_ranges_of_sizes():
     assert read_sizes("32..512") == (32, 64, 128, 256, 512)
     assert read_sizes("3..11") == (3, 6)
     assert read_sizes("5..5") == read_sizes("5") == (5,)
 
 
-def test_a_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_made(monkeypatch):
     def measured(*_: object) -> list[dict]:
         raise PermissionError(13, "Permission denied", "/root/rows.jsonl")
 

@@ -1,7 +1,5 @@
 """Tests of `bench compare`: its error rates on random times, its verdicts, rows of several machines, and exit codes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from rows import bench_here, timed, write_rows
@@ -22,7 +20,7 @@ def _sides(peer: str, workloads: str, old: int, new: int, factor: float = 3.0) -
 
 
 @pytest.mark.parametrize(("slower", "least", "most"), [(1.0, 0, 10), (1.1, 90, 100)])
-def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, most: int) -> None:
+def test_noise_is_not_called_a_change_and_a_tenth_is(slower, least, most):
     """Comparisons of five times with five, with 2 % noise: at most 10 of 100 without, and at least 90 of 100 with a slowdown by 10 %."""
     rng, called = np.random.default_rng(1), 0
     for _ in range(100):
@@ -33,7 +31,7 @@ def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, 
     assert least <= called <= most
 
 
-def test_changes_by_hand() -> None:
+def test_changes_by_hand():
     """Workloads and peers that only one of the two sets of rows has are left out."""
     old = [timed("A", "ours", ms, n) for n, ms in enumerate((10.0, 10.1, 9.9, 10.2, 9.8))] + [timed("B", "ours", 1.0)]
     new = [timed("A", "ours", ms, n) for n, ms in enumerate((12.0, 12.1, 11.9, 12.2, 11.8))] + [timed("A", "haiku", 1.0)]
@@ -60,7 +58,7 @@ BEYOND = Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
         ([BEYOND, Change("B", "ours", 1, 1, 1, 0.5, smallest=1 / 35)], ["slower", "too few processes"]),
     ],
 )
-def test_verdicts(found: list[Change], verdicts: list[str]) -> None:
+def test_verdicts(found, verdicts):
     assert [change.verdict for change in compare.judged(found, 0.02, 0.03)] == verdicts
 
 
@@ -74,7 +72,7 @@ def test_verdicts(found: list[Change], verdicts: list[str]) -> None:
         ("AB", 6, 3, "too few processes"),
     ],
 )
-def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> None:
+def test_too_few_processes(workloads, old, new, verdict):
     assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
 
 
@@ -86,7 +84,7 @@ def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> 
         (timed("B", "ours", 1.0), "rows: 2 and 1"),
     ],
 )
-def test_rows_that_cannot_be_compared(row: dict, subject: str) -> None:
+def test_rows_that_cannot_be_compared(row, subject):
     """Rows that ran on one CPU device and rows that ran on two CPU devices count as rows of one machine."""
     rows = [timed("A", "ours", 1.0), timed("A", "ours:backend=reference", 1.0, backend="reference", devices=["cpu:cpu"] * 2)]
     assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
@@ -94,7 +92,7 @@ def test_rows_that_cannot_be_compared(row: dict, subject: str) -> None:
         compare.changes(rows, [row])
 
 
-def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:
+def test_a_commit_without_its_uncommitted_version(tmp_path):
     both = [timed("A", "ours", ms, n, git=git) for git, ms in (("abc", 10.0), ("abc+", 7.0)) for n in range(3)]
     path = write_rows(tmp_path / "rows.jsonl", both)
     for text, ms in (("abc", 10.0), ("ab", 10.0), ("abc+", 7.0)):
@@ -112,7 +110,7 @@ def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:
         (5, 3, 1.0, 0, "slower in 0; too few processes in 1, where no change can be found: give 5 or more a side"),
     ],
 )
-def test_exit_codes(ours: int, haiku: int, factor: float, code: int, last: str, tmp_path: Path) -> None:
+def test_exit_codes(ours, haiku, factor, code, last, tmp_path):
     """Too few processes of this project give the exit code 2, and those of a peer do not. A torn last line is skipped."""
     sides = zip(_sides("ours", "A", ours, ours, factor), _sides("haiku", "A", haiku, haiku, factor), strict=True)
     paths = [write_rows(tmp_path / f"{n}.jsonl", [*own, *other]) for n, (own, other) in enumerate(sides)]

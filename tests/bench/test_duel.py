@@ -4,7 +4,6 @@ import argparse
 import re
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +34,7 @@ def _rows(factor: float, rounds: int = 8, work: str = "A", turns: int = 30, **ab
     return found
 
 
-def test_verdicts_on_a_machine_that_changes() -> None:
+def test_verdicts_on_a_machine_that_changes():
     (slower,) = duel.changes(_rows(1.1), 0.02, 0.03)
     assert slower.verdict == "slower"
     assert slower.ratio == pytest.approx(1.1, rel=0.01)
@@ -43,7 +42,7 @@ def test_verdicts_on_a_machine_that_changes() -> None:
     assert [change.verdict for change in duel.changes(_rows(1.0) + _rows(0.9, work="B"), 0.02, 0.03)] == ["same", "faster"]
 
 
-def test_too_few_rounds_are_refused() -> None:
+def test_too_few_rounds_are_refused():
     """Eight rounds are too few for three workloads, where the limit of a p-value is a third of the level; nine rounds are enough."""
     for rounds in range(2, 13):
         assert duel.smallest_p(rounds) == stats.paired_p(np.full(rounds, 1.5) + np.arange(rounds) / 100)
@@ -56,7 +55,7 @@ def test_too_few_rounds_are_refused() -> None:
     assert complaint("duel", ROOT, "--workload", "A", "B", "A:H=64").startswith("bench: rounds of A: 8; ")  # before anything is measured
 
 
-def test_checkouts_that_run_different_backends_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkouts_that_run_different_backends_are_refused(tmp_path, monkeypatch):
     """The former name of a backend counts as its current name."""
 
     def rows(baseline: str) -> list[dict]:
@@ -71,7 +70,7 @@ def test_checkouts_that_run_different_backends_are_refused(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("factor", "verdict", "code"), [(1.1, "slower", 1), (1.0, "same", 0), (0.9, "faster", 0)])
-def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code: int, tmp_path: Path) -> None:
+def test_verdict_and_exit_code_of_the_command(factor, verdict, code, tmp_path):
     rows = _rows(factor, versions=dict.fromkeys(("baseline", "candidate"), duel.version(ROOT)))
     run = bench("duel", ROOT, "--workload", "A", "--report", "--results", write_rows(tmp_path / "duel.jsonl", rows))
     assert run.returncode == code, run.stderr
@@ -81,7 +80,7 @@ def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code:
 
 
 @pytest.mark.slow
-def test_turns_of_two_processes() -> None:
+def test_turns_of_two_processes():
     module = ["bench.worker", "ours:backend=reference", "recurrence:H=4,T=3,B=2", "--checked", "0", "--seconds", "0.001"]
     rows = timing.run_in_turns([module, [module[0], "ours:slower=0.1", *module[2:]]], 5)
     assert [len(row["samples"]) for row in rows] == [5, 5]
@@ -91,7 +90,7 @@ def test_turns_of_two_processes() -> None:
 
 
 @pytest.mark.slow
-def test_command(tmp_path: Path) -> None:
+def test_command(tmp_path):
     """The command measures only the round that has no rows."""
     path, work = tmp_path / "duel.jsonl", "recurrence:H=4,T=3,B=2"
     about = {
@@ -112,7 +111,7 @@ def test_command(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+def taken(monkeypatch) -> list[tuple]:
     """Replace the processes of a round by made-up rows, and return a list that gets their commands and numbers of turns."""
     asked = []
 
@@ -126,7 +125,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return asked
 
 
-def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list) -> None:
+def test_rounds_of_other_settings_do_not_count(tmp_path, monkeypatch, taken):
     """Rows count with the CPU, the turns, the seconds of a block and the version of the call. Old rows do not tell their seconds."""
     path, here = tmp_path / "rows.jsonl", {"cpu": "chip", "version": "abc"}
     monkeypatch.setattr(duel, "cpu", lambda: here["cpu"])
@@ -154,10 +153,10 @@ def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pyte
     assert measured("--turns 3 --seconds 0.7") == 0
 
 
-def test_a_folder_without_a_commit(tmp_path: Path) -> None:
+def test_a_folder_without_a_commit(tmp_path):
     """A folder is refused outside of a repository, in one without a commit, and in one whose commit lacks the files."""
 
-    def git(*arguments: str) -> None:
+    def git(*arguments: str):
         subprocess.run(
             ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True, capture_output=True
         )
@@ -175,7 +174,7 @@ def test_a_folder_without_a_commit(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{12}", duel.version(copy))
 
 
-def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slower_call_waits_for_its_share(monkeypatch):
     """On the made-up clock of this test, a step takes one second, and reading the clock takes 0.01 seconds."""
     now = [0.0]
 
@@ -183,7 +182,7 @@ def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> N
         now[0] += 0.01
         return now[0]
 
-    def run(count: int) -> None:
+    def run(count: int):
         now[0] += count
 
     monkeypatch.setattr(base, "perf_counter", look)
@@ -194,14 +193,14 @@ def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> N
     assert base.slowed(run, 0.0) is run
 
 
-def test_the_slowdown_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slowdown_is_timed(monkeypatch):
     timed = []
 
     def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
         timed.append(run)
         return 1, [1.0]
 
-    def run(count: int) -> None:
+    def run(count: int):
         pass
 
     monkeypatch.setattr(worker, "build", lambda *_: base.Built(run, lambda: np.zeros(1), dict, "keras", ["cpu:test"]))
@@ -213,7 +212,7 @@ def test_the_slowdown_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timed[0] is run is not timed[1]
 
 
-def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+def test_false_alarms_by_hand(capsys):
     """A candidate of the baseline's speed beside a process that is 10 % slower, and a candidate that is 10 % faster, a false alarm."""
     factors = {(0, "baseline"): 1.0, (0, "candidate"): 1.0, (0, "slower"): 1.1, (1, "baseline"): 1.0, (1, "candidate"): 0.9}
     rows = [
@@ -227,7 +226,7 @@ def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.endswith("false alarms in 0 of 2 comparisons\n10 % slower detected in 0 of 1\n")
 
 
-def test_flags_of_false_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list) -> None:
+def test_flags_of_false_alarms(tmp_path, monkeypatch, taken):
     monkeypatch.setattr(duel, "ALIKE", 2)
     arguments = f"duel --false-alarms --workload B --rounds 3 --turns 2 --seconds 0.5 --results {tmp_path / 'rows.jsonl'}".split()
     summary = ["false alarms in 0 of 2 comparisons", "10 % slower detected in 2 of 2"]
@@ -239,6 +238,6 @@ def test_flags_of_false_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert complaint("duel", "--false-alarms", "--workload", "A", "B").startswith("bench: workload: A B; ")
 
 
-def test_committed_false_alarms() -> None:
+def test_committed_false_alarms():
     lines = printed("duel", "--false-alarms", "--report", "--commit", "82124adcd1aa")
     assert lines[-2:] == ["false alarms in 1 of 20 comparisons", "10 % slower detected in 10 of 10"]

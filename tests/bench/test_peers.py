@@ -71,7 +71,7 @@ def _check(folder: Path, candidates: Sequence[str], names: Sequence[str] = EVERY
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def references(tmp_path_factory) -> Path:
     """Return the folder of the reference results, from which the default backend differs by less than 1e-5."""
     folder = tmp_path_factory.mktemp("references")
     assert max(row["distance"] for row in _check(folder, ["ours"])) < 1e-5
@@ -96,7 +96,7 @@ def _groups() -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("candidates", _groups(), ids=" ".join)
-def test_peers_do_the_same_work(references: Path, candidates: list[str]) -> None:
+def test_peers_do_the_same_work(references, candidates):
     candidates = [text for text in candidates if not PEERS[text.partition(":")[0]].missing()]
     if not candidates:
         pytest.skip("not installed")
@@ -122,7 +122,7 @@ for name in sys.argv[2:]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", [name for name, peer in PEERS.items() if not peer.loads_jax])
-def test_peers_without_jax_do_not_load_it(peer: str) -> None:
+def test_peers_without_jax_do_not_load_it(peer):
     """The import of JAX would add to the memory and the time of such a peer."""
     if missing := PEERS[peer].missing():
         pytest.skip(missing)
@@ -131,7 +131,7 @@ def test_peers_without_jax_do_not_load_it(peer: str) -> None:
 
 
 @pytest.mark.slow
-def test_resets_and_other_cells(tmp_path: Path) -> None:
+def test_resets_and_other_cells(tmp_path):
     others = ("torch_compiled", "keras_torch", "keras_tensorflow")  # a minute of compilation, and Keras takes one backend a process
     here = [name for name, peer in PEERS.items() if not peer.missing() and name not in others]
     _check(tmp_path, [name for name in here if PEERS[name].resets], ["resets:B=4,T=9,H=8,R=30"])
@@ -142,7 +142,7 @@ def test_resets_and_other_cells(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path, torch) -> None:
+def test_a_peer_with_weights_off_by_one_percent_is_refused(references, torch):
     rows = [row for row in _check(references, ["torch_lstm"], TINY, "off") if row["off"]]
     assert len(rows) == sum(len(make_arrays(workload(name)).weights) for name in TINY)
     assert all("error" in row for row in rows)
@@ -159,11 +159,11 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path, tor
         ("keras_jax", "forward", "no workload of the kind forward"),
     ],
 )
-def test_what_a_peer_lacks(peer: str, name: str, lack: str) -> None:
+def test_what_a_peer_lacks(peer, name, lack):
     assert PEERS[peer].lacks(workload(name)) == lack
 
 
-def test_workloads_with_resets_and_any_cell() -> None:
+def test_workloads_with_resets_and_any_cell():
     resets = make_arrays(workload("resets")).resets
     assert resets is not None
     assert abs(resets.mean() - 0.03) < 0.005
@@ -177,7 +177,7 @@ def test_workloads_with_resets_and_any_cell() -> None:
     assert flops.parameters(full)["recurrent"] == (8 + 8 + 1) * 32 + 24 * 24
 
 
-def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):
     """On a machine with a GPU, the measured processes get the settings for float32 without TF32."""
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     for gpu in (False, True):
@@ -188,7 +188,7 @@ def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, peer_rules, name: str) -> None:
+def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
     """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn` agree with the reference results."""
     from jax.experimental import rnn
 
@@ -202,7 +202,7 @@ def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, pee
         assert max(worker.distances(work, built, reference).values()) < 1e-5
 
 
-def test_an_answer_that_is_off_is_refused() -> None:
+def test_an_answer_that_is_off_is_refused():
     work, right = workload(TINY[0]), {"w": np.ones(3), "loss": np.ones(())}
     off = right | {"w": np.array([1, 1, 1.001])}
     reference = {"outputs": np.ones(4), "keras/w": np.ones(3), "keras/loss": np.ones(())}

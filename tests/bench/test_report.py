@@ -44,14 +44,14 @@ def _trained() -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     paths = [write_rows(folder / name, rows) for name, rows in (("rows.jsonl", _rows()), ("accuracy.jsonl", _trained()))]
     printed("report", "--results", paths[0], "--accuracy", paths[1], "--out", folder / "page")
     return folder / "page"
 
 
-def test_data_of_the_page(page: Path) -> None:
+def test_data_of_the_page(page):
     text = (page / "index.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # opens offline
     (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
@@ -80,7 +80,7 @@ def test_data_of_the_page(page: Path) -> None:
     assert "<" not in found
 
 
-def test_summary_and_figures(page: Path) -> None:
+def test_summary_and_figures(page):
     text = (page / "summary.md").read_text()
     slower = r"0.50x \(0.50 to 0.50\), 0.50x to 0.50x, we are slower at 3 sizes"
     for pattern in (
@@ -95,7 +95,7 @@ def test_summary_and_figures(page: Path) -> None:
     assert all((page / f"grid_{peer}.{ending}").exists() for peer in ("torch_lstm", "flax_nnx") for ending in ("png", "svg"))
 
 
-def test_tables_keep_cells_and_workloads_apart() -> None:
+def test_tables_keep_cells_and_workloads_apart():
     ms = {"forward:H={},T=20,B=1,cell=gru": 3.0, "resets:H={},R=1": 5.0, "recurrence:H={},T=20,B=1": 2.0}
     names = ("ours", "torch_lstm")
     rows = [
@@ -110,7 +110,7 @@ def test_tables_keep_cells_and_workloads_apart() -> None:
     assert re.findall(r"([\d.]+)x \(", cells) == ["2.00", "3.00", "5.00"]
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_bad_input(tmp_path):
     assert complaint("report", "--results", tmp_path / "none.jsonl").startswith(f"bench: rows: {tmp_path}/none.jsonl; ")
     path = write_rows(tmp_path / "two.jsonl", [timed("A", "ours", 1.0, n, cpu=f"chip {n}") for n in range(2)])
     assert complaint("report", "--results", path, "--out", tmp_path / "page").startswith("bench: machines: chip 0, 2 cores and chip 1, ")
@@ -118,7 +118,7 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_in_a_browser(page: Path, tmp_path: Path) -> None:
+def test_in_a_browser(page, tmp_path):
     """In a browser, the console has no error, the selectors change the figures, and the table can be sorted, filtered and downloaded."""
     with open_page(page / "index.html", tmp_path) as browser:
         from selenium.webdriver.support.select import Select
@@ -127,7 +127,7 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         def text(selector: str) -> str:
             return browser.execute_script("return document.querySelector(arguments[0]).innerHTML", selector)
 
-        def choose(name: str, place: str, value: str) -> None:
+        def choose(name: str, place: str, value: str):
             box = browser.find_element("css selector", f'#{place} select[aria-label="{name}"]')
             Select(box).select_by_value(value)
 

@@ -14,7 +14,7 @@ ARGUMENTS = ["sampling", "--rounds", "1", "--units", "4", "--chars", "5", "--sam
 
 
 @pytest.mark.slow
-def test_command(tmp_path: Path, keras) -> None:
+def test_command(tmp_path, keras):
     path = tmp_path / "rows.jsonl"
     arguments = [*ARGUMENTS, "3", "--results", str(path)]
     first = run_python(["-m", "bench", *arguments]).splitlines()
@@ -27,7 +27,7 @@ def test_command(tmp_path: Path, keras) -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list:
+def asked(monkeypatch) -> list:
     """Replace the processes by made-up rows, and return a list that gets each call. Our process needs the weights that Keras writes."""
     calls = []
 
@@ -46,7 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
     return calls
 
 
-def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, asked: list) -> None:
+def test_a_round_that_was_interrupted_is_completed(tmp_path, asked):
     """The results have the row of Keras, but the file with its weights is lost: Keras runs again, and gets no second row."""
     row = made(SAMPLING, round=0, units=4, chars=5, peer="keras_jax", method="predict loop", seconds=10.0)
     path = write_rows(tmp_path / "rows.jsonl", [row])
@@ -55,7 +55,7 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, asked: list) 
     assert [row["method"] for row in read_lines(path)] == ["predict loop", "carried", "window"]
 
 
-def test_other_numbers_of_samples_are_measured(tmp_path: Path, asked: list) -> None:
+def test_other_numbers_of_samples_are_measured(tmp_path, asked):
     path = tmp_path / "rows.jsonl"
     lines = [printed(*ARGUMENTS, samples, "--results", path) for samples in ("1,64", "1,16", "16,64")][-1]
     first = ["predict loop", "carried", "carried, 64 samples", "window", "window, 64 samples"]
@@ -65,7 +65,7 @@ def test_other_numbers_of_samples_are_measured(tmp_path: Path, asked: list) -> N
     assert len(asked) == 4
 
 
-def test_report_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_by_hand(capsys):
     times = {"predict loop": 10.0, "carried": 0.1, "window": 1.0, "carried, 64 samples": 0.7, "window, 64 samples": 20.0}
     sampling.report([{"method": method, "seconds": seconds} for method, seconds in times.items()], 128, (1, 64))
     assert capsys.readouterr().out.splitlines() == [

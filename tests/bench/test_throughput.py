@@ -9,7 +9,6 @@ import sys
 import time
 import tomllib
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from lstm_jax.sweep.rows import read_rows
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
-def test_flops_by_hand() -> None:
+def test_flops_by_hand():
     a = workload("A:B=2,T=3,H=4,E=5,V=7")
     # six rows times kernel 5 x 16 and recurrent kernel 4 x 16; two rows times head 4 x 1; backward takes twice the forward
     assert flops.forward_flops(a) == {"projection": 6 * 80 * 2, "recurrence": 6 * 64 * 2, "head": 2 * 4 * 2}
@@ -51,7 +50,7 @@ def test_flops_by_hand() -> None:
     assert {name: flops.least_bytes(workload(name)) / 4 for name in moved} == moved
 
 
-def test_arrays_are_the_same_each_time() -> None:
+def test_arrays_are_the_same_each_time():
     for name in TINY:
         first, again = make_arrays(workload(name)), make_arrays(workload(name))
         assert first.weights.keys() == again.weights.keys()
@@ -62,7 +61,7 @@ def test_arrays_are_the_same_each_time() -> None:
             workload(name)
 
 
-def test_candidates_are_read() -> None:
+def test_candidates_are_read():
     changed = peers.read_candidate("ours:backend=reference:recurrent=0")
     assert peers.read_candidate("ours").key(workload("A")) == ("ours", "A", None, 0.2, 0.2, "float32", 0.0)
     assert changed.key(workload("A")) == ("ours", "A", "reference", 0.2, 0.0, "float32", 0.0)
@@ -89,12 +88,12 @@ def test_candidates_are_read() -> None:
         ("jax_scan:dropout=0", "give jax_scan no options"),
     ],
 )
-def test_candidates_that_are_refused(text: str, remedy: str) -> None:
+def test_candidates_that_are_refused(text, remedy):
     with pytest.raises(InputError, match=remedy):
         peers.read_candidate(text)
 
 
-def test_table_of_peers() -> None:
+def test_table_of_peers():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, peer in PEERS.items():
         assert peer.name == name
@@ -120,7 +119,7 @@ WORK = "recurrence:B=2,T=3,H=4"
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_goes_on(tmp_path):
     """After kill -9 during a measurement, no row is lost or measured twice. An incomplete last line is skipped."""
     path, names = tmp_path / "rows.jsonl", ("ours", "ours:backend=reference")
     command = ["-c", QUICK, *f"--workload {WORK} --rounds 3 --seconds 0.05 --results {path} --peer".split(), *names]
@@ -143,7 +142,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert len({row["distance"] for row in steps if row["candidate"] == "ours"}) == 1
 
 
-def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
+def test_a_sweep_keeps_its_rows(tmp_path):
     """On a single core, each peer gets a row. The row of a peer that fails, here because it needs a GPU, has the error."""
     path = tmp_path / "rows.jsonl"
     arguments = f"--workload {WORK} --peer ours ours:backend=cudnn --rounds 1 --seconds 0.05 --results {path}".split()
@@ -162,7 +161,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     assert len(read_lines(path)) == 3
 
 
-def test_noisy_rows_are_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noisy_rows_are_repeated(tmp_path, monkeypatch):
     """A noisy row is measured up to three times in all, also in later calls, and the distance from the reference is found once."""
     path, asked, noisy = tmp_path / "rows.jsonl", [], ["wide", "wide", "", "wide"]
 
@@ -186,7 +185,7 @@ def test_noisy_rows_are_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_first_step(tmp_path: Path) -> None:
+def test_first_step(tmp_path):
     path = tmp_path / "rows.jsonl"
     arguments = f"throughput --first-step --workload {WORK} --rounds 1 --results {path} --peer ours".split()
     shown = run_python(["-m", "bench", *arguments, "ours:backend=cudnn"])
@@ -199,7 +198,7 @@ def test_first_step(tmp_path: Path) -> None:
     assert len(read_lines(path)) == 4
 
 
-def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_steps_of_a_series(tmp_path, monkeypatch):
     """A first step that failed is measured again. A call with --series measures and reports only rows of its own series."""
     path, asked = tmp_path / "rows.jsonl", []
     seconds = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip", "versions": {}, "backend_ran": "hoisted"}
@@ -219,7 +218,7 @@ def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "none in " in complaint(*arguments, "--report", "--series", "other")
 
 
-def test_summary_by_hand() -> None:
+def test_summary_by_hand():
     """A candidate whose options change nothing on a workload is left out."""
     rows = [timed("A", name, ms * factor, n) for name, ms in (("ours", 2.0), ("haiku", 3.0)) for n, factor in enumerate((0.9, 1.0, 1.5))]
     rows += [timed("B", "ours", 4.0), failed("B", "haiku", "out of memory")]
@@ -236,7 +235,7 @@ def test_summary_by_hand() -> None:
     assert summary.mean_speedup([2.0, 0.5, 4.0]).endswith("0.50x to 4.00x, we are slower at 1 size")
 
 
-def test_a_peer_in_another_dtype_is_compared_with_ours_in_it() -> None:
+def test_a_peer_in_another_dtype_is_compared_with_ours_in_it():
     """If ours in that dtype was not measured, ours in float32 takes its place. Ours in bfloat16 is compared with ours in float32."""
     times = {"ours": 4.0, "ours:dtype=bfloat16": 2.0, "torch_lstm": 6.0, "torch_lstm:dtype=bfloat16": 5.0}
     rows = [timed("A", name, ms, n, dtype=name.partition("dtype=")[2] or "float32") for name, ms in times.items() for n in range(2)]
@@ -250,7 +249,7 @@ def test_a_peer_in_another_dtype_is_compared_with_ours_in_it() -> None:
     assert speedups([row for row in rows if row["candidate"] != "ours:dtype=bfloat16"]) == [None, pytest.approx(1.5), pytest.approx(1.25)]
 
 
-def test_report(tmp_path: Path) -> None:
+def test_report(tmp_path):
     """A speedup over a single process has no interval, and only noisy rows that are shown are counted."""
     counts, ms = {"ours": 3, "haiku": 1, "equinox": 2}, {"ours": 2.0, "haiku": 3.0, "equinox": 4.0}
     rows = [timed("A", name, ms[name], n, noisy="wide") for name, count in counts.items() for n in range(count)]
@@ -275,7 +274,7 @@ def test_report(tmp_path: Path) -> None:
     assert any(re.search(r"equinox +4\.000 +2\.00x \(2\.00 to 2\.00\) ", line) for line in lines)
 
 
-def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_two_machines_are_not_mixed(tmp_path, monkeypatch):
     rows = [timed("A", name, 2.0, n, cpu=cpu) for name, cpu in (("ours", "chip"), ("haiku", "other chip")) for n in range(2)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
     flags = ("--results", path, "--workload", "A", "--peer", "ours")
@@ -289,7 +288,7 @@ def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.
     assert read_lines(path) == rows[2:]
 
 
-def test_series_are_kept_apart() -> None:
+def test_series_are_kept_apart():
     rows = [schema.rows_of(throughput.PATH, "step", git="8343e8c9e398", series=name) for name in ("", "recurrent dropout")]
     counts = [sum(row["workload"] == "A" and row["candidate"] == "ours" for row in summary.kept(part)) for part in rows]
     assert counts == [7, 18]

@@ -16,7 +16,7 @@ from lstm_jax import sweep
 from lstm_jax.sweep import stats
 
 
-def test_t_interval() -> None:
+def test_t_interval():
     values = np.random.default_rng(0).normal(3, 2, 7)
     want = scipy_stats.ttest_1samp(values, 0).confidence_interval()
     np.testing.assert_allclose(stats.t_interval(values), (values.mean(), want.low, want.high), rtol=1e-12)
@@ -38,11 +38,11 @@ def test_t_interval() -> None:
         ((0, math.inf), (math.nan, math.nan), "open"),
     ],
 )
-def test_verdict(claimed: tuple[float, float], interval: tuple[float, float], want: str) -> None:
+def test_verdict(claimed, interval, want):
     assert claims.verdict(Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1]), *interval) == want
 
 
-def test_the_p_value_agrees_with_the_interval() -> None:
+def test_the_p_value_agrees_with_the_interval():
     """The one-sided p-value of a claim is 0.025 if an end of the 95 % confidence interval coincides with an end of the claimed range."""
     values = np.random.default_rng(1).normal(1, 1, 5)
     _, low, high = stats.t_interval(values)
@@ -53,7 +53,7 @@ def test_the_p_value_agrees_with_the_interval() -> None:
     assert math.isnan(claims.p_value(claim, [1.0]))
 
 
-def rows_of(run: Any, configs: list[Any], values: list[dict[str, float]], path: Path) -> None:
+def rows_of(run: Any, configs: list[Any], values: list[dict[str, float]], path: Path):
     made = [
         {"id": sweep.run_id(run, config), "status": sweep.DONE, "config": asdict(config), "result": value}
         for config, value in zip(configs, values, strict=True)
@@ -65,7 +65,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
-def test_the_table_pairs_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_pairs_by_seed(tmp_path, monkeypatch):
     claim = next(claim for claim in CLAIMS if "Characters, 3 epochs: the GRU" in claim.text)
     monkeypatch.setattr(claims, "CLAIMS", [claim])
     lstm, gru = ([gates.variant(gates.GENERATION, cell, seed) for seed in range(8)] for cell in ("lstm", "gru"))
@@ -90,7 +90,7 @@ def test_the_table_pairs_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert cells(claims.table(tmp_path).splitlines()[2])[2:] == [""] * 5
 
 
-def test_a_method_without_a_seed_is_compared_with_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_without_a_seed_is_compared_with_each_seed(tmp_path, monkeypatch):
     claim = next(claim for claim in CLAIMS if "Sunspots" in claim.text)
     monkeypatch.setattr(claims, "CLAIMS", [claim])
     configs = claims.configs(claim, new=False)
@@ -99,7 +99,7 @@ def test_a_method_without_a_seed_is_compared_with_each_seed(tmp_path: Path, monk
     assert cells(claims.table(tmp_path).splitlines()[2])[2:] == ["+4 (1.52 to 6.48), 3 seeds", "shown", "", "", ""]
 
 
-def test_metrics() -> None:
+def test_metrics():
     memory = {"gradient_before": [[1, 2.0], [100, 0.2], [200, 1e-9]], "gradient_after": [[1, 10.0], [100, 0.0]]}
     assert claim_list._fading("gradient_before")(memory) == pytest.approx(1)
     assert claim_list._lost(memory) == pytest.approx(20)
@@ -112,7 +112,7 @@ def test_metrics() -> None:
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.study}: {claim.text[:40]}")
-def test_a_claim_needs_one_run_for_each_setting_and_seed(claim: Claim) -> None:
+def test_a_claim_needs_one_run_for_each_setting_and_seed(claim):
     settings = claim.of + claim.minus
     for new, seeds in ((False, range(claim.first)), (True, range(claim.first, claim.first + claims.NEW))):
         found = [sweep.flatten(asdict(config)) for config in claims.configs(claim, new)]
@@ -123,7 +123,7 @@ def test_a_claim_needs_one_run_for_each_setting_and_seed(claim: Claim) -> None:
         assert len({str(fields) for fields in found}) == len(found)
 
 
-def test_runs_that_fail_are_told_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_fail_are_told_and_repeated(tmp_path, monkeypatch, capsys):
     seen = []
 
     def runs(function: Any, configs: list[Any], path: Path, where: str, workers: int, retry: bool) -> list[dict[str, Any]]:
