@@ -10,7 +10,6 @@ from bench.peers import ours_tasks
 from bench.report.tables import accuracy_tables
 from lstm_jax import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
 DEFAULTS = {"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}
 
 

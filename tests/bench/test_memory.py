@@ -7,8 +7,6 @@ from rows import complaint, made, printed, read_lines, run_python, write_rows
 from bench import memory
 from bench.schema import STEP_MEMORY
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
-
 
 def test_exponents():
     sizes = np.array([1, 10, 100])

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from rows import TINY, run_python
 
-from bench import flops, machine, peers, timing, worker
+from bench import machine, peers, timing, worker
 from bench.peers import PEERS
 from bench.peers.base import Built, Options
 from bench.workloads import GRIDS, make_arrays, workload
 
-pytestmark = pytest.mark.usefixtures("quick_processes", "quick_compiles")
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 CHECK = """
 import json, sys
@@ -169,12 +169,6 @@ def test_workloads_with_resets_and_any_cell():
     assert abs(resets.mean() - 0.03) < 0.005
     assert make_arrays(workload("resets:B=2,T=3,H=4,R=0")).resets is None
     assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
-    sizes = "H=8,T=5,B=4,cell"
-    assert flops.step_flops(workload(f"recurrence:{sizes}=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
-    assert flops.step_flops(workload(f"recurrence:{sizes}=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
-    full = workload(f"forward:{sizes}=lstm_full_gate_recurrence")
-    assert flops.step_flops(full) == 2 * 4 * 5 * ((8 + 8) * 32 + 24 * 24)
-    assert flops.parameters(full)["recurrent"] == (8 + 8 + 1) * 32 + 24 * 24
 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):

@@ -9,7 +9,6 @@ from bench import sampling
 from bench.schema import SAMPLING
 from lstm_jax import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
 ARGUMENTS = ["sampling", "--rounds", "1", "--units", "4", "--chars", "5", "--samples"]
 
 

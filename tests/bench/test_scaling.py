@@ -9,7 +9,6 @@ from rows import complaint, made, printed, read_lines, run_python, write_rows
 from bench import RESULTS, scaling
 from bench.schema import RUN_MEMORY
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
 TINY = ["scaling", "--grid", "T=3:6,H=4", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1", "--seconds", "0.02"]
 
 
