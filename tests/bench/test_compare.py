@@ -10,13 +10,12 @@ from lstm_jax import InputError
 from lstm_jax.sweep import stats
 
 
-def _sides(peer: str, workloads: str, old: int, new: int, factor: float = 3.0) -> tuple[list[dict], list[dict]]:
+def _sides(peer, workloads, old, new, factor=3.0):
     """Return `old` baseline rows and `new` candidate rows of each workload. The candidate takes `factor` times as long."""
-    sides = (
+    return [
         [timed(work, peer, slower * (1 + n / 1000), n) for work in workloads for n in range(count)]
         for slower, count in ((1.0, old), (factor, new))
-    )
-    return tuple(sides)  # pyright: ignore[reportReturnType]
+    ]
 
 
 @pytest.mark.parametrize(("slower", "least", "most"), [(1.0, 0, 10), (1.1, 90, 100)])
@@ -33,9 +32,8 @@ def test_noise_is_not_called_a_change_and_a_tenth_is(slower, least, most):
 
 def test_changes_by_hand():
     """Workloads and peers that only one of the two sets of rows has are left out."""
-    old = [timed("A", "ours", ms, n) for n, ms in enumerate((10.0, 10.1, 9.9, 10.2, 9.8))] + [timed("B", "ours", 1.0)]
-    new = [timed("A", "ours", ms, n) for n, ms in enumerate((12.0, 12.1, 11.9, 12.2, 11.8))] + [timed("A", "haiku", 1.0)]
-    (change,) = compare.changes(old, new)
+    old, new = ([timed("A", "ours", base + ms, n) for n, ms in enumerate((0.0, 0.1, -0.1, 0.2, -0.2))] for base in (10, 12))
+    (change,) = compare.changes([*old, timed("B", "ours", 1.0)], [*new, timed("A", "haiku", 1.0)])
     assert (change.workload, change.peer, change.verdict) == ("A", "ours", "slower")
     assert change.ratio == pytest.approx(1.2)
     assert 1.15 < change.low < 1.2 < change.high < 1.25
@@ -64,13 +62,7 @@ def test_verdicts(found, verdicts):
 
 @pytest.mark.parametrize(
     ("workloads", "old", "new", "verdict"),
-    [
-        ("A", 1, 1, "too few processes"),
-        ("A", 3, 3, "too few processes"),
-        ("A", 5, 4, "slower"),
-        ("AB", 5, 5, "slower"),
-        ("AB", 6, 3, "too few processes"),
-    ],
+    [("A", 3, 3, "too few processes"), ("A", 5, 4, "slower"), ("AB", 5, 5, "slower"), ("AB", 6, 3, "too few processes")],
 )
 def test_too_few_processes(workloads, old, new, verdict):
     assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
@@ -92,9 +84,9 @@ def test_rows_that_cannot_be_compared(row, subject):
         compare.changes(rows, [row])
 
 
-def test_a_commit_without_its_uncommitted_version(tmp_path):
+def test_a_commit_without_its_uncommitted_version(path):
     both = [timed("A", "ours", ms, n, git=git) for git, ms in (("abc", 10.0), ("abc+", 7.0)) for n in range(3)]
-    path = write_rows(tmp_path / "rows.jsonl", both)
+    write_rows(path, both)
     for text, ms in (("abc", 10.0), ("ab", 10.0), ("abc+", 7.0)):
         assert [row["ms_per_step"] for row in compare.timed_rows(text, path)] == [ms] * 3
         rows, (line,) = summary.of_commit(path, text)
@@ -116,6 +108,4 @@ def test_exit_codes(ours, haiku, factor, code, last, tmp_path):
     paths = [write_rows(tmp_path / f"{n}.jsonl", [*own, *other]) for n, (own, other) in enumerate(sides)]
     paths[0].write_text(paths[0].read_text() + '{"torn')
     run = bench_here("compare", *paths)
-    assert run.returncode == code
-    assert run.stdout.splitlines()[-1] == f"2 compared; this project {last}"
-    assert f"line {ours + haiku + 1}: torn, skipped" in run.stderr
+    assert (run.returncode, run.stdout.splitlines()[-1]) == (code, f"2 compared; this project {last}")

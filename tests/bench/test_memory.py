@@ -14,8 +14,7 @@ def test_exponents():
 
 
 @pytest.mark.slow
-def test_a_row_a_process(tmp_path):
-    path = tmp_path / "rows.jsonl"
+def test_a_row_a_process(path):
     arguments = ["memory", "--length", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]
     first = run_python(["-m", "bench", *arguments]).splitlines()
     rows = read_lines(path)
@@ -23,17 +22,17 @@ def test_a_row_a_process(tmp_path):
     assert all(0 < row["before_mib"] <= row["peak_mib"] for row in rows)
     assert [line.startswith("workload A:T=5,B=4") for line in first] == [True, True, False, False]
     assert printed(*arguments) == first[2:]
-    assert len(read_lines(path)) == 2
+    assert read_lines(path) == rows
 
 
-def _row(T: int, peak: float, sizes: str = "") -> dict:
+def _row(T, peak, sizes=""):
     return made(STEP_MEMORY, workload=f"A:T={T}{sizes}", T=T, backend=None, remat="none", before_mib=100.0, peak_mib=peak)
 
 
-def test_report_of_the_sizes_asked_for(tmp_path):
+def test_report_of_the_sizes_asked_for(path):
     """The fit of peak memory against T uses only peaks above the peak at the smallest T."""
     mine = [_row(T, peak) for T, peak in ((1, 200.0), (100, 200.0), (1000, 210.0), (10_000, 300.0))]
-    path = write_rows(tmp_path / "rows.jsonl", mine + [_row(T, 9000.0, ",H=8") for T in (1, 50)])
+    write_rows(path, mine + [_row(T, 9000.0, ",H=8") for T in (1, 50)])
     arguments = ("memory", "--report", "--commit", "abc", "--results", path)
     peaks = {"1": 200, "100": 200, "1,000": 210, "10,000": 300}
     expected = [f"remat none, T {T}: peak {peak} MiB, 100 before the first step" for T, peak in peaks.items()]
@@ -43,11 +42,11 @@ def test_report_of_the_sizes_asked_for(tmp_path):
     assert complaint(*arguments, "--length", "7").startswith("bench: rows of commit abc: none of A:T=7; ")
 
 
-def test_a_run_that_fails_is_one_line(tmp_path, monkeypatch):
+def test_a_run_that_fails_is_one_line(path, tmp_path, monkeypatch):
     """The training process fails, here because its text is missing, and no row is written."""
     monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path))
-    assert complaint("memory", "--run", "--results", tmp_path / "rows.jsonl").startswith("bench: process: ended with code 2; ")
-    assert not (tmp_path / "rows.jsonl").exists()
+    assert complaint("memory", "--run", "--results", path).startswith("bench: process: ended with code 2; ")
+    assert not path.exists()
 
 
 def test_report_of_runs():

@@ -29,16 +29,6 @@ def test_no_committed_row_is_lost():
         assert Counter(counts) <= Counter(row["measurement"] for row in read_rows(RESULTS / name, schema.check))
 
 
-def test_committed_numbers_are_rounded_and_samples_thinned():
-    for row in schema.rows_of(throughput.PATH, schema.STEP):
-        assert row["samples"] == sorted(row["samples"])
-        assert len(row["samples"]) == min(row["sample_count"], schema.KEPT_SAMPLES)
-        low, high = np.searchsorted(row["samples"], [row["ms_per_step"] * 0.999, row["ms_per_step"] * 1.001])
-        assert low <= len(row["samples"]) / 2 <= high + 1, row["samples"]
-        plain = {name: value for name, value in row.items() if name != "tokens_per_second"}
-        assert plain == schema.rounded(plain)
-
-
 def test_rows_are_rounded_and_thinned():
     row = schema.make_row("step", samples=[3.0, 1.00004, 2.0], ms_per_step=15.68624999, load=1 / 3, versions={"jax": "0.10.2"})
     assert row["samples"] == [1.0, 2.0, 3.0]
@@ -48,38 +38,34 @@ def test_rows_are_rounded_and_thinned():
     assert schema.make_row("duel", samples=[2.0, 1.0, 3.0])["samples"] == [2.0, 1.0, 3.0]  # the turns of two processes are pairs
 
 
-GRID = made("grid", task="sentiment", test_accuracy=0.8)
 STEP = timed("A", "ours", 1.0)
 
 
 @pytest.mark.parametrize(
-    ("row", "subject"),
+    ("row", "field"),
     [
-        (STEP | {"ms_per_step": None}, "ms_per_step: None; give float or int"),
-        (STEP | {"ms_per_step": True}, "ms_per_step: True; give float or int"),
-        (STEP | {"samples": 3}, "samples: 3; give list"),
-        (STEP | {"schema": 2}, "schema: 2; give rows of version 3"),
-        (STEP | {"measurement": "beauty"}, "measurement: beauty; give one of step, failed"),
-        ({name: value for name, value in STEP.items() if name != "load"}, "load: missing; a row of step has it"),
-        ({name: value for name, value in GRID.items() if name != "seed"}, "seed: missing"),
+        (STEP | {"ms_per_step": None}, "ms_per_step: None"),
+        (STEP | {"ms_per_step": True}, "ms_per_step: True"),
+        (STEP | {"samples": 3}, "samples: 3"),
+        (STEP | {"schema": 2}, "schema: 2"),
+        (STEP | {"measurement": "beauty"}, "measurement: beauty"),
+        ({name: value for name, value in STEP.items() if name != "load"}, "load: missing"),
     ],
 )
-def test_a_wrong_field(row, subject):
-    assert schema.check(GRID, "here") == GRID
-    with pytest.raises(InputError) as error:
+def test_a_wrong_field(row, field):
+    with pytest.raises(InputError, match=f"^here: {field}; "):
         schema.check(row, "here")
-    assert str(error.value).startswith(f"here: {subject}")
 
 
-def test_rows_of_the_first_digits_of_a_commit(tmp_path):
+def test_rows_of_the_first_digits_of_a_commit(path):
     commits = ("abc1", "abc1+", "abd22", "abc1", "abd2")
-    path = write_rows(tmp_path / "rows.jsonl", [made("peak", git=git, number=n) for n, git in enumerate(commits)])
+    write_rows(path, [made("peak", git=git, number=n) for n, git in enumerate(commits)])
 
-    def numbers(git: str) -> list[int]:
+    def numbers(git):
         return [row["number"] for row in schema.rows_of_commit(path, "peak", git=git)]
 
-    found = {text: numbers(text) for text in ("abc", "abc1", "abc+", "abc1+", "abd22", "abd2")}
-    assert found == {"abc": [0, 3], "abc1": [0, 3], "abc+": [1], "abc1+": [1], "abd22": [2], "abd2": [4]}
+    for text, found in {"abc": [0, 3], "abc1": [0, 3], "abc+": [1], "abc1+": [1], "abd22": [2], "abd2": [4]}.items():
+        assert numbers(text) == found
     for text, value in (("e", "none in "), ("ab", "those of 3 commits"), ("", "those of 3 commits")):
         with pytest.raises(InputError, match=f"^rows of commit {text}: {value}"):
             numbers(text)
