@@ -18,16 +18,16 @@ def _sides(peer, workloads, old, new, factor=3.0):
     ]
 
 
-@pytest.mark.parametrize(("slower", "least", "most"), [(1.0, 0, 10), (1.1, 90, 100)])
-def test_noise_is_not_called_a_change_and_a_tenth_is(slower, least, most):
-    """Comparisons of five times with five, with 2 % noise: at most 10 of 100 without, and at least 90 of 100 with a slowdown by 10 %."""
-    rng, called = np.random.default_rng(1), 0
+@pytest.mark.parametrize(("slower", "verdict"), [(1.0, "same"), (1.1, "slower")])
+def test_noise_is_not_called_a_change_and_a_tenth_is(slower, verdict):
+    """Of 100 comparisons of five times with five, with 2 % noise, at least 90 are judged right."""
+    rng, right = np.random.default_rng(1), 0
     for _ in range(100):
         times = [10 * factor * rng.lognormal(0, 0.02, 5) for factor in (1.0, slower)]
         ratio = float(np.median(times[1]) / np.median(times[0]))
         (judged,) = compare.judged([Change("A", "ours", ratio, 0, 0, stats.permutation_p(*times))])
-        called += judged.verdict == ("slower" if slower > 1 else judged.verdict) and judged.verdict != "same"
-    assert least <= called <= most
+        right += judged.verdict == verdict
+    assert right >= 90
 
 
 def test_changes_by_hand():

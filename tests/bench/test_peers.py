@@ -6,8 +6,6 @@ backend in a process.
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 CHECK = """
 import json, sys
 import numpy as np
-from dataclasses import replace
 from pathlib import Path
 from bench import worker
 from bench.peers import read_candidate
@@ -39,39 +36,32 @@ for text, name in json.loads(sys.argv[3]):
     if not path.exists():
         from bench.peers import ours
         ours.write_reference(path, work, arrays)
-    changed = [None, *(arrays.weights if "off" in sys.argv[1] else ())]
-    for off in changed:
-        weights = arrays.weights | ({off: 1.01 * arrays.weights[off]} if off else {})
-        built = worker.build(candidate.peer, work, replace(arrays, weights=weights), candidate.options(work))
-        if work.kind == "sentiment":
-            built.run(1)
-        row = {"candidate": text, "kind": work.kind, "off": off, "note": built.note}
-        with np.load(path) as reference:
-            try:
-                row["distance"] = max(worker.distances(work, built, reference).values())
-            except ValueError as error:
-                row["error"] = str(error)
-        print(json.dumps(row))
+    built = worker.build(candidate.peer, work, arrays, candidate.options(work))
+    if work.kind == "sentiment":
+        built.run(1)
+    with np.load(path) as reference:
+        distance = max(worker.distances(work, built, reference).values())
+    print(json.dumps({"candidate": text, "kind": work.kind, "note": built.note, "distance": distance}))
 """
 EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
 
 
-def _check(folder: Path, candidates: Sequence[str], names: Sequence[str] = EVERY_KIND, how: str = "jax") -> list[dict]:
+def _check(folder, candidates, names=EVERY_KIND, quick="jax"):
     """Let candidates compute the workloads that they can run, all in one process, and return a row for each.
 
-    A row has the largest relative error of a result, or the error of `worker.distances` if this error is above 1e-4.
+    A row has the largest relative error of a result.
     """
     pairs = [(text, name) for name in names for text in candidates if not PEERS[text.partition(":")[0]].lacks(workload(name))]
-    lines = run_python(["-c", CHECK, how, str(folder), json.dumps(pairs)]).splitlines()
+    lines = run_python(["-c", CHECK, quick, str(folder), json.dumps(pairs)]).splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert len([row for row in rows if not row["off"]]) == len(pairs)
+    assert len(rows) == len(pairs)
     for row in rows:
-        assert row["off"] or row.get("distance", 1) < 1e-4, row
+        assert row["distance"] < 1e-4, row
     return rows
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory) -> Path:
+def references(tmp_path_factory):
     """Return the folder of the reference results, from which the default backend differs by less than 1e-5."""
     folder = tmp_path_factory.mktemp("references")
     assert max(row["distance"] for row in _check(folder, ["ours"])) < 1e-5
@@ -84,9 +74,9 @@ MORE = {
 }
 
 
-def _groups() -> list[list[str]]:
+def _groups():
     """Return the candidates by framework, without this project, peers that need a GPU, and the slow peer `torch_compiled`."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups = defaultdict(list)
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
             framework = peer.packages[-1] if peer.packages and peer.packages[-1] not in ("flax", "jax") else name[:4]
@@ -100,7 +90,7 @@ def test_peers_do_the_same_work(references, candidates):
     candidates = [text for text in candidates if not PEERS[text.partition(":")[0]].missing()]
     if not candidates:
         pytest.skip("not installed")
-    for row in _check(references, candidates, how="" if "torch_lstm" in candidates else "jax"):
+    for row in _check(references, candidates, quick="" if "torch_lstm" in candidates else "jax"):
         if row["kind"] == "sentiment":
             assert ("no recurrent dropout" in row["note"]) != PEERS[row["candidate"].partition(":")[0]].recurrent_dropout
 
@@ -141,13 +131,6 @@ def test_resets_and_other_cells(tmp_path):
     _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
 
 
-@pytest.mark.slow
-def test_a_peer_with_weights_off_by_one_percent_is_refused(references, torch):
-    rows = [row for row in _check(references, ["torch_lstm"], TINY, "off") if row["off"]]
-    assert len(rows) == sum(len(make_arrays(workload(name)).weights) for name in TINY)
-    assert all("error" in row for row in rows)
-
-
 @pytest.mark.parametrize(
     ("peer", "name", "lack"),
     [
@@ -186,7 +169,7 @@ def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
     """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn` agree with the reference results."""
     from jax.experimental import rnn
 
-    def lstm(x, h, c, weights, lengths, features: int, units: int, *options):
+    def lstm(x, h, c, weights, lengths, features, units, *options):
         return rnn.lstm_ref(x, h, c, *rnn.unpack_lstm_weights(weights, features, units, 1, False), lengths, features, units, *options[:3])
 
     monkeypatch.setattr(rnn, "lstm", lstm)
@@ -197,23 +180,16 @@ def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
 
 
 def test_an_answer_that_is_off_is_refused():
-    work, right = workload(TINY[0]), {"w": np.ones(3), "loss": np.ones(())}
+    right = {"w": np.ones(3), "loss": np.ones(())}
     off = right | {"w": np.array([1, 1, 1.001])}
     reference = {"outputs": np.ones(4), "keras/w": np.ones(3), "keras/loss": np.ones(())}
 
-    def distance(outputs: np.ndarray, step: dict[str, np.ndarray], **options) -> float:
-        return max(
-            worker.distances(work, Built(lambda count: None, lambda: outputs, lambda: step, "keras", [], **options), reference).values()
-        )
+    def distance(outputs, step, **options):
+        built = Built(print, lambda: outputs, lambda: step, "keras", [], **options)
+        return max(worker.distances(workload(TINY[0]), built, reference).values())
 
     assert distance(np.ones(4), right) == distance(np.ones(4), off, excluded={"w": np.array([False, False, True])}) == 0
-    wrong = (
-        (np.full(4, 1.001), right),
-        (np.ones(4), off),
-        (np.ones(3), right),
-        (np.full(4, np.nan), right),
-        (np.ones(4), {"w": np.ones(3)}),
-    )
-    for outputs, step in wrong:
+    outputs = np.full(4, 1.001), np.ones(3), np.full(4, np.nan)
+    for wrong in (*((array, right) for array in outputs), (np.ones(4), off), (np.ones(4), {"w": np.ones(3)})):
         with pytest.raises(ValueError, match=r"outputs|w: |arrays"):
-            distance(outputs, step)
+            distance(*wrong)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from browser import needs_browser, open_page
@@ -44,7 +43,7 @@ def _trained():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
+def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     paths = [write_rows(folder / name, rows) for name, rows in (("rows.jsonl", _rows()), ("accuracy.jsonl", _trained()))]
     printed("report", "--results", paths[0], "--accuracy", paths[1], "--out", folder / "page")
