@@ -38,7 +38,7 @@ from jax import Array, lax
 from scipy.stats import spearmanr
 
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, groups, main, rows_with
+from experiments.study import Metrics, Row, Rows, Study, groups, main, plot_medians, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
@@ -143,20 +143,20 @@ def run(config: Config) -> Metrics:
         }
 
 
-def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
+def lanes(row: Row) -> int | None:
     """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps."""
-    gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
-    size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
-    product, depth = gates * units**2, math.log2(units) + STEP_DEPTH
-    evaluation = steps * product * (1 + size if jacobian == "full" else 2)
+    cell, units, steps, full = CELLS[row["cell"]], row["units"], row["steps"], row["jacobian"] == "full"
+    arrays = len(cell.initial_state(1, 1))
+    size, copies = (arrays * units, 1) if full else (arrays, units)
+    product, depth = cell.gates * units**2, math.log2(units) + STEP_DEPTH
+    evaluation = steps * product * (1 + size if full else 2)
     scan, scan_depth = 2 * steps * copies * (size**3 + size**2), 2 * math.log2(steps) * (math.log2(size) + 1)
-    for power in range(41):
-        count = 2**power
-        loop = steps * max(product / count, depth)
-        newton = iterations * (max(evaluation / count, depth) + max(scan / count, scan_depth))
-        if newton < loop:
-            return count
-    return None
+
+    def is_faster(count):
+        newton = row["iterations"] * (max(evaluation / count, depth) + max(scan / count, scan_depth))
+        return newton < steps * max(product / count, depth)
+
+    return next((2**power for power in range(41) if is_faster(2**power)), None)
 
 
 def methods(rows: Rows) -> dict[str, list[Any]]:
@@ -195,8 +195,7 @@ def verdict(rows: Rows) -> str:
     if len(set(exponents)) > 2:
         correlation: Any = spearmanr(exponents, [row["iterations"] for row in of_1000])
         lines.append(f"T 1000: rank correlation of exponent and iterations {correlation.statistic:.2f}")
-    fewest = [(lanes(*(row[k] for k in ("cell", "units", "jacobian", "steps", "iterations"))), row) for row in rows if row["converged"]]
-    wins = [(count, row) for count, row in fewest if count is not None]
+    wins = [(count, row) for row in rows if row["converged"] and (count := lanes(row))]
     lines.append(f"faster than the loop on some number of lanes: {len(wins)} of {len(rows)} runs")
     if wins:
         count, row = min(wins, key=lambda pair: pair[0])
@@ -209,12 +208,13 @@ def draw(rows: Rows, figure: Any) -> None:
     by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
     for name, group in methods(rows).items():
         plain = rows_with(_untrained(group), "gain", 1)
-        _line(by_length, plain, "steps", name)
-        _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
+        plot_medians(by_length, plain, "steps", "iterations", markersize=4, label=name)
+        trained = [{**row, "shifted": row["updates"] + 1} for row in group if row["steps"] == 1000 and row["gain"] == 1]
+        plot_medians(by_updates, trained, "shifted", "iterations", markersize=4, label=name)
         here = rows_with(group, "steps", 1000)
         by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
-        needed = [{**row, "lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
-        _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
+        needed = [{**row, "lanes": lanes(row)} for row in plain]
+        plot_medians(by_lanes, [row for row in needed if row["lanes"]], "steps", "lanes", markersize=4, label=name)
     by_exponent.axvline(0, color="#222222", linestyle=":")
     by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
     by_length.set(xlabel="steps T, untrained", ylabel="iterations")
@@ -227,14 +227,6 @@ def draw(rows: Rows, figure: Any) -> None:
         if axes.lines:
             log_axis(axes, "y")
     figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-
-
-def _line(axes: Any, rows: Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
-    """Draw a line of a value, such as "iterations", against a config field, such as "steps"."""
-    cells = sorted(grouped(rows, [field], value).items())
-    if cells:
-        medians = [float(np.median(values)) for _, values in cells]
-        axes.plot([place + shift for (place,), _ in cells], medians, "o-", markersize=4, label=label)
 
 
 KINDS = [kind for cell in ("lstm", "gru") for kind in (Config(cell), Config(cell, 8, "diagonal"), Config(cell, 64, "diagonal"))]

@@ -20,6 +20,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import add_flags, make_parser
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
@@ -85,6 +87,13 @@ def groups(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]
 def grouped(rows: Iterable[Row], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
     """Return a dict from the values of some config fields to the values of a metric in the rows with these values."""
     return {key: [row[metric] for row in own] for key, own in groups(rows, fields).items()}
+
+
+def plot_medians(axes: Any, rows: Iterable[Row], field: str, metric: str, **style: Any) -> None:
+    """Draw a line of the medians of a metric against a config field. Without rows, nothing is drawn."""
+    cells = sorted(grouped(rows, [field], metric).items())
+    if cells:
+        axes.plot([value for (value,), _ in cells], [np.median(values) for _, values in cells], "o-", **style)
 
 
 def interval(found: Interval, form: str) -> str:

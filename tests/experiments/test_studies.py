@@ -104,6 +104,6 @@ def test_gradient_sizes_by_hand():
     config = memory.Config("adding", "min_gru", lag=6, units=2, batch=3)
     params = memory.untrained_params(config)
     still = params.cell._replace(kernel=jnp.zeros_like(params.cell.kernel), bias=jnp.zeros_like(params.cell.bias))  # u is 1/2
-    sizes = memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1))
+    sizes = dict(memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1)))
     assert sizes[2] / sizes[1] == pytest.approx(0.5, rel=1e-5)
     assert sizes[5] / sizes[1] == pytest.approx(0.5**4, rel=1e-5)
