@@ -70,6 +70,15 @@ def insert(draw: random.Random, content: bytes) -> bytes:
     return content[:place] + draw.choice(CHUNKS) * draw.choice((1, 1, 3)) + content[place:]
 
 
+def edit_digit(draw: random.Random, content: bytes) -> bytes:
+    """Replace one digit by another one or, if there is none, flip a bit."""
+    digits = list(re.finditer(rb"\d", content))
+    if not digits:
+        return flip_bit(draw, content)
+    match = draw.choice(digits)
+    return content[: match.start()] + b"%d" % ((int(match[0]) + draw.randint(1, 9)) % 10) + content[match.end() :]
+
+
 def edit_number(draw: random.Random, content: bytes) -> bytes:
     """Replace a number by another one, or by a text that is no number."""
     found = list(re.finditer(rb"-?\d+(?:\.\d+)?", content))
