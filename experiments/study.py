@@ -96,6 +96,15 @@ def plot_medians(axes: Any, rows: Iterable[Row], field: str, metric: str, **styl
         axes.plot([value for (value,), _ in cells], [np.median(values) for _, values in cells], "o-", **style)
 
 
+def interval_bars(axes: Any, rows: Sequence[tuple[str, Interval, str]]) -> None:
+    """Draw horizontal bars with confidence intervals, from top to bottom. Each bar is given as a tuple (label, interval, colour)."""
+    for y, (_, (mean, low, high), colour) in enumerate(rows):
+        axes.barh(y, mean, color=colour)
+        axes.plot([low, high], [y, y], color="#222222")
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.invert_yaxis()
+
+
 def interval(found: Interval, form: str) -> str:
     """Return the confidence interval of a mean as text, " (low to high)". The text is empty if the mean has no interval."""
     _, low, high = found
@@ -111,7 +120,7 @@ def check_needs(study: Study, toy: bool = False) -> None:
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> tuple[str, int]:
-    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion."""
+    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion and the failed runs."""
     configs = study.presets[preset]
     if not report:
         if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
@@ -119,13 +128,6 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
     # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
-    text, failed = conclude(study, configs, rows, rows_path)
-    write_figure(figures / f"{study.name}.png", study.inches, partial(study.draw, finished(rows)))
-    return text, failed
-
-
-def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) -> tuple[str, int]:
-    """Return the conclusion from the rows of a study as text, and the number of runs that failed."""
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
     lines, failed = [study.verdict(good)], len(rows) - len(good)
@@ -133,6 +135,7 @@ def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) 
         lines.append(f"{failed} runs failed, see {rows_path}")
     if absent := _absent(study, configs, rows):
         lines.append(f"{absent} of {len(configs)} runs have no row yet")
+    write_figure(figures / f"{study.name}.png", study.inches, partial(study.draw, good))
     return "\n".join(lines), failed
 
 

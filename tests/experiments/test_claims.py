@@ -39,7 +39,7 @@ def test_t_interval():
     ],
 )
 def test_verdict(claimed, interval, want):
-    assert claims.verdict(Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1]), *interval) == want
+    assert claims.verdict(Claim("gates", "bits", "bits", 3, "", ({},), low=claimed[0], high=claimed[1]), *interval) == want
 
 
 def test_the_p_value_agrees_with_the_interval():
@@ -47,9 +47,9 @@ def test_the_p_value_agrees_with_the_interval():
     values = np.random.default_rng(1).normal(1, 1, 5)
     _, low, high = stats.t_interval(values)
     for claimed in ((low, math.inf), (-math.inf, high), (low, high + 9), (low - 9, high)):
-        claim = Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1])
+        claim = Claim("gates", "bits", "bits", 3, "", ({},), low=claimed[0], high=claimed[1])
         assert claims.p_value(claim, values.tolist()) == pytest.approx(0.025)
-    assert claims.p_value(Claim("gates", "", "bits", ({},), low=low - 1, high=high + 9), values.tolist()) < 0.01
+    assert claims.p_value(Claim("gates", "bits", "bits", 3, "", ({},), low=low - 1, high=high + 9), values.tolist()) < 0.01
     assert math.isnan(claims.p_value(claim, [1.0]))
 
 
