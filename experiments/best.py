@@ -38,6 +38,7 @@ from math import sqrt
 from time import perf_counter
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import nbsvm, runs
@@ -125,8 +126,8 @@ def choices(base: SentimentConfig) -> dict[str, Config]:
 def tested(base: SentimentConfig, group: str, seeds: int) -> list[Config]:
     """Return the configs of a group of runs that are evaluated on the test reviews, one config for each seed."""
     choice, changes = GROUPS[group]
-    changes = {"choice": group, "tested": True} | changes
-    return [sweep.override(choices(base)[choice], changes | {"task.train.seed": seed}) for seed in range(seeds)]
+    config = sweep.override(choices(base)[choice], {"choice": group, "tested": True} | changes)
+    return [sweep.override(config, {"task.train.seed": seed}) for seed in range(seeds)]
 
 
 def run(config: Config) -> Metrics:
@@ -137,13 +138,9 @@ def run(config: Config) -> Metrics:
     from lstm_jax.training.metrics import binary_metrics
 
     task, epochs, start = config.task, [], perf_counter()
-
-    def keep(record):
-        epochs.append({name: np.array(array) for name, array in record.params.items()})
-
-    callbacks = [keep] if config.averaged else []
+    callbacks = [lambda record: epochs.append(jax.tree.map(np.array, record.params))] if config.averaged else []
     reviews, result = runs.train_sentiment(task, lambda reviews: replace(reviews, test=None), callbacks)
-    params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
+    params = jax.tree.map(_mean, *epochs[-config.averaged :]) if config.averaged else result.params
     logits = sentiment.logits_of(functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild, make_mesh(task.train.devices))
 
     def score(rows):
@@ -151,9 +148,9 @@ def run(config: Config) -> Metrics:
         return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 
     held_out = sentiment.padded_rows(reviews, task).validation
-    metrics: Metrics = {} if held_out is None else score(held_out)
-    by_epoch = [row["validation_accuracy"] for row in result.rows] if held_out else []
-    metrics |= {"best_epoch": result.best_epoch, "by_epoch": by_epoch}
+    metrics: Metrics = score(held_out) if held_out else {}
+    metrics["best_epoch"] = result.best_epoch
+    metrics["by_epoch"] = [row["validation_accuracy"] for row in result.rows] if held_out else []
     metrics |= {"seconds": perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
     if config.tested:
         whole = runs.reviews_of(task)
@@ -175,10 +172,10 @@ def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, 
     own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels) if held_out else config.share
     mixed = {name: share * logits[name] + (1 - share) * own[name] for name in parts}
-    test = parts["test_"].labels
     metrics: Metrics = {"share": share}
     if config.margins:
-        metrics |= {"test_margins": encode_margins(logits["test_"], test), "test_mixed_margins": encode_margins(mixed["test_"], test)}
+        for kind, found in (("", logits), ("mixed_", mixed)):
+            metrics[f"test_{kind}margins"] = encode_margins(found["test_"], parts["test_"].labels)
     for name, part in parts.items():
         for kind, found in (("nbsvm", own[name]), ("mixed", mixed[name])):
             metrics[f"{name}{kind}_accuracy"] = float(((found > 0) == (part.labels == 1)).mean())
@@ -196,12 +193,8 @@ def ensemble_accuracy(texts: Iterable[str]) -> float:
     return float((np.mean(margins, axis=0) > 0).mean())
 
 
-def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return a dict from the name of each parameter to its mean over epochs."""
-    return {
-        name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
-        for name, array in epochs[0].items()
-    }
+def _mean(*arrays: np.ndarray) -> np.ndarray:
+    return np.mean(arrays, axis=0, dtype=np.float64).astype(arrays[0].dtype)
 
 
 def spread(accuracies: Any, reviews: int) -> float:

@@ -71,15 +71,14 @@ class Config:
     seed: int = 0
 
 
-def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> tuple[Any, Any]:
+def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> Any:
     """Compute the states of a cell by a loop over the steps."""
 
     def step(state, z):
         new = cell.step(params, state, z, None, None)
         return new, new
 
-    final, states = lax.scan(step, state, cell.project(params, ids, None, None))
-    return states, final
+    return lax.scan(step, state, cell.project(params, ids, None, None))[1]
 
 
 @cache
@@ -131,7 +130,7 @@ def run(config: Config) -> Metrics:
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), trained)
         ids = jnp.asarray(np.resize(held, config.steps)[:, None])
         state = cell.initial_state(1, config.units, jnp.float64)
-        found, (want, _) = by_newton(params, ids, state), by_steps(params, ids, state)
+        found, want = by_newton(params, ids, state), by_steps(params, ids, state)
         error = max(float(jnp.abs(a - b).max()) for a, b in zip(found.states, want, strict=True))
         exponent = exponent_of(params, ids)
         return {
