@@ -39,7 +39,7 @@ import numpy as np
 
 from bench import RESULTS, add_flags, commit, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
-from bench.schema import GRID, Row, Rows, rows_of, rows_of_commit
+from bench.schema import GRID, Row, Rows, rows_of_commit
 from bench.summary import print_table
 from bench.workloads import Axes, add_size_flags
 from lstm_jax.errors import require
@@ -136,7 +136,7 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
     """Return the result rows of the accuracy training runs of commit `sha` in the file `path`."""
-    return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
+    return [row for row in rows_of_commit(path, GRID, git=sha) if row["cores"] == cores]
 
 
 def summarize(rows: Rows) -> list[Row]:
@@ -181,14 +181,13 @@ def seconds_to(epochs: Rows) -> float:
 
 def report(rows: Rows) -> None:
     """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
-    lines = summarize(rows)
     table = []
-    for line in sorted(lines, key=lambda line: (line["task"], line["peer"], line["epochs"], *((line[letter] or 0) for letter in FLAGS))):
-        cells = (f"{line['score']:.4f}{' *' if line['front'] else '  '}", f"{line['low']:.4f} to {line['high']:.4f}")
+    for line in sorted(summarize(rows), key=lambda line: [line[name] or 0 for name in ("task", "peer", "epochs", *FLAGS)]):
+        score = f"{line['score']:.4f}{' *' if line['front'] else '  '}", f"{line['low']:.4f} to {line['high']:.4f}"
         speed, middle = (f"{line['speed']:,.0f}", f"{line['epoch_seconds']:.1f}"), line["seconds_to_target"]
         to_target = "" if math.isnan(middle) else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
-        table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target))
+        table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *score, *speed, to_target))
     print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"), table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
@@ -223,4 +222,4 @@ def main() -> None:
         axes = {task: {letter: given[letter] or sizes for letter, sizes in preset.axes[task].items()} for task in options.task}
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
         sweep(runs_of(axes, options.peer, options.seeds or preset.seeds, epochs), options.results, sha, options.cores)
-    report([row for row in rows_of_commit(options.results, GRID, git=sha) if row["cores"] == options.cores])
+    report(grid_rows(options.results, sha, options.cores))
