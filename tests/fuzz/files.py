@@ -47,35 +47,35 @@ class Form:
     make: Callable[[], bytes]
     asks: tuple[str, ...]
     kinds: tuple[Mutation, ...] = TEXTUAL
-    pack: Callable[[random.Random, bytes], bytes] | None = None
+    pack: Mutation | None = None
 
 
-def _records() -> bytes:
+def _records():
     return json.dumps([{"text": SENTENCES, "title": "a cat"}, {"text": SENTENCES, "title": "7"}]).encode()
 
 
-def _columns() -> bytes:
+def _columns():
     return json.dumps({"article": {"0": SENTENCES, "1": None}, "number": {"0": 1, "1": 2}}).encode()
 
 
-def _table() -> bytes:
+def _table():
     return review_table(random.Random(1), 40).encode()
 
 
-def _lines() -> bytes:
+def _lines():
     return review_lines(random.Random(1), 40).encode()
 
 
-def _dated() -> bytes:
+def _dated():
     lines = (f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}:00,{hour % 7}.5\n" for hour in range(96))
     return f"time,value\n{''.join(lines)}".encode()
 
 
-def _series_lines() -> bytes:
+def _series_lines():
     return "".join(json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)).encode()
 
 
-def _tar() -> bytes:
+def _tar():
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for split in ("train", "test"):
@@ -86,7 +86,7 @@ def _tar() -> bytes:
     return file.getvalue()
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> None:
+def _add(tar, name, content, **fields):
     info = tarfile.TarInfo(name)
     info.size = len(content)
     for field, value in fields.items():
@@ -94,7 +94,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> N
     tar.addfile(info, io.BytesIO(content))
 
 
-def _odd_tar(draw: random.Random) -> bytes:
+def _odd_tar(draw):
     """Return a tar archive with a further member at its end. This member has an odd name, and often also an odd type and pax header."""
     file = io.BytesIO(_tar())
     names = (
@@ -113,19 +113,19 @@ def _odd_tar(draw: random.Random) -> bytes:
     return file.getvalue()
 
 
-def _gzip_tar(draw: random.Random, content: bytes) -> bytes:
+def _gzip_tar(draw, content):
     inner = _odd_tar(draw) if draw.random() < 0.6 else mutated(draw, content, ANY)[1]
     return gzip.compress(inner) * draw.choice((1, 1, 2))
 
 
-def _xz(draw: random.Random, content: bytes) -> bytes:
+def _xz(draw, content):
     """Return a valid .xz file with damaged content or, less often, a small .xz file that expands to 4 GiB."""
     if draw.random() < 0.15:
         return lzma.compress(content) + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
     return lzma.compress(mutated(draw, content, TEXTUAL)[1])
 
 
-def _safetensors() -> bytes:
+def _safetensors():
     from safetensors.numpy import save
 
     shapes = {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "lstm.bias_hh_l0": (16,)}
@@ -133,14 +133,14 @@ def _safetensors() -> bytes:
     return save({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
-def _float8(draw: random.Random, content: bytes) -> bytes:
+def _float8(draw, content):
     kinds = (b"F8_E4M3", b"F8_E5M2", b"BF16", b"F16", b"I64", b"BOOL", b"F4", b"U64", b"F32")
     return content.replace(b"F32", draw.choice(kinds), draw.choice((1, -1))).replace(
         b"[0,", draw.choice((b"[0,", b"[-1,", b"[99999999999,"))
     )
 
 
-def _keras() -> bytes:
+def _keras():
     import tempfile
 
     from lstm_jax import convert
@@ -153,7 +153,7 @@ def _keras() -> bytes:
         return path.read_bytes()
 
 
-def _foreign(draw: random.Random, _: bytes) -> bytes:
+def _foreign(draw, _):
     latin = SENTENCES.replace("cat", "ch\xe4t").encode("latin-1")
     images = b"\x89PNG\r\n\x1a\n" + draw.randbytes(400), b"\xff\xd8\xff\xe0" + draw.randbytes(400)
     packed = gzip.compress(_tar()), lzma.compress(_lines())
