@@ -115,7 +115,7 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
 
     letters = list(dict.fromkeys(curve.letter for curve in found))
 
-    def fill(figure: Any):
+    def fill(figure):
         figure.suptitle(title, x=0.01, ha="left")
         panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
         for column, letter in enumerate(letters):

@@ -30,7 +30,7 @@ def require_this_machine(rows: Rows) -> None:
     require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
 
 
-def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] | None, first: int = 0, **pipes: Any) -> Any:
+def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] | None, first: int = 0, **pipes) -> Any:
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command, own = [sys.executable, "-m", *arguments], {**pinned(cores), **(environment or {})}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own, **pipes)
