@@ -36,13 +36,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from time import perf_counter
-from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import nbsvm, runs
-from experiments.study import Metrics, Rows, Study, main
+from experiments.study import Metrics, Rows, Study, groups, main, rows_with
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.shared import ADDED
@@ -197,7 +196,7 @@ def _mean(*arrays: np.ndarray) -> np.ndarray:
     return np.mean(arrays, axis=0, dtype=np.float64).astype(arrays[0].dtype)
 
 
-def spread(accuracies: Any, reviews: int) -> float:
+def spread(accuracies, reviews: int) -> float:
     """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds."""
     from scipy import stats
 
@@ -216,7 +215,7 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for row in (row for row in rows if not row["tested"]):
+    for row in rows_with(rows, "tested", False):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
     for suffix, tested in _tested(rows).items():
         for name, values in _accuracies(tested).items():
@@ -229,8 +228,8 @@ def verdict(rows: Rows) -> str:
 
 
 def _tested(rows: Rows) -> dict[str, Rows]:
-    groups = {suffix: [row for row in rows if row["tested"] and row["choice"] == name] for name, suffix in SUFFIXES.items()}
-    return {suffix: tested for suffix, tested in groups.items() if tested}
+    found = groups(rows_with(rows, "tested", True), ["choice"])
+    return {suffix: found[name,] for name, suffix in SUFFIXES.items() if (name,) in found}
 
 
 def _accuracies(tested: Rows) -> dict[str, list[float]]:
@@ -239,9 +238,9 @@ def _accuracies(tested: Rows) -> dict[str, list[float]]:
     return found | {name: [ensemble_accuracy(row[key] for row in tested)] for name, key in ensembles.items()}
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines."""
-    points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]
+    points = [(row["choice"], [row["accuracy"]]) for row in rows_with(rows, "tested", False)]
     for suffix, tested in _tested(rows).items():
         points += [(f"{name}{suffix}, test", values) for name, values in _accuracies(tested).items()]
     axes = figure.subplots()

@@ -22,7 +22,6 @@ import sys
 from dataclasses import dataclass, field, replace
 from math import log
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -99,7 +98,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the loss of the held-out text at each epoch in two panels, with one line for each run."""
     left, right = figure.subplots(1, 2)
     ours = rows_with(rows, "recipe", SHAKESPEARE)

@@ -55,14 +55,15 @@ class Config:
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
-def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
+def distances(table: np.ndarray, ids: dict[str, list[int]]) -> list[tuple[str, float]]:
     """Return the mean Euclidean distances between words, within each group and between each pair of groups."""
 
     def mean(pairs):
         return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
 
     within = {name: mean(combinations(words, 2)) for name, words in ids.items()}
-    return within | {f"{first}/{second}": mean(product(ids[first], ids[second])) for first, second in combinations(ids, 2)}
+    between = {f"{first}/{second}": mean(product(ids[first], ids[second])) for first, second in combinations(ids, 2)}
+    return [*within.items(), *between.items()]
 
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -107,17 +108,17 @@ def run(config: Config) -> Metrics:
     words = {word: number for word, number in reviews.vocabulary.index.items() if number < reviews.vocabulary.size}
     ids = {name: [words[word] for word in text.split() if word in words] for name, text in GROUPS.items()}
     ids = {name: found for name, found in ids.items() if len(found) > 1}
-    every = [number for group in ids.values() for number in group]
-    near = {}
+    grouped = [(number, name) for name, group in ids.items() for number in group]
+    near = []
     for word in (word for word in QUERIES if word in words):
         found, _ = embedding_space.neighbours(after[: max(words.values()) + 1], words[word], 8, "euclidean")
-        near[word] = " ".join(reviews.vocabulary.word(int(number)) for number in found)
+        near.append((word, " ".join(reviews.vocabulary.word(int(number)) for number in found)))
     return {
-        "before": list(distances(before, ids).items()),
-        "after": list(distances(after, ids).items()),
-        "neighbours": list(near.items()),
-        "map": embedding_space.project(after[every]).tolist(),
-        "words": [[reviews.vocabulary.word(number), name] for name, group in ids.items() for number in group],
+        "before": distances(before, ids),
+        "after": distances(after, ids),
+        "neighbours": near,
+        "map": embedding_space.project(after[[number for number, _ in grouped]]).tolist(),
+        "words": [[reviews.vocabulary.word(number), name] for number, name in grouped],
         "test_accuracy": accuracy,
     }
 
@@ -148,7 +149,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines + near)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw two panels: the distances between similar words, and a map of the words."""
     bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
     inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +136,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the forecasts and the errors of the methods, with one column of panels for each series."""
     names = [name for name in SEASON if any(row["series"] == name for row in rows)]
     panels = figure.subplots(2, len(names), squeeze=False, height_ratios=[1.4, 1])
@@ -164,13 +165,10 @@ def configs(names: Any, shares: Any, seeds: int, changes: Metrics) -> list[Confi
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}
     train = TrainConfig(**({"epochs": 200, "patience": 25, "learning_rate": 3e-3, "clip_norm": 1.0} | changes))
     found = []
-    for name in names:
-        for missing in shares:
-            for method in METHODS:
-                series = SeriesConfig(**cut[name], gaps=method == "lstm")
-                task = ForecastConfig(series, ForecastModelConfig(dropout=0.1), train)
-                count = seeds if method.startswith("lstm") else 1
-                found += [Config(name, missing, method, replace(task, train=replace(train, seed=seed))) for seed in range(count)]
+    for name, missing, method in product(names, shares, METHODS):
+        task = ForecastConfig(SeriesConfig(**cut[name], gaps=method == "lstm"), ForecastModelConfig(dropout=0.1), train)
+        count = seeds if method.startswith("lstm") else 1
+        found += [Config(name, missing, method, replace(task, train=replace(train, seed=seed))) for seed in range(count)]
     return found
 
 

@@ -92,7 +92,7 @@ class Cost:
     cells: tuple[str, ...] = VARIANTS
 
 
-def variant(config: Any, cell: str, seed: int) -> Any:
+def variant(config, cell: str, seed: int) -> Any:
     """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell."""
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
@@ -119,13 +119,13 @@ def measured(config: Cost) -> Metrics:
             for _ in range(config.passes):
                 jax.block_until_ready(call())
             samples[name].append(1000 * (perf_counter() - start) / config.passes)
-    return {"milliseconds": samples}
+    return {"task": "cost", "milliseconds": samples}
 
 
 def run(config: SentimentConfig | GenerationConfig | Cost) -> Metrics:
     """Run one measurement of the study, and return its metrics."""
     if isinstance(config, Cost):
-        return {"task": "cost", **measured(config)}
+        return measured(config)
     if isinstance(config, SentimentConfig):
         return {"task": "sentiment", **runs.sentiment(config)}
     return {"task": "characters" if config.data.regime == "windows" else "converged", **runs.generation(config)}
@@ -162,7 +162,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out."""
     panels = (
         # title, intervals, value of the LSTM, sign: 1 if a higher value is better, -1 if a lower one is, 0 if neither

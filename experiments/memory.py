@@ -37,7 +37,7 @@ from jax import Array, lax
 
 from experiments import runs
 from experiments.equal import cell_parameters, equal_units
-from experiments.study import Metrics, Rows, Study, groups, main, plot_medians, rows_with
+from experiments.study import Metrics, Rows, Study, groups, main, plot_means, rows_with
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, Cell
@@ -156,7 +156,7 @@ def score_of(config: Config, output: Array, target: Array) -> Array:
     return loss_of(config, output, target) if config.task == "adding" else (output.argmax(-1) == target).mean()
 
 
-def state_gradient(cell: Cell, params: Any, units: int, x: Array, loss: Callable[[Array], Array]) -> Array:
+def state_gradient(cell: Cell, params, units: int, x: Array, loss: Callable[[Array], Array]) -> Array:
     """Return the size (T,) of the gradient of loss(h), for outputs h (T, B, H), with respect to the state h at each step."""
     z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
     initial = cell.initial_state(len(x), units)
@@ -269,7 +269,7 @@ SCORES = {"adding": "squared error", "imdb": "test accuracy"}
 COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
-def solved(row: Any) -> bool:
+def solved(row) -> bool:
     """Return whether a run solved its task: squared error below 0.01 for the task "adding", accuracy above 0.99 for any other task."""
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
@@ -295,7 +295,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the scores and the gradient sizes of the cells, with one column of panels for each task."""
     tasks = groups(rows, ["task"])
     panels = figure.subplots(2, len(TASKS) + 1)
@@ -309,12 +309,11 @@ def draw(rows: Rows, figure: Any) -> None:
         longest = max(row["lag"] for row in selected)
         for cell in COMPARED:
             own = rows_with(selected, "cell", cell)
-            plot_medians(above, own, "lag", "score", color=inks[cell], label=cell)
-            for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
-                gradients = [dict(row[name]) for row in own if row["lag"] == longest]
-                backs = sorted(gradients[0]) if gradients else []
-                sizes = [max(1e-20, float(np.median([gradient[back] for gradient in gradients]))) for back in backs]
-                below.plot(backs, sizes, style, color=inks[cell])
+            plot_means(above, own, "lag", "score", color=inks[cell], label=cell)
+            for row in rows_with(own, "lag", longest):
+                for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
+                    sizes = dict(row[name])
+                    below.plot(list(sizes), [max(1e-20, size) for size in sizes.values()], style, color=inks[cell])
         above.axhline(CHANCE[task], color="#999999", linestyle=":")
         above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
         above.set_xlabel("words read" if task == "imdb" else "lag, steps")

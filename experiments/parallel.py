@@ -38,7 +38,7 @@ from jax import Array, lax
 from scipy.stats import spearmanr
 
 from experiments import runs
-from experiments.study import Metrics, Row, Rows, Study, groups, main, plot_medians, rows_with
+from experiments.study import Metrics, Row, Rows, Study, groups, main, plot_means, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
@@ -71,7 +71,7 @@ class Config:
     seed: int = 0
 
 
-def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> Any:
+def states_by_steps(cell: Cell, params, ids: Array, state) -> Any:
     """Compute the states of a cell by a loop over the steps."""
 
     def step(state, z):
@@ -167,27 +167,23 @@ def methods(rows: Rows) -> dict[str, list[Any]]:
     }
 
 
-def _untrained(rows: Rows) -> list[Any]:
-    return [row for row in rows if not row["updates"]]
-
-
 def _median(rows: Rows) -> str:
-    found = float(np.median([row["iterations"] for row in rows]))
-    return f"{found:g}" + "+" * (not all(row["converged"] for row in rows))
+    return f"{np.median([row['iterations'] for row in rows]):g}" + "+" * (not all(row["converged"] for row in rows))
 
 
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for name, group in methods(rows).items():
+        untrained = rows_with(group, "updates", 0)
         parts = []
         for title, chosen, field in (
-            ("T", rows_with(_untrained(group), "gain", 1), "steps"),
-            ("gain", [row for row in _untrained(group) if row["gain"] != 1], "gain"),
+            ("T", rows_with(untrained, "gain", 1), "steps"),
+            ("gain", [row for row in untrained if row["gain"] != 1], "gain"),
             ("updates", [row for row in group if row["updates"]], "updates"),
         ):
-            told = [f"{value:g}: {_median(own)}" for (value,), own in sorted(groups(chosen, [field]).items())]
-            parts += [f"{title} {', '.join(told)}"] if told else []
+            counts = [f"{value:g}: {_median(own)}" for (value,), own in sorted(groups(chosen, [field]).items())]
+            parts += [f"{title} {', '.join(counts)}"] if counts else []
         lines.append(f"{name}: iterations by {'; by '.join(parts)}")
     of_1000 = rows_with(rows, "steps", 1000)
     exponents = [row["exponent"] for row in of_1000]
@@ -202,29 +198,28 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw four panels about Newton's method, which computes the states of all time steps in parallel."""
     by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
-    for name, group in methods(rows).items():
-        plain = rows_with(_untrained(group), "gain", 1)
-        plot_medians(by_length, plain, "steps", "iterations", markersize=4, label=name)
-        trained = [{**row, "shifted": row["updates"] + 1} for row in group if row["steps"] == 1000 and row["gain"] == 1]
-        plot_medians(by_updates, trained, "shifted", "iterations", markersize=4, label=name)
-        here = rows_with(group, "steps", 1000)
+    known = [{**row, "lanes": lanes(row), "shifted": row["updates"] + 1} for row in rows]
+    for name, group in methods(known).items():
+        plain, here = rows_with(rows_with(group, "updates", 0), "gain", 1), rows_with(group, "steps", 1000)
+        style = {"markersize": 4, "label": name}
+        plot_means(by_length, plain, "steps", "iterations", **style)
+        plot_means(by_updates, rows_with(here, "gain", 1), "shifted", "iterations", **style)
+        plot_means(by_lanes, [row for row in plain if row["lanes"]], "steps", "lanes", **style)
         by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
-        needed = [{**row, "lanes": lanes(row)} for row in plain]
-        plot_medians(by_lanes, [row for row in needed if row["lanes"]], "steps", "lanes", markersize=4, label=name)
+    for axes, x, y in (
+        (by_length, "steps T, untrained", "iterations"),
+        (by_exponent, "largest Lyapunov exponent (T 1000)", "iterations"),
+        (by_updates, "training updates + 1 (T 1000)", "iterations"),
+        (by_lanes, "steps T, untrained", "lanes from which it would be faster"),
+    ):
+        axes.set(xlabel=x, ylabel=y)
+        for direction in ("y",) if axes is by_exponent else ("x", "y"):
+            if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
+                log_axis(axes, direction)
     by_exponent.axvline(0, color="#222222", linestyle=":")
-    by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
-    by_length.set(xlabel="steps T, untrained", ylabel="iterations")
-    by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
-    by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
-    for axes in (by_length, by_updates, by_lanes):
-        if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
-            log_axis(axes, "x")
-    for axes in (by_length, by_exponent, by_updates, by_lanes):
-        if axes.lines:
-            log_axis(axes, "y")
     figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
 
 

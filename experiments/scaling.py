@@ -21,15 +21,14 @@ same number of updates, because shorter windows and more data lead to more updat
 """
 
 import sys
-from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, main
+from experiments.study import Metrics, Rows, Study, grouped, groups, main, plot_means
 from lstm_jax import sweep
 from lstm_jax.config import (
     DataConfig,
@@ -72,7 +71,7 @@ FIELDS = {
 }
 
 
-def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
+def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes, seeds: int) -> list[Config]:
     """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units."""
     configs = []
     for kind, axis in ((kind, axis) for kind, values in axes.items() for axis in values):
@@ -83,36 +82,31 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
     return configs
 
 
-def curves(rows: Rows) -> dict[tuple[str, str], dict[float, list[float]]]:
-    """Return the scores by the value of an axis, for each pair of a task and an axis."""
-    found: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(dict)
-    for (kind, axis, value), scores in sorted(grouped(rows, ["kind", "axis", "value"], "score").items()):
-        found[kind, axis][value] = scores
-    return found
-
-
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for (kind, axis), curve in curves(rows).items():
-        scores = ", ".join(f"{value:g} {np.mean(scores):.4f}" for value, scores in curve.items())
-        lines.append(f"{kind}, {axis}: {scores}")
+    for (kind, axis), own in sorted(groups(rows, ["kind", "axis"]).items()):
+        scores = [f"{value:g} {np.mean(scores):.4f}" for (value,), scores in sorted(grouped(own, ["value"], "score").items())]
+        lines.append(f"{kind}, {axis}: {', '.join(scores)}")
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the score over each varied quantity (`Config.axis`), one panel for each task and quantity."""
     panels = figure.subplots(2, 4)
     for n, kind in enumerate(("sentiment", "characters")):
         for axes, axis in zip(panels[n], ("units", "length", "vocabulary", "data"), strict=True):
-            curve = curves(rows).get((kind, axis))
-            if not curve:
+            own = [row for row in rows if (row["kind"], row["axis"]) == (kind, axis)]
+            if not own:
                 axes.set_axis_off()
                 continue
-            values = [round(100 * value, 1) if axis == "data" else value for value in curve]
-            scores = list(curve.values())
-            axes.fill_between(values, list(map(min, scores)), list(map(max, scores)), color="#0072B2", alpha=0.15)
-            axes.plot(values, [np.mean(group) for group in scores], "o-", color="#0072B2")
+            if axis == "data":
+                own = [{**row, "value": round(100 * row["value"], 1)} for row in own]
+            scores = sorted(grouped(own, ["value"], "score").items())
+            values = [value for (value,), _ in scores]
+            ranges = ([end(group) for _, group in scores] for end in (min, max))
+            axes.fill_between(values, *ranges, color="#0072B2", alpha=0.15)
+            plot_means(axes, own, "value", "score", color="#0072B2")
             log_axis(axes, "x", values)
             axes.set_xlabel("percent of the data" if axis == "data" else axis)
         panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")

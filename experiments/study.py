@@ -71,7 +71,7 @@ def finished(rows: Iterable[Row]) -> list[Metrics]:
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
-def rows_with(rows: Iterable[Row], field: str, value: Any) -> list[Row]:
+def rows_with(rows: Iterable[Row], field: str, value) -> list[Row]:
     """Return the rows in which a field has a value."""
     return [row for row in rows if row[field] == value]
 
@@ -89,14 +89,14 @@ def grouped(rows: Iterable[Row], fields: Sequence[str], metric: str) -> dict[tup
     return {key: [row[metric] for row in own] for key, own in groups(rows, fields).items()}
 
 
-def plot_medians(axes: Any, rows: Iterable[Row], field: str, metric: str, **style: Any) -> None:
-    """Draw a line of the medians of a metric against a config field. Without rows, nothing is drawn."""
+def plot_means(axes, rows: Iterable[Row], field: str, metric: str, **style) -> None:
+    """Draw a line of the means of a metric against a config field. Without rows, nothing is drawn."""
     cells = sorted(grouped(rows, [field], metric).items())
     if cells:
-        axes.plot([value for (value,), _ in cells], [np.median(values) for _, values in cells], "o-", **style)
+        axes.plot([value for (value,), _ in cells], [np.mean(values) for _, values in cells], **{"marker": "o"} | style)
 
 
-def interval_bars(axes: Any, rows: Sequence[tuple[str, Interval, str]]) -> None:
+def interval_bars(axes, rows: Sequence[tuple[str, Interval, str]]) -> None:
     """Draw horizontal bars with confidence intervals, from top to bottom. Each bar is given as a tuple (label, interval, colour)."""
     for y, (_, (mean, low, high), colour) in enumerate(rows):
         axes.barh(y, mean, color=colour)

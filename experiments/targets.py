@@ -18,7 +18,7 @@ hardly exceeds the accuracy of always predicting the mean id. The accuracy then 
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join([*lines, f"always the most frequent character: {100 * rows[0]['most_frequent']:.1f} %"])
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the accuracy of each combination of the three settings (target, input and order of the ids) as a horizontal bar."""
     axes = figure.subplots()
     bars = [
