@@ -126,15 +126,12 @@ def test_ppo_advantages_are_those_of_a_plain_loop(ppo, rolled):
 def test_ppo_learns_in_one_program(ppo, settings, peer_rules):
     with peer_rules():
         found = ppo.run(settings)
-        (first, *_, last) = ppo.table(settings, found, rows=6).splitlines()
         shapes = jax.eval_shape(ppo.make_train(replace(settings, memoryless=True)), jax.random.key(0))
     assert np.isfinite(found.returns).all()
     np.testing.assert_array_equal(found.last_rewards, found.returns)  # the other rewards of MemoryChain are zeros
     assert found.returns.shape == (1, settings.updates)
     assert found.returns[0, :5].mean() < 0.5
     assert found.returns[0, -10:].mean() > 0.8
-    assert first.split() == ["steps", "up", "to", "seed", "0"]
-    assert last.split() == [f"{16 * 12 * 60:,}", f"{found.returns[0, -10:].mean():.2f}"]
     assert not [path for path, _ in nnx.to_flat_state(shapes[0]) if "recurrent_kernel" in path]
 
 

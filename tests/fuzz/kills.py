@@ -19,7 +19,7 @@ from lstm_jax.errors import RESTART
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, snapshot
 from tests.fuzz.runs import final
-from tests.fuzz.shell import PATIENT, Command, Outcome, Shell
+from tests.fuzz.shell import HANGS, PATIENT, Command, Outcome, Shell
 from tests.fuzz.world import TRAIN, World
 
 EPOCHS = 3
@@ -59,14 +59,14 @@ def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
     environment = shell.environment | {"TMPDIR": str(folder.parent)}
     with subprocess.Popen(words, cwd=folder, env=environment, process_group=0, text=True, errors="replace", **pipes) as process:
         timers = [threading.Timer(moment, process.send_signal, [number]) for moment, number in command.signals]
-        hang = threading.Timer(PATIENT.kill, os.killpg, [process.pid, signal.SIGKILL])
+        hang = threading.Timer(PATIENT + HANGS, os.killpg, [process.pid, signal.SIGKILL])
         for timer in (*timers, hang):
             timer.start()
         out, err = process.communicate()
         seconds = time.monotonic() - began
         for timer in (*timers, hang):
             timer.cancel()
-    ended = "hang" if seconds >= PATIENT.kill else ""
+    ended = "hang" if seconds >= PATIENT + HANGS else ""
     return Outcome(command, process.returncode, out, err, ended, seconds, False, ())
 
 

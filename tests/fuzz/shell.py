@@ -17,19 +17,11 @@ MEMORY = 3 * 2**30
 """Resident bytes above which a command is killed. The largest training run of the fuzzers takes less than 1 GiB."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Times in seconds after which a command is interrupted (SIGINT), interrupted again, and killed because it hangs."""
-
-    ask: float
-    again: float
-    kill: float
-
-
-BRISK = Limits(12, 24, 60)
-"""Limits of commands that may take any time. They must end soon after an interrupt."""
-PATIENT = Limits(120, 140, 160)
-"""Limits of commands that must end by themselves, even on a machine with other work."""
+BRISK, PATIENT = 12, 120
+"""Seconds after which a command is interrupted (SIGINT): one that may take any time, but must end soon after an interrupt, and one that
+must end by itself, even on a machine with other work."""
+AGAIN, HANGS = 12, 48
+"""Seconds from this interrupt to the next one, and to the end of a command that hangs and is killed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Command:
         encoding: encoding of the standard streams.
         call: function "module:function" that is called with the arguments instead of lstm-jax, or "".
         signals: signals to send to the command, as pairs (seconds after its start, signal number). If there are any, the command is not
-            interrupted when it exceeds the limits `ask` and `again`.
+            interrupted when it takes long.
     """
 
     arguments: tuple[str, ...]
@@ -108,7 +100,7 @@ class Shell:
             self._process.kill()
             self._process.communicate()
 
-    def run(self, command: Command, folder: Path, limits: Limits = PATIENT) -> Outcome:
+    def run(self, command: Command, folder: Path, seconds: float = PATIENT) -> Outcome:
         """Run a command in `folder`, and return its outcome.
 
         The files for the standard streams of the command, and its temporary files, are in a folder beside `folder`.
@@ -121,7 +113,7 @@ class Shell:
         names["stdin"].write_bytes(command.stdin)
         names["tmp"].mkdir(exist_ok=True)
         stdout = {"file": str(names["stdout"]), "closed": ""}.get(command.stdout, command.stdout)
-        asked = ((limits.ask, signal.SIGINT), (limits.again, signal.SIGINT))
+        asked = ((seconds, signal.SIGINT), (seconds + AGAIN, signal.SIGINT))
         answer = self._answer(
             {
                 "arguments": command.arguments,
@@ -133,12 +125,12 @@ class Shell:
                 "encoding": command.encoding,
                 "environment": {"TMPDIR": str(names["tmp"])},
                 "signals": command.signals or asked,
-                "limit": limits.kill,
+                "limit": seconds + HANGS,
                 "memory": MEMORY,
             }
         )
         out, err, notes = (names[name].read_bytes().decode(errors="replace") for name in ("stdout", "stderr", "notes"))
-        late = not command.signals and answer["seconds"] >= limits.ask
+        late = not command.signals and answer["seconds"] >= seconds
         return Outcome(command, answer["code"], out, err, answer["ended"], answer["seconds"], late, tuple(notes.splitlines()))
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
