@@ -28,7 +28,6 @@ result file, whatever their commit. The study held_out takes about an hour.
 
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -37,7 +36,7 @@ from queue import Queue
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, make_parser, read_flags, recipes, timing
+from bench import RESULTS, add_flags, commit, groups, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
 from bench.schema import GRID, Row, Rows, rows_of_commit
 from bench.summary import print_table
@@ -145,20 +144,15 @@ def summarize(rows: Rows) -> list[Row]:
     "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
     and number of epochs.
     """
-    groups: dict[tuple, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    names = ("task", "peer", "epochs", *FLAGS)
-    for row in rows:
-        groups[tuple(row.get(name) for name in names)][row["seed"]].append(row)
-    lines = []
-    for key, by_seed in groups.items():
-        line, runs = dict(zip(names, key, strict=True)), list(by_seed.values())
+    names, lines = ("task", "peer", "epochs", *FLAGS), []
+    for key, own in groups(rows, names).items():
+        line, runs = dict(zip(names, key, strict=True)), list(groups(own, ["seed"]).values())
         metric, best = ("test_accuracy", max) if line["task"] == "sentiment" else ("validation_bits", min)
         scores = [best(row[metric] for row in run) for run in runs]
-        epochs = [row for run in runs for row in run]
-        speeds = [row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]
+        speeds = [row.get("examples_per_second") or REVIEWS / row["seconds"] for row in own]
         reached = [seconds_to(run) for run in runs] if line["task"] == "sentiment" else [math.nan]
         line |= {"seeds": len(runs), "score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
-        line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in epochs]))}
+        line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in own]))}
         lines.append(line | {"seconds_to_target": float(np.median(reached))})
 
     def better_and_faster(line: Row, other: Row):

@@ -40,8 +40,9 @@ from time import perf_counter
 import jax
 import numpy as np
 
+from bench import groups
 from experiments import nbsvm, runs
-from experiments.study import Metrics, Rows, Study, groups, main, rows_with
+from experiments.study import Metrics, Rows, Study, main, rows_with
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.shared import ADDED

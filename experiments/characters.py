@@ -25,8 +25,9 @@ from time import perf_counter
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, groups, main, rows_with
+from experiments.study import Metrics, Rows, Study, main, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import PRESETS, GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 

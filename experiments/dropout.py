@@ -20,8 +20,9 @@ import sys
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Rows, Study, grouped, groups, interval, main, plot_means, rows_with
+from experiments.study import Rows, Study, grouped, interval, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.sweep import stats

@@ -32,7 +32,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import Metrics, Rows, Study, grouped, groups, interval, interval_bars, main, rows_with
+from bench import groups
+from experiments.study import Metrics, Rows, Study, grouped, interval, interval_bars, main, rows_with
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig

@@ -35,9 +35,10 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from bench import groups
 from experiments import runs
 from experiments.equal import cell_parameters, equal_units
-from experiments.study import Metrics, Rows, Study, groups, main, plot_means, rows_with
+from experiments.study import Metrics, Rows, Study, main, plot_means, rows_with
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, Cell

@@ -37,8 +37,9 @@ import optax
 from jax import Array, lax
 from scipy.stats import spearmanr
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Row, Rows, Study, groups, main, plot_means, rows_with
+from experiments.study import Metrics, Row, Rows, Study, main, plot_means, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell

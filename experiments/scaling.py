@@ -27,8 +27,9 @@ from typing import Literal
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, groups, main, plot_means
+from experiments.study import Metrics, Rows, Study, grouped, main, plot_means
 from lstm_jax import sweep
 from lstm_jax.config import (
     DataConfig,

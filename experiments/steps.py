@@ -36,8 +36,9 @@ from typing import Literal
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, groups, main, plot_means, rows_with
+from experiments.study import Metrics, Rows, Study, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 from lstm_jax.inspection.figures import log_axis

@@ -11,7 +11,6 @@ A study is a file in this folder that ends with `STUDY = Study(...)` and `sys.ex
 import os
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import add_flags, make_parser
+from bench import add_flags, groups, make_parser
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
@@ -74,14 +73,6 @@ def finished(rows: Iterable[Row]) -> list[Metrics]:
 def rows_with(rows: Iterable[Row], field: str, value) -> list[Row]:
     """Return the rows in which a field has a value."""
     return [row for row in rows if row[field] == value]
-
-
-def groups(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
-    """Return a dict from the values of some config fields to the rows with these values."""
-    found: dict[tuple, list[Row]] = defaultdict(list)
-    for row in rows:
-        found[tuple(row[name] for name in fields)].append(row)
-    return dict(found)
 
 
 def grouped(rows: Iterable[Row], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:

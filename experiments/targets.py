@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, groups, interval, interval_bars, main
+from experiments.study import Metrics, Rows, Study, grouped, interval, interval_bars, main
 from experiments.training import fit, initial, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
