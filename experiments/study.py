@@ -119,6 +119,13 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
     # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
+    text, failed = conclude(study, configs, rows, rows_path)
+    write_figure(figures / f"{study.name}.png", study.inches, partial(study.draw, finished(rows)))
+    return text, failed
+
+
+def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) -> tuple[str, int]:
+    """Return the conclusion from the rows of a study as text, and the number of runs that failed."""
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
     lines, failed = [study.verdict(good)], len(rows) - len(good)
@@ -126,7 +133,6 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         lines.append(f"{failed} runs failed, see {rows_path}")
     if absent := _absent(study, configs, rows):
         lines.append(f"{absent} of {len(configs)} runs have no row yet")
-    write_figure(figures / f"{study.name}.png", study.inches, partial(study.draw, good))
     return "\n".join(lines), failed
 
 
