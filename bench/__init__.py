@@ -13,7 +13,8 @@ The docstrings of this package use four terms:
 
 import argparse
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def cpu() -> str:
     from lstm_jax.training import run_folder
 
     return run_folder.cpu_name()
+
+
+def groups(rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> dict[tuple, list[Any]]:
+    """Return a dict from the values of some fields, None where a field is absent, to the rows with these values."""
+    found = defaultdict(list)
+    for row in rows:
+        found[tuple(row.get(name) for name in fields)].append(row)
+    return dict(found)
 
 
 def make_parser(doc: str | None, results: Path | None = None) -> argparse.ArgumentParser:

@@ -28,7 +28,6 @@ result file, whatever their commit. The study held_out takes about an hour.
 
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -37,9 +36,9 @@ from queue import Queue
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, make_parser, read_flags, recipes, timing
+from bench import RESULTS, add_flags, commit, groups, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
-from bench.schema import GRID, Row, Rows, rows_of, rows_of_commit
+from bench.schema import GRID, Row, Rows, rows_of_commit
 from bench.summary import print_table
 from bench.workloads import Axes, add_size_flags
 from lstm_jax.errors import require
@@ -136,7 +135,7 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
     """Return the result rows of the accuracy training runs of commit `sha` in the file `path`."""
-    return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
+    return [row for row in rows_of_commit(path, GRID, git=sha) if row["cores"] == cores]
 
 
 def summarize(rows: Rows) -> list[Row]:
@@ -145,20 +144,15 @@ def summarize(rows: Rows) -> list[Row]:
     "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
     and number of epochs.
     """
-    groups: dict[tuple, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    names = ("task", "peer", "epochs", *FLAGS)
-    for row in rows:
-        groups[tuple(row.get(name) for name in names)][row["seed"]].append(row)
-    lines = []
-    for key, by_seed in groups.items():
-        line, runs = dict(zip(names, key, strict=True)), list(by_seed.values())
+    names, lines = ("task", "peer", "epochs", *FLAGS), []
+    for key, own in groups(rows, names).items():
+        line, runs = dict(zip(names, key, strict=True)), list(groups(own, ["seed"]).values())
         metric, best = ("test_accuracy", max) if line["task"] == "sentiment" else ("validation_bits", min)
         scores = [best(row[metric] for row in run) for run in runs]
-        epochs = [row for run in runs for row in run]
-        speeds = [row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]
+        speeds = [row.get("examples_per_second") or REVIEWS / row["seconds"] for row in own]
         reached = [seconds_to(run) for run in runs] if line["task"] == "sentiment" else [math.nan]
         line |= {"seeds": len(runs), "score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
-        line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in epochs]))}
+        line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in own]))}
         lines.append(line | {"seconds_to_target": float(np.median(reached))})
 
     def better_and_faster(line: Row, other: Row):
@@ -181,14 +175,13 @@ def seconds_to(epochs: Rows) -> float:
 
 def report(rows: Rows) -> None:
     """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
-    lines = summarize(rows)
     table = []
-    for line in sorted(lines, key=lambda line: (line["task"], line["peer"], line["epochs"], *((line[letter] or 0) for letter in FLAGS))):
-        cells = (f"{line['score']:.4f}{' *' if line['front'] else '  '}", f"{line['low']:.4f} to {line['high']:.4f}")
+    for line in sorted(summarize(rows), key=lambda line: [line[name] or 0 for name in ("task", "peer", "epochs", *FLAGS)]):
+        score = f"{line['score']:.4f}{' *' if line['front'] else '  '}", f"{line['low']:.4f} to {line['high']:.4f}"
         speed, middle = (f"{line['speed']:,.0f}", f"{line['epoch_seconds']:.1f}"), line["seconds_to_target"]
         to_target = "" if math.isnan(middle) else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
-        table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target))
+        table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *score, *speed, to_target))
     print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"), table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
@@ -223,4 +216,4 @@ def main() -> None:
         axes = {task: {letter: given[letter] or sizes for letter, sizes in preset.axes[task].items()} for task in options.task}
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
         sweep(runs_of(axes, options.peer, options.seeds or preset.seeds, epochs), options.results, sha, options.cores)
-    report([row for row in rows_of_commit(options.results, GRID, git=sha) if row["cores"] == options.cores])
+    report(grid_rows(options.results, sha, options.cores))

@@ -23,7 +23,6 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def floors(work: Workload, arrays: Arrays, gemm_gflops: float, copy_gbs: float) 
     return found
 
 
-def traced(run: Any, folder: Path) -> dict[str, float]:
+def traced(run, folder: Path) -> dict[str, float]:
     """Profile `STEPS` training steps, and return a dict from the name of each XLA operation to its milliseconds per step."""
     import jax
     from jax.profiler import ProfileData, ProfileOptions

@@ -19,13 +19,11 @@ GATE_MATRICES = {"lstm_full_gate_recurrence": 9}
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Return a dict from each part of the model to its number of parameters."""
+    """Return a dict from each part of the model but the embedding to its number of parameters."""
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H + GATE_MATRICES.get(work.cell, 0) * H * H}
     if work.classes:
         counts["head"] = (H + 1) * work.classes
-    if work.words:
-        counts["embedding"] = work.vocabulary * E
     return counts
 
 

@@ -4,14 +4,13 @@ A recipe is the combination of a task, a library that trains it, and the flags o
 compared with each other.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bench import timing
+from bench import groups, timing
 from bench.peers import TASKS
 from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, Row, Rows
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
@@ -122,12 +121,9 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
 
 def report_seeds(rows: Rows) -> Iterator[str]:
     """Yield the report of the test accuracy over seeds, with one line of text for each recipe."""
-    best: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for row in rows:
-        if row["epoch"] == "best" or not row["recipe"].endswith("held-out"):
-            scores = best[row["recipe"]]
-            scores[row["seed"]] = max(scores[row["seed"]], row["test_accuracy"])
-    for name, scores in best.items():
+    rows = [row for row in rows if row["epoch"] == "best" or not row["recipe"].endswith("held-out")]
+    for (name,), own in groups(rows, ["recipe"]).items():
+        scores = {seed: max(row["test_accuracy"] for row in run) for (seed,), run in groups(own, ["seed"]).items()}
         values = list(scores.values())
         deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
         each = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(scores.items()))
@@ -136,11 +132,11 @@ def report_seeds(rows: Rows) -> Iterator[str]:
 
 def report_loss(rows: Rows) -> Iterator[str]:
     """Yield the report of the training loss, with one line of text for each epoch."""
-    losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        losses[row["recipe"]][row["epoch"]].append(row["train_loss"])
     for epoch, printed in enumerate(PRINTED, 1):
-        each = [f"{name} {np.mean(v[epoch]):.4f} ({min(v[epoch]):.4f} to {max(v[epoch]):.4f})" for name, v in losses.items() if v[epoch]]
+        each = []
+        for (name,), own in groups((row for row in rows if row["epoch"] == epoch), ["recipe"]).items():
+            losses = [row["train_loss"] for row in own]
+            each.append(f"{name} {np.mean(losses):.4f} ({min(losses):.4f} to {max(losses):.4f})")
         yield f"epoch {epoch}: notebook {printed}; {'; '.join(each)}"
 
 
@@ -154,10 +150,8 @@ def report_held_out(rows: Rows) -> Iterator[str]:
 
 def report_epoch_time(rows: Rows) -> Iterator[str]:
     """Yield the report of the duration of an epoch, with one line of text for each task and recipe."""
-    times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        times[row["task"]][row["recipe"]].append(row["seconds"])
-    for task, seconds in times.items():
+    for (task,), of_task in groups(rows, ["task"]).items():
+        seconds = {name: [row["seconds"] for row in own] for (name,), own in groups(of_task, ["recipe"]).items()}
         for name, values in seconds.items():
             yield f"{task}, {name}: {', '.join(f'{s:.1f}' for s in sorted(values))} s an epoch"
         if seconds.keys() == {"keras_jax", "ours"}:

@@ -14,13 +14,12 @@ reads the last 40 characters for each new character, as Keras does.
 """
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
 
-from bench import RESULTS, add_flags, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, groups, make_parser, read_flags, timing
 from bench.peers import TASKS
 from bench.schema import SAMPLING, Row, Rows
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
@@ -39,9 +38,7 @@ def method_of(mode: str, count: int) -> str:
 
 def report(rows: Rows, units: int, samples: Sequence[int]) -> None:
     """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to that of one."""
-    times: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        times[row["method"]].append(row["seconds"])
+    times = {method: [row["seconds"] for row in own] for (method,), own in groups(rows, ["method"]).items()}
     complete = {LOOP, *MODES} <= times.keys()
     require(complete, "rows", f"{units} units: methods {sorted(times)}", "measure first, or report rounds that have rows")
     for mode in MODES:

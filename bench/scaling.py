@@ -16,7 +16,6 @@ file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
 import argparse
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, make_parser, read_flags, timing, worker
+from bench import RESULTS, add_flags, commit, groups, make_parser, read_flags, timing, worker
 from bench.memory import exponent
 from bench.schema import SCALING, Row, Rows, require_one_machine, rows_of, rows_of_commit
 from bench.workloads import read_sizes
@@ -75,13 +74,10 @@ def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]
     for letter in middle:
         for count in devices:
             others = {"devices": count} | {name: size for name, size in middle.items() if name != letter}
-            at: dict[int, list[Row]] = defaultdict(list)
-            for row in sorted(rows, key=lambda row: row[letter]):
-                if others.items() <= row.items():
-                    at[row[letter]].append(row)
+            at = groups((row for row in sorted(rows, key=lambda row: row[letter]) if others.items() <= row.items()), [letter])
             ms, mib = ([float(np.median([row[name] for row in group])) for group in at.values()] for name in ("ms_per_step", "peak_mib"))
             if len(at) > 1:
-                yield Curve(letter, count, list(at), ms, mib)
+                yield Curve(letter, count, [size for (size,) in at], ms, mib)
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -115,7 +111,7 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
 
     letters = list(dict.fromkeys(curve.letter for curve in found))
 
-    def fill(figure: Any):
+    def fill(figure):
         figure.suptitle(title, x=0.01, ha="left")
         panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
         for column, letter in enumerate(letters):

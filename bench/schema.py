@@ -222,7 +222,7 @@ def required_in(name: str) -> list[str]:
     return [measurement for measurement, kind in MEASUREMENTS.items() if name in (*EVERY, *kind.required.split())]
 
 
-def make_row(measurement: str, **fields: Any) -> Row:
+def make_row(measurement: str, **fields) -> Row:
     """Return a result row with the current schema version, the kind of measurement and the given fields."""
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
@@ -230,7 +230,7 @@ def make_row(measurement: str, **fields: Any) -> Row:
     return row
 
 
-def rounded(value: Any) -> Any:
+def rounded(value) -> Any:
     """Return a JSON value in which every floating-point number is rounded to 6 significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
@@ -246,7 +246,7 @@ def thinned(samples: Sequence[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in ordered[np.round(places).astype(int)]]
 
 
-def check(row: Any, place: str) -> Row:
+def check(row, place: str) -> Row:
     """Check a row of a result file against the schema, and return the row in its current form."""
     require(isinstance(row, dict), place, row, "give rows of python -m bench, each an object")
     require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")

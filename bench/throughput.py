@@ -25,7 +25,7 @@ On a machine with GPUs, all libraries run on the first GPU in float32 without TF
 import json
 import subprocess
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, machine, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, commit, groups, machine, make_parser, read_flags, timing
 from bench.peers import DTYPES, OURS, PEERS, Candidate, installed, read_candidates, row_key
 from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, make_row, require_one_machine, rows_of, rows_of_commit, select
 from bench.summary import kept, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
@@ -229,10 +229,7 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
     require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["workload"], row["candidate"]].append(row)
-    for (work, name), group in groups.items():
+    for (work, name), group in groups(rows, ["workload", "candidate"]).items():
         cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
         if not (cold and warm):
             table.append((work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}"))

@@ -30,7 +30,7 @@ def require_this_machine(rows: Rows) -> None:
     require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
 
 
-def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] | None, first: int = 0, **pipes: Any) -> Any:
+def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] | None, first: int = 0, **pipes) -> Any:
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command, own = [sys.executable, "-m", *arguments], {**pinned(cores), **(environment or {})}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own, **pipes)
@@ -104,13 +104,6 @@ def compilation_cache(folder: str) -> dict[str, str]:
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
 
 
-class Item(Row):
-    """Something to be measured: a dict of the fields that identify its rows. Its text names them, without the commits."""
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.items() if value is not None and name not in ("git", "versions"))
-
-
 def measure_missing(
     path: Path,
     measurement: str,
@@ -126,8 +119,7 @@ def measure_missing(
     The fields of an item identify its rows, and `measure` returns the other fields of these rows. An item also counts as measured only if
     `counts` is true for its rows. Without `measuring`, only the rows are returned.
     """
-    wanted = list(map(Item, items))
-    names = list(dict.fromkeys(name for item in wanted for name in item))
+    names = list(dict.fromkeys(name for item in items for name in item))
 
     def key(row: Row):
         return json.dumps([row.get(name) for name in names], sort_keys=True)
@@ -140,7 +132,10 @@ def measure_missing(
         about_item = {name: value for name, value in item.items() if value is not None}
         return [make_row(**about | row | about_item) for row in measure(item)]
 
-    by_key = {key(item): item for item in wanted}
-    missing = by_key if measuring else {}
-    rows = run_missing(path, missing, key_of_row, measured, "measurements", lambda item, rows: f"{item}: {describe(rows)}", check, workers)
+    def line(item: Row, rows: Rows):
+        shown = (f"{name} {value}" for name, value in item.items() if value is not None and name not in ("git", "versions"))
+        return f"{', '.join(shown)}: {describe(rows)}"
+
+    by_key = {key(item): item for item in items}
+    rows = run_missing(path, by_key if measuring else {}, key_of_row, measured, "measurements", line, check, workers)
     return [row for row in rows if key_of_row(row) in by_key]

@@ -47,7 +47,7 @@ def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
     return replace(built, note=", ".join(filter(None, (lacks, built.note))))
 
 
-def build_ours(name: str, **given: Any) -> tuple[Workload, Built]:
+def build_ours(name: str, **given) -> tuple[Workload, Built]:
     """Build a workload with this project in this process. `given` are fields of `Options`."""
     work = workload(name)
     return work, build(OURS, work, make_arrays(work), Candidate(OURS, OURS, given).options(work))
@@ -120,7 +120,7 @@ def first_step(built: Built) -> dict[str, float | None]:
     compiling: list[float] = []
     if jax is not None:
 
-        def note(event: str, duration: float, **_: Any):
+        def note(event: str, duration: float, **_):
             if event == "/jax/core/compile/backend_compile_duration":
                 compiling.append(duration)
 

@@ -102,8 +102,7 @@ def compare(theirs: Callable, ours: Callable, sizes: Sizes, steps: int) -> Compa
         steps: number of training steps of each version.
     """
     given, turn = batches(sizes), 10
-    losses: tuple[list[float], list[float]] = ([], [])
-    times: tuple[list[float], list[float]] = ([], [])
+    losses, times = ([], []), ([], [])
     for start in range(0, steps, turn):
         for step, found, seconds in zip((theirs, ours), losses, times, strict=True):
             count = min(turn, steps - start)

@@ -68,20 +68,18 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
     surest, worst = order[right[order]][:EXTREME], order[~right[order]][::-1][:EXTREME]
     good = np.any([marks[n] for n in range(6, 11)], axis=0)
     contradicted = (good != (rows.labels == 1))[worst][rated[worst]]
-    found = {
-        "rated reviews": rated.mean(),
-        "accuracy, rated": right[rated].mean() if rated.any() else np.nan,
-        "accuracy, others": right[~rated].mean() if not rated.all() else np.nan,
-        "rated among the surest and right": rated[surest].mean() if len(surest) else np.nan,
-        "rated among the worst errors": rated[worst].mean() if len(worst) else np.nan,
-        "of these, labels that contradict the rating": contradicted.mean() if len(contradicted) else np.nan,
+    values = {
+        "rated reviews": rated,
+        "accuracy, rated": right[rated],
+        "accuracy, others": right[~rated],
+        "rated among the surest and right": rated[surest],
+        "rated among the worst errors": rated[worst],
+        "of these, labels that contradict the rating": contradicted,
     }
-    found |= {
-        f"mean probability, {n}/10 ({mark.sum()} reviews)": sentiment.probabilities(logits[mark]).mean()
-        for n, mark in marks.items()
-        if mark.any()
+    values |= {
+        f"mean probability, {n}/10 ({mark.sum()} reviews)": sentiment.probabilities(logits[mark]) for n, mark in marks.items() if mark.any()
     }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(np.mean(value)) if len(value) else np.nan for name, value in values.items()}
 
 
 def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200) -> dict[str, float]:
@@ -124,14 +122,11 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
         found.append((abs(logit), steps, spearmanr(shares, left_out)[0], ratio))
     sure, steps, agreement, ratio = np.asarray(found).T
     torn = sure <= np.median(sure)
-    return {
-        "median reach in words": float(np.median(steps)),
-        "rank correlation of reach and certainty": float(spearmanr(steps, sure)[0]),
-        "agreement, least sure half": float(agreement[torn].mean()),
-        "agreement, surest half": float(agreement[~torn].mean()),
-        "integrated gradients / leaving out, least sure half": float(np.median(ratio[torn])),
-        "integrated gradients / leaving out, surest half": float(np.median(ratio[~torn])),
-    }
+    metrics = {"median reach in words": np.median(steps), "rank correlation of reach and certainty": spearmanr(steps, sure)[0]}
+    halves = {"least sure half": torn, "surest half": ~torn}
+    metrics |= {f"agreement, {name}": agreement[half].mean() for name, half in halves.items()}
+    metrics |= {f"integrated gradients / leaving out, {name}": np.median(ratio[half]) for name, half in halves.items()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def characters(trained: generation.Trained, params: Any, chars: int = 200, count: int = 20) -> dict[str, float]:

@@ -23,6 +23,7 @@ The environments are those of bsuite (Osband et al. 2020), as gymnax implements 
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,8 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
 from lstm_jax import LSTM
 from lstm_jax.files.json_text import json_text
@@ -73,26 +73,17 @@ class Settings:
     clip_norm: float = 0.5
 
 
-class Memoryless(nnx.Module):
+class Memoryless(nnx.Linear):
     """Dense layer with tanh that can replace the LSTM layer of a policy. It has the methods of this layer, and an empty state."""
 
-    def __init__(self, features: int, units: int, rngs: nnx.Rngs):
-        self.dense = nnx.Linear(features, units, rngs=rngs)
-
-    def initial_state(self, batch: int) -> tuple[()]:
-        """Return an empty tuple, because this layer has no state."""
-        del batch
+    def initial_state(self, batch):
         return ()
 
-    def step(self, x: jax.Array, state: tuple[()], *, reset: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        """Return the outputs (B, units) for the inputs (B, features) of one step of B environments, and the unchanged, empty state."""
-        del reset
-        return jnp.tanh(self.dense(x)), state
+    def step(self, x, state, reset):
+        return self(x), state
 
-    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
-        """Return the outputs (T, B, units) for inputs (T, B, features) of T steps. The `options`, meant for the LSTM layer, are ignored."""
-        del options
-        return jnp.tanh(self.dense(x))
+    def __call__(self, x, **options):
+        return jnp.tanh(super().__call__(x))
 
 
 class Policy(nnx.Module):
@@ -101,7 +92,7 @@ class Policy(nnx.Module):
     def __init__(self, features: int, actions: int, units: int, memoryless: bool, rngs: nnx.Rngs):
         initial = nnx.initializers.orthogonal
         self.encoder = nnx.Linear(features, units, rngs=rngs)
-        self.core = Memoryless(units, units, rngs) if memoryless else LSTM(units, units, return_sequences=True, rngs=rngs)
+        self.core = Memoryless(units, units, rngs=rngs) if memoryless else LSTM(units, units, return_sequences=True, rngs=rngs)
         self.actor = nnx.Linear(units, actions, kernel_init=initial(0.01), rngs=rngs)
         self.critic = nnx.Linear(units, 1, kernel_init=initial(1.0), rngs=rngs)
 
@@ -130,11 +121,11 @@ class Simulation(NamedTuple):
     environment: Any
     params: Any
 
-    def reset(self, keys: jax.Array) -> tuple[jax.Array, Any]:
+    def reset(self, keys):
         """Start an episode in each of B environments, and return the first observations (B, features) and the environments' states."""
         return jax.vmap(self.environment.reset, (0, None))(keys, self.params)
 
-    def step(self, keys: jax.Array, state: Any, actions: jax.Array) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
+    def step(self, keys, state, actions):
         """Take an action in each of B environments, and return the new observations, states, rewards (B,) and end flags (B,).
 
         An end flag is True where an episode has ended. The new observation and state are then already the first ones of the next episode.
@@ -173,13 +164,6 @@ class Rollout(NamedTuple):
     total: jax.Array
 
 
-class Means(NamedTuple):
-    """Mean return and mean last reward of the episodes that end in a rollout. Both are NaN if no episode ends in it."""
-
-    returns: jax.Array
-    last_rewards: jax.Array
-
-
 class Batch(NamedTuple):
     """Data of a loss: a rollout, the policy's state before the rollout, the advantages of the actions, and the targets of the values."""
 
@@ -212,7 +196,7 @@ def begin(settings: Settings, simulation: Simulation, policy: Policy, key: jax.A
 def roll_out(simulation: Simulation, policy: Policy, actors: Actors, key: jax.Array, steps: int) -> tuple[Actors, Rollout, jax.Array]:
     """Let the policy act for `steps` steps. Return the new `Actors`, the record of the steps, and the values (B,) after the last step."""
 
-    def act(actors: Actors, key: jax.Array) -> tuple[Actors, Rollout]:
+    def act(actors, key):
         first, second = jax.random.split(key)
         logits, value, memory = policy.step(actors.observation, actors.memory, actors.reset)
         action = jax.random.categorical(first, logits)
@@ -238,7 +222,7 @@ def advantages(rollout: Rollout, last: jax.Array, discount: float, decay: float)
     `decay` is the parameter lambda of the advantage estimates.
     """
 
-    def back(carry: tuple[jax.Array, jax.Array], step: Rollout) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    def back(carry, step):
         advantage, following = carry
         goes_on = discount * (1 - step.done.astype(jnp.float32))
         advantage = step.reward + goes_on * following - step.value + goes_on * decay * advantage
@@ -269,13 +253,12 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.adam(rate, eps=1e-5))
 
 
-def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, settings: Settings) -> Any:
+def improve(rebuild: Callable, optimizer: Any, weights: Any, batch: Batch, key: jax.Array, settings: Settings) -> Any:
     """Train the policy on one rollout for `settings.epochs` epochs, and return the new pair (parameters, state of the optimizer).
 
     A minibatch consists of all steps of some environments. `rebuild(params)` returns the policy with the given parameters. `weights` is the
     pair (parameters, state of the optimizer) before the training.
     """
-    optimizer = make_optimizer(settings)
 
     def minibatch(weights, rows):
         params, moments = weights
@@ -293,48 +276,45 @@ def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, setti
     return jax.lax.scan(epoch, weights, jax.random.split(key, settings.epochs))[0]
 
 
-def make_train(settings: Settings, report: Callable[[Any], None] | None = None) -> jax.stages.Wrapped:
-    """Return a compiled function train(key) that runs a whole training, and returns the trained parameters and the `Means` of all rollouts.
+def make_train(settings: Settings) -> jax.stages.Wrapped:
+    """Return a compiled function train(key) that runs a whole training.
 
-    The two arrays in `Means` have the shape (updates,), with one entry for each rollout.
-
-    Args:
-        settings: settings of the training.
-        report: None, or a function report(mean) that is called after each rollout. `mean` is `Means.returns` of the rollout.
+    The function returns the trained parameters and two arrays (updates,): the mean return and the mean last reward of the episodes that end
+    in each rollout. Both are NaN if no episode ends in it.
     """
-    simulation = make_simulation(settings)
+    simulation, optimizer = make_simulation(settings), make_optimizer(settings)
 
     @jax.jit
-    def train(key: jax.Array) -> tuple[Any, Means]:
+    def train(key):
         first, second, third = jax.random.split(key, 3)
         policy = make_policy(settings, simulation, first)
         graph, params = nnx.split(policy)
-        weights = params, make_optimizer(settings).init(params)
+
+        def rebuild(params):
+            return nnx.merge(graph, params)
 
         def update(carry, key):
-            (params, moments), actors = carry
+            weights, actors = carry
             first, second = jax.random.split(key)
-            policy, memory = nnx.merge(graph, params), actors.memory
-            actors, rollout, last = roll_out(simulation, policy, actors, first, settings.steps)
+            memory = actors.memory
+            actors, rollout, last = roll_out(simulation, rebuild(weights[0]), actors, first, settings.steps)
             advantage = advantages(rollout, last, settings.discount, settings.decay)
             batch = Batch(rollout, memory, advantage, advantage + rollout.value)
-            weights = improve(lambda params: nnx.merge(graph, params), (params, moments), batch, second, settings)
-            means = Means(*(array.mean(where=rollout.done) for array in (rollout.total, rollout.reward)))
-            if report is not None:
-                jax.debug.callback(report, means.returns)
-            return (weights, actors), means
+            weights = improve(rebuild, optimizer, weights, batch, second, settings)
+            return (weights, actors), tuple(array.mean(where=rollout.done) for array in (rollout.total, rollout.reward))
 
-        keys = jax.random.split(third, settings.updates)
-        ((params, _), _), means = jax.lax.scan(update, (weights, begin(settings, simulation, policy, second)), keys)
-        return params, means
+        start = (params, optimizer.init(params)), begin(settings, simulation, policy, second)
+        ((params, _), _), means = jax.lax.scan(update, start, jax.random.split(third, settings.updates))
+        return params, *means
 
     return train
 
 
 class Result(NamedTuple):
-    """Result of trainings with several seeds: the fields of `Means` as arrays (seeds, updates), and times in seconds.
+    """Result of trainings with several seeds.
 
-    `compilation` is the compile time, and `seconds` is a list with the training time of each seed.
+    `returns` and `last_rewards` are arrays (seeds, updates), see `make_train`. `compilation` is the compile time in seconds, and `seconds`
+    is a list with the training time of each seed.
     """
 
     returns: np.ndarray
@@ -343,22 +323,17 @@ class Result(NamedTuple):
     seconds: list[float]
 
 
-def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> Result:
-    """Run one training for each seed from 0 to `seeds` - 1, and return the results. If `console` is a terminal, progress is shown."""
-    shown = console is not None and console.is_terminal
-    with Progress(console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(settings.environment, total=seeds * settings.updates)
-        report = (lambda mean: bar.update(task, advance=1, description=f"return {mean:+.2f}")) if shown else None
+def run(settings: Settings, seeds: int = 1, progress: bool = False) -> Result:
+    """Run one training for each seed from 0 to `seeds` - 1, and return the results."""
+    began = time.perf_counter()
+    train = make_train(settings).lower(jax.random.key(0)).compile()
+    compilation = time.perf_counter() - began
+    means, seconds = [], []
+    for seed in track(range(seeds), settings.environment, transient=True, disable=not progress):
         began = time.perf_counter()
-        train = make_train(settings, report).lower(jax.random.key(0)).compile()
-        compilation = time.perf_counter() - began
-        means, seconds = [], []
-        for seed in range(seeds):
-            began = time.perf_counter()
-            means.append(jax.device_get(train(jax.random.key(seed))[1]))
-            seconds.append(time.perf_counter() - began)
-    returns, last_rewards = (np.stack(arrays) for arrays in zip(*means, strict=True))
-    return Result(returns, last_rewards, compilation, seconds)
+        means.append(jax.device_get(train(jax.random.key(seed))[1:]))
+        seconds.append(time.perf_counter() - began)
+    return Result(*map(np.stack, zip(*means, strict=True)), compilation, seconds)
 
 
 def table(settings: Settings, found: Result, rows: int = 10) -> str:
@@ -385,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file for the settings, the returns of all updates and the times")
     given = parser.parse_args(arguments)
     settings = Settings(given.environment, given.length, given.memoryless, updates=given.updates)
-    found = run(settings, given.seeds, Console())
+    found = run(settings, given.seeds, sys.stdout.isatty())
     print(f"mean return of {settings.environment} with length {settings.length}, {'dense layer' if given.memoryless else 'LSTM'}")
     print(table(settings, found))
     last = " ".join(f"{mean:.3f}" for mean in np.nanmean(found.last_rewards[:, -settings.updates // 10 :], axis=1))

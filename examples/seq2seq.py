@@ -69,7 +69,7 @@ def make_problems(count: int, digits: int, seed: int = 0) -> Problems:
         seed: seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
-    pairs: dict[tuple[int, int], None] = {}
+    pairs: dict[tuple[int, int], None] = {}  # a set in the order of the draws
     while len(pairs) < count:
         a, b = (int(rng.integers(10 ** rng.integers(1, digits + 1))) for _ in range(2))
         if (b, a) not in pairs:
@@ -118,28 +118,6 @@ class Adder(nnx.Module):
         before = jnp.concatenate([start, answers[:, :-1]], axis=1)
         return self.head(self.decoder(before, initial_state=self.read(ids, lengths)))
 
-    def solve(self, ids: jax.Array, lengths: jax.Array, size: int) -> jax.Array:
-        """Return the answers of the model to N problems, as character ids (N, size).
-
-        The characters are chosen one after another. Each one is the likeliest character, given the problem and the characters chosen so
-        far.
-
-        Args:
-            ids: character ids of the problems (N, S).
-            lengths: number of characters of each problem (N,).
-            size: number of characters of an answer.
-        """
-
-        def write(carry: tuple[jax.Array, LSTMState], _: None):
-            last, state = carry
-            h, state = self.decoder.step(last, state)
-            last = self.head(h).argmax(-1).astype(ids.dtype)
-            return (last, state), last
-
-        start = jnp.full(len(ids), START, ids.dtype)
-        _, written = jax.lax.scan(write, (start, self.read(ids, lengths)), length=size)
-        return written.T
-
 
 def losses(model: Adder, ids: jax.Array, lengths: jax.Array, answers: jax.Array) -> jax.Array:
     """Return the losses of N problems, an array (N,).
@@ -156,9 +134,18 @@ def losses(model: Adder, ids: jax.Array, lengths: jax.Array, answers: jax.Array)
 def solve(model: Adder, ids: jax.Array, lengths: jax.Array, size: int) -> jax.Array:
     """Return the answers of a model to N problems, as an array (N, size) with `size` character ids for each answer.
 
-    The function is `Adder.solve`, compiled with `nnx.jit`.
+    The characters are chosen one after another. Each one is the likeliest character, given the problem and the characters chosen so far.
     """
-    return model.solve(ids, lengths, size)
+
+    def write(carry, _):
+        last, state = carry
+        h, state = model.decoder.step(last, state)
+        last = model.head(h).argmax(-1).astype(ids.dtype)
+        return (last, state), last
+
+    start = jnp.full(len(ids), START, ids.dtype)
+    _, written = jax.lax.scan(write, (start, model.read(ids, lengths)), length=size)
+    return written.T
 
 
 def answer(model: Adder, problems: Problems) -> list[str]:
@@ -206,8 +193,7 @@ def run(
     model = Adder(units, nnx.Rngs(0))
     rate = optax.cosine_decay_schedule(learning_rate, epochs * -(-cut // batch))
 
-    def evaluate(model: nnx.Module) -> dict[str, float]:
-        assert isinstance(model, Adder)
+    def evaluate(model):
         return {"held_out_accuracy": accuracy(model, held_out)}
 
     result = lstm_jax.fit(model, losses, lstm_jax.adam(rate), known, epochs=epochs, batch_size=batch, evaluate=evaluate, console=console)

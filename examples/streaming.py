@@ -71,9 +71,8 @@ def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentenc
     ids = np.where(kinds >= 0.4, rng.integers(opinions + 1, len(WORDS), kinds.shape), ids).astype(np.int32)
     lengths = rng.integers(3, length + 1, len(ids)).astype(np.int32)
     total, reverse = np.zeros(len(ids), int), np.ones(len(ids), int)
-    for n in range(length):
-        words, valid = ids[:, n], n < lengths
-        total += np.where(valid, reverse * sign[words], 0)
+    for n, words in enumerate(ids.T):
+        total += np.where(n < lengths, reverse * sign[words], 0)
         reverse = np.where(words == NOT, -1, np.where(sign[words] != 0, 1, reverse))
     keep = np.flatnonzero(total)[:count]
     if len(keep) < count:  # unlikely, except for a small count
@@ -125,21 +124,19 @@ def loss(model: Classifier, ids: jax.Array, lengths: jax.Array, labels: jax.Arra
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
 
-def train(steps: int, units: int, length: int, batch: int = 64, seed: int = 0) -> Classifier:
+def train(steps: int, units: int, length: int) -> Classifier:
     """Train a classifier on random sentences, and return it.
 
     Args:
         steps: number of training steps.
         units: number of units of the LSTM, and of features of the embedding.
         length: largest number of words of a sentence.
-        batch: batch size.
-        seed: seed of the initial parameters and of the sentences.
     """
-    rng = np.random.default_rng(seed)
-    step = lstm_jax.make_train_step(Classifier(units, nnx.Rngs(seed)), loss, lstm_jax.adam(5e-3))
+    rng = np.random.default_rng(0)
+    step = lstm_jax.make_train_step(Classifier(units, nnx.Rngs(0)), loss, lstm_jax.adam(5e-3))
     state = step.init()
     for _ in range(steps):
-        state, _ = step(state, *make_sentences(batch, length, rng))
+        state, _ = step(state, *make_sentences(64, length, rng))
     return step.model(state)
 
 
@@ -201,8 +198,7 @@ class Server:
             ids[self._slots[user]], sent[self._slots[user]] = word, True
         found, self._state = self._tick(self._weights, ids, self._state, self._fresh & sent, sent)
         self._fresh &= ~sent
-        probabilities = np.asarray(found)
-        return {user: float(probabilities[self._slots[user]]) for user in words}
+        return {user: float(found[self._slots[user]]) for user in words}
 
 
 class Session(NamedTuple):
@@ -243,7 +239,6 @@ def serve(model: Classifier, sentences: list[np.ndarray], slots: int, rng: np.ra
             server.join(here[-1])
         sending = [user for user in here if rng.random() < 0.7]
         for user, probability in server.send({user: int(sentences[user][len(found[user])]) for user in sending}).items():
-            assert isinstance(user, int)
             found[user].append(probability)
         for user in [user for user in here if len(found[user]) == len(sentences[user])]:
             server.leave(user)

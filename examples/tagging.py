@@ -24,7 +24,7 @@ padding. B is the batch size and T the length of a padded row.
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -158,30 +158,15 @@ def run(
     rate = optax.cosine_decay_schedule(learning_rate, steps)
     step = lstm_jax.make_train_step(Tagger(letters, units, both, nnx.Rngs(0)), loss, lstm_jax.adam(rate), has_aux=True)
     state, losses = step.init(), []
-    for rows in _chunks(steps, batch, length, letters, rng):
-        state, (values, _) = step.many(state, *rows)
+    for start in range(0, steps, 50):
+        count = min(50, steps - start)
+        rows = make_rows(count * batch, length, letters, rng)
+        state, (values, _) = step.many(state, *(array.reshape(count, batch, length) for array in rows))
         losses.append(values)
     new = make_rows(2_000, length, letters, rng)
     _, accuracy = nnx.jit(loss)(step.model(state), *map(jnp.asarray, new))
     majority = np.bincount(new.tags[new.mask]).max() / new.mask.sum()
     return Result(np.concatenate(losses), float(accuracy), float(majority))
-
-
-def _chunks(steps: int, batch: int, length: int, letters: int, rng: np.random.Generator) -> Iterator[Rows]:
-    """Yield chunks of random rows until there are rows for `steps` training steps.
-
-    A chunk has the rows for up to 50 training steps. Its arrays have the shape (number of steps, batch, length).
-
-    Args:
-        steps: number of training steps.
-        batch: number of rows of a step.
-        length: number of letters of a padded row.
-        letters: number of letters of the alphabet.
-        rng: random generator.
-    """
-    for start in range(0, steps, 50):
-        count = min(50, steps - start)
-        yield Rows(*(array.reshape(count, batch, length) for array in make_rows(count * batch, length, letters, rng)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

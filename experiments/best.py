@@ -36,12 +36,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from time import perf_counter
-from typing import Any
 
+import jax
 import numpy as np
 
+from bench import groups
 from experiments import nbsvm, runs
-from experiments.study import Metrics, Rows, Study, main
+from experiments.study import Metrics, Rows, Study, main, rows_with
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.shared import ADDED
@@ -125,8 +126,8 @@ def choices(base: SentimentConfig) -> dict[str, Config]:
 def tested(base: SentimentConfig, group: str, seeds: int) -> list[Config]:
     """Return the configs of a group of runs that are evaluated on the test reviews, one config for each seed."""
     choice, changes = GROUPS[group]
-    changes = {"choice": group, "tested": True} | changes
-    return [sweep.override(choices(base)[choice], changes | {"task.train.seed": seed}) for seed in range(seeds)]
+    config = sweep.override(choices(base)[choice], {"choice": group, "tested": True} | changes)
+    return [sweep.override(config, {"task.train.seed": seed}) for seed in range(seeds)]
 
 
 def run(config: Config) -> Metrics:
@@ -137,13 +138,9 @@ def run(config: Config) -> Metrics:
     from lstm_jax.training.metrics import binary_metrics
 
     task, epochs, start = config.task, [], perf_counter()
-
-    def keep(record):
-        epochs.append({name: np.array(array) for name, array in record.params.items()})
-
-    callbacks = [keep] if config.averaged else []
+    callbacks = [lambda record: epochs.append(jax.tree.map(np.array, record.params))] if config.averaged else []
     reviews, result = runs.train_sentiment(task, lambda reviews: replace(reviews, test=None), callbacks)
-    params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
+    params = jax.tree.map(_mean, *epochs[-config.averaged :]) if config.averaged else result.params
     logits = sentiment.logits_of(functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild, make_mesh(task.train.devices))
 
     def score(rows):
@@ -151,9 +148,9 @@ def run(config: Config) -> Metrics:
         return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 
     held_out = sentiment.padded_rows(reviews, task).validation
-    metrics: Metrics = {} if held_out is None else score(held_out)
-    by_epoch = [row["validation_accuracy"] for row in result.rows] if held_out else []
-    metrics |= {"best_epoch": result.best_epoch, "by_epoch": by_epoch}
+    metrics: Metrics = score(held_out) if held_out else {}
+    metrics["best_epoch"] = result.best_epoch
+    metrics["by_epoch"] = [row["validation_accuracy"] for row in result.rows] if held_out else []
     metrics |= {"seconds": perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
     if config.tested:
         whole = runs.reviews_of(task)
@@ -175,10 +172,10 @@ def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, 
     own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels) if held_out else config.share
     mixed = {name: share * logits[name] + (1 - share) * own[name] for name in parts}
-    test = parts["test_"].labels
     metrics: Metrics = {"share": share}
     if config.margins:
-        metrics |= {"test_margins": encode_margins(logits["test_"], test), "test_mixed_margins": encode_margins(mixed["test_"], test)}
+        for kind, found in (("", logits), ("mixed_", mixed)):
+            metrics[f"test_{kind}margins"] = encode_margins(found["test_"], parts["test_"].labels)
     for name, part in parts.items():
         for kind, found in (("nbsvm", own[name]), ("mixed", mixed[name])):
             metrics[f"{name}{kind}_accuracy"] = float(((found > 0) == (part.labels == 1)).mean())
@@ -196,15 +193,11 @@ def ensemble_accuracy(texts: Iterable[str]) -> float:
     return float((np.mean(margins, axis=0) > 0).mean())
 
 
-def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return a dict from the name of each parameter to its mean over epochs."""
-    return {
-        name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
-        for name, array in epochs[0].items()
-    }
+def _mean(*arrays: np.ndarray) -> np.ndarray:
+    return np.mean(arrays, axis=0, dtype=np.float64).astype(arrays[0].dtype)
 
 
-def spread(accuracies: Any, reviews: int) -> float:
+def spread(accuracies, reviews: int) -> float:
     """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds."""
     from scipy import stats
 
@@ -223,7 +216,7 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
-    for row in (row for row in rows if not row["tested"]):
+    for row in rows_with(rows, "tested", False):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
     for suffix, tested in _tested(rows).items():
         for name, values in _accuracies(tested).items():
@@ -236,8 +229,8 @@ def verdict(rows: Rows) -> str:
 
 
 def _tested(rows: Rows) -> dict[str, Rows]:
-    groups = {suffix: [row for row in rows if row["tested"] and row["choice"] == name] for name, suffix in SUFFIXES.items()}
-    return {suffix: tested for suffix, tested in groups.items() if tested}
+    found = groups(rows_with(rows, "tested", True), ["choice"])
+    return {suffix: found[name,] for name, suffix in SUFFIXES.items() if (name,) in found}
 
 
 def _accuracies(tested: Rows) -> dict[str, list[float]]:
@@ -246,9 +239,9 @@ def _accuracies(tested: Rows) -> dict[str, list[float]]:
     return found | {name: [ensemble_accuracy(row[key] for row in tested)] for name, key in ensembles.items()}
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines."""
-    points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]
+    points = [(row["choice"], [row["accuracy"]]) for row in rows_with(rows, "tested", False)]
     for suffix, tested in _tested(rows).items():
         points += [(f"{name}{suffix}, test", values) for name, values in _accuracies(tested).items()]
     axes = figure.subplots()

@@ -22,12 +22,12 @@ import sys
 from dataclasses import dataclass, field, replace
 from math import log
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, groups, main
+from experiments.study import Metrics, Rows, Study, main, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import PRESETS, GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 
@@ -99,31 +99,27 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the loss of the held-out text at each epoch in two panels, with one line for each run."""
     left, right = figure.subplots(1, 2)
-    for row in rows:
-        if row["recipe"] == SHAKESPEARE:
-            losses = [nats(bits) for bits in row["by_epoch"]]
-            left.plot(range(1, len(losses) + 1), losses, "o-", markersize=3, label=f"LSTM, seed {row['task.train.seed']}")
+    ours = rows_with(rows, "recipe", SHAKESPEARE)
+    for row in ours:
+        losses = [nats(bits) for bits in row["by_epoch"]]
+        left.plot(range(1, len(losses) + 1), losses, "o-", markersize=3, label=f"LSTM, seed {row['task.train.seed']}")
     for number, (name, loss) in enumerate(REFERENCES.items()):
         left.axhline(loss, color=f"C{5 + number}", linestyle="--", linewidth=1, label=f"{name} {loss:g}")
-    left.set_xlabel("epoch")
-    left.set_ylabel("held-out nats per character")
-    left.set_title("tiny Shakespeare")
-    left.set_ylim(top=1.1 * max([*REFERENCES.values(), *(nats(row["bits"]) for row in rows if row["recipe"] == SHAKESPEARE)]))
-    left.legend(fontsize=8)
-    names = list(dict.fromkeys(row["recipe"] for row in rows if row["recipe"] != SHAKESPEARE))
-    for row in rows:
-        if row["recipe"] in names:
-            bits = row["by_epoch"]
-            label = row["recipe"].removeprefix("articles, ") if row["task.train.seed"] == 0 else None
-            right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=f"C{names.index(row['recipe'])}", linewidth=1, label=label)
-    right.set_xlabel("fraction of the training")
-    right.set_ylabel("held-out bits per character")
-    right.set_title("articles")
-    right.set_ylim(top=1.3 * max((row["bits"] for row in rows if row["recipe"] in names), default=1.0))
-    right.legend(fontsize=8)
+    left.set(xlabel="epoch", ylabel="held-out nats per character", title="tiny Shakespeare")
+    left.set_ylim(top=1.1 * max([*REFERENCES.values(), *(nats(row["bits"]) for row in ours)]))
+    articles = [row for row in rows if row["recipe"] != SHAKESPEARE]
+    names = list(dict.fromkeys(row["recipe"] for row in articles))
+    for row in articles:
+        bits = row["by_epoch"]
+        label = row["recipe"].removeprefix("articles, ") if row["task.train.seed"] == 0 else None
+        right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=f"C{names.index(row['recipe'])}", linewidth=1, label=label)
+    right.set(xlabel="fraction of the training", ylabel="held-out bits per character", title="articles")
+    right.set_ylim(top=1.3 * max((row["bits"] for row in articles), default=1.0))
+    for axes in (left, right):
+        axes.legend(fontsize=8)
 
 
 def small(config: GenerationConfig) -> GenerationConfig:

@@ -59,12 +59,8 @@ def _seed_field(fields: Mapping[str, Any]) -> str:
     return names[0] if len(names) == 1 else f"{fields['kind']}.train.seed"
 
 
-def _has(fields: Mapping[str, Any], setting: Setting) -> bool:
-    return all(fields.get(name) == value for name, value in setting.items())
-
-
 def _is_seedless(setting: Setting) -> bool:
-    return any(_has(setting, seedless) for seedless in SEEDLESS)
+    return any(seedless.items() <= setting.items() for seedless in SEEDLESS)
 
 
 def _seeds(claim: Claim, new: bool) -> range:
@@ -82,7 +78,7 @@ def configs(claim: Claim, new: bool) -> list[Any]:
     for setting in claim.of + claim.minus:
         seeds = range(1) if _is_seedless(setting) else _seeds(claim, new)
         for config, fields in _full(claim.study):
-            if _has(fields, setting) and fields[_seed_field(fields)] == 0:
+            if setting.items() <= fields.items() and fields[_seed_field(fields)] == 0:
                 found += [sweep.override(config, {_seed_field(fields): seed}) for seed in seeds]
     return found
 
@@ -91,11 +87,8 @@ def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
     """Return the effect of a claim for each seed, in the order of the seeds. A seed is left out if one of its runs has no result."""
 
     def by_seed(setting):
-        values = {
-            row[_seed_field(row)]: row[claim.metric] if isinstance(claim.metric, str) else claim.metric(row)
-            for row in rows
-            if _has(row, setting)
-        }
+        own = (row for row in rows if setting.items() <= row.items())
+        values = {row[_seed_field(row)]: row[claim.metric] if isinstance(claim.metric, str) else claim.metric(row) for row in own}
         return dict.fromkeys(_seeds(claim, new), values[0]) if values and _is_seedless(setting) else values
 
     of, minus = ([by_seed(setting) for setting in settings] for settings in (claim.of, claim.minus))
@@ -112,7 +105,7 @@ def verdict(claim: Claim, low: float, high: float) -> str:
 
 
 def p_value(claim: Claim, values: Sequence[float]) -> float:
-    """Return the p-value of a claim by Student's t-test."""
+    """Return the p-value of a claim by Student's t-test, or NaN for a single value."""
     from scipy.stats import ttest_1samp
 
     if len(values) < 2:
@@ -131,17 +124,16 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
     return f"{mean:+.3g}{study.interval((mean, low, high), '.3g')}, {seeds}", verdict(claim, low, high)
 
 
-def _rows(name: str, results: Path) -> list[Metrics]:
-    needed = [config for claim in CLAIMS if claim.study == name for new in (False, True) for config in configs(claim, new)]
-    own = _study(name)
-    return study.finished(sweep.existing_rows(own.run, needed, own.rows_path(results)))
-
-
 def table(results: Path) -> str:
     """Return the table of all claims in Markdown, with one line for each claim."""
     from scipy.stats import false_discovery_control
 
-    rows = {name: _rows(name, results) for name in dict.fromkeys(claim.study for claim in CLAIMS)}
+    def rows_of(name):
+        own, claimed = _study(name), [claim for claim in CLAIMS if claim.study == name]
+        needed = [config for claim in claimed for new in (False, True) for config in configs(claim, new)]
+        return study.finished(sweep.existing_rows(own.run, needed, own.rows_path(results)))
+
+    rows = {name: rows_of(name) for name in dict.fromkeys(claim.study for claim in CLAIMS)}
     found = [[effects(claim, rows[claim.study], new) for new in (False, True)] for claim in CLAIMS]
     p = np.asarray([p_value(claim, new) if len(new) == NEW else np.nan for claim, (_, new) in zip(CLAIMS, found, strict=True)])
     adjusted = false_discovery_control(np.where(np.isfinite(p), p, 1.0))  # a claim without a p-value counts as one that failed

@@ -17,12 +17,12 @@ and a half points at rate 0.6. The calibration does not change, and an epoch tak
 """
 
 import sys
-from typing import Any
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Rows, Study, grouped, groups, interval, main, rows_with
+from experiments.study import Rows, Study, grouped, interval, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.sweep import stats
@@ -53,7 +53,7 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate."""
     *panels, kinds = figure.subplots(1, 4)
     keras = rows_with(rows, "model.dropout_masks", "keras")
@@ -73,11 +73,10 @@ def draw(rows: Rows, figure: Any) -> None:
         axes.grid(visible=False)
     panels[0].set_ylabel("input dropout")
     for masks, ink, label in (("keras", "#0072B2", "one a gate"), ("variational", "#D55E00", "one for all gates")):
-        cells = grouped(rows_with(rows, "model.dropout_masks", masks), KEY[1:], "test_accuracy")
-        equal = {a: accuracies for (a, b), accuracies in cells.items() if a == b}
-        for rate, accuracies in equal.items():
-            kinds.plot([rate] * len(accuracies), accuracies, "o", color=ink, alpha=0.4, ms=4)
-        kinds.plot(list(equal), [np.mean(accuracies) for accuracies in equal.values()], "-", color=ink, label=label)
+        equal = [row for row in rows_with(rows, KEY[0], masks) if row["model.dropout"] == row["model.recurrent_dropout"]]
+        points = [(row["model.dropout"], row["test_accuracy"]) for row in equal]
+        kinds.plot(*zip(*points, strict=True), "o", color=ink, alpha=0.4, ms=4)
+        plot_means(kinds, equal, "model.dropout", "test_accuracy", marker="", color=ink, label=label)
     kinds.set_title("test accuracy, equal rates")
     kinds.set_xlabel("both rates")
     kinds.legend(fontsize=8)

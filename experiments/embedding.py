@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, main, rows_with
+from experiments.study import Metrics, Row, Rows, Study, main, rows_with
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.inspection import embedding_space
@@ -55,14 +55,15 @@ class Config:
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
-def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
+def distances(table: np.ndarray, ids: dict[str, list[int]]) -> list[tuple[str, float]]:
     """Return the mean Euclidean distances between words, within each group and between each pair of groups."""
 
     def mean(pairs):
         return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
 
     within = {name: mean(combinations(words, 2)) for name, words in ids.items()}
-    return within | {f"{first}/{second}": mean(product(ids[first], ids[second])) for first, second in combinations(ids, 2)}
+    between = {f"{first}/{second}": mean(product(ids[first], ids[second])) for first, second in combinations(ids, 2)}
+    return [*within.items(), *between.items()]
 
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -74,15 +75,16 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
     # one worker, because several threads would read the texts in a different order in each run
     model = Word2Vec(vector_size=task.model.embed, min_count=1, sg=1, seed=task.train.seed, workers=1)
     model.build_vocab(texts)
-    tables = []
-    for epochs in (0, WORD2VEC_EPOCHS):
-        if epochs:
-            model.train(texts, total_examples=len(texts), epochs=epochs)
-        table = np.zeros((reviews.vocabulary.size, task.model.embed), np.float32)
-        words: Any = model.wv.index_to_key
-        table[[int(word) for word in words]] = model.wv.get_normed_vectors()
-        tables.append(table)
-    return tables[0], tables[1]
+    words: Any = model.wv.index_to_key
+
+    def table():
+        found = np.zeros((reviews.vocabulary.size, task.model.embed), np.float32)
+        found[[int(word) for word in words]] = model.wv.get_normed_vectors()
+        return found
+
+    before = table()
+    model.train(texts, total_examples=len(texts), epochs=WORD2VEC_EPOCHS)
+    return before, table()
 
 
 def run(config: Config) -> Metrics:
@@ -94,77 +96,78 @@ def run(config: Config) -> Metrics:
         order = np.random.default_rng(config.task.train.seed).permutation(len(reviews.train))
         return replace(reviews, train=replace(reviews.train, labels=reviews.train.labels[order]))
 
-    result = None
+    accuracy = None
     if config.labels == "word2vec":
         reviews = runs.reviews_of(config.task)
         before, after = word2vec(reviews, config.task)
     else:
         reviews, result = runs.train_sentiment(config.task, shuffled if config.labels == "shuffled" else None)
-        before = np.asarray(functional(sentiment.make_model(config.task, reviews.vocabulary.size)).params["embedding/embedding"])
-        after = np.asarray(result.params["embedding/embedding"])
+        untrained = functional(sentiment.make_model(config.task, reviews.vocabulary.size)).params
+        before, after = (np.asarray(params["embedding/embedding"]) for params in (untrained, result.params))
+        accuracy = result.rows[-1]["test_accuracy"]
     words = {word: number for word, number in reviews.vocabulary.index.items() if number < reviews.vocabulary.size}
     ids = {name: [words[word] for word in text.split() if word in words] for name, text in GROUPS.items()}
     ids = {name: found for name, found in ids.items() if len(found) > 1}
-    every = [number for group in ids.values() for number in group]
-    near = {}
+    grouped = [(number, name) for name, group in ids.items() for number in group]
+    near = []
     for word in (word for word in QUERIES if word in words):
         found, _ = embedding_space.neighbours(after[: max(words.values()) + 1], words[word], 8, "euclidean")
-        near[word] = " ".join(reviews.vocabulary.word(int(number)) for number in found)
+        near.append((word, " ".join(reviews.vocabulary.word(int(number)) for number in found)))
     return {
-        "before": list(distances(before, ids).items()),
-        "after": list(distances(after, ids).items()),
-        "neighbours": list(near.items()),
-        "map": embedding_space.project(after[every]).tolist(),
-        "words": [[reviews.vocabulary.word(number), name] for name, group in ids.items() for number in group],
-        "test_accuracy": result.rows[-1]["test_accuracy"] if result else None,
+        "before": distances(before, ids),
+        "after": distances(after, ids),
+        "neighbours": near,
+        "map": embedding_space.project(after[[number for number, _ in grouped]]).tolist(),
+        "words": [[reviews.vocabulary.word(number), name] for number, name in grouped],
+        "test_accuracy": accuracy,
     }
 
 
 LABELS = {"own": "own labels", "shuffled": "shuffled labels", "word2vec": "word2vec"}
 
 
-def ratio(pairs: Any, name: str) -> float:
+def within(row: Row, when: str, name: str) -> float:
+    """Return the mean distance between two words of a group, before or after training."""
+    return dict(row[when])[name]
+
+
+def ratio(row: Row, when: str, name: str) -> float:
     """Return the mean distance between two words of a group, divided by the mean distance to the words of the nearest other group."""
-    found = dict(pairs)
-    return found[name] / min(value for key, value in found.items() if "/" in key and name in key.split("/"))
+    return within(row, when, name) / min(value for key, value in row[when] if "/" in key and name in key.split("/"))
 
 
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
-    lines = []
+    lines, near = [], []
     for labels, title in LABELS.items():
         selected = rows_with(rows, "labels", labels)
         for name in (name for name in GROUPS if selected and name in dict(selected[0]["after"])):
-            ratios = [np.mean([ratio(row[when], name) for row in selected]) for when in ("before", "after")]
-            within = [np.mean([dict(row[when])[name] for row in selected]) for when in ("before", "after")]
+            own, others = ([np.mean([of(row, when, name) for row in selected]) for when in ("before", "after")] for of in (within, ratio))
             text = "{:.3f} before, {:.3f} after; that to the nearest other group over it: {:.2f}, {:.2f}"
-            lines.append(f"{title}, {name}: mean distance within {text.format(*within, *(1 / value for value in ratios))}")
-    for labels, title in LABELS.items():
-        first = next((row for row in rows if row["labels"] == labels), None)
-        lines += [f"{title}, near {word}: {neighbours}" for word, neighbours in first["neighbours"]] if first else []
-    return "\n".join(lines)
+            lines.append(f"{title}, {name}: mean distance within {text.format(*own, *(1 / value for value in others))}")
+        near += [f"{title}, near {word}: {neighbours}" for row in selected[:1] for word, neighbours in row["neighbours"]]
+    return "\n".join(lines + near)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw two panels: the distances between similar words, and a map of the words."""
     bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
     inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
-    own, shuffled, skips = (rows_with(rows, "labels", labels) for labels in LABELS)
     names = [name for name in GROUPS if name in dict(rows[0]["after"])]
     for y, name in enumerate(names):
-        for selected, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):
-            if selected:
-                bars.plot(np.mean([ratio(row[when], name) for row in selected]), y, mark, color=inks[name], markersize=9)
+        for labels, when, mark in (("own", "before", "|"), ("own", "after", "o"), ("shuffled", "after", "x"), ("word2vec", "after", "+")):
+            if selected := rows_with(rows, "labels", labels):
+                bars.plot(np.mean([ratio(row, when, name) for row in selected]), y, mark, color=inks[name], markersize=9)
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
     bars.axvline(1, color="#222222", linewidth=0.8)
     bars.set_xlabel("distance within the group over that to the nearest other\n| untrained   o trained   x on shuffled labels   + word2vec")
-    first = (own or rows)[0]
+    first = (rows_with(rows, "labels", "own") or rows)[0]
     for (word, name), (across, up) in zip(first["words"], first["map"], strict=True):
         plane.text(across, up, word, color=inks[name], fontsize=8, ha="center", va="center")
-    at = np.asarray(first["map"])
-    plane.set_xlim(at[:, 0].min() * 1.1, at[:, 0].max() * 1.1)
-    plane.set_ylim(at[:, 1].min() * 1.1, at[:, 1].max() * 1.1)
+    across, up = zip(*first["map"], strict=True)
+    plane.set_xlim(min(across) * 1.1, max(across) * 1.1)
+    plane.set_ylim(min(up) * 1.1, max(up) * 1.1)
     plane.set_title("trained vectors, first two principal components")
 
 

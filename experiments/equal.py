@@ -1,10 +1,14 @@
 """Number of parameters of a recurrent cell, and largest hidden size at which a cell has no more parameters than another cell."""
 
-from functools import cache
+from bisect import bisect_right
+from functools import cache, partial
 
 import jax
 
 from lstm_jax.cells import CELLS
+
+LARGEST = 2**15
+"""Bound of the hidden sizes that `equal_units` tries."""
 
 
 @cache
@@ -18,10 +22,4 @@ def cell_parameters(cell: str, features: int, units: int) -> int:
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
     """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size."""
     budget = cell_parameters(like, features, units)
-    low, high = 1, 2
-    while cell_parameters(cell, features, high) <= budget:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cell_parameters(cell, features, middle) <= budget else (low, middle)
-    return low
+    return max(1, bisect_right(range(1, LARGEST), budget, key=partial(cell_parameters, cell, features)))

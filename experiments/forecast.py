@@ -26,12 +26,14 @@ import sys
 import tempfile
 import warnings
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main, rows_with
+from bench import groups
+from experiments.study import Metrics, Rows, Study, grouped, interval, interval_bars, main, rows_with
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
@@ -71,20 +73,19 @@ def load(config: Config) -> data.Series:
     return data.Series(times[keep], values[keep], config.series == "co2", int((~keep).sum()))
 
 
-def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season: float) -> np.ndarray:
+def seasonal_naive(known: data.Series, moments: np.ndarray, season: float) -> np.ndarray:
     """Return the seasonal naive forecast of a series."""
-    known = series.times[:origin]
-    back = moments - season * np.ceil((moments - known[-1]) / season)
-    return series.values[np.abs(known[:, None] - back).argmin(0)]
+    back = moments - season * np.ceil((moments - known.times[-1]) / season)
+    return known.values[np.abs(known.times[:, None] - back).argmin(0)]
 
 
-def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
+def smoothing(known: data.Series, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
     """Return the forecast of a series by additive exponential smoothing (Holt-Winters)."""
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
-    step = float(np.median(np.diff(series.times[:origin])))
-    grid = np.arange(series.times[0], series.times[origin - 1] + step / 2, step)
-    values = np.interp(grid, series.times[:origin], series.values[:origin])
+    step = float(np.median(np.diff(known.times)))
+    grid = np.arange(known.times[0], known.times[-1] + step / 2, step)
+    values = np.interp(grid, known.times, known.values)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statsmodels warns if a fit has not converged
         model = ExponentialSmoothing(values, trend=trend, seasonal="add", seasonal_periods=season, initialization_method="estimated")
@@ -97,41 +98,30 @@ def run(config: Config) -> Metrics:
     """Forecast the test split of a series with one method, and return metrics of the forecasts."""
     from lstm_jax.tasks import forecast
 
-    series = load(config)
-    horizon = config.task.data.horizon
+    series, horizon, season = load(config), config.task.data.horizon, SEASON[config.series]
     parts, scale = forecast.parts_of(series, config.task)
-    chosen = np.arange(0, len(parts["test"].origin), horizon)
-    origins = parts["test"].origin[chosen]
-    moments = [series.times[origin : origin + horizon] for origin in origins]
-    truth = np.stack([series.values[origin : origin + horizon] for origin in origins])
+    origins = parts["test"].origin[::horizon]
+    moments, truth = (np.stack([array[origin : origin + horizon] for origin in origins]) for array in (series.times, series.values))
+    known = [replace(series, times=series.times[:origin], values=series.values[:origin]) for origin in origins]
     extra: Metrics = {}
     if config.method.startswith("lstm"):
-        means, low, high = _lstm(config, series, chosen, scale)
+        start_training(config.task.train.devices, config.task.model)
+        with tempfile.TemporaryDirectory() as folder:
+            forecast.train(config.task, Path(folder) / "run", data=series, figures=False)
+            predicted = forecast.load(Path(folder) / "run").predict(parts["test"])
+        found = forecast.interval(predicted, parts["test"].last, scale, forecast.LEVEL)
+        means, low, high = (array[::horizon] for array in found)
         extra = {"coverage": float(((low <= truth) & (truth <= high)).mean()), "low": low.tolist(), "high": high.tolist()}
     elif config.method == "seasonal naive":
-        season = SEASON[config.series] * (1.0 if config.series == "sunspots" else 7.0)
-        means = np.stack([seasonal_naive(series, int(o), m, season) for o, m in zip(origins, moments, strict=True)])
+        cycle = season * (1.0 if config.series == "sunspots" else 7.0)
+        means = np.stack([seasonal_naive(before, ahead, cycle) for before, ahead in zip(known, moments, strict=True)])
     else:
         trend = None if config.series == "sunspots" else "add"
-        pairs = zip(origins, moments, strict=True)
-        means = np.stack([smoothing(series, int(o), m, SEASON[config.series], trend) for o, m in pairs])
+        means = np.stack([smoothing(before, ahead, season, trend) for before, ahead in zip(known, moments, strict=True)])
     errors = means - truth
     metrics = {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean())), "origins": len(origins)}
-    drawn = {"times": [m.tolist() for m in moments], "truth": truth.tolist(), "means": means.tolist()}
+    drawn = {"times": moments.tolist(), "truth": truth.tolist(), "means": means.tolist()}
     return metrics | extra | (drawn if config.missing == 0 and config.task.train.seed == 0 else {})
-
-
-def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train the LSTM on a series, and return its forecasts for the chosen windows of the test split."""
-    from lstm_jax.tasks import forecast
-
-    start_training(config.task.train.devices, config.task.model)
-    with tempfile.TemporaryDirectory() as folder:
-        forecast.train(config.task, Path(folder) / "run", data=series, figures=False)
-        trained = forecast.load(Path(folder) / "run")
-    part = forecast.parts_of(series, config.task)[0]["test"]
-    mean, low, high = forecast.interval(trained.predict(part), part.last, scale, forecast.LEVEL)
-    return mean[chosen], low[chosen], high[chosen]
 
 
 def verdict(rows: Rows) -> str:
@@ -140,14 +130,14 @@ def verdict(rows: Rows) -> str:
     for (name, missing, method), own in groups(rows, ["series", "missing", "method"]).items():
         found = stats.t_interval([row["mae"] for row in own])
         covered = [row["coverage"] for row in own if "coverage" in row]
+        coverage = f", 90 % interval covers {100 * np.mean(covered):.0f} %" if covered else ""
         lines.append(
-            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {found[0]:.3g}{interval(found, '.3g')}"
-            + (f", 90 % interval covers {100 * np.mean(covered):.0f} %" if covered else "")
+            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {found[0]:.3g}{interval(found, '.3g')}{coverage}"
         )
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the forecasts and the errors of the methods, with one column of panels for each series."""
     names = [name for name in SEASON if any(row["series"] == name for row in rows)]
     panels = figure.subplots(2, len(names), squeeze=False, height_ratios=[1.4, 1])
@@ -165,16 +155,9 @@ def draw(rows: Rows, figure: Any) -> None:
         above.set_title(name)
         above.legend(fontsize=8)
         cells = grouped(rows_with(rows, "series", name), ["missing", "method"], "mae")
-        shares = sorted({missing for missing, _ in cells})
-        for y, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
-            if (missing, method) in cells:
-                mean, low, high = stats.t_interval(cells[missing, method])
-                below.barh(y, mean, color=inks[method])
-                below.plot([low, high], [y, y], color="#222222")
-        below.set_yticks(
-            range(len(shares) * len(METHODS)), [f"{method}, {100 * missing:.0f} % missing" for missing in shares for method in METHODS]
-        )
-        below.invert_yaxis()
+        order = sorted(cells, key=lambda cell: (cell[0], METHODS.index(cell[1])))
+        labels = [f"{method}, {100 * missing:.0f} % missing" for missing, method in order]
+        interval_bars(below, [(label, stats.t_interval(cells[cell]), inks[cell[1]]) for label, cell in zip(labels, order, strict=True)])
         below.set_xlabel("mean absolute error")
 
 
@@ -183,13 +166,10 @@ def configs(names: Any, shares: Any, seeds: int, changes: Metrics) -> list[Confi
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}
     train = TrainConfig(**({"epochs": 200, "patience": 25, "learning_rate": 3e-3, "clip_norm": 1.0} | changes))
     found = []
-    for name in names:
-        for missing in shares:
-            for method in METHODS:
-                series = SeriesConfig(**cut[name], gaps=method == "lstm")
-                task = ForecastConfig(series, ForecastModelConfig(dropout=0.1), train)
-                count = seeds if method.startswith("lstm") else 1
-                found += [Config(name, missing, method, replace(task, train=replace(train, seed=seed))) for seed in range(count)]
+    for name, missing, method in product(names, shares, METHODS):
+        task = ForecastConfig(SeriesConfig(**cut[name], gaps=method == "lstm"), ForecastModelConfig(dropout=0.1), train)
+        count = seeds if method.startswith("lstm") else 1
+        found += [Config(name, missing, method, replace(task, train=replace(train, seed=seed))) for seed in range(count)]
     return found
 
 

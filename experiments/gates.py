@@ -24,6 +24,7 @@ was confirmed, see `LOG.md`.
 """
 
 import sys
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -91,7 +92,7 @@ class Cost:
     cells: tuple[str, ...] = VARIANTS
 
 
-def variant(config: Any, cell: str, seed: int) -> Any:
+def variant(config, cell: str, seed: int) -> Any:
     """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell."""
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
@@ -118,13 +119,13 @@ def measured(config: Cost) -> Metrics:
             for _ in range(config.passes):
                 jax.block_until_ready(call())
             samples[name].append(1000 * (perf_counter() - start) / config.passes)
-    return {"milliseconds": samples}
+    return {"task": "cost", "milliseconds": samples}
 
 
 def run(config: SentimentConfig | GenerationConfig | Cost) -> Metrics:
     """Run one measurement of the study, and return its metrics."""
     if isinstance(config, Cost):
-        return {"task": "cost", **measured(config)}
+        return measured(config)
     if isinstance(config, SentimentConfig):
         return {"task": "sentiment", **runs.sentiment(config)}
     return {"task": "characters" if config.data.regime == "windows" else "converged", **runs.generation(config)}
@@ -135,13 +136,12 @@ METRICS = {"sentiment": "test_accuracy", "characters": "bits", "converged": "bit
 
 def differences(rows: Rows, task: str) -> dict[str, Interval]:
     """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed."""
-    values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
-    intervals = {}
-    for cell in VARIANTS[1:]:
-        gaps = [value - values["lstm", seed] for (name, seed), value in values.items() if name == cell and ("lstm", seed) in values]
-        if gaps:
-            intervals[cell] = stats.t_interval(gaps)
-    return intervals
+    values = grouped(rows_with(rows, "task", task), ["model.cell", "train.seed"], METRICS[task])
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for (cell, seed), (value,) in values.items():
+        if cell != "lstm" and ("lstm", seed) in values:
+            gaps[cell].append(value - values["lstm", seed][0])
+    return {cell: stats.t_interval(own) for cell, own in gaps.items()}
 
 
 def costs(rows: Rows) -> dict[str, Interval]:
@@ -154,34 +154,25 @@ def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for task, metric in METRICS.items():
-        selected = rows_with(rows, "task", task)
-        for cell, values in grouped(selected, ["model.cell"], metric).items():
-            gap = differences(rows, task).get(cell[0])
-            text = "" if gap is None else f" ({gap[0]:+.4f}{interval(gap, '+.4f')} against the LSTM)"
-            lines.append(f"{task}, {cell[0]}: {metric} {np.mean(values):.4f}{text}")
+        gaps = differences(rows, task)
+        for (cell,), values in grouped(rows_with(rows, "task", task), ["model.cell"], metric).items():
+            text = f" ({gaps[cell][0]:+.4f}{interval(gaps[cell], '+.4f')} against the LSTM)" if cell in gaps else ""
+            lines.append(f"{task}, {cell}: {metric} {np.mean(values):.4f}{text}")
     lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
     return "\n".join(lines)
 
 
-PANELS = (
-    ("test accuracy gained", partial(differences, task="sentiment"), 0, 1),
-    ("bits a character saved, 3 epochs", partial(differences, task="characters"), 0, -1),
-    ("bits a character saved, 30 epochs", partial(differences, task="converged"), 0, -1),
-    ("time of a step, the LSTM's is 1", costs, 1, 0),
-)
-"""Panels of the figure, each as a tuple (title, function, value of the LSTM, sign).
-
-The function takes the results of the runs, and returns a dict from the name of each variant to three numbers: the mean of the shown value
-and the two ends of its confidence interval. The sign is 1 if a higher value is better, -1 if a lower value is better, and 0 if the figure
-does not mark better variants."""
-
-
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out."""
-    panels = [(title, intervals, *rest) for title, intervals_of, *rest in PANELS if (intervals := intervals_of(rows))]
-    for axes, (title, intervals, baseline, sign) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-    ):
+    panels = (
+        # title, intervals, value of the LSTM, sign: 1 if a higher value is better, -1 if a lower one is, 0 if neither
+        ("test accuracy gained", differences(rows, "sentiment"), 0, 1),
+        ("bits a character saved, 3 epochs", differences(rows, "characters"), 0, -1),
+        ("bits a character saved, 30 epochs", differences(rows, "converged"), 0, -1),
+        ("time of a step, the LSTM's is 1", costs(rows), 1, 0),
+    )
+    shown = [panel for panel in panels if panel[1]]
+    for axes, (title, intervals, baseline, sign) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         scaled = {cell: [value * (sign or 1) for value in interval] for cell, interval in intervals.items()}
         for y, cell in enumerate(VARIANTS[1:]):
             if cell in scaled:
@@ -198,11 +189,10 @@ def draw(rows: Rows, figure: Any) -> None:
 
 
 def _limits(intervals: list[list[float]], baseline: float) -> tuple[float, float]:
-    """Return the limits of the horizontal axis of a panel, with a margin of 5 % on each side."""
-    widths = [abs(last - first) for _, first, last in intervals]
-    wide = 5 * float(np.median(widths))
-    parts = [interval if width <= wide else interval[:1] for interval, width in zip(intervals, widths, strict=True)]
-    shown = [baseline, *(value for part in parts for value in part)]
+    """Return the limits of the horizontal axis of a panel, which may cut very wide intervals, with a margin of 5 % on each side."""
+    found = np.asarray(intervals)
+    widths = np.abs(found[:, 2] - found[:, 1])
+    shown = [baseline, *found[:, 0], *found[widths <= 5 * np.median(widths), 1:].ravel()]
     margin = 0.05 * (max(shown) - min(shown))
     return min(shown) - margin, max(shown) + margin
 

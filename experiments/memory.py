@@ -27,21 +27,21 @@ expectation does not cover copy, where the simple RNN is better than the gated c
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
+from jax import Array, lax
 
-from experiments import backward
-from experiments.equal import equal_units
-from experiments.study import Metrics, Rows, Study, grouped, main, rows_with
+from bench import groups
+from experiments import runs
+from experiments.equal import cell_parameters, equal_units
+from experiments.study import Metrics, Rows, Study, main, plot_means, rows_with
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
-from lstm_jax.cells import CELLS
+from lstm_jax.cells import CELLS, Cell
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.inspection.figures import log_axis
 
@@ -51,6 +51,10 @@ WIDEST = 160
 TESTED = 1000
 REVIEWS, EMBED = 25_000, 64
 """Number of IMDB training reviews, and number of features of a word embedding."""
+BACK = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Distances at which the gradient is reported: numbers of steps before the first step whose output enters the loss."""
+MEASURED = 256
+"""Largest number of test reviews on which the gradient is measured."""
 Task = Literal["adding", "order", "copy", "imdb"]
 
 
@@ -153,13 +157,32 @@ def score_of(config: Config, output: Array, target: Array) -> Array:
     return loss_of(config, output, target) if config.task == "adding" else (output.argmax(-1) == target).mean()
 
 
-def on_batch(function: Callable[[Config, Array, Array], Array], config: Config, params: Params, batch: Batch) -> Array:
-    """Return the loss or the score of the model on one batch. `function` is `loss_of` or `score_of`."""
-    return function(config, answers(config, params, unroll(CELLS[config.cell], params.cell, batch.x)[0]), batch.target)
+def state_gradient(cell: Cell, params, units: int, x: Array, loss: Callable[[Array], Array]) -> Array:
+    """Return the size (T,) of the gradient of loss(h), for outputs h (T, B, H), with respect to the state h at each step."""
+    z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
+    initial = cell.initial_state(len(x), units)
+
+    def loss_of_shifts(shifts):
+        def step(state, inputs):
+            z_t, shift = inputs
+            new = cell.step(params, state, z_t, None, None)
+            new = new._replace(h=new.h + shift)
+            return new, new.h
+
+        return loss(lax.scan(step, initial, (z, shifts))[1])
+
+    gradient = jax.grad(loss_of_shifts)(jnp.zeros((len(z), *initial.h.shape)))
+    return jnp.sqrt((gradient**2).sum(-1).mean(-1))
 
 
-def gradient_sizes(config: Config, params: Params, key: Array) -> dict[int, float]:
-    """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes."""
+def by_steps_back(sizes: Array, answered: int = 1) -> list[tuple[int, float]]:
+    """Return the gradient sizes at several distances before the answered steps, as pairs (distance, size)."""
+    last = len(sizes) - answered
+    return [(back, float(sizes[last - back])) for back in BACK if back <= last]
+
+
+def gradient_sizes(config: Config, params: Params, key: Array) -> list[tuple[int, float]]:
+    """Measure the gradient of the loss with respect to the state h at several steps, as pairs (distance, size)."""
 
     @jax.jit
     def sizes(params, key):
@@ -168,24 +191,52 @@ def gradient_sizes(config: Config, params: Params, key: Array) -> dict[int, floa
         def loss(h):
             return config.batch * loss_of(config, answers(config, params, jnp.swapaxes(h, 0, 1)), batch.target)
 
-        return backward.gradient_sizes(CELLS[config.cell], params.cell, params.kernel.shape[0], batch.x, loss)
+        return state_gradient(CELLS[config.cell], params.cell, params.kernel.shape[0], batch.x, loss)
 
-    return backward.by_steps_back(sizes(params, key), COPIED if config.task == "copy" else 1)
+    return by_steps_back(sizes(params, key), COPIED if config.task == "copy" else 1)
 
 
-def reviews_config(config: Config) -> SentimentConfig:
-    """Convert the config of a run of the task "imdb" to a config of the library's sentiment task."""
-    epochs = max(1, round(config.steps * config.batch / REVIEWS))
-    units = units_of(config, EMBED)
-    model = SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0)
-    train = TrainConfig(epochs, config.batch, learning_rate=config.learning_rate, clip_norm=config.clip_norm, seed=config.seed)
-    return SentimentConfig(DataConfig(config.reviews, maxlen=config.lag), model, train)
+def run_on_reviews(config: Config) -> Metrics:
+    """Train the library's sentiment model and, before and after training, measure the gradient of the loss with respect to the state h."""
+    from lstm_jax.models import functional
+    from lstm_jax.tasks import sentiment
+
+    epochs, units = max(1, round(config.steps * config.batch / REVIEWS)), units_of(config, EMBED)
+    task = SentimentConfig(
+        DataConfig(config.reviews, maxlen=config.lag),
+        SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0),
+        TrainConfig(epochs, config.batch, learning_rate=config.learning_rate, clip_norm=config.clip_norm, seed=config.seed),
+    )
+    reviews, result = runs.train_sentiment(task)
+    test = reviews.test
+    long = np.flatnonzero(test.lengths >= config.lag)
+    chosen = test.select(np.random.default_rng(config.seed).permutation(long)[:MEASURED])
+    ids, labels = jnp.asarray(chosen.padded(config.lag)), jnp.asarray(chosen.labels, jnp.float32)
+    untrained, rebuild = functional(sentiment.make_model(task, reviews.vocabulary.size))
+
+    @jax.jit
+    def sizes(params):
+        model: Any = rebuild(params)
+        layer = model.recurrent.layers[0]
+
+        def loss(h):
+            return optax.sigmoid_binary_cross_entropy(model.head(h[-1])[:, 0], labels).sum()
+
+        return state_gradient(CELLS[config.cell], layer.cell_params(), units, model.embedding(ids), loss)
+
+    return {
+        "score": result.rows[-1]["test_accuracy"],
+        "losses": [row["train_loss"] for row in result.rows],
+        "parameters": cell_parameters(config.cell, EMBED, units),
+        "gradient_before": by_steps_back(sizes(untrained)),
+        "gradient_after": by_steps_back(sizes(result.params)),
+    }
 
 
 def run(config: Config) -> Metrics:
     """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training."""
     if config.task == "imdb":
-        return backward.on_reviews(reviews_config(config))
+        return run_on_reviews(config)
     make, _, _ = TASKS[config.task]
     untrained = untrained_params(config)
     of_data, of_tests, *keys = jax.random.split(jax.random.key(config.seed + 1), 4)
@@ -193,15 +244,24 @@ def run(config: Config) -> Metrics:
     def batch(number, key=of_data):
         return make(jax.random.fold_in(key, number), config.batch, config.lag)
 
-    score = jax.jit(lambda params, number: on_batch(score_of, config, params, batch(number, of_tests)))
-    loss = partial(on_batch, loss_of, config)
+    def output(params, x):
+        return answers(config, params, unroll(CELLS[config.cell], params.cell, x)[0])
+
+    def loss(params, batch):
+        return loss_of(config, output(params, batch.x), batch.target)
+
+    @jax.jit
+    def score(params, number):
+        tested = batch(number, of_tests)
+        return score_of(config, output(params, tested.x), tested.target)
+
     params, losses = fit(loss, untrained, batch, config.steps, config.learning_rate, config.clip_norm)
     return {
         "score": float(np.mean([score(params, number) for number in range(-(-TESTED // config.batch))])),
         "losses": losses,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params.cell)),
-        "gradient_before": list(gradient_sizes(config, untrained, keys[0]).items()),
-        "gradient_after": list(gradient_sizes(config, params, keys[1]).items()),
+        "gradient_before": gradient_sizes(config, untrained, keys[0]),
+        "gradient_after": gradient_sizes(config, params, keys[1]),
     }
 
 
@@ -210,7 +270,7 @@ SCORES = {"adding": "squared error", "imdb": "test accuracy"}
 COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
-def solved(row: Any) -> bool:
+def solved(row) -> bool:
     """Return whether a run solved its task: squared error below 0.01 for the task "adding", accuracy above 0.99 for any other task."""
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
@@ -236,13 +296,13 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the scores and the gradient sizes of the cells, with one column of panels for each task."""
-    names = [*TASKS, "imdb"]
-    panels = figure.subplots(2, len(names))
+    tasks = groups(rows, ["task"])
+    panels = figure.subplots(2, len(TASKS) + 1)
     inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-    for (above, below), task in zip(panels.T, names, strict=True):
-        selected = rows_with(rows, "task", task)
+    for (above, below), task in zip(panels.T, (*TASKS, "imdb"), strict=True):
+        selected = tasks.get((task,), [])
         if not selected:
             above.set_axis_off()
             below.set_axis_off()
@@ -250,14 +310,11 @@ def draw(rows: Rows, figure: Any) -> None:
         longest = max(row["lag"] for row in selected)
         for cell in COMPARED:
             own = rows_with(selected, "cell", cell)
-            values = grouped(own, ["lag"], "score")
-            lags = sorted(values)
-            above.plot([lag for (lag,) in lags], [np.median(values[lag]) for lag in lags], "o-", color=inks[cell], label=cell)
-            for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
-                gradients = [dict(row[name]) for row in own if row["lag"] == longest]
-                backs = sorted(gradients[0]) if gradients else []
-                sizes = [max(1e-20, float(np.median([gradient[back] for gradient in gradients]))) for back in backs]
-                below.plot(backs, sizes, style, color=inks[cell])
+            plot_means(above, own, "lag", "score", color=inks[cell], label=cell)
+            for row in rows_with(own, "lag", longest):
+                for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
+                    sizes = dict(row[name])
+                    below.plot(list(sizes), [max(1e-20, size) for size in sizes.values()], style, color=inks[cell])
         above.axhline(CHANCE[task], color="#999999", linestyle=":")
         above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
         above.set_xlabel("words read" if task == "imdb" else "lag, steps")

@@ -17,12 +17,12 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> Callable
     from sklearn.exceptions import ConvergenceWarning  # pyright: ignore[reportMissingImports]
     from sklearn.feature_extraction.text import CountVectorizer  # pyright: ignore[reportMissingImports]
     from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
+    from sklearn.naive_bayes import MultinomialNB  # pyright: ignore[reportMissingImports]
 
     vectorizer = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, order), binary=True)
     rows: Any = vectorizer.fit_transform(_words(split))
-    positive = split.labels == 1
-    counts = [SMOOTHING + np.asarray(rows[own].sum(0)).ravel() for own in (positive, ~positive)]
-    ratio = np.log((counts[0] / counts[0].sum()) / (counts[1] / counts[1].sum()))
+    bayes = MultinomialNB(alpha=SMOOTHING).fit(rows, split.labels)
+    ratio = bayes.feature_log_prob_[1] - bayes.feature_log_prob_[0]
     regression = LogisticRegression(C=1 / penalty, tol=1e-6, max_iter=1000)
     with warnings.catch_warnings(action="error", category=ConvergenceWarning):
         regression.fit(rows.multiply(ratio).tocsr(), split.labels)

@@ -37,8 +37,9 @@ import optax
 from jax import Array, lax
 from scipy.stats import spearmanr
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, groups, main, rows_with
+from experiments.study import Metrics, Row, Rows, Study, main, plot_means, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
@@ -71,15 +72,14 @@ class Config:
     seed: int = 0
 
 
-def states_by_steps(cell: Cell, params: Any, ids: Array, state: Any) -> tuple[Any, Any]:
+def states_by_steps(cell: Cell, params, ids: Array, state) -> Any:
     """Compute the states of a cell by a loop over the steps."""
 
     def step(state, z):
         new = cell.step(params, state, z, None, None)
         return new, new
 
-    final, states = lax.scan(step, state, cell.project(params, ids, None, None))
-    return states, final
+    return lax.scan(step, state, cell.project(params, ids, None, None))[1]
 
 
 @cache
@@ -131,7 +131,7 @@ def run(config: Config) -> Metrics:
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), trained)
         ids = jnp.asarray(np.resize(held, config.steps)[:, None])
         state = cell.initial_state(1, config.units, jnp.float64)
-        found, (want, _) = by_newton(params, ids, state), by_steps(params, ids, state)
+        found, want = by_newton(params, ids, state), by_steps(params, ids, state)
         error = max(float(jnp.abs(a - b).max()) for a, b in zip(found.states, want, strict=True))
         exponent = exponent_of(params, ids)
         return {
@@ -143,20 +143,20 @@ def run(config: Config) -> Metrics:
         }
 
 
-def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
+def lanes(row: Row) -> int | None:
     """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps."""
-    gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
-    size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
-    product, depth = gates * units**2, math.log2(units) + STEP_DEPTH
-    evaluation = steps * product * (1 + size if jacobian == "full" else 2)
+    cell, units, steps, full = CELLS[row["cell"]], row["units"], row["steps"], row["jacobian"] == "full"
+    arrays = len(cell.initial_state(1, 1))
+    size, copies = (arrays * units, 1) if full else (arrays, units)
+    product, depth = cell.gates * units**2, math.log2(units) + STEP_DEPTH
+    evaluation = steps * product * (1 + size if full else 2)
     scan, scan_depth = 2 * steps * copies * (size**3 + size**2), 2 * math.log2(steps) * (math.log2(size) + 1)
-    for power in range(41):
-        count = 2**power
-        loop = steps * max(product / count, depth)
-        newton = iterations * (max(evaluation / count, depth) + max(scan / count, scan_depth))
-        if newton < loop:
-            return count
-    return None
+
+    def is_faster(count):
+        newton = row["iterations"] * (max(evaluation / count, depth) + max(scan / count, scan_depth))
+        return newton < steps * max(product / count, depth)
+
+    return next((2**power for power in range(41) if is_faster(2**power)), None)
 
 
 def methods(rows: Rows) -> dict[str, list[Any]]:
@@ -168,35 +168,30 @@ def methods(rows: Rows) -> dict[str, list[Any]]:
     }
 
 
-def _untrained(rows: Rows) -> list[Any]:
-    return [row for row in rows if not row["updates"]]
-
-
 def _median(rows: Rows) -> str:
-    found = float(np.median([row["iterations"] for row in rows]))
-    return f"{found:g}" + "+" * (not all(row["converged"] for row in rows))
+    return f"{np.median([row['iterations'] for row in rows]):g}" + "+" * (not all(row["converged"] for row in rows))
 
 
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
     lines = []
     for name, group in methods(rows).items():
+        untrained = rows_with(group, "updates", 0)
         parts = []
         for title, chosen, field in (
-            ("T", rows_with(_untrained(group), "gain", 1), "steps"),
-            ("gain", [row for row in _untrained(group) if row["gain"] != 1], "gain"),
+            ("T", rows_with(untrained, "gain", 1), "steps"),
+            ("gain", [row for row in untrained if row["gain"] != 1], "gain"),
             ("updates", [row for row in group if row["updates"]], "updates"),
         ):
-            told = [f"{value:g}: {_median(own)}" for (value,), own in sorted(groups(chosen, [field]).items())]
-            parts += [f"{title} {', '.join(told)}"] if told else []
+            counts = [f"{value:g}: {_median(own)}" for (value,), own in sorted(groups(chosen, [field]).items())]
+            parts += [f"{title} {', '.join(counts)}"] if counts else []
         lines.append(f"{name}: iterations by {'; by '.join(parts)}")
     of_1000 = rows_with(rows, "steps", 1000)
     exponents = [row["exponent"] for row in of_1000]
     if len(set(exponents)) > 2:
         correlation: Any = spearmanr(exponents, [row["iterations"] for row in of_1000])
         lines.append(f"T 1000: rank correlation of exponent and iterations {correlation.statistic:.2f}")
-    fewest = [(lanes(*(row[k] for k in ("cell", "units", "jacobian", "steps", "iterations"))), row) for row in rows if row["converged"]]
-    wins = [(count, row) for count, row in fewest if count is not None]
+    wins = [(count, row) for row in rows if row["converged"] and (count := lanes(row))]
     lines.append(f"faster than the loop on some number of lanes: {len(wins)} of {len(rows)} runs")
     if wins:
         count, row = min(wins, key=lambda pair: pair[0])
@@ -204,37 +199,29 @@ def verdict(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw four panels about Newton's method, which computes the states of all time steps in parallel."""
     by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
-    for name, group in methods(rows).items():
-        plain = rows_with(_untrained(group), "gain", 1)
-        _line(by_length, plain, "steps", name)
-        _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
-        here = rows_with(group, "steps", 1000)
+    known = [{**row, "lanes": lanes(row), "shifted": row["updates"] + 1} for row in rows]
+    for name, group in methods(known).items():
+        plain, here = rows_with(rows_with(group, "updates", 0), "gain", 1), rows_with(group, "steps", 1000)
+        style = {"markersize": 4, "label": name}
+        plot_means(by_length, plain, "steps", "iterations", **style)
+        plot_means(by_updates, rows_with(here, "gain", 1), "shifted", "iterations", **style)
+        plot_means(by_lanes, [row for row in plain if row["lanes"]], "steps", "lanes", **style)
         by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
-        needed = [{**row, "lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
-        _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
+    for axes, x, y in (
+        (by_length, "steps T, untrained", "iterations"),
+        (by_exponent, "largest Lyapunov exponent (T 1000)", "iterations"),
+        (by_updates, "training updates + 1 (T 1000)", "iterations"),
+        (by_lanes, "steps T, untrained", "lanes from which it would be faster"),
+    ):
+        axes.set(xlabel=x, ylabel=y)
+        for direction in ("y",) if axes is by_exponent else ("x", "y"):
+            if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
+                log_axis(axes, direction)
     by_exponent.axvline(0, color="#222222", linestyle=":")
-    by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
-    by_length.set(xlabel="steps T, untrained", ylabel="iterations")
-    by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
-    by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
-    for axes in (by_length, by_updates, by_lanes):
-        if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
-            log_axis(axes, "x")
-    for axes in (by_length, by_exponent, by_updates, by_lanes):
-        if axes.lines:
-            log_axis(axes, "y")
     figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-
-
-def _line(axes: Any, rows: Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
-    """Draw a line of a value, such as "iterations", against a config field, such as "steps"."""
-    cells = sorted(grouped(rows, [field], value).items())
-    if cells:
-        medians = [float(np.median(values)) for _, values in cells]
-        axes.plot([place + shift for (place,), _ in cells], medians, "o-", markersize=4, label=label)
 
 
 KINDS = [kind for cell in ("lstm", "gru") for kind in (Config(cell), Config(cell, 8, "diagonal"), Config(cell, 64, "diagonal"))]

@@ -40,9 +40,15 @@ SMALL_GENERATION = GenerationConfig(
 """Configs of the runs of the presets "toy"."""
 
 
-def _cost(rows: Any) -> dict[str, float]:
-    timed = [row for row in rows if row["epoch"] > 1] or list(rows)
-    return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
+def _common(result, metric: str) -> Metrics:
+    """Return the metrics that the runs of all tasks have: a metric of each epoch, the time of an epoch, and the size of the model."""
+    timed = [row for row in result.rows if row["epoch"] > 1] or result.rows
+    return {
+        "epoch_seconds": min(row["seconds"] for row in timed),
+        "examples_per_second": max(row["examples_per_second"] for row in timed),
+        "by_epoch": [row[metric] for row in result.rows],
+        "parameters": sum(array.size for array in result.params.values()),
+    }
 
 
 def corpus_of(text: str) -> data.Corpus:
@@ -84,8 +90,7 @@ def sentiment(config: SentimentConfig) -> Metrics:
     part = "validation" if config.data.validation else "test"
     row = result.rows[result.best_epoch - 1] if config.data.validation else result.rows[-1]
     metrics = {name: row[f"{part}_{name}"] for name in ("accuracy", "loss", "ece")} | {"test_accuracy": row["test_accuracy"]}
-    by_epoch = [epoch[f"{part}_accuracy"] for epoch in result.rows]
-    return metrics | _cost(result.rows) | {"by_epoch": by_epoch, "parameters": sum(a.size for a in result.params.values())}
+    return metrics | _common(result, f"{part}_accuracy")
 
 
 def generation(config: GenerationConfig) -> Metrics:
@@ -97,6 +102,6 @@ def generation(config: GenerationConfig) -> Metrics:
 
     with tempfile.TemporaryDirectory() as folder:
         result = task.train(config, Path(folder) / "run", figures=False)
-    by_epoch = [row["validation_bits"] for row in result.rows]
-    metrics = {"bits": min(by_epoch), "last_bits": by_epoch[-1], "train_bits": result.rows[-1]["train_bits"], "by_epoch": by_epoch}
-    return metrics | _cost(result.rows) | {"parameters": sum(a.size for a in result.params.values())}
+    metrics = _common(result, "validation_bits")
+    bits = metrics["by_epoch"]
+    return {"bits": min(bits), "last_bits": bits[-1], "train_bits": result.rows[-1]["train_bits"]} | metrics

@@ -22,12 +22,14 @@ same number of updates, because shorter windows and more data lead to more updat
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, main
+from experiments.study import Metrics, Rows, Study, grouped, main, plot_means
 from lstm_jax import sweep
 from lstm_jax.config import (
     DataConfig,
@@ -70,47 +72,42 @@ FIELDS = {
 }
 
 
-def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
+def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes, seeds: int) -> list[Config]:
     """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units."""
-    bases: Metrics = {"sentiment": sentiment, "characters": characters}
     configs = []
-    for kind, values in axes.items():
-        for axis, value, seed in ((axis, value, seed) for axis, many in values.items() for value in many for seed in range(seeds)):
+    for kind, axis in ((kind, axis) for kind, values in axes.items() for axis in values):
+        for value, seed in product(axes[kind][axis], range(seeds)):
             changes = {FIELDS[kind][axis]: 1 - value if axis == "data" else value, "train.seed": seed}
-            configs.append(Config(axis, value, kind, **bases | {kind: sweep.override(bases[kind], changes)}))
+            base = Config(axis, value, kind, sentiment, characters)
+            configs.append(sweep.override(base, {f"{kind}.{field}": change for field, change in changes.items()}))
     return configs
-
-
-def curves(rows: Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return a curve of the score for each pair of a task and an axis, which is a varied quantity such as the number of units."""
-    lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
-    for (kind, axis, value), scores in sorted(grouped(rows, ["kind", "axis", "value"], "score").items()):
-        lines.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
-    return lines
 
 
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
-    return "\n".join(
-        f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
-        for (kind, axis), line in curves(rows).items()
-    )
+    lines = []
+    for (kind, axis), own in sorted(groups(rows, ["kind", "axis"]).items()):
+        scores = [f"{value:g} {np.mean(scores):.4f}" for (value,), scores in sorted(grouped(own, ["value"], "score").items())]
+        lines.append(f"{kind}, {axis}: {', '.join(scores)}")
+    return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the score over each varied quantity (`Config.axis`), one panel for each task and quantity."""
     panels = figure.subplots(2, 4)
     for n, kind in enumerate(("sentiment", "characters")):
         for axes, axis in zip(panels[n], ("units", "length", "vocabulary", "data"), strict=True):
-            line = curves(rows).get((kind, axis))
-            if not line:
+            own = [row for row in rows if (row["kind"], row["axis"]) == (kind, axis)]
+            if not own:
                 axes.set_axis_off()
                 continue
-            values, scores, low, high = zip(*line, strict=True)
             if axis == "data":
-                values = [round(100 * value, 1) for value in values]
-            axes.fill_between(values, low, high, color="#0072B2", alpha=0.15)
-            axes.plot(values, scores, "o-", color="#0072B2")
+                own = [{**row, "value": round(100 * row["value"], 1)} for row in own]
+            scores = sorted(grouped(own, ["value"], "score").items())
+            values = [value for (value,), _ in scores]
+            ranges = ([end(group) for _, group in scores] for end in (min, max))
+            axes.fill_between(values, *ranges, color="#0072B2", alpha=0.15)
+            plot_means(axes, own, "value", "score", color="#0072B2")
             log_axis(axes, "x", values)
             axes.set_xlabel("percent of the data" if axis == "data" else axis)
         panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")

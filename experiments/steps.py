@@ -32,12 +32,13 @@ learning rate differ by 0.6 bits. Lengths of 10 and 80 differ by at most 0.05 bi
 import sys
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, main
+from experiments.study import Metrics, Rows, Study, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 from lstm_jax.inspection.figures import log_axis
@@ -69,7 +70,7 @@ class Config:
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
-def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
+def configs(base: GenerationConfig, steps, rates, lengths, batches, seeds: int) -> list[Config]:
     """Return the configs of the grids "steps" and "lengths"."""
     by_step = [
         Config("steps", sweep.override(base, {"data.step": step, "train.epochs": step // min(steps), "train.learning_rate": rate}))
@@ -84,7 +85,7 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
     return [sweep.override(config, {"task.train.seed": seed}) for config in by_step + by_length for seed in range(seeds)]
 
 
-def long_configs(base: GenerationConfig, steps: Any, rates: Any, longer: int, seeds: int) -> list[Config]:
+def long_configs(base: GenerationConfig, steps, rates, longer: int, seeds: int) -> list[Config]:
     """Return the configs of the grid "converged": one for each combination of a step between windows, a learning rate and a seed."""
     found = []
     for step, rate in product(steps, rates):
@@ -98,50 +99,48 @@ def run(config: Config) -> Metrics:
     return runs.generation(config.task)
 
 
-def cells(rows: Rows, part: str) -> dict[tuple, tuple[float, float]]:
-    """Return the bits per character of the held-out text for each pair of varied settings, averaged over seeds."""
-    lengths = part == "lengths"
-    names = ("task.data.length", "task.train.batch_size") if lengths else ("task.data.step", "task.train.learning_rate")
-    selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
-    last = grouped(selected, names, "bits" if part == "converged" else "last_bits")
-    first = grouped(selected, names, "first")
-    return {key: (float(np.mean(last[key])), float(np.mean(first[key]))) for key in sorted(last)}
+STEP, RATE, LENGTH, BATCH = "task.data.step", "task.train.learning_rate", "task.data.length", "task.train.batch_size"
+LINES = (
+    ("steps", (STEP, RATE), "step {}, rate {:g}: {last_bits:.3f} bits at equal updates, {first:.3f} after one pass"),
+    ("lengths", (LENGTH, BATCH), "length {}, batch {}: {last_bits:.3f} bits at equal updates"),
+    ("converged", (STEP, RATE), "long, step {}, rate {:g}: {bits:.3f} bits at the best epoch"),
+)
+"""Grids, each with its two varied settings and a line of the conclusion."""
+
+
+def with_first(rows: Rows) -> Rows:
+    """Return the rows with the bits per character after the first epoch as another metric."""
+    return [{**row, "first": row["by_epoch"][0]} for row in rows]
 
 
 def verdict(rows: Rows) -> str:
     """Return the conclusion of the study."""
-    lines = [
-        f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
-    ]
-    lines += [f"length {a}, batch {b}: {x:.3f} bits at equal updates" for (a, b), (x, _) in cells(rows, "lengths").items()]
-    lines += [f"long, step {a}, rate {b:g}: {x:.3f} bits at the best epoch" for (a, b), (x, _) in cells(rows, "converged").items()]
+    lines = []
+    for part, names, line in LINES:
+        for key, own in sorted(groups(rows_with(with_first(rows), "part", part), names).items()):
+            means = {metric: np.mean([row[metric] for row in own]) for metric in ("bits", "last_bits", "first")}
+            lines.append(line.format(*key, **means))
     return "\n".join(lines)
 
 
-def draw(rows: Rows, figure: Any) -> None:
-    """Draw the bits per character of the held-out text in four panels."""
+def draw(rows: Rows, figure) -> None:
+    """Draw the bits per character of the held-out text in four panels. A panel without results is hidden."""
     updates, characters, lengths, converged = figure.subplots(1, 4)
-    by_step, by_length, long = (cells(rows, part) for part in ("steps", "lengths", "converged"))
-    rates = sorted({rate for _, rate in [*by_step, *long]})
-    for axes, steps, which in ((updates, by_step, 0), (characters, by_step, 1), (converged, long, 0)):
-        for rate in sorted({rate for _, rate in steps}):
-            line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
-            axes.plot(*zip(*line, strict=True), "o-", color=f"C{rates.index(rate)}", label=f"rate {rate:g}")
-        log_axis(axes, "x", sorted({step for step, _ in steps}))
-        axes.set_xlabel("characters from window to window")
-    updates.set_title("equal updates")
-    characters.set_title("one pass over the text")
-    converged.set_title(f"{LONGER} times the updates, best epoch")
-    for axes, found in ((updates, by_step), (characters, by_step), (converged, long), (lengths, by_length)):
-        axes.set_visible(bool(found))
+    rates = sorted({row[RATE] for row in rows if row["part"] != "lengths"})
+    for axes, part, x, lines, metric, xlabel, title in (
+        (updates, "steps", STEP, RATE, "last_bits", "characters from window to window", "equal updates"),
+        (characters, "steps", STEP, RATE, "first", "characters from window to window", "one pass over the text"),
+        (converged, "converged", STEP, RATE, "bits", "characters from window to window", f"{LONGER} times the updates, best epoch"),
+        (lengths, "lengths", BATCH, LENGTH, "last_bits", "batch", "equal updates, by length"),
+    ):
+        selected = rows_with(with_first(rows), "part", part)
+        for (value,), own in sorted(groups(selected, [lines]).items()):
+            style = {"color": f"C{rates.index(value)}", "label": f"rate {value:g}"} if lines == RATE else {"label": f"length {value}"}
+            plot_means(axes, own, x, metric, **style)
+        log_axis(axes, "x", sorted({row[x] for row in selected}))
+        axes.set(xlabel=xlabel, title=title, visible=bool(selected))
     updates.set_ylabel("held-out bits a character")
     characters.legend(fontsize=8)
-    for length in sorted({length for length, _ in by_length}):
-        line = [(batch, bits[0]) for (of, batch), bits in by_length.items() if of == length]
-        lengths.plot(*zip(*line, strict=True), "o-", label=f"length {length}")
-    log_axis(lengths, "x", sorted({batch for _, batch in by_length}))
-    lengths.set_xlabel("batch")
-    lengths.set_title("equal updates, by length")
     lengths.legend(fontsize=8)
 
 

@@ -11,7 +11,6 @@ A study is a file in this folder that ends with `STUDY = Study(...)` and `sys.ex
 import os
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from bench import add_flags, make_parser
+import numpy as np
+
+from bench import add_flags, groups, make_parser
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
@@ -69,22 +70,30 @@ def finished(rows: Iterable[Row]) -> list[Metrics]:
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
-def rows_with(rows: Iterable[Row], field: str, value: Any) -> list[Row]:
+def rows_with(rows: Iterable[Row], field: str, value) -> list[Row]:
     """Return the rows in which a field has a value."""
     return [row for row in rows if row[field] == value]
-
-
-def groups(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
-    """Return a dict from the values of some config fields to the rows with these values."""
-    found: dict[tuple, list[Row]] = defaultdict(list)
-    for row in rows:
-        found[tuple(row[name] for name in fields)].append(row)
-    return dict(found)
 
 
 def grouped(rows: Iterable[Row], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
     """Return a dict from the values of some config fields to the values of a metric in the rows with these values."""
     return {key: [row[metric] for row in own] for key, own in groups(rows, fields).items()}
+
+
+def plot_means(axes, rows: Iterable[Row], field: str, metric: str, **style) -> None:
+    """Draw a line of the means of a metric against a config field. Without rows, nothing is drawn."""
+    cells = sorted(grouped(rows, [field], metric).items())
+    if cells:
+        axes.plot([value for (value,), _ in cells], [np.mean(values) for _, values in cells], **{"marker": "o"} | style)
+
+
+def interval_bars(axes, rows: Sequence[tuple[str, Interval, str]]) -> None:
+    """Draw horizontal bars with confidence intervals, from top to bottom. Each bar is given as a tuple (label, interval, colour)."""
+    for y, (_, (mean, low, high), colour) in enumerate(rows):
+        axes.barh(y, mean, color=colour)
+        axes.plot([low, high], [y, y], color="#222222")
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.invert_yaxis()
 
 
 def interval(found: Interval, form: str) -> str:
@@ -102,7 +111,7 @@ def check_needs(study: Study, toy: bool = False) -> None:
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> tuple[str, int]:
-    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion."""
+    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion and the failed runs."""
     configs = study.presets[preset]
     if not report:
         if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):

@@ -17,17 +17,17 @@ hardly exceeds the accuracy of always predicting the mean id. The accuracy then 
 """
 
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, groups, interval, main
+from experiments.study import Metrics, Rows, Study, grouped, interval, interval_bars, main
 from experiments.training import fit, initial, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
@@ -83,7 +83,7 @@ def run(config: Config) -> Metrics:
     else:
         predicted = jnp.clip(jnp.round(held[:, 0] * (size - 1)), 0, size - 1).astype(jnp.int32)
     metrics: Metrics = {"accuracy": float((predicted == y_held).mean()), "losses": losses, "kinds_said": len(np.unique(predicted))}
-    metrics["most_frequent"] = max(Counter(np.asarray(y_held).tolist()).values()) / len(y_held)
+    metrics["most_frequent"] = int(np.bincount(y_held).max()) / len(y_held)
     if config.predict == "category":
         metrics["bits"] = float(optax.softmax_cross_entropy_with_integer_labels(held, y_held).mean() / np.log(2))
     return metrics
@@ -98,22 +98,24 @@ def verdict(rows: Rows) -> str:
     for key, own in groups(rows, KEY).items():
         found = stats.t_interval([100 * row["accuracy"] for row in own])
         kinds = np.mean([row["kinds_said"] for row in own])
-        share = f"{found[0]:.1f} % right{interval(found, '.1f')}, {kinds:.0f} kinds said"
-        lines.append(f"{key[0]} from {key[1]}, {key[2]} order: {share}")
+        accuracy = f"{found[0]:.1f} % right{interval(found, '.1f')}"
+        lines.append("{} from {}, {} order: ".format(*key) + f"{accuracy}, {kinds:.0f} kinds said")
     return "\n".join([*lines, f"always the most frequent character: {100 * rows[0]['most_frequent']:.1f} %"])
 
 
-def draw(rows: Rows, figure: Any) -> None:
+def draw(rows: Rows, figure) -> None:
     """Draw the accuracy of each combination of the three settings (target, input and order of the ids) as a horizontal bar."""
     axes = figure.subplots()
-    groups = grouped(rows, KEY, "accuracy")
-    for y, (key, values) in enumerate(groups.items()):
-        mean, low, high = stats.t_interval(values)
-        axes.barh(y, 100 * mean, color="#0072B2" if key[0] == "category" else "#D55E00")
-        axes.plot([100 * low, 100 * high], [y, y], color="#222222")
+    bars = [
+        (
+            "{} from {}, {} order".format(*key),
+            stats.t_interval([100 * value for value in values]),
+            "#0072B2" if key[0] == "category" else "#D55E00",
+        )
+        for key, values in grouped(rows, KEY, "accuracy").items()
+    ]
+    interval_bars(axes, bars)
     axes.axvline(100 * rows[0]["most_frequent"], color="#222222", linestyle=":", label="always the most frequent one")
-    axes.set_yticks(range(len(groups)), [f"{predict} from {read}, {order} order" for predict, read, order in groups])
-    axes.invert_yaxis()
     axes.set_xlabel("held-out characters that are right, %")
     axes.legend(fontsize=9)
 

@@ -45,7 +45,7 @@ def random_batches(key: Array, size: int, *arrays: Array) -> Callable[[Any], tup
     return batch
 
 
-def fit(loss: Callable[[Any, Any], Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
+def fit(loss: Callable[[Any, Any], Array], params, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
     """Minimise a loss with gradient clipping and Keras' form of Adam, and return the trained parameters and the training losses."""
     optimizer = clipped(keras_adam(rate), clip)
 

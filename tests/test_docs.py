@@ -41,7 +41,7 @@ def _program(page: Path) -> str:
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("page", [page for page in PAGES if _program(page)], ids=lambda page: page.stem)
-def test_python_runs(page: Path) -> None:
+def test_python_runs(page):
     if page.stem == "onnx":
         pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
     program = _program(page)
@@ -50,7 +50,7 @@ def test_python_runs(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_first_study_runs(tmp_path: Path) -> None:
+def test_first_study_runs(tmp_path):
     """The shell blocks of the page study.md run one after the other, in a temporary folder with links to the code folders."""
     for name in CODE:
         (tmp_path / name).symlink_to(ROOT / name)
@@ -67,7 +67,7 @@ def test_first_study_runs(tmp_path: Path) -> None:
     assert sum("units=16" in line for line in run.stdout.splitlines()) == 1
 
 
-def _run_module(module: str) -> None:
+def _run_module(module: str):
     """Run `python -m module` in this process."""
     if module == "bench":
         importlib.import_module("bench.__main__").main()
@@ -94,7 +94,7 @@ def _help(module: str, *words: str) -> str:
     return out.getvalue()
 
 
-def _check_ours(words: list[str]) -> None:
+def _check_ours(words: list[str]):
     """Parse a command line of lstm-jax without running it."""
     if words in ([], ["--help"]):
         return
@@ -105,13 +105,13 @@ def _check_ours(words: list[str]) -> None:
         cli._parse(words)
 
 
-def _check_flags(words: list[str], text: str) -> None:
+def _check_flags(words: list[str], text: str):
     for flag in (word.split("=")[0] for word in words if word.startswith("--")):
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), flag
 
 
 @pages
-def test_commands_exist_with_their_flags(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_exist_with_their_flags(page, monkeypatch):
     for program, arguments in commands(page):
         words = shlex.split(arguments, comments=True)
         if program == "lstm-jax":
@@ -130,7 +130,7 @@ def test_commands_exist_with_their_flags(page: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("page", [*PAGES, LOG, ROOT / "CHANGELOG.md"], ids=[*NAMES, "LOG", "CHANGELOG"])
-def test_links_resolve(page: Path) -> None:
+def test_links_resolve(page):
     for target in links(page):
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
@@ -142,7 +142,7 @@ def test_links_resolve(page: Path) -> None:
 
 
 @pages
-def test_paths_are_there(page: Path) -> None:
+def test_paths_are_there(page):
     """Every path of the code or the documentation that a page names in a code span exists.
 
     The paths of folders end with a slash, and those of files do not. Paths that begin with bench/results may break this rule.
@@ -154,20 +154,20 @@ def test_paths_are_there(page: Path) -> None:
 
 
 @pages
-def test_extras_exist(page: Path) -> None:
+def test_extras_exist(page):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for names in re.findall(r'"(?:lstm-jax|\.)\[([\w,]+)\]"', page.read_text()):
         assert set(names.split(",")) <= set(project["optional-dependencies"]), names
 
 
 @pages
-def test_environment_variables_exist(page: Path) -> None:
+def test_environment_variables_exist(page):
     code = "\n".join(path.read_text() for top in CODE for path in (ROOT / top).rglob("*.py"))
     for name in re.findall(r"LSTM_JAX_\w+", page.read_text()):
         assert re.search(rf"\b{name}\b", code), name
 
 
-def test_versions_agree() -> None:
+def test_versions_agree():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert re.search(rf"^## {re.escape(version)}( |$)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

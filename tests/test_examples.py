@@ -44,7 +44,7 @@ def ppo() -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
-def test_losses_are_equal(name: str, peer_rules) -> None:
+def test_losses_are_equal(name, peer_rules):
     pytest.importorskip(COMPARISONS[name], reason=f"{COMPARISONS[name]} is not installed")
     with imported("common", name) as (common, example), peer_rules():
         found = example.run(common.Sizes(50, 6, 5, 7, 4), 12)
@@ -79,7 +79,7 @@ def rolled(ppo, settings, peer_rules):
     return nnx.merge(graph, params), batch, last
 
 
-def test_ppo_the_whole_rollout_gives_what_its_steps_gave(ppo, rolled) -> None:
+def test_ppo_the_whole_rollout_gives_what_its_steps_gave(ppo, rolled):
     policy, batch, _ = rolled
     logits, values = nnx.jit(ppo.Policy.__call__)(policy, batch.rollout.observation, batch.memory, batch.rollout.reset)
     assert 0 < batch.rollout.reset[:, 0].sum() < len(logits)
@@ -87,7 +87,7 @@ def test_ppo_the_whole_rollout_gives_what_its_steps_gave(ppo, rolled) -> None:
     np.testing.assert_allclose(values, batch.rollout.value, atol=1e-5)
 
 
-def test_ppo_no_gradient_crosses_the_border_of_episodes(ppo, settings, rolled) -> None:
+def test_ppo_no_gradient_crosses_the_border_of_episodes(ppo, settings, rolled):
     policy, batch, _ = rolled
     border = int(np.flatnonzero(batch.rollout.reset[:, 0])[0])
 
@@ -111,7 +111,7 @@ def test_ppo_no_gradient_crosses_the_border_of_episodes(ppo, settings, rolled) -
     assert np.any(before_state.c[0])
 
 
-def test_ppo_advantages_are_those_of_a_plain_loop(ppo, rolled) -> None:
+def test_ppo_advantages_are_those_of_a_plain_loop(ppo, rolled):
     _, batch, last = rolled
     rollout = jax.tree.map(lambda array: np.asarray(array)[:, 3], batch.rollout)
     values, advantage, expected = [*rollout.value, float(last[3])], 0.0, []
@@ -123,22 +123,19 @@ def test_ppo_advantages_are_those_of_a_plain_loop(ppo, rolled) -> None:
     np.testing.assert_allclose(batch.advantage[:, 3], expected[::-1], atol=1e-5)
 
 
-def test_ppo_learns_in_one_program(ppo, settings, peer_rules) -> None:
+def test_ppo_learns_in_one_program(ppo, settings, peer_rules):
     with peer_rules():
         found = ppo.run(settings)
-        (first, *_, last) = ppo.table(settings, found, rows=6).splitlines()
         shapes = jax.eval_shape(ppo.make_train(replace(settings, memoryless=True)), jax.random.key(0))
     assert np.isfinite(found.returns).all()
     np.testing.assert_array_equal(found.last_rewards, found.returns)  # the other rewards of MemoryChain are zeros
     assert found.returns.shape == (1, settings.updates)
     assert found.returns[0, :5].mean() < 0.5
     assert found.returns[0, -10:].mean() > 0.8
-    assert first.split() == ["steps", "up", "to", "seed", "0"]
-    assert last.split() == [f"{16 * 12 * 60:,}", f"{found.returns[0, -10:].mean():.2f}"]
     assert not [path for path, _ in nnx.to_flat_state(shapes[0]) if "recurrent_kernel" in path]
 
 
-def test_seq2seq_learns_and_writes_by_steps_what_it_predicts(peer_rules) -> None:
+def test_seq2seq_learns_and_writes_by_steps_what_it_predicts(peer_rules):
     with imported("seq2seq") as (seq2seq,), peer_rules():  # optax' schedules are not written for strict promotion
         found = seq2seq.run(units=16, digits=2, count=1_000, epochs=3, batch=30, learning_rate=1e-2)
         losses = [row["train_loss"] for row in found.rows]
@@ -162,7 +159,7 @@ def test_seq2seq_learns_and_writes_by_steps_what_it_predicts(peer_rules) -> None
         np.testing.assert_allclose(losses, padded, rtol=1e-6)  # what follows the end of an answer does not count
 
 
-def test_tagging_follows_its_rule_and_beats_the_most_frequent_tag(peer_rules) -> None:
+def test_tagging_follows_its_rule_and_beats_the_most_frequent_tag(peer_rules):
     with imported("tagging") as (tagging,), peer_rules():
         ids = np.array([["abcaba".index(letter) for letter in "abcaba"] + [0]])
         mask = np.arange(7)[None] < 6
@@ -178,7 +175,7 @@ def test_tagging_follows_its_rule_and_beats_the_most_frequent_tag(peer_rules) ->
         assert losses[0] == losses[1]  # padding does not count
 
 
-def test_streaming_gives_what_whole_sentences_give() -> None:
+def test_streaming_gives_what_whole_sentences_give():
     with imported("streaming") as (streaming,):
         found = streaming.run(steps=100, units=16, length=8, users=100, slots=8)
         assert found.accuracy > 0.7

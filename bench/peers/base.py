@@ -99,7 +99,7 @@ Wait = Callable[[Any], object]
 ToNumpy = Callable[[Any], np.ndarray]
 
 
-def no_wait(result: Any) -> None:
+def no_wait(result) -> None:
     """Do nothing, because the result has been computed when its function returns."""
 
 

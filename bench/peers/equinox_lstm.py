@@ -46,7 +46,7 @@ class Net(eqx.Module):
         return self.head(h)
 
 
-def _arrays(net: Any) -> dict[str, Any]:
+def _arrays(net) -> dict[str, Any]:
     """Return the arrays of a model under the names of our weights. All matrices but the embedding are transposed."""
     found = {"recurrent/0/kernel": net.cell.weight_ih, "recurrent/0/recurrent_kernel": net.cell.weight_hh}
     found["recurrent/0/bias"] = net.cell.bias

@@ -32,7 +32,7 @@ class Net(nn.Module):
         return nn.Dense(work.classes, name="head")(h)
 
 
-def _to_ours(tree: Any) -> Weights:
+def _to_ours(tree) -> Weights:
     return in_layer(convert.lstm_from_linen(tree["rnn"])) | jax_step.flat(tree)
 
 

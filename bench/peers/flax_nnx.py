@@ -37,7 +37,7 @@ class Net(nnx.Module):
         return self.head(h)
 
 
-def _to_ours(state: Any) -> Weights:
+def _to_ours(state) -> Weights:
     tree: dict[str, Any] = nnx.to_pure_dict(state)
     return in_layer(convert.lstm_from_nnx(tree["rnn"])) | jax_step.flat(tree)
 

@@ -101,7 +101,7 @@ def outer(arrays: Arrays) -> dict[str, Weights]:
     return found
 
 
-def flat(tree: Any) -> Weights:
+def flat(tree) -> Weights:
     """Return the arrays of nested dicts under names such as "head/kernel". The inner dicts of "rnn" are left out."""
     return {f"{module}/{part}": np.asarray(array) for module, parts in tree.items() if module != "rnn" for part, array in parts.items()}
 

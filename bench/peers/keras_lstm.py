@@ -98,7 +98,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     return Built(run, lambda: logits(start(), first[0]), after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
 
 
-def _numpy(array: Any) -> np.ndarray:
+def _numpy(array) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(array))
 
 
@@ -124,7 +124,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     return base.layer(work, step, to_ours, _devices(), "", "", block, _numpy)
 
 
-def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
+def _differentiated(layer, arrays: Arrays) -> tuple[Any, Any]:
     """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result."""
     if keras.backend.backend() == "torch":
         import torch  # pyright: ignore[reportMissingImports]

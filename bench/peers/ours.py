@@ -149,7 +149,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     return rebuild, window_objective(rebuild)
 
 
-def _training(work: Workload, arrays: Arrays, params: Any, mesh: Mesh, optimizer: Any, objective: Callable):
+def _training(work: Workload, arrays: Arrays, params, mesh: Mesh, optimizer, objective: Callable):
     """Return two functions: run(count) takes training steps with the same compiled program as `fit`, and state() returns their state."""
     text = arrays.text
     examples = Examples.of_rows((arrays.inputs, arrays.targets)) if text is None else window_examples(text, work.length, STEP)

@@ -40,12 +40,12 @@ CALLS = 10
 """Number of calls of the sampler. The first call compiles and is not counted in the median time."""
 
 
-def config_of(default: Any, arguments: list[str]) -> Any:
+def config_of(default, arguments: list[str]) -> Any:
     """Return a copy of the task config `default`, changed by the flags of `lstm-jax train` in the list `arguments`."""
     return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
 
 
-def _common(run: Path, config: Any) -> Row:
+def _common(run: Path, config) -> Row:
     environment = json.loads((run / "environment.json").read_text())
     row = {"peer": "ours", "version": environment["git"], "backend": environment["backend"], "seed": config.train.seed}
     return row | {"validation": config.data.validation}

@@ -84,7 +84,7 @@ def loaded_layer(work: Workload, arrays: Arrays, options: Options) -> Any:
     return layer.to(getattr(torch, options.dtype))
 
 
-def recurrence(work: Workload, arrays: Arrays, layer: Any, forward: Callable[[Tensor], Tensor], backend: str = "") -> Built:
+def recurrence(work: Workload, arrays: Arrays, layer, forward: Callable[[Tensor], Tensor], backend: str = "") -> Built:
     """Return the `Built` of a workload of a recurrent layer alone.
 
     `layer` is the result of `loaded_layer`. `forward` runs it on x (B, T, E), and returns h (B, T, H).

@@ -65,14 +65,14 @@ def documents() -> dict[Path, str]:
 
 def rewrite_tables(check: bool) -> int:
     """Rewrite the benchmark tables in README.md and docs/ from the result files, or only return 1 if one would change."""
-    stale = {path: new for path, text in documents().items() if (new := with_tables(text)) != text}
-    for path, text in documents().items():
+    texts = documents()
+    new = {path: with_tables(text) for path, text in texts.items()}
+    stale = [path for path in texts if new[path] != texts[path]]
+    for path, text in texts.items():
         print(f"{path.relative_to(ROOT)}: {len(TABLE.findall(text))} tables, {'changed' if path in stale else 'up to date'}")
-    if check:
-        return int(bool(stale))
-    for path, text in stale.items():
-        write_atomically(path, text.encode())
-    return 0
+    for path in [] if check else stale:
+        write_atomically(path, new[path].encode())
+    return int(check and bool(stale))
 
 
 def write_report(options: argparse.Namespace) -> None:

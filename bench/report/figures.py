@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, name: str, force: bo
     }
     batches, units, lengths = (sorted({sizes[n] for sizes in found}) for n in range(3))
 
-    def fill(figure: Any):
+    def fill(figure):
         figure.suptitle(f"speedup over {name}\nrecurrence, forward and backward", x=0.01, ha="left")
         panels = figure.subplots(1, len(batches), squeeze=False, sharey=True)[0]
         for axes, batch in zip(panels, batches, strict=True):

@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +21,7 @@ TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 """Small workloads of the kinds sentiment, characters and recurrence."""
 
 
-def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> str:
+def run_python(arguments, first=()):
     """Run Python with `arguments` in the root of the checkout, and return its output. `first` precedes Python in the command line."""
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     run = subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -31,7 +29,7 @@ def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> str:
     return run.stdout
 
 
-def bench_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+def bench_here(*arguments):
     """Run `python -m bench` with `arguments` in this process. The output of processes that the command starts is not returned."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -44,39 +42,39 @@ def bench_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
-def printed(*arguments: object) -> list[str]:
+def printed(*arguments):
     """Run a benchmark command that succeeds, and return the lines that it prints."""
     run = bench_here(*arguments)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
 
 
-def complaint(*arguments: object) -> str:
+def complaint(*arguments):
     """Run a benchmark command that is refused, and return its line of error."""
     run = bench_here(*arguments)
     assert run.returncode == 2
     return run.stderr.splitlines()[-1]
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_rows(path, rows):
     """Write rows to a result file, and return its path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path):
     """Return the rows of a result file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def made(measurement: str, **fields: Any) -> dict[str, Any]:
+def made(measurement, **fields):
     """Return a valid result row of a kind of measurement, in which all fields that are not given have made-up values."""
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
     row = {name: examples[TYPES[name][0]] for name in MEASUREMENTS[measurement].required.split()}
     return row | {"schema": VERSION, "measurement": measurement, "git": "abc", "cpu": "chip", "cores": 2} | fields
 
 
-def timed(name: str, candidate: str, ms: float, number: int = 0, **changes: Any) -> dict[str, Any]:
+def timed(name, candidate, ms, number=0, **changes):
     """Return a valid result row of the round `number`, with the step time `ms` in milliseconds."""
     work = workload(name)
     row = made(STEP, peer=candidate.split(":")[0], candidate=candidate, round=number, workload=name, kind=work.kind, cell=work.cell)
@@ -91,7 +89,7 @@ def timed(name: str, candidate: str, ms: float, number: int = 0, **changes: Any)
     return row | changes
 
 
-def failed(name: str, candidate: str, error: str) -> dict[str, Any]:
+def failed(name, candidate, error):
     """Return a valid result row of a process that failed with the message `error`."""
     row = timed(name, candidate, 1.0)
     return made(FAILED, **{field: row[field] for field in row.keys() & set(MEASUREMENTS[FAILED].required.split())} | {"error": error})

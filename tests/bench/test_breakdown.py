@@ -12,7 +12,7 @@ from bench.workloads import make_arrays, workload
 
 
 @pytest.mark.slow
-def test_a_row_names_the_parts() -> None:
+def test_a_row_names_the_parts():
     row = json.loads(run_python(["-m", "bench", "breakdown", "--one", "--workload", TINY[0]]).splitlines()[-1])
     assert row["workload"] == TINY[0]
     assert len(row["samples_ms"]) == breakdown.ROUNDS
@@ -21,7 +21,7 @@ def test_a_row_names_the_parts() -> None:
     assert min(row["parts_ms"].values()) > 0
 
 
-def test_floors() -> None:
+def test_floors():
     work = workload(TINY[0])
     arrays = make_arrays(work)
     found = breakdown.floors(work, arrays, gemm_gflops=2.0, copy_gbs=3.0)
@@ -37,13 +37,13 @@ def test_floors() -> None:
     assert found == pytest.approx(want)
 
 
-def test_targets(tmp_path) -> None:
+def test_targets(tmp_path):
     line = '  %ffi_call.3 = (f32[2]{0}) custom-call(%a, %b), custom_call_target="lstm_jax_mask", api_version=API_VERSION_TYPED_FFI\n'
     (tmp_path / "module_0001.jit_run_steps.cpu_after_optimizations.txt").write_text(line + "  %dot.1 = f32[2]{0} dot(%a, %b)\n")
     assert breakdown.targets(tmp_path) == {"ffi_call.3": "lstm_jax_mask"}
 
 
-def test_report(capsys) -> None:
+def test_report(capsys):
     row = {"workload": "A", "git": "abc", "ms_per_step": 2.0, "parts_ms": {"XLA": 0.5, "LSTM forward": 1.4}}
     breakdown.report(row | {"floors_ms": {"LSTM forward": 1.1}, "gemm_gflops": 400.0, "copy_gbs": 50.0})
     shown = capsys.readouterr().out

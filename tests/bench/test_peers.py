@@ -6,24 +6,21 @@ backend in a process.
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rows import TINY, run_python
 
-from bench import flops, machine, peers, timing, worker
+from bench import machine, peers, timing, worker
 from bench.peers import PEERS
 from bench.peers.base import Built, Options
 from bench.workloads import GRIDS, make_arrays, workload
 
-pytestmark = pytest.mark.usefixtures("quick_processes", "quick_compiles")
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 CHECK = """
 import json, sys
 import numpy as np
-from dataclasses import replace
 from pathlib import Path
 from bench import worker
 from bench.peers import read_candidate
@@ -39,39 +36,32 @@ for text, name in json.loads(sys.argv[3]):
     if not path.exists():
         from bench.peers import ours
         ours.write_reference(path, work, arrays)
-    changed = [None, *(arrays.weights if "off" in sys.argv[1] else ())]
-    for off in changed:
-        weights = arrays.weights | ({off: 1.01 * arrays.weights[off]} if off else {})
-        built = worker.build(candidate.peer, work, replace(arrays, weights=weights), candidate.options(work))
-        if work.kind == "sentiment":
-            built.run(1)
-        row = {"candidate": text, "kind": work.kind, "off": off, "note": built.note}
-        with np.load(path) as reference:
-            try:
-                row["distance"] = max(worker.distances(work, built, reference).values())
-            except ValueError as error:
-                row["error"] = str(error)
-        print(json.dumps(row))
+    built = worker.build(candidate.peer, work, arrays, candidate.options(work))
+    if work.kind == "sentiment":
+        built.run(1)
+    with np.load(path) as reference:
+        distance = max(worker.distances(work, built, reference).values())
+    print(json.dumps({"candidate": text, "kind": work.kind, "note": built.note, "distance": distance}))
 """
 EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
 
 
-def _check(folder: Path, candidates: Sequence[str], names: Sequence[str] = EVERY_KIND, how: str = "jax") -> list[dict]:
+def _check(folder, candidates, names=EVERY_KIND, quick="jax"):
     """Let candidates compute the workloads that they can run, all in one process, and return a row for each.
 
-    A row has the largest relative error of a result, or the error of `worker.distances` if this error is above 1e-4.
+    A row has the largest relative error of a result.
     """
     pairs = [(text, name) for name in names for text in candidates if not PEERS[text.partition(":")[0]].lacks(workload(name))]
-    lines = run_python(["-c", CHECK, how, str(folder), json.dumps(pairs)]).splitlines()
+    lines = run_python(["-c", CHECK, quick, str(folder), json.dumps(pairs)]).splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert len([row for row in rows if not row["off"]]) == len(pairs)
+    assert len(rows) == len(pairs)
     for row in rows:
-        assert row["off"] or row.get("distance", 1) < 1e-4, row
+        assert row["distance"] < 1e-4, row
     return rows
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def references(tmp_path_factory):
     """Return the folder of the reference results, from which the default backend differs by less than 1e-5."""
     folder = tmp_path_factory.mktemp("references")
     assert max(row["distance"] for row in _check(folder, ["ours"])) < 1e-5
@@ -84,9 +74,9 @@ MORE = {
 }
 
 
-def _groups() -> list[list[str]]:
+def _groups():
     """Return the candidates by framework, without this project, peers that need a GPU, and the slow peer `torch_compiled`."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups = defaultdict(list)
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
             framework = peer.packages[-1] if peer.packages and peer.packages[-1] not in ("flax", "jax") else name[:4]
@@ -96,11 +86,11 @@ def _groups() -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("candidates", _groups(), ids=" ".join)
-def test_peers_do_the_same_work(references: Path, candidates: list[str]) -> None:
+def test_peers_do_the_same_work(references, candidates):
     candidates = [text for text in candidates if not PEERS[text.partition(":")[0]].missing()]
     if not candidates:
         pytest.skip("not installed")
-    for row in _check(references, candidates, how="" if "torch_lstm" in candidates else "jax"):
+    for row in _check(references, candidates, quick="" if "torch_lstm" in candidates else "jax"):
         if row["kind"] == "sentiment":
             assert ("no recurrent dropout" in row["note"]) != PEERS[row["candidate"].partition(":")[0]].recurrent_dropout
 
@@ -122,7 +112,7 @@ for name in sys.argv[2:]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", [name for name, peer in PEERS.items() if not peer.loads_jax])
-def test_peers_without_jax_do_not_load_it(peer: str) -> None:
+def test_peers_without_jax_do_not_load_it(peer):
     """The import of JAX would add to the memory and the time of such a peer."""
     if missing := PEERS[peer].missing():
         pytest.skip(missing)
@@ -131,7 +121,7 @@ def test_peers_without_jax_do_not_load_it(peer: str) -> None:
 
 
 @pytest.mark.slow
-def test_resets_and_other_cells(tmp_path: Path) -> None:
+def test_resets_and_other_cells(tmp_path):
     others = ("torch_compiled", "keras_torch", "keras_tensorflow")  # a minute of compilation, and Keras takes one backend a process
     here = [name for name, peer in PEERS.items() if not peer.missing() and name not in others]
     _check(tmp_path, [name for name in here if PEERS[name].resets], ["resets:B=4,T=9,H=8,R=30"])
@@ -139,13 +129,6 @@ def test_resets_and_other_cells(tmp_path: Path) -> None:
         names = [f"{name}:B=4,T=5,H=8,cell={cell}" for name in GRIDS]
         _check(tmp_path, [name for name in here if name == "ours" or cell in PEERS[name].cells], names)
     _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
-
-
-@pytest.mark.slow
-def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path, torch) -> None:
-    rows = [row for row in _check(references, ["torch_lstm"], TINY, "off") if row["off"]]
-    assert len(rows) == sum(len(make_arrays(workload(name)).weights) for name in TINY)
-    assert all("error" in row for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -159,25 +142,19 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path, tor
         ("keras_jax", "forward", "no workload of the kind forward"),
     ],
 )
-def test_what_a_peer_lacks(peer: str, name: str, lack: str) -> None:
+def test_what_a_peer_lacks(peer, name, lack):
     assert PEERS[peer].lacks(workload(name)) == lack
 
 
-def test_workloads_with_resets_and_any_cell() -> None:
+def test_workloads_with_resets_and_any_cell():
     resets = make_arrays(workload("resets")).resets
     assert resets is not None
     assert abs(resets.mean() - 0.03) < 0.005
     assert make_arrays(workload("resets:B=2,T=3,H=4,R=0")).resets is None
     assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
-    sizes = "H=8,T=5,B=4,cell"
-    assert flops.step_flops(workload(f"recurrence:{sizes}=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
-    assert flops.step_flops(workload(f"recurrence:{sizes}=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
-    full = workload(f"forward:{sizes}=lstm_full_gate_recurrence")
-    assert flops.step_flops(full) == 2 * 4 * 5 * ((8 + 8) * 32 + 24 * 24)
-    assert flops.parameters(full)["recurrent"] == (8 + 8 + 1) * 32 + 24 * 24
 
 
-def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):
     """On a machine with a GPU, the measured processes get the settings for float32 without TF32."""
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     for gpu in (False, True):
@@ -188,11 +165,11 @@ def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, peer_rules, name: str) -> None:
+def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
     """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn` agree with the reference results."""
     from jax.experimental import rnn
 
-    def lstm(x, h, c, weights, lengths, features: int, units: int, *options):
+    def lstm(x, h, c, weights, lengths, features, units, *options):
         return rnn.lstm_ref(x, h, c, *rnn.unpack_lstm_weights(weights, features, units, 1, False), lengths, features, units, *options[:3])
 
     monkeypatch.setattr(rnn, "lstm", lstm)
@@ -202,24 +179,17 @@ def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, pee
         assert max(worker.distances(work, built, reference).values()) < 1e-5
 
 
-def test_an_answer_that_is_off_is_refused() -> None:
-    work, right = workload(TINY[0]), {"w": np.ones(3), "loss": np.ones(())}
+def test_an_answer_that_is_off_is_refused():
+    right = {"w": np.ones(3), "loss": np.ones(())}
     off = right | {"w": np.array([1, 1, 1.001])}
     reference = {"outputs": np.ones(4), "keras/w": np.ones(3), "keras/loss": np.ones(())}
 
-    def distance(outputs: np.ndarray, step: dict[str, np.ndarray], **options) -> float:
-        return max(
-            worker.distances(work, Built(lambda count: None, lambda: outputs, lambda: step, "keras", [], **options), reference).values()
-        )
+    def distance(outputs, step, **options):
+        built = Built(print, lambda: outputs, lambda: step, "keras", [], **options)
+        return max(worker.distances(workload(TINY[0]), built, reference).values())
 
     assert distance(np.ones(4), right) == distance(np.ones(4), off, excluded={"w": np.array([False, False, True])}) == 0
-    wrong = (
-        (np.full(4, 1.001), right),
-        (np.ones(4), off),
-        (np.ones(3), right),
-        (np.full(4, np.nan), right),
-        (np.ones(4), {"w": np.ones(3)}),
-    )
-    for outputs, step in wrong:
+    outputs = np.full(4, 1.001), np.ones(3), np.full(4, np.nan)
+    for wrong in (*((array, right) for array in outputs), (np.ones(4), off), (np.ones(4), {"w": np.ones(3)})):
         with pytest.raises(ValueError, match=r"outputs|w: |arrays"):
-            distance(outputs, step)
+            distance(*wrong)

@@ -9,13 +9,11 @@ from bench import sampling
 from bench.schema import SAMPLING
 from lstm_jax import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
 ARGUMENTS = ["sampling", "--rounds", "1", "--units", "4", "--chars", "5", "--samples"]
 
 
 @pytest.mark.slow
-def test_command(tmp_path: Path, keras) -> None:
-    path = tmp_path / "rows.jsonl"
+def test_command(path, keras):
     arguments = [*ARGUMENTS, "3", "--results", str(path)]
     first = run_python(["-m", "bench", *arguments]).splitlines()
     rows = read_lines(path)
@@ -23,15 +21,15 @@ def test_command(tmp_path: Path, keras) -> None:
     assert {row["method"]: row["peer"] for row in rows} == methods
     assert {(row["units"], row["chars"], row["round"]) for row in rows} == {(4, 5, 0)}
     assert printed(*arguments) == [line for line in first if not line.startswith("units 4, round")]
-    assert len(read_lines(path)) == len(rows)
+    assert read_lines(path) == rows
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list:
+def asked(monkeypatch) -> list:
     """Replace the processes by made-up rows, and return a list that gets each call. Our process needs the weights that Keras writes."""
     calls = []
 
-    def run_module(arguments: list[str]) -> list[dict]:
+    def run_module(arguments):
         module, _, *flags = arguments
         weights = Path(flags[flags.index("--weights") + 1])
         calls.append((module.rpartition(".")[2], *flags[flags.index("--chars") + 1 :]))
@@ -46,17 +44,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
     return calls
 
 
-def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, asked: list) -> None:
+def test_a_round_that_was_interrupted_is_completed(path, asked):
     """The results have the row of Keras, but the file with its weights is lost: Keras runs again, and gets no second row."""
     row = made(SAMPLING, round=0, units=4, chars=5, peer="keras_jax", method="predict loop", seconds=10.0)
-    path = write_rows(tmp_path / "rows.jsonl", [row])
+    write_rows(path, [row])
     printed(*ARGUMENTS, "1", "--results", path)
     assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]
     assert [row["method"] for row in read_lines(path)] == ["predict loop", "carried", "window"]
 
 
-def test_other_numbers_of_samples_are_measured(tmp_path: Path, asked: list) -> None:
-    path = tmp_path / "rows.jsonl"
+def test_other_numbers_of_samples_are_measured(path, asked):
     lines = [printed(*ARGUMENTS, samples, "--results", path) for samples in ("1,64", "1,16", "16,64")][-1]
     first = ["predict loop", "carried", "carried, 64 samples", "window", "window, 64 samples"]
     assert [row["method"] for row in read_lines(path)] == [*first, "carried, 16 samples", "window, 16 samples"]
@@ -65,7 +62,7 @@ def test_other_numbers_of_samples_are_measured(tmp_path: Path, asked: list) -> N
     assert len(asked) == 4
 
 
-def test_report_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_by_hand(capsys):
     times = {"predict loop": 10.0, "carried": 0.1, "window": 1.0, "carried, 64 samples": 0.7, "window, 64 samples": 20.0}
     sampling.report([{"method": method, "seconds": seconds} for method, seconds in times.items()], 128, (1, 64))
     assert capsys.readouterr().out.splitlines() == [

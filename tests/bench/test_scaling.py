@@ -1,7 +1,6 @@
 """Tests of `bench scaling` at tiny sizes: curves and exponents of rows, the sweep, and the figure. No time is asserted."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +9,14 @@ from rows import complaint, made, printed, read_lines, run_python, write_rows
 from bench import RESULTS, scaling
 from bench.schema import RUN_MEMORY
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
 TINY = ["scaling", "--grid", "T=3:6,H=4", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1", "--seconds", "0.02"]
 
 
-def test_curves_of_rows() -> None:
+def test_curves_of_rows():
     """A curve uses only rows with the same number of devices, in which the other two sizes have their values in `middle`."""
     middle = {"T": 10, "H": 4, "B": 2}
 
-    def line(ms: float, devices: int = 1, **sizes: int) -> dict:
+    def line(ms, devices=1, **sizes):
         return middle | {"devices": devices, "ms_per_step": ms, "peak_mib": 100 + ms} | sizes
 
     rows = [line(1.0), line(3.0), line(5.0), line(6.0, T=20), line(9.0, H=8), line(70.0, T=20, H=8), line(2.0, devices=2)]
@@ -31,14 +29,15 @@ def test_curves_of_rows() -> None:
 
 
 @pytest.mark.parametrize("power", [0.5, 2.0])
-def test_exponents_above_a_constant(power: float) -> None:
+def test_exponents_above_a_constant(power):
     sizes = np.array([20, 40, 80, 160, 320])
     assert scaling.exponent_above_constant(sizes, 250 + 0.003 * sizes**power) == pytest.approx(power, abs=0.011)
 
 
-def test_points_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_are_measured_once(path, tmp_path, monkeypatch):
     """The middle is a point of both grids. Rows of other commands do not count, and rows of another machine are refused."""
-    path, asked = write_rows(tmp_path / "rows.jsonl", [made(RUN_MEMORY)]), []
+    asked = []
+    write_rows(path, [made(RUN_MEMORY)])
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
     measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
     monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(json.loads(arguments[3])) or [measured])
@@ -53,8 +52,8 @@ def test_points_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_sweep(tmp_path: Path) -> None:
-    path, figure = tmp_path / "rows.jsonl", tmp_path / "figures" / "scaling.png"
+def test_a_sweep(path, tmp_path):
+    figure = tmp_path / "figures" / "scaling.png"
     command = [*TINY, "--results", str(path), "--figure", str(figure)]
     first = run_python(["-m", "bench", *command]).splitlines()
     rows = read_lines(path)

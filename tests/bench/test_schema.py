@@ -1,7 +1,6 @@
 """Tests of the schema of rows: committed rows satisfy it, none is lost, and an error names the field of a row that does not fit."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,23 +23,13 @@ COMMITTED = {
 """Smallest number of committed rows for each file and kind of measurement. New measurements add rows."""
 
 
-def test_no_committed_row_is_lost() -> None:
+def test_no_committed_row_is_lost():
     assert {path.name for path in RESULTS.iterdir()} == set(COMMITTED)
     for name, counts in COMMITTED.items():
         assert Counter(counts) <= Counter(row["measurement"] for row in read_rows(RESULTS / name, schema.check))
 
 
-def test_committed_numbers_are_rounded_and_samples_thinned() -> None:
-    for row in schema.rows_of(throughput.PATH, schema.STEP):
-        assert row["samples"] == sorted(row["samples"])
-        assert len(row["samples"]) == min(row["sample_count"], schema.KEPT_SAMPLES)
-        low, high = np.searchsorted(row["samples"], [row["ms_per_step"] * 0.999, row["ms_per_step"] * 1.001])
-        assert low <= len(row["samples"]) / 2 <= high + 1, row["samples"]
-        plain = {name: value for name, value in row.items() if name != "tokens_per_second"}
-        assert plain == schema.rounded(plain)
-
-
-def test_rows_are_rounded_and_thinned() -> None:
+def test_rows_are_rounded_and_thinned():
     row = schema.make_row("step", samples=[3.0, 1.00004, 2.0], ms_per_step=15.68624999, load=1 / 3, versions={"jax": "0.10.2"})
     assert row["samples"] == [1.0, 2.0, 3.0]
     assert (row["sample_count"], row["measurement"], row["ms_per_step"], row["load"]) == (3, "step", 15.6862, 0.333333)
@@ -49,44 +38,40 @@ def test_rows_are_rounded_and_thinned() -> None:
     assert schema.make_row("duel", samples=[2.0, 1.0, 3.0])["samples"] == [2.0, 1.0, 3.0]  # the turns of two processes are pairs
 
 
-GRID = made("grid", task="sentiment", test_accuracy=0.8)
 STEP = timed("A", "ours", 1.0)
 
 
 @pytest.mark.parametrize(
-    ("row", "subject"),
+    ("row", "field"),
     [
-        (STEP | {"ms_per_step": None}, "ms_per_step: None; give float or int"),
-        (STEP | {"ms_per_step": True}, "ms_per_step: True; give float or int"),
-        (STEP | {"samples": 3}, "samples: 3; give list"),
-        (STEP | {"schema": 2}, "schema: 2; give rows of version 3"),
-        (STEP | {"measurement": "beauty"}, "measurement: beauty; give one of step, failed"),
-        ({name: value for name, value in STEP.items() if name != "load"}, "load: missing; a row of step has it"),
-        ({name: value for name, value in GRID.items() if name != "seed"}, "seed: missing"),
+        (STEP | {"ms_per_step": None}, "ms_per_step: None"),
+        (STEP | {"ms_per_step": True}, "ms_per_step: True"),
+        (STEP | {"samples": 3}, "samples: 3"),
+        (STEP | {"schema": 2}, "schema: 2"),
+        (STEP | {"measurement": "beauty"}, "measurement: beauty"),
+        ({name: value for name, value in STEP.items() if name != "load"}, "load: missing"),
     ],
 )
-def test_a_wrong_field(row: dict, subject: str) -> None:
-    assert schema.check(GRID, "here") == GRID
-    with pytest.raises(InputError) as error:
+def test_a_wrong_field(row, field):
+    with pytest.raises(InputError, match=f"^here: {field}; "):
         schema.check(row, "here")
-    assert str(error.value).startswith(f"here: {subject}")
 
 
-def test_rows_of_the_first_digits_of_a_commit(tmp_path: Path) -> None:
+def test_rows_of_the_first_digits_of_a_commit(path):
     commits = ("abc1", "abc1+", "abd22", "abc1", "abd2")
-    path = write_rows(tmp_path / "rows.jsonl", [made("peak", git=git, number=n) for n, git in enumerate(commits)])
+    write_rows(path, [made("peak", git=git, number=n) for n, git in enumerate(commits)])
 
-    def numbers(git: str) -> list[int]:
+    def numbers(git):
         return [row["number"] for row in schema.rows_of_commit(path, "peak", git=git)]
 
-    found = {text: numbers(text) for text in ("abc", "abc1", "abc+", "abc1+", "abd22", "abd2")}
-    assert found == {"abc": [0, 3], "abc1": [0, 3], "abc+": [1], "abc1+": [1], "abd22": [2], "abd2": [4]}
+    for text, found in {"abc": [0, 3], "abc1": [0, 3], "abc+": [1], "abc1+": [1], "abd22": [2], "abd2": [4]}.items():
+        assert numbers(text) == found
     for text, value in (("e", "none in "), ("ab", "those of 3 commits"), ("", "those of 3 commits")):
         with pytest.raises(InputError, match=f"^rows of commit {text}: {value}"):
             numbers(text)
 
 
-def test_tokens_of_an_evaluation() -> None:
+def test_tokens_of_an_evaluation():
     """Old rows of evaluations, whose rate counts the tokens of a single batch, are corrected. Rows of other workloads are unchanged."""
     old = timed("evaluation", "ours", 1500.0, tokens_per_second=512 * 80 / 1.5)
     assert schema.check(old, "here") == old | {"tokens_per_second": pytest.approx(25_000 * 80 / 1.5)}
@@ -95,7 +80,7 @@ def test_tokens_of_an_evaluation() -> None:
     assert workload("inference:B=2,T=3").tokens == 6
 
 
-def test_noise() -> None:
+def test_noise():
     steady = {"samples": [1.0, 1.01, 0.99, 1.0], "load": 2.0, "cores": 2}
     assert throughput.noise(steady) == ""
     assert throughput.noise(steady | {"samples": [1.0, 1.3, 0.8, 1.2]}).startswith("samples spread")
@@ -105,7 +90,7 @@ def test_noise() -> None:
     assert throughput.noise(beside, 150.0) == throughput.noise(beside | {"probe_gflops": []}, 202.0) == ""
 
 
-def test_noisy_rows_give_way() -> None:
+def test_noisy_rows_give_way():
     first, second, error = timed("A", "ours", 2.0, noisy="yes"), timed("A", "ours", 1.0), failed("A", "ours", "out of memory")
     for order in ([first, second, error], [second, first], [error, second, first]):
         assert [row["ms_per_step"] for row in summary.kept(order)] == [1.0]

@@ -1,7 +1,6 @@
 """Tests that the tables and the figure in the README and the documentation agree with the committed rows."""
 
 import re
-from pathlib import Path
 
 import pytest
 from rows import ROOT
@@ -15,14 +14,14 @@ from lstm_jax.errors import InputError
 FIGURE, COMMIT = ROOT / "docs" / "images" / "speed.svg", "764b2ba13990"
 
 
-def test_tables_are_up_to_date() -> None:
+def test_tables_are_up_to_date():
     documents = report.documents()
     assert documents
     for path, text in documents.items():
         assert report.with_tables(text) == text, f"{path}: run python -m bench report --tables"
 
 
-def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_rewritten(tmp_path, monkeypatch):
     page, mark = tmp_path / "README.md", "<!-- bench throughput 8343e8c9e398 A -->\n"
     (tmp_path / "docs").mkdir()
     page.write_text(f"before\n{mark}stale\n<!-- end -->\nafter\n")
@@ -38,12 +37,12 @@ def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("mark", ["throughput 0000000", "throughput 8343e8c9e398 C", "accuracy 0000000", "beauty c5e447ebe3d5"])
-def test_a_mark_without_rows(mark: str) -> None:
+def test_a_mark_without_rows(mark):
     with pytest.raises(InputError, match=r"^(mark|rows of commit)"):
         report.with_tables(f"<!-- bench {mark} -->\nold\n<!-- end -->\n")
 
 
-def test_figure_is_up_to_date(tmp_path: Path) -> None:
+def test_figure_is_up_to_date(tmp_path):
     """Every version of matplotlib writes each text of an SVG file as a comment, too."""
     rows, lines = of_commit(throughput.PATH, COMMIT)
     draw_grid(lines, "torch_lstm", tmp_path / "speed.png", title("torch_lstm", rows))

@@ -11,7 +11,7 @@ from experiments.best import encode_margins, ensemble_accuracy, spread, verdict
 RNG = np.random.default_rng(0)
 
 
-def test_ensemble_accuracy() -> None:
+def test_ensemble_accuracy():
     labels = RNG.integers(0, 2, 1000)
     truth = np.where(labels == 1, 1.0, -1.0)
     logits = [truth + 2 * RNG.normal(size=1000) for _ in range(5)]
@@ -23,7 +23,7 @@ def test_ensemble_accuracy() -> None:
     assert want > max(alone) + 0.1
 
 
-def test_the_conclusion_names_each_model() -> None:
+def test_the_conclusion_names_each_model():
     labels = np.ones(4, int)
     # four reviews and two seeds: the models are right on 2 and 3 reviews, their mean on 3, and the mean of the mixtures on 4
     rows = [
@@ -50,7 +50,7 @@ def test_the_conclusion_names_each_model() -> None:
     assert found["recipe"].endswith("seeds 0.5000 0.7500")
 
 
-def test_spread() -> None:
+def test_spread():
     assert spread([0.9], 25_000) == pytest.approx(1.95996 * np.sqrt(0.09 / 25_000), rel=1e-4)
     # where the seeds differ far more than the sample of reviews explains, the interval is that of Student's t-distribution
     values = [0.5, 0.6, 0.8]

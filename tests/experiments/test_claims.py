@@ -3,8 +3,6 @@
 import json
 import math
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,90 +14,83 @@ from lstm_jax import sweep
 from lstm_jax.sweep import stats
 
 
-def test_t_interval() -> None:
-    values = np.random.default_rng(0).normal(3, 2, 7)
-    want = scipy_stats.ttest_1samp(values, 0).confidence_interval()
-    np.testing.assert_allclose(stats.t_interval(values), (values.mean(), want.low, want.high), rtol=1e-12)
-    mean, *ends = stats.t_interval([2.0])
-    assert mean == 2.0
-    assert np.isnan(ends).all()
-    assert stats.t_interval([2.0, 2.0]) == (2.0, 2.0, 2.0)
+def claimed(low, high):
+    return Claim("gates", "bits", "bits", 3, "", ({},), low=low, high=high)
 
 
 @pytest.mark.parametrize(
-    ("claimed", "interval", "want"),
+    ("low", "high", "interval", "want"),
     [
-        ((0, math.inf), (0.1, 2), "shown"),
-        ((0, math.inf), (-0.1, 2), "open"),
-        ((0, math.inf), (-2, -0.1), "refuted"),
-        ((-1, 1), (-0.9, 0.9), "shown"),
-        ((-1, 1), (-1.1, 0.9), "open"),
-        ((-1, 1), (1.1, 2), "refuted"),
-        ((0, math.inf), (math.nan, math.nan), "open"),
+        (0, math.inf, (0.1, 2), "shown"),
+        (0, math.inf, (-0.1, 2), "open"),
+        (0, math.inf, (-2, -0.1), "refuted"),
+        (-1, 1, (-0.9, 0.9), "shown"),
+        (-1, 1, (-1.1, 0.9), "open"),
+        (-1, 1, (1.1, 2), "refuted"),
+        (0, math.inf, (math.nan, math.nan), "open"),
     ],
 )
-def test_verdict(claimed: tuple[float, float], interval: tuple[float, float], want: str) -> None:
-    assert claims.verdict(Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1]), *interval) == want
+def test_verdict(low, high, interval, want):
+    assert claims.verdict(claimed(low, high), *interval) == want
 
 
-def test_the_p_value_agrees_with_the_interval() -> None:
+def test_the_p_value_agrees_with_the_interval():
     """The one-sided p-value of a claim is 0.025 if an end of the 95 % confidence interval coincides with an end of the claimed range."""
     values = np.random.default_rng(1).normal(1, 1, 5)
     _, low, high = stats.t_interval(values)
-    for claimed in ((low, math.inf), (-math.inf, high), (low, high + 9), (low - 9, high)):
-        claim = Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1])
-        assert claims.p_value(claim, values.tolist()) == pytest.approx(0.025)
-    assert claims.p_value(Claim("gates", "", "bits", ({},), low=low - 1, high=high + 9), values.tolist()) < 0.01
-    assert math.isnan(claims.p_value(claim, [1.0]))
+    for ends in ((low, math.inf), (-math.inf, high), (low, high + 9), (low - 9, high)):
+        assert claims.p_value(claimed(*ends), values.tolist()) == pytest.approx(0.025)
+    assert claims.p_value(claimed(low - 1, high + 9), values.tolist()) < 0.01
+    assert math.isnan(claims.p_value(claimed(0, 1), [1.0]))
 
 
-def rows_of(run: Any, configs: list[Any], values: list[dict[str, float]], path: Path) -> None:
-    made = [
-        {"id": sweep.run_id(run, config), "status": sweep.DONE, "config": asdict(config), "result": value}
-        for config, value in zip(configs, values, strict=True)
-    ]
+def write_rows(run, rows, path):
+    """Write the rows of pairs (config, result) of a study to a file."""
+    made = [{"id": sweep.run_id(run, config), "status": sweep.DONE, "config": asdict(config), "result": result} for config, result in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("|")[1:-1]]
+def cells(results):
+    """Return the cells of the first claim in the table, without its study and text."""
+    return [cell.strip() for cell in claims.table(results).splitlines()[2].split("|")[3:-1]]
 
 
-def test_the_table_pairs_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim = next(claim for claim in CLAIMS if "Characters, 3 epochs: the GRU" in claim.text)
+def the_claim(text):
+    (found,) = (claim for claim in CLAIMS if text in claim.text)
+    return found
+
+
+def test_the_table_pairs_by_seed(tmp_path, monkeypatch):
+    claim, path = the_claim("Characters, 3 epochs: the GRU"), tmp_path / "gates.jsonl"
     monkeypatch.setattr(claims, "CLAIMS", [claim])
-    lstm, gru = ([gates.variant(gates.GENERATION, cell, seed) for seed in range(8)] for cell in ("lstm", "gru"))
     # the first three seeds give 0.5, 1.0 and none; new seeds give 1, 2, 3, 4, 5; a row of another config counts for nothing
     bits = {"lstm": [3.0, 4.0, 9.0, 3, 4, 5, 6, 7], "gru": [2.5, 3.0, None, 2, 2, 2, 2, 2]}
-    both = zip(lstm + gru, bits["lstm"] + bits["gru"], strict=True)
-    rows = [(config, {"bits": value}) for config, value in both if value is not None][::-1]
-    rows.append((replace(gru[2], train=replace(gru[2].train, epochs=7)), {"bits": 1000.0}))
-    rows_of(gates.STUDY.run, [config for config, _ in rows], [value for _, value in rows], tmp_path / "gates.jsonl")
-    line = cells(claims.table(tmp_path).splitlines()[2])
-    p: Any = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0, alternative="greater")[1]
-    assert line[2:] == ["+0.75 (-2.43 to 3.93), 2 seeds", "open", "+3 (1.04 to 4.96), 5 seeds", "shown", f"{p:.2g}"]
-    written = (tmp_path / "gates.jsonl").read_text().splitlines()  # no verdict before all seeds have run: nobody can stop at a good moment
-    (tmp_path / "gates.jsonl").write_text("\n".join(line for line in written if '"seed": 7' not in line) + "\n")
-    assert cells(claims.table(tmp_path).splitlines()[2])[4:] == ["4 of 5 run", "", ""]
-    other = next(claim for claim in CLAIMS if "Characters, 30 epochs: the GRU" in claim.text)
-    (tmp_path / "gates.jsonl").write_text("\n".join(written) + "\n")
-    monkeypatch.setattr(claims, "CLAIMS", [claim, other])  # a claim that has not been tested counts in the adjustment
-    assert cells(claims.table(tmp_path).splitlines()[2])[-1] == f"{2 * p:.2g}"
+    runs = [(gates.variant(gates.GENERATION, cell, seed), value) for cell, own in bits.items() for seed, value in enumerate(own)]
+    rows = [(config, {"bits": value}) for config, value in runs if value is not None][::-1]
+    rows.append((replace(rows[0][0], train=replace(rows[0][0].train, seed=2, epochs=7)), {"bits": 1000.0}))
+    write_rows(gates.STUDY.run, rows, path)
+    p = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0, alternative="greater")[1]
+    assert cells(tmp_path) == ["+0.75 (-2.43 to 3.93), 2 seeds", "open", "+3 (1.04 to 4.96), 5 seeds", "shown", f"{p:.2g}"]
+    monkeypatch.setattr(claims, "CLAIMS", [claim, the_claim("Characters, 30 epochs: the GRU")])  # one that has not been tested counts, too
+    assert cells(tmp_path)[-1] == f"{2 * p:.2g}"
     monkeypatch.setattr(claims, "CLAIMS", [claim])
-    (tmp_path / "gates.jsonl").write_text("")
-    assert cells(claims.table(tmp_path).splitlines()[2])[2:] == [""] * 5
+    write_rows(gates.STUDY.run, [row for row in rows if row[0].train.seed != 7], path)
+    assert cells(tmp_path)[2:] == ["4 of 5 run", "", ""]  # no verdict before all seeds have run: nobody can stop at a good moment
+    path.unlink()
+    assert cells(tmp_path) == [""] * 5
 
 
-def test_a_method_without_a_seed_is_compared_with_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim = next(claim for claim in CLAIMS if "Sunspots" in claim.text)
+def test_a_method_without_a_seed_is_compared_with_each_seed(tmp_path, monkeypatch):
+    claim = the_claim("Sunspots")
     monkeypatch.setattr(claims, "CLAIMS", [claim])
     configs = claims.configs(claim, new=False)
     assert [(config.method, config.task.train.seed) for config in configs] == [*(("lstm", n) for n in range(3)), ("seasonal naive", 0)]
-    rows_of(forecast.STUDY.run, configs, [{"mae": value} for value in (4.0, 5.0, 6.0, 1.0)], tmp_path / "forecast.jsonl")
-    assert cells(claims.table(tmp_path).splitlines()[2])[2:] == ["+4 (1.52 to 6.48), 3 seeds", "shown", "", "", ""]
+    results = [{"mae": value} for value in (4.0, 5.0, 6.0, 1.0)]
+    write_rows(forecast.STUDY.run, zip(configs, results, strict=True), tmp_path / "forecast.jsonl")
+    assert cells(tmp_path) == ["+4 (1.52 to 6.48), 3 seeds", "shown", "", "", ""]
 
 
-def test_metrics() -> None:
+def test_metrics():
     memory = {"gradient_before": [[1, 2.0], [100, 0.2], [200, 1e-9]], "gradient_after": [[1, 10.0], [100, 0.0]]}
     assert claim_list._fading("gradient_before")(memory) == pytest.approx(1)
     assert claim_list._lost(memory) == pytest.approx(20)
@@ -112,21 +103,19 @@ def test_metrics() -> None:
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.study}: {claim.text[:40]}")
-def test_a_claim_needs_one_run_for_each_setting_and_seed(claim: Claim) -> None:
-    settings = claim.of + claim.minus
+def test_a_claim_needs_one_run_for_each_setting_and_seed(claim):
     for new, seeds in ((False, range(claim.first)), (True, range(claim.first, claim.first + claims.NEW))):
         found = [sweep.flatten(asdict(config)) for config in claims.configs(claim, new)]
-        for setting in settings:
-            selected = [fields for fields in found if claims._has(fields, setting)]
-            want = [0] if claims._is_seedless(setting) else list(seeds)
-            assert sorted(fields[claims._seed_field(fields)] for fields in selected) == want
+        for setting in claim.of + claim.minus:
+            selected = [fields[claims._seed_field(fields)] for fields in found if setting.items() <= fields.items()]
+            assert sorted(selected) == ([0] if claims._is_seedless(setting) else list(seeds))
         assert len({str(fields) for fields in found}) == len(found)
 
 
-def test_runs_that_fail_are_told_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_fail_are_told_and_repeated(tmp_path, monkeypatch, capsys):
     seen = []
 
-    def runs(function: Any, configs: list[Any], path: Path, where: str, workers: int, retry: bool) -> list[dict[str, Any]]:
+    def runs(function, configs, path, where, workers, retry):
         seen.append((path, len(configs), retry))
         return [{"status": sweep.FAILED if n == 1 else sweep.DONE} for n in range(len(configs))]
 

@@ -26,7 +26,7 @@ def grams(text: np.ndarray, order: int) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("order", [1, 3])
-def test_against_a_dense_classifier(order: int) -> None:
+def test_against_a_dense_classifier(order):
     train, test = split(60, 6), split(20, 8)  # the second has words and n-grams that the first lacks
     sets = [grams(train.row(n), order) for n in range(len(train))]
     names = sorted(set.union(*sets))
@@ -46,7 +46,7 @@ def test_against_a_dense_classifier(order: int) -> None:
     assert np.std(want) > 0.3
 
 
-def test_best_share() -> None:
+def test_best_share():
     labels = RNG.integers(0, 2, 400)
     sign = np.where(labels == 1, 1.0, -1.0)
     good, noise = sign + RNG.normal(size=400), RNG.normal(size=400)

@@ -7,9 +7,7 @@ cases, each fault is listed once, with the number of cases that have the fault, 
 
 import argparse
 import contextlib
-import dataclasses
 import importlib
-import json
 import os
 import queue
 import random
@@ -20,10 +18,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 from rich.table import Table
 
 from tests.fuzz.case import Verdict
@@ -34,32 +33,21 @@ LONG = {"flags": 3000, "files": 1000, "flips": 500, "kills": 200}
 """Number of cases of each kind in the long run, which is the default."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A case and its verdict."""
+class Row(NamedTuple):
+    """Case and its verdict."""
 
     kind: str
     seed: int
     number: int
     verdict: Verdict
 
-    def to_json(self) -> str:
-        names = {"kind": self.kind, "seed": self.seed, "number": self.number}
-        return json.dumps(names | dataclasses.asdict(self.verdict)) + "\n"
-
-
-def run_case(kind: str, seed: int, number: int, shell: Shell, world: World) -> Row:
-    """Run one case, which `kind`, `seed` and `number` determine."""
-    module = importlib.import_module(f"tests.fuzz.{kind}")
-    verdict = module.run(random.Random(f"{kind} {seed} {number}"), shell, world)
-    return Row(kind, seed, number, verdict)
-
 
 def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequence[int], seed: int, seconds: float = 0) -> Iterator[Row]:
     """Run the cases with the given numbers, one at a time in each shell, and yield the `Row` of each case as soon as the case has ended.
 
-    After `seconds` (0: no limit), no further case is begun.
+    The kind, the seed and the number determine a case. After `seconds` (0: no limit), no further case is begun.
     """
+    module = importlib.import_module(f"tests.fuzz.{kind}")
     free: queue.SimpleQueue[Shell] = queue.SimpleQueue()
     for shell in shells:
         free.put(shell)
@@ -70,7 +58,7 @@ def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequenc
             return None
         shell = free.get()
         try:
-            return run_case(kind, seed, number, shell, world)
+            return Row(kind, seed, number, module.run(random.Random(f"{kind} {seed} {number}"), shell, world))
         finally:
             free.put(shell)
 
@@ -97,73 +85,49 @@ def native_library() -> Path | None:
         return None
 
 
-def summary(rows: Sequence[Row]) -> Table:
-    """Return a table with the numbers of cases, faults and exit codes of each kind."""
-    table = Table("kind", "cases", "faults", "exit 0", "exit 2", "exit 130", "seconds, longest", title="fuzz")
-    by_kind = defaultdict(list)
-    for row in rows:
-        by_kind[row.kind].append(row.verdict)
-    for kind, verdicts in by_kind.items():
-        codes = [str(sum(v.ended == code for v in verdicts)) for code in ("0", "2", "130")]
-        faults = sum(bool(v.fault) for v in verdicts)
-        table.add_row(kind, str(len(verdicts)), str(faults), *codes, f"{max(v.seconds for v in verdicts):.1f}")
-    return table
-
-
 def report(console: Console, rows: Sequence[Row]) -> None:
-    """Print the faults, the most frequent one first, each with the number of cases that have it and with up to three of these cases."""
-    groups = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row.kind, row.number)):
+    """Print the faults, the most frequent one first, each with up to three cases that have it, then a table of the kinds of cases."""
+    faults, kinds = defaultdict(list), defaultdict(list)
+    for row in sorted(rows, key=lambda row: row[:3]):
+        kinds[row.kind].append(row.verdict)
         if row.verdict.fault:
-            groups[row.kind, row.verdict.fault].append(row)
-    for (kind, fault), members in sorted(groups.items(), key=lambda item: -len(item[1])):
+            faults[row.kind, row.verdict.fault].append(row)
+    for (kind, fault), members in sorted(faults.items(), key=lambda item: -len(item[1])):
         console.print(f"\n{len(members)} of {kind}: {escape(fault)}", style="bold", soft_wrap=True)
         for row in members[:3]:
             console.print(f"  --seed {row.seed} --only {row.number}: {escape(row.verdict.line)}", highlight=False, soft_wrap=True)
+    table = Table("kind", "cases", "faults", "exit 0", "exit 2", "exit 130", "seconds, longest", title="fuzz")
+    for kind, verdicts in kinds.items():
+        codes = [sum(verdict.ended == code for verdict in verdicts) for code in ("0", "2", "130")]
+        counts = len(verdicts), sum(bool(verdict.fault) for verdict in verdicts), *codes
+        table.add_row(kind, *map(str, counts), f"{max(verdict.seconds for verdict in verdicts):.1f}")
+    console.print(table)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run the cases that the command line selects, and return 1 if there is a fault, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("kind", choices=[*LONG, "all"], nargs="?", default="all")
     parser.add_argument("--cases", type=int, default=0, help="cases of each kind; 0: those of the long run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, default=None, help="the number of one case, run alone and shown in full")
+    parser.add_argument("--only", type=int, help="the number of one case, run alone and shown in full")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0, help="begin no case of a kind after so long; 0: no limit")
-    parser.add_argument("--out", type=Path, default=None, help="a file of JSON lines, one a case")
-    asked = parser.parse_args(arguments)
-    console, kinds = Console(), list(LONG) if asked.kind == "all" else [asked.kind]
+    asked = parser.parse_args()
+    console, rows = Console(), []
     with contextlib.ExitStack() as stack:
         with console.status("building the compiled backend, training a tiny run of each task"):
             world = stack.enter_context(make_world(native_library()))
         shells = [stack.enter_context(world.shell()) for _ in range(asked.workers)]
-        rows = _run_all(world, shells, kinds, asked, console)
-    report(console, rows)
-    console.print(summary(rows))
-    return int(any(row.verdict.fault for row in rows))
-
-
-def _run_all(world: World, shells: Sequence[Shell], kinds: Sequence[str], asked: argparse.Namespace, console: Console) -> list[Row]:
-    rows: list[Row] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[faults]} faults"))
-    out = asked.out.open("a") if asked.out else None
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-        for kind in kinds:
+        for kind in LONG if asked.kind == "all" else [asked.kind]:
             numbers = range(asked.cases or LONG[kind]) if asked.only is None else [asked.only]
-            task = progress.add_task(kind, total=len(numbers), faults=0)
-            for row in run_cases(world, shells, kind, numbers, asked.seed, asked.seconds):
-                rows.append(row)
-                if out:
-                    out.write(row.to_json())
-                    out.flush()
-                faults = sum(bool(one.verdict.fault) for one in rows if one.kind == kind)
-                progress.update(task, advance=1, faults=faults)
-                if asked.only is not None:
-                    console.print(row.verdict.line, row.verdict.ended, row.verdict.err, markup=False, soft_wrap=True)
-    if out:
-        out.close()
-    return rows
+            cases = run_cases(world, shells, kind, numbers, asked.seed, asked.seconds)
+            rows += track(cases, kind, len(numbers), console=console, disable=not console.is_terminal)
+    if asked.only is not None:
+        for row in rows:
+            console.print(row.verdict.line, row.verdict.ended, row.verdict.err, markup=False, soft_wrap=True)
+    report(console, rows)
+    return int(any(row.verdict.fault for row in rows))
 
 
 if __name__ == "__main__":

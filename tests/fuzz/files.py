@@ -1,6 +1,5 @@
 """Fuzzer of input files: a valid file of a kind that a command reads is damaged and given to that command."""
 
-import csv
 import gzip
 import io
 import json
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.case import Verdict
-from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
+from tests.fuzz.judge import run_and_judge
 from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
-from tests.fuzz.shell import BRISK, Command, Shell
-from tests.fuzz.world import SENTENCES, TRAIN, World, review
+from tests.fuzz.shell import Command, Shell
+from tests.fuzz.world import SENTENCES, TRAIN, World, review_lines, review_table, series
 
 REVIEWS = "train sentiment " + TRAIN["sentiment"].replace("--data reviews", "--data FILE")
 PREPARE = "data prepare --data FILE --vocabulary frequency --cache-dir cache"
@@ -48,40 +47,35 @@ class Form:
     make: Callable[[], bytes]
     asks: tuple[str, ...]
     kinds: tuple[Mutation, ...] = TEXTUAL
-    pack: Callable[[random.Random, bytes], bytes] | None = None
+    pack: Mutation | None = None
 
 
-def _table(text_only: bool = False) -> bytes:
-    draw, file = random.Random(1), io.StringIO()
-    rows = [review(draw, row % 2) for row in range(40)]
-    csv.writer(file).writerows([("text",), *((text,) for text, _ in rows)] if text_only else [("text", "label"), *rows])
-    return file.getvalue().encode()
-
-
-def _lines() -> bytes:
-    draw = random.Random(1)
-    rows = [dict(zip(("text", "label"), review(draw, row % 2), strict=True)) | {"movie": f"m{row // 3}", "id": row} for row in range(40)]
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def _records() -> bytes:
+def _records():
     return json.dumps([{"text": SENTENCES, "title": "a cat"}, {"text": SENTENCES, "title": "7"}]).encode()
 
 
-def _columns() -> bytes:
+def _columns():
     return json.dumps({"article": {"0": SENTENCES, "1": None}, "number": {"0": 1, "1": 2}}).encode()
 
 
-def _series(dated: bool = False) -> bytes:
-    moments = [f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}:00" if dated else str(hour) for hour in range(96)]
-    return "\n".join(["time,value", *(f"{moment},{hour % 7}.5" for hour, moment in enumerate(moments))]).encode()
+def _table():
+    return review_table(random.Random(1), 40).encode()
 
 
-def _series_lines() -> bytes:
+def _lines():
+    return review_lines(random.Random(1), 40).encode()
+
+
+def _dated():
+    lines = (f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}:00,{hour % 7}.5\n" for hour in range(96))
+    return f"time,value\n{''.join(lines)}".encode()
+
+
+def _series_lines():
     return "".join(json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)).encode()
 
 
-def _tar() -> bytes:
+def _tar():
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for split in ("train", "test"):
@@ -92,7 +86,7 @@ def _tar() -> bytes:
     return file.getvalue()
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> None:
+def _add(tar, name, content, **fields):
     info = tarfile.TarInfo(name)
     info.size = len(content)
     for field, value in fields.items():
@@ -100,7 +94,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> N
     tar.addfile(info, io.BytesIO(content))
 
 
-def _odd_tar(draw: random.Random) -> bytes:
+def _odd_tar(draw):
     """Return a tar archive with a further member at its end. This member has an odd name, and often also an odd type and pax header."""
     file = io.BytesIO(_tar())
     names = (
@@ -119,37 +113,34 @@ def _odd_tar(draw: random.Random) -> bytes:
     return file.getvalue()
 
 
-def _gzip_tar(draw: random.Random, content: bytes) -> bytes:
+def _gzip_tar(draw, content):
     inner = _odd_tar(draw) if draw.random() < 0.6 else mutated(draw, content, ANY)[1]
     return gzip.compress(inner) * draw.choice((1, 1, 2))
 
 
-def _xz(draw: random.Random, content: bytes) -> bytes:
+def _xz(draw, content):
     """Return a valid .xz file with damaged content or, less often, a small .xz file that expands to 4 GiB."""
     if draw.random() < 0.15:
         return lzma.compress(content) + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
     return lzma.compress(mutated(draw, content, TEXTUAL)[1])
 
 
-def _safetensors() -> bytes:
+def _safetensors():
     from safetensors.numpy import save
 
-    return save({"lstm.weight_ih_l0": np.ones((16, 3), np.float32), "lstm.weight_hh_l0": np.ones((16, 4), np.float32)} | _torch_rest())
+    shapes = {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "lstm.bias_hh_l0": (16,)}
+    shapes |= {"fc.weight": (3, 4), "fc.bias": (3,)}
+    return save({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
-def _torch_rest() -> dict[str, np.ndarray]:
-    shapes = {"lstm.bias_ih_l0": (16,), "lstm.bias_hh_l0": (16,), "fc.weight": (3, 4), "fc.bias": (3,)}
-    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-
-
-def _float8(draw: random.Random, content: bytes) -> bytes:
+def _float8(draw, content):
     kinds = (b"F8_E4M3", b"F8_E5M2", b"BF16", b"F16", b"I64", b"BOOL", b"F4", b"U64", b"F32")
     return content.replace(b"F32", draw.choice(kinds), draw.choice((1, -1))).replace(
         b"[0,", draw.choice((b"[0,", b"[-1,", b"[99999999999,"))
     )
 
 
-def _keras() -> bytes:
+def _keras():
     import tempfile
 
     from lstm_jax import convert
@@ -162,7 +153,7 @@ def _keras() -> bytes:
         return path.read_bytes()
 
 
-def _foreign(draw: random.Random, _: bytes) -> bytes:
+def _foreign(draw, _):
     latin = SENTENCES.replace("cat", "ch\xe4t").encode("latin-1")
     images = b"\x89PNG\r\n\x1a\n" + draw.randbytes(400), b"\xff\xd8\xff\xe0" + draw.randbytes(400)
     packed = gzip.compress(_tar()), lzma.compress(_lines())
@@ -179,11 +170,11 @@ FORMS = (
     Form("bytes.txt", lambda: SENTENCES.encode() * 4, (TEXT + " --unit byte", TEXT + " --clean none")),
     Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, (PREDICT,)),
     Form(FOREIGN, bytes, (PREDICT, PREDICT.replace("predict", "inspect"), SCORE, "forecast --csv FILE --run runs/forecast"), ANY, _foreign),
-    Form("text.csv", lambda: _table(text_only=True), (SCORE,)),
+    Form("text.csv", _table, (SCORE,)),
     Form("records.json", _records, (SCORE,)),
     Form("columns.json", _columns, (SCORE,)),
-    Form("series.csv", _series, ("forecast --csv FILE --run runs/forecast", SERIES)),
-    Form("dated.csv", lambda: _series(dated=True), ("forecast --csv FILE --run runs/forecast", SERIES)),
+    Form("series.csv", lambda: series(random.Random(1)).encode(), ("forecast --csv FILE --run runs/forecast", SERIES)),
+    Form("dated.csv", _dated, ("forecast --csv FILE --run runs/forecast", SERIES)),
     Form("series.jsonl", _series_lines, ("forecast --csv FILE --run runs/forecast", SERIES)),
     Form("weights.safetensors", _safetensors, ("tests.fuzz.calls:torch_file",), ANY, _float8),
     Form("x.weights.h5", _keras, ("tests.fuzz.calls:keras_file",), ANY),
@@ -218,14 +209,7 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
         command = Command((*words, "--run", "new-run") if words[0] == "train" else tuple(words))
     with world.case() as folder:
         (folder / name).write_bytes(content)
-        before = snapshot(folder)
-        outcome = shell.run(command, folder, BRISK)
-        after = snapshot(folder)
-    found = [fault_of(outcome), lost(before, after)]
-    if outcome.code in (0, 2):
-        found.append(left_behind(set(after) - set(before)))
+        outcome, faults = run_and_judge(command, shell, folder)
     if form.name == FOREIGN and outcome.code == 0:
-        found.append("silent: reads a file of another kind")
-    if command.arguments[0] in ("forecast", "predict", "score"):
-        found.append(silent_number(outcome))
-    return Verdict.of(f"{command} ({what})", outcome, found)
+        faults.append("silent: reads a file of another kind")
+    return Verdict.of(f"{command} ({what})", outcome, faults)

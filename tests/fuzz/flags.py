@@ -1,20 +1,18 @@
 """Fuzzer of command lines: values that are good, odd, extreme or of a wrong type, and flags that are missing or repeated."""
 
-import dataclasses
+import argparse
 import random
 import re
-import types
-import typing
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
 
 from lstm_jax.commands import COMMANDS
 from tests.fuzz.case import Verdict
-from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
-from tests.fuzz.shell import BRISK, Command, Shell
+from tests.fuzz.judge import NOTHING, run_and_judge
+from tests.fuzz.shell import Command, Shell
 from tests.fuzz.world import ASK, TRAIN, World
-from tests.helpers.command_line import is_positional
 
 GOOD: dict[str, tuple[str, ...]] = {
     "int": ("0", "1", "2", "3", "4", "5", "7", "8", "12", "16"),
@@ -53,6 +51,7 @@ The training commands have the weight 2, and all other commands have the weight 
 """
 CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
 """Pattern of the paths that a command may change if it resumes a run, or if it is `lstm-jax run accept`."""
+ANYTHING = re.compile("")
 
 
 @dataclass(frozen=True)
@@ -60,46 +59,35 @@ class Flag:
     """Flag of a command.
 
     Attributes:
-        name: name of the flag with its dashes.
+        name: name of the flag with its dashes, or "" if its values are positional arguments.
         kind: type of its values: a key of `GOOD`, "bool" or "choice".
         choices: values that the flag accepts, if they are listed.
         many: whether the flag takes several values.
-        positional: whether the values are positional arguments, without the flag's name.
     """
 
     name: str
     kind: str
-    choices: tuple[str, ...] = ()
-    many: bool = False
-    positional: bool = False
+    choices: tuple[str, ...]
+    many: bool
 
 
-def flags_of(command: type) -> list[Flag]:
-    """Return the flags of the dataclass of a command or a config: one flag for each field, including the fields of nested configs."""
-    found, hints = [], get_type_hints(command, include_extras=True)
-    for name in (field.name for field in dataclasses.fields(command)):
-        hint = hints[name]
-        plain = hint.__origin__ if get_origin(hint) is Annotated else hint
-        if dataclasses.is_dataclass(plain):
-            found += flags_of(typing.cast(type, plain))
-        else:
-            found.append(_flag(f"--{name.replace('_', '-')}", plain, is_positional(hint)))
-    return found
-
-
-def _flag(name: str, hint: Any, positional: bool) -> Flag:
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    choices = tuple(str(value) for part in parts if get_origin(part) is Literal for value in get_args(part))
-    many = any(get_origin(part) is tuple for part in parts)
-    plain = [get_args(part)[0] if get_origin(part) is tuple else part for part in parts if part is not type(None)]
-    kinds = {bool: "bool", int: "int", float: "float", str: "str", Path: "path"}
-    kind = next((kinds[part] for part in plain if part in kinds), "choice")
+def _flag(action: argparse.Action) -> Flag:
+    name, shown = "".join(action.option_strings[:1]), str(action.metavar)
+    listed = re.search("{(.*)}", shown)
+    choices = tuple(choice for choice in listed[1].split(",") if choice != "None") if listed else ()
+    kind = "bool" if action.nargs == 0 else next((kind for kind in GOOD if kind.upper() in shown), "choice")
     if kind == "str" and name in ("--data", "--csv", "--test-data", "--cache-dir"):
         kind = "path"
-    return Flag(name, kind, choices, many, positional)
+    return Flag(name, kind, choices, "..." in shown)
 
 
-FLAGS = {name: flags_of(typing.cast(type, command)) for name, command in COMMANDS.items()}
+def _flags_of(command: type) -> list[Flag]:
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        _help, *actions = tyro.extras.get_parser(command)._actions
+    return [_flag(action) for action in actions]
+
+
+FLAGS = {name: _flags_of(command) for name, command in COMMANDS.items()}
 
 
 def base(name: str) -> dict[str, list[str]]:
@@ -144,7 +132,7 @@ def draw_arguments(draw: random.Random) -> tuple[str, ...]:
             chosen.pop(flag.name, None)
             chosen[flag.name if draw.random() < 0.7 else f"--no-{flag.name[2:]}"] = []
         else:
-            chosen["" if flag.positional else flag.name] = [draw_value(draw, flag) for _ in range(count)]
+            chosen[flag.name] = [draw_value(draw, flag) for _ in range(count)]
     if len(chosen) > 1 and draw.random() < 0.05:
         del chosen[draw.choice(list(chosen)[1:])]
     words = [*name.split(), *chosen.pop("")]
@@ -166,16 +154,8 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     stdout = draw.choices(("file", "/dev/full", "closed"), (30, 1, 1))[0]
     encoding = draw.choices(("utf-8", "ascii"), (20, 1))[0]
     command = Command(arguments, stdin, stdout, encoding)
+    resumes = "--resume" in arguments or arguments[:2] == ("run", "accept")
+    may_change = ANYTHING if "--force" in arguments else CHANGED if resumes else NOTHING
     with world.case() as folder:
-        before = snapshot(folder)
-        outcome = shell.run(command, folder, BRISK)
-        after = snapshot(folder)
-    may_change = CHANGED if "--resume" in arguments or arguments[:2] == ("run", "accept") else re.compile("(?!)")
-    found = [fault_of(outcome)]
-    if arguments[0] in ("forecast", "predict", "score"):
-        found.append(silent_number(outcome))
-    if "--force" not in arguments:
-        found.append(lost(before, after, may_change))
-    if outcome.code in (0, 2):
-        found.append(left_behind(set(after) - set(before)))
-    return Verdict.of(command, outcome, found)
+        outcome, faults = run_and_judge(command, shell, folder, may_change)
+    return Verdict.of(command, outcome, faults)

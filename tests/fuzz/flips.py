@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of
+from tests.fuzz.mutate import edit_digit, flip_bit, set_byte, truncate
 from tests.fuzz.runs import final
 from tests.fuzz.shell import Command, Outcome, Shell
 from tests.fuzz.world import ASK, TRAIN, World
@@ -35,25 +36,15 @@ WRITTEN = ("vectors.txt", "page.html", "model.onnx")
 """Files that questions in `ASK` write, and whose contents are a part of the answer."""
 
 
-def flip(draw: random.Random, path: Path) -> str:
-    """Flip a bit of a file, change a digit or a byte, cut the file or remove it, and return a description of the damage.
-
-    An empty file is always removed.
-    """
+def damage(draw: random.Random, path: Path) -> str:
+    """Damage or remove a file, and return a description of the damage. An empty file is always removed."""
     content = path.read_bytes()
-    digits = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
-    how = draw.choices(("bit", "digit", "byte", "cut", "gone"), (60, 15 if digits else 0, 10, 8, 7))[0]
-    if how == "gone" or not content:
+    if not content or draw.random() < 0.07:
         path.unlink()
         return "removed"
-    place = draw.choice(digits) if how == "digit" else draw.randrange(len(content))
-    if how == "cut":
-        path.write_bytes(content[:place])
-        return f"cut to {place} bytes"
-    others = {"bit": [content[place] ^ 1 << draw.randrange(8)], "digit": list(b"0123456789"), "byte": list(range(256))}[how]
-    new = draw.choice([byte for byte in others if byte != content[place]])
-    path.write_bytes(content[:place] + bytes([new]) + content[place + 1 :])
-    return f"byte {place}: {content[place]:#04x} -> {new:#04x}"
+    kind = draw.choices((flip_bit, edit_digit, set_byte, truncate), (60, 15, 10, 8))[0]
+    path.write_bytes(kind(draw, content))
+    return kind.__name__
 
 
 def answer(outcome: Outcome, folder: Path) -> str:
@@ -103,7 +94,7 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
         if not pattern and draw.random() < 0.5:
             chosen = [path for path in chosen if "checkpoints" not in path.parts and not FREE.search(str(path.relative_to(folder)))]
         path = draw.choice(sorted(chosen))
-        name, how = str(path.relative_to(folder)), flip(draw, path)
+        name, how = str(path.relative_to(folder)), damage(draw, path)
         outcome = shell.run(_command(question), folder)
         fault = fault_of(outcome)
         if not fault and outcome.code == 0:

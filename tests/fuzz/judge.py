@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from lstm_jax.errors import RESTART
-from tests.fuzz.shell import Outcome
+from tests.fuzz.shell import BRISK, Command, Outcome, Shell
 
+NOTHING = re.compile("(?!)")
+"""Pattern that matches no path."""
 _FRAME = re.compile(r'File "[^"]*?(lstm_jax[/.][^"]*)", line (\d+), in (\S+)')
 _ERROR = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Full|Empty|Stop\w*)\b[^:\n]*):?(.*)$", flags=re.MULTILINE)
 _NUMBERS = re.compile(r"(?<![\w.])-?(?:nan|inf)(?![\w.])", flags=re.IGNORECASE)
@@ -56,13 +58,23 @@ def _code_fault(outcome: Outcome) -> str:
     return f"exit code {outcome.code}: {_shape(lines[-1] if lines else 'nothing')}"
 
 
-def silent_number(outcome: Outcome) -> str:
-    """Return a fault if a command prints a nan or an infinity but ends with exit code 0, else "".
+def run_and_judge(command: Command, shell: Shell, folder: Path, may_change: re.Pattern[str] = NOTHING) -> tuple[Outcome, list[str]]:
+    """Run a command that may take any time, and return its outcome and its faults, each "" if there is none.
 
-    A command that was interrupted because it took too long has no such fault.
+    Beside those of `fault_of`, a fault is a file that is lost or changed, unless `may_change` matches its path, a temporary file that is
+    left, and a nan or an infinity that a command prints without an error.
     """
-    found = outcome.code == 0 and not outcome.asked and _NUMBERS.search(outcome.out)
-    return f"silent: {found[0]} with exit code 0" if found else ""
+    before = snapshot(folder)
+    outcome = shell.run(command, folder, BRISK)
+    after = snapshot(folder)
+    changed = (path for path, content in before.items() if after.get(path) != content and not may_change.search(path))
+    faults = [fault_of(outcome), *(f"{'replaces' if path in after else 'removes'} {path}" for path in changed)]
+    if outcome.code in (0, 2):
+        faults.append(left_behind(set(after) - set(before)))
+    found = _NUMBERS.search(outcome.out)
+    if found and outcome.code == 0 and not outcome.asked and command.arguments[0] in ("forecast", "predict", "score"):
+        faults.append(f"silent: {found[0]} with exit code 0")
+    return outcome, faults
 
 
 def _raised(text: str) -> str:
@@ -95,17 +107,6 @@ def _content(path: Path) -> str:
     if stat.S_ISDIR(mode):
         return "folder"
     return hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(mode) else f"special file {stat.S_IFMT(mode):o}"
-
-
-def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pattern[str] = re.compile("(?!)")) -> str:
-    """Return a fault that names the first path in `before` that is missing or different in `after`, or "" if there is none.
-
-    `before` and `after` are results of `snapshot`. Paths that match `may_change` are ignored.
-    """
-    for path, content in before.items():
-        if after.get(path) != content and not may_change.search(path):
-            return f"{'replaces' if path in after else 'removes'} {path}"
-    return ""
 
 
 def left_behind(after: Iterable[str]) -> str:

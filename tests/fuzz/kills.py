@@ -19,7 +19,7 @@ from lstm_jax.errors import RESTART
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, snapshot
 from tests.fuzz.runs import final
-from tests.fuzz.shell import PATIENT, Command, Outcome, Shell
+from tests.fuzz.shell import HANGS, PATIENT, Command, Outcome, Shell
 from tests.fuzz.world import TRAIN, World
 
 EPOCHS = 3
@@ -53,30 +53,21 @@ def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
     """Run a command: in a new Python process if `fresh` is true, else in a process that is forked from the server."""
     if not fresh:
         return shell.run(command, folder)
-    began, limit = time.monotonic(), PATIENT.kill
+    began = time.monotonic()
     words = [sys.executable, "-m", "lstm_jax.cli", *command.arguments]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | {"stdin": subprocess.DEVNULL}
     environment = shell.environment | {"TMPDIR": str(folder.parent)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0
-    ) as process:
-        threading.Thread(target=_send, args=(process, began, command.signals), daemon=True).start()
-        try:
-            out, err = process.communicate(timeout=limit)
-            ended = ""
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, err = process.communicate()
-            ended = "hang"
-    texts = (text.decode(errors="replace") for text in (out, err))
-    return Outcome(command, process.returncode, *texts, ended, time.monotonic() - began, False, ())
-
-
-def _send(process: "subprocess.Popen[bytes]", began: float, signals: tuple[tuple[float, int], ...]) -> None:
-    for moment, number in signals:
-        time.sleep(max(0.0, moment - (time.monotonic() - began)))
-        if process.poll() is None:
-            process.send_signal(number)
+    with subprocess.Popen(words, cwd=folder, env=environment, process_group=0, text=True, errors="replace", **pipes) as process:
+        timers = [threading.Timer(moment, process.send_signal, [number]) for moment, number in command.signals]
+        hang = threading.Timer(PATIENT + HANGS, os.killpg, [process.pid, signal.SIGKILL])
+        for timer in (*timers, hang):
+            timer.start()
+        out, err = process.communicate()
+        seconds = time.monotonic() - began
+        for timer in (*timers, hang):
+            timer.cancel()
+    ended = "hang" if seconds >= PATIENT + HANGS else ""
+    return Outcome(command, process.returncode, out, err, ended, seconds, False, ())
 
 
 def whole(task: str, shell: Shell, world: World) -> Whole:

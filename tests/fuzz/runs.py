@@ -5,11 +5,6 @@ from pathlib import Path
 from typing import Any
 
 
-def steps(folder: Path) -> list[int]:
-    """Return the step numbers of those checkpoints in a folder that have a manifest, in ascending order."""
-    return sorted(int(path.name.split(".")[0]) for path in folder.glob("*.manifest.json")) if folder.is_dir() else []
-
-
 def final(run: Path) -> dict[str, Any]:
     """Return a dict with one entry for the latest and one for the best checkpoint of a run.
 
@@ -18,8 +13,8 @@ def final(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("latest", "best"):
         folder = run / "checkpoints" / name
-        content = (folder / f"{steps(folder)[-1]}.manifest.json").read_text().partition("\n")[2]
-        manifest = json.loads(content)
+        path = max(folder.glob("*.manifest.json"), key=lambda path: int(path.name.split(".")[0]))
+        manifest = json.loads(path.read_text().partition("\n")[2])
         rows = [{key: value for key, value in row.items() if "second" not in key} for row in manifest["extra"]["rows"]]
         found[name] = {"step": manifest["step"], "leaves": manifest["leaves"], "rows": rows}
     return found

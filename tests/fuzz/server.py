@@ -8,7 +8,6 @@ own devices. `python -m tests.fuzz.server` runs the server, and `shell.Shell` se
 import contextlib
 import gc
 import importlib
-import io
 import json
 import os
 import resource
@@ -20,20 +19,16 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.01
-INSPECTION = ("embedding_space", "figures", "text_map")
-EVENTS = ("tensorboard.compat.proto.summary_pb2", "tensorboard.compat.tensorflow_stub.pywrap_tensorflow")
 FILE_BYTES = 2**30
-
-
-def preload() -> None:
-    """Import the modules that a command may need."""
-    for name in ("demo", "forecast", "generation", "sentiment"):
-        importlib.import_module(f"lstm_jax.tasks.{name}")
-    for name in ("cli", "convert", "runtime.compilation_cache", *(f"inspection.{name}" for name in INSPECTION)):
-        importlib.import_module(f"lstm_jax.{name}")
-    for name in ("orbax.checkpoint", "scipy.stats", *EVENTS):  # the library imports them on use
-        importlib.import_module(name)
-    gc.freeze()  # children share these pages
+MODULES = (
+    *(f"lstm_jax.tasks.{name}" for name in ("demo", "forecast", "generation", "sentiment")),
+    *(f"lstm_jax.inspection.{name}" for name in ("embedding_space", "figures", "text_map")),
+    *("lstm_jax.cli", "lstm_jax.convert", "lstm_jax.runtime.compilation_cache"),
+    # the library imports these on use
+    *("orbax.checkpoint", "scipy.stats"),
+    *("tensorboard.compat.proto.summary_pb2", "tensorboard.compat.tensorflow_stub.pywrap_tensorflow"),
+)
+"""Modules that a command may need."""
 
 
 def serve() -> dict[str, Any] | None:
@@ -73,7 +68,8 @@ def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
         if pid:
             answer["code"] = os.waitstatus_to_exitcode(status)
             answer["seconds"] = passed
-            _kill_group(child)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child, signal.SIGKILL)  # processes that the child has started and left running
             return answer
         while signals and passed >= signals[0][0]:
             os.kill(child, signals.pop(0)[1])
@@ -89,12 +85,6 @@ def _resident(process: int) -> int:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def _kill_group(child: int) -> None:
-    """Kill the processes that the child has started and left running."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)
 
 
 def become(request: dict[str, Any]) -> int:
@@ -121,10 +111,9 @@ def become(request: dict[str, Any]) -> int:
 
 
 def _standard_streams(request: dict[str, Any]) -> None:
-    modes = ((0, os.O_RDONLY), (1, os.O_WRONLY | os.O_CREAT), (2, os.O_WRONLY | os.O_CREAT))
-    for (number, mode), path in zip(modes, request["streams"], strict=True):
+    for number, path in enumerate(request["streams"]):
         if path:
-            os.dup2(os.open(path, mode), number)
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
         else:
             os.close(number)
     encoding = request["encoding"]
@@ -133,11 +122,13 @@ def _standard_streams(request: dict[str, Any]) -> None:
     sys.stderr = _stream(2, "w", encoding, "backslashreplace")
 
 
-def _stream(number: int, mode: str, encoding: str, errors: str) -> io.TextIOWrapper:
+def _stream(number: int, mode: str, encoding: str, errors: str) -> Any:
     return open(number, mode, encoding=encoding, errors=errors, closefd=False)
 
 
 if __name__ == "__main__":
-    preload()
+    for name in MODULES:
+        importlib.import_module(name)
+    gc.freeze()  # children share these pages
     asked = serve()
     sys.exit(0 if asked is None else become(asked))

@@ -8,28 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 3 * 2**30
 """Resident bytes above which a command is killed. The largest training run of the fuzzers takes less than 1 GiB."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Times in seconds after which a command is interrupted (SIGINT), interrupted again, and killed because it hangs."""
-
-    ask: float
-    again: float
-    kill: float
-
-
-BRISK = Limits(12, 24, 60)
-"""Limits of commands that may take any time. They must end soon after an interrupt."""
-PATIENT = Limits(120, 140, 160)
-"""Limits of commands that must end by themselves, even on a machine with other work."""
+BRISK, PATIENT = 12, 120
+"""Seconds after which a command is interrupted (SIGINT): one that may take any time, but must end soon after an interrupt, and one that
+must end by itself, even on a machine with other work."""
+AGAIN, HANGS = 12, 48
+"""Seconds from this interrupt to the next one, and to the end of a command that hangs and is killed."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,7 @@ class Command:
         encoding: encoding of the standard streams.
         call: function "module:function" that is called with the arguments instead of lstm-jax, or "".
         signals: signals to send to the command, as pairs (seconds after its start, signal number). If there are any, the command is not
-            interrupted when it exceeds the limits `ask` and `again`.
-        environment: further environment variables.
+            interrupted when it takes long.
     """
 
     arguments: tuple[str, ...]
@@ -53,7 +44,6 @@ class Command:
     encoding: str = "utf-8"
     call: str = ""
     signals: tuple[tuple[float, int], ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         around = "" if self.stdout == "file" else f" >{self.stdout}"
@@ -100,17 +90,17 @@ class Shell:
         self.writable = tuple(writable)
         self.startup = 0.0
         """Seconds that the server took to start, mostly for imports."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
 
-    def __enter__(self) -> "Shell":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
 
-    def run(self, command: Command, folder: Path, limits: Limits = PATIENT) -> Outcome:
+    def run(self, command: Command, folder: Path, seconds: float = PATIENT) -> Outcome:
         """Run a command in `folder`, and return its outcome.
 
         The files for the standard streams of the command, and its temporary files, are in a folder beside `folder`.
@@ -123,7 +113,7 @@ class Shell:
         names["stdin"].write_bytes(command.stdin)
         names["tmp"].mkdir(exist_ok=True)
         stdout = {"file": str(names["stdout"]), "closed": ""}.get(command.stdout, command.stdout)
-        asked = ((limits.ask, signal.SIGINT), (limits.again, signal.SIGINT))
+        asked = ((seconds, signal.SIGINT), (seconds + AGAIN, signal.SIGINT))
         answer = self._answer(
             {
                 "arguments": command.arguments,
@@ -133,34 +123,26 @@ class Shell:
                 "notes": str(names["notes"]),
                 "streams": [str(names["stdin"]), stdout, str(names["stderr"])],
                 "encoding": command.encoding,
-                "environment": {"TMPDIR": str(names["tmp"])} | dict(command.environment),
+                "environment": {"TMPDIR": str(names["tmp"])},
                 "signals": command.signals or asked,
-                "limit": limits.kill,
+                "limit": seconds + HANGS,
                 "memory": MEMORY,
             }
         )
         out, err, notes = (names[name].read_bytes().decode(errors="replace") for name in ("stdout", "stderr", "notes"))
-        late = not command.signals and answer["seconds"] >= limits.ask
+        late = not command.signals and answer["seconds"] >= seconds
         return Outcome(command, answer["code"], out, err, answer["ended"], answer["seconds"], late, tuple(notes.splitlines()))
 
-    def _answer(self, request: dict) -> dict:
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the fuzzer's server ended with code {process.wait()}")
-        return json.loads(line)
-
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._process is None or self._process.poll() is not None:
-            command, began = [sys.executable, "-m", "tests.fuzz.server"], time.monotonic()
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment, cwd=ROOT, start_new_session=True
-            )
-            assert self._process.stdout is not None
+            began, words = time.monotonic(), [sys.executable, "-m", "tests.fuzz.server"]
+            pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+            self._process = subprocess.Popen(words, env=self.environment, cwd=ROOT, start_new_session=True, **pipes)
             self._process.stdout.readline()
             self.startup = time.monotonic() - began
-        return self._process
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the fuzzer's server ended with code {self._process.wait()}")
+        return json.loads(line)

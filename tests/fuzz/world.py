@@ -3,7 +3,6 @@
 The subfolder has tiny data of each kind, a finished run of each task, and files that stand for a user's own.
 """
 
-import csv
 import json
 import lzma
 import math
@@ -128,17 +127,14 @@ def write_data(folder: Path) -> None:
     """Write the data (reviews, a text, a series, a file with one review per line) and files that stand for a user's own."""
     draw = random.Random(7)
     (folder / "reviews").mkdir()
-    for split, rows in (("train", 64), ("test", 24)):
-        with (folder / "reviews" / f"{split}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *(review(draw, row % 2) for row in range(rows))])
-    rows = [dict(zip(("text", "label"), review(draw, row % 2), strict=True)) | {"movie": f"m{row // 4}"} for row in range(32)]
-    (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, count in (("train", 64), ("test", 24)):
+        (folder / "reviews" / f"{split}.csv").write_text(review_table(draw, count))
+    (folder / "reviews.jsonl").write_text(review_lines(draw, 32))
     half = lzma.compress((folder / "reviews.jsonl").read_bytes())
     (folder / "packed.jsonl.xz").write_bytes(half + half)
     (folder / "text.txt").write_text(SENTENCES * 8)
     (folder / "lines.txt").write_text("a good film\nnot a good plot\nbad\n")
-    values = [f"{hour},{math.sin(hour / 5) + draw.gauss(0, 0.1):.4f}" for hour in range(120)]
-    (folder / "series.csv").write_text("\n".join(["time,value", *values]) + "\n")
+    (folder / "series.csv").write_text(series(draw))
     (folder / "notes").mkdir()
     (folder / "empty").mkdir()
     for name in ("keep.txt", "keep.png", "keep.html", "notes/keep.txt"):
@@ -147,7 +143,25 @@ def write_data(folder: Path) -> None:
     (folder / "nowhere").symlink_to("absent/file")
 
 
-def review(draw: random.Random, label: int) -> tuple[str, int]:
-    """Return a made-up review with the given label, and the label."""
-    words = ["the", "film", "plot", "was", "a", ("bad", "good")[label], ("dull", "fine")[label]]
-    return " ".join(draw.choice(words) for _ in range(draw.randint(3, 9))), label
+def _reviews(draw: random.Random, count: int) -> Iterator[dict[str, str | int]]:
+    """Yield made-up reviews, of which every other one is positive, and four in a row are of one movie."""
+    for number in range(count):
+        label = number % 2
+        words = ["the", "film", "plot", "was", "a", ("bad", "good")[label], ("dull", "fine")[label]]
+        text = " ".join(draw.choice(words) for _ in range(draw.randint(3, 9)))
+        yield {"text": text, "label": label, "movie": f"m{number // 4}"}
+
+
+def review_table(draw: random.Random, count: int) -> str:
+    """Return made-up reviews as a CSV table."""
+    return "".join(["text,label\n", *("{text},{label}\n".format(**row) for row in _reviews(draw, count))])
+
+
+def review_lines(draw: random.Random, count: int) -> str:
+    """Return made-up reviews as JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in _reviews(draw, count))
+
+
+def series(draw: random.Random) -> str:
+    """Return a made-up series of 120 hours as a CSV table."""
+    return "".join(["time,value\n", *(f"{hour},{math.sin(hour / 5) + draw.gauss(0, 0.1):.4f}\n" for hour in range(120))])

@@ -5,7 +5,7 @@ One checks what the fixture `ask` returns for a command. The others read from th
 
 import dataclasses
 from importlib import import_module
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from lstm_jax.commands import COMMANDS
 from lstm_jax.commands.common import Positional
@@ -24,15 +24,11 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
         assert needle in err
 
 
-def is_positional(hint: Any) -> bool:
-    """Return whether the type hint of a field of a command is marked as `Positional`."""
-    return get_origin(hint) is Annotated and _POSITIONAL in hint.__metadata__
-
-
 def positional(command: str) -> str:
     """Return the name of the field that a command takes without a flag, or "" if it has none."""
     hints = get_type_hints(COMMANDS[command], include_extras=True)
-    return next((name for name, hint in hints.items() if is_positional(hint)), "")
+    marked = (name for name, hint in hints.items() if get_origin(hint) is Annotated and _POSITIONAL in hint.__metadata__)
+    return next(marked, "")
 
 
 def required(command: str) -> list[str]:
