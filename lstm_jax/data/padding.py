@@ -99,4 +99,4 @@ def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(row) for row in arrays], out=offsets[1:])
-    return (np.concatenate(arrays) if arrays else np.zeros(0, np.int32)), offsets
+    return np.concatenate([np.zeros(0, np.int32), *arrays]), offsets

@@ -11,7 +11,6 @@ import os
 import pickle
 import random
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from lstm_jax.data.tables import table_rows
 from lstm_jax.data.text.sources import FORMS as TEXT_FORMS
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
-from lstm_jax.files.npz import read_npz
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -106,10 +104,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("a.jsonl.xz", lzma.compress(b" " * 200_000), load_reviews, "expands to more than 100,000 bytes; set LSTM_JAX_MAX_BYTES"),
         ("a.tar.gz", gzip.compress(bytes(200_000), mtime=0), load_reviews, "expands to more than 100,000 bytes"),
-        ("a.npz", npz(a=np.zeros(99_999)), read_npz, "expands to .* more than 100,000"),
         ("a.txt", b"a" * 100_001, read_articles, "100,001 bytes, more than 100,000; set LSTM_JAX_MAX_BYTES"),
     ],
-    ids=range(4),
+    ids=range(3),
 )
 def test_bounds(tmp_path: Path, name: str, content: bytes, read: Callable, found: str) -> None:
     (tmp_path / name).write_bytes(content)
@@ -147,37 +144,6 @@ def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LSTM_JAX_MAX_BYTES", "100")
     with pytest.raises(InputError, match=r"^file .*a\.csv: 206 bytes, more than 100"):
         list(table_rows(tmp_path / "a.csv", limited=False))
-
-
-# archives
-
-
-def array_file(shape: str, kind: str = "<i8") -> bytes:
-    content = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
-    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (array_file("(999999999999, 9999999)"), "needs 79,999"),
-        (array_file("(-1,)"), "shape"),
-        (array_file("(1,)", "|O") + bytes(8), "dtype object"),
-        (array_file("(1,)") + bytes(9), "9 bytes of values"),
-    ],
-    ids=range(4),
-)
-def test_strange_arrays(tmp_path: Path, content: bytes, found: str) -> None:
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("a.npy", content)
-    with pytest.raises(InputError, match=found):
-        read_npz(tmp_path / "a.npz")
-
-
-def test_arrays_in_fortran_order_are_read(tmp_path: Path) -> None:
-    array = np.asfortranarray(np.arange(6).reshape(2, 3))
-    np.savez(tmp_path / "a.npz", a=array)
-    np.testing.assert_array_equal(read_npz(tmp_path / "a.npz")["a"], array)
 
 
 # texts and tables

@@ -5,12 +5,10 @@ import gzip
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, TextSplit, check_splits, find_file
+from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, TextSplit, find_file, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
 from lstm_jax.files.writing import download
@@ -121,30 +119,24 @@ def _is_read(name: str, shown: str) -> bool:
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
-    texts: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
-    movies: dict[str, list[str]] = {}
+    texts: dict[str, dict[tuple[str, str, str], bytes]] = {"train": {}, "test": {}}
+    movies: dict[tuple[str, str, int], str] = {}
     for name, content in files:
         match = MEMBER.fullmatch(name)
         assert match is not None
         split, label, identity, rating, urls_of = match.groups()
         if urls_of:
-            found = (MOVIE.search(line) for line in content.splitlines())
-            movies[f"{split}/{urls_of}"] = [movie.group().decode() if movie else "" for movie in found]
+            for row, line in enumerate(content.splitlines()):
+                if movie := MOVIE.search(line):
+                    movies[split, urls_of, row] = movie.group().decode()
         else:
             require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
             require_utf8(content, f"file {name} in {source}")
-            texts[split][f"{label}/{identity}_{rating}.txt"] = content.removeprefix(codecs.BOM_UTF8)
+            texts[split][label, identity, rating] = content.removeprefix(codecs.BOM_UTF8)
 
-    def movie_of(split: str, name: str) -> str:
-        urls, identity = movies.get(f"{split}/{name[:3]}", []), int(name[4:].partition("_")[0])
-        return urls[identity] if identity < len(urls) else ""
+    def reviews(split: str) -> Iterator[Review]:
+        for (label, identity, rating), text in texts[split].items():
+            movie = movies.get((split, label, int(identity)), "")
+            yield Review(text, CLASSES.index(label), f"{label}/{identity}_{rating}.txt", movie)
 
-    splits = {}
-    for split, by_name in texts.items():
-        if by_name:
-            names = tuple(by_name)
-            groups = tuple(movie_of(split, name) for name in names)
-            labels = np.asarray([CLASSES.index(name[:3]) for name in names], np.int32)
-            splits[split] = TextSplit(tuple(by_name.values()), labels, names, groups if any(groups) else None)
-    check_splits(splits, source)
-    return splits
+    return {split: text_split(reviews(split)) for split in texts if texts[split]}

@@ -5,7 +5,7 @@ and the options. A checksum in the file is verified whenever the file is read.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,19 +13,19 @@ from typing import Any, Literal
 import numpy as np
 
 from lstm_jax.data.reviews.acl_imdb import download_archive
-from lstm_jax.data.reviews.form import Form, Found, Ranks, ReadOptions, TextSplit, check_splits
-from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, TextSplit, check_splits
+from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
-from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.npz import read_npz
-from lstm_jax.files.reading import file_digest
+from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
 
 CACHE_FORMAT = 1
 KERAS_SEED = 113
+Arrays = Mapping[str, np.ndarray]
 PARTS = ("values", "offsets", "labels", "groups", "digests")
 """Fields of an `EncodedSplit` that a cache file holds."""
 Progress = Callable[[str, int, int], None]
@@ -121,7 +121,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
-def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def _digest(key: str, arrays: Arrays) -> np.ndarray:
     whole = hashlib.sha256(key.encode())
     for name, array in sorted(arrays.items()):
         whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
@@ -129,51 +129,44 @@ def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(whole.digest(), np.uint8)
 
 
-def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+def save_cache(path: Path, key: str, arrays: Arrays) -> None:
     """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays."""
     digest = _digest(key, arrays)
     write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
 
 
-def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
+def load_cache(path: Path, key: str) -> Arrays | None:
     """Return the arrays in a cache file by name, or None if the file is missing, damaged or of another key."""
     try:
-        arrays = read_npz(path)
+        with parsing(f"cache {path}", "delete it"), open_input(path) as file, np.load(file) as archive:
+            arrays = dict(archive)
     except InputError:
         return None
     digest = arrays.pop("digest", None)
     return arrays if digest is not None and np.array_equal(digest, _digest(key, arrays)) else None
 
 
-def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
+def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> Arrays:
     """Encode the reviews of a source, and return the arrays that the cache file stores."""
     known = keras_vocabulary(word_index, check=options.verify) if word_index else None
-    if form.read_ranks:
+    if form.read is None:
         if known is None:
             raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
-        return _encode_ranks(form.read_ranks(found.path), known, found.path)
+        return _encode_ranks(found.path, known)
     report("reading reviews", 1, 4)
     splits = read_source(form, found, options)
     report("encoding reviews", 2, 4)
     return _encode(splits, known or build_vocabulary(splits["train"].texts))
 
 
-def _shuffles(lengths: Iterable[int]) -> list[np.ndarray]:
-    rng = np.random.RandomState(KERAS_SEED)
-    orders = [np.arange(length) for length in lengths]
-    for order in orders:
-        rng.shuffle(order)
-    return orders
-
-
-def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.ndarray]:
+def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> Arrays:
     known = sorted({group for split in splits.values() for group in split.groups or () if group})
     numbers = {"": -1} | {group: number for number, group in enumerate(known)}
-    encoded = {}
-    for (name, split), shuffle in zip(splits.items(), _shuffles(map(len, splits.values())), strict=True):
+    encoded, rng = {}, np.random.RandomState(KERAS_SEED)
+    for name, split in splits.items():
         order = np.arange(len(split))
         if words.kind == "keras":  # the order that Keras' data set had before it was shuffled, then the shuffle
-            order = np.asarray(sorted(order, key=lambda row: (-int(split.labels[row]), split.names[row])))[shuffle]
+            order = np.asarray(sorted(order, key=lambda row: (-int(split.labels[row]), split.names[row])))[rng.permutation(len(split))]
         groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
         values, offsets = words.encode_all(split.texts[row] for row in order)
         remedy = "use --vocabulary frequency, whose words are those of the training reviews"
@@ -184,23 +177,22 @@ def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.nda
     return _pack(words, encoded)
 
 
-def _encode_ranks(splits: dict[str, Ranks], words: Vocabulary, path: Path) -> dict[str, np.ndarray]:
-    encoded = {}
-    shuffles = _shuffles(len(split.labels) for split in splits.values())
-    for (name, (ranks, offsets, labels)), shuffle in zip(splits.items(), shuffles, strict=True):
-        require(int(ranks.max(initial=0)) <= len(words.words), f"data {path}", f"rank {ranks.max()}", "give Keras' own word index")
-        with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
-        split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
-        encoded[name] = replace(split, digests=split.hashes())
+def _encode_ranks(path: Path, words: Vocabulary) -> Arrays:
+    encoded, rng = {}, np.random.RandomState(KERAS_SEED)
+    for name, split in read_keras_npz(path).items():
+        rank = int(split.values.max()) - FIRST_WORD + 1
+        require(rank <= len(words.words), f"data {path}", f"rank {rank}", "give Keras' own word index")
+        shuffled = split.select(rng.permutation(len(split)))
+        encoded[name] = replace(shuffled, digests=shuffled.hashes())
     return _pack(words, encoded)
 
 
-def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> dict[str, np.ndarray]:
+def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> Arrays:
     arrays = {f"{name}_{part}": getattr(split, part) for name, split in splits.items() for part in PARTS}
     return {"vocabulary": np.frombuffer(words.to_json(), np.uint8)} | arrays
 
 
-def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> EncodedReviews:
+def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
     words = Vocabulary.from_json(arrays["vocabulary"].tobytes()).capped(num_words)
 
     def split(name: str) -> EncodedSplit:
@@ -215,11 +207,7 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
 
 def _has_other_copies(split: EncodedSplit) -> bool:
     """Return whether older versions of this project would divide the training reviews into other sets than this version does."""
-    hashes = split.hashes(), replace(split, digests=None).hashes()
-    pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))
-    if all(pairs == len(np.unique(array)) for array in hashes):
-        return False
-    of_words, of_ids = (row_sets(split.labels, split.groups, array)[1] for array in hashes)
+    of_words, of_ids = (row_sets(split.labels, split.groups, own.hashes())[1] for own in (split, replace(split, digests=None)))
     return not np.array_equal(of_words, of_ids)
 
 

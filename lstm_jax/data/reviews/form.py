@@ -1,7 +1,7 @@
 """Labelled reviews, and the forms in which they can be given, such as a table or an archive. `sources.py` lists the forms."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,21 @@ class TextSplit:
         return len(self.texts)
 
 
+class Review(NamedTuple):
+    """One labelled review; `TextSplit` describes the fields."""
+
+    text: bytes
+    label: int
+    name: str
+    group: str = ""
+
+
+def text_split(reviews: Iterable[Review]) -> TextSplit:
+    """Return reviews as a split, in their order."""
+    texts, labels, names, groups = tuple(zip(*reviews, strict=True)) or ((), (), (), ())
+    return TextSplit(texts, np.asarray(labels, np.int32), names, groups if any(groups) else None)
+
+
 def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
     """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9."""
     name = f"{row:09d}" if identity is None or rating is None else f"{identity}_{rating}"
@@ -57,8 +72,7 @@ class Found(NamedTuple):
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Dict with the path of every file that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend
-    on the form of the reviews."""
+    """The files that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend on the form."""
 
 
 def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
@@ -69,17 +83,6 @@ def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
     else:
         found = path.name.endswith(endings)
     return Found(path, {key: path}) if found else None
-
-
-class Ranks(NamedTuple):
-    """N reviews as word ranks, which are concatenated in one array. The most frequent word has the rank 1."""
-
-    ranks: np.ndarray
-    """One-dimensional int32 array of the word ranks of all reviews, concatenated."""
-    offsets: np.ndarray
-    """(N + 1,) int64: review n is `ranks[offsets[n]:offsets[n + 1]]`."""
-    labels: np.ndarray
-    """(N,) int32: 0 negative, 1 positive."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,7 @@ class Form:
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
     read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
-    """Function that takes the location of the reviews and returns a dict from the name of each split to its texts, if the form holds
-    texts."""
-    read_ranks: Callable[[Path], dict[str, Ranks]] | None = None
-    """Function that takes a path and returns a dict from the name of each split to its word ranks, if the form holds word ranks."""
+    """Function that returns the texts of each split, or None for Keras' word ranks, which `read_keras_npz` reads."""
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that
     ignores its argument. If the keyword is empty, the form is recognised by the path."""

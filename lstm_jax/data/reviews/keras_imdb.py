@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from lstm_jax.data.padding import ragged
-from lstm_jax.data.reviews.form import Found, Ranks, find_file
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, Vocabulary
+from lstm_jax.data.reviews.form import Found, find_file
+from lstm_jax.data.reviews.splits import EncodedSplit
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, Vocabulary
 from lstm_jax.errors import require
 from lstm_jax.files.reading import file_digest, parsing, read_input
 from lstm_jax.files.writing import default_cache_dir, download, user_path
@@ -33,14 +34,20 @@ def find_keras_npz(path: Path) -> Found | None:
     return find_file(path, "npz", "imdb.npz", ".npz")
 
 
-def read_keras_npz(path: Path) -> dict[str, Ranks]:
-    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews."""
+def read_keras_npz(path: Path) -> dict[str, EncodedSplit]:
+    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews, without a limit of the ids."""
     content = read_input(path)
     digest = hashlib.sha256(content).hexdigest()
     remedy = "give the imdb.npz that keras.datasets.imdb.load_data() downloads, or a table of texts; no other pickle is read"
     require(digest == SHA256, f"file {path}", f"not the published imdb.npz: its sha256 is {digest[:16]}...", remedy)
     with np.load(io.BytesIO(content), allow_pickle=True) as file:
-        return {split: Ranks(*ragged(file[f"x_{split}"]), file[f"y_{split}"].astype(np.int32)) for split in ("train", "test")}
+        return {split: _with_starts(file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test")}
+
+
+def _with_starts(rows: np.ndarray, labels: np.ndarray) -> EncodedSplit:
+    ranks, offsets = ragged(rows)
+    ids = np.insert(ranks + FIRST_WORD - 1, offsets[:-1], START)
+    return EncodedSplit(ids, offsets + np.arange(len(offsets)), labels.astype(np.int32), np.full(len(labels), -1, np.int32))
 
 
 def _verify(path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_archive, find_folder, read_archive, read_folder
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions, TextSplit
-from lstm_jax.data.reviews.keras_imdb import find_keras_npz, read_keras_npz
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, TextSplit, check_splits
+from lstm_jax.data.reviews.keras_imdb import find_keras_npz
 from lstm_jax.data.reviews.tables import find_tables, read_tables
 from lstm_jax.data.reviews.tfds_dataset import find_tfds, reviews_from_tfds
 from lstm_jax.data.tables import ENDINGS
@@ -43,7 +43,6 @@ FORMS = (
     Form(
         "npz",
         find_keras_npz,
-        read_ranks=read_keras_npz,
         endings=(".npz",),
         content="imdb.npz, which Keras downloads, with ids of words, or its folder",
     ),
@@ -115,7 +114,9 @@ def read_source(form: Form, found: Found, options: ReadOptions) -> dict[str, Tex
     """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split."""
     if form.read is None:
         raise InputError(f"data {found.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
-    return form.read(found, options)
+    splits = form.read(found, options)
+    check_splits(splits, found.path)
+    return splits
 
 
 def load_reviews(

@@ -1,9 +1,9 @@
 """Encoded reviews, and their division into a training and a validation split that have no movie and no text in common."""
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from lstm_jax.data.reviews.vocabulary import Vocabulary
 from lstm_jax.errors import InputError, require
 
 
-class Rows(ABC):
+class Rows:
     """Operations that encoded reviews in memory and in files share. Review n is `values[starts[n] : starts[n] + lengths[n]]`."""
 
     values: Any
@@ -26,9 +26,10 @@ class Rows(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
     def row(self, number: int) -> np.ndarray:
         """Return the ids (T,) of the review with the index `number`."""
+        begin = int(self.starts[number])
+        return self.values[begin : begin + int(self.lengths[number])]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
@@ -74,13 +75,10 @@ class EncodedSplit(Rows):
         """Index in `values` of the first id of each review, as an array (N,)."""
         return self.offsets[:-1]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Number of ids of each review, including the start id, as an array (N,)."""
         return np.diff(self.offsets)
-
-    def row(self, number: int) -> np.ndarray:
-        return self.values[self.offsets[:-1][number] : self.offsets[1:][number]]
 
     def select(self, rows: np.ndarray) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, in the order of `rows`."""
@@ -159,21 +157,18 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
     Returns:
         The number of rows of each class in each set (C, 2), and the index of the set of each row (N,).
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows = np.arange(len(labels))
-    keys = [np.unique(np.where(groups < 0, -1 - rows, groups), return_inverse=True)[1]]
-    if text_hashes is not None:
-        keys.append(np.unique(text_hashes, return_inverse=True)[1])
-    starts = len(rows) * np.arange(1, len(keys) + 1)  # number of the first node of the groups, and of the texts
-    ends = np.concatenate([start + key for start, key in zip(starts, keys, strict=True)])
-    nodes = len(rows) * (len(keys) + 1)
-    edges = coo_array((np.ones(len(ends), np.int8), (np.tile(rows, len(keys)), ends)), shape=(nodes, nodes))
-    component = connected_components(edges, directed=False)[1][: len(rows)]
-    _, first, component = np.unique(component, return_index=True, return_inverse=True)
-    component = np.argsort(np.argsort(first))[component]
-    counts = np.zeros((len(first), 2), np.int64)
+    keys = [np.where(groups < 0, -1 - np.arange(len(labels)), groups), *([] if text_hashes is None else [text_hashes])]
+    inverses = [np.unique(key, return_inverse=True)[1] for key in keys]
+    first, before = np.arange(len(labels)), None  # first: the smallest row that is known to be in the set of each row
+    while not np.array_equal(first, before):
+        before = first
+        for inverse in inverses:
+            smallest = np.full(len(labels), len(labels))
+            np.minimum.at(smallest, inverse, first)
+            first = smallest[inverse]
+        first = first[first]
+    sets, component = np.unique(first, return_inverse=True)
+    counts = np.zeros((len(sets), 2), np.int64)
     np.add.at(counts, (component, labels), 1)
     return counts, component
 

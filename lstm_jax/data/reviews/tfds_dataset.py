@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import io
+import itertools
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import CLASSES, Found, TextSplit, check_splits, review_name
+from lstm_jax.data.reviews.form import CLASSES, Found, Review, TextSplit, check_splits, review_name, text_split
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -123,6 +124,12 @@ def find_tfds(_: Path) -> Found:
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
+def _review(row: int, example: Mapping[str, Any]) -> Review:
+    label = int(example["label"])
+    known = (example["id"], example["rating"]) if example["rating"] >= 0 else ()
+    return Review(bytes(example["text"]), label, review_name(label, row, *known), bytes(example["movie"]).decode())
+
+
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
     """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
 
@@ -139,14 +146,8 @@ def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit
     builder = _prepared(data_dir)
     splits = {}
     for name in ("train", "test"):
-        if name not in builder.info.splits:
-            continue
-        with quiet_tfds():
-            rows = list(builder.as_data_source(split=name))
-        labels = np.asarray([row["label"] for row in rows], np.int32)
-        known = [(None, None) if row["rating"] < 0 else (row["id"], row["rating"]) for row in rows]
-        names = tuple(review_name(int(label), row, *known[row]) for row, label in enumerate(labels))
-        groups = tuple(bytes(row["movie"]).decode() for row in rows)
-        splits[name] = TextSplit(tuple(bytes(row["text"]) for row in rows), labels, names, groups if any(groups) else None)
+        if name in builder.info.splits:
+            with quiet_tfds():
+                splits[name] = text_split(map(_review, itertools.count(), builder.as_data_source(split=name)))
     check_splits(splits, builder.data_path)
     return splits

@@ -1,7 +1,6 @@
 """Vocabulary of characters, which gives each character an id. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,10 +50,7 @@ class Characters:
         Raises:
             InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
         """
-        seen = np.zeros(sys.maxunicode + 1, bool)
-        for _, codes in _code_points(text):
-            seen[codes] = True
-        return Characters(tuple(map(chr, np.flatnonzero(seen).tolist())))
+        return Characters(tuple(sorted(set(text))))
 
     @staticmethod
     def all_bytes() -> "Characters":
