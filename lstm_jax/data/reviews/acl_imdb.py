@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, TextSplit, find_file, text_split
+from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, Splits, find_file, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
 from lstm_jax.files.writing import download
@@ -65,7 +65,7 @@ def find_archive(path: Path) -> Found | None:
     return find_file(path, "archive", ARCHIVE_NAME, ".tar.gz", ".tgz")
 
 
-def read_archive(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
+def read_archive(found: Found, options: ReadOptions) -> Splits:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews."""
     path = found.path
     if options.verify and path.name == ARCHIVE_NAME:
@@ -105,7 +105,7 @@ def find_folder(path: Path) -> Found | None:
     return Found(folder, dict(sorted(files.items())))
 
 
-def read_folder(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
+def read_folder(found: Found, _: ReadOptions) -> Splits:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews."""
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
@@ -118,7 +118,7 @@ def _is_read(name: str, shown: str) -> bool:
     return read
 
 
-def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
+def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
     texts: dict[str, dict[tuple[str, str, str], bytes]] = {"train": {}, "test": {}}
     movies: dict[tuple[str, str, int], str] = {}
     for name, content in files:

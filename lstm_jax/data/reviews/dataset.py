@@ -6,14 +6,14 @@ and the options. A checksum in the file is verified whenever the file is read.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lstm_jax.data.reviews.acl_imdb import download_archive
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions, TextSplit, check_splits
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits
 from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
@@ -26,8 +26,8 @@ from lstm_jax.files.writing import default_cache_dir, user_path, write_atomicall
 CACHE_FORMAT = 1
 KERAS_SEED = 113
 Arrays = Mapping[str, np.ndarray]
-PARTS = ("values", "offsets", "labels", "groups", "digests")
-"""Fields of an `EncodedSplit` that a cache file holds."""
+PARTS = tuple(field.name for field in fields(EncodedSplit))
+"""Arrays of a split in a cache file."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -100,7 +100,7 @@ def prepare(
     return _unpack(arrays, key, num_words)
 
 
-def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
+def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedReviews:
     """Encode reviews that are given as texts, and return them as ids. The reviews keep their order.
 
     The vocabulary is built from the training texts by `build_vocabulary`. More frequent words have smaller ids.
@@ -115,7 +115,8 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
             0.
     """
     check_splits(splits, "memory")
-    arrays = _encode(splits, build_vocabulary(splits["train"].texts))
+    words = build_vocabulary(splits["train"].texts)
+    arrays = _pack(words, _encode(splits, words))
     encoded = {name: array for name, array in arrays.items() if not name.endswith("_digests")}
     content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(encoded.items())))
     return _unpack(arrays, content.hexdigest(), num_words)
@@ -149,47 +150,46 @@ def load_cache(path: Path, key: str) -> Arrays | None:
 def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> Arrays:
     """Encode the reviews of a source, and return the arrays that the cache file stores."""
     known = keras_vocabulary(word_index, check=options.verify) if word_index else None
-    if form.read is None:
+    if form.read:
+        report("reading reviews", 1, 4)
+        texts = read_source(form, found, options)
+        report("encoding reviews", 2, 4)
+        words = known or build_vocabulary(texts["train"].texts)
+        splits = _encode(texts, words)
+    else:
         if known is None:
             raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
-        return _encode_ranks(found.path, known)
-    report("reading reviews", 1, 4)
-    splits = read_source(form, found, options)
-    report("encoding reviews", 2, 4)
-    return _encode(splits, known or build_vocabulary(splits["train"].texts))
+        words, splits = known, read_keras_npz(found.path)
+        rank = max(int(split.values.max()) for split in splits.values()) - FIRST_WORD + 1
+        require(rank <= len(words.words), f"data {found.path}", f"rank {rank}", "give Keras' own word index")
+    if known:
+        rng = np.random.RandomState(KERAS_SEED)
+        splits = {name: split.select(rng.permutation(len(split))) for name, split in splits.items()}
+    return _pack(words, splits)
 
 
-def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> Arrays:
-    known = sorted({group for split in splits.values() for group in split.groups or () if group})
+def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:
+    known = sorted({group for split in texts.values() for group in split.groups or () if group})
     numbers = {"": -1} | {group: number for number, group in enumerate(known)}
-    encoded, rng = {}, np.random.RandomState(KERAS_SEED)
-    for name, split in splits.items():
-        order = np.arange(len(split))
-        if words.kind == "keras":  # the order that Keras' data set had before it was shuffled, then the shuffle
-            order = np.asarray(sorted(order, key=lambda row: (-int(split.labels[row]), split.names[row])))[rng.permutation(len(split))]
-        groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
-        values, offsets = words.encode_all(split.texts[row] for row in order)
-        remedy = "use --vocabulary frequency, whose words are those of the training reviews"
-        empty = len(values) == len(split)  # each review consists of the start id
-        require(not empty or words.kind != "keras", f"{name} reviews", "no word is in Keras' word index", remedy)
-        digests = word_hashes(tokenize(split.texts[row]) for row in order)
-        encoded[name] = EncodedSplit(values, offsets, split.labels[order], groups[order], digests)
-    return _pack(words, encoded)
-
-
-def _encode_ranks(path: Path, words: Vocabulary) -> Arrays:
-    encoded, rng = {}, np.random.RandomState(KERAS_SEED)
-    for name, split in read_keras_npz(path).items():
-        rank = int(split.values.max()) - FIRST_WORD + 1
-        require(rank <= len(words.words), f"data {path}", f"rank {rank}", "give Keras' own word index")
-        shuffled = split.select(rng.permutation(len(split)))
-        encoded[name] = replace(shuffled, digests=shuffled.hashes())
-    return _pack(words, encoded)
+    encoded = {}
+    for name, split in texts.items():
+        values, offsets = words.encode_all(split.texts)
+        groups = np.asarray([numbers[group] for group in split.groups or [""] * len(split)], np.int32)
+        encoded[name] = EncodedSplit(values, offsets, split.labels, groups, word_hashes(map(tokenize, split.texts)))
+        if words.kind == "keras":
+            remedy = "use --vocabulary frequency, whose words are those of the training reviews"
+            require(len(values) > len(split), f"{name} reviews", "no word is in Keras' word index", remedy)  # each has a start id
+            by_name = sorted(range(len(split)), key=lambda row: (-split.labels[row], split.names[row]))
+            encoded[name] = encoded[name].select(np.asarray(by_name))  # the order that Keras' data set had before it was shuffled
+    return encoded
 
 
 def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> Arrays:
-    arrays = {f"{name}_{part}": getattr(split, part) for name, split in splits.items() for part in PARTS}
-    return {"vocabulary": np.frombuffer(words.to_json(), np.uint8)} | arrays
+    arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
+    for name, split in splits.items():
+        whole = replace(split, digests=split.hashes())
+        arrays |= {f"{name}_{part}": getattr(whole, part) for part in PARTS}
+    return arrays
 
 
 def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
@@ -199,9 +199,8 @@ def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
         values, *others = (arrays[f"{name}_{part}"] for part in PARTS)
         return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 
-    train = split("train")
+    train, test = split("train"), split("test") if "test_labels" in arrays else None
     content = f"{key} {words.num_words}{' words' if _has_other_copies(train) else ''}"
-    test = split("test") if "test_labels" in arrays else None
     return EncodedReviews(train, test, words, hashlib.sha256(content.encode()).hexdigest())
 
 
@@ -226,8 +225,8 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
     Raises:
         InputError: if tensorflow-datasets is not installed, the source cannot be read, or the folder cannot be written.
     """
-    builder, prepared = tfds_builder(data_dir)
-    if prepared:
+    builder = tfds_builder(data_dir, prepared=False)
+    if builder.is_prepared():
         return builder
     builder.reviews = load_reviews(source or download_archive(tfds_dir(data_dir) / "downloads"), verify=verify)
     config = load_tfds().download.DownloadConfig(try_download_gcs=False)

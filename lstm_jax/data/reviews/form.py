@@ -1,7 +1,7 @@
 """Labelled reviews, and the forms in which they can be given, such as a table or an archive. `sources.py` lists the forms."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,10 @@ class TextSplit:
         return len(self.texts)
 
 
+Splits = dict[str, TextSplit]
+"""Reviews under the names of their splits, "train" and "test"."""
+
+
 class Review(NamedTuple):
     """One labelled review; `TextSplit` describes the fields."""
 
@@ -52,7 +56,7 @@ def review_name(label: int, row: int, identity: object = None, rating: object = 
     return f"{CLASSES[label]}/{name}.txt"
 
 
-def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
+def check_splits(splits: Splits, source: object) -> None:
     """Check that there is a training split, and that every split has reviews of both classes."""
     require("train" in splits, f"source {source}", f"splits {sorted(splits)}", "give one that holds training reviews")
     for name, split in splits.items():
@@ -103,7 +107,7 @@ class Form:
     """Name of the form, which is part of the key of a cache file. If it changed, all reviews of this form would be encoded anew."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
-    read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
+    read: Callable[[Found, ReadOptions], Splits] | None = None
     """Function that returns the texts of each split, or None for Keras' word ranks, which `read_keras_npz` reads."""
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that

@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import TextSplit
+from lstm_jax.data.reviews.form import Splits, TextSplit
 from lstm_jax.errors import require
 
 
@@ -114,7 +114,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
     return TextSplit(tuple(text.encode() for text in texts), np.asarray(labels, np.int32), names)
 
 
-def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
+def synthetic_splits(train: int, test: int, seed: int) -> Splits:
     """Return synthetic reviews as a dict with the keys "train" and "test". The two splits have no text in common.
 
     Args:
