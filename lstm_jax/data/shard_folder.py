@@ -269,16 +269,18 @@ class ShardFolder:
     def shard(self, number: int, joint: np.ndarray, dtype: Any) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
-        whole = path.is_file() and path.stat().st_size == dtype.itemsize * count
-        require(whole, f"shard {path}", "missing or cut off", f"write them again with {self.kind.command}")
+        self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)
         ids = np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
         return Shard(ids, joint, lambda: self.check(number, "ids"))
 
     def check(self, number: int, ending: str) -> Path:
         """Return the path of one file of a shard after checking its checksum."""
         path, digest = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
-        require(_has_digest(path, digest), f"shard {path}", "missing or damaged", f"write them again with {self.kind.command}")
+        self._require(_has_digest(path, digest), path)
         return path
+
+    def _require(self, good: bool, path: Path) -> None:
+        require(good, f"shard {path}", "missing or damaged", f"write them again with {self.kind.command}")
 
 
 def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:

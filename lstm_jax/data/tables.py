@@ -161,7 +161,8 @@ def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[s
     require(name in names, f"column {name!r} of {path}", f"there are {names}", f"name one with {TEXT_FLAG}")
     texts = []
     for number, row in rows.items():
-        value, here = row.get(name), f"{name!r} in {number} of {path}"
+        here = f"{name!r} in {number} of {path}"
+        value: Any = row.get(name)
         if keep or not _is_missing(value):
             require(isinstance(value, str), here, repr(value), f"give a string, or name another column with {TEXT_FLAG}")
             encode_utf8(value, here, "save the text as UTF-8")

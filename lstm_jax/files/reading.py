@@ -111,12 +111,12 @@ def open_input(
     """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed."""
     subject = subject or f"file {path}"
     with parsing(subject, remedy):
-        _require_regular(os.stat(path), subject, remedy, fifo)
-        # O_NONBLOCK: opening a FIFO does not wait for a writer.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        good = kind == stat.S_IFREG or (fifo and kind == stat.S_IFIFO)
+        require(good, subject, _KINDS.get(kind, "not a regular file"), remedy)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for the writer of a FIFO
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
-        _require_regular(before, subject, remedy, fifo)
         if stat.S_ISFIFO(before.st_mode):
             os.set_blocking(handle, True)  # reading waits for those that write to it now, and ends at once if there are none
             yield file
@@ -130,39 +130,28 @@ def open_input(
         require(same, subject, "changed while it was read", "read it when nothing writes to it")
 
 
-def _require_regular(found: os.stat_result, subject: str, remedy: str, fifo: bool) -> None:
-    good = stat.S_ISREG(found.st_mode) or (fifo and stat.S_ISFIFO(found.st_mode))
-    require(good, subject, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
-
-
 def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
     """Return the bytes of a regular file or a FIFO, or of standard input if the path is "-"."""
-    subject = subject or f"file {path}"
-    if str(path) == STANDARD_INPUT:
-        require(sys.stdin is not None, "standard input", "closed", "name a file, or send the text through a pipe")
-        return _read_all(sys.stdin.buffer, subject, remedy)
-    with open_input(path, subject, remedy, fifo=True) as file:
-        content = _read_all(file, subject, remedy)
-        idle = not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    subject, standard = subject or f"file {path}", str(path) == STANDARD_INPUT
+    if standard and sys.stdin is None:
+        raise InputError("standard input", "closed", "name a file, or send the text through a pipe")
+    opened = contextlib.nullcontext(sys.stdin.buffer) if standard else open_input(path, subject, remedy, fifo=True)
+    most, chunks, size = most_bytes(), [], 0
+    with parsing(subject, remedy), opened as file:
+        # Read piece by piece: read(most) would reserve that many bytes at once.
+        while size <= most and (chunk := file.read(_PIECE)):
+            chunks.append(chunk)
+            size += len(chunk)
+        require(size <= most, subject, f"more than {most:,} bytes", MORE)
+        idle = not size and not standard and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
         require(not idle, subject, "a FIFO to which nothing writes", remedy)
-        return content
+    return b"".join(chunks)
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
     """Return the checksum of a file as a hexadecimal string."""
     with parsing(f"file {path}", READABLE), open_input(path, limited=False) as file:
         return hashlib.file_digest(file, name).hexdigest()
-
-
-def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:
-    most, chunks, size = most_bytes(), [], 0
-    with parsing(subject, remedy):
-        # Read piece by piece: read(most) would reserve that many bytes at once.
-        while size <= most and (chunk := file.read(_PIECE)):
-            chunks.append(chunk)
-            size += len(chunk)
-    require(size <= most, subject, f"more than {most:,} bytes", MORE)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class XzStream:

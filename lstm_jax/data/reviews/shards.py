@@ -235,15 +235,16 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
         shards.append(opened.shard(number, joint, np.int32))
         with np.load(opened.check(number, "npz")) as file:
             columns = dict(file)
-        groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)[columns["groups"]]
-        starts = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
-        parts[record["split"]].append(columns | {"groups": groups, "starts": starts})
+        groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
+        columns["groups"] = groups[columns["groups"]]
+        columns["starts"] = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
+        parts[record["split"]].append(columns)
         begin += record["count"]
     values, splits = MappedIds(shards, np.int32), dict[str, ShardedSplit]()
     for name, own in parts.items():
         if own:
-            starts, *joined = (np.concatenate([columns[key] for columns in own]) for key in ("starts", *COLUMNS))
-            splits[name] = ShardedSplit(values, starts, *joined)
+            joined = {key: np.concatenate([columns[key] for columns in own]) for key in own[0]}
+            splits[name] = ShardedSplit(values, digests=joined.pop("hashes"), **joined)
             check_classes(splits[name].labels, f"{name} split of {folder}")
     fingerprint = hashlib.sha256(f"{opened.fingerprint} {words.num_words}".encode()).hexdigest()
     return ShardedReviews(splits["train"], splits.get("test"), words, fingerprint)

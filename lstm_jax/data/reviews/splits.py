@@ -159,7 +159,7 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
     """
     keys = [np.where(groups < 0, -1 - np.arange(len(labels)), groups), *([] if text_hashes is None else [text_hashes])]
     inverses = [np.unique(key, return_inverse=True)[1] for key in keys]
-    first, before = np.arange(len(labels)), None  # first: the smallest row that is known to be in the set of each row
+    first, before = np.arange(len(labels)), np.zeros(0)  # first: the smallest row that is known to be in the set of each row
     while not np.array_equal(first, before):
         before = first
         for inverse in inverses:

@@ -1,9 +1,9 @@
 """Preparation of a character corpus. Articles are joined to one text, which is divided into two splits and encoded as ids."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, AnyStr, Literal
 
@@ -93,9 +93,7 @@ def prepare_corpus(
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
     require(length >= 1, "length", length, "give 1 or more characters")
     require(unit in ("character", "byte"), "unit", unit, "give 'character' or 'byte'")
-    notes: list[str] = []
-    read, space = read_units(paths, text_column, recipe, unit, notes)
-    articles = clean_articles(read, recipe)
+    articles, space, notes = cleaned_articles(paths, text_column, recipe, unit)
     cut, held, copies = _hold_out(articles, validation)
     train_text, tail, kept = space.join(articles)[:cut], space.join(held), None
     if unit == "byte":
@@ -152,11 +150,6 @@ def article_starts(articles: Sequence[AnyStr]) -> np.ndarray:
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
 
-def clean_articles(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
-    """Clean articles one by one, and return those that are not empty afterwards."""
-    return [text for text in (clean(article, recipe) for article in articles) if text]
-
-
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
     """Find the cut that divides the articles into a training and a validation split."""
     starts = article_starts(articles)
@@ -171,20 +164,29 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
     return cut, held, copies
 
 
-def read_units(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, notes: list[str]) -> tuple[Any, Any]:
-    """Read articles as text or, if the unit is "byte", as bytes. Line ends of text become those of Unix, except with the recipe "exact"."""
+def cleaned_articles(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, cleaned: bool = True) -> tuple[list, Any, list[str]]:
+    """Return the articles that are not empty after cleaning, as bytes if the unit is "byte", their separator, and notes for the user.
+
+    If `cleaned` is false, articles of the unit "character" only get the line ends of Unix, as with the recipe "none".
+    """
+    notes = []
     if unit == "byte":
-        return (read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]), b" "
-    articles = read_articles(paths, text_column) if paths else embedded_articles()
-    count = 0 if recipe == "exact" else sum(article.count("\r") for article in articles)
-    if count:
-        notes.append(f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)")
-        articles = [unix_line_ends(article) for article in articles]
-    return articles, " "
+        articles = read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]
+    else:
+        articles = read_articles(paths, text_column) if paths else embedded_articles()
+        count = sum(article.count("\r") for article in articles)
+        if count and recipe != "exact":
+            notes = [f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)"]
+            articles = map(unix_line_ends, articles)
+    articles = (clean(article, recipe) for article in articles) if cleaned else articles
+    return list(filter(None, articles)), b" " if unit == "byte" else " ", notes
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
-    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says."""
+    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says.
+
+    If some are dropped, the third result maps each position in `tail` to that in the text that is kept.
+    """
     missing = characters.unknown(tail)
     if not missing:
         return characters, tail, None
@@ -192,11 +194,10 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
         remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"
         raise InputError("characters that only the validation part has", shown(missing), remedy)
     if unseen == "drop":
-        kept = re.sub(f"[{re.escape(''.join(missing))}]", "", tail)
+        stays = np.fromiter(map(characters.char_to_id.__contains__, tail), bool, len(tail))
+        kept = "".join(compress(tail, stays))
         notes.append(f"{len(tail) - len(kept):,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
-        dropped = set(missing)
-        gone = np.fromiter((character in dropped for character in tail), bool, len(tail))
-        return characters, kept, np.arange(len(tail)) - np.cumsum(gone) + gone
+        return characters, kept, np.cumsum(stays) - stays
     notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
     return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
 
