@@ -11,6 +11,7 @@ A kind of data set may have further files for each shard. The first line of a .j
 of a shard are checked when they are first read. The ids stay in the files, which are mapped into memory.
 """
 
+import itertools
 import mmap
 import os
 import re
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ Record = dict[str, Any]
 """Content of a .json file, or the entry "part" of a record, which describes the part of the input that the shard holds."""
 Write = Callable[[Record, Path], Record]
 """Function that writes the files of a shard, given the part of the input and the path of the ids, and returns facts for the record."""
+Numbered = tuple[int, Record]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def write_folder(
             if record and all(map(_has_digest, _files(folder, kind, number), record["sha256"])):
                 done[number] = record
         missing = {number: part for number, part in enumerate(parts) if number not in done}
-        for number, record in _written(folder, kind, missing, write, workers):
+        for number, record in _written(partial(_write_shard, folder, kind, write), missing, workers):
             done[number] = record
             if on_progress:
                 on_progress(len(done), len(parts))
@@ -110,16 +113,15 @@ def write_folder(
         (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def _written(folder: Path, kind: Kind, parts: dict[int, Record], write: Write, workers: int) -> Iterator[tuple[int, Record]]:
+def _written(write: Callable[[int, Record], Numbered], parts: dict[int, Record], workers: int) -> Iterator[Numbered]:
     """Write the shards with the numbers in `parts`, and yield the number and the record of each shard when it is finished."""
     if workers <= 1 or len(parts) <= 1:
-        for number, part in parts.items():
-            yield _write_shard(folder, kind, number, part, write)
+        yield from itertools.starmap(write, parts.items())
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         try:
             with system_errors("process that writes shards", "give fewer workers"):
-                tasks = [pool.submit(_write_shard, folder, kind, number, part, write) for number, part in parts.items()]
+                tasks = [pool.submit(write, number, part) for number, part in parts.items()]
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:
@@ -129,7 +131,7 @@ def _written(folder: Path, kind: Kind, parts: dict[int, Record], write: Write, w
             raise
 
 
-def _write_shard(folder: Path, kind: Kind, number: int, part: Record, write: Write) -> tuple[int, Record]:
+def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Record) -> Numbered:
     content = write(part, shard_path(folder, number, "ids"))
     record = {"part": part} | content | {"sha256": [file_digest(path) for path in _files(folder, kind, number)]}
     write_atomically(shard_path(folder, number, "json"), summed_json(record))

@@ -208,7 +208,7 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
         ("a.jsonl", LINES + b'{"text": 5, "label": 1}', "'text' in line 3 of .*: 5; give a string"),
         ("a.jsonl", LINES + b'{"review": "x", "label": 1}', "column 'text' in line 3 of .*there are review, label; .*--text-column"),
         ("a.jsonl", LINES + b'{"text": "x"}', "column 'label' in line 3 of .*--label-column"),
-        ("a.jsonl", b"", "no reviews"),
+        ("a.jsonl", b"", "0 positive and 0 negative"),
         ("a.jsonl", LINES[:29], "1 positive and 0 negative"),
         ("a.jsonl.xz", b"\xfd7zXZ", r"file .*a\.jsonl\.xz: .*; give a complete file"),
         ("a.csv.xz", lzma.compress(gzip.compress(b"text\na b\n", mtime=0)), r"file .*a\.csv\.xz: is compressed by gzip"),

@@ -73,9 +73,9 @@ def test_seeds_differ():
 @pytest.mark.parametrize(
     ("labels", "groups", "found"),
     [
-        ([0, 1], [0, 0], "part of 2 rows: 0 positive and 0 negative rows"),
-        ([0, 0, 1, 1], [0, 0, 1, 1], "part of 4 rows"),
-        ([], [], "part of 0 rows"),
+        ([0, 1], [0, 0], "part of 2 reviews: 0 positive and 0 negative reviews"),
+        ([0, 0, 1, 1], [0, 0, 1, 1], "part of 4 reviews"),
+        ([], [], "part of 0 reviews"),
     ],
 )
 def test_impossible_splits(labels, groups, found):

@@ -285,16 +285,15 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
 
 WORKER = """
 import os, time
-from pathlib import Path
-from lstm_jax.data.shard_folder import TEXT, _written
+from lstm_jax.data.shard_folder import _written
 
-def write(part, path):
+def write(number, part):
     print(os.getpid(), flush=True)
     time.sleep(90)
-    return {}
+    return number, part
 
 if __name__ == "__main__":
-    list(_written(Path(), TEXT, dict.fromkeys((0, 1)), write, 2))
+    list(_written(write, {0: {}, 1: {}}, 2))
 """
 
 

@@ -18,7 +18,7 @@ from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, 
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Vocabulary, build_vocabulary, content_hashes, tokenize
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
@@ -175,7 +175,9 @@ def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:
     for name, split in texts.items():
         values, offsets = words.encode_all(split.texts)
         groups = np.asarray([numbers[group] for group in split.groups or [""] * len(split)], np.int32)
-        encoded[name] = EncodedSplit(values, offsets, split.labels, groups, word_hashes(map(tokenize, split.texts)))
+        encoded[name] = EncodedSplit(
+            values, offsets, split.labels, groups, content_hashes(b" ".join(tokenize(text)) for text in split.texts)
+        )
         if words.kind == "keras":
             remedy = "use --vocabulary frequency, whose words are those of the training reviews"
             require(len(values) > len(split), f"{name} reviews", "no word is in Keras' word index", remedy)  # each has a start id

@@ -63,11 +63,10 @@ def check_splits(splits: Splits, source: object) -> None:
         check_classes(split.labels, f"{name} split of {source}")
 
 
-def check_classes(labels: np.ndarray, subject: str) -> None:
+def check_classes(labels: np.ndarray, subject: str, remedy: str = "give reviews of both classes") -> None:
     """Check that there are labels of both classes."""
-    require(len(labels) > 0, subject, "no reviews", "give at least one review of each class")
-    counts = np.bincount(labels, minlength=2)
-    require(bool(counts.min() > 0), subject, f"{counts[1]} positive and {counts[0]} negative reviews", "give reviews of both classes")
+    negative, positive = np.bincount(labels, minlength=2).tolist()
+    require(min(negative, positive) > 0, subject, f"{positive} positive and {negative} negative reviews", remedy)
 
 
 class Found(NamedTuple):

@@ -9,10 +9,10 @@ each shard's vocabulary.
 """
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +21,7 @@ import numpy as np
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
 from lstm_jax.data.reviews.tables import table_reviews
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize, word_hashes
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, content_hashes, ranked_words, tokenize
 from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, Record, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table
 from lstm_jax.errors import require
@@ -29,9 +29,7 @@ from lstm_jax.files.reading import locate
 from lstm_jax.files.writing import write_atomically
 
 BLOCK = 4096
-"""Number of reviews that are read, tokenised and written at a time."""
-COLUMNS = ("lengths", "labels", "groups", "hashes")
-"""Names of the arrays in the .npz file of a shard."""
+"""Number of reviews that `ShardedSplit.blocks` reads at a time."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 
@@ -104,30 +102,27 @@ def _tables(names: Sequence[str]) -> list[Path]:
 
 def _write_shard(part: Record, path: Path) -> Record:
     words, counts, movies = dict[bytes, int](), Counter[bytes](), dict[str, int]()
-    columns: list[tuple[np.ndarray, ...]] = []
+    columns = {"lengths": array("i"), "labels": array("i"), "groups": array("i"), "hashes": array("Q")}
 
     def write_ids(file: IO[bytes]) -> None:
-        reviews = table_reviews(Path(part["path"]), part["text_column"], part["label_column"], limited=False)
-        while block := list(islice(reviews, BLOCK)):
-            tokens = [tokenize(review.text) for review in block]
-            for own in tokens:
-                counts.update(own)
-                ids = [0, *(words.setdefault(word, len(words) + 1) for word in own)]
-                file.write(np.asarray(ids, "<i4").tobytes())
-            lengths = np.asarray([len(own) + 1 for own in tokens], np.int32)
-            labels = np.asarray([review.label for review in block], np.int32)
-            groups = [movies.setdefault(review.group, len(movies)) if review.group else -1 for review in block]
-            columns.append((lengths, labels, np.asarray(groups, np.int32), word_hashes(tokens)))
+        for review in table_reviews(Path(part["path"]), part["text_column"], part["label_column"], limited=False):
+            tokens = tokenize(review.text)
+            counts.update(tokens)
+            ids = [0, *(words.setdefault(word, len(words) + 1) for word in tokens)]
+            file.write(np.asarray(ids, "<i4").tobytes())
+            group = movies.setdefault(review.group, len(movies)) if review.group else -1
+            row = len(ids), review.label, group, content_hashes([b" ".join(tokens)])[0]
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
 
     write_atomically(path, write_ids)
-    require(bool(columns), f"table {part['path']}", "no reviews", "leave it out, or give at least one review")
-    arrays = dict(zip(COLUMNS, map(np.concatenate, zip(*columns, strict=True)), strict=True))
-    write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
+    require(bool(columns["labels"]), f"table {part['path']}", "no reviews", "leave it out, or give at least one review")
+    write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **columns))  # pyright: ignore[reportArgumentType]
     return {
         "words": [word.decode("utf-8", "surrogateescape") for word in words],
         "counts": [counts[word] for word in words],
         "movies": list(movies),
-        "count": int(arrays["lengths"].sum()),
+        "count": sum(columns["lengths"]),
     }
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.padding import pad_rows
-from lstm_jax.data.reviews.vocabulary import Vocabulary
-from lstm_jax.errors import InputError, require
+from lstm_jax.data.padding import joined_rows, pad_rows
+from lstm_jax.data.reviews.form import check_classes
+from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
+from lstm_jax.errors import require
 
 
 class Rows:
@@ -33,14 +34,13 @@ class Rows:
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
-        return pad_rows(self.values, self.starts, self.starts + self.lengths, maxlen, padding, truncating)
+        return pad_rows(self.values, self.starts, self.lengths, maxlen, padding, truncating)
 
     def in_memory(self, rows: np.ndarray | slice) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, with their ids in memory."""
         lengths, digests = self.lengths[rows], self.digests
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        values = self.values[np.repeat(self.starts[rows], lengths) + within]
+        values = joined_rows(self.values, self.starts[rows], lengths)
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
 
     def hashes(self) -> np.ndarray:
@@ -49,10 +49,7 @@ class Rows:
         Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Hashes of
         the ids are less exact: all rare words have the id 2, so reviews that differ only in rare words have the same ids.
         """
-        if self.digests is not None:
-            return self.digests
-        digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
-        return np.frombuffer(digests, np.uint64)
+        return content_hashes(self.row(number).data for number in range(len(self))) if self.digests is None else self.digests
 
 
 @dataclass(frozen=True)
@@ -144,10 +141,7 @@ def grouped_split(
     mask = chosen[component]
     parts = np.flatnonzero(~mask), np.flatnonzero(mask)
     for name, part in zip(("training", "validation"), parts, strict=True):
-        present = np.bincount(labels[part], minlength=2)
-        if present.min() == 0:
-            found = f"{present[1]} positive and {present[0]} negative rows"
-            raise InputError(f"{name} part of {len(labels)} rows", found, "give more reviews or movies, or another share")
+        check_classes(labels[part], f"{name} part of {len(labels)} reviews", "give more reviews or movies, or another share")
     return parts
 
 
@@ -168,9 +162,7 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
             first = smallest[inverse]
         first = first[first]
     sets, component = np.unique(first, return_inverse=True)
-    counts = np.zeros((len(sets), 2), np.int64)
-    np.add.at(counts, (component, labels), 1)
-    return counts, component
+    return np.bincount(2 * component + labels, minlength=2 * len(sets)).reshape(-1, 2), component
 
 
 def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: list[int], outside: list[int]) -> np.ndarray:

@@ -42,10 +42,9 @@ def tokenize(text: bytes | str) -> list[bytes]:
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
 
-def word_hashes(reviews: Iterable[list[bytes]]) -> np.ndarray:
-    """Return a uint64 array (N,) with a hash of each of N reviews. A review is given as the list of its words."""
-    digests = b"".join(hashlib.blake2b(b" ".join(review), digest_size=8).digest() for review in reviews)
-    return np.frombuffer(digests, np.uint64)
+def content_hashes(contents: Iterable[bytes | memoryview]) -> np.ndarray:
+    """Return a uint64 array (N,) with a hash of each of N reviews, which are given as their words joined by spaces, or as their ids."""
+    return np.frombuffer(b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents), np.uint64)
 
 
 def _as_bytes(text: bytes | str) -> bytes:
