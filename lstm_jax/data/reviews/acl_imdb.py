@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, Splits, find_file, text_split
+from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, Splits, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
 from lstm_jax.files.writing import download
@@ -58,11 +58,6 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
     if not path.exists():
         download(ARCHIVE_URL, path, verify_archive, "give --data the path of a local copy", on_bytes)
     return path
-
-
-def find_archive(path: Path) -> Found | None:
-    """Return the location of the review archive at a path, or None if there is no review archive at this path."""
-    return find_file(path, "archive", ARCHIVE_NAME, ".tar.gz", ".tgz")
 
 
 def read_archive(found: Found, options: ReadOptions) -> Splits:

@@ -78,7 +78,7 @@ class Found(NamedTuple):
     """The files that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend on the form."""
 
 
-def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
+def find_file(key: str, name: str, endings: str | tuple[str, ...], path: Path) -> Found | None:
     """Return the location of a file: `path` itself, if it has one of the endings, or the file `name` in the folder `path`."""
     if path.is_dir():
         path = path / name

@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import Splits, TextSplit
+from lstm_jax.data.reviews.form import Review, Splits, TextSplit, text_split
 from lstm_jax.errors import require
 
 
@@ -110,8 +110,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
             text = _review(draw, label)
             if SHORTEST <= len(text.replace(",", "").replace(".", "").split()) <= LONGEST:
                 texts[text] = None
-    names = tuple(f"synthetic/{row}" for row in range(count))
-    return TextSplit(tuple(text.encode() for text in texts), np.asarray(labels, np.int32), names)
+    return text_split(Review(text.encode(), label, f"synthetic/{row}") for row, (text, label) in enumerate(zip(texts, labels, strict=True)))
 
 
 def synthetic_splits(train: int, test: int, seed: int) -> Splits:
@@ -126,14 +125,13 @@ def synthetic_splits(train: int, test: int, seed: int) -> Splits:
         InputError: if `train` or `test` is below 2.
     """
     require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
-    whole = synthetic_reviews(2 * ((train + 1) // 2 + (test + 1) // 2), seed)
-    by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
     half = (train + 1) // 2
+    whole = synthetic_reviews(2 * (half + (test + 1) // 2), seed)
+    by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
     splits = {}
     for name, part, count in (("train", slice(half), train), ("test", slice(half, None), test)):
         kept = np.sort(np.concatenate([rows[part] for rows in by_label]))[:count]
-        texts, names = tuple(whole.texts[row] for row in kept), tuple(whole.names[row] for row in kept)
-        splits[name] = TextSplit(texts, whole.labels[kept], names)
+        splits[name] = text_split(Review(whole.texts[row], int(whole.labels[row]), whole.names[row]) for row in kept)
     return splits
 
 

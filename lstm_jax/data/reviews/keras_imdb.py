@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from lstm_jax.data.padding import ragged
-from lstm_jax.data.reviews.form import Found, find_file
 from lstm_jax.data.reviews.splits import EncodedSplit
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, Vocabulary
 from lstm_jax.errors import require
@@ -27,11 +26,6 @@ WORD_INDEX_NAME = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
 WORD_INDEX_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb_word_index.json"
 REMEDY = f"put Keras' {WORD_INDEX_NAME} beside the data, or use --vocabulary frequency"
-
-
-def find_keras_npz(path: Path) -> Found | None:
-    """Return the location of Keras' reviews at a path, or None if there is no .npz file at this path."""
-    return find_file(path, "npz", "imdb.npz", ".npz")
 
 
 def read_keras_npz(path: Path) -> dict[str, EncodedSplit]:

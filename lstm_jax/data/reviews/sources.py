@@ -1,11 +1,11 @@
 """Sources of reviews: the forms that a source can have (such as a table or an archive), and functions that recognise and read a source."""
 
 import os
+from functools import partial
 from pathlib import Path
 
-from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_archive, find_folder, read_archive, read_folder
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits
-from lstm_jax.data.reviews.keras_imdb import find_keras_npz
+from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_folder, read_archive, read_folder
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits, find_file
 from lstm_jax.data.reviews.tables import find_tables, read_tables
 from lstm_jax.data.reviews.tfds_dataset import find_tfds, reviews_from_tfds
 from lstm_jax.data.tables import ENDINGS
@@ -33,7 +33,7 @@ FORMS = (
     ),
     Form(
         "archive",
-        find_archive,
+        partial(find_file, "archive", ARCHIVE_NAME, (".tar.gz", ".tgz")),
         read_archive,
         description=ARCHIVE_NAME,
         content="the reviews as published, in this or another .tar.gz or .tgz file, or a folder with aclImdb_v1.tar.gz; nothing is "
@@ -41,7 +41,7 @@ FORMS = (
     ),
     Form(
         "npz",
-        find_keras_npz,
+        partial(find_file, "npz", "imdb.npz", ".npz"),
         endings=(".npz",),
         content="imdb.npz, which Keras downloads, with ids of words, or its folder",
     ),

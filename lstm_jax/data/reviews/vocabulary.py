@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,8 +177,5 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
     Raises:
         InputError: if `num_words` is below 4 and not 0.
     """
-    counts: Counter[bytes] = Counter()
-    for text in texts:
-        counts.update(tokenize(text))
-    words = tuple(ranked_words(counts))
+    words = tuple(ranked_words(Counter(chain.from_iterable(map(tokenize, texts)))))
     return Vocabulary(words, FIRST_WORD + len(words), "frequency").capped(num_words)
