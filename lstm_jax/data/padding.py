@@ -70,8 +70,8 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
         values: one-dimensional array of the ids of all rows, concatenated.
         offsets: (N + 1,) offsets of the rows in `values`. Row n is `values[offsets[n]:offsets[n + 1]]`.
         maxlen: number of ids of each row of the result.
-        padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
-        truncating: where a long row is cut: "pre" (at its start) or "post" (at its end).
+        padding: where 0 is added to a short row; for this and `truncating`, see `pad_sequences`.
+        truncating: where a long row is cut.
 
     Raises:
         InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".

@@ -204,18 +204,10 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         value: name of the column of the values.
 
     Raises:
-        InputError: in one of these cases. If the error lies in one line, the message names the line.
-
-            - The file cannot be read, or semicolons or tabs separate its columns.
-            - A column is missing.
-            - A value is not a finite number.
-            - A time is neither a finite number nor an ISO date.
-            - The times do not increase.
-            - Some times are numbers, and others are dates.
-            - All times look like dates in digits alone, whose numbers have a wide gap.
-            - Only some of the dates have an offset from UTC.
-            - Fewer than two rows have a value.
-            - float64 cannot represent the gaps between the times in units of the median gap.
+        InputError: if the file cannot be read, lacks a column, or separates its columns by semicolons or tabs; if a value is not a finite
+            number, or a time neither a finite number nor an ISO date; if the times do not increase, or are not all numbers, all dates
+            with an offset or all dates without; if they look like dates in digits alone whose numbers have a wide gap; if fewer than two
+            rows have a value; or if float64 cannot represent the gaps in units of the median gap.
     """
     path = user_path(os.fspath(path))
     times: list[float] = []

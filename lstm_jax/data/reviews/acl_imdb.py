@@ -48,8 +48,7 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
 
     Args:
         folder: the folder.
-        on_bytes: function that is called after each MiB with two numbers: the number of bytes received so far, and the size of the file in
-            bytes. If the size is unknown, the second number is 0.
+        on_bytes: function that is called after each MiB with the number of bytes received so far and that of all, or 0 if it is unknown.
 
     Raises:
         InputError: if the download fails, or if the server sends a different file.

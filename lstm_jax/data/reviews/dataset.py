@@ -52,25 +52,19 @@ def prepare(
     Args:
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
             the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second file, which has the test split. It must have the same form as `data`: both are tables, for example. It
-            may be given only if `data` has no test split, and if the form of `data` allows a second file (see the page "Sources of data" of
-            the documentation).
+        test_data: path of a second file of the same form as `data`, which has the test split. It may be given only if `data` has none, and
+            if its form allows a second file (see the page "Sources of data" of the documentation).
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).
         num_words: number of ids; see `Vocabulary.capped`.
         cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.
         verify: whether two files are checked against the published checksums: a file named aclImdb_v1.tar.gz, and Keras' word index.
-        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
-            stages.
+        on_progress: function that is called with the name of the current stage and the numbers of finished stages and of all stages.
 
     Raises:
-        InputError: in one of these cases.
-
-            - An argument is out of range.
-            - The source cannot be read, or changes while it is read.
-            - Keras' word index is needed, but is neither found nor can be downloaded.
-            - The cache cannot be written.
+        InputError: if an argument is out of range, if the source cannot be read or changes while it is read, if Keras' word index is needed
+            but neither found nor can be downloaded, or if the cache cannot be written.
     """
     require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
     require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
@@ -106,13 +100,11 @@ def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedRevie
     The vocabulary is built from the training texts by `build_vocabulary`. More frequent words have smaller ids.
 
     Args:
-        splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
-            `synthetic_splits` and `load_reviews` return such dicts.
+        splits: dict with the splits "train" and, if there are test reviews, "test", as `synthetic_splits` and `load_reviews` return it.
         num_words: number of ids; see `Vocabulary.capped`.
 
     Raises:
-        InputError: if there is no training split, if a split has no positive or no negative reviews, or if `num_words` is below 4 and not
-            0.
+        InputError: if there is no training split, if a split lacks reviews of a class, or if `num_words` is below 4 and not 0.
     """
     check_splits(splits, "memory")
     words = build_vocabulary(splits["train"].texts)
@@ -218,7 +210,7 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
     Args:
         source: path of reviews that `load_reviews` reads. If None, the archive aclImdb_v1.tar.gz of the Large Movie Review Dataset is
             downloaded to the subfolder `downloads` of the folder that `data_dir` gives.
-        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
+        data_dir: see `reviews_from_tfds`.
         verify: whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum.
 
     Returns:

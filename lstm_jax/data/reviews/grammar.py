@@ -92,12 +92,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
     If `count` is even, half of the reviews are positive. If it is odd, there is one more negative than positive review. The names are
     "synthetic/0", "synthetic/1" and so on. The field `groups` (movie ids) is None, since no review is about a real movie.
 
-    Args:
-        count: number of reviews.
-        seed: seed of the random choices. Equal seeds give equal reviews.
-
-    Raises:
-        InputError: if `count` is below 2.
+    Equal seeds give equal reviews. `InputError` is raised if `count` is below 2.
     """
     require(count >= 2, "synthetic reviews", count, "give 2 or more")
     draw = random.Random(seed)
@@ -116,13 +111,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
 def synthetic_splits(train: int, test: int, seed: int) -> Splits:
     """Return synthetic reviews as a dict with the keys "train" and "test". The two splits have no text in common.
 
-    Args:
-        train: number of reviews in the training split.
-        test: number of reviews in the test split.
-        seed: seed of the random choices. Equal seeds and sizes give equal splits.
-
-    Raises:
-        InputError: if `train` or `test` is below 2.
+    The splits have `train` and `test` reviews, at least 2 each, else `InputError` is raised. Equal seeds and sizes give equal splits.
     """
     require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
     half = (train + 1) // 2

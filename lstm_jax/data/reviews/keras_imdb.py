@@ -80,8 +80,7 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     of the cache, in this order.
 
     Args:
-        near: path of the data. If it leads to a file, the folder that contains the file is searched. If it leads to a folder, this folder
-            is searched first, and its parent folder next.
+        near: path of the data: a folder, which is searched first, and its parent folder next, or a file, whose folder is searched.
         cache_dir: folder of the cache. If None, it is the folder that `default_cache_dir` returns.
 
     Raises:

@@ -1,11 +1,9 @@
 """Data sets of reviews that are larger than the memory. Each table of reviews becomes a shard, whose ids stay in a memory-mapped file.
 
-Besides the files of `shard_folder`, each shard has a file NNNNN.npz. It holds for each review its number of ids, its label, its movie, and
-a hash of its words. In the file of ids, the id 0 marks the start of each review. The record of a shard holds its words with their counts,
-and its movies. The index holds the joint vocabulary of the training tables.
-
-An opened folder takes 28 bytes of memory for each review (its position, number of ids, label, movie and hash), and 4 bytes for each word of
-each shard's vocabulary.
+Besides the files of `shard_folder`, each shard has a file NNNNN.npz with the number of ids, the label, the movie and a hash of the words of
+each review. In the file of ids, the id 0 marks the start of each review. The record of a shard holds its words with their counts, and its
+movies. The index holds the joint vocabulary of the training tables. An opened folder takes 28 bytes of memory for each review, and 4 bytes
+for each word of each shard's vocabulary.
 """
 
 import hashlib
@@ -54,18 +52,13 @@ def write_review_shards(
         test_paths: tables with test reviews, and folders of such tables.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
-        workers: number of processes that write shards at the same time.
-        on_progress: function that is called with the number of finished shards and the number of all shards.
+        workers: number of processes; for this and `on_progress`, see `write_shards`.
+        on_progress: function of the progress.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A path leads to no table, or there is no table with training reviews.
-            - A table is in both splits.
-            - A table cannot be read, or has no reviews.
-            - A split has no positive or no negative reviews.
-            - Another process writes shards to the folder.
-            - The folder cannot be written, or holds shards of other reviews.
+        InputError: if a path leads to no table, or none has training reviews; if a table is in both splits, cannot be read or has no
+            reviews; if a split lacks reviews of a class; or if the folder cannot be written, holds shards of other reviews, or another
+            process writes to it.
     """
     tables = {"train": _tables(paths), "test": _tables(test_paths)}
     trained, tested = ({path.resolve() for path in own} for own in tables.values())

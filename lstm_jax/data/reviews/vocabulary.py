@@ -116,8 +116,7 @@ class Vocabulary:
     def capped(self, num_words: int | None) -> "Vocabulary":
         """Return a copy of this vocabulary that has `num_words` ids.
 
-        If the id of a word is `num_words` or more, the copy encodes the word as the id 2. If `kind` is "frequency", such a word is also
-        left out of the `words` of the copy. If `kind` is "keras", the copy has the same `words`.
+        If the id of a word is `num_words` or more, the copy encodes the word as the id 2. If `kind` is "frequency", its `words` lack it.
 
         Args:
             num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, there is no limit: in the copy, every word in
@@ -138,12 +137,8 @@ class Vocabulary:
     def from_json(content: bytes, source: object = "vocabulary") -> "Vocabulary":
         """Return the vocabulary that `to_json` has encoded.
 
-        Args:
-            content: the JSON that `to_json` returned.
-            source: name of the content in the error message, such as its path.
-
         Raises:
-            InputError: if `content` is not valid JSON, or does not describe a vocabulary of words.
+            InputError: if `content` does not describe a vocabulary of words. The message names `source`.
         """
         with parsing(f"vocabulary {source}", "give the vocabulary.json of a run"):
             raw: Any = json.loads(content)

@@ -138,12 +138,8 @@ class Characters:
     def from_json(content: bytes, source: object = "characters") -> "Characters":
         """Return the vocabulary that `to_json` has encoded.
 
-        Args:
-            content: the JSON that `to_json` returned.
-            source: name of the content in the error message, such as its path.
-
         Raises:
-            InputError: if `content` is not valid JSON, or does not describe a vocabulary of characters.
+            InputError: if `content` does not describe a vocabulary of characters. The message names `source`.
         """
         try:
             raw: Any = json.loads(content)

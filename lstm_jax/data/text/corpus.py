@@ -69,9 +69,8 @@ def prepare_corpus(
     memorisation.
 
     Args:
-        paths: one path or a list of paths. A path leads to a file or folder of one of the forms in `sources.FORMS`, or is "-" for standard
-            input (see `read_articles`). If there are no paths, the articles are those of `embedded_articles()`.
-        text_column: name of the column of the texts in tables. If empty, the column is guessed.
+        paths: one path or a list of paths; see `read_articles`. If there are none, the articles are those of `embedded_articles()`.
+        text_column: name of the column of the texts in tables; see `read_articles`.
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
         validation: share of the text in the validation split, at least 0 and below 1.
@@ -81,13 +80,8 @@ def prepare_corpus(
             ids than a window. If `validation` is 0, the validation split is empty and only the training split is checked.
 
     Raises:
-        InputError: in one of these cases.
-
-            - An argument is out of range.
-            - A source cannot be read.
-            - A split is not longer than a window.
-            - The training split has a single distinct character.
-            - `unseen` is "error", and a character occurs only in the validation split.
+        InputError: if an argument is out of range, if a source cannot be read, if a split is not longer than a window, if the training
+            split has a single distinct character, or if `unseen` is "error" and a character occurs only in the validation split.
     """
     check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
@@ -125,15 +119,12 @@ def sharded_corpus(
         folder: folder of the shards.
         recipe: recipe with which `write_shards` must have cleaned the text.
         unit: unit with which `write_shards` must have been called.
-        validation: share of the ids in the validation split, at least 0 and below 1.
-        length: length of a window; see `prepare_corpus`.
+        validation: share of the ids in the validation split; for this and `length`, see `prepare_corpus`.
+        length: length of a window.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `validation` is out of range.
-            - The shards cannot be read, or have another recipe or unit.
-            - A split is not longer than a window.
+        InputError: if `validation` is out of range, if the shards cannot be read or have another recipe or unit, or if a split is not
+            longer than a window.
     """
     check_number("validation", validation, Share)
     text = read_shards(folder)

@@ -58,17 +58,11 @@ def write_shards(
         shard_bytes: size, in bytes, of the part of a file that becomes one shard.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A path leads to no text file, or all files are empty.
-            - A file cannot be read, is an archive, or changes while it is read.
-            - `unit` is "character", and a file is not UTF-8.
-            - Another process writes shards to the folder.
-            - The folder cannot be written.
-            - The folder holds shards that were written from another text or with other options.
-            - The folder holds foreign files that have the names of shard files or of the index.
+        InputError: if a path leads to no text file, or all files are empty; if a file cannot be read, is an archive, changes while it is
+            read or, with the unit "character", is not UTF-8; if the folder cannot be written, or another process writes shards to it; or
+            if it holds shards of another text or of other options, or foreign files with the names of shard files.
     """
-    require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
+    clean("", recipe)  # checks the recipe
     require(unit in get_args(Unit), "unit", unit, f"give one of {', '.join(get_args(Unit))}")
     parts = []
     for path in source_files(paths):

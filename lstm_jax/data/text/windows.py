@@ -1,9 +1,6 @@
 """Windows of a text and the characters that follow them, as views of the array of character ids, so that nothing is copied.
 
-This project reproduces a variant of the Keras example lstm_text_generation. The variant cuts a text into windows of 40 characters, which
-start 5 characters apart. The text has 33 distinct characters. The variant stores the N windows in one-hot encoding, as a boolean array
-(N, 40, 33). The function `windows` instead returns the windows and their targets (the characters that follow them) as views of the array
-of ids.
+The Keras example lstm_text_generation stores the N windows of 40 characters in one-hot encoding, as a boolean array (N, 40, 33).
 """
 
 import numpy as np
@@ -76,8 +73,7 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids` (T,). Chunk X[k] begins
-        at the index k * length of `ids`, and Y[k] begins one index later. Characters at the end of the text that do not fill a chunk are
-        left out. The last character of the text has no next character, so it is never in X.
+        at the index k * length of `ids`, and Y[k] begins one index later. Characters at the end that do not fill a chunk are left out.
 
     Raises:
         InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
@@ -91,9 +87,8 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
     """Return the indices of the chunks that form each batch of truncated back-propagation through time.
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
-    stream. Row b of batch s therefore continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
-    every stream are left out. The last character of the text is never an input, because it has no next character as its target, but it may
-    be a target itself.
+    stream. Row b of batch s therefore continues row b of batch s - 1. Characters at the end that do not fill one more chunk in every
+    stream are left out. The last character of the text has no next character, so it is never an input.
 
     Args:
         n: number of characters of the text.
