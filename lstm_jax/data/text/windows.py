@@ -46,8 +46,9 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
             below 1.
     """
     some_windows(len(ids), length, step)
-    X = sliding_window_view(ids, length)[: len(ids) - length : step]
-    return X, _read_only(ids[length::step])
+    X, Y = sliding_window_view(ids[:-1], length)[::step], ids[length::step]
+    Y.flags.writeable = False
+    return X, Y
 
 
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,9 +79,8 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
     """
-    count = max(len(ids) - 1, 0) // _at_least_one("length", length)
-    require_window("text", len(ids), length)
-    return _read_only(ids[: count * length].reshape(count, length)), _read_only(ids[1 : 1 + count * length].reshape(count, length))
+    require_window("text", len(ids), _at_least_one("length", length))
+    return sliding_window_view(ids[:-1], length)[::length], sliding_window_view(ids[1:], length)[::length]
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
@@ -121,9 +121,3 @@ def require_window(subject: str, n: int, length: int) -> None:
     """Check that a text of `n` characters has a window of `length` characters and the character after it."""
     remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
     require(n > length, subject, f"{n} characters", remedy)
-
-
-def _read_only(view: np.ndarray) -> np.ndarray:
-    view = view.view()
-    view.flags.writeable = False
-    return view
