@@ -7,9 +7,9 @@ import sys
 
 import pytest
 from made_reviews import write_csv
+from refused import refused
 
 from lstm_jax.data import embedded_articles, read_articles, read_byte_articles
-from lstm_jax.errors import InputError
 
 RAW = ("One — first.\n", "zwölf  Boxkämpfer", "3")
 
@@ -106,8 +106,7 @@ def test_bad_sources(tmp_path):
         (lambda: read_articles(tmp_path / "absent.txt"), r"corpus .*absent\.txt: no such file"),
         (lambda: read_articles(put(tmp_path / "empty" / "x.csv", "").parent), "folder .*: no text files"),
     ):
-        with pytest.raises(InputError, match=f"^{subject}"):
-            call()
+        refused(f"^{subject}", call)
 
 
 def test_embedded(monkeypatch):
@@ -116,5 +115,4 @@ def test_embedded(monkeypatch):
     assert sum(map(len, articles)) > 300_000
     assert "assert" in articles[0]
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    with pytest.raises(InputError, match="embedded corpus: this Python lacks pydoc_data; give a text file"):
-        embedded_articles()
+    refused("embedded corpus: this Python lacks pydoc_data; give a text file", embedded_articles)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from refused import refused
 from scipy.sparse import csr_array
 from scipy.special import expit
 
 from lstm_jax.data import build_vocabulary, judge, synthetic_reviews, synthetic_splits, tokenize
-from lstm_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,7 @@ def test_judge(text, verdict):
 
 def test_judge_refuses_other_texts():
     for text in ("it lasts about two hours .", "the plot was good . the cast was bad .", ""):
-        with pytest.raises(InputError, match="synthetic_reviews"):
-            judge(text)
+        refused("synthetic_reviews", judge, text)
 
 
 def test_labels_follow_from_the_words(splits):
@@ -65,8 +64,7 @@ def test_seed():
     assert (len(odd["train"]), len(odd["test"])) == (7, 5)
     assert sorted(np.bincount(odd["train"].labels)) == [3, 4]
     for count in ((1, 5), (5, 0)):
-        with pytest.raises(InputError, match="synthetic reviews"):
-            synthetic_splits(*count, 0)
+        refused("synthetic reviews", synthetic_splits, *count, 0)
 
 
 def counts(split, vocabulary):

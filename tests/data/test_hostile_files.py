@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 
 from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.data import keras_vocabulary, load_reviews, read_articles, read_byte_articles, read_series
@@ -110,8 +111,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bounds(tmp_path: Path, name: str, content: bytes, read: Callable, found: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=found):
-        read(tmp_path / name)
+    refused(found, read, tmp_path / name)
 
 
 def test_what_the_bounds_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,15 +121,13 @@ def test_what_the_bounds_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert input_files.most_expanded(1 << 40) == input_files.most_bytes()
     for wrong in ("0", "-1", "many", "9" * 5000, "\u0663"):
         monkeypatch.setenv(input_files.MAX_BYTES, wrong)
-        with pytest.raises(InputError, match="give a number of bytes"):
-            input_files.most_bytes()
+        refused("give a number of bytes", input_files.most_bytes)
 
 
 def test_endless_standard_input_ends(monkeypatch: pytest.MonkeyPatch, small: None) -> None:
     with Path("/dev/zero").open("rb") as endless:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(endless))
-        with pytest.raises(InputError, match="file -: more than 100,000 bytes"):
-            read_articles("-")
+        refused("file -: more than 100,000 bytes", read_articles, "-")
 
 
 def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +137,9 @@ def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """
     (tmp_path / "a.csv").write_text("text\n" + "x\n" * 50 + "y" * 101)
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 100)
-    with pytest.raises(InputError, match=r"^line 52 of .*a\.csv: more than 100 bytes"):
-        list(table_rows(tmp_path / "a.csv", limited=False))
+    refused(r"^line 52 of .*a\.csv: more than 100 bytes", list, table_rows(tmp_path / "a.csv", limited=False))
     monkeypatch.setenv("LSTM_JAX_MAX_BYTES", "100")
-    with pytest.raises(InputError, match=r"^file .*a\.csv: 206 bytes, more than 100"):
-        list(table_rows(tmp_path / "a.csv", limited=False))
+    refused(r"^file .*a\.csv: 206 bytes, more than 100", list, table_rows(tmp_path / "a.csv", limited=False))
 
 
 # texts and tables
@@ -169,8 +165,7 @@ TEXT = "It was the best of times,\nit was the worst of times — é.\n" * 4
 def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "text").write_bytes(content)
     for read in (read_articles, read_texts, *((read_byte_articles,) if "not a text" in found else ())):
-        with pytest.raises(InputError, match=found):
-            read(tmp_path / "text")
+        refused(found, read, tmp_path / "text")
 
 
 def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path: Path) -> None:
@@ -223,8 +218,7 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
 )
 def test_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"^.*{found}"):
-        load_reviews(tmp_path / name)
+    refused(f"^.*{found}", load_reviews, tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -245,5 +239,4 @@ def test_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found:
 )
 def test_texts_of_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"^.*{found}"):
-        read_articles(tmp_path / name)
+    refused(f"^.*{found}", read_articles, tmp_path / name)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reviews import write_csv
+from refused import refused
 
 from lstm_jax import data
 from lstm_jax.data.reviews import shards
 from lstm_jax.data.shard_folder import allow_open_files
-from lstm_jax.errors import InputError
 
 
 def write_tables(folder: Path, splits: dict[str, data.TextSplit]) -> list[str]:
@@ -94,10 +94,7 @@ def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) 
     if damage == "changed":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for read in (lambda folder: data.read_review_shards(folder).train.values[:], data.verify_shards):
-        with pytest.raises(
-            InputError, match=rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$"
-        ):
-            read(folder)
+        refused(rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$", read, folder)
     data.write_review_shards([folders[1][0]], folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -127,8 +124,7 @@ def test_bad_input(folders, tmp_path: Path) -> None:
         (lambda: data.read_review_shards(tmp_path), "shards .*: no index.json"),
         (lambda: data.read_review_shards(tmp_path / "text"), "index .*: of the format 'text 2'"),
     ):
-        with pytest.raises(InputError, match=f"^{subject}"):
-            call()
+        refused(f"^{subject}", call)
 
 
 def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +135,11 @@ def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits["now"] == (1024, 4096)
     allow_open_files(3000)
     assert limits["now"] == (3512, 4096)
-    with pytest.raises(InputError, match=r"^open files: 4512 needed, 4096 allowed; raise the hard limit"):
-        allow_open_files(4000)
+    refused(r"^open files: 4512 needed, 4096 allowed; raise the hard limit", allow_open_files, 4000)
 
 
 def test_bad_tables_in_several_processes(tmp_path: Path) -> None:
     """An error in a worker process is raised in the process that called `write_review_shards`."""
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("words,label\ngood,1\n")
-    with pytest.raises(InputError, match=r"column 'text'"):
-        data.write_review_shards([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], tmp_path / "shards", workers=2)
+    refused(r"column 'text'", data.write_review_shards, [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], tmp_path / "shards", workers=2)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refused import refused
 
 from lstm_jax import data
 from lstm_jax.data.shard_folder import LOCK
@@ -79,23 +80,28 @@ def test_the_last_word_is_whole(text: str, size: int, tmp_path: Path) -> None:
 def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("aaaa bbbb " * 20)
-    with pytest.raises(InputError, match=r"a\.txt: changed while it was read"):
-        data.write_shards(path, tmp_path / "s", "none", shard_bytes=100, on_progress=lambda *_: path.write_text("CCC DDDDDD " * 18))
+    refused(
+        r"a\.txt: changed while it was read",
+        data.write_shards,
+        path,
+        tmp_path / "s",
+        "none",
+        shard_bytes=100,
+        on_progress=lambda *_: path.write_text("CCC DDDDDD " * 18),
+    )
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
     text, folder = write_files(tmp_path), tmp_path / "web"
     folder.mkdir()
     (folder / "unfinished.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"unfinished\.txt: exists"):
-        data.write_shards(text, folder)
+    refused(r"unfinished\.txt: exists", data.write_shards, text, folder)
     assert (folder / "unfinished.txt").read_text() == "mine"
     (folder / "unfinished.txt").unlink()
     (folder / "2024.txt").write_text("mine")
     for name in ("index.json", "00000.json", "00001.ids"):
         (folder / name).write_text("mine")
-        with pytest.raises(InputError, match=f"web: holds other files: {name}; name a new folder"):
-            data.write_shards(text, folder)
+        refused(f"web: holds other files: {name}; name a new folder", data.write_shards, text, folder)
         assert (folder / name).read_text() == "mine"
         (folder / name).unlink()
     (folder / "notes.ids").write_text("mine")
@@ -123,8 +129,9 @@ def _killed(*_: Any) -> int:
 
 def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("lstm_jax.data.text.shards._write_shard", _killed)
-    with pytest.raises(InputError, match="process that writes shards: was killed; give fewer workers"):
-        data.write_shards(write_files(tmp_path), tmp_path / "s", workers=2)
+    refused(
+        "process that writes shards: was killed; give fewer workers", data.write_shards, write_files(tmp_path), tmp_path / "s", workers=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +186,9 @@ def test_a_folder_of_another_text(tmp_path: Path) -> None:
     data.write_shards(files, folder, shard_bytes=300)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for paths, recipe in ((files, "none"), (files[::-1], "source"), (files[:1], "source")):
-        with pytest.raises(InputError, match="another text or another cleaning; name a new folder"):
-            data.write_shards(paths, folder, recipe, shard_bytes=300)
+        refused("another text or another cleaning; name a new folder", data.write_shards, paths, folder, recipe, shard_bytes=300)
     Path(files[0]).write_text("the cat")
-    with pytest.raises(InputError, match="another text"):
-        data.write_shards(files, folder, shard_bytes=300)
+    refused("another text", data.write_shards, files, folder, shard_bytes=300)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -213,8 +218,7 @@ def test_a_harmed_folder(harm, subject: str, tmp_path: Path) -> None:
     data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
     harm(tmp_path / "s")
     for read in (lambda folder: data.read_shards(folder)[:], data.verify_shards):
-        with pytest.raises(InputError, match=subject):
-            read(tmp_path / "s")
+        refused(subject, read, tmp_path / "s")
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -228,10 +232,8 @@ def test_what_is_no_text(tmp_path: Path) -> None:
         ("a.zip", b"PK\x03\x04", {"unit": "byte"}, "file .*archive"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"^{found}"):
-            data.write_shards(str(tmp_path / name), tmp_path / "s", **options)
-    with pytest.raises(InputError, match=r"^text: -"):
-        data.write_shards("-", tmp_path / "s")
+        refused(f"^{found}", data.write_shards, str(tmp_path / name), tmp_path / "s", **options)
+    refused(r"^text: -", data.write_shards, "-", tmp_path / "s")
     assert not list((tmp_path / "s").glob("*.json"))
 
 
@@ -251,8 +253,7 @@ def test_a_sharded_corpus(tmp_path: Path) -> None:
         ({"length": len(text) // 3}, "validation part: "),
         ({"validation": 1.0}, "validation: 1"),
     ):
-        with pytest.raises(InputError, match=f"^{subject}"):
-            data.sharded_corpus(tmp_path / "s", **options)
+        refused(f"^{subject}", data.sharded_corpus, tmp_path / "s", **options)
 
 
 @pytest.mark.slow

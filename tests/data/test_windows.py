@@ -1,12 +1,11 @@
 """Windows, chunks and streams of a text equal those of plain loops; windows and chunks are read-only views of the ids."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
 from lstm_jax.data import chunks, one_hot, stream_chunks, window_count, window_starts, windows
-from lstm_jax.errors import InputError
 
 
 def made_ids(n):
@@ -30,8 +29,7 @@ def test_windows(n, length, step):
     starts = window_starts(n, length, step)
     assert (starts.dtype, starts.tolist()) == (np.int64, list(range(0, n - length, step)))
     if not sentences:
-        with pytest.raises(InputError, match=f"text: {n} characters; a window and its next character need {length + 1}: give more text"):
-            windows(ids, length, step)
+        refused(f"text: {n} characters; a window and its next character need {length + 1}: give more text", windows, ids, length, step)
         return
     X, Y = windows(ids, length, step)
     assert X.dtype == np.uint8
@@ -55,10 +53,8 @@ def test_one_hot(n, length, step):
 
 def test_one_hot_bounds():
     X, Y = np.asarray([[0, 3]]), np.asarray([1])
-    with pytest.raises(InputError, match="size: 3; give the number of distinct characters"):
-        one_hot(X, Y, 3)
-    with pytest.raises(InputError, match="size: 4"):
-        one_hot(X, -Y, 4)
+    refused("size: 3; give the number of distinct characters", one_hot, X, Y, 3)
+    refused("size: 4", one_hot, X, -Y, 4)
     assert [part.shape for part in one_hot(X[:0], Y[:0], 4)] == [(0, 2, 4), (0, 4)]
 
 
@@ -68,8 +64,7 @@ def test_chunks(n, length):
     text = ids.tolist()
     pairs = [(text[at : at + length], text[at + 1 : at + 1 + length]) for at in range(0, n - length, length)]
     if not pairs:
-        with pytest.raises(InputError, match=f"text: {n} characters; a window and its next character need {length + 1}"):
-            chunks(ids, length)
+        refused(f"text: {n} characters; a window and its next character need {length + 1}", chunks, ids, length)
         return
     X, Y = chunks(ids, length)
     assert list(zip(X.tolist(), Y.tolist(), strict=True)) == pairs
@@ -83,8 +78,7 @@ def test_streams(n, length, batch):
     ids = made_ids(n)
     steps = (n - 1) // (batch * length)
     if steps < 1:
-        with pytest.raises(InputError, match=f"{batch} streams of {length} characters need {batch * length + 1}"):
-            stream_chunks(n, length, batch)
+        refused(f"{batch} streams of {length} characters need {batch * length + 1}", stream_chunks, n, length, batch)
         return
     rows = stream_chunks(n, length, batch)
     assert (rows.shape, rows.dtype) == ((steps, batch), np.int64)
@@ -104,5 +98,4 @@ def test_bad_arguments():
         lambda: stream_chunks(100, 0, 1),
         lambda: stream_chunks(100, 1, 0),
     ):
-        with pytest.raises(InputError, match=r"(length|step|batch): (0|-1); give 1 or more"):
-            call()
+        refused(r"(length|step|batch): (0|-1); give 1 or more", call)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from command_line import assert_error
 from made_texts import SENTENCES
+from refused import refused
 
 from lstm_jax import cli
-from lstm_jax.errors import InputError
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection import figures, text_map
 
@@ -29,8 +29,7 @@ def keep(tmp_path) -> Path:
 
 
 def test_a_file_of_another_s_needs_force(keep):
-    with pytest.raises(InputError, match=r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force"):
-        check_output(keep)
+    refused(r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force", check_output, keep)
     check_output(keep, force=True)
     keep.write_text(f"<!-- {MARK} -->")
     check_output(keep)
@@ -48,16 +47,13 @@ def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
     (tmp_path / "sub" / "folder").symlink_to(tmp_path)
     others = (tmp_path / "sub" / ".." / "keep.txt", tmp_path / "sub" / "folder" / "keep.txt", tmp_path / "hard.txt")
     for path in (keep, *others):
-        with pytest.raises(InputError, match="the command reads"):
-            check_output(path, ["absent", keep], force)
-    with pytest.raises(InputError, match="the command reads"):
-        check_output(keep, [tmp_path], force)
+        refused("the command reads", check_output, path, ["absent", keep], force)
+    refused("the command reads", check_output, keep, [tmp_path], force)
     number = os.dup(0)
     with keep.open() as file:
         os.dup2(file.fileno(), 0)
     try:
-        with pytest.raises(InputError, match="the command reads -"):
-            check_output(keep, ["-"], force)
+        refused("the command reads -", check_output, keep, ["-"], force)
     finally:
         os.dup2(number, 0)
         os.close(number)
@@ -86,8 +82,7 @@ def test_what_is_no_file_is_refused_and_left(kind, keep, tmp_path, monkeypatch):
             path = Path("/dev/null")
     before = os.lstat(path)
     for call in (lambda: check_output(path, force=True), lambda: write_atomically(path, "new")):
-        with pytest.raises(InputError, match=f"^writing {path}: Is a"):
-            call()
+        refused(f"^writing {path}: Is a", call)
     assert os.lstat(path).st_ino == before.st_ino
     assert keep.read_text() == "mine"
     assert sorted(entry.name for entry in tmp_path.iterdir()) in (["keep.txt"], ["keep.txt", "out"])
@@ -100,8 +95,7 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path):
         file.write(b"new")
         path.write_text("mine")
 
-    with pytest.raises(InputError, match="exists"):
-        write_atomically(path, slow, force=False)
+    refused("exists", write_atomically, path, slow, force=False)
     assert path.read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
@@ -109,8 +103,7 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path):
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "new/" + "x" * 250, "x" * 300 + "/page.html", "file/below/page.html"])
 def test_a_name_that_cannot_be_is_refused_before_the_work(name, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"^writing .*; name "):
-        check_output(tmp_path / name)
+    refused(r"^writing .*; name ", check_output, tmp_path / name)
 
 
 def test_pages_and_figures_may_replace_themselves(tmp_path):
