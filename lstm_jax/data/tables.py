@@ -123,15 +123,16 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> Nu
     csv.field_size_limit(max(FIELD_LIMIT, csv.field_size_limit()))
     reader = csv.reader(itertools.chain([header], lines), strict=True)
     try:
+        for mark, shown in ((",", ""), (";", "semicolons"), ("\t", "tabs")):
+            if wanted.keys() <= set(next(csv.reader([header], delimiter=mark), ())):
+                converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+                remedy = f"give commas, and points in numbers: {converted}"
+                require(mark == ",", f"columns of {path}", f"separated by {shown}", remedy)
+                break
         names = next(reader)
         while names and not names[-1].strip():
             names.pop()
         require(bool(names), f"line 1 of {path}", "empty", "give the names of the columns there")
-        for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
-            others = next(csv.reader([header], delimiter=mark))
-            converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-            good = wanted.keys() <= {*names} or not wanted.keys() <= {*others}
-            require(good, f"columns of {path}", f"separated by {shown}", f"give commas, and points in numbers: {converted}")
         _require_columns(names, wanted, f"line 1 of {path}")
         twice = _twice(names)
         require(not twice, f"columns of {path}", f"{', '.join(map(repr, twice))} twice", "give each column a name of its own")

@@ -43,14 +43,6 @@ def test_counts_of_the_source(articles, recipe, characters, distinct, count):
     assert np.shares_memory(X, made.train)
 
 
-def test_tail_of_the_articles(articles):
-    made = prepare_corpus(articles)
-    assert (len(made.train), len(made.validation), made.copies) == (785_838, 68_746, 2)
-    whole = made.characters.decode(prepare_corpus(articles, validation=0.0).train)
-    assert whole.startswith(made.characters.decode(made.train))
-    assert whole.endswith(made.characters.decode(made.validation)[-1000:])
-
-
 def test_embedded_is_the_default():
     made = prepare_corpus()
     assert made.characters.size <= 33

@@ -1,4 +1,4 @@
-"""Synthetic reviews: the words determine the label, but two bag-of-words classifiers find it with an accuracy below 0.65."""
+"""Synthetic reviews: the words determine the label, but a bag-of-words classifier finds it with an accuracy below 0.65."""
 
 import numpy as np
 import pytest
@@ -80,11 +80,7 @@ def test_a_bag_of_words_fails(splits):
     vocabulary = build_vocabulary(splits["train"].texts)
     train, test = (counts(splits[name], vocabulary) for name in ("train", "test"))
     signs = 2 * splits["train"].labels - 1
-    weights = np.log(1 + train[signs > 0].sum(0)) - np.log(1 + train[signs < 0].sum(0))
-    bayes = ((test @ weights > 0) == splits["test"].labels).mean()
     weights = np.zeros(vocabulary.size)
     for _ in range(300):
         weights += 0.3 * train.T @ (signs * expit(-signs * (train @ weights))) / len(signs)
-    logistic = ((test @ weights > 0) == splits["test"].labels).mean()
-    assert bayes < 0.65
-    assert logistic < 0.65
+    assert ((test @ weights > 0) == splits["test"].labels).mean() < 0.65

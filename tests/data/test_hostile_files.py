@@ -76,14 +76,6 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     assert 0 < count < EXAMPLES
 
 
-@pytest.mark.parametrize("form", [form for form in TEXT_FORMS if form.example], ids=lambda form: form.description)
-def test_the_example_of_a_text_has_its_form(form, tmp_path: Path) -> None:
-    name, content = form.example
-    (tmp_path / name).write_text(content)
-    assert next(other for other in TEXT_FORMS if other.matches(tmp_path / name)) is form
-    assert [text.encode() for text in read_articles(tmp_path / name)] == list(read_byte_articles(tmp_path / name)) != []
-
-
 # files that expand to more bytes than allowed, and files that are too large
 
 

@@ -70,8 +70,7 @@ def test_frequency_keeps_the_order(options):
 def test_padded_select_and_hashes(options):
     split = prepare(**options).train
     rows = [split.row(number).tolist() for number in range(len(split))]
-    for padding in ("pre", "post"):
-        np.testing.assert_array_equal(split.padded(5, padding, "post"), pad_sequences(rows, 5, padding=padding, truncating="post"))
+    np.testing.assert_array_equal(split.padded(5, "pre", "post"), pad_sequences(rows, 5, padding="pre", truncating="post"))
     some = split.select(np.asarray([7, 0, 7]))
     assert [some.row(number).tolist() for number in range(3)] == [rows[7], rows[0], rows[7]]
     assert some.labels.tolist() == split.labels[[7, 0, 7]].tolist()
@@ -196,15 +195,10 @@ def test_default_cache_and_data(jsonl, tmp_path, monkeypatch):
     assert len(list((Path.home() / ".cache" / "lstm_jax").iterdir())) == 1
 
 
-def test_training_split_alone(options, jsonl):
-    (jsonl / "test.jsonl").unlink()
-    assert prepare(**options).test is None
-
-
 def test_encode_reviews(jsonl):
-    splits = load_reviews(jsonl)
+    splits = {"train": load_reviews(jsonl)["train"]}
     reviews = encode_reviews(splits, 100)
-    assert reviews.vocabulary.size == 100
+    assert (reviews.test, reviews.vocabulary.size) == (None, 100)
     assert reviews.train.row(3).tolist() == reviews.vocabulary.encode(splits["train"].texts[3]).tolist()
     assert encode_reviews(splits, 100).fingerprint == reviews.fingerprint != encode_reviews(splits, 50).fingerprint
     one_sided = TextSplit(splits["train"].texts[:1], splits["train"].labels[:1], splits["train"].names[:1])

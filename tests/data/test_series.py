@@ -1,5 +1,6 @@
 """Time series: reading them from tables, their gaps, and their windows."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refused import refused
 
-from lstm_jax import InputError
 from lstm_jax.data import Series, read_series, series_windows
 
 
@@ -51,28 +51,25 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "found"),
     [
-        (["1,2", "1,3"], "'time' in line 3 of {path}: '1'; sort the rows by time"),
-        (["1,2", "2026-01-01,3"], "'time' in line 3 of {path}: '2026-01-01'; give numbers or dates, not both"),
-        (["soon,2"], "'time' in line 2 of {path}: Invalid isoformat string: 'soon'; give a number, or a date"),
-        (["10000-01-01,1"], "'time' in line 2 of {path}: Invalid isoformat string: '10000-01-01'; give a number, or a date"),
-        (["inf,1"], "'time' in line 2 of {path}: 'inf'; give a finite number"),
-        (["2024_01,2"], "'time' in line 2 of {path}: Invalid isoformat string: '2024_01'; give a number, or a date"),
-        (["1,much"], "'value' in line 2 of {path}: 'much'; give a finite number, or nothing"),
-        (["1,1_000"], "'value' in line 2 of {path}: '1_000'; give a finite number, or nothing"),
-        (["1,inf"], "'value' in line 2 of {path}: 'inf'; give a finite number"),
-        (["1,2"], "rows of {path}: 1; give two or more with a value"),
-        (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "'time' of {path}: gaps too wide"),
-        (["2026-01-01,1", "2026-01-02T00:00Z,2"], "'time' in line 3 of {path}: '2026-01-02T00:00Z', the row before has no offset from UTC"),
-        (["2026-01-01T00:00+02:00,1", "2026-01-02,2"], "'time' in line 3 of {path}: '2026-01-02', the row before has an offset from UTC"),
+        (["1,2", "1,3"], "'time' in line 3 of .*: '1'; sort the rows by time"),
+        (["1,2", "2026-01-01,3"], "'time' in line 3 of .*: '2026-01-01'; give numbers or dates, not both"),
+        (["soon,2"], "'time' in line 2 of .*: Invalid isoformat string: 'soon'; give a number, or a date"),
+        (["10000-01-01,1"], "'time' in line 2 of .*: Invalid isoformat string: '10000-01-01'; give a number, or a date"),
+        (["inf,1"], "'time' in line 2 of .*: 'inf'; give a finite number"),
+        (["2024_01,2"], "'time' in line 2 of .*: Invalid isoformat string: '2024_01'; give a number, or a date"),
+        (["1,much"], "'value' in line 2 of .*: 'much'; give a finite number, or nothing"),
+        (["1,1_000"], "'value' in line 2 of .*: '1_000'; give a finite number, or nothing"),
+        (["1,inf"], "'value' in line 2 of .*: 'inf'; give a finite number"),
+        (["1,2"], "rows of .*: 1; give two or more with a value"),
+        (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "'time' of .*: gaps too wide"),
+        (["2026-01-01,1", "2026-01-02T00:00Z,2"], "'time' in line 3 of .*: '2026-01-02T00:00Z', the row before has no offset from UTC"),
+        (["2026-01-01T00:00+02:00,1", "2026-01-02,2"], "'time' in line 3 of .*: '2026-01-02', the row before has an offset from UTC"),
     ],
 )
-def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
-    path = write(tmp_path / "series.csv", "time,value", *lines)
-    with pytest.raises(InputError) as caught:
-        read_series(path)
-    assert str(caught.value).startswith(message.format(path=path))
+def test_what_is_wrong(tmp_path: Path, lines: list[str], found: str) -> None:
+    refused(f"^{found}", read_series, write(tmp_path / "series.csv", "time,value", *lines))
 
 
 def test_a_header_that_is_wrong(tmp_path: Path) -> None:
@@ -151,11 +148,8 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
     [(";", ['"time";"value";more', "2026-01-01;1,5;x"], "semicolons; "), ("\t", ["time\tvalue", "1\t2.5"], "tabs; ")],
 )
 def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: list[str], shown: str) -> None:
-    path = write(tmp_path / "semi.csv", *lines)
-    with pytest.raises(InputError) as caught:
-        read_series(path)
-    remedy = f"pandas.read_csv('semi.csv', sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-    assert str(caught.value) == f"columns of {path}: separated by {shown}give commas, and points in numbers: {remedy}"
+    found = f"separated by {shown}give commas, .*read_csv('semi.csv', sep={mark!r},"
+    refused(re.escape(found).replace(r"\.\*", ".*"), read_series, write(tmp_path / "semi.csv", *lines))
     refused("column 'when' in line 1", read_series, write(tmp_path / "other.csv", "time;value", "1;2"), "when")
     assert read_series(write(tmp_path / "name.csv", "a;b,value", "1,2", "2,3"), "a;b").values.tolist() == [2, 3]
 
