@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refused import refused
 
-from lstm_jax.data import prepare_corpus, window_count, windows
+from lstm_jax.data import prepare_corpus, window_count
 from lstm_jax.data.text import corpus
 
 
@@ -38,9 +38,6 @@ def test_counts_of_the_source(articles, recipe, characters, distinct, count):
     assert (made.articles, made.copies, len(made.validation)) == (136, 0, 0)
     assert (len(made.train), made.characters.size, made.train.dtype) == (characters, distinct, np.uint8)
     assert window_count(characters, 40, 5) == count
-    X, Y = windows(made.train, 40, 5)
-    assert (X.shape, Y.shape) == ((count, 40), (count,))
-    assert np.shares_memory(X, made.train)
 
 
 def test_embedded_is_the_default():

@@ -79,7 +79,6 @@ def test_tables(tmp_path):
         ({"year": ["1984", ""]}, ("1984",)),  # the only column
         ({"essay": ["x", "y"], "id": ["1", "2.5"]}, ("x", "y")),  # a column of numbers has no texts
         ({"": ["0", "1"], "essay": ["x", None]}, ("x",)),  # pandas writes its index as a column without a name
-        ({"Text": ["x"], "title": ["t"]}, ("x",)),
         ({"body": ["x"], "essay": ["y"]}, ("x",)),
         ({"text": [float("nan"), "x"], "stars": [1.5, 2]}, ("x",)),
         ({"article": {"10": "a", "9": "b", "1": "c"}}, ("a", "b", "c")),  # in the order of the file

@@ -177,8 +177,6 @@ def test_damaged_cache_is_rebuilt(options, tmp_path):
     damaged += [bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), len(whole) // 40)]
     with np.load(path) as file:
         save_cache(other, "another key", {name: file[name] for name in file.files if name != "digest"})
-    damaged.append(other.read_bytes())
-    np.savez(other, digest=np.asarray([{}], object))
     for content in (*damaged, other.read_bytes()):
         path.write_bytes(content)
         same(prepare(**options), first)

@@ -4,7 +4,6 @@ import errno
 import os
 import pathlib
 import stat
-import threading
 
 import pytest
 from refused import refused
@@ -91,23 +90,3 @@ def test_what_cannot_be_a_file(tmp_path):
         refused(r"^writing ", write_atomically, path, "new")
     assert names(tmp_path) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path):
-    path = tmp_path / "file"
-    whole = {letter * 100_000 for letter in "ab"}
-    write_atomically(path, "a" * 100_000)
-    seen, done = set(), threading.Event()
-
-    def read():
-        while not done.is_set():
-            seen.add(path.read_text())
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for letter in "ba" * 10:
-        write_atomically(path, letter * 100_000)
-    done.set()
-    reader.join()
-    assert seen
-    assert seen <= whole

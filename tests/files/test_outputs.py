@@ -135,28 +135,26 @@ def made(tmp_path_factory) -> Path:
     return root
 
 
-GENERATION = [["score", "{out}.html", "--html", "{out}.html"], ["score", "--html", "{out}.html"], ["units", "--out", "{out}.html"]]
-SENTIMENT = [["embedding", "plot", "--out", "{out}.png"], ["embedding", "export", "{out}.txt"]]
-PROJECTOR = ["embedding", "export", "--format", "projector", "{out}"]
-OF = {"score": "generation", "units": "generation", "embedding": "sentiment"}
+COMMANDS = [
+    ("generation", "score --html {}/out.html", "out.html"),
+    ("generation", "units --out {}/out.html", "out.html"),
+    ("sentiment", "embedding plot --out {}/out.png", "out.svg"),
+    ("sentiment", "embedding export {}/out.txt", "out.txt"),
+    ("sentiment", "embedding export --format projector {}/out", "out/metadata.tsv"),
+]
 
 
 @pytest.mark.slow(keep=3)
-@pytest.mark.parametrize("arguments", [*GENERATION, *SENTIMENT, PROJECTOR], ids=" ".join)
-def test_no_command_replaces_a_file_without_force(arguments, ask, made, tmp_path):
-    filled = [word.format(out=tmp_path / "out") for word in arguments] + ["--run", str(made / OF[arguments[0]])]
-    written = {"units": "out.html", "score": "out.html"}.get(arguments[0], "out.svg" if "plot" in arguments else "out.txt")
-    mine = tmp_path / ("out/metadata.tsv" if arguments == PROJECTOR else written)
+@pytest.mark.parametrize(("run", "command", "written"), COMMANDS)
+def test_no_command_replaces_a_file_without_force(run, command, written, ask, made, tmp_path):
+    words, mine = [*command.format(tmp_path).split(), "--run", made / run], tmp_path / written
     mine.parent.mkdir(exist_ok=True)
     mine.write_text(SENTENCES)
-    assert_error(ask(*filled), f"writing {mine}: ")
+    assert_error(ask(*words), f"writing {mine}: ")
     assert mine.read_text() == SENTENCES
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
-    if arguments[1] != "{out}.html":  # else the output is an input, which --force does not replace either
-        assert ask(*filled, "--force")[0] == 0
-        assert mine.read_text() != SENTENCES
-    else:
-        assert_error(ask(*filled, "--force"), "the command reads")
+    assert ask(*words, "--force")[0] == 0
+    assert mine.read_text() != SENTENCES
 
 
 def test_a_run_s_own_files_and_text_are_no_outputs(ask, made, tmp_path):
