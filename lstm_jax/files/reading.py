@@ -70,8 +70,7 @@ def most_expanded(size: int) -> int:
 
 def _requested_bytes() -> int:
     text = os.environ.get(MAX_BYTES, "").strip()
-    good = not text or (len(text) < 20 and text.isascii() and text.isdigit() and int(text) > 0)
-    require(good, MAX_BYTES, text, "give a number of bytes")
+    require(re.fullmatch("([1-9][0-9]{0,18})?", text) is not None, MAX_BYTES, text, "give a number of bytes")
     return int(text or 0)
 
 

@@ -96,16 +96,15 @@ def test_rows_of_several_shapes(tmp_path):
 
 def test_bad_sources(tmp_path):
     path = put_json(tmp_path / "a.json", [{"text": "x", "n": 1}])
-    for call, subject in (
-        (lambda: read_articles(path, "body"), r"column 'body' of .*: there are \['n', 'text'\]"),
-        (lambda: read_articles(path, "n"), "'n' in record 1 of .*: 1;"),
-        (lambda: read_articles([]), "corpus: "),
-        (lambda: read_articles(["", "x"]), "corpus: "),
-        (lambda: read_articles(["-", "-"]), "corpus: standard input twice"),
-        (lambda: read_articles(tmp_path / "absent.txt"), r"corpus .*absent\.txt: no such file"),
-        (lambda: read_articles(put(tmp_path / "empty" / "x.csv", "").parent), "folder .*: no text files"),
+    refused(r"^column 'body' of .*: there are \['n', 'text'\]", read_articles, path, "body")
+    for paths, found in (
+        ([], "corpus: "),
+        (["", "x"], "corpus: "),
+        (["-", "-"], "corpus: standard input twice"),
+        (tmp_path / "absent.txt", r"corpus .*absent\.txt: no such file"),
+        (put(tmp_path / "empty" / "x.csv", "").parent, "folder .*: no text files"),
     ):
-        refused(f"^{subject}", call)
+        refused(f"^{found}", read_articles, paths)
 
 
 def test_embedded(monkeypatch):

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 from keras.datasets import imdb as keras_imdb
@@ -61,7 +62,7 @@ def test_equals_keras_load_data(npz, tmp_path, monkeypatch, num_words):
     ours = prepare(data=str(npz), num_words=num_words, cache_dir=str(tmp_path / "cache"), verify=False)
     for split, (rows, labels) in zip((ours.train, ours.test), theirs, strict=True):
         assert [split.row(number).tolist() for number in range(len(split))] == list(rows)
-        np.testing.assert_array_equal(split.labels, labels)
+        assert_array_equal(split.labels, labels)
         assert (split.groups == -1).all()
     assert ours.vocabulary.word(4) == "w1"
 

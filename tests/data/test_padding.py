@@ -2,10 +2,10 @@
 
 import os
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 from keras.utils import pad_sequences as keras_pad
@@ -23,21 +23,21 @@ SIDES = st.sampled_from(["pre", "post"])
 def test_integers_equal_keras(rows, maxlen, padding, truncating, value):
     options = {"maxlen": maxlen, "padding": padding, "truncating": truncating, "value": value}
     ours = pad_sequences(rows, **options)
-    np.testing.assert_array_equal(ours, keras_pad(rows, **options), strict=True)
+    assert_array_equal(ours, keras_pad(rows, **options), strict=True)
 
 
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.integers(1, 15), SIDES, SIDES)
 def test_ragged_equals_keras(rows, maxlen, padding, truncating):
     ours = pad_ragged(*ragged(rows), maxlen, padding, truncating)
-    np.testing.assert_array_equal(ours, keras_pad(rows, maxlen, padding=padding, truncating=truncating), strict=True)
+    assert_array_equal(ours, keras_pad(rows, maxlen, padding=padding, truncating=truncating), strict=True)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=5), min_size=1, max_size=5), SIDES, SIDES)
 def test_vectors_equal_keras(rows, padding, truncating):
     options = {"maxlen": 3, "padding": padding, "truncating": truncating, "dtype": "float32", "value": 0.5}
-    np.testing.assert_array_equal(pad_sequences(rows, **options), keras_pad(rows, **options), strict=True)
+    assert_array_equal(pad_sequences(rows, **options), keras_pad(rows, **options), strict=True)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [(object, "none"), ("<U5", "none"), ("<U5", 0.0), (object, 0.0), ("float64", -1.5)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_reviews import WORDS, made_rows
+from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax.data import TextSplit, encode_reviews, load_reviews, pad_sequences, prepare, write_review_shards
@@ -23,7 +24,7 @@ def options(jsonl, tmp_path):
 def same(one, other):
     for name in ("train", "test"):
         for part in ("values", "offsets", "labels", "groups"):
-            np.testing.assert_array_equal(getattr(getattr(one, name), part), getattr(getattr(other, name), part), strict=True)
+            assert_array_equal(getattr(getattr(one, name), part), getattr(getattr(other, name), part), strict=True)
     assert (one.vocabulary, one.fingerprint) == (other.vocabulary, other.fingerprint)
 
 
@@ -55,7 +56,7 @@ def test_one_cache_serves_every_cap(options, tmp_path, monkeypatch):
     same(prepare(**options | {"num_words": None}), whole)
     capped = prepare(**options)
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    np.testing.assert_array_equal(capped.train.values, np.where(whole.train.values >= 9, 2, whole.train.values))
+    assert_array_equal(capped.train.values, np.where(whole.train.values >= 9, 2, whole.train.values))
     assert whole.fingerprint != capped.fingerprint
 
 
@@ -70,7 +71,7 @@ def test_frequency_keeps_the_order(options):
 def test_padded_select_and_hashes(options):
     split = prepare(**options).train
     rows = [split.row(number).tolist() for number in range(len(split))]
-    np.testing.assert_array_equal(split.padded(5, "pre", "post"), pad_sequences(rows, 5, padding="pre", truncating="post"))
+    assert_array_equal(split.padded(5, "pre", "post"), pad_sequences(rows, 5, padding="pre", truncating="post"))
     some = split.select(np.asarray([7, 0, 7]))
     assert [some.row(number).tolist() for number in range(3)] == [rows[7], rows[0], rows[7]]
     assert some.labels.tolist() == split.labels[[7, 0, 7]].tolist()

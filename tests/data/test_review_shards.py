@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reviews import write_csv
+from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax import data
@@ -56,15 +57,15 @@ def test_shards_are_the_reviews_in_memory(splits, folders, num_words: int | None
     for own, other in ((got.train, want.train), (got.test, want.test)):
         assert own is not None
         assert other is not None
-        np.testing.assert_array_equal(own.labels, other.labels, strict=True)
+        assert_array_equal(own.labels, other.labels, strict=True)
         assert sorted({*zip(own.groups.tolist(), other.groups.tolist(), strict=True)}) == [(-1, -1), (0, 1), (1, 0)]
         assert own.lengths.tolist() == other.lengths.tolist()
         for number in (*range(len(other)), -1):
-            np.testing.assert_array_equal(own.row(number), other.row(number), strict=True)
-        np.testing.assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
+            assert_array_equal(own.row(number), other.row(number), strict=True)
+        assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
         joined = list(own.blocks())
         assert len(joined) > 5
-        np.testing.assert_array_equal(np.concatenate([block.values for block in joined]), other.values)
+        assert_array_equal(np.concatenate([block.values for block in joined]), other.values)
     assert data.verify_shards(tmp_path / "s") == 4
 
 
@@ -75,7 +76,7 @@ def test_taken_rows_are_those_of_the_whole(mapped, rows: list[int], maxlen: int,
     lazy = data.PaddedReviews(sharded.train, maxlen, padding, truncating)
     whole = memory.train.padded(maxlen, padding, truncating)
     assert lazy.shape == whole.shape
-    np.testing.assert_array_equal(lazy.take(np.asarray(rows, int)), whole.take(np.asarray(rows, int), axis=0, mode="clip"))
+    assert_array_equal(lazy.take(np.asarray(rows, int)), whole.take(np.asarray(rows, int), axis=0, mode="clip"))
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +114,18 @@ def test_bad_input(folders, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("some words")
     data.write_shards(str(tmp_path / "text.txt"), tmp_path / "text")
     data.write_review_shards([train], tmp_path / "s")
-    for call, subject in (
-        (lambda: data.write_review_shards([], tmp_path / "new", [test]), "reviews: no table"),
-        (lambda: data.write_review_shards([str(Path(test).parent)], tmp_path / "new", [test]), "reviews: .*; a table of both splits"),
-        (lambda: data.write_review_shards([train], Path("")), "shards: an empty name"),
-        (lambda: data.write_review_shards([str(tmp_path / "empty")], tmp_path / "new"), "reviews: .*empty"),
-        (lambda: data.write_review_shards([str(tmp_path / "one.csv")], tmp_path / "one"), "train split of "),
-        (lambda: data.write_review_shards([str(tmp_path / "none.csv")], tmp_path / "none"), "table .*none.csv: no reviews"),
-        (lambda: data.write_review_shards([test], tmp_path / "s"), "shards .*: are of another text"),
-        (lambda: data.read_review_shards(tmp_path), "shards .*: no index.json"),
-        (lambda: data.read_review_shards(tmp_path / "text"), "index .*: of the format 'text 2'"),
+    for paths, folder, subject in (
+        ([], "new", "reviews: no table"),
+        ([str(Path(test).parent)], "new", "reviews: .*; a table of both splits"),
+        ([str(tmp_path / "empty")], "new", "reviews: .*empty"),
+        ([str(tmp_path / "one.csv")], "one", "train split of "),
+        ([str(tmp_path / "none.csv")], "none", "table .*none.csv: no reviews"),
     ):
-        refused(f"^{subject}", call)
+        refused(f"^{subject}", data.write_review_shards, paths, tmp_path / folder, [test])
+    refused("^shards .*: are of another text", data.write_review_shards, [test], tmp_path / "s")
+    refused("^shards: an empty name", data.write_review_shards, [train], Path(""))
+    refused("^shards .*: no index.json", data.read_review_shards, tmp_path)
+    refused("^index .*: of the format 'text 2'", data.read_review_shards, tmp_path / "text")
 
 
 def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 from refused import refused
 
 from lstm_jax.data import Series, read_series, series_windows
@@ -21,17 +22,17 @@ def write(path: Path, *lines: str) -> Path:
 def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "when,sold,more", "2026-01-01,1,x", "2026-01-02,,x", "2026-01-03,N/A,x", "2026-01-05T12:00,4.5,x")
     series = read_series(path, "when", "sold")
-    np.testing.assert_array_equal(series.values, [1, 4.5])
-    np.testing.assert_allclose(np.diff(series.times), [4.5])
+    assert_array_equal(series.values, [1, 4.5])
+    assert_allclose(np.diff(series.times), [4.5])
     assert (series.dated, series.skipped, len(series)) == (True, 2, 2)
     assert [series.shown(t) for t in series.times] == ["2026-01-01", "2026-01-05T12:00:00"]
     months = read_series(write(tmp_path / "m.csv", "time,value", "1958-03,315.7", "1958-04,317.5", "1958-05,317.6"))
-    np.testing.assert_array_equal(np.diff(months.times), [31, 30])
+    assert_array_equal(np.diff(months.times), [31, 30])
     assert months.shown(months.times[0]) == "1958-03-01"
     numbers = read_series(
         write(tmp_path / "n.jsonl", '{"time": 0.5, "value": 1}', '{"time": 2, "value": null}', '{"time": 3, "value": -2}')
     )
-    np.testing.assert_array_equal(numbers.times, [0.5, 3])
+    assert_array_equal(numbers.times, [0.5, 3])
     assert (numbers.dated, numbers.skipped) == (False, 1)
     assert [numbers.shown(time) for time in (1764061201.25, 20261128.0)] == ["1764061201.25", "20261128"]
 
@@ -43,8 +44,8 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
     """
     lines = [f"2026-11-25T08:00:00.{n:06},1" for n in (0, 1, 2, 3, 5, 7, 8, 9)]
     series = read_series(write(tmp_path / "a.csv", "time,value", *lines))
-    np.testing.assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
-    np.testing.assert_array_equal(series_windows(series, 3, 2).ahead, [[1, 3], [2, 4], [2, 3], [1, 2]])
+    assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
+    assert_array_equal(series_windows(series, 3, 2).ahead, [[1, 3], [2, 4], [2, 3], [1, 2]])
     assert [series.shown(t) for t in series.times] == [line[:-2].removesuffix(".000000") for line in lines]
     old = read_series(write(tmp_path / "b.csv", "time,value", "1700-11-25T08:07:07,1", "1700-11-26,1"))
     assert [old.shown(t) for t in old.times] == ["1700-11-25T08:07:07", "1700-11-26"]
@@ -158,7 +159,7 @@ def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
     """Times with an offset from UTC have the right gaps when summer time ends, and are shown with the offset of the last entry."""
     lines = ["2026-10-25T00:00+02:00,1", "2026-10-25T02:00+02:00,2", "2026-10-25T03:00+01:00,3"]
     series = read_series(str(write(tmp_path / "a.csv", "time,value", *lines)))
-    np.testing.assert_allclose(np.diff(series.times) * 24, [2, 2])
+    assert_allclose(np.diff(series.times) * 24, [2, 2])
     assert series.offset == timedelta(hours=1)
     assert [series.shown(t) for t in series.times] == [f"2026-10-{day}:00:00+01:00" for day in ("24T23", "25T01", "25T03")]
     assert series.shown(series.times_after(11)[-1]) == "2026-10-26T01:00:00+01:00"
@@ -183,8 +184,8 @@ def test_windows(count: int, context: int, horizon: int, first: int, last: int, 
     origins = [n for n in range(count) if n >= context and first <= n and n + horizon <= last]
     assert found.origin.tolist() == origins
     for number, origin in enumerate(origins):
-        np.testing.assert_array_equal(found.read[number, :, 0], series.values[origin - context : origin])
-        np.testing.assert_array_equal(found.read[number, :, 1], series.gaps[origin - context : origin])
-        np.testing.assert_array_equal(found.target[number], series.values[origin : origin + horizon])
+        assert_array_equal(found.read[number, :, 0], series.values[origin - context : origin])
+        assert_array_equal(found.read[number, :, 1], series.gaps[origin - context : origin])
+        assert_array_equal(found.target[number], series.values[origin : origin + horizon])
         apart = (series.times[origin : origin + horizon] - series.times[origin - 1]) / series.usual_gap
-        np.testing.assert_allclose(found.ahead[number], apart)
+        assert_allclose(found.ahead[number], apart)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax import data
@@ -45,7 +46,7 @@ def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -
         got = data.write_shards(files, tmp_path / f"s{size}", recipe, unit, shard_bytes=size)
         assert got.characters == want.characters
         assert got.dtype == want.train.dtype
-        np.testing.assert_array_equal(got[:], want.train)
+        assert_array_equal(got[:], want.train)
     assert len(list((tmp_path / "s97").glob("*.ids"))) > 9
     data.verify_shards(tmp_path / "s97")
 
@@ -112,7 +113,7 @@ def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> No
             data.write_shards(files, folder, shard_bytes=300)
     assert {path.name for path in folder.iterdir()} == {"00000.ids", "unfinished.txt"}
     got = data.write_shards(files, folder, shard_bytes=300)
-    np.testing.assert_array_equal(got[:], data.prepare_corpus(files, validation=0.0).train)
+    assert_array_equal(got[:], data.prepare_corpus(files, validation=0.0).train)
 
 
 def _killed(*_: Any) -> int:
@@ -137,7 +138,7 @@ def sharded(tmp_path_factory) -> data.ShardedText:
 @given(places=st.lists(st.integers(-5, 3000), min_size=1, max_size=30), begin=st.integers(0, 200), end=st.integers(300, 600))
 def test_takes_as_an_array_does(sharded: data.ShardedText, places, begin, end) -> None:
     text, whole, at = sharded.part(begin, end), sharded[begin:end], np.asarray([places])
-    np.testing.assert_array_equal(text.take(at), whole.take(at, mode="clip"))
+    assert_array_equal(text.take(at), whole.take(at, mode="clip"))
 
 
 def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
@@ -145,7 +146,7 @@ def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
     assert list(text) == whole.tolist()
     assert (len(text), text.nbytes) == (117, 0)
     for places in (whole == whole[0], slice(3, 50, 7), slice(None, None, -1), np.array([-1, 0, 116, -117], np.int8)):
-        np.testing.assert_array_equal(text[places], whole[places])
+        assert_array_equal(text[places], whole[places])
     for wrong in (np.array([117]), np.array([0, -118]), np.ones(116, bool)):
         with pytest.raises(IndexError):
             text[wrong]
@@ -163,7 +164,7 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
     total = len(list(folder.glob("*.ids")))
     assert calls == [(total - 1, total), (total, total)]
     assert kept.stat().st_mtime_ns == stamp
-    np.testing.assert_array_equal(again[:], want)
+    assert_array_equal(again[:], want)
 
 
 def test_a_folder_of_another_text(tmp_path: Path) -> None:
@@ -231,8 +232,8 @@ def test_a_sharded_corpus(tmp_path: Path) -> None:
     text = data.write_shards(files, tmp_path / "s", shard_bytes=300)
     corpus = data.sharded_corpus(tmp_path / "s", validation=0.25)
     cut = len(text) - round(len(text) * 0.25)
-    np.testing.assert_array_equal(corpus.train[:], text[:cut])
-    np.testing.assert_array_equal(corpus.validation, text[cut:])
+    assert_array_equal(corpus.train[:], text[:cut])
+    assert_array_equal(corpus.validation, text[cut:])
     assert corpus.fingerprint == text.index.fingerprint
     assert corpus.articles == data.prepare_corpus(files).articles == 3  # the last file has white space only
     for options, subject in (

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from made_reviews import made_rows
+from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax.data import build_tfds, keras_check_hash, load_reviews, prepare, reviews_from_tfds
@@ -30,7 +30,7 @@ def test_round_trip(jsonl, home, capfd):
     assert list(back) == list(expected)
     for name, split in expected.items():
         assert (back[name].texts, back[name].names, back[name].groups) == (split.texts, split.names, split.groups)
-        np.testing.assert_array_equal(back[name].labels, split.labels, strict=True)
+        assert_array_equal(back[name].labels, split.labels, strict=True)
     assert build_tfds(home / "absent").is_prepared()  # a data set that exists is not built again
     assert "tensorflow" not in sys.modules
     assert capfd.readouterr() == ("", "")

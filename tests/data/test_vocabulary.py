@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax.data import Vocabulary, build_vocabulary, find_word_index, keras_vocabulary, tokenize
@@ -32,8 +33,8 @@ def test_tokenize(text, words):
 
 def test_encode_decode():
     # "the", "film" and "was" have the ids 4, 5 and 6; "good" has 7, which is not below num_words; "odd" has no id
-    np.testing.assert_array_equal(KERAS.encode("The film was odd, good"), np.asarray([1, 4, 5, 6, 2], np.int32), strict=True)
-    np.testing.assert_array_equal(FREQUENCY.encode(b"The film was odd, good"), np.asarray([1, 4, 5, 6, 2, 2], np.int32), strict=True)
+    assert_array_equal(KERAS.encode("The film was odd, good"), np.asarray([1, 4, 5, 6, 2], np.int32), strict=True)
+    assert_array_equal(FREQUENCY.encode(b"The film was odd, good"), np.asarray([1, 4, 5, 6, 2, 2], np.int32), strict=True)
     assert KERAS.encode("").tolist() == FREQUENCY.encode("").tolist() == [1]
     assert KERAS.decode([0, 0, 1, 4, 2, 6]) == "the [OOV] was"
     assert KERAS.index == {"the": 4, "film": 5, "was": 6, "good": 7}
