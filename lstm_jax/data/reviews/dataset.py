@@ -67,6 +67,7 @@ def prepare(
             but neither found nor can be downloaded, or if the cache cannot be written.
     """
     require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
+    require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
     report = on_progress or (lambda stage, done, total: None)
     report("hashing the source", 0, 4)
     cache = user_path(cache_dir) if cache_dir else default_cache_dir()

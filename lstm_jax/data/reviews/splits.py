@@ -135,9 +135,9 @@ def grouped_split(
     require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
     counts, component = row_sets(labels, groups, text_hashes)
     order = np.random.default_rng(seed).permutation(len(counts))
-    chosen = _choose(counts, fraction, order, [], [])
+    chosen = _choose(counts, fraction, order, {})
     if min(counts[chosen].sum(axis=0).min(), counts[~chosen].sum(axis=0).min()) == 0:
-        chosen = _choose(counts, fraction, order, *_pinned(counts, order))
+        chosen = _choose(counts, fraction, order, _pinned(counts, order))
     mask = chosen[component]
     parts = np.flatnonzero(~mask), np.flatnonzero(mask)
     for name, part in zip(("training", "validation"), parts, strict=True):
@@ -165,11 +165,12 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
     return np.bincount(2 * component + labels, minlength=2 * len(sets)).reshape(-1, 2), component
 
 
-def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: list[int], outside: list[int]) -> np.ndarray:
+def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, pinned: dict[int, bool]) -> np.ndarray:
     """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class."""
-    chosen = np.isin(np.arange(len(counts)), inside)
+    chosen = np.zeros(len(counts), bool)
+    chosen[list(pinned)] = list(pinned.values())
     missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[chosen].sum(axis=0)
-    free = order[~np.isin(order, inside + outside)]
+    free = order[~np.isin(order, list(pinned))]
     for number in free.tolist():
         if (counts[number] <= missing).all():
             chosen[number] = True
@@ -186,17 +187,15 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: list
     return chosen
 
 
-def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[list[int], list[int]]:
-    """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class."""
-    inside: list[int] = []
-    outside: list[int] = []
+def _pinned(counts: np.ndarray, order: np.ndarray) -> dict[int, bool]:
+    """Choose sets of rows for the validation split (True) and the training split (False), so that both have rows of each class."""
+    pinned: dict[int, bool] = {}
     sizes = counts.sum(axis=1)
     for label in (0, 1):
         holders = sorted((number for number in order.tolist() if counts[number, label]), key=sizes.__getitem__)[:2]
         if len(holders) == 2:
             first, second = holders
-            if first in outside or second in inside:
+            if pinned.get(first) is False or pinned.get(second):
                 first, second = second, first
-            inside.append(first)
-            outside.append(second)
-    return inside, outside
+            pinned |= {first: True, second: False}
+    return pinned
