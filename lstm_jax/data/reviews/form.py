@@ -92,9 +92,9 @@ def find_file(key: str, name: str, endings: str | tuple[str, ...], path: Path) -
 class ReadOptions:
     """Options of the functions that read reviews. A function ignores the options that do not apply to the form that it reads."""
 
-    text_column: str = "text"
-    label_column: str = "label"
-    verify: bool = True
+    text_column: str
+    label_column: str
+    verify: bool
     """Whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum."""
 
 
