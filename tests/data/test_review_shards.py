@@ -18,17 +18,6 @@ from lstm_jax.data.reviews import shards
 from lstm_jax.data.shard_folder import allow_open_files
 
 
-def write_tables(folder: Path, splits: dict[str, data.TextSplit]) -> list[str]:
-    """Write each split as a CSV file and a JSON-lines file to a folder of its own, and return the folders."""
-    for name, split in splits.items():
-        (folder / name).mkdir()
-        columns = zip(split.texts, split.labels, split.groups or (), strict=True)
-        rows = [{"text": text.decode(), "label": int(label), "movie": movie} for text, label, movie in columns]
-        write_csv(folder / name / "0.csv", rows[:30], list(rows[0]))
-        (folder / name / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[30:]))
-    return [str(folder / name) for name in splits]
-
-
 @pytest.fixture(scope="module")
 def splits() -> dict[str, data.TextSplit]:
     made = data.synthetic_splits(120, 40, seed=3)
@@ -36,20 +25,22 @@ def splits() -> dict[str, data.TextSplit]:
 
 
 @pytest.fixture(scope="module")
-def folders(splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def folders(splits, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return a folder for each split, with its reviews in a CSV file and a JSON-lines file."""
     root = tmp_path_factory.mktemp("tables")
-    return root, write_tables(root, splits)
+    for name, split in splits.items():
+        (root / name).mkdir()
+        columns = zip(split.texts, split.labels, split.groups, strict=True)
+        rows = [{"text": text.decode(), "label": int(label), "movie": movie} for text, label, movie in columns]
+        write_csv(root / name / "0.csv", rows[:30], list(rows[0]))
+        (root / name / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[30:]))
+    return [str(root / name) for name in splits]
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "BLOCK", 7)
-
-
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("num_words", [None, 20])
-def test_shards_are_the_reviews_in_memory(splits, folders, num_words: int | None, tmp_path: Path) -> None:
-    train, test = folders[1]
+def test_shards_are_the_reviews_in_memory(splits, folders, num_words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK", 7)
+    train, test = folders
     want = data.encode_reviews(splits, num_words)
     data.write_review_shards([train], tmp_path / "s", [test])
     got = data.read_review_shards(tmp_path / "s", num_words)
@@ -82,13 +73,13 @@ def test_taken_rows_are_those_of_the_whole(mapped, rows: list[int], maxlen: int,
 @pytest.fixture(scope="module")
 def mapped(splits, folders, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("mapped") / "s"
-    return data.write_review_shards([folders[1][0]], folder, [folders[1][1]], workers=2), data.encode_reviews(splits)
+    return data.write_review_shards([folders[0]], folder, [folders[1]], workers=2), data.encode_reviews(splits)
 
 
 @pytest.mark.parametrize(("ending", "damage"), [("ids", "changed"), ("npz", "changed"), ("npz", "missing")])
 def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    data.write_review_shards([folders[1][0]], folder)
+    data.write_review_shards([folders[0]], folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     path, content = folder / f"00001.{ending}", before[f"00001.{ending}"]
     path.unlink()
@@ -96,18 +87,18 @@ def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) 
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for read in (lambda folder: data.read_review_shards(folder).train.values[:], data.verify_shards):
         refused(rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$", read, folder)
-    data.write_review_shards([folders[1][0]], folder)
+    data.write_review_shards([folders[0]], folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_table_larger_than_the_memory(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`write_review_shards` accepts tables that are larger than `most_bytes`, the limit for files that are read as a whole."""
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 4000)
-    assert len(data.write_review_shards([folders[1][0]], tmp_path / "s").train) == 120
+    assert len(data.write_review_shards([folders[0]], tmp_path / "s").train) == 120
 
 
 def test_bad_input(folders, tmp_path: Path) -> None:
-    train, test = folders[1]
+    train, test = folders
     (tmp_path / "empty").mkdir()
     (tmp_path / "one.csv").write_text("text,label\ngood,1\nfine,1\n")
     (tmp_path / "none.csv").write_text("text,label\n")

@@ -13,6 +13,13 @@ def made_ids(n):
     return np.random.default_rng(n).integers(0, 33, n).astype(np.uint8)
 
 
+def check_views(ids, *views):
+    assert ids.flags.writeable
+    for view in views:
+        assert not view.flags.writeable
+        assert np.shares_memory(view, ids)
+
+
 def source_windows(text, length, step):
     """Return the windows and the character after each window, as the loop of the lstm_text_generation example cuts them."""
     sentences, following = [], []
@@ -36,10 +43,7 @@ def test_windows(n, length, step):
     assert X.dtype == np.uint8
     assert X.tolist() == sentences
     assert Y.tolist() == following
-    for view in (X, Y):
-        assert not view.flags.writeable
-        assert np.shares_memory(view, ids)
-    assert ids.flags.writeable
+    check_views(ids, X, Y)
 
 
 @given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 9))
@@ -69,9 +73,7 @@ def test_chunks(n, length):
         return
     X, Y = chunks(ids, length)
     assert list(zip(X.tolist(), Y.tolist(), strict=True)) == pairs
-    for view in (X, Y):
-        assert not view.flags.writeable
-        assert np.shares_memory(view, ids)
+    check_views(ids, X, Y)
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 9))
