@@ -9,9 +9,8 @@ from lstm_jax.data.tables import ENDINGS, TEXT_FLAG, has_columns, is_table, read
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, encode_utf8, read_input
 
-LABELS: dict[str, int] = dict.fromkeys(("0", "0.0", "neg", "negative", "false"), 0) | dict.fromkeys(
-    ("1", "1.0", "pos", "positive", "true"), 1
-)
+CLASS_WORDS = "0 0.0 neg negative false", "1 1.0 pos positive true"
+LABELS = {word: label for label, words in enumerate(CLASS_WORDS) for word in words.split()}
 GROUP_KEYS = ("movie", "group")
 SAVE = "save the text as UTF-8"
 
