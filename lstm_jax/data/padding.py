@@ -7,13 +7,11 @@ import numpy as np
 
 from lstm_jax.errors import require
 
-ENDS = ("pre", "post")
-
 
 def _check(maxlen: int, padding: str, truncating: str) -> None:
     require(maxlen >= 1, "maxlen", maxlen, "give 1 or more steps")
-    require(padding in ENDS, "padding", padding, "give 'pre' or 'post'")
-    require(truncating in ENDS, "truncating", truncating, "give 'pre' or 'post'")
+    for name, end in (("padding", padding), ("truncating", truncating)):
+        require(end in ("pre", "post"), name, end, "give 'pre' or 'post'")
 
 
 def pad_sequences(
@@ -72,26 +70,31 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
         values: one-dimensional array of the ids of all rows, concatenated.
         offsets: (N + 1,) offsets of the rows in `values`. Row n is `values[offsets[n]:offsets[n + 1]]`.
         maxlen: number of ids of each row of the result.
-        padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
-        truncating: where a long row is cut: "pre" (at its start) or "post" (at its end).
+        padding: where 0 is added to a short row; for this and `truncating`, see `pad_sequences`.
+        truncating: where a long row is cut.
 
     Raises:
         InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
     """
-    return pad_rows(values, offsets[:-1], offsets[1:], maxlen, padding, truncating)
+    return pad_rows(values, offsets[:-1], np.diff(offsets), maxlen, padding, truncating)
 
 
-def pad_rows(values: Any, starts: np.ndarray, ends: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+def pad_rows(values: Any, starts: np.ndarray, lengths: np.ndarray, maxlen: int, padding: str, truncating: str) -> np.ndarray:
     """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen)."""
     _check(maxlen, padding, truncating)
-    kept = np.minimum(ends - starts, maxlen)
-    first = ends - kept if truncating == "pre" else starts
+    kept = np.minimum(lengths, maxlen)
+    first = starts + lengths - kept if truncating == "pre" else starts
     padded = np.zeros((len(starts), maxlen), np.int32)
     columns = np.arange(maxlen)
     valid = columns >= (maxlen - kept)[:, None] if padding == "pre" else columns < kept[:, None]
-    within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(kept) - kept, kept)
-    padded[valid] = values[np.repeat(first, kept) + within]
+    padded[valid] = joined_rows(values, first, kept)
     return padded
+
+
+def joined_rows(values: Any, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the ids of N rows, one row after the other. Row n is `values[starts[n] : starts[n] + lengths[n]]`."""
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return values[np.repeat(starts, lengths) + within]
 
 
 def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -99,4 +102,4 @@ def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(row) for row in arrays], out=offsets[1:])
-    return (np.concatenate(arrays) if arrays else np.zeros(0, np.int32)), offsets
+    return np.concatenate([np.zeros(0, np.int32), *arrays]), offsets

@@ -22,6 +22,8 @@ from lstm_jax.files.writing import user_path
 MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 """Texts that stand for a missing value, in lower case."""
 DAY = 86_400
+TICKS = DAY * 1e6
+"""Microseconds of a day. The gaps between dates are computed in microseconds, in which they are exact."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,10 @@ class Series:
     @property
     def usual_gap(self) -> float:
         """Median time from one entry to the next, in the unit of `times`."""
-        return float(self._median_ticks / self._ticks_per_unit)
-
-    @property
-    def _ticks_per_unit(self) -> float:
-        return DAY * 1e6 if self.dated else 1.0
+        return float(self._median_ticks / (TICKS if self.dated else 1))
 
     def _in_ticks(self, times: np.ndarray) -> np.ndarray:
-        return np.rint(times * self._ticks_per_unit) if self.dated else times
+        return np.rint(times * TICKS) if self.dated else times
 
     @property
     def _median_ticks(self) -> Any:
@@ -82,7 +80,7 @@ class Series:
     def times_after(self, count: int) -> np.ndarray:
         """Return the times (count,) of `count` further entries, which continue the series at intervals of `usual_gap`."""
         times = self._in_ticks(self.times)[-1] + self._median_ticks * np.arange(1, count + 1)
-        return (np.rint(times) if self.dated else times) / self._ticks_per_unit
+        return np.rint(times) / TICKS if self.dated else times
 
     def numbers(self, times: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Return the given times as float64 numbers in the unit of the attribute `Series.times`.
@@ -106,7 +104,7 @@ class Series:
                 finer = np.datetime_data(found.dtype)[0] in ("ns", "ps", "fs", "as")  # these are rounded, and the others overflow
                 exact = ~np.isnat(found) & (finer | (micros.astype(found.dtype) == found))
                 require(bool(exact.all()), "times", found[~exact][:1].tolist() or "", "give times that datetime64 holds in microseconds")
-                return micros.astype(np.float64) / (DAY * 1e6)
+                return micros.astype(np.float64) / TICKS
             numbers = found.dtype.kind in "iuf" or found.dtype.name == "bfloat16"
             numbers = numbers or (objects and all(isinstance(time, Real | Decimal) for time in found.flat))
             require(numbers, "times", found.tolist(), remedy)
@@ -155,18 +153,6 @@ class _Moment(NamedTuple):
     """Offset of the date from UTC, or None if the time is a number or a date without an offset."""
 
 
-def _moment(text: str) -> _Moment | None:
-    """Parse a time: a number, or an ISO date with or without a time of day. Return None for any other text."""
-    if (number := as_number(text)) is not None:
-        return _Moment(number)
-    try:
-        moment = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
-    except (ValueError, OverflowError):
-        return None
-    offset = moment.utcoffset()
-    return _Moment((moment.replace(tzinfo=UTC) if offset is None else moment).timestamp() / DAY, True, offset)
-
-
 _BASIC_DATES = {"%Y%m": 7, "%y%m%d": 10, "%Y%j": 10, "%Y%m%d": 10, "%Y%m%d%H": 16, "%Y%m%d%H%M": 16, "%Y%m%d%H%M%S": 19}
 """Dict from the format of a date in digits alone to the length of the same date in the ISO format."""
 
@@ -182,11 +168,15 @@ def _basic_date(text: str) -> str:
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
-    """Parse the time of a row, and check that it is valid and later than the time of the previous row."""
-    moment = _moment(text)
-    if moment is None:
-        raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00")
-    require(math.isfinite(moment.time), subject, repr(text), "give a finite number, or a date")
+    """Parse the time of a row, a number or an ISO date, and check that it is later than the time of the previous row."""
+    if (number := as_number(text)) is None:
+        with parsing(subject, "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00"):
+            date = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
+            offset = date.utcoffset()
+            moment = _Moment((date.replace(tzinfo=UTC) if offset is None else date).timestamp() / DAY, True, offset)
+    else:
+        require(math.isfinite(number), subject, repr(text), "give a finite number, or a date")
+        moment = _Moment(number)
     if before is not None:
         require(moment.dated == before.dated, subject, repr(text), "give numbers or dates, not both")
         alike = (moment.offset is None) == (before.offset is None)
@@ -214,18 +204,10 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         value: name of the column of the values.
 
     Raises:
-        InputError: in one of these cases. If the error lies in one line, the message names the line.
-
-            - The file cannot be read, or semicolons or tabs separate its columns.
-            - A column is missing.
-            - A value is not a finite number.
-            - A time is neither a finite number nor an ISO date.
-            - The times do not increase.
-            - Some times are numbers, and others are dates.
-            - All times look like dates in digits alone, whose numbers have a wide gap.
-            - Only some of the dates have an offset from UTC.
-            - Fewer than two rows have a value.
-            - float64 cannot represent the gaps between the times in units of the median gap.
+        InputError: if the file cannot be read, lacks a column, or separates its columns by semicolons or tabs; if a value is not a finite
+            number, or a time neither a finite number nor an ISO date; if the times do not increase, or are not all numbers, all dates
+            with an offset or all dates without; if they look like dates in digits alone whose numbers have a wide gap; if fewer than two
+            rows have a value; or if float64 cannot represent the gaps in units of the median gap.
     """
     path = user_path(os.fspath(path))
     times: list[float] = []
@@ -234,14 +216,13 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
     when, skipped, basic = "", 0, "yes"
     for number, row in table_rows(path, {time: "--time", value: "--value"}):
         here = f"line {number} of {path}"
-        text = "" if (found := row.get(value)) is None else str(found).strip()
+        text = str(row.get(value)).strip()
         if text.lower() in MISSING:
             skipped += 1
             continue
         found = as_number(text)
-        if found is None:
-            raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none")
-        require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")
+        if found is None or not math.isfinite(found):
+            raise InputError(f"{value!r} in {here}", repr(text), "give a finite number, or nothing where there is none")
         when = str(row.get(time)).strip()
         moment = _read_moment(when, moment, f"{time!r} in {here}")
         basic = basic and _basic_date(when)

@@ -11,7 +11,7 @@ A kind of data set may have further files for each shard. The first line of a .j
 of a shard are checked when they are first read. The ids stay in the files, which are mapped into memory.
 """
 
-import hashlib
+import itertools
 import mmap
 import os
 import re
@@ -19,7 +19,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,14 @@ READ = 2**16
 """Largest number of ids that are read before the pages of the mapped files are released from memory."""
 OTHER_FILES = 512
 """Number of open files that a process may need in addition to the mapped files."""
-_SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)")
+_SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)|index\.json")
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
+Record = dict[str, Any]
+"""Content of a .json file, or the entry "part" of a record, which describes the part of the input that the shard holds."""
+Write = Callable[[Record, Path], Record]
+"""Function that writes the files of a shard, given the part of the input and the path of the ids, and returns facts for the record."""
+Numbered = tuple[int, Record]
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,9 @@ def shard_path(folder: Path, number: int, ending: str) -> Path:
 def write_folder(
     folder: Path,
     kind: Kind,
-    parts: Sequence[Any],
-    write: Callable[[Any, Path], dict[str, Any]],
-    describe: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    parts: Sequence[Record],
+    write: Write,
+    describe: Callable[[list[Record]], Record],
     workers: int,
     on_progress: Progress | None,
 ) -> None:
@@ -82,45 +88,40 @@ def write_folder(
     with locked(folder / LOCK, subject):
         with parsing(subject, writable):
             remove_temporaries(folder)
-            names = {path.name for path in folder.iterdir()}
-        shard_files = {name for name in names if _SHARD_FILE.fullmatch(name)}
-        numbers = {int(name[:-5]) for name in shard_files if name.endswith(".json")}
-        records = {number: _summed(shard_path(folder, number, "json")) for number in sorted(numbers | {*range(len(parts))})}
-        taken = sorted(shard_files | (names & {INDEX}))
-        own = UNFINISHED in names or any(records.values()) or bool(_summed(folder / INDEX))
+            names = os.listdir(folder)
+        taken = sorted(filter(_SHARD_FILE.fullmatch, names))
+        found = {name: _summed(folder / name) for name in taken if name.endswith(".json")}
+        own = UNFINISHED in names or any(found.values())
         require(own or not taken, subject, f"holds other files: {', '.join(taken[:3])}", "name a new folder")
-        for number, record in records.items():
-            same = record is None or (number < len(parts) and record["part"] == asdict(parts[number]))
-            require(same, subject, "are of another text or another cleaning", "name a new folder")
+        found.pop(INDEX, None)
+        wanted = {shard_path(folder, number, "json").name: part for number, part in enumerate(parts)}
+        same = all(record is None or record["part"] == wanted.get(name) for name, record in found.items())
+        require(same, subject, "are of another text or another cleaning", "name a new folder")
         write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
-
-        def is_intact(number: int) -> bool:
-            record = records[number]
-            try:
-                return record is not None and [file_digest(path) for path in _files(folder, kind, number)] == record["sha256"]
-            except InputError:
-                return False
-
-        missing = {number: part for number, part in enumerate(parts) if not is_intact(number)}
-        for count, (number, made) in enumerate(_written(folder, kind, missing, write, workers), len(parts) - len(missing) + 1):
-            records[number] = made
+        done: dict[int, Record] = {}
+        for number, name in enumerate(wanted):
+            record = found.get(name)
+            if record and all(map(_has_digest, _files(folder, kind, number), record["sha256"])):
+                done[number] = record
+        missing = {number: part for number, part in enumerate(parts) if number not in done}
+        for number, record in _written(partial(_write_shard, folder, kind, write), missing, workers):
+            done[number] = record
             if on_progress:
-                on_progress(count, len(parts))
-        finished = [record for number in range(len(parts)) if (record := records[number])]
-        write_atomically(folder / INDEX, summed_json({"format": kind.format} | describe(finished)))
+                on_progress(len(done), len(parts))
+        records = [done[number] for number in range(len(parts))]
+        write_atomically(folder / INDEX, summed_json({"format": kind.format} | describe(records)))
         (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def _written(folder: Path, kind: Kind, parts: dict[int, Any], write: Callable, workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _written(write: Callable[[int, Record], Numbered], parts: dict[int, Record], workers: int) -> Iterator[Numbered]:
     """Write the shards with the numbers in `parts`, and yield the number and the record of each shard when it is finished."""
     if workers <= 1 or len(parts) <= 1:
-        for number, part in parts.items():
-            yield _write_shard(folder, kind, number, part, write)
+        yield from itertools.starmap(write, parts.items())
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         try:
             with system_errors("process that writes shards", "give fewer workers"):
-                tasks = [pool.submit(_write_shard, folder, kind, number, part, write) for number, part in parts.items()]
+                tasks = [pool.submit(write, number, part) for number, part in parts.items()]
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:
@@ -130,9 +131,9 @@ def _written(folder: Path, kind: Kind, parts: dict[int, Any], write: Callable, w
             raise
 
 
-def _write_shard(folder: Path, kind: Kind, number: int, part: Any, write: Callable) -> tuple[int, dict[str, Any]]:
+def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Record) -> Numbered:
     content = write(part, shard_path(folder, number, "ids"))
-    record = {"part": asdict(part)} | content | {"sha256": [file_digest(path) for path in _files(folder, kind, number)]}
+    record = {"part": part} | content | {"sha256": [file_digest(path) for path in _files(folder, kind, number)]}
     write_atomically(shard_path(folder, number, "json"), summed_json(record))
     return number, record
 
@@ -149,7 +150,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _summed(path: Path) -> dict[str, Any] | None:
+def _summed(path: Path) -> Record | None:
     """Return the dict that `summed_json` has encoded in a file, or None if the file is missing or damaged."""
     try:
         return read_summed(path.read_bytes())
@@ -217,11 +218,8 @@ class MappedIds:
             return self.take(np.arange(*places.indices(len(self))))
         places = np.asarray(places)
         if places.dtype == bool:
-            if places.shape != (len(self),):
-                raise IndexError(f"a bool array of shape {places.shape} for {len(self)} ids")
-            places = np.flatnonzero(places)
-        if np.can_cast(places.dtype, np.int64):
-            places = places.astype(np.int64)  # a narrow dtype does not hold len(self)
+            places = np.arange(len(self))[places]
+        places = places.astype(np.int64, casting="safe")  # a narrow dtype does not hold len(self)
         if places.size and not -len(self) <= places.min() <= places.max() < len(self):
             raise IndexError(f"indices {places.min()} to {places.max()} for {len(self)} ids")
         return self.take(np.where(places < 0, places + len(self), places))
@@ -263,50 +261,51 @@ class ShardFolder:
 
     path: Path
     kind: Kind
-    index: dict[str, Any]
-    """Facts about all shards. The entry "shards" has a dict for each shard."""
-    records: list[dict[str, Any]]
+    index: Record
+    """Facts about all shards."""
+    records: list[Record]
+    """Record of each shard, with what the index says about it."""
     fingerprint: str
     """SHA-256 of the index."""
 
     def shard(self, number: int, joint: np.ndarray, dtype: Any) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
-        whole = path.is_file() and path.stat().st_size == dtype.itemsize * count
-        require(whole, f"shard {path}", "missing or cut off", f"write them again with {self.kind.command}")
+        self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)
         ids = np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
         return Shard(ids, joint, lambda: self.check(number, "ids"))
 
     def check(self, number: int, ending: str) -> Path:
         """Return the path of one file of a shard after checking its checksum."""
         path, digest = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
-        require(_has_digest(path, digest), f"shard {path}", "missing or damaged", f"write them again with {self.kind.command}")
+        self._require(_has_digest(path, digest), path)
         return path
+
+    def _require(self, good: bool, path: Path) -> None:
+        require(good, f"shard {path}", "missing or damaged", f"write them again with {self.kind.command}")
 
 
 def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
     """Open a folder of shards of one of the given kinds. Only the index and the records are read."""
     folder = Path(folder)
     commands = " or ".join(kind.command for kind in kinds)
-    try:
-        content = (folder / INDEX).read_bytes()
-    except OSError as error:
-        raise InputError(f"shards {folder}", "no index.json", f"name a folder that {commands} has finished") from error
-    index, subject = read_summed(content), f"index {folder / INDEX}"
+    path = folder / INDEX
+    require(os.path.isfile(path), f"shards {folder}", "no index.json", f"name a folder that {commands} has finished")
+    index = _summed(path)
     if index is None:
-        raise InputError(subject, "damaged", f"write them again with {commands}")
+        raise InputError(f"index {path}", "damaged", f"write them again with {commands}")
     kind = next((kind for kind in kinds if kind.format == index.get("format")), None)
     if kind is None:
-        raise InputError(subject, f"of the format {index.get('format')!r}", f"name a folder that {commands} has written")
+        raise InputError(f"index {path}", f"of the format {index.get('format')!r}", f"name a folder that {commands} has written")
     records = []
     for number, shard in enumerate(index["shards"]):
-        path = shard_path(folder, number, "json")
-        record = _summed(path)
-        if record is None or any(record[name] != shard[name] for name in record.keys() & shard.keys()):
-            raise InputError(f"shard {path}", "missing, damaged or of other data", f"write them again with {kind.command}")
-        records.append(record)
+        record = _summed(shard_path(folder, number, "json"))
+        if record is None or record | shard != shard | record:
+            found = "missing, damaged or of other data"
+            raise InputError(f"shard {shard_path(folder, number, 'json')}", found, f"write them again with {kind.command}")
+        records.append(record | shard)
     allow_open_files(len(records))
-    return ShardFolder(folder, kind, index, records, hashlib.sha256(content).hexdigest())
+    return ShardFolder(folder, kind, index, records, file_digest(path))
 
 
 def verify_shards(folder: str | Path) -> int:

@@ -32,9 +32,10 @@ TEXT_FLAG = "--text-column"
 TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
 
-Columns = dict[str, dict[str, Any]]
-"""Dict from the name of each column to a dict that maps the name of each row to the value in this row and column, for example
-`{"text": {"line 2": "Once ...", "line 3": ...}}`. Error messages show the names of the rows."""
+Row = dict[str, Any]
+"""Dict from the name of each column to the value in this row."""
+NumberedRows = Iterator[tuple[int, Row]]
+"""Rows of a table, each with the number of its line."""
 
 
 def is_table(path: Path) -> bool:
@@ -47,7 +48,7 @@ def has_columns(path: Path) -> bool:
     return path.name.lower().endswith((*ENDINGS, ".json"))
 
 
-def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: bool = True) -> NumberedRows:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
 
     `wanted` maps the name of each column that the table must have to the flag that names it.
@@ -85,16 +86,13 @@ def as_number(text: str) -> float | None:
 def parse_json(text: str) -> Any:
     """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`."""
 
-    def without_copies(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_copies(pairs: list[tuple[str, Any]]) -> Row:
         found = dict(pairs)
         if len(found) < len(pairs):
             raise ValueError(f"the name {_twice(name for name, _ in pairs)[0]!r} is there twice")
         return found
 
-    try:
-        return json.loads(text, object_pairs_hook=without_copies)
-    except RecursionError as error:
-        raise ValueError(f"nested too deep: {error}") from error
+    return json.loads(text, object_pairs_hook=without_copies)
 
 
 def _twice(names: Iterable[str]) -> list[str]:
@@ -106,7 +104,7 @@ def _require_columns(columns: Collection[str], wanted: Mapping[str, str], here: 
         require(column in columns, f"column {column!r} in {here}", f"there are {', '.join(columns)}", f"name one with {flag}")
 
 
-def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> NumberedRows:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -118,7 +116,7 @@ def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> I
         yield number, row
 
 
-def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> NumberedRows:
     header = next(lines, "")
     if not header:
         return
@@ -153,23 +151,22 @@ def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[s
     Rows whose text is empty, null or absent are left out or, with `keep`, an empty text is kept, and a null or absent one is an error.
     """
     if path.name.lower().endswith(".json"):
-        columns = _json_columns(path)
+        rows = _json_table(path)
     else:
-        columns = _by_column((f"line {number}", row) for number, row in table_rows(path, {column: TEXT_FLAG} if keep else {}))
-    if not columns:
+        rows = {f"line {number}": row for number, row in table_rows(path, {column: TEXT_FLAG} if keep else {})}
+    names = sorted({name for row in rows.values() for name in row})
+    if not names:
         return []
-    name = column or _guess(columns, path)
-    require(name in columns, f"column {name!r} of {path}", f"there are {sorted(columns)}", f"name one with {TEXT_FLAG}")
-    absent = {row for values in columns.values() for row in values} - set(columns[name]) if keep else set()
-    require(not absent, f"column {name!r} of {path}", f"absent in {min(absent, default='')}", "give a text in each row")
+    name = column or _guess(names, list(rows.values()), path)
+    require(name in names, f"column {name!r} of {path}", f"there are {names}", f"name one with {TEXT_FLAG}")
     texts = []
-    for row, value in columns[name].items():
-        if _is_missing(value) and not keep:
-            continue
-        here = f"{name!r} in {row} of {path}"
-        require(isinstance(value, str), here, repr(value), f"give a string, or name another column with {TEXT_FLAG}")
-        encode_utf8(value, here, "save the text as UTF-8")
-        texts.append(value)
+    for number, row in rows.items():
+        here = f"{name!r} in {number} of {path}"
+        value: Any = row.get(name)
+        if keep or not _is_missing(value):
+            require(isinstance(value, str), here, repr(value), f"give a string, or name another column with {TEXT_FLAG}")
+            encode_utf8(value, here, "save the text as UTF-8")
+            texts.append(value)
     return texts
 
 
@@ -177,40 +174,36 @@ def _is_missing(value: Any) -> bool:
     return value is None or value == "" or value != value  # a NaN differs from itself; pandas uses it for missing values
 
 
-def _guess(columns: Columns, path: Path) -> str:
-    if len(columns) == 1:
-        (name,) = columns
+def _guess(names: list[str], rows: list[Row], path: Path) -> str:
+    if len(names) == 1:
         remedy = f"separate the columns by commas, or name this one with {TEXT_FLAG}"
-        require(not set(";\t") & set(name), f"columns of {path}", f"only one, {name!r}", remedy)
-        return name
+        require(not set(";\t") & set(names[0]), f"columns of {path}", f"only one, {names[0]!r}", remedy)
+        return names[0]
 
-    def holds_texts(values: Iterable[Any]) -> bool:
-        present = [value for value in values if not _is_missing(value)]
+    def holds_texts(name: str) -> bool:
+        present = [row[name] for row in rows if not _is_missing(row.get(name))]
         return all(isinstance(value, str) for value in present) and any(as_number(value) is None for value in present)
 
-    texts = [name for name, column in columns.items() if holds_texts(column.values())]
+    texts = list(filter(holds_texts, names))
     if len(texts) != 1:
         texts = [name for name in texts if name.lower() in TEXT_NAMES]
-    require(len(texts) == 1, f"column of the texts of {path}", f"one of {sorted(columns)}", f"name it with {TEXT_FLAG}")
+    require(len(texts) == 1, f"column of the texts of {path}", f"one of {names}", f"name it with {TEXT_FLAG}")
     return texts[0]
 
 
-def _json_columns(path: Path) -> Columns:
+def _json_table(path: Path) -> dict[str, Row]:
+    """Return the rows of a JSON file, each with its name in error messages."""
     content = decode_utf8(read_input(path), path)
     with parsing(f"JSON {path}", JSON_FORMS):
         raw = parse_json(content)
     if isinstance(raw, list):
         records = [{"text": record} if isinstance(record, str) else record for record in raw]
         if all(isinstance(record, dict) for record in records):
-            return _by_column((f"record {number}", record) for number, record in enumerate(records, 1))
+            return {f"record {number}": record for number, record in enumerate(records, 1)}
     elif isinstance(raw, dict) and all(isinstance(column, dict) for column in raw.values()):
-        return {name: {f"row {row}": value for row, value in column.items()} for name, column in raw.items()}
+        rows = {f"row {row}": Row() for column in raw.values() for row in column}
+        for name, column in raw.items():
+            for row, value in column.items():
+                rows[f"row {row}"][name] = value
+        return rows
     raise InputError(f"JSON {path}", "neither records nor columns", JSON_FORMS)
-
-
-def _by_column(rows: Iterable[tuple[str, dict[str, Any]]]) -> Columns:
-    columns: Columns = {}
-    for number, row in rows:
-        for name, value in row.items():
-            columns.setdefault(name, {})[number] = value
-    return columns

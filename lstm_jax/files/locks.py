@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, system_errors
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Error numbers that mean that the file system does not support locks."""
@@ -17,8 +17,23 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 @contextlib.contextmanager
 def locked(path: Path, subject: str) -> Iterator[None]:
     """Hold the lock of a lock file during a with-statement, or raise an error without waiting if another holder has the lock."""
-    file = _open_lock(path, subject)
+    subject_of_file = f"{subject}: lock {path.name}"
+    while True:
+        with system_errors(subject_of_file, "name a folder that can be written"):
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
+        if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
+            with file:
+                owner = file.read(200).strip() or "another process"
+                raise InputError(subject, f"in use by {owner}", "wait until it ends, or name another folder") from error
+        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            break
+        file.close()  # the previous owner removed the file after it was opened here: try again
     try:
+        with system_errors(subject_of_file, "free some space"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            os.fsync(file.fileno())  # other hosts read it
         yield
     finally:
         with contextlib.suppress(OSError), file:
@@ -38,31 +53,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(number)
-
-
-def _open_lock(path: Path, subject: str) -> IO[str]:
-    while True:
-        try:
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
-        except OSError as error:
-            raise InputError(f"{subject}: lock {path.name}", error.strerror or error, "name a folder that can be written") from error
-        if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
-            with file:
-                owner = file.read(200).strip() or "another process"
-                raise InputError(subject, f"in use by {owner}", "wait until it ends, or name another folder") from error
-        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            try:
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-                file.flush()
-                os.fsync(file.fileno())  # other hosts read it
-            except OSError as error:
-                os.unlink(path)
-                with contextlib.suppress(OSError):
-                    file.close()  # tries to write again
-                raise InputError(f"{subject}: lock {path.name}", error.strerror or error, "free some space") from error
-            return file
-        file.close()  # the previous owner removed the file after it was opened here: try again
 
 
 def lock_error(file: IO) -> OSError | None:

@@ -15,6 +15,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -42,19 +43,16 @@ _KINDS = {
     stat.S_IFBLK: "a device, not a regular file",
 }
 ARCHIVES = {
-    b"PK\x03\x04": ("a .zip archive", "unzip it and give its files or their folder"),
-    b"PK\x05\x06": ("an empty .zip archive", "give the files themselves"),
-    b"\x1f\x8b": ("compressed by gzip", "unpack it with gunzip"),
-    b"\xfd7zXZ\x00": ("compressed by xz", "unpack it with unxz"),
-    **{
-        b"BZh%d" % level + block: ("compressed by bzip2", "unpack it with bunzip2")
-        for level in range(1, 10)
-        for block in (b"1AY&SY", b"\x17rE8P\x90")  # the second is the end of an empty file
-    },
-    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it with unzstd"),
-    b"7z\xbc\xaf\x27\x1c": ("a .7z archive", "unpack it"),
-    b"%PDF-": ("a PDF", "extract its text first, as with pdftotext"),
+    rb"PK\x03\x04": ("a .zip archive", "unzip it and give its files or their folder"),
+    rb"PK\x05\x06": ("an empty .zip archive", "give the files themselves"),
+    rb"\x1f\x8b": ("compressed by gzip", "unpack it with gunzip"),
+    rb"\xfd7zXZ\x00": ("compressed by xz", "unpack it with unxz"),
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": ("compressed by bzip2", "unpack it with bunzip2"),  # the second is the end of an empty file
+    rb"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it with unzstd"),
+    rb"7z\xbc\xaf\x27\x1c": ("a .7z archive", "unpack it"),
+    rb"%PDF-": ("a PDF", "extract its text first, as with pdftotext"),
 }
+"""Dict from a pattern of the first bytes of a file to its kind and advice."""
 MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _NULS = 5  # a file with one NUL or more in this many bytes is refused: in English text as UTF-16 every second byte is NUL
 _EXAMINED = 1 << 16
@@ -72,8 +70,7 @@ def most_expanded(size: int) -> int:
 
 def _requested_bytes() -> int:
     text = os.environ.get(MAX_BYTES, "").strip()
-    good = not text or (len(text) < 20 and text.isascii() and text.isdigit() and int(text) > 0)
-    require(good, MAX_BYTES, text, "give a number of bytes")
+    require(re.fullmatch("([1-9][0-9]{0,18})?", text) is not None, MAX_BYTES, text, "give a number of bytes")
     return int(text or 0)
 
 
@@ -111,12 +108,12 @@ def open_input(
     """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed."""
     subject = subject or f"file {path}"
     with parsing(subject, remedy):
-        _require_regular(os.stat(path), subject, remedy, fifo)
-        # O_NONBLOCK: opening a FIFO does not wait for a writer.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        good = kind == stat.S_IFREG or (fifo and kind == stat.S_IFIFO)
+        require(good, subject, _KINDS.get(kind, "not a regular file"), remedy)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for the writer of a FIFO
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
-        _require_regular(before, subject, remedy, fifo)
         if stat.S_ISFIFO(before.st_mode):
             os.set_blocking(handle, True)  # reading waits for those that write to it now, and ends at once if there are none
             yield file
@@ -130,39 +127,28 @@ def open_input(
         require(same, subject, "changed while it was read", "read it when nothing writes to it")
 
 
-def _require_regular(found: os.stat_result, subject: str, remedy: str, fifo: bool) -> None:
-    good = stat.S_ISREG(found.st_mode) or (fifo and stat.S_ISFIFO(found.st_mode))
-    require(good, subject, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
-
-
 def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
     """Return the bytes of a regular file or a FIFO, or of standard input if the path is "-"."""
-    subject = subject or f"file {path}"
-    if str(path) == STANDARD_INPUT:
-        require(sys.stdin is not None, "standard input", "closed", "name a file, or send the text through a pipe")
-        return _read_all(sys.stdin.buffer, subject, remedy)
-    with open_input(path, subject, remedy, fifo=True) as file:
-        content = _read_all(file, subject, remedy)
-        idle = not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    subject, standard = subject or f"file {path}", str(path) == STANDARD_INPUT
+    if standard and sys.stdin is None:
+        raise InputError("standard input", "closed", "name a file, or send the text through a pipe")
+    opened = contextlib.nullcontext(sys.stdin.buffer) if standard else open_input(path, subject, remedy, fifo=True)
+    most, chunks, size = most_bytes(), [], 0
+    with parsing(subject, remedy), opened as file:
+        # Read piece by piece: read(most) would reserve that many bytes at once.
+        while size <= most and (chunk := file.read(_PIECE)):
+            chunks.append(chunk)
+            size += len(chunk)
+        require(size <= most, subject, f"more than {most:,} bytes", MORE)
+        idle = not size and not standard and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
         require(not idle, subject, "a FIFO to which nothing writes", remedy)
-        return content
+    return b"".join(chunks)
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
     """Return the checksum of a file as a hexadecimal string."""
     with parsing(f"file {path}", READABLE), open_input(path, limited=False) as file:
         return hashlib.file_digest(file, name).hexdigest()
-
-
-def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:
-    most, chunks, size = most_bytes(), [], 0
-    with parsing(subject, remedy):
-        # Read piece by piece: read(most) would reserve that many bytes at once.
-        while size <= most and (chunk := file.read(_PIECE)):
-            chunks.append(chunk)
-            size += len(chunk)
-    require(size <= most, subject, f"more than {most:,} bytes", MORE)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class XzStream:
@@ -218,7 +204,7 @@ def expanded(stream: io.BufferedIOBase | XzStream, size: int, subject: str) -> i
 def require_no_archive(content: bytes, path: str | Path) -> None:
     """Check that a file which should be a text file is not an archive, a compressed file or a PDF."""
     for magic, (kind, remedy) in ARCHIVES.items():
-        require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
+        require(re.match(magic, content) is None, f"file {path}", f"is {kind}, not a text", remedy)
 
 
 def require_utf8(start: bytes, subject: str) -> None:

@@ -47,32 +47,23 @@ def user_path(path: str | Path) -> Path:
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False, own: bytes = MARK.encode()) -> None:
     """Check that a command may write its output to the file that the user has named."""
-    subject = f"writing {path}"
-    try:
+    subject, absolute = f"writing {path}", path.absolute()
+    with system_errors(subject, "name another file"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return _check_folder(path)
-    except OSError as error:
-        raise InputError(subject, error.strerror, "name another file") from error
-    require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
-    require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
-    require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
-    marked = False
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        marked = re.search(own, file.read(4096)) is not None
-    for given in inputs:
-        require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
-    require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
-    return _check_folder(path)
-
-
-def _check_folder(path: Path) -> None:
-    """Check that the folder of `path` can be written or, if it does not exist, created."""
-    above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
+        require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
+        require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
+        require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
+        marked = False
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            marked = re.search(own, file.read(4096)) is not None
+        for given in inputs:
+            require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
+        require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
+    above = next((folder for folder in absolute.parents if os.path.lexists(folder)), Path("/"))
     good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
-    require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")
-    for name in (*path.absolute().relative_to(above).parts, _temporary(path).name):
-        with system_errors(f"writing {path}", "name another file"), contextlib.suppress(FileNotFoundError):
+    require(good, subject, f"{above} is no folder, or read-only", "name a folder that can be written")
+    for name in (*absolute.relative_to(above).parts, _temporary(path).name):  # some may be too long
+        with system_errors(subject, "name another file"), contextlib.suppress(FileNotFoundError):
             os.lstat(above / name)
 
 
@@ -93,30 +84,26 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace a file by writing a temporary file and renaming it."""
-    temporary = None
     check_output(path, force=force)
-    try:
+    with system_errors(f"writing {path}", "free some space or name another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_temporaries(path.parent, path.name)
         temporary, opened = _open_temporary(path)
-        with opened as file:
-            with contextlib.suppress(OSError):  # there is no old file, or the file system has no permissions
-                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-            check_output(path, force=force)
-            temporary.replace(path)  # the file is still locked here, so that no process removes it as a leftover
-    except BaseException as error:
-        if temporary is not None:
+        try:
+            with opened as file:
+                with contextlib.suppress(OSError):  # there is no old file, or the file system has no permissions
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+                check_output(path, force=force)
+                temporary.replace(path)  # the file is still locked here, so that no process removes it as a leftover
+        finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        if isinstance(error, OSError):
-            raise InputError(f"writing {path}", error.strerror or error, "free some space or name another folder") from error
-        raise
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:

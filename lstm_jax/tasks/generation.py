@@ -17,7 +17,7 @@ from lstm_jax import data
 from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
-from lstm_jax.data.text.corpus import article_starts, clean_articles, read_units
+from lstm_jax.data.text.corpus import article_starts, cleaned_articles
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
@@ -320,9 +320,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             ids, starts = corpus.validation, corpus.validation_starts
             require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
         else:
-            recipe = self.config.data.clean
-            articles, space = read_units(paths, text_column, recipe, self.characters.unit, [])
-            articles = clean_articles(articles, recipe) if clean else articles
+            articles, space, _ = cleaned_articles(paths, text_column, self.config.data.clean, self.characters.unit, clean)
             ids, starts = self.encode(space.join(articles), unknown=unknown), article_starts(articles)
         ids = ids[:most] if most else ids
         return ReadText(ids, starts[starts < len(ids)] if self.config.data.article_resets else None)

@@ -6,10 +6,10 @@ from io import BytesIO
 
 import pytest
 from made_reviews import made_rows, members
+from refused import refused
 
 from lstm_jax.data import download_archive, load_reviews, verify_archive
 from lstm_jax.data.reviews import acl_imdb
-from lstm_jax.errors import InputError
 
 
 def check(splits):
@@ -36,8 +36,7 @@ def test_another_encoding(folder, archive):
     check(load_reviews(archive(files=members() | {name: path.read_bytes()})))
     path.write_bytes(text.decode().encode("utf-16"))
     for source in (folder, archive(files=members() | {name: path.read_bytes()})):
-        with pytest.raises(InputError, match=rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the file is UTF-16"):
-            load_reviews(source)
+        refused(rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the file is UTF-16", load_reviews, source)
 
 
 @pytest.mark.parametrize("name", ["p1.txt", "5_10.TXT", "5-10.txt"])
@@ -45,10 +44,12 @@ def test_a_review_of_another_name_is_not_left_out(folder, archive, name):
     (folder / "train" / "pos" / "._5_10.txt").write_text("x")  # a file that a system adds is no review
     check(load_reviews(folder))
     (folder / "train" / "pos" / name).write_text("good")
-    with pytest.raises(InputError, match=rf"^review .*/train/pos/{name}: not named ID_RATING.txt"):
-        load_reviews(folder)
-    with pytest.raises(InputError, match=rf"^review aclImdb/train/pos/{name} in .*\.tar\.gz: not named ID_RATING.txt"):
-        load_reviews(archive(files=members() | {f"train/pos/{name}": b"good"}))
+    refused(rf"^review .*/train/pos/{name}: not named ID_RATING.txt", load_reviews, folder)
+    refused(
+        rf"^review aclImdb/train/pos/{name} in .*\.tar\.gz: not named ID_RATING.txt",
+        load_reviews,
+        archive(files=members() | {f"train/pos/{name}": b"good"}),
+    )
 
 
 def test_texts_are_bytes(archive):
@@ -70,8 +71,7 @@ def test_texts_are_bytes(archive):
 def test_a_member_outside_a_link_or_a_device_is_refused(archive, name, kind):
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "/etc/passwd"
-    with pytest.raises(InputError, match=f"member of .*small.tar.gz: .*{name[-8:]}"):
-        load_reviews(archive(info))
+    refused(f"member of .*small.tar.gz: .*{name[-8:]}", load_reviews, archive(info))
 
 
 def test_every_truncation_and_flip_is_found(archive):
@@ -81,37 +81,29 @@ def test_every_truncation_and_flip_is_found(archive):
     flipped = [whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :] for place in places if place >= 20]
     for content in [whole[:-1], *(whole[:length] for length in places), *flipped]:
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"small.tar.gz"):
-            load_reviews(path)
+        refused(r"small.tar.gz", load_reviews, path)
 
 
 def test_one_class_or_nothing_is_refused(archive, folder):
-    with pytest.raises(InputError, match="1 positive and 0 negative"):
-        load_reviews(archive(files={"train/pos/0_9.txt": b"good"}))
-    with pytest.raises(InputError, match="holds training reviews"):
-        load_reviews(archive(files={"README": b""}))
+    refused("1 positive and 0 negative", load_reviews, archive(files={"train/pos/0_9.txt": b"good"}))
+    refused("holds training reviews", load_reviews, archive(files={"README": b""}))
     for file in (folder / "test" / "neg").iterdir():
         file.unlink()
-    with pytest.raises(InputError, match=r"test split of .*12 positive and 0 negative"):
-        load_reviews(folder)
+    refused(r"test split of .*12 positive and 0 negative", load_reviews, folder)
 
 
 def test_wrong_checksum(archive, tmp_path, monkeypatch):
     path = archive().rename(tmp_path / acl_imdb.ARCHIVE_NAME)
-    with pytest.raises(InputError, match=r"size of .* instead of 84125825.*download it again"):
-        load_reviews(path)
+    refused(r"size of .* instead of 84125825.*download it again", load_reviews, path)
     monkeypatch.setattr(acl_imdb, "ARCHIVE_BYTES", path.stat().st_size)
-    with pytest.raises(InputError, match=r"sha256 of .* instead of c40f74a1.*download it again"):
-        verify_archive(path)
+    refused(r"sha256 of .* instead of c40f74a1.*download it again", verify_archive, path)
     check(load_reviews(path, verify=False))
     check(load_reviews(tmp_path, verify=False))
-    with pytest.raises(InputError, match="absent"):
-        verify_archive(tmp_path / "nothing.tar.gz")
+    refused("absent", verify_archive, tmp_path / "nothing.tar.gz")
 
 
 def test_download(archive, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="no network in tests; give --data the path of a local copy"):
-        download_archive(tmp_path / "new")
+    refused("no network in tests; give --data the path of a local copy", download_archive, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
     content = archive().read_bytes()
@@ -120,8 +112,7 @@ def test_download(archive, tmp_path, monkeypatch):
         headers = {"Content-Length": str(len(content))}  # noqa: RUF012
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Reply(content))
-    with pytest.raises(InputError, match="size of"):
-        download_archive(tmp_path / "new")
+    refused("size of", download_archive, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
     monkeypatch.setattr(acl_imdb, "verify_archive", lambda path: None)

@@ -1,12 +1,12 @@
-"""Synthetic reviews: the words determine the label, but two bag-of-words classifiers find it with an accuracy below 0.65."""
+"""Synthetic reviews: the words determine the label, but a bag-of-words classifier finds it with an accuracy below 0.65."""
 
 import numpy as np
 import pytest
+from refused import refused
 from scipy.sparse import csr_array
 from scipy.special import expit
 
 from lstm_jax.data import build_vocabulary, judge, synthetic_reviews, synthetic_splits, tokenize
-from lstm_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,7 @@ def test_judge(text, verdict):
 
 def test_judge_refuses_other_texts():
     for text in ("it lasts about two hours .", "the plot was good . the cast was bad .", ""):
-        with pytest.raises(InputError, match="synthetic_reviews"):
-            judge(text)
+        refused("synthetic_reviews", judge, text)
 
 
 def test_labels_follow_from_the_words(splits):
@@ -65,8 +64,7 @@ def test_seed():
     assert (len(odd["train"]), len(odd["test"])) == (7, 5)
     assert sorted(np.bincount(odd["train"].labels)) == [3, 4]
     for count in ((1, 5), (5, 0)):
-        with pytest.raises(InputError, match="synthetic reviews"):
-            synthetic_splits(*count, 0)
+        refused("synthetic reviews", synthetic_splits, *count, 0)
 
 
 def counts(split, vocabulary):
@@ -82,11 +80,7 @@ def test_a_bag_of_words_fails(splits):
     vocabulary = build_vocabulary(splits["train"].texts)
     train, test = (counts(splits[name], vocabulary) for name in ("train", "test"))
     signs = 2 * splits["train"].labels - 1
-    weights = np.log(1 + train[signs > 0].sum(0)) - np.log(1 + train[signs < 0].sum(0))
-    bayes = ((test @ weights > 0) == splits["test"].labels).mean()
     weights = np.zeros(vocabulary.size)
     for _ in range(300):
         weights += 0.3 * train.T @ (signs * expit(-signs * (train @ weights))) / len(signs)
-    logistic = ((test @ weights > 0) == splits["test"].labels).mean()
-    assert bayes < 0.65
-    assert logistic < 0.65
+    assert ((test @ weights > 0) == splits["test"].labels).mean() < 0.65

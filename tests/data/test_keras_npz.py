@@ -6,15 +6,16 @@ import os
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 from keras.datasets import imdb as keras_imdb
 from keras.src.datasets import imdb as keras_source
+from refused import refused
 
 from lstm_jax.data import load_reviews, prepare
 from lstm_jax.data.reviews import keras_imdb as files
 from lstm_jax.data.reviews.keras_imdb import read_keras_npz
-from lstm_jax.errors import InputError
 
 RNG = np.random.default_rng(0)
 
@@ -61,25 +62,21 @@ def test_equals_keras_load_data(npz, tmp_path, monkeypatch, num_words):
     ours = prepare(data=str(npz), num_words=num_words, cache_dir=str(tmp_path / "cache"), verify=False)
     for split, (rows, labels) in zip((ours.train, ours.test), theirs, strict=True):
         assert [split.row(number).tolist() for number in range(len(split))] == list(rows)
-        np.testing.assert_array_equal(split.labels, labels)
+        assert_array_equal(split.labels, labels)
         assert (split.groups == -1).all()
     assert ours.vocabulary.word(4) == "w1"
 
 
 def test_texts_and_frequency_are_refused(npz):
-    with pytest.raises(InputError, match="word ranks, not texts"):
-        load_reviews(npz)
-    with pytest.raises(InputError, match="use --vocabulary keras"):
-        prepare(data=str(npz), vocabulary="frequency")
+    refused("word ranks, not texts", load_reviews, npz)
+    refused("use --vocabulary keras", prepare, data=str(npz), vocabulary="frequency")
 
 
 def test_another_pickle_is_refused(npz):
     np.savez(npz, **(made() | {"x_train": objects([Evil(), [1]])}))
-    with pytest.raises(InputError, match=r"not the published imdb\.npz: its sha256 is [0-9a-f]{16}\.\.\.;"):
-        read_keras_npz(npz)
+    refused(r"not the published imdb\.npz: its sha256 is [0-9a-f]{16}\.\.\.;", read_keras_npz, npz)
 
 
 def test_rank_beyond_the_index_is_refused(npz, tmp_path, monkeypatch):
     publish(monkeypatch, npz, x_train=objects([[51]] * 30))
-    with pytest.raises(InputError, match="rank 51"):
-        prepare(data=str(npz), cache_dir=str(tmp_path / "cache"), verify=False)
+    refused("rank 51", prepare, data=str(npz), cache_dir=str(tmp_path / "cache"), verify=False)

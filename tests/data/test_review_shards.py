@@ -10,22 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reviews import write_csv
+from numpy.testing import assert_array_equal
+from refused import refused
 
 from lstm_jax import data
 from lstm_jax.data.reviews import shards
 from lstm_jax.data.shard_folder import allow_open_files
-from lstm_jax.errors import InputError
-
-
-def write_tables(folder: Path, splits: dict[str, data.TextSplit]) -> list[str]:
-    """Write each split as a CSV file and a JSON-lines file to a folder of its own, and return the folders."""
-    for name, split in splits.items():
-        (folder / name).mkdir()
-        columns = zip(split.texts, split.labels, split.groups or (), strict=True)
-        rows = [{"text": text.decode(), "label": int(label), "movie": movie} for text, label, movie in columns]
-        write_csv(folder / name / "0.csv", rows[:30], list(rows[0]))
-        (folder / name / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[30:]))
-    return [str(folder / name) for name in splits]
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +25,22 @@ def splits() -> dict[str, data.TextSplit]:
 
 
 @pytest.fixture(scope="module")
-def folders(splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def folders(splits, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return a folder for each split, with its reviews in a CSV file and a JSON-lines file."""
     root = tmp_path_factory.mktemp("tables")
-    return root, write_tables(root, splits)
+    for name, split in splits.items():
+        (root / name).mkdir()
+        columns = zip(split.texts, split.labels, split.groups, strict=True)
+        rows = [{"text": text.decode(), "label": int(label), "movie": movie} for text, label, movie in columns]
+        write_csv(root / name / "0.csv", rows[:30], list(rows[0]))
+        (root / name / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[30:]))
+    return [str(root / name) for name in splits]
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "BLOCK", 7)
-
-
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("num_words", [None, 20])
-def test_shards_are_the_reviews_in_memory(splits, folders, num_words: int | None, tmp_path: Path) -> None:
-    train, test = folders[1]
+def test_shards_are_the_reviews_in_memory(splits, folders, num_words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK", 7)
+    train, test = folders
     want = data.encode_reviews(splits, num_words)
     data.write_review_shards([train], tmp_path / "s", [test])
     got = data.read_review_shards(tmp_path / "s", num_words)
@@ -56,15 +48,15 @@ def test_shards_are_the_reviews_in_memory(splits, folders, num_words: int | None
     for own, other in ((got.train, want.train), (got.test, want.test)):
         assert own is not None
         assert other is not None
-        np.testing.assert_array_equal(own.labels, other.labels, strict=True)
+        assert_array_equal(own.labels, other.labels, strict=True)
         assert sorted({*zip(own.groups.tolist(), other.groups.tolist(), strict=True)}) == [(-1, -1), (0, 1), (1, 0)]
         assert own.lengths.tolist() == other.lengths.tolist()
         for number in (*range(len(other)), -1):
-            np.testing.assert_array_equal(own.row(number), other.row(number), strict=True)
-        np.testing.assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
+            assert_array_equal(own.row(number), other.row(number), strict=True)
+        assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
         joined = list(own.blocks())
         assert len(joined) > 5
-        np.testing.assert_array_equal(np.concatenate([block.values for block in joined]), other.values)
+        assert_array_equal(np.concatenate([block.values for block in joined]), other.values)
     assert data.verify_shards(tmp_path / "s") == 4
 
 
@@ -75,60 +67,56 @@ def test_taken_rows_are_those_of_the_whole(mapped, rows: list[int], maxlen: int,
     lazy = data.PaddedReviews(sharded.train, maxlen, padding, truncating)
     whole = memory.train.padded(maxlen, padding, truncating)
     assert lazy.shape == whole.shape
-    np.testing.assert_array_equal(lazy.take(np.asarray(rows, int)), whole.take(np.asarray(rows, int), axis=0, mode="clip"))
+    assert_array_equal(lazy.take(np.asarray(rows, int)), whole.take(np.asarray(rows, int), axis=0, mode="clip"))
 
 
 @pytest.fixture(scope="module")
 def mapped(splits, folders, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("mapped") / "s"
-    return data.write_review_shards([folders[1][0]], folder, [folders[1][1]], workers=2), data.encode_reviews(splits)
+    return data.write_review_shards([folders[0]], folder, [folders[1]], workers=2), data.encode_reviews(splits)
 
 
 @pytest.mark.parametrize(("ending", "damage"), [("ids", "changed"), ("npz", "changed"), ("npz", "missing")])
 def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    data.write_review_shards([folders[1][0]], folder)
+    data.write_review_shards([folders[0]], folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     path, content = folder / f"00001.{ending}", before[f"00001.{ending}"]
     path.unlink()
     if damage == "changed":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for read in (lambda folder: data.read_review_shards(folder).train.values[:], data.verify_shards):
-        with pytest.raises(
-            InputError, match=rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$"
-        ):
-            read(folder)
-    data.write_review_shards([folders[1][0]], folder)
+        refused(rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$", read, folder)
+    data.write_review_shards([folders[0]], folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_table_larger_than_the_memory(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`write_review_shards` accepts tables that are larger than `most_bytes`, the limit for files that are read as a whole."""
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 4000)
-    assert len(data.write_review_shards([folders[1][0]], tmp_path / "s").train) == 120
+    assert len(data.write_review_shards([folders[0]], tmp_path / "s").train) == 120
 
 
 def test_bad_input(folders, tmp_path: Path) -> None:
-    train, test = folders[1]
+    train, test = folders
     (tmp_path / "empty").mkdir()
     (tmp_path / "one.csv").write_text("text,label\ngood,1\nfine,1\n")
     (tmp_path / "none.csv").write_text("text,label\n")
     (tmp_path / "text.txt").write_text("some words")
     data.write_shards(str(tmp_path / "text.txt"), tmp_path / "text")
     data.write_review_shards([train], tmp_path / "s")
-    for call, subject in (
-        (lambda: data.write_review_shards([], tmp_path / "new", [test]), "reviews: no table"),
-        (lambda: data.write_review_shards([str(Path(test).parent)], tmp_path / "new", [test]), "reviews: .*; a table of both splits"),
-        (lambda: data.write_review_shards([train], Path("")), "shards: an empty name"),
-        (lambda: data.write_review_shards([str(tmp_path / "empty")], tmp_path / "new"), "reviews: .*empty"),
-        (lambda: data.write_review_shards([str(tmp_path / "one.csv")], tmp_path / "one"), "train split of "),
-        (lambda: data.write_review_shards([str(tmp_path / "none.csv")], tmp_path / "none"), "table .*none.csv: no reviews"),
-        (lambda: data.write_review_shards([test], tmp_path / "s"), "shards .*: are of another text"),
-        (lambda: data.read_review_shards(tmp_path), "shards .*: no index.json"),
-        (lambda: data.read_review_shards(tmp_path / "text"), "index .*: of the format 'text 2'"),
+    for paths, folder, subject in (
+        ([], "new", "reviews: no table"),
+        ([str(Path(test).parent)], "new", "reviews: .*; a table of both splits"),
+        ([str(tmp_path / "empty")], "new", "reviews: .*empty"),
+        ([str(tmp_path / "one.csv")], "one", "train split of "),
+        ([str(tmp_path / "none.csv")], "none", "table .*none.csv: no reviews"),
     ):
-        with pytest.raises(InputError, match=f"^{subject}"):
-            call()
+        refused(f"^{subject}", data.write_review_shards, paths, tmp_path / folder, [test])
+    refused("^shards .*: are of another text", data.write_review_shards, [test], tmp_path / "s")
+    refused("^shards: an empty name", data.write_review_shards, [train], Path(""))
+    refused("^shards .*: no index.json", data.read_review_shards, tmp_path)
+    refused("^index .*: of the format 'text 2'", data.read_review_shards, tmp_path / "text")
 
 
 def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +127,11 @@ def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits["now"] == (1024, 4096)
     allow_open_files(3000)
     assert limits["now"] == (3512, 4096)
-    with pytest.raises(InputError, match=r"^open files: 4512 needed, 4096 allowed; raise the hard limit"):
-        allow_open_files(4000)
+    refused(r"^open files: 4512 needed, 4096 allowed; raise the hard limit", allow_open_files, 4000)
 
 
 def test_bad_tables_in_several_processes(tmp_path: Path) -> None:
     """An error in a worker process is raised in the process that called `write_review_shards`."""
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("words,label\ngood,1\n")
-    with pytest.raises(InputError, match=r"column 'text'"):
-        data.write_review_shards([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], tmp_path / "shards", workers=2)
+    refused(r"column 'text'", data.write_review_shards, [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], tmp_path / "shards", workers=2)

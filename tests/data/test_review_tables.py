@@ -5,9 +5,9 @@ import lzma
 import numpy as np
 import pytest
 from made_reviews import made_rows, write_csv
+from refused import refused
 
 from lstm_jax.data import find_imdb, load_reviews
-from lstm_jax.errors import InputError
 
 
 def check(split, name, movies=True):
@@ -50,8 +50,7 @@ def test_single_files(jsonl, tmp_path):
     for length in range(0, packed.stat().st_size, 40):
         cut = tmp_path / "cut.jsonl.xz"
         cut.write_bytes(packed.read_bytes()[:length])
-        with pytest.raises(InputError, match=r"cut.jsonl.xz"):
-            load_reviews(cut)
+        refused(r"cut.jsonl.xz", load_reviews, cut)
 
 
 def test_csv_columns_marks_and_odd_texts(tmp_path):
@@ -75,8 +74,7 @@ def test_an_xz_file_of_two_streams(tmp_path, between):
     path.write_bytes(packed + between + packed)
     assert len(load_reviews(path)["train"]) == 4
     path.write_bytes(packed + between + packed[:3] + b"?" + packed[4:])
-    with pytest.raises(InputError, match=r"a\.jsonl\.xz: Input format not supported by decoder"):
-        load_reviews(path)
+    refused(r"a\.jsonl\.xz: Input format not supported by decoder", load_reviews, path)
 
 
 def test_sources_that_are_none(tmp_path, jsonl):
@@ -91,19 +89,15 @@ def test_sources_that_are_none(tmp_path, jsonl):
         ((train, str(train)), "test_data: .*it has the training reviews"),
         ((tmp_path / "one", str(tmp_path / "one" / "train.csv")), "test_data: .*it has the training reviews"),
     ):
-        with pytest.raises(InputError, match=f"^{found}"):
-            load_reviews(*paths)
+        refused(f"^{found}", load_reviews, *paths)
     (jsonl / "train.csv").write_text("text,label\n")
-    with pytest.raises(InputError, match="keep one of them"):
-        load_reviews(jsonl)
+    refused("keep one of them", load_reviews, jsonl)
 
 
 def test_find_imdb(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="data: not given; give --data, or set LSTM_JAX_DATA"):
-        find_imdb("")
+    refused("data: not given; give --data, or set LSTM_JAX_DATA", find_imdb, "")
     monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="imdb: no such file or folder"):
-        find_imdb("")
+    refused("imdb: no such file or folder", find_imdb, "")
     (tmp_path / "imdb").mkdir()
     assert find_imdb("") == tmp_path / "imdb"
     assert find_imdb(str(tmp_path)) == tmp_path

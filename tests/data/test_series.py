@@ -1,5 +1,6 @@
 """Time series: reading them from tables, their gaps, and their windows."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from refused import refused
 
-from lstm_jax import InputError
 from lstm_jax.data import Series, read_series, series_windows
 
 
@@ -20,17 +22,17 @@ def write(path: Path, *lines: str) -> Path:
 def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "when,sold,more", "2026-01-01,1,x", "2026-01-02,,x", "2026-01-03,N/A,x", "2026-01-05T12:00,4.5,x")
     series = read_series(path, "when", "sold")
-    np.testing.assert_array_equal(series.values, [1, 4.5])
-    np.testing.assert_allclose(np.diff(series.times), [4.5])
+    assert_array_equal(series.values, [1, 4.5])
+    assert_allclose(np.diff(series.times), [4.5])
     assert (series.dated, series.skipped, len(series)) == (True, 2, 2)
     assert [series.shown(t) for t in series.times] == ["2026-01-01", "2026-01-05T12:00:00"]
     months = read_series(write(tmp_path / "m.csv", "time,value", "1958-03,315.7", "1958-04,317.5", "1958-05,317.6"))
-    np.testing.assert_array_equal(np.diff(months.times), [31, 30])
+    assert_array_equal(np.diff(months.times), [31, 30])
     assert months.shown(months.times[0]) == "1958-03-01"
     numbers = read_series(
         write(tmp_path / "n.jsonl", '{"time": 0.5, "value": 1}', '{"time": 2, "value": null}', '{"time": 3, "value": -2}')
     )
-    np.testing.assert_array_equal(numbers.times, [0.5, 3])
+    assert_array_equal(numbers.times, [0.5, 3])
     assert (numbers.dated, numbers.skipped) == (False, 1)
     assert [numbers.shown(time) for time in (1764061201.25, 20261128.0)] == ["1764061201.25", "20261128"]
 
@@ -42,42 +44,38 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
     """
     lines = [f"2026-11-25T08:00:00.{n:06},1" for n in (0, 1, 2, 3, 5, 7, 8, 9)]
     series = read_series(write(tmp_path / "a.csv", "time,value", *lines))
-    np.testing.assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
-    np.testing.assert_array_equal(series_windows(series, 3, 2).ahead, [[1, 3], [2, 4], [2, 3], [1, 2]])
+    assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
+    assert_array_equal(series_windows(series, 3, 2).ahead, [[1, 3], [2, 4], [2, 3], [1, 2]])
     assert [series.shown(t) for t in series.times] == [line[:-2].removesuffix(".000000") for line in lines]
     old = read_series(write(tmp_path / "b.csv", "time,value", "1700-11-25T08:07:07,1", "1700-11-26,1"))
     assert [old.shown(t) for t in old.times] == ["1700-11-25T08:07:07", "1700-11-26"]
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "found"),
     [
-        (["1,2", "1,3"], "'time' in line 3 of {path}: '1'; sort the rows by time"),
-        (["1,2", "2026-01-01,3"], "'time' in line 3 of {path}: '2026-01-01'; give numbers or dates, not both"),
-        (["soon,2"], "'time' in line 2 of {path}: 'soon'; give a number, or a date"),
-        (["10000-01-01,1"], "'time' in line 2 of {path}: '10000-01-01'; give a number, or a date"),
-        (["inf,1"], "'time' in line 2 of {path}: 'inf'; give a finite number"),
-        (["2024_01,2"], "'time' in line 2 of {path}: '2024_01'; give a number, or a date"),
-        (["1,much"], "'value' in line 2 of {path}: 'much'; give a number, or nothing"),
-        (["1,1_000"], "'value' in line 2 of {path}: '1_000'; give a number, or nothing"),
-        (["1,inf"], "'value' in line 2 of {path}: inf; give a finite number"),
-        (["1,2"], "rows of {path}: 1; give two or more with a value"),
-        (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "'time' of {path}: gaps too wide"),
-        (["2026-01-01,1", "2026-01-02T00:00Z,2"], "'time' in line 3 of {path}: '2026-01-02T00:00Z', the row before has no offset from UTC"),
-        (["2026-01-01T00:00+02:00,1", "2026-01-02,2"], "'time' in line 3 of {path}: '2026-01-02', the row before has an offset from UTC"),
+        (["1,2", "1,3"], "'time' in line 3 of .*: '1'; sort the rows by time"),
+        (["1,2", "2026-01-01,3"], "'time' in line 3 of .*: '2026-01-01'; give numbers or dates, not both"),
+        (["soon,2"], "'time' in line 2 of .*: Invalid isoformat string: 'soon'; give a number, or a date"),
+        (["10000-01-01,1"], "'time' in line 2 of .*: Invalid isoformat string: '10000-01-01'; give a number, or a date"),
+        (["inf,1"], "'time' in line 2 of .*: 'inf'; give a finite number"),
+        (["2024_01,2"], "'time' in line 2 of .*: Invalid isoformat string: '2024_01'; give a number, or a date"),
+        (["1,much"], "'value' in line 2 of .*: 'much'; give a finite number, or nothing"),
+        (["1,1_000"], "'value' in line 2 of .*: '1_000'; give a finite number, or nothing"),
+        (["1,inf"], "'value' in line 2 of .*: 'inf'; give a finite number"),
+        (["1,2"], "rows of .*: 1; give two or more with a value"),
+        (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "'time' of .*: gaps too wide"),
+        (["2026-01-01,1", "2026-01-02T00:00Z,2"], "'time' in line 3 of .*: '2026-01-02T00:00Z', the row before has no offset from UTC"),
+        (["2026-01-01T00:00+02:00,1", "2026-01-02,2"], "'time' in line 3 of .*: '2026-01-02', the row before has an offset from UTC"),
     ],
 )
-def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
-    path = write(tmp_path / "series.csv", "time,value", *lines)
-    with pytest.raises(InputError) as caught:
-        read_series(path)
-    assert str(caught.value).startswith(message.format(path=path))
+def test_what_is_wrong(tmp_path: Path, lines: list[str], found: str) -> None:
+    refused(f"^{found}", read_series, write(tmp_path / "series.csv", "time,value", *lines))
 
 
 def test_a_header_that_is_wrong(tmp_path: Path) -> None:
     for lines, subject in ((("", "time,value"), "line 1 of .*: empty"), (("when,value", "1,2"), "column 'time' in line 1 of .*--time")):
-        with pytest.raises(InputError, match=f"^{subject}"):
-            read_series(write(tmp_path / "a.csv", *lines))
+        refused(f"^{subject}", read_series, write(tmp_path / "a.csv", *lines))
 
 
 def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +96,7 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_series_that_is_none(name: str, value: list) -> None:
-    with pytest.raises(InputError, match=f"^{name}: "):
-        Series(**{"times": np.arange(3.0), "values": np.zeros(3), "dated": False, name: np.array(value)})
+    refused(f"^{name}: ", Series, **{"times": np.arange(3.0), "values": np.zeros(3), "dated": False, name: np.array(value)})
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -113,8 +110,9 @@ def test_a_series_of_other_dtypes() -> None:
 def test_times_that_microseconds_do_not_hold(time: str) -> None:
     series = Series(np.arange(3.0), np.zeros(3), True)
     assert series.numbers(np.array(["1970-01-02T12"], "datetime64[ns]")).tolist() == [1.5]
-    with pytest.raises(InputError, match=r"^times: .*; give times that datetime64 holds in microseconds$"):
-        series.numbers(np.array(["2000-01-01", time], "datetime64[D]"))
+    refused(
+        r"^times: .*; give times that datetime64 holds in microseconds$", series.numbers, np.array(["2000-01-01", time], "datetime64[D]")
+    )
 
 
 def test_dates_without_hyphens(tmp_path: Path) -> None:
@@ -132,8 +130,11 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
         (("2023365", "2024001"), "2024-01-01"),
         (("202412", "202501"), "2025-01"),
     ):
-        with pytest.raises(InputError, match=f"write {shown} for a date, or {times[1]}.0 for a number"):
-            read_series(write(path, "time,value", *(f"{time},1" for time in times)))
+        refused(
+            f"write {shown} for a date, or {times[1]}.0 for a number",
+            read_series,
+            write(path, "time,value", *(f"{time},1" for time in times)),
+        )
     assert not read_series(write(path, "time,value", "1712011200,1", "1712011260,2")).dated  # seconds since 1970
     # months of one year, days of one month, days of one year, and no dates
     for numbers in ((202501, 202502), (240130, 240131), (2024001, 2024002), (202511, 202512, 202513), (212511, 212601)):
@@ -148,13 +149,9 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
     [(";", ['"time";"value";more', "2026-01-01;1,5;x"], "semicolons; "), ("\t", ["time\tvalue", "1\t2.5"], "tabs; ")],
 )
 def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: list[str], shown: str) -> None:
-    path = write(tmp_path / "semi.csv", *lines)
-    with pytest.raises(InputError) as caught:
-        read_series(path)
-    remedy = f"pandas.read_csv('semi.csv', sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-    assert str(caught.value) == f"columns of {path}: separated by {shown}give commas, and points in numbers: {remedy}"
-    with pytest.raises(InputError, match="column 'when' in line 1"):  # neither commas nor semicolons give a column of this name
-        read_series(write(tmp_path / "other.csv", "time;value", "1;2"), "when")
+    found = f"separated by {shown}give commas, .*read_csv('semi.csv', sep={mark!r},"
+    refused(re.escape(found).replace(r"\.\*", ".*"), read_series, write(tmp_path / "semi.csv", *lines))
+    refused("column 'when' in line 1", read_series, write(tmp_path / "other.csv", "time;value", "1;2"), "when")
     assert read_series(write(tmp_path / "name.csv", "a;b,value", "1,2", "2,3"), "a;b").values.tolist() == [2, 3]
 
 
@@ -162,21 +159,19 @@ def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
     """Times with an offset from UTC have the right gaps when summer time ends, and are shown with the offset of the last entry."""
     lines = ["2026-10-25T00:00+02:00,1", "2026-10-25T02:00+02:00,2", "2026-10-25T03:00+01:00,3"]
     series = read_series(str(write(tmp_path / "a.csv", "time,value", *lines)))
-    np.testing.assert_allclose(np.diff(series.times) * 24, [2, 2])
+    assert_allclose(np.diff(series.times) * 24, [2, 2])
     assert series.offset == timedelta(hours=1)
     assert [series.shown(t) for t in series.times] == [f"2026-10-{day}:00:00+01:00" for day in ("24T23", "25T01", "25T03")]
     assert series.shown(series.times_after(11)[-1]) == "2026-10-26T01:00:00+01:00"
     zulu = read_series(write(tmp_path / "z.csv", "time,value", "2026-01-01T00:00:00.5Z,1", "2026-01-02T00:00Z,2"))
     assert [zulu.shown(t) for t in zulu.times] == ["2026-01-01T00:00:00.500000+00:00", "2026-01-02T00:00:00+00:00"]
-    with pytest.raises(InputError, match="a date ends with the year 9999"):
-        zulu.shown(3e6)
+    refused("a date ends with the year 9999", zulu.shown, 3e6)
 
 
 @pytest.mark.parametrize(("name", "value"), [("horizon", -1), ("context", 0), ("first", -2), ("last", 9)])
 def test_windows_that_no_series_has(name: str, value: int) -> None:
     series = Series(np.arange(8.0), np.arange(8.0), False)
-    with pytest.raises(InputError, match=f"^{name}: {value}; "):
-        series_windows(series, **{"context": 3, "horizon": 2, name: value})
+    refused(f"^{name}: {value}; ", series_windows, series, **{"context": 3, "horizon": 2, name: value})
 
 
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(0, 12), st.integers(0, 99))
@@ -189,8 +184,8 @@ def test_windows(count: int, context: int, horizon: int, first: int, last: int, 
     origins = [n for n in range(count) if n >= context and first <= n and n + horizon <= last]
     assert found.origin.tolist() == origins
     for number, origin in enumerate(origins):
-        np.testing.assert_array_equal(found.read[number, :, 0], series.values[origin - context : origin])
-        np.testing.assert_array_equal(found.read[number, :, 1], series.gaps[origin - context : origin])
-        np.testing.assert_array_equal(found.target[number], series.values[origin : origin + horizon])
+        assert_array_equal(found.read[number, :, 0], series.values[origin - context : origin])
+        assert_array_equal(found.read[number, :, 1], series.gaps[origin - context : origin])
+        assert_array_equal(found.target[number], series.values[origin : origin + horizon])
         apart = (series.times[origin : origin + horizon] - series.times[origin - 1]) / series.usual_gap
-        np.testing.assert_allclose(found.ahead[number], apart)
+        assert_allclose(found.ahead[number], apart)

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from made_reviews import made_rows
+from numpy.testing import assert_array_equal
+from refused import refused
 
 from lstm_jax.data import build_tfds, keras_check_hash, load_reviews, prepare, reviews_from_tfds
-from lstm_jax.errors import InputError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_round_trip(jsonl, home, capfd):
     assert list(back) == list(expected)
     for name, split in expected.items():
         assert (back[name].texts, back[name].names, back[name].groups) == (split.texts, split.names, split.groups)
-        np.testing.assert_array_equal(back[name].labels, split.labels, strict=True)
+        assert_array_equal(back[name].labels, split.labels, strict=True)
     assert build_tfds(home / "absent").is_prepared()  # a data set that exists is not built again
     assert "tensorflow" not in sys.modules
     assert capfd.readouterr() == ("", "")
@@ -45,8 +45,7 @@ def test_prepare_from_tfds(jsonl, home, tmp_path):
     here, there = prepare(data=str(jsonl), **options), prepare(data="tfds", **options)
     for name in ("train", "test"):
         assert keras_check_hash(getattr(here, name)) == keras_check_hash(getattr(there, name))
-    with pytest.raises(InputError, match="test_data"):
-        prepare(data="tfds", test_data="more.csv", **options)
+    refused("test_data", prepare, data="tfds", test_data="more.csv", **options)
 
 
 def test_odd_bytes_and_unknown_ids(tmp_path, archive):
@@ -61,15 +60,11 @@ def test_odd_bytes_and_unknown_ids(tmp_path, archive):
 
 
 def test_not_built_no_network_no_package(home, monkeypatch):
-    with pytest.raises(InputError, match="not built yet; build it with `lstm-jax data prepare --data PATH --tfds`"):
-        prepare(data="tfds")
-    with pytest.raises(InputError, match="no network in tests; give --data the path of a local copy"):
-        build_tfds()
-    with pytest.raises(InputError, match="no such file"):
-        build_tfds(home / "absent")
+    refused("not built yet; build it with `lstm-jax data prepare --data PATH --tfds`", prepare, data="tfds")
+    refused("no network in tests; give --data the path of a local copy", build_tfds)
+    refused("no such file", build_tfds, home / "absent")
     monkeypatch.setitem(sys.modules, "array_record", None)
-    with pytest.raises(InputError, match=r'pip install "\.\[tfds\]"'):
-        prepare(data="tfds")
+    refused(r'pip install "\.\[tfds\]"', prepare, data="tfds")
 
 
 def test_imports_stay_light():

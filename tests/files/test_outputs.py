@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from command_line import assert_error
 from made_texts import SENTENCES
+from refused import refused
 
 from lstm_jax import cli
-from lstm_jax.errors import InputError
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection import figures, text_map
 
@@ -29,8 +29,7 @@ def keep(tmp_path) -> Path:
 
 
 def test_a_file_of_another_s_needs_force(keep):
-    with pytest.raises(InputError, match=r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force"):
-        check_output(keep)
+    refused(r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force", check_output, keep)
     check_output(keep, force=True)
     keep.write_text(f"<!-- {MARK} -->")
     check_output(keep)
@@ -48,16 +47,13 @@ def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
     (tmp_path / "sub" / "folder").symlink_to(tmp_path)
     others = (tmp_path / "sub" / ".." / "keep.txt", tmp_path / "sub" / "folder" / "keep.txt", tmp_path / "hard.txt")
     for path in (keep, *others):
-        with pytest.raises(InputError, match="the command reads"):
-            check_output(path, ["absent", keep], force)
-    with pytest.raises(InputError, match="the command reads"):
-        check_output(keep, [tmp_path], force)
+        refused("the command reads", check_output, path, ["absent", keep], force)
+    refused("the command reads", check_output, keep, [tmp_path], force)
     number = os.dup(0)
     with keep.open() as file:
         os.dup2(file.fileno(), 0)
     try:
-        with pytest.raises(InputError, match="the command reads -"):
-            check_output(keep, ["-"], force)
+        refused("the command reads -", check_output, keep, ["-"], force)
     finally:
         os.dup2(number, 0)
         os.close(number)
@@ -86,8 +82,7 @@ def test_what_is_no_file_is_refused_and_left(kind, keep, tmp_path, monkeypatch):
             path = Path("/dev/null")
     before = os.lstat(path)
     for call in (lambda: check_output(path, force=True), lambda: write_atomically(path, "new")):
-        with pytest.raises(InputError, match=f"^writing {path}: Is a"):
-            call()
+        refused(f"^writing {path}: Is a", call)
     assert os.lstat(path).st_ino == before.st_ino
     assert keep.read_text() == "mine"
     assert sorted(entry.name for entry in tmp_path.iterdir()) in (["keep.txt"], ["keep.txt", "out"])
@@ -100,8 +95,7 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path):
         file.write(b"new")
         path.write_text("mine")
 
-    with pytest.raises(InputError, match="exists"):
-        write_atomically(path, slow, force=False)
+    refused("exists", write_atomically, path, slow, force=False)
     assert path.read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
@@ -109,8 +103,7 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path):
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "new/" + "x" * 250, "x" * 300 + "/page.html", "file/below/page.html"])
 def test_a_name_that_cannot_be_is_refused_before_the_work(name, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"^writing .*; name "):
-        check_output(tmp_path / name)
+    refused(r"^writing .*; name ", check_output, tmp_path / name)
 
 
 def test_pages_and_figures_may_replace_themselves(tmp_path):
@@ -142,28 +135,26 @@ def made(tmp_path_factory) -> Path:
     return root
 
 
-GENERATION = [["score", "{out}.html", "--html", "{out}.html"], ["score", "--html", "{out}.html"], ["units", "--out", "{out}.html"]]
-SENTIMENT = [["embedding", "plot", "--out", "{out}.png"], ["embedding", "export", "{out}.txt"]]
-PROJECTOR = ["embedding", "export", "--format", "projector", "{out}"]
-OF = {"score": "generation", "units": "generation", "embedding": "sentiment"}
+COMMANDS = [
+    ("generation", "score --html {}/out.html", "out.html"),
+    ("generation", "units --out {}/out.html", "out.html"),
+    ("sentiment", "embedding plot --out {}/out.png", "out.svg"),
+    ("sentiment", "embedding export {}/out.txt", "out.txt"),
+    ("sentiment", "embedding export --format projector {}/out", "out/metadata.tsv"),
+]
 
 
 @pytest.mark.slow(keep=3)
-@pytest.mark.parametrize("arguments", [*GENERATION, *SENTIMENT, PROJECTOR], ids=" ".join)
-def test_no_command_replaces_a_file_without_force(arguments, ask, made, tmp_path):
-    filled = [word.format(out=tmp_path / "out") for word in arguments] + ["--run", str(made / OF[arguments[0]])]
-    written = {"units": "out.html", "score": "out.html"}.get(arguments[0], "out.svg" if "plot" in arguments else "out.txt")
-    mine = tmp_path / ("out/metadata.tsv" if arguments == PROJECTOR else written)
+@pytest.mark.parametrize(("run", "command", "written"), COMMANDS)
+def test_no_command_replaces_a_file_without_force(run, command, written, ask, made, tmp_path):
+    words, mine = [*command.format(tmp_path).split(), "--run", made / run], tmp_path / written
     mine.parent.mkdir(exist_ok=True)
     mine.write_text(SENTENCES)
-    assert_error(ask(*filled), f"writing {mine}: ")
+    assert_error(ask(*words), f"writing {mine}: ")
     assert mine.read_text() == SENTENCES
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
-    if arguments[1] != "{out}.html":  # else the output is an input, which --force does not replace either
-        assert ask(*filled, "--force")[0] == 0
-        assert mine.read_text() != SENTENCES
-    else:
-        assert_error(ask(*filled, "--force"), "the command reads")
+    assert ask(*words, "--force")[0] == 0
+    assert mine.read_text() != SENTENCES
 
 
 def test_a_run_s_own_files_and_text_are_no_outputs(ask, made, tmp_path):

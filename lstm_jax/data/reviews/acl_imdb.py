@@ -5,12 +5,10 @@ import gzip
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, TextSplit, check_splits, find_file
+from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, Splits, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
 from lstm_jax.files.writing import download
@@ -50,8 +48,7 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
 
     Args:
         folder: the folder.
-        on_bytes: function that is called after each MiB with two numbers: the number of bytes received so far, and the size of the file in
-            bytes. If the size is unknown, the second number is 0.
+        on_bytes: function that is called after each MiB with the number of bytes received so far and that of all, or 0 if it is unknown.
 
     Raises:
         InputError: if the download fails, or if the server sends a different file.
@@ -62,12 +59,7 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
     return path
 
 
-def find_archive(path: Path) -> Found | None:
-    """Return the location of the review archive at a path, or None if there is no review archive at this path."""
-    return find_file(path, "archive", ARCHIVE_NAME, ".tar.gz", ".tgz")
-
-
-def read_archive(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
+def read_archive(found: Found, options: ReadOptions) -> Splits:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews."""
     path = found.path
     if options.verify and path.name == ARCHIVE_NAME:
@@ -107,7 +99,7 @@ def find_folder(path: Path) -> Found | None:
     return Found(folder, dict(sorted(files.items())))
 
 
-def read_folder(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
+def read_folder(found: Found, _: ReadOptions) -> Splits:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews."""
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
@@ -120,31 +112,25 @@ def _is_read(name: str, shown: str) -> bool:
     return read
 
 
-def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
-    texts: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
-    movies: dict[str, list[str]] = {}
+def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
+    texts: dict[str, dict[tuple[str, str, str], bytes]] = {"train": {}, "test": {}}
+    movies: dict[tuple[str, str, int], str] = {}
     for name, content in files:
         match = MEMBER.fullmatch(name)
         assert match is not None
         split, label, identity, rating, urls_of = match.groups()
         if urls_of:
-            found = (MOVIE.search(line) for line in content.splitlines())
-            movies[f"{split}/{urls_of}"] = [movie.group().decode() if movie else "" for movie in found]
+            for row, line in enumerate(content.splitlines()):
+                if movie := MOVIE.search(line):
+                    movies[split, urls_of, row] = movie.group().decode()
         else:
             require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
             require_utf8(content, f"file {name} in {source}")
-            texts[split][f"{label}/{identity}_{rating}.txt"] = content.removeprefix(codecs.BOM_UTF8)
+            texts[split][label, identity, rating] = content.removeprefix(codecs.BOM_UTF8)
 
-    def movie_of(split: str, name: str) -> str:
-        urls, identity = movies.get(f"{split}/{name[:3]}", []), int(name[4:].partition("_")[0])
-        return urls[identity] if identity < len(urls) else ""
+    def reviews(split: str) -> Iterator[Review]:
+        for (label, identity, rating), text in texts[split].items():
+            movie = movies.get((split, label, int(identity)), "")
+            yield Review(text, CLASSES.index(label), f"{label}/{identity}_{rating}.txt", movie)
 
-    splits = {}
-    for split, by_name in texts.items():
-        if by_name:
-            names = tuple(by_name)
-            groups = tuple(movie_of(split, name) for name in names)
-            labels = np.asarray([CLASSES.index(name[:3]) for name in names], np.int32)
-            splits[split] = TextSplit(tuple(by_name.values()), labels, names, groups if any(groups) else None)
-    check_splits(splits, source)
-    return splits
+    return {split: text_split(reviews(split)) for split in texts if texts[split]}

@@ -5,29 +5,29 @@ and the options. A checksum in the file is verified whenever the file is read.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lstm_jax.data.reviews.acl_imdb import download_archive
-from lstm_jax.data.reviews.form import Form, Found, Ranks, ReadOptions, TextSplit, check_splits
-from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits
+from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
-from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Vocabulary, build_vocabulary, content_hashes, tokenize
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.npz import read_npz
-from lstm_jax.files.reading import file_digest
+from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
 
 CACHE_FORMAT = 1
 KERAS_SEED = 113
-PARTS = ("values", "offsets", "labels", "groups", "digests")
-"""Fields of an `EncodedSplit` that a cache file holds."""
+Arrays = Mapping[str, np.ndarray]
+PARTS = tuple(field.name for field in fields(EncodedSplit))
+"""Arrays of a split in a cache file."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -52,25 +52,19 @@ def prepare(
     Args:
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
             the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second file, which has the test split. It must have the same form as `data`: both are tables, for example. It
-            may be given only if `data` has no test split, and if the form of `data` allows a second file (see the page "Sources of data" of
-            the documentation).
+        test_data: path of a second file of the same form as `data`, which has the test split. It may be given only if `data` has none, and
+            if its form allows a second file (see the page "Sources of data" of the documentation).
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).
         num_words: number of ids; see `Vocabulary.capped`.
         cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.
         verify: whether two files are checked against the published checksums: a file named aclImdb_v1.tar.gz, and Keras' word index.
-        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
-            stages.
+        on_progress: function that is called with the name of the current stage and the numbers of finished stages and of all stages.
 
     Raises:
-        InputError: in one of these cases.
-
-            - An argument is out of range.
-            - The source cannot be read, or changes while it is read.
-            - Keras' word index is needed, but is neither found nor can be downloaded.
-            - The cache cannot be written.
+        InputError: if an argument is out of range, if the source cannot be read or changes while it is read, if Keras' word index is needed
+            but neither found nor can be downloaded, or if the cache cannot be written.
     """
     require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
     require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
@@ -100,28 +94,27 @@ def prepare(
     return _unpack(arrays, key, num_words)
 
 
-def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
+def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedReviews:
     """Encode reviews that are given as texts, and return them as ids. The reviews keep their order.
 
     The vocabulary is built from the training texts by `build_vocabulary`. More frequent words have smaller ids.
 
     Args:
-        splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
-            `synthetic_splits` and `load_reviews` return such dicts.
+        splits: dict with the splits "train" and, if there are test reviews, "test", as `synthetic_splits` and `load_reviews` return it.
         num_words: number of ids; see `Vocabulary.capped`.
 
     Raises:
-        InputError: if there is no training split, if a split has no positive or no negative reviews, or if `num_words` is below 4 and not
-            0.
+        InputError: if there is no training split, if a split lacks reviews of a class, or if `num_words` is below 4 and not 0.
     """
     check_splits(splits, "memory")
-    arrays = _encode(splits, build_vocabulary(splits["train"].texts))
+    words = build_vocabulary(splits["train"].texts)
+    arrays = _pack(words, _encode(splits, words))
     encoded = {name: array for name, array in arrays.items() if not name.endswith("_digests")}
     content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(encoded.items())))
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
-def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def _digest(key: str, arrays: Arrays) -> np.ndarray:
     whole = hashlib.sha256(key.encode())
     for name, array in sorted(arrays.items()):
         whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
@@ -129,97 +122,85 @@ def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(whole.digest(), np.uint8)
 
 
-def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+def save_cache(path: Path, key: str, arrays: Arrays) -> None:
     """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays."""
     digest = _digest(key, arrays)
     write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
 
 
-def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
+def load_cache(path: Path, key: str) -> Arrays | None:
     """Return the arrays in a cache file by name, or None if the file is missing, damaged or of another key."""
     try:
-        arrays = read_npz(path)
+        with parsing(f"cache {path}", "delete it"), open_input(path) as file, np.load(file) as archive:
+            arrays = dict(archive)
     except InputError:
         return None
     digest = arrays.pop("digest", None)
     return arrays if digest is not None and np.array_equal(digest, _digest(key, arrays)) else None
 
 
-def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
+def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> Arrays:
     """Encode the reviews of a source, and return the arrays that the cache file stores."""
     known = keras_vocabulary(word_index, check=options.verify) if word_index else None
-    if form.read_ranks:
+    if form.read:
+        report("reading reviews", 1, 4)
+        texts = read_source(form, found, options)
+        report("encoding reviews", 2, 4)
+        words = known or build_vocabulary(texts["train"].texts)
+        splits = _encode(texts, words)
+    else:
         if known is None:
             raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
-        return _encode_ranks(form.read_ranks(found.path), known, found.path)
-    report("reading reviews", 1, 4)
-    splits = read_source(form, found, options)
-    report("encoding reviews", 2, 4)
-    return _encode(splits, known or build_vocabulary(splits["train"].texts))
+        words, splits = known, read_keras_npz(found.path)
+        rank = max(int(split.values.max()) for split in splits.values()) - FIRST_WORD + 1
+        require(rank <= len(words.words), f"data {found.path}", f"rank {rank}", "give Keras' own word index")
+    if known:
+        rng = np.random.RandomState(KERAS_SEED)
+        splits = {name: split.select(rng.permutation(len(split))) for name, split in splits.items()}
+    return _pack(words, splits)
 
 
-def _shuffles(lengths: Iterable[int]) -> list[np.ndarray]:
-    rng = np.random.RandomState(KERAS_SEED)
-    orders = [np.arange(length) for length in lengths]
-    for order in orders:
-        rng.shuffle(order)
-    return orders
-
-
-def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.ndarray]:
-    known = sorted({group for split in splits.values() for group in split.groups or () if group})
+def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:
+    known = sorted({group for split in texts.values() for group in split.groups or () if group})
     numbers = {"": -1} | {group: number for number, group in enumerate(known)}
     encoded = {}
-    for (name, split), shuffle in zip(splits.items(), _shuffles(map(len, splits.values())), strict=True):
-        order = np.arange(len(split))
-        if words.kind == "keras":  # the order that Keras' data set had before it was shuffled, then the shuffle
-            order = np.asarray(sorted(order, key=lambda row: (-int(split.labels[row]), split.names[row])))[shuffle]
-        groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
-        values, offsets = words.encode_all(split.texts[row] for row in order)
-        remedy = "use --vocabulary frequency, whose words are those of the training reviews"
-        empty = len(values) == len(split)  # each review consists of the start id
-        require(not empty or words.kind != "keras", f"{name} reviews", "no word is in Keras' word index", remedy)
-        digests = word_hashes(tokenize(split.texts[row]) for row in order)
-        encoded[name] = EncodedSplit(values, offsets, split.labels[order], groups[order], digests)
-    return _pack(words, encoded)
+    for name, split in texts.items():
+        values, offsets = words.encode_all(split.texts)
+        groups = np.asarray([numbers[group] for group in split.groups or [""] * len(split)], np.int32)
+        encoded[name] = EncodedSplit(
+            values, offsets, split.labels, groups, content_hashes(b" ".join(tokenize(text)) for text in split.texts)
+        )
+        if words.kind == "keras":
+            remedy = "use --vocabulary frequency, whose words are those of the training reviews"
+            require(len(values) > len(split), f"{name} reviews", "no word is in Keras' word index", remedy)  # each has a start id
+            by_name = sorted(range(len(split)), key=lambda row: (-split.labels[row], split.names[row]))
+            encoded[name] = encoded[name].select(np.asarray(by_name))  # the order that Keras' data set had before it was shuffled
+    return encoded
 
 
-def _encode_ranks(splits: dict[str, Ranks], words: Vocabulary, path: Path) -> dict[str, np.ndarray]:
-    encoded = {}
-    shuffles = _shuffles(len(split.labels) for split in splits.values())
-    for (name, (ranks, offsets, labels)), shuffle in zip(splits.items(), shuffles, strict=True):
-        require(int(ranks.max(initial=0)) <= len(words.words), f"data {path}", f"rank {ranks.max()}", "give Keras' own word index")
-        with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
-        split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
-        encoded[name] = replace(split, digests=split.hashes())
-    return _pack(words, encoded)
+def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> Arrays:
+    arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
+    for name, split in splits.items():
+        whole = replace(split, digests=split.hashes())
+        arrays |= {f"{name}_{part}": getattr(whole, part) for part in PARTS}
+    return arrays
 
 
-def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> dict[str, np.ndarray]:
-    arrays = {f"{name}_{part}": getattr(split, part) for name, split in splits.items() for part in PARTS}
-    return {"vocabulary": np.frombuffer(words.to_json(), np.uint8)} | arrays
-
-
-def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> EncodedReviews:
+def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
     words = Vocabulary.from_json(arrays["vocabulary"].tobytes()).capped(num_words)
 
     def split(name: str) -> EncodedSplit:
         values, *others = (arrays[f"{name}_{part}"] for part in PARTS)
         return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 
-    train = split("train")
+    train, test = split("train"), split("test") if "test_labels" in arrays else None
     content = f"{key} {words.num_words}{' words' if _has_other_copies(train) else ''}"
-    test = split("test") if "test_labels" in arrays else None
     return EncodedReviews(train, test, words, hashlib.sha256(content.encode()).hexdigest())
 
 
 def _has_other_copies(split: EncodedSplit) -> bool:
     """Return whether older versions of this project would divide the training reviews into other sets than this version does."""
-    hashes = split.hashes(), replace(split, digests=None).hashes()
-    pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))
-    if all(pairs == len(np.unique(array)) for array in hashes):
-        return False
-    of_words, of_ids = (row_sets(split.labels, split.groups, array)[1] for array in hashes)
+    of_words, of_ids = (row_sets(split.labels, split.groups, own.hashes())[1] for own in (split, replace(split, digests=None)))
     return not np.array_equal(of_words, of_ids)
 
 
@@ -229,7 +210,7 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
     Args:
         source: path of reviews that `load_reviews` reads. If None, the archive aclImdb_v1.tar.gz of the Large Movie Review Dataset is
             downloaded to the subfolder `downloads` of the folder that `data_dir` gives.
-        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
+        data_dir: see `reviews_from_tfds`.
         verify: whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum.
 
     Returns:
@@ -238,8 +219,8 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
     Raises:
         InputError: if tensorflow-datasets is not installed, the source cannot be read, or the folder cannot be written.
     """
-    builder, prepared = tfds_builder(data_dir)
-    if prepared:
+    builder = tfds_builder(data_dir, prepared=False)
+    if builder.is_prepared():
         return builder
     builder.reviews = load_reviews(source or download_archive(tfds_dir(data_dir) / "downloads"), verify=verify)
     config = load_tfds().download.DownloadConfig(try_download_gcs=False)

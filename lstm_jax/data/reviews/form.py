@@ -1,7 +1,7 @@
 """Labelled reviews, and the forms in which they can be given, such as a table or an archive. `sources.py` lists the forms."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,24 +31,42 @@ class TextSplit:
         return len(self.texts)
 
 
+Splits = dict[str, TextSplit]
+"""Reviews under the names of their splits, "train" and "test"."""
+
+
+class Review(NamedTuple):
+    """One labelled review; `TextSplit` describes the fields."""
+
+    text: bytes
+    label: int
+    name: str
+    group: str = ""
+
+
+def text_split(reviews: Iterable[Review]) -> TextSplit:
+    """Return reviews as a split, in their order."""
+    texts, labels, names, groups = tuple(zip(*reviews, strict=True)) or ((), (), (), ())
+    return TextSplit(texts, np.asarray(labels, np.int32), names, groups if any(groups) else None)
+
+
 def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
     """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9."""
     name = f"{row:09d}" if identity is None or rating is None else f"{identity}_{rating}"
     return f"{CLASSES[label]}/{name}.txt"
 
 
-def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
+def check_splits(splits: Splits, source: object) -> None:
     """Check that there is a training split, and that every split has reviews of both classes."""
     require("train" in splits, f"source {source}", f"splits {sorted(splits)}", "give one that holds training reviews")
     for name, split in splits.items():
         check_classes(split.labels, f"{name} split of {source}")
 
 
-def check_classes(labels: np.ndarray, subject: str) -> None:
+def check_classes(labels: np.ndarray, subject: str, remedy: str = "give reviews of both classes") -> None:
     """Check that there are labels of both classes."""
-    require(len(labels) > 0, subject, "no reviews", "give at least one review of each class")
-    counts = np.bincount(labels, minlength=2)
-    require(bool(counts.min() > 0), subject, f"{counts[1]} positive and {counts[0]} negative reviews", "give reviews of both classes")
+    negative, positive = np.bincount(labels, minlength=2).tolist()
+    require(min(negative, positive) > 0, subject, f"{positive} positive and {negative} negative reviews", remedy)
 
 
 class Found(NamedTuple):
@@ -57,11 +75,10 @@ class Found(NamedTuple):
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Dict with the path of every file that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend
-    on the form of the reviews."""
+    """The files that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend on the form."""
 
 
-def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
+def find_file(key: str, name: str, endings: str | tuple[str, ...], path: Path) -> Found | None:
     """Return the location of a file: `path` itself, if it has one of the endings, or the file `name` in the folder `path`."""
     if path.is_dir():
         path = path / name
@@ -71,24 +88,13 @@ def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
     return Found(path, {key: path}) if found else None
 
 
-class Ranks(NamedTuple):
-    """N reviews as word ranks, which are concatenated in one array. The most frequent word has the rank 1."""
-
-    ranks: np.ndarray
-    """One-dimensional int32 array of the word ranks of all reviews, concatenated."""
-    offsets: np.ndarray
-    """(N + 1,) int64: review n is `ranks[offsets[n]:offsets[n + 1]]`."""
-    labels: np.ndarray
-    """(N,) int32: 0 negative, 1 positive."""
-
-
 @dataclass(frozen=True)
 class ReadOptions:
     """Options of the functions that read reviews. A function ignores the options that do not apply to the form that it reads."""
 
-    text_column: str = "text"
-    label_column: str = "label"
-    verify: bool = True
+    text_column: str
+    label_column: str
+    verify: bool
     """Whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum."""
 
 
@@ -100,11 +106,8 @@ class Form:
     """Name of the form, which is part of the key of a cache file. If it changed, all reviews of this form would be encoded anew."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
-    read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
-    """Function that takes the location of the reviews and returns a dict from the name of each split to its texts, if the form holds
-    texts."""
-    read_ranks: Callable[[Path], dict[str, Ranks]] | None = None
-    """Function that takes a path and returns a dict from the name of each split to its word ranks, if the form holds word ranks."""
+    read: Callable[[Found, ReadOptions], Splits] | None = None
+    """Function that returns the texts of each split, or None for Keras' word ranks, which `read_keras_npz` reads."""
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that
     ignores its argument. If the keyword is empty, the form is recognised by the path."""

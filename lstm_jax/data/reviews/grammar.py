@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import TextSplit
+from lstm_jax.data.reviews.form import Review, Splits, TextSplit, text_split
 from lstm_jax.errors import require
 
 
@@ -92,12 +92,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
     If `count` is even, half of the reviews are positive. If it is odd, there is one more negative than positive review. The names are
     "synthetic/0", "synthetic/1" and so on. The field `groups` (movie ids) is None, since no review is about a real movie.
 
-    Args:
-        count: number of reviews.
-        seed: seed of the random choices. Equal seeds give equal reviews.
-
-    Raises:
-        InputError: if `count` is below 2.
+    Equal seeds give equal reviews. `InputError` is raised if `count` is below 2.
     """
     require(count >= 2, "synthetic reviews", count, "give 2 or more")
     draw = random.Random(seed)
@@ -110,30 +105,22 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
             text = _review(draw, label)
             if SHORTEST <= len(text.replace(",", "").replace(".", "").split()) <= LONGEST:
                 texts[text] = None
-    names = tuple(f"synthetic/{row}" for row in range(count))
-    return TextSplit(tuple(text.encode() for text in texts), np.asarray(labels, np.int32), names)
+    return text_split(Review(text.encode(), label, f"synthetic/{row}") for row, (text, label) in enumerate(zip(texts, labels, strict=True)))
 
 
-def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
+def synthetic_splits(train: int, test: int, seed: int) -> Splits:
     """Return synthetic reviews as a dict with the keys "train" and "test". The two splits have no text in common.
 
-    Args:
-        train: number of reviews in the training split.
-        test: number of reviews in the test split.
-        seed: seed of the random choices. Equal seeds and sizes give equal splits.
-
-    Raises:
-        InputError: if `train` or `test` is below 2.
+    The splits have `train` and `test` reviews, at least 2 each, else `InputError` is raised. Equal seeds and sizes give equal splits.
     """
     require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
-    whole = synthetic_reviews(2 * ((train + 1) // 2 + (test + 1) // 2), seed)
-    by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
     half = (train + 1) // 2
+    whole = synthetic_reviews(2 * (half + (test + 1) // 2), seed)
+    by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
     splits = {}
     for name, part, count in (("train", slice(half), train), ("test", slice(half, None), test)):
         kept = np.sort(np.concatenate([rows[part] for rows in by_label]))[:count]
-        texts, names = tuple(whole.texts[row] for row in kept), tuple(whole.names[row] for row in kept)
-        splits[name] = TextSplit(texts, whole.labels[kept], names)
+        splits[name] = text_split(Review(whole.texts[row], int(whole.labels[row]), whole.names[row]) for row in kept)
     return splits
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lstm_jax.data.padding import ragged
-from lstm_jax.data.reviews.form import Found, Ranks, find_file
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, Vocabulary
+from lstm_jax.data.reviews.splits import EncodedSplit
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, Vocabulary
 from lstm_jax.errors import require
 from lstm_jax.files.reading import file_digest, parsing, read_input
 from lstm_jax.files.writing import default_cache_dir, download, user_path
@@ -28,19 +28,20 @@ WORD_INDEX_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/im
 REMEDY = f"put Keras' {WORD_INDEX_NAME} beside the data, or use --vocabulary frequency"
 
 
-def find_keras_npz(path: Path) -> Found | None:
-    """Return the location of Keras' reviews at a path, or None if there is no .npz file at this path."""
-    return find_file(path, "npz", "imdb.npz", ".npz")
-
-
-def read_keras_npz(path: Path) -> dict[str, Ranks]:
-    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews."""
+def read_keras_npz(path: Path) -> dict[str, EncodedSplit]:
+    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews, without a limit of the ids."""
     content = read_input(path)
     digest = hashlib.sha256(content).hexdigest()
     remedy = "give the imdb.npz that keras.datasets.imdb.load_data() downloads, or a table of texts; no other pickle is read"
     require(digest == SHA256, f"file {path}", f"not the published imdb.npz: its sha256 is {digest[:16]}...", remedy)
     with np.load(io.BytesIO(content), allow_pickle=True) as file:
-        return {split: Ranks(*ragged(file[f"x_{split}"]), file[f"y_{split}"].astype(np.int32)) for split in ("train", "test")}
+        return {split: _with_starts(file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test")}
+
+
+def _with_starts(rows: np.ndarray, labels: np.ndarray) -> EncodedSplit:
+    ranks, offsets = ragged(rows)
+    ids = np.insert(ranks + FIRST_WORD - 1, offsets[:-1], START)
+    return EncodedSplit(ids, offsets + np.arange(len(offsets)), labels.astype(np.int32), np.full(len(labels), -1, np.int32))
 
 
 def _verify(path: Path) -> None:
@@ -79,8 +80,7 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     of the cache, in this order.
 
     Args:
-        near: path of the data. If it leads to a file, the folder that contains the file is searched. If it leads to a folder, this folder
-            is searched first, and its parent folder next.
+        near: path of the data: a folder, which is searched first, and its parent folder next, or a file, whose folder is searched.
         cache_dir: folder of the cache. If None, it is the folder that `default_cache_dir` returns.
 
     Raises:

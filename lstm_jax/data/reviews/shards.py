@@ -1,52 +1,34 @@
 """Data sets of reviews that are larger than the memory. Each table of reviews becomes a shard, whose ids stay in a memory-mapped file.
 
-Besides the files of `shard_folder`, each shard has a file NNNNN.npz. It holds for each review its number of ids, its label, its movie, and
-a hash of its words. In the file of ids, the id 0 marks the start of each review. The record of a shard holds its words with their counts,
-and its movies. The index holds the joint vocabulary of the training tables.
-
-An opened folder takes 28 bytes of memory for each review (its position, number of ids, label, movie and hash), and 4 bytes for each word of
-each shard's vocabulary.
+Besides the files of `shard_folder`, each shard has a file NNNNN.npz with the number of ids, the label, the movie and a hash of the words of
+each review. In the file of ids, the id 0 marks the start of each review. The record of a shard holds its words with their counts, and its
+movies. The index holds the joint vocabulary of the training tables. An opened folder takes 28 bytes of memory for each review, and 4 bytes
+for each word of each shard's vocabulary.
 """
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
-from lstm_jax.data.reviews.tables import collect, wanted
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize, word_hashes
-from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, open_folder, write_folder
-from lstm_jax.data.tables import ENDINGS, is_table, table_rows
+from lstm_jax.data.reviews.tables import table_reviews
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, content_hashes, ranked_words, tokenize
+from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, Record, open_folder, write_folder
+from lstm_jax.data.tables import ENDINGS, is_table
 from lstm_jax.errors import require
-from lstm_jax.files.npz import read_npz
 from lstm_jax.files.reading import locate
 from lstm_jax.files.writing import write_atomically
 
 BLOCK = 4096
-"""Number of reviews that are read, tokenised and written at a time."""
-COLUMNS = ("lengths", "labels", "groups", "hashes")
-"""Names of the arrays in the .npz file of a shard."""
+"""Number of reviews that `ShardedSplit.blocks` reads at a time."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
-
-
-@dataclass(frozen=True)
-class Part:
-    """File with a table of reviews, whose ids are stored as one shard."""
-
-    path: str
-    split: str
-    size: int
-    modified: int
-    """Time of the last change of the file, in nanoseconds."""
-    text_column: str
-    label_column: str
 
 
 def write_review_shards(
@@ -70,34 +52,28 @@ def write_review_shards(
         test_paths: tables with test reviews, and folders of such tables.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
-        workers: number of processes that write shards at the same time.
-        on_progress: function that is called with the number of finished shards and the number of all shards.
+        workers: number of processes; for this and `on_progress`, see `write_shards`.
+        on_progress: function of the progress.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A path leads to no table, or there is no table with training reviews.
-            - A table is in both splits.
-            - A table cannot be read, or has no reviews.
-            - A split has no positive or no negative reviews.
-            - Another process writes shards to the folder.
-            - The folder cannot be written, or holds shards of other reviews.
+        InputError: if a path leads to no table, or none has training reviews; if a table is in both splits, cannot be read or has no
+            reviews; if a split lacks reviews of a class; or if the folder cannot be written, holds shards of other reviews, or another
+            process writes to it.
     """
-    files = [(path, split) for split, names in (("train", paths), ("test", test_paths)) for path in _tables(names)]
-    trained, tested = ({path.resolve() for path, own in files if own == split} for split in ("train", "test"))
-    both = sorted(trained & tested)
-    require(not both, "reviews", both[0] if both else "", "a table of both splits: name it for the training or for the test")
+    tables = {"train": _tables(paths), "test": _tables(test_paths)}
+    trained, tested = ({path.resolve() for path in own} for own in tables.values())
+    require(not trained & tested, "reviews", min(trained & tested, default=""), "a table of both splits: name it for one of them")
     require(bool(trained), "reviews", "no table", DESCRIPTION)
-    stats = [path.stat() for path, _ in files]
-    parts = [
-        Part(str(path), split, stat.st_size, stat.st_mtime_ns, text_column, label_column)
-        for (path, split), stat in zip(files, stats, strict=True)
-    ]
+    parts = []
+    for split, own in tables.items():
+        for path in own:
+            found = {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+            parts.append(found | {"text_column": text_column, "label_column": label_column})
     write_folder(folder, REVIEWS, parts, _write_shard, _describe, workers, on_progress)
     return read_review_shards(folder)
 
 
-def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
+def _describe(records: list[Record]) -> Record:
     counts: Counter[bytes] = Counter()
     for record in records:
         if record["part"]["split"] == "train":
@@ -117,33 +93,29 @@ def _tables(names: Sequence[str]) -> list[Path]:
     return found
 
 
-def _write_shard(part: Part, path: Path) -> dict[str, Any]:
-    table, own = Path(part.path), (part.text_column, part.label_column)
+def _write_shard(part: Record, path: Path) -> Record:
     words, counts, movies = dict[bytes, int](), Counter[bytes](), dict[str, int]()
-    columns: list[tuple[np.ndarray, ...]] = []
+    columns = {"lengths": array("i"), "labels": array("i"), "groups": array("i"), "hashes": array("Q")}
 
     def write_ids(file: IO[bytes]) -> None:
-        rows = table_rows(table, wanted(*own), limited=False)
-        while some := list(islice(rows, BLOCK)):
-            block = collect(table, some, *own)
-            tokens = [tokenize(text) for text in block.texts]
-            for review in tokens:
-                counts.update(review)
-                ids = [0, *(words.setdefault(word, len(words) + 1) for word in review)]
-                file.write(np.asarray(ids, "<i4").tobytes())
-            lengths = np.asarray([len(review) + 1 for review in tokens], np.int32)
-            groups = [movies.setdefault(name, len(movies)) if name else -1 for name in block.groups or [""] * len(block)]
-            columns.append((lengths, block.labels, np.asarray(groups, np.int32), word_hashes(tokens)))
+        for review in table_reviews(Path(part["path"]), part["text_column"], part["label_column"], limited=False):
+            tokens = tokenize(review.text)
+            counts.update(tokens)
+            ids = [0, *(words.setdefault(word, len(words) + 1) for word in tokens)]
+            file.write(np.asarray(ids, "<i4").tobytes())
+            group = movies.setdefault(review.group, len(movies)) if review.group else -1
+            row = len(ids), review.label, group, content_hashes([b" ".join(tokens)])[0]
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
 
     write_atomically(path, write_ids)
-    require(bool(columns), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
-    arrays = dict(zip(COLUMNS, map(np.concatenate, zip(*columns, strict=True)), strict=True))
-    write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
+    require(bool(columns["labels"]), f"table {part['path']}", "no reviews", "leave it out, or give at least one review")
+    write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **columns))  # pyright: ignore[reportArgumentType]
     return {
         "words": [word.decode("utf-8", "surrogateescape") for word in words],
         "counts": [counts[word] for word in words],
         "movies": list(movies),
-        "count": int(arrays["lengths"].sum()),
+        "count": sum(columns["lengths"]),
     }
 
 
@@ -166,9 +138,6 @@ class ShardedSplit(Rows):
     """(N,) int32: index of the movie of each review, or -1 if the movie is unknown."""
     digests: np.ndarray
     """(N,) uint64: hash of the words of each review."""
-
-    def row(self, number: int) -> np.ndarray:
-        return self.values[int(self.starts[number]) : int(self.starts[number] + self.lengths[number])]
 
     def select(self, rows: np.ndarray | slice) -> "ShardedSplit":
         """Return a split of only the reviews with the indices `rows`, in the order of `rows`. No word ids are read from the files."""
@@ -213,8 +182,8 @@ class PaddedReviews:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield all padded reviews as int32 arrays (R, maxlen) of R reviews. R is `BLOCK` (4096), or less in the last array."""
-        for begin in range(0, len(self.split), BLOCK):
-            yield self.take(np.arange(begin, min(begin + BLOCK, len(self.split))))
+        for block in self.split.blocks():
+            yield block.padded(self.maxlen, self.padding, self.truncating)
 
 
 @dataclass(frozen=True)
@@ -249,19 +218,21 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
     words = Vocabulary(tuple(known), FIRST_WORD + len(known), "frequency").capped(num_words)
     shards, movies, begin = [], dict[str, int](), 0
     parts: dict[str, list[dict[str, np.ndarray]]] = {"train": [], "test": []}
-    for number, (shard, record) in enumerate(zip(opened.index["shards"], opened.records, strict=True)):
+    for number, record in enumerate(opened.records):
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in record["words"])], np.int32)
         shards.append(opened.shard(number, joint, np.int32))
-        columns = read_npz(opened.check(number, "npz"))
-        groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)[columns["groups"]]
-        starts = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
-        parts[shard["split"]].append(columns | {"groups": groups, "starts": starts})
+        with np.load(opened.check(number, "npz")) as file:
+            columns = dict(file)
+        groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
+        columns["groups"] = groups[columns["groups"]]
+        columns["starts"] = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
+        parts[record["split"]].append(columns)
         begin += record["count"]
     values, splits = MappedIds(shards, np.int32), dict[str, ShardedSplit]()
     for name, own in parts.items():
         if own:
-            starts, *joined = (np.concatenate([columns[key] for columns in own]) for key in ("starts", *COLUMNS))
-            splits[name] = ShardedSplit(values, starts, *joined)
+            joined = {key: np.concatenate([columns[key] for columns in own]) for key in own[0]}
+            splits[name] = ShardedSplit(values, digests=joined.pop("hashes"), **joined)
             check_classes(splits[name].labels, f"{name} split of {folder}")
     fingerprint = hashlib.sha256(f"{opened.fingerprint} {words.num_words}".encode()).hexdigest()
     return ShardedReviews(splits["train"], splits.get("test"), words, fingerprint)

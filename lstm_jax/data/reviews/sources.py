@@ -1,12 +1,11 @@
 """Sources of reviews: the forms that a source can have (such as a table or an archive), and functions that recognise and read a source."""
 
 import os
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_archive, find_folder, read_archive, read_folder
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions, TextSplit
-from lstm_jax.data.reviews.keras_imdb import find_keras_npz, read_keras_npz
+from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_folder, read_archive, read_folder
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits, find_file
 from lstm_jax.data.reviews.tables import find_tables, read_tables
 from lstm_jax.data.reviews.tfds_dataset import find_tfds, reviews_from_tfds
 from lstm_jax.data.tables import ENDINGS
@@ -34,7 +33,7 @@ FORMS = (
     ),
     Form(
         "archive",
-        find_archive,
+        partial(find_file, "archive", ARCHIVE_NAME, (".tar.gz", ".tgz")),
         read_archive,
         description=ARCHIVE_NAME,
         content="the reviews as published, in this or another .tar.gz or .tgz file, or a folder with aclImdb_v1.tar.gz; nothing is "
@@ -42,8 +41,7 @@ FORMS = (
     ),
     Form(
         "npz",
-        find_keras_npz,
-        read_ranks=read_keras_npz,
+        partial(find_file, "npz", "imdb.npz", ".npz"),
         endings=(".npz",),
         content="imdb.npz, which Keras downloads, with ids of words, or its folder",
     ),
@@ -79,61 +77,54 @@ def find_imdb(explicit: str = "") -> Path:
 
 
 def find_source(data: str = "", test_data: str = "") -> tuple[Form, Found]:
-    """Recognise the reviews that a user names. They are not read."""
+    """Recognise the form of the reviews that a user names by a path or a keyword. They are not read."""
+    keyword = data if data in {form.keyword for form in FORMS} else ""
+    path = Path(data) if keyword else find_imdb(data)
     for form in FORMS:
-        if data and data == form.keyword:
-            require(not test_data, "test_data", test_data, f"leave it out: {data} has a test split of its own")
-            return _first((form,), Path(data))
-    return recognise(find_imdb(data), test_data)
-
-
-def recognise(path: Path, test_path: str = "") -> tuple[Form, Found]:
-    """Recognise the form of the reviews at `path`. They are not read."""
-    form, found = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
-    if not test_path:
-        return form, found
-    takes = form.takes_test_file and "test" not in found.files
-    require(takes, "test_data", test_path, f"leave it out: {path} has a test split of its own, or a form that takes no second file")
-    remedy = f"give a file that ends in one of {', '.join(form.endings)}" if form.endings else f"give {form.description}"
-    test = locate(test_path, "test_data", remedy)
-    require(test.is_file() and form.find(test) is not None, "test_data", test_path, remedy)
-    own = any(test.samefile(file) for file in found.files.values())
-    require(not own, "test_data", test_path, "it has the training reviews: give another file")
-    return form, found._replace(files=found.files | {"test": test})
-
-
-def _first(forms: Iterable[Form], path: Path) -> tuple[Form, Found]:
-    for form in forms:
-        if found := form.find(path):
-            return form, found
+        if form.keyword == keyword and (found := form.find(path)):
+            return form, _with_test_file(form, found, test_data) if test_data else found
     if path.suffix.lower() == ".zip" and not path.is_dir():
         raise InputError(f"data {path}", "a .zip archive", f"unzip it and give its folder or file: {DESCRIPTION}")
     raise InputError(f"data {path}", "no reviews of a known form", f"give {DESCRIPTION}")
 
 
-def read_source(form: Form, found: Found, options: ReadOptions) -> dict[str, TextSplit]:
+def _with_test_file(form: Form, found: Found, test_data: str) -> Found:
+    takes = form.takes_test_file and "test" not in found.files
+    remedy = f"leave it out: {found.path} has a test split of its own, or a form that takes no second file"
+    require(takes, "test_data", test_data, remedy)
+    remedy = f"give a file that ends in one of {', '.join(form.endings)}"
+    test = locate(test_data, "test_data", remedy)
+    require(test.is_file() and form.find(test) is not None, "test_data", test_data, remedy)
+    own = any(test.samefile(file) for file in found.files.values())
+    require(not own, "test_data", test_data, "it has the training reviews: give another file")
+    return found._replace(files=found.files | {"test": test})
+
+
+def read_source(form: Form, found: Found, options: ReadOptions) -> Splits:
     """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split."""
     if form.read is None:
         raise InputError(f"data {found.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
-    return form.read(found, options)
+    splits = form.read(found, options)
+    check_splits(splits, found.path)
+    return splits
 
 
 def load_reviews(
     path: str | Path, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
-) -> dict[str, TextSplit]:
+) -> Splits:
     """Return the reviews at a path as texts.
 
     The result is a dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
 
     Args:
         path: path of a source of texts. `lstm_jax.data.reviews.sources.FORMS` lists the forms that a source can have.
-        test_path: path of a second file; see `test_data` of `prepare`.
-        text_column: name of the column of the texts in a table.
-        label_column: name of the column of the labels in a table.
-        verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.
+        test_path: path of a second file; see `test_data` of `prepare`, which also describes the other arguments.
+        text_column: name of the column of the texts.
+        label_column: name of the column of the labels.
+        verify: whether a file named `aclImdb_v1.tar.gz` is checked.
 
     Raises:
         InputError: if a path does not exist or has no known form, if the source is damaged or cannot be read, if it holds word ranks
             instead of texts, or if a split has no positive or no negative reviews.
     """
-    return read_source(*recognise(Path(path), test_path), ReadOptions(text_column, label_column, verify))
+    return read_source(*find_source(str(path), test_path), ReadOptions(text_column, label_column, verify))

@@ -1,19 +1,20 @@
 """Encoded reviews, and their division into a training and a validation split that have no movie and no text in common."""
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.padding import pad_rows
-from lstm_jax.data.reviews.vocabulary import Vocabulary
-from lstm_jax.errors import InputError, require
+from lstm_jax.data.padding import joined_rows, pad_rows
+from lstm_jax.data.reviews.form import check_classes
+from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
+from lstm_jax.errors import require
 
 
-class Rows(ABC):
+class Rows:
     """Operations that encoded reviews in memory and in files share. Review n is `values[starts[n] : starts[n] + lengths[n]]`."""
 
     values: Any
@@ -26,20 +27,20 @@ class Rows(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
     def row(self, number: int) -> np.ndarray:
         """Return the ids (T,) of the review with the index `number`."""
+        begin = int(self.starts[number])
+        return self.values[begin : begin + int(self.lengths[number])]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
-        return pad_rows(self.values, self.starts, self.starts + self.lengths, maxlen, padding, truncating)
+        return pad_rows(self.values, self.starts, self.lengths, maxlen, padding, truncating)
 
     def in_memory(self, rows: np.ndarray | slice) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, with their ids in memory."""
         lengths, digests = self.lengths[rows], self.digests
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        values = self.values[np.repeat(self.starts[rows], lengths) + within]
+        values = joined_rows(self.values, self.starts[rows], lengths)
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
 
     def hashes(self) -> np.ndarray:
@@ -48,10 +49,7 @@ class Rows(ABC):
         Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Hashes of
         the ids are less exact: all rare words have the id 2, so reviews that differ only in rare words have the same ids.
         """
-        if self.digests is not None:
-            return self.digests
-        digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
-        return np.frombuffer(digests, np.uint64)
+        return content_hashes(self.row(number).data for number in range(len(self))) if self.digests is None else self.digests
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,10 @@ class EncodedSplit(Rows):
         """Index in `values` of the first id of each review, as an array (N,)."""
         return self.offsets[:-1]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Number of ids of each review, including the start id, as an array (N,)."""
         return np.diff(self.offsets)
-
-    def row(self, number: int) -> np.ndarray:
-        return self.values[self.offsets[:-1][number] : self.offsets[1:][number]]
 
     def select(self, rows: np.ndarray) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, in the order of `rows`."""
@@ -140,16 +135,13 @@ def grouped_split(
     require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
     counts, component = row_sets(labels, groups, text_hashes)
     order = np.random.default_rng(seed).permutation(len(counts))
-    chosen = _choose(counts, fraction, order, [], [])
+    chosen = _choose(counts, fraction, order, {})
     if min(counts[chosen].sum(axis=0).min(), counts[~chosen].sum(axis=0).min()) == 0:
-        chosen = _choose(counts, fraction, order, *_pinned(counts, order))
+        chosen = _choose(counts, fraction, order, _pinned(counts, order))
     mask = chosen[component]
     parts = np.flatnonzero(~mask), np.flatnonzero(mask)
     for name, part in zip(("training", "validation"), parts, strict=True):
-        present = np.bincount(labels[part], minlength=2)
-        if present.min() == 0:
-            found = f"{present[1]} positive and {present[0]} negative rows"
-            raise InputError(f"{name} part of {len(labels)} rows", found, "give more reviews or movies, or another share")
+        check_classes(labels[part], f"{name} part of {len(labels)} reviews", "give more reviews or movies, or another share")
     return parts
 
 
@@ -159,30 +151,26 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
     Returns:
         The number of rows of each class in each set (C, 2), and the index of the set of each row (N,).
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows = np.arange(len(labels))
-    keys = [np.unique(np.where(groups < 0, -1 - rows, groups), return_inverse=True)[1]]
-    if text_hashes is not None:
-        keys.append(np.unique(text_hashes, return_inverse=True)[1])
-    starts = len(rows) * np.arange(1, len(keys) + 1)  # number of the first node of the groups, and of the texts
-    ends = np.concatenate([start + key for start, key in zip(starts, keys, strict=True)])
-    nodes = len(rows) * (len(keys) + 1)
-    edges = coo_array((np.ones(len(ends), np.int8), (np.tile(rows, len(keys)), ends)), shape=(nodes, nodes))
-    component = connected_components(edges, directed=False)[1][: len(rows)]
-    _, first, component = np.unique(component, return_index=True, return_inverse=True)
-    component = np.argsort(np.argsort(first))[component]
-    counts = np.zeros((len(first), 2), np.int64)
-    np.add.at(counts, (component, labels), 1)
-    return counts, component
+    keys = [np.where(groups < 0, -1 - np.arange(len(labels)), groups), *([] if text_hashes is None else [text_hashes])]
+    inverses = [np.unique(key, return_inverse=True)[1] for key in keys]
+    first, before = np.arange(len(labels)), np.zeros(0)  # first: the smallest row that is known to be in the set of each row
+    while not np.array_equal(first, before):
+        before = first
+        for inverse in inverses:
+            smallest = np.full(len(labels), len(labels))
+            np.minimum.at(smallest, inverse, first)
+            first = smallest[inverse]
+        first = first[first]
+    sets, component = np.unique(first, return_inverse=True)
+    return np.bincount(2 * component + labels, minlength=2 * len(sets)).reshape(-1, 2), component
 
 
-def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: list[int], outside: list[int]) -> np.ndarray:
+def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, pinned: dict[int, bool]) -> np.ndarray:
     """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class."""
-    chosen = np.isin(np.arange(len(counts)), inside)
+    chosen = np.zeros(len(counts), bool)
+    chosen[list(pinned)] = list(pinned.values())
     missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[chosen].sum(axis=0)
-    free = order[~np.isin(order, inside + outside)]
+    free = order[~np.isin(order, list(pinned))]
     for number in free.tolist():
         if (counts[number] <= missing).all():
             chosen[number] = True
@@ -199,17 +187,15 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: list
     return chosen
 
 
-def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[list[int], list[int]]:
-    """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class."""
-    inside: list[int] = []
-    outside: list[int] = []
+def _pinned(counts: np.ndarray, order: np.ndarray) -> dict[int, bool]:
+    """Choose sets of rows for the validation split (True) and the training split (False), so that both have rows of each class."""
+    pinned: dict[int, bool] = {}
     sizes = counts.sum(axis=1)
     for label in (0, 1):
         holders = sorted((number for number in order.tolist() if counts[number, label]), key=sizes.__getitem__)[:2]
         if len(holders) == 2:
             first, second = holders
-            if first in outside or second in inside:
+            if pinned.get(first) is False or pinned.get(second):
                 first, second = second, first
-            inside.append(first)
-            outside.append(second)
-    return inside, outside
+            pinned |= {first: True, second: False}
+    return pinned

@@ -1,25 +1,18 @@
 """Reading of reviews from CSV or JSON-lines files with one review in each row."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lstm_jax.data.reviews.form import Found, ReadOptions, TextSplit, check_splits, review_name
+from lstm_jax.data.reviews.form import Found, ReadOptions, Review, Splits, review_name, text_split
 from lstm_jax.data.tables import ENDINGS, TEXT_FLAG, has_columns, is_table, read_text_column, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, encode_utf8, read_input
 
-LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
+CLASS_WORDS = "0 0.0 neg negative false", "1 1.0 pos positive true"
+LABELS = {word: label for label, words in enumerate(CLASS_WORDS) for word in words.split()}
 GROUP_KEYS = ("movie", "group")
 SAVE = "save the text as UTF-8"
-
-
-def wanted(text_column: str, label_column: str) -> dict[str, str]:
-    """Return the columns that a table of reviews must have, each with the flag that names it."""
-    return {text_column: TEXT_FLAG, label_column: "--label-column"}
 
 
 def find_tables(path: Path) -> Found | None:
@@ -35,34 +28,27 @@ def find_tables(path: Path) -> Found | None:
     return Found(path, tables) if "train" in tables else None
 
 
-def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
+def read_tables(found: Found, options: ReadOptions) -> Splits:
     """Return the reviews in tables, as a dict from the name of each split to its reviews."""
     columns = options.text_column, options.label_column
-    splits = {name: collect(path, table_rows(path, wanted(*columns)), *columns) for name, path in found.files.items()}
-    check_splits(splits, found.path)
-    return splits
+    return {name: text_split(table_reviews(path, *columns)) for name, path in found.files.items()}
 
 
-def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str, label_column: str) -> TextSplit:
-    """Return the reviews in the rows of a table, in the order of the rows."""
-    texts: list[bytes] = []
-    labels: list[int] = []
-    names: list[str] = []
-    groups: list[str] = []
-    for number, row in rows:
+def table_reviews(path: Path, text_column: str, label_column: str, limited: bool = True) -> Iterator[Review]:
+    """Yield the reviews of a table, in the order of its rows."""
+    rows = table_rows(path, {text_column: TEXT_FLAG, label_column: "--label-column"}, limited)
+    for count, (number, row) in enumerate(rows):
         here = f"line {number} of {path}"
         text, label = row.get(text_column), LABELS.get(str(row.get(label_column)).strip().lower())
         if not isinstance(text, str):
             raise InputError(f"{text_column!r} in {here}", repr(text), "give a string")
         if label is None:
             raise InputError(f"label {label_column!r} in {here}", repr(row.get(label_column)), "give 0 or 1")
-        texts.append(encode_utf8(text, f"{text_column!r} in {here}", SAVE))
         known = {key: value for key, value in row.items() if value not in (None, "") and value == value}  # NaN, too, stands for no value
-        names.append(review_name(label, len(labels), known.get("id"), known.get("rating")))
-        labels.append(label)
-        groups.append(next((str(known[key]) for key in GROUP_KEYS if key in known), ""))
-        encode_utf8(groups[-1], f"movie in {here}", SAVE)
-    return TextSplit(tuple(texts), np.asarray(labels, np.int32), tuple(names), tuple(groups) if any(groups) else None)
+        group = next((str(known[key]) for key in GROUP_KEYS if key in known), "")
+        encode_utf8(group, f"movie in {here}", SAVE)
+        name = review_name(label, count, known.get("id"), known.get("rating"))
+        yield Review(encode_utf8(text, f"{text_column!r} in {here}", SAVE), label, name, group)
 
 
 def read_texts(path: Path, text_column: str = "text") -> list[bytes]:

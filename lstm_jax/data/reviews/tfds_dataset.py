@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import io
+import itertools
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import CLASSES, Found, TextSplit, check_splits, review_name
+from lstm_jax.data.reviews.form import CLASSES, Found, Review, Splits, check_splits, review_name, text_split
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -71,7 +72,7 @@ def _builder_class() -> Any:
 
             name = TFDS_NAME
             VERSION = tfds.core.Version(TFDS_VERSION)
-            reviews: Mapping[str, TextSplit]
+            reviews: Splits
 
             def _info(self) -> Any:
                 features = {
@@ -104,26 +105,27 @@ def _builder_class() -> Any:
     return LstmJaxImdb
 
 
-def tfds_builder(data_dir: str | Path | None) -> tuple[Any, bool]:
-    """Return a pair: the builder of the data set `lstm_jax_imdb`, and a bool that is true if the data set is prepared."""
+def tfds_builder(data_dir: str | Path | None, prepared: bool = True) -> Any:
+    """Return the builder of the data set `lstm_jax_imdb` after checking, if `prepared` is true, that it is prepared."""
     with quiet_tfds():
         builder = _builder_class()(data_dir=str(tfds_dir(data_dir)), file_format="array_record")
-        return builder, builder.is_prepared()
-
-
-def _prepared(data_dir: str | Path | None) -> Any:
-    builder, prepared = tfds_builder(data_dir)
-    require(prepared, f"data set {TFDS_NAME} in {tfds_dir(data_dir)}", "not built yet", BUILD)
+    require(not prepared or builder.is_prepared(), f"data set {TFDS_NAME} in {tfds_dir(data_dir)}", "not built yet", BUILD)
     return builder
 
 
 def find_tfds(_: Path) -> Found:
     """Return the location of the prepared TFDS data set `lstm_jax_imdb`."""
-    folder = Path(_prepared(None).data_path)
+    folder = Path(tfds_builder(None).data_path)
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
-def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
+def _review(row: int, example: Mapping[str, Any]) -> Review:
+    label = int(example["label"])
+    known = (example["id"], example["rating"]) if example["rating"] >= 0 else ()
+    return Review(bytes(example["text"]), label, review_name(label, row, *known), bytes(example["movie"]).decode())
+
+
+def reviews_from_tfds(data_dir: str | Path | None = None) -> Splits:
     """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
 
     The reviews keep the order of the data set. The name of a review is made from its id and its rating. If the rating is unknown, the name
@@ -136,17 +138,9 @@ def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit
         InputError: if tensorflow-datasets is not installed, if the data set is not prepared, or if a split has no positive or no negative
             reviews.
     """
-    builder = _prepared(data_dir)
-    splits = {}
-    for name in ("train", "test"):
-        if name not in builder.info.splits:
-            continue
-        with quiet_tfds():
-            rows = list(builder.as_data_source(split=name))
-        labels = np.asarray([row["label"] for row in rows], np.int32)
-        known = [(None, None) if row["rating"] < 0 else (row["id"], row["rating"]) for row in rows]
-        names = tuple(review_name(int(label), row, *known[row]) for row, label in enumerate(labels))
-        groups = tuple(bytes(row["movie"]).decode() for row in rows)
-        splits[name] = TextSplit(tuple(bytes(row["text"]) for row in rows), labels, names, groups if any(groups) else None)
+    builder = tfds_builder(data_dir)
+    names = (name for name in ("train", "test") if name in builder.info.splits)
+    with quiet_tfds():
+        splits = {name: text_split(map(_review, itertools.count(), builder.as_data_source(split=name))) for name in names}
     check_splits(splits, builder.data_path)
     return splits

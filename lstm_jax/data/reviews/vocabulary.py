@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,10 +43,9 @@ def tokenize(text: bytes | str) -> list[bytes]:
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
 
-def word_hashes(reviews: Iterable[list[bytes]]) -> np.ndarray:
-    """Return a uint64 array (N,) with a hash of each of N reviews. A review is given as the list of its words."""
-    digests = b"".join(hashlib.blake2b(b" ".join(review), digest_size=8).digest() for review in reviews)
-    return np.frombuffer(digests, np.uint64)
+def content_hashes(contents: Iterable[bytes | memoryview]) -> np.ndarray:
+    """Return a uint64 array (N,) with a hash of each of N reviews, which are given as their words joined by spaces, or as their ids."""
+    return np.frombuffer(b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents), np.uint64)
 
 
 def _as_bytes(text: bytes | str) -> bytes:
@@ -116,8 +116,7 @@ class Vocabulary:
     def capped(self, num_words: int | None) -> "Vocabulary":
         """Return a copy of this vocabulary that has `num_words` ids.
 
-        If the id of a word is `num_words` or more, the copy encodes the word as the id 2. If `kind` is "frequency", such a word is also
-        left out of the `words` of the copy. If `kind` is "keras", the copy has the same `words`.
+        If the id of a word is `num_words` or more, the copy encodes the word as the id 2. If `kind` is "frequency", its `words` lack it.
 
         Args:
             num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, there is no limit: in the copy, every word in
@@ -138,12 +137,8 @@ class Vocabulary:
     def from_json(content: bytes, source: object = "vocabulary") -> "Vocabulary":
         """Return the vocabulary that `to_json` has encoded.
 
-        Args:
-            content: the JSON that `to_json` returned.
-            source: name of the content in the error message, such as its path.
-
         Raises:
-            InputError: if `content` is not valid JSON, or does not describe a vocabulary of words.
+            InputError: if `content` does not describe a vocabulary of words. The message names `source`.
         """
         with parsing(f"vocabulary {source}", "give the vocabulary.json of a run"):
             raw: Any = json.loads(content)
@@ -177,8 +172,5 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
     Raises:
         InputError: if `num_words` is below 4 and not 0.
     """
-    counts: Counter[bytes] = Counter()
-    for text in texts:
-        counts.update(tokenize(text))
-    words = tuple(ranked_words(counts))
+    words = tuple(ranked_words(Counter(chain.from_iterable(map(tokenize, texts)))))
     return Vocabulary(words, FIRST_WORD + len(words), "frequency").capped(num_words)

@@ -1,8 +1,7 @@
 """Vocabulary of characters, which gives each character an id. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -51,10 +50,7 @@ class Characters:
         Raises:
             InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
         """
-        seen = np.zeros(sys.maxunicode + 1, bool)
-        for _, codes in _code_points(text):
-            seen[codes] = True
-        return Characters(tuple(map(chr, np.flatnonzero(seen).tolist())))
+        return Characters(tuple(sorted(set(text))))
 
     @staticmethod
     def all_bytes() -> "Characters":
@@ -96,9 +92,10 @@ class Characters:
             return np.frombuffer(text if isinstance(text, bytes) else encode_utf8(text), np.uint8)
         if isinstance(text, bytes):
             raise InputError("text", text[:20], "give characters: these ids are not of bytes")
-        ids = np.empty(len(text), self.dtype)
-        for start, codes in _code_points(text):
-            found = self._ids(codes)
+        ids, table = np.empty(len(text), self.dtype), self._id_of_code
+        for start in range(0, len(text), _BLOCK):
+            codes = np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
+            found = table[np.minimum(codes, len(table) - 1)]
             if found.min() < 0:
                 raise InputError("unknown characters", shown(self.unknown(text)), "leave them out, or train on a text that has them")
             ids[start : start + len(codes)] = found
@@ -106,15 +103,8 @@ class Characters:
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """Return the distinct characters of a text that are outside the vocabulary, in the order of their first appearance."""
-        missing: dict[str, None] = {}
-        if self.unit == "character":
-            for _, codes in _code_points(text):
-                values, first = np.unique(codes[self._ids(codes) < 0], return_index=True)
-                missing |= dict.fromkeys(map(chr, values[np.argsort(first)].tolist()))
-        return tuple(missing)
-
-    def _ids(self, codes: np.ndarray) -> np.ndarray:
-        return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+        distinct = dict.fromkeys(text if self.unit == "character" else "")
+        return tuple(character for character in distinct if character not in self.char_to_id)
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """Return the text with the given ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
@@ -124,8 +114,7 @@ class Characters:
         """
         if self.unit == "byte":
             return self.decode_bytes(ids).decode(errors="replace")
-        codes = np.asarray([ord(character) for character in self.characters], "<u4")
-        return codes[self._checked(ids)].tobytes().decode("utf-32-le")
+        return "".join(map(self.characters.__getitem__, self._checked(ids).tolist()))
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """Return the text with the given ids (T,) as bytes: with the unit "byte" those of the same values, else the text in UTF-8."""
@@ -137,7 +126,7 @@ class Characters:
             return np.zeros(0, np.int64)
         require(array.ndim == 1 and array.dtype.kind in "iu", "ids", f"{array.dtype} {array.shape}", "give (T,) integers")
         wrong = array[(array < 0) | (array >= self.size)]
-        require(wrong.size == 0, "character id", wrong[0] if wrong.size else "", f"ids are 0 to {self.size - 1}")
+        require(wrong.size == 0, "character id", next(iter(wrong), ""), f"ids are 0 to {self.size - 1}")
         return array
 
     def to_json(self) -> bytes:
@@ -149,12 +138,8 @@ class Characters:
     def from_json(content: bytes, source: object = "characters") -> "Characters":
         """Return the vocabulary that `to_json` has encoded.
 
-        Args:
-            content: the JSON that `to_json` returned.
-            source: name of the content in the error message, such as its path.
-
         Raises:
-            InputError: if `content` is not valid JSON, or does not describe a vocabulary of characters.
+            InputError: if `content` does not describe a vocabulary of characters. The message names `source`.
         """
         try:
             raw: Any = json.loads(content)
@@ -179,8 +164,3 @@ def shown(characters: tuple[str, ...]) -> str:
     """Return characters as a text for an error message, such as "'a', 'b', 'c', 'd', 'e' and 2 more"."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
-
-
-def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(text), _BLOCK):
-        yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")

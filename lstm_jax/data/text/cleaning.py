@@ -18,25 +18,15 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
     """Return the text after cleaning it by one of five recipes.
 
     - "source": every character except English letters, spaces and ``. , ' ! ; ?`` becomes a space, letters become lower case, runs of
-      spaces become one space, and spaces at the start and the end are removed. At most 33 distinct characters are left. This project
-      reproduces a variant of the Keras example lstm_text_generation, and the variant cleans its text in this way. The result equals
+      spaces become one space, and spaces at the start and the end are removed, as in the variant of the Keras example
+      lstm_text_generation that this project reproduces. At most 33 distinct characters are left. The result equals
       `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
     - "source-cased": like "source", but letters keep their case, so that at most 59 distinct characters are left.
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
-    - "none" and "exact": the text is unchanged.
+    - "none" and "exact": the text is unchanged. With any recipe but "exact", and with `unit="character"`, `prepare_corpus` and
+      `write_shards` replace the line endings of Windows and old Macs by LF before they call `clean`.
 
-    In `clean` itself, "none" and "exact" have the same effect. They differ in `prepare_corpus` and `write_shards`, which call `clean`. With
-    the recipe "exact", these two functions keep all line endings. With any other recipe, and with `unit="character"`, they replace the line
-    endings of Windows and old Macs by LF before they call `clean`.
-
-    No recipe normalises Unicode.
-
-    Args:
-        text: a str or bytes.
-        recipe: "source", "source-cased", "lower", "none" or "exact".
-
-    Raises:
-        InputError: if `recipe` has another value.
+    No recipe normalises Unicode. `InputError` is raised if `recipe` has another value.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     if recipe in ("none", "exact"):

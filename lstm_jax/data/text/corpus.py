@@ -1,9 +1,9 @@
 """Preparation of a character corpus. Articles are joined to one text, which is divided into two splits and encoded as ids."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, AnyStr, Literal
 
@@ -69,9 +69,8 @@ def prepare_corpus(
     memorisation.
 
     Args:
-        paths: one path or a list of paths. A path leads to a file or folder of one of the forms in `sources.FORMS`, or is "-" for standard
-            input (see `read_articles`). If there are no paths, the articles are those of `embedded_articles()`.
-        text_column: name of the column of the texts in tables. If empty, the column is guessed.
+        paths: one path or a list of paths; see `read_articles`. If there are none, the articles are those of `embedded_articles()`.
+        text_column: name of the column of the texts in tables; see `read_articles`.
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
         validation: share of the text in the validation split, at least 0 and below 1.
@@ -81,21 +80,14 @@ def prepare_corpus(
             ids than a window. If `validation` is 0, the validation split is empty and only the training split is checked.
 
     Raises:
-        InputError: in one of these cases.
-
-            - An argument is out of range.
-            - A source cannot be read.
-            - A split is not longer than a window.
-            - The training split has a single distinct character.
-            - `unseen` is "error", and a character occurs only in the validation split.
+        InputError: if an argument is out of range, if a source cannot be read, if a split is not longer than a window, if the training
+            split has a single distinct character, or if `unseen` is "error" and a character occurs only in the validation split.
     """
     check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
     require(length >= 1, "length", length, "give 1 or more characters")
     require(unit in ("character", "byte"), "unit", unit, "give 'character' or 'byte'")
-    notes: list[str] = []
-    read, space = read_units(paths, text_column, recipe, unit, notes)
-    articles = clean_articles(read, recipe)
+    articles, space, notes = cleaned_articles(paths, text_column, recipe, unit)
     cut, held, copies = _hold_out(articles, validation)
     train_text, tail, kept = space.join(articles)[:cut], space.join(held), None
     if unit == "byte":
@@ -127,15 +119,12 @@ def sharded_corpus(
         folder: folder of the shards.
         recipe: recipe with which `write_shards` must have cleaned the text.
         unit: unit with which `write_shards` must have been called.
-        validation: share of the ids in the validation split, at least 0 and below 1.
-        length: length of a window; see `prepare_corpus`.
+        validation: share of the ids in the validation split; for this and `length`, see `prepare_corpus`.
+        length: length of a window.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `validation` is out of range.
-            - The shards cannot be read, or have another recipe or unit.
-            - A split is not longer than a window.
+        InputError: if `validation` is out of range, if the shards cannot be read or have another recipe or unit, or if a split is not
+            longer than a window.
     """
     check_number("validation", validation, Share)
     text = read_shards(folder)
@@ -152,11 +141,6 @@ def article_starts(articles: Sequence[AnyStr]) -> np.ndarray:
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
 
-def clean_articles(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
-    """Clean articles one by one, and return those that are not empty afterwards."""
-    return [text for text in (clean(article, recipe) for article in articles) if text]
-
-
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
     """Find the cut that divides the articles into a training and a validation split."""
     starts = article_starts(articles)
@@ -171,20 +155,29 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
     return cut, held, copies
 
 
-def read_units(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, notes: list[str]) -> tuple[Any, Any]:
-    """Read articles as text or, if the unit is "byte", as bytes. Line ends of text become those of Unix, except with the recipe "exact"."""
+def cleaned_articles(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, cleaned: bool = True) -> tuple[list, Any, list[str]]:
+    """Return the articles that are not empty after cleaning, as bytes if the unit is "byte", their separator, and notes for the user.
+
+    If `cleaned` is false, articles of the unit "character" only get the line ends of Unix, as with the recipe "none".
+    """
+    notes = []
     if unit == "byte":
-        return (read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]), b" "
-    articles = read_articles(paths, text_column) if paths else embedded_articles()
-    count = 0 if recipe == "exact" else sum(article.count("\r") for article in articles)
-    if count:
-        notes.append(f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)")
-        articles = [unix_line_ends(article) for article in articles]
-    return articles, " "
+        articles = read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]
+    else:
+        articles = read_articles(paths, text_column) if paths else embedded_articles()
+        count = sum(article.count("\r") for article in articles)
+        if count and recipe != "exact":
+            notes = [f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)"]
+            articles = map(unix_line_ends, articles)
+    articles = (clean(article, recipe) for article in articles) if cleaned else articles
+    return list(filter(None, articles)), b" " if unit == "byte" else " ", notes
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
-    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says."""
+    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says.
+
+    If some are dropped, the third result maps each position in `tail` to that in the text that is kept.
+    """
     missing = characters.unknown(tail)
     if not missing:
         return characters, tail, None
@@ -192,11 +185,10 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
         remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"
         raise InputError("characters that only the validation part has", shown(missing), remedy)
     if unseen == "drop":
-        kept = re.sub(f"[{re.escape(''.join(missing))}]", "", tail)
+        stays = np.fromiter(map(characters.char_to_id.__contains__, tail), bool, len(tail))
+        kept = "".join(compress(tail, stays))
         notes.append(f"{len(tail) - len(kept):,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
-        dropped = set(missing)
-        gone = np.fromiter((character in dropped for character in tail), bool, len(tail))
-        return characters, kept, np.arange(len(tail)) - np.cumsum(gone) + gone
+        return characters, kept, np.cumsum(stays) - stays
     notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
     return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
 

@@ -5,15 +5,15 @@ The index of the folder holds the joint vocabulary. `shard_folder` describes the
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Shard, open_folder, write_folder
+from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Record, Shard, open_folder, write_folder
 from lstm_jax.data.text.characters import BYTES, Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
@@ -26,30 +26,10 @@ SHARD_BYTES = 32 * 2**20
 SEPARATOR = " "
 """Character between two articles. If the recipe removes white space at the ends of a text, this character also stands between two shards of
 an article, unless the text was divided within a word."""
-SPACE = b" \t\n"
+SPACE = re.compile(rb"[ \t\n]")
 """Bytes after which a text may be divided. The carriage return is left out, since the two bytes of a Windows line end must stay
 together."""
 _SEARCHED = 2**16
-
-
-@dataclass(frozen=True)
-class Part:
-    """Part of a text file, whose ids are stored as one shard.
-
-    The part extends from about the byte `begin` to about the byte `end` of the file. When it is read, `_division` moves each of these two
-    positions forward to the next position at which the text can be divided, usually after white space. A position at the start or the end
-    of the file is not moved.
-    """
-
-    path: str
-    begin: int
-    end: int
-    size: int
-    """Size of the whole file in bytes."""
-    modified: int
-    """Time of the last change of the file, in nanoseconds."""
-    recipe: str
-    unit: str
 
 
 def write_shards(
@@ -78,80 +58,68 @@ def write_shards(
         shard_bytes: size, in bytes, of the part of a file that becomes one shard.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A path leads to no text file, or all files are empty.
-            - A file cannot be read, is an archive, or changes while it is read.
-            - `unit` is "character", and a file is not UTF-8.
-            - Another process writes shards to the folder.
-            - The folder cannot be written.
-            - The folder holds shards that were written from another text or with other options.
-            - The folder holds foreign files that have the names of shard files or of the index.
+        InputError: if a path leads to no text file, or all files are empty; if a file cannot be read, is an archive, changes while it is
+            read or, with the unit "character", is not UTF-8; if the folder cannot be written, or another process writes shards to it; or
+            if it holds shards of another text or of other options, or foreign files with the names of shard files.
     """
-    require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
+    clean("", recipe)  # checks the recipe
     require(unit in get_args(Unit), "unit", unit, f"give one of {', '.join(get_args(Unit))}")
     parts = []
     for path in source_files(paths):
         size, modified = path.stat().st_size, path.stat().st_mtime_ns
         for begin in range(0, size, shard_bytes):
-            parts.append(Part(str(path), begin, min(begin + shard_bytes, size), size, modified, recipe, unit))
+            place = {"path": str(path), "begin": begin, "end": min(begin + shard_bytes, size)}  # `_division` moves begin and end
+            parts.append(place | {"size": size, "modified": modified, "recipe": recipe, "unit": unit})
     require(bool(parts), "text", "empty", DESCRIPTION)
     write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
     return read_shards(folder)
 
 
-def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
+def _describe(records: list[Record]) -> Record:
     """Return the content of the index. "apart" is true for a shard if a separator stands before it."""
-    parts, apart = [record["part"] for record in records], _separated(records)
-    shards = [
-        {name: record[name] for name in ("characters", "count", "sha256")} | {"apart": separated}
-        for record, separated in zip(records, apart, strict=True)
-    ]
-    known = {character for record in records for character in record["characters"]} | ({SEPARATOR} if any(apart) else set())
-    unit, recipe = parts[0]["unit"], parts[0]["recipe"]
+    unit, recipe = records[0]["part"]["unit"], records[0]["part"]["recipe"]
+    shards, known, articles, counted = [], set[str](), 0, False  # counted: whether the article has an id so far
+    begun = within = False  # whether the text has an id so far; whether the last id lies within a word that goes on
+    between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
+    for record in records:
+        begins, ends = record["edges"] or (True, False)  # a shard without text has None
+        starts_article = record["part"]["begin"] == 0
+        between = between or starts_article or (recipe.startswith("source") and not (within and begins))
+        apart = begun and between and record["count"] > 0
+        shards.append({name: record[name] for name in ("characters", "count", "sha256")} | {"apart": apart})
+        known.update(record["characters"], SEPARATOR * apart)
+        counted = counted and not starts_article
+        if record["count"]:
+            articles += not counted
+            begun, between, within, counted = True, False, ends, True
     characters = BYTES if unit == "byte" else sorted(known)
-    numbers = accumulate(int(part["begin"] == 0) for part in parts)  # of the articles
-    articles = len({number for number, record in zip(numbers, records, strict=True) if record["count"]})
     return {"unit": unit, "recipe": recipe, "characters": list(characters), "articles": articles, "shards": shards}
 
 
-def _separated(records: Sequence[dict[str, Any]]) -> list[bool]:
-    """Return for each shard whether a separator stands before it."""
-    found: list[bool] = []
-    begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
-    between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
-    for shard in records:
-        part, (begins, ends) = shard["part"], shard["edges"] or (True, False)  # a shard without text has None
-        between = between or part["begin"] == 0 or (part["recipe"].startswith("source") and not (within and begins))
-        found.append(begun and between and shard["count"] > 0)
-        if shard["count"]:
-            begun, between, within = True, False, ends
-    return found
-
-
-def _write_shard(part: Part, path: Path) -> dict[str, Any]:
-    raw = _read(part)
-    text = clean(raw, part.recipe)
-    edges = [bool(clean(edge, part.recipe)) for edge in (raw[:1], raw[-1:])] if raw else None  # whether they lie within words
-    characters = Characters.all_bytes() if part.unit == "byte" else Characters.of(text)
+def _write_shard(part: Record, path: Path) -> Record:
+    raw, recipe = _read(part), part["recipe"]
+    text = clean(raw, recipe)
+    edges = [bool(clean(edge, recipe)) for edge in (raw[:1], raw[-1:])] if raw else None  # whether they lie within words
+    characters = Characters.all_bytes() if part["unit"] == "byte" else Characters.of(text)
     ids = characters.encode(text)
     write_atomically(path, ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
     return {"characters": list(characters.characters), "count": len(ids), "edges": edges}
 
 
-def _read(part: Part) -> Any:
+def _read(part: Record) -> Any:
     """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str."""
-    with parsing(f"file {part.path}", READABLE), open(part.path, "rb") as file:
-        begin, end = (_division(file, place, part.size) for place in (part.begin, part.end))
+    path, size = part["path"], part["size"]
+    with parsing(f"file {path}", READABLE), open(path, "rb") as file:
+        begin, end = _division(file, part["begin"], size), _division(file, part["end"], size)
         file.seek(begin)
         content, found = file.read(end - begin), os.fstat(file.fileno())
-        same = (found.st_size, found.st_mtime_ns) == (part.size, part.modified)
-        require(same, f"file {part.path}", "changed while it was read", "read it when nothing writes to it, into a new folder")
-    if part.unit == "byte":
-        require_no_archive(content if begin == 0 else b"", part.path)
+        same = (found.st_size, found.st_mtime_ns) == (size, part["modified"])
+        require(same, f"file {path}", "changed while it was read", "read it when nothing writes to it, into a new folder")
+    if part["unit"] == "byte":
+        require_no_archive(content if begin == 0 else b"", path)
         return content
-    text = decode_utf8(content, part.path, begin=begin)
-    return text if part.recipe == "exact" else unix_line_ends(text)
+    text = decode_utf8(content, path, begin=begin)
+    return text if part["recipe"] == "exact" else unix_line_ends(text)
 
 
 def _division(file: Any, place: int, size: int) -> int:
@@ -160,9 +128,8 @@ def _division(file: Any, place: int, size: int) -> int:
         return place
     file.seek(place)
     ahead = file.read(_SEARCHED)
-    spaces = [found for byte in SPACE if (found := ahead.find(byte)) >= 0]
-    if spaces:
-        return place + min(spaces) + 1
+    if space := SPACE.search(ahead):
+        return place + space.end()
     if place + len(ahead) >= size:
         return size
     return place + next((number for number, byte in enumerate(ahead) if byte & 0xC0 != 0x80), 0)
@@ -205,10 +172,10 @@ def read_shards(folder: str | Path) -> ShardedText:
     opened, shards = open_folder(folder, TEXT), list[Shard]()
     unit = opened.index["unit"]
     characters = Characters(tuple(opened.index["characters"]), unit)
-    for number, shard in enumerate(opened.index["shards"]):
-        if shard["apart"]:
+    for number, record in enumerate(opened.records):
+        if record["apart"]:
             shards.append(Shard(np.zeros(1, np.uint8), characters.encode(SEPARATOR)))
-        own = Characters(tuple(shard["characters"]), unit)
+        own = Characters(tuple(record["characters"]), unit)
         joint = np.asarray([characters.char_to_id[character] for character in own.characters], characters.dtype)
         shards.append(opened.shard(number, joint, own.dtype))
     return ShardedText(shards, characters, Index(opened.index["recipe"], opened.index["articles"], opened.fingerprint))

@@ -1,6 +1,6 @@
 """Reading of the articles of a character corpus from text files, folders of text files, tables or standard input."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import AnyStr
@@ -89,8 +89,7 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
         InputError: if a file cannot be read, is an archive or is not UTF-8, if a table holds invalid JSON or CSV, if the column of the
             texts in a table is not found, or if all articles are empty.
     """
-    articles = _articles(paths, text_column)
-    return _not_empty((text if isinstance(text, str) else decode_utf8(text, path) for path, text in articles), paths)
+    return _read(paths, text_column, str, decode_utf8)
 
 
 def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]:
@@ -99,26 +98,23 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
     Text files may have any encoding, and their bytes are returned unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
     """
 
-    def encoded(path: Path, text: str | bytes) -> bytes:
-        if isinstance(text, str):
-            return text.encode()
-        require_no_archive(text, path)
-        return text
+    def unchanged(content: bytes, path: Path) -> bytes:
+        require_no_archive(content, path)
+        return content
 
-    return _not_empty((encoded(path, text) for path, text in _articles(paths, text_column)), paths)
+    return _read(paths, text_column, str.encode, unchanged)
 
 
-def _articles(paths: Paths, text_column: str) -> Iterator[tuple[Path, str | bytes]]:
-    """Yield the articles, each with its path: the bytes of a text file, or a text of a table."""
+def _read(
+    paths: Paths, text_column: str, of_table: Callable[[str], AnyStr], of_file: Callable[[bytes, Path], AnyStr]
+) -> tuple[AnyStr, ...]:
+    articles: list[AnyStr] = []
     for path, form in _sources(paths):
         if form.texts:
-            yield from ((path, text) for text in form.texts(path, text_column))
+            articles += map(of_table, form.texts(path, text_column))
         elif form.files:
-            yield from ((file, read_input(file)) for file in form.files(path))
-
-
-def _not_empty(articles: Iterable[AnyStr], paths: Paths) -> tuple[AnyStr, ...]:
-    kept = tuple(article for article in articles if article)
+            articles += (of_file(read_input(file), file) for file in form.files(path))
+    kept = tuple(filter(None, articles))
     require(len(kept) > 0, f"corpus {paths}", "no text", DESCRIPTION)
     return kept
 

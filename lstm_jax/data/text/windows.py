@@ -1,9 +1,6 @@
 """Windows of a text and the characters that follow them, as views of the array of character ids, so that nothing is copied.
 
-This project reproduces a variant of the Keras example lstm_text_generation. The variant cuts a text into windows of 40 characters, which
-start 5 characters apart. The text has 33 distinct characters. The variant stores the N windows in one-hot encoding, as a boolean array
-(N, 40, 33). The function `windows` instead returns the windows and their targets (the characters that follow them) as views of the array
-of ids.
+The Keras example lstm_text_generation stores the N windows of 40 characters in one-hot encoding, as a boolean array (N, 40, 33).
 """
 
 import numpy as np
@@ -49,8 +46,9 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
             below 1.
     """
     some_windows(len(ids), length, step)
-    X = sliding_window_view(ids, length)[: len(ids) - length : step]
-    return X, _read_only(ids[length::step])
+    X, Y = sliding_window_view(ids[:-1], length)[::step], ids[length::step]
+    Y.flags.writeable = False
+    return X, Y
 
 
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,24 +74,21 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids` (T,). Chunk X[k] begins
-        at the index k * length of `ids`, and Y[k] begins one index later. Characters at the end of the text that do not fill a chunk are
-        left out. The last character of the text has no next character, so it is never in X.
+        at the index k * length of `ids`, and Y[k] begins one index later. Characters at the end that do not fill a chunk are left out.
 
     Raises:
         InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
     """
-    count = max(len(ids) - 1, 0) // _at_least_one("length", length)
-    require_window("text", len(ids), length)
-    return _read_only(ids[: count * length].reshape(count, length)), _read_only(ids[1 : 1 + count * length].reshape(count, length))
+    require_window("text", len(ids), _at_least_one("length", length))
+    return sliding_window_view(ids[:-1], length)[::length], sliding_window_view(ids[1:], length)[::length]
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
     """Return the indices of the chunks that form each batch of truncated back-propagation through time.
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
-    stream. Row b of batch s therefore continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
-    every stream are left out. The last character of the text is never an input, because it has no next character as its target, but it may
-    be a target itself.
+    stream. Row b of batch s therefore continues row b of batch s - 1. Characters at the end that do not fill one more chunk in every
+    stream are left out. The last character of the text has no next character, so it is never an input.
 
     Args:
         n: number of characters of the text.
@@ -126,9 +121,3 @@ def require_window(subject: str, n: int, length: int) -> None:
     """Check that a text of `n` characters has a window of `length` characters and the character after it."""
     remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
     require(n > length, subject, f"{n} characters", remedy)
-
-
-def _read_only(view: np.ndarray) -> np.ndarray:
-    view = view.view()
-    view.flags.writeable = False
-    return view
