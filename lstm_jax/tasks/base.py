@@ -7,14 +7,13 @@ A new task needs three modules, each with the name of the task:
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
@@ -23,23 +22,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS
-from lstm_jax.config import RunConfig, read_config, to_json
+from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
 from lstm_jax.config.shared import config_values
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
+from lstm_jax.inspection.figures import learning_curves
 from lstm_jax.models import Functional, check_products, functional, layer_rows, replaced, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
-from lstm_jax.runtime import processes, sharding
-from lstm_jax.tasks.memory import require_memory
+from lstm_jax.runtime import machine, processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.examples import Examples, steps_per_epoch
@@ -54,24 +53,140 @@ D = TypeVar("D")
 Own = TypeVar("Own")
 T = TypeVar("T", bound="Trained")
 
+Results = tuple[dict[str, Any], Callable[[], object]]
+"""Metrics of a trained model for result.json, and a function that draws the task's own figures."""
 Content = str | bytes | Callable[[IO[bytes]], object]
 """Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
+SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 SHARED_SECONDS = 10.0
 """Number of seconds until each process must see a file that process 0 has written. A network file system can delay it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Training run that is about to be trained, with its optimiser, the name of its backend, and the number of its training examples."""
+    """Training run that is about to begin: the name of its backend, its optimiser, and the number of its training examples."""
 
-    folder: RunFolder
-    mesh: Mesh
     backend: str
     optimizer: Optimizer
     examples: int
 
 
-class Task(ABC, Generic[C, D]):
+class Training(ABC):
+    """Base class of a training: its model, its objective, the shapes of its batches, and the memory that it needs.
+
+    Args:
+        train: config of the training.
+        mesh: device mesh over which each batch is sharded.
+    """
+
+    flags: ClassVar[dict[str, str]]
+    """Command-line flags that the user can lower if there is not enough memory: a dict from a kind of arrays to flags. The kinds are
+    "parameters", "residuals" (arrays that the forward pass keeps for the backward pass) and "data". The error message names the flags of
+    the kind that needs the most memory."""
+
+    def __init__(self, train: TrainConfig, mesh: Mesh):
+        self.train_config, self.mesh = train, mesh
+
+    @abstractmethod
+    def batch(self) -> Any:
+        """Return the shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct`."""
+
+    @abstractmethod
+    def data_bytes(self) -> int:
+        """Return the number of bytes of data in memory, counted once, that `check_memory` takes into account."""
+
+    @abstractmethod
+    def make_model(self) -> Any:
+        """Return a new model, whose random initial weights are drawn from the seed in the config."""
+
+    @abstractmethod
+    def objective(self, rebuild: Callable) -> Objective:
+        """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
+
+    def carry(self, model: Any) -> Any:
+        """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
+        return ()
+
+    @cached_property
+    def model(self) -> Any:
+        """Model with its initial weights."""
+        return self.make_model()
+
+    @cached_property
+    def functional(self) -> Functional:
+        """Functional form of the model: its initial parameters, and a function that rebuilds the model from parameters."""
+        return functional(self.model)
+
+    def check_memory(self) -> None:
+        """Raise an `InputError` unless the training fits into the free memory.
+
+        The needed memory is a lower bound, which is computed from array shapes before any array is allocated.
+        """
+        train, mesh = self.train_config, self.mesh
+        optimizer = make_optimizer(replace(train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
+        size = jax.tree.leaves(self.batch())[0].shape[0] // train.microbatches
+        batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.batch())
+
+        def trace(batch, key):
+            model = self.make_model()
+            params, rebuild = functional(model)
+            carried = jax.tree.map(lambda rows: rows[:size], self.carry(model))
+            loss = self.objective(rebuild)
+            rest = (carried,) if jax.tree.leaves(carried) else ()
+            _, residuals, _ = jax.vjp(lambda params: loss(params, batch, jnp.full(size, 1 / size), key, *rest), params, has_aux=True)
+            return params, optimizer.init(params), residuals
+
+        with sharding.on(mesh):
+            params, moments, residuals = jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0)))
+        cpu = _is_cpu(mesh)
+        params, moments = (_bytes(tree, 1 if cpu else mesh.size) for tree in (params, moments))
+        sharing = len(mesh.local_devices) if cpu else 1  # devices whose arrays lie in the memory that is checked
+        residuals = _bytes(residuals) * sharing // mesh.size
+        gradients = 1 if train.microbatches == 1 else 2  # the sum, and that of a microbatch
+        copies = (2 + gradients) * params  # and the initial and the trained parameters
+        placed = 0 if processes.several() else mesh.size if cpu else 1  # copies on devices: several processes place a few batches at a time
+        data = self.data_bytes() * (placed + cpu)  # CPU devices lie in the memory of the host, which has a copy
+        by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
+        least = self.flags[max(by_flags, key=lambda name: by_flags[name])]
+        needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}
+        parts = ", ".join(f"{name} {_shown(count)}" for name, count in needed.items())
+        require_free(sum(needed.values()), mesh, f"{parts}: lower {least}")
+
+
+def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
+    """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing."""
+    free = _free(mesh)
+    require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
+
+
+def _is_cpu(mesh: Mesh) -> bool:
+    return mesh.local_devices[0].platform == "cpu"
+
+
+def _bytes(tree: Any, devices: int = 1) -> int:
+    """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
+
+    def size(path: tuple, leaf: Any) -> int:
+        divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
+        return int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize // (devices if divided else 1)
+
+    return sum(size(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+
+
+def _shown(count: int) -> str:
+    size, unit = next(((size, unit) for size, unit in SIZES if count >= size), (1, "B"))
+    return f"{count / size:,.0f} {unit}" if count >= 100 * size else f"{count / size:.3g} {unit}"
+
+
+def _free(mesh: Mesh) -> int | None:
+    """Return the number of free bytes of memory, or None if it is unknown."""
+    if _is_cpu(mesh):
+        return machine.free_memory()
+    stats = mesh.local_devices[0].memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+
+
+class Task(Training, Generic[C, D]):
     """Base class of a task, which makes the model, the loss and the metrics of a training run from its config and its data.
 
     Args:
@@ -82,28 +197,19 @@ class Task(ABC, Generic[C, D]):
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
+    curves: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    """Metrics that the figure of learning curves shows; see `figures.learning_curves`."""
     table: ClassVar[str] = ""
     """Name of a parameter that the objective uses only to look up rows, or "". A step updates only those of its rows that are looked up."""
-    flags: ClassVar[dict[str, str]]
-    """Command-line flags that the user can lower if there is not enough memory: a dict from a kind of arrays to flags. The kinds are
-    "parameters", "residuals" (arrays that the forward pass keeps for the backward pass) and "data". The error message names the flags of
-    the kind that needs the most memory."""
 
     def __init__(self, config: C, data: D, mesh: Mesh):
-        self.config, self.data, self.mesh = config, data, mesh
+        super().__init__(config.train, mesh)
+        self.config, self.data = config, data
 
     @classmethod
     @abstractmethod
     def read(cls, config: C, console: Console) -> D:
         """Read and return the data that the config names. The progress may be shown on `console`."""
-
-    @abstractmethod
-    def batch(self) -> Any:
-        """Return the shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct`."""
-
-    @abstractmethod
-    def data_bytes(self) -> int:
-        """Return the number of bytes of data in memory, counted once, that `memory.require_memory` takes into account."""
 
     @abstractmethod
     def examples(self) -> Examples:
@@ -118,33 +224,30 @@ class Task(ABC, Generic[C, D]):
         """
 
     @abstractmethod
-    def make_model(self) -> Any:
-        """Return a new model, whose random initial weights are drawn from the seed in the config."""
-
-    @abstractmethod
     def shapes(self) -> str:
         """Return the shapes of the input and the output of the model as text, for the title of the table of layers."""
-
-    @abstractmethod
-    def objective(self, rebuild: Callable) -> Objective:
-        """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
 
     @abstractmethod
     def evaluate(self, params: Any) -> dict[str, Any]:
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
+    def results(self, folder: RunFolder, params: Any) -> Results:
+        """Return the results of the training, whose parameters are `params`."""
+
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
         """Write the final metrics to result.json in the run folder, and draw the figures if `figures` is true."""
+        metrics, draw = self.results(folder, result.params)
+        row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
+        write_atomically(folder.result, json_text(row | metrics, indent=2) + "\n")
+        if figures:
+            learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", self.curves)
+            draw()
 
     @property
     def monitor(self) -> str:
         """Name of the metric whose smallest value selects the best epoch. If empty, no epoch is selected."""
         return "validation_loss"
-
-    def carry(self, model: Any) -> Any:
-        """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
-        return ()
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
         """Compute and return further metrics of an epoch from its training metrics `row`, for example the perplexity from the loss."""
@@ -164,21 +267,6 @@ class Task(ABC, Generic[C, D]):
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
         """Return the callbacks of this task, which are called after each epoch in addition to the built-in callbacks."""
         return ()
-
-    def check_memory(self) -> None:
-        """Raise an `InputError` unless the training fits into the free memory."""
-        shapes = self.batch(), self.mesh, self.flags
-        require_memory(self.config.train, self.make_model, self.objective, *shapes, data_bytes=self.data_bytes(), carry=self.carry)
-
-    @cached_property
-    def model(self) -> Any:
-        """Model with its initial weights."""
-        return self.make_model()
-
-    @cached_property
-    def functional(self) -> Functional:
-        """Functional form of the model: its initial parameters, and a function that rebuilds the model from parameters."""
-        return functional(self.model)
 
     @classmethod
     def train(
@@ -241,7 +329,7 @@ class Task(ABC, Generic[C, D]):
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
         with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
             console.print(_summary(task))
-            for note in task.notes(Run(run_folder, mesh, backend, optimizer, examples.count)):
+            for note in task.notes(Run(backend, optimizer, examples.count)):
                 console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(params, {**task.pretrained(run_folder, resume, console), **(initial or {})})
@@ -370,12 +458,6 @@ def initial_rngs(seed: int) -> nnx.Rngs:
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
 
 
-def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
-    """Write the result of a run to result.json, as a JSON object."""
-    row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-    write_atomically(run.result, json_text(row | metrics, indent=2) + "\n")
-
-
 @dataclass(frozen=True)
 class Trained(ABC, Generic[C, Own]):
     """Base class of a trained model that has been loaded, with its config, from the folder of its training run.
@@ -414,7 +496,7 @@ class Trained(ABC, Generic[C, Own]):
             InputError: if `dtype` is none of these names.
         """
         check_products(dtype)
-        return dataclasses.replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
+        return replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -451,8 +533,9 @@ class Trained(ABC, Generic[C, Own]):
         own, model = cls._open(run, config)
         like, rebuild = functional(model)
         found = checkpoint.restore(run.checkpoints / "best", like)
-        notes += tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
-        notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
+        lost = [(step, f"damaged ({reason})") for step, reason in found.rejected]
+        lost += [(step, "unfinished (it has no manifest)") for step in found.unfinished]
+        notes += tuple(f"checkpoint of step {step} is {why}; an older one is used" for step, why in lost)
         params = {name: np.asarray(array) for name, array in found.state.items()}
         for name, array in params.items():
             remedy = "the training has diverged: train anew with a lower learning rate"
@@ -467,6 +550,8 @@ def _with_found_data(config: Any, run: RunFolder) -> Any:
     def found(path: str) -> str:
         return str(started / path) if path and not Path(path).exists() and (started / path).exists() else path
 
-    given = {name: getattr(config.data, name) for name in ("data", "test_data", "csv") if hasattr(config.data, name)}
-    paths = {name: found(value) if isinstance(value, str) else tuple(map(found, value)) for name, value in given.items()}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
+    own = config.data
+    for name in ("data", "test_data", "csv"):
+        if value := getattr(own, name, ""):
+            own = replace(own, **{name: found(value) if isinstance(value, str) else tuple(map(found, value))})
+    return replace(config, data=own)

@@ -7,7 +7,6 @@ prompt.
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 from dataclasses import replace
@@ -27,6 +26,7 @@ from lstm_jax.config import (
     TrainConfig,
 )
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import file_digest
 from lstm_jax.files.writing import remove_temporaries, write_atomically
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.training.run_folder import RunFolder
@@ -126,37 +126,31 @@ def _mark(folder: Path, made: dict[str, str]) -> None:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in the folder, or "" for anything else, such as a link or an empty folder."""
+    """Return the SHA-256 of each file in the folder, or "" for anything else but a folder, such as a link."""
     found = {}
     for path in folder.rglob("*"):
-        is_folder = path.is_dir() and not path.is_symlink()
-        if path not in (folder / MARK, RunFolder(folder).lock) and not (is_folder and any(path.iterdir())):
-            is_file = path.is_file() and not path.is_symlink()
-            found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+        is_link = path.is_symlink()
+        if path not in (folder / MARK, RunFolder(folder).lock) and (is_link or not path.is_dir()):
+            found[path.relative_to(folder).as_posix()] = file_digest(path) if path.is_file() and not is_link else ""
     return found
 
 
 def _clear(folder: Path) -> None:
     """Remove all files that an earlier demo wrote to the folder."""
-    remedy = "name a new one with --run"
+    mark, remedy = folder / MARK, "name a new one with --run"
+    try:
+        made = dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"mark {mark}", error, remedy) from error
     try:
         remove_temporaries(folder)
-        found, made = _files(folder), _made(folder / MARK)
+        found = _files(folder)
         for name, digest in found.items():
-            known = bool(digest) and made.get(name) == digest
             own = f"{remedy}, or move {name} away: no demo that ended made it, or it has changed"
-            require(known, f"folder {folder}", "holds something else", own)
+            require(bool(digest) and made.get(name) == digest, f"folder {folder}", "holds something else", own)
         for name in found:
             (folder / name).unlink()
         for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             path.rmdir()
     except OSError as error:
         raise InputError(f"folder {folder}", error, remedy) from error
-
-
-def _made(mark: Path) -> dict[str, str]:
-    """Return the files that an earlier demo wrote, as a dict from the name of a file to its SHA-256."""
-    try:
-        return dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"mark {mark}", error, "name a new one with --run") from error

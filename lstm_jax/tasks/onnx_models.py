@@ -1,6 +1,5 @@
 """Export of trained runs as ONNX models, which hold the vocabulary of the run in their metadata."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +29,16 @@ def to_onnx(trained: base.Trained) -> Any:
     """
     task, data, model = trained.config.task, trained.config.data, trained.config.model
     check_exportable(task, model)
-    options = {"cell": model.cell, "description": f"{task} model, {MARK}"}
     if isinstance(trained, sentiment.Trained):
-        settings = {"padding": data.padding, "truncating": data.truncating, "maxlen": data.packed or data.maxlen}
-        return convert.sentiment_to_onnx(
-            trained.params,
-            **options,
-            merge=model.merge,
-            pooling=model.pooling,
-            skip_padding=model.mask_zero or data.packed > 0,  # a packed review has no padding
-            metadata=_metadata(task, settings, trained.vocabulary.to_json()),
-        )
-    assert isinstance(trained, generation.Trained)
-    settings = {"mode": generation.reading_mode(trained.config), "length": data.length, "clean": data.clean}
-    return convert.generation_to_onnx(trained.params, **options, metadata=_metadata(task, settings, trained.characters.to_json()))
+        convert_model, settings = convert.sentiment_to_onnx, {"padding": data.padding, "truncating": data.truncating}
+        settings |= {"maxlen": data.packed or data.maxlen}
+        skip_padding = model.mask_zero or data.packed > 0  # a packed review has no padding
+        options = {"merge": model.merge, "pooling": model.pooling, "skip_padding": skip_padding}
+    else:
+        convert_model, options = convert.generation_to_onnx, {}
+        settings = {"mode": generation.reading_mode(trained.config), "length": data.length, "clean": data.clean}
+    metadata = {"task": task} | {name: str(value) for name, value in settings.items()} | {"vocabulary": trained.own.to_json().decode()}
+    return convert_model(trained.params, cell=model.cell, description=f"{task} model, {MARK}", metadata=metadata, **options)
 
 
 def check_exportable(task: str, model: RecurrentConfig) -> None:
@@ -61,10 +56,6 @@ def check_exportable(task: str, model: RecurrentConfig) -> None:
         rate = getattr(model, name)
         require(rate == 0, name, rate, "ONNX's recurrent operators have no zoneout: train without it to export")
     require(model.dtype == "float32", "dtype", model.dtype, "ONNX's recurrent operators multiply in float32: train with dtype float32")
-
-
-def _metadata(task: str, settings: Mapping[str, Any], vocabulary: bytes) -> dict[str, str]:
-    return {"task": task, **{name: str(value) for name, value in settings.items()}, "vocabulary": vocabulary.decode()}
 
 
 def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[str, Any]:

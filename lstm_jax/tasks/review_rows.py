@@ -45,7 +45,7 @@ class Rows:
 
     def review(self, number: int) -> np.ndarray:
         """Return the ids (T,) of the review with the index `number`, padding included."""
-        return np.asarray(self.ids[number] if isinstance(self.ids, np.ndarray) else self.ids.take(np.asarray([number]))[0], np.int32)
+        return np.asarray(self.ids.take(np.asarray([number]), axis=0)[0], np.int32)
 
     @property
     def targets(self) -> np.ndarray:
@@ -128,11 +128,6 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
     return PackedRows(packed.x, labels, PackedPlaces(packed.segment_ids, first, last), np.stack([row, column], axis=1))
 
 
-def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M)."""
-    return (labels != NONE).astype(weight.dtype) * weight[:, None]
-
-
 Split = Rows | PackedRows
 
 
@@ -146,8 +141,7 @@ class Splits:
 
     def held_out(self) -> dict[str, Split]:
         """Return the splits "validation" and "test" that the run has, as a dict."""
-        parts = {"validation": self.validation, "test": self.test}
-        return {name: rows for name, rows in parts.items() if rows is not None}
+        return {name: rows for name in ("validation", "test") if (rows := getattr(self, name)) is not None}
 
 
 def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:

@@ -147,7 +147,7 @@ def test_no_derivative_of_order_2_is_asked_for() -> None:
             def embedding(self, ids, axis):
                 return params[EMBEDDING][ids]
 
-            def __call__(self, ids, vectors, deterministic, rngs):
+            def __call__(self, ids, vectors, **_):
                 return model(params["weight"], vectors)
 
         return Model()

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.tasks import demo, generation, sentiment
+from lstm_jax.tasks import base, demo, generation, sentiment
 
 
 @pytest.fixture
@@ -18,9 +18,8 @@ def small(monkeypatch):
     reviews = replace(demo.SENTIMENT.data, maxlen=10)
     monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
     monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train))
-    monkeypatch.setattr(sentiment, "draw_figures", lambda *_: None)
-    for name in ("draw_surprise", "draw_units"):
-        monkeypatch.setattr(generation, name, lambda *_: None)
+    for module, name in ((base, "learning_curves"), (sentiment, "draw_figures"), (generation, "draw_surprise"), (generation, "draw_units")):
+        monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(demo, "TRAIN_REVIEWS", 120)
     monkeypatch.setattr(demo, "TEST_REVIEWS", 40)
     monkeypatch.setattr(demo, "CHARS", 30)

@@ -32,9 +32,8 @@ from made_texts import (
 
 from lstm_jax.config import GenerationConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.inspection import figures
 from lstm_jax.sampling import Sampler
-from lstm_jax.tasks import generation
+from lstm_jax.tasks import base, generation
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
@@ -186,7 +185,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
 
 
 def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "learning_curves", lambda *_: None)
+    monkeypatch.setattr(base, "learning_curves", lambda *_: None)
     run = tmp_path / "run"
     result = generation.train(small_config(text, validation=0.0, sample={"sample_chars": 0}, train={"epochs": 2}), run)
     assert all(set(row) == {"epoch", "step", "seconds", "examples_per_second"} | TRAIN for row in result.rows)
@@ -204,7 +203,7 @@ def test_bytes(tmp_path, monkeypatch):
 
     Python's `str.splitlines` ends a line at these two characters, but they do not end a line of a JSON-lines file.
     """
-    monkeypatch.setattr(figures, "learning_curves", lambda *_: None)
+    monkeypatch.setattr(base, "learning_curves", lambda *_: None)
     (tmp_path / "bytes.txt").write_bytes(BYTES)
     sample = {"sample_prompt": 30, "sample_chars": 2}
     config = small_config(tmp_path / "bytes.txt", unit="byte", clean="none", sample=sample, train={"epochs": 2})

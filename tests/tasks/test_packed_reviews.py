@@ -17,7 +17,7 @@ from lstm_jax.models import SentimentClassifier, functional
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
-from lstm_jax.tasks.review_rows import NONE, pack_reviews, weight_of_reviews
+from lstm_jax.tasks.review_rows import NONE, pack_reviews
 from lstm_jax.training.examples import epoch_order
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -123,9 +123,6 @@ def test_the_loss_is_the_mean_over_reviews(reviews):
     labels = rows.targets[inside]
     assert float(loss) == pytest.approx(np.mean(np.log1p(np.exp(-np.where(labels == 1, logits, -logits)))), rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(np.mean((logits > 0) == (labels == 1)), rel=1e-6)
-    shares = weight_of_reviews(batch[1], weight)
-    assert float(shares.sum()) == pytest.approx(1)
-    assert np.unique(np.asarray(shares)).size == 2  # 0 for missing reviews, and one weight for all others
 
 
 def test_an_epoch_counts_reviews(reviews):

@@ -16,7 +16,7 @@ from lstm_jax.config import PretrainingConfig, SentimentConfig, SentimentModelCo
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.models import EMBEDDING, functional, replaced
 from lstm_jax.runtime.sharding import make_mesh
-from lstm_jax.tasks import memory, pretraining, sentiment
+from lstm_jax.tasks import base, pretraining, sentiment
 from lstm_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -30,7 +30,7 @@ def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
     vectors, targets = RNG.normal(size=(5, E)).astype(np.float32), np.asarray([0, 3, 6, 3, 1])
 
     def losses(sample, log_share):
-        arrays = (vectors, targets, table, bias, np.asarray(sample), np.asarray(log_share, np.float32))
+        arrays = (vectors, targets, table, bias - np.asarray(log_share, np.float32), np.asarray(sample))
         return np.asarray(pretraining.sampled_losses(*map(jnp.asarray, arrays)))
 
     logits = vectors.astype(np.float64) @ table.T.astype(np.float64) + bias
@@ -152,7 +152,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
     config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal after the last step of the language model ends the run. The resumed run trains the classifier only."""
-    make, asked = pretraining._make_evaluate, []
+    make, asked = pretraining.LanguageModel.evaluation, []
 
     def interrupting(*args):
         evaluate = make(*args)
@@ -165,7 +165,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
 
         return at_the_end
 
-    monkeypatch.setattr(pretraining, "_make_evaluate", interrupting)
+    monkeypatch.setattr(pretraining.LanguageModel, "evaluation", interrupting)
     epochs = []
     with pytest.raises(Interrupted):
         sentiment.train(config, tmp_path / "run", figures=False, callbacks=[epochs.append])
@@ -189,9 +189,10 @@ def test_several_devices(config: SentimentConfig) -> None:
 @pytest.mark.parametrize(("devices", "wanted"), [(1, 32), (3, 33), (6, 36), (64, 64)])
 def test_batch_size(devices: int, wanted: int) -> None:
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1] * devices), ("data",))
-    assert pretraining._batch_size(mesh) == wanted
-    config = pretraining.train_config(SentimentConfig(pretraining=PretrainingConfig(2)), mesh, 100)
-    assert (config.batch_size, config.epochs, config.warmup_steps, config.microbatches) == (wanted, 2, 10, 1)
+    text = np.ones(pretraining.LENGTH * wanted * 50 + 1, np.int32)
+    task = pretraining.LanguageModel(SentimentConfig(pretraining=PretrainingConfig(2)), V, text, mesh)
+    config = task.train_config
+    assert (task.steps, config.batch_size, config.epochs, config.warmup_steps, config.microbatches) == (100, wanted, 2, 10, 1)
 
 
 def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,7 @@ def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     Longer windows of the language model raise only its own needs.
     """
     needed = []
-    monkeypatch.setattr(memory, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
+    monkeypatch.setattr(base, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
     large = dataclasses.replace(config.model, units=64)
     task = sentiment.Sentiment(dataclasses.replace(config, model=large), sentiment.load_reviews(config), make_mesh(1))
     task.check_memory()

@@ -206,9 +206,8 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
     folder = RunFolder(Path(shutil.copytree(run[0], tmp_path / "copy")))
     shutil.rmtree(folder.figures)
     table = trained.params["embedding/embedding"][:, :1]
-    sentiment.draw_figures(folder, dataclasses.replace(run[2], params={"embedding/embedding": table}), None, "")
-    assert (folder.figures / "learning_curves.png").is_file()
-    assert not (folder.figures / "embedding_map.png").exists()
+    sentiment.draw_figures(folder, {"embedding/embedding": table}, None, "")
+    assert not folder.figures.exists()
     for words, message in ((400, "give at least 2 rows of at least 2 features"), (-1, "^words on a map: -1; give 2 or more$")):
         with pytest.raises(InputError, match=message):
             sentiment.WordSpace(folder, trained.vocabulary, table).draw(tmp_path / "map.png", words)
@@ -240,7 +239,7 @@ def test_padded_rows_are_those_of_keras(side, run, keras):
 
 
 def test_the_objective_by_hand():
-    loss, metrics = sentiment.objective(lambda params: lambda ids, vectors, deterministic, rngs: params)(
+    loss, metrics = sentiment.objective(lambda params: lambda ids, **_: params)(
         jnp.log(jnp.array([9.0, 1 / 4, 3.0])), (None, jnp.array([1, 0, 0])), jnp.array([0.5, 0.5, 0.0]), None
     )
     assert float(loss) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2, rel=1e-6)
