@@ -29,12 +29,6 @@ def with_gradient(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[ja
 
     If JAX differentiates the returned loss with respect to `params` and `vectors`, `loss` is not evaluated again: the derivatives and the
     returned gradient come from the same forward and backward pass. The returned logits and the returned gradient count as constants.
-
-    Args:
-        loss: see `Loss`.
-        params: parameters of the model.
-        vectors: word vectors.
-        rest: further arguments of the loss, which are constants.
     """
     return _forward(loss, params, vectors, *rest)[0]
 
@@ -58,14 +52,8 @@ def perturbation(
     """Return the perturbation of the word vectors: for each text, size * s * g / |g|.
 
     Here g is the gradient of the loss with respect to all word vectors of the text, |g| its norm, and s the root mean square of the entries
-    of these word vectors. Miyato et al. normalise the word vectors so that s is about 1, and use the size 5. Padding (id 0) is not changed.
-
-    Args:
-        vectors: word vectors.
-        gradient: gradient of the loss with respect to `vectors`.
-        ids: word ids.
-        places: positions of the texts that are packed in the rows, or None if each row is one text.
-        size: norm of the perturbation of a text whose word vectors have a root mean square of 1.
+    of these word vectors. Miyato et al. normalise the word vectors so that s is about 1, and use the size 5. Padding (id 0) is not
+    changed. `places` are the positions of packed texts, or None if each row is one text.
     """
     real = (ids.T != 0).astype(vectors.dtype)
     values = jnp.stack([(gradient**2).sum(-1) * real, (vectors**2).sum(-1) * real, real], -1)

@@ -24,7 +24,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS
@@ -42,7 +43,7 @@ from lstm_jax.runtime import machine, processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, check_batch_size, fit
+from lstm_jax.training.loop import FitResult, Metrics, check_batch_size, fit
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data, versions
@@ -53,7 +54,7 @@ D = TypeVar("D")
 Own = TypeVar("Own")
 T = TypeVar("T", bound="Trained")
 
-Results = tuple[dict[str, Any], Callable[[], object]]
+Results = tuple[Metrics, Callable[[], object]]
 """Metrics of a trained model for result.json, and a function that draws the task's own figures."""
 Content = str | bytes | Callable[[IO[bytes]], object]
 """Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
@@ -142,8 +143,7 @@ class Training(ABC):
         params, moments = (_bytes(tree, 1 if cpu else mesh.size) for tree in (params, moments))
         sharing = len(mesh.local_devices) if cpu else 1  # devices whose arrays lie in the memory that is checked
         residuals = _bytes(residuals) * sharing // mesh.size
-        gradients = 1 if train.microbatches == 1 else 2  # the sum, and that of a microbatch
-        copies = (2 + gradients) * params  # and the initial and the trained parameters
+        copies = (3 if train.microbatches == 1 else 4) * params  # initial, trained, gradients of the batch and of a microbatch
         placed = 0 if processes.several() else mesh.size if cpu else 1  # copies on devices: several processes place a few batches at a time
         data = self.data_bytes() * (placed + cpu)  # CPU devices lie in the memory of the host, which has a copy
         by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
@@ -165,12 +165,11 @@ def _is_cpu(mesh: Mesh) -> bool:
 
 def _bytes(tree: Any, devices: int = 1) -> int:
     """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
-
-    def size(path: tuple, leaf: Any) -> int:
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
-        return int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize // (devices if divided else 1)
-
-    return sum(size(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+        total += int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize // (devices if divided else 1)
+    return total
 
 
 def _shown(count: int) -> str:
@@ -228,7 +227,7 @@ class Task(Training, Generic[C, D]):
         """Return the shapes of the input and the output of the model as text, for the title of the table of layers."""
 
     @abstractmethod
-    def evaluate(self, params: Any) -> dict[str, Any]:
+    def evaluate(self, params: Any) -> Metrics:
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
@@ -249,7 +248,7 @@ class Task(Training, Generic[C, D]):
         """Name of the metric whose smallest value selects the best epoch. If empty, no epoch is selected."""
         return "validation_loss"
 
-    def derive(self, row: dict[str, Any]) -> dict[str, Any]:
+    def derive(self, row: Metrics) -> Metrics:
         """Compute and return further metrics of an epoch from its training metrics `row`, for example the perplexity from the loss."""
         return {}
 
@@ -328,9 +327,14 @@ class Task(Training, Generic[C, D]):
             params = replaced(params, initial or {})
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
         with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
-            console.print(_summary(task))
+            total = sum(array.size for array in params.values())
+            caption = f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)"
+            table = Table("layer", "type", "parameters", Column("count", justify="right"), title=task.shapes(), caption=caption)
+            for row in layer_rows(task.model):
+                table.add_row(*row.values())
+            console.print(table)
             for note in task.notes(Run(backend, optimizer, examples.count)):
-                console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+                say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(params, {**task.pretrained(run_folder, resume, console), **(initial or {})})
             result = fit(
@@ -364,9 +368,9 @@ class Task(Training, Generic[C, D]):
     @contextlib.contextmanager
     def _begin(self, path: Path, backend: str, resume: bool, allow_other_machine: bool, console: Console) -> Iterator[RunFolder]:
         """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends."""
-        files, fingerprint = self.files(), getattr(self.data, "fingerprint")  # noqa: B009
-        unnamed = sorted(set(files) ^ set(self.config.files))
-        require(not unnamed, f"files of {self.config.task}", unnamed, "name each file that the task writes in the `files` of its config")
+        data: Any = self.data
+        files, fingerprint = self.files(), data.fingerprint
+        assert set(files) == set(self.config.files), "the config of a task names each file that the task writes"
         here = environment(self.mesh) | {"backend": backend, **_compiled_code(), "folder": os.getcwd()}
         processes.require_equal({"backend": backend, "data": fingerprint})
         with contextlib.ExitStack() as stack:
@@ -382,7 +386,7 @@ class Task(Training, Generic[C, D]):
                 if found := "; ".join(differences(environments[-1], here)):
                     remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
                     require(allow_other_machine, f"machine of run {run.path}", "not the one it was trained on", remedy)
-                    console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
+                    say(console, f"resumed on another machine, so that the last bits differ: {found}")
                     environments = (*environments, here)
                 run.fix_data(fingerprint)
                 for name, content in files.items():
@@ -443,14 +447,9 @@ def _check_request(config: RunConfig, mesh: Mesh) -> str:
     return backend.name
 
 
-def _summary(task: Task) -> Table:
-    """Return a table with one row for each layer that has parameters."""
-    total = sum(array.size for array in task.functional.params.values())
-    table = Table("layer", "type", "parameters", title=task.shapes(), caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
-    table.add_column("count", justify="right")
-    for row in layer_rows(task.model):
-        table.add_row(*row.values())
-    return table
+def say(console: Console, line: str) -> None:
+    """Print a line without markup and colours. Only a terminal wraps it."""
+    console.print(Text(line), soft_wrap=not console.is_terminal)
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:

@@ -29,21 +29,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax import data
 from lstm_jax.bounds import Level, check_number
 from lstm_jax.config import ForecastConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import figures
 from lstm_jax.models import Forecaster
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Results, Run, initial_rngs
+from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Objective
 
+Times = np.ndarray | Sequence[Any] | None
+"""Times of the entries to forecast; see `Trained.ahead`."""
 LEVEL = 0.9
 """Probability with which the prediction intervals in metrics and figures should contain the true value."""
 LEAST_LOG_SPREAD = -7.0
@@ -85,13 +89,6 @@ class Part:
     """(W,): index in the series of the first entry to forecast."""
 
 
-def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Return where the training, validation and test splits of a series of `count` entries begin and end."""
-    test = count - round(count * config.data.test)
-    held = test - round(count * config.data.validation)
-    return {"train": (0, held), "validation": (held, test), "test": (test, count)}
-
-
 def features_of(config: ForecastConfig) -> int:
     """Return the number of features that the model reads for each entry of a series."""
     return 1 + config.data.level + config.data.gaps
@@ -110,15 +107,16 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
         found = f"a value lies more than {MOST_SPREADS:g} spreads from another; the spread where trained on is {scale.spread:g}"
         require(good, f"values of {name}", found, "leave out outliers, or give a series of one scale")
     features += [np.log(gaps)] if config.data.gaps else []
-    usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
-    ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
+    ahead = np.log(windows.ahead / np.arange(1.0, config.data.horizon + 1)) if config.data.gaps else np.zeros_like(windows.ahead)
     return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
 
 
 def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
     """Cut a series into the windows of its training, validation and test splits."""
-    bounds, subject = part_bounds(len(series), config), f"values of {series.name}"
-    train = series.values[: bounds["train"][1]]
+    test = len(series) - round(len(series) * config.data.test)
+    held = test - round(len(series) * config.data.validation)
+    bounds = {"train": (0, held), "validation": (held, test), "test": (test, len(series))}
+    train, subject = series.values[:held], f"values of {series.name}"
     varies = len(train) > 0 and train.max() > train.min()  # rounding may give equal values a spread above 0
     with np.errstate(over="ignore", invalid="ignore"):
         scale = Scale(float(train.mean()), float(train.std())) if varies else Scale(0.0, 0.0)
@@ -141,9 +139,7 @@ def make_model(config: ForecastConfig) -> Forecaster:
 def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
     """Return the negative log-likelihood (B, K) of each target under its predicted normal distribution, in nats.
 
-    Args:
-        predicted: means (`[:, 0]`) and log standard deviations (`[:, 1]`, raised to `LEAST_LOG_SPREAD`), an array (B, 2, K).
-        target: the true values (B, K), in the units of the means.
+    `predicted` (B, 2, K) holds the means and the log standard deviations, which are raised to `LEAST_LOG_SPREAD`.
     """
     mean, spread = predicted[:, 0], jnp.maximum(predicted[:, 1], LEAST_LOG_SPREAD)
     return 0.5 * ((target - mean) * jnp.exp(-spread)) ** 2 + spread + 0.5 * math.log(2 * math.pi)
@@ -154,9 +150,6 @@ def objective(rebuild: Callable) -> Objective:
 
     A batch is a tuple of the arrays `entries`, `ahead` and `target` of a `Part`. The metrics are "loss" and "absolute", the mean absolute
     error of the predicted means in standard deviations of the training split.
-
-    Args:
-        rebuild: function from parameters to the model.
     """
 
     def loss(params, batch, weight, key):
@@ -172,7 +165,7 @@ Predictions = Callable[[dict, Part], np.ndarray]
 """Function that `make_predictions` returns."""
 
 
-def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Predictions:
+def make_predictions(rebuild: Callable, mesh: Mesh) -> Predictions:
     """Return a compiled function predictions(params, part) that forecasts the K entries after each of the W windows in `part`.
 
     It returns an array (W, 2, K), in which [:, 0] are the means and [:, 1] the logarithms of the standard deviations, both in units of the
@@ -261,7 +254,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         """Compiled function from parameters and a split to its predictions (W, 2, K)."""
         return make_predictions(self.functional.rebuild, self.mesh)
 
-    def evaluate(self, params: Any, name: str = "validation") -> dict[str, Any]:
+    def evaluate(self, params: Any, name: str = "validation") -> Metrics:
         parts, scale = self.split
         found = metrics_of(self.predictions(params, parts[name]), parts[name], scale)
         return {f"{name}_{metric}": value for metric, value in found.items()}
@@ -286,14 +279,8 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the predicted mean of each forecast entry, and the bounds of its prediction interval.
 
-    Args:
-        predicted: predictions (W, 2, K); see `make_predictions`.
-        last: `Part.last` of the windows.
-        scale: mean and standard deviation of the training split.
-        level: probability with which the interval should contain the true value, between 0 and 1.
-
-    Returns:
-        The mean, the lower bound and the upper bound, each (W, K), in the units of the series.
+    The three arrays are (W, K), in the units of the series. `predicted` is what `make_predictions` computes, `last` is `Part.last`, and
+    `level` is the probability with which the interval should contain the true value.
     """
     mean = last[:, None] + predicted[:, 0] * scale.spread
     wide = half_width(predicted, level) * scale.spread
@@ -329,10 +316,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
 
     @staticmethod
     def _open(run: RunFolder, config: ForecastConfig) -> tuple[Scale, Forecaster]:
-        try:
+        with parsing(f"scale {run.scale}", "name the folder of a finished or interrupted run"):
             scale = Scale(**json.loads(run.scale.read_text()))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
         return scale, make_model(config)
 
     def series(self, path: str | os.PathLike[str] | None = None) -> data.Series:
@@ -344,7 +329,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """Return the predictions (W, 2, K) for the W windows in `part`; see `make_predictions`."""
         return make_predictions(self.rebuild, self.mesh)(self.params, part)
 
-    def end_of(self, series: data.Series, times: np.ndarray | Sequence[Any] | None = None) -> tuple[Part, np.ndarray]:
+    def end_of(self, series: data.Series, times: Times = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
         The input is a `Part` with one window, whose `target` holds zeros. `ahead` explains the arguments and their errors.
@@ -353,17 +338,17 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         require(isinstance(series, data.Series), "series", type(series).__name__, "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
-        remedy = f"give {horizon} increasing ones behind the series' end"
-        require(moments.shape == (horizon,), "times", moments.tolist(), remedy)
+        ends = np.concatenate([series.times[-1:], moments.ravel()])
         with np.errstate(invalid="ignore", over="ignore"):  # the difference of two infinite times, or of times near the largest float64
-            gaps = series.gaps_between(np.concatenate([series.times[-1:], moments[:-1]]), moments)
-        require(bool(((gaps > 0) & np.isfinite(gaps)).all()), "times", moments.tolist(), remedy)
+            gaps = series.gaps_between(ends[:-1], ends[1:])
+        good = moments.shape == (horizon,) and bool(((gaps > 0) & np.isfinite(gaps)).all())
+        require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
         windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
         return make_part(windows, self.scale, self.config, series.name), moments
 
-    def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | Sequence[Any] | None = None) -> Forecast:
+    def ahead(self, series: data.Series, level: float = LEVEL, times: Times = None) -> Forecast:
         """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
 
         Args:

@@ -19,11 +19,12 @@ from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.data.text.corpus import article_starts, clean_articles, read_units
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
 from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Results, Run, initial_rngs, require_free
+from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs, require_free, say
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.examples import Examples
@@ -145,8 +146,8 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
                 drawn = sampler.generate(params, key, jnp.asarray(prompt)[None], config.sample_chars, rules)
                 row = {"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode}
                 row |= {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
-                console.print(f"  temperature {temperature:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
-                console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
+                for line in (f"  temperature {temperature:g}: prompt {row['prompt']!r}", row["text"]):
+                    say(console, line)
                 rows.append(row)
             write_atomically(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
@@ -161,17 +162,17 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         """Scorer that reads text in the mode of the training; see `reading_mode`."""
         return Scorer(self.functional.rebuild, self.mesh, reading_mode(self.config), self.config.data.length)
 
-    def derive(self, row: dict[str, Any]) -> dict[str, Any]:
+    def derive(self, row: Metrics) -> Metrics:
         return {f"train_{name}": value for name, value in bits_and_perplexity(row["train_loss"]).items()}
 
-    def evaluate(self, params: Any) -> dict[str, Any]:
+    def evaluate(self, params: Any) -> Metrics:
         held_out, config = self.data.validation, self.config.data
         if self.stream or not len(held_out):
             return self._score_held_out(params)
         windows = np.column_stack(data.windows(held_out, config.length, config.step))
         return self.scorer.windows(params, windows).metrics("validation_")
 
-    def _score_held_out(self, params: Any) -> dict[str, Any]:
+    def _score_held_out(self, params: Any) -> Metrics:
         corpus = self.data
         starts = corpus.validation_starts if self.config.data.article_resets else None
         return self.scorer.text(params, corpus.validation, starts).metrics("validation_") if len(corpus.validation) else {}
@@ -195,13 +196,11 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """Return the texts that a run has drawn so far, as stored in its file samples.jsonl."""
     if not path.exists():
         return []
-    try:
+    with parsing(f"samples {path}", "move the file away"):
         rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may contain other line endings (U+2028)
-        if not all(isinstance(row, dict) and type(row.get("epoch")) is int for row in rows):
-            raise ValueError("a row without its epoch")
-        return rows
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"samples {path}", error, "move the file away") from error
+        for row in rows:
+            assert isinstance(row["epoch"], int), "a row without its epoch"
+    return rows
 
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
@@ -319,11 +318,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return ReadText(ids, starts[starts < len(ids)] if self.config.data.article_resets else None)
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
-        """Return the mode in which to read text: `wanted` itself, or the mode of the training if `wanted` is "auto".
-
-        Raises:
-            InputError: if `wanted` is none of "auto", "carried" and "window".
-        """
+        """Return the mode in which to read text: "carried" or "window" as it is, and the mode of the training for "auto"."""
         return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
@@ -391,11 +386,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
     def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
-        """Return the outputs (N, H) of the last recurrent layer after each of N characters. `score` explains the arguments.
-
-        Raises:
-            InputError: if `ids` is not an array (N,) of ids of the vocabulary, or if N is 0.
-        """
+        """Return the outputs (N, H) of the last recurrent layer after each of N characters; see `score`. N may be 1, but not 0."""
         return self._scorer("auto").activations(self.params, self._known("ids", ids), starts)
 
     def _scorer(self, mode: WantedMode) -> Scorer:

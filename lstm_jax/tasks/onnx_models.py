@@ -5,24 +5,19 @@ from typing import Any
 
 from lstm_jax import convert
 from lstm_jax.config import RecurrentConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import MARK, write_atomically
 from lstm_jax.tasks import base, generation, sentiment
 
 
 def to_onnx(trained: base.Trained) -> Any:
-    """Convert the model of a trained run to an ONNX model.
+    """Convert the model of a trained run to an `onnx.ModelProto`.
 
     For a sentiment run, the ONNX model has the input "ids" and the output "probability"; see `convert.sentiment_to_onnx`. For a
     text-generation run, the inputs are "ids" and the states, and the outputs are "logits" and the new states; see
     `convert.generation_to_onnx`. The metadata of the ONNX model are the name of the task, the name of the cell, the vocabulary as JSON, the
     settings with which the run encodes a text, and the version of the ONNX operators.
-
-    Args:
-        trained: a loaded sentiment run or text-generation run.
-
-    Returns:
-        an `onnx.ModelProto`.
 
     Raises:
         InputError: if the run is of another task, if ONNX cannot express its model, or if the package onnx is not installed.
@@ -42,15 +37,7 @@ def to_onnx(trained: base.Trained) -> Any:
 
 
 def check_exportable(task: str, model: RecurrentConfig) -> None:
-    """Check that a run can be exported to ONNX.
-
-    Args:
-        task: name of the run's task.
-        model: config of the run's model.
-
-    Raises:
-        InputError: if a run of this task cannot be exported, or if ONNX cannot express what the model computes.
-    """
+    """Raise an `InputError` if a run of this task cannot be exported, or if ONNX cannot express what the model computes."""
     require(task in ("sentiment", "generation"), "task", task, "name a run of sentiment or generation")
     for name in ("zoneout", "zoneout_cell"):
         rate = getattr(model, name)
@@ -61,13 +48,7 @@ def check_exportable(task: str, model: RecurrentConfig) -> None:
 def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[str, Any]:
     """Write the model of a trained run to an ONNX file.
 
-    An existing file is kept until the new file is complete.
-
-    Args:
-        trained: a loaded sentiment run or text-generation run.
-        path: path of the file.
-        force: whether an existing file without the mark of lstm-jax may be replaced; see `write_atomically`. A file with the mark, such as
-            one that this function has written, is always replaced.
+    An existing file is kept until the new file is complete. Only if `force` is true, a file without the mark of lstm-jax is replaced.
 
     Returns:
         A dict that describes the file: "file" (the path), "task" (the name of the task), "bytes" (the size), "opset" (the version of the
@@ -78,10 +59,8 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[st
         InputError: if `to_onnx` raises an error, or if the file cannot be written or may not be replaced.
     """
     model = to_onnx(trained)
-    try:
+    with parsing("ONNX model", "give a smaller model"):  # protobuf refuses files of 2 GiB and more
         content = model.SerializeToString(deterministic=True)
-    except ValueError as error:  # protobuf refuses files of 2 GiB and more
-        raise InputError("ONNX model", error, "give a smaller model") from error
     write_atomically(path, content, force)
     return {
         "file": str(path),

@@ -32,8 +32,6 @@ BATCH, LENGTH, SAMPLED = 32, 128, 512
 """Number of windows in a batch, number of words of a window that are read, and number of sampled words for each batch."""
 CLIP, WARMUP = 1.0, 200
 """Largest global norm of the gradient, and largest number of steps in which the learning rate grows to its peak."""
-BIAS = "head/bias"
-"""Name of the parameter of the language model that holds the bias (V,), one number for each word."""
 
 
 class LanguageModel(Training):
@@ -59,7 +57,7 @@ class LanguageModel(Training):
 
     def __init__(self, config: SentimentConfig, vocabulary: int, text: np.ndarray, mesh: Mesh):
         require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
-        self.config, self.vocabulary, self.windows = config, vocabulary, cut_windows(text)
+        self.config, self.windows = config, cut_windows(text)
         self.counts = np.bincount(text, minlength=vocabulary)
         self.log_share = np.log(np.maximum(self.counts, 1) / len(text)).astype(np.float32)
         size, parts = -(-BATCH // mesh.size) * mesh.size, config.train.microbatches
@@ -88,13 +86,12 @@ class LanguageModel(Training):
     def make_model(self) -> WordLanguageModel:
         rate = self.config.pretraining.lm_dropout
         model = replace(self.config.model, dropout=rate, recurrent_dropout=0.0, weight_drop=0.0, zoneout=0.0, zoneout_cell=0.0)
-        return WordLanguageModel(model, self.vocabulary, rngs=initial_rngs(self.config.train.seed))
+        return WordLanguageModel(model, len(self.counts), rngs=initial_rngs(self.config.train.seed))
 
     def objective(self, rebuild: Callable) -> Objective:
         """Return the training objective: the mean sampled cross-entropy of the words in a batch, in nats; see `sampled_losses`.
 
-        If the model predicts the next and the previous word, the mean is over both predictions. A batch is a tuple of one array: the word
-        ids (B, L + 1) of B windows, as `cut_windows` returns them. `rebuild` returns a `WordLanguageModel`.
+        A batch is a tuple of one array: the word ids (B, L + 1) of B windows, as `cut_windows` returns them.
         """
 
         def loss(params, batch, weight, key):
@@ -115,7 +112,7 @@ class LanguageModel(Training):
         return jnp.searchsorted(jnp.asarray(self.counts.cumsum(), jnp.int32), number, side="right").astype(jnp.int32)
 
     def _losses(self, model: WordLanguageModel, ids: jax.Array, sample: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Return the loss (B,) of each of B windows: the mean sampled cross-entropy of the words of the window."""
+        """Return the mean sampled cross-entropy (B,) of the words of each of B windows, as the mean over the directions of the model."""
         rows = jnp.zeros(len(ids), jnp.float32)
         found = model(ids, deterministic=key is None, rngs=key)
         for vectors, targets in found:
@@ -129,17 +126,9 @@ def pretrain(
 ) -> FitResult:
     """Train a word-level language model that will initialise a sentiment classifier, and return its parameters and metrics.
 
-    Args:
-        config: see `LanguageModel`, like `vocabulary`, `text` and `mesh`.
-        vocabulary: vocabulary size V.
-        text: int word ids of the text.
-        held_out: int word ids of a text on which the loss is computed after each epoch. If it is None or has fewer than two words, no loss
-            is computed.
-        mesh: devices that a batch is sharded over.
-        options: the options `checkpoints`, `resume`, `callbacks` and `console` of `fit`.
-
-    Returns:
-        The result of `fit`. The parameters of the embedding and of the recurrent layer have the same names as in a classifier.
+    `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on `held_out`, a text of two words or more, is computed
+    after each epoch. `options` are `checkpoints`, `resume`, `callbacks` and `console` of `fit`. The parameters of the embedding and of the
+    recurrent layer have the same names as in a classifier.
 
     Raises:
         InputError: if the text has fewer than two words.
@@ -148,7 +137,7 @@ def pretrain(
     task = LanguageModel(config, vocabulary, text, mesh)
     params, rebuild = task.functional
     return fit(
-        replaced(params, {BIAS: task.log_share}),
+        replaced(params, {"head/bias": task.log_share}),
         task.objective(rebuild),
         make_optimizer(task.train_config, task.steps),
         Examples.of_rows((task.windows,)),
@@ -182,7 +171,7 @@ def sampled_losses(vectors: jax.Array, targets: jax.Array, table: jax.Array, off
         targets: ids (..., B) of the correct words.
         table: embedding (V, E).
         offset: bias (V,) of each word minus the logarithm of its frequency in the text from which the words were sampled.
-        sample: ids (K,) of the K sampled words.
+        sample: ids (K,) of the sampled words.
     """
     correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[targets]
     others: jax.Array = vectors @ sharding.replicate(table[sample]).T

@@ -13,18 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax import data
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import embedding_space, figures
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.runtime import processes
 from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation, with_gradient
-from lstm_jax.tasks.base import Results, Run, initial_rngs
+from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs, say
 from lstm_jax.tasks.review_rows import (
     NONE,
     PackedRows,
@@ -104,15 +106,12 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     return loss
 
 
-def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
+def make_logits(rebuild: Callable, mesh: Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
     """Return a compiled function logits(params, ids) that computes the logits (N,) of N reviews, without dropout.
 
     `ids` (N, T) holds T word ids for each review.
 
-    Args:
-        rebuild: function from parameters to the model.
-        mesh: devices that the reviews are sharded over.
-        fold: whether to fold the model; see `SentimentClassifier.fold`. If None, only for more reviews than the vocabulary has words.
+    `fold` says whether to fold the model (see `SentimentClassifier.fold`). If None, only for more reviews than the vocabulary has words.
     """
 
     def prepare(params, count: int):
@@ -135,7 +134,7 @@ Logits = Callable[[Any, Split | np.ndarray], np.ndarray]
 """Function that `logits_of` returns."""
 
 
-def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Logits:
+def logits_of(rebuild: Callable, mesh: Mesh) -> Logits:
     """Return a function logits(params, reviews) that computes N logits from `Rows`, `PackedRows` or the ids (N, T) of padded reviews.
 
     The returned function raises `InputError` if `reviews` is something else.
@@ -170,8 +169,9 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
 
     def batch(self) -> Any:
         size, length = self.config.train.batch_size, self.config.data.maxlen
-        arrays = (np.empty((1, length), np.int32), np.empty(1, np.int32)) if not self.config.data.packed else self.splits.train.arrays
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), arrays)
+        if self.config.data.packed:
+            return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.examples().arrays)
+        return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
 
     def data_bytes(self) -> int:
         texts, reviews = self.config.data, self.data
@@ -221,20 +221,20 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         epochs = self.config.pretraining.lm_epochs
         if not epochs:
             return {}
-        console.print(f"language model, {epochs} epochs", highlight=False)
+        say(console, f"language model, {epochs} epochs")
         train, held_out = split_reviews(self.data, self.config)
         trained = pretraining.pretrain(
             self.config,
             self.data.vocabulary.size,
             train.values,
-            None if held_out is None else held_out.values,
+            held_out.values if held_out else None,
             self.mesh,
             checkpoints=folder.language_model,
             resume=resume,
             callbacks=(metrics_file(folder.pretraining_metrics), print_row(console)),
             console=console,
         )
-        console.print("classifier", highlight=False)
+        say(console, "classifier")
         return pretraining.shared_params(self.functional.params, trained.params)
 
     @property
@@ -246,7 +246,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         """Function from parameters and reviews to the logits (N,) of the N reviews."""
         return logits_of(self.functional.rebuild, self.mesh)
 
-    def evaluate(self, params: Any) -> dict[str, Any]:
+    def evaluate(self, params: Any) -> Metrics:
         metrics = {}
         for name, rows in self.splits.held_out().items():
             began = time.perf_counter()
@@ -263,7 +263,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         held_out = self.splits.held_out()
         name = next(reversed(held_out), "")
         scored = (self.logits(params, held_out[name]), held_out[name].targets) if name else None
-        row: dict[str, Any] = binary_metrics(*scored).to_row(f"{name}_") if scored else {}
+        row: Metrics = binary_metrics(*scored).to_row(f"{name}_") if scored else {}
         if self.config.pretraining.lm_epochs:
             lines = folder.pretraining_metrics.read_text().splitlines() if folder.pretraining_metrics.exists() else ()
             row["pretraining_seconds"] = sum(json.loads(line)["seconds"] for line in lines)
@@ -296,12 +296,9 @@ class WordSpace:
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary."""
-        path = self.run.words
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                return file["share"], file["count"]
-        except Exception as error:  # NumPy raises many kinds of errors if the file has another format
-            raise InputError(f"words {path}", error, "remove the file, if there is one, and resume the run to write it anew") from error
+        remedy = "remove the file, if there is one, and resume the run to write it anew"
+        with parsing(f"words {self.run.words}", remedy), self.run.words.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return file["share"], file["count"]
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -355,12 +352,7 @@ def draw_figures(run: RunFolder, params: Any, scored: tuple[np.ndarray, np.ndarr
     """Draw a confusion matrix, a reliability curve and an embedding map into the folder of a run.
 
     The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.
-
-    Args:
-        run: folder of the run.
-        params: parameters of the trained model.
-        scored: logits (N,) and labels (N,) of N held-out reviews, or None.
-        split: name of the split of these reviews.
+    `scored` holds the logits (N,) and labels (N,) of N reviews of the split `split`, or is None.
     """
     if scored is not None:
         metrics = binary_metrics(*scored)
@@ -389,11 +381,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return vocabulary, make_model(config, vocabulary.size)
 
     def reviews(self) -> data.Reviews:
-        """Load the reviews that the run was trained on.
-
-        Raises:
-            InputError: if they have changed.
-        """
+        """Load the reviews that the run was trained on, or raise an `InputError` if they have changed."""
         reviews = load_reviews(self.config)
         self.check_own(reviews)
         return reviews
@@ -418,10 +406,8 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
     def probabilities(self, texts: Iterable[str | bytes]) -> np.ndarray:
         """Return the probability that each of N texts is a positive review, as float64 (N,).
 
-        The texts are encoded in the same way as the training reviews.
-
-        Raises:
-            InputError: if `texts` is one text and not several texts, or if one of them is neither a str nor bytes.
+        The texts are encoded in the same way as the training reviews. An `InputError` is raised if `texts` is a single text, or if one of
+        them is neither a str nor bytes.
         """
         listed = as_tuple("texts", texts, "give a list of texts")
         for text in listed:
@@ -438,10 +424,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
 def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str = "test") -> BinaryMetrics:
     """Return the metrics of a trained model on one split of its reviews.
 
-    Args:
-        trained: the trained model.
-        reviews: tokenised reviews with the vocabulary of the run. If None, the reviews that the config of the run names are loaded.
-        split: "train", "validation" or "test".
+    `split` is "train", "validation" or "test". If `reviews` is None, the reviews that the config of the run names are loaded.
 
     Raises:
         InputError: in one of these cases.

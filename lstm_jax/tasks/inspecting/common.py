@@ -26,10 +26,6 @@ _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 """Names of the gates and states of a recurrent layer, in the order in which a page shows them. Names not listed here come first."""
 
 
-def _place(name: str) -> tuple[int, str]:
-    return _ORDER.index(name) if name in _ORDER else -1, name
-
-
 @dataclass(frozen=True)
 class Request(Checked):
     """Examples and epochs that an HTML page about a trained run should show; see `make_window`.
@@ -139,11 +135,12 @@ class Network(ABC):
 
     def trace(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
         """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
-        return [
-            Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in sorted(arrays, key=_place)})
-            for layer in self._arrays(params, *args, **options)
-            for name, arrays in layer.items()
-        ]
+        layers = []
+        for found in self._arrays(params, *args, **options):
+            for name, arrays in found.items():
+                keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
+                layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
+        return layers
 
     def window(self, request: Request) -> Window:
         """Return the content of the page."""

@@ -5,7 +5,6 @@ of features of a word.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -37,12 +36,9 @@ class ReviewNetwork(Network):
         # the outputs of such a model are its answers after each word; one that also reads padding after the words answers later
         reads_on = self.config.padding == "post" and not model.mask_zero and not self.config.packed
         self.stepwise = model.pooling == "last" and not model.bidirectional and not reads_on
+        # function from parameters and the ids (T,) of a review to its word vectors (T, E)
+        self.vectors = jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
         self._logits = sentiment.make_logits(trained.rebuild, trained.mesh, fold=False)
-
-    @cached_property
-    def vectors(self) -> Any:
-        """Compiled function from parameters and the ids (T,) of a review to its word vectors (T, E)."""
-        return jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
 
     def verdict(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
         """Return the logit of one review. `vectors` (T, E) are its word vectors."""
