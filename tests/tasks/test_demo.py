@@ -13,7 +13,7 @@ from lstm_jax.tasks import base, demo, generation, sentiment
 
 
 @pytest.fixture
-def small(monkeypatch):
+def little(monkeypatch):
     train = TrainConfig(epochs=1)
     reviews = replace(demo.SENTIMENT.data, maxlen=10)
     monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
@@ -25,7 +25,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "CHARS", 30)
 
 
-def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
+def test_the_demo_trains_answers_and_replaces_only_itself(little, tmp_path):
     said = io.StringIO()
     console = Console(file=said, width=300)
     folder = tmp_path / "demo"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import write_series
 
 from lstm_jax.config import DataConfig, ForecastConfig, ForecastModelConfig, SeriesConfig, TextConfig, TrainConfig, to_json
 from lstm_jax.tasks import forecast
@@ -11,8 +12,7 @@ from lstm_jax.tasks import forecast
 
 @pytest.mark.usefixtures("unchecked")
 def test_paths(tmp_path: Path) -> None:
-    path, run = tmp_path / "series.csv", tmp_path / "run"
-    path.write_text("time,value\n" + "".join(f"{n},{np.sin(n):.4f}\n" for n in range(60)))
+    path, run = write_series(tmp_path / "series.csv", range(60), np.sin(range(60))), tmp_path / "run"
     config = ForecastConfig(SeriesConfig(csv=path, context=6, horizon=2), ForecastModelConfig(units=2), TrainConfig(epochs=1))
     assert f'"csv": "{path}"' in to_json(config)
     forecast.train(config, str(run), figures=False)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import assert_error
+from made_runs import write_series
 from scipy import stats
 
 from lstm_jax import InputError
@@ -133,8 +134,7 @@ def test_forecast_times(tmp_path: Path) -> None:
 
 def test_the_command_line(ask, tmp_path: Path) -> None:
     series = wave(80)
-    path = tmp_path / "series.csv"
-    path.write_text("day,sold\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
+    path = write_series(tmp_path / "series.csv", series.times, series.values, "day,sold")
     common = ["--csv", path, "--time", "day", "--value", "sold", "--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2]
     code, out, err = ask("train", "forecast", *common, "--run", tmp_path / "run")
     assert (code, err) == (0, "")
@@ -163,9 +163,8 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
     """A training that diverges ends with an error, or, if it shall go on, has metrics of null. No command reads its parameters."""
-    path, run = tmp_path / "series.csv", tmp_path / "run"
-    series = wave(60)
-    path.write_text("time,value\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
+    series, run = wave(60), tmp_path / "run"
+    path = write_series(tmp_path / "series.csv", series.times, series.values)
     sizes = ["--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2, "--learning-rate", 1e18, "--clip-norm", 0, "--no-figures"]
     command = ["train", "forecast", "--csv", path, *sizes, "--json", "--run"]
     assert_error(ask(*command, tmp_path / "stopped"), "training loss: nan in epoch 1, from step ")

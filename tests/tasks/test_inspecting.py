@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import made_runs
 import made_texts
 import numpy as np
 import pytest
-from made_reviews import write_csvs
+from made_runs import write_series
 from scipy.special import expit
 
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SentimentConfig, SeriesConfig, TrainConfig
@@ -29,9 +28,8 @@ TEXT = "what a good film and a bad end"
 
 
 @pytest.fixture(scope="module")
-def reviews(tmp_path_factory) -> SentimentConfig:
-    root = tmp_path_factory.mktemp("reviews")
-    return made_runs.small_config(write_csvs(root / "reviews"), root / "cache", keep_epochs=True, epochs=3)
+def reviews(small) -> SentimentConfig:
+    return override(small, {"train.keep_epochs": True, "train.epochs": 3})
 
 
 @pytest.fixture(scope="module")
@@ -196,15 +194,10 @@ TIMES = np.arange(160)
 VALUES = 50 + 10 * np.sin(2 * np.pi * TIMES / 12) + np.random.default_rng(0).normal(size=160)
 
 
-def write_series(path: Path) -> Path:
-    path.write_text("time,value\n" + "".join(f"{time},{value:.6f}\n" for time, value in zip(TIMES, VALUES, strict=True)))
-    return path
-
-
 @pytest.fixture(scope="module")
 def a_series(tmp_path_factory) -> forecast.Trained:
     folder = tmp_path_factory.mktemp("series")
-    settings = SeriesConfig(str(write_series(folder / "series.csv")), context=6, horizon=3)
+    settings = SeriesConfig(str(write_series(folder / "series.csv", TIMES, VALUES)), context=6, horizon=3)
     forecast.train(
         ForecastConfig(settings, ForecastModelConfig(units=8), TrainConfig(epochs=2, batch_size=16)), folder / "run", figures=False
     )
@@ -217,7 +210,7 @@ def test_a_series(a_series, tmp_path: Path) -> None:
     window = make_window(trained, Request(examples=1))
     assert len(window.examples) >= 2
     assert page(window)
-    (example,) = make_window(trained, Request(file=write_series(tmp_path / "series.csv"))).examples
+    (example,) = make_window(trained, Request(file=write_series(tmp_path / "series.csv", TIMES, VALUES))).examples
     (found,) = example.frames
     assert list(example.steps) == [str(time) for time in TIMES[-6:]]
     np.testing.assert_allclose(found.curve.values, VALUES[-6:], atol=1e-4)

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from made_reviews import write_csvs
-from made_runs import small_config
 from tables import assert_close
 
 from lstm_jax.config import SentimentConfig, SentimentModelConfig
@@ -23,11 +21,8 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> SentimentConfig:
-    root = tmp_path_factory.mktemp("packed")
-    write_csvs(root / "reviews")
-    made = small_config(root / "reviews", root / "cache")
-    return override(made, {"data.packed": 60, "data.maxlen": 7})
+def config(small) -> SentimentConfig:
+    return override(small, {"data.packed": 60, "data.maxlen": 7})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_lstm
 import pytest
-from made_reviews import write_csvs
 from made_runs import small_config, write_jsonl_with_movies
 from tables import BACKENDS
 
@@ -25,12 +24,10 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small, tmp_path_factory):
     """Train a run, and return (folder, config, result of `sentiment.train`)."""
-    root = tmp_path_factory.mktemp("sentiment")
-    write_csvs(root / "reviews")
-    config = small_config(root / "reviews", root / "cache")
-    return root / "run", config, sentiment.train(config, root / "run")
+    folder = tmp_path_factory.mktemp("sentiment") / "run"
+    return folder, small, sentiment.train(small, folder)
 
 
 @pytest.fixture(scope="module")

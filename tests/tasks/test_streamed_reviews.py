@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 from made_reviews import write_csvs
-from made_runs import small_config
 
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
@@ -25,14 +24,12 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
+def configs(small, tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
     """Return a config that streams reviews from shards, and a config that reads the same reviews into memory."""
-    root = tmp_path_factory.mktemp("streamed")
-    write_csvs(root / "reviews")
-    data.write_review_shards([str(root / "reviews" / "train.csv")], root / "s", [str(root / "reviews" / "test.csv")])
-    memory = small_config(root / "reviews", root / "cache", epochs=3)
-    streamed = override(memory, {"data.data": str(root / "s"), "data.input": "stream"})
-    return streamed, memory
+    reviews, shards = small.data.data, tmp_path_factory.mktemp("streamed") / "s"
+    data.write_review_shards([f"{reviews}/train.csv"], shards, [f"{reviews}/test.csv"])
+    memory = override(small, {"train.epochs": 3})
+    return override(memory, {"data.data": str(shards), "data.input": "stream"}), memory
 
 
 def test_a_run(configs, tmp_path: Path) -> None:
