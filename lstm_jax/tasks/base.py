@@ -312,7 +312,7 @@ class Task(Training, Generic[C, D]):
 
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
-        console = console or Console(quiet=True)
+        console, initial = console or Console(quiet=True), initial or {}
         _check_processes(config, resume)
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
@@ -320,11 +320,10 @@ class Task(Training, Generic[C, D]):
             backend = _check_request(config, mesh)
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
-            idle = bool(config.train.patience) and not task.monitor
             begun = resume and RunFolder(Path(folder)).config.exists()  # an older version let such runs start
-            require(begun or not idle, "patience", config.train.patience, remedy)
+            require(bool(task.monitor) or begun or not config.train.patience, "patience", config.train.patience, remedy)
             examples, (params, rebuild) = task.examples(), task.functional
-            params = replaced(params, initial or {})
+            params = replaced(params, initial)
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
         with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
             total = sum(array.size for array in params.values())
@@ -336,7 +335,7 @@ class Task(Training, Generic[C, D]):
             for note in task.notes(Run(backend, optimizer, examples.count)):
                 say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
-                params = replaced(params, {**task.pretrained(run_folder, resume, console), **(initial or {})})
+                params = replaced(params, {**task.pretrained(run_folder, resume, console), **initial})
             result = fit(
                 params,
                 task.objective(rebuild),

@@ -70,14 +70,13 @@ def run(folder: Path, seed: int, console: Console) -> None:
     """
     with RunFolder(folder).locked():
         _clear(folder)
-        _mark(folder, {})
         try:
             _write_reviews(folder / "reviews", seed)
             _sentiment(folder / "sentiment", folder / "reviews", seed, console)
             _generation(folder / "generation", seed, console)
         finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
-                _mark(folder, _files(folder))
+                write_atomically(folder / MARK, json.dumps({"made": _files(folder)}, indent=1) + "\n")
     following = {
         f"predict --run {folder}/sentiment --text 'a good film'": "classify a review of your own",
         f"inspect --run {folder}/sentiment": "see what the network does at each word",
@@ -120,10 +119,6 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
     say(console, text)
 
 
-def _mark(folder: Path, made: dict[str, str]) -> None:
-    write_atomically(folder / MARK, json.dumps({"made": made}, indent=1) + "\n")
-
-
 def _files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in the folder, or "" for anything else but a folder, such as a link."""
     found = {}
@@ -147,5 +142,6 @@ def _clear(folder: Path) -> None:
             require(bool(digest) and made.get(name) == digest, f"folder {folder}", "holds something else", own)
         for name in found:
             (folder / name).unlink()
+        mark.unlink(missing_ok=True)
         for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             path.rmdir()
