@@ -191,7 +191,7 @@ class Task(Training, Generic[C, D]):
     Args:
         config: config of the run.
         data: data of the run, as `read` returns them. They have an attribute `fingerprint`, which is a checksum of the data.
-        mesh: device mesh over which each batch is sharded.
+        mesh: see `Training`.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
@@ -298,9 +298,6 @@ class Task(Training, Generic[C, D]):
             console: console that shows the progress and a table of the model's layers. If None, nothing is shown.
             callbacks: functions that are called after each epoch, after the built-in callbacks.
             figures: whether to draw the figures at the end.
-
-        Returns:
-            The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of each epoch.
 
         Raises:
             InputError: in one of these cases.
@@ -478,9 +475,8 @@ class Trained(ABC, Generic[C, Own]):
     def model(self) -> Any:
         """Flax NNX module with the trained parameters.
 
-        Each access returns a new module. A change to this module affects neither later accesses nor the methods of this class. If the
-        config has dropout, a call of the module applies dropout by default, and needs `rngs`. To run the module without dropout, call its
-        method `eval()` first, or pass `deterministic=True`.
+        Each access returns a new module. If the config has dropout, a call of the module applies dropout by default, and needs `rngs`. To
+        run the module without dropout, call its method `eval()` first, or pass `deterministic=True`.
         """
         return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
 

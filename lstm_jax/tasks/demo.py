@@ -61,7 +61,6 @@ def run(folder: Path, seed: int, console: Console) -> None:
     """Train a small sentiment classifier and a small character model, and print examples of their output.
 
     The classifier is applied to pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
-
     The files that an earlier demo wrote to the folder are removed first.
 
     Raises:

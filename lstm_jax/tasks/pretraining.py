@@ -131,7 +131,6 @@ def pretrain(
     recurrent layer have the same names as in a classifier.
 
     Raises:
-        InputError: if the text has fewer than two words.
         Interrupted: if SIGINT or SIGTERM arrives, also during the last training step. The state has been saved if `checkpoints` is given.
     """
     task = LanguageModel(config, vocabulary, text, mesh)

@@ -34,3 +34,8 @@ def small_config(source: Path, cache: Path, **train) -> SentimentConfig:
 def write_series(path: Path, times: Iterable, values: Iterable, heading: str = "time,value") -> Path:
     path.write_text("\n".join([heading, *(f"{time},{value}" for time, value in zip(times, values, strict=True))]) + "\n")
     return path
+
+
+def timeless(rows: Iterable[dict]) -> list[dict]:
+    """Return the metrics of the epochs of a run without durations."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_runs import timeless
 from made_texts import (
     BATCH,
     CHARS,
@@ -134,10 +135,6 @@ def test_samples(regime, made):
         prompt = jnp.asarray([ids_of(drawn["prompt"])])
         again = sampler.generate(params, jax.random.fold_in(key, 1), prompt, CHARS, trained.rules(1.0))
         assert ids_of(drawn["text"]) == again[0].tolist()
-
-
-def timeless(rows) -> list[dict]:
-    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
 
 
 @pytest.mark.slow(keep=1)
