@@ -62,7 +62,7 @@ def perturbation(
     else:
         member = members(places, len(values))
         sums = text_at_step(sum_members(member, values), member)
-    squares, own, words = jnp.moveaxis(sums, -1, 0)  # of the steps of each text
+    squares, own, words = (sums[..., n] for n in range(3))  # of the steps of each text
     spread = jnp.sqrt(own / (jnp.maximum(words, 1) * vectors.shape[-1]))
     scale = size * spread * jax.lax.rsqrt(jnp.maximum(squares, TINY)) * real
     return jnp.broadcast_to(scale[..., None], gradient.shape) * gradient
