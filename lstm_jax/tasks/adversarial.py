@@ -19,31 +19,26 @@ TINY = 1e-30
 """Smallest squared norm with which a gradient is normalised. A smaller squared norm is raised to this value."""
 
 
+Loss = Callable[..., tuple[jax.Array, jax.Array]]
+"""Function loss(params, vectors, *rest) that returns the loss and the logits. It must not close over arrays of a trace."""
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_gradient(
-    loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any, *rest: Any
-) -> tuple[jax.Array, jax.Array, Any]:
+def with_gradient(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
     If JAX differentiates the returned loss with respect to `params` and `vectors`, `loss` is not evaluated again: the derivatives and the
     returned gradient come from the same forward and backward pass. The returned logits and the returned gradient count as constants.
-
-    Args:
-        loss: function loss(params, vectors, *rest) that returns the loss and the logits. It must not close over arrays of a trace.
-        params: parameters of the model.
-        vectors: word vectors.
-        rest: further arguments of the loss, which are constants.
     """
-    (value, logits), gradient = jax.value_and_grad(loss, 1, has_aux=True)(params, vectors, *rest)
-    return value, logits, gradient
+    return _forward(loss, params, vectors, *rest)[0]
 
 
-def _forward(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any, *rest: Any) -> tuple[tuple, tuple]:
+def _forward(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[tuple, tuple]:
     (value, logits), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, vectors, *rest)
     return (value, logits, gradients[1]), (gradients, (None,) * len(rest))
 
 
-def _backward(loss: Callable[..., tuple[jax.Array, jax.Array]], residuals: tuple, cotangents: tuple) -> tuple:
+def _backward(loss: Loss, residuals: tuple, cotangents: tuple) -> tuple:
     gradients, nones = residuals
     return *jax.tree.map(lambda gradient: cotangents[0] * gradient, gradients), *nones
 
@@ -57,28 +52,17 @@ def perturbation(
     """Return the perturbation of the word vectors: for each text, size * s * g / |g|.
 
     Here g is the gradient of the loss with respect to all word vectors of the text, |g| its norm, and s the root mean square of the entries
-    of these word vectors. Miyato et al. normalise the word vectors so that s is about 1, and use the size 5. Padding (id 0) is not changed.
-
-    Args:
-        vectors: word vectors.
-        gradient: gradient of the loss with respect to `vectors`.
-        ids: word ids.
-        places: positions of the texts that are packed in the rows, or None if each row is one text.
-        size: norm of the perturbation of a text whose word vectors have a root mean square of 1.
+    of these word vectors. Miyato et al. normalise the word vectors so that s is about 1, and use the size 5. Padding (id 0) is not
+    changed. `places` are the positions of packed texts, or None if each row is one text.
     """
     real = (ids.T != 0).astype(vectors.dtype)
-    sums = [(gradient**2).sum(-1) * real, (vectors**2).sum(-1) * real, real]
-    squares, own, words = _text_sums(jnp.stack(sums, -1), places)
-    spread = jnp.sqrt(own / (jnp.maximum(words, 1) * vectors.shape[-1]))
-    scale = size * spread * jax.lax.rsqrt(jnp.maximum(squares, TINY)) * real
-    return jnp.broadcast_to(scale[..., None], gradient.shape) * gradient
-
-
-def _text_sums(values: Float[Array, "T B N"], places: PackedPlaces | None) -> list[jax.Array]:
-    """Add up values over the steps of each text, and return a list of N arrays (T, B)."""
+    values = jnp.stack([(gradient**2).sum(-1) * real, (vectors**2).sum(-1) * real, real], -1)
     if places is None:
         sums = jnp.broadcast_to(values.sum(0, keepdims=True), values.shape)
     else:
         member = members(places, len(values))
         sums = text_at_step(sum_members(member, values), member)
-    return [sums[..., n] for n in range(values.shape[-1])]
+    squares, own, words = (sums[..., n] for n in range(3))  # of the steps of each text
+    spread = jnp.sqrt(own / (jnp.maximum(words, 1) * vectors.shape[-1]))
+    scale = size * spread * jax.lax.rsqrt(jnp.maximum(squares, TINY)) * real
+    return jnp.broadcast_to(scale[..., None], gradient.shape) * gradient

@@ -7,14 +7,13 @@ A new task needs three modules, each with the name of the task:
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
@@ -23,27 +22,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS
-from lstm_jax.config import RunConfig, read_config, to_json
+from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
 from lstm_jax.config.shared import config_values
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
+from lstm_jax.inspection.figures import learning_curves
 from lstm_jax.models import Functional, check_products, functional, layer_rows, replaced, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
-from lstm_jax.runtime import processes, sharding
-from lstm_jax.tasks.memory import require_memory
+from lstm_jax.runtime import machine, processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, check_batch_size, fit
+from lstm_jax.training.loop import FitResult, Metrics, check_batch_size, fit
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data, versions
@@ -54,48 +54,39 @@ D = TypeVar("D")
 Own = TypeVar("Own")
 T = TypeVar("T", bound="Trained")
 
+Results = tuple[Metrics, Callable[[], object]]
+"""Metrics of a trained model for result.json, and a function that draws the task's own figures."""
 Content = str | bytes | Callable[[IO[bytes]], object]
 """Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
+SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 SHARED_SECONDS = 10.0
 """Number of seconds until each process must see a file that process 0 has written. A network file system can delay it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Training run that is about to be trained, with its optimiser, the name of its backend, and the number of its training examples."""
+    """Training run that is about to begin: the name of its backend, its optimiser, and the number of its training examples."""
 
-    folder: RunFolder
-    mesh: Mesh
     backend: str
     optimizer: Optimizer
     examples: int
 
 
-class Task(ABC, Generic[C, D]):
-    """Base class of a task, which makes the model, the loss and the metrics of a training run from its config and its data.
+class Training(ABC):
+    """Base class of a training: its model, its objective, the shapes of its batches, and the memory that it needs.
 
     Args:
-        config: config of the run.
-        data: data of the run, as `read` returns them. They have an attribute `fingerprint`, which is a checksum of the data.
+        train: config of the training.
         mesh: device mesh over which each batch is sharded.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
-    """Names of the metrics that the objective returns."""
-    table: ClassVar[str] = ""
-    """Name of a parameter that the objective uses only to look up rows, or "". A step updates only those of its rows that are looked up."""
     flags: ClassVar[dict[str, str]]
     """Command-line flags that the user can lower if there is not enough memory: a dict from a kind of arrays to flags. The kinds are
     "parameters", "residuals" (arrays that the forward pass keeps for the backward pass) and "data". The error message names the flags of
     the kind that needs the most memory."""
 
-    def __init__(self, config: C, data: D, mesh: Mesh):
-        self.config, self.data, self.mesh = config, data, mesh
-
-    @classmethod
-    @abstractmethod
-    def read(cls, config: C, console: Console) -> D:
-        """Read and return the data that the config names. The progress may be shown on `console`."""
+    def __init__(self, train: TrainConfig, mesh: Mesh):
+        self.train_config, self.mesh = train, mesh
 
     @abstractmethod
     def batch(self) -> Any:
@@ -103,7 +94,121 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def data_bytes(self) -> int:
-        """Return the number of bytes of data in memory, counted once, that `memory.require_memory` takes into account."""
+        """Return the number of bytes of data in memory, counted once, that `check_memory` takes into account."""
+
+    @abstractmethod
+    def make_model(self) -> Any:
+        """Return a new model, whose random initial weights are drawn from the seed in the config."""
+
+    @abstractmethod
+    def objective(self, rebuild: Callable) -> Objective:
+        """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
+
+    def carry(self, model: Any) -> Any:
+        """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
+        return ()
+
+    @cached_property
+    def model(self) -> Any:
+        """Model with its initial weights."""
+        return self.make_model()
+
+    @cached_property
+    def functional(self) -> Functional:
+        """Functional form of the model: its initial parameters, and a function that rebuilds the model from parameters."""
+        return functional(self.model)
+
+    def check_memory(self) -> None:
+        """Raise an `InputError` unless the training fits into the free memory.
+
+        The needed memory is a lower bound, which is computed from array shapes before any array is allocated.
+        """
+        train, mesh = self.train_config, self.mesh
+        optimizer = make_optimizer(replace(train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
+        size = jax.tree.leaves(self.batch())[0].shape[0] // train.microbatches
+        batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.batch())
+
+        def trace(batch, key):
+            model = self.make_model()
+            params, rebuild = functional(model)
+            carried = jax.tree.map(lambda rows: rows[:size], self.carry(model))
+            loss = self.objective(rebuild)
+            rest = (carried,) if jax.tree.leaves(carried) else ()
+            _, residuals, _ = jax.vjp(lambda params: loss(params, batch, jnp.full(size, 1 / size), key, *rest), params, has_aux=True)
+            return params, optimizer.init(params), residuals
+
+        with sharding.on(mesh):
+            params, moments, residuals = jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0)))
+        cpu = _is_cpu(mesh)
+        params, moments = (_bytes(tree, 1 if cpu else mesh.size) for tree in (params, moments))
+        sharing = len(mesh.local_devices) if cpu else 1  # devices whose arrays lie in the memory that is checked
+        residuals = _bytes(residuals) * sharing // mesh.size
+        copies = (3 if train.microbatches == 1 else 4) * params  # initial, trained, gradients of the batch and of a microbatch
+        placed = 0 if processes.several() else mesh.size if cpu else 1  # copies on devices: several processes place a few batches at a time
+        data = self.data_bytes() * (placed + cpu)  # CPU devices lie in the memory of the host, which has a copy
+        by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
+        least = self.flags[max(by_flags, key=lambda name: by_flags[name])]
+        needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}
+        parts = ", ".join(f"{name} {_shown(count)}" for name, count in needed.items())
+        require_free(sum(needed.values()), mesh, f"{parts}: lower {least}")
+
+
+def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
+    """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing."""
+    free = _free(mesh)
+    require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
+
+
+def _is_cpu(mesh: Mesh) -> bool:
+    return mesh.local_devices[0].platform == "cpu"
+
+
+def _bytes(tree: Any, devices: int = 1) -> int:
+    """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
+        total += int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize // (devices if divided else 1)
+    return total
+
+
+def _shown(count: int) -> str:
+    size, unit = next(((size, unit) for size, unit in SIZES if count >= size), (1, "B"))
+    return f"{count / size:,.0f} {unit}" if count >= 100 * size else f"{count / size:.3g} {unit}"
+
+
+def _free(mesh: Mesh) -> int | None:
+    """Return the number of free bytes of memory, or None if it is unknown."""
+    if _is_cpu(mesh):
+        return machine.free_memory()
+    stats = mesh.local_devices[0].memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+
+
+class Task(Training, Generic[C, D]):
+    """Base class of a task, which makes the model, the loss and the metrics of a training run from its config and its data.
+
+    Args:
+        config: config of the run.
+        data: data of the run, as `read` returns them. They have an attribute `fingerprint`, which is a checksum of the data.
+        mesh: see `Training`.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    """Names of the metrics that the objective returns."""
+    curves: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    """Metrics that the figure of learning curves shows; see `figures.learning_curves`."""
+    table: ClassVar[str] = ""
+    """Name of a parameter that the objective uses only to look up rows, or "". A step updates only those of its rows that are looked up."""
+
+    def __init__(self, config: C, data: D, mesh: Mesh):
+        super().__init__(config.train, mesh)
+        self.config, self.data = config, data
+
+    @classmethod
+    @abstractmethod
+    def read(cls, config: C, console: Console) -> D:
+        """Read and return the data that the config names. The progress may be shown on `console`."""
 
     @abstractmethod
     def examples(self) -> Examples:
@@ -118,35 +223,32 @@ class Task(ABC, Generic[C, D]):
         """
 
     @abstractmethod
-    def make_model(self) -> Any:
-        """Return a new model, whose random initial weights are drawn from the seed in the config."""
-
-    @abstractmethod
     def shapes(self) -> str:
         """Return the shapes of the input and the output of the model as text, for the title of the table of layers."""
 
     @abstractmethod
-    def objective(self, rebuild: Callable) -> Objective:
-        """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
-
-    @abstractmethod
-    def evaluate(self, params: Any) -> dict[str, Any]:
+    def evaluate(self, params: Any) -> Metrics:
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
+    def results(self, folder: RunFolder, params: Any) -> Results:
+        """Return the results of the training, whose parameters are `params`."""
+
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
         """Write the final metrics to result.json in the run folder, and draw the figures if `figures` is true."""
+        metrics, draw = self.results(folder, result.params)
+        row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
+        write_atomically(folder.result, json_text(row | metrics, indent=2) + "\n")
+        if figures:
+            learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", self.curves)
+            draw()
 
     @property
     def monitor(self) -> str:
         """Name of the metric whose smallest value selects the best epoch. If empty, no epoch is selected."""
         return "validation_loss"
 
-    def carry(self, model: Any) -> Any:
-        """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
-        return ()
-
-    def derive(self, row: dict[str, Any]) -> dict[str, Any]:
+    def derive(self, row: Metrics) -> Metrics:
         """Compute and return further metrics of an epoch from its training metrics `row`, for example the perplexity from the loss."""
         return {}
 
@@ -164,21 +266,6 @@ class Task(ABC, Generic[C, D]):
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
         """Return the callbacks of this task, which are called after each epoch in addition to the built-in callbacks."""
         return ()
-
-    def check_memory(self) -> None:
-        """Raise an `InputError` unless the training fits into the free memory."""
-        shapes = self.batch(), self.mesh, self.flags
-        require_memory(self.config.train, self.make_model, self.objective, *shapes, data_bytes=self.data_bytes(), carry=self.carry)
-
-    @cached_property
-    def model(self) -> Any:
-        """Model with its initial weights."""
-        return self.make_model()
-
-    @cached_property
-    def functional(self) -> Functional:
-        """Functional form of the model: its initial parameters, and a function that rebuilds the model from parameters."""
-        return functional(self.model)
 
     @classmethod
     def train(
@@ -212,9 +299,6 @@ class Task(ABC, Generic[C, D]):
             callbacks: functions that are called after each epoch, after the built-in callbacks.
             figures: whether to draw the figures at the end.
 
-        Returns:
-            The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of each epoch.
-
         Raises:
             InputError: in one of these cases.
 
@@ -225,7 +309,7 @@ class Task(ABC, Generic[C, D]):
 
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
-        console = console or Console(quiet=True)
+        console, initial = console or Console(quiet=True), initial or {}
         _check_processes(config, resume)
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
@@ -233,18 +317,22 @@ class Task(ABC, Generic[C, D]):
             backend = _check_request(config, mesh)
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
-            idle = bool(config.train.patience) and not task.monitor
             begun = resume and RunFolder(Path(folder)).config.exists()  # an older version let such runs start
-            require(begun or not idle, "patience", config.train.patience, remedy)
+            require(bool(task.monitor) or begun or not config.train.patience, "patience", config.train.patience, remedy)
             examples, (params, rebuild) = task.examples(), task.functional
-            params = replaced(params, initial or {})
+            params = replaced(params, initial)
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
         with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
-            console.print(_summary(task))
-            for note in task.notes(Run(run_folder, mesh, backend, optimizer, examples.count)):
-                console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+            total = sum(array.size for array in params.values())
+            caption = f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)"
+            table = Table("layer", "type", "parameters", Column("count", justify="right"), title=task.shapes(), caption=caption)
+            for row in layer_rows(task.model):
+                table.add_row(*row.values())
+            console.print(table)
+            for note in task.notes(Run(backend, optimizer, examples.count)):
+                say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
-                params = replaced(params, {**task.pretrained(run_folder, resume, console), **(initial or {})})
+                params = replaced(params, {**task.pretrained(run_folder, resume, console), **initial})
             result = fit(
                 params,
                 task.objective(rebuild),
@@ -276,9 +364,9 @@ class Task(ABC, Generic[C, D]):
     @contextlib.contextmanager
     def _begin(self, path: Path, backend: str, resume: bool, allow_other_machine: bool, console: Console) -> Iterator[RunFolder]:
         """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends."""
-        files, fingerprint = self.files(), getattr(self.data, "fingerprint")  # noqa: B009
-        unnamed = sorted(set(files) ^ set(self.config.files))
-        require(not unnamed, f"files of {self.config.task}", unnamed, "name each file that the task writes in the `files` of its config")
+        data: Any = self.data
+        files, fingerprint = self.files(), data.fingerprint
+        assert set(files) == set(self.config.files), "the config of a task names each file that the task writes"
         here = environment(self.mesh) | {"backend": backend, **_compiled_code(), "folder": os.getcwd()}
         processes.require_equal({"backend": backend, "data": fingerprint})
         with contextlib.ExitStack() as stack:
@@ -294,7 +382,7 @@ class Task(ABC, Generic[C, D]):
                 if found := "; ".join(differences(environments[-1], here)):
                     remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
                     require(allow_other_machine, f"machine of run {run.path}", "not the one it was trained on", remedy)
-                    console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
+                    say(console, f"resumed on another machine, so that the last bits differ: {found}")
                     environments = (*environments, here)
                 run.fix_data(fingerprint)
                 for name, content in files.items():
@@ -355,25 +443,14 @@ def _check_request(config: RunConfig, mesh: Mesh) -> str:
     return backend.name
 
 
-def _summary(task: Task) -> Table:
-    """Return a table with one row for each layer that has parameters."""
-    total = sum(array.size for array in task.functional.params.values())
-    table = Table("layer", "type", "parameters", title=task.shapes(), caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
-    table.add_column("count", justify="right")
-    for row in layer_rows(task.model):
-        table.add_row(*row.values())
-    return table
+def say(console: Console, line: str) -> None:
+    """Print a line without markup and colours. Only a terminal wraps it."""
+    console.print(Text(line), soft_wrap=not console.is_terminal)
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:
     """Return the random-number streams from which the initial weights of a run are drawn."""
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
-
-
-def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
-    """Write the result of a run to result.json, as a JSON object."""
-    row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-    write_atomically(run.result, json_text(row | metrics, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -398,9 +475,8 @@ class Trained(ABC, Generic[C, Own]):
     def model(self) -> Any:
         """Flax NNX module with the trained parameters.
 
-        Each access returns a new module. A change to this module affects neither later accesses nor the methods of this class. If the
-        config has dropout, a call of the module applies dropout by default, and needs `rngs`. To run the module without dropout, call its
-        method `eval()` first, or pass `deterministic=True`.
+        Each access returns a new module. If the config has dropout, a call of the module applies dropout by default, and needs `rngs`. To
+        run the module without dropout, call its method `eval()` first, or pass `deterministic=True`.
         """
         return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
 
@@ -414,7 +490,7 @@ class Trained(ABC, Generic[C, Own]):
             InputError: if `dtype` is none of these names.
         """
         check_products(dtype)
-        return dataclasses.replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
+        return replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -451,8 +527,9 @@ class Trained(ABC, Generic[C, Own]):
         own, model = cls._open(run, config)
         like, rebuild = functional(model)
         found = checkpoint.restore(run.checkpoints / "best", like)
-        notes += tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
-        notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
+        lost = [(step, f"damaged ({reason})") for step, reason in found.rejected]
+        lost += [(step, "unfinished (it has no manifest)") for step in found.unfinished]
+        notes += tuple(f"checkpoint of step {step} is {why}; an older one is used" for step, why in lost)
         params = {name: np.asarray(array) for name, array in found.state.items()}
         for name, array in params.items():
             remedy = "the training has diverged: train anew with a lower learning rate"
@@ -467,6 +544,8 @@ def _with_found_data(config: Any, run: RunFolder) -> Any:
     def found(path: str) -> str:
         return str(started / path) if path and not Path(path).exists() and (started / path).exists() else path
 
-    given = {name: getattr(config.data, name) for name in ("data", "test_data", "csv") if hasattr(config.data, name)}
-    paths = {name: found(value) if isinstance(value, str) else tuple(map(found, value)) for name, value in given.items()}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
+    own = config.data
+    for name in ("data", "test_data", "csv"):
+        if value := getattr(own, name, ""):
+            own = replace(own, **{name: found(value) if isinstance(value, str) else tuple(map(found, value))})
+    return replace(config, data=own)

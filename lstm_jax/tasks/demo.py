@@ -7,13 +7,13 @@ prompt.
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from lstm_jax import data
 from lstm_jax.config import (
@@ -26,9 +26,11 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
+from lstm_jax.files.reading import file_digest, parsing
 from lstm_jax.files.writing import remove_temporaries, write_atomically
 from lstm_jax.tasks import generation, sentiment
+from lstm_jax.tasks.base import say
 from lstm_jax.training.run_folder import RunFolder
 
 SENTIMENT = SentimentConfig(
@@ -59,11 +61,7 @@ def run(folder: Path, seed: int, console: Console) -> None:
     """Train a small sentiment classifier and a small character model, and print examples of their output.
 
     The classifier is applied to pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
-
-    Args:
-        folder: folder of the demo. The files that an earlier demo wrote to it are removed first.
-        seed: seed of the data, the initial weights, the order of the examples and the drawn characters.
-        console: console that shows progress and results.
+    The files that an earlier demo wrote to the folder are removed first.
 
     Raises:
         InputError: if the folder holds files that no earlier demo wrote or that have changed, if an earlier demo in this folder was killed,
@@ -71,22 +69,21 @@ def run(folder: Path, seed: int, console: Console) -> None:
     """
     with RunFolder(folder).locked():
         _clear(folder)
-        _mark(folder, {})
         try:
             _write_reviews(folder / "reviews", seed)
             _sentiment(folder / "sentiment", folder / "reviews", seed, console)
             _generation(folder / "generation", seed, console)
         finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
-                _mark(folder, _files(folder))
+                write_atomically(folder / MARK, json.dumps({"made": _files(folder)}, indent=1) + "\n")
     following = {
         f"predict --run {folder}/sentiment --text 'a good film'": "classify a review of your own",
         f"inspect --run {folder}/sentiment": "see what the network does at each word",
         "train sentiment --help": "train on real reviews",
     }
-    console.print("\nWhat to do next:", highlight=False)
+    say(console, "\nWhat to do next:")
     for command, purpose in following.items():
-        console.print(f"  lstm-jax {command}  # {purpose}", highlight=False, markup=False, soft_wrap=True)
+        console.print(Text(f"  lstm-jax {command}  # {purpose}"), soft_wrap=True)
 
 
 def _write_reviews(folder: Path, seed: int) -> None:
@@ -99,64 +96,51 @@ def _write_reviews(folder: Path, seed: int) -> None:
 
 
 def _sentiment(folder: Path, reviews: Path, seed: int, console: Console) -> None:
-    console.print("synthetic reviews from a small grammar: a demonstration, no result", highlight=False)
+    say(console, "synthetic reviews from a small grammar: a demonstration, no result")
     config = replace(SENTIMENT, data=replace(SENTIMENT.data, data=str(reviews)), train=replace(SENTIMENT.train, seed=seed))
     result = sentiment.train(config, folder, console=console)
-    console.print(f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}", highlight=False)
+    say(console, f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}")
     probabilities = sentiment.load(folder).probabilities(REVIEWS)
     for text, p in zip(REVIEWS, probabilities, strict=True):
-        console.print(f"  {p:.3f}  {text}", highlight=False)
+        say(console, f"  {p:.3f}  {text}")
 
 
 def _generation(folder: Path, seed: int, console: Console) -> None:
-    console.print("\ncharacters of Python's own documentation", highlight=False)
+    say(console, "\ncharacters of Python's own documentation")
     config = replace(GENERATION, train=replace(GENERATION.train, seed=seed))
     result = generation.train(config, folder, console=console)
     bits = result.rows[result.best_epoch - 1]["validation_bits"]
-    console.print(f"held-out text: {bits:.3f} bits a character", highlight=False)
-    console.print(f"text from the prompt {PROMPT!r}, at temperature 0.5:", highlight=False)
+    say(console, f"held-out text: {bits:.3f} bits a character")
+    say(console, f"text from the prompt {PROMPT!r}, at temperature 0.5:")
     trained = generation.load(folder)
     pieces = trained.write(trained.encode(PROMPT), CHARS, trained.rules(0.5), seed=seed)
     text = PROMPT + trained.texts(pieces, 1)[0]
-    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
-
-
-def _mark(folder: Path, made: dict[str, str]) -> None:
-    write_atomically(folder / MARK, json.dumps({"made": made}, indent=1) + "\n")
+    say(console, text)
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in the folder, or "" for anything else, such as a link or an empty folder."""
+    """Return the SHA-256 of each file in the folder, or "" for anything else but a folder, such as a link."""
     found = {}
     for path in folder.rglob("*"):
-        is_folder = path.is_dir() and not path.is_symlink()
-        if path not in (folder / MARK, RunFolder(folder).lock) and not (is_folder and any(path.iterdir())):
-            is_file = path.is_file() and not path.is_symlink()
-            found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+        is_link = path.is_symlink()
+        if path not in (folder / MARK, RunFolder(folder).lock) and (is_link or not path.is_dir()):
+            found[path.relative_to(folder).as_posix()] = file_digest(path) if path.is_file() and not is_link else ""
     return found
 
 
 def _clear(folder: Path) -> None:
     """Remove all files that an earlier demo wrote to the folder."""
-    remedy = "name a new one with --run"
-    try:
+    mark, remedy = folder / MARK, "name a new one with --run"
+    with parsing(f"mark {mark}", remedy):
+        made = dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
+    with system_errors(f"folder {folder}", remedy):
         remove_temporaries(folder)
-        found, made = _files(folder), _made(folder / MARK)
+        found = _files(folder)
         for name, digest in found.items():
-            known = bool(digest) and made.get(name) == digest
             own = f"{remedy}, or move {name} away: no demo that ended made it, or it has changed"
-            require(known, f"folder {folder}", "holds something else", own)
+            require(bool(digest) and made.get(name) == digest, f"folder {folder}", "holds something else", own)
         for name in found:
             (folder / name).unlink()
+        mark.unlink(missing_ok=True)
         for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             path.rmdir()
-    except OSError as error:
-        raise InputError(f"folder {folder}", error, remedy) from error
-
-
-def _made(mark: Path) -> dict[str, str]:
-    """Return the files that an earlier demo wrote, as a dict from the name of a file to its SHA-256."""
-    try:
-        return dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"mark {mark}", error, "name a new one with --run") from error

@@ -29,21 +29,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax import data
 from lstm_jax.bounds import Level, check_number
 from lstm_jax.config import ForecastConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
+from lstm_jax.inspection import figures
 from lstm_jax.models import Forecaster
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Run, initial_rngs, write_result
+from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs
 from lstm_jax.training.examples import Examples
-from lstm_jax.training.loop import FitResult
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Objective
 
+Times = np.ndarray | Sequence[Any] | None
+"""Times of the entries to forecast; see `Trained.ahead`."""
 LEVEL = 0.9
 """Probability with which the prediction intervals in metrics and figures should contain the true value."""
 LEAST_LOG_SPREAD = -7.0
@@ -85,13 +89,6 @@ class Part:
     """(W,): index in the series of the first entry to forecast."""
 
 
-def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Return where the training, validation and test splits of a series of `count` entries begin and end."""
-    test = count - round(count * config.data.test)
-    held = test - round(count * config.data.validation)
-    return {"train": (0, held), "validation": (held, test), "test": (test, count)}
-
-
 def features_of(config: ForecastConfig) -> int:
     """Return the number of features that the model reads for each entry of a series."""
     return 1 + config.data.level + config.data.gaps
@@ -110,15 +107,21 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
         found = f"a value lies more than {MOST_SPREADS:g} spreads from another; the spread where trained on is {scale.spread:g}"
         require(good, f"values of {name}", found, "leave out outliers, or give a series of one scale")
     features += [np.log(gaps)] if config.data.gaps else []
-    usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
-    ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
+    ahead = np.log(windows.ahead / np.arange(1.0, config.data.horizon + 1)) if config.data.gaps else np.zeros_like(windows.ahead)
     return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
 
 
 def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
     """Cut a series into the windows of its training, validation and test splits."""
-    bounds = part_bounds(len(series), config)
-    scale = _scale(series.values[: bounds["train"][1]], series.name)
+    test = len(series) - round(len(series) * config.data.test)
+    held = test - round(len(series) * config.data.validation)
+    bounds = {"train": (0, held), "validation": (held, test), "test": (test, len(series))}
+    train, subject = series.values[:held], f"values of {series.name}"
+    varies = len(train) > 0 and train.max() > train.min()  # rounding may give equal values a spread above 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = Scale(float(train.mean()), float(train.std())) if varies else Scale(0.0, 0.0)
+    require(math.isfinite(scale.spread), subject, "too large to square", "give the series in a larger unit")
+    require(scale.spread > 0, subject, "all the same where trained on", "give a series that varies")
     parts = {}
     for name, (first, last) in bounds.items():
         windows = data.series_windows(series, config.data.context, config.data.horizon, first, last)
@@ -126,15 +129,6 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
         require(len(windows.origin) > 0, f"length of {series.name}", found, "give a longer series, or a shorter context or horizon")
         parts[name] = make_part(windows, scale, config, series.name)
     return parts, scale
-
-
-def _scale(values: np.ndarray, name: str) -> Scale:
-    varies = len(values) > 0 and values.max() > values.min()  # rounding may give equal values a spread above 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = Scale(float(values.mean()), float(values.std())) if varies else Scale(0.0, 0.0)
-    require(math.isfinite(scale.spread), f"values of {name}", "too large to square", "give the series in a larger unit")
-    require(scale.spread > 0, f"values of {name}", "all the same where trained on", "give a series that varies")
-    return scale
 
 
 def make_model(config: ForecastConfig) -> Forecaster:
@@ -145,9 +139,7 @@ def make_model(config: ForecastConfig) -> Forecaster:
 def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
     """Return the negative log-likelihood (B, K) of each target under its predicted normal distribution, in nats.
 
-    Args:
-        predicted: means (`[:, 0]`) and log standard deviations (`[:, 1]`, raised to `LEAST_LOG_SPREAD`), an array (B, 2, K).
-        target: the true values (B, K), in the units of the means.
+    `predicted` (B, 2, K) holds the means and the log standard deviations, which are raised to `LEAST_LOG_SPREAD`.
     """
     mean, spread = predicted[:, 0], jnp.maximum(predicted[:, 1], LEAST_LOG_SPREAD)
     return 0.5 * ((target - mean) * jnp.exp(-spread)) ** 2 + spread + 0.5 * math.log(2 * math.pi)
@@ -158,9 +150,6 @@ def objective(rebuild: Callable) -> Objective:
 
     A batch is a tuple of the arrays `entries`, `ahead` and `target` of a `Part`. The metrics are "loss" and "absolute", the mean absolute
     error of the predicted means in standard deviations of the training split.
-
-    Args:
-        rebuild: function from parameters to the model.
     """
 
     def loss(params, batch, weight, key):
@@ -172,7 +161,11 @@ def objective(rebuild: Callable) -> Objective:
     return loss
 
 
-def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
+Predictions = Callable[[dict, Part], np.ndarray]
+"""Function that `make_predictions` returns."""
+
+
+def make_predictions(rebuild: Callable, mesh: Mesh) -> Predictions:
     """Return a compiled function predictions(params, part) that forecasts the K entries after each of the W windows in `part`.
 
     It returns an array (W, 2, K), in which [:, 0] are the means and [:, 1] the logarithms of the standard deviations, both in units of the
@@ -189,21 +182,26 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
     units of the series. "coverage" is the share of true values inside the prediction interval of probability `LEVEL`.
     """
     off = np.abs(predicted[:, 0] - part.target)
-    wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
-    loss = float(np.asarray(negative_log_likelihood(jnp.asarray(predicted), jnp.asarray(part.target))).mean())
-    sizes = {"mae": off.mean() * scale.spread, "rmse": np.sqrt((off**2).mean()) * scale.spread, "coverage": (off <= wide).mean()}
-    return {"loss": loss} | {name: float(value) for name, value in sizes.items()}
+    found = {
+        "loss": np.asarray(negative_log_likelihood(jnp.asarray(predicted), jnp.asarray(part.target))).mean(),
+        "mae": off.mean() * scale.spread,
+        "rmse": np.sqrt((off**2).mean()) * scale.spread,
+        "coverage": (off <= half_width(predicted, LEVEL)).mean(),
+    }
+    return {name: float(value) for name, value in found.items()}
 
 
-def read_series(config: ForecastConfig, path: str | os.PathLike[str] | None = None) -> data.Series:
-    """Read a time series from the file `path`, or from the file that the config names. The config names its columns."""
-    return data.read_series(path or config.data.csv, config.data.time, config.data.value)
+def half_width(predicted: np.ndarray, level: float) -> np.ndarray:
+    """Return half the width (W, K) of each prediction interval of probability `level`, in spreads of the training split."""
+    # the quantile of the lower tail is used, because 0.5 + level / 2 rounds to 1 if the level is close to 1
+    return -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
 
 
 class Forecasting(base.Task[ForecastConfig, data.Series]):
     """Task that trains a model to forecast the next entries of a time series, each with a prediction interval."""
 
     metrics = ("loss", "absolute")
+    curves = ("loss",)
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --horizon",
         "residuals": "--batch-size, --context, --units or --layers, or give --microbatches or --remat sqrt",
@@ -214,7 +212,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
     def read(cls, config: ForecastConfig, console: Console) -> data.Series:
         del console
         require(bool(config.data.csv), "csv", "none given", "name a .csv or .jsonl file")
-        return read_series(config)
+        return data.read_series(config.data.csv, config.data.time, config.data.value)
 
     def batch(self) -> Any:
         size, context, horizon = self.config.train.batch_size, self.config.data.context, self.config.data.horizon
@@ -227,25 +225,16 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         return 8 * windows * (context * features_of(self.config) + 2 * horizon)
 
     @cached_property
-    def parts(self) -> dict[str, Part]:
-        """Dict from the name of each split ("train", "validation" or "test") to its windows."""
-        return self._parts_and_scale[0]
-
-    @cached_property
-    def scale(self) -> Scale:
-        """Mean and standard deviation of the values in the training split."""
-        return self._parts_and_scale[1]
-
-    @cached_property
-    def _parts_and_scale(self) -> tuple[dict[str, Part], Scale]:
+    def split(self) -> tuple[dict[str, Part], Scale]:
+        """Windows of each split ("train", "validation" or "test"), and the mean and standard deviation of the training split."""
         return parts_of(self.data, self.config)
 
     def examples(self) -> Examples:
-        train = self.parts["train"]
+        train = self.split[0]["train"]
         return Examples.of_rows((train.entries, train.ahead, train.target))
 
     def files(self) -> dict[str, Any]:
-        return {"scale.json": json.dumps(asdict(self.scale)) + "\n"}
+        return {"scale.json": json.dumps(asdict(self.split[1])) + "\n"}
 
     def make_model(self) -> Forecaster:
         return make_model(self.config)
@@ -257,68 +246,45 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         return objective(rebuild)
 
     def notes(self, run: Run) -> Iterator[str]:
-        counts = ", ".join(f"{len(part.target):,} {name} windows" for name, part in self.parts.items())
+        counts = ", ".join(f"{len(part.target):,} {name} windows" for name, part in self.split[0].items())
         yield f"{len(self.data):,} entries ({self.data.skipped} rows without a value): {counts}, backend {run.backend}"
 
     @cached_property
-    def predictions(self) -> Callable[[dict, Part], np.ndarray]:
-        """Compiled function from parameters and a split to its predictions (W, 2, K); see `make_predictions`."""
+    def predictions(self) -> Predictions:
+        """Compiled function from parameters and a split to its predictions (W, 2, K)."""
         return make_predictions(self.functional.rebuild, self.mesh)
 
-    def evaluate(self, params: Any, name: str = "validation") -> dict[str, Any]:
-        part = self.parts[name]
-        found = metrics_of(self.predictions(params, part), part, self.scale)
+    def evaluate(self, params: Any, name: str = "validation") -> Metrics:
+        parts, scale = self.split
+        found = metrics_of(self.predictions(params, parts[name]), parts[name], scale)
         return {f"{name}_{metric}": value for metric, value in found.items()}
 
-    def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of both held-out splits, and draw the learning curves and the forecasts for the test split."""
-        write_result(folder, result, self.evaluate(result.params) | self.evaluate(result.params, "test"))
-        if figures:
-            from lstm_jax.inspection.figures import learning_curves
+    def results(self, folder: RunFolder, params: Any) -> Results:
+        return self.evaluate(params) | self.evaluate(params, "test"), lambda: self._draw(folder.figures / "forecast.png", params)
 
-            learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", ("loss",))
-            part = self.parts["test"]
-            draw_forecast(self.data, part, self.predictions(result.params, part), self.scale, LEVEL, folder.figures / "forecast.png")
+    def _draw(self, path: Path, params: Any) -> None:
+        """Draw the end of the series, and the forecasts for every K-th window of the test split; see `figures.forecast`.
+
+        Windows start one entry after each other, so that each of these forecasts begins where the previous one ends.
+        """
+        series, horizon, (parts, scale) = self.data, self.config.data.horizon, self.split
+        part = parts["test"]
+        bounds = interval(self.predictions(params, part), part.last, scale, LEVEL)
+        first = max(0, int(part.origin[0]) - horizon)
+        chosen = range(0, len(part.origin), horizon)
+        drawn = [(series.times[part.origin[n] : part.origin[n] + horizon], *(array[n] for array in bounds)) for n in chosen]
+        figures.forecast(series.times[first:], series.values[first:], drawn, LEVEL, series.dated, path)
 
 
 def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the predicted mean of each forecast entry, and the bounds of its prediction interval.
 
-    Args:
-        predicted: predictions (W, 2, K); see `make_predictions`.
-        last: `Part.last` of the windows.
-        scale: mean and standard deviation of the training split.
-        level: probability with which the interval should contain the true value, between 0 and 1.
-
-    Returns:
-        The mean, the lower bound and the upper bound, each (W, K), in the units of the series.
+    The three arrays are (W, K), in the units of the series. `predicted` is what `make_predictions` computes, `last` is `Part.last`, and
+    `level` is the probability with which the interval should contain the true value.
     """
     mean = last[:, None] + predicted[:, 0] * scale.spread
-    # the quantile of the lower tail is used, because 0.5 + level / 2 rounds to 1 if the level is close to 1
-    wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD)) * scale.spread
+    wide = half_width(predicted, level) * scale.spread
     return mean, mean - wide, mean + wide
-
-
-def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
-    """Draw the end of a series, together with the forecasts for one split; see `figures.forecast`.
-
-    The windows of the split start one entry after each other. The forecast of every K-th window is drawn, so that each forecast begins
-    where the previous one ends. The other arguments are those of `interval`.
-    """
-    from lstm_jax.inspection import figures
-
-    mean, low, high = interval(predicted, part.last, scale, level)
-    horizon = mean.shape[1]
-    chosen = range(0, len(mean), horizon)
-    first = max(0, int(part.origin[0]) - horizon)
-    return figures.forecast(
-        series.times[first:],
-        series.values[first:],
-        [(series.times[part.origin[n] : part.origin[n] + horizon], mean[n], low[n], high[n]) for n in chosen],
-        level,
-        series.dated,
-        path,
-    )
 
 
 @dataclass(frozen=True)
@@ -350,21 +316,20 @@ class Trained(base.Trained[ForecastConfig, Scale]):
 
     @staticmethod
     def _open(run: RunFolder, config: ForecastConfig) -> tuple[Scale, Forecaster]:
-        try:
+        with parsing(f"scale {run.scale}", "name the folder of a finished or interrupted run"):
             scale = Scale(**json.loads(run.scale.read_text()))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
         return scale, make_model(config)
 
     def series(self, path: str | os.PathLike[str] | None = None) -> data.Series:
         """Read the series that the config of the run names, or one with the same columns from the file `path`."""
-        return read_series(self.config, path)
+        config = self.config.data
+        return data.read_series(path or config.csv, config.time, config.value)
 
     def predict(self, part: Part) -> np.ndarray:
         """Return the predictions (W, 2, K) for the W windows in `part`; see `make_predictions`."""
         return make_predictions(self.rebuild, self.mesh)(self.params, part)
 
-    def end_of(self, series: data.Series, times: np.ndarray | Sequence[Any] | None = None) -> tuple[Part, np.ndarray]:
+    def end_of(self, series: data.Series, times: Times = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
         The input is a `Part` with one window, whose `target` holds zeros. `ahead` explains the arguments and their errors.
@@ -373,17 +338,17 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         require(isinstance(series, data.Series), "series", type(series).__name__, "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
-        remedy = f"give {horizon} increasing ones behind the series' end"
-        require(moments.shape == (horizon,), "times", moments.tolist(), remedy)
+        ends = np.concatenate([series.times[-1:], moments.ravel()])
         with np.errstate(invalid="ignore", over="ignore"):  # the difference of two infinite times, or of times near the largest float64
-            gaps = series.gaps_between(np.concatenate([series.times[-1:], moments[:-1]]), moments)
-        require(bool(((gaps > 0) & np.isfinite(gaps)).all()), "times", moments.tolist(), remedy)
+            gaps = series.gaps_between(ends[:-1], ends[1:])
+        good = moments.shape == (horizon,) and bool(((gaps > 0) & np.isfinite(gaps)).all())
+        require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
         windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
         return make_part(windows, self.scale, self.config, series.name), moments
 
-    def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | Sequence[Any] | None = None) -> Forecast:
+    def ahead(self, series: data.Series, level: float = LEVEL, times: Times = None) -> Forecast:
         """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
 
         Args:

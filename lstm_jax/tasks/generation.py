@@ -19,16 +19,15 @@ from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.data.text.corpus import article_starts, cleaned_articles
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
 from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Run, initial_rngs, write_result
-from lstm_jax.tasks.memory import require_free
+from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs, require_free, say
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.examples import Examples
-from lstm_jax.training.loop import FitResult
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
 from lstm_jax.training.step import Objective
@@ -69,6 +68,7 @@ def reading_mode(config: GenerationConfig) -> Mode:
 class Generation(base.Task[GenerationConfig, data.Corpus]):
     """Task that trains a model to predict the next character of a text, which it reads in windows or as streams; see `text_examples`."""
 
+    curves = ("bits", "accuracy")
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --embed",
         "residuals": "--batch-size, --length, --units or --layers, or give --microbatches or --remat sqrt",
@@ -129,33 +129,29 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         yield from corpus.notes
 
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
-        sampler = Sampler(self.functional.rebuild, self.data.characters.size, reading_mode(self.config), self.config.data.length)
-
-        def sample(record: EpochRecord) -> None:
-            rows = []
-            for row in self._samples(sampler, record):
-                rows.append(row)
-                console.print(f"  temperature {row['temperature']:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
-                console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
-            kept = [row for row in read_samples(folder.samples) if row["epoch"] < record.epoch]  # later epochs are trained again
-            write_atomically(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
-
-        return (sample,) if self.config.sample.sample_chars and self.config.sample.sample_temperatures else ()
-
-    def _samples(self, sampler: Sampler, record: EpochRecord) -> Iterator[dict[str, Any]]:
-        config, corpus = self.config.sample, self.data
+        config, corpus, mode = self.config.sample, self.data, reading_mode(self.config)
+        sampler = Sampler(self.functional.rebuild, corpus.characters.size, mode, self.config.data.length)
         whole = min(len(corpus.train), MOST)  # of a larger text, the prompt is from the part that int32 can index
         size = min(config.sample_prompt, whole)
-        begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
-        begin = int(jax.random.randint(begin_key, (), 0, whole - size + 1))
-        prompt = corpus.train[begin : begin + size]
-        # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
-        params = jax.tree.map(np.asarray, record.params)
-        for number, temperature in enumerate(config.sample_temperatures):
-            rules = make_rules(temperature=temperature)
-            drawn = sampler.generate(params, jax.random.fold_in(draw_key, number), jnp.asarray(prompt)[None], config.sample_chars, rules)
-            row = {"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": sampler.mode}
-            yield row | {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
+
+        def sample(record: EpochRecord) -> None:
+            begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
+            begin = int(jax.random.randint(begin_key, (), 0, whole - size + 1))
+            prompt = corpus.train[begin : begin + size]
+            # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
+            params = jax.tree.map(np.asarray, record.params)
+            rows = [row for row in read_samples(folder.samples) if row["epoch"] < record.epoch]  # later epochs are trained again
+            for number, temperature in enumerate(config.sample_temperatures):
+                key, rules = jax.random.fold_in(draw_key, number), make_rules(temperature=temperature)
+                drawn = sampler.generate(params, key, jnp.asarray(prompt)[None], config.sample_chars, rules)
+                row = {"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode}
+                row |= {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
+                for line in (f"  temperature {temperature:g}: prompt {row['prompt']!r}", row["text"]):
+                    say(console, line)
+                rows.append(row)
+            write_atomically(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+        return (sample,) if config.sample_chars and config.sample_temperatures else ()
 
     @property
     def monitor(self) -> str:
@@ -166,51 +162,45 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         """Scorer that reads text in the mode of the training; see `reading_mode`."""
         return Scorer(self.functional.rebuild, self.mesh, reading_mode(self.config), self.config.data.length)
 
-    def derive(self, row: dict[str, Any]) -> dict[str, Any]:
+    def derive(self, row: Metrics) -> Metrics:
         return {f"train_{name}": value for name, value in bits_and_perplexity(row["train_loss"]).items()}
 
-    def evaluate(self, params: Any) -> dict[str, Any]:
-        held_out = self.data.validation
-        if not len(held_out):
-            return {}
-        if self.stream:
+    def evaluate(self, params: Any) -> Metrics:
+        held_out, config = self.data.validation, self.config.data
+        if self.stream or not len(held_out):
             return self._score_held_out(params)
-        X, Y = data.windows(held_out, self.config.data.length, self.config.data.step)
-        return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
+        windows = np.column_stack(data.windows(held_out, config.length, config.step))
+        return self.scorer.windows(params, windows).metrics("validation_")
 
-    def _score_held_out(self, params: Any) -> dict[str, Any]:
-        starts = self.data.validation_starts if self.config.data.article_resets else None
-        return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
+    def _score_held_out(self, params: Any) -> Metrics:
+        corpus = self.data
+        starts = corpus.validation_starts if self.config.data.article_resets else None
+        return self.scorer.text(params, corpus.validation, starts).metrics("validation_") if len(corpus.validation) else {}
 
-    def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the whole held-out text, and draw the learning curves and the pages of coloured text."""
-        held_out = self.data.validation
-        write_result(folder, result, self._score_held_out(result.params) if len(held_out) else {})
-        if not figures:
-            return
-        from lstm_jax.inspection.figures import learning_curves
+    def results(self, folder: RunFolder, params: Any) -> Results:
+        """Return the metrics of the whole held-out text, and a function that draws the pages of coloured text."""
 
-        learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))
-        corpus, which = self.data, "held-out" if len(held_out) else "training"
-        ids = (held_out if len(held_out) else corpus.train)[:SHOWN]
-        starts = corpus.validation_starts if len(held_out) else corpus.train_starts
-        cuts = starts if self.config.data.article_resets else None
-        scores, activations = self.scorer.text(result.params, ids, cuts), self.scorer.activations(result.params, ids, cuts)
-        draw_surprise(corpus.characters, ids, scores, folder.figures / "surprise.html", f"Surprise, {which} text")
-        draw_units(corpus.characters, ids, activations, folder.figures / "units.html", UNITS)
+        def draw() -> None:
+            corpus, name, ids, starts = self.data, "held-out", self.data.validation, self.data.validation_starts
+            if not len(ids):
+                name, ids, starts = "training", corpus.train, corpus.train_starts
+            read = params, ids[:SHOWN], starts if self.config.data.article_resets else None
+            title = f"Surprise, {name} text"
+            draw_surprise(corpus.characters, read[1], self.scorer.text(*read), folder.figures / "surprise.html", title)
+            draw_units(corpus.characters, read[1], self.scorer.activations(*read), folder.figures / "units.html", UNITS)
+
+        return self._score_held_out(params), draw
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """Return the texts that a run has drawn so far, as stored in its file samples.jsonl."""
     if not path.exists():
         return []
-    try:
+    with parsing(f"samples {path}", "move the file away"):
         rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may contain other line endings (U+2028)
-        if not all(isinstance(row, dict) and type(row.get("epoch")) is int for row in rows):
-            raise ValueError("a row without its epoch")
-        return rows
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"samples {path}", error, "move the file away") from error
+        for row in rows:
+            assert isinstance(row["epoch"], int), "a row without its epoch"
+    return rows
 
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
@@ -326,11 +316,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return ReadText(ids, starts[starts < len(ids)] if self.config.data.article_resets else None)
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
-        """Return the mode in which to read text: `wanted` itself, or the mode of the training if `wanted` is "auto".
-
-        Raises:
-            InputError: if `wanted` is none of "auto", "carried" and "window".
-        """
+        """Return the mode in which to read text: "carried" or "window" as it is, and the mode of the training for "auto"."""
         return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
@@ -363,18 +349,20 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         chars, samples = check_number("chars", chars, CountOrNone), check_number("samples", samples, Count)
         seed = check_number("seed", seed, Seed)
         require(isinstance(rules, Rules), "rules", repr(rules), "give what the method rules returns")
-        mesh, model = self.mesh, self.config.model
-        windows = self.config.data.length if self.mode(mode) == "window" else 1
-        row = windows * model.units * (2 * model.layers + CELLS[model.cell].gates) + self.characters.size + min(chars, CHUNK)
-        require_free(4 * samples * row, mesh, f"drawing {samples} texts at once: lower --samples")
-        sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length, mesh)
-        drawing = sampler.start(self.params, jax.random.key(seed), prompt[None], samples)
-        return self._chunks(sampler, drawing, chars, rules)
+        model, vocabulary, length = self.config.model, self.characters.size, self.config.data.length
+        sampler = Sampler(self.rebuild, vocabulary, self.mode(mode), length, self.mesh)
+        windows = length if sampler.mode == "window" else 1
+        row = windows * model.units * (2 * model.layers + CELLS[model.cell].gates) + vocabulary + min(chars, CHUNK)
+        require_free(4 * samples * row, self.mesh, f"drawing {samples} texts at once: lower --samples")
+        started = sampler.start(self.params, jax.random.key(seed), prompt[None], samples)
 
-    def _chunks(self, sampler: Sampler, drawing: Any, chars: int, rules: Rules) -> Iterator[np.ndarray]:
-        for done in range(0, chars, CHUNK):
-            drawing, drawn = sampler.advance(self.params, drawing, rules, CHUNK)
-            yield np.asarray(drawn)[:, : chars - done]
+        def chunks() -> Iterator[np.ndarray]:
+            drawing = started
+            for done in range(0, chars, CHUNK):
+                drawing, drawn = sampler.advance(self.params, drawing, rules, CHUNK)
+                yield np.asarray(drawn)[:, : chars - done]
+
+        return chunks()
 
     def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
         """Return the texts that `write` has drawn, from the chunks that it yields for this number of samples."""
@@ -396,11 +384,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
     def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
-        """Return the outputs (N, H) of the last recurrent layer after each of N characters. `score` explains the arguments.
-
-        Raises:
-            InputError: if `ids` is not an array (N,) of ids of the vocabulary, or if N is 0.
-        """
+        """Return the outputs (N, H) of the last recurrent layer after each of N characters; see `score`. N may be 1, but not 0."""
         return self._scorer("auto").activations(self.params, self._known("ids", ids), starts)
 
     def _scorer(self, mode: WantedMode) -> Scorer:

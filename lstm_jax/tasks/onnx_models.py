@@ -1,61 +1,43 @@
 """Export of trained runs as ONNX models, which hold the vocabulary of the run in their metadata."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lstm_jax import convert
 from lstm_jax.config import RecurrentConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import MARK, write_atomically
 from lstm_jax.tasks import base, generation, sentiment
 
 
 def to_onnx(trained: base.Trained) -> Any:
-    """Convert the model of a trained run to an ONNX model.
+    """Convert the model of a trained run to an `onnx.ModelProto`.
 
     For a sentiment run, the ONNX model has the input "ids" and the output "probability"; see `convert.sentiment_to_onnx`. For a
     text-generation run, the inputs are "ids" and the states, and the outputs are "logits" and the new states; see
     `convert.generation_to_onnx`. The metadata of the ONNX model are the name of the task, the name of the cell, the vocabulary as JSON, the
     settings with which the run encodes a text, and the version of the ONNX operators.
 
-    Args:
-        trained: a loaded sentiment run or text-generation run.
-
-    Returns:
-        an `onnx.ModelProto`.
-
     Raises:
         InputError: if the run is of another task, if ONNX cannot express its model, or if the package onnx is not installed.
     """
     task, data, model = trained.config.task, trained.config.data, trained.config.model
     check_exportable(task, model)
-    options = {"cell": model.cell, "description": f"{task} model, {MARK}"}
     if isinstance(trained, sentiment.Trained):
-        settings = {"padding": data.padding, "truncating": data.truncating, "maxlen": data.packed or data.maxlen}
-        return convert.sentiment_to_onnx(
-            trained.params,
-            **options,
-            merge=model.merge,
-            pooling=model.pooling,
-            skip_padding=model.mask_zero or data.packed > 0,  # a packed review has no padding
-            metadata=_metadata(task, settings, trained.vocabulary.to_json()),
-        )
-    assert isinstance(trained, generation.Trained)
-    settings = {"mode": generation.reading_mode(trained.config), "length": data.length, "clean": data.clean}
-    return convert.generation_to_onnx(trained.params, **options, metadata=_metadata(task, settings, trained.characters.to_json()))
+        convert_model, settings = convert.sentiment_to_onnx, {"padding": data.padding, "truncating": data.truncating}
+        settings |= {"maxlen": data.packed or data.maxlen}
+        skip_padding = model.mask_zero or data.packed > 0  # a packed review has no padding
+        options = {"merge": model.merge, "pooling": model.pooling, "skip_padding": skip_padding}
+    else:
+        convert_model, options = convert.generation_to_onnx, {}
+        settings = {"mode": generation.reading_mode(trained.config), "length": data.length, "clean": data.clean}
+    metadata = {"task": task} | {name: str(value) for name, value in settings.items()} | {"vocabulary": trained.own.to_json().decode()}
+    return convert_model(trained.params, cell=model.cell, description=f"{task} model, {MARK}", metadata=metadata, **options)
 
 
 def check_exportable(task: str, model: RecurrentConfig) -> None:
-    """Check that a run can be exported to ONNX.
-
-    Args:
-        task: name of the run's task.
-        model: config of the run's model.
-
-    Raises:
-        InputError: if a run of this task cannot be exported, or if ONNX cannot express what the model computes.
-    """
+    """Raise an `InputError` if a run of this task cannot be exported, or if ONNX cannot express what the model computes."""
     require(task in ("sentiment", "generation"), "task", task, "name a run of sentiment or generation")
     for name in ("zoneout", "zoneout_cell"):
         rate = getattr(model, name)
@@ -63,20 +45,10 @@ def check_exportable(task: str, model: RecurrentConfig) -> None:
     require(model.dtype == "float32", "dtype", model.dtype, "ONNX's recurrent operators multiply in float32: train with dtype float32")
 
 
-def _metadata(task: str, settings: Mapping[str, Any], vocabulary: bytes) -> dict[str, str]:
-    return {"task": task, **{name: str(value) for name, value in settings.items()}, "vocabulary": vocabulary.decode()}
-
-
 def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[str, Any]:
     """Write the model of a trained run to an ONNX file.
 
-    An existing file is kept until the new file is complete.
-
-    Args:
-        trained: a loaded sentiment run or text-generation run.
-        path: path of the file.
-        force: whether an existing file without the mark of lstm-jax may be replaced; see `write_atomically`. A file with the mark, such as
-            one that this function has written, is always replaced.
+    An existing file is kept until the new file is complete. Only if `force` is true, a file without the mark of lstm-jax is replaced.
 
     Returns:
         A dict that describes the file: "file" (the path), "task" (the name of the task), "bytes" (the size), "opset" (the version of the
@@ -87,10 +59,8 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[st
         InputError: if `to_onnx` raises an error, or if the file cannot be written or may not be replaced.
     """
     model = to_onnx(trained)
-    try:
+    with parsing("ONNX model", "give a smaller model"):  # protobuf refuses files of 2 GiB and more
         content = model.SerializeToString(deterministic=True)
-    except ValueError as error:  # protobuf refuses files of 2 GiB and more
-        raise InputError("ONNX model", error, "give a smaller model") from error
     write_atomically(path, content, force)
     return {
         "file": str(path),

@@ -4,7 +4,7 @@ N is the number of reviews. A row of packed reviews has L word ids and contains 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -34,18 +34,13 @@ class Rows:
     labels: np.ndarray
 
     @property
-    def arrays(self) -> tuple[Any, ...]:
-        """Tuple (ids, labels) that holds the training examples."""
-        return self.ids, self.labels
-
-    @property
     def count(self) -> int:
         """Number of reviews N."""
         return len(self.labels)
 
     def review(self, number: int) -> np.ndarray:
         """Return the ids (T,) of the review with the index `number`, padding included."""
-        return np.asarray(self.ids[number] if isinstance(self.ids, np.ndarray) else self.ids.take(np.asarray([number]))[0], np.int32)
+        return np.asarray(self.ids.take(np.asarray([number]), axis=0)[0], np.int32)
 
     @property
     def targets(self) -> np.ndarray:
@@ -54,9 +49,8 @@ class Rows:
 
     def examples(self) -> Examples:
         """Return the reviews as training examples. Each epoch reads them in random order."""
-        if isinstance(self.ids, np.ndarray):
-            return Examples.of_rows(self.arrays)
-        return Examples(self.arrays, self.count, stream=True, plans=shuffled)
+        streamed = isinstance(self.ids, data.PaddedReviews)
+        return Examples((self.ids, self.labels), self.count, stream=streamed, plans=shuffled if streamed else None)
 
 
 @dataclass(frozen=True)
@@ -74,11 +68,6 @@ class PackedRows:
 
     The reviews are in the order in which they were given to `pack_reviews`.
     """
-
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        """Tuple (ids, labels, places) that holds the training examples."""
-        return self.ids, self.labels, self.places
 
     @property
     def count(self) -> int:
@@ -113,7 +102,7 @@ class PackedRows:
             reviews = jnp.where(weight > 0, counts[rows], 0).sum(1)
             return Order(rows, jnp.where(weight > 0, 1 / reviews[:, None], 0), reviews)
 
-        return Examples(self.arrays, len(self.ids), order=order)
+        return Examples((self.ids, self.labels, self.places), len(self.ids), order=order)
 
 
 def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
@@ -126,11 +115,6 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
     first, last, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.full(shape, NONE, np.int32)
     first[row, column], last[row, column], labels[row, column] = start, start + steps - 1, split.labels
     return PackedRows(packed.x, labels, PackedPlaces(packed.segment_ids, first, last), np.stack([row, column], axis=1))
-
-
-def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M)."""
-    return (labels != NONE).astype(weight.dtype) * weight[:, None]
 
 
 Split = Rows | PackedRows
@@ -146,18 +130,13 @@ class Splits:
 
     def held_out(self) -> dict[str, Split]:
         """Return the splits "validation" and "test" that the run has, as a dict."""
-        parts = {"validation": self.validation, "test": self.test}
-        return {name: rows for name, rows in parts.items() if rows is not None}
+        return {name: rows for name in ("validation", "test") if (rows := getattr(self, name)) is not None}
 
 
 def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
     """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
 
-    Args:
-        split: the reviews, in memory (`EncodedSplit`) or in files (`ShardedSplit`).
-        config: config of the run, which says how reviews are padded, truncated and packed.
-        mapped: whether the word ids of a `ShardedSplit` stay in the files, and are read when a batch needs them. If false, all ids are
-            read into memory.
+    `mapped` says whether the word ids of a `ShardedSplit` stay in the files until a batch needs them, or are read into memory.
     """
     shape = config.data.maxlen, config.data.padding, config.data.truncating
     if isinstance(split, data.ShardedSplit):
@@ -168,11 +147,9 @@ def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfi
 
 
 def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
-    """Return the word ids (B, T) of B padded reviews as a NumPy array of int32, after checking them.
+    """Return the word ids (B, T) of B padded reviews as a NumPy array of int32.
 
-    Raises:
-        InputError: if `ids` is not an array or a list of ints with the shape (B, T), if T is 0, or if an id is below 0 or above
-            `vocabulary` - 1.
+    An `InputError` is raised unless `ids` are ints from 0 to `vocabulary` - 1 with the shape (B, T), where T is 1 or more.
     """
     remedy = "give ints (B, T), where T is 1 or more"
     array = np.asarray(as_array("ids", ids, remedy))
@@ -206,16 +183,9 @@ def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
 def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.Reviews:
     """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
 
-    Args:
-        config: config of the run.
-        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
-            stages.
+    `on_progress` is called with a description of the current stage, the number of finished stages and the number of all stages.
     """
     if config.data.input == "stream":
         return data.read_review_shards(config.data.data, config.data.num_words)
-    fields = {
-        name: value
-        for name, value in asdict(config.data).items()
-        if name not in ("input", "maxlen", "padding", "truncating", "packed", "validation")
-    }
-    return data.prepare(**fields, on_progress=on_progress)
+    names = ("data", "test_data", "text_column", "label_column", "vocabulary", "num_words", "cache_dir")
+    return data.prepare(**{name: getattr(config.data, name) for name in names}, on_progress=on_progress)

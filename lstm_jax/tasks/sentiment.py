@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,19 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax import data
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
-from lstm_jax.errors import InputError, require
-from lstm_jax.inspection import embedding_space
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
+from lstm_jax.inspection import embedding_space, figures
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.runtime import processes
 from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation, with_gradient
-from lstm_jax.tasks.base import Run, initial_rngs, write_result
+from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs, say
 from lstm_jax.tasks.review_rows import (
+    NONE,
     PackedRows,
     Rows,
     Split,
@@ -35,11 +38,9 @@ from lstm_jax.tasks.review_rows import (
     padded_rows,
     rows_of,
     split_reviews,
-    weight_of_reviews,
 )
 from lstm_jax.training.callbacks import metrics_file, print_row
 from lstm_jax.training.examples import Examples
-from lstm_jax.training.loop import FitResult
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
@@ -75,17 +76,16 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
             reviews have the same dropout masks as the reviews.
     """
 
-    def cross_entropy(params, vectors, batch, weight, key):
-        ids, labels, *places = batch
-        packed = {"packed": places[0]} if places else {}
-        logits = rebuild(params)(ids, vectors=vectors, deterministic=False, rngs=key, **packed)
+    def cross_entropy(params, vectors, ids, labels, places, weight, key):
+        logits = rebuild(params)(ids, vectors=vectors, packed=places, deterministic=False, rngs=key)
         losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
         return (losses * weight).sum(), logits
 
     def loss(params, batch, weight, key):
-        ids, labels, *places = batch
-        each = weight_of_reviews(labels, weight) if places else weight
-        rest = batch, each, key
+        ids, labels, *packed = batch
+        places = packed[0] if packed else None
+        each = weight if places is None else (labels != NONE).astype(weight.dtype) * weight[:, None]  # of each review
+        rest = ids, labels, places, each, key
         if adversarial:
             table, vectors = jax.typeof(params[EMBEDDING]), rebuild(params).embedding(ids.T, 1)
             others = {name: param for name, param in params.items() if name != EMBEDDING}
@@ -95,7 +95,7 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
 
             found: Any = with_gradient(without_table, others, vectors, *rest)
             mean, logits, gradient = found
-            moved = perturbation(jax.lax.stop_gradient(vectors), gradient, ids, places[0] if places else None, adversarial)
+            moved = perturbation(jax.lax.stop_gradient(vectors), gradient, ids, places, adversarial)
             more = cross_entropy(params, vectors + moved, *rest)[0]
         else:
             mean, logits = cross_entropy(params, None, *rest)
@@ -106,15 +106,12 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     return loss
 
 
-def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
+def make_logits(rebuild: Callable, mesh: Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
     """Return a compiled function logits(params, ids) that computes the logits (N,) of N reviews, without dropout.
 
     `ids` (N, T) holds T word ids for each review.
 
-    Args:
-        rebuild: function from parameters to the model.
-        mesh: devices that the reviews are sharded over.
-        fold: whether to fold the model; see `SentimentClassifier.fold`. If None, only for more reviews than the vocabulary has words.
+    `fold` says whether to fold the model (see `SentimentClassifier.fold`). If None, only for more reviews than the vocabulary has words.
     """
 
     def prepare(params, count: int):
@@ -126,12 +123,6 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
 
 
-def make_packed_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, PackedRows], np.ndarray]:
-    """Return a function logits(params, rows) that returns the logits (N,) of the N reviews in a `PackedRows`; see `make_logits`."""
-    predict = make_predict(lambda model, batch: model(batch[0], packed=batch[1], deterministic=True), mesh, 32, lambda p, _: rebuild(p))
-    return lambda params, rows: rows.by_review(predict(params, (rows.ids, rows.places)))
-
-
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Return the sigmoid of logits, computed in float64."""
     from scipy.special import expit
@@ -139,20 +130,24 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return expit(logits.astype(np.float64))
 
 
-def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
+Logits = Callable[[Any, Split | np.ndarray], np.ndarray]
+"""Function that `logits_of` returns."""
+
+
+def logits_of(rebuild: Callable, mesh: Mesh) -> Logits:
     """Return a function logits(params, reviews) that computes N logits from `Rows`, `PackedRows` or the ids (N, T) of padded reviews.
 
     The returned function raises `InputError` if `reviews` is something else.
     """
-    padded, packed = make_logits(rebuild, mesh), make_packed_logits(rebuild, mesh)
+    padded = make_logits(rebuild, mesh)
+    packed = make_predict(lambda model, batch: model(batch[0], packed=batch[1], deterministic=True), mesh, 32, lambda p, _: rebuild(p))
 
     def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:
         if isinstance(rows, PackedRows):
-            return packed(params, rows)
-        ids = rows.ids if isinstance(rows, Rows) else rows
-        if isinstance(ids, data.PaddedReviews):
-            return np.concatenate([padded(params, block) for block in ids.blocks()])
-        return padded(params, ids if isinstance(rows, Rows) else padded_ids(ids, params[EMBEDDING].shape[0]))
+            return rows.by_review(packed(params, (rows.ids, rows.places)))
+        ids = rows.ids if isinstance(rows, Rows) else padded_ids(rows, params[EMBEDDING].shape[0])
+        blocks = ids.blocks() if isinstance(ids, data.PaddedReviews) else [ids]
+        return np.concatenate([padded(params, block) for block in blocks])
 
     return logits
 
@@ -175,16 +170,15 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     def batch(self) -> Any:
         size, length = self.config.train.batch_size, self.config.data.maxlen
         if self.config.data.packed:
-            return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.splits.train.arrays)
+            return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.examples().arrays)
         return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
 
     def data_bytes(self) -> int:
-        if self.config.data.packed:  # ids and segment ids
-            return 8 * int(np.minimum(self.data.train.lengths, self.config.data.packed).sum())
-        if self.config.data.input == "stream":
-            held = self.config.data.validation * len(self.data.train) + (len(self.data.test) if self.data.test else 0)
-            return 4 * self.config.data.maxlen * round(held)
-        return 4 * self.config.data.maxlen * len(self.data.train)
+        texts, reviews = self.config.data, self.data
+        if texts.packed:  # ids and segment ids
+            return 8 * int(np.minimum(reviews.train.lengths, texts.packed).sum())
+        held_out = texts.validation * len(reviews.train) + (len(reviews.test) if reviews.test else 0)
+        return 4 * texts.maxlen * (round(held_out) if texts.input == "stream" else len(reviews.train))
 
     @cached_property
     def splits(self) -> Splits:
@@ -220,27 +214,27 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     def check_memory(self) -> None:
         super().check_memory()
         if self.config.pretraining.lm_epochs:
-            words = int(self.data.train.lengths.sum())
-            pretraining.check_memory(self.config, self.data.vocabulary.size, words, self.mesh)
+            train: Any = self.data.train
+            pretraining.LanguageModel(self.config, self.data.vocabulary.size, train.values, self.mesh).check_memory()
 
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         epochs = self.config.pretraining.lm_epochs
         if not epochs:
             return {}
-        console.print(f"language model, {epochs} epochs", highlight=False)
+        say(console, f"language model, {epochs} epochs")
         train, held_out = split_reviews(self.data, self.config)
         trained = pretraining.pretrain(
             self.config,
             self.data.vocabulary.size,
             train.values,
-            None if held_out is None else held_out.values,
+            held_out.values if held_out else None,
             self.mesh,
             checkpoints=folder.language_model,
             resume=resume,
             callbacks=(metrics_file(folder.pretraining_metrics), print_row(console)),
             console=console,
         )
-        console.print("classifier", highlight=False)
+        say(console, "classifier")
         return pretraining.shared_params(self.functional.params, trained.params)
 
     @property
@@ -248,11 +242,11 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         return "validation_loss" if self.splits.validation else ""
 
     @cached_property
-    def logits(self) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
+    def logits(self) -> Logits:
         """Function from parameters and reviews to the logits (N,) of the N reviews."""
         return logits_of(self.functional.rebuild, self.mesh)
 
-    def evaluate(self, params: Any) -> dict[str, Any]:
+    def evaluate(self, params: Any) -> Metrics:
         metrics = {}
         for name, rows in self.splits.held_out().items():
             began = time.perf_counter()
@@ -261,26 +255,21 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
             metrics[f"{name}_seconds"] = time.perf_counter() - began
         return metrics
 
-    def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the test split, or else of the validation split if there is one, and draw the figures.
+    def results(self, folder: RunFolder, params: Any) -> Results:
+        """Return the metrics of the test split, or else of the validation split if there is one.
 
-        If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are removed.
+        If a language model was trained first, its training time is returned as "pretraining_seconds", and its checkpoints are removed.
         """
-        parts = self.splits.held_out()
-        shown = next(reversed(parts), "")
-        row: dict[str, Any] = {}
-        scored = None
-        if shown:
-            scored = (self.logits(result.params, parts[shown]), parts[shown].targets)
-            row = binary_metrics(*scored).to_row(f"{shown}_")
+        held_out = self.splits.held_out()
+        name = next(reversed(held_out), "")
+        scored = (self.logits(params, held_out[name]), held_out[name].targets) if name else None
+        row: Metrics = binary_metrics(*scored).to_row(f"{name}_") if scored else {}
         if self.config.pretraining.lm_epochs:
             lines = folder.pretraining_metrics.read_text().splitlines() if folder.pretraining_metrics.exists() else ()
             row["pretraining_seconds"] = sum(json.loads(line)["seconds"] for line in lines)
             if processes.first():
                 shutil.rmtree(folder.language_model, ignore_errors=True)  # only an unfinished run needs it
-        write_result(folder, result, row)
-        if figures:
-            draw_figures(folder, result, scored, shown)
+        return row, lambda: draw_figures(folder, params, scored, name)
 
 
 def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
@@ -290,6 +279,10 @@ def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
     positive, count = (np.sum(parts, axis=0) for parts in zip(*counts, strict=True))
     with np.errstate(invalid="ignore"):
         np.savez_compressed(file, share=positive / count, count=count)
+
+
+FIRST = embedding_space.RESERVED_IDS
+"""Id of the first word. The ids below it stand for no word."""
 
 
 @dataclass(frozen=True)
@@ -303,12 +296,9 @@ class WordSpace:
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary."""
-        path = self.run.words
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                return file["share"], file["count"]
-        except Exception as error:  # NumPy raises many kinds of errors if the file has another format
-            raise InputError(f"words {path}", error, "remove the file, if there is one, and resume the run to write it anew") from error
+        remedy = "remove the file, if there is one, and resume the run to write it anew"
+        with parsing(f"words {self.run.words}", remedy), self.run.words.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return file["share"], file["count"]
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -320,12 +310,10 @@ class WordSpace:
         """Ids of the common words, which are the words that occur in many training reviews."""
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
-        return common[common >= embedding_space.RESERVED_IDS]
+        return common[common >= FIRST]
 
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
         """Draw a map of common words (see `common`)."""
-        from lstm_jax.inspection import figures
-
         require(words >= 2, "words on a map", words, "give 2 or more")
         (share, count), common = self.statistics, self.common
         require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
@@ -342,17 +330,15 @@ class WordSpace:
         own = embedding_space.lookup(self.index, word)
         _, seen = self.statistics
         # the reserved ids stay in front, because `embedding_space.neighbours` skips the first rows of the table
-        kept = seen[: embedding_space.RESERVED_IDS + len(self.index)] >= min_reviews
-        kept[: embedding_space.RESERVED_IDS] = kept[own] = True
+        kept = seen[: FIRST + len(self.index)] >= min_reviews
+        kept[:FIRST] = kept[own] = True
         ids = np.flatnonzero(kept)
         found, scores = embedding_space.neighbours(self.table[ids], int(np.searchsorted(ids, own)), count, metric)
         return [(self.vocabulary.word(int(ids[i])), float(score)) for i, score in zip(found, scores, strict=True)]
 
     def export(self, out: Path, form: str) -> int:
         """Write the vectors of all words to a file or a folder, and return the number of words."""
-        ids = range(embedding_space.RESERVED_IDS, min(len(self.table), embedding_space.RESERVED_IDS + len(self.vocabulary.words)))
-        words = [self.vocabulary.word(i) for i in ids]
-        part = slice(embedding_space.RESERVED_IDS, embedding_space.RESERVED_IDS + len(words))
+        words, part = list(self.index), slice(FIRST, FIRST + len(self.index))
         if form == "word2vec":
             embedding_space.export_word2vec(out, words, self.table[part])
         else:
@@ -362,26 +348,18 @@ class WordSpace:
         return len(words)
 
 
-def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
-    """Draw the figures of a run into its folder: learning curves, confusion matrix, reliability curve and embedding map.
+def draw_figures(run: RunFolder, params: Any, scored: tuple[np.ndarray, np.ndarray] | None, split: str) -> None:
+    """Draw a confusion matrix, a reliability curve and an embedding map into the folder of a run.
 
     The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.
-
-    Args:
-        run: folder of the run.
-        result: result of the training.
-        scored: logits (N,) and labels (N,) of N held-out reviews, or None.
-        part: name of the split of these reviews.
+    `scored` holds the logits (N,) and labels (N,) of N reviews of the split `split`, or is None.
     """
-    from lstm_jax.inspection import figures
-
-    figures.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
     if scored is not None:
         metrics = binary_metrics(*scored)
-        figures.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
+        figures.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {split} reviews")
         curve = reliability(probabilities(scored[0]), scored[1])
-        figures.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
-    words = WordSpace(run, data.Vocabulary.load(run.vocabulary), np.asarray(result.params[EMBEDDING]))
+        figures.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {split} reviews")
+    words = WordSpace(run, data.Vocabulary.load(run.vocabulary), np.asarray(params[EMBEDDING]))
     if words.table.shape[1] >= 2 and len(words.common) >= 3:
         words.draw(run.figures / "embedding_map.png")
 
@@ -403,11 +381,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return vocabulary, make_model(config, vocabulary.size)
 
     def reviews(self) -> data.Reviews:
-        """Load the reviews that the run was trained on.
-
-        Raises:
-            InputError: if they have changed.
-        """
+        """Load the reviews that the run was trained on, or raise an `InputError` if they have changed."""
         reviews = load_reviews(self.config)
         self.check_own(reviews)
         return reviews
@@ -418,7 +392,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return WordSpace(self.run, self.vocabulary, self.params[EMBEDDING])
 
     @cached_property
-    def _logits(self) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
+    def _logits(self) -> Logits:
         return logits_of(self.rebuild, self.mesh)
 
     def logits(self, reviews: Split | np.ndarray) -> np.ndarray:
@@ -432,29 +406,25 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
     def probabilities(self, texts: Iterable[str | bytes]) -> np.ndarray:
         """Return the probability that each of N texts is a positive review, as float64 (N,).
 
-        The texts are encoded in the same way as the training reviews.
-
-        Raises:
-            InputError: if `texts` is one text and not several texts, or if one of them is neither a str nor bytes.
+        The texts are encoded in the same way as the training reviews. An `InputError` is raised if `texts` is a single text, or if one of
+        them is neither a str nor bytes.
         """
         listed = as_tuple("texts", texts, "give a list of texts")
         for text in listed:
             require(isinstance(text, str | bytes), "text", repr(text), "give str or bytes")
-        count = len(listed)
-        if not count:
-            return np.zeros(0)
-        values, offsets = self.vocabulary.encode_all(listed)
-        split = data.EncodedSplit(values, offsets, np.zeros(count, np.int32), np.zeros(count, np.int32))
-        return probabilities(self.logits(rows_of(split, self.config)))
+        return probabilities(self.logits(self.rows(listed))) if listed else np.zeros(0)
+
+    def rows(self, texts: Sequence[str | bytes]) -> Split:
+        """Return one text or more as padded or packed reviews, encoded in the same way as the training reviews, with labels of 0."""
+        values, offsets = self.vocabulary.encode_all(texts)
+        unknown = np.zeros(len(texts), np.int32)
+        return rows_of(data.EncodedSplit(values, offsets, unknown, unknown), self.config)
 
 
 def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str = "test") -> BinaryMetrics:
     """Return the metrics of a trained model on one split of its reviews.
 
-    Args:
-        trained: the trained model.
-        reviews: tokenised reviews with the vocabulary of the run. If None, the reviews that the config of the run names are loaded.
-        split: "train", "validation" or "test".
+    `split` is "train", "validation" or "test". If `reviews` is None, the reviews that the config of the run names are loaded.
 
     Raises:
         InputError: in one of these cases.

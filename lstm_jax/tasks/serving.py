@@ -23,16 +23,12 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     gates, the table has V * G * H numbers per direction. JAX compiles the function when it is first called with a new shape of `ids`. To
     classify many reviews in batches, use `Trained.logits` instead.
 
-    Args:
-        model: the trained model, which is not changed.
-        dtype: dtype in which the recurrent layers multiply matrices: "float32", "bfloat16" or "int8"; see `models.set_products`. If None,
-            the layers keep the dtype that they have in `model`.
-
-    Returns:
-        The function. It raises `InputError` unless `ids` are integers (B, T) from 0 to V - 1, where T is at least 1.
+    The argument `dtype` is the dtype in which the recurrent layers multiply matrices: "float32", "bfloat16" or "int8"; see
+    `models.set_products`. If None, the layers keep the dtype that they have in `model`, which is not changed.
 
     Raises:
-        InputError: if `model` is no `SentimentClassifier`, or if it is already folded.
+        InputError: if `model` is no `SentimentClassifier`, or if it is already folded. The returned function raises it unless `ids` are
+            integers (B, T) from 0 to V - 1, where T is at least 1.
     """
     remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
     require(isinstance(model, SentimentClassifier), "model", type(model).__name__, remedy)
@@ -42,13 +38,11 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
         set_products(folded, dtype)
     folded.fold().embedding.embedding = nnx.Param(jnp.zeros((0, 0)))  # no longer read, so it need not stay in memory
     params, rebuild = functional(folded)
-    # each argument of a compiled call takes some tenths of a microsecond, and a dict takes longer than a flat list
-    read = {name: array for name, array in params.items() if array.size}
-    unread = {name: array for name, array in params.items() if not array.size}
-    given = list(read.values())
+    given = list(params.values())
 
+    # each argument of a compiled call takes some tenths of a microsecond, and a dict takes longer than a flat list
     def run(ids: jax.Array, *given: jax.Array) -> jax.Array:
-        return rebuild(unread | dict(zip(read, given, strict=True)))(ids, deterministic=True)
+        return rebuild(dict(zip(params, given, strict=True)))(ids, deterministic=True)
 
     compiled = jax.jit(run)
 

@@ -2,9 +2,8 @@
 
 The model starts each window from a zero state. In a stream it carries its recurrent state from one training step to the next.
 
-The text is stored as character ids, in an array or in shards on disk, and the examples are not stored. An example is identified by an
-integer. The function `Examples.gather` computes the position of the example in the text from this integer, and cuts the example out of the
-text.
+The text is stored as character ids, in an array or in shards on disk, and the examples are not stored: `Examples.gather` cuts an example
+out of the text, at a position that it computes from the number of the example.
 """
 
 from collections.abc import Callable
@@ -49,22 +48,20 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     count = (len(text) - length) // (length * batch) * batch
-    plans, streamed = partial(streams, length=length), _is_streamed(text)
+    plans, streamed, gather = partial(streams, length=length), _is_streamed(text), _gather(length, 1)
 
     def order(key: jax.Array, count: int, batch_size: int) -> Order:
         return Order(*map(jnp.asarray, plans(key, count, batch_size)(0, count // batch_size)[:3]))
-
-    gather = _gather(length, 1)
-    if starts is None:
-        return Examples(text, count, gather, order, streamed, plans)
-    require(not streamed, "article_resets", True, "shards hold no beginnings of articles: read the text with input memory")
-    flags = np.zeros(len(text), bool)
-    flags[starts] = True
 
     def gather_both(arrays: tuple[Any, Any], numbers: jax.Array | np.ndarray) -> tuple[Any, Any]:
         ids, resets = arrays
         return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
 
+    if starts is None:
+        return Examples(text, count, gather, order, streamed, plans)
+    require(not streamed, "article_resets", True, "shards hold no beginnings of articles: read the text with input memory")
+    flags = np.zeros(len(text), bool)
+    flags[starts] = True
     return Examples((text, flags), count, gather_both, order, plans=plans)
 
 

@@ -1,6 +1,7 @@
-"""Helpers that write a small file of synthetic reviews, and return a config for training a small model on such a file."""
+"""Helpers that write a small file of synthetic reviews or a series, and return a config for training a small model on reviews."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
@@ -28,3 +29,13 @@ def small_config(source: Path, cache: Path, **train) -> SentimentConfig:
         SentimentModelConfig(embed=8, units=8),
         TrainConfig(**({"epochs": 2, "batch_size": 16, "learning_rate": 0.01} | train)),
     )
+
+
+def write_series(path: Path, times: Iterable, values: Iterable, heading: str = "time,value") -> Path:
+    path.write_text("\n".join([heading, *(f"{time},{value}" for time, value in zip(times, values, strict=True))]) + "\n")
+    return path
+
+
+def timeless(rows: Iterable[dict]) -> list[dict]:
+    """Return the metrics of the epochs of a run without durations."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]

@@ -53,7 +53,7 @@ def test_loss_and_its_gradient(packed: bool) -> None:
     config = SentimentModelConfig(embed=E, units=H, pooling="mean+max", dropout=0.0, recurrent_dropout=0.0)
     made = functional(SentimentClassifier(config, V, rngs=nnx.Rngs(0)))
     size, key = 0.5, jax.random.key(0)
-    batch = jax.tree.map(jnp.asarray, pack_reviews(SPLIT, 9).arrays if packed else (IDS, LABELS))
+    batch = jax.tree.map(jnp.asarray, pack_reviews(SPLIT, 9).examples().arrays if packed else (IDS, LABELS))
     weight = jnp.asarray(WEIGHT[: len(batch[0])])
     objective = sentiment.objective(made.rebuild, size)
     (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(made.params, batch, weight, key)
@@ -147,7 +147,7 @@ def test_no_derivative_of_order_2_is_asked_for() -> None:
             def embedding(self, ids, axis):
                 return params[EMBEDDING][ids]
 
-            def __call__(self, ids, vectors, deterministic, rngs):
+            def __call__(self, ids, vectors, **_):
                 return model(params["weight"], vectors)
 
         return Model()

@@ -31,15 +31,14 @@ def texts(tmp_path_factory) -> Path:
     return folder
 
 
-def train(texts: Path, folder: Path, validation: float) -> generation.Trained:
-    config = small_config(texts, "stream", {"sample_chars": 0}, article_resets=True, validation=validation)
-    generation.train(config, folder)
+def train(texts: Path, folder: Path) -> generation.Trained:
+    generation.train(small_config(texts, "stream", {"sample_chars": 0}, article_resets=True, validation=0.5), folder)
     return generation.load(folder)
 
 
 @pytest.fixture(scope="module")
 def trained(texts, tmp_path_factory) -> generation.Trained:
-    return train(texts, tmp_path_factory.mktemp("run") / "run", 0.5)
+    return train(texts, tmp_path_factory.mktemp("run") / "run")
 
 
 def bits_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -56,25 +55,22 @@ def outputs_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.nda
     return np.concatenate([read(trained.params, ids[a:b])[0] for a, b in pairwise([*starts, len(ids)])])
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> None:
-    """The pages that a training draws show bits and activations that are computed with resets.
+def test_figures_of_a_run(trained) -> None:
+    """The pages that a training draws show bits and activations of the held-out text that are computed with resets.
 
-    The bits and activations are those of the held-out text or, if none is held out, of the training text. For a held-out text, the mean
-    number of bits on the page surprise.html is the metric `validation_bits` in result.json.
+    The mean number of bits on the page surprise.html is the metric `validation_bits` in result.json.
     """
-    trained = request.getfixturevalue("trained") if held_out else train(texts, tmp_path / "run", 0.0)
     corpus = generation.load_corpus(trained.config)
-    ids, starts = (corpus.validation, corpus.validation_starts) if held_out else (corpus.train, corpus.train_starts)
+    ids, starts = corpus.validation, corpus.validation_starts
     drawn = (trained.run.figures / "surprise.html").read_text()
     shown = float(re.findall(r"([0-9.]+) bits a character", drawn)[0])
     assert shown == pytest.approx(bits_by_hand(trained, ids, starts).mean(), abs=6e-4)  # the page has three decimals
     assert abs(trained.score(ids).metrics()["bits"] - shown) > 2e-3
-    np.testing.assert_allclose(trained.activations(ids, starts), outputs_by_hand(trained, ids, starts), rtol=0, atol=1e-5)
-    if held_out:
-        assert shown == round(json.loads((trained.run.path / "result.json").read_text())["validation_bits"], 3)
+    assert shown == round(json.loads(trained.run.result.read_text())["validation_bits"], 3)
+    outputs = outputs_by_hand(trained, ids, starts)
+    np.testing.assert_allclose(trained.activations(ids, starts), outputs, rtol=0, atol=1e-5)
     units = re.findall(r"<h2>unit (\d+)</h2>", (trained.run.figures / "units.html").read_text())
-    assert list(map(int, units)) == most_active(outputs_by_hand(trained, ids, starts), generation.UNITS)
+    assert list(map(int, units)) == most_active(outputs, generation.UNITS)
 
 
 def test_files(trained, texts: Path, ask) -> None:
@@ -82,15 +78,13 @@ def test_files(trained, texts: Path, ask) -> None:
     lengths = [len(path.read_text().strip()) for path in sorted(texts.iterdir())]  # the cleaning removes spaces at both ends
     starts = np.cumsum([0, *(length + 1 for length in lengths)])[:-1]
     found = trained.read_text([str(texts)], clean=True)
-    assert found.starts is not None
-    assert found.starts.tolist() == starts.tolist()
+    np.testing.assert_array_equal(found.starts, starts)
     assert len(found.ids) == sum(lengths) + len(lengths) - 1
     code, shown = ask("score", texts, "--run", trained.run.path, "--clean", "--json")[:2]
     assert code == 0
     assert json.loads(shown)["bits"] == pytest.approx(bits_by_hand(trained, found.ids, starts).mean(), abs=1e-5)
     cut = trained.read_text([str(texts)], clean=True, most=int(starts[2]) + 1)
-    assert cut.starts is not None
-    assert cut.starts.tolist() == starts[:3].tolist()
+    np.testing.assert_array_equal(cut.starts, starts[:3])
     both = texts.parent / "both.json"
     both.write_text(json.dumps([{"text": "who goes there? "}, {"text": "an old house stood on the hill. "}]))
     (window,) = make_window(trained, Request(file=both)).examples
@@ -103,7 +97,7 @@ def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
     A run of an older version has stored no hash of the beginnings of its articles. Its data are then accepted.
     """
     own = Path(shutil.copytree(texts, tmp_path / "texts"))
-    trained = train(own, tmp_path / "run", 0.5)
+    trained = train(own, tmp_path / "run")
     trained.read_text()
     stored = trained.run.data.read_text().split()
     assert len(stored) == 2

@@ -1,16 +1,17 @@
 """Runs that are resumed with another config: more epochs of a constant schedule are accepted; other changes are listed in an error."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import made_texts
 import numpy as np
 import pytest
+from made_runs import timeless
 
 from lstm_jax import InputError
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.data import Series
+from lstm_jax.sweep import override
 from lstm_jax.tasks import forecast, generation
 from lstm_jax.training.run_folder import RunFolder
 
@@ -19,8 +20,8 @@ CONFIG = ForecastConfig(
 )
 
 
-def trained_for(config: ForecastConfig, epochs: int, **more) -> ForecastConfig:
-    return replace(config, train=replace(config.train, epochs=epochs, **more))
+def trained_for(epochs: int, **more) -> ForecastConfig:
+    return override(CONFIG, {"train.epochs": epochs} | {f"train.{name}": value for name, value in more.items()})
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,13 @@ def run(series: Series, tmp_path: Path) -> Path:
 
 
 def rows_of(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
+    return timeless(map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
 
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: Path, warmup: int) -> None:
-    short, long = (trained_for(CONFIG, epochs, warmup_steps=warmup) for epochs in (2, 4))
+    short, long = (trained_for(epochs, warmup_steps=warmup) for epochs in (2, 4))
     first = forecast.train(short, tmp_path / "run", data=series, figures=False)
     resumed = forecast.train(long, tmp_path / "run", data=series, resume=True, figures=False)
     whole = forecast.train(long, tmp_path / "whole", data=series, figures=False)
@@ -71,11 +71,11 @@ def test_a_run_that_is_stopped_while_it_is_prolonged(run: Path, series: Series, 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "seal", stop)
         with pytest.raises(KeyboardInterrupt):
-            forecast.train(trained_for(CONFIG, 3), run, **options)
+            forecast.train(trained_for(3), run, **options)
     with pytest.raises(KeyboardInterrupt):
-        forecast.train(trained_for(CONFIG, 3), run, **options, callbacks=[stop])
+        forecast.train(trained_for(3), run, **options, callbacks=[stop])
     assert not (run / "result.json").exists()
-    forecast.train(trained_for(CONFIG, 3), run, **options)
+    forecast.train(trained_for(3), run, **options)
     assert [row["epoch"] for row in rows_of(run)] == [1, 2, 3]
     assert forecast.load(run).notes == ()
 
@@ -84,9 +84,9 @@ def test_a_run_that_is_stopped_while_it_is_prolonged(run: Path, series: Series, 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (trained_for(CONFIG, 1), "epochs: 2 in the run, 1 given"),
+        (trained_for(1), "epochs: 2 in the run, 1 given"),
         (
-            replace(trained_for(CONFIG, 4, seed=1), data=replace(CONFIG.data, csv="a" * 50, gaps=False)),
+            override(trained_for(4, seed=1), {"data.csv": "a" * 50, "data.gaps": False}),
             f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; and 1 more",
         ),
     ],
@@ -100,9 +100,9 @@ def test_another_config_is_refused_with_what_differs(run: Path, series: Series, 
 
 
 def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Path) -> None:
-    forecast.train(trained_for(CONFIG, 1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
+    forecast.train(trained_for(1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
     with pytest.raises(InputError, match=r"epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"):
-        forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
+        forecast.train(trained_for(2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
 
 
 def written_by_an_older_version(run: Path, section: str, **fields) -> None:
@@ -121,9 +121,9 @@ def test_settings_without_effect_that_older_versions_let_pass(run: Path, series:
     written_by_an_older_version(run, "train", final_learning_rate=1e-4)
     written_by_an_older_version(run, "data", gaps="false")  # a text is true
     assert forecast.load(run).config == CONFIG
-    resumed = forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
+    resumed = forecast.train(trained_for(3), run, data=series, resume=True, figures=False)
     assert [row["epoch"] for row in resumed.rows] == [1, 2, 3]
-    assert forecast.load(run).config.train == replace(CONFIG.train, epochs=3)
+    assert forecast.load(run).config.train == override(CONFIG.train, {"epochs": 3})
     written = json.loads((run / "config.json").read_text())
     assert (written["train"]["final_learning_rate"], written["data"]["gaps"]) == (0.0, True)
 
@@ -133,7 +133,7 @@ def test_a_patience_without_held_out_text(tmp_path: Path) -> None:
     """A run with a patience but without a validation split cannot be begun. If an older version has begun it, it can be resumed."""
     (tmp_path / "text.txt").write_text(made_texts.TEXT)
     plain = made_texts.small_config(tmp_path / "text.txt", "stream", {"sample_chars": 0}, {"epochs": 1}, validation=0.0)
-    idle = replace(plain, train=replace(plain.train, epochs=2, patience=3))
+    idle = override(plain, {"train.epochs": 2, "train.patience": 3})
     for resume in (False, True):
         with pytest.raises(InputError, match=r"^patience: 3; early stopping needs a validation split"):
             generation.train(idle, tmp_path / "run", resume=resume, figures=False)

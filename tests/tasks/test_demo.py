@@ -9,24 +9,23 @@ from rich.console import Console
 
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.tasks import demo, generation, sentiment
+from lstm_jax.tasks import base, demo, generation, sentiment
 
 
 @pytest.fixture
-def small(monkeypatch):
+def little(monkeypatch):
     train = TrainConfig(epochs=1)
     reviews = replace(demo.SENTIMENT.data, maxlen=10)
     monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
     monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train))
-    monkeypatch.setattr(sentiment, "draw_figures", lambda *_: None)
-    for name in ("draw_surprise", "draw_units"):
-        monkeypatch.setattr(generation, name, lambda *_: None)
+    for module, name in ((base, "learning_curves"), (sentiment, "draw_figures"), (generation, "draw_surprise"), (generation, "draw_units")):
+        monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(demo, "TRAIN_REVIEWS", 120)
     monkeypatch.setattr(demo, "TEST_REVIEWS", 40)
     monkeypatch.setattr(demo, "CHARS", 30)
 
 
-def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
+def test_the_demo_trains_answers_and_replaces_only_itself(little, tmp_path):
     said = io.StringIO()
     console = Console(file=said, width=300)
     folder = tmp_path / "demo"
@@ -77,14 +76,8 @@ def quick(monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (
-            lambda folder: (folder / "notes.txt").write_text("mine"),
-            r"holds something else; name a new one with --run, or move notes\.txt away",
-        ),
-        (
-            lambda folder: (folder / "generation" / "config.json").write_text("{ }"),
-            r"move generation/config\.json away: no demo that ended made it, or it has changed",
-        ),
+        (lambda folder: (folder / "notes.txt").write_text("mine"), r"holds something else; .* move notes\.txt away"),
+        (lambda folder: (folder / "generation" / "config.json").write_text("{ }"), r"move generation/config\.json away"),
         (lambda folder: (folder / "generation" / "link").symlink_to(folder), "move generation/link away"),
         (lambda folder: (folder / "demo.json").write_text('{"made": {}}'), "no demo that ended made it"),
         (lambda folder: (folder / "demo.json").write_text('{"made"'), r"^mark .*demo\.json: "),
@@ -106,11 +99,8 @@ def test_a_link_to_a_demo_is_followed_and_a_file_is_refused(quick, tmp_path):
     console = Console(file=io.StringIO())
     demo.run(tmp_path / "demo", 0, console)
     (tmp_path / "link").symlink_to(tmp_path / "demo")
-    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     demo.run(tmp_path / "link", 0, console)
     assert set(everything(tmp_path / "demo")) >= {"demo.json", "sentiment/config.json"}
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="is a file"):
         demo.run(tmp_path / "thesis.tex", 0, console)
-    with pytest.raises(InputError, match="gone: File exists; name a folder that can be written"):
-        demo.run(tmp_path / "gone", 0, console)

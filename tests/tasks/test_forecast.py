@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import assert_error
+from made_runs import write_series
 from scipy import stats
 
 from lstm_jax import InputError
 from lstm_jax.commands.forecast import TrainForecast
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.data import Series
+from lstm_jax.sweep import override
 from lstm_jax.tasks import forecast
 from lstm_jax.training.run_folder import RunFolder
 
@@ -35,11 +37,8 @@ def wave(count: int = 160, seed: int = 0) -> Series:
 def test_parts_do_not_share_targets() -> None:
     series = wave()
     parts, scale = forecast.parts_of(series, CONFIG)
-    cuts = forecast.part_bounds(len(series), CONFIG)
-    assert cuts == {"train": (0, 112), "validation": (112, 136), "test": (136, 160)}
-    targets = {name: {int(n) + k for n in part.origin for k in range(3)} for name, part in parts.items()}
-    for name, (first, last) in cuts.items():
-        assert targets[name] == set(range(max(first, 6), last))
+    for name, (first, last) in {"train": (6, 112), "validation": (112, 136), "test": (136, 160)}.items():
+        assert {int(n) + k for n in parts[name].origin for k in range(3)} == set(range(first, last))
     assert scale.mean == pytest.approx(series.values[:112].mean())  # the scale is that of the training part alone
 
 
@@ -48,15 +47,15 @@ def test_what_is_read() -> None:
     parts, scale = forecast.parts_of(series, CONFIG)
     part, n = parts["test"], 4
     origin = int(part.origin[n])
-    values = series.values[origin - 6 : origin]
-    np.testing.assert_allclose(part.entries[n, :, 0], (values - values[-1]) / scale.spread, atol=1e-6)
-    np.testing.assert_allclose(part.entries[n, :, 1], (values - scale.mean) / scale.spread, atol=1e-6)
-    np.testing.assert_allclose(part.entries[n, :, 2], np.log(series.gaps[origin - 6 : origin]), atol=1e-6)
+    read, values = slice(origin - 6, origin), series.values[origin - 6 : origin]
+    features = (values - values[-1]) / scale.spread, (values - scale.mean) / scale.spread, np.log(series.gaps[read])
+    np.testing.assert_allclose(part.entries[n], np.stack(features, -1), atol=1e-6)
     apart = (series.times[origin : origin + 3] - series.times[origin - 1]) / series.usual_gap
     np.testing.assert_allclose(part.ahead[n], np.log(apart / [1, 2, 3]), atol=1e-6)
-    plain, _ = forecast.parts_of(series, replace(CONFIG, data=replace(CONFIG.data, gaps=False, level=False)))
-    assert plain["test"].entries.shape[-1] == 1
-    assert not plain["test"].ahead.any()
+    plain = forecast.parts_of(series, override(CONFIG, {"data.gaps": False, "data.level": False}))[0]["test"]
+    np.testing.assert_array_equal(plain.entries[..., 0], part.entries[..., 0])
+    assert plain.entries.shape[-1] == 1
+    assert not plain.ahead.any()
 
 
 def test_loss_is_that_of_a_normal_distribution() -> None:
@@ -67,18 +66,19 @@ def test_loss_is_that_of_a_normal_distribution() -> None:
 
 
 def test_metrics_by_hand() -> None:
-    series = wave()
-    parts, scale = forecast.parts_of(series, CONFIG)
+    parts, scale = forecast.parts_of(wave(), CONFIG)
     part = parts["test"]
-    exact = np.stack([part.target, np.full_like(part.target, -2.0)], 1)
-    found = forecast.metrics_of(exact, part, scale)
-    assert found["mae"] == found["rmse"] == 0
-    assert found["coverage"] == 1
-    off = exact.copy()
-    off[:, 0] += 1.0
-    found = forecast.metrics_of(off, part, scale)
-    assert found["mae"] == pytest.approx(scale.spread, rel=1e-5)
-    assert found["coverage"] == 0
+    for shift, coverage in ((0.0, 1), (1.0, 0)):
+        predicted = np.stack([part.target + np.float32(shift), np.full_like(part.target, -2.0)], 1)
+        found = forecast.metrics_of(predicted, part, scale)
+        assert (found["mae"], found["rmse"]) == pytest.approx((shift * scale.spread,) * 2, rel=1e-5, abs=1e-6)
+        assert found["coverage"] == coverage
+
+
+def test_intervals_of_any_level() -> None:
+    for level, tail in ((0.5, 0.25), (1 - 2.0**-53, 2.0**-54)):  # in float64, (1 + the second level) / 2 is 1
+        _, _, high = forecast.interval(np.zeros((1, 2, 3)), np.array([5.0]), forecast.Scale(0.0, 2.0), level)
+        np.testing.assert_allclose(high, np.full((1, 3), 5 + 2 * stats.norm.isf(tail)), rtol=1e-9)
 
 
 def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
@@ -111,29 +111,22 @@ def test_forecast_times(tmp_path: Path) -> None:
     """The times of a forecast may be numbers in the unit of the series or, if the series is dated, dates of several kinds."""
     series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
     trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast.Scale(0.0, 1.0))
-    days = [date(1970, 1, 22), date(1970, 1, 23), date(1970, 1, 25)]
+    days = [date(1970, 1, 22), datetime(1970, 1, 23, 12), datetime(1970, 1, 25, 2, tzinfo=timezone(timedelta(hours=2)))]
     for given, wanted in (
         (np.array([20, 21.5, 23]), [20, 21.5, 23]),
-        ([days[0], datetime(1970, 1, 23, 12), datetime(1970, 1, 25, 2, tzinfo=timezone(timedelta(hours=2)))], [21, 22.5, 24]),
-        ([np.datetime64("1970-01-22"), days[1], np.datetime64("1970-01-25T12")], [21, 22, 24.5]),
+        (days, [21, 22.5, 24]),
+        ([np.datetime64("1970-01-22"), days[0] + timedelta(1), np.datetime64("1970-01-25T12")], [21, 22, 24.5]),
         ([Decimal(21), np.float32(22), Fraction(49, 2)], [21, 22, 24.5]),
     ):
         part, times = trained.end_of(series, given)
         np.testing.assert_array_equal(times, wanted)
         np.testing.assert_allclose(part.ahead[0], np.log((np.asarray(wanted) - 19) / [1, 2, 3]), atol=1e-6)
         assert not part.target.any()
-    increasing, dates = "give 3 increasing ones behind the series' end", "give numbers, or dates such as datetime64"
-    for bad, remedy in (
-        *(
-            (np.asarray(times, float), increasing)
-            for times in ([21, 22, np.inf], [21, 22, np.nextafter(22, 23)], [21, 22], [21, 1e300, 1e301])
-        ),
-        *((times, dates) for times in (list(map(str, days)), [21, *days[1:]], [True, False, True])),
-    ):
-        with pytest.raises(InputError, match=f"^times: .*; {remedy}$"):
-            trained.end_of(series, bad)
-    with pytest.raises(InputError, match=r"^times: .*; give numbers, as the series has$"):
-        trained.end_of(replace(series, dated=False), days)
+    undated = replace(series, dated=False)
+    bad = ([21, 22, np.inf], [21, 22, np.nextafter(22, 23)], [21, 22], [21, 1e300, 1e301], ["1970-01-22"] * 3, [True, False, True])
+    for own, given in (*((series, given) for given in bad), (undated, days)):
+        with pytest.raises(InputError, match=r"^times: "):
+            trained.end_of(own, given)
     for level in (0.0, None):
         with pytest.raises(InputError, match=f"^level: {level}; "):
             trained.ahead(series, level)
@@ -141,8 +134,7 @@ def test_forecast_times(tmp_path: Path) -> None:
 
 def test_the_command_line(ask, tmp_path: Path) -> None:
     series = wave(80)
-    path = tmp_path / "series.csv"
-    path.write_text("day,sold\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
+    path = write_series(tmp_path / "series.csv", series.times, series.values, "day,sold")
     common = ["--csv", path, "--time", "day", "--value", "sold", "--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2]
     code, out, err = ask("train", "forecast", *common, "--run", tmp_path / "run")
     assert (code, err) == (0, "")
@@ -153,11 +145,8 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
     rows = [[float(part) for part in line.split(",")] for line in out.splitlines()]
     assert len(rows) == 3
     assert all(low < mean < high for _, mean, low, high in rows)
-    widths = {}
-    for level in ("0.5", "0.9999999999999999"):  # in float64, (1 + the second) / 2 is 1
-        rows = [json.loads(line) for line in ask("forecast", "--run", tmp_path / "run", "--json", "--level", level)[1].splitlines()]
-        widths[level] = rows[0]["high"] - rows[0]["mean"]
-    assert widths["0.9999999999999999"] / widths["0.5"] == pytest.approx(stats.norm.isf(2.0**-54) / stats.norm.isf(0.25), rel=1e-6)
+    printed = json.loads(ask("forecast", "--run", tmp_path / "run", "--json")[1].splitlines()[0])
+    assert [printed[name] for name in ("mean", "low", "high")] == pytest.approx(rows[0][1:], rel=1e-4)
     path.write_text(path.read_text() + f"{series.times[-1] + 1},50\n")
     code, _, err = ask("forecast", "--run", tmp_path / "run")
     assert (code, err.count("\n")) == (0, 1)
@@ -174,9 +163,8 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
     """A training that diverges ends with an error, or, if it shall go on, has metrics of null. No command reads its parameters."""
-    path, run = tmp_path / "series.csv", tmp_path / "run"
-    series = wave(60)
-    path.write_text("time,value\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
+    series, run = wave(60), tmp_path / "run"
+    path = write_series(tmp_path / "series.csv", series.times, series.values)
     sizes = ["--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2, "--learning-rate", 1e18, "--clip-norm", 0, "--no-figures"]
     command = ["train", "forecast", "--csv", path, *sizes, "--json", "--run"]
     assert_error(ask(*command, tmp_path / "stopped"), "training loss: nan in epoch 1, from step ")

@@ -1,4 +1,4 @@
-"""Text-generation runs in both regimes, from a text file to scores and samples, compared with an LSTM written in NumPy."""
+"""Text-generation runs in both regimes, from a text file to scores, samples and texts, compared with an LSTM written in NumPy."""
 
 import functools
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_runs import timeless
 from made_texts import (
     BATCH,
     CHARS,
@@ -31,10 +33,10 @@ from made_texts import (
 )
 
 from lstm_jax.config import GenerationConfig, to_json
+from lstm_jax.data import Characters
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.inspection import figures
 from lstm_jax.sampling import Sampler
-from lstm_jax.tasks import generation
+from lstm_jax.tasks import base, generation
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
@@ -89,9 +91,6 @@ def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
     return train
 
 
-# training
-
-
 @REGIMES
 def test_rows_and_result(regime, made):
     folder, _, result, seen, trained = made(regime)
@@ -138,10 +137,6 @@ def test_samples(regime, made):
         assert ids_of(drawn["text"]) == again[0].tolist()
 
 
-def timeless(rows) -> list[dict]:
-    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
-
-
 @pytest.mark.slow(keep=1)
 @REGIMES
 def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
@@ -186,7 +181,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
 
 
 def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "learning_curves", lambda *_: None)
+    monkeypatch.setattr(base, "learning_curves", lambda *_: None)
     run = tmp_path / "run"
     result = generation.train(small_config(text, validation=0.0, sample={"sample_chars": 0}, train={"epochs": 2}), run)
     assert all(set(row) == {"epoch", "step", "seconds", "examples_per_second"} | TRAIN for row in result.rows)
@@ -194,7 +189,7 @@ def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
     assert not (run / "samples.jsonl").exists()
     assert "Surprise, training text" in (run / "figures" / "surprise.html").read_text()
     trained = generation.load(run)
-    with pytest.raises(InputError, match="text: none given, and the run held none out; name files, - for standard input, or --text"):
+    with pytest.raises(InputError, match=r"^text: none given"):
         trained.read_text()
 
 
@@ -204,7 +199,7 @@ def test_bytes(tmp_path, monkeypatch):
 
     Python's `str.splitlines` ends a line at these two characters, but they do not end a line of a JSON-lines file.
     """
-    monkeypatch.setattr(figures, "learning_curves", lambda *_: None)
+    monkeypatch.setattr(base, "learning_curves", lambda *_: None)
     (tmp_path / "bytes.txt").write_bytes(BYTES)
     sample = {"sample_prompt": 30, "sample_chars": 2}
     config = small_config(tmp_path / "bytes.txt", unit="byte", clean="none", sample=sample, train={"epochs": 2})
@@ -230,9 +225,6 @@ def test_a_run_is_not_resumed_on_another_text(made, tmp_path):
             call()
 
 
-# a run read back
-
-
 @REGIMES
 def test_load_and_score(regime, made):
     folder, config, result, _, trained = made(regime)
@@ -250,8 +242,6 @@ def test_load_and_score(regime, made):
         assert trained.mode(mode) == mode
         np.testing.assert_allclose(trained.score(ids[:40], mode).nats, nats_by_hand(trained.params, ids[:40], window), rtol=0, atol=1e-5)
     assert trained.mode() == ("window" if regime == "windows" else "carried")
-    with pytest.raises(InputError, match="text: 1 characters; give 2 or more"):
-        trained.score(ids[:1])
 
 
 def test_damaged_samples(tmp_path):
@@ -259,3 +249,119 @@ def test_damaged_samples(tmp_path):
         (tmp_path / "samples.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
             generation.read_samples(tmp_path / "samples.jsonl")
+
+
+@pytest.fixture(scope="module")
+def trained(made) -> generation.Trained:
+    return made("windows").trained
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_write(trained):
+    prompt, rules = trained.encode("the cat "), trained.rules(0.9)
+    key = jax.random.key(5)
+    sampler = Sampler(trained.rebuild, trained.characters.size, "window", LENGTH)
+    whole = sampler.generate(trained.params, key, jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (3, 8)), 30, rules)
+    pieces = list(trained.write(prompt, 30, rules, seed=5, samples=3))
+    assert [piece.shape for piece in pieces] == [(3, 25), (3, 5)]
+    assert np.concatenate(pieces, axis=1).tolist() == whole.tolist()
+    texts = trained.texts(pieces, 3)
+    assert [ids_of(text) for text in texts] == whole.tolist()
+    assert len(set(texts)) == 3
+    assert trained.texts(trained.write(prompt, 0, rules, samples=2), 2) == ["", ""]
+    assert trained.texts(trained.write(prompt, 25, rules, seed=6, samples=3), 3) != [text[:25] for text in texts]
+
+
+@pytest.mark.parametrize("prompt", ["", "t", "the red house, and t"])
+def test_write_goes_on_from_any_prompt(prompt, trained):
+    ids, firsts = trained.encode(prompt), []
+    for mode, window in (("window", LENGTH), ("carried", None)):
+        drawn = np.concatenate(list(trained.write(ids, 12, trained.rules(0.0), mode=mode)), axis=1)[0].tolist()
+        assert drawn == greedy_by_hand(trained.params, ids, 12, window)
+        firsts.append(drawn[0])
+    assert firsts[0] == firsts[1] or len(prompt) > LENGTH
+
+
+def test_encode(trained):
+    assert trained.encode("the cat").tolist() == trained.encode(b"the cat").tolist() == ids_of("the cat")
+    assert len(trained.encode("")) == 0
+    with pytest.raises(InputError, match=r"^characters that the run does not know: 'T', 'C', 'é'; "):
+        trained.encode("The Caté T")
+    assert trained.encode("The  Cat\n", clean=True).tolist() == ids_of("the cat")
+    assert trained.encode("The Caté", unknown="!").tolist() == ids_of("!he !at!")
+    assert trained.encode("The Caté", clean=True, unknown="!").tolist() == ids_of("the cat")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ids_of_other_kinds(trained):
+    assert trained.score([1, 2, 3]).nats.tolist() == trained.score(np.array([1, 2, 3], np.uint8)).nats.tolist()
+    assert len(list(trained.write([], 3, trained.rules()))) == 1
+
+
+V = len(set(TEXT))
+NO_IDS = ("the cat", np.array([1, V]), None)
+NOT_WRITTEN = {
+    "chars": (-1, 2.5, "3"),
+    "samples": (0, 1.5, True),
+    "seed": (-1, 2**32, 1.5),
+    "mode": (None, "stream"),
+    "rules": (None,),
+    "prompt": NO_IDS,
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "subject"),
+    [
+        *((lambda run, ids=ids: run.score(ids), "ids: ") for ids in NO_IDS),
+        (lambda run: run.score([1]), "text: 1 characters"),
+        (lambda run: run.activations([V]), "ids: "),
+        (lambda run: run.activations(np.zeros(0, int)), "text: 0 characters"),
+        (lambda run: generation.draw_units(run.characters, np.zeros(1, int), np.zeros((1, 8)), Path("x.html"), 0), "count: 0; "),
+        (lambda run: run.score([1, 2], "Carried"), "mode: Carried; "),
+        (lambda run: run.encode("the", unknown="#"), "unknown: #; "),
+        (lambda run: run.encode(b"the \xff"), r"characters that the run does not know: '\\udcff'"),
+        (lambda run: run.read_text(["a.txt"], "the cat"), "text: given with files"),
+        (lambda run: run.read_text(most=-1), "chars: -1"),
+        *(
+            (lambda run, given={name: value}: run.write(**({"prompt": [1], "chars": 3, "rules": run.rules()} | given)), f"{name}: ")
+            for name, values in NOT_WRITTEN.items()
+            for value in values
+        ),
+    ],
+)
+def test_errors(call, subject, trained):
+    with pytest.raises(InputError, match=f"^{subject}"):
+        call(trained)
+
+
+def test_the_model_as_a_module(trained):
+    model = trained.model
+    np.testing.assert_array_equal(model.head.kernel[...], trained.params["head/kernel"])
+    model.head.kernel[...] *= 0
+    assert trained.model.head.kernel[...].any(), "a later access returns a changed module"
+
+
+@pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])
+def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
+    """`encode` with `clean=True` converts line ends as the setting `clean` of the run says.
+
+    The setting "exact" keeps line ends. The others replace each line end by a line feed. "source" then replaces line feeds by spaces.
+    """
+    config = replace(trained.config, data=replace(trained.config.data, clean=recipe))
+    known = replace(trained, config=config, own=Characters.of(TEXT + "\r\n"))
+    wanted = {"source": "the cat sat", "exact": "the cat\r\nsat\r"}.get(recipe, "the cat\nsat\n")
+    assert known.characters.decode(known.encode("the cat\r\nsat\r", clean=True)) == wanted
+    assert known.characters.decode(known.encode("the cat\r\n")) == "the cat\r\n"
+
+
+def test_read_text(trained, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat")
+    (tmp_path / "b.json").write_text(json.dumps([{"body": "a dog", "n": 1}, {"body": "", "n": 2}, {"body": "ran!", "n": 3}]))
+    paths = [str(tmp_path / name) for name in ("a.txt", "b.json")]
+    assert trained.read_text(paths, text_column="body").ids.tolist() == ids_of("the cat a dog ran!")
+    assert trained.read_text(paths, most=9).ids.tolist() == ids_of("the cat a")
+    assert trained.read_text(text="The Cat", clean=True).ids.tolist() == ids_of("the cat")
+    assert trained.read_text(text="THE cat", unknown=".", most=5).ids.tolist() == ids_of("... c")
+    assert trained.read_text(most=7).ids.tolist() == ids_of(TEXT[CUT:][:7])

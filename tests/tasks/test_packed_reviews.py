@@ -1,39 +1,37 @@
 """Reviews that are packed in rows: each gets the logit and the gradients that it gets alone, and a run is trained on packed reviews."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from made_reviews import write_csvs
-from made_runs import small_config
 from tables import assert_close
 
 from lstm_jax.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
-from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.models import Functional, SentimentClassifier, functional
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime.sharding import make_mesh
+from lstm_jax.sweep import override
 from lstm_jax.tasks import sentiment
-from lstm_jax.tasks.review_rows import NONE, pack_reviews, weight_of_reviews
+from lstm_jax.tasks.review_rows import NONE, pack_reviews
 from lstm_jax.training.examples import epoch_order
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> SentimentConfig:
-    root = tmp_path_factory.mktemp("packed")
-    write_csvs(root / "reviews")
-    made = small_config(root / "reviews", root / "cache")
-    return dataclasses.replace(made, data=dataclasses.replace(made.data, packed=60, maxlen=7))
+def config(small) -> SentimentConfig:
+    return override(small, {"data.packed": 60, "data.maxlen": 7})
 
 
 @pytest.fixture(scope="module")
 def reviews(config):
     return sentiment.load_reviews(config)
+
+
+def made_model(reviews, **options) -> Functional:
+    return functional(SentimentClassifier(SentimentModelConfig(units=5, embed=4, **options), reviews.vocabulary.size, rngs=nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize("truncating", ["pre", "post"])
@@ -65,67 +63,42 @@ OPTIONS = [
 
 @pytest.mark.slow(keep=["{'bidirectional': True, 'layers': 2}", "mean+max"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_logits_are_those_of_each_review_alone(reviews, options):
-    rows = pack_reviews(reviews.test, 60)
-    model = SentimentClassifier(SentimentModelConfig(units=5, embed=4, **options), reviews.vocabulary.size, rngs=nnx.Rngs(0))
-    made = functional(model)
-    packed = sentiment.logits_of(made.rebuild, make_mesh(1))(made.params, rows)
-    alone = dataclasses.replace(SentimentModelConfig(units=5, embed=4, **options), mask_zero=True)
-    padded = sentiment.make_logits(functional(SentimentClassifier(alone, reviews.vocabulary.size, rngs=nnx.Rngs(0))).rebuild, make_mesh(1))
-    assert_close(packed, padded(made.params, reviews.test.padded(60, "post")), 1e-5)
-    assert packed.std() > 1e-3
+def test_logits_and_gradients_are_those_of_each_review_alone(reviews, options):
+    """A model has the same logits and gradients for packed reviews as for the same reviews in padded rows.
 
-
-@pytest.mark.slow(keep=["[max]"])
-@pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
-def test_gradients_of_pooled_reviews_are_those_of_each_review_alone(reviews, pooling: str):
-    """A model with pooling has the same gradients for packed reviews as for the same reviews in padded rows.
-
-    The test repeats this with word vectors of zeros. The outputs are then zeros at all steps, so that max pooling has many equal maxima and
-    divides the gradient among them.
+    The test repeats this with word vectors of zeros, for which max pooling has many equal maxima and divides the gradient among them.
     """
-    rows = pack_reviews(reviews.test, 60)
-    options = {"units": 5, "embed": 4, "pooling": pooling, "bidirectional": True, "dropout": 0.0, "recurrent_dropout": 0.0}
-    made = [
-        functional(SentimentClassifier(SentimentModelConfig(**options, mask_zero=mask), reviews.vocabulary.size, rngs=nnx.Rngs(0)))
-        for mask in (False, True)
-    ]
-    weights = jnp.asarray(np.random.default_rng(0).normal(size=rows.count), jnp.float32)
+    rows, options = pack_reviews(reviews.test, 60), options | {"dropout": 0.0, "recurrent_dropout": 0.0}
+    (params, rebuild), (_, alone) = (made_model(reviews, mask_zero=mask, **options) for mask in (False, True))
     ids, places = jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.places)
-    params = made[0].params | {"embedding/embedding": jnp.zeros_like(made[0].params["embedding/embedding"])}
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=rows.count), jnp.float32)
 
     def packed(params):
-        logits = made[0].rebuild(params)(ids, packed=places, deterministic=True)
-        return (logits[rows.numbers[:, 0], rows.numbers[:, 1]] * weights).sum()
+        logits = rebuild(params)(ids, packed=places, deterministic=True)[rows.numbers[:, 0], rows.numbers[:, 1]]
+        return (logits * weights).sum(), logits
 
     def padded(params):
-        return (made[1].rebuild(params)(jnp.asarray(reviews.test.padded(60, "post")), deterministic=True) * weights).sum()
+        logits = alone(params)(jnp.asarray(reviews.test.padded(60, "post")), deterministic=True)
+        return (logits * weights).sum(), logits
 
-    for start in (made[0].params, params):
-        for name, gradient in jax.jit(jax.grad(packed))(start).items():
-            assert_close(gradient, jax.jit(jax.grad(padded))(start)[name], 1e-5)
+    for start in (params, params | {"embedding/embedding": jnp.zeros_like(params["embedding/embedding"])}):
+        found, wanted = (jax.jit(jax.value_and_grad(read, has_aux=True))(start) for read in (packed, padded))
+        assert_close(found[0][1], wanted[0][1], 1e-5)
+        for name, gradient in found[1].items():
+            assert_close(gradient, wanted[1][name], 1e-5)
 
 
 def test_the_loss_is_the_mean_over_reviews(reviews):
     rows = pack_reviews(reviews.train, 60)
-    made = functional(SentimentClassifier(SentimentModelConfig(units=5, embed=4), reviews.vocabulary.size, rngs=nnx.Rngs(0)))
-
-    def rebuild(params):
-        model = made.rebuild(params)
-        model.recurrent.layers[0].dropout = model.recurrent.layers[0].recurrent_dropout = 0.0
-        return model
-
-    batch = jax.tree.map(lambda array: jnp.asarray(array[:3]), rows.arrays)
+    made = made_model(reviews, dropout=0.0, recurrent_dropout=0.0)
+    batch = jax.tree.map(lambda array: jnp.asarray(array[:3]), rows.examples().arrays)
     inside = rows.numbers[:, 0] < 2
     weight = jnp.asarray([1, 1, 0]) / inside.sum()  # the third row only fills up the batch
-    loss, metrics = sentiment.objective(rebuild)(made.params, batch, weight, jax.random.key(0))
+    loss, metrics = sentiment.objective(made.rebuild)(made.params, batch, weight, jax.random.key(0))
     logits = sentiment.logits_of(made.rebuild, make_mesh(1))(made.params, rows)[inside].astype(np.float64)
     labels = rows.targets[inside]
     assert float(loss) == pytest.approx(np.mean(np.log1p(np.exp(-np.where(labels == 1, logits, -logits)))), rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(np.mean((logits > 0) == (labels == 1)), rel=1e-6)
-    shares = weight_of_reviews(batch[1], weight)
-    assert float(shares.sum()) == pytest.approx(1)
-    assert np.unique(np.asarray(shares)).size == 2  # 0 for missing reviews, and one weight for all others
 
 
 def test_an_epoch_counts_reviews(reviews):
@@ -142,7 +115,7 @@ def test_an_epoch_counts_reviews(reviews):
 
 @pytest.mark.slow
 def test_a_run_trains_on_packed_reviews(config, tmp_path):
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, batch_size=4, microbatches=2))
+    config = override(config, {"train.epochs": 5, "train.batch_size": 4, "train.microbatches": 2})
     result = sentiment.train(config, tmp_path / "run", figures=False)
     trained = sentiment.load(tmp_path / "run")
     assert sentiment.evaluate(trained).accuracy == result.rows[-1]["test_accuracy"] > 0.6

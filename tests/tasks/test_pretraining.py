@@ -1,6 +1,5 @@
 """Language model that initialises a sentiment classifier: its loss, its training, and runs that train both models."""
 
-import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -16,7 +15,8 @@ from lstm_jax.config import PretrainingConfig, SentimentConfig, SentimentModelCo
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.models import EMBEDDING, functional, replaced
 from lstm_jax.runtime.sharding import make_mesh
-from lstm_jax.tasks import memory, pretraining, sentiment
+from lstm_jax.sweep import override
+from lstm_jax.tasks import base, pretraining, sentiment
 from lstm_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -25,25 +25,19 @@ V, E, H = 7, 3, 4
 RNG = np.random.default_rng(0)
 
 
-def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
+def test_sampled_losses_by_hand() -> None:
+    """The log of the share of a word is subtracted from its score, and the correct word counts once."""
     table, bias = RNG.normal(size=(V, E)).astype(np.float32), RNG.normal(size=V).astype(np.float32)
     vectors, targets = RNG.normal(size=(5, E)).astype(np.float32), np.asarray([0, 3, 6, 3, 1])
-
-    def losses(sample, log_share):
-        arrays = (vectors, targets, table, bias, np.asarray(sample), np.asarray(log_share, np.float32))
-        return np.asarray(pretraining.sampled_losses(*map(jnp.asarray, arrays)))
-
-    logits = vectors.astype(np.float64) @ table.T.astype(np.float64) + bias
-    right = logits[np.arange(5), targets]
-    np.testing.assert_allclose(losses(np.arange(V), np.full(V, -np.log(V))), np.log(np.exp(logits).sum(1)) - right, rtol=1e-5)
-
-    # a sample of some words with unequal shares: the log of the share is subtracted from a score, and the correct word counts once
-    share, sample = np.asarray([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1]), [3, 1, 1]
-    shifted, want = logits - np.log(share), []
-    for row, word in zip(shifted, targets, strict=True):
-        others = [row[other] for other in sample if other != word]
-        want.append(np.log(np.exp([row[word], *others]).sum()) - row[word])
-    np.testing.assert_allclose(losses(sample, np.log(share)), want, rtol=1e-5)
+    share = np.asarray([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1])
+    logits = vectors.astype(np.float64) @ table.T.astype(np.float64) + bias - np.log(share)
+    for sample in (np.arange(V), np.asarray([3, 1, 1])):
+        want = []
+        for row, word in zip(logits, targets, strict=True):
+            others = [row[other] for other in sample if other != word]
+            want.append(np.log(np.exp([row[word], *others]).sum()) - row[word])
+        arrays = (vectors, targets, table, bias - np.log(share).astype(np.float32), sample)
+        np.testing.assert_allclose(pretraining.sampled_losses(*map(jnp.asarray, arrays)), want, rtol=1e-5)
 
 
 def test_windows_cover_the_text() -> None:
@@ -106,8 +100,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SentimentConfig:
         monkeypatch.setattr(pretraining, name, value)
     write_csvs(tmp_path / "reviews", 60, 20)
     made = small_config(tmp_path / "reviews", tmp_path / "cache")
-    data = dataclasses.replace(made.data, validation=0.2)
-    return dataclasses.replace(made, data=data, pretraining=PretrainingConfig(2, 0.01, 0.1))
+    return override(made, {"data.validation": 0.2, "pretraining": PretrainingConfig(2, 0.01, 0.1)})
 
 
 @pytest.mark.slow
@@ -152,7 +145,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
     config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal after the last step of the language model ends the run. The resumed run trains the classifier only."""
-    make, asked = pretraining._make_evaluate, []
+    make, asked = pretraining.LanguageModel.evaluation, []
 
     def interrupting(*args):
         evaluate = make(*args)
@@ -165,7 +158,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
 
         return at_the_end
 
-    monkeypatch.setattr(pretraining, "_make_evaluate", interrupting)
+    monkeypatch.setattr(pretraining.LanguageModel, "evaluation", interrupting)
     epochs = []
     with pytest.raises(Interrupted):
         sentiment.train(config, tmp_path / "run", figures=False, callbacks=[epochs.append])
@@ -179,7 +172,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
 def test_several_devices(config: SentimentConfig) -> None:
     """Training on two devices gives the same parameters and validation loss as training on one device."""
     text = RNG.integers(1, V, 200).astype(np.int32)
-    small = dataclasses.replace(config, model=SentimentModelConfig(embed=4, units=H, bidirectional=True))
+    small = override(config, {"model": SentimentModelConfig(embed=4, units=H, bidirectional=True)})
     one, two = (pretraining.pretrain(small, V, text, text[:60], make_mesh(devices)) for devices in (1, 2))
     for name, array in one.params.items():
         np.testing.assert_allclose(two.params[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -189,9 +182,10 @@ def test_several_devices(config: SentimentConfig) -> None:
 @pytest.mark.parametrize(("devices", "wanted"), [(1, 32), (3, 33), (6, 36), (64, 64)])
 def test_batch_size(devices: int, wanted: int) -> None:
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1] * devices), ("data",))
-    assert pretraining._batch_size(mesh) == wanted
-    config = pretraining.train_config(SentimentConfig(pretraining=PretrainingConfig(2)), mesh, 100)
-    assert (config.batch_size, config.epochs, config.warmup_steps, config.microbatches) == (wanted, 2, 10, 1)
+    text = np.ones(pretraining.LENGTH * wanted * 50 + 1, np.int32)
+    task = pretraining.LanguageModel(SentimentConfig(pretraining=PretrainingConfig(2)), V, text, mesh)
+    config = task.train_config
+    assert (task.steps, config.batch_size, config.epochs, config.warmup_steps, config.microbatches) == (100, wanted, 2, 10, 1)
 
 
 def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,9 +194,8 @@ def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     Longer windows of the language model raise only its own needs.
     """
     needed = []
-    monkeypatch.setattr(memory, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
-    large = dataclasses.replace(config.model, units=64)
-    task = sentiment.Sentiment(dataclasses.replace(config, model=large), sentiment.load_reviews(config), make_mesh(1))
+    monkeypatch.setattr(base, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
+    task = sentiment.Sentiment(override(config, {"model.units": 64}), sentiment.load_reviews(config), make_mesh(1))
     task.check_memory()
     monkeypatch.setattr(pretraining, "LENGTH", 800)
     task.check_memory()
@@ -214,16 +207,11 @@ def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("call", "subject"),
     [
-        (
-            lambda config: dataclasses.replace(config, model=dataclasses.replace(config.model, layers=2)),
-            "lm_epochs: 2; a language model trains",
-        ),
+        (lambda config: override(config, {"model.layers": 2}), "lm_epochs: 2; a language model trains"),
         (lambda config: pretraining.pretrain(config, V, np.ones(1, np.int32), None, make_mesh(1)), "words of the training reviews: 1"),
         (lambda config: PretrainingConfig(lm_dropout=1.0), "lm_dropout: 1.0"),
         (
-            lambda config: dataclasses.replace(
-                config, data=dataclasses.replace(config.data, input="stream", data="shards", vocabulary="frequency")
-            ),
+            lambda config: override(config, {"data.input": "stream", "data.data": "shards", "data.vocabulary": "frequency"}),
             "lm_epochs: 2; a language model needs --input memory",
         ),
     ],

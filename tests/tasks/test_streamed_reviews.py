@@ -3,7 +3,6 @@
 The commands that write shards and train on them are tested, too.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 from made_reviews import write_csvs
-from made_runs import small_config
 
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
+from lstm_jax.sweep import override
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.examples import shuffled
 from lstm_jax.training.feeding import FromHost, make_source
@@ -25,14 +24,12 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
+def configs(small, tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
     """Return a config that streams reviews from shards, and a config that reads the same reviews into memory."""
-    root = tmp_path_factory.mktemp("streamed")
-    write_csvs(root / "reviews")
-    data.write_review_shards([str(root / "reviews" / "train.csv")], root / "s", [str(root / "reviews" / "test.csv")])
-    memory = small_config(root / "reviews", root / "cache", epochs=3)
-    streamed = dataclasses.replace(memory, data=dataclasses.replace(memory.data, data=str(root / "s"), input="stream"))
-    return streamed, memory
+    reviews, shards = small.data.data, tmp_path_factory.mktemp("streamed") / "s"
+    data.write_review_shards([f"{reviews}/train.csv"], shards, [f"{reviews}/test.csv"])
+    memory = override(small, {"train.epochs": 3})
+    return override(memory, {"data.data": str(shards), "data.input": "stream"}), memory
 
 
 def test_a_run(configs, tmp_path: Path) -> None:
@@ -52,11 +49,11 @@ def test_a_run(configs, tmp_path: Path) -> None:
     for split in ("train", "test"):
         assert sentiment.evaluate(trained, split=split) == sentiment.evaluate(trained, reviews, split)
     assert np.isfinite(trained.probabilities(["the film was good", ""])).all()
-    stored = np.load(tmp_path / "run" / "words.npz")
-    sentiment.train(dataclasses.replace(memory, train=dataclasses.replace(memory.train, epochs=1)), tmp_path / "memory", figures=False)
-    kept = np.load(tmp_path / "memory" / "words.npz")
-    for name in ("share", "count"):
-        np.testing.assert_array_equal(stored[name], kept[name])
+    with (tmp_path / "words.npz").open("wb") as file:
+        sentiment.write_words(reviews, file)
+    kept = np.load(tmp_path / "words.npz")
+    for name, stored in zip(("share", "count"), trained.words.statistics, strict=True):
+        np.testing.assert_array_equal(stored, kept[name])
 
 
 def test_batches_are_those_of_the_order(configs) -> None:
@@ -64,7 +61,7 @@ def test_batches_are_those_of_the_order(configs) -> None:
 
     The batches of the streaming run have the rows that `shuffled` names.
     """
-    streamed, memory = (dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25)) for config in configs)
+    streamed, memory = (override(config, {"data.validation": 0.25}) for config in configs)
     mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
     for split in (mapped.validation, whole.validation, whole.train):
         assert isinstance(split, sentiment.Rows)
@@ -85,7 +82,7 @@ def test_memory_of_the_data(configs) -> None:
     streamed, _ = configs
     reviews = sentiment.load_reviews(streamed)
     for share, count in ((0.0, 80), (0.25, 60 + 80)):
-        config = dataclasses.replace(streamed, data=dataclasses.replace(streamed.data, validation=share))
+        config = override(streamed, {"data.validation": share})
         task = sentiment.Sentiment(config, reviews, sharding.make_mesh(1))
         assert task.data_bytes() == 4 * 20 * count
         assert "splits" not in vars(task)
@@ -111,4 +108,4 @@ def test_the_commands(ask, configs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("field", "value"), [("packed", 20), ("test_data", "x.csv"), ("data", ""), ("vocabulary", "keras")])
 def test_what_a_stream_cannot_have(configs, field: str, value: object) -> None:
     with pytest.raises(InputError, match="for input stream, give"):
-        dataclasses.replace(configs[0].data, **{field: value})
+        override(configs[0].data, {field: value})

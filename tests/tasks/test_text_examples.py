@@ -40,15 +40,10 @@ def made_model(**config) -> tuple[dict, CharGenerator, object]:
 @pytest.mark.parametrize(("n", "length", "step"), [(60, 8, 4), (62, 8, 5), (9, 8, 3), (50, 3, 11), (30, 1, 1)])
 def test_windows_are_those_of_the_data(n, length, step):
     text = made_ids(n)
-    X, Y = data.windows(text, length, step)
     examples = window_examples(text, length, step)
-    assert examples.count == len(X)
-    assert examples.arrays is text
     ids = examples.gather(jnp.asarray(text), jnp.arange(examples.count))
+    np.testing.assert_array_equal(ids, np.column_stack(data.windows(text, length, step)))
     assert ids.dtype == jnp.int32
-    np.testing.assert_array_equal(ids, np.column_stack([X, Y]))
-    some = jnp.array([examples.count - 1, 0, examples.count // 2])
-    np.testing.assert_array_equal(examples.gather(jnp.asarray(text), some), np.column_stack([X, Y])[some])
 
 
 @pytest.mark.slow
@@ -57,8 +52,7 @@ def test_streams_go_on_where_they_ended(n, length, batch):
     text = made_ids(n)
     steps = (n - length) // (batch * length)  # as many as fit after the largest shift
     if steps < 1:
-        needs = f"text: {n} characters; {batch} streams of {length} characters need {(batch + 1) * length}: give more text, a smaller"
-        with pytest.raises(InputError, match=needs):
+        with pytest.raises(InputError, match=f"^text: {n} characters"):
             stream_examples(text, length, batch)
         return
     examples = stream_examples(text, length, batch)

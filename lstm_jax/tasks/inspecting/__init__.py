@@ -21,10 +21,6 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
     it also shows how much each word contributes to the logit. For a series, it also shows how much each entry contributes to the forecast.
     For a text, it also shows the likeliest next characters.
 
-    Args:
-        trained: a loaded run of a task in `WINDOWS`.
-        request: the examples and epochs to show. If None, the defaults of `Request` are used.
-
     Raises:
         InputError: if the run is of another task, if an example cannot be read, if the run's data are needed and have changed, or if the
             request has an option that only runs of text generation have.

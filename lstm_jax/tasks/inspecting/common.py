@@ -4,17 +4,18 @@
 for each task computes what the page shows.
 """
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
-from lstm_jax.errors import require
+from lstm_jax.bounds import MOST, Bounds, Checked, Count
 from lstm_jax.inspection.trace import trace
 from lstm_jax.inspection.window import Example, Frame, Layer, Window
 from lstm_jax.tasks import base
@@ -26,7 +27,7 @@ _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Checked):
     """Examples and epochs that an HTML page about a trained run should show; see `make_window`.
 
     If neither texts nor a file are given, the page shows examples from the held-out data of the run.
@@ -36,12 +37,12 @@ class Request:
     """Reviews (for a sentiment run) or texts (for a text-generation run) to show."""
     file: Path | None = None
     """File with the examples. Depending on the task, it holds reviews, one text, or one series, whose last window is shown."""
-    examples: int = 2
+    examples: Count = 2
     """Number of examples of each kind that are chosen from the held-out data. The kinds depend on the task. For reviews, the three kinds
     are the most certain correct classifications, the most certain wrong classifications, and the least certain classifications."""
-    chars: int = 200
+    chars: Annotated[int, Bounds(2, MOST, "give 2 or more")] = 200
     """Number of characters that are shown of each text."""
-    epochs: int = 6
+    epochs: Count = 6
     """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
     text_column: str = ""
     """Name of the column that holds the texts if `file` is a table.
@@ -51,10 +52,6 @@ class Request:
     unknown: str = ""
     """Only for text-generation runs: character that replaces each character outside the vocabulary. If empty, such a character raises an
     error."""
-
-    def __post_init__(self):
-        for name, least in {"examples": 1, "chars": 2, "epochs": 1}.items():
-            require(getattr(self, name) >= least, name, getattr(self, name), f"give {least} or more")
 
 
 class Epochs(NamedTuple):
@@ -71,20 +68,29 @@ class Epochs(NamedTuple):
 def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     """Return the epochs that the run has kept, with their parameters. If it has kept none, return its best epoch only."""
     folder = trained.run.checkpoints / "epochs"
-    steps = checkpoint.steps(folder) if folder.is_dir() else ()
+    steps = checkpoint.steps(folder)
     if not steps:
-        try:
+        number = 0
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # an interrupted run has no result
             number = int(json.loads(trained.run.result.read_text())["best_epoch"])
-        except (OSError, ValueError, KeyError, TypeError):  # an interrupted run has no result
-            number = 0
         return Epochs((number,), (jax.device_put(trained.params),), 0)
+
+    def restored(index: int) -> checkpoint.Restored:
+        return checkpoint.restore(folder, trained.params, step=steps[index])
+
     end = len(steps) - 1
-    last = checkpoint.restore(folder, trained.params, step=steps[end])
-    best = min(History.read(last.extra).best_epoch or len(steps), len(steps)) - 1
+    best = min(History.read(restored(end).extra).best_epoch or len(steps), len(steps)) - 1
     spaced = np.linspace(0, end, min(most, len(steps))).round().astype(int).tolist()
     order = sorted(list(dict.fromkeys([best, end, 0, *spaced]))[:most])
-    states = [last.state if n == end else checkpoint.restore(folder, trained.params, step=steps[n]).state for n in order]
-    return Epochs(tuple(n + 1 for n in order), tuple(map(jax.device_put, states)), order.index(best))
+    return Epochs(tuple(n + 1 for n in order), tuple(jax.device_put(restored(n).state) for n in order), order.index(best))
+
+
+def first_kinds(orders: Mapping[str, np.ndarray], count: int) -> dict[int, str]:
+    """Return the first `count` numbers of each order, as a dict from a number to the first kind whose order begins with it."""
+    found: dict[int, str] = {}
+    for kind, order in orders.items():
+        found |= {n: kind for n in order[:count].tolist() if n not in found}
+    return found
 
 
 class Network(ABC):
@@ -99,12 +105,10 @@ class Network(ABC):
 
     def __init__(self, trained: Any):
         self.trained, self.rebuild = trained, trained.rebuild
-        self._layers: list[str] = []
 
-        def arrays(params: Any, *args: Any, **options: Any) -> list[dict[str, jax.Array]]:
+        def arrays(params: Any, *args: Any, **options: Any) -> list[dict[str, Any]]:
             _, layers = trace(self.rebuild(params), *args, deterministic=True, **options)
-            self._layers = [f"{layer.layer}, {layer.cell}{', reads backwards' * layer.backwards}" for layer in layers]
-            return [layer.gates | layer.state for layer in layers]
+            return [{f"{own.layer}, {own.cell}{', reads backwards' * own.backwards}": own.gates | own.state} for own in layers]
 
         self._arrays = jax.jit(arrays)
 
@@ -127,25 +131,22 @@ class Network(ABC):
 
     def neighbours(self, examples: Iterable[Any]) -> Mapping[str, Sequence[tuple[str, float]]]:
         """Return the words nearest to each word of the examples, with their cosine similarities."""
-        del examples
         return {}
 
     def trace(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
         """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
-        found = self._arrays(params, *args, **options)
         layers = []
-        for name, arrays in zip(self._layers, found, strict=True):
-            keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
-            layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
+        for found in self._arrays(params, *args, **options):
+            for name, arrays in found.items():
+                keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
+                layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
         return layers
 
     def window(self, request: Request) -> Window:
         """Return the content of the page."""
         shown = self.examples(request)
         epochs = kept_epochs(self.trained, request.epochs)
-        examples = [
-            Example(name, self.steps(example), [self.frame(params, example) for params in epochs.params]) for name, example in shown.items()
-        ]
+        examples = [Example(name, self.steps(own), [self.frame(params, own) for params in epochs.params]) for name, own in shown.items()]
         model = self.trained.config.model
         about = f"{self.trained.run.path}: {model.cell}, {model.layers} x {model.units} units{self.about}"
         return Window(self.title, about, self.kind, epochs.numbers, epochs.shown, examples, self.neighbours(shown.values()))

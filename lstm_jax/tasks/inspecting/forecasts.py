@@ -14,15 +14,14 @@ from lstm_jax.files.digits import digits_for
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients
 from lstm_jax.inspection.window import Curve, Frame, Strip
 from lstm_jax.tasks import forecast
-from lstm_jax.tasks.inspecting.common import Network, Request
+from lstm_jax.tasks.inspecting.common import Network, Request, first_kinds
 
 
 class Entries(NamedTuple):
-    """Window that the HTML page shows: the times of its entries, its index in `part`, and whether the K next entries are known."""
+    """Window that the HTML page shows: the times of its entries, the window as a `Part`, and whether the K next entries are known."""
 
     steps: list[str]
     part: forecast.Part
-    number: int
     known: bool
 
 
@@ -50,41 +49,33 @@ class SeriesNetwork(Network):
 
     def replaced(self, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
         """Return the mean of the forecast minus its mean with each entry replaced by the average of its neighbours."""
-        whole = np.asarray(entries)
-        last = len(whole) - 1
-        before, after = whole[[min(1, last), *range(last)]], whole[[*range(1, last + 1), max(last - 1, 0)]]
-        rows = np.broadcast_to(whole, (len(whole), *whole.shape)).copy()
-        rows[np.arange(len(whole)), np.arange(len(whole))] = (before + after) / 2
-        predicted = self.predict(params, rows, np.broadcast_to(np.asarray(ahead), (len(whole), len(ahead))))
-        many = predicted[:, 0].mean(-1) * self.scale.spread
-        return (float(self.mean(entries, params, ahead)) - np.asarray(many, np.float64)).tolist()
+        whole, count = np.asarray(entries), len(entries)
+        beside = np.pad(whole, ((1, 1), (0, 0)), "reflect")  # the first and the last entry have one neighbour
+        rows = np.repeat(whole[None], count + 1, axis=0)
+        rows[np.arange(count), np.arange(count)] = (beside[:-2] + beside[2:]) / 2
+        predicted = self.predict(params, rows, np.repeat(np.asarray(ahead)[None], count + 1, axis=0))
+        means = np.asarray(predicted[:, 0].mean(-1), np.float64) * self.scale.spread
+        return (means[-1] - means[:-1]).tolist()
 
     def examples(self, request: Request) -> dict[str, Entries]:
         require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
-        trained, own = self.trained, request.file is None
+        trained = self.trained
         series = trained.series(request.file)
-        chosen = {0: "end of the series"}
-        if own:
+        if request.file is None:
             require(trained.is_own(series), "series", "changed since the run was trained", "give it back, or name a series with --file")
             part = forecast.parts_of(series, trained.config)[0]["test"]
-            chosen = self._chosen(part, request.examples)
+            predicted = trained.predict(part)
+            spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
+            kinds = {"surest": spreads, "most wrong": -off, "least sure": -spreads}
+            chosen = first_kinds({kind: np.argsort(values, kind="stable") for kind, values in kinds.items()}, request.examples)
         else:
-            part = trained.end_of(series)[0]
+            part, chosen = trained.end_of(series)[0], {0: "end of the series"}
         found = {}
         for n, kind in chosen.items():
             times = series.times[part.origin[n] - trained.config.data.context : part.origin[n]]
             steps = [series.shown(float(time)) for time in times]
-            found[f"{kind}: forecast after {steps[-1]}"] = Entries(steps, part, n, own)
-        return found
-
-    def _chosen(self, part: forecast.Part, count: int) -> dict[int, str]:
-        """Choose windows of three kinds, up to `count` of each."""
-        predicted = self.trained.predict(part)
-        spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
-        found: dict[int, str] = {}
-        for kind, values in {"surest": spreads, "most wrong": -off, "least sure": -spreads}.items():
-            for n in np.argsort(values, kind="stable")[:count].tolist():
-                found.setdefault(n, kind)
+            window = forecast.Part(*(array[n : n + 1] for array in vars(part).values()))
+            found[f"{kind}: forecast after {steps[-1]}"] = Entries(steps, window, request.file is None)
         return found
 
     def steps(self, example: Entries) -> list[str]:
@@ -95,14 +86,14 @@ class SeriesNetwork(Network):
         return f", forecasts of {self.trained.config.data.horizon} entries."
 
     def frame(self, params: Any, example: Entries) -> Frame:
-        part, n = example.part, example.number
-        entries, ahead = jnp.asarray(part.entries[n]), jnp.asarray(part.ahead[n])
-        predicted = np.asarray(self.predict(params, entries[None], ahead[None]))
-        mean, low, high = (bound[0].tolist() for bound in forecast.interval(predicted, part.last[n : n + 1], self.scale, forecast.LEVEL))
+        part, spread = example.part, self.scale.spread
+        entries, ahead = jnp.asarray(part.entries[0]), jnp.asarray(part.ahead[0])
+        predicted = np.asarray(self.predict(params, part.entries, part.ahead))
+        mean, low, high = (bound[0].tolist() for bound in forecast.interval(predicted, part.last, self.scale, forecast.LEVEL))
         future = {"mean": mean, "low": low, "high": high}
         if example.known:
-            future["truth"] = (part.last[n] + part.target[n] * self.scale.spread).tolist()
-        values = part.last[n] + np.asarray(part.entries[n, :, 0], np.float64) * self.scale.spread
+            future["truth"] = (part.last[0] + part.target[0] * spread).tolist()
+        values = part.last[0] + np.asarray(part.entries[0, :, 0], np.float64) * spread
         path = integrated_gradients(self.mean, entries, params, ahead)
         digits = digits_for((low[0], high[0]), 5)
         first, *bounds = (f"{number:.{digits}g}" for number in (mean[0], low[0], high[0]))

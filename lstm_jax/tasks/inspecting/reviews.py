@@ -5,7 +5,6 @@ of features of a word.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -37,12 +36,9 @@ class ReviewNetwork(Network):
         # the outputs of such a model are its answers after each word; one that also reads padding after the words answers later
         reads_on = self.config.padding == "post" and not model.mask_zero and not self.config.packed
         self.stepwise = model.pooling == "last" and not model.bidirectional and not reads_on
+        # function from parameters and the ids (T,) of a review to its word vectors (T, E)
+        self.vectors = jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
         self._logits = sentiment.make_logits(trained.rebuild, trained.mesh, fold=False)
-
-    @cached_property
-    def vectors(self) -> Any:
-        """Compiled function from parameters and the ids (T,) of a review to its word vectors (T, E)."""
-        return jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
 
     def verdict(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
         """Return the logit of one review. `vectors` (T, E) are its word vectors."""
@@ -64,39 +60,29 @@ class ReviewNetwork(Network):
         """Return the logit of the review."""
         return float(self._logits(params, ids[None])[0])
 
+    def of_words(self, params: Any, reviews: list[np.ndarray], length: int) -> np.ndarray:
+        """Return the logits of reviews that are given as the ids of their words, and are padded to `length` ids."""
+        return self._logits(params, data.pad_sequences(reviews, length, padding=self.config.padding)).astype(np.float64)
+
     def without_each(self, params: Any, ids: np.ndarray) -> np.ndarray:
         """Return W logits for a review of W words. Entry n is the logit of the review without its word n."""
         words = ids[ids != 0]
-        return self._padded_logits(params, [np.delete(words, n) for n in range(len(words))], len(ids))
-
-    def after_each(self, params: Any, ids: np.ndarray) -> np.ndarray:
-        """Return W logits for a review of W words. Entry n is the logit of a review of only the words 0 to n, padded as usual."""
-        words = ids[ids != 0]
-        return self._padded_logits(params, [words[: n + 1] for n in range(len(words))], len(ids))
-
-    def _padded_logits(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
-        return self._logits(params, data.pad_sequences(rows, length, padding=self.config.padding)).astype(np.float64)
+        return self.of_words(params, [np.delete(words, n) for n in range(len(words))], len(ids))
 
     def steps(self, example: np.ndarray) -> list[str]:
         return [_shown(self.trained.vocabulary.word(int(identity))) for identity in example[example != 0]]
 
     def examples(self, request: Request) -> dict[str, np.ndarray]:
-        texts: list[str | bytes] = list(request.texts)
+        texts = list[str | bytes](request.texts)
         if request.file is not None:
             texts += [text for text in read_texts(request.file, self.config.text_column) if text.strip()]
             require(bool(texts), "file", str(request.file), "give one review per line")
-        found = {}
-        for number, text in enumerate(texts, 1):
-            ids = self.trained.vocabulary.encode(text)
-            length = min(self.config.packed, len(ids)) or self.config.maxlen
-            found[f"text {number}"] = data.pad_sequences([ids], length, padding=self.config.padding, truncating=self.config.truncating)[0]
-        return found or self._chosen(request.examples)
-
-    def _chosen(self, count: int) -> dict[str, np.ndarray]:
-        """Choose held-out reviews of three kinds, up to `count` of each."""
-        parts = sentiment.padded_rows(self.trained.reviews(), self.trained.config).held_out()
-        require(bool(parts), "reviews", "none held out", "give --text or --file")
-        name, rows = list(parts.items())[-1]
+        if texts:
+            given = self.trained.rows(texts)
+            return {f"text {n + 1}": given.review(n) for n in range(len(texts))}
+        held_out = sentiment.padded_rows(self.trained.reviews(), self.trained.config).held_out()
+        require(bool(held_out), "reviews", "none held out", "give --text or --file")
+        name, rows = held_out.popitem()
         logits, labels = self.trained.logits(rows), rows.targets
         margin = np.where(labels == 1, logits, -logits)
         surest, worst = np.argsort(-margin)[: (margin > 0).sum()], np.argsort(margin)[: (margin < 0).sum()]
@@ -104,7 +90,7 @@ class ReviewNetwork(Network):
         return {
             f"{kind}: {name} review {n}, {('negative', 'positive')[labels[n]]}": rows.review(n)
             for kind, order in orders.items()
-            for n in order[:count].tolist()
+            for n in order[: request.examples].tolist()
         }
 
     def neighbours(self, examples: Iterable[np.ndarray]) -> dict[str, Sequence[tuple[str, float]]]:
@@ -120,13 +106,14 @@ class ReviewNetwork(Network):
     def frame(self, params: Any, example: np.ndarray) -> Frame:
         ids, words = jnp.asarray(example), np.flatnonzero(example)
         vectors = self.vectors(params, ids)
-        logits = np.asarray(self.outputs(vectors, params, ids), np.float64)
         verdict = self.whole(params, example)
         path = integrated_gradients(self.verdict, vectors, params, ids)
         without = verdict - self.without_each(params, example)
-        norms = np.asarray(gradient_norms(self.outputs, vectors, params, ids))
-        after = logits[words] if self.stepwise else self.after_each(params, example)
-        norms = norms[np.ix_(words, words)] if self.stepwise else norms[:, words]
+        norms = np.asarray(gradient_norms(self.outputs, vectors, params, ids))[:, words]
+        if self.stepwise:
+            after, norms = np.asarray(self.outputs(vectors, params, ids), np.float64)[words], norms[words]
+        else:
+            after = self.of_words(params, [example[words[: n + 1]] for n in range(len(words))], len(ids))
         padding = float(path.values.sum() - path.values[words].sum())
         sums = f"They sum to {path.values.sum():+.3f}, of which padding has {padding:+.3f}; the difference is {path.difference:+.3f}."
         probability = float(sentiment.probabilities(np.asarray([verdict]))[0])
