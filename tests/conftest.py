@@ -190,10 +190,10 @@ def ask(capfd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str,
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return small trained runs by name; see `made_runs`."""
-    import made_runs
+    """Return small trained runs by name; see `command_runs`."""
+    import command_runs
 
-    return made_runs.Runs(tmp_path_factory.mktemp("runs"))
+    return command_runs.Runs(tmp_path_factory.mktemp("runs"))
 
 
 @contextlib.contextmanager

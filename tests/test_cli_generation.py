@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import assert_error
-from made_runs import SIZES
+from command_runs import SIZES
 from made_texts import CUT, TEXT, shown
 
 from lstm_jax.tasks import generation

@@ -166,7 +166,7 @@ class History:
     """Training time so far."""
 
     @staticmethod
-    def read(extra: dict[str, Any]) -> "History":
+    def read(extra: Any) -> "History":
         """Return the history that a checkpoint stores."""
         rows, epoch, value, seconds = (extra.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
         whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
