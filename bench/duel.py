@@ -54,7 +54,6 @@ PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = "ms_per_step samples steps_per_block probe_gflops backend_ran slower"
 """Fields of the rows of `bench.worker` that are kept, separated by blanks."""
-BUILD = """in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Constants of `--false-alarms`. `ALIKE` is the number of comparisons. In the first `SLOWED` comparisons, a slower process also runs.
 `SHARE` is the relative slowdown of the slower process."""
@@ -87,7 +86,7 @@ def require_one_backend(work: str, rows: Rows) -> None:
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
     shown = ", ".join(f"{role} {backend}" for role, backend in found)
-    require(len({backend for _, backend in found}) <= 1, f"backends of {work}", shown, f"give two checkouts that run the same one; {BUILD}")
+    require(len({backend for _, backend in found}) <= 1, f"backends of {work}", shown, f"give two checkouts that run the same one; in that without compiled code, run {timing.BUILD}")
 
 
 def ratio(baseline: Row, candidate: Row) -> float:
@@ -200,6 +199,8 @@ def duel(options: argparse.Namespace) -> int:
     for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
     items = [{"workload": name, "round": number, "versions": versions} for number in range(options.rounds) for name in works]
+    if not options.report:
+        timing.require_compiled(list(folders.values()))
     mine = measure_rounds(options, DUEL, items, lambda item: ROLES, list(folders.values()))
     for name in {*works} - {row["workload"] for row in mine}:
         raise InputError("workload", name, f"{options.results} has no rounds of it with the CPU and flags of the others: measure it")

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.backend_names import with_current_names
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.rows import read_rows
 
 Row = dict[str, Any]
@@ -253,10 +253,11 @@ def check(row, place: str) -> Row:
     measurement = row.get("measurement", "missing")
     require(measurement in MEASUREMENTS, f"{place}: measurement", measurement, f"give one of {', '.join(MEASUREMENTS)}")
     for name in MEASUREMENTS[measurement].required.split():
-        require(name in row, f"{place}: {name}", "missing", f"a row of {measurement} has it ({described(name)[1]})")
+        if name not in row:
+            raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({described(name)[1]})")
     for name in row.keys() & TYPES.keys():
-        valid = isinstance(row[name], TYPES[name]) and not isinstance(row[name], bool)
-        require(valid, f"{place}: {name}", row[name], "give {} ({})".format(*described(name)))
+        if not isinstance(row[name], TYPES[name]) or isinstance(row[name], bool):
+            raise InputError(f"{place}: {name}", row[name], "give {} ({})".format(*described(name)))
     if measurement == STEP and row["kind"] == "evaluation":
         row = row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
     return with_current_names(row)  # old rows have another name for the backend `compiled`

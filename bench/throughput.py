@@ -136,7 +136,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
     if loads := [row["load"] for row in used]:
         print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
-    heads = "workload", "peer", "ms a step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes"
+    heads = "workload", "peer", "backend", "ms a step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes"
     table = []
     for n, line in enumerate(lines):
         name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
@@ -144,6 +144,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             table.append((name, line.candidate, f"failed: {line.error}"))
             continue
         cells = (
+            line.rows[-1].get("backend_ran") or "",
             f"{line.ms:.3f}",
             speedup_text(line.speedup),
             f"{line.median('tokens_per_second'):,.0f}",
@@ -275,6 +276,8 @@ def main() -> None:
         for candidate in candidates
         if not PEERS[candidate.peer].lacks(work)
     ]
+    if items and any(candidate.peer == OURS and not candidate.given.get("backend") for candidate in candidates):
+        timing.require_compiled()
     if items and options.first_step:
         sweep_first_step(items, options.results)
     elif items:

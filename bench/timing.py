@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import cpu, machine
 from bench.schema import Row, Rows, check, make_row, require_one_machine
+from lstm_jax.errors import require
 from lstm_jax.sweep.rows import run_missing
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,10 @@ def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] 
     return process
 
 
+BUILD = """python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
+"""Command that compiles the code of a checkout, in its folder."""
+
+
 def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0) -> list[Row]:
     """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
     with _start(arguments, cores, environment, first) as process:
@@ -45,6 +50,15 @@ def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mappin
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args, printed)
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+def require_compiled(folders: Sequence[Path] = (ROOT,)) -> None:
+    """Check that the checkouts have compiled code, unless the user has turned it off: without it, this project is measured at its slowest."""
+    for folder in folders:
+        command = [sys.executable, "-c", "from lstm_jax import native; print(native.why_not())"]
+        missing = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+        remedy = f"build it, {BUILD}; or name a backend, or set LSTM_JAX_COMPILED_CODE=0"
+        require(not missing or missing.startswith("turned off"), f"compiled code of {folder}", missing.partition(":")[0], remedy)
 
 
 def run_in_turns(
