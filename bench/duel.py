@@ -86,7 +86,7 @@ def require_one_backend(work: str, rows: Rows) -> None:
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
     shown = ", ".join(f"{role} {backend}" for role, backend in found)
-    require(len({backend for _, backend in found}) <= 1, f"backends of {work}", shown, f"give two checkouts that run the same one; in that without compiled code, run {timing.BUILD}")
+    require(len({backend for _, backend in found}) <= 1, f"backends of {work}", shown, f"give two that run the same one: {timing.BUILD}")
 
 
 def ratio(baseline: Row, candidate: Row) -> float:

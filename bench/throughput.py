@@ -136,7 +136,8 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
     if loads := [row["load"] for row in used]:
         print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
-    heads = "workload", "peer", "backend", "ms a step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes"
+    measured = "ms/step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes"
+    heads = "workload", "peer", "backend", *measured
     table = []
     for n, line in enumerate(lines):
         name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""

@@ -53,11 +53,11 @@ def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mappin
 
 
 def require_compiled(folders: Sequence[Path] = (ROOT,)) -> None:
-    """Check that the checkouts have compiled code, unless the user has turned it off: without it, this project is measured at its slowest."""
+    """Check that the checkouts have compiled code, unless the user has turned it off."""
     for folder in folders:
         command = [sys.executable, "-c", "from lstm_jax import native; print(native.why_not())"]
-        missing = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
-        remedy = f"build it, {BUILD}; or name a backend, or set LSTM_JAX_COMPILED_CODE=0"
+        missing = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True).stdout.strip()
+        remedy = f"{BUILD} builds it; or name a backend, or set LSTM_JAX_COMPILED_CODE=0"
         require(not missing or missing.startswith("turned off"), f"compiled code of {folder}", missing.partition(":")[0], remedy)
 
 

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -94,23 +93,16 @@ def _block(run: Run, count: int) -> float:
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
-def measure(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block."""
-    count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
+def measure(run: Run, seconds: float, block_seconds: float, turns: bool = False) -> tuple[int, list[float]]:
+    """Time blocks of steps one after the other for a given number of seconds, or one of this length for each line of standard input."""
+    count = steps_per_block(run, max(block_seconds, seconds if turns else seconds / BLOCKS))
     samples, end = [], perf_counter() + seconds
-    while not samples or perf_counter() < end:
+    while not samples or turns or perf_counter() < end:
+        if turns:
+            print(TURN, flush=True)
+            if not sys.stdin.readline():
+                break
         samples.append(_block(run, count))
-    return count, samples
-
-
-def measure_in_turns(run: Run, seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Wait for a line on standard input, time one block of steps, and repeat this until the input ends."""
-    count = steps_per_block(run, max(block_seconds, seconds))
-    samples = []
-    print(TURN, flush=True)
-    for _ in sys.stdin:
-        samples.append(_block(run, count))
-        print(TURN, flush=True)
     return count, samples
 
 
@@ -137,16 +129,6 @@ def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _versions(peer: str) -> dict[str, str]:
-    found = {}
-    for package in PEERS[peer].packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
-
-
 def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -> Row:
     """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.MEANINGS`)."""
     began, options = perf_counter(), candidate.options(work)
@@ -156,14 +138,13 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
     probes = [] if machine.gpu() else [machine.probe()]
-    timer = measure_in_turns if flags.turns else measure
-    steps, samples = timer(slowed(built.run, options.slower), flags.seconds, built.block_seconds)
+    steps, samples = measure(slowed(built.run, options.slower), flags.seconds, built.block_seconds, flags.turns)
     probes += [] if machine.gpu() else [machine.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
     # imported after the measurement, so that the measured memory of a library without JAX does not include JAX
     from lstm_jax.runtime.sharding import make_mesh
-    from lstm_jax.training.run_folder import environment
+    from lstm_jax.training.run_folder import environment, versions
 
     about = environment(make_mesh())
     count = flops.step_flops(work)
@@ -182,7 +163,7 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
         "backend_ran": built.backend,
         "devices": built.devices,
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
-        "versions": about.pop("versions") | _versions(candidate.peer),
+        "versions": about.pop("versions") | versions(PEERS[candidate.peer].packages),
     }
     del about["devices"]
     return row | about

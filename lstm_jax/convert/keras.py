@@ -199,23 +199,12 @@ def dense_to_keras(params: Params) -> Weights:
 
 
 def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Convert the weights of a Keras sentiment model to a flat dict of weights of lstm_jax.
+    """Convert `get_weights()` of a Keras sentiment model to the flat dict of weights that `lstm_jax.convert` describes.
 
-    The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). Bidirectional layers must have
-    the default `merge_mode="concat"`.
-
-    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two consecutive LSTMs of
-    equal shapes with H units each may be the two directions of one bidirectional layer, or two separate layers. They are read as one
-    bidirectional layer if the layer after them has 2H input features.
-
-    The list does not show the merge mode, the activations or `go_backwards`. This function therefore cannot check these options. To have
-    them checked, save the model as a `.keras` file and use `sentiment_from_keras_file`.
-
-    Args:
-        weights: `get_weights()` of the model.
-
-    Returns:
-        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+    The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). The list has no names: two
+    LSTMs of H units with equal shapes are read as the directions of one bidirectional layer if the layer after them has 2H input features.
+    It does not show the merge mode, which must be "concat", the activations or `go_backwards`. To have these checked, save the model as a
+    `.keras` file and use `sentiment_from_keras_file`.
     """
     remedy = f"expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1); {LAYER_BY_LAYER}"
     return _from_model(weights, SENTIMENT, remedy)
@@ -435,30 +424,16 @@ def read_keras_weights(path: FilePath) -> Arrays:
 
 
 def sentiment_from_keras_file(path: FilePath) -> Arrays:
-    """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
+    """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights; see `sentiment_from_keras`.
 
-    The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
-    LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells.
-
-    A `.keras` archive stores the order of the layers, their inputs and their options. Each layer must read the output of the layer before
-    it and nothing else. Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax
-    supports. One exception is the option `mask_zero` of the Embedding, which is not checked. The model of lstm_jax needs the same
-    `mask_zero` to compute the same probabilities.
-
-    A `.weights.h5` file does not store the options of the layers. These options are then not checked, so make sure that lstm_jax supports
-    them. The file stores the order of layers of the same class, but not the order of layers of different classes, such as LSTM and
-    Bidirectional. That order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras`
-    archive.
-
-    Args:
-        path: path of the file.
-
-    Returns:
-        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+    Each recurrent layer is an LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells. In
+    a `.keras` archive, each layer must read the output of the layer before it and nothing else, and options that change the result, such
+    as activations and `go_backwards`, must have the values that lstm_jax supports; only `mask_zero` of the Embedding is not checked. A
+    `.weights.h5` file does not store these options, and the order of layers of different classes is inferred from the shapes of the arrays.
 
     Raises:
         InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
-            fit together, or if the order of the layers is not unique.
+            fit together, or if several orders of the layers are possible.
     """
     return _from_file(path, SENTIMENT)
 

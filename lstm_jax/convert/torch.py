@@ -190,7 +190,7 @@ def lstm_to_torch(layers: Any, prefix: str = "") -> Arrays:
 
 
 def sentiment_from_torch(state_dict: StateDict, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """Convert the weights of a PyTorch sentiment model to a flat dict of weights of lstm_jax.
+    """Convert the weights of a PyTorch sentiment model to the flat dict of weights that `lstm_jax.convert` describes.
 
     The PyTorch model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is
     bidirectional. H is the number of units. If the nn.Linear has no bias, "head/bias" in the result is zeros.
@@ -200,9 +200,6 @@ def sentiment_from_torch(state_dict: StateDict, embedding: str = "embedding", ls
         embedding: name of the module's attribute that is the nn.Embedding.
         lstm: name of the attribute that is the nn.LSTM.
         head: name of the attribute that is the nn.Linear.
-
-    Returns:
-        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
         InputError: if `state_dict` is not a dict with strings as its keys, or if an array is missing, has a wrong shape, or belongs to none

@@ -152,18 +152,9 @@ class Bidirectional(Layer):
     ):
         """Run both layers on a batch of sequences, and return the merged outputs.
 
-        The arguments, the errors and the options are those of `Recurrent.__call__`, with these differences.
-
-        Args:
-            x: input (B, T, E), or int ids.
-            initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of the forward
-                state, followed by the arrays of the backward state.
-            reset_state: states of both layers after a reset, in the same form as `initial_state`.
-            dropout: a pair of `DropoutMasks`, for the forward and the backward layer.
-            rngs: source of random numbers for the masks. A key is split into one key for each layer.
-            time_major: whether time is the first axis of the inputs and outputs.
-            return_sequences: whether to return the outputs of all steps. None means the value that `Bidirectional` was created with.
-            options: further arguments for both layers. By default, `zero_output_for_mask` is true if the outputs of all steps are returned.
+        The arguments and the errors are those of `Recurrent.__call__`. `initial_state`, `reset_state` and `dropout` are pairs for the
+        forward and the backward layer, or, as in Keras, one flat list of the arrays of both states. A key as `rngs` is split into one for
+        each layer. By default, `zero_output_for_mask` is true if the outputs of all steps are returned.
 
         Returns:
             the outputs: one array, or a pair (forward outputs, backward outputs) if `merge_mode` is None. If `return_state` is true,

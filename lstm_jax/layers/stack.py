@@ -102,15 +102,9 @@ class RecurrentStack(DropoutLayer):
     ):
         """Run the layers one after another, and return the outputs of the last layer.
 
-        The arguments and the options are those of `Recurrent.__call__`, with these differences.
-
-        Args:
-            x: input of the first layer.
-            tokens: as for `Recurrent`, for the first layer alone.
-            deterministic: whether to run without dropout, also between the layers.
-            return_sequences: whether the last layer returns the outputs of all steps.
-            rngs: source of random numbers for the dropout masks. If it is a key, layer n gets `jax.random.fold_in(key, n)`.
-            options: further arguments for all layers. `initial_state`, `reset_state` and `dropout` are lists with one entry per layer.
+        The arguments are those of `Recurrent.__call__`. `initial_state`, `reset_state` and `dropout` are lists with one entry per layer,
+        `tokens` are for the first layer, and `return_sequences` is about the last one. If `rngs` is a key, layer n gets
+        `jax.random.fold_in(key, n)`.
 
         Raises:
             InputError: if a layer does not accept an argument, or a list does not have one entry per layer. Also if `return_sequences` is

@@ -55,12 +55,7 @@ class WordLanguageModel(nnx.Module):
         in which it reads: entry 0 of the vectors belongs to the last word of the window, and entry 0 of the ids is the id of the word
         before that word.
 
-        Args:
-            ids: word ids (B, L + 1) of B windows.
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random key from which the dropout masks are drawn. It must be given if dropout with the rate `config.dropout` is applied.
-                Otherwise it may be None: the recurrent layers then draw the masks of recurrent dropout, weight dropout and zoneout from
-                the streams that they were made with.
+        `ids` are the words (B, L + 1) of B windows. `rngs` is a random key from which the dropout masks are drawn.
 
         Raises:
             InputError: if `rngs` is None, and either `config.dropout` is applied or a layer that needs masks has no random stream.

@@ -91,45 +91,21 @@ def fit(
 ) -> FitResult:
     """Train a model for the number of epochs in the config, or until early stopping ends the training.
 
-    Args:
-        params: initial parameters; they are not changed.
-        objective: function that returns the loss and the metrics of a batch; see `step.Objective`.
-        optimizer: an optimiser with a dense or a row-sparse update.
-        examples: the training examples.
-        config: number of epochs, batch size, number of microbatches, seed, patience, and settings of the checkpoints.
-        mesh: devices that a batch is sharded over.
-        carry: initial carry of each epoch: arrays (B, ...), for the batch size B, that each step hands to the next, or ().
-        table: name of a parameter that the objective uses only to look up rows; see `state.create_state`. If None, the largest one is
-            searched for.
-        metrics: names of the metrics that the objective returns.
-        derive: function from the dict of an epoch's training metrics to a dict of further metrics.
-        evaluate: function from the parameters at the end of an epoch to a dict of further metrics, such as those of a validation split.
-        monitor: see `lstm_jax.fit`, which trains a module with this function.
-        mode: see `lstm_jax.fit`.
-        checkpoints: folder of the checkpoints, or None. Its subfolder `latest/` holds the whole training state, from which a run can be
-            resumed. Its subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the
-            config says `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch.
-        resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one. If `latest/` is empty, the training
-            continues from the parameters in `best/`, with a new state of the optimiser, unless they are of the first epoch. If false, the
-            folder must not hold checkpoints of an earlier training.
-        callbacks: see `lstm_jax.fit`.
-        console: see `lstm_jax.fit`.
-        last: whether this call is the last training of the caller. If true, a SIGINT or SIGTERM that arrives during or after the last step
-            raises no error, because the training is complete. If false, such a signal raises `Interrupted`, so that the next training does
-            not begin.
+    `lstm_jax.fit` trains a module with this function, and describes the arguments that are not described here. `params` is not changed,
+    `objective` returns the loss and the metrics `metrics` of a batch (see `step.Objective`), and `carry` are arrays (B, ...), for the batch
+    size B, that each step hands to the next, from the same ones in each epoch. `table` names a parameter that the objective uses only to
+    look up rows (see `state.create_state`); if it is None, the largest one is searched for. `derive` and `evaluate` compute further metrics
+    of an epoch, from its training metrics and from the parameters at its end.
+
+    The subfolder `latest/` of `checkpoints` holds the whole training state, from which a run is resumed, `best/` the parameters of the best
+    epoch, or of the newest if no metric is monitored, and `epochs/`, with `keep_epochs`, those of each epoch. If `latest/` is empty,
+    `resume` continues from `best/` with a new state of the optimiser, unless it is of the first epoch. If `last` is true, a SIGINT or
+    SIGTERM during or after the last step raises no error, because the training is complete.
 
     Raises:
-        InputError: in one of these cases.
-
-            - There are no examples, or the batch size is not a multiple of the number of microbatches times the number of devices.
-            - The metric "loss" is not finite, and `stop_on_nan` of the config is true.
-            - `monitor` is not the name of a metric that is a number, or `mode` is neither "min" nor "max".
-            - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
-            - The training is resumed from a checkpoint of a later step than the last step of the last epoch in the config.
-            - Another training uses the folder `checkpoints`, or it holds checkpoints and `resume` is false.
-            - `resume` is true, and all checkpoints in `latest/` are damaged, or the newest is of a training with another seed, batch size,
-              number of examples, `monitor` or `mode`, or has other arrays.
-
+        InputError: if the batch size does not fit `mesh` and the microbatches, if the loss is not finite and `stop_on_nan` is true, if
+            `monitor` is not the name of a number, if `evaluate` returns no dict of new metrics, if another training uses the folder
+            `checkpoints`, if it holds checkpoints and `resume` is false, or if those in `latest/` are damaged or of another training.
         Interrupted: if SIGINT or SIGTERM arrives; see also `last`. If `checkpoints` is given, the state has been saved before.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from lstm_jax.runtime.machine import cores
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
 EPOCHS = ("train", "epochs")
+PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 Environment = dict[str, Any]
 """Versions, devices and settings of a process; see `environment`."""
 _READABLE = "name the folder of a run that can be read"
@@ -264,9 +265,9 @@ def environment(mesh: Mesh) -> Environment:
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the installed packages that can change results."""
-    found: dict[str, str] = dict.fromkeys(("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"), "not installed")
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of packages, by default of those that can change results."""
+    found = dict.fromkeys(packages, "not installed")
     for package in found:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
