@@ -36,7 +36,8 @@ class BuildLibraries(build_ext):
             print("compiling the C++ code of lstm_jax, which takes half a minute on two cores", file=sys.stderr)
             began = time.monotonic()
             built = build_packaged(self._folder(), os.environ.get("LSTM_JAX_MACHINE", ""))
-            print(f"{', '.join(path.name for path in built)}: {time.monotonic() - began:.0f} seconds", file=sys.stderr)
+            names = ", ".join(path.name for path in built) or "no library for this processor"
+            print(f"{names}: {time.monotonic() - began:.0f} seconds", file=sys.stderr)
         except Exception as error:
             print(f"{' '.join(str(error).split())}: {WITHOUT}", file=sys.stderr)
             built = []

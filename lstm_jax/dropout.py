@@ -163,7 +163,7 @@ def draw_zoneout(key: Array, rates: Mapping[str, float], steps: int, batch: int,
     """
     keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
     shapes = {name: (steps, batch, sizes[name]) for name, rate in rates.items() if rate}
-    return {name: jax.random.bernoulli(keys[name], rates[name], shape) for name, shape in shapes.items()}
+    return {name: jax.random.bernoulli(keys[name], check_rate("zoneout", rates[name]), shape) for name, shape in shapes.items()}
 
 
 def mean_zoneout(rates: Mapping[str, float], dtype=jnp.float32) -> dict[str, Array]:
@@ -171,4 +171,4 @@ def mean_zoneout(rates: Mapping[str, float], dtype=jnp.float32) -> dict[str, Arr
 
     The expected value of a mask is its zoneout rate. A state array with the rate 0 is left out.
     """
-    return {name: jnp.asarray(rate, dtype) for name, rate in rates.items() if rate}
+    return {name: jnp.asarray(check_rate("zoneout", rate), dtype) for name, rate in rates.items() if rate}

@@ -149,6 +149,8 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     """
     check_cell(cell, "Keras")
     weights = as_tuple(f"{where}Bidirectional weights", weights, GET_WEIGHTS)
+    found, remedy = f"{len(weights)} arrays", "give the forward layer's 2 or 3, then the backward layer's"
+    require(len(weights) in (4, 6), f"{where}Bidirectional weights", found, remedy)
     middle, sizes = len(weights) // 2, {}
     both = zip(DIRECTIONS, (weights[:middle], weights[middle:]), strict=True)
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}

@@ -211,6 +211,7 @@ def layers_to_onnx(
             other than that of the parameters, `merge_mode=None`, residual connections, or a learned initial state without `states`.
     """
     check_cell(cell, "ONNX")
+    require(merge is None or (isinstance(merge, str) and merge in MERGES), "merge", merge, f"give one of {', '.join(MERGES)}")
     target = Target("recurrent layer of ONNX", merges=MERGES, bfloat16=False, starts=states)
     weights, parts = exported(cell, layers, target), layers_of(layers)
     merges = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}

@@ -170,10 +170,12 @@ def _basic_date(text: str) -> str:
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
     """Parse the time of a row, a number or an ISO date, and check that it is later than the time of the previous row."""
     if (number := as_number(text)) is None:
-        with parsing(subject, "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00"):
+        try:
             date = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
             offset = date.utcoffset()
             moment = _Moment((date.replace(tzinfo=UTC) if offset is None else date).timestamp() / DAY, True, offset)
+        except (ValueError, OverflowError) as error:
+            raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00") from error
     else:
         require(math.isfinite(number), subject, repr(text), "give a finite number, or a date")
         moment = _Moment(number)

@@ -101,7 +101,7 @@ def write_folder(
         done: dict[int, Record] = {}
         for number, name in enumerate(wanted):
             record = found.get(name)
-            if record and all(map(_has_digest, _files(folder, kind, number), record["sha256"])):
+            if record and [*map(_has_digest, _files(folder, kind, number), record["sha256"])] == [True] * len(kind.endings):
                 done[number] = record
         missing = {number: part for number, part in enumerate(parts) if number not in done}
         for number, record in _written(partial(_write_shard, folder, kind, write), missing, workers):
@@ -218,8 +218,11 @@ class MappedIds:
             return self.take(np.arange(*places.indices(len(self))))
         places = np.asarray(places)
         if places.dtype == bool:
-            places = np.arange(len(self))[places]
-        places = places.astype(np.int64, casting="safe")  # a narrow dtype does not hold len(self)
+            if places.shape != (len(self),):
+                raise IndexError(f"a bool array of shape {places.shape} for {len(self)} ids")
+            places = np.flatnonzero(places)
+        if not places.size or np.can_cast(places.dtype, np.int64):
+            places = places.astype(np.int64)  # a narrow dtype does not hold len(self)
         if places.size and not -len(self) <= places.min() <= places.max() < len(self):
             raise IndexError(f"indices {places.min()} to {places.max()} for {len(self)} ids")
         return self.take(np.where(places < 0, places + len(self), places))

@@ -70,7 +70,7 @@ def most_expanded(size: int) -> int:
 
 def _requested_bytes() -> int:
     text = os.environ.get(MAX_BYTES, "").strip()
-    require(re.fullmatch("([1-9][0-9]{0,18})?", text) is not None, MAX_BYTES, text, "give a number of bytes")
+    require(re.fullmatch("(0*[1-9][0-9]{0,18})?", text) is not None, MAX_BYTES, text, "give a number of bytes")
     return int(text or 0)
 
 
@@ -115,6 +115,7 @@ def open_input(
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
         if stat.S_ISFIFO(before.st_mode):
+            require(fifo, subject, _KINDS[stat.S_IFIFO], remedy)
             os.set_blocking(handle, True)  # reading waits for those that write to it now, and ends at once if there are none
             yield file
             return

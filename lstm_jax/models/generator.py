@@ -27,6 +27,7 @@ class CharGenerator(nnx.Module):
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
+        self.units, self.cell = config.units, config.cell
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         self.recurrent = make_stack(config, config.embed or vocabulary, sequences=True, return_state=True, rngs=rngs)
         outputs = self.recurrent.layers[-1].output_features

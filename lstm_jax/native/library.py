@@ -1,7 +1,7 @@
 """Functions that choose a compiled library of the C++ code, load it, and call the functions in it.
 
 If the function `build` has compiled a library for exactly this processor, that library is used. It is in the user's cache folder. Otherwise
-one of the libraries that were installed with lstm_jax is used; see packaged.py.
+a library that was installed with lstm_jax is used, or one that an installation of the same sources has left in the cache; see packaged.py.
 """
 
 import contextlib
@@ -128,20 +128,20 @@ def _open(path: Path) -> ctypes.CDLL:
 
 def _load() -> Library:
     """Return the compiled library that this process uses."""
-    candidates: dict[Path, str] = {}
-    notes = []
+    notes, built = [], None
     try:
-        candidates[library_path()] = "the library built for this processor"
+        built = library_path()
     except InputError as error:
         notes.append(str(error))
-    if not os.environ.get("LSTM_JAX_SANITIZE"):
-        candidates |= {path: f"the installed {path.name}" for path in packaged.packaged_paths()}
-    for path in candidates:
+    folders = () if os.environ.get("LSTM_JAX_SANITIZE") else (packaged.FOLDER, *([built.parent] if built else []))
+    paths = (*([built] if built else []), *packaged.candidates(*folders))
+    for path in paths:
         if path in _LOADED:
             return _LOADED[path][0]
-    for path, name in candidates.items():
+    for path in paths:
+        name = "the library built for this processor" if path == built else f"the installed {path.name}"
         if not os.path.exists(path):
-            notes.append(NOT_BUILT)
+            notes += [NOT_BUILT] * (path == built)
             continue
         try:
             code = _open(path)
@@ -200,7 +200,8 @@ def describe_library() -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    origin = "built for this processor" if path == library_path() else "installed with lstm_jax"
+    kept = "built for this processor" if path == library_path() else "kept from an installation"
+    origin = "installed with lstm_jax" if path.parent == packaged.FOLDER else kept
     rejected = [f"{note}: {BUILD}" for note in _load().notes if note != NOT_BUILT]
     return "; ".join([f"{path.name}, {origin}", *rejected])
 

@@ -63,18 +63,10 @@ def levels_here() -> tuple[str, ...]:
     return tuple(found)
 
 
-def cache_folder() -> Path:
-    """Return the folder of the user's libraries. It may not exist yet."""
-    return default_cache_dir() / "native"
-
-
-def packaged_paths() -> list[Path]:
-    """Return the paths of the libraries of these sources that suit this processor, the best first."""
-    folders = [FOLDER]
-    with contextlib.suppress(InputError):  # a user without a home has no cache
-        folders.append(cache_folder())
-    paths = (folder / file_name(level) for level in levels_here() for folder in folders)
-    return [path for path in paths if path.exists()]
+@functools.cache
+def candidates(*folders: Path) -> tuple[Path, ...]:
+    """Return where libraries of these sources that suit this processor may be in some folders, the best first."""
+    return tuple(folder / file_name(level) for level in levels_here() for folder in folders)
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
@@ -100,11 +92,14 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
             levels with the environment variable LSTM_JAX_LEVELS=all.
     """
     every = bool(machine) or os.environ.get("LSTM_JAX_LEVELS") == "all"
+    levels = LEVELS.get(machine or platform.machine(), {}) if every else levels_here()
+    if not levels:
+        return []
     command = compiler.find_compiler()
     errors: list[InputError] = []
     paths: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
-    for level in LEVELS.get(machine or platform.machine(), {}) if every else levels_here():
+    for level in levels:
         path = folder / file_name(level)
         try:
             if not path.exists():
@@ -123,9 +118,12 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
 
 def _compiled(level: str, command: list[str], cached: str) -> bytes:
     """Return the library of a level from the file `cached` of the cache folder, or compile it and store it there, unless `cached` is ""."""
-    with contextlib.suppress(OSError, InputError):
+    kept: Path | None = None
+    with contextlib.suppress(OSError, InputError):  # a user without a home has no cache
         if cached:
-            return (cache_folder() / cached).read_bytes()
+            kept = default_cache_dir() / "native" / cached
+            if kept.exists() and not compiler.loading_error(kept):
+                return kept.read_bytes()
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "lstm.so"
         *first, last = _targets(level, command)
@@ -136,8 +134,8 @@ def _compiled(level: str, command: list[str], cached: str) -> bytes:
         else:
             compiler.compile_library(command, [*last, "-s"], made)
         library = made.read_bytes()
-    with contextlib.suppress(OSError, InputError):
-        if cached:
-            cache_folder().mkdir(0o700, parents=True, exist_ok=True)
-            write_atomically(cache_folder() / cached, library)
+        with contextlib.suppress(OSError, InputError):
+            if kept and not compiler.loading_error(made):
+                kept.parent.mkdir(0o700, parents=True, exist_ok=True)
+                write_atomically(kept, library)
     return library

@@ -229,7 +229,7 @@ def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
         return h, final
     # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
     again = jax.checkpoint(segment, prevent_cse=False)
-    cut = jax.tree.map(lambda a: a[:whole].reshape(-1, length, *a.shape[1:]), per_step)
+    cut = jax.tree.map(lambda a: a[:whole].reshape(whole // length, length, *a.shape[1:]), per_step)
     state, h = lax.scan(lambda state, part: again(state, part, fixed), call.state, cut)
     parts = [] if h is None else [h.reshape(whole, *h.shape[2:])]
     if whole < steps:

@@ -254,7 +254,7 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
         missing = {}
         for row in BACKENDS.values():
             missing[row.name] = lacks(row, request, platform)
-            if row is _COMPILED and missing[row.name] in ("", native.why_not()):
+            if row is _COMPILED and (not missing[row.name] or missing[row.name] == native.why_not()):
                 native.warn_if_slow()
             if not missing[row.name]:
                 return row

@@ -1,10 +1,10 @@
 """The backend `compiled`, which runs cells with compiled C++ code.
 
-The code in native/recurrence.cc runs the cells of `COMPILED_CELLS`. Other cells whose step is linear in the state are run by the code in
+The code in native/ runs the cells of `COMPILED_CELLS`. Other cells whose step is linear in the state are run by the code in
 native/linear.cc (`LinearSteps`): JAX computes the coefficients a and b of all steps h' = a h + b, and the C++ code reads and writes each
 number once, while the parallel scan of the backend `associative` makes about 2 log2(T) passes. It also runs minLSTM and minGRU if the batch
 has only one row and the matrix products are in the dtype of the parameters; each thread then computes the products of some of the steps. On
-two cores this is faster than recurrence.cc for one row, and slower for two rows.
+two cores this is faster than native/ for one row, and slower for two rows.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients

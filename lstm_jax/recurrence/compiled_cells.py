@@ -1,4 +1,4 @@
-"""The table `COMPILED_CELLS` of the cells that the C++ code in native/recurrence.cc runs.
+"""The table `COMPILED_CELLS` of the cells that the C++ code in native/ runs.
 
 The C++ code runs the LSTM with full gate recurrence with h and the gates i, f and o joined into one array, so that it needs one matrix
 product per step, as for other cells. Let V be the `gate_kernel` (3H, 3H) of this cell and U its recurrent kernel (H, 4H). The joined array
@@ -21,7 +21,7 @@ _KEPT = {"lstm": 4, "gru": 4, "simple_rnn": 0, "gru_reset_before": 3, "lstm_laye
 _KEPT |= {f"lstm_{variant}": len(gates) for variant, gates in VARIANTS.items() if variant != "full_gate_recurrence"}
 _KEPT |= {"min_lstm": 4, "min_gru": 2, GATE_RECURRENT.name: 1}
 COMPILED_CELLS = {CELLS[name]: kept for name, kept in _KEPT.items()}
-"""Dict from each cell that native/recurrence.cc runs, in the order of native/cells.h, to the number of arrays (B, H) that a step
+"""Dict from each cell that native/ runs, in the order of native/cells.h, to the number of arrays (B, H) that a step
 keeps for the backward pass in addition to the state."""
 
 

@@ -248,8 +248,8 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
 
     missing = given.recurrent is not None and not cell.has_recurrent_kernel
     require(not missing, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
-    kinds, zoneout = type(given.zoneout), {}
-    require(kinds in (dict, type(None)), "dropout.zoneout", kinds.__name__, "give {'h': mask}")
+    zoneout = {}
+    require(isinstance(given.zoneout, dict | None), "dropout.zoneout", type(given.zoneout).__name__, "give {'h': mask}")
     for part, value in (given.zoneout or {}).items():
         check_zoneout(cell, part, "given")
         name = f"dropout.zoneout of {part}"

@@ -143,11 +143,13 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threadi
         # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
         command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), folder]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, stdout=output) as process:
-            with contextlib.suppress(ProcessLookupError):  # the process has ended already
-                machine.pin(process.pid, cores)
-            while process.poll() is None:
-                if ended.wait(POLL_PROCESS):
-                    process.kill()
+            try:
+                with contextlib.suppress(ProcessLookupError):  # the process has ended already
+                    machine.pin(process.pid, cores)
+                while process.poll() is None and not ended.wait(POLL_PROCESS):
+                    pass
+            finally:
+                process.kill()
         if answer.exists():
             row = json.loads(answer.read_text())
             if REFUSED in row:

@@ -59,7 +59,7 @@ def require_importable(item: Any, kind: str) -> None:
     name = import_name(item)
     module, _, path = name.partition(":")
     try:
-        has_module = item.__module__ != "__main__" or find_spec(module) is not None
+        has_module = item.__module__ != "__main__" or (module != "__main__" and find_spec(module) is not None)
         # not `is`: a class method is a new object at each access
         found = has_module and operator.attrgetter(path)(sys.modules.get(item.__module__)) == item
     except (AttributeError, ImportError, ValueError):

@@ -119,11 +119,12 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in the folder, or "" for anything else but a folder, such as a link."""
+    """Return the SHA-256 of each file in the folder, or "" for anything else, such as a link or an empty folder."""
     found = {}
     for path in folder.rglob("*"):
         is_link = path.is_symlink()
-        if path not in (folder / MARK, RunFolder(folder).lock) and (is_link or not path.is_dir()):
+        filled = path.is_dir() and not is_link and any(path.iterdir())
+        if path not in (folder / MARK, RunFolder(folder).lock) and not filled:
             found[path.relative_to(folder).as_posix()] = file_digest(path) if path.is_file() and not is_link else ""
     return found
 

@@ -199,7 +199,8 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     with parsing(f"samples {path}", "move the file away"):
         rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may contain other line endings (U+2028)
         for row in rows:
-            assert isinstance(row["epoch"], int), "a row without its epoch"
+            whole = isinstance(row, dict) and type(row.get("epoch")) is int
+            require(whole, f"samples {path}", "a row without its epoch", "move the file away")
     return rows
 
 

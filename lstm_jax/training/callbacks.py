@@ -5,6 +5,7 @@ Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,8 +74,10 @@ def tensorboard(folder: str | Path) -> Callback:
         protocol: Any = event_pb2
         summaries: Any = summary_pb2
         now, events = time.time(), []
-        if path is None or record.step <= last:
-            path = folder / f"events.out.tfevents.{int(now):010}.{os.uname().nodename}.{time.time_ns()}"
+        if path is None or len(record.rows) == 1 or record.step <= last:
+            stamps = [int(match[1]) for old in folder.glob("events.out.tfevents.*") if (match := re.search(r"tfevents\.(\d+)\.", old.name))]
+            stamp = max([int(now), *(old + 1 for old in stamps)])  # the name is the order in which TensorBoard reads the files
+            path = folder / f"events.out.tfevents.{stamp:010}.{os.uname().nodename}.{time.time_ns()}"
             events = [protocol.Event(wall_time=now, file_version="brain.Event:2")]
             if record.resumed:
                 start = protocol.SessionLog(status=protocol.SessionLog.START)

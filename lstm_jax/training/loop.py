@@ -264,7 +264,6 @@ class _Fit:
         remedy = f"the newest checkpoint in {latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
         self.history = History.read(found.extra)
-        self.began -= self.history.seconds
         if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
             checkpoint.prune(best, KEEP_BEST, newest=found.step)
         epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
@@ -279,6 +278,7 @@ class _Fit:
         for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
             if folder.is_dir():
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
+        self.began = time.perf_counter() - self.history.seconds
 
     def _save(self, part: str, step: int, state: Any, keep: int = 0) -> None:
         """Save a checkpoint with the history, and then keep the newest `keep` checkpoints, if `keep` is given."""
@@ -320,7 +320,8 @@ class _Fit:
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback], resumed: bool) -> None:
         """Finish an epoch: add its metrics to the history, call the callbacks, and save a checkpoint if any are saved."""
-        history, epoch, step, params = self.history, row["epoch"], row["step"], self.state.params
+        history, params = self.history, self.state.params
+        epoch, step = len(history.rows) + 1, int(self.state.step)
         if self.config.stop_on_nan:
             finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
             require(finite, "parameters", f"not finite after epoch {epoch}", TOO_FAST)

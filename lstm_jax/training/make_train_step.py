@@ -52,7 +52,7 @@ def check_floats(name: str, value: Any, shape: tuple[int, ...], remedy: str) -> 
     """Raise `InputError` if a value is not an array of floats of the given shape."""
     array = isinstance(value, jax.Array | np.ndarray)
     fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
-    require(fits, name, jax.typeof(value) if array else type(value).__name__, remedy)
+    require(fits, name, f"{value.dtype}{list(value.shape)}" if array else type(value).__name__, remedy)
 
 
 def _check_carried(model: nnx.Module) -> None:

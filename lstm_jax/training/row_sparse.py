@@ -87,9 +87,9 @@ class RowOptimizer:
         """Return the initial state of the optimiser."""
         return self.dense.init(params)
 
-    def update(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         """Compute a dense update, as the `update` of an optax transformation does."""
-        return self.dense.update(updates, state, params)
+        return optax.with_extra_args_support(self.dense).update(updates, state, params, **extra)
 
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = 0) -> Lag:
         """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""

@@ -165,7 +165,7 @@ class RunFolder:
         """Return the environments in environment.json, oldest first, or () if the file cannot be read."""
         try:
             first = json.loads(self.environment.read_bytes())
-            return (first, *first.pop("resumed", []))
+            return tuple(one for one in (first, *first.pop("resumed", [])) if isinstance(one, dict))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return ()
 
@@ -200,9 +200,10 @@ class RunFolder:
         """Return the content of the manifest, or None if the run has no manifest."""
         subject = f"manifest {self.manifest}"
         with system_errors(subject, _READABLE):
-            if not self.manifest.exists():
+            try:
+                content: Any = read_summed(self.manifest.read_bytes()) or {}
+            except FileNotFoundError:
                 return None
-            content: Any = read_summed(self.manifest.read_bytes()) or {}
         files, environments = content.get("files"), content.get("environments")
         whole = isinstance(files, dict) and isinstance(environments, list)
         whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)

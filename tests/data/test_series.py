@@ -56,10 +56,10 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
     [
         (["1,2", "1,3"], "'time' in line 3 of .*: '1'; sort the rows by time"),
         (["1,2", "2026-01-01,3"], "'time' in line 3 of .*: '2026-01-01'; give numbers or dates, not both"),
-        (["soon,2"], "'time' in line 2 of .*: Invalid isoformat string: 'soon'; give a number, or a date"),
-        (["10000-01-01,1"], "'time' in line 2 of .*: Invalid isoformat string: '10000-01-01'; give a number, or a date"),
+        (["soon,2"], "'time' in line 2 of .*: 'soon'; give a number, or a date"),
+        (["10000-01-01,1"], "'time' in line 2 of .*: '10000-01-01'; give a number, or a date"),
         (["inf,1"], "'time' in line 2 of .*: 'inf'; give a finite number"),
-        (["2024_01,2"], "'time' in line 2 of .*: Invalid isoformat string: '2024_01'; give a number, or a date"),
+        (["2024_01,2"], "'time' in line 2 of .*: '2024_01'; give a number, or a date"),
         (["1,much"], "'value' in line 2 of .*: 'much'; give a finite number, or nothing"),
         (["1,1_000"], "'value' in line 2 of .*: '1_000'; give a finite number, or nothing"),
         (["1,inf"], "'value' in line 2 of .*: 'inf'; give a finite number"),

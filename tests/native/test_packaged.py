@@ -257,9 +257,11 @@ def test_an_installation_has_one_level(folder: Path, tmp_path: Path, monkeypatch
     _processor(monkeypatch, V3)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiler, "compile_library", lambda command, flags, made: made.write_bytes(b"library"))
+    monkeypatch.setattr(compiler, "loading_error", lambda path: "")
     monkeypatch.setattr(compiler, "find_compiler", lambda: ["c++"])
     assert packaged.build_packaged(folder) == [folder / packaged.file_name("x86-64-v3")]
     monkeypatch.setattr(compiler, "compile_library", None)
     assert [path.read_bytes() for path in packaged.build_packaged(tmp_path / "other")] == [b"library"]
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
-    assert packaged.packaged_paths() == [packaged.cache_folder() / packaged.file_name("x86-64-v3")]
+    monkeypatch.setattr(compiler, "loading_error", lambda path: "file too short")
+    with pytest.raises(TypeError, match="not callable"):
+        packaged.build_packaged(tmp_path / "a third")

@@ -23,7 +23,7 @@ from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabul
 from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, Record, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table
 from lstm_jax.errors import require
-from lstm_jax.files.reading import locate
+from lstm_jax.files.reading import locate, parsing
 from lstm_jax.files.writing import write_atomically
 
 BLOCK = 4096
@@ -221,7 +221,8 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
     for number, record in enumerate(opened.records):
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in record["words"])], np.int32)
         shards.append(opened.shard(number, joint, np.int32))
-        with np.load(opened.check(number, "npz")) as file:
+        path = opened.check(number, "npz")
+        with parsing(f"shard {path}", "write them again"), np.load(path) as file:
             columns = dict(file)
         groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
         columns["groups"] = groups[columns["groups"]]
