@@ -1,7 +1,7 @@
 """Build of the compiled code as a part of the installation. All other settings of the installation are in pyproject.toml.
 
 The wheel contains the library for the level of this machine's processor, or for each level with the environment variable
-LSTM_JAX_LEVELS=all; see lstm_jax/native/packaged.py. The compilation takes half a minute on two cores. The libraries do not depend on the
+LSTM_JAX_LEVELS=all; see lstm_jax/native/packaged.py. The compilation takes less than a minute on two cores. The libraries do not depend on the
 version of Python. They are compiled by the first of these compilers that exists: the one in the environment variable CXX, c++, g++,
 clang++, and the build requirement ziglang. If the compilation fails, lstm_jax is installed without the libraries.
 
@@ -33,7 +33,7 @@ class BuildLibraries(build_ext):
         try:
             from lstm_jax.native.packaged import build_packaged
 
-            print("compiling the C++ code of lstm_jax, which takes half a minute on two cores", file=sys.stderr)
+            print("compiling the C++ code of lstm_jax, which takes less than a minute on two cores", file=sys.stderr)
             began = time.monotonic()
             built = build_packaged(self._folder(), os.environ.get("LSTM_JAX_MACHINE", ""))
             names = ", ".join(path.name for path in built) or "no library for this processor"
