@@ -162,11 +162,16 @@ def why_not() -> str:
     return "" if library.path else f"{'; '.join(library.notes)}: {BUILD}"
 
 
-@functools.cache
 def warn_if_slow() -> None:
     """Warn, once in a process, if it has no compiled code that suits this processor, although lstm_jax can be compiled for it."""
+    if not is_off():
+        _warn_if_slow()
+
+
+@functools.cache
+def _warn_if_slow() -> None:
     levels = packaged.levels_here()
-    if is_off() or not levels:
+    if not levels:
         return
     path, notes = _load()
     reason = "; ".join(notes)
@@ -175,7 +180,7 @@ def warn_if_slow() -> None:
         if path.name not in names[1:]:
             return
         reason = f"{path.name} is for an older processor than this one"
-    warnings.warn(f"lstm_jax is slower than it can be: {reason}; {BUILD}, or set {VARIABLE}=0", stacklevel=2)
+    warnings.warn(f"lstm_jax is slower than it can be: {reason}; {BUILD}, or set {VARIABLE}=0", stacklevel=3)
 
 
 def why_not_products(dtype: str) -> str:

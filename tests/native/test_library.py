@@ -59,10 +59,9 @@ def test_not_built(path: Path) -> None:
 
 def test_a_process_without_compiled_code_says_so_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packaged, "levels_here", lambda: ("x86-64-v3", "x86-64-v2"))
-    library.warn_if_slow.cache_clear()
+    library._warn_if_slow.cache_clear()
     with native.compiled_code(False):
         assert resolve_backend(None).name == "hoisted"
-    library.warn_if_slow.cache_clear()
     with pytest.warns(UserWarning, match="^lstm_jax is slower than it can be: not built; run lstm-jax backends --build"):
         assert resolve_backend(None).name == "hoisted"
     assert resolve_backend(None).name == "hoisted"
