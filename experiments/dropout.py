@@ -63,7 +63,7 @@ def draw(rows: Rows, figure) -> None:
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         cells = {rates: np.mean(values) for rates, values in grouped(keras, KEY[1:], name).items()}
         values = [[cells.get((a, b), np.nan) for b in rates] for a in rates]
-        image = axes.pcolormesh(rates, rates, values, cmap="Blues", alpha=0.6)  # light enough for black numbers
+        image = axes.pcolormesh(rates, rates, values, cmap="Blues", alpha=0.45)  # light enough for black numbers
         figure.colorbar(image, ax=axes, label=title)
         for (a, b), value in cells.items():
             axes.text(b, a, f"{value:.3g}", ha="center", va="center")
