@@ -15,7 +15,7 @@ COMMANDS = {
     "breakdown": "parts of a training step and their lower bounds",
     "duel": "two checkouts that take turns: whether one is faster; with --false-alarms, the error rate of this test",
     "compare": "changes between two sets of rows of throughput, beyond noise",
-    "report": "page, figures and summary of the rows; with --tables, the tables in README and docs",
+    "report": "page, figure and summary of the rows; with --tables, the tables in README and docs",
 }
 
 

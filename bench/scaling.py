@@ -107,7 +107,7 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
     """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes."""
     from matplotlib.ticker import LogLocator
 
-    from lstm_jax.inspection.figures import log_axis, write_figure
+    from lstm_jax.inspection.figures import BLUE, ORANGE, log_axis, write_figure
 
     letters = list(dict.fromkeys(curve.letter for curve in found))
 
@@ -116,8 +116,8 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
         panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
         for column, letter in enumerate(letters):
             for curve in (curve for curve in found if curve.letter == letter):
-                colour, word = ("#0072B2", "device") if curve.devices == 1 else ("#D55E00", "devices")
-                label = f"{curve.devices} {word}: {letter} to the {exponent(curve.sizes, curve.ms):.2f}"
+                colour, word = (BLUE, "device") if curve.devices == 1 else (ORANGE, "devices")
+                label = f"{curve.devices} {word}: time as {letter} to the {exponent(curve.sizes, curve.ms):.2f}"
                 panels[0, column].loglog(curve.sizes, curve.ms, color=colour, marker="o", ms=4, label=label)
                 panels[1, column].loglog(curve.sizes, curve.mib, color=colour, marker="o", ms=4)
                 for axes in panels[:, column]:

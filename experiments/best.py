@@ -42,10 +42,11 @@ import numpy as np
 
 from bench import groups
 from experiments import nbsvm, runs
-from experiments.study import Metrics, Rows, Study, main, rows_with
+from experiments.study import LIGHT, Metrics, Rows, Study, main, rows_with
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.shared import ADDED
+from lstm_jax.inspection.figures import BLUE, ORANGE
 
 
 @dataclass(frozen=True)
@@ -240,23 +241,22 @@ def _accuracies(tested: Rows) -> dict[str, list[float]]:
 
 
 def draw(rows: Rows, figure) -> None:
-    """Draw the accuracies of the study as points, and published test accuracies as vertical lines."""
-    points = [(row["choice"], [row["accuracy"]]) for row in rows_with(rows, "tested", False)]
-    for suffix, tested in _tested(rows).items():
-        points += [(f"{name}{suffix}, test", values) for name, values in _accuracies(tested).items()]
+    """Draw the accuracies of the study and published test accuracies as points, one row for each model."""
+    ours = {f"{name}{suffix}": values for suffix, tested in _tested(rows).items() for name, values in _accuracies(tested).items()}
     axes = figure.subplots()
-    for y, (name, values) in enumerate(points):
-        of_test = name.endswith(", test")
-        axes.plot(values, [y] * len(values), "D" if of_test else "o", color="#D55E00" if of_test else "#0072B2")
-        axes.annotate(f"{np.mean(values):.4f}", (max(values), y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+    for label, mark, ink, points in (
+        ("on the validation part", "o", LIGHT, {row["choice"]: [row["accuracy"]] for row in rows_with(rows, "tested", False)}),
+        ("on the test reviews, each seed", "D", BLUE, ours),
+        ("on the test reviews, published", "s", ORANGE, {f"{name}, published": [value] for name, value in REFERENCES.items()}),
+    ):
+        heights = [name for name, values in points.items() for _ in values]
+        axes.plot([value for values in points.values() for value in values], heights, mark, color=ink, label=label)
+        for name, values in points.items():
+            axes.annotate(f"{np.mean(values):.4f}", (max(values), name), (6, 0), textcoords="offset points", va="center", fontsize=9)
     axes.margins(x=0.12)
-    for name, value in REFERENCES.items():
-        axes.axvline(value, color="#777777", linewidth=0.8, linestyle=":")
-        axes.text(value, -0.7, name, rotation=45, fontsize=8, color="#555555", ha="left", va="bottom")
-    axes.set_yticks(range(len(points)), [name for name, _ in points])
-    axes.set_ylim(len(points) - 0.4, -0.6)
-    axes.set_xlabel("accuracy: validation part (blue), test reviews (orange)")
-    axes.grid(axis="y", visible=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy (number: mean of the seeds)")
+    axes.legend(loc="lower left")
 
 
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
@@ -271,7 +271,7 @@ STUDY = Study(
     run,
     {"toy": TOYS, "choices": list(choices(BASE).values()), "full": FULL},
     draw,
-    (9.0, 7.0),
+    (9.0, 8.6),
     verdict,
     needs="sklearn",
     ending=".jsonl.gz",

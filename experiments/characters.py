@@ -27,9 +27,10 @@ import numpy as np
 
 from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, main, rows_with
+from experiments.study import GREY, PINK, SHADES, YELLOW, Metrics, Rows, Study, main, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import PRESETS, GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
+from lstm_jax.inspection.figures import BLUE, GREEN, ORANGE
 
 
 @dataclass(frozen=True)
@@ -105,21 +106,21 @@ def draw(rows: Rows, figure) -> None:
     ours = rows_with(rows, "recipe", SHAKESPEARE)
     for row in ours:
         losses = [nats(bits) for bits in row["by_epoch"]]
-        left.plot(range(1, len(losses) + 1), losses, "o-", markersize=3, label=f"LSTM, seed {row['task.train.seed']}")
-    for number, (name, loss) in enumerate(REFERENCES.items()):
-        left.axhline(loss, color=f"C{5 + number}", linestyle="--", linewidth=1, label=f"{name} {loss:g}")
-    left.set(xlabel="epoch", ylabel="held-out nats per character", title="tiny Shakespeare")
-    left.set_ylim(top=1.1 * max([*REFERENCES.values(), *(nats(row["bits"]) for row in ours)]))
-    articles = [row for row in rows if row["recipe"] != SHAKESPEARE]
-    names = list(dict.fromkeys(row["recipe"] for row in articles))
-    for row in articles:
-        bits = row["by_epoch"]
-        label = row["recipe"].removeprefix("articles, ") if row["task.train.seed"] == 0 else None
-        right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=f"C{names.index(row['recipe'])}", linewidth=1, label=label)
+        label = None if row["task.train.seed"] else "LSTM, each seed"
+        left.plot(range(2, len(losses) + 1), losses[1:], "o-", color=BLUE, markersize=3, label=label)
+    for ink, (name, loss) in zip((ORANGE, GREY, GREEN, PINK, YELLOW), REFERENCES.items(), strict=True):
+        left.axhline(loss, color=ink, linestyle="--", linewidth=1.5, label=f"{name}, {loss:g} published")
+    left.set(xlabel="epoch (from 2)", ylabel="held-out nats per character", title="tiny Shakespeare")
+    articles = groups([row for row in rows if row["recipe"] != SHAKESPEARE], ["recipe"])
+    for ink, ((name,), own) in zip(SHADES, articles.items(), strict=False):
+        for row in own:
+            bits = row["by_epoch"]
+            label = None if row["task.train.seed"] else name.removeprefix("articles, ")
+            right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=ink, linewidth=1.2, label=label)
     right.set(xlabel="fraction of the training", ylabel="held-out bits per character", title="articles")
-    right.set_ylim(top=1.3 * max((row["bits"] for row in articles), default=1.0))
+    right.set_ylim(top=1.3 * rows[0]["bits"])
     for axes in (left, right):
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=9)
 
 
 def small(config: GenerationConfig) -> GenerationConfig:

@@ -25,6 +25,7 @@ from experiments import runs
 from experiments.study import Rows, Study, grouped, interval, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.inspection.figures import BLUE, ORANGE
 from lstm_jax.sweep import stats
 
 RATES, SEEDS = (0.0, 0.2, 0.4, 0.6), 3
@@ -55,31 +56,26 @@ def verdict(rows: Rows) -> str:
 
 def draw(rows: Rows, figure) -> None:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate."""
-    *panels, kinds = figure.subplots(1, 4)
+    *panels, kinds = figure.subplots(2, 2).ravel()
     keras = rows_with(rows, "model.dropout_masks", "keras")
     rates = sorted({row["model.dropout"] for row in keras})
-    titles = {"test_accuracy": "test accuracy", "ece": "calibration error", "epoch_seconds": "seconds an epoch"}
+    titles = {"test_accuracy": "test accuracy", "ece": "calibration error (ECE)", "epoch_seconds": "time of an epoch, seconds"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        cells = grouped(keras, KEY[1:], name)
-        values = np.array([[np.mean(cells.get((a, b), [np.nan])) for b in rates] for a in rates])
-        # the large vmax keeps all cells light enough for black numbers
-        axes.imshow(values, cmap="Blues", origin="lower", aspect="auto", vmax=2 * np.nanmax(values) - np.nanmin(values))
-        for (row, column), value in np.ndenumerate(values):
-            axes.text(column, row, f"{value:.3f}" if name != "epoch_seconds" else f"{value:.1f}", ha="center", va="center", fontsize=9)
-        axes.set_xticks(range(len(rates)), [str(rate) for rate in rates])
-        axes.set_yticks(range(len(rates)), [str(rate) for rate in rates])
-        axes.set_xlabel("recurrent dropout")
-        axes.set_title(title)
+        cells = {rates: np.mean(values) for rates, values in grouped(keras, KEY[1:], name).items()}
+        values = [[cells.get((a, b), np.nan) for b in rates] for a in rates]
+        image = axes.pcolormesh(rates, rates, values, cmap="Blues", alpha=0.45)  # light enough for black numbers
+        figure.colorbar(image, ax=axes, label=title)
+        for (a, b), value in cells.items():
+            axes.text(b, a, f"{value:.3g}", ha="center", va="center")
+        axes.set(xlabel="rate of recurrent dropout", ylabel="rate of input dropout", xticks=rates, yticks=rates)
         axes.grid(visible=False)
-    panels[0].set_ylabel("input dropout")
-    for masks, ink, label in (("keras", "#0072B2", "one a gate"), ("variational", "#D55E00", "one for all gates")):
+    for masks, ink, label in (("keras", BLUE, "one mask a gate (points: seeds)"), ("variational", ORANGE, "one mask for all gates")):
         equal = [row for row in rows_with(rows, KEY[0], masks) if row["model.dropout"] == row["model.recurrent_dropout"]]
         points = [(row["model.dropout"], row["test_accuracy"]) for row in equal]
         kinds.plot(*zip(*points, strict=True), "o", color=ink, alpha=0.4, ms=4)
         plot_means(kinds, equal, "model.dropout", "test_accuracy", marker="", color=ink, label=label)
-    kinds.set_title("test accuracy, equal rates")
-    kinds.set_xlabel("both rates")
-    kinds.legend(fontsize=8)
+    kinds.set(xlabel="rate of input and of recurrent dropout", ylabel="test accuracy")
+    kinds.legend()
 
 
 STUDY = Study(
@@ -87,7 +83,7 @@ STUDY = Study(
     runs.sentiment,
     {"toy": configs(runs.SMALL_SENTIMENT, (0.4,), 1), "full": configs(BASE, RATES, SEEDS)},
     draw,
-    (14.0, 3.8),
+    (10.5, 7.6),
     verdict,
 )
 

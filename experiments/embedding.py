@@ -26,10 +26,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from experiments import runs
-from experiments.study import Metrics, Row, Rows, Study, main, rows_with
+from experiments.study import GREY, PINK, YELLOW, Metrics, Row, Rows, Study, main, rows_with
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.inspection import embedding_space
+from lstm_jax.inspection.figures import BLUE, GREEN, INK, ORANGE
 
 GROUPS = {
     "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",
@@ -151,24 +152,35 @@ def verdict(rows: Rows) -> str:
 
 def draw(rows: Rows, figure) -> None:
     """Draw two panels: the distances between similar words, and a map of the words."""
-    bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
-    inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
+    bars, plane = figure.subplots(2, 1, height_ratios=[1, 1.7])
+    inks = dict(zip(GROUPS, (BLUE, ORANGE, GREEN, PINK, YELLOW, GREY), strict=True))
     names = [name for name in GROUPS if name in dict(rows[0]["after"])]
-    for y, name in enumerate(names):
-        for labels, when, mark in (("own", "before", "|"), ("own", "after", "o"), ("shuffled", "after", "x"), ("word2vec", "after", "+")):
-            if selected := rows_with(rows, "labels", labels):
-                bars.plot(np.mean([ratio(row, when, name) for row in selected]), y, mark, color=inks[name], markersize=9)
-    bars.set_yticks(range(len(names)), names)
+    for labels, when, mark, ink, title in (
+        ("own", "before", "|", GREY, "untrained"),
+        ("own", "after", "o", BLUE, "trained on sentiment"),
+        ("shuffled", "after", "x", ORANGE, "trained on shuffled labels"),
+        ("word2vec", "after", "+", GREEN, "word2vec"),
+    ):
+        if selected := rows_with(rows, "labels", labels):
+            means = [np.mean([ratio(row, when, name) for row in selected]) for name in names]
+            bars.plot(means, names, mark, color=ink, markersize=10, markeredgewidth=2, label=title)
     bars.invert_yaxis()
-    bars.axvline(1, color="#222222", linewidth=0.8)
-    bars.set_xlabel("distance within the group over that to the nearest other\n| untrained   o trained   x on shuffled labels   + word2vec")
-    first = (rows_with(rows, "labels", "own") or rows)[0]
-    for (word, name), (across, up) in zip(first["words"], first["map"], strict=True):
-        plane.text(across, up, word, color=inks[name], fontsize=8, ha="center", va="center")
-    across, up = zip(*first["map"], strict=True)
-    plane.set_xlim(min(across) * 1.1, max(across) * 1.1)
-    plane.set_ylim(min(up) * 1.1, max(up) * 1.1)
-    plane.set_title("trained vectors, first two principal components")
+    bars.axvline(1, color=INK, linewidth=0.8)
+    bars.set_xlabel("mean distance within the group, in distances to the nearest other group")
+    first = rows_with(rows, "labels", "own")[0]
+    placed, across = [], np.asarray(first["map"])
+    for name in names:
+        plane.plot(*across[[group == name for _, group in first["words"]]].T, "o", color=inks[name], markersize=4, label=name)
+    plane.set(xlabel="first principal component of the trained vectors", ylabel="second principal component")
+    bars.legend()
+    plane.legend()
+    figure.draw_without_rendering()  # the places of the words are known after the layout
+    for (word, name), point in zip(first["words"], first["map"], strict=True):
+        label = plane.annotate(word, point, (0, 3), textcoords="offset points", color=inks[name], fontsize=9, ha="center")
+        label.set_in_layout(False)
+        while any(label.get_window_extent().overlaps(box) for box in placed):
+            label.xyann = 0, label.xyann[1] + 1  # words do not overlap
+        placed.append(label.get_window_extent())
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
@@ -178,7 +190,7 @@ def configs(base: SentimentConfig, seeds: int) -> list[Config]:
 
 
 FULL = configs(SentimentConfig(train=TrainConfig(epochs=2)), 3)
-STUDY = Study("embedding", run, {"toy": configs(runs.SMALL_SENTIMENT, 1), "full": FULL}, draw, (11.0, 4.8), verdict, needs="gensim")
+STUDY = Study("embedding", run, {"toy": configs(runs.SMALL_SENTIMENT, 1), "full": FULL}, draw, (10.0, 10.0), verdict, needs="gensim")
 
 if __name__ == "__main__":
     sys.exit(main(STUDY))

@@ -33,13 +33,15 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import groups
-from experiments.study import Metrics, Rows, Study, grouped, interval, interval_bars, main, rows_with
+from experiments.study import GREY, LIGHT, Metrics, Rows, Study, grouped, interval, interval_bars, main
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
+from lstm_jax.inspection.figures import BLUE, INK, ORANGE
 from lstm_jax.sweep import stats
 
 SEASON = {"sunspots": 11, "co2": 52}
+UNITS = {"sunspots": "sunspot number", "co2": "CO2, ppm"}
 METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smoothing")
 
 
@@ -139,26 +141,26 @@ def verdict(rows: Rows) -> str:
 
 def draw(rows: Rows, figure) -> None:
     """Draw the forecasts and the errors of the methods, with one column of panels for each series."""
-    names = [name for name in SEASON if any(row["series"] == name for row in rows)]
-    panels = figure.subplots(2, len(names), squeeze=False, height_ratios=[1.4, 1])
-    inks = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#999999", "#D55E00"), strict=True))
-    for (above, below), name in zip(panels.T, names, strict=True):
-        shown = {row["method"]: row for row in rows if row["series"] == name and "means" in row}
-        for method, row in shown.items():
+    series = groups(rows, ["series"])
+    panels = figure.subplots(2, len(series), squeeze=False, height_ratios=[1.4, 1])
+    inks = dict(zip(METHODS, (BLUE, LIGHT, GREY, ORANGE), strict=True))
+    for (above, below), ((name,), own) in zip(panels.T, series.items(), strict=True):
+        for row in (row for row in own if row["method"] in ("lstm", "smoothing") and "means" in row):
+            ink = inks[row["method"]]
             for number, (times, truth, mean) in enumerate(zip(row["times"], row["truth"], row["means"], strict=True)):
                 at = np.asarray(times) if name == "sunspots" else np.asarray(times).astype("datetime64[D]")
-                if method == "lstm":
-                    above.plot(at, truth, color="#222222", linewidth=1)
-                    above.fill_between(at, row["low"][number], row["high"][number], color=inks[method], alpha=0.2, linewidth=0)
-                if method in ("lstm", "smoothing"):
-                    above.plot(at, mean, color=inks[method], linewidth=1.3, label=method if number == 0 else None)
-        above.set_title(name)
-        above.legend(fontsize=8)
-        cells = grouped(rows_with(rows, "series", name), ["missing", "method"], "mae")
-        order = sorted(cells, key=lambda cell: (cell[0], METHODS.index(cell[1])))
-        labels = [f"{method}, {100 * missing:.0f} % missing" for missing, method in order]
-        interval_bars(below, [(label, stats.t_interval(cells[cell]), inks[cell[1]]) for label, cell in zip(labels, order, strict=True)])
-        below.set_xlabel("mean absolute error")
+                label = None if number else row["method"]
+                if "low" in row:
+                    above.plot(at, truth, color=INK, linewidth=1, label=label and "measured")
+                    style = {"alpha": 0.2, "linewidth": 0, "label": label and "90 % interval of the lstm"}
+                    above.fill_between(at, row["low"][number], row["high"][number], color=ink, **style)
+                above.plot(at, mean, color=ink, linewidth=1.3, label=label)
+        above.set(xlabel="year", ylabel=UNITS[name])
+        cells = grouped(own, ["missing", "method"], "mae").items()
+        bars = [(f"{method}, {100 * missing:.0f} % missing", stats.t_interval(mae), inks[method]) for (missing, method), mae in cells]
+        interval_bars(below, bars)
+        below.set_xlabel(f"mean absolute error, {UNITS[name]}\n(lines: 95 % interval over seeds)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: Metrics) -> list[Config]:

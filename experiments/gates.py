@@ -35,7 +35,7 @@ import numpy as np
 
 from experiments import runs, scaling
 from experiments.equal import equal_units
-from experiments.study import Interval, Metrics, Rows, Study, grouped, interval, main, rows_with
+from experiments.study import GREY, Interval, Metrics, Rows, Study, grouped, interval, main, rows_with
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import (
@@ -48,6 +48,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
+from lstm_jax.inspection.figures import BLUE, INK, ORANGE
 from lstm_jax.sweep import stats
 
 VARIANTS = (
@@ -163,45 +164,37 @@ def verdict(rows: Rows) -> str:
 
 
 def draw(rows: Rows, figure) -> None:
-    """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out."""
+    """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is hidden."""
     panels = (
-        # title, intervals, value of the LSTM, sign: 1 if a higher value is better, -1 if a lower one is, 0 if neither
-        ("test accuracy gained", differences(rows, "sentiment"), 0, 1),
-        ("bits a character saved, 3 epochs", differences(rows, "characters"), 0, -1),
-        ("bits a character saved, 30 epochs", differences(rows, "converged"), 0, -1),
-        ("time of a step, the LSTM's is 1", costs(rows), 1, 0),
+        # label, intervals, value of the LSTM, sign: 1 if a higher value is better, -1 if a lower one is
+        ("test accuracy of reviews, difference", differences(rows, "sentiment"), 0, 1),
+        ("bits a character after 3 epochs, difference", differences(rows, "characters"), 0, -1),
+        ("bits a character after 30 epochs, difference", differences(rows, "converged"), 0, -1),
+        ("time of a step, ratio", costs(rows), 1, -1),
     )
-    shown = [panel for panel in panels if panel[1]]
-    for axes, (title, intervals, baseline, sign) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
-        scaled = {cell: [value * (sign or 1) for value in interval] for cell, interval in intervals.items()}
-        for y, cell in enumerate(VARIANTS[1:]):
-            if cell in scaled:
-                mean, *ends = scaled[cell]
-                low, high = sorted(ends)
-                ink = "#0072B2" if sign and low > baseline else "#D55E00" if sign and high < baseline else "#777777"
-                axes.plot([low, high], [y, y], color=ink)
-                axes.plot([mean], [y], "o", color=ink)
-        axes.set_xlim(*_limits(list(scaled.values()), baseline))
-        axes.axvline(baseline, color="#222222", linewidth=0.8)
-        axes.set_title(title)
-        axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
-    figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
-
-
-def _limits(intervals: list[list[float]], baseline: float) -> tuple[float, float]:
-    """Return the limits of the horizontal axis of a panel, which may cut very wide intervals, with a margin of 5 % on each side."""
-    found = np.asarray(intervals)
-    widths = np.abs(found[:, 2] - found[:, 1])
-    shown = [baseline, *found[:, 0], *found[widths <= 5 * np.median(widths), 1:].ravel()]
-    margin = 0.05 * (max(shown) - min(shown))
-    return min(shown) - margin, max(shown) + margin
+    for axes, (label, intervals, baseline, sign) in zip(figure.subplots(2, 2, sharey=True).ravel(), panels, strict=True):
+        axes.set_visible(bool(intervals))
+        for cell, (mean, *ends) in intervals.items():
+            gains = [sign * (end - baseline) for end in ends]
+            ink = BLUE if min(gains) > 0 else ORANGE if max(gains) < 0 else GREY
+            name = cell.removeprefix("lstm_").replace("_", " ")
+            axes.plot(ends, [name, name], color=ink)
+            axes.plot(mean, name, "o", color=ink)
+        means = [baseline, *(mean for mean, _, _ in intervals.values())]
+        margin = 0.25 * (max(means) - min(means)) or 1
+        axes.set_xlim(min(means) - margin, max(means) + margin)  # cuts very wide intervals
+        axes.axvline(baseline, color=INK, linewidth=0.8)
+        axes.set_xlabel(f"{label} to the LSTM")
+    for ink, kind in ((BLUE, "better than the LSTM of as many parameters"), (ORANGE, "worse"), (GREY, "the 95 % interval holds both")):
+        figure.axes[0].plot([], [], "o-", color=ink, label=kind)
+    figure.legend(loc="outside upper left", ncols=3)
 
 
 SHORT = [variant(config, cell, seed) for config in (SENTIMENT, GENERATION) for cell in VARIANTS for seed in range(SEEDS)]
 LONG = [variant(CONVERGED, cell, seed) for cell in VARIANTS for seed in range(CONVERGED_SEEDS)]
 FEW = ("lstm", "lstm_coupled")
 TOY = [Cost(2, 3, 4, 4, 1, 2, FEW)] + [variant(config, cell, 0) for config in (runs.SMALL_SENTIMENT, runs.SMALL_GENERATION) for cell in FEW]
-STUDY = Study("gates", run, {"toy": TOY, "cost": [Cost()], "converged": LONG, "full": [Cost(), *SHORT, *LONG]}, draw, (16.0, 5.2), verdict)
+STUDY = Study("gates", run, {"toy": TOY, "cost": [Cost()], "converged": LONG, "full": [Cost(), *SHORT, *LONG]}, draw, (11.0, 9.0), verdict)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY))

@@ -38,7 +38,7 @@ from jax import Array, lax
 from bench import groups
 from experiments import runs
 from experiments.equal import cell_parameters, equal_units
-from experiments.study import Metrics, Rows, Study, main, plot_means, rows_with
+from experiments.study import CELL_COLOURS, GREY, Metrics, Rows, Study, main, plot_means, rows_with
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, Cell
@@ -266,7 +266,7 @@ def run(config: Config) -> Metrics:
 
 
 CHANCE = {"adding": 1 / 6, "order": 1 / ORDERS, "copy": 1 / SYMBOLS, "imdb": 1 / 2}
-SCORES = {"adding": "squared error", "imdb": "test accuracy"}
+SCORES = {"adding": "mean squared error", "imdb": "test accuracy"}
 COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
@@ -297,36 +297,29 @@ def verdict(rows: Rows) -> str:
 
 
 def draw(rows: Rows, figure) -> None:
-    """Draw the scores and the gradient sizes of the cells, with one column of panels for each task."""
+    """Draw the scores and the gradient sizes of the cells, with one row of panels for each task."""
     tasks = groups(rows, ["task"])
-    panels = figure.subplots(2, len(TASKS) + 1)
-    inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-    for (above, below), task in zip(panels.T, (*TASKS, "imdb"), strict=True):
-        selected = tasks.get((task,), [])
-        if not selected:
-            above.set_axis_off()
-            below.set_axis_off()
-            continue
-        longest = max(row["lag"] for row in selected)
+    panels = figure.subplots(len(tasks), 2)
+    for (left, right), ((task,), selected) in zip(panels, tasks.items(), strict=True):
+        longest, on_lags = max(row["lag"] for row in selected), task != "imdb"
         for cell in COMPARED:
-            own = rows_with(selected, "cell", cell)
-            plot_means(above, own, "lag", "score", color=inks[cell], label=cell)
+            own, style = rows_with(selected, "cell", cell), {"color": CELL_COLOURS[cell], "label": cell}
+            plot_means(left, own, "lag" if on_lags else "cell", "score", **style)
             for row in rows_with(own, "lag", longest):
-                for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
-                    sizes = dict(row[name])
-                    below.plot(list(sizes), [max(1e-20, size) for size in sizes.values()], style, color=inks[cell])
-        above.axhline(CHANCE[task], color="#999999", linestyle=":")
-        above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
-        above.set_xlabel("words read" if task == "imdb" else "lag, steps")
-        if task != "imdb":
-            log_axis(above, "x", sorted({row["lag"] for row in selected}))
+                for when, line in (("before", ":"), ("after", "-")):
+                    back, sizes = zip(*row[f"gradient_{when}"], strict=True)
+                    right.plot(back, np.maximum(1e-20, sizes), line, **style | {"label": f"{cell}, {when} training"})
+        left.axhline(CHANCE[task], color=GREY, linestyle="--", label="chance")
+        left.set(title=task, ylabel=SCORES.get(task, "share of right answers"), xlabel="lag, steps" if on_lags else "cell")
+        right.set(xlabel="steps back", ylabel="size of the gradient, or 1e-20", title=f"{task}, {longest} steps")
+        if on_lags:
+            log_axis(left, "x", sorted({row["lag"] for row in selected}))
         if task == "adding":
-            log_axis(above, "y")
-        log_axis(below, "x")
-        log_axis(below, "y")
-        below.set_title(f"gradient by h, {'words' if task == 'imdb' else 'lag'} {longest}")
-        below.set_xlabel("steps back (dotted: untrained)")
-    panels[0][0].legend(fontsize=8)
+            log_axis(left, "y")
+        log_axis(right, "x")
+        log_axis(right, "y")
+    for column, place in zip(panels[0], ("outside upper left", "outside upper right"), strict=True):
+        figure.legend(*column.get_legend_handles_labels(), loc=place, ncols=2, fontsize=9)
 
 
 LAGS = (10, 30, 100, 300, 1000)
@@ -339,7 +332,7 @@ FULL = [
 ] + [Config("imdb", cell, 200, steps=1563, batch=32, learning_rate=1e-3) for cell in COMPARED]
 SMALL = Config(lag=8, units=4, steps=20, batch=8, reviews="synthetic")
 TOY = [replace(SMALL, cell="simple_rnn"), replace(SMALL, task="copy"), replace(SMALL, task="imdb")]
-STUDY = Study("memory", run, {"toy": TOY, "full": FULL}, draw, (14.5, 6.8), verdict)
+STUDY = Study("memory", run, {"toy": TOY, "full": FULL}, draw, (10.5, 14.0), verdict)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY))

@@ -39,12 +39,12 @@ from scipy.stats import spearmanr
 
 from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Row, Rows, Study, main, plot_means, rows_with
+from experiments.study import CELL_COLOURS, Metrics, Row, Rows, Study, main, plot_means, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection.figures import log_axis
+from lstm_jax.inspection.figures import INK, log_axis
 from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, solve_states
 
 TOLERANCE = 1e-8
@@ -204,12 +204,18 @@ def draw(rows: Rows, figure) -> None:
     by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
     known = [{**row, "lanes": lanes(row), "shifted": row["updates"] + 1} for row in rows]
     for name, group in methods(known).items():
+        style = {
+            "label": name,
+            "color": CELL_COLOURS[group[0]["cell"]],
+            "marker": "o" if group[0]["jacobian"] == "full" else "s",
+            "linestyle": "-" if group[0]["units"] <= 8 else ":",
+            "fillstyle": "none" if group[0]["damping"] else "full",
+        }
         plain, here = rows_with(rows_with(group, "updates", 0), "gain", 1), rows_with(group, "steps", 1000)
-        style = {"markersize": 4, "label": name}
         plot_means(by_length, plain, "steps", "iterations", **style)
         plot_means(by_updates, rows_with(here, "gain", 1), "shifted", "iterations", **style)
         plot_means(by_lanes, [row for row in plain if row["lanes"]], "steps", "lanes", **style)
-        by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
+        by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], **style | {"linestyle": "", "alpha": 0.7})
     for axes, x, y in (
         (by_length, "steps T, untrained", "iterations"),
         (by_exponent, "largest Lyapunov exponent (T 1000)", "iterations"),
@@ -219,9 +225,10 @@ def draw(rows: Rows, figure) -> None:
         axes.set(xlabel=x, ylabel=y)
         for direction in ("y",) if axes is by_exponent else ("x", "y"):
             if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
-                log_axis(axes, direction)
-    by_exponent.axvline(0, color="#222222", linestyle=":")
-    figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
+                log_axis(axes, direction, (3, 10, 30, 100, 300, 1000) if (direction, y) == ("y", "iterations") else ())
+    by_exponent.axvline(0, color=INK, linestyle=":")
+    title = "cell, Jacobian (full or diagonal blocks), damping, units"
+    figure.legend(*by_length.get_legend_handles_labels(), title=title, loc="outside lower center", ncols=3)
 
 
 KINDS = [kind for cell in ("lstm", "gru") for kind in (Config(cell), Config(cell, 8, "diagonal"), Config(cell, 64, "diagonal"))]
@@ -232,7 +239,7 @@ STAGES = [replace(kind, updates=updates) for kind in KINDS for updates in (100, 
 SMALL = Config(units=4, steps=40, text="")
 TOY = [SMALL, replace(SMALL, steps=1000, jacobian="diagonal", cell="gru", gain=2.0), replace(SMALL, updates=2, damping=0.1)]
 FULL = [replace(config, seed=seed) for config in LENGTHS + STAGES + DAMPED + GAINS for seed in range(2)]
-STUDY = Study("parallel", run, {"toy": TOY, "full": FULL}, draw, (11.0, 8.0), verdict)
+STUDY = Study("parallel", run, {"toy": TOY, "full": FULL}, draw, (11.0, 8.6), verdict)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY))

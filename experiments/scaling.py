@@ -41,7 +41,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.inspection.figures import log_axis
+from lstm_jax.inspection.figures import BLUE, log_axis
 
 
 @dataclass(frozen=True)
@@ -94,23 +94,28 @@ def verdict(rows: Rows) -> str:
 
 def draw(rows: Rows, figure) -> None:
     """Draw the score over each varied quantity (`Config.axis`), one panel for each task and quantity."""
-    panels = figure.subplots(2, 4)
-    for n, kind in enumerate(("sentiment", "characters")):
-        for axes, axis in zip(panels[n], ("units", "length", "vocabulary", "data"), strict=True):
+    for part, (kind, fields) in zip(figure.subfigures(2), FIELDS.items(), strict=True):
+        panels, reviews = part.subplots(1, len(fields), sharey=True), kind == "sentiment"
+        for axes, axis in zip(panels, fields, strict=True):
             own = [row for row in rows if (row["kind"], row["axis"]) == (kind, axis)]
-            if not own:
-                axes.set_axis_off()
-                continue
             if axis == "data":
                 own = [{**row, "value": round(100 * row["value"], 1)} for row in own]
             scores = sorted(grouped(own, ["value"], "score").items())
             values = [value for (value,), _ in scores]
             ranges = ([end(group) for _, group in scores] for end in (min, max))
-            axes.fill_between(values, *ranges, color="#0072B2", alpha=0.15)
-            plot_means(axes, own, "value", "score", color="#0072B2")
+            axes.fill_between(values, *ranges, color=BLUE, alpha=0.2, label="smallest to largest")
+            plot_means(axes, own, "value", "score", color=BLUE, label="mean of the seeds")
             log_axis(axes, "x", values)
-            axes.set_xlabel("percent of the data" if axis == "data" else axis)
-        panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")
+            axes.tick_params("x", rotation=45)
+            axes.set_xlabel(
+                {
+                    "data": "training data, %",
+                    "length": "length, words" if reviews else "length, characters",
+                    "vocabulary": "vocabulary, words",
+                }.get(axis, axis)
+            )
+        panels[0].set_ylabel("test accuracy of reviews" if reviews else "held-out bits a character")
+        panels[0].legend()
 
 
 SENTIMENT = SentimentConfig(DataConfig(), SentimentModelConfig(embed=64, units=64), TrainConfig(epochs=3))
@@ -130,7 +135,7 @@ AXES = {
     "characters": {"units": (16, 32, 64, 128, 256), "length": (8, 16, 32, 64, 128), "data": (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.9)},
 }
 SMALL = configs(runs.SMALL_SENTIMENT, runs.SMALL_GENERATION, {"sentiment": {"units": (2, 4)}, "characters": {"length": (4,)}}, 1)
-STUDY = Study("scaling", run, {"toy": SMALL, "full": configs(SENTIMENT, CHARACTERS, AXES, 2)}, draw, (12.0, 5.6), verdict)
+STUDY = Study("scaling", run, {"toy": SMALL, "full": configs(SENTIMENT, CHARACTERS, AXES, 2)}, draw, (11.0, 7.4), verdict)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY))

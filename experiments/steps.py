@@ -38,7 +38,7 @@ import numpy as np
 
 from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, main, plot_means, rows_with
+from experiments.study import SHADES, Metrics, Rows, Study, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 from lstm_jax.inspection.figures import log_axis
@@ -125,30 +125,33 @@ def verdict(rows: Rows) -> str:
 
 def draw(rows: Rows, figure) -> None:
     """Draw the bits per character of the held-out text in four panels. A panel without results is hidden."""
-    updates, characters, lengths, converged = figure.subplots(1, 4)
+    updates, characters, lengths, converged = figure.subplots(2, 2).ravel()
     rates = sorted({row[RATE] for row in rows if row["part"] != "lengths"})
     for axes, part, x, lines, metric, xlabel, title in (
         (updates, "steps", STEP, RATE, "last_bits", "characters from window to window", "equal updates"),
         (characters, "steps", STEP, RATE, "first", "characters from window to window", "one pass over the text"),
         (converged, "converged", STEP, RATE, "bits", "characters from window to window", f"{LONGER} times the updates, best epoch"),
-        (lengths, "lengths", BATCH, LENGTH, "last_bits", "batch", "equal updates, by length"),
+        (lengths, "lengths", BATCH, LENGTH, "last_bits", "examples in a batch", "equal updates, by length"),
     ):
         selected = rows_with(with_first(rows), "part", part)
         for (value,), own in sorted(groups(selected, [lines]).items()):
-            style = {"color": f"C{rates.index(value)}", "label": f"rate {value:g}"} if lines == RATE else {"label": f"length {value}"}
-            plot_means(axes, own, x, metric, **style)
+            ink, label = (
+                (rates.index(value), f"learning rate {value:g}")
+                if lines == RATE
+                else (LENGTHS.index(value), f"windows of {value} characters")
+            )
+            plot_means(axes, own, x, metric, color=SHADES[ink], label=label)
         log_axis(axes, "x", sorted({row[x] for row in selected}))
-        axes.set(xlabel=xlabel, title=title, visible=bool(selected))
-    updates.set_ylabel("held-out bits a character")
-    characters.legend(fontsize=8)
-    lengths.legend(fontsize=8)
+        axes.set(xlabel=xlabel, ylabel="held-out bits a character", title=title, visible=bool(selected))
+    figure.legend(*characters.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    lengths.legend()
 
 
 SMALL = replace(runs.SMALL_GENERATION, train=TrainConfig(batch_size=8))
-TOY = configs(SMALL, (900, 1800), (1e-3,), (4,), (8, 16), 1) + long_configs(SMALL, (900,), (1e-3,), 2, 1)
+TOY = configs(SMALL, (900, 1800), (1e-3,), (10,), (8, 16), 1) + long_configs(SMALL, (900,), (1e-3,), 2, 1)
 SHORT = configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)
 LONG = long_configs(BASE, LONG_STEPS, LONG_RATES, LONGER, LONG_SEEDS)
-STUDY = Study("steps", run, {"toy": TOY, "converged": LONG, "full": SHORT + LONG}, draw, (15.0, 4.0), verdict)
+STUDY = Study("steps", run, {"toy": TOY, "converged": LONG, "full": SHORT + LONG}, draw, (10.5, 8.0), verdict)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY))

@@ -25,7 +25,7 @@ from bench import add_flags, groups, make_parser
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
-from lstm_jax.inspection.figures import figure_paths, write_figure
+from lstm_jax.inspection.figures import BLUE, GREEN, ORANGE, figure_paths, write_figure
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
@@ -35,6 +35,11 @@ Interval = tuple[float, float, float]
 """Mean, and the two ends of its confidence interval."""
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
+LIGHT, PINK, YELLOW, GREY = "#56B4E9", "#CC79A7", "#E69F00", "#777777"
+"""More colours of Okabe and Ito. In all figures blue is the LSTM, this project or what is better, and orange another or what is worse."""
+CELL_COLOURS = {"lstm": BLUE, "gru": GREEN, "simple_rnn": ORANGE, "min_lstm": PINK}
+SHADES = LIGHT, BLUE, "#003B6F", "black"
+"""Colours of LSTMs that differ in one setting, such as the learning rate, in the order of its values."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,9 @@ def plot_means(axes, rows: Iterable[Row], field: str, metric: str, **style) -> N
 
 def interval_bars(axes, rows: Sequence[tuple[str, Interval, str]]) -> None:
     """Draw horizontal bars with confidence intervals, from top to bottom. Each bar is given as a tuple (label, interval, colour)."""
-    for y, (_, (mean, low, high), colour) in enumerate(rows):
-        axes.barh(y, mean, color=colour)
-        axes.plot([low, high], [y, y], color="#222222")
-    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    labels, intervals, colours = zip(*rows, strict=True)
+    mean, low, high = np.transpose(intervals)
+    axes.barh(labels, mean, color=colours, xerr=(mean - low, high - mean))
     axes.invert_yaxis()
 
 
@@ -187,20 +191,17 @@ def beside(old: Path, new: Path, out: Path) -> int:
 
     for path in figure_paths(out):
         check_output(path, (old, new))
-    pictures = []
-    for path in (old, new):
-        try:
-            pictures.append(image.imread(path))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"figure {path}", error, "name a .png that a study drew") from error
 
     def fill(figure):
-        for axes, path, picture in zip(figure.subplots(1, 2), (old, new), pictures, strict=True):
-            axes.imshow(picture)
+        for axes, path in zip(figure.subplots(1, 2), (old, new), strict=True):
+            try:
+                axes.imshow(image.imread(path))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise InputError(f"figure {path}", error, "name a .png that a study drew") from error
             axes.set_axis_off()
             axes.set_title(str(path))
 
-    write_figure(out, (14.0, 14.0 * max(p.shape[0] / p.shape[1] for p in pictures) / 2 + 0.5), fill)
+    write_figure(out, (14.0, 7.0), fill)
     return 0
 
 

@@ -31,6 +31,7 @@ from experiments.study import Metrics, Rows, Study, grouped, interval, interval_
 from experiments.training import fit, initial, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
+from lstm_jax.inspection.figures import BLUE, INK, ORANGE
 from lstm_jax.sweep import stats
 
 
@@ -56,12 +57,13 @@ class Config:
 
 def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
+    category = config.predict == "category"
     corpus = runs.corpus_of(config.text)
     size = corpus.characters.size
     ids_of = np.arange(size) if config.order == "usual" else np.random.default_rng(config.seed).permutation(size)
     parts = [data.windows(ids_of[part].astype(np.int32), config.length, config.step) for part in (corpus.train[:], corpus.validation)]
     (x, y), (x_held, y_held) = ((jnp.asarray(X), jnp.asarray(Y)) for X, Y in parts)
-    features, outputs = (size if config.read == "one-hot" else 1), (size if config.predict == "category" else 1)
+    features, outputs = (size if config.read == "one-hot" else 1), (size if category else 1)
     *of_params, of_rows = jax.random.split(jax.random.key(config.seed), 3)
 
     def outputs_of(params, ids):
@@ -71,20 +73,17 @@ def run(config: Config) -> Metrics:
     def loss(params, batch):
         ids, target = batch
         out = outputs_of(params, ids)
-        if config.predict == "category":
+        if category:
             return optax.softmax_cross_entropy_with_integer_labels(out, target).mean()
         return ((out[:, 0] - target / (size - 1)) ** 2).mean()
 
     batch = random_batches(of_rows, config.batch, x, y)
     params, losses = fit(loss, initial("lstm", of_params, features, config.units, outputs), batch, config.updates, config.learning_rate)
     held = jax.jit(outputs_of)(params, x_held)
-    if config.predict == "category":
-        predicted = held.argmax(-1)
-    else:
-        predicted = jnp.clip(jnp.round(held[:, 0] * (size - 1)), 0, size - 1).astype(jnp.int32)
+    predicted = held.argmax(-1) if category else jnp.clip(jnp.round(held[:, 0] * (size - 1)), 0, size - 1).astype(jnp.int32)
     metrics: Metrics = {"accuracy": float((predicted == y_held).mean()), "losses": losses, "kinds_said": len(np.unique(predicted))}
     metrics["most_frequent"] = int(np.bincount(y_held).max()) / len(y_held)
-    if config.predict == "category":
+    if category:
         metrics["bits"] = float(optax.softmax_cross_entropy_with_integer_labels(held, y_held).mean() / np.log(2))
     return metrics
 
@@ -110,13 +109,13 @@ def draw(rows: Rows, figure) -> None:
         (
             "{} from {}, {} order".format(*key),
             stats.t_interval([100 * value for value in values]),
-            "#0072B2" if key[0] == "category" else "#D55E00",
+            BLUE if key[0] == "category" else ORANGE,
         )
         for key, values in grouped(rows, KEY, "accuracy").items()
     ]
     interval_bars(axes, bars)
-    axes.axvline(100 * rows[0]["most_frequent"], color="#222222", linestyle=":", label="always the most frequent one")
-    axes.set_xlabel("held-out characters that are right, %")
+    axes.axvline(100 * rows[0]["most_frequent"], color=INK, linestyle=":", label="always the most frequent character")
+    axes.set_xlabel("held-out characters that are right, % (lines: 95 % interval over seeds)")
     axes.legend(fontsize=9)
 
 

@@ -1,4 +1,4 @@
-"""Report of the benchmark results as an HTML page with figures and a Markdown summary, or as the tables in README.md and docs/.
+"""Report of the benchmark results as an HTML page with a figure and a Markdown summary, or as the tables in README.md and docs/.
 
     python -m bench report                              # report on the newest commit with results, written to bench/page/
     python -m bench report --commit 32f0c1 --out page
@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import accuracy, add_flags, make_parser, scaling, throughput
-from bench.peers import OURS, title
-from bench.report.figures import draw_grid
+from bench.report.figures import draw_speed
 from bench.report.page import page
 from bench.report.tables import accuracy_tables, throughput_tables
 from bench.schema import GRID, SCALING, STEP, Row, rows_of
-from bench.summary import kept, of_commit, speedups_over_sizes
+from bench.summary import kept, of_commit
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection.figures import figure_paths
@@ -76,12 +75,10 @@ def rewrite_tables(check: bool) -> int:
 
 
 def write_report(options: argparse.Namespace) -> None:
-    """Write the report (HTML page, figures and Markdown summary) to the folder `options.out`."""
+    """Write the report (HTML page, figure and Markdown summary) to the folder `options.out`."""
     commit = options.commit or newest(options.results, STEP)
     rows, lines = of_commit(options.results, commit)
-    peers = [name for name in speedups_over_sizes(lines, "recurrence") if not name.startswith(OURS)]
-    grids = {name: options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png" for name in peers}
-    outputs = [options.out / "index.html", options.out / "summary.md", *(path for grid in grids.values() for path in figure_paths(grid))]
+    outputs = [options.out / "index.html", options.out / "summary.md", *figure_paths(options.out / "speed.png")]
     for path in outputs:
         check_output(path, (options.results, options.accuracy), options.force)
     trained: list[Row] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
@@ -90,8 +87,7 @@ def write_report(options: argparse.Namespace) -> None:
     write_atomically(outputs[0], page(lines, rows, curves, html.escape(commit), trained), options.force)
     text = "\n".join((f"<!-- {MARK} -->\n", throughput_tables(lines, rows, commit), accuracy_tables(trained)))
     write_atomically(outputs[1], text, options.force)
-    for name, path in grids.items():
-        draw_grid(lines, name, path, title(name, rows), options.force)
+    draw_speed(lines, rows, outputs[2], options.force)
     works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
     print(f"{outputs[0]}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
 
@@ -99,7 +95,7 @@ def write_report(options: argparse.Namespace) -> None:
 def main() -> int:
     """Write the report or, with `--tables`, rewrite the tables in README.md and docs/, and return the exit code."""
     parser = make_parser(__doc__)
-    add_flags(parser, Path, results="file of rows of bench throughput", out="folder of page, figures and summary")
+    add_flags(parser, Path, results="file of rows of bench throughput", out="folder of page, figure and summary")
     add_flags(parser, Path, accuracy="file of rows of bench accuracy; its newest commit is reported")
     add_flags(parser, str, commit="commit of the rows; the newest that has some if not given")
     add_flags(parser, bool, force="replace files in --out that no report wrote", tables="rewrite the tables in README.md and docs/")

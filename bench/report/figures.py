@@ -1,38 +1,31 @@
-"""Static figures of the benchmark results."""
+"""Static figure of the benchmark results."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from bench.peers import OURS, title
+from bench.schema import Rows
 from bench.summary import Line
-from lstm_jax.inspection.figures import write_figure
+from lstm_jax.inspection.figures import BLUE, ORANGE, write_figure
 
 
-def draw_grid(lines: Sequence[Line], peer: str, path: Path, name: str, force: bool = True) -> None:
-    """Draw heat maps of this project's speedup over another library on a recurrent layer alone."""
-    found = {
-        (line.work.batch, line.work.units, line.work.length): line.speedup[0]
-        for line in lines
-        if (line.work.base, line.work.cell, line.candidate) == ("recurrence", "lstm", peer) and line.speedup
-    }
-    batches, units, lengths = (sorted({sizes[n] for sizes in found}) for n in range(3))
+def draw_speed(lines: Sequence[Line], rows: Rows, path: Path, force: bool = True) -> None:
+    """Draw the time of a step of each workload at its own sizes, with a bar for each library. Without such results, nothing is drawn."""
+    timed = [line for line in lines if ":" not in line.work.name and not line.error]
+    works = list(dict.fromkeys(line.work.name for line in timed))
 
     def fill(figure):
-        figure.suptitle(f"speedup over {name}\nrecurrence, forward and backward", x=0.01, ha="left")
-        panels = figure.subplots(1, len(batches), squeeze=False, sharey=True)[0]
-        for axes, batch in zip(panels, batches, strict=True):
-            values = np.array([[np.log2(found.get((batch, H, T), np.nan)) for T in lengths] for H in units])
-            axes.imshow(values, cmap="RdBu", vmin=-2, vmax=2, aspect="auto")
-            for (row, column), value in np.ndenumerate(values):
-                if np.isfinite(value):
-                    axes.text(column, row, f"{2**value:.2f}", ha="center", va="center", color="white" if abs(value) > 1.3 else "black")
-            axes.set_xticks(range(len(lengths)), [str(T) for T in lengths])
-            axes.set_yticks(range(len(units)), [str(H) for H in units])
-            axes.set_xlabel("steps T")
-            axes.set_title(f"batch {batch}")
-            axes.grid(visible=False)
-        panels[0].set_ylabel("units H")
+        for axes, work in zip(figure.subplots(1, len(works), squeeze=False, sharey=True)[0], works, strict=True):
+            for label, ink in (("this project", BLUE), ("another library (times our time)", ORANGE)):
+                shown = [line for line in timed if line.work.name == work and line.candidate.startswith(OURS) == (ink == BLUE)]
+                names = [title(line.candidate, rows).replace("`", "") for line in shown]
+                bars = axes.barh(names, [line.ms for line in shown], color=ink, label=label)
+                speedups = [f" ({line.speedup[0]:.2f}x)" if line.speedup else "" for line in shown]
+                axes.bar_label(bars, [f"{line.ms:#.3g}{speedup}" for line, speedup in zip(shown, speedups, strict=True)], padding=4)
+            axes.set(xlabel=f"{work}: milliseconds a step", xmargin=0.35)
+            axes.grid(axis="y", visible=False)
+        figure.axes[0].invert_yaxis()
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
 
-    if found:
-        write_figure(path, (1.5 + 3.2 * len(batches), 1.2 + 0.6 * len(units)), fill, force)
+    if timed:
+        write_figure(path, (3.5 + 3.5 * len(works), 4.2), fill, force)

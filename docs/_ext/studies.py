@@ -4,10 +4,14 @@ For each study, the page shows the docstring of the script, the verdict that the
 """
 
 import importlib
+import re
 from pathlib import Path
 
 from experiments.study import RESULTS, Study, conclude
 from lstm_jax import sweep
+
+STUDIES = Path(__file__).parents[1] / "studies.md"
+"""Page that shows the same figures, with the alternative texts that this page repeats."""
 
 
 def page() -> str:
@@ -17,10 +21,11 @@ def page() -> str:
         "For each study with committed rows: its question and method as its script states them, what `python -m experiments.NAME --report` "
         "prints, and the figure that it draws. [Studies](../../studies.md) says in words what follows from them.",
     ]
+    alternatives = {name: text for text, name in re.findall(r"!\[(.*?)\]\(.*?/(\w+)\.png\)", STUDIES.read_text())}
     for path in sorted(RESULTS.iterdir()):
         name = path.name.partition(".")[0]
         module = importlib.import_module(f"experiments.{name}")
-        figure = f"![Figure of the study {name}](../../../experiments/figures/{name}.png)"
+        figure = f"![{alternatives.get(name, name)}](../../../experiments/figures/{name}.png)"
         parts += [f"## Verdict of {name}", _block(module.__doc__ or ""), _block(_verdict(module.STUDY, path)), figure]
     return "\n\n".join(parts) + "\n"
 

@@ -79,7 +79,7 @@ def test_data_of_the_page(page):
     assert "<" not in found
 
 
-def test_summary_and_figures(page):
+def test_summary_and_figure(page):
     text = (page / "summary.md").read_text()
     slower = r"0.50x \(0.50 to 0.50\), 0.50x to 0.50x, we are slower at 3 sizes"
     for pattern in (
@@ -92,7 +92,7 @@ def test_summary_and_figures(page):
         r"2 epochs, mean of 1 seed;.*\n\n.*\n.*\n\| 32 \| 1.9000\* \(9\) \|",
     ):
         assert re.search(pattern, text), pattern
-    assert all((page / f"grid_{peer}.{ending}").exists() for peer in ("torch_lstm", "flax_nnx") for ending in ("png", "svg"))
+    assert all((page / f"speed.{ending}").exists() for ending in ("png", "svg"))
 
 
 def test_tables_keep_cells_and_workloads_apart():

@@ -6,12 +6,11 @@ import pytest
 from rows import ROOT
 
 from bench import report, throughput
-from bench.peers import title
-from bench.report.figures import draw_grid
+from bench.report.figures import draw_speed
 from bench.summary import of_commit
 from lstm_jax.errors import InputError
 
-FIGURE, COMMIT = ROOT / "docs" / "images" / "speed.svg", "764b2ba13990"
+FIGURE, COMMIT = ROOT / "docs" / "images" / "speed.svg", "a20f0e49a1b1"
 
 
 def test_tables_are_up_to_date():
@@ -45,7 +44,7 @@ def test_a_mark_without_rows(mark):
 def test_figure_is_up_to_date(tmp_path):
     """Every version of matplotlib writes each text of an SVG file as a comment, too."""
     rows, lines = of_commit(throughput.PATH, COMMIT)
-    draw_grid(lines, "torch_lstm", tmp_path / "speed.png", title("torch_lstm", rows))
+    draw_speed(lines, rows, tmp_path / "speed.png")
     drawn, kept = (re.findall("<!-- (.*?) -->", path.read_text()) for path in (tmp_path / "speed.svg", FIGURE))
     assert len(drawn) > 30
-    assert kept == drawn, f"run python -m bench report --commit {COMMIT} --out page, copy page/grid_torch_lstm.svg"
+    assert kept == drawn, f"run python -m bench report --commit {COMMIT} --out page, copy page/speed.svg"
