@@ -133,7 +133,7 @@ def test_module_shows_its_nonlinearity(torch) -> None:
 
 
 def weights(cell: str, features: int = 3, units: int = 4, dtype: Any = np.float32, outputs: int = 2) -> dict[str, np.ndarray]:
-    columns = LAYOUTS[cell].gates * units
+    columns = len(next(iter(LAYOUTS[cell].orders.values()))) * units
     outputs = outputs if cell == PROJECTED else units
     shapes = {"kernel": (features, columns), "recurrent_kernel": (outputs, columns), "projection": (units, outputs)}
     return {name: normal(seed, *shapes.get(name, (columns,)), dtype=dtype) for seed, name in enumerate(LAYOUTS[cell].shapes)}
@@ -195,15 +195,15 @@ class Stateful:
 UPPER = [weights("lstm"), weights("lstm", 4)]
 REFUSALS: list[tuple[Callable[[], Any], Any, str]] = [
     (lstm, weights("gru"), "weights of an LSTM"),
-    (lstm, torch_state("gru"), "*_l0: transposed weight_hh"),
+    (lstm, torch_state("gru"), "*_l0: weight_hh"),
     (lambda: zeros(GRU, 3, 4), weights("gru_reset_before"), "weights of a GRU"),
     (lambda: zeros(Recurrent, 3, 4, cell="lstm_coupled"), weights("gru_reset_before"), "cell"),
-    (lambda: lstm(projection=2), torch_state("lstm"), "*_l0: arrays"),
+    (lambda: lstm(projection=2), torch_state("lstm"), "*_l0: weights of an LSTM with a projection"),
     (lambda: lstm(activation="relu"), torch_state("lstm"), "cell"),
     (lambda: zeros(SimpleRNN, 3, 4, activation="softsign"), torch_state("simple_rnn"), "cell"),
     (lstm, weights("lstm", 5), "kernel"),
     (lambda: lstm(projection=3), torch_state(PROJECTED), "layer 0/recurrent_kernel"),
-    (lambda: lstm(projection=2), torch_state(PROJECTED) | {"weight_hr_l0": normal(0, 2, 5)}, "*_l0: transposed weight_hr"),
+    (lambda: lstm(projection=2), torch_state(PROJECTED) | {"weight_hr_l0": normal(0, 2, 5)}, "*_l0: weight_hr"),
     (two_layers, weights("lstm"), "layers"),
     (lambda: two_layers(5), UPPER, "weights[1]/kernel"),
     (two_layers, [pair("lstm"), weights("lstm", 8)], "directions of layer 0"),
@@ -213,10 +213,10 @@ REFUSALS: list[tuple[Callable[[], Any], Any, str]] = [
     (lstm, torch_state("lstm", prefix="rnn."), "name in the state dict of an nn.LSTM"),
     (lstm, weights("lstm") | {"recurrent_kernel": normal(0, 4, 8)}, "recurrent_kernel"),
     (lambda: zeros(Bidirectional, 3, 4), [{"forward": weights("lstm")}], "weights[0]/bidirectional layer"),
-    (lstm, 3, "weights"),
-    (lstm, Stateful, "weights"),
-    (lstm, [Stateful], "weights[0]"),
-    (lstm, {1: 2}, "weights"),
+    (lstm, 3, "weights of an LSTM"),
+    (lstm, Stateful, "weights of an LSTM"),
+    (lstm, [Stateful], "weights[0]/weights of an LSTM"),
+    (lstm, {1: 2}, "state dict"),
     (lambda: nnx.Conv(3, 4, (1,), rngs=nnx.Rngs(0)), weights("lstm"), "layer"),
 ]
 
@@ -228,7 +228,7 @@ def test_refusals(make, given, subject: str) -> None:
 
 
 def test_arguments() -> None:
-    assert_subject(lambda: convert.load(lstm(), weights("lstm"), prefix="rnn."), "prefix")
+    assert_subject(lambda: convert.load(lstm(), [weights("lstm")], prefix="rnn."), "prefix")
     assert_subject(lambda: convert.load(LSTM, weights("lstm")), "layer")
     assert_subject(lambda: convert.load(nnx.eval_shape(lstm), weights("lstm")), "layer")
     stack = two_layers()

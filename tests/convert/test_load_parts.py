@@ -103,9 +103,9 @@ def flat(kind: str = "sentiment", **change: Any) -> dict[str, Any]:
 
 
 REFUSALS = [
-    (linear, {"fc.weight": normal(0, 2, E), "fc.bias": normal(0, 2)}, "weight in the state dict"),
-    (linear, {"weight": normal(0, 2, E), "running_mean": normal(0, 2)}, "name in the state dict of an nn.Linear"),
-    (linear, {"weight": normal(0, 2)}, "transposed weight"),
+    (linear, {"fc.weight": normal(0, 2, E), "fc.bias": normal(0, 2)}, "weights of an nn.Linear"),
+    (linear, {"weight": normal(0, 2, E), "running_mean": normal(0, 2)}, "weights of an nn.Linear"),
+    (linear, {"weight": normal(0, 2)}, "weight"),
     (linear, 3, "weights"),
     (lambda: linear(False), {"weight": normal(0, 2, E), "bias": normal(0, 2)}, "use_bias"),
     (embed, {"weight": normal(0, V + 1, E)}, "embedding"),
