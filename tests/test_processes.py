@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_texts import TEXT
+from running import running, signal_and_go_on
 
 from lstm_jax.commands.launch import divided_cores, run_processes
 from lstm_jax.config.processes import MANAGERS, Processes
@@ -231,12 +232,8 @@ raise SystemExit(cli.main(["backends"]))
 
 def test_a_second_signal_leaves_no_process() -> None:
     """A second Ctrl-C ends `launch` and its processes at once, even if they ignore Ctrl-C, as they do in the middle of a long step."""
-    with subprocess.Popen([sys.executable, "-c", LAUNCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
-        assert launched.stdout is not None
-        assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
-        launched.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            launched.wait(0.3)
+    with running(LAUNCH, 2) as launched:
+        signal_and_go_on(launched, signal.SIGINT)
         launched.send_signal(signal.SIGINT)
         launched.communicate(timeout=30)  # the pipe ends with the last process that has it
         assert launched.returncode == 130
@@ -270,17 +267,12 @@ def test_a_closed_terminal(ignored: bool) -> None:
     would end the training at once.
     """
     action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
-    program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
-        assert launched.stdout is not None
-        assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
+    with running(f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}", 2) as launched:
         launched.send_signal(signal.SIGHUP)
         time.sleep(0.05)
-        launched.send_signal(signal.SIGHUP)
         if ignored:
-            with pytest.raises(subprocess.TimeoutExpired):
-                launched.wait(0.3)
-            launched.send_signal(signal.SIGTERM)
+            signal_and_go_on(launched, signal.SIGHUP)
+        launched.send_signal(signal.SIGTERM if ignored else signal.SIGHUP)
         launched.communicate(timeout=30)  # the pipe ends with the last process that has it
         assert launched.returncode == 75
 

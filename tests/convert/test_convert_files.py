@@ -118,13 +118,6 @@ def test_half_precision(tmp_path, dtype):
     assert_same(convert.read_keras_weights(tmp_path / "y.weights.h5"), convert.read_keras_weights(tmp_path / "x.weights.h5"))
 
 
-def test_refuses_subclassed_models(tmp_path):
-    with h5py.File(tmp_path / "own.weights.h5", "w") as file:  # arrays of a subclassed model are named after its attributes
-        file["emb/vars/0"] = np.zeros((3, 2), np.float32)
-    with pytest.raises(InputError, match=r"layers \(none\); expected Embedding"):
-        convert.sentiment_from_keras_file(tmp_path / "own.weights.h5")
-
-
 def test_refuses_what_is_no_weights_file(example_file, tmp_path):
     whole = example_file.read_bytes()
     with pytest.raises(InputError, match="there is no such file"):

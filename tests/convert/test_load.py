@@ -185,51 +185,42 @@ def two_layers(upper: int = 4):
     return RecurrentStack([lstm(return_sequences=True), zeros(LSTM, upper, 4)])
 
 
-class Stateful:
-    """Class that has the method `state_dict`, as a PyTorch module does, but no weights."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-
 UPPER = [weights("lstm"), weights("lstm", 4)]
-REFUSALS: list[tuple[Callable[[], Any], Any, str]] = [
-    (lstm, weights("gru"), "weights of an LSTM"),
-    (lstm, torch_state("gru"), "*_l0: weight_hh"),
-    (lambda: zeros(GRU, 3, 4), weights("gru_reset_before"), "weights of a GRU"),
-    (lambda: zeros(Recurrent, 3, 4, cell="lstm_coupled"), weights("gru_reset_before"), "cell"),
-    (lambda: lstm(projection=2), torch_state("lstm"), "*_l0: weights of an LSTM with a projection"),
-    (lambda: lstm(activation="relu"), torch_state("lstm"), "cell"),
-    (lambda: zeros(SimpleRNN, 3, 4, activation="softsign"), torch_state("simple_rnn"), "cell"),
-    (lstm, weights("lstm", 5), "kernel"),
-    (lambda: lstm(projection=3), torch_state(PROJECTED), "layer 0/recurrent_kernel"),
-    (lambda: lstm(projection=2), torch_state(PROJECTED) | {"weight_hr_l0": normal(0, 2, 5)}, "*_l0: weight_hr"),
-    (two_layers, weights("lstm"), "layers"),
-    (lambda: two_layers(5), UPPER, "weights[1]/kernel"),
-    (two_layers, [pair("lstm"), weights("lstm", 8)], "directions of layer 0"),
-    (lambda: zeros(Bidirectional, 3, 4, backward={"units": 2}), pair("lstm"), "backward/kernel"),
-    (lambda: lstm(use_bias=False), weights("lstm"), "use_bias"),
-    (lambda: zeros(GRU, 3, 4, use_bias=False), without_bias("gru") | {"recurrent_bias": normal(0, 12)}, "use_bias"),
-    (lstm, torch_state("lstm", prefix="rnn."), "name in the state dict of an nn.LSTM"),
-    (lstm, weights("lstm") | {"recurrent_kernel": normal(0, 4, 8)}, "recurrent_kernel"),
-    (lambda: zeros(Bidirectional, 3, 4), [{"forward": weights("lstm")}], "weights[0]/bidirectional layer"),
-    (lstm, 3, "weights of an LSTM"),
-    (lstm, Stateful, "weights of an LSTM"),
-    (lstm, [Stateful], "weights[0]/weights of an LSTM"),
-    (lstm, {1: 2}, "state dict"),
-    (lambda: nnx.Conv(3, 4, (1,), rngs=nnx.Rngs(0)), weights("lstm"), "layer"),
+REFUSALS: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
+    (LSTM, {}, torch_state("gru"), "*_l0: weight_hh"),
+    (GRU, {}, weights("gru_reset_before"), "weights of a GRU"),
+    (Recurrent, {"cell": "lstm_coupled"}, weights("gru_reset_before"), "cell"),
+    (LSTM, {"projection": 2}, torch_state("lstm"), "*_l0: weights of an LSTM with a projection"),
+    (LSTM, {"activation": "relu"}, torch_state("lstm"), "cell"),
+    (LSTM, {"projection": 3}, torch_state(PROJECTED), "layer 0/recurrent_kernel"),
+    (LSTM, {"projection": 2}, torch_state(PROJECTED) | {"weight_hr_l0": normal(0, 2, 5)}, "*_l0: weight_hr"),
+    (Bidirectional, {"backward": {"units": 2}}, pair("lstm"), "backward/kernel"),
+    (Bidirectional, {}, [{"forward": weights("lstm")}], "weights[0]/bidirectional layer"),
+    (LSTM, {"use_bias": False}, weights("lstm"), "use_bias"),
+    (GRU, {"use_bias": False}, without_bias("gru") | {"recurrent_bias": normal(0, 12)}, "use_bias"),
+    (LSTM, {}, torch_state("lstm", prefix="rnn."), "name in the state dict of an nn.LSTM"),
+    (LSTM, {}, 3, "weights of an LSTM"),
+    (LSTM, {}, {1: 2}, "state dict"),
 ]
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("make", "given", "subject"), REFUSALS, ids=[f"{n} {subject}" for n, (*_, subject) in enumerate(REFUSALS)])
-def test_refusals(make, given, subject: str) -> None:
-    assert_refused(make(), given, subject)
+@pytest.mark.parametrize(("kind", "options", "given", "subject"), REFUSALS)
+def test_refusals(kind, options, given, subject: str) -> None:
+    assert_refused(zeros(kind, 3, 4, **options), given, subject)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_stacks_that_do_not_fit() -> None:
+    assert_refused(two_layers(), weights("lstm"), "layers")
+    assert_refused(two_layers(5), UPPER, "weights[1]/kernel")
+    assert_refused(two_layers(), [pair("lstm"), weights("lstm", 8)], "directions of layer 0")
 
 
 def test_arguments() -> None:
     assert_subject(lambda: convert.load(lstm(), [weights("lstm")], prefix="rnn."), "prefix")
-    assert_subject(lambda: convert.load(LSTM, weights("lstm")), "layer")
+    for layer in (LSTM, nnx.Conv(3, 4, (1,), rngs=nnx.Rngs(0))):
+        assert_subject(lambda layer=layer: convert.load(layer, weights("lstm")), "layer")
     assert_subject(lambda: convert.load(nnx.eval_shape(lstm), weights("lstm")), "layer")
     stack = two_layers()
     stack.layers[1] = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
@@ -256,14 +247,3 @@ def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
     convert.load(ours, module)
     assert_refused(theirs, module, "cell")
     assert_subject(lambda: convert.layers_to_torch("lstm", theirs), "cell")
-
-
-def test_another_function_of_the_same_name(torch) -> None:
-    def relu(x):
-        return x * x
-
-    layer, module = zeros(SimpleRNN, 3, 4, activation=relu), torch.nn.RNN(3, 4, nonlinearity="relu")
-    assert_refused(layer, module, "cell")
-    assert_refused(layer, torch_state("simple_rnn"), "cell")
-    assert_subject(lambda: convert.layers_to_torch("simple_rnn", layer), "cell")
-    convert.load(zeros(SimpleRNN, 3, 4, activation=jax.nn.relu), module)
