@@ -133,11 +133,6 @@ def halves(layer: Any, where: str = "") -> dict[str, Any]:
     return {"": layer}
 
 
-def joined(parts: dict[str, Any]) -> Layer:
-    """Return the weights of a layer, given those of its directions; the inverse of `halves`."""
-    return parts.get("", parts)
-
-
 def below(where: str, direction: str) -> str:
     """Return the path of one direction of the layer with the path `where`."""
     return where + (direction and f"{direction}/")
@@ -153,11 +148,13 @@ def widths(layer: Layer, merge: str = "concat") -> tuple[int, int]:
 def check_stack(layers: Sequence[Params], cell: str = "lstm", merge: str = "concat", features: int | None = None) -> list[Layer]:
     """Return copies of the weights of stacked layers, after checking that each layer is valid and reads the outputs of the one below."""
     require(len(layers) > 0, "recurrent/layers", "none", "give at least one layer")
-    found: list[Layer] = []
+    found = []
     for number, layer in enumerate(layers):
         where, sizes = f"recurrent/{number}/", {} if features is None else {"E": features}
-        parts = halves(layer, where).items()
-        found.append(joined({direction: checked(LAYOUTS[cell], half, below(where, direction), sizes) for direction, half in parts}))
+        parts = halves(layer, where)
+        for direction, half in parts.items():
+            parts[direction] = checked(LAYOUTS[cell], half, below(where, direction), sizes)
+        found.append(parts.get("", parts))
         features = widths(found[-1], merge)[1]
     return found
 
@@ -203,7 +200,7 @@ def split_paths(params: Any, kind: Kind) -> list[Layer]:
     """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict."""
     remedy = "give a flat dict with keys such as recurrent/0/kernel, as sentiment_from_keras_file returns it"
     check_keys(f"weights of a {kind}", params, remedy=remedy)
-    found: dict[int, Layer] = {}
+    found = {}
     for path, value in params.items():
         if match := _PATH.fullmatch(path):
             number, direction, name = match.groups()
@@ -284,7 +281,7 @@ def exported(cell: str, layers: Any, target: Target) -> list[Params]:
                 remedy = f"{library} {reason}; or give the weights alone, layer.cell_params()._asdict()"
                 require(not value or name in target.options, name + place, value, remedy)
             arrays[direction] = {name: np.asarray(array) for name, array in half.cell_params()._asdict().items()}
-        found.append(joined(arrays))
+        found.append(arrays.get("", arrays))
     require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{library} has the same in all layers: export them one by one")
     return found
 

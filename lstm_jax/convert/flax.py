@@ -82,7 +82,7 @@ def _leaves(tree: Any, above: str = "") -> dict[str, object]:
     """Return a dict from the path of each array of a Flax LSTM cell, such as "hi/kernel", to the array."""
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
     require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
-    found: dict[str, object] = {}
+    found = {}
     for key, value in tree.items():
         path = above + ("/".join(map(str, key)) if isinstance(key, tuple) else str(key))
         if isinstance(value, Mapping):
@@ -100,7 +100,7 @@ def _joined(leaves: Mapping[str, object], names: Mapping[str, list[str]]) -> Arr
 
 def _split(params: Any, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:
     arrays = exported_layer("lstm", params, FLAX)
-    cell: dict[str, Any] = {}
+    cell = {}
     for name, paths in names.items():
         for path, block in zip(paths, np.split(arrays[name], len(paths), axis=-1), strict=True):
             layer, part = path.split("/")

@@ -150,8 +150,6 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     """
     check_cell(cell, "Keras")
     weights = as_tuple(f"{where}Bidirectional weights", weights, GET_WEIGHTS)
-    found, remedy = f"{len(weights)} arrays", "give the forward layer's 2 or 3, then the backward layer's"
-    require(len(weights) in (4, 6), f"{where}Bidirectional weights", found, remedy)
     middle, sizes = len(weights) // 2, {}
     both = zip(DIRECTIONS, (weights[:middle], weights[middle:]), strict=True)
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
@@ -261,7 +259,7 @@ def _from_model(weights: Sequence[Any], kind: Kind) -> Arrays:
         at = found.start()
         cells.append(lstm_from_keras(arrays[at : found.end()], f"LSTM {len(cells)} from weights[{at}]: "))
     head = dense_from_keras(arrays[end:], f"Dense from weights[{end}]: ")
-    layers: list[Layer] = []
+    layers = []
     while cells:
         above = cells[2] if len(cells) > 2 else head
         both = len(cells) > 1 and cells[0]["kernel"].shape == cells[1]["kernel"].shape
@@ -304,8 +302,8 @@ def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[s
     subject = f"HDF5 file {name}"
     size = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
     with parsing(subject, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
-        links: dict[str, Any] = {}
-        objects: dict[str, Any] = {}
+        links = {}
+        objects = {}
         file.visititems_links(links.__setitem__)
         file.visititems(objects.__setitem__)  # visits each object once, and follows hard links alone
         for path, link in links.items():
@@ -467,7 +465,7 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
     if config is not None:
         with parsing(f"{subject}: config.json", "expected what model.save('x.keras') writes"):
             order = _order_in_config(config["config"], kind, subject)
-    cells: dict[str, Weights] = {}
+    cells = {}
     for array, values in arrays.items():
         cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
@@ -476,12 +474,12 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
 
     embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if "embedding" in names else None
     head = dense_from_keras(cells.pop("layers/dense", []))
-    stacks: dict[str, list[Layer]] = {}
-    for name in (name for name in names if _class(name) in RECURRENT):
+    stacks = {}
+    for name in names:
         group = f"layers/{name}"
         if _class(name) == "bidirectional":
             stacks[name] = [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in DIRECTIONS}]
-        else:
+        elif _class(name) in RECURRENT:
             stacked = [cell for cell in cells if cell.startswith(f"{group}/cell/cells/")]
             stacks[name] = [lstm(cell) for cell in stacked or [f"{group}/cell"]]
     require(not cells, subject, f"arrays of {', '.join(cells)}", SUPPORTED)
@@ -535,7 +533,6 @@ def _tensor(value: dict[str, Any]) -> Any:
 def _read(path: FilePath) -> tuple[Arrays, list[str], Any]:
     """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name = os.fspath(path)
-    require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
         if not zipfile.is_zipfile(file):
             return *_read_hdf5(path, name), None

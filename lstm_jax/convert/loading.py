@@ -60,16 +60,12 @@ def _paired_layers(layer: Any, weights: Sequence[Any], where: str = "", allowed:
     """
     layers = layers_of(layer)
     require(len(layers) == len(weights), "layers", len(layers), f"the weights have {len(weights)}: give a RecurrentStack of as many layers")
-    found: Pairs = []
+    found = []
     for number, (part, given) in enumerate(zip(layers, weights, strict=True)):
         at, path = f" of layer {number}" if len(layers) > 1 else "", where.format(number)
         require(is_a(part, OWN, "Recurrent", "Bidirectional"), f"layer{at}", kind_of(part), "give Recurrent and Bidirectional layers")
         ours, theirs = halves(part), halves(given, path)
-        remedy = (
-            "the weights have one direction: give a Recurrent layer"
-            if len(ours) > 1
-            else "the weights have both: give a Bidirectional layer"
-        )
+        remedy = f"the weights have {len(theirs)}: give a {'Recurrent' if len(ours) > 1 else 'Bidirectional'} layer"
         require(len(ours) == len(theirs), f"directions{at}", len(ours), remedy)
         if len(ours) > 1 and _is_keras(given):
             _check_option(part, "merge_mode", given.merge_mode, at)
@@ -105,11 +101,11 @@ def _check_option(layer: Any, name: str, wanted: object, at: str) -> None:
 
 def _from_keras(layer: Any, own: Any, name: str, at: str) -> Arrays:
     """Return the weights of a recurrent Keras layer, after checking that our layer has its cell, its activations and its direction."""
-    found = [cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)]
-    kinds = ", ".join((*KERAS_CELLS, "Bidirectional"))
-    remedy = f"give a {kinds} of Keras, or arrays that cell_from_keras or another function of lstm_jax.convert has converted"
-    require(bool(found), name, type(layer).__name__, remedy)
-    cell = "gru_reset_before" if found == ["gru"] and not layer.reset_after else found[0]
+    cell = next((cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)), "")
+    remedy = f"give one of {', '.join(KERAS_CELLS)} and Bidirectional of Keras, or arrays that a function of lstm_jax.convert has converted"
+    require(bool(cell), name, type(layer).__name__, remedy)
+    if cell == "gru" and not layer.reset_after:
+        cell = "gru_reset_before"
     weights = layer.get_weights()
     require(bool(weights), name, "no weights", "the layer is not built: call it once")
     defaults = {"activation": "tanh"} | ({} if cell == "simple_rnn" else {"recurrent_activation": "sigmoid"})
@@ -154,7 +150,7 @@ def _plain(kind: str, weights: Any, prefix: str) -> Arrays:
 def _paired_model(model: Any, weights: Any) -> Pairs:
     """Pair the parameters of a model with a flat dict of weights, after checking that the weights fit the model."""
     layers = split_paths(weights, SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER)
-    found: Pairs = []
+    found = []
     for path in ENDS:
         part, name = path.split("/")
         parameter, value = getattr(getattr(model, part), name, None), weights.get(path)
@@ -242,7 +238,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
         require(recurrent, "layer", kind_of(layer), LOADABLE)
         found = _paired_recurrent(layer, weights, prefix)
-    first: dict[int, Any] = {}
+    first = {}
     for variable, array in found:
         same = np.array_equal(first.setdefault(id(variable), array), array, equal_nan=True)
         require(same, "layer", "two layers that share a parameter", "the weights differ there: give layers with parameters of their own")

@@ -73,9 +73,9 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
     check_cell(cell, "PyTorch")
     check_keys("state dict", state_dict, remedy=STATE_DICT)
     left = {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
-    layers: list[Layer] = []
+    layers = []
     for end in [""] if "weight_hh" in left else [f"_l{number}" for number in range(len(left))]:
-        pair: dict[str, Arrays] = {}
+        pair = {}
         for direction, suffix in zip(DIRECTIONS, (end, f"{end}_reverse"), strict=True):
             if given := {name: left.pop(name + suffix) for name in NAMES.values() if name + suffix in left}:
                 pair[direction] = _from_direction(cell, given, f"{prefix}*{suffix}: ")
@@ -108,7 +108,7 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
             directions, or a bias is not zero and `bias` is false. Also if PyTorch cannot express an option of a layer or stack: other
             activations, `go_backwards`, zoneout, a learned initial state, a `merge_mode` other than "concat", or residual connections.
     """
-    state: Arrays = {}
+    state = {}
     for number, layer in enumerate(_uniform(cell, exported(cell, layers, TORCH))):
         for direction, arrays in halves(layer).items():
             end = f"_l{number}_reverse" if direction == "backward" else f"_l{number}"
@@ -202,7 +202,7 @@ def sentiment_from_torch(state_dict: StateDict, embedding: str = "embedding", ls
         InputError: if `state_dict` is not a dict with strings as its keys, or if an array is missing, has a wrong shape, or belongs to none
             of these three submodules.
     """
-    return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
+    return _from_state(state_dict, (embedding, lstm, head), SENTIMENT)
 
 
 def sentiment_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
@@ -226,7 +226,7 @@ def generation_from_torch(state_dict: StateDict, embedding: str = "embedding", l
     Raises:
         InputError: as `sentiment_from_torch` does, and if the nn.LSTM is bidirectional.
     """
-    return _from_state(state_dict, embedding, lstm, head, CHARACTER)
+    return _from_state(state_dict, (embedding, lstm, head), CHARACTER)
 
 
 def generation_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
@@ -238,15 +238,15 @@ def generation_to_torch(params: Params, embedding: str = "embedding", lstm: str 
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
 
-def _from_state(state_dict: StateDict, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+def _from_state(state_dict: StateDict, attributes: tuple[str, str, str], kind: Kind) -> Arrays:
     check_keys("state dict", state_dict, remedy=STATE_DICT)
-    parts = tuple(f"{part}." for part in (embedding, lstm, head))
+    embedding, lstm, head = parts = tuple(f"{part}." for part in attributes)
     for name in state_dict:
         require(name.startswith(parts), "name in the state dict", name, f"expected only {'*, '.join(parts)}*; name the attributes")
-    embedded = kind == SENTIMENT or f"{embedding}.weight" in state_dict
-    dense = plain_from_torch("dense", state_dict, f"{head}.")
-    table = plain_from_torch("embedding", state_dict, f"{embedding}.") if embedded else None
-    return join_model(table, lstm_from_torch(state_dict, f"{lstm}."), dense, kind)
+    embedded = kind == SENTIMENT or f"{embedding}weight" in state_dict
+    dense = plain_from_torch("dense", state_dict, head)
+    table = plain_from_torch("embedding", state_dict, embedding) if embedded else None
+    return join_model(table, lstm_from_torch(state_dict, lstm), dense, kind)
 
 
 PLAIN = {"dense": {"weight": ("out", "in"), "bias": ("out",)}, "embedding": {"weight": ("V", "E")}}
@@ -287,7 +287,6 @@ def read_torch_file(path: str | os.PathLike[str]) -> Arrays:
 
     remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
     require(Path(path).suffix == ".safetensors", "PyTorch weights", os.fspath(path), remedy)
-    require(os.path.isfile(path), "PyTorch weights", os.fspath(path), "there is no such file")
-    subject, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
-    with parsing(subject, damaged), open_input(path, subject, damaged):
+    subject = f"PyTorch weights {os.fspath(path)}"
+    with open_input(path, subject), parsing(subject, "the file is damaged or foreign; " + remedy):
         return load_file(path)

@@ -213,8 +213,7 @@ class _Replacing:
     """Replacement of the recurrent layers of one Keras model: the names of the replaced layers, and a note for each of the others."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.notes: list[str] = []
+        self.names, self.notes = [], []
         self.layer = functools.cache(self._layer)  # a layer that a model uses several times is replaced by a single layer
 
     def _layer(self, layer: Any) -> Any:

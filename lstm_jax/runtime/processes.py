@@ -199,8 +199,8 @@ def largest(*numbers: int) -> tuple[int, ...]:
     """Return the maximum of each argument over all processes. All processes must call this function together."""
     if not several():
         return numbers
-    found = multihost_utils.process_allgather(np.asarray(numbers, np.int64))
-    return tuple(int(number) for number in np.asarray(found).reshape(-1, len(numbers)).max(axis=0))
+    found = multihost_utils.process_allgather(np.asarray(numbers, np.int64))  # one row for each process
+    return tuple(np.max(found, axis=0).tolist())
 
 
 def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
@@ -257,7 +257,7 @@ def require_equal(values: Mapping[str, str], seconds: float = math.inf) -> None:
     """
     if not several():
         return
-    expected: dict[str, str] = {}
+    expected = {}
     for process, text in enumerate(exchange(json.dumps(dict(values)), seconds)):
         found = json.loads(text)
         expected = expected or found

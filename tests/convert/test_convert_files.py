@@ -120,7 +120,7 @@ def test_half_precision(tmp_path, dtype):
 
 def test_refuses_what_is_no_weights_file(example_file, tmp_path):
     whole = example_file.read_bytes()
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="No such file"):
         convert.read_keras_weights(tmp_path / "absent.weights.h5")
     for content in (b"no weights here" * 100, b"", whole[: len(whole) // 2]):
         (tmp_path / "x.weights.h5").write_bytes(content)

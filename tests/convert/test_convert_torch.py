@@ -49,7 +49,7 @@ def test_torch_arrays_are_copies():
     assert not np.shares_memory(kernel, state["weight_ih_l0"].numpy())
 
 
-def test_bfloat16_without_jax(tmp_path) -> None:
+def test_bfloat16_without_jax(tmp_path):
     """Weights in bfloat16 are read in a process that has not imported JAX, which defines this dtype."""
     torch_file = pytest.importorskip("safetensors.torch")
     import torch

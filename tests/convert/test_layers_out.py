@@ -36,7 +36,7 @@ def outputs_of_onnx(model: Any, **inputs: np.ndarray) -> list[np.ndarray]:
     return runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
-def test_torch_computes_what_a_stack_computes(torch) -> None:
+def test_torch_computes_what_a_stack_computes(torch):
     stack, x = stack_of_both(), normal(0, 2, 5, E)
     peer = torch.nn.LSTM(E, H, num_layers=2, bidirectional=True, batch_first=True)
     peer.load_state_dict({name: torch.from_numpy(array) for name, array in convert.layers_to_torch("lstm", stack).items()})
@@ -46,7 +46,7 @@ def test_torch_computes_what_a_stack_computes(torch) -> None:
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum", "ave", "mul"])
-def test_onnx_computes_what_a_stack_computes(merge: str) -> None:
+def test_onnx_computes_what_a_stack_computes(merge):
     pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
     lower = made(Bidirectional, merge_mode=merge, cell="gru")
     stack, x = RecurrentStack([lower, made(GRU, lower.output_features)]), normal(0, 2, 5, E)
@@ -60,7 +60,7 @@ def test_onnx_computes_what_a_stack_computes(merge: str) -> None:
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("return_state", [False, True])
 @pytest.mark.parametrize(("kind", "cell"), [(LSTM, "lstm"), (GRU, "gru"), (SimpleRNN, "simple_rnn"), (Bidirectional, "lstm")])
-def test_onnx_returns_what_a_layer_returns(kind: type, cell: str, return_sequences: bool, return_state: bool) -> None:
+def test_onnx_returns_what_a_layer_returns(kind, cell, return_sequences, return_state):
     pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
     options, x = {"return_sequences": return_sequences, "return_state": return_state}, normal(0, 2, 5, E)
     for layer in (made(kind, **options), RecurrentStack([made(Bidirectional, cell=cell), made(kind, 2 * H, **options)])):
@@ -81,7 +81,7 @@ def taken(export, *layers: Any) -> None:
         )
 
 
-def test_layers_are_taken_as_their_arrays_are() -> None:
+def test_layers_are_taken_as_their_arrays_are():
     for cell, kind in (("gru", GRU), ("simple_rnn", SimpleRNN)):
         for export in (convert.layers_to_torch, convert.cell_to_torch, convert.cell_to_keras):
             taken(functools.partial(export, cell), made(kind))
@@ -118,11 +118,11 @@ REFUSALS = TO_ONE + [
 
 
 @pytest.mark.parametrize(("export", "cell", "make", "subject"), REFUSALS, ids=[f"{n} {row[-1]}" for n, row in enumerate(REFUSALS)])
-def test_what_cannot_be_expressed(export, cell: str, make, subject: str) -> None:
+def test_what_cannot_be_expressed(export, cell, make, subject):
     assert_subject(lambda: export(cell, make()), subject)
 
 
-def test_states_make_a_learned_state_expressible() -> None:
+def test_states_make_a_learned_state_expressible():
     pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
     model = convert.layers_to_onnx("lstm", made(LSTM, learned_state=True), states=True)
     assert [value.name for value in model.graph.input] == ["x", "state/0/h", "state/0/c"]

@@ -84,7 +84,7 @@ def close(got, want) -> None:
 @pytest.mark.usefixtures("x64", "eager")
 @pytest.mark.parametrize("seed", range(len(CONFIGS)))
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers(torch, kind: str, seed: int) -> None:
+def test_layers(torch, kind, seed):
     """Layers with PyTorch's weights give PyTorch's outputs and final states, and the weights convert back."""
     cell, config = KINDS[kind], CONFIGS[seed]
     module = torch_module(torch, kind, config, num_layers=config.layers, bidirectional=config.both, batch_first=True)
@@ -105,7 +105,7 @@ def test_layers(torch, kind: str, seed: int) -> None:
 @pytest.mark.usefixtures("x64", "eager")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cells(torch, kind: str, bias: bool) -> None:
+def test_cells(torch, kind, bias):
     """A layer loaded from a PyTorch cell in a bigger model gives the cell's outputs and states in three steps; the weights convert back."""
     config, cell = Config(1, False, bias, features=3, units=4, batch=2, steps=3), KINDS[kind]
     module = torch_module(torch, kind, config, "Cell")
@@ -123,7 +123,7 @@ def test_cells(torch, kind: str, bias: bool) -> None:
     assert_same(back, summed(cell, module), ordered=False)
 
 
-def test_module_shows_its_nonlinearity(torch) -> None:
+def test_module_shows_its_nonlinearity(torch):
     tanh, relu = (zeros(SimpleRNN, 3, 4, activation=name) for name in ("tanh", "relu"))
     for module in (torch.nn.RNN(3, 4, nonlinearity="relu"), torch.nn.RNNCell(3, 4, nonlinearity="relu")):
         convert.load(relu, module)
@@ -147,7 +147,7 @@ def pair(cell: str, features: int = 3) -> dict[str, dict[str, np.ndarray]]:
     return {"forward": weights(cell, features), "backward": weights(cell, features)}
 
 
-def test_dtype_is_that_of_the_layer() -> None:
+def test_dtype_is_that_of_the_layer():
     layer, given = zeros(GRU, 3, 4, param_dtype=jnp.bfloat16), weights("gru", dtype=np.float64)
     convert.load(layer, given)
     for name, array in given.items():
@@ -155,7 +155,7 @@ def test_dtype_is_that_of_the_layer() -> None:
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CONVERTED if cell != PROJECTED])
-def test_weights_of_other_libraries(cell: str) -> None:
+def test_weights_of_other_libraries(cell):
     """Converted weights do not say which activations they need. They can be loaded into a layer with any activation.
 
     They can also be loaded into a layer without biases, if all their biases are zero, and into a stack whose layers have different cells.
@@ -206,18 +206,18 @@ REFUSALS: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("kind", "options", "given", "subject"), REFUSALS)
-def test_refusals(kind, options, given, subject: str) -> None:
+def test_refusals(kind, options, given, subject):
     assert_refused(zeros(kind, 3, 4, **options), given, subject)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_stacks_that_do_not_fit() -> None:
+def test_stacks_that_do_not_fit():
     assert_refused(two_layers(), weights("lstm"), "layers")
     assert_refused(two_layers(5), UPPER, "weights[1]/kernel")
     assert_refused(two_layers(), [pair("lstm"), weights("lstm", 8)], "directions of layer 0")
 
 
-def test_arguments() -> None:
+def test_arguments():
     assert_subject(lambda: convert.load(lstm(), [weights("lstm")], prefix="rnn."), "prefix")
     for layer in (LSTM, nnx.Conv(3, 4, (1,), rngs=nnx.Rngs(0))):
         assert_subject(lambda layer=layer: convert.load(layer, weights("lstm")), "layer")
@@ -227,7 +227,7 @@ def test_arguments() -> None:
     assert_subject(lambda: convert.load(stack, UPPER), "layer of layer 1")
 
 
-def test_layers_that_share_a_parameter() -> None:
+def test_layers_that_share_a_parameter():
     """Different weights for two layers of a stack that share their parameters are refused, and equal weights are loaded."""
     shared, weight = zeros(LSTM, 4, 4, return_sequences=True), weights("lstm", 4)
     stack = RecurrentStack([shared, shared])
@@ -236,7 +236,7 @@ def test_layers_that_share_a_parameter() -> None:
     np.testing.assert_array_equal(shared.kernel[...], weight["kernel"])
 
 
-def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
+def test_a_user_s_cell_with_the_name_of_ours(torch):
     """Weights are loaded into our cell, but not into a user's cell of this name, whose layer is not exported either."""
     cell, module = projected_lstm(2), torch.nn.LSTM(3, 4, proj_size=2)
 

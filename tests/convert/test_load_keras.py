@@ -61,7 +61,7 @@ OPTIONS = [{}, {"use_bias": False}, {"activation": "softsign"}, {"activation": N
 @pytest.mark.slow(keep=5)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("cell", ONE)
-def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
+def test_layers(peer_rules, built, cell, options):
     kind, own = ONE[cell]
     check(peer_rules, built(kind(H, return_sequences=True, **own, **options)), ours(Recurrent, cell=cell, **options))
 
@@ -69,7 +69,7 @@ def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 @pytest.mark.parametrize("cell", ONE)
-def test_bidirectional(peer_rules, built, cell: str, merge: str) -> None:
+def test_bidirectional(peer_rules, built, cell, merge):
     """Our `Bidirectional` gives Keras' outputs after loading a Keras layer or the layer's arrays, and converts back to the same arrays."""
     kind, own = ONE[cell]
     theirs = built(layers.Bidirectional(kind(H, return_sequences=True, **own), merge_mode=merge))
@@ -81,13 +81,13 @@ def test_bidirectional(peer_rules, built, cell: str, merge: str) -> None:
         np.testing.assert_array_equal(got, want)
 
 
-def test_stack(peer_rules, built) -> None:
+def test_stack(peer_rules, built):
     lower, upper = built(layers.Bidirectional(layers.GRU(H, return_sequences=True))), built(layers.LSTM(H), 2 * H)
     stack = RecurrentStack([ours(Bidirectional, cell="gru"), ours(LSTM, 2 * H, return_sequences=False)])
     check(peer_rules, [lower, upper], stack)
 
 
-def test_every_activation_is_recognised(built) -> None:
+def test_every_activation_is_recognised(built):
     for name in ACTIVATIONS:
         layer = ours(SimpleRNN, activation=name, kernel_initializer="zeros", recurrent_initializer="zeros")
         convert.load(layer, built(layers.SimpleRNN(H, activation=name)))
@@ -116,9 +116,9 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("theirs", "options", "kind", "own", "subject"), REFUSALS)
-def test_refusals(built, theirs, options, kind, own, subject: str) -> None:
+def test_refusals(built, theirs, options, kind, own, subject):
     assert_refused(ours(kind, **own), built(theirs(H, **options)), subject)
 
 
-def test_a_layer_that_is_not_built() -> None:
+def test_a_layer_that_is_not_built():
     assert_refused(ours(LSTM), layers.LSTM(H), "weights")

@@ -82,7 +82,7 @@ REFUSED = [
         "fc.weights of an nn.Linear",
     ),
     (convert.read_torch_file, "model.pt", "PyTorch weights"),
-    (convert.read_torch_file, "absent.safetensors", "PyTorch weights"),
+    (convert.read_torch_file, "absent.safetensors", "PyTorch weights absent.safetensors"),
     # Flax
     (convert.lstm_from_linen, edited(TREE, hg=None), "weights of a Flax LSTM cell"),
     (convert.lstm_from_linen, TREE | {"ig": {"kernel": np.zeros((E, 5))}}, "ig/kernel"),
@@ -91,5 +91,5 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("call", "given", "subject"), REFUSED, ids=[f"{n} {subject}" for n, (*_, subject) in enumerate(REFUSED)])
-def test_refused(call, given, subject: str) -> None:
+def test_refused(call, given, subject):
     assert_subject(lambda: call(given), subject)

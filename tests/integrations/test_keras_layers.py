@@ -56,7 +56,7 @@ def same_weights(a: keras.Model, b: keras.Model) -> bool:
     return [id(weight) for weight in a.weights] == [id(weight) for weight in b.weights]
 
 
-def test_functional_models_with_masks_and_operations() -> None:
+def test_functional_models_with_masks_and_operations():
     """If a functional Keras model contains masks and operations that are not layers, `accelerate` keeps them. The outputs stay the same."""
     ids, x = keras.Input((T,), dtype="int32"), keras.Input((T, E))
     masked = keras.layers.Embedding(V, E, mask_zero=True)(ids)
@@ -82,7 +82,7 @@ def test_functional_models_with_masks_and_operations() -> None:
     ],
     ids=str,
 )
-def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> None:
+def test_same_as_kerass_layer(kind, options, mask):
     valid = {None: None, "gaps": RNG.random((B, T)) > 0.4, "none valid": np.zeros((B, T), bool)}[mask]
     ours, theirs = both(kind, **options)
     assert_alike(ours(X, mask=valid), theirs(X, mask=valid))
@@ -93,7 +93,7 @@ def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> No
 @pytest.mark.parametrize(
     "options", [{}, {"unroll": True, "return_sequences": True}, {"go_backwards": True, "return_sequences": True}], ids=str
 )
-def test_masks_that_are_broadcast(options: dict, shape: tuple[int, ...]) -> None:
+def test_masks_that_are_broadcast(options, shape):
     ours, theirs = both(LSTM, **options)
     valid = np.random.default_rng(1).random(shape) > 0.4
     assert_alike(ours(X, mask=valid), theirs(X, mask=valid))
@@ -103,7 +103,7 @@ def test_masks_that_are_broadcast(options: dict, shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("options", [{}, {"zero_output_for_mask": True}, {"unroll": True}, {"go_backwards": True}], ids=str)
 @EACH
-def test_initial_state_before_the_first_valid_step(kind: type, options: dict) -> None:
+def test_initial_state_before_the_first_valid_step(kind, options):
     ours, theirs = both(kind, return_sequences=True, return_state=True, **options)
     valid = RNG.random((B, T)) > 0.4
     valid[0, :2] = valid[1, -2:] = valid[2] = False
@@ -122,7 +122,7 @@ def test_initial_state_before_the_first_valid_step(kind: type, options: dict) ->
         lambda: [keras.layers.LSTMCell(E, seed=1), keras.layers.GRUCell(H, dropout=0.3, seed=2), keras.layers.SimpleRNNCell(H, seed=3)],
     ],
 )
-def test_rnn_of_cells(cells: Callable, options: dict) -> None:
+def test_rnn_of_cells(cells, options):
     ours, theirs = both(RNN, cells, **options)
     assert not why_not(ours)
     for mask, training in ((None, False), (RNG.random((B, T)) > 0.4, True), (np.zeros((B, T), bool), False)):
@@ -130,7 +130,7 @@ def test_rnn_of_cells(cells: Callable, options: dict) -> None:
 
 
 @EACH
-def test_mixed_precision(kind: type) -> None:
+def test_mixed_precision(kind):
     """Outputs and gradients in mixed_bfloat16 are as near to float32 as Keras' own, which differ by up to 0.024 of the largest."""
     ours, exact = kind(H, dtype="mixed_bfloat16"), KINDS[kind](H)
     if reason := why_not(ours):
@@ -155,7 +155,7 @@ def test_mixed_precision(kind: type) -> None:
 @pytest.mark.parametrize(
     "options", [{"dropout": 0.3}, {"recurrent_dropout": 0.4, "implementation": 1}, {"dropout": 0.3, "recurrent_dropout": 0.4}], ids=str
 )
-def test_dropout_is_keras_own_draw(kind: type, options: dict) -> None:
+def test_dropout_is_keras_own_draw(kind, options):
     """Keras draws the dropout masks from its seed, so that our layer and Keras' layer have the same outputs in training."""
     if kind is SimpleRNN:
         options = {name: value for name, value in options.items() if name != "implementation"}
@@ -177,7 +177,7 @@ def test_dropout_is_keras_own_draw(kind: type, options: dict) -> None:
         lambda: keras.layers.LSTM(H, dropout=0.2, recurrent_dropout=0.2, seed=3),
     ],
 )
-def test_ten_steps_have_kerass_losses(recurrent: Callable, mask: bool) -> None:
+def test_ten_steps_have_kerass_losses(recurrent, mask):
     theirs = compiled(sentiment(recurrent, mask))
     start = theirs.get_weights()
     want = losses(theirs)
@@ -192,7 +192,7 @@ def test_ten_steps_have_kerass_losses(recurrent: Callable, mask: bool) -> None:
     assert int(ours.optimizer.iterations) == 10
 
 
-def test_files_load_without_us_and_with_us(tmp_path) -> None:
+def test_files_load_without_us_and_with_us(tmp_path):
     def new(seed: int) -> keras.Model:
         return sentiment(lambda: keras.layers.Bidirectional(keras.layers.GRU(H)), seed=seed)
 
@@ -207,7 +207,7 @@ def test_files_load_without_us_and_with_us(tmp_path) -> None:
         np.testing.assert_allclose(loaded.predict(IDS, verbose=0), model.predict(IDS, verbose=0), atol=2e-6)
 
 
-def test_functional_nested_shared_and_frozen() -> None:
+def test_functional_nested_shared_and_frozen():
     keras.utils.set_random_seed(2)
     shared = keras.layers.LSTM(H, name="shared")
     inner = keras.Sequential([keras.Input((T, E)), keras.layers.GRU(H, return_sequences=True), keras.layers.LSTM(E, return_sequences=True)])
@@ -223,7 +223,7 @@ def test_functional_nested_shared_and_frozen() -> None:
     np.testing.assert_allclose(ours.predict([X, -X], verbose=0), model.predict([X, -X], verbose=0), atol=2e-6)
 
 
-def test_stateful_goes_on_where_it_was() -> None:
+def test_stateful_goes_on_where_it_was():
     def make() -> keras.Model:
         keras.utils.set_random_seed(4)
         return keras.Sequential([keras.Input(batch_shape=(B, T, E)), keras.layers.LSTM(H, stateful=True)])
@@ -248,7 +248,7 @@ def test_stateful_goes_on_where_it_was() -> None:
         np.testing.assert_allclose(*([call(each) for _ in range(3)] for each in (ours, theirs)), rtol=1e-5, atol=2e-6)
 
 
-def test_our_bidirectional_keeps_our_layers() -> None:
+def test_our_bidirectional_keeps_our_layers():
     def kinds(layer: keras.layers.Layer) -> set[type]:
         return {type(layer.forward_layer), type(layer.backward_layer)}
 
@@ -259,7 +259,7 @@ def test_our_bidirectional_keeps_our_layers() -> None:
     assert kinds(Bidirectional(keras.layers.LSTM(H))) == {keras.layers.LSTM}
 
 
-def test_loss_and_metric_of_the_users_own() -> None:
+def test_loss_and_metric_of_the_users_own():
     def loss(y, p):
         return keras.ops.mean((y - p) ** 2, axis=-1)
 
@@ -276,14 +276,14 @@ def test_loss_and_metric_of_the_users_own() -> None:
     np.testing.assert_allclose(ours.train_on_batch(X, X[:, 0, :1])[0], want[0], rtol=1e-5)
 
 
-def test_layer_that_keras_runs() -> None:
+def test_layer_that_keras_runs():
     """If `unroll` does not support an activation of our layer, Keras runs the layer, with exactly the outputs of Keras' own layer."""
     ours, theirs = both(LSTM, recurrent_activation="sparsemax", seed=1)
     assert why_not(ours) == "its recurrent_activation sparsemax is not supported"
     assert np.array_equal(ours(X), theirs(X))
 
 
-def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input(monkeypatch):
     with pytest.raises(InputError, match=r"^model: list; give a keras\.Model"):
         accelerate([])
     with pytest.raises(InputError, match=r"^model .*: not built; call it, build it or give it an Input first"):
@@ -332,7 +332,7 @@ class Scaled(keras.Sequential):
         return 7 + 0 * super().compute_loss(*args, **kwargs)
 
 
-def test_subclass_of_sequential_keeps_its_methods() -> None:
+def test_subclass_of_sequential_keeps_its_methods():
     model = Scaled([keras.Input((T, E)), keras.layers.LSTM(1, name="inside")], name="scaled")
     model.compile("sgd", "mse")
     note = r"^left to Keras: scaled: a subclass of Sequential; .* for inside$"
@@ -366,7 +366,7 @@ def each_step_of_a_model() -> keras.layers.Layer:
     return keras.layers.TimeDistributed(steps, name="steps")
 
 
-def test_every_layer_inside_is_named() -> None:
+def test_every_layer_inside_is_named():
     model = keras.Sequential([keras.Input((T, E)), OwnBidirectional(keras.layers.GRU(H, name="gru"), name="both")])
     with pytest.warns(UserWarning, match="^left to Keras: ") as found:
         assert accelerate(model) is model
@@ -374,7 +374,7 @@ def test_every_layer_inside_is_named() -> None:
     assert [str(one.message) for one in found] == [f"left to Keras: {way}_gru: {where}" for way in ("forward", "backward")]
 
 
-def test_models_without_a_layer_to_name() -> None:
+def test_models_without_a_layer_to_name():
     own = Own(LSTM)
     own(X)
     for layer in (Holder(LSTM), keras.layers.TimeDistributed(keras.layers.Dense(2)), keras.layers.Dense(2), own):
@@ -407,7 +407,7 @@ def test_models_without_a_layer_to_name() -> None:
         (each_step_of_a_model, r"inside: inside the layer steps, whose class TimeDistributed is kept as it is$"),
     ],
 )
-def test_what_is_left_is_named(layer: Callable, note: str) -> None:
+def test_what_is_left_is_named(layer, note):
     inner = layer()
     if isinstance(inner, Own):
         inner(X)

@@ -34,7 +34,7 @@ def make(cell: str | Cell, sizes: tuple[int, ...], *, features: int = 4, return_
     ],
     ids=["one state", "two states", "simple_rnn", "gru", "lstm"],
 )
-def test_basics(cell, weights: int, rates: dict) -> None:
+def test_basics(cell, weights, rates):
     check_basics(lambda **options: make(cell, (3, 4, 5), return_sequences=True, **options), (2, 3, 4), (2, 3, 5), **rates)
     assert make(cell, (3, 4, 5))(jnp.ones((2, 3, 4))).shape == (2, 5)
     assert len(jax.tree.leaves(nnx.state(make(cell, (3, 4, 5)), nnx.Param))) == weights
@@ -49,7 +49,7 @@ def test_basics(cell, weights: int, rates: dict) -> None:
     ids=["one", "two"],
 )
 @pytest.mark.parametrize("sequences", [False, True])
-def test_correctness(cell: Cell, steps: list, last: list[float], sequences: bool) -> None:
+def test_correctness(cell, steps, last, sequences):
     output, (first, second) = make(cell, (3, 2), return_sequences=sequences, return_state=True)(counted(2, 3, 4))
     wanted = alike(steps, 2)
     near(output, wanted if sequences else wanted[:, -1])
@@ -61,7 +61,7 @@ def test_correctness(cell: Cell, steps: list, last: list[float], sequences: bool
 
 
 @pytest.mark.parametrize(("cell", "wanted"), [(ONE_STATE, [34092.0, 173196.0]), (TWO_STATES, [136368.0, 692784.0])], ids=["one", "two"])
-def test_statefulness(cell: Cell, wanted: list[float]) -> None:
+def test_statefulness(cell, wanted):
     stack = make(cell, (3, 2), stateful=True)
     for _ in range(2):
         stack(counted(2, 3, 4))
@@ -69,7 +69,7 @@ def test_statefulness(cell: Cell, wanted: list[float]) -> None:
         stack.reset_state()
 
 
-def test_return_state_stacked_lstm_cell() -> None:
+def test_return_state_stacked_lstm_cell():
     stack = make("lstm", (10, 10), features=5, return_state=True)
     output, states = stack(jnp.zeros((2, 3, 5)))
     part = (2, 10)
@@ -78,7 +78,7 @@ def test_return_state_stacked_lstm_cell() -> None:
     assert stack.compute_output_shape((2, 3, 5)) == wanted
 
 
-def test_stacked_lstm_cell_mask() -> None:
+def test_stacked_lstm_cell_mask():
     mask = jnp.array([[True, True, True], [True, True, False]])
     stack = make("lstm", (1, 1), kernel_initializer="ones", recurrent_initializer="ones")
     output = stack(jnp.ones((2, 3, 4)), mask=mask)
