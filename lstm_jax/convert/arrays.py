@@ -103,7 +103,8 @@ def checked(layout: Layout, arrays: Any, where: str = "", sizes: dict[str, int] 
     sizes[""] = 1
     # the recurrent kernel alone shows which cell it belongs to
     for name in sorted(layout.shapes, key=lambda name: name not in ("recurrent_kernel", "weight_hh")):
-        value, axes = arrays[name], [_axis(symbol) for symbol in layout.shapes[name]]
+        value = arrays[name]
+        axes = [_axis(symbol) for symbol in layout.shapes[name]]
         if value is None and "bias" in name:
             value = np.zeros([factor * sizes[size] for factor, size in axes], list(found.values())[-1].dtype)
         found[name] = array = to_numpy(where + name, value)
@@ -267,7 +268,8 @@ def exported(cell: str, layers: Any, target: Target) -> list[Params]:
         require(merge in target.merges, f"merge_mode{at}", merge, remedy)
         arrays = {}
         for direction, half in halves(layer).items():
-            place, own_cell = at + (direction and f", {direction}"), base_cell(half) if target.cells is None else half.cell
+            place = at + (direction and f", {direction}")
+            own_cell = base_cell(half) if target.cells is None else half.cell
             check_computes(library, (target.cells or {}).get(cell, (cell,)), own_cell, place)
             used.add(own_cell)
             dtype = np.dtype(half.dtype or half.kernel.dtype)

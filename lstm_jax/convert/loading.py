@@ -70,8 +70,8 @@ def _paired_layers(layer: Any, weights: Sequence[Any], where: str = "", allowed:
         if len(ours) > 1 and _is_keras(given):
             _check_option(part, "merge_mode", given.merge_mode, at)
         for direction, half in ours.items():
-            arrays, inner, place = theirs[direction], below(path, direction), at + (direction and f", {direction}")
-            cell = base_cell(half)
+            arrays, cell = theirs[direction], base_cell(half)
+            inner, place = below(path, direction), at + (direction and f", {direction}")
             if _is_keras(arrays):
                 name = path.rstrip("/") or "weights"
                 arrays = _from_keras(arrays, half, name + (direction and f".{direction}_layer"), place)

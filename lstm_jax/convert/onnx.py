@@ -206,7 +206,8 @@ def layers_to_onnx(
             not installed. Also if ONNX cannot express an option of a layer or stack: other activations, `go_backwards`, zoneout, a `dtype`
             other than that of the parameters, `merge_mode=None`, residual connections, or a learned initial state without `states`.
     """
-    weights, parts = exported(cell, layers, Target("ONNX", merges=MERGES, options=("learned_state",) if states else ())), layers_of(layers)
+    weights = exported(cell, layers, Target("ONNX", merges=MERGES, options=("learned_state",) if states else ()))
+    parts = layers_of(layers)
     merges = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}
     if merge is not None:
         _check_choice("merge", merge, MERGES)
@@ -320,7 +321,8 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
     """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result."""
-    words, zero, results = graph.node("Unsqueeze", _words(graph, _swapped(graph, ids, axes=2)), [2]), np.float32(0), []
+    words = graph.node("Unsqueeze", _words(graph, _swapped(graph, ids, axes=2)), [2])
+    zero, results = np.float32(0), []
     count = graph.node("ReduceSum", graph.node("Cast", words, to=graph.onnx.TensorProto.FLOAT), [0], keepdims=0)
     if pooling != "max":
         total = graph.node("ReduceSum", graph.node("Where", words, outputs, zero), [0], keepdims=0)

@@ -87,17 +87,14 @@ def test_an_order_that_widths_do_not_tell(tmp_path):
 
 @pytest.mark.parametrize("functional", [False, True])
 def test_write_loads_in_keras(tmp_path, functional):
-    def middle():
-        both = layers.Bidirectional(layers.LSTM(3, return_sequences=True))
-        return [layers.LSTM(4, return_sequences=True), layers.Dropout(0.1), both, layers.LSTM(5)]
-
-    written, read = new_model(middle(), functional=functional), new_model(middle(), functional=functional)
-    ours = convert.sentiment_from_keras(written.get_weights())
-    read.set_weights([np.zeros_like(array) for array in read.get_weights()])
+    both = layers.Bidirectional(layers.LSTM(3, return_sequences=True))
+    model = new_model([layers.LSTM(4, return_sequences=True), layers.Dropout(0.1), both, layers.LSTM(5)], functional=functional)
+    ours = convert.sentiment_from_keras(model.get_weights())
     convert.write_keras_weights(tmp_path / "y.weights.h5", ours)
     assert_same(convert.sentiment_from_keras_file(tmp_path / "y.weights.h5"), ours)
-    read.load_weights(tmp_path / "y.weights.h5")
-    assert_same(convert.sentiment_from_keras(read.get_weights()), ours)
+    model.set_weights([np.zeros_like(array) for array in model.get_weights()])
+    model.load_weights(tmp_path / "y.weights.h5")
+    assert_same(convert.sentiment_from_keras(model.get_weights()), ours)
 
     with pytest.raises(InputError, match=r"^writing .*; name a folder that can be written"):
         convert.write_keras_weights(tmp_path / "y.weights.h5" / "y.weights.h5", ours)
