@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_texts import TEXT
+from running import running, signal_and_go_on
 
 from lstm_jax.commands.launch import divided_cores, run_processes
 from lstm_jax.config.processes import MANAGERS, Processes
@@ -96,7 +97,7 @@ def two(text: Path, tmp_path_factory) -> Path:
     return run
 
 
-def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) -> None:
+def test_two_processes_are_two_devices(text, two, tmp_path):
     """A run of two processes gives the metrics, the drawn samples and the files of a run of one process with two devices."""
     code, said = ended(started(*training(text, tmp_path / "one", "--devices", 2)))
     assert code == 0, said
@@ -108,7 +109,7 @@ def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
+def test_killed_and_interrupted(text, two, tmp_path):
     """Two processes save the state and end after a SIGTERM to one of them. After a SIGKILL to one, the other ends with one line.
 
     After all interruptions, the resumed run ends with the same bits as an uninterrupted run.
@@ -133,7 +134,7 @@ def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
+def test_resumed_by_one_process(text, two, tmp_path):
     """One process can resume a run of two processes only with --allow-other-machine.
 
     The metrics are about equal to those of an uninterrupted run of two processes.
@@ -153,7 +154,7 @@ def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentiment_with_a_sharded_table(runs, tmp_path: Path) -> None:
+def test_sentiment_with_a_sharded_table(runs, tmp_path):
     """A sentiment run of two processes has the metrics of a run on two devices of one process.
 
     The embedding table and its moments are sharded over the processes and updated by rows.
@@ -178,7 +179,7 @@ def test_sentiment_with_a_sharded_table(runs, tmp_path: Path) -> None:
         ((), {}, 0, ["process 1: ended by an error", "no such file or folder"]),
     ],
 )
-def test_processes_that_differ(flags, variables, copies: int, said: list[str], tmp_path: Path) -> None:
+def test_processes_that_differ(flags, variables, copies, said, tmp_path):
     """If process 1 differs, each process ends with one line that names the difference, and no run begins."""
     address, pair = free_address(), []
     for index, (more, changed, times) in enumerate((((), {}, 6), (flags, variables, copies))):
@@ -194,7 +195,7 @@ def test_processes_that_differ(flags, variables, copies: int, said: list[str], t
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_signal_ends_a_waiting_process(tmp_path: Path) -> None:
+def test_a_signal_ends_a_waiting_process(tmp_path):
     place = (free_address(), 2, 0)
     process = started("train", "generation", "--run", tmp_path / "run", place=place)
     processes._reach_coordinator(Processes(*place[:2], 1))
@@ -202,12 +203,12 @@ def test_a_signal_ends_a_waiting_process(tmp_path: Path) -> None:
     assert ended(process, 30) == (75, "interrupted\n")
 
 
-def test_a_platform_that_this_machine_lacks() -> None:
+def test_a_platform_that_this_machine_lacks():
     said = "error: $JAX_PLATFORMS: nonsense; name a platform of this machine, such as cpu\n"
     assert ended(started("backends", JAX_PLATFORMS="nonsense")) == (2, said)
 
 
-def test_codes_of_launched_processes() -> None:
+def test_codes_of_launched_processes():
     """`run_processes` returns the exit codes of its processes in the order in which they end.
 
     The environment of each process has its number.
@@ -229,14 +230,10 @@ raise SystemExit(cli.main(["backends"]))
 """
 
 
-def test_a_second_signal_leaves_no_process() -> None:
+def test_a_second_signal_leaves_no_process():
     """A second Ctrl-C ends `launch` and its processes at once, even if they ignore Ctrl-C, as they do in the middle of a long step."""
-    with subprocess.Popen([sys.executable, "-c", LAUNCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
-        assert launched.stdout is not None
-        assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
-        launched.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            launched.wait(0.3)
+    with running(LAUNCH, 2) as launched:
+        signal_and_go_on(launched, signal.SIGINT)
         launched.send_signal(signal.SIGINT)
         launched.communicate(timeout=30)  # the pipe ends with the last process that has it
         assert launched.returncode == 130
@@ -263,29 +260,24 @@ sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_closed_terminal(ignored: bool) -> None:
+def test_a_closed_terminal(ignored):
     """If `launch` gets two SIGHUPs, each of its processes gets one SIGTERM. Under nohup, a SIGHUP does not end the processes.
 
     `launch` gets two SIGHUPs when a terminal that runs bash is closed. After one SIGTERM, a training saves its state. A second SIGTERM
     would end the training at once.
     """
     action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
-    program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
-        assert launched.stdout is not None
-        assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
+    with running(f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}", 2) as launched:
         launched.send_signal(signal.SIGHUP)
         time.sleep(0.05)
-        launched.send_signal(signal.SIGHUP)
         if ignored:
-            with pytest.raises(subprocess.TimeoutExpired):
-                launched.wait(0.3)
-            launched.send_signal(signal.SIGTERM)
+            signal_and_go_on(launched, signal.SIGHUP)
+        launched.send_signal(signal.SIGTERM if ignored else signal.SIGHUP)
         launched.communicate(timeout=30)  # the pipe ends with the last process that has it
         assert launched.returncode == 75
 
 
-def test_a_signal_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_processes_start(monkeypatch):
     """If SIGTERM arrives while `run_processes` starts the second of two processes, both processes end.
 
     At this moment, the second process has been started, but is not yet in the list of processes.
@@ -310,7 +302,7 @@ def no_place(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_one_process_joins_nothing(no_place) -> None:
+def test_one_process_joins_nothing(no_place):
     assert processes.join() == Processes("", 1, 0)
     for name, value in (("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0")):  # a batch script, which is no step
         no_place.setenv(name, value)
@@ -328,7 +320,7 @@ def test_one_process_joins_nothing(no_place) -> None:
         (Processes("a:1", 2, 2), "process: 2"),
     ],
 )
-def test_places_that_are_none(no_place, place: Processes, said: str) -> None:
+def test_places_that_are_none(no_place, place, said):
     with pytest.raises(InputError, match=said):
         processes.join(place)
     no_place.setenv("JAX_NUM_PROCESSES", "two")
@@ -336,7 +328,7 @@ def test_places_that_are_none(no_place, place: Processes, said: str) -> None:
         processes.join()
 
 
-def test_a_port_in_use(no_place) -> None:
+def test_a_port_in_use(no_place):
     del no_place
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -353,7 +345,7 @@ def test_a_port_in_use(no_place) -> None:
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, Processes("", 2, 0)),
     ],
 )
-def test_places_that_the_environment_names(no_place, variables: dict[str, str], found: Processes) -> None:
+def test_places_that_the_environment_names(no_place, variables, found):
     """The number of processes and the index of this process are read from environment variables, and passed on to JAX.
 
     Under Slurm and Open MPI, JAX itself finds the address of process 0.
@@ -372,6 +364,6 @@ def test_places_that_the_environment_names(no_place, variables: dict[str, str], 
 
 
 @given(st.integers(0, 64), st.integers(1, 8))
-def test_devices_of_each_process(devices: int, count: int) -> None:
+def test_devices_of_each_process(devices, count):
     with contextlib.nullcontext() if devices % count == 0 else pytest.raises(InputError, match="devices"):
         assert processes.own_devices(devices, Processes("", count, 0)) * count == devices

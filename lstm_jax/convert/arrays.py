@@ -15,7 +15,7 @@ from lstm_jax.errors import InputError, require
 Arrays = dict[str, np.ndarray]
 Params = Mapping[str, Any]  # weights that have not been checked yet
 Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
-Library = Literal["Keras", "PyTorch", "ONNX"]
+Library = Literal["Keras", "PyTorch", "Flax", "ONNX"]
 
 Kind = Literal["sentiment model", "character model"]  # also the name of the model in error messages
 SENTIMENT: Kind = "sentiment model"  # it has an embedding and one output
@@ -37,11 +37,6 @@ class Layout(NamedTuple):
     # orders are their own inverses.
     orders: Mapping[Library, tuple[int, ...]] = {}
 
-    @property
-    def gates(self) -> int:
-        """Number of gates of the cell."""
-        return len(next(iter(self.orders.values())))
-
 
 def cell_shapes(columns: str, outputs: str = "H", **others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return the shapes of a cell's arrays, given the numbers of columns of the kernels and of rows of the recurrent kernel."""
@@ -50,7 +45,7 @@ def cell_shapes(columns: str, outputs: str = "H", **others: tuple[str, ...]) -> 
 
 _IFGO, _URN = (0, 1, 2, 3), (0, 1, 2)
 LAYOUTS = {
-    "lstm": Layout("an LSTM", cell_shapes("4H"), "LSTM", {"Keras": _IFGO, "PyTorch": _IFGO, "ONNX": (0, 3, 1, 2)}),
+    "lstm": Layout("an LSTM", cell_shapes("4H"), "LSTM", {"Keras": _IFGO, "PyTorch": _IFGO, "Flax": _IFGO, "ONNX": (0, 3, 1, 2)}),
     "gru": Layout("a GRU", cell_shapes("3H", recurrent_bias=("3H",)), "GRU", {"Keras": _URN, "PyTorch": (1, 0, 2), "ONNX": _URN}),
     "gru_reset_before": Layout("a GRU with reset_after=False", cell_shapes("3H"), "GRU", {"Keras": _URN, "ONNX": _URN}),
     "simple_rnn": Layout("a simple RNN", cell_shapes("H"), "RNN", {"Keras": (0,), "PyTorch": (0,), "ONNX": (0,)}),
@@ -98,55 +93,45 @@ def to_numpy(name: str, value: object) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def checked(kind: str, arrays: Any, where: str = "", sizes: dict[str, int] | None = None, names: Mapping[str, str] | None = None) -> Arrays:
+def checked(layout: Layout, arrays: Any, where: str = "", sizes: dict[str, int] | None = None, remedy: str = "") -> Arrays:
     """Return copies of the arrays of a cell, a dense layer or an embedding, after checking their keys and shapes.
 
-    A bias of None becomes zeros. `names` are the names of the arrays in error messages if they are not those of lstm_jax.
+    A bias of None becomes zeros. `sizes` has the sizes that are known before the call, and receives the others.
     """
-    layout, found, sizes = LAYOUTS[kind], {}, {} if sizes is None else sizes
-    check_keys(f"{where}weights of {layout.title}", arrays, layout.shapes)
-    for name in sorted(layout.shapes, key="recurrent_kernel".__ne__):  # the recurrent kernel alone shows which cell it belongs to
+    check_keys(f"{where}weights of {layout.title}", arrays, layout.shapes, remedy)
+    found, sizes = {}, {} if sizes is None else sizes
+    sizes[""] = 1
+    # the recurrent kernel alone shows which cell it belongs to
+    for name in sorted(layout.shapes, key=lambda name: name not in ("recurrent_kernel", "weight_hh")):
         value = arrays[name]
+        axes = [_axis(symbol) for symbol in layout.shapes[name]]
         if value is None and "bias" in name:
-            value = np.zeros(found["kernel"].shape[1:], found["kernel"].dtype)
-        found[name] = fitted(where + (names or {}).get(name, name), value, layout.shapes[name], sizes, f" of {layout.title}")
+            value = np.zeros([factor * sizes[size] for factor, size in axes], list(found.values())[-1].dtype)
+        found[name] = array = to_numpy(where + name, value)
+        shape = array.shape if array.ndim == len(axes) else [0] * len(axes)
+        read = {size: length // factor for (factor, size), length in zip(axes, shape, strict=True)} | sizes
+        fits = array.size > 0 and array.shape == tuple(factor * read[size] for factor, size in axes)
+        known = ", ".join(f"{size} = {length}" for size, length in sizes.items() if size) or "any sizes"
+        require(fits, where + name, f"shape {array.shape}", f"expected ({', '.join(layout.shapes[name])}) of {layout.title}, {known}")
+        sizes.update(read)
     return {name: found[name] for name in layout.shapes}
 
 
-def fitted(name: str, value: object, shape: Sequence[str], sizes: dict[str, int], owner: str = "") -> np.ndarray:
-    """Return a copy of an array of floats, after checking its shape, such as ("H", "4H"); see `checked`."""
-    array = to_numpy(name, value)
-    found, shown, wanted = dict(sizes), [], []
-    for symbol, size in zip(shape, array.shape if array.ndim == len(shape) else [0] * len(shape), strict=True):
-        letter = symbol.lstrip("0123456789")
-        factor = int(symbol.removesuffix(letter) or 1)
-        shown.append(str(sizes[letter] * factor) if letter in sizes else symbol)
-        wanted.append(found.setdefault(letter, size // factor) * factor)
-    fits = array.shape == tuple(wanted) and array.size > 0
-    require(fits, name, f"shape {array.shape}", f"expected ({', '.join(shown)}{',' * (len(shown) == 1)}){owner}")
-    sizes.update(found)
-    return array
+def _axis(symbol: str) -> tuple[int, str]:
+    """Split the size of an axis into a factor and the size that it multiplies: "4H" into (4, "H"), "H" into (1, "H"), "2" into (2, "")."""
+    size = symbol.lstrip("0123456789")
+    return int(symbol.removesuffix(size) or 1), size
 
 
-def is_bidirectional(layer: Any) -> bool:
-    """Return whether a layer of lstm_jax or Keras is bidirectional, or the dict of its weights, which then has a key for a direction."""
-    named = isinstance(layer, Mapping) and any(direction in layer for direction in DIRECTIONS)
-    return named or is_a(layer, OWN, "Bidirectional") or is_a(layer, "keras", "Bidirectional")
-
-
-def halves(layer: Any) -> dict[str, Any]:
+def halves(layer: Any, where: str = "") -> dict[str, Any]:
     """Return a dict from each direction of a layer, or of its weights, to this half. If there is one direction, its key is ""."""
-    if not is_bidirectional(layer):
-        return {"": layer}
-    if isinstance(layer, Mapping):
+    if isinstance(layer, Mapping) and set(DIRECTIONS) & set(layer):
+        check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
         return {direction: layer[direction] for direction in DIRECTIONS}
-    ending = "" if is_a(layer, OWN, "Bidirectional") else "_layer"
-    return {direction: getattr(layer, direction + ending) for direction in DIRECTIONS}
-
-
-def joined(parts: dict[str, Any]) -> Layer:
-    """Return the weights of a layer, given those of its directions; the inverse of `halves`."""
-    return parts.get("", parts)
+    for package, ending in ((OWN, ""), ("keras", "_layer")):
+        if is_a(layer, package, "Bidirectional"):
+            return {direction: getattr(layer, direction + ending) for direction in DIRECTIONS}
+    return {"": layer}
 
 
 def below(where: str, direction: str) -> str:
@@ -164,13 +149,13 @@ def widths(layer: Layer, merge: str = "concat") -> tuple[int, int]:
 def check_stack(layers: Sequence[Params], cell: str = "lstm", merge: str = "concat", features: int | None = None) -> list[Layer]:
     """Return copies of the weights of stacked layers, after checking that each layer is valid and reads the outputs of the one below."""
     require(len(layers) > 0, "recurrent/layers", "none", "give at least one layer")
-    found: list[Layer] = []
+    found = []
     for number, layer in enumerate(layers):
         where, sizes = f"recurrent/{number}/", {} if features is None else {"E": features}
-        if is_bidirectional(layer):
-            check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
-        parts = {direction: checked(cell, half, below(where, direction), sizes) for direction, half in halves(layer).items()}
-        found.append(joined(parts))
+        parts = halves(layer, where)
+        for direction, half in parts.items():
+            parts[direction] = checked(LAYOUTS[cell], half, below(where, direction), sizes)
+        found.append(parts.get("", parts))
         features = widths(found[-1], merge)[1]
     return found
 
@@ -197,25 +182,26 @@ def split_model(
     params: Params, kind: Kind, cell: str = "lstm", merge: str = "concat", pooled: int = 1
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together."""
-    layers = split_paths(params, kind)
-    table = checked("embedding", {"embedding": params[ENDS[0]]}, "embedding/") if ENDS[0] in params else None
-    stack = check_stack(layers, cell=cell, merge=merge, features=None if table is None else table["embedding"].shape[1])
-    if kind == CHARACTER:
-        both = [number for number, layer in enumerate(stack) if is_bidirectional(layer)]
-        require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one cell a layer")
+    layers, table, features = split_paths(params, kind), None, None
+    if ENDS[0] in params:
+        table = checked(LAYOUTS["embedding"], {"embedding": params[ENDS[0]]}, "embedding/")
+        features = table["embedding"].shape[1]
+    stack = check_stack(layers, cell, merge, features)
+    both = [number for number, layer in enumerate(stack) if kind == CHARACTER and len(halves(layer)) > 1]
+    require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one cell a layer")
     inputs = widths(stack[0])[0] if table is None else len(table["embedding"])
     sizes = {"in": widths(stack[-1], merge)[1] * pooled, "out": 1 if kind == SENTIMENT else inputs}
-    kernel, names = params.get("head/kernel"), {}
+    where, kernel = "head/", params.get("head/kernel")
     if table is not None and kernel is None:
-        kernel, names = table["embedding"].T, {"kernel": "kernel, missing and thus the transposed embedding"}
-    return table, stack, checked("dense", {"kernel": kernel, "bias": params["head/bias"]}, "head/", sizes, names=names)
+        where, kernel = "head/, tied to the embedding: ", table["embedding"].T
+    return table, stack, checked(LAYOUTS["dense"], {"kernel": kernel, "bias": params["head/bias"]}, where, sizes)
 
 
 def split_paths(params: Any, kind: Kind) -> list[Layer]:
     """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict."""
     remedy = "give a flat dict with keys such as recurrent/0/kernel, as sentiment_from_keras_file returns it"
     check_keys(f"weights of a {kind}", params, remedy=remedy)
-    found: dict[int, Layer] = {}
+    found = {}
     for path, value in params.items():
         if match := _PATH.fullmatch(path):
             number, direction, name = match.groups()
@@ -226,26 +212,24 @@ def split_paths(params: Any, kind: Kind) -> list[Layer]:
     for path in ENDS if kind == SENTIMENT else ENDS[2:] if ENDS[0] in params else ENDS[1:]:
         require(path in params, path, "missing", f"a {kind} needs it")
     require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
-    return [found[number] for number in range(len(found))]
+    return [found[number] for number in sorted(found)]
 
 
 class Target(NamedTuple):
-    """Kind of layer in another library, to which weights are exported, with the features that it can express."""
+    """Library to which weights are exported, with the options of a layer that it can express."""
 
-    title: str  # name of the kind of layer in error messages, such as "PyTorch module"
-    # For each cell that has several, the values of the attribute `cell` of a layer that the other layer can compute, such as
+    library: Library
+    # For each cell that has several, the values of the attribute `cell` of a layer that the library can compute, such as
     # "simple_rnn(relu)". None if the activations are not checked.
     cells: Mapping[str, tuple[str, ...]] | None = {}
-    merges: tuple[str | None, ...] = ("concat",)  # values of `merge_mode` that the other layer supports if it is bidirectional
-    reverses: bool = False  # whether the other layer can read a sequence in reverse
-    bfloat16: bool = True  # whether the other layer can compute its matrix products in another dtype than that of its parameters
-    starts: bool = False  # whether each call of the other layer needs an initial state as an input, so that a learned one can be exported
+    merges: tuple[str | None, ...] = ("concat",)  # values of `merge_mode` that a bidirectional layer of the library can have
+    options: tuple[str, ...] = ("dtype",)  # options of a `Recurrent` layer that are not refused
 
 
 TORCH_CELLS = {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
-TORCH = Target("PyTorch module", TORCH_CELLS)
-KERAS = Target("Keras layer", None, ("concat", "sum", "ave", "mul", None), reverses=True)
-FLAX = Target("Flax cell", reverses=True)
+TORCH = Target("PyTorch", TORCH_CELLS)
+KERAS = Target("Keras", None, ("concat", "sum", "ave", "mul", None), ("dtype", "go_backwards"))
+FLAX = Target("Flax", options=("dtype", "go_backwards"))
 
 
 def base_cell(layer: Any) -> str:
@@ -255,7 +239,7 @@ def base_cell(layer: Any) -> str:
 
 def check_computes(source: str, allowed: Sequence[str], cell: str, at: str) -> None:
     """Check that the cell of a layer, with its activations, is one that a layer of another library computes."""
-    require(cell in allowed, f"cell{at}", cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
+    require(cell in allowed, f"cell{at}", cell, f"{source} computes {' or '.join(allowed)}: give such a layer")
 
 
 def layers_of(layers: Any) -> list[Any]:
@@ -268,8 +252,9 @@ def layers_of(layers: Any) -> list[Any]:
 
 def exported(cell: str, layers: Any, target: Target) -> list[Params]:
     """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers."""
-    title, found, used = f"a {target.title}", [], set()
-    remedy = f"{title} has no residual connections: export the layers one by one, and add the inputs yourself"
+    library, found, used = target.library, [], set()
+    check_cell(cell, library)
+    remedy = f"{library} has no residual connections: export the layers one by one, and add the inputs yourself"
     require(not getattr(layers, "residual", False), "residual", True, remedy)
     parts = layers_of(layers)
     for number, layer in enumerate(parts):
@@ -279,29 +264,31 @@ def exported(cell: str, layers: Any, target: Target) -> list[Params]:
         require(is_a(layer, OWN, "Recurrent", "Bidirectional"), f"layers[{number}]", kind_of(layer), LAYER)
         at = f" of layer {number}" if len(parts) > 1 else ""
         merge = getattr(layer, "merge_mode", "concat")
-        remedy = f"{title} has only {', '.join(map(str, target.merges))}: export layer.forward and layer.backward one by one"
+        remedy = f"{library} has only {', '.join(map(str, target.merges))}: export layer.forward and layer.backward one by one"
         require(merge in target.merges, f"merge_mode{at}", merge, remedy)
         arrays = {}
         for direction, half in halves(layer).items():
-            place, own = at + (direction and f", {direction}"), half.kernel.dtype
+            place = at + (direction and f", {direction}")
             own_cell = base_cell(half) if target.cells is None else half.cell
-            check_computes(target.title, (target.cells or {}).get(cell, (cell,)), own_cell, place)
+            check_computes(library, (target.cells or {}).get(cell, (cell,)), own_cell, place)
             used.add(own_cell)
-            dtype = own if half.dtype is None or target.bfloat16 else np.dtype(half.dtype)
+            dtype = np.dtype(half.dtype or half.kernel.dtype)
             refused = [
-                ("go_backwards", half.go_backwards and not (target.reverses or direction), "reads forwards: reverse its input"),
+                ("go_backwards", half.go_backwards and not direction, "reads forwards: reverse its input"),
                 ("zoneout", any(half.zoneout.values()) and dict(half.zoneout), "has no zoneout, which also acts in evaluation"),
-                ("learned_state", half.learned_state and not target.starts, "starts from zeros: pass initial_h and initial_c to it"),
-                ("dtype", dtype != own and dtype.name, "multiplies in the dtype of the parameters"),
+                ("learned_state", half.learned_state, "starts from zeros: pass initial_h and initial_c to it"),
+                ("dtype", dtype != half.kernel.dtype and dtype, "multiplies in the dtype of the parameters"),
             ]
             for name, value, reason in refused:
-                require(not value, name + place, value, f"{title} {reason}; or give the weights alone, layer.cell_params()._asdict()")
+                remedy = f"{library} {reason}; or give the weights alone, layer.cell_params()._asdict()"
+                require(not value or name in target.options, name + place, value, remedy)
             arrays[direction] = {name: np.asarray(array) for name, array in half.cell_params()._asdict().items()}
-        found.append(joined(arrays))
-    require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{title} has the same in all layers: export them one by one")
+        found.append(arrays.get("", arrays))
+    require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{library} has the same in all layers: export them one by one")
     return found
 
 
-def exported_layer(cell: str, layer: Any, target: Target) -> Params:
-    """Return the weights of one layer, after checking that another library can express the layer; see `exported`."""
-    return exported(cell, [layer], target)[0]
+def exported_layer(cell: str, layer: Any, target: Target) -> Arrays:
+    """Return copies of the weights of one layer of one direction, after checking them, and that another library can express the layer."""
+    (weights,) = exported(cell, [layer], target)
+    return checked(LAYOUTS[cell], weights)

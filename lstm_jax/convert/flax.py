@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import FLAX, LAYOUTS, Arrays, check_keys, checked, exported_layer, fitted, kind_of
+from lstm_jax.convert.arrays import FLAX, LAYOUTS, Arrays, Layout, checked, exported_layer, kind_of
 from lstm_jax.errors import require
 
 LINEN = {
@@ -82,7 +82,7 @@ def _leaves(tree: Any, above: str = "") -> dict[str, object]:
     """Return a dict from the path of each array of a Flax LSTM cell, such as "hi/kernel", to the array."""
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
     require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
-    found: dict[str, object] = {}
+    found = {}
     for key, value in tree.items():
         path = above + ("/".join(map(str, key)) if isinstance(key, tuple) else str(key))
         if isinstance(value, Mapping):
@@ -93,16 +93,14 @@ def _leaves(tree: Any, above: str = "") -> dict[str, object]:
 
 
 def _joined(leaves: Mapping[str, object], names: Mapping[str, list[str]]) -> Arrays:
-    check_keys("Flax LSTM cell", leaves, [path for paths in names.values() for path in paths])
     shapes = LAYOUTS["lstm" if names is OPTIMIZED else "simple_rnn"].shapes  # one gate has the shapes of a simple RNN
-    sizes: dict[str, int] = {}
-    blocks = {name: [fitted(path, leaves[path], shapes[name], sizes) for path in paths] for name, paths in names.items()}
-    return {name: np.concatenate(arrays, axis=-1) for name, arrays in blocks.items()}
+    found = checked(Layout("a Flax LSTM cell", {path: shapes[name] for name, paths in names.items() for path in paths}), leaves)
+    return {name: np.concatenate([found[path] for path in paths], axis=-1) for name, paths in names.items()}
 
 
 def _split(params: Any, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:
-    arrays = checked("lstm", exported_layer("lstm", params, FLAX))
-    cell: dict[str, Any] = {}
+    arrays = exported_layer("lstm", params, FLAX)
+    cell = {}
     for name, paths in names.items():
         for path, block in zip(paths, np.split(arrays[name], len(paths), axis=-1), strict=True):
             layer, part = path.split("/")

@@ -46,14 +46,14 @@ from lstm_jax.convert.arrays import (
     Kind,
     Layer,
     Params,
+    cell_shapes,
     check_cell,
     check_keys,
     check_stack,
     checked,
+    exported,
     exported_layer,
-    fitted,
     halves,
-    is_bidirectional,
     join_model,
     split_model,
     to_numpy,
@@ -74,15 +74,17 @@ GET_WEIGHTS = "give the list that get_weights() returns"
 
 def _from_list(kind: str, weights: Any, where: str = "", sizes: dict[str, int] | None = None) -> Arrays:
     """Convert the list of the arrays of a Keras layer to the dict of arrays that lstm_jax uses."""
-    subject, names = f"{where}weights of {LAYOUTS[kind].title}", list(LAYOUTS[kind].shapes)[:3]
+    layout = LAYOUTS[kind]
+    if kind == "gru":
+        layout = layout._replace(shapes=cell_shapes("3H", bias=("2", "3H")))
+    names, subject = list(layout.shapes), f"{where}weights of {layout.title}"
     weights = as_tuple(subject, weights, GET_WEIGHTS)
     fits = len(names) - ("bias" in names) <= len(weights) <= len(names)
     require(fits, subject, f"{len(weights)} arrays", f"give {', '.join(names)}" + " (or no bias)" * ("bias" in names))
-    arrays = dict(zip_longest(names, weights))
+    arrays = checked(layout, dict(zip_longest(names, weights)), where, sizes)
     if kind == "gru":
-        rows = [None, None] if arrays["bias"] is None else fitted(f"{where}bias", arrays["bias"], ("rows", "3H"), {"rows": 2})
-        arrays["bias"], arrays["recurrent_bias"] = rows
-    return checked(kind, arrays, where, sizes)
+        arrays["bias"], arrays["recurrent_bias"] = arrays["bias"]
+    return arrays
 
 
 def _list(arrays: Arrays) -> Weights:
@@ -122,8 +124,7 @@ def cell_to_keras(cell: str, params: Any) -> Weights:
         InputError: if `cell` is none of these names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
             with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
     """
-    check_cell(cell, "Keras")
-    return _list(checked(cell, exported_layer(cell, params, KERAS)))
+    return _list(exported_layer(cell, params, KERAS))
 
 
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
@@ -149,8 +150,6 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     """
     check_cell(cell, "Keras")
     weights = as_tuple(f"{where}Bidirectional weights", weights, GET_WEIGHTS)
-    found, remedy = f"{len(weights)} arrays", "give the forward layer's 2 or 3, then the backward layer's"
-    require(len(weights) in (4, 6), f"{where}Bidirectional weights", found, remedy)
     middle, sizes = len(weights) // 2, {}
     both = zip(DIRECTIONS, (weights[:middle], weights[middle:]), strict=True)
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
@@ -169,10 +168,10 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> Weights:
     Raises:
         InputError: as `cell_to_keras` does.
     """
-    check_cell(cell, "Keras")
-    arrays = exported_layer(cell, params, KERAS)
+    (arrays,) = exported(cell, [params], KERAS)
     check_keys("bidirectional layer", arrays, DIRECTIONS)
-    return [array for half in halves(check_stack([arrays], cell)[0]).values() for array in _list(half)]
+    (layer,) = check_stack([arrays], cell)
+    return [array for half in halves(layer).values() for array in _list(half)]
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
@@ -182,7 +181,7 @@ def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
 
 def embedding_to_keras(params: Params) -> Weights:
     """Convert {"embedding": (V, E)} to the list of one array that `set_weights` of a Keras Embedding expects."""
-    return list(checked("embedding", params).values())
+    return list(checked(LAYOUTS["embedding"], params).values())
 
 
 def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
@@ -197,7 +196,7 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
 
 def dense_to_keras(params: Params) -> Weights:
     """Convert {"kernel": (in, out), "bias": (out,)} to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects."""
-    return list(checked("dense", params).values())
+    return list(checked(LAYOUTS["dense"], params).values())
 
 
 def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
@@ -208,8 +207,7 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     It does not show the merge mode, which must be "concat", the activations or `go_backwards`. To have these checked, save the model as a
     `.keras` file and use `sentiment_from_keras_file`.
     """
-    remedy = f"expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1); {LAYER_BY_LAYER}"
-    return _from_model(weights, SENTIMENT, remedy)
+    return _from_model(weights, SENTIMENT)
 
 
 def sentiment_to_keras(params: Params) -> Weights:
@@ -226,8 +224,7 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
     The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
     an embedding the input is one-hot, and the first LSTM must have V input features. An embedding must have V rows.
     """
-    remedy = f"expected those of LSTM layers -> Dense(V), or with an Embedding before them; {LAYER_BY_LAYER}"
-    return _from_model(weights, CHARACTER, remedy)
+    return _from_model(weights, CHARACTER)
 
 
 def generation_to_keras(params: Params) -> Weights:
@@ -239,7 +236,14 @@ def generation_to_keras(params: Params) -> Weights:
     return [*chain(*_groups(params, CHARACTER).values())]
 
 
-def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
+MODELS: dict[Kind, str] = {
+    SENTIMENT: "Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1)",
+    CHARACTER: "LSTM layers -> Dense(V), or with an Embedding before them",
+}
+"""Layers of the Keras models whose list of weights is converted."""
+
+
+def _from_model(weights: Sequence[Any], kind: Kind) -> Arrays:
     """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
     weights = as_tuple("model weights", weights, GET_WEIGHTS)
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
@@ -248,32 +252,31 @@ def _from_model(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     # matrices is even, there is a table.
     match = re.fullmatch(("(2)" if kind == SENTIMENT else "(2?)") + "((?:221?)+)21?", axes)
     if match is None:
-        raise InputError("model weights", f"arrays with {', '.join(axes)} axes", remedy)
-    table, lstms = match.groups()
-    at, cells = len(table), []
-    for axes in re.findall("221?", lstms):
-        cells.append(lstm_from_keras(arrays[at : at + len(axes)], f"LSTM {len(cells)} from weights[{at}]: "))
-        at += len(axes)
-    head = dense_from_keras(arrays[at:], f"Dense from weights[{at}]: ")
-    layers: list[Layer] = []
+        raise InputError("model weights", f"arrays with {', '.join(axes)} axes", f"expected those of {MODELS[kind]}; {LAYER_BY_LAYER}")
+    start, end = match.span(2)
+    cells = []
+    for found in re.compile("221?").finditer(axes, start, end):
+        at = found.start()
+        cells.append(lstm_from_keras(arrays[at : found.end()], f"LSTM {len(cells)} from weights[{at}]: "))
+    head = dense_from_keras(arrays[end:], f"Dense from weights[{end}]: ")
+    layers = []
     while cells:
         above = cells[2] if len(cells) > 2 else head
         both = len(cells) > 1 and cells[0]["kernel"].shape == cells[1]["kernel"].shape
         both = both and len(above["kernel"]) == 2 * len(cells[0]["recurrent_kernel"])
         layers.append(dict(zip(DIRECTIONS, cells, strict=False)) if both else cells[0])
         cells = cells[1 + both :]
-    return join_model(embedding_from_keras(arrays[:1]) if table else None, layers, head, kind)
+    return join_model(embedding_from_keras(arrays[:start]) if start else None, layers, head, kind)
 
 
 def _groups(params: Params, kind: Kind) -> dict[str, Weights]:
     """Return a dict from the HDF5 group of each layer of a Keras model to its arrays, in the order of the layers."""
     embedding, layers, head = split_model(params, kind)
     found = {} if embedding is None else {"layers/embedding": list(embedding.values())}
-    names: list[str] = []
-    for layer in layers:
-        names.append(_next_name("bidirectional" if is_bidirectional(layer) else "lstm", names))
+    names = _names(["bidirectional" if len(halves(layer)) > 1 else "lstm" for layer in layers])
+    for name, layer in zip(names, layers, strict=True):
         for direction, half in halves(layer).items():
-            found[f"layers/{names[-1]}/{direction and direction + '_layer/'}cell"] = _list(half)
+            found[f"layers/{name}/{direction and direction + '_layer/'}cell"] = _list(half)
     return found | {"layers/dense": list(head.values())}
 
 
@@ -281,10 +284,10 @@ def _class(name: str) -> str:
     return re.sub(r"_\d+$", "", name)
 
 
-def _next_name(kind: str, names: Sequence[str]) -> str:
-    """Return the name in a file of a layer of the given class, such as "lstm_1", after the layers with the given names."""
-    count = [_class(name) for name in names].count(kind)
-    return f"{kind}_{count}" if count else kind
+def _names(kinds: list[str]) -> list[str]:
+    """Return the names in a file of layers of the given classes, such as "lstm" and "lstm_1"."""
+    counts = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
+    return [f"{kind}_{count}" if count else kind for kind, count in zip(kinds, counts, strict=True)]
 
 
 def _natural(path: str) -> str:
@@ -299,8 +302,8 @@ def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[s
     subject = f"HDF5 file {name}"
     size = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
     with parsing(subject, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
-        links: dict[str, Any] = {}
-        objects: dict[str, Any] = {}
+        links = {}
+        objects = {}
         file.visititems_links(links.__setitem__)
         file.visititems(objects.__setitem__)  # visits each object once, and follows hard links alone
         for path, link in links.items():
@@ -315,7 +318,6 @@ def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[s
             if isinstance(found, h5py.Group):
                 groups.append(path)
                 continue
-            require(isinstance(found, h5py.Dataset), subject, f"{path} is a {type(found).__name__}", "expected groups and datasets alone")
             # Keras stores a bfloat16 value as two opaque bytes and sets an attribute.
             half = found.dtype == np.dtype("V2") and found.attrs.get("dtype") == "bfloat16"
             require(half or found.dtype.kind in "fiub", subject, f"{path} has dtype {found.dtype}", "only numbers are read")
@@ -366,18 +368,15 @@ def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
 
     The layers must be a chain in which each layer reads the layer before it.
     """
-    order: list[str] = []
-    top: dict[str, Any] = {}
-    layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
     for layer in config["layers"]:
         _check_options(layer, model, subject)
-        if (kind := layer["class_name"].lower()) in RECURRENT:
-            order.append(_next_name(kind, order))
-            top = layer["config"].get("layer", layer)["config"]  # that of the layer in a Bidirectional
-    kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
+    layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
+    active = [layer for layer in layers if layer["class_name"].lower() in (*RECURRENT, "embedding", "dense")]
+    kinds = [layer["class_name"].lower() for layer in active]
     good = re.fullmatch(f"(embedding )?(({'|'.join(RECURRENT)}) )+dense", " ".join(kinds))
     require(bool(good), subject, f"layers {', '.join(kinds)}", CHAIN)
     # Only a character model may predict at every step, with the same Dense layer.
+    top = active[-2]["config"].get("layer", active[-2])["config"]  # that of the layer in a Bidirectional
     whole = model == SENTIMENT and top.get("return_sequences")
     require(not whole, subject, "the last recurrent layer returns sequences", "expected one that returns its last output")
     if "input_layers" in config:  # a functional model
@@ -394,7 +393,7 @@ def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
         for name, layer in (("input_layers", layers[0]), ("output_layers", layers[-1])):
             output = [layer["name"], 0, 0]
             require(config[name] in (output, [output]), subject, f"{name} {config[name]}", CHAIN)
-    return order
+    return _names([kind for kind in kinds if kind in RECURRENT])
 
 
 def _check_options(layer: Any, model: Kind, subject: str, backward: bool = False) -> None:
@@ -459,16 +458,14 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
     arrays, groups, config = _read(path)
     subject = f"Keras model {os.fspath(path)}"
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
-    classes = [_class(name) for name in names]
-    known = set(classes) <= {*RECURRENT, *INACTIVE, "embedding", "dense"}
-    ends = [classes.count("embedding"), classes.count("dense")]
-    fits = known and (ends == [1, 1] or (kind == CHARACTER and ends == [0, 1]))
+    others = [name for name in names if _class(name) not in (*RECURRENT, *INACTIVE)]
+    fits = others == ["dense", "embedding"] or (kind == CHARACTER and others == ["dense"])
     require(fits, subject, f"layers {', '.join(names) or '(none)'}", SUPPORTED)
     order = None
     if config is not None:
         with parsing(f"{subject}: config.json", "expected what model.save('x.keras') writes"):
             order = _order_in_config(config["config"], kind, subject)
-    cells: dict[str, Weights] = {}
+    cells = {}
     for array, values in arrays.items():
         cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
@@ -477,12 +474,12 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
 
     embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if "embedding" in names else None
     head = dense_from_keras(cells.pop("layers/dense", []))
-    stacks: dict[str, list[Layer]] = {}
-    for name in (name for name in names if _class(name) in RECURRENT):
+    stacks = {}
+    for name in names:
         group = f"layers/{name}"
         if _class(name) == "bidirectional":
             stacks[name] = [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in DIRECTIONS}]
-        else:
+        elif _class(name) in RECURRENT:
             stacked = [cell for cell in cells if cell.startswith(f"{group}/cell/cells/")]
             stacks[name] = [lstm(cell) for cell in stacked or [f"{group}/cell"]]
     require(not cells, subject, f"arrays of {', '.join(cells)}", SUPPORTED)
@@ -536,7 +533,6 @@ def _tensor(value: dict[str, Any]) -> Any:
 def _read(path: FilePath) -> tuple[Arrays, list[str], Any]:
     """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name = os.fspath(path)
-    require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
         if not zipfile.is_zipfile(file):
             return *_read_hdf5(path, name), None
@@ -568,6 +564,6 @@ def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int,
         ][:2]
 
     found = orders(tuple(stacks), features)
-    require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {SUPPORTED}")
-    require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
+    remedy = "their widths fit in several orders: save a .keras archive" if found else f"their widths fit in no order; {SUPPORTED}"
+    require(len(found) == 1, subject, f"layers {', '.join(stacks)}", remedy)
     return found[0]

@@ -25,7 +25,6 @@ from lstm_jax.convert.arrays import (
     check_keys,
     checked,
     halves,
-    is_bidirectional,
     kind_of,
     layers_of,
     split_paths,
@@ -37,7 +36,6 @@ from lstm_jax.errors import require
 
 Pairs = list[tuple[Any, np.ndarray]]
 """List of pairs: a parameter of a layer, and the array with its new values."""
-REMEDY = "give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"
 
 
 def _paired(layer: Any, arrays: Arrays, where: str = "") -> Pairs:
@@ -62,27 +60,24 @@ def _paired_layers(layer: Any, weights: Sequence[Any], where: str = "", allowed:
     """
     layers = layers_of(layer)
     require(len(layers) == len(weights), "layers", len(layers), f"the weights have {len(weights)}: give a RecurrentStack of as many layers")
-    found: Pairs = []
+    found = []
     for number, (part, given) in enumerate(zip(layers, weights, strict=True)):
         at, path = f" of layer {number}" if len(layers) > 1 else "", where.format(number)
-        name = path.rstrip("/") or "weights"
         require(is_a(part, OWN, "Recurrent", "Bidirectional"), f"layer{at}", kind_of(part), "give Recurrent and Bidirectional layers")
-        require(_is_keras(given) or hasattr(given, "keys"), name, kind_of(given), REMEDY)
-        both = is_bidirectional(part)
-        remedy = "the weights have one direction: give a Recurrent layer" if both else "the weights have both: give a Bidirectional layer"
-        require(both == is_bidirectional(given), f"directions{at}", 2 if both else 1, remedy)
-        if both and _is_keras(given):
+        ours, theirs = halves(part), halves(given, path)
+        remedy = f"the weights have {len(theirs)}: give a {'Recurrent' if len(ours) > 1 else 'Bidirectional'} layer"
+        require(len(ours) == len(theirs), f"directions{at}", len(ours), remedy)
+        if len(ours) > 1 and _is_keras(given):
             _check_option(part, "merge_mode", given.merge_mode, at)
-        elif both:
-            check_keys(f"{path}bidirectional layer", given, DIRECTIONS)
-        theirs = halves(given)
-        for direction, half in halves(part).items():
-            arrays, place = theirs[direction], at + (direction and f", {direction}")
+        for direction, half in ours.items():
+            arrays, cell = theirs[direction], base_cell(half)
+            inner, place = below(path, direction), at + (direction and f", {direction}")
             if _is_keras(arrays):
+                name = path.rstrip("/") or "weights"
                 arrays = _from_keras(arrays, half, name + (direction and f".{direction}_layer"), place)
             else:
-                check_computes("other layer", allowed or CELLS, half.cell if allowed else base_cell(half), place)
-            found += _paired(half, checked(base_cell(half), arrays, below(path, direction)), below(path, direction))
+                check_computes("the other layer", allowed or CELLS, half.cell if allowed else cell, place)
+            found += _paired(half, checked(LAYOUTS[cell], arrays, inner), inner)
     return found
 
 
@@ -106,17 +101,17 @@ def _check_option(layer: Any, name: str, wanted: object, at: str) -> None:
 
 def _from_keras(layer: Any, own: Any, name: str, at: str) -> Arrays:
     """Return the weights of a recurrent Keras layer, after checking that our layer has its cell, its activations and its direction."""
-    found = [cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)]
-    kinds = ", ".join((*KERAS_CELLS, "Bidirectional"))
-    remedy = f"give a {kinds} of Keras, or arrays that cell_from_keras or another function of lstm_jax.convert has converted"
-    require(bool(found), name, type(layer).__name__, remedy)
-    cell = "gru_reset_before" if found == ["gru"] and not layer.reset_after else found[0]
+    cell = next((cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)), "")
+    remedy = f"give one of {', '.join(KERAS_CELLS)} and Bidirectional of Keras, or arrays that a function of lstm_jax.convert has converted"
+    require(bool(cell), name, type(layer).__name__, remedy)
+    if cell == "gru" and not layer.reset_after:
+        cell = "gru_reset_before"
     weights = layer.get_weights()
     require(bool(weights), name, "no weights", "the layer is not built: call it once")
     defaults = {"activation": "tanh"} | ({} if cell == "simple_rnn" else {"recurrent_activation": "sigmoid"})
     functions = {argument: _activation(layer, argument, name) for argument in defaults}
     computed = cell if functions == defaults else f"{cell}({', '.join(functions.values())})"
-    check_computes("Keras layer", [computed], own.cell, at)
+    check_computes("the Keras layer", [computed], own.cell, at)
     _check_option(own, "go_backwards", layer.go_backwards, at)
     if layer.go_backwards:  # Keras' outputs are in the order in which the steps are read
         _check_option(own, "keep_order", False, at)
@@ -143,7 +138,7 @@ def _state_dict(value: Any) -> Any:
 def _plain(kind: str, weights: Any, prefix: str) -> Arrays:
     """Return the weights of a dense layer or an embedding."""
     if isinstance(weights, Mapping) and not prefix and next(iter(LAYOUTS[kind].shapes)) in weights:
-        return checked(kind, weights)
+        return checked(LAYOUTS[kind], weights)
     longest = getattr(weights, "max_norm", None)
     require(longest is None, "max_norm", longest, "the layer does not change its vectors: give the state dict, if that is intended")
     state = _state_dict(weights)
@@ -155,7 +150,7 @@ def _plain(kind: str, weights: Any, prefix: str) -> Arrays:
 def _paired_model(model: Any, weights: Any) -> Pairs:
     """Pair the parameters of a model with a flat dict of weights, after checking that the weights fit the model."""
     layers = split_paths(weights, SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER)
-    found: Pairs = []
+    found = []
     for path in ENDS:
         part, name = path.split("/")
         parameter, value = getattr(getattr(model, part), name, None), weights.get(path)
@@ -173,15 +168,12 @@ def _paired_model(model: Any, weights: Any) -> Pairs:
 def _paired_recurrent(layer: Any, weights: Any, prefix: str) -> Pairs:
     """Pair the parameters of recurrent layers with weights of one of the kinds that `load` accepts."""
     state = _state_dict(weights)
-    if isinstance(state, Mapping):
-        check_keys("weights", state, remedy="give the state dict of a PyTorch module, or converted weights")
-        inside = bool(prefix) and any(name.startswith(prefix) for name in state)
-        if inside or not {"kernel", "recurrent_kernel", "bias", *DIRECTIONS} & set(state):
-            cell = base_cell(next(iter(halves(layers_of(layer)[0]).values())))
-            allowed = TORCH_CELLS.get(cell, (cell,))
-            shown = None if prefix else getattr(weights, "nonlinearity", None)  # an nn.RNN has it
-            only = [name for name in allowed if (shown == "relu") == ("relu" in name)]
-            return _paired_layers(layer, layers_from_torch(cell, state, prefix), "layer {}/", only if shown else allowed)
+    if isinstance(state, Mapping) and (prefix or not {"kernel", "recurrent_kernel", "bias", *DIRECTIONS} & set(state)):
+        cell = base_cell(next(iter(halves(layers_of(layer)[0]).values())))
+        allowed = TORCH_CELLS.get(cell, (cell,))
+        if not prefix and hasattr(weights, "nonlinearity"):  # that of an nn.RNN
+            allowed = [name for name in allowed if (weights.nonlinearity == "relu") == ("relu" in name)]
+        return _paired_layers(layer, layers_from_torch(cell, state, prefix), "layer {}/", allowed)
     require(not prefix, "prefix", repr(prefix), "only the state dict of a bigger model has one: leave it out")
     listed = isinstance(weights, list | tuple)
     return _paired_layers(layer, weights if listed else [weights], "weights[{}]/" if listed else "")
@@ -246,7 +238,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
         require(recurrent, "layer", kind_of(layer), LOADABLE)
         found = _paired_recurrent(layer, weights, prefix)
-    first: dict[int, Any] = {}
+    first = {}
     for variable, array in found:
         same = np.array_equal(first.setdefault(id(variable), array), array, equal_nan=True)
         require(same, "layer", "two layers that share a parameter", "the weights differ there: give layers with parameters of their own")

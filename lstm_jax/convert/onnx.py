@@ -64,27 +64,24 @@ class Graph:
     Every array in the graph, also called a value, has a name. The methods take and return these names.
     """
 
-    def __init__(self, name: str):
+    def __init__(self):
         self.onnx = import_onnx()
-        self.proto, self.size = self.onnx.GraphProto(name=name), 0
+        self.inputs, self.outputs, self.nodes, self.constants = [], [], [], []
 
     def input(self, name: str, dtype: str, *shape: int | str) -> str:
         """Add an input, and return its name."""
-        self.proto.input.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape))
         return name
 
-    def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
-        """Add a float output, which is a copy of a value under another name."""
-        self.proto.node.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
-        described = self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape)
-        self.proto.output.insert(0 if first else len(self.proto.output), described)
+    def output(self, value: str, name: str, *shape: int | str) -> None:
+        """Add a float output, which is a copy of a value under another name. The output that is added last is the first of the model."""
+        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
+        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape))
 
     def constant(self, name: str, array: np.ndarray) -> str:
         """Add an array of float32 or int64 as a constant with the given name, and return the name."""
         require(array.dtype in (np.float32, np.int64), name, f"dtype {array.dtype}", "give float32 arrays")
-        self.size += array.nbytes
-        require(self.size <= LARGEST, "weights", f"{self.size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
-        self.proto.initializer.append(self.onnx.numpy_helper.from_array(array, name))
+        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
     def node(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
@@ -92,20 +89,22 @@ class Graph:
 
         An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
         """
-        name, names = f"{operator}/{len(self.proto.node)}", []
+        name, names = f"{operator}/{len(self.nodes)}", []
         for number, value in enumerate(inputs):
             names.append(value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value)))
         found = [f"{name}/{number}" for number in range(outputs)]
-        self.proto.node.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
+        self.nodes.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
         return found[0] if outputs == 1 else found
 
-    def model(self, description: str, cell: str, metadata: Metadata) -> Any:
+    def model(self, name: str, description: str, cell: str, metadata: Metadata) -> Any:
         """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it."""
         metadata, helper = {} if metadata is None else metadata, self.onnx.helper
         texts = isinstance(metadata, Mapping) and all(isinstance(text, str) for item in metadata.items() for text in item)
         require(texts, "metadata", metadata, "give a dict from names to texts")
+        size = sum(len(constant.raw_data) for constant in self.constants)
+        require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
         model = helper.make_model(
-            self.proto,
+            helper.make_graph(self.nodes, name, self.inputs, self.outputs[-1:] + self.outputs[:-1], self.constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="lstm_jax",
@@ -137,17 +136,14 @@ def add_layers(
 
     If `states` is true, the initial states are inputs. The final states of the layers with the numbers `returned` are outputs.
     """
-    require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
     last, names, module = "", state_names(cell), LAYOUTS[cell].module
     attributes = {"linear_before_reset": int(cell == "gru")} if module == "GRU" else {}
     for number, layer in enumerate(layers):
         parts = [reordered("ONNX", cell, part) for part in halves(layer).values()]
-        operands = {
-            "kernel": [part["kernel"].T for part in parts],
-            "recurrent_kernel": [part["recurrent_kernel"].T for part in parts],
-            "bias": [np.concatenate([part["bias"], part.get("recurrent_bias", np.zeros_like(part["bias"]))]) for part in parts],
-        }
-        weights = [graph.constant(f"recurrent/{number}/{name}", np.stack(arrays)) for name, arrays in operands.items()]
+        for part in parts:
+            part["bias"] = np.concatenate([part["bias"], part.get("recurrent_bias", np.zeros_like(part["bias"]))])
+        arrays = {name: np.stack([part[name].T for part in parts]) for name in ("kernel", "recurrent_kernel", "bias")}
+        weights = [graph.constant(f"recurrent/{number}/{name}", array) for name, array in arrays.items()]
         shape = (len(parts), "batch", len(parts[0]["recurrent_kernel"]))
         initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in names if states]
         options = {"hidden_size": shape[-1], "direction": "bidirectional" if len(parts) == 2 else "forward", **attributes}
@@ -210,23 +206,23 @@ def layers_to_onnx(
             not installed. Also if ONNX cannot express an option of a layer or stack: other activations, `go_backwards`, zoneout, a `dtype`
             other than that of the parameters, `merge_mode=None`, residual connections, or a learned initial state without `states`.
     """
-    check_cell(cell, "ONNX")
-    require(merge is None or (isinstance(merge, str) and merge in MERGES), "merge", merge, f"give one of {', '.join(MERGES)}")
-    target = Target("recurrent layer of ONNX", merges=MERGES, bfloat16=False, starts=states)
-    weights, parts = exported(cell, layers, target), layers_of(layers)
+    weights = exported(cell, layers, Target("ONNX", merges=MERGES, options=("learned_state",) if states else ()))
+    parts = layers_of(layers)
     merges = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}
-    merges |= set() if merge is None else {merge}
+    if merge is not None:
+        _check_choice("merge", merge, MERGES)
+        merges.add(merge)
     require(len(merges) <= 1, "merge_mode", ", ".join(sorted(merges)), "all layers of one model must have the same: export them one by one")
-    combined = merges.pop() if merges else "concat"
+    combined = next(iter(merges), "concat")
     stack = check_stack(weights, cell, combined)
-    graph = Graph("recurrent_layers")
+    graph = Graph()
     x = graph.input("x", "FLOAT", "batch", "time", widths(stack[0])[0])
     returned = [number for number, part in enumerate(parts) if states or getattr(part, "return_state", False)]
     sequence, last = add_layers(graph, cell, stack, _swapped(graph, x), merge=combined, states=states, returned=returned)
     whole = getattr(parts[-1], "return_sequences", True)
     y, axes = (_swapped(graph, sequence), ("batch", "time")) if whole else (last, ("batch",))
-    graph.output(y, "y", *axes, widths(stack[-1], combined)[1], first=True)
-    return graph.model(f"{len(stack)} recurrent layers", cell, metadata)
+    graph.output(y, "y", *axes, widths(stack[-1], combined)[1])
+    return graph.model("recurrent_layers", f"{len(stack)} recurrent layers", cell, metadata)
 
 
 def sentiment_to_onnx(
@@ -256,11 +252,12 @@ def sentiment_to_onnx(
     Raises:
         InputError: if an argument is none of these, a parameter is not float32, or the package onnx is not installed.
     """
-    require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
+    _check_choice("pooling", pooling, POOLINGS)
+    _check_choice("merge", merge, MERGES)
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
     assert embedding is not None
-    graph = Graph("sentiment")
+    graph = Graph()
     ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
     if skip_padding:
         ids, lengths = _without_padding(graph, ids)
@@ -269,7 +266,7 @@ def sentiment_to_onnx(
     logits = _dense(graph, last if pooling == "last" else _pooled(graph, sequence, ids, pooling), head)
     probability = graph.node("Sigmoid", graph.node("Squeeze", logits, [1]))
     graph.output(probability, "probability", "batch")
-    return graph.model(description, cell, metadata)
+    return graph.model("sentiment", description, cell, metadata)
 
 
 def generation_to_onnx(params: Params, *, cell: str = "lstm", description: str = CHARACTER, metadata: Metadata = None) -> Any:
@@ -283,7 +280,7 @@ def generation_to_onnx(params: Params, *, cell: str = "lstm", description: str =
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, CHARACTER, cell)
     characters = len(head["bias"])
-    graph = Graph("generation")
+    graph = Graph()
     ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
     if embedding is None:
         values = graph.constant("one_hot/values", np.array([0, 1], np.float32))
@@ -292,8 +289,12 @@ def generation_to_onnx(params: Params, *, cell: str = "lstm", description: str =
         x = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), ids)
     sequence, _ = add_layers(graph, cell, layers, x, states=True, returned=range(len(layers)))
     logits = _dense(graph, _swapped(graph, sequence), head)
-    graph.output(logits, "logits", "batch", "time", characters, first=True)
-    return graph.model(description, cell, metadata)
+    graph.output(logits, "logits", "batch", "time", characters)
+    return graph.model("generation", description, cell, metadata)
+
+
+def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    require(isinstance(value, str) and value in choices, name, value, f"give one of {', '.join(choices)}")
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
@@ -305,15 +306,14 @@ def _dense(graph: Graph, x: str, head: Arrays) -> str:
     return graph.node("Add", product, graph.constant("head/bias", head["bias"]))
 
 
-def _words(graph: Graph, ids: str, dtype: str) -> tuple[str, str]:
-    """Add nodes that find the words of each row of `ids`, and return the names of a mask of bools and of the same mask of a dtype."""
-    word = graph.node("Not", graph.node("Equal", ids, [0]))
-    return word, graph.node("Cast", word, to=getattr(graph.onnx.TensorProto, dtype))
+def _words(graph: Graph, ids: str) -> str:
+    """Add nodes that find the words of each row of `ids`, and return the name of the mask."""
+    return graph.node("Not", graph.node("Equal", ids, [0]))
 
 
 def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     """Add nodes that move the padding of each row behind its words and count the words, and return the names of both results."""
-    _, words = _words(graph, ids, "INT32")
+    words = graph.node("Cast", _words(graph, ids), to=graph.onnx.TensorProto.INT32)
     steps = graph.node("Gather", graph.node("Shape", ids), [1])
     _, order = graph.node("TopK", words, steps, outputs=2, axis=1)  # of equal values, that with the lower index comes first
     return graph.node("GatherElements", ids, order, axis=1), graph.node("ReduceSum", words, [1], keepdims=0)
@@ -321,9 +321,9 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
     """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result."""
-    words, counted = (graph.node("Unsqueeze", mask, [2]) for mask in _words(graph, _swapped(graph, ids, axes=2), "FLOAT"))
-    count, zero = graph.node("ReduceSum", counted, [0], keepdims=0), np.float32(0)
-    results = []
+    words = graph.node("Unsqueeze", _words(graph, _swapped(graph, ids, axes=2)), [2])
+    zero, results = np.float32(0), []
+    count = graph.node("ReduceSum", graph.node("Cast", words, to=graph.onnx.TensorProto.FLOAT), [0], keepdims=0)
     if pooling != "max":
         total = graph.node("ReduceSum", graph.node("Where", words, outputs, zero), [0], keepdims=0)
         results.append(graph.node("Div", total, graph.node("Max", count, np.float32(1))))

@@ -31,6 +31,7 @@ from lstm_jax.convert.arrays import (
     Arrays,
     Kind,
     Layer,
+    Layout,
     Params,
     check_cell,
     check_keys,
@@ -38,12 +39,10 @@ from lstm_jax.convert.arrays import (
     checked,
     exported,
     exported_layer,
-    fitted,
     halves,
     join_model,
     reordered,
     split_model,
-    to_numpy,
 )
 from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
@@ -74,9 +73,9 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
     check_cell(cell, "PyTorch")
     check_keys("state dict", state_dict, remedy=STATE_DICT)
     left = {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
-    layers: list[Layer] = []
+    layers = []
     for end in [""] if "weight_hh" in left else [f"_l{number}" for number in range(len(left))]:
-        pair: dict[str, Arrays] = {}
+        pair = {}
         for direction, suffix in zip(DIRECTIONS, (end, f"{end}_reverse"), strict=True):
             if given := {name: left.pop(name + suffix) for name in NAMES.values() if name + suffix in left}:
                 pair[direction] = _from_direction(cell, given, f"{prefix}*{suffix}: ")
@@ -109,8 +108,7 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
             directions, or a bias is not zero and `bias` is false. Also if PyTorch cannot express an option of a layer or stack: other
             activations, `go_backwards`, zoneout, a learned initial state, a `merge_mode` other than "concat", or residual connections.
     """
-    check_cell(cell, "PyTorch")
-    state: Arrays = {}
+    state = {}
     for number, layer in enumerate(_uniform(cell, exported(cell, layers, TORCH))):
         for direction, arrays in halves(layer).items():
             end = f"_l{number}_reverse" if direction == "backward" else f"_l{number}"
@@ -145,8 +143,7 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
         suffix: end of the names: "_l0" for an nn.LSTM, nn.GRU or nn.RNN, and "" for an nn.LSTMCell, nn.GRUCell or nn.RNNCell.
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
     """
-    check_cell(cell, "PyTorch")
-    arrays = reordered("PyTorch", cell, checked(cell, exported_layer(cell, params, TORCH)))
+    arrays = reordered("PyTorch", cell, exported_layer(cell, params, TORCH))
     arrays.setdefault("recurrent_bias", np.zeros_like(arrays["bias"]))
     filled = [NAMES[name] for name in ("bias", "recurrent_bias") if arrays[name].any()]
     remedy = "a PyTorch module without biases computes something else: use bias=True"
@@ -156,17 +153,17 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
 
 
 def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Arrays:
-    shapes, sizes = LAYOUTS[cell].shapes, {}
-    unprojected = "weight_hr" not in given or cell == PROJECTED
-    require(unprojected, f"{where}weight_hr", "a projection", f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)")
-    biased = "bias_ih" in given or "bias_hh" in given
-    check_keys(f"{where}arrays", given, [theirs for name, theirs in NAMES.items() if (biased if "bias" in name else name in shapes)])
-    found = {name: to_numpy(where + theirs, given[theirs]).T for name, theirs in NAMES.items() if theirs in given}
-    second = None if "recurrent_bias" in shapes else found.pop("recurrent_bias", None)
-    names = {name: theirs if "bias" in name else f"transposed {theirs}" for name, theirs in NAMES.items()}
-    arrays = checked(cell, dict.fromkeys(shapes) | found, where, sizes, names)
-    if second is not None:
-        arrays["bias"] = arrays["bias"] + fitted(f"{where}bias_hh", second, shapes["bias"], sizes)
+    own, remedy = LAYOUTS[cell], ""
+    shapes = {**own.shapes, "recurrent_bias": own.shapes["bias"]}  # PyTorch's cells have both biases, or none
+    layout = own._replace(shapes={theirs: shapes[name][::-1] for name, theirs in NAMES.items() if name in shapes})
+    if cell == "lstm" and "weight_hr" in given:
+        remedy = f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)"
+    if not any("bias" in name for name in given):
+        given = {**given, "bias_ih": None, "bias_hh": None}
+    found = checked(layout, given, where, remedy=remedy)
+    arrays = {name: np.ascontiguousarray(found[theirs].T) for name, theirs in NAMES.items() if theirs in found}
+    if "recurrent_bias" not in own.shapes:
+        arrays["bias"] = arrays["bias"] + arrays.pop("recurrent_bias")
     return reordered("PyTorch", cell, arrays)
 
 
@@ -205,7 +202,7 @@ def sentiment_from_torch(state_dict: StateDict, embedding: str = "embedding", ls
         InputError: if `state_dict` is not a dict with strings as its keys, or if an array is missing, has a wrong shape, or belongs to none
             of these three submodules.
     """
-    return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
+    return _from_state(state_dict, (embedding, lstm, head), SENTIMENT)
 
 
 def sentiment_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
@@ -229,7 +226,7 @@ def generation_from_torch(state_dict: StateDict, embedding: str = "embedding", l
     Raises:
         InputError: as `sentiment_from_torch` does, and if the nn.LSTM is bidirectional.
     """
-    return _from_state(state_dict, embedding, lstm, head, CHARACTER)
+    return _from_state(state_dict, (embedding, lstm, head), CHARACTER)
 
 
 def generation_to_torch(params: Params, embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
@@ -241,28 +238,30 @@ def generation_to_torch(params: Params, embedding: str = "embedding", lstm: str 
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
 
-def _from_state(state_dict: StateDict, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+def _from_state(state_dict: StateDict, attributes: tuple[str, str, str], kind: Kind) -> Arrays:
     check_keys("state dict", state_dict, remedy=STATE_DICT)
-    parts = tuple(f"{part}." for part in (embedding, lstm, head))
+    embedding, lstm, head = parts = tuple(f"{part}." for part in attributes)
     for name in state_dict:
         require(name.startswith(parts), "name in the state dict", name, f"expected only {'*, '.join(parts)}*; name the attributes")
-    embedded = kind == SENTIMENT or f"{embedding}.weight" in state_dict
-    dense = plain_from_torch("dense", state_dict, f"{head}.")
-    table = plain_from_torch("embedding", state_dict, f"{embedding}.") if embedded else None
-    return join_model(table, lstm_from_torch(state_dict, f"{lstm}."), dense, kind)
+    embedded = kind == SENTIMENT or f"{embedding}weight" in state_dict
+    dense = plain_from_torch("dense", state_dict, head)
+    table = plain_from_torch("embedding", state_dict, embedding) if embedded else None
+    return join_model(table, lstm_from_torch(state_dict, lstm), dense, kind)
+
+
+PLAIN = {"dense": {"weight": ("out", "in"), "bias": ("out",)}, "embedding": {"weight": ("V", "E")}}
+"""Dict from a kind of layer to the shapes of its arrays in PyTorch."""
 
 
 def plain_from_torch(kind: str, state_dict: StateDict, prefix: str) -> Arrays:
     """Convert the weights of an nn.Linear (`kind` "dense") or nn.Embedding ("embedding") in a state dict to those of lstm_jax."""
-    (first, *others), weight = LAYOUTS[kind].shapes, f"{prefix}weight"
-    remedy = f"name the nn.{LAYOUTS[kind].module} in the bigger model: a prefix ('fc.'), or embedding=, lstm=, head="
-    require(weight in state_dict, f"{weight} in the state dict", "missing", remedy)
-    names = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
-    unknown = sorted(names - {"weight", *others})
-    require(not unknown, f"name in the state dict of an nn.{LAYOUTS[kind].module}", prefix + "".join(unknown[:1]), remedy)
-    matrix = to_numpy(weight, state_dict[weight])
-    arrays = {first: matrix.T if kind == "dense" else matrix} | {name: state_dict.get(prefix + name) for name in others}
-    return checked(kind, arrays, prefix, names={first: "transposed weight" if kind == "dense" else "weight"})
+    layout = Layout(f"an nn.{LAYOUTS[kind].module}", PLAIN[kind])
+    given = {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
+    if kind == "dense" and "weight" in given:
+        given.setdefault("bias", None)
+    remedy = f"name {layout.title} in the bigger model: a prefix ('fc.'), or embedding=, lstm=, head="
+    weight, *bias = checked(layout, given, prefix, remedy=remedy).values()
+    return {"kernel": np.ascontiguousarray(weight.T), "bias": bias[0]} if kind == "dense" else {"embedding": weight}
 
 
 def _to_state(params: Params, embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
@@ -288,7 +287,6 @@ def read_torch_file(path: str | os.PathLike[str]) -> Arrays:
 
     remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
     require(Path(path).suffix == ".safetensors", "PyTorch weights", os.fspath(path), remedy)
-    require(os.path.isfile(path), "PyTorch weights", os.fspath(path), "there is no such file")
-    subject, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
-    with parsing(subject, damaged), open_input(path, subject, damaged):
+    subject = f"PyTorch weights {os.fspath(path)}"
+    with open_input(path, subject), parsing(subject, "the file is damaged or foreign; " + remedy):
         return load_file(path)

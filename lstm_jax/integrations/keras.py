@@ -16,6 +16,7 @@ package, and then consists of Keras' layers. To get a model with the layers of t
 If `unroll` does not support the settings of a layer (see `why_not`), Keras runs the layer, with the same result.
 """
 
+import functools
 import warnings
 from typing import Any, no_type_check
 
@@ -212,22 +213,15 @@ class _Replacing:
     """Replacement of the recurrent layers of one Keras model: the names of the replaced layers, and a note for each of the others."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.notes: list[str] = []
-        self.made: dict[int, Any] = {}
+        self.names, self.notes = [], []
+        self.layer = functools.cache(self._layer)  # a layer that a model uses several times is replaced by a single layer
 
-    def __call__(self, layer: Any) -> Any:
-        """Return the layer in place of a layer. A layer that a model uses several times is replaced by a single layer."""
-        if id(layer) not in self.made:
-            self.made[id(layer)] = self._replaced(layer)
-        return self.made[id(layer)]
-
-    def _replaced(self, layer: Any) -> Any:
+    def _layer(self, layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):  # an operation of a Functional model, such as the comparison that computes a mask
             return layer
         kind = type(layer)
         if kind in (keras.layers.Bidirectional, Bidirectional):
-            both = {name: self(getattr(layer, name)) for name in ("forward_layer", "backward_layer")}
+            both = {name: self.layer(getattr(layer, name)) for name in ("forward_layer", "backward_layer")}
             if all(part is getattr(layer, name) for name, part in both.items()):
                 return layer
             made = Bidirectional.from_config(layer.get_config())
@@ -258,11 +252,11 @@ class _Replacing:
                 remedy = f"use the layers of lstm_jax.integrations.keras in its code for {names}"
                 self.notes.append(f"{model.name}: a subclass of {base}; {remedy}")
             return model
-        if [self(layer) for layer in model.layers] == model.layers:
+        if [self.layer(layer) for layer in model.layers] == model.layers:
             return model
         compiled, model.compiled = model.compiled, False  # the clone would be compiled from names, which fails for functions of the user
         try:
-            return keras.models.clone_model(model, clone_function=self)
+            return keras.models.clone_model(model, clone_function=self.layer)
         finally:
             model.compiled = compiled
 
@@ -294,7 +288,7 @@ def accelerate(model: Any, verbose: bool = True) -> Any:
     require(backend == "jax", "KERAS_BACKEND", backend, "set it to jax before Keras is imported")
     require(model.built, f"model {model.name}", "not built", "call it, build it or give it an Input first")
     replacing = _Replacing()
-    made = replacing(model)
+    made = replacing.layer(model)
     if verbose:
         print("run by lstm_jax:", ", ".join(replacing.names) or "no layer")
     for note in replacing.notes:

@@ -59,7 +59,11 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     if not (found.coordinator or found.processes > 1 or found.process > 0):
         return Processes("", 1, 0)
     if not managed:
-        _require_whole(found)
+        host, _, port = found.coordinator.rpartition(":")
+        require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator", found.coordinator, "give HOST:PORT of process 0")
+        require(found.processes >= 1, "processes", found.processes, "give the number of processes, at least 1")
+        remedy = f"give 0 to {found.processes - 1}, another one to each process"
+        require(0 <= found.process < found.processes, "process", found.process, remedy)
         _reach_coordinator(found)
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
     errors: list[Exception] = []
@@ -145,14 +149,6 @@ def prefix() -> str:
     return f"process {number}: " if number else ""
 
 
-def _require_whole(place: Processes) -> None:
-    host, _, port = place.coordinator.rpartition(":")
-    require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator", place.coordinator, "give HOST:PORT of process 0")
-    require(place.processes >= 1, "processes", place.processes, "give the number of processes, at least 1")
-    remedy = f"give 0 to {place.processes - 1}, another one to each process"
-    require(0 <= place.process < place.processes, "process", place.process, remedy)
-
-
 def _reach_coordinator(place: Processes) -> None:
     """Check in process 0 that its port is free, and wait in all others until process 0 listens: JAX would crash without a message."""
     host, _, port = place.coordinator.rpartition(":")
@@ -160,11 +156,12 @@ def _reach_coordinator(place: Processes) -> None:
         with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(("", int(port)))
-        return None
+        return
     until = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
-            return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
         except OSError as error:
             if time.monotonic() > until:
                 remedy = f"start process 0 within {CONNECT_SECONDS} seconds, and give its address to all"
@@ -202,8 +199,8 @@ def largest(*numbers: int) -> tuple[int, ...]:
     """Return the maximum of each argument over all processes. All processes must call this function together."""
     if not several():
         return numbers
-    found = multihost_utils.process_allgather(np.asarray(numbers, np.int64))
-    return tuple(int(number) for number in np.asarray(found).reshape(-1, len(numbers)).max(axis=0))
+    found = multihost_utils.process_allgather(np.asarray(numbers, np.int64))  # one row for each process
+    return tuple(np.max(found, axis=0).tolist())
 
 
 def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
@@ -260,7 +257,7 @@ def require_equal(values: Mapping[str, str], seconds: float = math.inf) -> None:
     """
     if not several():
         return
-    expected: dict[str, str] = {}
+    expected = {}
     for process, text in enumerate(exchange(json.dumps(dict(values)), seconds)):
         found = json.loads(text)
         expected = expected or found

@@ -49,9 +49,8 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 def prefer_cpu_devices(count: int) -> None:
     """Like `use_cpu_cores`, but if JAX has already made its devices, do not change their number."""
-    machine.keep_freed_memory()
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count or len(machine.cores()))
+    with contextlib.suppress(InputError):
+        use_cpu_cores(count)
 
 
 def make_mesh(devices: int = 0) -> Mesh:

@@ -14,18 +14,14 @@ ESCAPE = "lstm_jax.escape"
 
 def prepare_streams() -> None:
     """Open standard input, output and error if they are closed, and make standard output accept every character."""
-    for number in range(3):
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            os.open(
-                os.devnull, os.O_RDONLY if number == 1 else os.O_WRONLY
-            )  # gets the lowest free file descriptor, which is that of the closed stream
-    if sys.stdin is None:
-        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
-    for number, name in enumerate(("stdout", "stderr"), start=1):
+            # gets the lowest free file descriptor, which is that of the closed stream
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_WRONLY)
         if getattr(sys, name) is None:
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False))))
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it stays open
     codecs.register_error(ESCAPE, _escape)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors=ESCAPE)

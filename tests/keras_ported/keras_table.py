@@ -14,6 +14,15 @@ CELLS, BOTH, STACK, RNN = ("test_keras_cells.py::", "test_keras_bidirectional.py
 SHARED = ("test_basics", "test_correctness", "test_statefulness", "test_pass_initial_state", "test_masking")
 OUTPUTS = ("test_correctness", "test_pass_initial_state", "test_masking")
 
+SAME_NAMES = [
+    ("bidirectional", BOTH, (*SHARED, "test_return_state", "test_output_shape")),
+    ("stacked_rnn_cells", STACK, ("test_basics", "test_return_state_stacked_lstm_cell", "test_stacked_lstm_cell_mask")),
+    ("rnn", RNN, ("test_basics", "test_go_backwards", "test_masking", "test_stateful_batch_size_mismatch_raises")),
+]
+STATES = ("single_state", "two_states")
+EACH_CELL = ("test_compute_output_shape", "test_forward_pass", "test_passing_initial_state", "test_statefulness")
+FUSED_KINDS = ("lstm_eligibility", "lstm_matches_unfused", "gru_eligibility", "gru_matches_unfused")
+
 TESTS: list[tuple[str, str]] = [
     *(
         (f"{kind}_test.py::{name}", CELLS + ("test_outputs" if name in OUTPUTS else name))
@@ -24,36 +33,15 @@ TESTS: list[tuple[str, str]] = [
     ("gru_test.py::test_legacy_implementation_argument", "about an argument of old files of Keras that its deserialisation ignores"),
     ("gru_test.py::test_stateful_with_symbolic_batch_size", CELLS + "test_stateful_with_the_first_call_inside_jit"),
     ("gru_test.py::test_torch_cudnn_dispatch_fires", SPY),
-    *((f"bidirectional_test.py::{name}", BOTH + name) for name in SHARED),
-    ("bidirectional_test.py::test_return_state", BOTH + "test_return_state"),
-    ("bidirectional_test.py::test_output_shape", BOTH + "test_output_shape"),
+    *((f"{file}_test.py::{name}", port + name) for file, port, names in SAME_NAMES for name in names),
     ("bidirectional_test.py::test_keeps_use_cudnn", BOTH + "test_keeps_its_backend"),
-    ("bidirectional_test.py::test_fused_lstm_eligibility", FUSED),
-    ("bidirectional_test.py::test_fused_lstm_matches_unfused", FUSED),
-    ("bidirectional_test.py::test_fused_gru_eligibility", FUSED),
-    ("bidirectional_test.py::test_fused_gru_matches_unfused", FUSED),
+    *((f"bidirectional_test.py::test_fused_{kind}", FUSED) for kind in FUSED_KINDS),
     ("bidirectional_test.py::test_torch_cudnn_bidirectional_gru_dispatch_fires", SPY),
-    ("stacked_rnn_cells_test.py::test_basics", STACK + "test_basics"),
-    ("stacked_rnn_cells_test.py::test_correctness_single_state_stack", STACK + "test_correctness_single_state_stack"),
-    ("stacked_rnn_cells_test.py::test_correctness_two_states_stack", STACK + "test_correctness_two_states_stack"),
-    ("stacked_rnn_cells_test.py::test_statefullness_single_state_stack", STACK + "test_statefulness"),
-    ("stacked_rnn_cells_test.py::test_statefullness_two_states_stack", STACK + "test_statefulness"),
-    ("stacked_rnn_cells_test.py::test_return_state_stacked_lstm_cell", STACK + "test_return_state_stacked_lstm_cell"),
-    ("stacked_rnn_cells_test.py::test_stacked_lstm_cell_mask", STACK + "test_stacked_lstm_cell_mask"),
-    ("rnn_test.py::test_basics", RNN + "test_basics"),
-    ("rnn_test.py::test_compute_output_shape_single_state", RNN + "test_compute_output_shape"),
-    ("rnn_test.py::test_compute_output_shape_two_states", RNN + "test_compute_output_shape"),
+    *((f"stacked_rnn_cells_test.py::test_correctness_{cell}_stack", STACK + "test_correctness") for cell in STATES),
+    *((f"stacked_rnn_cells_test.py::test_statefullness_{cell}_stack", STACK + "test_statefulness") for cell in STATES),
+    *((f"rnn_test.py::{name}_{cell}", RNN + name) for name in EACH_CELL for cell in STATES),
     ("rnn_test.py::test_dynamic_shapes", RNN + "test_compute_output_shape"),
-    ("rnn_test.py::test_forward_pass_single_state", RNN + "test_forward_pass"),
-    ("rnn_test.py::test_forward_pass_two_states", RNN + "test_forward_pass"),
-    ("rnn_test.py::test_passing_initial_state_single_state", RNN + "test_passing_initial_state"),
-    ("rnn_test.py::test_passing_initial_state_two_states", RNN + "test_passing_initial_state"),
-    ("rnn_test.py::test_statefulness_single_state", RNN + "test_statefulness"),
-    ("rnn_test.py::test_statefulness_two_states", RNN + "test_statefulness"),
-    ("rnn_test.py::test_go_backwards", RNN + "test_go_backwards"),
     ("rnn_test.py::test_serialization", "about the serialisation of Keras' objects"),
-    ("rnn_test.py::test_stateful_batch_size_mismatch_raises", RNN + "test_stateful_batch_size_mismatch_raises"),
-    ("rnn_test.py::test_masking", RNN + "test_masking"),
 ]
 """Pairs of strings. The first names a test of Keras. The second names its port in this folder, or says why there is no port."""
 

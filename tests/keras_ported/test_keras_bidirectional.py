@@ -15,13 +15,13 @@ def simple(**options) -> Bidirectional:
     return Bidirectional(4, 4, cell="simple_rnn", rngs=nnx.Rngs(0, dropout=1), **options)
 
 
-def test_basics() -> None:
+def test_basics():
     check_basics(simple, (3, 2, 4), (3, 8))
     check_basics(lambda **options: simple(merge_mode="sum", **options), (3, 2, 4), (3, 4))
     assert len(jax.tree.leaves(nnx.state(simple(), nnx.Param))) == 6
 
 
-def test_correctness() -> None:
+def test_correctness():
     sequence = counted(2, 3, 4)
     ahead, back = alike([0.39687276, 0.7237238], 2), alike([0.10004295, 0.53391594], 2)
 
@@ -39,7 +39,7 @@ def test_correctness() -> None:
     near(summed, alike([[0.20937867, 0.34462988, 0.40290534], [0.59829646, 0.6734641, 0.6479671]], 2))
 
 
-def test_statefulness() -> None:
+def test_statefulness():
     layer, sequence = constant(Bidirectional, 3, 2, stateful=True), counted(2, 4, 3)
     wanted = [[0.26234663, 0.26234663, 0.16959146, 0.16959146], [0.6137073, 0.6137073, 0.5381646, 0.5381646]]
     for _ in range(2):
@@ -48,7 +48,7 @@ def test_statefulness() -> None:
         layer.reset_state()
 
 
-def test_pass_initial_state() -> None:
+def test_pass_initial_state():
     flat = [counted(2, 2) * n for n in (1, 2, 3, 4)]
     wanted = [[0.20794602, 0.4577124, 0.14046375, 0.48191673], [0.6682636, 0.6711909, 0.60943645, 0.60950446]]
     layer = constant(Bidirectional, 3, 2)
@@ -56,13 +56,13 @@ def test_pass_initial_state() -> None:
         near(layer(counted(2, 4, 3), initial_state=start), wanted)
 
 
-def test_masking() -> None:
+def test_masking():
     mask = jnp.array([[True, True, False, True], [True, False, False, True]])
     wanted = [[0.19393763, 0.19393763, 0.11669192, 0.11669192], [0.30818558, 0.30818558, 0.28380975, 0.28380975]]
     near(constant(Bidirectional, 3, 2, cell="gru")(counted(2, 4, 3), mask=mask), wanted)
 
 
-def test_return_state() -> None:
+def test_return_state():
     output, (ahead, back) = constant(Bidirectional, 3, 2, return_state=True)(counted(2, 4, 3))
     near(output, [[0.1990008, 0.1990008, 0.12659755, 0.12659755], [0.52335435, 0.52335435, 0.44717982, 0.44717982]])
     near(ahead.h, alike([0.1990008, 0.52335435], 2))
@@ -73,13 +73,13 @@ def test_return_state() -> None:
 
 @pytest.mark.parametrize("merge_mode", ["ave", "concat", "mul", "sum", None])
 @pytest.mark.parametrize("return_state", [False, True])
-def test_output_shape(merge_mode: str | None, return_state: bool) -> None:
+def test_output_shape(merge_mode, return_state):
     x = jnp.array([[[101.0, 202.0], [303.0, 404.0]]])
     layer = Bidirectional(2, 2, merge_mode=merge_mode, return_state=return_state, rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]
     assert layer.compute_output_shape(x.shape) == jax.tree.map(jnp.shape, layer(x))
 
 
-def test_keeps_its_backend() -> None:
+def test_keeps_its_backend():
     """Both directions get `backend`, which takes the place of `use_cudnn` in Keras."""
     for cell in ("gru", "lstm"):
         for backend in (None, "reference"):

@@ -53,7 +53,7 @@ OUTPUTS = [
 
 
 @pytest.mark.parametrize("backend", [None, *BACKENDS])
-def test_outputs(backend: str | None) -> None:
+def test_outputs(backend):
     for kind, shape, units, options, call, wanted in OUTPUTS:
         if (kind is LSTM) == (backend is not None):
             call = {name: jnp.asarray(value) if name == "mask" else value for name, value in call.items()}
@@ -65,7 +65,7 @@ def test_outputs(backend: str | None) -> None:
 
 
 @pytest.mark.parametrize("backend", [None, *BACKENDS])
-def test_statefulness(backend: str | None) -> None:
+def test_statefulness(backend):
     rows = {LSTM: [0.3124785, 0.6863672]} if backend else {GRU: [0.29542392, 0.5885018], SimpleRNN: [0.40559256, 0.7361247]}
     for kind, wanted in rows.items():
         layer, sequence = constant(kind, 4, 4, stateful=True, backend=backend), counted(2, 3, 4)
@@ -85,7 +85,7 @@ def test_statefulness(backend: str | None) -> None:
         ("simple_rnn", SimpleRNN, {}),
     ],
 )
-def test_basics(keras, peer_rules, cell: str, kind: type, options: dict) -> None:
+def test_basics(keras, peer_rules, cell, kind, options):
     def make(**more):
         return kind(4, 3, rngs=nnx.Rngs(0, dropout=1), **options, **more)
 
@@ -109,7 +109,7 @@ def test_basics(keras, peer_rules, cell: str, kind: type, options: dict) -> None
     np.testing.assert_allclose(sorted(map(float, ours)), losses, rtol=1e-6)
 
 
-def test_stateful_with_the_first_call_inside_jit() -> None:
+def test_stateful_with_the_first_call_inside_jit():
     layer = GRU(10, 5, stateful=True, rngs=nnx.Rngs(0))
     call = nnx.jit(lambda layer, x: layer(x))
     first = call(layer, jnp.ones((2, 10, 10)))

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from ported import ONE_STATE, TWO_STATES, OneState, TwoStates, alike, check_basics, counted, near
@@ -19,7 +20,7 @@ def make(cell: str, features: int, units: int, **options) -> Recurrent:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_basics(cell: str) -> None:
+def test_basics(cell):
     for options, wanted in (({}, (3, 5)), ({"return_sequences": True}, (3, 2, 5)), ({"go_backwards": True}, (3, 5))):
         check_basics(lambda options=options, **more: make(cell, 4, 5, **options, **more), (3, 2, 4), wanted)
     assert len(jax.tree.leaves(nnx.state(make(cell, 4, 5), nnx.Param))) == {"one": 2, "two": 3}[cell]
@@ -28,7 +29,7 @@ def test_basics(cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("known", [(3, 4, 5), (None, None, 5)], ids=["known", "dynamic"])
 @pytest.mark.parametrize(("sequences", "state"), FORMS)
-def test_compute_output_shape(cell: str, known: tuple, sequences: bool, state: bool) -> None:
+def test_compute_output_shape(cell, known, sequences, state):
     found = make(cell, 5, 8, return_sequences=sequences, return_state=state).compute_output_shape(known)
     batch, steps, _ = known
     outputs = (batch, steps, 8) if sequences else (batch, 8)
@@ -37,53 +38,44 @@ def test_compute_output_shape(cell: str, known: tuple, sequences: bool, state: b
     assert found == wanted
 
 
-def test_compute_output_shape_errors() -> None:
+def test_compute_output_shape_errors():
     for shape in ((3, 4), (3, 4, 6)):
         with pytest.raises(InputError, match=r"^shape: \(3, 4.*\); give \(batch, steps, 5\)$"):
             make("one", 5, 8).compute_output_shape(shape)
 
 
+def check(cell: str, got: tuple, outputs: list, last: list) -> None:
+    """Check the output and the final state of a call. The output of the second cell is the sum of its states."""
+    output, state = got
+    near(output, np.multiply(outputs, len(state) - 1 if cell == "two" else 1))
+    for part in state[1:] or state:
+        near(part, last)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("sequences", [False, True])
-def test_forward_pass(sequences: bool) -> None:
-    x = jnp.ones((1, 2, 3))
-    one, state = make("one", 3, 2, return_sequences=sequences, return_state=True)(x)
-    near(one, [[[3.0, 3.0], [9.0, 9.0]]] if sequences else [[9.0, 9.0]])
-    near(state.h, [[9.0, 9.0]])
-    near(make("one", 3, 2, return_sequences=sequences)(x), one)
-    two, states = make("two", 3, 2, return_sequences=sequences, return_state=True)(x)
-    near(two, [[[6.0, 6.0], [18.0, 18.0]]] if sequences else [[18.0, 18.0]])
-    near(states.first, [[9.0, 9.0]])
-    near(states.second, [[9.0, 9.0]])
-    near(make("two", 3, 2, return_sequences=sequences)(x), two)
+def test_forward_pass(cell, sequences):
+    x, last = jnp.ones((1, 2, 3)), [[9.0, 9.0]]
+    got = make(cell, 3, 2, return_sequences=sequences, return_state=True)(x)
+    check(cell, got, [[[3.0, 3.0], [9.0, 9.0]]] if sequences else last, last)
+    near(make(cell, 3, 2, return_sequences=sequences)(x), got[0])
 
 
-def test_passing_initial_state() -> None:
-    x, ones = jnp.ones((2, 3, 2)), jnp.ones((2, 2))
-    output, state = make("one", 2, 2, return_state=True)(x, initial_state=[ones])
-    near(output, [[22.0, 22.0], [22.0, 22.0]])
-    near(state.h, output)
-    output, states = make("two", 2, 2, return_state=True)(x, initial_state=TwoStates(jnp.zeros((2, 2)), ones, ones))
-    near(output, [[44.0, 44.0], [44.0, 44.0]])
-    near(states.first, [[22.0, 22.0], [22.0, 22.0]])
-    near(states.second, [[22.0, 22.0], [22.0, 22.0]])
+@pytest.mark.parametrize("cell", CELLS)
+def test_passing_initial_state(cell):
+    ones, last = jnp.ones((2, 2)), [[22.0, 22.0], [22.0, 22.0]]
+    start = [ones] if cell == "one" else TwoStates(jnp.zeros((2, 2)), ones, ones)
+    check(cell, make(cell, 2, 2, return_state=True)(jnp.ones((2, 3, 2)), initial_state=start), last, last)
 
 
-def test_statefulness() -> None:
-    x = jnp.ones((1, 2, 3))
-    layer = make("one", 3, 2, stateful=True, return_state=True)
+@pytest.mark.parametrize("cell", CELLS)
+def test_statefulness(cell):
+    layer, x, last = make(cell, 3, 2, stateful=True, return_state=True), jnp.ones((1, 2, 3)), [[45.0, 45.0]]
     layer(x)
-    output, state = layer(x)
-    near(output, [[45.0, 45.0]])
-    near(state.h, [[45.0, 45.0]])
-    layer = make("two", 3, 2, stateful=True, return_state=True)
-    layer(x)
-    output, states = layer(x)
-    near(output, [[90.0, 90.0]])
-    near(states.first, [[45.0, 45.0]])
-    near(states.second, [[45.0, 45.0]])
+    check(cell, layer(x), last, last)
 
 
-def test_go_backwards() -> None:
+def test_go_backwards():
     sequence = counted(2, 3, 4)
     layer = make("one", 4, 2, go_backwards=True)
     layer(sequence)
@@ -95,7 +87,7 @@ def test_go_backwards() -> None:
     near(state.h, output)
 
 
-def test_stateful_batch_size_mismatch_raises() -> None:
+def test_stateful_batch_size_mismatch_raises():
     layer = make("two", 3, 2, stateful=True)
     layer(jnp.ones((4, 5, 3)))
     with pytest.raises(InputError, match=r"^batch size: 1; the carried state has 4 rows: give as many, or call reset_state\(1\)$"):
@@ -104,7 +96,7 @@ def test_stateful_batch_size_mismatch_raises() -> None:
     assert layer(jnp.ones((1, 5, 3))).shape == (1, 2)
 
 
-def test_masking() -> None:
+def test_masking():
     sequence, mask = counted(2, 4, 3), jnp.array([[True, True, True, False], [True, True, False, False]])
     near(make("one", 3, 2)(sequence, mask=mask), alike([57.0, 126.0], 2))
     outputs = make("one", 3, 2, return_sequences=True)(sequence, mask=mask)

@@ -43,7 +43,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_processes")
-def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None:
+def test_cold_and_warm_give_the_same_bits(reviews, tmp_path):
     """A training with a warm cache gives the same parameters, bit for bit, as one with a cold cache, even if a cache entry is truncated.
 
     Both trainings run in fresh processes with the default devices and the default backend, and their compiled steps donate the state.
@@ -88,7 +88,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         jax.config.update(name, value)
 
 
-def test_on_in_the_user_s_cache(settings: Path) -> None:
+def test_on_in_the_user_s_cache(settings):
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir == str(compilation_cache_dir())
     assert compilation_cache_dir().is_relative_to(settings / "lstm_jax" / "xla")
@@ -96,7 +96,7 @@ def test_on_in_the_user_s_cache(settings: Path) -> None:
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
 
 
-def test_jax_s_own_settings_go_before(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jax_s_own_settings_go_before(settings, monkeypatch):
     jax.config.update("jax_enable_compilation_cache", False)
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
@@ -112,7 +112,7 @@ def test_jax_s_own_settings_go_before(settings: Path, monkeypatch: pytest.Monkey
     assert jax.config.jax_persistent_cache_min_compile_time_secs == least
 
 
-def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_processor_or_jaxlib_has_its_own(monkeypatch):
     here = compilation_cache_dir()
     monkeypatch.setattr(compilation_cache, "version", lambda package: "0.0")
     older = compilation_cache_dir()
@@ -120,7 +120,7 @@ def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch
     assert len({here, older, compilation_cache_dir()}) == 3
 
 
-def test_a_folder_that_cannot_be(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be(settings, monkeypatch):
     """The cache stays off if others can write to its folder, if it cannot be made, or if the user has no home in which it could be."""
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
@@ -144,7 +144,7 @@ def _fail() -> None:
 
 
 @pytest.mark.parametrize(("load", "said"), [(_complain, "doesn't match"), (_fail, "RuntimeError: rejected")])
-def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch: pytest.MonkeyPatch, capfd, load, said: str) -> None:
+def test_off_where_xla_complains_of_its_own_programs(settings, monkeypatch, capfd, load, said):
     monkeypatch.setattr(compilation_cache, "_load_a_program", load)
     keep_compiled()
     monkeypatch.setattr(compilation_cache, "_load_a_program", lambda: pytest.fail("is asked once"))
@@ -155,7 +155,7 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
     assert capfd.readouterr().err == "after\n"
 
 
-def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_verdict_without_a_test(tmp_path, monkeypatch):
     """A process on a GPU does not test whether XLA can load programs.
 
     Such a process stores no test result for later processes on a CPU, and ignores the stored result of an earlier process.
@@ -171,12 +171,12 @@ def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert compilation_cache._loads(verdict)
 
 
-def test_a_program_loads() -> None:
+def test_a_program_loads():
     assert isinstance(compilation_cache._stderr_of(compilation_cache._load_a_program), str)
     assert "Error" not in compilation_cache._stderr_of(compilation_cache._load_a_program)
 
 
-def test_the_oldest_go(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go(settings, monkeypatch):
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
     for age, name in enumerate("dcba"):

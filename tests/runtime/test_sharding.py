@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from tables import assert_close
 
-from lstm_jax import Embedding, InputError, SentimentClassifier
-from lstm_jax.config import SentimentModelConfig
+from lstm_jax import Embedding, InputError
 from lstm_jax.models import functional
 from lstm_jax.runtime.sharding import DATA, constrain, gather_columns, make_mesh, on, own_rows, param_spec, replicated, rows, use_cpu_cores
 
@@ -92,30 +91,19 @@ def test_rows_and_copies():
             own_rows(mesh, count)
 
 
-@two_devices
 def test_where_parameters_live():
-    """`param_spec` shards an embedding table by columns and replicates all other parameters, in flat and in nested trees.
-
-    It also replicates a table whose columns do not divide evenly, and arrays that only resemble a table in name.
-    """
-    mesh = make_mesh(2)
+    """`param_spec` shards an embedding table by columns. It replicates a table whose columns do not divide evenly, and other arrays."""
 
     def specs(tree):
-        found = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, param_spec(mesh.size, path, leaf)), tree)
-        return {jax.tree_util.keystr(path): sharding.spec for path, sharding in jax.tree.leaves_with_path(found)}
+        found = jax.tree_util.tree_map_with_path(lambda path, leaf: param_spec(2, path, leaf), tree)
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): spec for path, spec in jax.tree.leaves_with_path(found)}
 
-    model = SentimentClassifier(SentimentModelConfig(embed=6, units=5), 50, rngs=nnx.Rngs(0))
-    columns, copied = spec(None, DATA), spec()
-    flat = specs(functional(model).params)
-    assert flat.pop("['embedding/embedding']") == columns
-    assert set(flat.values()) == {copied}
-    assert specs({"embedding": {"embedding": jnp.zeros((3, 4))}, "head": jnp.zeros((4, 4))}) == {
-        "['embedding']['embedding']": columns,
-        "['head']": copied,
-    }
-    odd = {"embedding/embedding": jnp.zeros((4, 3)), "embedding": jnp.zeros(4), "my_embedding": jnp.zeros((4, 4))}
-    assert set(specs(odd).values()) == {copied}
-    assert param_spec(mesh.size, (), jnp.zeros((4, 4))) == copied
+    square, columns = jnp.zeros((4, 4)), spec(None, DATA)
+    assert specs({"embedding": {"embedding": square}, "head": square}) == {"embedding/embedding": columns, "head": spec()}
+    assert specs({"embedding/embedding": square, "head/kernel": square}) == {"embedding/embedding": columns, "head/kernel": spec()}
+    odd = {"embedding/embedding": jnp.zeros((4, 3)), "embedding": jnp.zeros(4), "my_embedding": square}
+    assert set(specs(odd).values()) == {spec()}
+    assert param_spec(2, (), square) == spec()
 
 
 def test_constrain_outside_a_mesh():
@@ -190,11 +178,14 @@ def test_an_id_outside_is_not_a_number_on_a_mesh():
 
 def test_the_nearest_row_with_explicit_sharding():
     """With the mode "clip", an id outside the table gives the nearest row, whether the sharding of the ids is explicit or not."""
-    table, ids = jnp.arange(5.0)[:, None], np.array([-9, -1, 4, 7], np.int32)
-    np.testing.assert_array_equal(gather_columns(table, jnp.asarray(ids), mode="clip")[:, 0], [0, 0, 4, 4])
+
+    def nearest(ids: jax.Array, size: int = 5) -> list[float]:
+        return gather_columns(jnp.arange(float(size))[:, None], ids, mode="clip")[:, 0].tolist()
+
+    ids = np.array([-9, -1, 4, 7], np.int32)
+    assert nearest(jnp.asarray(ids)) == [0, 0, 4, 4]
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(mesh):
-        placed = jax.device_put(ids, jax.NamedSharding(mesh, jax.P("data")))
-        np.testing.assert_array_equal(gather_columns(table, placed, mode="clip")[:, 0], [0, 0, 4, 4])
-        placed = jax.device_put(ids.astype(np.int8), jax.NamedSharding(mesh, jax.P("data")))
-        np.testing.assert_array_equal(gather_columns(jnp.arange(300.0)[:, None], placed, mode="clip")[:, 0], [0, 0, 4, 7])
+        sharding = jax.NamedSharding(mesh, jax.P("data"))
+        assert nearest(jax.device_put(ids, sharding)) == [0, 0, 4, 4]
+        assert nearest(jax.device_put(ids.astype(np.int8), sharding), 300) == [0, 0, 4, 7]
