@@ -4,8 +4,6 @@ import dataclasses
 import json
 import sys
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +20,13 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 REVIEWS = ["the film was good", "the film was not good, it was bad " * 3, "", "unheard words", "good " * 40]
 
 
-def read(path: Path) -> tuple[Any, dict[str, str]]:
+def read(path):
     """Return a session of ONNX Runtime with an ONNX file, and the metadata of the file."""
     file = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return file, file.get_modelmeta().custom_metadata_map
 
 
-def close(got: np.ndarray, wanted: np.ndarray) -> None:
+def close(got, wanted):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,12 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def run(runs) -> Path:
+def run(runs):
     return runs["generation"]
 
 
 @pytest.fixture(scope="module")
-def trained(run) -> generation.Trained:
+def trained(run):
     return generation.load(run)
 
 
@@ -130,6 +129,7 @@ def test_bytes_of_mixed_encodings(ask, runs, tmp_path):
     assert f"{count - held_out} characters (256 distinct), {held_out} held out" in " ".join(out.split())
     assert json.loads(ask("score", "--run", run, "--json", tmp_path / "mixed.txt")[1])["characters"] == count - 1
     trained = generation.load(run)
+    assert trained.encode("Aü").tolist() == [65, 0xC3, 0xBC]
     prompt = "ü".encode() + b"\xfc"  # an argument that is not UTF-8
     drawn = np.concatenate(list(trained.write(np.frombuffer(prompt, np.uint8), 40, trained.rules(), seed=2)), axis=1)[0]
     code, out, err = ask("generate", "--run", run, "--prompt", os.fsdecode(prompt), "--chars", 40, "--seed", 2)

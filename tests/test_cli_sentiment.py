@@ -1,5 +1,6 @@
 """Tests of the commands that read a sentiment run, and of `data prepare`: what they print and write."""
 
+import codecs
 import gzip
 import json
 import os
@@ -25,29 +26,43 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def run(runs) -> Path:
+def run(runs):
     return runs["sentiment"]
 
 
-def probabilities(run: Path, texts: list) -> list[float]:
+def probabilities(run, texts):
     return sentiment.load(run).probabilities(texts).tolist()
 
 
-def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
-    texts = ["the film was good", "the film was not good", ""]
-    wanted = "".join(f"{p:.6f}\n" for p in probabilities(run, texts))
-    assert ask("predict", "--run", run, "--text", *texts) == (0, wanted, "")
-    (tmp_path / "texts").write_text("\n".join(texts) + "\n")
-    assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, wanted, "")
-    for end in ("\n", "\r\n"):
-        assert ask("predict", "--run", run, stdin="".join(text + end for text in texts).encode()) == (0, wanted, "")
+def test_predict(ask, run, tmp_path, monkeypatch):
+    lines = [b"the film was good", b"", b"nul\x00byte", "ünï \u2028 film [bold]".encode()]
+    found = probabilities(run, lines)
+    wanted = "".join(f"{p:.6f}\n" for p in found)
+    content = b"\n".join(lines) + b"\n"
+    (tmp_path / "texts").write_bytes(content)
+    assert ask("predict", "--run", run, "--file", tmp_path / "texts", stdin=b"not to be read\n") == (0, wanted, "")
+    for given in (content, content.replace(b"\n", b"\r\n"), codecs.BOM_UTF8 + content):
+        assert ask("predict", "--run", run, stdin=given) == (0, wanted, "")
+    code, out, err = ask("predict", "--run", run, "--json", stdin=content)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
+    assert rows == [{"probability": round(p, 6), "text": line.decode()} for line, p in zip(lines, found, strict=True)]
+    texts = [b"the film was not good", b"bad \xff good"]
+    out = ask("predict", "--run", run, "--json", "--text", *map(os.fsdecode, texts))[1]
+    rows = [
+        {"probability": round(p, 6), "text": text.decode(errors="replace")}
+        for text, p in zip(texts, probabilities(run, texts), strict=True)
+    ]
+    assert list(map(json.loads, out.splitlines())) == rows
     for content in ("good film".encode("utf-16"), gzip.compress(b"good film")):
         assert_error(ask("predict", "--run", run, stdin=content), "file -: ")
-    assert ask("predict", "--run", run, stdin="".join(f"{text}\n" for text in texts).encode("utf-8-sig")) == (0, wanted, "")
+    assert ask("predict", "--run", run, stdin=b"") == (0, "", "")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert_error(ask("predict", "--run", run), "text: none given; give --text, --file, or reviews on standard input")
 
 
 @pytest.mark.slow
-def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path: Path) -> None:
+def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path):
     """The preset "best" equals the config of the widest model of the study `best`, except that its dtype is float32.
 
     A small run shows that flags replace values of the preset. The run first trains a language model, and removes the checkpoints of the
@@ -74,28 +89,6 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path: Path) -
     padded = data.pad_ragged(*trained.vocabulary.encode_all(texts), 20, "post")
     logits = make_server(trained.model)(padded)  # padding is skipped, since packed reviews have none
     np.testing.assert_allclose(sentiment.probabilities(logits), trained.probabilities(texts), rtol=1e-5)
-
-
-def test_predict_json_lines(ask, run):
-    lines = [b"", b"nul\x00byte", "ünï \u2028 film [bold]".encode(), b"it is good"]
-    code, out, err = ask("predict", "--run", run, "--json", stdin=b"\n".join(lines) + b"\n")
-    assert (code, err) == (0, "")
-    rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
-    assert [row["text"] for row in rows] == [line.decode(errors="replace") for line in lines]
-    assert [row["probability"] for row in rows] == [round(p, 6) for p in probabilities(run, lines)]
-    raw = b"bad \xff good"
-    assert json.loads(ask("predict", "--run", run, "--json", "--text", os.fsdecode(raw))[1]) == {
-        "probability": round(probabilities(run, [raw])[0], 6),
-        "text": raw.decode(errors="replace"),
-    }
-
-
-def test_predict_nothing(ask, run, tmp_path, monkeypatch):
-    assert ask("predict", "--run", run, stdin=b"") == (0, "", "")
-    (tmp_path / "empty").write_bytes(b"")
-    assert ask("predict", "--run", run, "--file", tmp_path / "empty", stdin=b"not to be read\n") == (0, "", "")
-    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
-    assert_error(ask("predict", "--run", run), "text: none given; give --text, --file, or reviews on standard input")
 
 
 def test_evaluate(ask, run):
@@ -139,23 +132,21 @@ def test_evaluate_refuses_other_data(ask, run, runs):
 
 def test_neighbours(ask, run):
     trained = sentiment.load(run)
-    table = trained.params["embedding/embedding"].astype(np.float64)
-    table = table[: 4 + len(trained.vocabulary.words)]  # later rows stand for no word
-    word = trained.vocabulary.index["good"]
-    cosine = table @ table[word] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[word]))
-    near = [n for n in np.argsort(-cosine).tolist() if n >= 4 and n != word][:15]
-    code, out, err = ask("embedding", "neighbours", "--run", run, "--count", "15", "--min-reviews", "0", "good", "bad")
-    assert (code, err) == (0, "")
-    first, second = out.splitlines()  # a long line stays one
-    assert first == "good: " + ", ".join(f"{trained.vocabulary.word(n)} {cosine[n]:.2f}" for n in near)
-    assert (second[:5], second.count(",")) == ("bad: ", 14)
-    (nearest,) = trained.words.neighbours("good", 1, metric="euclidean", min_reviews=0)
-    asked = ask("embedding", "neighbours", "--run", run, "--count", "1", "--min-reviews", "0", "--metric", "euclidean", "good", "--json")
-    assert json.loads(asked[1]) == {"word": "good", "neighbours": [[nearest[0], round(nearest[1], 6)]]}
+    vocabulary = trained.vocabulary
+    good, table = vocabulary.index["good"], trained.words.table.astype(np.float64)[: 4 + len(vocabulary.words)]  # later rows are no words
+    cosine = table @ table[good] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[good]))
     with np.load(trained.run.words) as file:
-        common = {trained.vocabulary.word(int(n)) for n in np.flatnonzero(file["count"] >= 40) if n >= 4}
-    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "500", "--min-reviews", "40", "good")
-    assert {found.rsplit(" ", 1)[0] for found in out.strip().removeprefix("good: ").split(", ")} == common - {"good"}
+        count = file["count"]
+    for least, most in ((0, 15), (40, 500)):
+        near = [n for n in np.argsort(-cosine).tolist() if n >= 4 and n != good and count[n] >= least][:most]
+        code, out, err = ask("embedding", "neighbours", "--run", run, "--count", most, "--min-reviews", least, "good", "bad")
+        assert (code, err) == (0, "")
+        first, second = out.splitlines()  # a long line stays one
+        assert first == "good: " + ", ".join(f"{vocabulary.word(n)} {cosine[n]:.2f}" for n in near)
+        assert second.startswith("bad: ")
+    (nearest,) = trained.words.neighbours("good", 1, metric="euclidean", min_reviews=0)
+    asked = ask("embedding", "neighbours", "--run", run, "--count", 1, "--min-reviews", 0, "--metric", "euclidean", "good", "--json")
+    assert json.loads(asked[1]) == {"word": "good", "neighbours": [[nearest[0], round(nearest[1], 6)]]}
 
 
 def test_export(ask, run, tmp_path):

@@ -43,15 +43,16 @@ FIELDS = {
 
 
 def test_the_default_is_the_source_s_model():
-    config = SentimentConfig()
-    assert (config.data.num_words, config.data.maxlen, config.data.padding, config.data.truncating) == (20_000, 80, "pre", "pre")
-    assert (config.model.embed, config.model.units, config.model.dropout, config.model.recurrent_dropout) == (128, 128, 0.2, 0.2)
-    assert (config.train.batch_size, config.train.optimizer, config.train.learning_rate) == (32, "adam", 1e-3)
-    assert not config.model.mask_zero
-    generation = GenerationConfig()
-    assert (generation.data.length, generation.data.step, generation.data.clean, generation.data.regime) == (40, 5, "source", "windows")
-    assert (generation.model.units, generation.model.layers, generation.model.embed, generation.model.dropout) == (128, 1, 0, 0.0)
-    assert (generation.train.batch_size, generation.train.optimizer, generation.train.epochs) == (32, "adam", 10)
+    sentiment, generation = SentimentConfig(), GenerationConfig()
+    for part, wanted in (
+        (sentiment.data, {"num_words": 20_000, "maxlen": 80, "padding": "pre", "truncating": "pre"}),
+        (sentiment.model, {"embed": 128, "units": 128, "dropout": 0.2, "recurrent_dropout": 0.2, "mask_zero": False}),
+        (sentiment.train, {"batch_size": 32, "optimizer": "adam", "learning_rate": 1e-3}),
+        (generation.data, {"length": 40, "step": 5, "clean": "source", "regime": "windows"}),
+        (generation.model, {"units": 128, "layers": 1, "embed": 0, "dropout": 0.0}),
+        (generation.train, {"batch_size": 32, "optimizer": "adam", "epochs": 10}),
+    ):
+        assert vars(part) == vars(part) | wanted
 
 
 WORDS = st.text(max_size=20).map(lambda text: text.encode(errors="replace").decode())
@@ -71,9 +72,12 @@ def test_json_round_trip(tmp_path_factory, paths, temperatures, length, share, r
         TrainConfig(learning_rate=share + 1e-9, seed=2**32 - 1),
         SampleConfig(sample_chars=0, sample_prompt=length, sample_temperatures=temperatures),
     )
-    path = tmp_path_factory.getbasetemp() / "config.json"
-    path.write_text(to_json(config))
-    assert read_config(path, GenerationConfig) == config
+    assert read_config_of(config, tmp_path_factory.getbasetemp()) == config
+
+
+def read_config_of(config, folder):
+    (folder / "config.json").write_text(to_json(config))
+    return read_config(folder / "config.json", type(config))
 
 
 @pytest.mark.parametrize("kind", [SentimentConfig, GenerationConfig, ForecastConfig])
@@ -155,32 +159,16 @@ def test_refused(part, field, value):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_numpy_values_and_paths_are_written_as_json():
-    config = ForecastConfig(
-        SeriesConfig(csv=Path("a.csv"), gaps=np.bool_(False), level=np.True_),
-        ForecastModelConfig(remat=np.int64(4)),
-    )
-    assert (config.data.csv, config.data.gaps, config.data.level, config.model.remat) == ("a.csv", False, True, 4)
-    assert [type(value) for value in (config.data.gaps, config.data.level, config.model.remat)] == [bool, bool, int]
-    written = json.loads(to_json(config))
-    assert (written["data"]["gaps"], written["data"]["level"], written["model"]["remat"]) == (False, True, 4)
+def test_numpy_values_and_paths_are_written_as_json(tmp_path):
+    data, model = SeriesConfig(csv=Path("a.csv"), gaps=np.bool_(False), level=np.True_), ForecastModelConfig(remat=np.int64(4))
+    found = (data.csv, data.gaps, data.level, model.remat)
+    assert (found, list(map(type, found))) == (("a.csv", False, True, 4), [str, bool, bool, int])
+    assert read_config_of(ForecastConfig(data, model), tmp_path) == ForecastConfig(data, model)
+    assert [TextConfig(data=given).data for given in ("a", Path("a"), (Path("a"), "b"))] == [("a",), ("a",), ("a", "b")]
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("kind", "section", "wanted"),
-    [
-        (SentimentConfig, "data", "DataConfig"),
-        (SentimentConfig, "pretraining", "PretrainingConfig"),
-        (GenerationConfig, "sample", "SampleConfig"),
-    ],
-)
-def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:
-    with pytest.raises(InputError, match=rf"^{section}: dict; give a lstm_jax.config.*{wanted}$"):
-        kind(**{section: {}})
-
-
-def test_sections_of_a_config_of_ones_own() -> None:
+def test_sections_of_another_class():
     """In a user's own subclass of `RunConfig`, a section annotated with `Any` may be of any class, and other sections are checked."""
 
     @dataclasses.dataclass(frozen=True)
@@ -190,11 +178,16 @@ def test_sections_of_a_config_of_ones_own() -> None:
         train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
 
     assert Own(data={"a": 1}).data == {"a": 1}
-    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax.config.*SentimentModelConfig$"):
-        Own(model=GenerationModelConfig())
+    for kind, section, value, wanted in (
+        (SentimentConfig, "pretraining", {}, "PretrainingConfig"),
+        (GenerationConfig, "sample", {}, "SampleConfig"),
+        (Own, "model", GenerationModelConfig(), "SentimentModelConfig"),
+    ):
+        with pytest.raises(InputError, match=rf"^{section}: {type(value).__name__}; give a lstm_jax.config.*{wanted}$"):
+            kind(**{section: value})
 
 
-def test_a_class_variable_is_no_flag() -> None:
+def test_a_class_variable_is_no_flag():
     """A subclass of `RunConfig` need not set the class variables that have a default, and none of them becomes a flag."""
 
     @dataclasses.dataclass(frozen=True)
@@ -210,7 +203,7 @@ def test_a_class_variable_is_no_flag() -> None:
 
 
 @pytest.mark.parametrize("task", CONFIGS)
-def test_a_task_has_its_names(task: str) -> None:
+def test_a_task_has_its_names(task):
     """The config class of a task is in the module with the name of the task, and its attribute `task` is this name.
 
     Its attribute `commands`, which error messages print, contains only names of commands that exist.

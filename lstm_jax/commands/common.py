@@ -6,7 +6,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from rich.console import Console
 
+from lstm_jax.bounds import Checked
 from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
 from lstm_jax.runtime.streams import drop_output
@@ -101,8 +102,16 @@ def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
     return trained.with_products(dtype) if dtype else trained
 
 
+class Command(Checked, ABC):
+    """Base class of the commands. A command is a frozen dataclass, whose fields are its flags."""
+
+    @abstractmethod
+    def __call__(self, console: Console) -> None:
+        """Run the command, and print on `console` what is not the command's answer."""
+
+
 @dataclass(frozen=True)
-class Train(ABC):
+class Train(Command):
     """Base class of the commands that train a model. Each task has a subclass with the task's config, default folder and report."""
 
     config: Any
@@ -118,7 +127,7 @@ class Train(ABC):
     """Print nothing but errors and warnings."""
     json: bool = False
     """Print nothing but the content of the run's result.json, on one line, when the training ends."""
-    group: Flat[Processes] = field(default_factory=Processes)
+    group: Flat[Processes] = Processes()
     """Settings of this process in a run of several processes."""
 
     @classmethod
@@ -134,7 +143,7 @@ class Train(ABC):
     def report(self, result: dict[str, Any]) -> Iterable[str]:
         """Return the lines to print after training. `result` is the content of the run's file result.json."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.runtime import processes
 
         place = processes.join(self.group)

@@ -1,15 +1,11 @@
 """The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
-from lstm_jax.bounds import Checked, Level
-from lstm_jax.commands.common import Flat, Train, load_run, metric_text, warn
+from lstm_jax.bounds import Level
+from lstm_jax.commands.common import Command, Flat, Train, load_run, metric_text, warn
 from lstm_jax.config import ForecastConfig
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
@@ -19,17 +15,17 @@ from lstm_jax.files.json_text import json_text
 class TrainForecast(Train):
     """Train an LSTM to forecast a time series, with prediction intervals."""
 
-    config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
+    config: Flat[ForecastConfig] = ForecastConfig()
     run: Path = Path("runs/forecast")
 
-    def report(self, result: dict[str, Any]) -> Iterator[str]:
+    def report(self, result):
         metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
         yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
         yield f"run in {self.run}: lstm-jax forecast --run {shlex.quote(str(self.run))}"
 
 
 @dataclass(frozen=True)
-class Forecast(Checked):
+class Forecast(Command):
     """Forecast the entries after the end of a time series with a trained model.
 
     The time, the mean and the prediction interval of each entry are printed.
@@ -44,8 +40,7 @@ class Forecast(Checked):
     json: bool = False
     """Print one JSON object per line."""
 
-    def __call__(self, console: Console) -> None:
-        del console
+    def __call__(self, console):
         trained = load_run("forecast", self.run)
         series = trained.series(self.csv)
         if self.csv is None and not trained.is_own(series):

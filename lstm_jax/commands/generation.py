@@ -4,15 +4,14 @@ import codecs
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import Checked, Count, CountOrNone, Seed, Temperature, Written
-from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say
+from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written
+from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
@@ -27,21 +26,21 @@ class TrainGeneration(Train):
     The model is one-hot characters -> LSTM -> softmax.
     """
 
-    config: Flat[GenerationConfig] = field(default_factory=GenerationConfig)
+    config: Flat[GenerationConfig] = GenerationConfig()
     run: Path = Path("runs/generation")
     """Folder in which the run stores its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
     preset: Literal["none", "shakespeare"] = "none"
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
     'shakespeare' is the recipe for the text tiny Shakespeare. The preset does not contain this text: give it by --data."""
 
-    def report(self, result: dict[str, Any]) -> Iterator[str]:
+    def report(self, result):
         if "validation_bits" in result:
             yield f"held-out text: {metric_text(result['validation_bits'], '.4f')} bits a character (epoch {result['best_epoch']})"
         yield f"run in {self.run}: lstm-jax generate --run {shlex.quote(str(self.run))} --prompt '...'"
 
 
 @dataclass(frozen=True)
-class Generate(Checked):
+class Generate(Command):
     """Continue a prompt, character by character, with a trained model."""
 
     run: Path = Path("runs/generation")
@@ -71,7 +70,7 @@ class Generate(Checked):
     json: bool = False
     """Print each text as a JSON object on its own line."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         trained = load_run("generation", self.run)
         prompt = trained.encode(self.prompt, self.clean, self.unknown)
         rules = trained.rules(self.temperature, self.top_k, self.top_p)
@@ -93,7 +92,7 @@ class Generate(Checked):
 
 
 @dataclass(frozen=True)
-class ReadsText(Checked):
+class ReadsText(Command):
     """Base class of the commands that read a text with a trained model."""
 
     data: Positional[tuple[str, ...]] = ()
@@ -136,7 +135,7 @@ class Score(ReadsText):
     json: bool = False
     """Print the result as JSON."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run, self.dtype)
@@ -165,7 +164,7 @@ class Units(ReadsText):
     out: Path = Path("units.html")
     """HTML page to write."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.tasks import generation
 
         trained = load_run("generation", self.run)

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from lstm_jax.bounds import Checked, Count
-from lstm_jax.commands.common import Positional
+from lstm_jax.bounds import Count
+from lstm_jax.commands.common import Command, Positional
 from lstm_jax.errors import require
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import before_end
 
 
 @dataclass(frozen=True)
-class Launch(Checked):
+class Launch(Command):
     """Run a training command in several processes on this machine.
 
     For example: lstm-jax launch -n 2 -- train sentiment --run runs/two
@@ -36,8 +35,7 @@ class Launch(Checked):
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 2
     """Number of processes. The cores of this machine are divided among them."""
 
-    def __call__(self, console: Console) -> None:
-        del console
+    def __call__(self, console):
         require(self.command[:1] == ("train",), "command", " ".join(self.command[:2]) or "none", "give one of lstm-jax train ...")
         codes = run_processes([sys.executable, "-P", "-m", "lstm_jax.cli", *self.command], self.n)
         if any(codes):
@@ -104,8 +102,7 @@ def _noted_signals() -> Iterator[deque[int]]:
     """Yield the numbers of the signals to pass on. A SIGHUP is passed on once, as a SIGTERM."""
     came = deque[int]()
 
-    def note(number: int, frame: object) -> None:
-        del frame
+    def note(number, frame):
         if number == signal.SIGHUP:  # a second SIGTERM would end the processes before they have saved their state
             signal.signal(number, signal.SIG_IGN)
         came.append(signal.SIGTERM if number == signal.SIGHUP else number)

@@ -4,15 +4,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from lstm_jax.bounds import Checked, Count
-from lstm_jax.commands.common import load_run, say
+from lstm_jax.bounds import Count
+from lstm_jax.commands.common import Command, load_run, say
 from lstm_jax.files.writing import check_output
 
 
 @dataclass(frozen=True)
-class Inspect(Checked):
+class Inspect(Command):
     """Write an HTML page that shows step by step what a trained network does.
 
     The page shows gates, states and outputs, and what the outputs depend on.
@@ -42,10 +40,10 @@ class Inspect(Checked):
     force: bool = False
     """Replace the file at --out, even if another program wrote it."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.config import read_task
 
-        check_output(self.out, (self.run, *([self.file] if self.file else [])), self.force)
+        check_output(self.out, filter(None, (self.run, self.file)), self.force)
         task = read_task(self.run / "config.json")
         from lstm_jax.inspection.window import write_page
         from lstm_jax.tasks.inspecting import Request, make_window
@@ -59,7 +57,7 @@ class Inspect(Checked):
 
 
 @dataclass(frozen=True)
-class ExportOnnx:
+class ExportOnnx(Command):
     """Write the model of a sentiment or text-generation run to an ONNX file.
 
     The vocabulary of the run is in the metadata of the file.
@@ -74,7 +72,7 @@ class ExportOnnx:
     json: bool = False
     """Print a description of the file as JSON."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.config import read_task
         from lstm_jax.convert.onnx import import_onnx
 
@@ -94,7 +92,7 @@ class ExportOnnx:
 
 
 @dataclass(frozen=True)
-class AcceptRun:
+class AcceptRun(Command):
     """Accept the changed files of a run, so that the run can be loaded again.
 
     Without this command, a run whose files have changed cannot be loaded.
@@ -103,7 +101,7 @@ class AcceptRun:
     run: Path
     """Folder of a run."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.training.run_folder import RunFolder
 
         found = RunFolder(self.run).accept()

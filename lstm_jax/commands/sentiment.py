@@ -2,17 +2,15 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from lstm_jax.bounds import Checked, Count, CountOrNone
-from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say
+from lstm_jax.bounds import Count, CountOrNone
+from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files.json_text import json_text
@@ -27,14 +25,14 @@ class TrainSentiment(Train):
     The model is Embedding -> LSTM -> Dense(1, sigmoid).
     """
 
-    config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
+    config: Flat[SentimentConfig] = SentimentConfig()
     run: Path = Path("runs/sentiment")
     preset: Literal["none", "best"] = "none"
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
     'best' is the recipe with the highest validation accuracy in the study `best` of docs/studies.md. The models of this study are trained
     on the labelled reviews of IMDB alone."""
 
-    def report(self, result: dict[str, Any]) -> Iterator[str]:
+    def report(self, result):
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
                 accuracy, auc = (metric_text(result[f"{part}_{metric}"], ".4f") for metric in ("accuracy", "auc"))
@@ -44,7 +42,7 @@ class TrainSentiment(Train):
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Print loss, accuracy, AUC and further metrics of a trained sentiment model."""
 
     run: Path = Path("runs/sentiment")
@@ -57,7 +55,7 @@ class Evaluate:
     json: bool = False
     """Print the metrics as JSON."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.tasks import sentiment
 
         trained = load_run("sentiment", self.run, self.dtype)
@@ -65,16 +63,14 @@ class Evaluate:
         if self.json:
             print(json_text(row))
             return
-        table = Table(title=Text(f"{self.run}, {self.split} reviews"))
-        table.add_column("metric")
-        table.add_column("value", justify="right")
+        table = Table("metric", Column("value", justify="right"), title=Text(f"{self.run}, {self.split} reviews"))
         for name, value in row.items():
             table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
         console.print(table)
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(Command):
     """Print the probability that a review is positive, one line for each review.
 
     The reviews are those of --text, --file or standard input.
@@ -94,8 +90,7 @@ class Predict:
     json: bool = False
     """Print one JSON object per line, with the probability and the text of the review."""
 
-    def __call__(self, console: Console) -> None:
-        del console
+    def __call__(self, console):
         if not self.text and self.file is None and sys.stdin.isatty():
             raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
         from lstm_jax.data.reviews.tables import read_texts
@@ -109,7 +104,7 @@ class Predict:
 
 
 @dataclass(frozen=True)
-class Neighbours(Checked):
+class Neighbours(Command):
     """Print the words whose learned vectors are nearest to the vector of a given word."""
 
     words: Positional[tuple[str, ...]]
@@ -125,7 +120,7 @@ class Neighbours(Checked):
     json: bool = False
     """Print one JSON object per line, with a word and its neighbours."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.inspection import embedding_space
 
         trained = load_run("sentiment", self.run)
@@ -139,7 +134,7 @@ class Neighbours(Checked):
 
 
 @dataclass(frozen=True)
-class PlotEmbedding(Checked):
+class PlotEmbedding(Command):
     """Draw the learned word vectors in two dimensions.
 
     A word's colour shows which share of the reviews with this word is positive.
@@ -154,7 +149,7 @@ class PlotEmbedding(Checked):
     force: bool = False
     """Replace the files at --out, even if another program wrote them."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.inspection.figures import figure_paths
 
         for path in figure_paths(self.out):
@@ -164,7 +159,7 @@ class PlotEmbedding(Checked):
 
 
 @dataclass(frozen=True)
-class ExportEmbedding:
+class ExportEmbedding(Command):
     """Write the learned word vectors to files for other programs."""
 
     out: Positional[Path]
@@ -176,7 +171,7 @@ class ExportEmbedding:
     force: bool = False
     """Replace existing files of other formats."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax.inspection.embedding_space import PROJECTOR, WORD2VEC
 
         files = {self.out: WORD2VEC} if self.format == "word2vec" else {self.out / name: own for name, own in PROJECTOR.items()}

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,21 +12,22 @@ from rich.console import Console
 from rich.table import Table
 from tyro.extras import SubcommandApp
 
-from lstm_jax.bounds import Checked, CountOrNone, Seed
-from lstm_jax.commands.common import Flat, Positional, say, set_help, start
+from lstm_jax.bounds import CountOrNone, Seed
+from lstm_jax.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.config import DataConfig, SentimentConfig
+from lstm_jax.config.generation import Clean, Unit
 from lstm_jax.runtime.machine import cores
 
 
 @dataclass(frozen=True)
-class PrepareData:
+class PrepareData(Command):
     """Read, tokenise and cache reviews."""
 
-    config: Flat[DataConfig] = field(default_factory=DataConfig)
+    config: Flat[DataConfig] = DataConfig()
     tfds: bool = False
     """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data. If --data is empty, the archive is downloaded."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax import data
         from lstm_jax.tasks.review_rows import load_reviews
 
@@ -44,7 +45,7 @@ class PrepareData:
 
 
 @dataclass(frozen=True)
-class Shard(Checked, ABC):
+class Shard(Command):
     """Base class of the commands that write shards."""
 
     data: Positional[tuple[str, ...]]
@@ -60,7 +61,7 @@ class Shard(Checked, ABC):
     def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
         """Write the shards, and yield the lines to print."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         from lstm_jax import data
         from lstm_jax.training.callbacks import progress_bar
 
@@ -69,11 +70,8 @@ class Shard(Checked, ABC):
             return
         with progress_bar(console) as progress:
             bar = progress.add_task("shards", total=None)
-
-            def report(done: int, total: int) -> None:
-                progress.update(bar, completed=done, total=total)
-
-            lines = list(self.write(self.workers or len(cores()), report))
+            workers = self.workers or len(cores())
+            lines = list(self.write(workers, lambda done, total: progress.update(bar, completed=done, total=total)))
         for line in lines:
             say(console, line)
 
@@ -89,12 +87,12 @@ class ShardText(Shard):
     To train on the shards, use train generation --input stream.
     """
 
-    clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
+    clean: Clean = "source"
     """Recipe by which the text is cleaned. The help of --clean in train generation describes the recipes."""
-    unit: Literal["character", "byte"] = "character"
+    unit: Unit = "character"
     """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
 
-    def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
+    def write(self, workers, on_progress):
         from lstm_jax import data
 
         text = data.write_shards(self.data, self.out, self.clean, self.unit, workers, on_progress)
@@ -122,7 +120,7 @@ class ShardReviews(Shard):
     label_column: str = "label"
     """Column or key that contains the label (0 or 1)."""
 
-    def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
+    def write(self, workers, on_progress):
         from lstm_jax import data
 
         columns = self.text_column, self.label_column
@@ -133,7 +131,7 @@ class ShardReviews(Shard):
 
 
 @dataclass(frozen=True)
-class Backends:
+class Backends(Command):
     """Print the capabilities of each recurrence backend, and whether it is available."""
 
     json: bool = False
@@ -143,7 +141,7 @@ class Backends:
     library instead of the installed one. Compiling takes about a minute and needs a C++ compiler: the command in $CXX, c++, g++,
     clang++, or the one that the optional dependencies `native` install."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         start()
         from lstm_jax import native
         from lstm_jax.recurrence import capability_rows
@@ -157,15 +155,17 @@ class Backends:
             return
         table = Table("backend", "", "", title="recurrence backends, in the order of choice")
         for row in rows:
-            for number, name in enumerate(name for name in row if name != "backend"):
-                table.add_row(row["backend"] if number == 0 else "", name, row[name])
+            backend = row.pop("backend")
+            for name, fact in row.items():
+                table.add_row(backend, name, fact)
+                backend = ""
             table.add_section()
         console.print(table)
         say(console, f"compiled code: {native.describe_library()}")
 
 
 @dataclass(frozen=True)
-class Demo(Checked):
+class Demo(Command):
     """Train two small models without any download, in about two minutes.
 
     The demo then prints examples of their predictions, and what to try next.
@@ -178,7 +178,7 @@ class Demo(Checked):
     quiet: bool = False
     """Print nothing but errors and warnings."""
 
-    def __call__(self, console: Console) -> None:
+    def __call__(self, console):
         start()
         from lstm_jax.tasks import demo
 
@@ -186,14 +186,13 @@ class Demo(Checked):
 
 
 @dataclass(frozen=True)
-class Completion:
+class Completion(Command):
     """Print a shell script that completes commands, flags and the values of flags."""
 
     shell: Positional[Literal["bash", "zsh", "fish"]]
     """Shell that reads the script: `eval "$(lstm-jax completion bash)"`, or `lstm-jax completion fish | source`."""
 
-    def __call__(self, console: Console) -> None:
-        del console
+    def __call__(self, console):
         from lstm_jax.commands import COMMANDS
 
         top, groups = SubcommandApp(), dict[str, SubcommandApp]()

@@ -5,6 +5,7 @@ import json
 import pkgutil
 from importlib import import_module
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any, TypeVar
 
 from lstm_jax.backend_names import with_current_names
@@ -46,45 +47,38 @@ def with_task(raw: Any) -> Any:
     return {"task": kind.task} | raw
 
 
-def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value.
+Changes = dict[tuple[str, str], tuple[Any, Any]]
+"""Dict from (section, field) to the pair of the old value and the new value."""
 
-    Both configs are parsed JSON. If they have different tasks, only the task is compared.
-    """
+
+def config_changes(old: Any, new: Any) -> Changes:
+    """Return the fields in which two configs, as parsed JSON, differ. If their tasks differ, only the task is compared."""
     before, after = _flat(old), _flat(new)
+    changes = {name: (before.get(name), after.get(name)) for name in after | before if before.get(name) != after.get(name)}
     task = ("", "task")
-    names = [task] if before.get(task) != after.get(task) else [*after, *before]
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+    return {task: changes[task]} if task in changes else changes
 
 
-def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
+def shown_changes(changes: Changes) -> str:
     """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". The text names at most three fields."""
-
-    def cut(value: Any) -> str:
-        shown = repr(value)
-        return shown if len(shown) <= 40 else shown[:37] + "..."
-
-    texts = [f"{name}: {cut(old)} in the run, {cut(new)} given" for (_, name), (old, new) in changes.items()]
-    more = len(texts) - 3
-    return "; ".join(texts[:3]) + (f"; and {more} more" if more > 0 else "")
+    texts = [f"{name}: {shorten(old)} in the run, {shorten(new)} given" for (_, name), (old, new) in changes.items()]
+    return "; ".join([*texts[:3], *([f"and {len(texts) - 3} more"] if len(texts) > 3 else [])])
 
 
 def _defaults(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the default values of each section of the config of a task, as JSON has them; {} if the task of `raw` is unknown."""
     kind = CONFIGS.get(str(raw.get("task", "")))
-    sections: tuple[Any, ...] = dataclasses.fields(kind) if kind else ()
-    return {section.name: json.loads(json.dumps(dataclasses.asdict(section.type()))) for section in sections}
+    sections: Any = dataclasses.fields(kind) if kind else ()
+    return json.loads(json.dumps({section.name: section.type() for section in sections}, default=dataclasses.asdict))
 
 
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
-    parts: dict[str, dict[str, Any]] = {}
+    parts = {}
     for section, values in _defaults(raw).items():
         if isinstance(part := raw.get(section), dict):
             parts[section] = {name: bool(value) if isinstance(values.get(name), bool) else value for name, value in part.items()}
     train = parts.get("train", {})
-    final = train.get("final_learning_rate")
-    if isinstance(final, int | float) and final > 0 and train.get("schedule", "constant") == "constant":
+    if train.get("schedule", "constant") == "constant" and "final_learning_rate" in train:
         train["final_learning_rate"] = 0.0
     return raw | parts
 
@@ -92,7 +86,7 @@ def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
 def _flat(raw: Any) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
-    found: dict[tuple[str, str], Any] = {}
+    found = {}
     for name, part in [*_defaults(raw).items(), *raw.items()]:
         found |= {(name, field): value for field, value in part.items()} if isinstance(part, dict) else {("", name): part}
     return found

@@ -1,6 +1,6 @@
 """Config of a forecasting run, with sections for the series, the model and the training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from lstm_jax.bounds import Checked, Count, Part
@@ -53,6 +53,6 @@ class ForecastConfig(RunConfig):
     commands: ClassVar[str] = "forecast"
     files: ClassVar[tuple[str, ...]] = ("scale.json",)
 
-    data: SeriesConfig = field(default_factory=SeriesConfig)
-    model: ForecastModelConfig = field(default_factory=ForecastModelConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=100, patience=15, learning_rate=3e-3, clip_norm=1.0))
+    data: SeriesConfig = SeriesConfig()
+    model: ForecastModelConfig = ForecastModelConfig()
+    train: TrainConfig = TrainConfig(epochs=100, patience=15, learning_rate=3e-3, clip_norm=1.0)

@@ -1,10 +1,10 @@
 """Config of a text-generation run, with sections for the text, the model, the training and the sampled texts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from lstm_jax.bounds import Checked, Count, CountOrNone, Drawn, Share, Temperature
-from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig
+from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
 
 
@@ -24,6 +24,10 @@ class GenerationModelConfig(RecurrentConfig):
         )
 
 
+Clean = Literal["source", "source-cased", "lower", "none", "exact"]
+Unit = Literal["character", "byte"]
+
+
 @dataclass(frozen=True)
 class TextConfig(Checked):
     """Config of the text: its source, its cleaning and its windows."""
@@ -33,19 +37,19 @@ class TextConfig(Checked):
     read."""
     text_column: str = ""
     """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
-    clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
+    clean: Clean = "source"
     """'source' replaces all characters except English letters and . , ' ! ; ? by spaces and uses lower case. 'source-cased' does the same
     but keeps upper case. 'lower' only changes letters to lower case. 'none' and 'exact' keep all characters. All except 'exact' change line
     endings to those of Unix."""
-    unit: Literal["character", "byte"] = "character"
+    unit: Unit = "character"
     """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
     regime: Literal["windows", "stream"] = "windows"
     """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
     'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
-    input: Literal["memory", "stream"] = field(default="memory", metadata=ADDED)
+    input: Literal["memory", "stream"] = added("memory")
     """'memory' reads the whole text. 'stream' leaves it in the files that `lstm-jax data shard` has written, and reads each batch from
     there, for a text that is larger than the memory. --data is then the folder of these files."""
-    article_resets: bool = field(default=False, metadata=ADDED)
+    article_resets: bool = added(False)
     """In a stream, replace the state by zeros at the beginning of each article, so that the articles before it have no effect."""
     length: Count = 40
     """Number of characters in a window. In a stream, number of steps of truncated back-propagation."""
@@ -86,7 +90,7 @@ class GenerationConfig(RunConfig):
     commands: ClassVar[str] = "generate or score"
     files: ClassVar[tuple[str, ...]] = ("characters.json",)
 
-    data: TextConfig = field(default_factory=TextConfig)
-    model: GenerationModelConfig = field(default_factory=GenerationModelConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10))
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    data: TextConfig = TextConfig()
+    model: GenerationModelConfig = GenerationModelConfig()
+    train: TrainConfig = TrainConfig(epochs=10)
+    sample: SampleConfig = SampleConfig()

@@ -1,7 +1,6 @@
 """Config with which one process joins a run of several processes. It is not a part of the run's config.json."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex
@@ -26,7 +25,7 @@ class Processes(Checked):
         """Return a copy with missing fields from the environment, and whether Slurm or Open MPI knows the address of process 0."""
         manager = next((names for names in MANAGERS if all(name in os.environ for name in names)), ())
 
-        def number(given: int, missing: int, names: Sequence[str]) -> int:
+        def number(given, missing, names):
             for name in names if given == missing else ():
                 if text := os.environ.get(name, ""):
                     require(text.isdecimal(), f"${name}", text, "give a number")

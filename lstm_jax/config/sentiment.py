@@ -1,10 +1,10 @@
 """Config of a sentiment run, with sections for the reviews, the model, the training and the pretraining."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from lstm_jax.bounds import Checked, Count, CountOrNone, Rate, RateOrNone, Share, Words
-from lstm_jax.config.shared import ADDED, RecurrentConfig, RunConfig, TrainConfig
+from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
 
 
@@ -15,7 +15,7 @@ class DataConfig(Checked):
     data: str = ""
     """Source of the reviews: a file or folder, for example aclImdb_v1.tar.gz or reviews.csv, or 'tfds'. If empty, the source is
     $LSTM_JAX_DATA/imdb. The error for a source of an unknown form lists all forms."""
-    input: Literal["memory", "stream"] = field(default="memory", metadata=ADDED)
+    input: Literal["memory", "stream"] = added("memory")
     """'memory' reads all reviews. 'stream' leaves them in the folder --data, which `lstm-jax data shard-reviews` has written, and reads
     each batch while the step before it runs. The validation and test splits are read into memory."""
     test_data: str = ""
@@ -35,7 +35,7 @@ class DataConfig(Checked):
     """Pad a short review with zeros before ('pre') or after ('post') its ids."""
     truncating: Literal["pre", "post"] = "pre"
     """Cut a long review at its beginning ('pre') or at its end ('post')."""
-    packed: CountOrNone = field(default=0, metadata=ADDED)
+    packed: CountOrNone = added(0)
     """Number of ids (steps) of a row in which several reviews are packed. Only reviews longer than a row are cut. The batch size is then a
     number of rows. 0 gives each review a row of its own, of `maxlen` ids."""
     validation: Share = 0.0
@@ -70,9 +70,9 @@ class SentimentModelConfig(RecurrentConfig):
     the outputs of this layer over all steps that are not padding (id 0). 'mean+max' is the mean and the maximum, concatenated."""
     word_dropout: Share = 0.0
     """Dropout rate of words: the share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
-    head_dropout: Share = field(default=0.0, metadata=ADDED)
+    head_dropout: Share = added(0.0)
     """Dropout rate of the input features of the output layer."""
-    adversarial: RateOrNone = field(default=0.0, metadata=ADDED)
+    adversarial: RateOrNone = added(0.0)
     """Size of an adversarial change of each review's word vectors (Miyato et al. 2017): the norm of the change, divided by the root mean
     square of the vectors. The change has the direction in which the loss grows fastest. The loss of the changed review is added to the loss
     of the original review. 0 means no change."""
@@ -106,10 +106,10 @@ class SentimentConfig(RunConfig):
     commands: ClassVar[str] = "predict or evaluate"
     files: ClassVar[tuple[str, ...]] = ("vocabulary.json", "words.npz")
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: SentimentModelConfig = field(default_factory=SentimentModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig, metadata=ADDED)
+    data: DataConfig = DataConfig()
+    model: SentimentModelConfig = SentimentModelConfig()
+    train: TrainConfig = TrainConfig()
+    pretraining: PretrainingConfig = added(PretrainingConfig())
 
     def __post_init__(self):
         super().__post_init__()

@@ -18,6 +18,11 @@ ADDED = {"added": True}
 default value, so that a new config still equals the stored config."""
 
 
+def added(default: Any) -> Any:
+    """Return a dataclass field with this default value and the metadata `ADDED`."""
+    return field(default=default, metadata=ADDED)
+
+
 def config_values(config: Any) -> dict[str, Any]:
     """Return the values of a config as a dict, without the later added fields that have their default values."""
     values = dataclasses.asdict(config)
@@ -93,7 +98,7 @@ class TrainConfig(Checked):
     """Number of passes over the training examples."""
     batch_size: Count = 32
     """Number of training examples in a batch, summed over all devices."""
-    microbatches: Count = field(default=1, metadata=ADDED)
+    microbatches: Count = added(1)
     """Number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that only the
     residuals of one part are in memory. The batch size must be a multiple of this number times the number of devices."""
     optimizer: str = "adam"
@@ -114,9 +119,9 @@ class TrainConfig(Checked):
     """Seed of the initial weights, the dropout and the order of the training examples."""
     checkpoint_steps: CountOrNone = 0
     """Number of steps between checkpoints within an epoch. 0 saves a checkpoint only at the end of each epoch."""
-    keep_epochs: bool = field(default=False, metadata=ADDED)
+    keep_epochs: bool = added(False)
     """Keep the parameters of each epoch in the run's folder, so that `lstm-jax inspect` can show how the network changed."""
-    stop_on_nan: bool = field(default=True, metadata=ADDED)
+    stop_on_nan: bool = added(True)
     """End the training with an error as soon as the training loss is not finite."""
     devices: Devices = 0
     """Number of devices over which a batch is sharded. 0 means all devices. With 0, a CPU has one device per core or, if the backend is

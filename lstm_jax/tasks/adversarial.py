@@ -19,12 +19,12 @@ TINY = 1e-30
 """Smallest squared norm with which a gradient is normalised. A smaller squared norm is raised to this value."""
 
 
-Loss = Callable[..., tuple[jax.Array, jax.Array]]
+Loss = Callable[..., tuple[Array, Array]]
 """Function loss(params, vectors, *rest) that returns the loss and the logits. It must not close over arrays of a trace."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_gradient(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[jax.Array, jax.Array, Any]:
+def with_gradient(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[Array, Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
     If JAX differentiates the returned loss with respect to `params` and `vectors`, `loss` is not evaluated again: the derivatives and the

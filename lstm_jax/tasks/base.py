@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.table import Column, Table
@@ -58,7 +59,6 @@ Results = tuple[Metrics, Callable[[], object]]
 """Metrics of a trained model for result.json, and a function that draws the task's own figures."""
 Content = str | bytes | Callable[[IO[bytes]], object]
 """Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
-SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 SHARED_SECONDS = 10.0
 """Number of seconds until each process must see a file that process 0 has written. A network file system can delay it."""
 
@@ -124,8 +124,8 @@ class Training(ABC):
         The needed memory is a lower bound, which is computed from array shapes before any array is allocated.
         """
         train, mesh = self.train_config, self.mesh
-        optimizer = make_optimizer(replace(train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
-        size = jax.tree.leaves(self.batch())[0].shape[0] // train.microbatches
+        optimizer = make_optimizer(TrainConfig(optimizer=train.optimizer), 1)
+        size = train.batch_size // train.microbatches
         batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.batch())
 
         def trace(batch, key):
@@ -146,11 +146,10 @@ class Training(ABC):
         copies = (3 if train.microbatches == 1 else 4) * params  # initial, trained, gradients of the batch and of a microbatch
         placed = 0 if processes.several() else mesh.size if cpu else 1  # copies on devices: several processes place a few batches at a time
         data = self.data_bytes() * (placed + cpu)  # CPU devices lie in the memory of the host, which has a copy
-        by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
-        least = self.flags[max(by_flags, key=lambda name: by_flags[name])]
+        _, largest = max((copies + moments, "parameters"), (residuals, "residuals"), (data, "data"))
         needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}
         parts = ", ".join(f"{name} {_shown(count)}" for name, count in needed.items())
-        require_free(sum(needed.values()), mesh, f"{parts}: lower {least}")
+        require_free(sum(needed.values()), mesh, f"{parts}: lower {self.flags[largest]}")
 
 
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
@@ -168,17 +167,15 @@ def _bytes(tree: Any, devices: int = 1) -> int:
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
-        total += int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize // (devices if divided else 1)
+        total += leaf.size * leaf.dtype.itemsize // (devices if divided else 1)
     return total
 
 
 def _shown(count: int) -> str:
-    size, unit = next(((size, unit) for size, unit in SIZES if count >= size), (1, "B"))
-    return f"{count / size:,.0f} {unit}" if count >= 100 * size else f"{count / size:.3g} {unit}"
+    return f"{count / 2**30:,.2f} GiB"
 
 
 def _free(mesh: Mesh) -> int | None:
-    """Return the number of free bytes of memory, or None if it is unknown."""
     if _is_cpu(mesh):
         return machine.free_memory()
     stats = mesh.local_devices[0].memory_stats() or {}
@@ -274,7 +271,7 @@ class Task(Training, Generic[C, D]):
         folder: str | os.PathLike[str],
         *,
         data: D | None = None,
-        initial: Mapping[str, jax.Array | np.ndarray] | None = None,
+        initial: Mapping[str, Array | np.ndarray] | None = None,
         resume: bool = False,
         allow_other_machine: bool = False,
         console: Console | None = None,
@@ -404,7 +401,7 @@ def _check_processes(config: RunConfig, resume: bool) -> None:
     values = {"processes": str(processes.count()), "platforms": os.environ.get("JAX_PLATFORMS", "any"), "resume": str(resume)}
     for section, part in config_values(config).items():
         values |= {f"{section}.{name}": json.dumps(value) for name, value in part.items()}
-    values |= {"compiled code": _compiled_code()["compiled"] or "none"} | versions() | {"code": processes.code_digest()}
+    values |= versions() | {"compiled code": _compiled_code()["compiled"] or "none", "code": processes.code_digest()}
     processes.require_equal(values, processes.CONNECT_SECONDS)
     processes.require_equal({"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS)
 
@@ -414,7 +411,7 @@ def _require_shared(folder: Path) -> None:
     if not processes.several():
         return
 
-    def owner() -> str:
+    def owner():
         with contextlib.suppress(OSError):
             return RunFolder(folder).lock.read_text()
         return ""
@@ -527,9 +524,9 @@ class Trained(ABC, Generic[C, Own]):
         own, model = cls._open(run, config)
         like, rebuild = functional(model)
         found = checkpoint.restore(run.checkpoints / "best", like)
-        lost = [(step, f"damaged ({reason})") for step, reason in found.rejected]
-        lost += [(step, "unfinished (it has no manifest)") for step in found.unfinished]
-        notes += tuple(f"checkpoint of step {step} is {why}; an older one is used" for step, why in lost)
+        lost = {step: f"damaged ({reason})" for step, reason in found.rejected}
+        lost |= dict.fromkeys(found.unfinished, "unfinished (it has no manifest)")
+        notes += tuple(f"checkpoint of step {step} is {why}; an older one is used" for step, why in lost.items())
         params = {name: np.asarray(array) for name, array in found.state.items()}
         for name, array in params.items():
             remedy = "the training has diverged: train anew with a lower learning rate"
@@ -541,7 +538,7 @@ def _with_found_data(config: Any, run: RunFolder) -> Any:
     """Resolve relative paths of the data that exist only relative to the folder in which the training was started."""
     started = Path(next((found["folder"] for found in reversed(run.environments()) if "folder" in found), ""))
 
-    def found(path: str) -> str:
+    def found(path):
         return str(started / path) if path and not Path(path).exists() and (started / path).exists() else path
 
     own = config.data

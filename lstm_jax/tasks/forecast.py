@@ -19,31 +19,30 @@ used.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
-from rich.console import Console
 
 from lstm_jax import data
 from lstm_jax.bounds import Level, check_number
 from lstm_jax.config import ForecastConfig
+from lstm_jax.data import Series, SeriesWindows
 from lstm_jax.errors import require
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import figures
 from lstm_jax.models import Forecaster
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs
+from lstm_jax.tasks.base import initial_rngs
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.predict import make_predict
-from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Objective
 
 Times = np.ndarray | Sequence[Any] | None
@@ -94,7 +93,7 @@ def features_of(config: ForecastConfig) -> int:
     return 1 + config.data.level + config.data.gaps
 
 
-def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig, name: str) -> Part:
+def make_part(windows: SeriesWindows, scale: Scale, config: ForecastConfig, name: str) -> Part:
     """Return windows of a series as a `Part`, which holds the features that the model reads and the values that it is to forecast."""
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
@@ -111,7 +110,7 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
     return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
 
 
-def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
+def parts_of(series: Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
     """Cut a series into the windows of its training, validation and test splits."""
     test = len(series) - round(len(series) * config.data.test)
     held = test - round(len(series) * config.data.validation)
@@ -136,7 +135,7 @@ def make_model(config: ForecastConfig) -> Forecaster:
     return Forecaster(config.model, features_of(config), config.data.horizon, rngs=initial_rngs(config.train.seed))
 
 
-def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
+def negative_log_likelihood(predicted: Array, target: Array) -> Array:
     """Return the negative log-likelihood (B, K) of each target under its predicted normal distribution, in nats.
 
     `predicted` (B, 2, K) holds the means and the log standard deviations, which are raised to `LEAST_LOG_SPREAD`.
@@ -197,7 +196,7 @@ def half_width(predicted: np.ndarray, level: float) -> np.ndarray:
     return -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
 
 
-class Forecasting(base.Task[ForecastConfig, data.Series]):
+class Forecasting(base.Task[ForecastConfig, Series]):
     """Task that trains a model to forecast the next entries of a time series, each with a prediction interval."""
 
     metrics = ("loss", "absolute")
@@ -209,17 +208,16 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
     }
 
     @classmethod
-    def read(cls, config: ForecastConfig, console: Console) -> data.Series:
-        del console
+    def read(cls, config, console):
         require(bool(config.data.csv), "csv", "none given", "name a .csv or .jsonl file")
         return data.read_series(config.data.csv, config.data.time, config.data.value)
 
-    def batch(self) -> Any:
+    def batch(self):
         size, context, horizon = self.config.train.batch_size, self.config.data.context, self.config.data.horizon
         shapes = ((context, features_of(self.config)), (horizon,), (horizon,))
         return tuple(jax.ShapeDtypeStruct((size, *shape), np.float32) for shape in shapes)
 
-    def data_bytes(self) -> int:
+    def data_bytes(self):
         context, horizon = self.config.data.context, self.config.data.horizon
         windows = max(0, len(self.data) - context - horizon)
         return 8 * windows * (context * features_of(self.config) + 2 * horizon)
@@ -229,23 +227,23 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         """Windows of each split ("train", "validation" or "test"), and the mean and standard deviation of the training split."""
         return parts_of(self.data, self.config)
 
-    def examples(self) -> Examples:
+    def examples(self):
         train = self.split[0]["train"]
         return Examples.of_rows((train.entries, train.ahead, train.target))
 
-    def files(self) -> dict[str, Any]:
+    def files(self):
         return {"scale.json": json.dumps(asdict(self.split[1])) + "\n"}
 
-    def make_model(self) -> Forecaster:
+    def make_model(self):
         return make_model(self.config)
 
-    def shapes(self) -> str:
+    def shapes(self):
         return f"entries (B, {self.config.data.context}, {features_of(self.config)}) -> (B, 2, {self.config.data.horizon})"
 
-    def objective(self, rebuild: Callable) -> Objective:
+    def objective(self, rebuild):
         return objective(rebuild)
 
-    def notes(self, run: Run) -> Iterator[str]:
+    def notes(self, run):
         counts = ", ".join(f"{len(part.target):,} {name} windows" for name, part in self.split[0].items())
         yield f"{len(self.data):,} entries ({self.data.skipped} rows without a value): {counts}, backend {run.backend}"
 
@@ -254,26 +252,27 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         """Compiled function from parameters and a split to its predictions (W, 2, K)."""
         return make_predictions(self.functional.rebuild, self.mesh)
 
-    def evaluate(self, params: Any, name: str = "validation") -> Metrics:
+    def evaluate(self, params, name="validation"):
         parts, scale = self.split
         found = metrics_of(self.predictions(params, parts[name]), parts[name], scale)
         return {f"{name}_{metric}": value for metric, value in found.items()}
 
-    def results(self, folder: RunFolder, params: Any) -> Results:
-        return self.evaluate(params) | self.evaluate(params, "test"), lambda: self._draw(folder.figures / "forecast.png", params)
-
-    def _draw(self, path: Path, params: Any) -> None:
-        """Draw the end of the series, and the forecasts for every K-th window of the test split; see `figures.forecast`.
+    def results(self, folder, params):
+        """Return the metrics, and a function that draws the end of the series, with the forecasts for every K-th window of the test split.
 
         Windows start one entry after each other, so that each of these forecasts begins where the previous one ends.
         """
-        series, horizon, (parts, scale) = self.data, self.config.data.horizon, self.split
-        part = parts["test"]
-        bounds = interval(self.predictions(params, part), part.last, scale, LEVEL)
-        first = max(0, int(part.origin[0]) - horizon)
-        chosen = range(0, len(part.origin), horizon)
-        drawn = [(series.times[part.origin[n] : part.origin[n] + horizon], *(array[n] for array in bounds)) for n in chosen]
-        figures.forecast(series.times[first:], series.values[first:], drawn, LEVEL, series.dated, path)
+
+        def draw():
+            series, horizon, (parts, scale) = self.data, self.config.data.horizon, self.split
+            part = parts["test"]
+            bounds = interval(self.predictions(params, part), part.last, scale, LEVEL)
+            first = max(0, int(part.origin[0]) - horizon)
+            chosen = range(0, len(part.origin), horizon)
+            drawn = [(series.times[part.origin[n] : part.origin[n] + horizon], *(array[n] for array in bounds)) for n in chosen]
+            figures.forecast(series.times[first:], series.values[first:], drawn, LEVEL, series.dated, folder.figures / "forecast.png")
+
+        return self.evaluate(params) | self.evaluate(params, "test"), draw
 
 
 def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -315,12 +314,12 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return self.own
 
     @staticmethod
-    def _open(run: RunFolder, config: ForecastConfig) -> tuple[Scale, Forecaster]:
+    def _open(run, config):
         with parsing(f"scale {run.scale}", "name the folder of a finished or interrupted run"):
             scale = Scale(**json.loads(run.scale.read_text()))
         return scale, make_model(config)
 
-    def series(self, path: str | os.PathLike[str] | None = None) -> data.Series:
+    def series(self, path: str | os.PathLike[str] | None = None) -> Series:
         """Read the series that the config of the run names, or one with the same columns from the file `path`."""
         config = self.config.data
         return data.read_series(path or config.csv, config.time, config.value)
@@ -329,13 +328,13 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """Return the predictions (W, 2, K) for the W windows in `part`; see `make_predictions`."""
         return make_predictions(self.rebuild, self.mesh)(self.params, part)
 
-    def end_of(self, series: data.Series, times: Times = None) -> tuple[Part, np.ndarray]:
+    def end_of(self, series: Series, times: Times = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
         The input is a `Part` with one window, whose `target` holds zeros. `ahead` explains the arguments and their errors.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
-        require(isinstance(series, data.Series), "series", type(series).__name__, "give what the method series returns")
+        require(isinstance(series, Series), "series", type(series).__name__, "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
         ends = np.concatenate([series.times[-1:], moments.ravel()])
@@ -345,10 +344,10 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
-        windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
+        windows = SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
         return make_part(windows, self.scale, self.config, series.name), moments
 
-    def ahead(self, series: data.Series, level: float = LEVEL, times: Times = None) -> Forecast:
+    def ahead(self, series: Series, level: float = LEVEL, times: Times = None) -> Forecast:
         """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
 
         Args:

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from lstm_jax import data
 from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
+from lstm_jax.data import Characters, Corpus
 from lstm_jax.data.text.corpus import article_starts, cleaned_articles
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
@@ -24,13 +25,9 @@ from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
 from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs, require_free, say
+from lstm_jax.tasks.base import Metrics, initial_rngs, require_free, say
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
-from lstm_jax.training.callbacks import Callback, EpochRecord
-from lstm_jax.training.examples import Examples
-from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
-from lstm_jax.training.step import Objective
 
 CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
@@ -48,7 +45,7 @@ def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
     return CharGenerator(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
-def load_corpus(config: GenerationConfig) -> data.Corpus:
+def load_corpus(config: GenerationConfig) -> Corpus:
     """Load the corpus that a config names: a training text and a held-out text, both as character ids."""
     text = config.data
     if text.input == "stream":
@@ -65,7 +62,7 @@ def reading_mode(config: GenerationConfig) -> Mode:
     return "window" if config.data.regime == "windows" else "carried"
 
 
-class Generation(base.Task[GenerationConfig, data.Corpus]):
+class Generation(base.Task[GenerationConfig, Corpus]):
     """Task that trains a model to predict the next character of a text, which it reads in windows or as streams; see `text_examples`."""
 
     curves = ("bits", "accuracy")
@@ -76,7 +73,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
     }
 
     @classmethod
-    def read(cls, config: GenerationConfig, console: Console) -> data.Corpus:
+    def read(cls, config, console):
         with console.status("reading text"):
             return load_corpus(config)
 
@@ -85,41 +82,43 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         """Whether the model reads the text as streams, and carries its recurrent state from one training step to the next."""
         return self.config.data.regime == "stream"
 
-    def batch(self) -> Any:
+    def batch(self):
         size, length = self.config.train.batch_size, self.config.data.length
         ids = jax.ShapeDtypeStruct((size, length + 1), np.int32)
         return (ids, jax.ShapeDtypeStruct((size, length), np.bool_)) if self.config.data.article_resets else ids
 
-    def data_bytes(self) -> int:
+    def data_bytes(self):
         # windows of the training text are never stored
         corpus, config = self.data, self.config.data
         held = 0 if self.stream else len(corpus.validation) // config.step * (config.length + 1)
         return corpus.train.nbytes + held * corpus.validation.itemsize
 
-    def examples(self) -> Examples:
-        length, text = self.config.data.length, self.data.train
+    def examples(self):
+        length, (text, starts) = self.config.data.length, self.split("train")
         if self.stream:
-            starts = self.data.train_starts if self.config.data.article_resets else None
             return stream_examples(text, length, self.config.train.batch_size, starts)
         return window_examples(text, length, self.config.data.step)
 
-    def files(self) -> dict[str, Any]:
+    def split(self, name: str) -> "ReadText":
+        return ReadText(getattr(self.data, name), getattr(self.data, f"{name}_starts") if self.config.data.article_resets else None)
+
+    def files(self):
         return {"characters.json": self.data.characters.to_json()}
 
-    def make_model(self) -> CharGenerator:
+    def make_model(self):
         return make_model(self.config, self.data.characters.size)
 
-    def shapes(self) -> str:
+    def shapes(self):
         length = self.config.data.length
         return f"ids (B, {length}) -> logits (B, {f'{length}, ' if self.stream else ''}{self.data.characters.size})"
 
-    def objective(self, rebuild: Callable) -> Objective:
+    def objective(self, rebuild):
         return stream_objective(rebuild) if self.stream else window_objective(rebuild)
 
-    def carry(self, model: CharGenerator) -> Any:
+    def carry(self, model):
         return model.initial_state(self.config.train.batch_size) if self.stream else ()
 
-    def notes(self, run: Run) -> Iterator[str]:
+    def notes(self, run):
         corpus, config = self.data, self.config
         copies = f", {corpus.copies} articles left out of it as copies" if corpus.copies else ""
         held = f", {len(corpus.validation):,} held out{copies}" if len(corpus.validation) else ""
@@ -128,13 +127,13 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         yield f"{text}; {run.examples:,} {kind}; backend {run.backend}, {self.mesh.size} devices"
         yield from corpus.notes
 
-    def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
+    def callbacks(self, folder, console):
         config, corpus, mode = self.config.sample, self.data, reading_mode(self.config)
         sampler = Sampler(self.functional.rebuild, corpus.characters.size, mode, self.config.data.length)
         whole = min(len(corpus.train), MOST)  # of a larger text, the prompt is from the part that int32 can index
         size = min(config.sample_prompt, whole)
 
-        def sample(record: EpochRecord) -> None:
+        def sample(record):
             begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
             begin = int(jax.random.randint(begin_key, (), 0, whole - size + 1))
             prompt = corpus.train[begin : begin + size]
@@ -144,17 +143,15 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
             for number, temperature in enumerate(config.sample_temperatures):
                 key, rules = jax.random.fold_in(draw_key, number), make_rules(temperature=temperature)
                 drawn = sampler.generate(params, key, jnp.asarray(prompt)[None], config.sample_chars, rules)
-                row = {"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode}
-                row |= {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
-                for line in (f"  temperature {temperature:g}: prompt {row['prompt']!r}", row["text"]):
-                    say(console, line)
-                rows.append(row)
+                texts = {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
+                say(console, f"  temperature {temperature:g}: prompt {texts['prompt']!r}\n{texts['text']}")
+                rows.append({"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode} | texts)
             write_atomically(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
         return (sample,) if config.sample_chars and config.sample_temperatures else ()
 
     @property
-    def monitor(self) -> str:
+    def monitor(self):
         return "validation_loss" if len(self.data.validation) else ""
 
     @cached_property
@@ -162,32 +159,27 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         """Scorer that reads text in the mode of the training; see `reading_mode`."""
         return Scorer(self.functional.rebuild, self.mesh, reading_mode(self.config), self.config.data.length)
 
-    def derive(self, row: Metrics) -> Metrics:
+    def derive(self, row):
         return {f"train_{name}": value for name, value in bits_and_perplexity(row["train_loss"]).items()}
 
-    def evaluate(self, params: Any) -> Metrics:
-        held_out, config = self.data.validation, self.config.data
-        if self.stream or not len(held_out):
+    def evaluate(self, params):
+        if self.stream or not self.monitor:
             return self._score_held_out(params)
-        windows = np.column_stack(data.windows(held_out, config.length, config.step))
+        windows = np.column_stack(data.windows(self.data.validation, self.config.data.length, self.config.data.step))
         return self.scorer.windows(params, windows).metrics("validation_")
 
     def _score_held_out(self, params: Any) -> Metrics:
-        corpus = self.data
-        starts = corpus.validation_starts if self.config.data.article_resets else None
-        return self.scorer.text(params, corpus.validation, starts).metrics("validation_") if len(corpus.validation) else {}
+        return self.scorer.text(params, *self.split("validation")).metrics("validation_") if self.monitor else {}
 
-    def results(self, folder: RunFolder, params: Any) -> Results:
+    def results(self, folder, params):
         """Return the metrics of the whole held-out text, and a function that draws the pages of coloured text."""
 
-        def draw() -> None:
-            corpus, name, ids, starts = self.data, "held-out", self.data.validation, self.data.validation_starts
-            if not len(ids):
-                name, ids, starts = "training", corpus.train, corpus.train_starts
-            read = params, ids[:SHOWN], starts if self.config.data.article_resets else None
-            title = f"Surprise, {name} text"
-            draw_surprise(corpus.characters, read[1], self.scorer.text(*read), folder.figures / "surprise.html", title)
-            draw_units(corpus.characters, read[1], self.scorer.activations(*read), folder.figures / "units.html", UNITS)
+        def draw():
+            ids, starts = self.split("validation" if self.monitor else "train")
+            read, characters = (params, ids[:SHOWN], starts), self.data.characters
+            title = f"Surprise, {'held-out' if self.monitor else 'training'} text"
+            draw_surprise(characters, read[1], self.scorer.text(*read), folder.figures / "surprise.html", title)
+            draw_units(characters, read[1], self.scorer.activations(*read), folder.figures / "units.html", UNITS)
 
         return self._score_held_out(params), draw
 
@@ -199,19 +191,18 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     with parsing(f"samples {path}", "move the file away"):
         rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may contain other line endings (U+2028)
         for row in rows:
-            whole = isinstance(row, dict) and type(row.get("epoch")) is int
-            require(whole, f"samples {path}", "a row without its epoch", "move the file away")
+            index(row["epoch"])
     return rows
 
 
-def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
+def draw_surprise(characters: Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text, with each character coloured by its surprise in bits; see `text_map.surprise_page`."""
     from lstm_jax.inspection import text_map
 
     text_map.surprise_page([characters.characters[i] for i in ids], scores.nats / np.log(2), path, title, force)
 
 
-def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
+def draw_units(characters: Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each of the `count` most active hidden units; see `text_map.units_page`."""
     from lstm_jax.inspection import text_map
 
@@ -231,7 +222,7 @@ class ReadText(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trained(base.Trained[GenerationConfig, data.Characters]):
+class Trained(base.Trained[GenerationConfig, Characters]):
     """The trained model of a text-generation run, loaded from the folder of the run.
 
     The method `write` continues a text, and the method `score` measures how surprising a text is.
@@ -240,13 +231,13 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
     kind = GenerationConfig
 
     @property
-    def characters(self) -> data.Characters:
+    def characters(self) -> Characters:
         """Vocabulary of the run: its characters and their ids."""
         return self.own
 
     @staticmethod
-    def _open(run: RunFolder, config: GenerationConfig) -> tuple[data.Characters, CharGenerator]:
-        characters = data.Characters.load(run.characters)
+    def _open(run, config):
+        characters = Characters.load(run.characters)
         return characters, make_model(config, characters.size)
 
     def encode(self, text: str | bytes, clean: bool = False, unknown: str = "") -> np.ndarray:
@@ -357,7 +348,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         require_free(4 * samples * row, self.mesh, f"drawing {samples} texts at once: lower --samples")
         started = sampler.start(self.params, jax.random.key(seed), prompt[None], samples)
 
-        def chunks() -> Iterator[np.ndarray]:
+        def chunks():
             drawing = started
             for done in range(0, chars, CHUNK):
                 drawing, drawn = sampler.advance(self.params, drawing, rules, CHUNK)

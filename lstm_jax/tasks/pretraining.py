@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from lstm_jax.config import SentimentConfig, TrainConfig
@@ -26,7 +27,6 @@ from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.predict import make_predict
-from lstm_jax.training.step import Objective
 
 BATCH, LENGTH, SAMPLED = 32, 128, 512
 """Number of windows in a batch, number of words of a window that are read, and number of sampled words for each batch."""
@@ -77,18 +77,18 @@ class LanguageModel(Training):
         )
         super().__init__(train, mesh)
 
-    def batch(self) -> Any:
+    def batch(self):
         return (jax.ShapeDtypeStruct((self.train_config.batch_size, LENGTH + 1), np.int32),)
 
-    def data_bytes(self) -> int:
+    def data_bytes(self):
         return 4 * int(self.counts.sum())
 
-    def make_model(self) -> WordLanguageModel:
+    def make_model(self):
         rate = self.config.pretraining.lm_dropout
         model = replace(self.config.model, dropout=rate, recurrent_dropout=0.0, weight_drop=0.0, zoneout=0.0, zoneout_cell=0.0)
         return WordLanguageModel(model, len(self.counts), rngs=initial_rngs(self.config.train.seed))
 
-    def objective(self, rebuild: Callable) -> Objective:
+    def objective(self, rebuild):
         """Return the training objective: the mean sampled cross-entropy of the words in a batch, in nats; see `sampled_losses`.
 
         A batch is a tuple of one array: the word ids (B, L + 1) of B windows, as `cut_windows` returns them.
@@ -107,11 +107,11 @@ class LanguageModel(Training):
         predict = make_predict(lambda model, ids: self._losses(model, ids, sample), self.mesh, 64, lambda params, _: rebuild(params))
         return lambda params: {"validation_loss": float(predict(params, windows).mean(dtype=np.float64))}
 
-    def _draw_words(self, key: jax.Array) -> jax.Array:
+    def _draw_words(self, key: Array) -> Array:
         number = jax.random.randint(key, (SAMPLED,), 0, int(self.counts.sum()))
         return jnp.searchsorted(jnp.asarray(self.counts.cumsum(), jnp.int32), number, side="right").astype(jnp.int32)
 
-    def _losses(self, model: WordLanguageModel, ids: jax.Array, sample: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def _losses(self, model: WordLanguageModel, ids: Array, sample: Array, key: Array | None = None) -> Array:
         """Return the mean sampled cross-entropy (B,) of the words of each of B windows, as the mean over the directions of the model."""
         rows = jnp.zeros(len(ids), jnp.float32)
         found = model(ids, deterministic=key is None, rngs=key)
@@ -159,7 +159,7 @@ def cut_windows(text: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(text.astype(np.int32, copy=False), length + 1)[::length]
 
 
-def sampled_losses(vectors: jax.Array, targets: jax.Array, table: jax.Array, offset: jax.Array, sample: jax.Array) -> jax.Array:
+def sampled_losses(vectors: Array, targets: Array, table: Array, offset: Array, sample: Array) -> Array:
     """Return the cross-entropies (..., B), in nats, of a softmax over the correct word and the sampled words.
 
     The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's offset. A
@@ -173,7 +173,7 @@ def sampled_losses(vectors: jax.Array, targets: jax.Array, table: jax.Array, off
         sample: ids (K,) of the sampled words.
     """
     correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[targets]
-    others: jax.Array = vectors @ sharding.replicate(table[sample]).T
+    others: Array = vectors @ sharding.replicate(table[sample]).T
     others += jnp.broadcast_to(offset[sample], others.shape)
     same = jnp.broadcast_to(sample, others.shape) == targets[..., None]
     others = jnp.where(same, -jnp.inf, others)

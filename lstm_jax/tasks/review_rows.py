@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
-from lstm_jax.errors import InputError
+from lstm_jax.data import EncodedSplit, PaddedReviews, Reviews, ShardedSplit
+from lstm_jax.errors import require
 from lstm_jax.packing import PackedPlaces, pack
-from lstm_jax.recurrence import as_array, clipped_int32
+from lstm_jax.sampling import check_ids
 from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled
 
 NONE = -1
@@ -30,7 +30,7 @@ class Rows:
     they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
     """
 
-    ids: np.ndarray | data.PaddedReviews
+    ids: np.ndarray | PaddedReviews
     labels: np.ndarray
 
     @property
@@ -49,7 +49,7 @@ class Rows:
 
     def examples(self) -> Examples:
         """Return the reviews as training examples. Each epoch reads them in random order."""
-        streamed = isinstance(self.ids, data.PaddedReviews)
+        streamed = isinstance(self.ids, PaddedReviews)
         return Examples((self.ids, self.labels), self.count, stream=streamed, plans=shuffled if streamed else None)
 
 
@@ -97,7 +97,7 @@ class PackedRows:
         """Return the rows of packed reviews as training examples, which each epoch reads in random order."""
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
-        def order(key: jax.Array, count: int, batch_size: int) -> Order:
+        def order(key, count, batch_size):
             rows, weight = epoch_order(key, count, batch_size)[:2]
             reviews = jnp.where(weight > 0, counts[rows], 0).sum(1)
             return Order(rows, jnp.where(weight > 0, 1 / reviews[:, None], 0), reviews)
@@ -105,7 +105,7 @@ class PackedRows:
         return Examples((self.ids, self.labels, self.places), len(self.ids), order=order)
 
 
-def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
+def pack_reviews(split: EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
     """Pack the reviews of a split in rows, and return the rows. Reviews that are longer than a row are cut."""
     kept = slice(-length, None) if truncating == "pre" else slice(length)
     packed = pack([split.row(n)[kept] for n in range(len(split))], length)
@@ -133,14 +133,14 @@ class Splits:
         return {name: rows for name in ("validation", "test") if (rows := getattr(self, name)) is not None}
 
 
-def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
+def rows_of(split: EncodedSplit | ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
     """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
 
     `mapped` says whether the word ids of a `ShardedSplit` stay in the files until a batch needs them, or are read into memory.
     """
     shape = config.data.maxlen, config.data.padding, config.data.truncating
-    if isinstance(split, data.ShardedSplit):
-        return Rows(data.PaddedReviews(split, *shape) if mapped else split.padded(*shape), split.labels)
+    if isinstance(split, ShardedSplit):
+        return Rows(PaddedReviews(split, *shape) if mapped else split.padded(*shape), split.labels)
     if config.data.packed:
         return pack_reviews(split, config.data.packed, config.data.truncating)
     return Rows(split.padded(*shape), split.labels)
@@ -151,17 +151,12 @@ def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
 
     An `InputError` is raised unless `ids` are ints from 0 to `vocabulary` - 1 with the shape (B, T), where T is 1 or more.
     """
-    remedy = "give ints (B, T), where T is 1 or more"
-    array = np.asarray(as_array("ids", ids, remedy))
-    if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "iu":
-        raise InputError("ids", f"{array.dtype} {array.shape}", remedy)
-    found = clipped_int32(array)
-    if found.size and found.view(np.uint32).max() >= vocabulary:  # a negative id is a large number there
-        raise InputError("ids", array[(found < 0) | (found >= vocabulary)][0], f"the vocabulary has the ids 0 to {vocabulary - 1}")
-    return found
+    array = check_ids("ids", ids, vocabulary, axes=2)
+    require(array.shape[1] > 0, "ids", array.shape, "give ints (B, T), where T is 1 or more")
+    return array.astype(np.int32, copy=False)
 
 
-def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, Any]:
+def split_reviews(encoded: Reviews, config: SentimentConfig) -> tuple[Any, Any]:
     """Cut a validation split from the training reviews, and return the training split and the validation split.
 
     The two splits share no movie and no text. The validation split is None if the config sets its size to 0.
@@ -173,14 +168,14 @@ def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, 
     return train.select(keep), train.select(held)
 
 
-def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
+def padded_rows(encoded: Reviews, config: SentimentConfig) -> Splits:
     """Return the splits of a run (see `split_reviews`), with all reviews padded or packed as the config says (see `rows_of`)."""
     train, held_out = split_reviews(encoded, config)
     validation, test = (rows_of(part, config) if part else None for part in (held_out, encoded.test))
     return Splits(rows_of(train, config, mapped=True), validation, test)
 
 
-def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.Reviews:
+def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> Reviews:
     """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
 
     `on_progress` is called with a description of the current stage, the number of finished stages and the number of all stages.

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from rich.console import Console
 
-from lstm_jax import data
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
+from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews, Reviews, ShardedReviews, Vocabulary
 from lstm_jax.errors import require
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import embedding_space, figures
@@ -26,7 +25,7 @@ from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.runtime import processes
 from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation, with_gradient
-from lstm_jax.tasks.base import Metrics, Results, Run, initial_rngs, say
+from lstm_jax.tasks.base import initial_rngs, say
 from lstm_jax.tasks.review_rows import (
     NONE,
     PackedRows,
@@ -40,7 +39,6 @@ from lstm_jax.tasks.review_rows import (
     split_reviews,
 )
 from lstm_jax.training.callbacks import metrics_file, print_row
-from lstm_jax.training.examples import Examples
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
@@ -114,7 +112,7 @@ def make_logits(rebuild: Callable, mesh: Mesh, fold: bool | None = None) -> Call
     `fold` says whether to fold the model (see `SentimentClassifier.fold`). If None, only for more reviews than the vocabulary has words.
     """
 
-    def prepare(params, count: int):
+    def prepare(params, count):
         model = rebuild(params)
         words = params[EMBEDDING].shape[0]
         # folding multiplies each word of the vocabulary by the kernels once; otherwise each word of each review is multiplied by them
@@ -142,17 +140,17 @@ def logits_of(rebuild: Callable, mesh: Mesh) -> Logits:
     padded = make_logits(rebuild, mesh)
     packed = make_predict(lambda model, batch: model(batch[0], packed=batch[1], deterministic=True), mesh, 32, lambda p, _: rebuild(p))
 
-    def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:
+    def logits(params, rows):
         if isinstance(rows, PackedRows):
             return rows.by_review(packed(params, (rows.ids, rows.places)))
         ids = rows.ids if isinstance(rows, Rows) else padded_ids(rows, params[EMBEDDING].shape[0])
-        blocks = ids.blocks() if isinstance(ids, data.PaddedReviews) else [ids]
+        blocks = ids.blocks() if isinstance(ids, PaddedReviews) else [ids]
         return np.concatenate([padded(params, block) for block in blocks])
 
     return logits
 
 
-class Sentiment(base.Task[SentimentConfig, data.Reviews]):
+class Sentiment(base.Task[SentimentConfig, Reviews]):
     """Task that trains a model to classify reviews as positive or negative."""
 
     table = EMBEDDING
@@ -163,17 +161,17 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     }
 
     @classmethod
-    def read(cls, config: SentimentConfig, console: Console) -> data.Reviews:
+    def read(cls, config, console):
         with console.status("reading reviews") as status:
             return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
 
-    def batch(self) -> Any:
+    def batch(self):
         size, length = self.config.train.batch_size, self.config.data.maxlen
         if self.config.data.packed:
             return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.examples().arrays)
         return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
 
-    def data_bytes(self) -> int:
+    def data_bytes(self):
         texts, reviews = self.config.data, self.data
         if texts.packed:  # ids and segment ids
             return 8 * int(np.minimum(reviews.train.lengths, texts.packed).sum())
@@ -185,39 +183,38 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         """Padded or packed reviews of the training, validation and test splits."""
         return padded_rows(self.data, self.config)
 
-    def examples(self) -> Examples:
+    def examples(self):
         return self.splits.train.examples()
 
-    def files(self) -> dict[str, Any]:
+    def files(self):
         return {"vocabulary.json": self.data.vocabulary.to_json(), "words.npz": partial(write_words, self.data)}
 
-    def make_model(self) -> SentimentClassifier:
+    def make_model(self):
         return make_model(self.config, self.data.vocabulary.size)
 
-    def shapes(self) -> str:
+    def shapes(self):
         if isinstance(rows := self.splits.train, PackedRows):
             return f"ids (B, {rows.ids.shape[1]}) -> logits (B, {rows.labels.shape[1]})"
         return f"ids (B, {self.config.data.maxlen}) -> logit (B,)"
 
-    def objective(self, rebuild: Callable) -> Objective:
+    def objective(self, rebuild):
         return objective(rebuild, self.config.model.adversarial)
 
-    def notes(self, run: Run) -> Iterator[str]:
-        names = {"validation": "held out", "test": "test"}
-        held = "".join(f"{rows.count:,} {names[name]}, " for name, rows in self.splits.held_out().items())
+    def notes(self, run):
+        held = "".join(f"{rows.count:,} {'test' if name == 'test' else 'held out'}, " for name, rows in self.splits.held_out().items())
         if isinstance(rows := self.splits.train, PackedRows):
             yield f"reviews packed in {len(rows.ids):,} rows of {rows.ids.shape[1]} words, {100 * rows.padding:.2f} % padding"
         yield f"{self.splits.train.count:,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
         if not row_sparse(self.table, run.optimizer, self.functional.params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
-    def check_memory(self) -> None:
+    def check_memory(self):
         super().check_memory()
         if self.config.pretraining.lm_epochs:
-            train: Any = self.data.train
+            train: Any = self.data.train  # in memory, as the config demands
             pretraining.LanguageModel(self.config, self.data.vocabulary.size, train.values, self.mesh).check_memory()
 
-    def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
+    def pretrained(self, folder, resume, console):
         epochs = self.config.pretraining.lm_epochs
         if not epochs:
             return {}
@@ -238,7 +235,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         return pretraining.shared_params(self.functional.params, trained.params)
 
     @property
-    def monitor(self) -> str:
+    def monitor(self):
         return "validation_loss" if self.splits.validation else ""
 
     @cached_property
@@ -246,7 +243,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         """Function from parameters and reviews to the logits (N,) of the N reviews."""
         return logits_of(self.functional.rebuild, self.mesh)
 
-    def evaluate(self, params: Any) -> Metrics:
+    def evaluate(self, params):
         metrics = {}
         for name, rows in self.splits.held_out().items():
             began = time.perf_counter()
@@ -255,7 +252,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
             metrics[f"{name}_seconds"] = time.perf_counter() - began
         return metrics
 
-    def results(self, folder: RunFolder, params: Any) -> Results:
+    def results(self, folder, params):
         """Return the metrics of the test split, or else of the validation split if there is one.
 
         If a language model was trained first, its training time is returned as "pretraining_seconds", and its checkpoints are removed.
@@ -263,7 +260,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         held_out = self.splits.held_out()
         name = next(reversed(held_out), "")
         scored = (self.logits(params, held_out[name]), held_out[name].targets) if name else None
-        row: Metrics = binary_metrics(*scored).to_row(f"{name}_") if scored else {}
+        row = binary_metrics(*scored).to_row(f"{name}_") if scored else {}
         if self.config.pretraining.lm_epochs:
             lines = folder.pretraining_metrics.read_text().splitlines() if folder.pretraining_metrics.exists() else ()
             row["pretraining_seconds"] = sum(json.loads(line)["seconds"] for line in lines)
@@ -272,7 +269,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         return row, lambda: draw_figures(folder, params, scored, name)
 
 
-def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
+def write_words(reviews: Reviews, file: IO[bytes]) -> None:
     """Write word statistics of the training reviews to an .npz file, as two arrays `share` and `count`."""
     size = reviews.vocabulary.size
     counts = [embedding_space.word_counts(block.values, block.offsets, block.labels, size) for block in reviews.train.blocks()]
@@ -290,7 +287,7 @@ class WordSpace:
     """Word vectors that a trained sentiment model has learned. Row i of `table` (V, E) is the vector of the word with id i."""
 
     run: RunFolder
-    vocabulary: data.Vocabulary
+    vocabulary: Vocabulary
     table: np.ndarray
 
     @cached_property
@@ -328,9 +325,8 @@ class WordSpace:
     ) -> list[tuple[str, float]]:
         """Return the words nearest to `word`, nearest first, as a list of pairs."""
         own = embedding_space.lookup(self.index, word)
-        _, seen = self.statistics
         # the reserved ids stay in front, because `embedding_space.neighbours` skips the first rows of the table
-        kept = seen[: FIRST + len(self.index)] >= min_reviews
+        kept = self.statistics[1][: FIRST + len(self.index)] >= min_reviews
         kept[:FIRST] = kept[own] = True
         ids = np.flatnonzero(kept)
         found, scores = embedding_space.neighbours(self.table[ids], int(np.searchsorted(ids, own)), count, metric)
@@ -359,28 +355,28 @@ def draw_figures(run: RunFolder, params: Any, scored: tuple[np.ndarray, np.ndarr
         figures.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {split} reviews")
         curve = reliability(probabilities(scored[0]), scored[1])
         figures.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {split} reviews")
-    words = WordSpace(run, data.Vocabulary.load(run.vocabulary), np.asarray(params[EMBEDDING]))
+    words = WordSpace(run, Vocabulary.load(run.vocabulary), np.asarray(params[EMBEDDING]))
     if words.table.shape[1] >= 2 and len(words.common) >= 3:
         words.draw(run.figures / "embedding_map.png")
 
 
 @dataclass(frozen=True)
-class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
+class Trained(base.Trained[SentimentConfig, Vocabulary]):
     """The trained model of a sentiment run, loaded from the folder of the run. The method `probabilities` classifies texts."""
 
     kind = SentimentConfig
 
     @property
-    def vocabulary(self) -> data.Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         """Vocabulary of the run: its words and their ids."""
         return self.own
 
     @staticmethod
-    def _open(run: RunFolder, config: SentimentConfig) -> tuple[data.Vocabulary, SentimentClassifier]:
-        vocabulary = data.Vocabulary.load(run.vocabulary)
+    def _open(run, config):
+        vocabulary = Vocabulary.load(run.vocabulary)
         return vocabulary, make_model(config, vocabulary.size)
 
-    def reviews(self) -> data.Reviews:
+    def reviews(self) -> Reviews:
         """Load the reviews that the run was trained on, or raise an `InputError` if they have changed."""
         reviews = load_reviews(self.config)
         self.check_own(reviews)
@@ -418,10 +414,10 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         """Return one text or more as padded or packed reviews, encoded in the same way as the training reviews, with labels of 0."""
         values, offsets = self.vocabulary.encode_all(texts)
         unknown = np.zeros(len(texts), np.int32)
-        return rows_of(data.EncodedSplit(values, offsets, unknown, unknown), self.config)
+        return rows_of(EncodedSplit(values, offsets, unknown, unknown), self.config)
 
 
-def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str = "test") -> BinaryMetrics:
+def evaluate(trained: Trained, reviews: Reviews | None = None, split: str = "test") -> BinaryMetrics:
     """Return the metrics of a trained model on one split of its reviews.
 
     `split` is "train", "validation" or "test". If `reviews` is None, the reviews that the config of the run names are loaded.
@@ -436,7 +432,7 @@ def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str =
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     reviews = trained.reviews() if reviews is None else reviews
     remedy = "give what sentiment.load_reviews returns"
-    require(isinstance(reviews, data.EncodedReviews | data.ShardedReviews), "reviews", type(reviews).__name__, remedy)
+    require(isinstance(reviews, EncodedReviews | ShardedReviews), "reviews", type(reviews).__name__, remedy)
     same = reviews.vocabulary == trained.vocabulary
     require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
     splits = padded_rows(reviews, trained.config)

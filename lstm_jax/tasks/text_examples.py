@@ -10,13 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from lstm_jax import data
 from lstm_jax.bounds import MOST
+from lstm_jax.data import ShardedText
 from lstm_jax.errors import require
 from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled, streams
 from lstm_jax.training.step import Objective
@@ -28,21 +29,21 @@ Rebuild = Callable[..., Any]
 def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text."""
 
-    def gather(text: Any, numbers: jax.Array | np.ndarray) -> Any:
+    def gather(text, numbers):
         positions = (numbers * step)[:, None] + np.arange(length + 1, dtype=numbers.dtype)[None, :]
         return text.take(positions, mode="clip").astype(np.int32)
 
     return gather
 
 
-def window_examples(text: np.ndarray | data.ShardedText, length: int, step: int) -> Examples:
+def window_examples(text: np.ndarray | ShardedText, length: int, step: int) -> Examples:
     """Return the training examples of a text that is read in windows. Each epoch reads the windows in random order."""
     count = data.some_windows(len(text), length, step)
     streamed = _is_streamed(text)
     return Examples(text, count, _gather(length, step), epoch_order, streamed, shuffled if streamed else None)
 
 
-def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
+def stream_examples(text: np.ndarray | ShardedText, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
     """Return the training examples of a text that is read as streams."""
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
@@ -50,10 +51,10 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     count = (len(text) - length) // (length * batch) * batch
     plans, streamed, gather = partial(streams, length=length), _is_streamed(text), _gather(length, 1)
 
-    def order(key: jax.Array, count: int, batch_size: int) -> Order:
+    def order(key, count, batch_size):
         return Order(*map(jnp.asarray, plans(key, count, batch_size)(0, count // batch_size)[:3]))
 
-    def gather_both(arrays: tuple[Any, Any], numbers: jax.Array | np.ndarray) -> tuple[Any, Any]:
+    def gather_both(arrays, numbers):
         ids, resets = arrays
         return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
 
@@ -65,15 +66,15 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     return Examples((text, flags), count, gather_both, order, plans=plans)
 
 
-def _is_streamed(text: np.ndarray | data.ShardedText) -> bool:
+def _is_streamed(text: np.ndarray | ShardedText) -> bool:
     """Return whether a text is a `ShardedText`, whose shards are read during the training."""
-    streamed = isinstance(text, data.ShardedText)  # else a training step computes positions in int32
+    streamed = isinstance(text, ShardedText)  # else a training step computes positions in int32
     remedy = f"at most {MOST} fit in memory: write shards with lstm-jax data shard, and read them with --input stream"
     require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)
     return streamed
 
 
-def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _metrics(logits: Array, targets: Array, weight: Array) -> tuple[Array, dict[str, Array]]:
     """Return the loss of a batch, and a dict with the metrics "loss" and "accuracy"."""
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)

@@ -24,24 +24,24 @@ UNITS = 3
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory) -> Path:
+def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("articles")
     for n in range(12):
         (folder / f"{n:02}.txt").write_text(ARTICLES[n % 3] * 2 + "x" * n)  # a copy of another article would be left out
     return folder
 
 
-def train(texts: Path, folder: Path) -> generation.Trained:
+def train(texts, folder):
     generation.train(small_config(texts, "stream", {"sample_chars": 0}, article_resets=True, validation=0.5), folder)
     return generation.load(folder)
 
 
 @pytest.fixture(scope="module")
-def trained(texts, tmp_path_factory) -> generation.Trained:
+def trained(texts, tmp_path_factory):
     return train(texts, tmp_path_factory.mktemp("run") / "run")
 
 
-def bits_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def bits_by_hand(trained, ids, starts):
     """Return the negative log-probability, in bits, of each of the characters 1 to N - 1.
 
     The model begins each article with a zero state. The first character of an article is predicted from the article before it.
@@ -51,11 +51,11 @@ def bits_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarra
     return np.concatenate(parts) / np.log(2)
 
 
-def outputs_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def outputs_by_hand(trained, ids, starts):
     return np.concatenate([read(trained.params, ids[a:b])[0] for a, b in pairwise([*starts, len(ids)])])
 
 
-def test_figures_of_a_run(trained) -> None:
+def test_figures_of_a_run(trained):
     """The pages that a training draws show bits and activations of the held-out text that are computed with resets.
 
     The mean number of bits on the page surprise.html is the metric `validation_bits` in result.json.
@@ -73,7 +73,7 @@ def test_figures_of_a_run(trained) -> None:
     assert list(map(int, units)) == most_active(outputs, generation.UNITS)
 
 
-def test_files(trained, texts: Path, ask) -> None:
+def test_files(trained, texts, ask):
     """The commands `score` and `inspect` also reset the state at the beginning of each article in files that the user gives."""
     lengths = [len(path.read_text().strip()) for path in sorted(texts.iterdir())]  # the cleaning removes spaces at both ends
     starts = np.cumsum([0, *(length + 1 for length in lengths)])[:-1]
@@ -91,7 +91,7 @@ def test_files(trained, texts: Path, ask) -> None:
     assert not window.frames[0].norms[-1][: len("who goes there? ")].any()
 
 
-def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
+def test_other_boundaries_are_other_data(texts, tmp_path):
     """The data of a run are refused if their text is the same as before, but is divided into other articles.
 
     A run of an older version has stored no hash of the beginnings of its articles. Its data are then accepted.
@@ -110,7 +110,7 @@ def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
     trained.read_text()
 
 
-def test_inspect(trained) -> None:
+def test_inspect(trained):
     """For its examples, `inspect` chooses pieces of the held-out text by their bits, which are computed with resets.
 
     Within a piece, the state is reset at the beginning of each article, too.

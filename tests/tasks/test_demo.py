@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.tasks import base, demo, generation, sentiment
+from lstm_jax.tasks import demo, generation, sentiment
 
 
 @pytest.fixture
@@ -18,8 +18,6 @@ def little(monkeypatch):
     reviews = replace(demo.SENTIMENT.data, maxlen=10)
     monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
     monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train))
-    for module, name in ((base, "learning_curves"), (sentiment, "draw_figures"), (generation, "draw_surprise"), (generation, "draw_units")):
-        monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(demo, "TRAIN_REVIEWS", 120)
     monkeypatch.setattr(demo, "TEST_REVIEWS", 40)
     monkeypatch.setattr(demo, "CHARS", 30)
@@ -55,7 +53,7 @@ def test_the_demo_trains_answers_and_replaces_only_itself(little, tmp_path):
     assert len(row["text"]) == demo.GENERATION.sample.sample_chars
 
 
-def everything(folder) -> dict[str, bytes | None]:
+def everything(folder):
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
@@ -93,14 +91,3 @@ def test_what_a_demo_did_not_make_is_left_alone(spoil, message, quick, tmp_path)
     with pytest.raises(InputError, match=message):
         demo.run(folder, 0, console)
     assert everything(folder) == before
-
-
-def test_a_link_to_a_demo_is_followed_and_a_file_is_refused(quick, tmp_path):
-    console = Console(file=io.StringIO())
-    demo.run(tmp_path / "demo", 0, console)
-    (tmp_path / "link").symlink_to(tmp_path / "demo")
-    demo.run(tmp_path / "link", 0, console)
-    assert set(everything(tmp_path / "demo")) >= {"demo.json", "sentiment/config.json"}
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="is a file"):
-        demo.run(tmp_path / "thesis.tex", 0, console)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +26,14 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 CONFIG = ForecastConfig(SeriesConfig("none", context=6, horizon=3), ForecastModelConfig(units=8), TrainConfig(epochs=3, batch_size=16))
 
 
-def wave(count: int = 160, seed: int = 0) -> Series:
+def wave(count=160, seed=0):
     """Return a noisy sine wave, sampled at unevenly spaced times."""
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.choice([1.0, 1.0, 1.0, 2.0], count))
     return Series(times, 50 + 10 * np.sin(2 * np.pi * times / 12) + rng.normal(size=count), False)
 
 
-def test_parts_do_not_share_targets() -> None:
+def test_parts_do_not_share_targets():
     series = wave()
     parts, scale = forecast.parts_of(series, CONFIG)
     for name, (first, last) in {"train": (6, 112), "validation": (112, 136), "test": (136, 160)}.items():
@@ -42,7 +41,7 @@ def test_parts_do_not_share_targets() -> None:
     assert scale.mean == pytest.approx(series.values[:112].mean())  # the scale is that of the training part alone
 
 
-def test_what_is_read() -> None:
+def test_what_is_read():
     series = wave()
     parts, scale = forecast.parts_of(series, CONFIG)
     part, n = parts["test"], 4
@@ -58,14 +57,14 @@ def test_what_is_read() -> None:
     assert not plain.ahead.any()
 
 
-def test_loss_is_that_of_a_normal_distribution() -> None:
+def test_loss_is_that_of_a_normal_distribution():
     rng = np.random.default_rng(0)
     given, target = rng.normal(size=(5, 2, 3)), rng.normal(size=(5, 3))
     want = -stats.norm.logpdf(target, given[:, 0], np.exp(given[:, 1]))
     np.testing.assert_allclose(forecast.negative_log_likelihood(jnp.asarray(given), jnp.asarray(target)), want, rtol=1e-5)
 
 
-def test_metrics_by_hand() -> None:
+def test_metrics_by_hand():
     parts, scale = forecast.parts_of(wave(), CONFIG)
     part = parts["test"]
     for shift, coverage in ((0.0, 1), (1.0, 0)):
@@ -75,13 +74,13 @@ def test_metrics_by_hand() -> None:
         assert found["coverage"] == coverage
 
 
-def test_intervals_of_any_level() -> None:
+def test_intervals_of_any_level():
     for level, tail in ((0.5, 0.25), (1 - 2.0**-53, 2.0**-54)):  # in float64, (1 + the second level) / 2 is 1
         _, _, high = forecast.interval(np.zeros((1, 2, 3)), np.array([5.0]), forecast.Scale(0.0, 2.0), level)
         np.testing.assert_allclose(high, np.full((1, 3), 5 + 2 * stats.norm.isf(tail)), rtol=1e-9)
 
 
-def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
+def test_a_run_learns_and_forecasts(tmp_path):
     """A trained run forecasts better than a repetition of the last value, and its intervals cover over 70 % of the test values.
 
     The mean absolute error on the test part is under half that of the repetition. The run is then loaded from its folder. Its forecast
@@ -89,13 +88,13 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
     """
     series, folder = wave(400), tmp_path / "run"
     config = replace(CONFIG, train=TrainConfig(epochs=40, batch_size=32, learning_rate=1e-2))
-    forecast.train(config, folder, data=series, figures=False)
+    forecast.train(config, str(folder), data=series, figures=False)
     result = json.loads((folder / "result.json").read_text())
     parts, scale = forecast.parts_of(series, config)
     last = float(np.abs(parts["test"].target).mean() * scale.spread)
     assert result["test_mae"] < 0.5 * last
     assert 0.7 < result["test_coverage"] <= 1
-    trained = forecast.load(folder)
+    trained = forecast.load(str(folder))
     found = trained.ahead(series)
     np.testing.assert_allclose(np.diff(found.times), 1)
     truth = 50 + 10 * np.sin(2 * np.pi * found.times / 12)
@@ -107,7 +106,7 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_forecast_times(tmp_path: Path) -> None:
+def test_forecast_times(tmp_path):
     """The times of a forecast may be numbers in the unit of the series or, if the series is dated, dates of several kinds."""
     series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
     trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast.Scale(0.0, 1.0))
@@ -132,7 +131,7 @@ def test_forecast_times(tmp_path: Path) -> None:
             trained.ahead(series, level)
 
 
-def test_the_command_line(ask, tmp_path: Path) -> None:
+def test_the_command_line(ask, tmp_path):
     series = wave(80)
     path = write_series(tmp_path / "series.csv", series.times, series.values, "day,sold")
     common = ["--csv", path, "--time", "day", "--value", "sold", "--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2]
@@ -161,7 +160,7 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
+def test_a_run_that_has_diverged(ask, tmp_path):
     """A training that diverges ends with an error, or, if it shall go on, has metrics of null. No command reads its parameters."""
     series, run = wave(60), tmp_path / "run"
     path = write_series(tmp_path / "series.csv", series.times, series.values)
@@ -190,7 +189,7 @@ def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
         (slice(None), 0.3, "values of waves.csv: all the same where trained on"),  # rounding gives it a spread above 0
     ],
 )
-def test_values_that_cannot_be_scaled(place: int | slice, value: float, message: str) -> None:
+def test_values_that_cannot_be_scaled(place, value, message):
     series = replace(wave(), name="waves.csv")
     series.values[place] = value
     with pytest.raises(InputError, match=message):

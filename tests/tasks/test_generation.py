@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +26,6 @@ from made_texts import (
     ids_of,
     log_p_by_hand,
     nats_by_hand,
-    shown,
     small_config,
     window_of,
 )
@@ -36,7 +34,7 @@ from lstm_jax.config import GenerationConfig, to_json
 from lstm_jax.data import Characters
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.sampling import Sampler
-from lstm_jax.tasks import base, generation
+from lstm_jax.tasks import generation
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
@@ -45,7 +43,6 @@ from lstm_jax.training.run_folder import RunFolder
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TRAIN = {f"train_{name}" for name in ("loss", "bits", "perplexity", "accuracy")}
-BYTES = ("ab\u2028 c\x85d".encode() + b"\xfc ") * 30
 REGIMES = pytest.mark.parametrize("regime", ["windows", "stream"])
 
 
@@ -63,14 +60,14 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
+def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(TEXT)
     return path
 
 
 @pytest.fixture(scope="module")
-def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
+def made(text, tmp_path_factory, quick_compiles):
     """Return a function made(regime) that returns a trained run of the regime.
 
     The first call for a regime trains the run. Later calls return the same run.
@@ -78,10 +75,10 @@ def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
     root = tmp_path_factory.mktemp("generation")
 
     @functools.cache
-    def train(regime: str) -> Made:
+    def train(regime):
         folder, config, seen = root / regime, small_config(text, regime), []
 
-        def look(record: EpochRecord) -> None:
+        def look(record):
             lines = (folder / "samples.jsonl").read_text().count("\n")
             seen.append((record, {name: np.array(array) for name, array in record.params.items()}, lines))
 
@@ -149,7 +146,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
     whole = made(regime)
     steps = whole.result.rows[0]["step"]
 
-    def stop(record: EpochRecord) -> None:
+    def stop(record):
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match=f"after step {steps}$"):
@@ -180,8 +177,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
     assert found | {"seconds": 0} == wanted | {"seconds": 0}
 
 
-def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "learning_curves", lambda *_: None)
+def test_nothing_held_out_and_nothing_drawn(text, tmp_path):
     run = tmp_path / "run"
     result = generation.train(small_config(text, validation=0.0, sample={"sample_chars": 0}, train={"epochs": 2}), run)
     assert all(set(row) == {"epoch", "step", "seconds", "examples_per_second"} | TRAIN for row in result.rows)
@@ -191,27 +187,6 @@ def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
     trained = generation.load(run)
     with pytest.raises(InputError, match=r"^text: none given"):
         trained.read_text()
-
-
-@pytest.mark.slow
-def test_bytes(tmp_path, monkeypatch):
-    """A run with byte units reads text that is not UTF-8, and its samples may contain U+2028 and U+0085.
-
-    Python's `str.splitlines` ends a line at these two characters, but they do not end a line of a JSON-lines file.
-    """
-    monkeypatch.setattr(base, "learning_curves", lambda *_: None)
-    (tmp_path / "bytes.txt").write_bytes(BYTES)
-    sample = {"sample_prompt": 30, "sample_chars": 2}
-    config = small_config(tmp_path / "bytes.txt", unit="byte", clean="none", sample=sample, train={"epochs": 2})
-    generation.train(config, tmp_path / "run")
-    rows = generation.read_samples(tmp_path / "run" / "samples.jsonl")
-    assert [row["epoch"] for row in rows] == [1, 1, 2, 2]
-    assert {"\u2028", "\x85", "\ufffd"} <= set(rows[0]["prompt"])
-    trained = generation.load(tmp_path / "run")
-    assert trained.encode("Aü").tolist() == [65, 0xC3, 0xBC]
-    held_out = trained.read_text().ids.tobytes()
-    assert BYTES.endswith(held_out)
-    assert shown(tmp_path / "run" / "figures" / "surprise.html") == [held_out.decode("latin-1")]
 
 
 def test_a_run_is_not_resumed_on_another_text(made, tmp_path):
@@ -249,10 +224,13 @@ def test_damaged_samples(tmp_path):
         (tmp_path / "samples.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
             generation.read_samples(tmp_path / "samples.jsonl")
+    rows = [{"epoch": 1, "text": "a\u2028b\x85"}] * 2  # characters that end a line of a text, but not of JSON lines
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    assert generation.read_samples(tmp_path / "samples.jsonl") == rows
 
 
 @pytest.fixture(scope="module")
-def trained(made) -> generation.Trained:
+def trained(made):
     return made("windows").trained
 
 
@@ -290,12 +268,6 @@ def test_encode(trained):
     assert trained.encode("The  Cat\n", clean=True).tolist() == ids_of("the cat")
     assert trained.encode("The Caté", unknown="!").tolist() == ids_of("!he !at!")
     assert trained.encode("The Caté", clean=True, unknown="!").tolist() == ids_of("the cat")
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_ids_of_other_kinds(trained):
-    assert trained.score([1, 2, 3]).nats.tolist() == trained.score(np.array([1, 2, 3], np.uint8)).nats.tolist()
-    assert len(list(trained.write([], 3, trained.rules()))) == 1
 
 
 V = len(set(TEXT))

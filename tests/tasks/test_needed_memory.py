@@ -18,13 +18,11 @@ class Made(forecast.Forecasting):
     flags = {"parameters": "P", "residuals": "R", "data": "D"}  # noqa: RUF012
     rows = 0
 
-    def data_bytes(self) -> int:
+    def data_bytes(self):
         return self.rows
 
 
-def needed(
-    monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, microbatches: int = 1, devices: int = 1, **model
-) -> str:
+def needed(monkeypatch, units=8, batch=4, rows=0, free=1, microbatches=1, devices=1, **model):
     """Return the message of the error that a forecast run raises if `free` bytes of memory are free."""
     config = ForecastConfig(model=ForecastModelConfig(units=units, **model), train=TrainConfig(batch_size=batch, microbatches=microbatches))
     monkeypatch.setattr(machine, "free_memory", lambda: free)
@@ -35,7 +33,7 @@ def needed(
     return str(error.value)
 
 
-def parts(told: str) -> dict[str, int]:
+def parts(told):
     """Return the parts of the needed memory that an error message lists, as a dict from name to number of bytes."""
     found = [part.rsplit(" ", 2) for part in told.split("free; ")[1].split(": lower")[0].split(", ")]
     return {name: int(size) for name, size, _ in found}
@@ -98,7 +96,7 @@ def test_a_model_too_large_is_refused_at_once(ask, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 40)
     answer = ask("train", "generation", "--data", text, "--run", tmp_path / "run", "--units", 100_000)
-    assert_error(answer, "memory: ", "parameters 447 GiB, moments of the optimiser 298 GiB, residuals of a batch", "lower --units")
+    assert_error(answer, "memory: ", "parameters 447.10 GiB, moments of the optimiser 298.07 GiB, residuals", "lower --units")
     assert not (tmp_path / "run").exists()
 
 

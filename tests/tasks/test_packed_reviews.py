@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax.config import SentimentConfig, SentimentModelConfig
+from lstm_jax.config import SentimentModelConfig
 from lstm_jax.errors import InputError
-from lstm_jax.models import Functional, SentimentClassifier, functional
+from lstm_jax.models import SentimentClassifier, functional
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.sweep import override
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def config(small) -> SentimentConfig:
+def config(small):
     return override(small, {"data.packed": 60, "data.maxlen": 7})
 
 
@@ -30,12 +30,12 @@ def reviews(config):
     return sentiment.load_reviews(config)
 
 
-def made_model(reviews, **options) -> Functional:
+def made_model(reviews, **options):
     return functional(SentimentClassifier(SentimentModelConfig(units=5, embed=4, **options), reviews.vocabulary.size, rngs=nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize("truncating", ["pre", "post"])
-def test_every_review_is_in_its_place(reviews, truncating: str):
+def test_every_review_is_in_its_place(reviews, truncating):
     split = reviews.train
     length = int(np.median(split.lengths))
     rows = pack_reviews(split, length, truncating)
@@ -125,7 +125,7 @@ def test_a_run_trains_on_packed_reviews(config, tmp_path):
     assert together[0] > together[1]
 
 
-def test_packed_texts_are_merged_by_concat() -> None:
+def test_packed_texts_are_merged_by_concat():
     """A model with the pooling "last" and two directions refuses packed texts unless `merge` is "concat".
 
     The last outputs of the two directions are at different steps of a row, and a sum of the directions cannot be taken apart again.

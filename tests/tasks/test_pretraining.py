@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ V, E, H = 7, 3, 4
 RNG = np.random.default_rng(0)
 
 
-def test_sampled_losses_by_hand() -> None:
+def test_sampled_losses_by_hand():
     """The log of the share of a word is subtracted from its score, and the correct word counts once."""
     table, bias = RNG.normal(size=(V, E)).astype(np.float32), RNG.normal(size=V).astype(np.float32)
     vectors, targets = RNG.normal(size=(5, E)).astype(np.float32), np.asarray([0, 3, 6, 3, 1])
@@ -40,7 +39,7 @@ def test_sampled_losses_by_hand() -> None:
         np.testing.assert_allclose(pretraining.sampled_losses(*map(jnp.asarray, arrays)), want, rtol=1e-5)
 
 
-def test_windows_cover_the_text() -> None:
+def test_windows_cover_the_text():
     """Each word except the first is a target once, but words after the last full window are left out.
 
     A text that is shorter than a full window is a window of its own.
@@ -53,16 +52,21 @@ def test_windows_cover_the_text() -> None:
     assert pretraining.cut_windows(text[:5]).tolist() == [text[:5].tolist()]
 
 
+@pytest.fixture
+def short(monkeypatch):
+    for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
+        monkeypatch.setattr(pretraining, name, value)
+
+
 @pytest.mark.slow(keep=1)
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("directions", [1, 2])
-def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_and_the_classifier_takes_it(directions):
     """The language model learns a text that repeats six words in the same order.
 
     In such a text, each word determines the next one and the previous one. The parameters of the language model then replace those of a
     classifier, except those of its head.
     """
-    for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
-        monkeypatch.setattr(pretraining, name, value)
     text = np.tile(np.arange(1, V), 100).astype(np.int32)
     model = SentimentModelConfig(embed=E, units=H, bidirectional=directions == 2, recurrent_dropout=0.5, zoneout=0.1)
     config = SentimentConfig(model=model, pretraining=PretrainingConfig(20, 0.05, 0.0))
@@ -77,7 +81,7 @@ def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pyt
     np.testing.assert_array_equal(replaced(params, shared)[EMBEDDING], found.params[EMBEDDING])
 
 
-def test_the_next_and_the_previous_word_are_not_read() -> None:
+def test_the_next_and_the_previous_word_are_not_read():
     """Output n of the forward direction reads only the first n + 1 words, and output n of the backward direction only the last n + 1."""
     config = SentimentModelConfig(embed=E, units=H, bidirectional=True)
     made = functional(pretraining.WordLanguageModel(config, V, rngs=pretraining.initial_rngs(0)))
@@ -95,16 +99,14 @@ def test_the_next_and_the_previous_word_are_not_read() -> None:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SentimentConfig:
-    for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
-        monkeypatch.setattr(pretraining, name, value)
+def config(tmp_path, short):
     write_csvs(tmp_path / "reviews", 60, 20)
     made = small_config(tmp_path / "reviews", tmp_path / "cache")
     return override(made, {"data.validation": 0.2, "pretraining": PretrainingConfig(2, 0.01, 0.1)})
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
     """A run first trains the language model, and then the classifier.
 
     A run that is interrupted and resumed in each of the two trainings ends with the same bits as an uninterrupted run.
@@ -141,9 +143,7 @@ def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_signal_after_the_last_step_of_the_language_model(
-    config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_after_the_last_step_of_the_language_model(config, tmp_path, monkeypatch):
     """A signal after the last step of the language model ends the run. The resumed run trains the classifier only."""
     make, asked = pretraining.LanguageModel.evaluation, []
 
@@ -169,7 +169,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
 
 
 @pytest.mark.slow
-def test_several_devices(config: SentimentConfig) -> None:
+def test_several_devices(config):
     """Training on two devices gives the same parameters and validation loss as training on one device."""
     text = RNG.integers(1, V, 200).astype(np.int32)
     small = override(config, {"model": SentimentModelConfig(embed=4, units=H, bidirectional=True)})
@@ -180,7 +180,7 @@ def test_several_devices(config: SentimentConfig) -> None:
 
 
 @pytest.mark.parametrize(("devices", "wanted"), [(1, 32), (3, 33), (6, 36), (64, 64)])
-def test_batch_size(devices: int, wanted: int) -> None:
+def test_batch_size(devices, wanted):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1] * devices), ("data",))
     text = np.ones(pretraining.LENGTH * wanted * 50 + 1, np.int32)
     task = pretraining.LanguageModel(SentimentConfig(pretraining=PretrainingConfig(2)), V, text, mesh)
@@ -188,7 +188,7 @@ def test_batch_size(devices: int, wanted: int) -> None:
     assert (task.steps, config.batch_size, config.epochs, config.warmup_steps, config.microbatches) == (100, wanted, 2, 10, 1)
 
 
-def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(config, monkeypatch):
     """The memory check counts what the language model needs separately from what the classifier needs.
 
     Longer windows of the language model raise only its own needs.
@@ -209,13 +209,12 @@ def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (lambda config: override(config, {"model.layers": 2}), "lm_epochs: 2; a language model trains"),
         (lambda config: pretraining.pretrain(config, V, np.ones(1, np.int32), None, make_mesh(1)), "words of the training reviews: 1"),
-        (lambda config: PretrainingConfig(lm_dropout=1.0), "lm_dropout: 1.0"),
         (
             lambda config: override(config, {"data.input": "stream", "data.data": "shards", "data.vocabulary": "frequency"}),
             "lm_epochs: 2; a language model needs --input memory",
         ),
     ],
 )
-def test_errors(call, subject: str, config: SentimentConfig) -> None:
+def test_errors(call, subject, config):
     with pytest.raises(InputError, match=f"^{subject}"):
         call(config)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
         SentimentModelConfig(embed=5, units=6, cell="gru", mask_zero=True, word_dropout=0.5),
     ],
 )
-def test_logits(config: SentimentModelConfig) -> None:
+def test_logits(config):
     model = SentimentClassifier(config, 30, rngs=nnx.Rngs(0))
     before = jax.tree.map(np.asarray, functional(model).params)
     serve = make_server(model)
@@ -42,7 +42,7 @@ def test_logits(config: SentimentModelConfig) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_ids() -> None:
+def test_ids():
     """A served function accepts arrays and lists of integer ids (B, T). An id outside the vocabulary, another shape or dtype is refused."""
     serve = make_server(SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)))
     ids = np.array([[1, 5], [1, 29]], np.uint64)
@@ -53,7 +53,7 @@ def test_ids() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_errors() -> None:
+def test_errors():
     """A folded model can be neither served nor folded again, because it has no embedding table any more."""
     model = SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0))
     params: Any = functional(model).params
@@ -65,7 +65,7 @@ def test_errors() -> None:
             call()
 
 
-def test_products_of_a_model_with_a_named_backend() -> None:
+def test_products_of_a_model_with_a_named_backend():
     """`set_products(model, dtype)` keeps the backend that a layer names if this backend can multiply matrices in `dtype`.
 
     Otherwise the name is removed, and the backend of the layer is chosen automatically.

@@ -4,7 +4,6 @@ The commands that write shards and train on them are tested, too.
 """
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from made_reviews import write_csvs
 
 from lstm_jax import data
-from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.sweep import override
@@ -24,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
-def configs(small, tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
+def configs(small, tmp_path_factory):
     """Return a config that streams reviews from shards, and a config that reads the same reviews into memory."""
     reviews, shards = small.data.data, tmp_path_factory.mktemp("streamed") / "s"
     data.write_review_shards([f"{reviews}/train.csv"], shards, [f"{reviews}/test.csv"])
@@ -32,7 +30,7 @@ def configs(small, tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentC
     return override(memory, {"data.data": str(shards), "data.input": "stream"}), memory
 
 
-def test_a_run(configs, tmp_path: Path) -> None:
+def test_a_run(configs, tmp_path):
     """A streamed run learns, and records the time that it waits for its input.
 
     Its vocabulary, word statistics and evaluations are those of the same reviews in memory.
@@ -56,7 +54,7 @@ def test_a_run(configs, tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored, kept[name])
 
 
-def test_batches_are_those_of_the_order(configs) -> None:
+def test_batches_are_those_of_the_order(configs):
     """A run that streams reviews has the same validation split as a run that holds them in memory.
 
     The batches of the streaming run have the rows that `shuffled` names.
@@ -77,7 +75,7 @@ def test_batches_are_those_of_the_order(configs) -> None:
     np.testing.assert_array_equal(labels, whole.train.labels[rows])
 
 
-def test_memory_of_the_data(configs) -> None:
+def test_memory_of_the_data(configs):
     """Only the validation and test splits count as data in memory, and their size is computed without reading them."""
     streamed, _ = configs
     reviews = sentiment.load_reviews(streamed)
@@ -88,7 +86,7 @@ def test_memory_of_the_data(configs) -> None:
         assert "splits" not in vars(task)
 
 
-def test_the_commands(ask, configs, tmp_path: Path) -> None:
+def test_the_commands(ask, configs, tmp_path):
     write_csvs(tmp_path / "reviews", 60, 20)
     folder, shards = tmp_path / "reviews", tmp_path / "s"
     code, said, _ = ask("data", "shard-reviews", folder / "train.csv", "--test", folder / "test.csv", "--out", shards, "--workers", 1)
@@ -98,14 +96,10 @@ def test_the_commands(ask, configs, tmp_path: Path) -> None:
     assert command == f"lstm-jax train sentiment --input stream --data {shards} --vocabulary frequency".split()
     rest = ("--units", 8, "--embed", 8, "--epochs", 1, "--run", tmp_path / "run", "--no-figures")
     assert ask(*command[1:], *rest)[0] == 0
-    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
-    assert row["test_accuracy"] >= 0
-    code, _, said = ask(*command[1:-2], *rest)
-    assert (code, said.count("\n")) == (2, 1)
-    assert "vocabulary: keras; for input stream, give frequency" in said
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["test_accuracy"] >= 0
 
 
 @pytest.mark.parametrize(("field", "value"), [("packed", 20), ("test_data", "x.csv"), ("data", ""), ("vocabulary", "keras")])
-def test_what_a_stream_cannot_have(configs, field: str, value: object) -> None:
+def test_what_a_stream_cannot_have(configs, field, value):
     with pytest.raises(InputError, match="for input stream, give"):
         override(configs[0].data, {field: value})

@@ -22,11 +22,11 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 V = 7
 
 
-def made_ids(n: int) -> np.ndarray:
+def made_ids(n):
     return np.random.default_rng(n).integers(0, V, n).astype(np.uint8)
 
 
-def made_model(**config) -> tuple[dict, CharGenerator, object]:
+def made_model(**config):
     """Return random parameters, the model with these parameters, and the function `rebuild`, which makes a model from parameters.
 
     The parameters are so large that each character affects the loss.
@@ -79,7 +79,7 @@ def test_epochs_begin_at_any_character_below_the_length():
     assert set(shifts) == set(range(5))
 
 
-def by_hand(logits, targets) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(logits, targets):
     """Return the cross-entropy in nats, and whether the prediction is correct, for each target; computed in float64."""
     z, targets = np.asarray(logits, np.float64), np.asarray(targets)
     return np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, targets[..., None], -1)[..., 0], z.argmax(-1) == targets
@@ -89,7 +89,7 @@ MODELS = pytest.mark.parametrize("config", [{}, {"embed": 6, "tied": True, "laye
 WEIGHT, KEY = jnp.array([0.5, 0.25, 0.25, 0]), jax.random.key(1)
 
 
-def assert_metrics(loss, metrics, logits, targets) -> None:
+def assert_metrics(loss, metrics, logits, targets):
     """Check the loss and the metrics of a batch. If there are several targets in a row, the loss of the row is their mean."""
     nats, hits = (values.reshape(4, -1).mean(1) @ np.asarray(WEIGHT) for values in by_hand(logits, targets))
     assert (float(loss), float(metrics["loss"]), float(metrics["accuracy"])) == pytest.approx((nats, nats, hits), rel=1e-6)
@@ -133,7 +133,7 @@ def test_streams_are_reset_where_articles_begin():
     assert_metrics(loss, metrics, single, ids[:, 1:])
 
 
-def test_texts_that_are_too_short_or_too_long() -> None:
+def test_texts_that_are_too_short_or_too_long():
     assert stream_examples(made_ids(30), 5, 5).count == 5
     whole = np.broadcast_to(np.uint8(0), 2**31)
     for subject, read in (

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from lstm_jax.bounds import MOST, Bounds, Checked, Count
 from lstm_jax.inspection.trace import trace
@@ -59,7 +60,7 @@ class Epochs(NamedTuple):
 
     numbers: tuple[int, ...]
     """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
-    params: tuple[dict[str, jax.Array], ...]
+    params: tuple[dict[str, Array], ...]
     """Parameters of each epoch."""
     shown: int
     """Index in `numbers` of the best epoch, which the page shows first."""
@@ -75,7 +76,7 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
             number = int(json.loads(trained.run.result.read_text())["best_epoch"])
         return Epochs((number,), (jax.device_put(trained.params),), 0)
 
-    def restored(index: int) -> checkpoint.Restored:
+    def restored(index):
         return checkpoint.restore(folder, trained.params, step=steps[index])
 
     end = len(steps) - 1
@@ -106,7 +107,7 @@ class Network(ABC):
     def __init__(self, trained: Any):
         self.trained, self.rebuild = trained, trained.rebuild
 
-        def arrays(params: Any, *args: Any, **options: Any) -> list[dict[str, Any]]:
+        def arrays(params, *args, **options):
             _, layers = trace(self.rebuild(params), *args, deterministic=True, **options)
             return [{f"{own.layer}, {own.cell}{', reads backwards' * own.backwards}": own.gates | own.state} for own in layers]
 
@@ -137,9 +138,9 @@ class Network(ABC):
         """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
         layers = []
         for found in self._arrays(params, *args, **options):
-            for name, arrays in found.items():
-                keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
-                layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
+            ((name, arrays),) = found.items()
+            keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
+            layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
         return layers
 
     def window(self, request: Request) -> Window:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lstm_jax.errors import require
 from lstm_jax.files.digits import digits_for
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients
 from lstm_jax.inspection.window import Curve, Frame, Strip
 from lstm_jax.tasks import forecast
-from lstm_jax.tasks.inspecting.common import Network, Request, first_kinds
+from lstm_jax.tasks.inspecting.common import Network, first_kinds
 
 
 class Entries(NamedTuple):
@@ -39,15 +40,15 @@ class SeriesNetwork(Network):
         self.scale = trained.scale
         self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
 
-    def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
+    def means(self, entries: Array, params: Any, ahead: Array) -> Array:
         """Return the predicted means (K,) of the next K entries, as differences from the last entry read, in units of the series."""
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
-    def mean(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
+    def mean(self, entries: Array, params: Any, ahead: Array) -> Array:
         """Return the average of the K predicted means that the method `means` returns."""
         return self.means(entries, params, ahead).mean()
 
-    def replaced(self, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
+    def replaced(self, params: Any, entries: Array, ahead: Array) -> list[float]:
         """Return the mean of the forecast minus its mean with each entry replaced by the average of its neighbours."""
         whole, count = np.asarray(entries), len(entries)
         beside = np.pad(whole, ((1, 1), (0, 0)), "reflect")  # the first and the last entry have one neighbour
@@ -57,7 +58,7 @@ class SeriesNetwork(Network):
         means = np.asarray(predicted[:, 0].mean(-1), np.float64) * self.scale.spread
         return (means[-1] - means[:-1]).tolist()
 
-    def examples(self, request: Request) -> dict[str, Entries]:
+    def examples(self, request):
         require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
         trained = self.trained
         series = trained.series(request.file)
@@ -78,14 +79,14 @@ class SeriesNetwork(Network):
             found[f"{kind}: forecast after {steps[-1]}"] = Entries(steps, window, request.file is None)
         return found
 
-    def steps(self, example: Entries) -> list[str]:
+    def steps(self, example: Entries):
         return example.steps
 
     @property
-    def about(self) -> str:
+    def about(self):
         return f", forecasts of {self.trained.config.data.horizon} entries."
 
-    def frame(self, params: Any, example: Entries) -> Frame:
+    def frame(self, params, example: Entries):
         part, spread = example.part, self.scale.spread
         entries, ahead = jnp.asarray(part.entries[0]), jnp.asarray(part.ahead[0])
         predicted = np.asarray(self.predict(params, part.entries, part.ahead))

@@ -4,12 +4,12 @@ T is the number of word ids of a review with padding, W the number of its words 
 of features of a word.
 """
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lstm_jax import data
 from lstm_jax.data.reviews.tables import read_texts
@@ -17,7 +17,7 @@ from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
 from lstm_jax.inspection.window import Curve, Frame, Strip
 from lstm_jax.tasks import sentiment
-from lstm_jax.tasks.inspecting.common import Network, Request
+from lstm_jax.tasks.inspecting.common import Network
 
 NEIGHBOURS = 8
 """Number of nearest words that are shown for a word."""
@@ -40,15 +40,15 @@ class ReviewNetwork(Network):
         self.vectors = jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
         self._logits = sentiment.make_logits(trained.rebuild, trained.mesh, fold=False)
 
-    def verdict(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
+    def verdict(self, vectors: Array, params: Any, ids: Array) -> Array:
         """Return the logit of one review. `vectors` (T, E) are its word vectors."""
         return self.rebuild(params)(ids[None], vectors=vectors[:, None], deterministic=True)[0]
 
-    def verdicts(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
+    def verdicts(self, vectors: Array, params: Any, ids: Array) -> Array:
         """Return the logit of one review as an array (1,). The arguments are those of the method `verdict`."""
         return self.verdict(vectors, params, ids)[None]
 
-    def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
+    def outputs(self, vectors: Array, params: Any, ids: Array) -> Array:
         """Return the logits (T,) that the model gives after each of the T ids of a review."""
         if not self.stepwise:
             return self.verdicts(vectors, params, ids)
@@ -69,10 +69,10 @@ class ReviewNetwork(Network):
         words = ids[ids != 0]
         return self.of_words(params, [np.delete(words, n) for n in range(len(words))], len(ids))
 
-    def steps(self, example: np.ndarray) -> list[str]:
+    def steps(self, example: np.ndarray):
         return [_shown(self.trained.vocabulary.word(int(identity))) for identity in example[example != 0]]
 
-    def examples(self, request: Request) -> dict[str, np.ndarray]:
+    def examples(self, request):
         texts = list[str | bytes](request.texts)
         if request.file is not None:
             texts += [text for text in read_texts(request.file, self.config.text_column) if text.strip()]
@@ -93,7 +93,7 @@ class ReviewNetwork(Network):
             for n in order[: request.examples].tolist()
         }
 
-    def neighbours(self, examples: Iterable[np.ndarray]) -> dict[str, Sequence[tuple[str, float]]]:
+    def neighbours(self, examples):
         space, vocabulary = self.trained.words, self.trained.vocabulary
         words = {vocabulary.word(identity) for ids in examples for identity in ids[ids != 0].tolist()}
         least = min(LEAST_REVIEWS, max(1, int(space.statistics[1].max()) // 20))
@@ -103,7 +103,7 @@ class ReviewNetwork(Network):
             found[_shown(word)] = [(_shown(other), round(score, 2)) for other, score in near]
         return found
 
-    def frame(self, params: Any, example: np.ndarray) -> Frame:
+    def frame(self, params, example: np.ndarray):
         ids, words = jnp.asarray(example), np.flatnonzero(example)
         vectors = self.vectors(params, ids)
         verdict = self.whole(params, example)

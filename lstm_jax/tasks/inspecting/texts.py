@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, reach
@@ -32,24 +33,24 @@ class TextNetwork(Network):
         super().__init__(trained)
         self.vectors, self._log_p = jax.jit(self._vectors), jax.jit(self.log_probabilities)
 
-    def _vectors(self, params: Any, ids: jax.Array) -> jax.Array:
+    def _vectors(self, params: Any, ids: Array) -> Array:
         """Return the input features (N, E) of N characters with the ids (N,)."""
         model = self.rebuild(params)
         if model.embedding is None:
             return jax.nn.one_hot(ids, self.trained.characters.size)
         return model.embedding(ids[:, None], 1)[:, 0]
 
-    def log_probabilities(self, vectors: jax.Array, params: Any, resets: jax.Array | None) -> jax.Array:
+    def log_probabilities(self, vectors: Array, params: Any, resets: Array | None) -> Array:
         """Return the log-probabilities (N, V) of the character after each of N characters with the input features `vectors`."""
         model, cuts = self.rebuild(params), None if resets is None else resets[:, None]
         hidden, _ = model.recurrent(vectors[:, None], resets=cuts, deterministic=True, time_major=True)
         return jax.nn.log_softmax(model.logits(hidden)[:, 0])
 
-    def outputs(self, vectors: jax.Array, params: Any, following: jax.Array, resets: jax.Array | None = None) -> jax.Array:
+    def outputs(self, vectors: Array, params: Any, following: Array, resets: Array | None = None) -> Array:
         """Return the surprise (N,) of N characters, which is their negative log-probability in nats."""
         return -jnp.take_along_axis(self.log_probabilities(vectors, params, resets), following[:, None], axis=-1)[:, 0]
 
-    def examples(self, request: Request) -> dict[str, ReadText]:
+    def examples(self, request):
         config, found = self.trained.config.data, {}
         options = {"text_column": request.text_column or config.text_column, "clean": config.clean != "exact", "unknown": request.unknown}
         read = partial(self.trained.read_text, **options, most=request.chars + 1)
@@ -77,15 +78,15 @@ class TextNetwork(Network):
             found[name] = ReadText(held_out[begin : begin + size + 1], None if articles is None else articles - begin)
         return found
 
-    def steps(self, example: ReadText) -> list[str]:
+    def steps(self, example: ReadText):
         return [self.trained.characters.characters[i] for i in example.ids[:-1]]
 
     @property
-    def about(self) -> str:
+    def about(self):
         resets = " At the beginning of each article, the state is replaced by zeros."
         return ". Each text is read in one pass from a state of zeros." + (resets if self.trained.config.data.article_resets else "")
 
-    def frame(self, params: Any, example: ReadText) -> Frame:
+    def frame(self, params, example: ReadText):
         characters, ids = self.trained.characters.characters, np.asarray(example.ids, np.int32)
         resets = None if example.starts is None else jnp.asarray(np.isin(np.arange(len(ids) - 1), example.starts))
         vectors = self.vectors(params, jnp.asarray(ids[:-1]))
