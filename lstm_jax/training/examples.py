@@ -43,7 +43,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def _order(xp: Any, rows: Any, count: int, first: int = 0) -> Order:
+def _order(xp, rows, count: int, first: int = 0) -> Order:
     """Return the `Order` for the rows of some steps, of which only the first `count` are real. `xp` is `numpy` or `jax.numpy`."""
     real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
     counts = real.sum(1)
@@ -115,7 +115,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
     windows = max(1, -(-blocks // WINDOW))
 
     @lru_cache(2)
-    def window(number: int) -> np.ndarray:
+    def window(number):
         """Return the indices of the examples in the window with the index `number`, permuted."""
         places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
         chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
@@ -124,7 +124,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
             examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])
         return np.random.default_rng([*seed, number]).permutation(examples)
 
-    def plan(first: int, stop: int) -> Order:
+    def plan(first, stop):
         rows = np.zeros((stop - first, batch_size), np.int64)
         begin, end = first * batch_size, min(stop * batch_size, count)
         filled = 0
@@ -142,7 +142,7 @@ def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
     """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 
-    def plan(first: int, stop: int) -> Order:
+    def plan(first, stop):
         chunks = np.arange(batch_size, dtype=np.int64) * steps + np.arange(first, stop, dtype=np.int64)[:, None]
         return _order(np, chunks * length + shift, chunks.size, first)
 

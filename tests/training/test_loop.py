@@ -19,7 +19,6 @@ from rich.console import Console
 from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, tiny
 
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.examples import Examples, Order
@@ -287,13 +286,6 @@ def test_folders_of_any_name(name, tmp_path):
     assert_bits(again.params, first.params)
     assert again.rows == first.rows
     assert [path.name for path in (tmp_path / name / "latest").iterdir() if path.is_dir()] == ["6"]
-
-
-def test_all_damaged_is_an_error(tmp_path):
-    train(dataclasses.replace(CONFIG, epochs=1), checkpoints=tmp_path)
-    (tmp_path / "latest" / "6.manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="all are damaged"):
-        train(resume=True, checkpoints=tmp_path)
 
 
 def test_the_seed_decides_also_in_a_thread(uninterrupted):
