@@ -20,6 +20,7 @@ could thus remove the last intact one.
 import contextlib
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -104,7 +105,7 @@ def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # now, and not with a trail of TensorStore's own messages
         _barrier("cleaned")
         try:
-            names = (str(step), *(f"{step}.{again}" for again in range(1, 1000)))
+            names = (f"{step}.{again}" if again else str(step) for again in itertools.count())
             name = next(name for name in names if not (folder / name).exists())
             _barrier("named")
             _save_arrays(folder / name, leaves)
@@ -246,9 +247,9 @@ def _leaf_record(leaf) -> Record:
     return {"dtype": dtype, "shape": shape, "sha256": digest.hexdigest()}
 
 
-def _file_records(arrays: Path, sync: bool = False) -> dict[str, Record]:
+def _file_records(arrays: Path, sync: bool = False) -> Record:
     """Return the entries of a manifest for all files below the folder `arrays`. If `sync` is true, flush the files to disk."""
-    records: dict[str, Record] = {}
+    records = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
         with path.open("rb") as file:
             if sync:
@@ -371,7 +372,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _checkpointer(arrays: Path) -> Iterator[tuple[Any, Path]]:
+def _checkpointer(arrays: Path) -> Iterator[tuple]:
     """Yield an Orbax checkpointer and a path to the folder `arrays` that contains no glob characters, such as "*" or "["."""
     import orbax.checkpoint as ocp
 

@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+AnyArray = jax.Array | np.ndarray
+
 
 class Order(NamedTuple):
     """Order in which an epoch reads the training examples."""
 
-    rows: jax.Array | np.ndarray
+    rows: AnyArray
     """int32 (steps, B): indices of the B examples in the batch of each step."""
-    weight: jax.Array | np.ndarray
+    weight: AnyArray
     """float32 (steps, B): weight of each example in its batch. Examples that only fill up the last batch have weight 0.
 
     The weights of a batch sum to 1, unless the examples are rows of packed reviews. The weight of such a row is the weight of each single
     review in it, not the sum over its reviews; see `tasks.review_rows`.
     """
-    examples: jax.Array | np.ndarray
+    examples: AnyArray
     """float32 (steps,): number of examples in each batch, without those that only fill up the batch. If examples are rows of packed
     reviews, it is the number of reviews."""
     first: Any = 0
@@ -59,7 +61,7 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     return _order(jnp, rows.reshape(steps, batch_size), count)
 
 
-def take_rows(arrays: Any, numbers: jax.Array | np.ndarray) -> Any:
+def take_rows(arrays: Any, numbers: Any) -> Any:
     """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 

@@ -348,7 +348,7 @@ class _Fit:
         return FitResult(processes.gathered(params), rows, self.history.best_epoch or len(rows), early, self.history.seconds)
 
 
-def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:
+def _chunks(start: int, stop: int, every: int, most: Callable) -> Iterator[tuple[int, int]]:
     """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each."""
     size, timed = 8, False
     while start < stop:

@@ -30,7 +30,7 @@ def sentiment_program(dropout: float, batch: int = BATCH, length: int = 5, micro
     """Return the jitted program of two training steps of the sentiment task, and the arguments of the program."""
     rng, count = np.random.default_rng(0), STEPS * batch
     optimizer = make_optimizer(TrainConfig(), STEPS)
-    config = SentimentModelConfig(embed=16, units=8, dropout=dropout, recurrent_dropout=dropout)
+    config = SentimentModelConfig(embed=16, units=32, dropout=dropout, recurrent_dropout=dropout)
     params, rebuild = functional(sentiment.make_model(SentimentConfig(model=config), WORDS))
     arrays = rng.integers(0, WORDS, (count, length)).astype(np.int32), rng.integers(0, 2, count).astype(np.int32)
     state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), sharding.make_mesh(1), table=EMBEDDING)

@@ -317,14 +317,3 @@ def test_the_caller_s_carry_is_left_as_it_was(kind, devices):
     assert_bits(carry, before)
     assert rows[0] == rows[1]
     assert [row["train_seen"] for row in rows[0]] == [rows[0][0]["train_seen"]] * 3
-
-
-@pytest.mark.parametrize(
-    ("start", "stop", "every", "group"), [(0, 100, 0, 100), (3, 100, 7, 100), (0, 5, 5, 9), (5, 5, 0, 9), (1, 10, 0, 4)]
-)
-def test_chunks_cover_every_step_once(start, stop, every, group):
-    """Chunks also end at checkpoints, and at the latest where its argument `most` says: at the end of a group of steps."""
-    parts = list(loop._chunks(start, stop, every, lambda step: (step // group + 1) * group))
-    assert [step for first, last in parts for step in range(first, last)] == list(range(start, stop))
-    ends = {last for _, last in parts}
-    assert ends >= {step for step in range(start + 1, stop) if (every and step % every == 0) or step % group == 0}
