@@ -50,7 +50,7 @@ def metrics_file(path: str | Path) -> Callback:
     After each epoch it writes the whole file anew, so that a resumed run repeats no line. A metric that is not finite has the value null.
     """
 
-    def write(record: EpochRecord) -> None:
+    def write(record):
         write_atomically(Path(path), "".join(json_text(row) + "\n" for row in record.rows))
 
     return write
@@ -66,7 +66,7 @@ def tensorboard(folder: str | Path) -> Callback:
     path: Path | None = None
     last = 0
 
-    def write(record: EpochRecord) -> None:
+    def write(record):
         nonlocal path, last
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -105,11 +105,11 @@ def print_row(console: Console) -> Callback:
     """
     shown: list[str] = []
 
-    def show(record: EpochRecord) -> None:
+    def show(record):
         names = [name for name in record.row if name.endswith(_SHOWN)]
         splits, metrics = ([name.partition("_")[part] for name in names] for part in (0, 2))
         if sum(max(6, len(metric)) + 2 for metric in metrics) + 14 > console.width:
-            metrics = [_SHORT.get(metric, metric) for metric in metrics]
+            metrics = ["acc." if metric == "accuracy" else metric for metric in metrics]
         widths = [max(6, len(metric)) for metric in metrics]
         lines = []
         if names != shown:
@@ -127,10 +127,9 @@ def print_row(console: Console) -> Callback:
 
 _SHOWN = ("_loss", "_bits", "_accuracy", "_auc")
 """Endings of the names of the metrics that are printed after each epoch."""
-_SHORT = {"accuracy": "acc."}
 
 
-def _number(value: Any) -> str:
+def _number(value) -> str:
     """Format a metric as text with four decimals, or with fewer if the text would be longer than six characters."""
     if not isinstance(value, (int, float)):
         return "-"

@@ -20,16 +20,17 @@ could thus remove the last intact one.
 import contextlib
 import errno
 import hashlib
-import json
+import itertools
 import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -49,7 +50,6 @@ ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
 Record = dict[str, Any]
 """Dict that a manifest holds, or a dict of arrays by name."""
-_KINDS = {"folder": str, "extra": dict, "leaves": dict, "files": dict}
 _KEYS = {"leaves": {"dtype", "shape", "sha256"}, "files": {"bytes", "sha256"}}
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
@@ -94,14 +94,9 @@ def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
         extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
-        InputError: if `step` is below 0, if the state or `extra` cannot be stored, or if there is not enough space in the folder.
+        InputError: if the state cannot be stored, or if there is not enough space in the folder.
     """
-    require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = check_state(state)
-    try:
-        json.dumps(extra)
-    except (TypeError, ValueError) as error:
-        raise InputError("checkpoint extra", error, "keep to what JSON can hold") from error
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _clean(folder)
@@ -110,7 +105,7 @@ def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # now, and not with a trail of TensorStore's own messages
         _barrier("cleaned")
         try:
-            names = (str(step), *(f"{step}.{again}" for again in range(1, 1000)))
+            names = (f"{step}.{again}" if again else str(step) for again in itertools.count())
             name = next(name for name in names if not (folder / name).exists())
             _barrier("named")
             _save_arrays(folder / name, leaves)
@@ -128,19 +123,15 @@ def check_state(state: PyTree) -> Record:
     """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves."""
     leaves = _named(state)
     for name, leaf in leaves.items():
-        require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
         require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
-        if isinstance(leaf, np.ndarray):  # Orbax takes no foreign byte order
-            leaves[name] = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
     return leaves
 
 
 def restore(
     folder: Path,
     like: PyTree,
-    added: tuple[str, ...] = (),
     step: int | None = None,
-    dropped: Mapping[str, str] | None = None,
+    optional: Mapping[str, str] = MappingProxyType({}),
     check: Callable[[Record], None] = lambda extra: None,
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
@@ -152,35 +143,30 @@ def restore(
         like: tree with the structure, shapes and dtypes of the state. Each leaf is an array or a `jax.ShapeDtypeStruct`. If a leaf is a
             NumPy array, the result holds a NumPy array in its place. Otherwise the result holds a JAX array with the sharding of the leaf.
             If the leaf has no sharding, the JAX array is placed on the first local device.
-        added: paths of leaves, such as "state.behind", that may be absent from the checkpoint, because older versions did not write them.
-            If such a leaf is absent, the result holds the leaf of `like` in its place.
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
-        dropped: dict from the paths of some leaves to advice for the user. The checkpoint may have these leaves even if `like` lacks them.
-            They are then left out of the result, and all their values in the checkpoint must be 0. If a value is not 0, an error is raised
-            whose message ends with the advice. An entry for a leaf that `like` has is ignored.
+        optional: dict from the paths of leaves, such as "state.behind", that the checkpoint or `like` may lack, to advice for the user. In
+            place of a leaf that the checkpoint lacks, the result holds the leaf of `like`. A leaf that `like` lacks is left out of the
+            result. All its values must be 0. Otherwise an error is raised whose message ends with the advice.
         check: function check(extra) that is called with the dict `extra` of the checkpoint before its arrays are compared with `like`. It
             may raise an error.
 
     Raises:
-        InputError: if there is no intact checkpoint, or none of the step `step`. Also if, except as `added` and `dropped` allow, its leaves
-            have other paths, shapes or dtypes than those in `like`, or if the sharding of a leaf does not fit its shape.
+        InputError: if there is no intact checkpoint, or none of the step `step`. Also if, except as `optional` allows, its leaves have
+            other paths, shapes or dtypes than those in `like`.
     """
-    wanted = _named(like)
-    rejected: list[tuple[int, str]] = []
+    wanted, rejected = _named(like), []
     for _ in range(ATTEMPTS):
-        found = steps(folder)
-        rejected.clear()
+        found, rejected = steps(folder), []
         for number in reversed([one for one in found if step in (None, one)]):
             manifest, damage = _read_verified(folder, number)
             damage, loaded = _agreed(damage), {}
             if not damage:
                 check(manifest["extra"])
-                loaded, damage = _load(folder, manifest, wanted, added, dropped or {})
+                loaded, damage = _load(folder, manifest, wanted, optional)
                 damage = _agreed(damage)
             if not damage:
                 state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
-                matches = (_ARRAYS.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
-                unfinished = {int(match[1]) for match in matches if match and int(match[1]) > number} - {*steps(folder)}
+                unfinished = {own for own, _ in _array_folders(folder) if own > number} - {*steps(folder)}
                 return Restored(number, state, manifest["extra"], tuple(rejected), tuple(sorted(unfinished, reverse=True)))
             rejected.append((number, damage))
         if steps(folder) == found or processes.several():
@@ -219,7 +205,7 @@ def prune(folder: Path, keep: int, newest: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
+def claimed(folder: Path, parts: Iterable[str], resume: bool) -> Iterator[None]:
     """Lock the folder of the checkpoints of a training against other trainings, until the context ends. It is created if it is missing.
 
     Raises:
@@ -243,7 +229,6 @@ def _named(tree: PyTree) -> Record:
     """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
-    require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
     require(len(named) == len(flat), "checkpoint state", "two leaves of the same path", "keep dots out of the keys")
     return named
 
@@ -252,7 +237,7 @@ def _manifest_path(folder: Path, step: int) -> Path:
     return folder / f"{step}.manifest.json"
 
 
-def _leaf_record(leaf: Any) -> Record:
+def _leaf_record(leaf) -> Record:
     """Return the entry of a manifest for an array."""
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     array = processes.on_host(jax.random.key_data(leaf) if is_key else leaf)
@@ -262,9 +247,9 @@ def _leaf_record(leaf: Any) -> Record:
     return {"dtype": dtype, "shape": shape, "sha256": digest.hexdigest()}
 
 
-def _file_records(arrays: Path, sync: bool = False) -> dict[str, Record]:
+def _file_records(arrays: Path, sync: bool = False) -> Record:
     """Return the entries of a manifest for all files below the folder `arrays`. If `sync` is true, flush the files to disk."""
-    records: dict[str, Record] = {}
+    records = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
         with path.open("rb") as file:
             if sync:
@@ -276,11 +261,11 @@ def _file_records(arrays: Path, sync: bool = False) -> dict[str, Record]:
 
 def _read_manifest(folder: Path, step: int) -> Record:
     """Return the content of a manifest, or {} if it is damaged."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, KeyError, AttributeError):
         manifest = read_summed(_manifest_path(folder, step).read_bytes()) or {}
-        if manifest.get("step") == step and all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
-            records = ((record, keys) for name, keys in _KEYS.items() for record in manifest[name].values())
-            return manifest if all(isinstance(record, dict) and record.keys() == keys for record, keys in records) else {}
+        whole = manifest["step"] == step and isinstance(manifest["folder"], str) and isinstance(manifest["extra"], dict)
+        if whole and all(record.keys() == keys for name, keys in _KEYS.items() for record in manifest[name].values()):
+            return manifest
     return {}
 
 
@@ -293,38 +278,25 @@ def _read_verified(folder: Path, step: int) -> tuple[Record, str]:
         found = _file_records(folder / manifest["folder"])
     except OSError as error:
         return manifest, f"unreadable: {error}"
-    for name, record in manifest["files"].items():
-        if name not in found:
-            return manifest, f"file {name} is missing"
-        if found[name]["bytes"] != record["bytes"]:
-            return manifest, f"file {name} has {found[name]['bytes']} bytes instead of {record['bytes']}"
-        if found[name] != record:
-            return manifest, f"file {name} is damaged"
-    added = sorted(found.keys() - manifest["files"].keys())
-    return manifest, f"file {added[0]} was added" if added else ""
+    wrong = [name for name, record in manifest["files"].items() if found.pop(name, None) != record]
+    return manifest, f"file {wrong[0]} is damaged or missing" if wrong else "".join(f"file {name} was added" for name in [*found][:1])
 
 
-def _load(folder: Path, manifest: Record, wanted: Record, added: Sequence[str], dropped: Mapping[str, str]) -> tuple[Record, str]:
+def _load(folder: Path, manifest: Record, wanted: Record, optional: Mapping[str, str]) -> tuple[Record, str]:
     """Load the arrays of a checkpoint by name, and return them with a description of the first damaged one, or ""."""
-    saved, at = manifest["leaves"], f"of step {manifest['step']}"
-    remedy = "use the config that the run was saved with"
-    leaves = {name: leaf for name, leaf in wanted.items() if name in saved or name not in added}
-    for name, record in saved.items():
-        subject = f"checkpoint leaf {name} {at}"
-        if name not in wanted:
-            require(name in dropped, subject, "not in this model or optimiser", remedy)
-            leaves[name] = np.zeros(record["shape"], record["dtype"])  # since Orbax reads all leaves or none
-            require(_leaf_record(leaves[name]) == record, subject, "not zero", dropped.get(name, ""))
-    for name, leaf in leaves.items():
-        subject = f"checkpoint leaf {name} {at}"
-        require(name in saved, subject, "not in the checkpoint", remedy)
-        here, there = (leaf.dtype.name, list(leaf.shape)), (saved[name]["dtype"], saved[name]["shape"])
+    saved, leaves, remedy = manifest["leaves"], {}, "use the config that the run was saved with"
+    for name in saved | wanted:
+        subject = f"checkpoint leaf {name} of step {manifest['step']}"
+        require(name in saved or name in optional, subject, "not in the checkpoint", remedy)
+        require(name in wanted or name in optional, subject, "not in this model or optimiser", remedy)
+        if name not in saved:
+            continue
+        record = saved[name]
+        leaf = wanted[name] if name in wanted else np.zeros(record["shape"], record["dtype"])
+        leaves[name] = leaf  # also if it is not wanted, since Orbax reads all leaves or none
+        require(name in wanted or _leaf_record(leaf) == record, subject, "not zero", optional.get(name, ""))
+        here, there = (leaf.dtype.name, list(leaf.shape)), (record["dtype"], record["shape"])
         require(here == there, subject, f"saved as {there}, wanted as {here}", remedy)
-        sharding = getattr(leaf, "sharding", None)
-        try:
-            _ = sharding and sharding.shard_shape(tuple(leaf.shape))
-        except ValueError as error:
-            raise InputError(subject, error, "shard it over a mesh that divides it") from error
     try:
         loaded = _restore_arrays(folder / manifest["folder"], leaves)
     except MemoryError:
@@ -340,12 +312,14 @@ def _clean(folder: Path) -> None:
         return
     remove_temporaries(folder)
     manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
-    for entry in list(folder.iterdir()):
-        match = _ARRAYS.fullmatch(entry.name)
-        if match and entry.is_dir():
-            manifest = manifests.get(int(match[1]), {"folder": ""})
-            if manifest and manifest["folder"] != entry.name:  # a damaged manifest may have been that of this folder
-                shutil.rmtree(entry)
+    for step, arrays in _array_folders(folder):
+        manifest = manifests.get(step, {"folder": ""})
+        if manifest and manifest["folder"] != arrays.name:  # a damaged manifest may have been that of this folder
+            shutil.rmtree(arrays)
+
+
+def _array_folders(folder: Path) -> list[tuple[int, Path]]:
+    return [(int(match[1]), entry) for entry in folder.iterdir() if (match := _ARRAYS.fullmatch(entry.name)) and entry.is_dir()]
 
 
 def _agreed(damage: str) -> str:
@@ -384,7 +358,7 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
 
-    def note(unraisable: Any) -> None:
+    def note(unraisable):
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
@@ -398,7 +372,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _checkpointer(arrays: Path) -> Iterator[tuple[Any, Path]]:
+def _checkpointer(arrays: Path) -> Iterator[tuple]:
     """Yield an Orbax checkpointer and a path to the folder `arrays` that contains no glob characters, such as "*" or "["."""
     import orbax.checkpoint as ocp
 
@@ -423,7 +397,7 @@ def _save_arrays(arrays: Path, leaves: Record) -> None:
 def _restore_arrays(arrays: Path, wanted: Record) -> Record:
     import orbax.checkpoint as ocp
 
-    def described(leaf: Any) -> Any:
+    def described(leaf):
         if isinstance(leaf, np.ndarray):
             return leaf
         sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+AnyArray = jax.Array | np.ndarray
+
 
 class Order(NamedTuple):
     """Order in which an epoch reads the training examples."""
 
-    rows: jax.Array | np.ndarray
+    rows: AnyArray
     """int32 (steps, B): indices of the B examples in the batch of each step."""
-    weight: jax.Array | np.ndarray
+    weight: AnyArray
     """float32 (steps, B): weight of each example in its batch. Examples that only fill up the last batch have weight 0.
 
     The weights of a batch sum to 1, unless the examples are rows of packed reviews. The weight of such a row is the weight of each single
     review in it, not the sum over its reviews; see `tasks.review_rows`.
     """
-    examples: jax.Array | np.ndarray
+    examples: AnyArray
     """float32 (steps,): number of examples in each batch, without those that only fill up the batch. If examples are rows of packed
     reviews, it is the number of reviews."""
     first: Any = 0
@@ -43,7 +45,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def _order(xp: Any, rows: Any, count: int, first: int = 0) -> Order:
+def _order(xp, rows, count: int, first: int = 0) -> Order:
     """Return the `Order` for the rows of some steps, of which only the first `count` are real. `xp` is `numpy` or `jax.numpy`."""
     real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
     counts = real.sum(1)
@@ -59,7 +61,7 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     return _order(jnp, rows.reshape(steps, batch_size), count)
 
 
-def take_rows(arrays: Any, numbers: jax.Array | np.ndarray) -> Any:
+def take_rows(arrays: Any, numbers: Any) -> Any:
     """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
@@ -115,7 +117,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
     windows = max(1, -(-blocks // WINDOW))
 
     @lru_cache(2)
-    def window(number: int) -> np.ndarray:
+    def window(number):
         """Return the indices of the examples in the window with the index `number`, permuted."""
         places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
         chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
@@ -124,7 +126,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
             examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])
         return np.random.default_rng([*seed, number]).permutation(examples)
 
-    def plan(first: int, stop: int) -> Order:
+    def plan(first, stop):
         rows = np.zeros((stop - first, batch_size), np.int64)
         begin, end = first * batch_size, min(stop * batch_size, count)
         filled = 0
@@ -142,7 +144,7 @@ def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
     """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 
-    def plan(first: int, stop: int) -> Order:
+    def plan(first, stop):
         chunks = np.arange(batch_size, dtype=np.int64) * steps + np.arange(first, stop, dtype=np.int64)[:, None]
         return _order(np, chunks * length + shift, chunks.size, first)
 

@@ -7,7 +7,7 @@ only the rows of its own devices.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ AHEAD = 2
 class OnDevices:
     """Source that places all examples on each device of a mesh."""
 
-    waited: float | None = None
+    waited = None
     """Seconds in which the training loop has waited for examples since the epoch began, or None if it never waits."""
 
     def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
@@ -51,7 +51,7 @@ class OnDevices:
         """Place the arrays for the chunk of steps that begins at `step` on the devices, unless they are there already."""
 
 
-def take_batch(batches: Any, number: jax.Array) -> Any:
+def take_batch(batches, number: jax.Array):
     """Return the batch with the index `number` from a pytree of arrays (S, B, ...), which hold S batches of B examples each."""
     return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
 
@@ -72,8 +72,6 @@ class FromHost:
         batch = jax.tree.leaves(examples.gather(examples.arrays, np.zeros(self.rows.stop - self.rows.start, np.int64)))
         size = max(1, min(FED_STEPS, self.steps, FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))))
         (self.size,) = processes.largest(size)
-        self.group, self.waited = -1, 0.0
-        self.placed: Any = None
 
     def begin(self, key: jax.Array, step: int) -> None:
         import grain
@@ -81,10 +79,11 @@ class FromHost:
         orders = self.examples.plan(key, self.batch_size)
         begin, groups = step // self.size, math.ceil(self.steps / self.size)
         read = grain.MapDataset.range(begin, groups).map(lambda group: self._read(orders, group))
-        self.iterator: Iterator[Any] = iter(read.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
-        self.group, self.placed, self.waited = -1, None, 0.0
+        self.iterator = iter(read.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
+        self.group, self.waited = -1, 0.0
+        self.placed: Any = None
 
-    def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple[Any, Order]:
+    def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple:
         """Read the batches of a group, which consists of S consecutive steps."""
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))
@@ -98,7 +97,7 @@ class FromHost:
     def end(self, step: int) -> int:
         return min(self.steps, (step // self.size + 1) * self.size)
 
-    def at(self, step: int) -> tuple[Any, Order]:
+    def at(self, step: int):
         self.ahead(step)
         return self.placed
 
@@ -107,7 +106,7 @@ class FromHost:
             return
         began = time.perf_counter()
         batches, order = next(self.iterator)
-        self.waited = (self.waited or 0.0) + time.perf_counter() - began
+        self.waited += time.perf_counter() - began
         self.group = step // self.size
         self.placed = sharding.from_own_rows(batches, self.mesh, 1), sharding.put(order, sharding.replicated(self.mesh))
 

@@ -22,6 +22,7 @@ from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.make_train_step import check_floats, check_functions, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
+from lstm_jax.training.step import Objective
 
 
 def fit(
@@ -160,8 +161,8 @@ def fit(
     return result
 
 
-def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """Return the training objective (see `step.Objective`) that computes the weighted mean of the losses of a batch."""
+def _mean_loss(loss_fn: Callable, parts: Parts) -> Objective:
+    """Return the training objective that computes the weighted mean of the losses of a batch."""
 
     def objective(params, rows, weight, key):
         losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
@@ -172,10 +173,10 @@ def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple
     return objective
 
 
-def _reseeded(variables: Any, key: jax.Array) -> Any:
+def _reseeded(variables, key: jax.Array):
     """Return the variables of a module's random streams with new keys, derived from `key`, and with all counters set to 0."""
 
-    def fresh(number: int, var: Any) -> Any:
+    def fresh(number, var):
         if isinstance(var, nnx.RngKey):
             own, shape = jax.random.fold_in(key, number), var[...].shape
             return var.replace(jax.random.split(own, shape) if shape else own)

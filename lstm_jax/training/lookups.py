@@ -10,7 +10,7 @@ A training step first reads the rows that the batch looks up. It then evaluates 
 lookups. Therefore it computes the gradient of these rows only, and not of the whole table.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ _UNKNOWN = object()
 """Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
 
 
-def _evaluate(program: core.ClosedJaxpr, args: Sequence[Any], lookup: Callable, given: Sequence[jax.Array] = ()) -> list[Any]:
+def _evaluate(program: core.ClosedJaxpr, args: Sequence, lookup: Callable, given: Sequence = ()) -> list:
     """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results.
 
     `lookup(table, indices, equation)` returns the result of a lookup, or of any other use of a table, whose `indices` are None. `given`
@@ -48,7 +48,7 @@ def _evaluate(program: core.ClosedJaxpr, args: Sequence[Any], lookup: Callable, 
     jaxpr = program.jaxpr
     values: dict[core.Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom):
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
@@ -74,7 +74,7 @@ def _evaluate(program: core.ClosedJaxpr, args: Sequence[Any], lookup: Callable, 
     return results
 
 
-def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[core.Var, Any]:
+def _run(jaxpr: core.Jaxpr, equation, values: dict) -> dict:
     """Evaluate one equation (operation) of a jaxpr, and return a dict from the variables of its results to their values."""
     read = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, core.Literal)))
     made = [var for var in equation.outvars if type(var).__name__ != "DropVar"]
@@ -82,7 +82,7 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
     return dict(zip(made, core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*(values[var] for var in read)), strict=True))
 
 
-def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
+def _is_lookup(equation, operands: list) -> bool:
     """Return whether an equation (operation) of a jaxpr looks up whole rows of an embedding table."""
     if not isinstance(operands[0], _Table) or equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
         return False
@@ -96,11 +96,11 @@ def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
     return equation.params["dimension_numbers"] in allowed and (fill is None or bool(np.isnan(fill)))
 
 
-def _mode(equation: Any) -> GatherScatterMode:
+def _mode(equation) -> GatherScatterMode:
     return equation.params.get("mode", GatherScatterMode.CLIP)  # a dynamic_slice has no mode
 
 
-def _row_indices(indices: Any, equation: Any) -> jax.Array:
+def _row_indices(indices, equation) -> jax.Array:
     """Return the row indices of one lookup in a table. An index outside the table is replaced by the number of rows."""
     rows = equation.invars[0].aval.shape[0]
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
@@ -112,23 +112,19 @@ def _row_indices(indices: Any, equation: Any) -> jax.Array:
     return jnp.where((ids < 0) | (ids > rows), rows, ids).astype(jnp.int32)
 
 
-def _indices(
-    program: core.ClosedJaxpr, tables: Iterable[str], params: Params, args: tuple, modes: dict[str, list[str]]
-) -> dict[str, list[jax.Array]]:
+def _indices(program: core.ClosedJaxpr, tables: Sequence[str], params: Params, args: tuple, modes: list) -> dict[str, list]:
     """Return the row indices of each lookup in each of the tables, without the tables that are also used in other ways.
 
-    The modes of the lookups (see `gather_columns`) are added to `modes`, a dict from the names of the tables.
+    Pairs of a table and the mode of a lookup in it (see `gather_columns`) are added to `modes`.
     """
-    found: dict[str, list[jax.Array]] = {}
-    others: set[str] = set()
+    found, others = {}, set()
 
-    def lookup(table: _Table, indices: Any, equation: Any) -> object:
+    def lookup(table, indices, equation):
         if indices is None or indices is _UNKNOWN:
             others.add(table.name)
         else:
             found.setdefault(table.name, []).append(_row_indices(indices, equation))
-            fills = _mode(equation) == GatherScatterMode.FILL_OR_DROP
-            modes.setdefault(table.name, []).append("fill" if fills else "clip")
+            modes.append((table.name, "fill" if _mode(equation) == GatherScatterMode.FILL_OR_DROP else "clip"))
         return _UNKNOWN
 
     given = {name: _Table(name) if name in tables else _UNKNOWN for name in params}
@@ -153,20 +149,20 @@ class FoundLookups:
     It is -1, the last axis, if the batch axis is not known or if there is only one device.
     """
 
-    def indices(self, params: Params, *args: Any) -> list[jax.Array]:
+    def indices(self, params: Params, *args) -> list[jax.Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
-        found = _indices(self.program, (self.table,), params, args, {})[self.table]
+        found = _indices(self.program, (self.table,), params, args, [])[self.table]
         return [jnp.moveaxis(ids, axis, -1) if ids.ndim else ids for ids, axis in zip(found, self.batch_axes, strict=True)]
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
         """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) of indices."""
         return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, self.modes, strict=True)]
 
-    def loss_of(self, params: Params, vectors: Sequence[jax.Array], *args: Any) -> Any:
+    def loss_of(self, params: Params, vectors: Sequence[jax.Array], *args):
         """Return the results of the loss function, computed with `vectors` in place of the rows that it looks up in the embedding table."""
         pairs, given = iter(zip(vectors, self.batch_axes, strict=True)), []
 
-        def lookup(table: _Table, indices: Any, equation: Any) -> jax.Array:
+        def lookup(table, indices, equation):
             rows, axis = next(pairs)
             rows = jnp.moveaxis(rows, -2, axis % (rows.ndim - 1)) if rows.ndim > 1 else rows
             given.append(rows.reshape(equation.outvars[0].aval.shape))
@@ -177,7 +173,7 @@ class FoundLookups:
         return jax.tree.unflatten(self.structure, results)
 
 
-def find_lookups(loss: Callable, params: Params, *args: Any, table: str = "") -> FoundLookups | None:
+def find_lookups(loss: Callable, params: Params, *args, table: str = "") -> FoundLookups | None:
     """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`.
 
     If a table is named, find this one, whatever its size.
@@ -186,7 +182,7 @@ def find_lookups(loss: Callable, params: Params, *args: Any, table: str = "") ->
     if program.effects:  # they would happen twice, since the jaxpr is evaluated twice
         return None
     tables = [table] if table else [name for name, param in params.items() if param.ndim == 2 and param.size >= LEAST]
-    modes: dict[str, list[str]] = {}
+    modes = []
     found = jax.eval_shape(lambda *args: _indices(program, tables, params, args, modes), *args)
     if not found:
         return None
@@ -194,19 +190,19 @@ def find_lookups(loss: Callable, params: Params, *args: Any, table: str = "") ->
     axes = (-1,) * len(found[largest])
     if sharding.devices() > 1:
         axes = _batch_axes(loss, largest, found[largest], params, args) or axes
-    return FoundLookups(largest, program, jax.tree.structure(shapes), modes[largest], axes)
+    return FoundLookups(largest, program, jax.tree.structure(shapes), [mode for name, mode in modes if name == largest], axes)
 
 
-def _batch_axes(loss: Callable, table: str, small: list[Any], params: Params, args: tuple) -> tuple[int, ...]:
+def _batch_axes(loss: Callable, table: str, small: list, params: Params, args: tuple) -> tuple[int, ...]:
     """Return the axis of each array of row indices that grows with the batch, or () if the loss takes no other batch size."""
 
-    def doubled(leaf: Any) -> jax.ShapeDtypeStruct:
+    def doubled(leaf):
         return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)
 
     larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
     try:
         program = jax.make_jaxpr(loss)(params, *larger)
-        large = jax.eval_shape(lambda *args: _indices(program, (table,), params, args, {}), *larger)[table]
+        large = jax.eval_shape(lambda *args: _indices(program, (table,), params, args, []), *larger)[table]
     except Exception:
         return ()
     pairs = zip(small, large, strict=True)

@@ -27,19 +27,15 @@ from lstm_jax.training.callbacks import Callback, EpochRecord, progress_bar
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import make_source
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.state import EXAMPLES, FINITE, create_state, for_checkpoint, from_checkpoint
+from lstm_jax.training.state import EXAMPLES, FINITE, TrainState, create_state
 from lstm_jax.training.step import Objective, largest_table, make_run_steps
 
 TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on"
 CHUNK_SECONDS = 0.5
 """Target duration, in seconds, of the chunk of training steps that one compiled call takes. After each chunk, the loop checks for signals
 and updates the progress bar."""
-KEEP = 3
-"""Number of newest checkpoints that are kept, from which a run can be resumed. If the newest one is damaged, an older one is used."""
-KEEP_BEST = 2
-"""Number of checkpoints of the best epochs that are kept."""
-PARTS = ("latest", "best", "epochs")
-"""Names of the folders in the folder `checkpoints` of `fit`."""
+KEEP = {"latest": 3, "best": 2, "epochs": 0}
+"""Dict from the folders in the folder `checkpoints` of `fit` to the number of newest checkpoints that are kept, or 0 for all."""
 
 Metrics = dict[str, Any]
 
@@ -112,10 +108,10 @@ def fit(
     check_batch_size(config, mesh)
     require(mode in ("min", "max"), "mode", mode, "give min or max")
     console = console or Console(quiet=True)
-    with contextlib.nullcontext() if checkpoints is None else checkpoint.claimed(checkpoints, PARTS, resume):
+    with contextlib.nullcontext() if checkpoints is None else checkpoint.claimed(checkpoints, KEEP, resume):
         run = _Fit(params, objective, optimizer, examples, config, mesh, carry, table, metrics, monitor, mode, checkpoints)
         if resume and checkpoints:
-            run.resume(checkpoints, console)
+            run.resume(checkpoints / "latest", checkpoints / "best", console)
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
@@ -124,7 +120,7 @@ def fit(
                 for name in row.keys() & more.keys():
                     raise InputError("metric", name, "the training itself has it: give another name")
                 run.end_epoch(row | more, callbacks, resume)
-                number = _agreed(asked)
+                (number,) = processes.largest(asked.number)
                 if number and not (run.ended and last):
                     raise Interrupted(int(run.state.step), number)
         return run.result()
@@ -151,7 +147,7 @@ class History:
         return History(rows, epoch, value, seconds)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value):
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return np.asarray(value).tolist()
     if isinstance(value, Mapping):
@@ -159,7 +155,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _plain_metrics(found: Any) -> Metrics:
+def _plain_metrics(found) -> Metrics:
     """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list."""
     remedy = "return a dict from names to numbers"
     require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
@@ -173,15 +169,11 @@ def _plain_metrics(found: Any) -> Metrics:
     return metrics
 
 
-def _agreed(asked: Asked) -> int:
-    return processes.largest(asked.number)[0]
-
-
 class _Fit:
     """State of one call of `fit`, with methods that train epoch by epoch."""
 
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, table, metrics, monitor, mode, checkpoints):
-        self.config, self.mesh, self.metrics = config, mesh, metrics
+        self.config, self.mesh, self.metrics, self.checkpoints = config, mesh, metrics, checkpoints
         self.monitor, self.largest = monitor, mode == "max"
         # with other values, the steps of a resumed epoch would be other steps than those before the interruption, or its best epoch would
         # be chosen by comparing two metrics
@@ -202,51 +194,55 @@ class _Fit:
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
         self.history, self.began = History(), time.perf_counter()
         self.best_params = self._params() if monitor else None
-        self.folders = {name: checkpoints and checkpoints / name for name in PARTS}
         if checkpoints is not None:
             checkpoint.check_state(self._saved())  # now, and not after an epoch whose state could not be saved
 
-    def _copied(self, tree: Any) -> Any:
+    def _copied(self, tree):
         return sharding.put(tree, sharding.replicated(self.mesh))
 
-    def _params(self) -> Any:
+    def _params(self):
         return jax.tree.map(lambda a: a.copy(), self.state.params)
 
     def _saved(self) -> dict[str, Any]:
-        state = for_checkpoint(self.state, self._copied)
+        """Return what a checkpoint stores. The number of examples is a float32, as in older versions, and `rounded` is its error."""
+        state, count = self.state, int(self.state.totals[EXAMPLES])
+        shown, rounded = self._copied((np.float32(count), np.float32(count - int(np.float32(count)))))
+        totals = {name: total for name, total in state.totals.items() if name != FINITE} | {EXAMPLES: shown}
+        state = state._replace(totals=totals, behind=next(iter(state.behind.values()), ()), rounded=rounded)
         return {"state": state} if self.best_params is None else {"state": state, "best": self.best_params}
+
+    def _restore(self, saved: TrainState) -> None:
+        """Set the state to one that `_saved` has returned."""
+        count = np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded))
+        totals = saved.totals | self._copied({EXAMPLES: count, FINITE: np.int32(0)})
+        self.state = saved._replace(totals=totals, behind=dict.fromkeys(self.state.behind, saved.behind), rounded=())
 
     @property
     def ended(self) -> bool:
-        return len(self.history.rows) >= self.config.epochs or self.stopped
+        epochs, patience = len(self.history.rows), self.config.patience if self.monitor else 0
+        return epochs >= self.config.epochs or (patience > 0 and epochs - self.history.best_epoch >= patience)
 
-    @property
-    def stopped(self) -> bool:
-        patience = self.config.patience
-        return bool(self.monitor and patience) and len(self.history.rows) - self.history.best_epoch >= patience
-
-    def resume(self, checkpoints: Path, console: Console) -> None:
+    def resume(self, latest: Path, best: Path, console: Console) -> None:
         """Load the state from the newest intact checkpoint. If there is no checkpoint, do nothing."""
-        latest, best = checkpoints / "latest", checkpoints / "best"
         saved, newest_best = checkpoint.steps(latest), max(checkpoint.steps(best), default=0)
         processes.require_equal({f"checkpoints in {folder}": str(checkpoint.steps(folder)) for folder in (latest, best)})
 
-        def check_identity(extra: dict[str, Any]) -> None:
+        def check_identity(extra):
             saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
             for name, value in self.identity.items():
                 was = saved_run.get(name, value)
                 remedy = f"the checkpoints in {latest} are of a training with {was or repr(was)}: give that, or another folder"
                 require(was == value, name, value or repr(value), remedy)
 
-        def say(text: str) -> None:
+        def say(text):
             console.print(Text(text), soft_wrap=True)
 
         note = ""
         if saved:
             compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
-            added, dropped = ("state.behind", "state.rounded"), {"state.behind": compiled}
-            found = checkpoint.restore(latest, self._saved(), added=added, dropped=dropped, check=check_identity)
-            self.state = from_checkpoint(found.state["state"], self.state, self._copied)
+            optional = {"state.behind": compiled, "state.rounded": ""}
+            found = checkpoint.restore(latest, self._saved(), optional=optional, check=check_identity)
+            self._restore(found.state["state"])
             self.best_params = found.state.get("best")
         elif newest_best > self.per_epoch:
             constant = self.config.schedule == "constant" and not self.config.warmup_steps
@@ -265,9 +261,9 @@ class _Fit:
         require(found.step <= most, "epochs", self.config.epochs, remedy)
         self.history = History.read(found.extra)
         if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
-            checkpoint.prune(best, KEEP_BEST, newest=found.step)
+            checkpoint.prune(best, KEEP["best"], newest=found.step)
         epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
-        own = int(self.history.rows[epoch - 1]["step"]) if epoch else 0
+        own = self.history.rows[epoch - 1]["step"] if epoch else 0
         if epoch and (damage := checkpoint.damage(best, own)):
             params = self.best_params if self.monitor else self.state.params if found.step == own else None
             done = "an older one is used until the next epoch ends" if params is None else "saved again"
@@ -275,18 +271,17 @@ class _Fit:
             if params is not None:
                 self._save("best", own, params)
         say(f"resumed after step {found.step} of {most}{note}")
-        for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
+        for folder in (latest, best):
             if folder.is_dir():
-                checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
+                checkpoint.prune(folder, KEEP[folder.name])  # also removes leftovers of a killed process
         self.began = time.perf_counter() - self.history.seconds
 
-    def _save(self, part: str, step: int, state: Any, keep: int = 0) -> None:
-        """Save a checkpoint with the history, and then keep the newest `keep` checkpoints, if `keep` is given."""
-        folder = self.folders[part]
-        if folder:
-            checkpoint.save(folder, step, state, asdict(self.history) | {"run": self.identity})
-            if keep:
-                checkpoint.prune(folder, keep)
+    def _save(self, part: str, step: int, state) -> None:
+        """Save a checkpoint with the history, and then remove old checkpoints."""
+        if self.checkpoints is not None:
+            checkpoint.save(self.checkpoints / part, step, state, asdict(self.history) | {"run": self.identity})
+            if KEEP[part]:
+                checkpoint.prune(self.checkpoints / part, KEEP[part])
 
     def train_epoch(self, asked: Asked, progress: Progress) -> Metrics:
         """Take the remaining steps of the current epoch, and return its training metrics."""
@@ -305,18 +300,17 @@ class _Fit:
                 step = 1 + max(epoch * self.per_epoch + first, int(self.state.totals[FINITE]))
                 shown = f"{loss} in epoch {epoch + 1}, from step {step} on"
                 require(math.isfinite(loss), "training loss", shown, TOO_FAST)
-            number = _agreed(asked)
+            (number,) = processes.largest(asked.number)
             if stop < self.per_epoch and (number or (every and stop % every == 0)):
                 self.history.seconds = time.perf_counter() - self.began
-                self._save("latest", int(self.state.step), self._saved(), KEEP)
+                self._save("latest", int(self.state.step), self._saved())
                 if number:
                     raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
         seconds, sums = time.perf_counter() - began, {name: float(total) for name, total in self.state.totals.items()}
-        means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
-        speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
-        waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
-        return {"epoch": epoch + 1, "step": int(self.state.step)} | means | speed | waited
+        row = {"epoch": epoch + 1, "step": int(self.state.step)} | {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
+        row |= {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
+        return row if self.source.waited is None else row | {"input_seconds": self.source.waited}
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback], resumed: bool) -> None:
         """Finish an epoch: add its metrics to the history, call the callbacks, and save a checkpoint if any are saved."""
@@ -338,23 +332,23 @@ class _Fit:
         history.rows.append(row)
         history.seconds = time.perf_counter() - self.began
         if better:
-            self._save("best", step, params, KEEP_BEST)
+            self._save("best", step, params)
         if self.config.keep_epochs:
             self._save("epochs", step, params)
         gathered = processes.gathered(params) if callbacks else params
         record = EpochRecord(epoch, step, row, tuple(history.rows), gathered, self.config.seed, resumed)
         for callback in callbacks:
             callback(record)
-        self._save("latest", step, self._saved(), KEEP)
+        self._save("latest", step, self._saved())
 
     def result(self) -> FitResult:
         rows = tuple(self.history.rows)
         params = self.state.params if self.best_params is None else self.best_params
-        early = self.stopped and len(rows) < self.config.epochs
+        early = len(rows) < self.config.epochs
         return FitResult(processes.gathered(params), rows, self.history.best_epoch or len(rows), early, self.history.seconds)
 
 
-def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:
+def _chunks(start: int, stop: int, every: int, most: Callable) -> Iterator[tuple[int, int]]:
     """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each."""
     size, timed = 8, False
     while start < stop:

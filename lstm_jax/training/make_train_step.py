@@ -33,14 +33,16 @@ def split_model(model: Any) -> Parts:
     A pytree has no other variables. `make_train_step` says which models raise an `InputError`.
     """
     if isinstance(model, nnx.Module):
-        _check_carried(model)
-        parts = split_module(model)
-        count = len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+        for path, layer in nnx.iter_modules(model):
+            if isinstance(layer, Recurrent) and layer.stateful:
+                name = "/".join(map(str, path)) or type(layer).__name__
+                remedy = "call the model once on a batch" + ("" if layer.learned_state else ", or reset_state")
+                require(layer.carried is not None, f"stateful layer {name}", "carries no state yet", remedy)
+        parts, count = split_module(model), len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     else:
         found, structure = jax.tree_util.tree_flatten_with_path(model)
-        names, count = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found], len(found)
-        params = {name: leaf for name, (_, leaf) in zip(names, found, strict=True)}
-        parts = Parts(params, (), lambda params, variables: jax.tree.unflatten(structure, [params[name] for name in names]))
+        given, count = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}, len(found)
+        parts = Parts(given, (), lambda params, variables: jax.tree.unflatten(structure, [params[name] for name in given]))
     require(count > 0, "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
     require(len(parts.params) == count, "model", type(model).__name__, "two parameters have the same path: rename one of them")
     for name, leaf in parts.params.items():
@@ -53,20 +55,6 @@ def check_floats(name: str, value: Any, shape: tuple[int, ...], remedy: str) -> 
     array = isinstance(value, jax.Array | np.ndarray)
     fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
     require(fits, name, f"{value.dtype}{list(value.shape)}" if array else type(value).__name__, remedy)
-
-
-def _check_carried(model: nnx.Module) -> None:
-    """Check that each stateful layer already carries a recurrent state."""
-    for path, layer in nnx.iter_modules(model):
-        if isinstance(layer, Recurrent) and layer.stateful:
-            name = "/".join(map(str, path)) or type(layer).__name__
-            remedy = "call the model once on a batch" + ("" if layer.learned_state else ", or reset_state")
-            require(layer.carried is not None, f"stateful layer {name}", "carries no state yet", remedy)
-
-
-def _kept(model: nnx.Module, variables: Any) -> Any:
-    found = dict(nnx.to_flat_state(split_module(model).variables))
-    return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
 
 
 def check_functions(loss_fn: Any, optimizer: Any) -> None:
@@ -100,12 +88,12 @@ class TrainStep:
     take the steps that they have missed. Call the method `caught_up` before you replace a part of a state, such as the optimiser's state.
     """
 
-    def __init__(self, model: Any, loss_fn: Callable, optimizer: Any, has_aux: bool, mesh: Mesh):
+    def __init__(self, model, loss_fn: Callable, optimizer, has_aux: bool, mesh: Mesh):
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = split_model(model), loss_fn, optimizer, has_aux, mesh
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
         self._several = jax.jit(partial(jax.lax.scan, self._step), donate_argnums=0)
-        self._catch_up = jax.jit(self._all_caught_up)
+        self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, self._lag(state), state)[1]._replace(behind={}))
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
@@ -113,7 +101,7 @@ class TrainStep:
         variables = jax.tree.map(lambda array: array.copy(), self._parts.variables)
         return state._replace(carry=sharding.put(variables, sharding.replicated(self._mesh)))
 
-    def __call__(self, state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+    def __call__(self, state: TrainState, *batch) -> tuple:
         """Take one step.
 
         Args:
@@ -174,7 +162,7 @@ class TrainStep:
         with sharding.on(self._mesh):
             return self._one.lower(*self._prepared(0, state, batch))
 
-    def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
+    def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh."""
         used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
         require(not used, "training state", "used again", "a step reuses its memory: give the state that the step returned")
@@ -196,7 +184,7 @@ class TrainStep:
             state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
         return state, batch
 
-    def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
+    def _objective(self, params, batch: tuple, weight, key, variables) -> tuple[jax.Array, Any]:
         """Call `loss_fn` on the model and the batch, and return (loss, (result, variables))."""
         del weight, key
         model = self._parts.rebuild(params, variables)
@@ -206,9 +194,12 @@ class TrainStep:
         require(is_pair == self._has_aux, "loss", "a pair" if is_pair else "no pair", remedy)
         loss: Any = result[0] if self._has_aux else result
         check_floats("loss", loss, (), "return a scalar of floats, such as the mean over the batch")
-        return loss, (result, _kept(model, variables) if isinstance(model, nnx.Module) else variables)
+        if isinstance(model, nnx.Module):  # without the variables that a call has created
+            found = dict(nnx.to_flat_state(split_module(model).variables))
+            variables = nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
+        return loss, (result, variables)
 
-    def _step(self, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
+    def _step(self, state: TrainState, batch: tuple) -> tuple:
         lag = self._lag(state) if state.behind else None
         lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
         if lag:
@@ -225,9 +216,6 @@ class TrainStep:
             remedy = "use the optimiser and the compiled code that it was made with"
             require(row_sparse(name, self._optimizer, state.params), "training state", f"rows of {name} have missed steps", remedy)
         return self._catch_up(state) if state.behind else state
-
-    def _all_caught_up(self, state: TrainState) -> TrainState:
-        return catch_up_if(True, self._optimizer, self._lag(state), state)[1]._replace(behind={})
 
 
 def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:

@@ -128,8 +128,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Check N values and N labels, and return both as float64 arrays of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
-        flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
-        require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
+        require(array.ndim == 1 or array.shape[1:] == (1,), thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
     v, y = values.astype(np.float64).ravel(), labels.astype(np.float64).ravel()
     require(0 < len(v) == len(y), name, f"{len(v)} of them for {len(y)} labels", "give one of each for each review")
     diverged = "the model has diverged: lower the learning rate"

@@ -4,7 +4,6 @@
 other name stands for the optimiser of optax with this name. The function `adam`, in contrast, returns the form of Adam that optax computes.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +54,7 @@ def adam(learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8
     return _adam(learning_rate, b1, b2, eps, True)
 
 
-def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> Any:
+def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
     """Return `adam` if `corrects_first` is true, otherwise `keras_adam`. If `b1`, `b2` or `eps` is traced, the result updates all rows."""
     _check_rate(learning_rate)
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
@@ -102,7 +101,7 @@ def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> An
     return dense if traced else RowOptimizer(dense, rates, advance)
 
 
-def _check_rate(learning_rate: Any) -> None:
+def _check_rate(learning_rate) -> None:
     if not (callable(learning_rate) or isinstance(learning_rate, Tracer)):
         check_number("learning_rate", learning_rate, RateOrNone)
 
@@ -139,9 +138,6 @@ def try_update(optimizer: Any) -> None:
     """Trace one update of a small parameter, and pass on any error that the optimiser raises."""
     parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
-
-
-OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
 
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
@@ -182,18 +178,14 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
             raises this error.
     """
     schedule = make_schedule(config, total_steps)
-    factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
+    ours: dict[str, Any] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
     try:
-        optimizer: Any = factory(learning_rate=schedule)
-        known = isinstance(optimizer, Optimizer) and not config.optimizer.startswith("scale_by_")
-        require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
+        optimizer = (ours.get(config.optimizer) or getattr(optax, config.optimizer))(learning_rate=schedule)
+        if not isinstance(optimizer, Optimizer) or config.optimizer.startswith("scale_by_"):
+            raise TypeError("no optimiser")
         try_update(optimizer)
-    except InputError:
-        raise
     except Exception as error:  # optax' functions raise many kinds of errors
         other = ", or no schedule and no warm-up" if callable(schedule) else ""
         remedy = f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({type(error).__name__}: {error})"
         raise InputError("optimizer", config.optimizer, remedy) from error
-    if config.clip_norm:
-        return clipped(optimizer, config.clip_norm)
-    return optimizer
+    return clipped(optimizer, config.clip_norm) if config.clip_norm else optimizer

@@ -12,10 +12,7 @@ from lstm_jax.runtime import processes, sharding
 
 
 def make_predict(
-    forward: Callable[[Any, Any], jax.Array],
-    mesh: Mesh,
-    batch_size: int = 512,
-    prepare: Callable[[Any, int], Any] = lambda params, count: params,
+    forward: Callable, mesh: Mesh, batch_size: int = 512, prepare: Callable = lambda params, count: params
 ) -> Callable[[Any, Any], np.ndarray]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
@@ -37,7 +34,7 @@ def make_predict(
         ready = prepare(params, leaf.shape[0] * leaf.shape[1])
         return jax.lax.map(lambda batch: forward(ready, batch), batches)
 
-    def predict(params, rows) -> np.ndarray:
+    def predict(params, rows):
         count = jax.tree.leaves(rows)[0].shape[0]
         # a small input gets a small batch, whose size is still a multiple of the number of devices
         size = min(batch_size, max(8, 1 << (count - 1).bit_length())) if count else batch_size

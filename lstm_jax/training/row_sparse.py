@@ -83,15 +83,15 @@ class RowOptimizer:
         """Dense update, with clipping if there is any."""
         return self.adam if self.most is None else optax.chain(optax.clip_by_global_norm(self.most), self.adam)
 
-    def init(self, params: Any) -> Any:
+    def init(self, params):
         """Return the initial state of the optimiser."""
         return self.dense.init(params)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates, state, params=None, **extra) -> tuple[Any, Any]:
         """Compute a dense update, as the `update` of an optax transformation does."""
         return optax.with_extra_args_support(self.dense).update(updates, state, params, **extra)
 
-    def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = 0) -> Lag:
+    def begin(self, table: jax.Array, state, steps: int, at=0, behind=0) -> Lag:
         """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""
         at, own = jnp.asarray(at, jnp.int32), self._own(state)
         counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
@@ -100,15 +100,14 @@ class RowOptimizer:
         scales, eps = (array.astype(table.dtype) for array in found)
         return Lag(scales, eps, at, jnp.broadcast_to(at - behind, len(table)))
 
-    def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
+    def catch_up(self, name: str, ids, lag: Lag, state, params) -> tuple[Lag, Any, Any]:
         """Let the rows `ids` of the table `name`, or all if `ids` is None, take the steps that they have missed."""
         own = self._own(state)
-        operation = _Rows("lstm_jax_adam_catch_up", self.rates, name)
-        table, m, v, done = apply(operation, params[name], own.mu[name], own.nu[name], lag, () if ids is None else (ids,))
+        table, m, v, done = self._rows("catch_up", name, params, own, lag, () if ids is None else (ids,))
         own = own._replace(mu=own.mu | {name: m}, nu=own.nu | {name: v})
         return lag._replace(done=done), self._state(state, own), params | {name: table}
 
-    def update_rows(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
+    def update_rows(self, updates, name: str, ids, rows, lag: Lag, state, params) -> tuple[Lag, Any, Any]:
         """Take one step of the rows `ids` of the table, whose gradients are `rows`, and of all other parameters.
 
         If a step looks up a row several times, clipping adds up the gradients of this row before it computes the norm.
@@ -117,26 +116,29 @@ class RowOptimizer:
         if most is not None:
             norm = optax.tree_utils.tree_norm((updates, summed_rows(ids, rows, params[name], name)))
             updates, rows = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), (updates, rows))
-        operation = _Rows("lstm_jax_adam_rows", self.rates, name)
-        table, m, v, done = apply(operation, params[name], own.mu[name], own.nu[name], lag, (ids, rows))
+        table, m, v, done = self._rows("rows", name, params, own, lag, (ids, rows))
         rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, own.mu, own.nu))
         found: Any = self.adam.update(updates, own._replace(mu=mu, nu=nu))
         steps, moments = found
         own = moments._replace(mu=moments.mu | {name: m}, nu=moments.nu | {name: v})
         return lag._replace(at=lag.at + 1, done=done), self._state(state, own), jax.tree.map(jnp.add, rest, steps) | {name: table}
 
-    def _own(self, state: Any) -> Any:
+    def _rows(self, target: str, name: str, params, own, lag: Lag, given: tuple):
+        operation = _Rows(f"lstm_jax_adam_{target}", self.rates, name)
+        return apply(operation, params[name], own.mu[name], own.nu[name], lag, given)
+
+    def _own(self, state):
         """Return the state of Adam: with clipping, the state is a pair, as that of `optax.chain`."""
         return state if self.most is None else state[1]
 
-    def _state(self, state: Any, own: Any) -> Any:
+    def _state(self, state, own):
         return own if self.most is None else (state[0], own)
 
 
 Optimizer = optax.GradientTransformation | RowOptimizer
 
 
-def row_sparse(table: str, optimizer: Any, params: Any) -> bool:
+def row_sparse(table: str, optimizer, params) -> bool:
     """Return whether training steps use the row-sparse update of the optimiser for the parameter `table`, which is "" for none."""
     serves = bool(table) and isinstance(optimizer, RowOptimizer) and params[table].dtype in (jnp.float32, jnp.float64)
     return serves and not native.why_not()
@@ -166,7 +168,7 @@ class _Rows(ForwardOperation):
             return tuple(native.call(self.target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **self.rates._asdict()))
 
         split, copied = _table_spec(table, self.name), PartitionSpec()
-        specs: list[Any] = [split, split, split, copied, copied, copied, copied]
+        specs = [split] * 3 + [copied] * 4
         if given:
             ids, *rows = given
             given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if split else array for array in rows))
@@ -174,7 +176,7 @@ class _Rows(ForwardOperation):
         operands = (table, m, v, lag.done, lag.scales, lag.eps, lag.at, *given)
         if sharding.devices() == 1:
             return call(*operands), ()
-        return jax.shard_map(call, in_specs=tuple(specs), out_specs=(split, split, split, copied), check_vma=False)(*operands), ()
+        return jax.shard_map(call, in_specs=tuple(specs), out_specs=tuple(specs[:4]), check_vma=False)(*operands), ()
 
     def plain_forward(self, keep, *args):
         del keep

@@ -237,7 +237,7 @@ def differences(old: Environment, new: Environment) -> list[str]:
     return [f"{name.replace('_', ' ')} {_shown(old[name])}, now {_shown(new[name])}" for name in changed]
 
 
-def _shown(value: Any) -> str:
+def _shown(value) -> str:
     if isinstance(value, list):
         kinds = sorted(set(map(str, value)))
         return " and ".join(f"{value.count(kind)} x {kind}" for kind in kinds)

@@ -101,16 +101,31 @@ class Scorer:
 
         self._window, self._score, self._hidden = make_predict(window, mesh), score, hidden
 
-    def _read(self, compiled: Callable, params: Any, size: int, *arrays: Any) -> Any:
-        """Call a compiled function on chunks of `size` steps of arrays (S, N) for S streams, and return its outputs, joined by steps."""
-        parts, (streams, steps) = [], arrays[0].shape
+    def _read(self, compiled: Callable, params, ids, count: int, starts, streams: int = 1, targets: bool = False):
+        """Read `count` characters of a text in parallel streams, and return the outputs (count, ...) of a compiled function."""
+        own, warm = -(-count // streams), WARM_UP if streams > 1 else 0
+        size = min(CHUNK, 1 << max(0, warm + own - 1).bit_length())
+        steps = -(-(warm + own) // size) * size
+        # stream s begins to read at position s * own - warm; positions outside the text are masked
+        positions = np.arange(streams)[:, None] * own - warm + np.arange(steps)[None, :]
+        ids, last = np.asarray(ids, np.int32), len(ids) - 1
+        arrays: list[Any] = [ids[np.clip(positions, 0, last)]]
+        if targets:
+            arrays += [ids[np.clip(positions + 1, 0, last)], (positions >= 0) & (positions < count)]
+        arrays.append(None if starts is None else np.isin(positions, starts))
+        parts = []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, steps, size):
                 chunk = [array if array is None else array[:, begin : begin + size] for array in arrays]
                 outputs, state = compiled(params, state, *chunk)
                 parts.append(jax.tree.map(np.asarray, outputs))
-        return jax.tree.map(lambda *chunks: np.concatenate(chunks), *parts)
+
+        def joined(*chunks):
+            by_stream = np.concatenate(chunks)[warm : warm + own].swapaxes(0, 1)
+            return by_stream.reshape(-1, *by_stream.shape[2:])[:count]
+
+        return jax.tree.map(joined, *parts)
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
         """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
@@ -150,19 +165,10 @@ class Scorer:
             parts += [self.windows(params, rows[begin : begin + block]) for begin in range(0, len(rows), block)]
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _carried(self, params: Any, ids: np.ndarray, starts: np.ndarray | None = None) -> Scores:
+    def _carried(self, params, ids: np.ndarray, starts=None) -> Scores:
         count = len(ids) - 1
         streams = max(1, min(STREAMS, count // STREAM))
-        own = -(-count // streams)
-        warm = WARM_UP if streams > 1 else 0
-        size = min(CHUNK, 1 << max(0, warm + own - 1).bit_length())
-        steps = -(-(warm + own) // size) * size
-        # stream s begins to read at position s * own - warm; positions outside the text are masked
-        positions = np.arange(streams)[:, None] * own - warm + np.arange(steps + 1)[None, :]
-        rows, positions = np.asarray(ids, np.int32)[np.clip(positions, 0, count)], positions[:, :-1]
-        at = None if starts is None else np.isin(positions, starts)
-        found = self._read(self._score, params, size, rows[:, :-1], rows[:, 1:], (positions >= 0) & (positions < count), at)
-        return Scores(*(part[warm : warm + own].T.reshape(-1)[:count] for part in found))
+        return Scores(*self._read(self._score, params, ids, count, starts, streams, targets=True))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
@@ -174,7 +180,4 @@ class Scorer:
         """
         ids = check_ids("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
-        size = min(CHUNK, 1 << max(0, len(ids) - 1).bit_length())
-        padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)[None]
-        at = None if starts is None else np.isin(np.arange(padded.size), starts)[None]
-        return self._read(self._hidden, params, size, padded, at)[: len(ids), 0]
+        return self._read(self._hidden, params, ids, len(ids), starts)

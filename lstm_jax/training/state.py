@@ -1,6 +1,5 @@
 """Training state, which each training step updates, and the sharding of its arrays."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,11 +37,11 @@ class TrainState(NamedTuple):
     missed and not yet taken, because row-sparse updates change only the rows that a step looks up. It is empty if all updates are dense. In
     a checkpoint it is the array alone, or ()."""
     rounded: Any = ()
-    """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`; see `for_checkpoint`."""
+    """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`."""
 
 
 def create_state(
-    params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), table: str = ""
+    params, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry=(), table: str = ""
 ) -> tuple[TrainState, TrainState]:
     """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
 
@@ -67,7 +66,7 @@ def create_state(
 
     known = {(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(path, leaf):
         if path[0].name == "carry":
             return sharding.rows(mesh)
         if any((path[n:], leaf.shape) in known for n in range(1, len(path) + 1)):
@@ -79,23 +78,3 @@ def create_state(
     if processes.several():  # arrays on a device of one process are no operands of a function of all processes
         params, carry = jax.tree.map(np.asarray, (params, carry))
     return jax.jit(make, out_shardings=shardings)(params, carry, behind), shardings
-
-
-def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
-    """Return the state that a checkpoint stores for a training state. `put` places the arrays of a pytree on all devices.
-
-    The checkpoint stores the number of examples in `TrainState.totals` as a float32, because older versions did so. The field `rounded`
-    stores the exact number minus this rounded number, as a float32 scalar, too.
-    """
-    count = int(state.totals[EXAMPLES])
-    shown, rounded = put((np.float32(count), np.float32(count - int(np.float32(count)))))
-    totals = {name: total for name, total in state.totals.items() if name != FINITE}
-    behind = next(iter(state.behind.values()), ())
-    return state._replace(totals=totals | {EXAMPLES: shown}, behind=behind, rounded=rounded)
-
-
-def from_checkpoint(saved: TrainState, state: TrainState, put: Callable[[Any], Any]) -> TrainState:
-    """Return the training state for the state that a checkpoint stores, as the inverse of `for_checkpoint`."""
-    count, finite = put((np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded)), np.int32(0)))
-    totals = saved.totals | {EXAMPLES: count, FINITE: finite}
-    return saved._replace(totals=totals, behind=dict.fromkeys(state.behind, saved.behind), rounded=())

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
-from lstm_jax.training.examples import Gather, Order, take_rows
+from lstm_jax.training.examples import Gather, take_rows
 from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Lag, Optimizer, RowOptimizer, row_sparse
 from lstm_jax.training.state import EXAMPLES, FINITE, TrainState
@@ -40,7 +40,7 @@ always happen at the same steps of an epoch, and `TrainState.behind` hands the n
 The effect of the interval on speed is within noise (experiments/LOG.md)."""
 
 
-def largest_table(objective: Objective, optimizer: Any, params: Any, *args: Any) -> str:
+def largest_table(objective: Objective, optimizer, params, *args) -> str:
     """Return the name of the largest embedding table of an objective (see `lookups`) if its updates can be row-sparse, else "".
 
     `args` are the arguments of the objective after `params`, as arrays or `jax.ShapeDtypeStruct` objects.
@@ -65,7 +65,7 @@ def make_run_steps(
     """
     compiled = jax.jit(steps_program(objective, optimizer, gather, steps, microbatches), donate_argnums=0, out_shardings=shardings)
 
-    def call(state, arrays, order, start: int, stop: int, key):
+    def call(state, arrays, order, start, stop, key):
         with sharding.on(mesh):
             return compiled(state, arrays, order, np.int32(start), np.int32(stop), key)
 
@@ -73,7 +73,7 @@ def make_run_steps(
 
 
 def steps_program(
-    objective: Objective, optimizer: Any, gather: Gather = take_rows, steps: int = 0, microbatches: int = 1
+    objective: Objective, optimizer, gather: Gather = take_rows, steps: int = 0, microbatches: int = 1
 ) -> Callable[..., TrainState]:
     """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
@@ -96,8 +96,8 @@ def steps_program(
         value, metrics = objective(params, batch, weight, key)
         return value, (metrics, carry)
 
-    def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
-        def step(n: jax.Array, carried: tuple[Any, TrainState]) -> tuple[Any, TrainState]:
+    def run_steps(state, arrays, order, start, stop, key):
+        def step(n, carried):
             lag, state = carried
             at = n - order.first
             batch = gather(arrays, order.rows[at]), order.weight[at], jax.random.fold_in(key, state.step)
@@ -126,15 +126,13 @@ def steps_program(
     return run_steps
 
 
-def lag_of(optimizer: RowOptimizer, state: TrainState, steps: int, at: Any) -> Lag:
+def lag_of(optimizer: RowOptimizer, state: TrainState, steps: int, at) -> Lag:
     """Return the `Lag` of the table that `state.behind` names, before step `at` of an epoch of `steps` steps."""
     ((table, behind),) = state.behind.items()
     return optimizer.begin(state.params[table], state.opt_state, steps, at, behind)
 
 
-def take_step(
-    loss: Objective, optimizer: Any, state: TrainState, lag: Any, batch: Any, weight: Any, key: Any, microbatches: int = 1
-) -> tuple[Any, TrainState, Any]:
+def take_step(loss: Objective, optimizer, state: TrainState, lag, batch, weight, key, microbatches: int = 1) -> tuple[Any, TrainState, Any]:
     """Take one training step. If `state.behind` names a table, only those of its rows that the batch looks up are updated.
 
     `loss` is an `Objective` with a carry, which may be (). `lag` is the `Lag` of the table, or None if there is no table.
@@ -184,7 +182,7 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
     return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
 
 
-def catch_up_if(due: Any, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tuple[Lag, TrainState]:
+def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tuple[Lag, TrainState]:
     """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true."""
     (table,) = state.behind
     # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
@@ -193,7 +191,7 @@ def catch_up_if(due: Any, optimizer: RowOptimizer, lag: Lag, state: TrainState) 
     return lag._replace(done=jnp.where(due, caught.done, lag.done)), state._replace(opt_state=opt_state, params=params)
 
 
-def _divided(count: int, batch: Any, weight: Any, key: Any, carry: Any) -> tuple[Any, Any, Any, Any]:
+def _divided(count: int, batch, weight, key, carry) -> tuple:
     """Divide a batch into microbatches, stacked on a new first axis, unless `count` is 1.
 
     Microbatch k has the rows k, k + count, ..., so that no row moves to another device of a mesh.
@@ -201,7 +199,7 @@ def _divided(count: int, batch: Any, weight: Any, key: Any, carry: Any) -> tuple
     if count == 1:
         return batch, weight, key, carry
 
-    def divide(array: jax.Array) -> jax.Array:
+    def divide(array):
         parts = array.reshape(array.shape[0] // count, count, *array.shape[1:])
         return sharding.constrain(jnp.moveaxis(parts, 1, 0), 1)
 
@@ -209,11 +207,11 @@ def _divided(count: int, batch: Any, weight: Any, key: Any, carry: Any) -> tuple
     return batch, weight, jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)), carry
 
 
-def _first(count: int, parts: Any) -> Any:
+def _first(count: int, parts):
     return parts if count == 1 else jax.tree.map(lambda leaf: leaf[0], parts)
 
 
-def _accumulated(function: Callable[..., tuple[Any, Any, Any]], count: int, parts: tuple) -> tuple[Any, Any, Any]:
+def _accumulated(function: Callable, count: int, parts: tuple) -> tuple:
     """Call a function for each microbatch.
 
     The function returns sums over examples, such as gradients, which are added up; other results, which are stacked; and the carry, whose
@@ -222,7 +220,7 @@ def _accumulated(function: Callable[..., tuple[Any, Any, Any]], count: int, part
     if count == 1:
         return function(*parts)
 
-    def body(sums: Any, part: Any) -> tuple[Any, Any]:
+    def body(sums, part):
         added, own, carry = function(*part)
         return jax.tree.map(jnp.add, sums, added), (own, carry)
 

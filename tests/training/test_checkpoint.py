@@ -8,15 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from made_checkpoints import Pair, assert_same, make_state
 
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import read_summed, summed_json
 from lstm_jax.runtime import processes
 from lstm_jax.training import checkpoint
-
-THIRDS = NamedSharding(AbstractMesh((3,), ("batch",)), PartitionSpec("batch"))
 
 
 def files_of(folder: Path, step: int) -> list[Path]:
@@ -38,14 +35,6 @@ def test_round_trip_is_bit_exact_and_keeps_shardings(two_steps):
     assert_same(found.state, make_state(12))
 
 
-def test_an_array_of_the_other_byte_order(tmp_path):
-    array = np.arange(4, dtype=np.dtype("f4").newbyteorder())
-    checkpoint.save(tmp_path, 3, {"x": array}, {})
-    found = checkpoint.restore(tmp_path, {"x": array})
-    np.testing.assert_array_equal(found.state["x"], np.arange(4, dtype=np.float32), strict=True)
-    assert found.step == 3
-
-
 def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
     def describe(leaf):
         return leaf if isinstance(leaf, np.ndarray) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -61,7 +50,7 @@ def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
 def test_random_keys(tmp_path, generator):
     """Keys made by `jax.random.key` are restored as keys of the same generator, also if `ShapeDtypeStruct` objects describe them.
 
-    A key of another generator, or raw key data in place of a key, is refused.
+    A key of another generator is refused.
     """
 
     def made(seed):
@@ -79,16 +68,6 @@ def test_random_keys(tmp_path, generator):
         assert jax.random.normal(restored["key"], (3,)).tolist() == jax.random.normal(saved["key"], (3,)).tolist()
     with pytest.raises(InputError, match=r"^checkpoint leaf key of step 0: saved as \('key<.+>', \[\]\), wanted as \('key<urbg>', \[\]\)"):
         checkpoint.restore(tmp_path, others | {"key": jax.random.key(0, impl="unsafe_rbg")})
-    with pytest.raises(InputError, match=r"^checkpoint leaf key of step 0: saved as \('key<.+>', \[\]\), wanted as \('uint32', \[2\]\)"):
-        checkpoint.restore(tmp_path, others | {"key": jnp.zeros(2, jnp.uint32)})
-
-
-def test_restores_onto_another_sharding(two_steps):
-    like = make_state(0)
-    like["table"] = jax.device_put(like["table"], like["step"].sharding)
-    found = checkpoint.restore(two_steps, like).state
-    assert found["table"].sharding == like["step"].sharding
-    assert np.asarray(found["table"]).tobytes() == np.asarray(make_state(12)["table"]).tobytes()
 
 
 def test_one_flipped_bit_or_a_lost_byte_in_each_file_is_noticed(folder):
@@ -96,9 +75,9 @@ def test_one_flipped_bit_or_a_lost_byte_in_each_file_is_noticed(folder):
         good = path.read_bytes()
         bad = bytearray(good)
         bad[len(bad) // 2] ^= 4
-        for content, reason in ((bad, "damaged"), (good[:-1], "manifest" if path.suffix == ".json" else "bytes instead of")):
+        for content in (bad, good[:-1]):
             path.write_bytes(content)
-            assert_falls_back(folder, reason)
+            assert_falls_back(folder, "damaged")
         path.write_bytes(good)
     assert checkpoint.restore(folder, make_state(0)).step == 12
 
@@ -209,7 +188,7 @@ def test_leaves_that_older_versions_did_not_save(folder):
     like = make_state(0) | {"behind": np.arange(3)}
     with pytest.raises(InputError, match="leaf behind of step 12: not in the checkpoint"):
         checkpoint.restore(folder, like)
-    found = checkpoint.restore(folder, like, added=("behind",)).state
+    found = checkpoint.restore(folder, like, optional={"behind": ""}).state
     assert found.pop("behind").tolist() == [0, 1, 2]
     assert_same(found, make_state(12))
 
@@ -222,7 +201,6 @@ def test_leaves_that_older_versions_did_not_save(folder):
         ({"second": np.zeros(2)}, r"leaf second of step 12: not in the checkpoint"),
         ({"host": None}, r"leaf host of step 12: not in this model"),
         ({"optimizer": Pair(np.zeros(1), np.zeros(1))}, r"leaf optimizer\.0\.mu .*not in this model"),
-        ({"minus_zero": jax.ShapeDtypeStruct((16, 2), np.float32, sharding=THIRDS)}, "leaf minus_zero of step 12.*; shard it over a mesh"),
     ],
 )
 def test_another_model_is_the_users_error_and_names_the_leaf(two_steps, change, message):

@@ -26,24 +26,24 @@ BATCH, STEPS, WORDS = 4, 2, 1100
 """Batch size, number of steps, and number of words, which is large enough for a row-sparse update of the embedding by compiled code."""
 
 
-def _program(dropout: float) -> tuple[Any, tuple]:
+def sentiment_program(dropout: float, batch: int = BATCH, length: int = 5, microbatches: int = 1) -> tuple[Any, tuple]:
     """Return the jitted program of two training steps of the sentiment task, and the arguments of the program."""
-    rng = np.random.default_rng(0)
-    optimizer = make_optimizer(TrainConfig(batch_size=BATCH), STEPS)
-    config = SentimentModelConfig(embed=16, units=8, dropout=dropout, recurrent_dropout=dropout)
+    rng, count = np.random.default_rng(0), STEPS * batch
+    optimizer = make_optimizer(TrainConfig(), STEPS)
+    config = SentimentModelConfig(embed=16, units=32, dropout=dropout, recurrent_dropout=dropout)
     params, rebuild = functional(sentiment.make_model(SentimentConfig(model=config), WORDS))
-    arrays = rng.integers(0, WORDS, (STEPS * BATCH, 5)).astype(np.int32), rng.integers(0, 2, STEPS * BATCH).astype(np.int32)
+    arrays = rng.integers(0, WORDS, (count, length)).astype(np.int32), rng.integers(0, 2, count).astype(np.int32)
     state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), sharding.make_mesh(1), table=EMBEDDING)
     assert bool(state.behind) == (not native.why_not())
-    order = epoch_order(jax.random.key(1), STEPS * BATCH, BATCH)
+    order = epoch_order(jax.random.key(1), count, batch)
     arguments = (state, jax.tree.map(jnp.asarray, arrays), order, jnp.int32(0), jnp.int32(STEPS), jax.random.key(0))
-    return jax.jit(steps_program(sentiment.objective(rebuild), optimizer)), arguments
+    return jax.jit(steps_program(sentiment.objective(rebuild), optimizer, microbatches=microbatches)), arguments
 
 
 @pytest.mark.slow(keep=["0.2"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_step(dropout):
-    program, arguments = _program(dropout)
+    program, arguments = sentiment_program(dropout)
     for platforms in (["tpu"], ["cuda"], ["cpu"], ["cpu", "cuda", "tpu"]):
         exported = jax.export.export(program, platforms=platforms)(*arguments)
         assert "@lstm_jax" not in exported.mlir_module()
@@ -60,7 +60,7 @@ def test_training_step(dropout):
 @pytest.mark.slow
 def test_both_paths_give_the_same():
     """The exported program, which is plain JAX, gives the same training state as the program with compiled code, up to rounding."""
-    program, arguments = _program(0.2)
+    program, arguments = sentiment_program(0.2)
     exported = jax.export.export(program, platforms=["cpu"])(*arguments)
     got, want = exported.call(*arguments), program(*arguments)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):

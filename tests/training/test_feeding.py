@@ -4,19 +4,17 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_loop import CONFIG, PER_EPOCH, leaf_sums, stop_after, timeless
+from test_loop import CONFIG, leaf_sums, stop_after, timeless
 from test_step import TABLE, assert_bits, assert_reads_once, objective, tall, tiny
 
 from lstm_jax import data
-from lstm_jax.runtime import processes, sharding
+from lstm_jax.runtime import sharding
 from lstm_jax.training import examples, feeding
-from lstm_jax.training.examples import Examples, epoch_order, steps_per_epoch
-from lstm_jax.training.feeding import FromHost, OnDevices, make_source
+from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
 
@@ -69,32 +67,6 @@ def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch):
     assert_bits(resumed.params, whole.params)
     assert untimed(resumed.rows) == untimed(whole.rows)
     assert leaf_sums(tmp_path / "cut") == leaf_sums(tmp_path / "whole")
-
-
-def test_groups_hold_what_the_order_says(monkeypatch):
-    monkeypatch.setattr(feeding, "FED_STEPS", 4)
-    made, mesh, key = tiny(), sharding.make_mesh(2), jax.random.key(3)
-    source = FromHost(Examples(made.data, len(made.data[1]), stream=True), mesh, 4)
-    order = epoch_order(key, len(made.data[1]), 4)
-    source.begin(key, 1)
-    assert [source.end(step) for step in range(PER_EPOCH)] == [4, 4, 4, 4, 6, 6]
-    for step in range(1, PER_EPOCH):
-        arrays, part = source.at(step)
-        assert arrays[0].sharding.spec == jax.sharding.PartitionSpec(None, "data")
-        for array, rows in zip(source.gather(arrays, jnp.asarray(step - int(part.first))), made.data, strict=True):
-            np.testing.assert_array_equal(array, rows[order.rows[step]])
-        np.testing.assert_array_equal(part.weight[step - int(part.first)], order.weight[step])
-
-
-def test_which_source(monkeypatch):
-    """Examples are fed from the host if they are streamed, and always if there are several processes, each of which reads its own rows."""
-    made, mesh = tiny(), sharding.make_mesh(1)
-    rows = Examples.of_rows(made.data)
-    assert isinstance(make_source(rows, mesh, 4), OnDevices)
-    assert isinstance(make_source(dataclasses.replace(rows, stream=True), mesh, 4), FromHost)
-    monkeypatch.setattr(processes, "several", lambda: True)
-    monkeypatch.setattr(processes, "largest", lambda *numbers: numbers)
-    assert isinstance(make_source(rows, mesh, 4), FromHost)
 
 
 @settings(deadline=None, max_examples=40)

@@ -48,8 +48,6 @@ def fit(**options: Any) -> loop.FitResult:
         ({"evaluate": lambda model: {"train_loss": 7.0}}, "metric: train_loss; the training itself has it: give another name"),
         ({"optimizer": "adam"}, "optimizer: 'adam'; give an optimiser of this project or of optax"),
         ({"arrays": IDS[0]}, "arrays: ndarray; give a sequence of arrays, such as (x, y)"),
-        ({"loss_fn": None}, "loss_fn: None; give a function of the model and a batch"),
-        ({"mesh": 2}, "mesh: 2; give lstm_jax.runtime.sharding.make_mesh()"),
         ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool[8]; return floats"),
         (
             {"loss_fn": lambda model, ids, labels: losses(model, ids, labels) / 0, "batch_size": 16},
@@ -213,7 +211,7 @@ def test_kinds_of_metrics(tmp_path):
 def test_fit(tmp_path):
     """The loss falls, and a training that is resumed after 2 of 4 epochs has exactly the parameters of an uninterrupted one.
 
-    Row-sparse and dense updates, and one and two devices, give the same parameters up to rounding.
+    One and two devices give the same parameters up to rounding.
     """
     ids = IDS.reshape(-1, LENGTH)[:50]
     labels = (ids.sum(1) % 2).astype(np.float32)
@@ -229,9 +227,6 @@ def test_fit(tmp_path):
     assert [row["epoch"] for row in result.rows] == [1, 2, 3, 4]
     assert result.rows[-1]["train_loss"] < 0.9 * result.rows[0]["train_loss"]
     assert_near(resumed, whole, 0)
-    with jax.numpy_dtype_promotion("standard"):
-        dense, _ = run(4, optax.adam(1e-2))
-    assert_near(dense, whole, 2e-4)
     on_two, _ = run(1, lstm_jax.adam(1e-2), mesh=sharding.make_mesh(2))
     on_one, _ = run(1, lstm_jax.adam(1e-2))
     assert_near(on_two, on_one, 2e-5)
@@ -239,15 +234,14 @@ def test_fit(tmp_path):
 
 @pytest.mark.slow
 def test_microbatches_have_masks_of_their_own():
-    """The losses with and without microbatches agree up to rounding, unless dropout draws masks. A second run gives the same losses."""
+    """With dropout, the losses with and without microbatches differ. A second run gives the same losses."""
 
-    def train_losses(microbatches, rate):
-        return [row["train_loss"] for row in fit(model=Classifier(rate), epochs=3, microbatches=microbatches).rows]
+    def train_losses(microbatches):
+        return [row["train_loss"] for row in fit(model=Classifier(0.5), epochs=3, microbatches=microbatches).rows]
 
-    assert train_losses(4, 0.0) == pytest.approx(train_losses(1, 0.0), rel=1e-5)
-    dropped = train_losses(4, 0.5)
-    assert dropped == train_losses(4, 0.5)
-    assert max(abs(a - b) for a, b in zip(dropped, train_losses(1, 0.5), strict=True)) > 1e-4
+    dropped = train_losses(4)
+    assert dropped == train_losses(4)
+    assert max(abs(a - b) for a, b in zip(dropped, train_losses(1), strict=True)) > 1e-4
 
 
 def test_fit_evaluates_and_stops(tmp_path, unchecked):

@@ -19,7 +19,6 @@ from rich.console import Console
 from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, tiny
 
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.examples import Examples, Order
@@ -289,13 +288,6 @@ def test_folders_of_any_name(name, tmp_path):
     assert [path.name for path in (tmp_path / name / "latest").iterdir() if path.is_dir()] == ["6"]
 
 
-def test_all_damaged_is_an_error(tmp_path):
-    train(dataclasses.replace(CONFIG, epochs=1), checkpoints=tmp_path)
-    (tmp_path / "latest" / "6.manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="all are damaged"):
-        train(resume=True, checkpoints=tmp_path)
-
-
 def test_the_seed_decides_also_in_a_thread(uninterrupted):
     """A training in a thread, which gets no signals, gives the rows of one in the main thread. Another seed gives others."""
     results = []
@@ -325,14 +317,3 @@ def test_the_caller_s_carry_is_left_as_it_was(kind, devices):
     assert_bits(carry, before)
     assert rows[0] == rows[1]
     assert [row["train_seen"] for row in rows[0]] == [rows[0][0]["train_seen"]] * 3
-
-
-@pytest.mark.parametrize(
-    ("start", "stop", "every", "group"), [(0, 100, 0, 100), (3, 100, 7, 100), (0, 5, 5, 9), (5, 5, 0, 9), (1, 10, 0, 4)]
-)
-def test_chunks_cover_every_step_once(start, stop, every, group):
-    """Chunks also end at checkpoints, and at the latest where its argument `most` says: at the end of a group of steps."""
-    parts = list(loop._chunks(start, stop, every, lambda step: (step // group + 1) * group))
-    assert [step for first, last in parts for step in range(first, last)] == list(range(start, stop))
-    ends = {last for _, last in parts}
-    assert ends >= {step for step in range(start + 1, stop) if (every and step % every == 0) or step % group == 0}

@@ -2,25 +2,19 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from tables import BACKENDS
+from test_export import sentiment_program
 from test_feeding import assert_close
 from test_loop import CARRY, CONFIG, objective
 from test_loop import train as train_with
 from test_step import TABLE, tall, tiny
 
-from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.models import EMBEDDING, functional
 from lstm_jax.runtime import sharding
-from lstm_jax.tasks import sentiment
-from lstm_jax.training.examples import epoch_order
-from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.state import create_state
-from lstm_jax.training.step import _divided, steps_program
+from lstm_jax.training.step import _divided
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 BATCH = 12
@@ -60,16 +54,9 @@ def test_each_device_keeps_its_rows():
     assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
 
 
-def needed_memory(microbatches: int) -> int:
-    """Return the temporary memory, in bytes, of a compiled training step of the sentiment model."""
-    config = SentimentConfig(model=SentimentModelConfig(embed=8, units=16))
-    params, rebuild = functional(sentiment.make_model(config, 100))
-    objective, optimizer, mesh = sentiment.objective(rebuild), make_optimizer(TrainConfig(), 1), sharding.make_mesh(1)
-    state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), mesh, table=EMBEDDING)
-    arguments: Any = (np.zeros((64, 100), np.int32), np.zeros(64, np.int32)), epoch_order(jax.random.key(0), 64, 64), 0, 1
-    program = jax.jit(steps_program(objective, optimizer, steps=1, microbatches=microbatches))
-    return program.lower(state, *arguments, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
-
-
 def test_parts_need_less_memory():
-    assert needed_memory(8) < needed_memory(1) / 3
+    needed = []
+    for microbatches in (8, 1):
+        program, arguments = sentiment_program(0.0, 64, 100, microbatches)
+        needed.append(program.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
+    assert needed[0] < needed[1] / 3

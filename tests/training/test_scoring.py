@@ -178,8 +178,6 @@ def test_ids_beyond_int32_are_no_other_ids(mode):
     assert found[:7].tolist() == wanted[:7].tolist()
     assert np.isnan(found[7:]).all()
     assert np.isnan(scorer.activations(PARAMS, large)).any(1).tolist() == [False] * 8 + [True] * 4
-    rows = np.stack([ids[:5], large[4:9], large[5:10]])
-    assert np.isnan(scorer.windows(PARAMS, rows).nats).tolist() == [False, True, True]
 
 
 @pytest.mark.usefixtures("unchecked")

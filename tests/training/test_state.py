@@ -1,6 +1,6 @@
 """Tests of the training state: how its arrays are sharded, and that the given arrays are copied.
 
-Moments are sharded like their parameters, and the carry is sharded by rows.
+Moments are sharded like their parameters.
 """
 
 import jax
@@ -11,28 +11,26 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_step import BATCH, COUNT, TOTALS, objective, tiny
 
-from lstm_jax.cells import LSTMState
 from lstm_jax.config import TrainConfig
 from lstm_jax.runtime import sharding
 from lstm_jax.training.examples import epoch_order
-from lstm_jax.training.optimizers import keras_adam, make_optimizer
+from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 COLUMNS = PartitionSpec(None, "data")
-ROWS = PartitionSpec("data")
 
 
-def one_step(params, optimizer, loss=objective, carry=()):
+def one_step(params, optimizer):
     """Return the state before a step on two devices, whose memory the step has reused, and the state after it."""
     mesh = sharding.make_mesh(2)
     everywhere = sharding.replicated(mesh)
-    state, places = create_state(params, optimizer, TOTALS, mesh, carry)
+    state, places = create_state(params, optimizer, TOTALS, mesh)
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
     order = jax.device_put(epoch_order(jax.random.key(0), COUNT, BATCH), everywhere)
-    run_steps = make_run_steps(loss, optimizer, places, mesh)
+    run_steps = make_run_steps(objective, optimizer, places, mesh)
     new = run_steps(state, jax.device_put(tiny().data, everywhere), order, 0, 1, jax.device_put(jax.random.key(1), everywhere))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     return new
@@ -51,24 +49,6 @@ def test_an_embedding_and_its_moments_are_sharded_by_columns(clip):
     for name, array in params.items():
         assert np.asarray(array).tobytes() == before[name].tobytes()
         assert np.abs(np.asarray(state.params[name]) - before[name]).max() > 0.01
-
-
-def plus_one(params, batch, weight, key, carry):
-    loss, metrics = objective(params, batch, weight, key)
-    return loss, (metrics, jax.tree.map(lambda array: array + jnp.ones((), array.dtype), carry))
-
-
-def test_a_carry_is_sharded_by_rows():
-    carry = [LSTMState(jnp.arange(12.0).reshape(BATCH, 3), jnp.zeros((BATCH, 3))), {"seen": jnp.full(BATCH, 7)}]
-    before = jax.tree.map(np.array, carry)
-    state = one_step(tiny().params, keras_adam(0.1), plus_one, carry)
-    assert jax.tree.structure(state.carry) == jax.tree.structure(carry)
-    for array, given, first in zip(*map(jax.tree.leaves, (state.carry, carry, before)), strict=True):
-        assert array.sharding.spec == ROWS
-        assert [shard.data.shape for shard in array.addressable_shards] == [(BATCH // 2, *first.shape[1:])] * 2
-        assert array.dtype == given.dtype
-        assert array.tolist() == (first + 1).tolist()
-        assert given.tolist() == first.tolist()
 
 
 @pytest.mark.slow(keep=["adafactor", "sm3"])
