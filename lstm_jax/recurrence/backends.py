@@ -310,7 +310,7 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    def why(products: str) -> str:
+    def why(products):
         return lacks(backend, Request(backend.cells[0], compute_dtype=products), platform)
 
     if missing := why("float32"):

@@ -66,10 +66,10 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
     require(steps >= 1, "x", x.shape, "give 1 or more time steps")
 
-    def state(what: str, value):
+    def state(what, value):
         return _read_state(cell, value, batch, units, dtype, what)
 
-    def per_step(name: str, kinds: tuple, convert: Callable) -> Any:
+    def per_step(name, kinds, convert) -> Any:
         value = getattr(given, name)
         return None if value is None else convert(_fitting(name, value, kinds, x.shape[:2]))
 
@@ -95,7 +95,7 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
 def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
     """Return the operands of a backend: time first, steps in the order of processing, and zeros in x at padded steps."""
 
-    def time_first(array: Any) -> Any:
+    def time_first(array) -> Any:
         return array if array is None or time_major else jnp.swapaxes(array, 0, 1)
 
     x, valid, at, tokens, ids = map(time_first, (given.x, given.mask, given.resets, given.tokens, given.segment_ids))
@@ -129,7 +129,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
 
-    def out_of_range(ids: Array) -> np.ndarray:
+    def out_of_range(ids):
         values = np.asarray(ids)
         return values[(values < -features) | (values >= features)]
 
@@ -243,7 +243,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     steps, features, units = sizes
     batch = state.h.shape[0]
 
-    def read(field: str, mask, size: int) -> Array | None:
+    def read(field, mask, size):
         return mask if mask is None else _as_dtype(_fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)), dtype)
 
     missing = given.recurrent is not None and not cell.has_recurrent_kernel
