@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
-from lstm_jax.primitives.partition import Axes
-
 Leaves = Sequence[Any]
+Axes = Sequence[int | None]
+"""Index of the batch axis of each array, or None for an array that has no batch axis."""
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
