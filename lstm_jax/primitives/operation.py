@@ -40,6 +40,9 @@ class Operation:
     - `cotangents`: the gradients with respect to the outputs, in the structure of the outputs. A gradient that is zero is None.
     """
 
+    residual_axis = 1
+    """Index of the batch axis of each array in the residuals."""
+
     @abstractmethod
     def forward(self, own: bool, keep: bool, *args) -> tuple[Any, Any]:
         """Run the forward pass and return (outputs, residuals). The residuals, which `backward` reads, are None if `keep` is false."""
@@ -61,10 +64,6 @@ class Operation:
     def output_rows(self, outputs: Any) -> list[int]:
         """Return the index of the batch axis of each array in the outputs, if an array in `args` has a batch axis."""
         raise NotImplementedError
-
-    def residual_rows(self, residuals: Any) -> list[int]:
-        """Return the index of the batch axis of each array in the residuals. This base class returns 1 for every array."""
-        return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int, axes: Axes) -> "Operation":
         """Return an operation that runs this operation, whose `rows` are `axes`, `size` times, on arguments with a leading axis."""
@@ -105,7 +104,8 @@ class _Forward:
         if any(dim is not None and axis is None for dim, axis in zip(dims, axes, strict=True)):
             return jax.tree.leaves(_bind(replace(self, operation=operation.mapped(dims, size, axes)), leaves))
         outputs, residuals = _bind(self, _folded(leaves, dims, axes, size))
-        return _unfolded((outputs, residuals), [*operation.output_rows(outputs), *operation.residual_rows(residuals)], size)
+        rows = [*operation.output_rows(outputs), *[operation.residual_axis] * len(jax.tree.leaves(residuals))]
+        return _unfolded((outputs, residuals), rows, size)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ class _Backward(_OfResiduals):
         axes, of_outputs = self.operation.rows(args), self.trees[2]
         if not any(axis is None and (dim is not None or n in self.wanted) for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))):
             outputs = self.operation.output_rows(of_outputs.unflatten(range(of_outputs.num_leaves)))
-            by_row = [*axes, *self.operation.residual_rows(residuals), *(outputs[n] for n in self.given)]
+            of_residuals = [self.operation.residual_axis] * self.trees[1].num_leaves
+            by_row = [*axes, *of_residuals, *(outputs[n] for n in self.given)]
             return _unfolded(_bind_once(self, _folded(leaves, dims, by_row, size)), [axes[n] for n in self.wanted], size)
         # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
         dims_of_args = tuple(0 if n in self.wanted else dim for n, dim in enumerate(dims[: len(axes)]))
@@ -286,6 +287,10 @@ class Vmapped(Operation):
     size: int
     axes: tuple[int | None, ...]
 
+    @property
+    def residual_axis(self) -> int:
+        return self.inner.residual_axis + 1
+
     def runs_on(self) -> tuple[str, ...]:
         return self.inner.runs_on()
 
@@ -307,6 +312,3 @@ class Vmapped(Operation):
 
     def output_rows(self, outputs) -> list[int]:
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
-
-    def residual_rows(self, residuals) -> list[int]:
-        return [axis + 1 for axis in self.inner.residual_rows(residuals)]
