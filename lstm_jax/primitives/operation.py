@@ -159,8 +159,7 @@ class _Backward(_OfResiduals):
         return [gradients[n] for n in self.wanted]
 
     def batch(self, size, leaves, dims, inner):
-        args, residuals, _ = self.cut(inner)
-        axes, of_outputs = self.operation.rows(args), self.trees[2]
+        axes, of_outputs = self.operation.rows(self.cut(inner)[0]), self.trees[2]
         if not any(axis is None and (dim is not None or n in self.wanted) for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))):
             outputs = self.operation.output_rows(of_outputs.unflatten(range(of_outputs.num_leaves)))
             of_residuals = [self.operation.residual_axis] * self.trees[1].num_leaves

@@ -148,7 +148,7 @@ _ROWS = (
         dtypes=_ANY_FLOATS,
         what="a backward pass of its own, GEMMs outside the loop",
     ),
-    # cudnn and pallas come after hoisted in BACKENDS and therefore run only if the user names them, until they are compared with it on a GPU
+    # cudnn and pallas come after hoisted and therefore run only if the user names them, until they are compared with it on a GPU
     Backend(
         name="cudnn",
         run=cudnn.run,
