@@ -28,7 +28,7 @@ from jax import Array
 from lstm_jax import native
 from lstm_jax.bounds import Share, check_number
 from lstm_jax.errors import require
-from lstm_jax.primitives.operation import ForwardOperation, Vmapped, apply
+from lstm_jax.primitives.operation import Operation, Vmapped, apply
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import GATES
 
@@ -95,7 +95,7 @@ def _can_compile(key: Array, dtype) -> bool:
 
 
 @dataclass(frozen=True)
-class _DrawMask(ForwardOperation):
+class _DrawMask(Operation):
     """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key, on `platforms` by the C++ library."""
 
     keep: float
@@ -105,16 +105,14 @@ class _DrawMask(ForwardOperation):
     def runs_on(self):
         return self.platforms
 
-    def forward(self, keep, *args):
+    def forward(self, own, keep, *args):
+        if not own:
+            return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
         keep, scale = np.float32(self.keep), np.float32(1 / self.keep)
-        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(self.shape, jnp.float32)], args, {}, keep=keep, scale=scale)[0], ()
+        return native.call("lstm_jax_mask", jax.ShapeDtypeStruct(self.shape, jnp.float32), args, keep=keep, scale=scale), ()
 
-    def plain_forward(self, keep, *args):
-        del keep
-        return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
-
-    def mapped(self, dims, size):
-        return Vmapped(replace(self, platforms=()), dims, size)
+    def mapped(self, dims, size, axes):
+        return Vmapped(replace(self, platforms=()), dims, size, tuple(axes))
 
 
 def draw_masks(

@@ -17,7 +17,7 @@ TRACED: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Doubled(Operation):
-    """Operation whose custom passes compute 2 x and whose plain passes compute x + x.
+    """Operation whose custom passes compute 2 x, and whose twins compute x + x.
 
     The custom passes count in `TRACED` how often they are traced.
     """
@@ -27,19 +27,13 @@ class Doubled(Operation):
     def runs_on(self):
         return self.own
 
-    def forward(self, keep, *args):
-        TRACED["forward"] += 1
-        return 2 * args[0], ()
+    def forward(self, own, keep, *args):
+        TRACED["forward"] += own
+        return 2 * args[0] if own else args[0] + args[0], ()
 
-    def backward(self, wanted, args, residuals, cotangents):
-        TRACED["backward"] += 1
-        return (2 * cotangents,)
-
-    def plain_forward(self, keep, *args):
-        return args[0] + args[0], ()
-
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        return (cotangents + cotangents,)
+    def backward(self, own, wanted, args, residuals, cotangents):
+        TRACED["backward"] += own
+        return (2 * cotangents,) if own else (cotangents + cotangents,)
 
     def rows(self, args):
         return [0]

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 Leaves = Sequence[Any]
@@ -34,68 +34,40 @@ class Operation:
     """Base class of operations. An operation is a function of pytrees of arrays that has custom forward and backward passes.
 
     Subclasses are frozen dataclasses, whose fields are static options of a JAX program. Several methods have these arguments:
+    - `own`: whether the custom pass is run. If it is false, its twin is run, which uses ordinary JAX operations.
     - `keep`: whether the forward pass also returns residuals, which are the arrays that the backward pass reads.
     - `wanted`: a tree with the structure of `args` that is True where a gradient is wanted, else False.
     - `cotangents`: the gradients with respect to the outputs, in the structure of the outputs. A gradient that is zero is None.
     """
 
+    residual_axis = 1
+    """Index of the batch axis of each array in the residuals."""
+
     @abstractmethod
-    def forward(self, keep: bool, *args) -> tuple[Any, Any]:
+    def forward(self, own: bool, keep: bool, *args) -> tuple[Any, Any]:
         """Run the forward pass and return (outputs, residuals). The residuals, which `backward` reads, are None if `keep` is false."""
 
-    @abstractmethod
-    def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the gradients with respect to `args` as a tuple of the same structure."""
+    def backward(self, own: bool, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
+        """Return the gradients with respect to `args` as a tuple of the same structure. This base class differentiates `forward`'s twin."""
+        del own, residuals
+        outputs, pull = jax.vjp(lambda *args: self.forward(False, False, *args)[0], *args)
+        return jax.tree.map(lambda want, gradient: gradient if want else None, wanted, pull(with_zeros(cotangents, outputs)))
 
-    @abstractmethod
-    def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return the same results as `forward`. This method is its twin: it uses ordinary JAX operations instead of compiled code."""
-
-    def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code."""
-        del residuals
-        chosen = jax.tree.map(lambda want, leaf: leaf if want else None, wanted, args)
-        rest = jax.tree.map(lambda want, leaf: None if want else leaf, wanted, args)
-
-        def of_chosen(chosen):
-            args = jax.tree.map(lambda a, b: b if a is None else a, chosen, rest, is_leaf=lambda leaf: leaf is None)
-            return self.plain_forward(False, *args)[0]
-
-        outputs, pull = jax.vjp(of_chosen, chosen)
-        return pull(with_zeros(cotangents, outputs))[0]
-
-    @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms, such as "cpu", on which `forward` and `backward` run."""
-
-    @abstractmethod
-    def rows(self, args: tuple) -> Axes:
-        """Return a list with one entry for each array in `args`: the index of its batch axis, or None if it has no batch axis."""
-
-    @abstractmethod
-    def output_rows(self, outputs: Any) -> list[int]:
-        """Return a list with the index of the batch axis of each array in the outputs."""
-
-    def residual_rows(self, residuals: Any) -> list[int]:
-        """Return a list with the index of the batch axis of each array in the residuals. This base class returns 1 for every array."""
-        return [1] * len(jax.tree.leaves(residuals))
-
-    def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
-        """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis."""
-        return Vmapped(self, dims, size)
-
-
-class ForwardOperation(Operation):
-    """Base class of operations without a custom backward pass. JAX computes their gradients by differentiating `plain_forward`."""
-
-    def backward(self, wanted, args, residuals, cotangents):
-        return self.plain_backward(wanted, args, residuals, cotangents)
+        """Return the platforms on which the custom passes run."""
+        return ("cpu",)
 
     def rows(self, args: tuple) -> Axes:
+        """Return the index of the batch axis of each array in `args`, or None if it has no batch axis. This base class returns None."""
         return [None] * len(jax.tree.leaves(args))
 
-    def output_rows(self, outputs) -> list[int]:
-        return []
+    def output_rows(self, outputs: Any) -> list[int]:
+        """Return the index of the batch axis of each array in the outputs, if an array in `args` has a batch axis."""
+        raise NotImplementedError
+
+    def mapped(self, dims: tuple[int | None, ...], size: int, axes: Axes) -> "Operation":
+        """Return an operation that runs this operation, whose `rows` are `axes`, `size` times, on arguments with a leading axis."""
+        return Vmapped(self, dims, size, tuple(axes))
 
 
 def with_zeros(cotangents: Any, like: Any) -> Any:
@@ -111,62 +83,63 @@ def apply(operation: Operation, *args):
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One pass of an operation as a function of leaves. Its fields are static."""
+class _Forward:
+    """Forward pass as a function of leaves. Like the other passes, it is a static parameter of the primitive, and has two methods.
+
+    - `run(own, *leaves)` returns the results of the custom pass if `own` is true, else those of its twin.
+    - `batch(size, leaves, dims, inner)` returns the stacked results of `size` calls. The leaves have the mapped axis in front, those of one
+      call are like `inner`.
+    """
 
     operation: Operation
-
-    @abstractmethod
-    def run(self, own: bool, *leaves) -> Any:
-        """Return the results of the custom pass if `own` is true, else those of its twin."""
-
-    @abstractmethod
-    def batch(self, size: int, leaves: Leaves, dims: tuple[int | None, ...], inner: Leaves) -> Leaves:
-        """Return the stacked results of `size` calls. The leaves have the mapped axis in front, those of one call are like `inner`."""
-
-
-@dataclass(frozen=True)
-class _Forward(_Pass):
     keep: bool
     tree: Any
 
     def run(self, own, *leaves):
-        function = self.operation.forward if own else self.operation.plain_forward
-        return function(self.keep, *self.tree.unflatten(leaves))
+        return self.operation.forward(own, self.keep, *self.tree.unflatten(leaves))
 
     def batch(self, size, leaves, dims, inner):
         operation = self.operation
         axes = operation.rows(self.tree.unflatten(inner))
         if any(dim is not None and axis is None for dim, axis in zip(dims, axes, strict=True)):
-            return jax.tree.leaves(_bind(replace(self, operation=operation.mapped(dims, size)), leaves))
+            return jax.tree.leaves(_bind(replace(self, operation=operation.mapped(dims, size, axes)), leaves))
         outputs, residuals = _bind(self, _folded(leaves, dims, axes, size))
-        return _unfolded((outputs, residuals), [*operation.output_rows(outputs), *operation.residual_rows(residuals)], size)
+        rows = [*operation.output_rows(outputs), *[operation.residual_axis] * len(jax.tree.leaves(residuals))]
+        return _unfolded((outputs, residuals), rows, size)
 
 
 @dataclass(frozen=True)
-class _OfResiduals(_Pass):
-    """Pass whose leaves are those of the arguments, of the residuals, and the tangents or cotangents that are not zero.
+class _OfResiduals:
+    """Base class of passes whose leaves are those of the arguments, of the residuals, and the tangents or cotangents that are not zero.
 
     Attributes:
         trees: structures of the arguments, the residuals and the outputs.
         given: indices of the argument leaves that have a tangent, or of the output leaves that have a cotangent.
     """
 
+    operation: Operation
     trees: tuple[Any, Any, Any]
     given: tuple[int, ...]
 
-    def cut(self, leaves: Leaves) -> tuple[Leaves, Leaves, Leaves]:
-        args, residuals = (tree.num_leaves for tree in self.trees[:2])
-        return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
+    def cut(self, leaves: Leaves) -> tuple[Any, Any, Leaves]:
+        """Return the arguments and the residuals as trees, and the tangents or cotangents."""
+        of_args, of_residuals, _ = self.trees
+        given = len(leaves) - len(self.given)
+        args, residuals = leaves[: of_args.num_leaves], leaves[of_args.num_leaves : given]
+        return of_args.unflatten(args), of_residuals.unflatten(residuals), leaves[given:]
 
 
 @dataclass(frozen=True)
 class _Tangents(_OfResiduals):
-    """Forward-mode differentiation of `plain_forward`."""
+    """Forward-mode differentiation of the twin of `forward`."""
 
     def run(self, own, *leaves):
         args, _, tangents = self.cut(leaves)
-        return _jvp(lambda *args: self.operation.plain_forward(False, *self.trees[0].unflatten(args))[0], args, self.given, tangents)
+
+        def outputs(*leaves):
+            return self.operation.forward(False, False, *self.trees[0].unflatten(leaves))[0]
+
+        return _jvp(outputs, jax.tree.leaves(args), self.given, tangents)
 
     def batch(self, size, leaves, dims, inner):
         return jax.vmap(partial(self.run, False), in_axes=dims)(*leaves)
@@ -178,26 +151,27 @@ class _Backward(_OfResiduals):
 
     def run(self, own, *leaves):
         args, residuals, cotangents = self.cut(leaves)
-        of_args, of_residuals, of_outputs = self.trees
+        of_args, _, of_outputs = self.trees
         wanted = of_args.unflatten([n in self.wanted for n in range(of_args.num_leaves)])
         known = dict(zip(self.given, cotangents, strict=True))
         by_output = of_outputs.unflatten([known.get(n) for n in range(of_outputs.num_leaves)])
-        function = self.operation.backward if own else self.operation.plain_backward
-        gradients = of_args.flatten_up_to(function(wanted, of_args.unflatten(args), of_residuals.unflatten(residuals), by_output))
+        gradients = of_args.flatten_up_to(self.operation.backward(own, wanted, args, residuals, by_output))
         return [gradients[n] for n in self.wanted]
 
     def batch(self, size, leaves, dims, inner):
-        args, residuals, _ = self.cut(inner)
-        of_args, of_residuals, of_outputs = self.trees
-        axes = self.operation.rows(of_args.unflatten(args))
+        axes, of_outputs = self.operation.rows(self.cut(inner)[0]), self.trees[2]
         if not any(axis is None and (dim is not None or n in self.wanted) for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))):
             outputs = self.operation.output_rows(of_outputs.unflatten(range(of_outputs.num_leaves)))
-            by_row = [*axes, *self.operation.residual_rows(of_residuals.unflatten(residuals)), *(outputs[n] for n in self.given)]
+            of_residuals = [self.operation.residual_axis] * self.trees[1].num_leaves
+            by_row = [*axes, *of_residuals, *(outputs[n] for n in self.given)]
             return _unfolded(_bind_once(self, _folded(leaves, dims, by_row, size)), [axes[n] for n in self.wanted], size)
         # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
         dims_of_args = tuple(0 if n in self.wanted else dim for n, dim in enumerate(dims[: len(axes)]))
         repeated = [_spread(leaf, dims[n], size) if n >= len(axes) or n in self.wanted else leaf for n, leaf in enumerate(leaves)]
-        return _bind_once(replace(self, operation=self.operation.mapped(dims_of_args, size)), repeated)
+        return _bind_once(replace(self, operation=self.operation.mapped(dims_of_args, size, axes)), repeated)
+
+
+_Pass = _Forward | _Tangents | _Backward
 
 
 def _bind(one: _Pass, leaves: Leaves) -> Any:
@@ -227,7 +201,7 @@ def _run_compiled(*leaves, **params) -> Leaves:
         return jax.jit(partial(_primitive.bind, **params))(*leaves)
 
 
-def _lower(platform: str, context, *leaves, one: _Pass, branches: tuple[ClosedJaxpr, ClosedJaxpr]):
+def _lower(platform: str, context, *leaves, one: _Pass, branches):
     # an exported program must also run on machines without the compiled code
     exported = getattr(context.module_context.lowering_parameters, "for_export", False)
     here = platform in one.operation.runs_on() and not exported
@@ -237,11 +211,9 @@ def _lower(platform: str, context, *leaves, one: _Pass, branches: tuple[ClosedJa
 def _differentiate(primals, tangents, *, one: _Pass, branches):
     given = tuple(n for n, t in enumerate(tangents) if not (isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0))
     tangents = [tangents[n] for n in given]
-    if not isinstance(one, _Forward):
+    if not isinstance(one, _Forward) or one.keep:  # a second derivative differentiates the residuals too
         return _primitive.bind(*primals, one=one, branches=branches), _jvp(partial(one.run, False), primals, given, tangents)
     outputs, residuals = _bind(replace(one, keep=True), primals)
-    if one.keep:  # a second derivative differentiates the residuals too
-        return jax.tree.leaves((outputs, residuals)), _jvp(partial(one.run, False), primals, given, tangents)
     trees = (one.tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
     linear = _Tangents(one.operation, trees, given)
     return jax.tree.leaves(outputs), _bind(linear, [*primals, *jax.tree.leaves(residuals), *tangents])
@@ -249,13 +221,13 @@ def _differentiate(primals, tangents, *, one: _Pass, branches):
 
 def _transpose(cotangents, *leaves, one: _Tangents, branches):
     del branches
-    args, residuals, tangents = one.cut(leaves)
+    given = len(leaves) - len(one.given)
     known = tuple(n for n, cotangent in enumerate(cotangents) if not isinstance(cotangent, ad.Zero))
-    found: dict[int, Any] = {n: ad.Zero(t.aval) for n, t in zip(one.given, tangents, strict=True) if ad.is_undefined_primal(t)}
+    found = {n: ad.Zero(t.aval) for n, t in zip(one.given, leaves[given:], strict=True) if ad.is_undefined_primal(t)}
     if known:
         backward = _Backward(one.operation, one.trees, known, tuple(found))
-        found = dict(zip(found, _bind_once(backward, [*args, *residuals, *(cotangents[n] for n in known)]), strict=True))
-    return [None] * (len(args) + len(residuals)) + [found.get(n) for n in one.given]
+        found = dict(zip(found, _bind_once(backward, [*leaves[:given], *(cotangents[n] for n in known)]), strict=True))
+    return [None] * given + [found.get(n) for n in one.given]
 
 
 def _batch(leaves, dims, *, one: _Pass, branches):
@@ -284,22 +256,21 @@ def _spread(leaf, dim: int | None, size: int):
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
-def _folded(leaves: Leaves, dims: Sequence[int | None], axes: Sequence[int | None], size: int) -> Leaves:
+def _folded(leaves: Leaves, dims: Axes, axes: Axes, size: int) -> Leaves:
     """Merge the leading axis, over which `vmap` maps, into the batch axis of each array that has one."""
 
     def fold(leaf, dim, axis):
         if axis is None:
             return leaf
-        whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
-        return whole.reshape(*whole.shape[:axis], size * whole.shape[axis + 1], *whole.shape[axis + 2 :])
+        return jax.lax.collapse(jnp.moveaxis(_spread(leaf, dim, size), 0, axis), axis, axis + 2)
 
     return [fold(*each) for each in zip(leaves, dims, axes, strict=True)]
 
 
-def _unfolded(tree: Any, axes: Sequence[Any], size: int) -> Leaves:
+def _unfolded(tree, axes: Axes, size: int) -> Leaves:
     """Undo `_folded` for the leaves of a tree, and return them."""
 
-    def unfold(leaf, axis: int):
+    def unfold(leaf, axis):
         cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
         return jnp.moveaxis(cut, axis, 0)
 
@@ -308,11 +279,16 @@ def _unfolded(tree: Any, axes: Sequence[Any], size: int) -> Leaves:
 
 @dataclass(frozen=True)
 class Vmapped(Operation):
-    """Operation that runs `inner` several times by `jax.vmap`. `Operation.mapped` describes the fields `dims` and `size`."""
+    """Operation that runs `inner` several times by `jax.vmap`. `Operation.mapped` describes the other fields."""
 
     inner: Operation
     dims: tuple[int | None, ...]
     size: int
+    axes: tuple[int | None, ...]
+
+    @property
+    def residual_axis(self) -> int:
+        return self.inner.residual_axis + 1
 
     def runs_on(self) -> tuple[str, ...]:
         return self.inner.runs_on()
@@ -321,33 +297,17 @@ class Vmapped(Operation):
         leaves, tree = jax.tree.flatten(args)
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
-    def forward(self, keep, *args):
-        return self._over(lambda args: self.inner.forward(keep, *args), args)
+    def forward(self, own, keep, *args):
+        return self._over(lambda args: self.inner.forward(own, keep, *args), args)
 
-    def plain_forward(self, keep, *args):
-        return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
-
-    def backward(self, wanted, args, residuals, cotangents):
-        return self._back(self.inner.backward, wanted, args, residuals, cotangents)
-
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
-
-    def _back(self, function: Callable, wanted, args, *more):
+    def backward(self, own, wanted, args, residuals, cotangents):
         tree = jax.tree.structure(args)
-        gradients = tree.flatten_up_to(self._over(partial(function, wanted), args, *more))
+        gradients = tree.flatten_up_to(self._over(partial(self.inner.backward, own, wanted), args, residuals, cotangents))
         each = zip(self.dims, tree.flatten_up_to(wanted), gradients, strict=True)
         return tree.unflatten([None if not want else gradient if dim == 0 else gradient.sum(0) for dim, want, gradient in each])
 
     def rows(self, args: tuple) -> Axes:
-        leaves, tree = jax.tree.flatten(args)
-        pairs = zip(leaves, self.dims, strict=True)
-        inner = [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in pairs]
-        axes = self.inner.rows(tree.unflatten(inner))
-        return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
+        return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(self.axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
-
-    def residual_rows(self, residuals) -> list[int]:
-        return [axis + 1 for axis in self.inner.residual_rows(residuals)]

@@ -25,46 +25,42 @@ def partitioned(function: Callable, arg_axes: Axes, result_axes: Any) -> Callabl
         arg_axes: index of the axis of each array in the arguments that is sharded, or None if each device reads the whole array.
         result_axes: pytree with the structure of the results, of the index of the sharded axis of each result, or `SUM`.
     """
-    axes, out_tree = jax.tree.flatten(result_axes)
+    out_axes, out_tree = jax.tree.flatten(result_axes)
 
     def called(*args):
         leaves, tree = jax.tree.flatten(args)
-        return out_tree.unflatten(_partitioned(lambda *leaves: jax.tree.leaves(function(*tree.unflatten(leaves))), arg_axes, axes)(*leaves))
 
-    return called
+        def of_leaves(*leaves):
+            return jax.tree.leaves(function(*tree.unflatten(leaves)))
 
+        def partition(mesh, arg_shapes, result_shapes):
+            del result_shapes
+            names = _names(mesh, arg_shapes, arg_axes)
 
-def _partitioned(function: Callable, arg_axes: Axes, result_axes: list[int | str]) -> Callable:
-    @custom_partitioning
-    def made(*args):
-        return function(*args)
+            def call_part(*leaves):
+                outside = _DEVICES.set(mesh.size)
+                try:
+                    results = of_leaves(*leaves)
+                finally:
+                    _DEVICES.reset(outside)
+                return [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, out_axes, strict=True)]
 
-    def partition(mesh, arg_shapes, result_shapes):
-        del result_shapes
-        names = _names(mesh, arg_shapes, arg_axes)
+            arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, out_axes))
+            return mesh, call_part, result_shardings, tuple(arg_shardings)
 
-        def call_part(*args):
-            outside = _DEVICES.set(mesh.size)
-            try:
-                results = function(*args)
-            finally:
-                _DEVICES.reset(outside)
-            return [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, result_axes, strict=True)]
+        def map_calls(axis_size, mapped, *leaves):
+            del axis_size
+            vmapped = jax.vmap(of_leaves, in_axes=tuple(0 if is_mapped else None for is_mapped in mapped))
+            axes = [axis + 1 if is_mapped and axis is not None else axis for axis, is_mapped in zip(arg_axes, mapped, strict=True)]
+            results = partitioned(vmapped, axes, [axis + 1 if isinstance(axis, int) else axis for axis in out_axes])(*leaves)
+            return results, [True] * len(results)
 
-        arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, result_axes))
-        return mesh, call_part, result_shardings, tuple(arg_shardings)
+        made = custom_partitioning(of_leaves)
+        made.def_partition(partition, sharding_rule=lambda mesh, args, results: _rule(arg_axes, out_axes, args, results))
+        mappable = custom_vmap(made)
+        mappable.def_vmap(map_calls)
+        return out_tree.unflatten(mappable(*leaves))
 
-    made.def_partition(partition, sharding_rule=lambda mesh, args, results: _rule(arg_axes, result_axes, args, results))
-
-    def map_calls(axis_size: int, mapped: Sequence[bool], *args):
-        del axis_size
-        call = jax.vmap(function, in_axes=tuple(0 if is_mapped else None for is_mapped in mapped))
-        axes = [axis + 1 if is_mapped and axis is not None else axis for axis, is_mapped in zip(arg_axes, mapped, strict=True)]
-        results = _partitioned(call, axes, [axis + 1 if isinstance(axis, int) else axis for axis in result_axes])(*args)
-        return results, [True] * len(results)
-
-    called = custom_vmap(made)
-    called.def_vmap(map_calls)
     return called
 
 
@@ -90,11 +86,11 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, names) if split else PartitionSpec())
 
 
-def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
+def _rule(arg_axes, result_axes, args, results):
     """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA: a pair (text of the rule, dict of its options)."""
     numbers = count()
 
-    def factors(axis, value) -> str:
+    def factors(axis, value):
         return " ".join("rows" if dimension == axis else f"d{next(numbers)}" for dimension in range(len(value.shape)))
 
     left, right = ([factors(axis, value) for axis, value in zip(*pair, strict=True)] for pair in ((arg_axes, args), (result_axes, results)))

@@ -39,11 +39,12 @@ from lstm_jax.recurrence.parallel import Newton
 
 Remat = Literal["sqrt"] | int | None
 """Type of the argument `remat`: None (store all residuals), "sqrt" (ceil(sqrt(T)) segments), or an approximate number of segments."""
-_OBSERVER: ContextVar[Callable[[Options, Call, bool], None] | None] = ContextVar("observer", default=None)
+Observer = Callable[[Options, Call, bool], None]
+_OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 @contextlib.contextmanager
-def observed(observer: Callable[[Options, Call, bool], None]) -> Iterator[None]:
+def observed(observer: Observer) -> Iterator[None]:
     """Return a context manager in which each call of `unroll` also calls observer(options, call, backwards)."""
     token = _OBSERVER.set(observer)
     try:

@@ -128,77 +128,79 @@ def _why_not_int8(cell: Cell, dtype: str) -> str:
     return "no products in int8 for a cell of one's own, with other activations or with a projection" if own else ""
 
 
-_COMPILED = Backend(
-    name="compiled",
-    run=compiled.run,
-    serves=is_compiled,
-    platforms=("cpu",),
-    dtypes=(("float32", "float32"), ("float64", "float64"), ("float32", "bfloat16"), ("float32", INT8)),
-    what="both passes compiled from C++; products in bfloat16 and, forward alone, in int8 with AVX512-BF16 and VNNI",
-    why_not_mixed=compiled.why_not_mixed,
-    shares=True,
-    why_not=native.why_not,
+_ROWS = (
+    Backend(
+        name="compiled",
+        run=compiled.run,
+        serves=is_compiled,
+        platforms=("cpu",),
+        dtypes=(("float32", "float32"), ("float64", "float64"), ("float32", "bfloat16"), ("float32", INT8)),
+        what="both passes compiled from C++; products in bfloat16 and, forward alone, in int8 with AVX512-BF16 and VNNI",
+        why_not_mixed=compiled.why_not_mixed,
+        shares=True,
+        why_not=native.why_not,
+    ),
+    Backend(
+        name="hoisted",
+        run=hoisted.run,
+        serves=_is_lstm,
+        platforms=_EVERYWHERE,
+        dtypes=_ANY_FLOATS,
+        what="a backward pass of its own, GEMMs outside the loop",
+    ),
+    # cudnn and pallas come after hoisted and therefore run only if the user names them, until they are compared with it on a GPU
+    Backend(
+        name="cudnn",
+        run=cudnn.run,
+        serves=_is_lstm,
+        platforms=("gpu",),
+        dtypes=(("float32", "float32"),),
+        what="cuDNN's LSTM, through jax.experimental.rnn",
+        dropouts=("input dropout",),
+        masks=("lengths",),
+        resets=False,
+        derivatives="reverse, of order 1",
+        why_not=cudnn.why_not,
+    ),
+    Backend(
+        name="pallas",
+        run=pallas.run,
+        serves=_is_lstm,
+        platforms=("gpu",),
+        dtypes=(("float32", "float32"), ("float32", "bfloat16")),
+        what="hoisted, with each loop as one Triton kernel",
+        largest=pallas.LARGEST,
+    ),
+    Backend(
+        name="associative",
+        run=associative.run,
+        serves=lambda cell: cell.is_linear,
+        platforms=_EVERYWHERE,
+        dtypes=_ANY_FLOATS,
+        what="a parallel scan over time",
+        dropouts=DROPOUTS[:2],
+    ),
+    Backend(
+        name="reference",
+        run=reference.run,
+        serves=_any,
+        platforms=_EVERYWHERE,
+        dtypes=tuple(itertools.product(_FLOATS, (*_FLOATS, INT8))),
+        what="lax.scan and autodiff",
+        why_not_mixed=_why_not_int8,
+        dropouts=(*DROPOUTS, ZONEOUT),
+    ),
+    # parallel comes after reference and therefore runs only if the user names it: on two cores it is slower than a loop over the steps
+    Backend(
+        name="parallel",
+        run=parallel.run,
+        serves=lambda cell: cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell,
+        platforms=_EVERYWHERE,
+        dtypes=(("float32", "float32"), ("float64", "float64")),
+        what="all steps at once, by Newton's method",
+    ),
 )
-_HOISTED = Backend(
-    name="hoisted",
-    run=hoisted.run,
-    serves=_is_lstm,
-    platforms=_EVERYWHERE,
-    dtypes=_ANY_FLOATS,
-    what="a backward pass of its own, GEMMs outside the loop",
-)
-# cudnn and pallas come after hoisted in BACKENDS and therefore run only if the user names them, until they are compared with it on a GPU
-_CUDNN = Backend(
-    name="cudnn",
-    run=cudnn.run,
-    serves=_is_lstm,
-    platforms=("gpu",),
-    dtypes=(("float32", "float32"),),
-    what="cuDNN's LSTM, through jax.experimental.rnn",
-    dropouts=("input dropout",),
-    masks=("lengths",),
-    resets=False,
-    derivatives="reverse, of order 1",
-    why_not=cudnn.why_not,
-)
-_PALLAS = Backend(
-    name="pallas",
-    run=pallas.run,
-    serves=_is_lstm,
-    platforms=("gpu",),
-    dtypes=(("float32", "float32"), ("float32", "bfloat16")),
-    what="hoisted, with each loop as one Triton kernel",
-    largest=pallas.LARGEST,
-)
-_ASSOCIATIVE = Backend(
-    name="associative",
-    run=associative.run,
-    serves=lambda cell: cell.is_linear,
-    platforms=_EVERYWHERE,
-    dtypes=_ANY_FLOATS,
-    what="a parallel scan over time",
-    dropouts=("input dropout", "input dropout per gate"),
-)
-_REFERENCE = Backend(
-    name="reference",
-    run=reference.run,
-    serves=_any,
-    platforms=_EVERYWHERE,
-    dtypes=tuple(itertools.product(_FLOATS, (*_FLOATS, INT8))),
-    what="lax.scan and autodiff",
-    why_not_mixed=_why_not_int8,
-    dropouts=(*DROPOUTS, ZONEOUT),
-)
-# parallel comes after reference and therefore runs only if the user names it: on two cores it is slower than a loop over the steps
-_PARALLEL = Backend(
-    name="parallel",
-    run=parallel.run,
-    serves=lambda cell: cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell,
-    platforms=_EVERYWHERE,
-    dtypes=(("float32", "float32"), ("float64", "float64")),
-    what="all steps at once, by Newton's method",
-)
-BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASSOCIATIVE, _REFERENCE, _PARALLEL)}
+BACKENDS = {row.name: row for row in _ROWS}
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
@@ -221,7 +223,7 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
         alone = request.dtype not in (dtype for dtype, _ in backend.dtypes)
         return f"no parameters in {request.dtype}" if alone else f"no products in {request.compute_dtype} for parameters in {request.dtype}"
     # the linear form of a step has no place for a mask of h
-    dropouts = backend.dropouts if not cell.is_linear or backend.any_cell else _ASSOCIATIVE.dropouts
+    dropouts = backend.dropouts if not cell.is_linear or backend.any_cell else DROPOUTS[:2]
     refused = [kind for kind in request.dropout if kind not in dropouts]
     refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
     refused += ["resets"] * (request.resets and not backend.resets)
@@ -254,7 +256,7 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
         missing = {}
         for row in BACKENDS.values():
             missing[row.name] = lacks(row, request, platform)
-            if row is _COMPILED and (not missing[row.name] or missing[row.name] == native.why_not()):
+            if row.name == "compiled" and (not missing[row.name] or missing[row.name] == native.why_not()):
                 native.warn_if_slow()
             if not missing[row.name]:
                 return row
@@ -279,9 +281,9 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
         dtype: dtype of the matrix products.
         cell: name of the cell.
     """
-    chosen = backend in (None, "auto", _COMPILED.name)
+    chosen = backend in (None, "auto", "compiled")
     parameters = dtype if dtype == "float64" else "float32"
-    return 1 if chosen and not lacks(_COMPILED, Request(cell, parameters, dtype), "cpu") else 0
+    return 1 if chosen and not lacks(BACKENDS["compiled"], Request(cell, parameters, dtype), "cpu") else 0
 
 
 def capability_rows() -> list[dict[str, str]]:
@@ -310,7 +312,7 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    def why(products: str) -> str:
+    def why(products):
         return lacks(backend, Request(backend.cells[0], compute_dtype=products), platform)
 
     if missing := why("float32"):

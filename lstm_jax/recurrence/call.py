@@ -108,7 +108,7 @@ class RecurrentOperation(Operation):
 def batch_axes(call: Call) -> Axes:
     """Return the index of the batch axis of each array of a call. The parameters have none."""
 
-    def axis(field: str, leaf) -> int | None:
+    def axis(field, leaf):
         match field:
             case "params":
                 return None
@@ -122,6 +122,11 @@ def batch_axes(call: Call) -> Axes:
                 return 1
 
     return [axis(field, leaf) for field, part in call._asdict().items() for leaf in jax.tree.leaves(part)]
+
+
+def uniform_axes(tree: Any, axis: Any) -> Any:
+    """Return a tree of the structure of `tree` that has `axis` in place of each array."""
+    return jax.tree.map(lambda _: axis, tree)
 
 
 TIME_FIRST = PartitionSpec(None, sharding.DATA)

@@ -18,7 +18,6 @@ B is the batch size, T the number of steps and H the number of units.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +31,11 @@ from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
 from lstm_jax.primitives.operation import Axes, Operation, apply, with_zeros
 from lstm_jax.primitives.partition import SUM, partitioned
-from lstm_jax.recurrence import hoisted, reference
+from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.associative import coefficients
-from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, batch_axes
-from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS, GATE_RECURRENT, join, join_state, split_gradients, split_state
-from lstm_jax.recurrence.hoisted import TWIN, Residuals
+from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, batch_axes, uniform_axes
+from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS, GATE_RECURRENT, join, join_state, split, split_state
+from lstm_jax.recurrence.hoisted import TWIN, HoistedLSTM, Residuals
 
 LITTLE = 2**18
 """Largest number of multiplications of a single step that runs in one thread, since it takes longer to wake another one."""
@@ -50,14 +49,18 @@ def run(options: Options, call: Call):
     Two fields serve this backend alone: `Call.tokens`, and `Options.batch_first`, with which the C++ code reads and writes x, the outputs
     and the gradients with respect to both as (B, T, ...) if there are more than `FEW_ROWS` rows, so that XLA need not transpose them.
     """
-    cell, x, dropout = options.cell, call.x, call.dropout
+    cell, x = options.cell, call.x
     products = options.compute_dtype if options.compute_dtype in PRODUCT_NUMBERS else None
     if cell not in COMPILED_CELLS or (cell.is_linear and x.shape[1] == 1 and products is None):
         return run_linear(options, call)
     call = call._replace(tokens=None if x.ndim == 2 else call.tokens)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
-        call = call._replace(dropout=DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent)))
-    return apply(CompiledCell(replace(options, compute_dtype=products)), *call)
+        call = call._replace(dropout=jax.tree.map(lambda mask: mask[0] if is_per_gate(mask) else mask, call.dropout))
+    operation = CompiledCell(replace(options, compute_dtype=products))
+    if cell != GATE_RECURRENT:
+        return apply(operation, *call)
+    h, joined = apply(operation, *join(call))
+    return h, split_state(joined)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:
@@ -69,10 +72,10 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 
 @dataclass(frozen=True)
 class CompiledCell(RecurrentOperation):
-    """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`.
+    """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`, in the form of `join` if it joins the cell's.
 
-    If the gradients of the LSTM are computed in JAX instead of in C++ (see `Operation.plain_backward`), they are computed from the
-    residuals, which are the values that the forward pass has stored. For any other cell, the forward pass is run again instead.
+    The gradients of the LSTM's twin are computed from the residuals, which are the values that the forward pass has stored. For any other
+    cell, the forward pass of the twin is run again instead.
 
     Attributes:
         options: static options of the call, with a `compute_dtype` of "bfloat16" or "int8", or None for the dtype of the parameters.
@@ -80,71 +83,98 @@ class CompiledCell(RecurrentOperation):
 
     options: Options
 
-    def runs_on(self):
-        return ("cpu",)
+    @property
+    def _hoisted(self) -> HoistedLSTM | None:
+        return HoistedLSTM(TWIN, self.options) if self.options.cell is CELLS["lstm"] else None
 
-    def forward(self, keep, *args):
-        require(not keep or self.options.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
-        call = Call(*args)
-        if self.options.cell != GATE_RECURRENT:
-            return _call_forward(self.options, keep, call)
-        (outputs, final), residuals = _call_forward(self.options, keep, join(call))
-        return (outputs, split_state(final)), residuals
+    def forward(self, own, keep, *args):
+        options, call = self.options, Call(*args)
+        require(not keep or options.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
+        if not own and keep and self._hoisted:
+            return self._hoisted.forward(False, True, *args)
+        if not own:
+            joined = options.cell == GATE_RECURRENT
+            h, final = reference.run(options, split(call) if joined else call)
+            like = jax.eval_shape(partial(self.forward, True, True), *args)[1] if keep else None  # not read by the twin of `backward`
+            return (h, join_state(final) if joined else final), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
-    def backward(self, wanted, args, residuals, cotangents):
-        call, wanted_fields, (d_h, d_final) = Call(*args), Call(*wanted), cotangents
-        if any(jax.tree.leaves(wanted_fields.dropout)):
-            return self.plain_backward(wanted, args, residuals, cotangents)
-        d_final, by_x = with_zeros(d_final, call.state), bool(wanted_fields.x)
-        if self.options.cell != GATE_RECURRENT:
-            return tuple(_call_backward(self.options, by_x, call, residuals, d_h, d_final))
-        return tuple(split_gradients(_call_backward(self.options, by_x, join(call), residuals, d_h, join_state(d_final))))
+        # The operands and results have the order in which the C++ code takes them.
+        def run(call: Call):  # JAX keeps `run`, which therefore must not hold arrays of this trace
+            x, params, state, attributes = call.x, call.params, call.state, _attributes(options, call)
+            (steps, batch), dtype, units = x.shape[:2], params.kernel.dtype, params.kernel.shape[1] // options.cell.gates
+            swaps = attributes["batch_first"]
+            returned = state if keep else state[: int(sequences and not swaps)]  # arrays of the state that are returned for all steps
+            results = (
+                state,
+                [jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype) for part in returned],
+                jax.ShapeDtypeStruct((steps, batch, kept * units), dtype) if kept else None,
+                jax.ShapeDtypeStruct((batch, steps, units), dtype) if sequences and swaps else None,
+            )
+            products = sum(kernel.size for kernel in params[:2] if kernel.ndim == 2)
+            alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * products <= LITTLE
+            weights = (*params[:3], *_further(params))
+            operands = (_swapped(x) if swaps else x, weights, state, call.dropout, call.valid, call.tokens, call.resets)
+            flags = {"alone": alone, "keep": keep, "sequences": sequences}
+            final, all_steps, values, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **flags, **attributes)
+            if sequences:
+                outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]
+            return final, all_steps if keep else [], values, outputs
 
-    def plain_forward(self, keep, *args):
-        call = Call(*args)
-        if not keep:
-            return reference.run(self.options, call), None
-        if self.options.cell is CELLS["lstm"]:
-            return hoisted.forward(TWIN, self.options, True, call)
-        # the residuals are not computed, since `plain_backward` does not read them
-        residuals = jax.eval_shape(partial(self.forward, True), *args)[1]
-        return reference.run(self.options, call), jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), residuals)
+        axes = (uniform_axes(call.state, 0), [1] * len(call.state) if keep else [], 1 if kept else None, 1 if sequences else None)
+        final, steps, values, outputs = partitioned(run, batch_axes(call), axes)(call)
+        return (outputs, final), Residuals(values, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
 
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        call = Call(*args)
-        if self.options.cell is CELLS["lstm"]:
-            gradients = hoisted.backward(TWIN, self.options, call, residuals, cotangents)
-        else:
-            gradients = Call(*super().plain_backward(wanted, args, residuals, cotangents))
-        return tuple(gradients._replace(x=_sum_repeats(gradients.x, call.tokens)))
+    def backward(self, own, wanted, args, residuals, cotangents):
+        options, call, (d_h, d_final) = self.options, Call(*args), cotangents
+        by_x = bool(Call(*wanted).x)
+        if not own or any(jax.tree.leaves(Call(*wanted).dropout)):
+            twin = self._hoisted.backward if self._hoisted else super().backward
+            gradients = Call(*twin(False, wanted, args, residuals, cotangents))
+            if call.tokens is not None and gradients.x is not None:  # the sum over the steps of a row that have equal tokens
+                first = (call.tokens[:, None] == call.tokens[None]).argmax(0)  # first step at which the row has the token of step t, (T, B)
+                summed = jnp.zeros_like(gradients.x).at[first, jnp.arange(first.shape[1])].add(gradients.x)
+                gradients = gradients._replace(x=summed)
+            return tuple(gradients)
+
+        def run(call: Call, residuals, d_final, d_h):  # as in `forward`, no arrays of this trace
+            x, params, attributes = call.x, call.params, _attributes(options, call)
+            kernels, extras = params[: 2 if options.cell.has_recurrent_kernel else 1], _further(params)
+            swaps = attributes["batch_first"]
+            if swaps:
+                x, d_h = _swapped(x), None if d_h is None else _swapped(d_h)
+            results = (d_final, kernels, params.bias, extras, x if by_x else None, d_final if call.resets else None)
+            operands = (x, kernels, extras, residuals, d_final, d_h, call.dropout, call.valid, call.tokens, call.resets)
+            flags = {"d_x": by_x, "sequences": d_h is not None}
+            d_state, d_kernels, d_bias, d_extras, d_x, d_start = native.call(
+                "lstm_jax_backward", results, operands, sets=True, **flags, **attributes
+            )
+            further = jnp.split(d_extras[0], np.cumsum([len(part) for part in params[3:]])[:-1]) if extras else ()
+            d_params = type(params)(*d_kernels, d_bias, *further)
+            d_x = _swapped(d_x) if by_x and swaps else d_x
+            return Call(d_params, d_x, d_state, None, DropoutMasks(), Resets(None, d_start) if call.resets else None)
+
+        d_final = with_zeros(d_final, call.state)
+        d_start = Resets(None, uniform_axes(d_final, 0)) if call.resets else None
+        axes = Call(uniform_axes(call.params, SUM), 1 if by_x else None, uniform_axes(d_final, 0), None, DropoutMasks(), d_start)
+        given = [1] * len(jax.tree.leaves(residuals)) + [0] * len(d_final) + [1] * (d_h is not None)
+        return tuple(partitioned(run, [*batch_axes(call), *given], axes)(call, residuals, d_final, d_h))
 
 
-def _without_gates(mask):
-    return mask[0] if is_per_gate(mask) else mask
-
-
-def _kinds(mask) -> int:
-    return 0 if mask is None else len(mask) if is_per_gate(mask) else 1
-
-
-def _attributes(options: Options, call: Call) -> dict[str, Any]:
+def _attributes(options: Options, call: Call):
+    batch = call.x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
+    input_masks, recurrent_masks = (0 if mask is None else len(mask) if is_per_gate(mask) else 1 for mask in call.dropout[:2])
     return {
         "cell": list(COMPILED_CELLS).index(options.cell),
         "ids": bool(jnp.issubdtype(call.x.dtype, jnp.integer)),
-        "input_masks": _kinds(call.dropout.input),
-        "recurrent_masks": _kinds(call.dropout.recurrent),
+        "input_masks": input_masks,
+        "recurrent_masks": recurrent_masks,
         "masked": call.valid is not None,
         "tokens": call.tokens is not None,
         "resets": call.resets is not None,
         "products": PRODUCT_NUMBERS[options.compute_dtype],
-        "batch_first": _is_batch_first(options, call.x),
+        "batch_first": options.batch_first and isinstance(batch, int) and batch > FEW_ROWS,  # arrays (B, T, ...)
     }
-
-
-def _is_batch_first(options: Options, x) -> bool:
-    """Return whether the C++ code reads and writes arrays (B, T, ...)."""
-    batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
-    return options.batch_first and isinstance(batch, int) and batch > FEW_ROWS
 
 
 def _further(params) -> list[jax.Array]:
@@ -153,74 +183,6 @@ def _further(params) -> list[jax.Array]:
 
 def _swapped(array):
     return jnp.swapaxes(array, 0, 1) if array.ndim == 3 else array
-
-
-def _each(tree, axis):
-    return jax.tree.map(lambda _: axis, tree)
-
-
-# The operands and results of the calls below have the order in which the C++ code takes them.
-
-
-def _call_forward(options: Options, keep: bool, call: Call):
-    sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
-
-    def run(call: Call):  # JAX keeps `run`, which therefore must not hold arrays of this trace
-        x, params, state, attributes = call.x, call.params, call.state, _attributes(options, call)
-        (steps, batch), dtype, units = x.shape[:2], params.kernel.dtype, params.kernel.shape[1] // options.cell.gates
-        swaps = attributes["batch_first"]
-        returned = state if keep else state[: int(sequences and not swaps)]  # arrays of the state that are returned for all steps
-        results = (
-            state,
-            [jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype) for part in returned],
-            jax.ShapeDtypeStruct((steps, batch, kept * units), dtype) if kept else None,
-            jax.ShapeDtypeStruct((batch, steps, units), dtype) if sequences and swaps else None,
-        )
-        products = sum(kernel.size for kernel in params[:2] if kernel.ndim == 2)
-        alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * products <= LITTLE
-        weights = (*params[:3], *_further(params))
-        operands = (_swapped(x) if swaps else x, weights, state, call.dropout, call.valid, call.tokens, call.resets)
-        own = {"alone": alone, "keep": keep, "sequences": sequences}
-        final, all_steps, values, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **own, **attributes)
-        if sequences:
-            outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]
-        return final, all_steps if keep else [], values, outputs
-
-    axes = (_each(call.state, 0), [1] * len(call.state) if keep else [], 1 if kept else None, 1 if sequences else None)
-    final, steps, values, outputs = partitioned(run, batch_axes(call), axes)(call)
-    return (outputs, final), Residuals(values, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
-
-
-def _call_backward(options: Options, by_x: bool, call: Call, residuals: Residuals, d_h, d_final) -> Call:
-    def run(call: Call, residuals, d_final, d_h):  # as in `_call_forward`, no arrays of this trace
-        x, params, attributes = call.x, call.params, _attributes(options, call)
-        kernels, extras = params[: 2 if options.cell.has_recurrent_kernel else 1], _further(params)
-        swaps = attributes["batch_first"]
-        if swaps:
-            x, d_h = _swapped(x), None if d_h is None else _swapped(d_h)
-        results = (d_final, kernels, params.bias, extras, x if by_x else None, d_final if call.resets else None)
-        operands = (x, kernels, extras, residuals, d_final, d_h, call.dropout, call.valid, call.tokens, call.resets)
-        own = {"d_x": by_x, "sequences": d_h is not None}
-        d_state, d_kernels, d_bias, d_extras, d_x, d_start = native.call(
-            "lstm_jax_backward", results, operands, sets=True, **own, **attributes
-        )
-        further = jnp.split(d_extras[0], np.cumsum([len(part) for part in params[3:]])[:-1]) if extras else ()
-        d_params = type(params)(*d_kernels, d_bias, *further)
-        d_x = _swapped(d_x) if by_x and swaps else d_x
-        return Call(d_params, d_x, d_state, None, DropoutMasks(), Resets(None, d_start) if call.resets else None)
-
-    d_start = Resets(None, _each(d_final, 0)) if call.resets else None
-    axes = Call(_each(call.params, SUM), 1 if by_x else None, _each(d_final, 0), None, DropoutMasks(), d_start)
-    given = [1] * len(jax.tree.leaves(residuals)) + [0] * len(d_final) + [1] * (d_h is not None)
-    return partitioned(run, [*batch_axes(call), *given], axes)(call, residuals, d_final, d_h)
-
-
-def _sum_repeats(d_x, tokens):
-    """Sum the gradient with respect to x over the steps of a row that have equal tokens, and return it."""
-    if tokens is None or d_x is None:
-        return d_x
-    first = (tokens[:, None] == tokens[None]).argmax(0)  # first[t, b] is the first step at which row b has the same token as at step t
-    return jnp.zeros_like(d_x).at[first, jnp.arange(d_x.shape[1])].add(d_x)
 
 
 def run_linear(options: Options, call: Call):
@@ -238,9 +200,6 @@ class LinearSteps(Operation):
     reset before a step. At such a step h' is b.
     """
 
-    def runs_on(self):
-        return ("cpu",)
-
     def rows(self, args: tuple) -> Axes:
         return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
 
@@ -248,17 +207,24 @@ class LinearSteps(Operation):
         del outputs
         return [1]
 
-    def forward(self, keep, *args):
-        """Run all steps in C++ and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
+    def forward(self, own, keep, *args):
+        """Run all steps and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
 
         def call(a, b, h, starts):
             return native.call("lstm_jax_linear_forward", a, (a, b, h, starts), resets=starts is not None)
 
-        h = partitioned(call, self.rows(args), 1)(*args)
+        def body(h, step):
+            a, b, at = step
+            h = a * (h if at is None else jnp.where(at[:, None], 0, h)) + b
+            return h, h
+
+        a, b, start, starts = args
+        h = partitioned(call, self.rows(args), 1)(*args) if own else jax.lax.scan(body, start, (a, b, starts))[1]
         return h, h if keep else None
 
-    def backward(self, wanted, args, residuals, cotangents):
-        del wanted
+    def backward(self, own, wanted, args, residuals, cotangents):
+        if not own:
+            return super().backward(own, wanted, args, residuals, cotangents)
         a, _, h, starts = args
 
         def call(a, h, all_h, d_h, starts):
@@ -266,14 +232,3 @@ class LinearSteps(Operation):
 
         axes = [1, 0, 1, 1] + [1] * (starts is not None)
         return *partitioned(call, axes, (1, 1, 0))(a, h, residuals, cotangents, starts), None
-
-    def plain_forward(self, keep, *args):
-        a, b, start, starts = args
-
-        def body(h, step):
-            a, b, at = step
-            h = a * (h if at is None else jnp.where(at[:, None], 0, h)) + b
-            return h, h
-
-        h = jax.lax.scan(body, start, (a, b, starts))[1]
-        return h, h if keep else None

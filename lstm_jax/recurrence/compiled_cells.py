@@ -8,6 +8,8 @@ the candidate g. The functions here convert operands to this form, and results a
 B is the batch size, T the number of steps and H the number of units.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from lstm_jax.cells import CELLS, VARIANTS, Cell, GateRecurrentParams, GateRecurrentState, LSTMParams, LSTMState
@@ -47,27 +49,26 @@ def split_state(state: LSTMState) -> GateRecurrentState:
 
 def join(call: Call) -> Call:
     """Convert the operands of the LSTM with full gate recurrence to the joined form."""
-    params, mask, resets = call.params, call.dropout.recurrent, call.resets
+    params, mask = call.params, call.dropout.recurrent
     by_i, by_f, by_o = jnp.split(params.gate_kernel, 3, axis=-1)
     by_gates = jnp.concatenate([by_i, by_f, jnp.zeros_like(by_i), by_o], axis=-1)
     if mask is not None:  # the gates of the previous step have no dropout
         ones = jnp.ones((*mask.shape[:-1], 3 * mask.shape[-1]), mask.dtype)
         mask = jnp.concatenate([mask, ones], axis=-1)
-    return call._replace(
-        params=LSTMParams(params.kernel, jnp.concatenate([params.recurrent_kernel, by_gates]), params.bias),
-        state=join_state(call.state),
-        dropout=call.dropout._replace(recurrent=mask),
-        resets=None if resets is None else resets._replace(state=join_state(resets.state)),
-    )
+    joined = LSTMParams(params.kernel, jnp.concatenate([params.recurrent_kernel, by_gates]), params.bias)
+    return _converted(call, joined, mask, join_state)
 
 
-def split_gradients(gradients: Call) -> Call:
-    """Convert gradients with respect to joined operands to those with respect to the operands of the LSTM with full gate recurrence."""
-    params, resets = gradients.params, gradients.resets
-    own, by_gates = jnp.split(params.recurrent_kernel, [params.bias.shape[0] // GATES])
+def split(call: Call) -> Call:
+    """Undo `join`."""
+    params, mask = call.params, call.dropout.recurrent
+    units = params.bias.shape[0] // GATES
+    own, by_gates = jnp.split(params.recurrent_kernel, [units])
     by_i, by_f, _, by_o = jnp.split(by_gates, GATES, axis=-1)
-    return gradients._replace(
-        params=GateRecurrentParams(params.kernel, own, params.bias, jnp.concatenate([by_i, by_f, by_o], axis=-1)),
-        state=split_state(gradients.state),
-        resets=None if resets is None else resets._replace(state=split_state(resets.state)),
-    )
+    apart = GateRecurrentParams(params.kernel, own, params.bias, jnp.concatenate([by_i, by_f, by_o], axis=-1))
+    return _converted(call, apart, None if mask is None else mask[..., :units], split_state)
+
+
+def _converted(call: Call, params, mask, state_of: Callable) -> Call:
+    resets = call.resets and call.resets._replace(state=state_of(call.resets.state))
+    return call._replace(params=params, state=state_of(call.state), dropout=call.dropout._replace(recurrent=mask), resets=resets)

@@ -25,7 +25,8 @@ from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, Call, Options, on_mesh
 
-LAYERS, DROPOUT, BIDIRECTIONAL = 1, 0.0, False
+OPTIONS = (1, 0.0, False)
+"""Options of cuDNN: number of layers, rate of dropout, and whether the LSTM is bidirectional."""
 
 
 def why_not() -> str:
@@ -73,11 +74,11 @@ def _once(call: Callable) -> Any:
     """Return a function that runs the forward or the backward pass of cuDNN, and that supports `vmap`."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def function(sizes: tuple[int, int], *arrays):
+    def function(sizes, *arrays):
         return sequential_vmap(partial(call, sizes))(*arrays)
 
     @function.defjvp
-    def refuse(sizes: tuple[int, int], primals, tangents):
+    def refuse(sizes, primals, tangents):
         raise InputError("backend cudnn", "asked for a derivative of order 2", "name another backend")
 
     return function
@@ -85,12 +86,12 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
+    return rnn.lstm_fwd(x, h, c, weights, lengths, *sizes, *OPTIONS, _precision())
 
 
 @_once
 def _backward(sizes: tuple[int, int], residuals, cotangents):
-    return rnn.lstm_bwd(sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision(), residuals, cotangents)[:4]
+    return rnn.lstm_bwd(*sizes, *OPTIONS, _precision(), residuals, cotangents)[:4]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

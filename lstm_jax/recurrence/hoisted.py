@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array
 
 from lstm_jax.cells import LSTMParams, LSTMState
-from lstm_jax.cells.products import is_per_gate, matmul, project
+from lstm_jax.cells.products import Mask, is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply, with_zeros
 from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient
@@ -89,9 +89,7 @@ class Residuals(NamedTuple):
     def states(self, resets: Resets | None) -> LSTMState:
         """Return the state before each step, with arrays (T, B, H). At a step that begins with a reset, it is `resets.state`."""
         before = LSTMState(self.all_h[:-1], self.all_c[:-1])
-        if resets is None:
-            return before
-        return jax.tree.map(lambda old, new: jnp.where(resets.at[:, :, None], new[None], old), before, LSTMState(*resets.state))
+        return before if resets is None else jax.vmap(restart, (0, 0, None))(before, resets.at, resets)
 
     def derivatives(self, call: Call) -> LocalDerivatives:
         """Return the local derivatives of an LSTM."""
@@ -148,7 +146,7 @@ def forward_loop(options: Options, keep: bool, z, call: Call, kind: type = Local
             new, kept = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, kept), (carry, copied))
         return new, (new.h if options.sequences or states else None, new.c if states else None, kept)
 
-    scanned: Any = lax.scan(body, call.state, (z, call.valid, None if resets is None else resets.at))
+    scanned: Any = lax.scan(body, call.state, (z, call.valid, resets and resets.at))
     final, (h, c, kept) = scanned
     if states:
         all_h, all_c = (jnp.concatenate([first[None], rest]) for first, rest in zip(call.state, (h, c), strict=True))
@@ -212,50 +210,34 @@ class HoistedLSTM(RecurrentOperation):
     def runs_on(self):
         return self.loops.platforms
 
-    @property
-    def plain(self) -> Loops:
-        return TWIN if self.loops.platforms else self.loops
+    def _loops(self, own: bool) -> Loops:
+        return TWIN if self.loops.platforms and not own else self.loops
 
-    def forward(self, keep, *args):
-        return forward(self.loops, self.options, keep, Call(*args))
+    def forward(self, own, keep, *args):
+        call = Call(*args)
+        z = _project(call.params, call.x, call.dropout.input, self.options.compute_dtype)
+        h, final, residuals = self._loops(own).forward(self.options, keep, z, call)
+        return (h, final), residuals
 
-    def backward(self, wanted, args, residuals, cotangents):
-        return tuple(backward(self.loops, self.options, Call(*args), residuals, cotangents))
-
-    def plain_forward(self, keep, *args):
-        return forward(self.plain, self.options, keep, Call(*args))
-
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        return tuple(backward(self.plain, self.options, Call(*args), residuals, cotangents))
-
-
-def forward(loops: Loops, options: Options, keep: bool, call: Call):
-    """Run the forward pass of the LSTM with given loops, and return ((h of all steps, final state), residuals)."""
-    z = _project(call.params, call.x, call.dropout.input, options.compute_dtype)
-    h, final, residuals = loops.forward(options, keep, z, call)
-    return (h, final), residuals
+    def backward(self, own, wanted, args, residuals, cotangents) -> tuple:
+        call, (d_h, d_final) = Call(*args), cotangents
+        d_final = with_zeros(d_final, call.state)
+        d_state, d_reset, d_z = self._loops(own).backward(self.options, residuals, d_h, d_final, call)
+        h = residuals.h if isinstance(residuals, LocalDerivatives) else residuals.states(call.resets).h
+        d_params, d_x, d_masks = _gradients(self.options, call, h, d_z)
+        return tuple(Call(d_params, d_x, d_state, None, d_masks, call.resets and Resets(None, d_reset)))
 
 
-def backward(loops: Loops, options: Options, call: Call, residuals, cotangents) -> Call:
-    """Run the backward pass of the LSTM with given loops, and return the gradients with respect to the operands."""
-    d_h, d_final = cotangents
-    d_state, d_reset, d_z = loops.backward(options, residuals, d_h, with_zeros(d_final, call.state), call)
-    h = residuals.h if isinstance(residuals, LocalDerivatives) else residuals.states(call.resets).h
-    d_params, d_x, d_masks = _gradients(options, call, h, d_z)
-    return Call(d_params, d_x, d_state, None, d_masks, None if call.resets is None else Resets(None, d_reset))
-
-
-def _masked(x: Array, mask: Array | None) -> Array:
+def _masked(x: Array, mask: Mask) -> Array:
     return x if mask is None else x * jnp.broadcast_to(mask, x.shape)
 
 
-def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
+def _project(params: LSTMParams, x: Array, mask: Mask, compute_dtype):
     """Return the projected input x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
     if mask is None or not is_per_gate(mask):
         return project(params, x, mask, compute_dtype)
     parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
-    z = [(matmul(_masked(x, m), kernel, compute_dtype), bias) for m, kernel, bias in parts]
-    return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
+    return tuple(project(params._replace(kernel=kernel, bias=bias), x, m, compute_dtype) for m, kernel, bias in parts)
 
 
 def _gradients(options: Options, call: Call, h: Array, d_z: Array | Gates):
@@ -273,14 +255,14 @@ def _gradients(options: Options, call: Call, h: Array, d_z: Array | Gates):
     return LSTMParams(d_kernel, d_recurrent, d_bias), d_x, DropoutMasks(d_input_mask, d_recurrent_mask)
 
 
-def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
+def _flat_gradients(x: Array, kernel: Array, mask: Mask, d_z: Array, compute_dtype):
     """Back-propagate through the product (x * mask) @ kernel, and return the gradients with respect to the kernel, x and the mask."""
     d_kernel = _over_time_and_batch(lax.optimization_barrier(_masked(x, mask).transpose(2, 0, 1)), d_z, compute_dtype)
     d_rows = matmul(d_z, kernel.T, compute_dtype)
     return d_kernel, _masked(d_rows, mask), None if mask is None else (d_rows * x).sum(0)
 
 
-def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
+def _gate_gradients(x: Array, kernel: Array, mask: Mask, d_z: Gates, compute_dtype):
     """Return the gradients of the product (x * mask) @ kernel, computed for each gate separately."""
     masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
     rows = [_masked(x, m) for m in masks]

@@ -46,7 +46,7 @@ def largest_lyapunov_exponent(
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = jax.tree.unflatten(tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)])
 
-    def scaled(difference: Any) -> tuple[Any, Array]:
+    def scaled(difference):
         leaves = jax.tree.leaves(difference)
         largest = jnp.stack([jnp.abs(leaf).max(-1) for leaf in leaves]).max(0)
         largest = jnp.maximum(largest, jnp.finfo(z.dtype).tiny)  # a difference that has vanished stays 0
@@ -55,7 +55,7 @@ def largest_lyapunov_exponent(
         length = jnp.where(length == 0, 1, length)
         return jax.tree.map(lambda part: part / length[:, None], parts), jnp.log(largest) + jnp.log(length)
 
-    def step(carry: Any, z_t: Array) -> tuple[Any, Array]:
+    def step(carry, z_t):
         state, difference = carry
         after, difference = jax.jvp(lambda state: cell.step(params, state, z_t, None, None), (state,), (difference,))
         difference, growth = scaled(difference)

@@ -55,21 +55,20 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. The order of their axes is kept."""
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     for name, other in (("lengths", "mask"), ("segment_ids", "mask"), ("segment_ids", "lengths"), ("segment_ids", "resets")):
-        missing = getattr(given, name) is None or getattr(given, other) is None
-        require(missing, name, f"given with {other}", "give one of the two")
+        require(getattr(given, name) is None or getattr(given, other) is None, name, f"given with {other}", "give one of the two")
     cuts = given.resets is not None or given.segment_ids is not None
-    missing = given.reset_state is None
-    require(cuts or missing, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state")
+    remedy = "give resets or segment_ids too, or initial_state"
+    require(cuts or given.reset_state is None, "reset_state", "given without resets", remedy)
     params, features, units = _read_params(cell, given.params)
     dtype = params.kernel.dtype
     x = _read_x(given.x, features, dtype)
     steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
     require(steps >= 1, "x", x.shape, "give 1 or more time steps")
 
-    def state(what: str, value):
+    def state(what, value):
         return _read_state(cell, value, batch, units, dtype, what)
 
-    def per_step(name: str, kinds: tuple, convert: Callable) -> Any:
+    def per_step(name, kinds, convert) -> Any:
         value = getattr(given, name)
         return None if value is None else convert(_fitting(name, value, kinds, x.shape[:2]))
 
@@ -95,7 +94,7 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
 def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
     """Return the operands of a backend: time first, steps in the order of processing, and zeros in x at padded steps."""
 
-    def time_first(array: Any) -> Any:
+    def time_first(array) -> Any:
         return array if array is None or time_major else jnp.swapaxes(array, 0, 1)
 
     x, valid, at, tokens, ids = map(time_first, (given.x, given.mask, given.resets, given.tokens, given.segment_ids))
@@ -129,7 +128,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
 
-    def out_of_range(ids: Array) -> np.ndarray:
+    def out_of_range(ids):
         values = np.asarray(ids)
         return values[(values < -features) | (values >= features)]
 
@@ -151,8 +150,8 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
     except TypeError as error:
         raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, int8, or None") from error
-    is_float64 = name == "float64" and compute_dtype is not None
-    require(not is_float64 or bool(getattr(jax.config, "jax_enable_x64", False)), "compute_dtype", name, "switch jax_enable_x64 on")
+    fits = name != "float64" or compute_dtype is None or bool(getattr(jax.config, "jax_enable_x64", False))
+    require(fits, "compute_dtype", name, "switch jax_enable_x64 on")
     return name
 
 
@@ -243,11 +242,11 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     steps, features, units = sizes
     batch = state.h.shape[0]
 
-    def read(field: str, mask, size: int) -> Array | None:
+    def read(field, mask, size):
         return mask if mask is None else _as_dtype(_fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)), dtype)
 
-    missing = given.recurrent is not None and not cell.has_recurrent_kernel
-    require(not missing, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
+    fits = given.recurrent is None or cell.has_recurrent_kernel
+    require(fits, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
     zoneout = {}
     require(isinstance(given.zoneout, dict | None), "dropout.zoneout", type(given.zoneout).__name__, "give {'h': mask}")
     for part, value in (given.zoneout or {}).items():

@@ -173,7 +173,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., Array]:
     gate's matrix or, if `transposed` is true, of its transpose.
     """
 
-    def read(k, gate: int, n: int) -> Array:
+    def read(k, gate, n):
         return Tile(tiling.columns(k, gate * transposed), tiling.columns(n, gate * (not transposed))).read(kernel)
 
     return tiling.once(read, tiling.blocks, range(GATES), tiling.blocks)
@@ -182,7 +182,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., Array]:
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, read: Callable, n: int) -> Blocks:
     """Return, for each gate, sums[gate] plus the sum of operand(gate, k) @ read(k, gate, n) over the blocks k of units."""
 
-    def add(k, sums: Blocks) -> Blocks:
+    def add(k, sums):
         pairs = [(operand(gate, k), read(k, gate, n)) for gate in range(GATES)]
         products = [jnp.dot(a.astype(b.dtype), b, preferred_element_type=jnp.float32) for a, b in pairs]
         return tuple(total + product for total, product in zip(sums, products, strict=True))
@@ -210,7 +210,7 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
     part.write(all_h, start.h, 0)
     part.write(all_c, start.c, 0)
 
-    def body(t, carry: Carry) -> Carry:
+    def body(t, carry):
         starts, (h, c) = None, carry
         if resets is not None:
             starts = part.flags(resets.at, t)
@@ -219,7 +219,7 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written h
 
-        def operand(gate: int, k) -> Array:
+        def operand(gate, k):
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
             if starts is not None and not tiling.resident:
                 before = jnp.where(starts[:, None], part.tile(k).read(resets.state.h), before)
@@ -262,7 +262,7 @@ def backward_kernel(
         carry, d_starts = carries
         t = steps - 1 - done
         runs = part.flags(valid, t)
-        starts = None if resets is None else part.flags(resets.at, t)
+        starts = resets and part.flags(resets.at, t)
         d_hs, d_cs, d_zs = [], [], []
         for n in blocks:
             tile = part.tile(n)
@@ -281,7 +281,7 @@ def backward_kernel(
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written d_z
 
-        def operand(gate: int, k) -> Array:
+        def operand(gate, k):
             return d_zs[k][gate] if tiling.resident else part.tile(k, gate).read(d_z, t)
 
         before = []
@@ -295,7 +295,7 @@ def backward_kernel(
         return split_gradient(Carry(tuple(before), tuple(d_cs)), d_starts, starts)
 
     start = Carry(*map(part.read, d_final))
-    no_starts = None if resets is None else jax.tree.map(jnp.zeros_like, start)
+    no_starts = resets and jax.tree.map(jnp.zeros_like, start)
     first, d_starts = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, (start, no_starts))
     for refs, gradients in ((d_state, first), (d_reset, d_starts)):
         for ref, blocks_of_gradient in zip(refs or (), gradients or (), strict=True):
@@ -350,7 +350,7 @@ def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
 def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
     def loop(tiling, kernel, mask, valid, resets, d_final, residuals, d_h):
         d_state = _shapes(d_final)
-        results = (d_state, None if resets is None else d_state, _shapes(residuals.gates))
+        results = (d_state, resets and d_state, _shapes(residuals.gates))
         args = (kernel.T, residuals.gates, residuals.all_c, d_h, d_final, mask, valid, resets)
         return _launch(backward_kernel, tiling, results, interpret, *args)
 

@@ -29,7 +29,7 @@ from jax import lax
 from jaxtyping import Array
 
 from lstm_jax.cells import Cell
-from lstm_jax.cells.products import masked_matmul
+from lstm_jax.cells.products import Mask, masked_matmul
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import vary_together
 from lstm_jax.recurrence.call import Call, Options, restart
@@ -116,15 +116,10 @@ def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, Arra
         small = math.prod(projected.state.shape[1:]) <= _LARGEST_FULL
         options = replace(options, jacobian="full" if small else "diagonal")
     states, iterations, residual = _solved(cell, options, projected)
-    return _unpack(states, call.state), iterations, residual
+    return type(call.state)(*jnp.unstack(states, axis=-1)), iterations, residual
 
 
-def _unpack(stacked: Array, like: Any) -> Any:
-    """Return a state of the class of `like` from one array (..., H, K)."""
-    return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
-
-
-def _own_units(params: Any, h: Array, z: Array, mask: Array | None) -> tuple[Any, Array]:
+def _own_units(params, h: Array, z: Array, mask: Mask):
     """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units.
 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
@@ -145,18 +140,17 @@ def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
     `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives of the result
     leave out the terms between different units; see `_own_units`.
     """
-    params, mask, resets, names = call.params, call.dropout.recurrent, call.resets, cell.state_like()
+    params, mask, resets, state = call.params, call.dropout.recurrent, call.resets, type(cell.state_like())
 
     def step(before, z, valid, at):
-        state = _unpack(before, names)
-        first = restart(state, at, resets)
+        first = restart(state(*jnp.unstack(before, axis=-1)), at, resets)
         used = _own_units(params, first.h, z, mask) if own else (params, z)
         new = cell.step(used[0], first, used[1], mask, None)
         if valid is not None:
             new = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), new, first)
         return jnp.stack(new, axis=-1)
 
-    return jax.vmap(step)(before, call.x, call.valid, None if resets is None else resets.at)
+    return jax.vmap(step)(before, call.x, call.valid, resets and resets.at)
 
 
 def _before(states: Array, start: Array) -> Array:
@@ -190,7 +184,7 @@ def _differences(found: Array, wanted: Array) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _solved(cell: Cell, options: Newton, call: Call) -> tuple[Array, Array, Array]:
+def _solved(cell: Cell, options: Newton, call: Call):
     """Return what `solve` returns, with states (T, B, H, K). Newton's method starts from a guess of zeros. See `_steps` for `call`."""
     start, steps = call.state, len(call.x)
     shape = (steps, *start.shape)

@@ -46,7 +46,7 @@ def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], An
             return new, record(state, z_t, new)
         return new, new.h if options.sequences else None
 
-    steps = (z, valid, drawn, None if resets is None else resets.at)
+    steps = (z, valid, drawn, resets and resets.at)
     if z.shape[0] == 1:  # outside of `jit`, a loop would be compiled at each call
         final, h = body(call.state, jax.tree.map(lambda array: array[0], steps))
         return jax.tree.map(lambda array: array[None], h), final

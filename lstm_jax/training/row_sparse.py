@@ -18,7 +18,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native
-from lstm_jax.primitives.operation import ForwardOperation, apply
+from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.runtime import sharding
 
 Advance = Callable[[Any], tuple[Any, jax.Array, jax.Array]]
@@ -145,7 +145,7 @@ def row_sparse(table: str, optimizer, params) -> bool:
 
 
 @dataclass(frozen=True)
-class _Rows(ForwardOperation):
+class _Rows(Operation):
     """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`.
 
     "lstm_jax_adam_catch_up" makes the Adam steps that rows have missed, and "lstm_jax_adam_rows" also makes the step of the rows that the
@@ -156,13 +156,11 @@ class _Rows(ForwardOperation):
     rates: Rates
     name: str
 
-    def runs_on(self):
-        return ("cpu",)
-
-    def forward(self, keep, *args):
+    def forward(self, own, keep, *args):
         del keep
-        table, m, v, lag, given = args
+        return (self._update if own else self._update_in_jax)(*args), ()
 
+    def _update(self, table, m, v, lag, given):
         def call(table, m, v, done, scales, eps, at, *given):
             args = (table, m, v, done, scales, eps, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
             return tuple(native.call(self.target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **self.rates._asdict()))
@@ -175,17 +173,15 @@ class _Rows(ForwardOperation):
             specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][: len(given)]
         operands = (table, m, v, lag.done, lag.scales, lag.eps, lag.at, *given)
         if sharding.devices() == 1:
-            return call(*operands), ()
-        return jax.shard_map(call, in_specs=tuple(specs), out_specs=tuple(specs[:4]), check_vma=False)(*operands), ()
+            return call(*operands)
+        return jax.shard_map(call, in_specs=tuple(specs), out_specs=tuple(specs[:4]), check_vma=False)(*operands)
 
-    def plain_forward(self, keep, *args):
-        del keep
-        table, m, v, lag, given = args
+    def _update_in_jax(self, table, m, v, lag, given):
         if len(given) < 2:
-            return (table, m, v, lag.done), ()
+            return table, m, v, lag.done
         gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
         step, m, v = adam_step(self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at])
-        return (table + step, m, v, jnp.full_like(lag.done, lag.at + 1)), ()
+        return table + step, m, v, jnp.full_like(lag.done, lag.at + 1)
 
 
 def _table_spec(table: jax.Array, name: str) -> PartitionSpec:

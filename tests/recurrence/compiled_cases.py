@@ -4,11 +4,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from cases import Arrays, Case, make_arrays, usable
-from tables import Shape
+from tables import BACKENDS, Shape
 
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 
+built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 NAMES = [cell.name for cell in COMPILED_CELLS]
 # odd and even inner dimensions, less than a vector, several panels, blocks and tiles, chunks with an odd number of rows, and an inner
 # dimension that the C++ code cuts into pieces in bfloat16

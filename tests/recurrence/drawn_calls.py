@@ -4,7 +4,6 @@ Each operand has the form in which it is drawn, and a plain form for the backend
 library: lengths and padding become a mask, ids become one-hot rows, and dtypes are converted by `astype`.
 """
 
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -31,7 +30,7 @@ def mostly(usual: Any, *others: Any, share: int = 8) -> st.SearchStrategy:
     return st.integers(0, share - 1).flatmap(lambda n: st.sampled_from(others) if n == share - 1 else st.just(usual))
 
 
-def misfitting(array: np.ndarray, misfit: str | None) -> np.ndarray:
+def misfitting(array, misfit):
     match misfit:
         case "an axis less":
             return array.sum(0) if array.ndim else array
@@ -47,24 +46,6 @@ def misfitting(array: np.ndarray, misfit: str | None) -> np.ndarray:
             return array
 
 
-@dataclass
-class Call:
-    """Operands of a call in the drawn form (`given`) and in the plain form (`clean`), and the name of a wrong operand (`wrong`), if any."""
-
-    cell: str
-    given: dict[str, Any] = field(default_factory=dict)
-    clean: dict[str, Any] = field(default_factory=dict)
-    wrong: str = ""
-    outside: bool = False  # ids out of range at valid steps, which a call outside of `jit` refuses
-    x_are_ids: bool = False
-    x_has_gradient: bool = False
-    """Whether gradients with respect to x can be compared: x has the parameters' dtype, and no tokens are given."""
-
-    def refuse(self, name: str, condition: bool = True) -> None:
-        if condition:
-            self.wrong = self.wrong or name
-
-
 @cache
 def shapes_of(cell: str, shape: Shape):
     init = CELL_TABLE[cell].init
@@ -72,15 +53,32 @@ def shapes_of(cell: str, shape: Shape):
 
 
 class Drawing:
-    """One Hypothesis example: the random choices, the sizes and dtype of the call, and the call."""
+    """One Hypothesis example: the random choices, and the operands of a call.
+
+    Attributes:
+        given: the operands in the drawn form.
+        clean: the operands in the plain form.
+        wrong: the name of a wrong operand, if any.
+        outside: whether there are ids out of range at valid steps, which a call outside of `jit` refuses.
+        x_are_ids: whether x is ids.
+        x_has_gradient: whether gradients with respect to x can be compared: x has the parameters' dtype, and no tokens are given.
+    """
 
     def __init__(self, data: st.DataObject, x64: bool):
         self.draw, self.x64 = data.draw, x64
         self.rng = np.random.default_rng(self.draw(st.integers(0, 999)))
         self.shape = self.one(*SHAPES[:4], SHAPES[0], SHAPES[3], *SHAPES)
-        self.call = Call(self.one("lstm", "lstm", "lstm", *CELLS))
+        self.cell = self.one("lstm", "lstm", "lstm", *CELLS)
         self.dtype = self.draw(mostly("float64" if x64 and self.one(False, True) else "float32", "bfloat16", share=12))
         self.time_major = self.one(False, True)
+        self.given: dict[str, Any] = {}
+        self.clean: dict[str, Any] = {}
+        self.wrong = ""
+        self.outside = self.x_are_ids = self.x_has_gradient = False
+
+    def refuse(self, name: str, condition: bool = True) -> None:
+        if condition:
+            self.wrong = self.wrong or name
 
     def one(self, *options: Any) -> Any:
         return self.draw(st.sampled_from(options))
@@ -92,7 +90,7 @@ class Drawing:
         """Return the dtype of the parameters or, in about one of `share` draws, one of `others`."""
         return self.draw(mostly(self.dtype, *others, share=share))
 
-    def operand(self, name: str, array: np.ndarray, dtype: str, kind: str, *shapes: tuple, share: int = 24) -> tuple[Any, Any]:
+    def operand(self, name: str, array, dtype: str, kind: str, *shapes: tuple, share: int = 24):
         """Return an operand in two forms: as the call gets it, and as a NumPy array, or None if it is wrong.
 
         The call gets a JAX array, a NumPy array or a list. In about one of `share` draws, the shape is changed; never if `share` is 0.
@@ -105,37 +103,43 @@ class Drawing:
         if form == "list" and (array.dtype.kind not in "biuf" or 0 in array.shape):
             form = "numpy"  # a list has no dtype of its own
         fits = array.shape in shapes and array.dtype.kind in KINDS[kind]
-        self.call.refuse(name, not fits)
+        self.refuse(name, not fits)
         return {"jax": jnp.asarray, "numpy": np.asarray, "list": np.ndarray.tolist}[form](array), array if fits else None
 
-    def turned(self, array: np.ndarray) -> np.ndarray:
+    def state_parts(self, name: str, sizes: tuple, dtypes: list[str], *shapes: tuple):
+        """Draw the arrays of a state, and return them in the two forms."""
+        pairs = [self.operand(name, self.rng.normal(size=sizes) * 2, dtype, "real", *shapes, share=60) for dtype in dtypes]
+        parts, arrays = zip(*pairs, strict=True)
+        return parts, tuple(map(self.plain, arrays))
+
+    def turned(self, array):
         return np.swapaxes(array, 0, 1) if self.time_major else array
 
-    def per_step(self, name: str, array: np.ndarray, dtype: str, kind: str, share: int = 24) -> np.ndarray | None:
+    def per_step(self, name: str, array, dtype: str, kind: str, share: int = 24):
         """Draw an operand (B, T, ...) into the call, and return it as a NumPy array, or None if it is wrong."""
         array = self.turned(array)
-        self.call.given[name], found = self.operand(name, array, dtype, kind, array.shape, share=share)
+        self.given[name], found = self.operand(name, array, dtype, kind, array.shape, share=share)
         return None if found is None else self.turned(found)
 
-    def plain(self, array: np.ndarray | None) -> jax.Array | None:
+    def plain(self, array):
         return None if array is None else jnp.asarray(array.astype(jnp.dtype(self.dtype)))
 
 
 def draw_params(on: Drawing) -> None:
     own, clean = {}, {}
-    for name, leaf in shapes_of(on.call.cell, on.shape)._asdict().items():
+    for name, leaf in shapes_of(on.cell, on.shape)._asdict().items():
         other = on.usually("float16", "float64", "int32", "complex64", share=60)
         array = misfitting(on.rng.normal(size=leaf.shape) * 0.7, on.draw(mostly(None, *MISFITS, share=60)))
         array = np.asarray(array.astype(jnp.dtype(other)))
         narrow = other == "float64" and not on.x64
         own[name] = array if narrow else jnp.asarray(array)
         clean[name] = array.astype(np.float32) if narrow else np.asarray(own[name])
-        on.call.refuse(f"params.{name}", clean[name].shape != leaf.shape or clean[name].dtype != jnp.dtype(on.dtype))
-    make = CELL_TABLE[on.call.cell].params
-    on.call.given["params"], on.call.clean["params"] = make(**own), make(**{name: jnp.asarray(array) for name, array in clean.items()})
+        on.refuse(f"params.{name}", clean[name].shape != leaf.shape or clean[name].dtype != jnp.dtype(on.dtype))
+    make = CELL_TABLE[on.cell].params
+    on.given["params"], on.clean["params"] = make(**own), make(**{name: jnp.asarray(array) for name, array in clean.items()})
 
 
-def draw_valid(on: Drawing) -> np.ndarray | None:
+def draw_valid(on: Drawing):
     """Draw a mask, lengths, both or neither into the call, and return the valid steps as bools (B, T), or None."""
     batch, steps = on.shape[:2]
     kind = on.one("none", "mask", "lengths", "lengths", "mask")
@@ -151,16 +155,16 @@ def draw_valid(on: Drawing) -> np.ndarray | None:
             lengths = np.abs(lengths)
         if dtype == "int64" and on.one(False, True):
             lengths = lengths + on.rng.integers(-2, 3, batch) * 2**32
-        on.call.given["lengths"], array = on.operand("lengths", lengths, dtype, "ints", (batch,))
-        on.call.refuse("lengths", kind == "mask")
+        on.given["lengths"], array = on.operand("lengths", lengths, dtype, "ints", (batch,))
+        on.refuse("lengths", kind == "mask")
         if array is not None and valid is None:
             valid = np.array([[t < int(n) for t in range(steps)] for n in array], bool).reshape(batch, steps)
     return valid
 
 
-def draw_ids(on: Drawing, padding: np.ndarray) -> np.ndarray | None:
+def draw_ids(on: Drawing, padding):
     batch, steps, features, _ = on.shape
-    on.call.x_are_ids = True
+    on.x_are_ids = True
     name = on.draw(mostly("int32", *INTS, "bool", share=3))
     kind = jnp.dtype(name).kind
     ids = on.rng.integers(-features if kind == "i" else 0, features, (batch, steps))
@@ -172,7 +176,7 @@ def draw_ids(on: Drawing, padding: np.ndarray) -> np.ndarray | None:
     if ids is None:
         return None
     ids = ids.astype(object)  # Python's ints
-    on.call.outside = any(not -features <= id < features for id in ids[~padding])
+    on.outside = any(not -features <= id < features for id in ids[~padding])
     rows = np.full((batch, steps, features), np.nan)
     for b, t in np.ndindex(batch, steps):
         if -features <= ids[b, t] < features:
@@ -180,7 +184,7 @@ def draw_ids(on: Drawing, padding: np.ndarray) -> np.ndarray | None:
     return rows
 
 
-def draw_floats(on: Drawing, padding: np.ndarray) -> np.ndarray | None:
+def draw_floats(on: Drawing, padding):
     batch, steps, features, _ = on.shape
     name = on.usually(*REAL, "complex64", share=3)
     kind = jnp.dtype(name).kind
@@ -197,21 +201,20 @@ def draw_floats(on: Drawing, padding: np.ndarray) -> np.ndarray | None:
         on.per_step("tokens", tokens, kept, "ints")
     if kind in "fV":
         x = np.where(padding[:, :, None] & on.one(False, True), np.nan, x)
-    on.call.x_has_gradient = name == on.dtype and "tokens" not in on.call.given  # tokens add up gradients with respect to equal x
+    on.x_has_gradient = name == on.dtype and "tokens" not in on.given  # tokens add up gradients with respect to equal x
     return on.per_step("x", np.abs(x) if kind == "u" else x, name, "real", share=0)
 
 
 def draw_state(on: Drawing) -> None:
-    like, call = CELL_TABLE[on.call.cell].initial_state(1, 1), on.call
+    like = CELL_TABLE[on.cell].initial_state(1, 1)
     kind = on.one("none", "state", "state", "tuple", "list")
     if kind == "none":
         return
     shape = (on.shape.batch, on.shape.units)
     dtypes = [on.usually(*REAL, "complex64", share=4) for _ in like]
-    pairs = [on.operand("initial_state", on.rng.normal(size=shape) * 2, dtype, "real", shape, share=60) for dtype in dtypes]
-    parts, arrays = zip(*pairs, strict=True)
-    call.given["initial_state"] = {"state": lambda: type(like)(*parts), "tuple": lambda: parts, "list": lambda: list(parts)}[kind]()
-    call.clean["initial_state"] = type(like)(*map(on.plain, arrays))
+    parts, arrays = on.state_parts("initial_state", shape, dtypes, shape)
+    on.given["initial_state"] = {"state": lambda: type(like)(*parts), "tuple": lambda: parts, "list": lambda: list(parts)}[kind]()
+    on.clean["initial_state"] = type(like)(*arrays)
 
 
 def draw_resets(on: Drawing) -> None:
@@ -220,18 +223,16 @@ def draw_resets(on: Drawing) -> None:
     batch, steps, _, units = on.shape
     flags = on.rng.random((batch, steps)) < on.one(0.0, 0.2, 1.0)
     found = on.per_step("resets", flags, on.draw(mostly("bool", "int32", "float32", share=20)), "bools", share=40)
-    on.call.clean["resets"] = None if found is None else jnp.asarray(found)
+    on.clean["resets"] = None if found is None else jnp.asarray(found)
     if on.one(True, False):
         return
-    size, like = (units,) if on.one(True, False) else (batch, units), CELL_TABLE[on.call.cell].initial_state(1, 1)
-    shapes = ((units,), (batch, units))
-    pairs = [on.operand("reset_state", on.rng.normal(size=size) * 2, on.dtype, "real", *shapes, share=60) for _ in like]
-    parts, arrays = zip(*pairs, strict=True)
-    on.call.given["reset_state"], on.call.clean["reset_state"] = parts, tuple(map(on.plain, arrays))
+    size, like = (units,) if on.one(True, False) else (batch, units), CELL_TABLE[on.cell].initial_state(1, 1)
+    both = on.state_parts("reset_state", size, [on.dtype] * len(like), (units,), (batch, units))
+    on.given["reset_state"], on.clean["reset_state"] = both
 
 
 def draw_dropout(on: Drawing) -> None:
-    row, (batch, steps, features, units) = CELL_TABLE[on.call.cell], on.shape
+    row, (batch, steps, features, units) = CELL_TABLE[on.cell], on.shape
     masks, cleans = [], []
     for name, size in (("input", features), ("recurrent", units)):
         kind = on.one("none", "none", "shared", "per gate")
@@ -241,7 +242,7 @@ def draw_dropout(on: Drawing) -> None:
             shapes = ((batch, size), (row.gates, batch, size))
             drawn = on.rng.integers(0, 2, shapes[kind == "per gate"]) * (1 if kept == "bool" else 2)
             mask, array = on.operand(f"dropout.{name}", drawn, kept, "real", *shapes, share=40)
-            on.call.refuse(f"dropout.{name}", name == "recurrent" and row.linear is not None)
+            on.refuse(f"dropout.{name}", name == "recurrent" and row.linear is not None)
         masks.append(mask)
         cleans.append(on.plain(array))
     zoneout, clean = None, None
@@ -251,30 +252,29 @@ def draw_dropout(on: Drawing) -> None:
         else:
             kept, shape = on.one("bool", "int32", "float32"), (steps, batch, units)
             mask, array = on.operand("dropout.zoneout", on.rng.integers(0, 2, shape), kept, "real", shape)
-            on.call.refuse("dropout.zoneout", kept == "float32")
+            on.refuse("dropout.zoneout", kept == "float32")
             zoneout, clean = {"h": mask}, {"h": None if array is None else jnp.asarray(array.astype(bool))}
     if any(mask is not None for mask in (*masks, zoneout)):
-        on.call.given["dropout"] = DropoutMasks(*masks, zoneout)
-        on.call.clean["dropout"] = DropoutMasks(*cleans, clean)
+        on.given["dropout"] = DropoutMasks(*masks, zoneout)
+        on.clean["dropout"] = DropoutMasks(*cleans, clean)
 
 
-def draw_call(on: Drawing) -> Call:
-    call, shape = on.call, on.shape
+def draw_operands(on: Drawing) -> None:
+    shape = on.shape
     draw_params(on)
     valid = draw_valid(on)
     padding = np.zeros(shape[:2], bool) if valid is None else ~valid
     x = (draw_ids if on.rarely(4) else draw_floats)(on, padding)
-    call.clean["x"] = None if x is None else np.where(padding[:, :, None], 0, x).astype(jnp.dtype(on.dtype))
+    on.clean["x"] = None if x is None else np.where(padding[:, :, None], 0, x).astype(jnp.dtype(on.dtype))
     draw_state(on)
     draw_resets(on)
     draw_dropout(on)
     options = {name: on.one(False, True) for name in ("backwards", "return_sequences", "zero_output_for_mask")}
     remat = on.draw(mostly(None, "sqrt", 1, 2, 99, 0, True, share=6))
     products = on.draw(mostly(None, "bfloat16", "float32", "float99", "int32", share=12))
-    zoned = call.given.get("dropout", DropoutMasks()).zoneout
-    call.refuse("remat", (remat is True) or remat == 0 or (remat is not None and bool(zoned)))
-    call.refuse("compute_dtype", products in ("float99", "int32"))
-    call.refuse("x", shape.steps == 0)
-    call.given |= options | {"time_major": on.time_major, "remat": remat, "compute_dtype": products}
-    call.clean |= options | {"compute_dtype": products, "mask": valid}
-    return call
+    zoned = on.given.get("dropout", DropoutMasks()).zoneout
+    on.refuse("remat", (remat is True) or remat == 0 or (remat is not None and bool(zoned)))
+    on.refuse("compute_dtype", products in ("float99", "int32"))
+    on.refuse("x", shape.steps == 0)
+    on.given |= options | {"time_major": on.time_major, "remat": remat, "compute_dtype": products}
+    on.clean |= options | {"compute_dtype": products, "mask": valid}

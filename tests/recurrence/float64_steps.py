@@ -1,7 +1,4 @@
-"""The equations of each cell's paper in float64 NumPy for one row and one step, and facts about each cell, such as its number of gates.
-
-The tests compare the cells in `CELLS` with the equations and with the facts.
-"""
+"""The equations of each cell's paper in float64 NumPy for one row and one step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -140,25 +137,6 @@ STEPS: dict[str, Callable[[Row, State], State]] = {
     "lstm_full_gate_recurrence": lstm_full_gate_recurrence,
     "min_lstm": min_lstm,
     "min_gru": min_gru,
-}
-
-
-FACTS = {  # number of gates, whether there is a recurrent kernel, a cell state, and whether the step is linear in the state
-    "lstm": (4, True, True, False),
-    "gru": (3, True, False, False),
-    "gru_reset_before": (3, True, False, False),
-    "simple_rnn": (1, True, False, False),
-    "lstm_layernorm": (4, True, True, False),
-    "lstm_peephole": (4, True, True, False),
-    "lstm_no_input_gate": (3, True, True, False),
-    "lstm_no_forget_gate": (3, True, True, False),
-    "lstm_no_output_gate": (3, True, True, False),
-    "lstm_coupled": (3, True, True, False),
-    "lstm_no_input_activation": (4, True, True, False),
-    "lstm_no_output_activation": (4, True, True, False),
-    "lstm_full_gate_recurrence": (4, True, True, False),
-    "min_lstm": (3, False, False, True),
-    "min_gru": (2, False, False, True),
 }
 
 

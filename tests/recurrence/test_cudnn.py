@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, differentiate_case, make_arrays, run_case, weigh
+from cases import Case, compare_with_reference, make_arrays, run_case, weigh
 from jax.experimental import rnn
 from jax.sharding import NamedSharding, PartitionSpec
 from tables import Shape, assert_close, lengths
@@ -18,31 +18,28 @@ from lstm_jax.errors import InputError
 from lstm_jax.recurrence import BACKENDS, backends, cudnn
 from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SHAPE = Shape(5, 7, 3, 4)
 
 
-def _library(x, h, c, weights, seq_lengths, sizes: tuple[int, int]):
+def _library(x, h, c, weights, lengths, sizes: tuple[int, int]):
     """Return the results of the LSTM of cuDNN, computed in plain JAX by `rnn.lstm_ref`."""
     parts = rnn.unpack_lstm_weights(weights, *sizes, 1, False)
-    return rnn.lstm_ref(x, h, c, *parts, seq_lengths, *sizes, 1, 0.0, False)
+    return rnn.lstm_ref(x, h, c, *parts, lengths, *sizes, 1, 0.0, False)
 
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace cuDNN by the reference implementation in jax.experimental.rnn, and allow the backend `cudnn` on a CPU."""
 
-    def lstm_fwd(x, h, c, weights, seq_lengths, input_size: int, hidden_size: int, layers: int, dropout: float, both: bool, precision):
-        assert (layers, dropout, both, precision) == (1, 0.0, False, jax.lax.Precision.HIGHEST)
-        arrays = (x, h, c, weights, seq_lengths)
-        return _library(*arrays, (input_size, hidden_size)), arrays
+    def lstm_fwd(*args):
+        assert args[7:] == (1, 0.0, False, jax.lax.Precision.HIGHEST)
+        return _library(*args[:5], args[5:7]), args[:5]
 
-    def lstm_bwd(input_size: int, hidden_size: int, layers: int, dropout: float, both: bool, precision, kept, cotangents):
-        assert (layers, dropout, both, precision) == (1, 0.0, False, jax.lax.Precision.HIGHEST)
-        *arrays, seq_lengths = kept
-        _, pull = jax.vjp(lambda *arrays: _library(*arrays, seq_lengths, (input_size, hidden_size)), *arrays)
-        return (*pull(cotangents), jnp.zeros_like(seq_lengths))
+    def lstm_bwd(*args):
+        *options, (*arrays, lengths), cotangents = args
+        assert options[2:] == [1, 0.0, False, jax.lax.Precision.HIGHEST]
+        _, pull = jax.vjp(lambda *arrays: _library(*arrays, lengths, args[:2]), *arrays)
+        return (*pull(cotangents), None)
 
     monkeypatch.setattr(cudnn.rnn, "lstm_fwd", lstm_fwd)
     monkeypatch.setattr(cudnn.rnn, "lstm_bwd", lstm_bwd)
@@ -51,25 +48,19 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("case", "counted"),
     [
-        Case(SHAPE),
-        Case(SHAPE, dropout="input, shared", backwards=True, return_sequences=False),
-        Case(Shape(1, 1, 1, 1), time_major=True, initial_state=False),
+        (Case(SHAPE), False),
+        (Case(SHAPE, dropout="input, shared", backwards=True, return_sequences=False), False),
+        (Case(Shape(1, 1, 1, 1), time_major=True, initial_state=False), False),
+        (Case(SHAPE), True),
+        (Case(SHAPE, zero_output=True, ids=True), True),
     ],
-    ids=str,
 )
-def test_gradients_are_the_references(library: None, case: Case) -> None:
-    arrays = make_arrays(case)
-    assert_close(differentiate_case(case, arrays, "cudnn"), differentiate_case(case, arrays, "reference"), "float32")
-
-
-@pytest.mark.parametrize("ids", [False, True])
-def test_lengths(library: None, ids: bool) -> None:
-    """With lengths that include 0 and T, results and gradients equal those of `reference`, for floats x and for ids."""
-    case, counts = Case(SHAPE, zero_output=ids, ids=ids), jnp.asarray(lengths(np.random.default_rng(0), 5, 7))
-    arrays = make_arrays(case)
-    assert_close(*(differentiate_case(case, arrays, backend, lengths=counts) for backend in ("cudnn", "reference")), "float32")
+def test_gradients_are_the_references(library: None, case: Case, counted: bool) -> None:
+    """Results and gradients equal those of `reference`, also with lengths that include 0 and T."""
+    options = {"lengths": jnp.asarray(lengths(np.random.default_rng(0), *case.shape[:2]))} if counted else {}
+    compare_with_reference("cudnn", case, **options)
 
 
 def test_vmap_and_mesh(library: None) -> None:
@@ -103,18 +94,11 @@ def test_no_second_derivative(library: None) -> None:
         jax.grad(norm)(arrays.x)
 
 
-def test_precision() -> None:
-    for name, exact in (("highest", True), ("float32", True), ("default", False), ("high", False)):
-        with jax.default_matmul_precision(name):
-            assert cudnn._precision() == (jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH)
-
-
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
     """On a GPU, cuDNN without TF32 has the results and gradients of `reference`, for rows of different lengths."""
     case, counts = Case(Shape(33, 40, 20, 64)), jnp.asarray(lengths(np.random.default_rng(0), 33, 40))
-    arrays = make_arrays(case)
-    assert_close(*(differentiate_case(case, arrays, backend, lengths=counts) for backend in ("cudnn", "reference")), 2e-5)
+    compare_with_reference("cudnn", case, tolerance=2e-5, lengths=counts)
 
 
 def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +109,7 @@ def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
     monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str, what="cuDNN itself"))
     arrays = make_arrays(Case(SHAPE))
-    for name, tf32 in (("highest", False), ("default", True)):
+    for name, tf32 in (("highest", False), ("float32", False), ("default", True), ("high", True)):
         with jax.default_matmul_precision(name):
             program = str(jax.make_jaxpr(jax.grad(lambda x: weigh(run_case(Case(SHAPE), arrays._replace(x=x), "cudnn"))))(arrays.x))
         assert (program.count(" rnn_fwd["), program.count(" rnn_bwd[")) == (1, 1)

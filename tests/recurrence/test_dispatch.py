@@ -15,8 +15,6 @@ from lstm_jax import InputError, native, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import DROPOUTS, Request, backends, capability_rows, cpu_devices, lacks, resolve_backend
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_auto_takes_the_first_that_serves() -> None:
     assert resolve_backend(None).name == BACKENDS[0]
@@ -176,9 +174,7 @@ def test_cpu_devices(backend: str | None, dtype: str, cell: str, devices: int) -
 @pytest.mark.parametrize("lacks", ["", "this processor lacks avx512_bf16"])
 def test_products_in_bfloat16_on_a_cpu(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products in bfloat16 run on `compiled` if the processor has the instructions, else on `hoisted`."""
-    row = dataclasses.replace(BACKEND_TABLE["compiled"], why_not=str)
-    monkeypatch.setitem(BACKEND_TABLE, "compiled", row)
-    monkeypatch.setattr(backends, "_COMPILED", row)
+    monkeypatch.setitem(BACKEND_TABLE, "compiled", dataclasses.replace(BACKEND_TABLE["compiled"], why_not=str))
     monkeypatch.setattr(native, "why_not_products", lambda dtype: lacks)
     assert cpu_devices("auto", "bfloat16") == (0 if lacks else 1)
     if jax.default_backend() == "cpu":

@@ -9,8 +9,6 @@ import pytest
 from cases import Case, make_arrays, run_case, weigh
 from tables import Shape, assert_close, precision
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 BATCH, STEPS, FEATURES, UNITS = 3, 11, 5, 7
 RECURRENT = {"forward": BATCH * 4 * UNITS, "backward": BATCH * UNITS}  # entries of h U and of dz U^T
 

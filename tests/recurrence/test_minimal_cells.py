@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, differentiate, differentiate_case, make_arrays, run_case, weigh
+from cases import Case, compare_with_reference, differentiate, make_arrays, run_case, weigh
+from compiled_cases import built
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tables import BACKENDS, Shape, assert_close, precision
 
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, HiddenState, MinParams
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@built
 @pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
 def test_gates_near_0_and_1(cell: str) -> None:
     """The loss and its gradients of `compiled` in float32 equal those of `reference` in float64, for inputs x from -200 to 200."""
@@ -54,7 +53,7 @@ def test_a_share_near_0_has_all_its_digits(z: tuple[float, float], backend: str 
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([*z, 0.3])), wanted, rtol=2e-6)
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@built
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("shape", [Shape(1, 1, 1, 1), Shape(5, 6, 2, 7), Shape(3, 40, 2, 700), Shape(70, 3, 2, 131)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -62,13 +61,10 @@ def test_sizes_of_a_linear_cell_of_a_user(shape: Shape, dtype: str, monkeypatch:
     """Results and gradients equal those of `reference`, also for two threads and for several blocks of units per thread."""
     monkeypatch.setitem(CELLS, "own", replace(CELLS["min_gru"], name="own"))
     for resets in (False, True):
-        case = Case(shape, resets=resets)
-        with precision(dtype):
-            arrays = make_arrays(case, dtype, "own")
-            assert_close(*(differentiate_case(case, arrays, backend, "own") for backend in ("compiled", "reference")), dtype, str(case))
+        compare_with_reference("compiled", Case(shape, resets=resets), dtype, "own")
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@built
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("name", ["min_lstm", "min_gru"])
 @pytest.mark.parametrize("batch", [1, 4])

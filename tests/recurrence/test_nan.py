@@ -13,8 +13,6 @@ from test_operands import run, usual
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import unroll
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.slow(keep=8)
 @pytest.mark.parametrize(("cell", "backend"), [(cell, backend) for cell in CELLS for backend in serving(cell=cell, mask="mask")])

@@ -14,7 +14,6 @@ from tables import Shape, assert_close, precision
 from lstm_jax import CELLS, InputError, native, unroll
 from lstm_jax.cells.products import int8_matmul
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = {
     dtype: pytest.mark.skipif(bool(native.why_not_products(dtype)), reason=f"no products in {dtype}: {native.why_not_products(dtype)}")
     for dtype in ("bfloat16", "int8")

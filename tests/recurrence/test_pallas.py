@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import jax
 import pytest
-from cases import Case, differentiate_case, make_arrays, run_case, weigh
+from cases import Case, compare_with_reference, make_arrays, run_case, weigh
 from tables import Shape, assert_close
 
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, backends, pallas
 from lstm_jax.recurrence.hoisted import HoistedLSTM
 from lstm_jax.runtime import sharding
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 PRODUCTS = (None, "bfloat16")
 
@@ -49,9 +47,7 @@ def test_gradients_are_the_references(
     """Results and gradients equal those of `reference`, also if the recurrent kernel is read anew at each step."""
     monkeypatch.setattr(pallas, "RESIDENT", pallas.RESIDENT * resident)
     assert pallas.Tiling(case.shape.batch, case.shape.units, products or "float32").resident == resident
-    arrays = make_arrays(case)
-    got, want = (differentiate_case(case, arrays, backend, compute_dtype=products) for backend in ("pallas", "reference"))
-    assert_close(got, want, 1e-5 if products is None else 3e-2)
+    compare_with_reference("pallas", case, tolerance=1e-5 if products is None else 3e-2, compute_dtype=products)
 
 
 @pytest.mark.parametrize("resets", [False, True])
@@ -63,7 +59,7 @@ def test_on_a_mesh(interpreted: None, resets: bool) -> None:
     assert_close(got, want, "float32")
 
 
-@pytest.mark.slow(keep=["(17, 33)-None", "(17, 33)-bfloat16"])
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], products: str | None) -> None:
@@ -95,5 +91,4 @@ def test_kernels_on_a_gpu(size: tuple[int, int], products: str | None) -> None:
     case = Case(Shape(batch, 40, 7, units), mask="gaps", dropout="both, per gate")
     arrays = make_arrays(case)
     arrays = arrays._replace(params=jax.tree.map(lambda p: p / units**0.5, arrays.params))
-    got, want = (differentiate_case(case, arrays, name, compute_dtype=products) for name in ("pallas", "reference"))
-    assert_close(got, want, 2e-5 if products is None else 3e-2)
+    compare_with_reference("pallas", case, tolerance=2e-5 if products is None else 3e-2, arrays=arrays, compute_dtype=products)

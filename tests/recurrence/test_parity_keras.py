@@ -11,10 +11,8 @@ from flax import nnx
 from hypothesis import example, given, settings
 from tables import DROPOUTS, SHAPES, Shape, assert_close, precision, serving
 
-from lstm_jax import GRU, LSTM, Bidirectional, LSTMParams, LSTMState, Recurrent, SimpleRNN
+from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, SimpleRNN
 from lstm_jax.models import functional
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 LAYERS: dict[str, tuple[type[Recurrent], dict[str, Any]]] = {
     "lstm": (LSTM, {}),
@@ -255,9 +253,3 @@ def test_keras_own_masks(keras, peer_rules) -> None:
     masks = type(arrays.dropout)(input_mask, recurrent_mask)
     outputs, _ = run_case(case, arrays._replace(dropout=masks), "hoisted")
     assert_close(outputs, want, "float32")
-
-
-def test_state_order() -> None:
-    """The fields of the state and of the parameters have the order in which Keras lists them, such as (h, c)."""
-    assert LSTMState._fields == ("h", "c")
-    assert LSTMParams._fields == ("kernel", "recurrent_kernel", "bias")

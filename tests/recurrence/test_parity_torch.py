@@ -13,8 +13,6 @@ from tables import Shape, assert_close, precision, serving
 from lstm_jax import CELLS, LSTM, Bidirectional, HiddenState, LSTMState, convert, unroll
 from lstm_jax.models import functional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 class Stack(NamedTuple):
     name: str
@@ -76,7 +74,7 @@ def flat(layer: dict) -> dict[str, jax.Array]:
     return {f"{way}/{name}": jnp.asarray(array) for way, arrays in layer.items() for name, array in arrays.items()}
 
 
-@pytest.mark.slow(keep=["three layers, packed-float32", "two layers, both ways-float64", "[both ways, packed-float32"])
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("stack", STACKS, ids=lambda stack: stack.name)
 def test_stack(torch, stack: Stack, dtype: str) -> None:
@@ -129,7 +127,7 @@ def ours(stack: Stack, backend: str, lengths, params, x, h, c):
     return differentiate(function, params, x, h, c)
 
 
-@pytest.mark.slow(keep=["units=4)-gru-float32", "units=4)-simple_rnn-float64"])
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
 @pytest.mark.parametrize("shape", [Shape(1, 1, 1, 1), Shape(3, 5, 2, 4)], ids=str)

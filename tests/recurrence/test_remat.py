@@ -9,8 +9,6 @@ from tables import BACKENDS
 from lstm_jax import CELLS, DropoutMasks, unroll
 from lstm_jax.recurrence.api import segment_length
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CELL = CELLS["lstm"]
 
 

@@ -11,8 +11,6 @@ from tables import Shape, assert_close
 
 from lstm_jax import CELLS, unroll
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SHAPE = Shape(2, 6, 3, 4)
 SEGMENTS = np.array([[1, 1, 2, 2, 0, 0], [0, 5, 0, 7, 8, 8]], np.int32)
 STARTS = np.array([[0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]], bool)
@@ -47,7 +45,7 @@ def test_segment_ids_of_one_step_in_both_directions() -> None:
 
 
 def test_a_shared_reset_state_is_broadcast_and_is_the_initial_state() -> None:
-    params, x, _, _, _, resets, learned, _ = make_arrays(Case(SHAPE, resets=True))
+    params, x, state, _, _, resets, learned, _ = make_arrays(Case(SHAPE, resets=True))
     shared = jax.tree.map(lambda part: part[0], learned)
     whole = jax.tree.map(lambda part: jnp.broadcast_to(part[:1], part.shape), learned)
 
@@ -55,13 +53,7 @@ def test_a_shared_reset_state_is_broadcast_and_is_the_initial_state() -> None:
         return unroll(CELLS["lstm"], params, x, initial_state, resets=resets, reset_state=reset_state)
 
     assert_close(run(shared, None), run(whole, whole), 0.0)
+    assert_close(run(None, state), run(jax.tree.map(jnp.zeros_like, learned), state), 0.0)
     d_shared = jax.grad(lambda state: run(state, None)[0].sum())(shared)
     d_whole = jax.grad(lambda state: run(state, state)[0].sum())(whole)
     assert_close(d_shared, jax.tree.map(lambda part: part.sum(0), d_whole), "float32")
-
-
-def test_without_a_reset_state_it_is_zero() -> None:
-    params, x, state, _, _, resets, learned, _ = make_arrays(Case(SHAPE, resets=True))
-    zeros = jax.tree.map(jnp.zeros_like, learned)
-    got = unroll(CELLS["lstm"], params, x, state, resets=resets)
-    assert_close(got, unroll(CELLS["lstm"], params, x, state, resets=resets, reset_state=zeros), 0.0)

@@ -8,7 +8,6 @@ import pytest
 from tables import BACKENDS as SERVING
 from transformations import COLUMNS, PAGE, ROWS, head, row
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 LINES = PAGE.read_text().splitlines()
 
 
