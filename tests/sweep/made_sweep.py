@@ -5,6 +5,7 @@ As a script, the module runs a sweep of twelve runs, two of which fail, or a swe
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -13,6 +14,15 @@ from typing import Any
 
 from lstm_jax import sweep
 from lstm_jax.errors import Interrupted
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+"""Environment variables of a process that imports the library and this module."""
+
+
+def run_python(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python in a new process, and return its exit code and its output."""
+    return subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, **options)
 
 
 @dataclass(frozen=True)
