@@ -93,9 +93,7 @@ def _compiled(plain: Callable[..., Any], function: Function) -> Callable[..., An
     return jax.jit(partial(plain, function))
 
 
-@cache
-def _cached(plain: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(plain, static_argnums=0)
+_cached = cache(partial(jax.jit, static_argnums=0))
 
 
 def _shares(function: Function, start: Array, step: Array, places: Array, *args) -> Array:

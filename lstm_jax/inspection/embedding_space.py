@@ -122,7 +122,7 @@ def word_counts(
         InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
     """
     lengths = np.diff(offsets.astype(np.int64))
-    fits = len(lengths) == len(labels) and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
+    fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
     remedy = "give one a review and the end: 0 to the count of ids"
     require(bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
     inside = bool(((values >= 0) & (values < vocabulary_size)).all())

@@ -186,9 +186,9 @@ def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
     each = arrays * steps * 4 / 3 + 12 * len(layers) * frames
     fit = max(int((most_bytes - rest) / each), min(LEAST_UNITS, *sizes))
     chosen = []
-    for n, size in enumerate(sizes):
+    for n in range(len(layers)):
         outputs = np.concatenate([example.frames[window.shown].layers[n].arrays["h"] for example in window.examples])
-        chosen.append(np.sort(np.argsort(-outputs.std(0), kind="stable")[: min(fit, size)]))
+        chosen.append(np.sort(np.argsort(-outputs.std(0), kind="stable")[:fit]))
     return chosen
 
 

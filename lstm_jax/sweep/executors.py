@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -30,8 +31,6 @@ from lstm_jax.sweep.rows import Row, in_threads
 DONE, FAILED = "done", "failed"
 POLL_PROCESS, POLL_JOBS = 0.02, 0.5
 """Numbers of seconds between two queries of the state of a process, and of the job states that submitit holds."""
-REFUSED = "refused"
-"""Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run: the arguments of an `InputError`."""
 Outcomes = Generator[tuple[str, Row], None, None]
 ARRAY_JOBS = 1000
 """Largest number of jobs in a Slurm array. The default value of Slurm's setting `MaxArraySize` does not allow larger arrays."""
@@ -140,7 +139,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threadi
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "row.json"
+        answer = Path(folder) / "outcome"
         (Path(folder) / "config").write_bytes(pickle_config(config))
         # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
         command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), folder]
@@ -153,10 +152,10 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threadi
             finally:
                 process.kill()
         if answer.exists():
-            row = json.loads(answer.read_text())
-            if REFUSED in row:
-                raise InputError(*row[REFUSED])
-            return row
+            outcome = pickle.loads(answer.read_bytes())
+            if isinstance(outcome, InputError):
+                raise outcome
+            return outcome
     code = process.returncode
     if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
         raise KeyboardInterrupt

@@ -114,9 +114,9 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     require(where in EXECUTORS, "where", where, f"give one of {', '.join(EXECUTORS)}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     name = import_name(function)
-    require("<lambda>" not in name, "function", "a lambda", "give a function with a name, by which rows are found again")
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
-    require(not bound, "function", name, "the object of a method is not part of the id: give a function that needs only its config")
+    remedy = "give a function with a name, by which rows are found again, that needs only its config and no other object"
+    require("<lambda>" not in name and not bound, "function", name, remedy)
     if where == "processes":
         require_importable(function, "function")
     for config in configs:

@@ -141,18 +141,12 @@ def test_frequent_and_extreme_words_are_labelled_first(figure):
     assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
-def test_odd_words_are_drawn_as_they_are(tmp_path, figure):
-    words = ["$a_1$", "\x96", "漢字", "\udce9"]
+def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(figure):
+    words = ["$a_1$", "\x96", "漢字", "\udce9", "left out"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figures.embedding_map(np.eye(4, 2), words, np.full(4, 0.5), PATH, "$5 words")
+        figures.embedding_map(np.eye(5, 2), words, np.array([0.5] * 4 + [np.nan]), PATH, "$5 words")
     assert {text.get_text() for text in figure.axes[0].texts} <= {"$a_1$", r"\x96", "漢字", r"\xdce9"}
-
-
-def test_words_without_a_share_are_left_out(tmp_path):
-    figures.embedding_map(POINTS[:2], ["a", "\udce9"], np.array([np.nan, 0.6]), tmp_path / "map.png", "Words")
-    with pytest.raises(InputError, match="none with a share"):
-        figures.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), tmp_path / "none.png", "Words")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +156,7 @@ def test_words_without_a_share_are_left_out(tmp_path):
         (lambda path: figures.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
         (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
         (lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
+        (lambda path: figures.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), path, ""), "none with a share"),
         (lambda path: figures.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
     ],
 )
