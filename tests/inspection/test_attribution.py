@@ -21,11 +21,11 @@ T, E = 5, 3
 INPUTS = np.random.default_rng(0).standard_normal((T, E))
 
 
-def linear(x: jax.Array, weights: jax.Array) -> jax.Array:
+def linear(x, weights):
     return (x * weights).sum() + 7
 
 
-def cubic(x: jax.Array) -> jax.Array:
+def cubic(x):
     return (x**3).sum()
 
 
@@ -45,7 +45,7 @@ def test_complete_for_an_lstm():
     layer = lstm_jax.LSTM(E, 16, rngs=nnx.Rngs(0))
     layer.kernel[...] *= 100.0  # large weights, for which the gates are far from linear
 
-    def output(x: jax.Array) -> jax.Array:
+    def output(x):
         return layer(x[None])[0].sum()
 
     x = jnp.asarray(INPUTS, jnp.float32)
@@ -62,10 +62,10 @@ class Last(nnx.Module):
     def __init__(self):
         self.lstm = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
 
-    def outputs(self, x: jax.Array) -> jax.Array:
+    def outputs(self, x):
         return self.lstm(x[None])[0].sum(-1)
 
-    def last(self, x: jax.Array) -> jax.Array:
+    def last(self, x):
         return self.outputs(x)[-1]
 
 
@@ -85,7 +85,7 @@ def test_a_module_that_is_changed_in_place(plain):
 def test_gradient_norms_against_differences():
     layer = lstm_jax.LSTM(E, 4, param_dtype=jnp.float64, return_sequences=True, rngs=nnx.Rngs(0))
 
-    def outputs(x: jax.Array) -> jax.Array:
+    def outputs(x):
         return layer(x[None])[0].sum(-1)
 
     found, step = gradient_norms(outputs, jnp.asarray(INPUTS)), 1e-6

@@ -44,7 +44,7 @@ def test_sizes_that_do_not_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def by_hand(column: np.ndarray, over: int) -> float:
+def by_hand(column, over):
     return float(np.std([np.mean(column[at : at + over], dtype=np.float64) for at in range(len(column) - over + 1)]))
 
 

@@ -22,7 +22,7 @@ from lstm_jax.layers.recurrent import Recurrent
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
-def inputs() -> jax.Array:
+def inputs():
     """Return a random input (B, T, E). It is float64 if the test uses the fixture `x64`, else float32."""
     return jnp.asarray(np.random.default_rng(0).standard_normal((B, T, E)), float)
 
@@ -84,7 +84,7 @@ def test_a_model_of_ones_own():
     """
 
     class Tagger(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs):
+        def __init__(self, rngs):
             self.embedding = lstm_jax.Embedding(10, E, rngs=rngs)
             self.both = lstm_jax.Bidirectional(E, H, return_sequences=True, dropout=0.5, rngs=rngs)
             self.top = lstm_jax.GRU(2 * H, 3, return_sequences=True, rngs=rngs)

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ T, H = 6, 12
 STEPS = ["the", "film", "<script>", 'is "good"', "film", "10"]
 
 
-def made_frame(seed: int) -> Frame:
+def made_frame(seed):
     rng = np.random.default_rng(seed)
     arrays = {"forget": rng.random((T, H)), "c": rng.normal(size=(T, H)) * 3, "h": rng.normal(size=(T, H))}
     strips = (Strip("integrated gradients", rng.normal(size=T).tolist()), Strip("leaving the word out", rng.normal(size=T).tolist()))
@@ -45,7 +44,7 @@ WINDOW = Window(
 )
 
 
-def content(text: str) -> dict[str, Any]:
+def content(text):
     (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
 
@@ -133,10 +132,10 @@ def test_in_a_browser(tmp_path):
         from selenium.webdriver.common.keys import Keys
         from selenium.webdriver.support.select import Select
 
-        def find(selector: str) -> Any:
+        def find(selector):
             return browser.find_element("css selector", selector)
 
-        def picture() -> str:
+        def picture():
             return browser.execute_script("return document.getElementById('heat').toDataURL()")
 
         assert find("#verdict").text == "verdict 1"

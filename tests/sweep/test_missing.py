@@ -3,7 +3,6 @@
 import gzip
 import subprocess
 import threading
-from typing import Any
 
 import pytest
 
@@ -11,13 +10,13 @@ from lstm_jax import InputError
 from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 
 
-def _square(item: int) -> list[dict[str, Any]]:
+def _square(item):
     if item == 3:
         raise subprocess.CalledProcessError(7, "command")
     return [{"item": item, "square": item**2}, {"item": item, "square": item**2}]
 
 
-def _describe(item: int, rows: Any) -> str:
+def _describe(item, rows):
     return f"{item}: {len(rows)} rows"
 
 
@@ -45,7 +44,7 @@ def test_workers_and_errors(tmp_path):
     rows = run_missing(path, {n: n for n in items}, lambda row: row["item"], _square, "items", _describe, workers=4)
     assert sorted(row["item"] for row in rows) == sorted(items * 2)
 
-    def broken(item: int) -> list[dict[str, Any]]:
+    def broken(item):
         raise InputError("item", item, "give another")
 
     with pytest.raises(InputError, match="item: 30"):
@@ -67,12 +66,12 @@ def test_a_damaged_compressed_file(tmp_path):
 def test_an_error_drops_the_items_not_yet_started(tmp_path):
     started = []
 
-    def measure(item: int) -> list[dict[str, Any]]:
+    def measure(item):
         threading.Event().wait(item / 10)
         started.append(item)
         return [{"item": item}]
 
-    def interrupted(item: int, rows: Any) -> str:
+    def interrupted(item, rows):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -103,7 +103,7 @@ class Locking:
 def test_a_run_that_changes_its_config(tmp_path):
     """The row of a run that changes a dict in its config, and then fails or not, contains the config from before the run."""
 
-    def run(config: Any) -> dict[str, Any]:
+    def run(config):
         with config.lock:
             return {"rate": config.rates["rate"].pop()}
 

@@ -30,24 +30,24 @@ from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 class Table:
     table: dict[Any, Any] = field(default_factory=dict)
 
-    def entries(self, config: Any) -> dict[str, int]:
+    def entries(self, config):
         return {"entries": len(self.table)}
 
     @classmethod
-    def size(cls, config: Any) -> dict[str, int]:
+    def size(cls, config):
         return {"size": len(config.table)}
 
 
-def never(config: Any) -> dict[str, float]:
+def never(config):
     """Fail the test, since no run may begin."""
     pytest.fail(f"run of {config}")
 
 
-def undefined(config: Config) -> dict[str, float]:
+def undefined(config):
     return {"loss": math.inf, "score": math.nan}
 
 
-def nothing(config: Config) -> dict[str, float]:
+def nothing(config):
     return {"score": 1.0}
 
 
@@ -156,10 +156,10 @@ class Locked:
         object.__setattr__(self, "lock", threading.Lock())
 
 
-def local() -> tuple[Any, Any]:
+def local():
     """Return a function and an instance of a class that another process cannot import."""
 
-    def inner(config: Config) -> dict[str, float]:
+    def inner(config):
         return {"score": 2.0}
 
     @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def test_a_script_without_a_guard(thread, tmp_path):
     start = f"import threading\nthread = threading.Thread(target=lambda: {call})\nthread.start()\nthread.join()" if thread else call
     begin = SCRIPT.partition("if __name__")[0]
 
-    def execute(text: str) -> str:
+    def execute(text):
         (tmp_path / "bare.py").write_text(begin + text)
         return run_python("bare.py", cwd=tmp_path).stderr
 
@@ -256,7 +256,7 @@ def test_a_sweep_within_a_run(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def running(number: int) -> bool:
+def running(number):
     """Return whether the process with the id `number` exists and is not a zombie."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

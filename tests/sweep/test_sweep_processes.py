@@ -12,7 +12,7 @@ from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.sweep.rows import read_rows
 
 
-def stop(config: Config) -> dict[str, int]:
+def stop(config):
     """Raise `Interrupted`, as a training of the library does after a signal.
 
     The signal has the number `config.number`. If the number is 0, the function returns a result instead.
@@ -22,7 +22,7 @@ def stop(config: Config) -> dict[str, int]:
     return {"done": 1}
 
 
-def move(config: Config) -> dict[str, int]:
+def move(config):
     """Change the working folder to `config.log`, and return the number of the config."""
     os.chdir(config.log)
     return {"number": config.number}

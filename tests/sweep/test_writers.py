@@ -2,7 +2,6 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from lstm_jax.sweep.rows import append_rows, read_rows
 WRITERS = 8
 
 
-def write(path: Path, writer: int, count: int) -> None:
+def write(path, writer, count):
     """Append `count` rows of different lengths, one to three rows per call."""
     rows = [{"writer": writer, "number": number, "text": "x" * (number * 37 % 9000)} for number in range(count)]
     while rows:
