@@ -25,10 +25,6 @@ COPIED = 64 * 2**20
 """Number of floats in the array that is copied. The array is too large for any cache."""
 TRIES = 6
 PROBE_SIZE, PROBE_TIMES = 384, 60
-TOLERATED = 0.1
-"""Largest tolerated slowdown of a probe, relative to the fastest probe of the machine.
-
-If a probe is slower than this, the module assumes that other work used the CPU."""
 GPU_SETTINGS = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
     "NVIDIA_TF32_OVERRIDE": "0",
@@ -39,11 +35,6 @@ GPU_SETTINGS = {
 def gpu() -> bool:
     """Return whether /dev contains the device file of an NVIDIA GPU. This check does not start JAX or PyTorch."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def settings() -> dict[str, str]:
-    """Return the environment variables that are set for every benchmark process: `GPU_SETTINGS` if the machine has a GPU, else none."""
-    return GPU_SETTINGS if gpu() else {}
 
 
 def _best(work: Callable[[], object]) -> float:
@@ -112,13 +103,6 @@ def probe() -> float:
         np.matmul(a, b, out=out)
         seconds.append(perf_counter() - began)
     return 2 * PROBE_SIZE**3 / float(np.median(seconds[PROBE_TIMES // 2 :])) / 1e9
-
-
-def slow_probe(probes: list[float], fastest: float) -> str:
-    """Return a text that says how slow the CPU was at the time of a benchmark, or "" if it was not slow."""
-    if probes and min(probes) < (1 - TOLERATED) * fastest:
-        return f"a product ran at {min(probes):.0f} GFLOP/s beside it, {fastest:.0f} at best"
-    return ""
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
 GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = "grid", "seeds", "loss", "held_out", "epoch_time"
 SAMPLING, STEP_MEMORY, RUN_MEMORY, SCALING = "sampling", "step_memory", "run_memory", "scaling"
 BREAKDOWN, DUEL, FALSE_ALARM = "breakdown", "duel", "false_alarm"
-TIMED = (STEP, SCALING)
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def required_in(name: str) -> list[str]:
 def make_row(measurement: str, **fields) -> Row:
     """Return a result row with the current schema version, the kind of measurement and the given fields."""
     row = {"schema": VERSION, "measurement": measurement} | fields
-    if measurement in TIMED:
+    if measurement in (STEP, SCALING):
         row = rounded(row | {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])})
     return row
 

@@ -23,7 +23,7 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 def pinned(cores: int = CORES) -> dict[str, str]:
     """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads."""
     limits = {f"{library}_NUM_THREADS": str(cores) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-    return os.environ | limits | machine.settings()
+    return os.environ | limits | (machine.GPU_SETTINGS if machine.gpu() else {})
 
 
 def require_this_machine(rows: Rows) -> None:

@@ -89,10 +89,6 @@ def steps_per_block(run: Run, least: float) -> int:
     return count
 
 
-def _block(run: Run, count: int) -> float:
-    return float(f"{1000 * _time(run, count) / count:.6g}")
-
-
 def measure(run: Run, seconds: float, block_seconds: float, turns: bool = False) -> tuple[int, list[float]]:
     """Time blocks of steps one after the other for a given number of seconds, or one of this length for each line of standard input."""
     count = steps_per_block(run, max(block_seconds, seconds if turns else seconds / BLOCKS))
@@ -102,7 +98,7 @@ def measure(run: Run, seconds: float, block_seconds: float, turns: bool = False)
             print(TURN, flush=True)
             if not sys.stdin.readline():
                 break
-        samples.append(_block(run, count))
+        samples.append(float(f"{1000 * _time(run, count) / count:.6g}"))
     return count, samples
 
 

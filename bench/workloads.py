@@ -268,11 +268,6 @@ def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = ("
     add_flags(parser, read_sizes, **dict.fromkeys(names, "sizes, as in 32,64,128 or 32..512"))
 
 
-def given_axes(options: argparse.Namespace) -> Axes:
-    """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out."""
-    return {letter: values for letter in "HTB" if (values := getattr(options, LETTERS[letter]))}
-
-
 def read_workloads(names: Iterable[str], axes: Axes, cells: Iterable[str] = ("lstm",)) -> list[Workload]:
     """Return the named workloads for every combination of the given sizes and recurrent cells."""
     found = {}

@@ -4,6 +4,7 @@ T is the number of steps of the input and E the number of features of a step.
 """
 
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -65,7 +66,7 @@ def integrated_gradients(function: Function, inputs: Array, *args, baseline: Arr
     _check_inputs(inputs)
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
-    step, output_of, shares_of = inputs - start, _compiled(_output, function), _compiled(_shares, function)
+    step, output_of, shares_of = inputs - start, _compiled(operator.call, function), _compiled(_shares, function)
     output = output_of(inputs, *args)
     shape = getattr(output, "shape", None)
     require(shape == (), "function", type(output).__name__ if shape is None else f"shape {shape}", "return a scalar")
@@ -82,8 +83,8 @@ def integrated_gradients(function: Function, inputs: Array, *args, baseline: Arr
 
 
 def _check_inputs(inputs: Array) -> None:
-    require(inputs.ndim == 2 and inputs.size > 0, "inputs", f"shape {inputs.shape}", "give an array (T, E) with elements")
-    require(jnp.issubdtype(inputs.dtype, jnp.floating), "inputs", inputs.dtype, "give floats")
+    valid = inputs.ndim == 2 and inputs.size > 0 and jnp.issubdtype(inputs.dtype, jnp.floating)
+    require(valid, "inputs", jax.typeof(inputs), "give floats (T, E) with elements")
 
 
 def _compiled(plain: Callable[..., Any], function: Function) -> Callable[..., Any]:
@@ -92,13 +93,7 @@ def _compiled(plain: Callable[..., Any], function: Function) -> Callable[..., An
     return jax.jit(partial(plain, function))
 
 
-@cache
-def _cached(plain: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(plain, static_argnums=0)
-
-
-def _output(function: Function, inputs: Array, *args) -> Array:
-    return function(inputs, *args)
+_cached = cache(partial(jax.jit, static_argnums=0))
 
 
 def _shares(function: Function, start: Array, step: Array, places: Array, *args) -> Array:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 _CALL = re.compile(r" = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 
+_LAYOUT, _MEMBER = re.compile(r"{.*?}"), re.compile(r"\([^()]*\)|\w+\[[\d,]*\]")
+"""Layout of an array, and member of a tuple: an array or a tuple of arrays."""
 _WITH_OPERAND = ("all-gather", "collective-permute", "reduce-scatter", "all-to-all")
 """Collectives whose asynchronous form returns a tuple of the operands, the results and, on some devices, further members."""
 
@@ -33,21 +35,9 @@ def collectives(hlo: str) -> list[Collective]:
         if call := _CALL.search(line):
             shapes, kind, start = call.groups()
             if start and kind in _WITH_OPERAND:
-                shapes = _members(shapes)[1]
+                shapes = _MEMBER.findall(_LAYOUT.sub("", shapes)[1:-1])[1]
             found.append(Collective(kind, sum(map(_bytes, _ARRAY.findall(shapes)))))
     return found
-
-
-def _members(shapes: str) -> list[str]:
-    """Split the text of a tuple's shape into the texts of its members. For example, "(f32[2], (s32[], u32[]))" has two members."""
-    members, depth = [""], 0
-    for character in shapes[1:-1]:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            members.append("")
-        else:
-            members[-1] += character
-    return members
 
 
 def _bytes(array: tuple[str, str]) -> int:

@@ -53,11 +53,10 @@ def neighbours(
     if metric == "cosine":
         norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(word)
         scores = np.divide(wide @ word, norms, out=np.zeros(len(wide)), where=norms > 0)
-        order = np.argsort(-scores, kind="stable")
     else:
         require(metric == "euclidean", "metric", metric, "choose cosine or euclidean")
         scores = np.linalg.norm(wide - word, axis=1)
-        order = np.argsort(scores, kind="stable")
+    order = np.argsort(-scores if metric == "cosine" else scores, kind="stable")
     ids = order[(order >= RESERVED_IDS) & (order != index)][:count]
     return ids, scores[ids]
 
@@ -126,8 +125,8 @@ def word_counts(
     fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
     remedy = "give one a review and the end: 0 to the count of ids"
     require(bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
-    inside = len(values) == 0 or (values.min() >= 0 and values.max() < vocabulary_size)
-    require(bool(inside), "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
+    inside = bool(((values >= 0) & (values < vocabulary_size)).all())
+    require(inside, "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
     require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))

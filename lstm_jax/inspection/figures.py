@@ -160,14 +160,14 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
     ordered = sorted(rows, key=lambda row: row["epoch"])
-    first, last = ordered[0]["epoch"], ordered[-1]["epoch"]
+    epochs = [row["epoch"] for row in ordered]
     panels: dict[str, dict[str, np.ndarray]] = {}
     for metric in metrics:
         for split in SPLITS:
-            name = f"{split}_{metric}"
-            points = [(row["epoch"], row[name]) for row in ordered if row.get(name) is not None and np.isfinite(row[name])]
-            if points:
-                panels.setdefault(metric, {})[split] = np.transpose(points)
+            values = np.array([row.get(f"{split}_{metric}") for row in ordered], float)
+            known = np.isfinite(values)
+            if known.any():
+                panels.setdefault(metric, {})[split] = np.stack([epochs, values])[:, known]
     missing = f"no {' and no '.join(metrics)} in them"
     require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
 
@@ -179,23 +179,23 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
         figure.get_layout_engine().set(w_pad=0.08, wspace=0.05)
         for axes, (metric, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
             for split, line in lines.items():
-                style = {"lw": 2, "marker": "o", "ms": 5 if len(rows) <= 30 else 0, "clip_on": False}
-                axes.plot(*line, color=SPLITS[split], label=split, **style)
+                size = 5 if len(rows) <= 30 else 0
+                axes.plot(*line, color=SPLITS[split], label=split, lw=2, marker="o", ms=size, clip_on=False)
             axes.set_title(METRICS[metric], pad=10)
             axes.set_xlabel("epoch")
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.02, y=0.08)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-            if first == last:
-                axes.set(xlim=(first - 1, first + 1), xticks=[first])
+            if epochs[0] == epochs[-1]:
+                axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs[:1])
             # each line is labelled at its end, to the right of the frame; labels that are too close move apart
             ends = sorted((float(values[-1]), split) for split, (_, values) in lines.items())
             low, high = axes.get_ylim()
             least = LABEL_GAP * np.arange(len(ends))
             heights = isotonic_regression([(value - low) / (high - low) for value, _ in ends] - least).x + least
             for height, (value, split) in zip(heights, ends, strict=True):
-                style = {"xycoords": "axes fraction", "va": "center", "fontsize": 11, "annotation_clip": False}
-                axes.annotate(f"{split} {value:.3f}", (1.02, height), color=SPLITS[split], **style)
+                text = f"{split} {value:.3f}"
+                axes.annotate(text, (1.02, height), xycoords="axes fraction", va="center", color=SPLITS[split], annotation_clip=False)
 
     return write_figure(path, (5.2 * len(panels), 4.3), draw)
 
@@ -214,10 +214,7 @@ def confusion_matrix(
     Raises:
         InputError: if `confusion` is not 2 by 2, or has a negative count.
     """
-    try:
-        counts = np.asarray(confusion)
-    except ValueError:  # rows of different lengths
-        counts = np.zeros(0)
+    counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
 
     def draw(figure) -> None:
@@ -255,24 +252,10 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
         curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         filled = reliability.count > 0
         confidence, frequency = reliability.confidence[filled], reliability.frequency[filled]
-        curve.plot([0, 1], [0, 1], color="#777777", lw=1.2, ls=(0, (5, 4)))
-        right = confidence > 0.5
-        below = bool(np.sum(frequency[right] - confidence[right]) < 0)  # the label of the diagonal is put on the side away from the curve
-        curve.annotate(
-            "perfectly calibrated",
-            (0.76, 0.76),
-            (-6, 6) if below else (6, -6),
-            textcoords="offset points",
-            color="#666666",
-            fontsize=10,
-            ha="center",
-            va="bottom" if below else "top",
-            rotation=45,
-            rotation_mode="anchor",
-            transform_rotates_text=True,
-        )
+        curve.plot([0, 1], [0, 1], color="#777777", lw=1.2, ls=(0, (5, 4)), label="perfectly calibrated")
         curve.vlines(confidence, confidence, frequency, color=ORANGE, lw=2, alpha=0.6)
         curve.plot(confidence, frequency, color=BLUE, lw=2, marker="o", ms=6, clip_on=False)
+        curve.legend()
         curve.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of positive labels")
         curve.set_title(f"Expected calibration error {ece:.3f}: weighted mean gap (orange)", pad=10, fontsize=11)
         edges = reliability.edges
@@ -381,8 +364,7 @@ def _label_words(axes, coordinates: np.ndarray, words: Sequence[str], inks: np.n
 
     axes.figure.draw_without_rendering()  # computes the layout, without which positions in pixels are not known
     pixels = axes.transData.transform(coordinates)
-    frame = axes.bbox.extents
-    taken = np.empty((0, 4))
+    taken = np.empty((0, 2, 2))  # lower left and upper right corners of the labels
     sides = [((5, 0), "left", "center"), ((-5, 0), "right", "center"), ((0, 5), "center", "bottom"), ((0, -5), "center", "top")]
     for index in order:
         visible = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words[index])
@@ -390,20 +372,16 @@ def _label_words(axes, coordinates: np.ndarray, words: Sequence[str], inks: np.n
         label.set_in_layout(False)
         label.set_path_effects([withStroke(linewidth=2, foreground="white")])
         fits = []
-        for number, (offset, across, along) in enumerate(sides):
-            label.set(position=offset, ha=across, va=along)
-            box = label.get_window_extent().extents
-            inside = (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
-            if inside and not _overlaps(taken, box).any():
-                covered = _overlaps(np.concatenate([pixels - 4, pixels + 4], axis=1), box).sum()
-                fits.append((covered, number, box))
-        if not fits:
+        for position, across, along in sides:
+            side = {"position": position, "ha": across, "va": along}
+            label.set(**side)
+            box = label.get_window_extent()
+            overlaps = np.all((taken[:, 0] < box.max) & (taken[:, 1] > box.min), axis=1).any()
+            if axes.bbox.count_contains(box.corners()) == 4 and not overlaps:
+                fits.append((box.padded(4).count_contains(pixels), side, box))
+        if fits:
+            _, side, box = min(fits, key=lambda fit: fit[0])
+            label.set(**side)
+            taken = np.concatenate([taken, [box.get_points()]])
+        else:
             label.remove()
-            continue
-        _, number, box = min(fits, key=lambda fit: fit[:2])
-        label.set(position=sides[number][0], ha=sides[number][1], va=sides[number][2])
-        taken = np.concatenate([taken, [box]])
-
-
-def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)

@@ -15,7 +15,7 @@ import numpy as np
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
 
-_LEVELS = 12
+_LEVELS, _MOST_BITS = 11, 8
 
 _PAGE = (
     f"<!doctype html>\n<!-- {MARK} -->\n"
@@ -28,7 +28,13 @@ body {{ margin: 2rem auto; max-width: 54rem; padding: 0 1rem; font: 16px/1.5 sys
 body {{ color: var(--ink); background: var(--paper) }}
 pre {{ font: 14px/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
 h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1rem; margin-top: 2rem }} span {{ border-radius: 2px }}
-{rules}
+"""
+    + " ".join(
+        f".{prefix}{n} {{{{ background: rgb(var(--{colour}) / {n / _LEVELS:.2f}) }}}}"
+        for prefix, colour in (("p", "high"), ("n", "low"))
+        for n in range(1, _LEVELS + 1)
+    )
+    + """
 </style></head><body><h1>{title}</h1><p>{lead}</p>
 {body}
 </body></html>
@@ -36,17 +42,17 @@ h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1rem; margin-top: 2rem }} span {{ bo
 )
 
 
-def _rules(prefix: str, colour: str) -> str:
-    return " ".join(f".{prefix}{n} {{ background: rgb(var(--{colour}) / {n / (_LEVELS - 1):.2f}) }}" for n in range(1, _LEVELS))
+def _write_page(path: Path, title: str, lead: str, body: str, force: bool) -> None:
+    write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, body=body), force)
 
 
-def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
-    """Return HTML of a text, with one <span> element for each run of characters that have the same CSS class."""
-    parts = []
-    for name, run in groupby(zip(classes, characters, strict=True), itemgetter(0)):
-        text = html.escape("".join(character for _, character in run))
-        parts.append(f'<span class="{name}">{text}</span>' if name else text)
-    return "".join(parts)
+def _coloured(text: Sequence[str], values: np.ndarray) -> str:
+    """Return HTML of a text whose characters have values from -1 to 1, with a <span> element for each run of characters of one colour."""
+    levels, parts = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(int), []
+    for level, run in groupby(zip(levels, text, strict=True), itemgetter(0)):
+        shown = html.escape("".join(character for _, character in run))
+        parts.append(f'<span class="{"p" if level > 0 else "n"}{abs(level)}">{shown}</span>' if level else shown)
+    return f"<pre>{''.join(parts)}</pre>"
 
 
 def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
@@ -60,12 +66,8 @@ def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str,
     """
     require(len(text) >= 2, "text", f"{len(text)} characters", "give 2 or more")
     require(len(bits) == len(text) - 1, "bits", len(bits), f"give one less than the text's {len(text)} characters")
-    top = 8.0
-    levels = np.clip(np.rint(np.minimum(bits, top) / top * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
-    classes = ["", *(f"s{n}" if n else "" for n in levels)]
-    lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. No colour: expected; full colour: {top:.0f} bits or more."
-    page = _PAGE.format(title=html.escape(title), lead=lead, rules=_rules("s", "high"), body=f"<pre>{_runs(text, classes)}</pre>")
-    write_atomically(path, page, force)
+    lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. No colour: expected; full colour: {_MOST_BITS} bits or more."
+    _write_page(path, title, lead, _coloured(text, np.append(0, bits / _MOST_BITS)), force)
 
 
 def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
@@ -82,13 +84,9 @@ def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int
     for unit in units:
         size = activations.shape[1]
         require(0 <= unit < size, "unit", unit, f"give 0 to {size - 1}")
-        values = np.clip(activations[:, unit], -1, 1)
-        levels = np.rint(np.abs(values) * (_LEVELS - 1)).astype(int)
-        classes = [("p" if v > 0 else "n") + str(n) if n else "" for v, n in zip(values, levels, strict=True)]
-        sections.append(f"<h2>unit {unit}</h2><pre>{_runs(text, classes)}</pre>")
+        sections.append(f"<h2>unit {unit}</h2>{_coloured(text, activations[:, unit])}")
     lead = "Each unit's output after each character: orange towards 1, blue towards -1."
-    rules = _rules("p", "high") + "\n" + _rules("n", "low")
-    write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, rules=rules, body="\n".join(sections)), force)
+    _write_page(path, title, lead, "\n".join(sections), force)
 
 
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:

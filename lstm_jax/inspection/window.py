@@ -24,7 +24,6 @@ MOST_BYTES = 5_000_000
 LEAST_UNITS = 8
 """Smallest number of units of each layer that a page may show. If the smallest layer has fewer units, its size
 replaces this number for all layers."""
-_REMEDY = "give fewer or shorter examples, or fewer epochs"
 _DIVERGED = "the network has diverged: inspect another run, or train it with a lower learning rate"
 _TEMPLATE = Path(__file__).with_name("window.html")
 
@@ -122,7 +121,8 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
     require(_is_finite(dict(window.neighbours)), "neighbours", "values that are not finite", _DIVERGED)
     text = _text(window, _units_that_fit(window, most_bytes))
     size = len(text.encode())
-    require(size <= most_bytes, "page", f"{size:,} bytes", f"{_REMEDY}: at most {most_bytes:,} bytes")
+    remedy = f"give fewer or shorter examples, or fewer epochs: at most {most_bytes:,} bytes"
+    require(size <= most_bytes, "page", f"{size:,} bytes", remedy)
     return text
 
 
@@ -164,7 +164,7 @@ def clustered(series: np.ndarray) -> np.ndarray:
 
 def _text(window: Window, kept: list[np.ndarray]) -> str:
     """Return the HTML text of the page that shows the content `window`."""
-    shown, total = sum(map(len, kept)), sum(_sizes(window))
+    shown, total = sum(map(len, kept)), sum(layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers)
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
     content = asdict(replace(window, about=window.about + note, examples=()))
     content["examples"] = [
@@ -174,26 +174,21 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
     return fill_template(_TEMPLATE, content)
 
 
-def _sizes(window: Window) -> list[int]:
-    return [next(iter(layer.arrays.values())).shape[1] for layer in window.examples[0].frames[0].layers]
-
-
 def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
     """Choose the units of each layer to show in a page of at most `most_bytes` bytes: those whose outputs vary most."""
-    layers, sizes = window.examples[0].frames[0].layers, _sizes(window)
+    layers = window.examples[0].frames[0].layers
+    sizes = [layer.arrays["h"].shape[1] for layer in layers]
     steps = sum(len(example.steps) for example in window.examples) * len(window.epochs)
     frames = len(window.examples) * len(window.epochs)
     arrays = sum(len(layer.arrays) for layer in layers)
     # base64 has 4 characters for 3 bytes, and up to 4 more for an array; the index of a unit and its place in the order have up to 12
     rest = len(_text(window, [np.arange(0)] * len(sizes)).encode()) + 4 * arrays * frames
     each = arrays * steps * 4 / 3 + 12 * len(layers) * frames
-    fit = int((most_bytes - rest) / each)
-    least = min(LEAST_UNITS, *sizes)
-    require(fit >= least, "page", f"{rest + least * each:,.0f} bytes or more", f"{_REMEDY}: at most {most_bytes:,} bytes")
+    fit = max(int((most_bytes - rest) / each), min(LEAST_UNITS, *sizes))
     chosen = []
-    for n, size in enumerate(sizes):
+    for n in range(len(layers)):
         outputs = np.concatenate([example.frames[window.shown].layers[n].arrays["h"] for example in window.examples])
-        chosen.append(np.sort(np.argsort(-outputs.std(0), kind="stable")[: min(fit, size)]))
+        chosen.append(np.sort(np.argsort(-outputs.std(0), kind="stable")[:fit]))
     return chosen
 
 

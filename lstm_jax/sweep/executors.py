@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -25,32 +26,36 @@ from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.runtime import machine
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.identity import Run, import_name, main_name, pickle_config, set_main_name
-from lstm_jax.sweep.rows import Row, Tally, in_threads
+from lstm_jax.sweep.rows import Row, in_threads
 
 DONE, FAILED = "done", "failed"
 POLL_PROCESS, POLL_JOBS = 0.02, 0.5
 """Numbers of seconds between two queries of the state of a process, and of the job states that submitit holds."""
-REFUSED = "refused"
-"""Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run: the arguments of an `InputError`."""
 Outcomes = Generator[tuple[str, Row], None, None]
 ARRAY_JOBS = 1000
 """Largest number of jobs in a Slurm array. The default value of Slurm's setting `MaxArraySize` does not allow larger arrays."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """Runs that an executor starts, and the settings of the executors."""
+    """Runs that an executor starts, the settings of the executors, and the numbers of runs that are running, done and failed."""
 
     function: Run
     missing: Mapping[str, Any]
     """Dict from the id of each run to its config."""
-    tally: Tally
     workers: int = 0
     """Number of processes that the executor `processes` runs at the same time; 0 means one per core."""
     folder: Path = Path("jobs")
     """Folder to which submitit writes its logs."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of submitit by name."""
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        waiting = len(self.missing) - self.running - self.done - self.failed
+        return f"{self.running} running, {waiting} waiting, {self.done} done, {self.failed} failed"
 
 
 def attempt(function: Run, config: Any) -> Row:
@@ -85,9 +90,9 @@ def _plain(value: Any) -> Any:
 def here(work: Work) -> Outcomes:
     """Call the function on one config after another in this process."""
     for key, config in work.missing.items():
-        work.tally.running = 1
+        work.running = 1
         row = attempt(work.function, config)
-        work.tally.running = 0
+        work.running = 0
         yield key, row
 
 
@@ -105,10 +110,10 @@ def processes(work: Work) -> Outcomes:
         finally:
             shares.append(share)
 
-    work.tally.running = min(workers, count)
+    work.running = min(workers, count)
     with _sigterm_interrupts(), contextlib.closing(in_threads(run_on_a_share, work.missing, workers, ended.set)) as rows:
         for number, (key, future) in enumerate(rows, 1):
-            work.tally.running = min(workers, count - number)
+            work.running = min(workers, count - number)
             yield key, future.result()
 
 
@@ -133,16 +138,12 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threadi
     """Like `attempt`, but in a fresh process on the given CPU cores, which is killed once the sweep has ended."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
-    try:
-        output: Any = sys.stderr.fileno()
-    except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
-        output = 2
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "row.json"
+        answer = Path(folder) / "outcome"
         (Path(folder) / "config").write_bytes(pickle_config(config))
         # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
         command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), folder]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, stdout=output) as process:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, stdout=2) as process:
             try:
                 with contextlib.suppress(ProcessLookupError):  # the process has ended already
                     machine.pin(process.pid, cores)
@@ -151,10 +152,10 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threadi
             finally:
                 process.kill()
         if answer.exists():
-            row = json.loads(answer.read_text())
-            if REFUSED in row:
-                raise InputError(*row[REFUSED])
-            return row
+            outcome = pickle.loads(answer.read_bytes())
+            if isinstance(outcome, InputError):
+                raise outcome
+            return outcome
     code = process.returncode
     if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
         raise KeyboardInterrupt
@@ -188,7 +189,7 @@ def slurm(work: Work) -> Outcomes:
             jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
         while jobs:
             ended = [key for key, job in jobs.items() if job.done()]
-            work.tally.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
+            work.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
             for key in ended:
                 try:
                     row = jobs.pop(key).result()

@@ -95,21 +95,25 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
     """Return the inner configs whose class is not the usual one, as a dict from the path of an inner config to the name of its class."""
     found: dict[str, str] = {}
     if is_config(value):
-        only = not dataclasses.is_dataclass(usual) and kinds == {type(value)}
-        found = {} if only or type(value) is type(usual) else {path[1:]: import_name(type(value))}
+        if type(value) is not type(usual) and (dataclasses.is_dataclass(usual) or kinds != {type(value)}):
+            found[path[1:]] = import_name(type(value))
         hints = _hints(type(value))
         for field in dataclasses.fields(value):
             item, annotation = getattr(value, field.name), hints.get(field.name, field.type)
-            if not (dataclasses.is_dataclass(item) or isinstance(item, (list, tuple, dict))):
-                continue  # no config
             named = frozenset({type(item)}) if annotation == type(item).__qualname__ else _dataclasses(annotation)
             found |= other_classes(item, default(field), f"{path}.{field.name}", named)
-    elif isinstance(value, (list, tuple, dict)):
-        inner = dict(value) if isinstance(value, dict) else dict(enumerate(value))
-        others = dict(usual) if isinstance(usual, dict) else dict(enumerate(usual)) if isinstance(usual, (list, tuple)) else {}
-        for key, item in inner.items():
+    else:
+        others = items_of(usual)
+        for key, item in items_of(value).items():
             found |= other_classes(item, others.get(key), f"{path}.{key}", kinds)
     return found
+
+
+def items_of(value: Any) -> dict[Any, Any]:
+    """Return the items of a dict, or of a list or tuple by their indices. Any other value has none."""
+    if isinstance(value, (list, tuple)):
+        return dict(enumerate(value))
+    return value if isinstance(value, dict) else {}
 
 
 @cache

@@ -6,7 +6,7 @@ import inspect
 import io
 import json
 import warnings
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from textwrap import shorten
@@ -18,8 +18,8 @@ from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep import identity
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
-from lstm_jax.sweep.identity import Run, import_name, pickle_config, require_importable, run_id, source_digest
-from lstm_jax.sweep.rows import Row, Tally, read_rows, record
+from lstm_jax.sweep.identity import Run, import_name, items_of, pickle_config, require_importable, run_id, source_digest
+from lstm_jax.sweep.rows import Row, read_rows, record
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 """Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
@@ -86,17 +86,16 @@ def run(
         if count:
             warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    tally = Tally(len(missing))
-    work = Work(function, missing, tally, workers, path.with_suffix(".jobs"), options or {})
+    work = Work(function, missing, workers, path.with_suffix(".jobs"), options or {})
 
     def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
         with closing(EXECUTORS[where](work)) as ended:
             for key, outcome in ended:
                 if outcome["status"] == FAILED:
-                    tally.failed += 1
+                    work.failed += 1
                     text = outcome["error"]
                 else:
-                    tally.done += 1
+                    work.done += 1
                     results = flatten(outcome["result"]).items()
                     text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
                 config = missing[key]
@@ -104,7 +103,7 @@ def run(
                 row = about | {"config": dataclasses.asdict(config)} | outcome
                 yield [row], f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
 
-    record(path, "runs", len(missing), outcomes(), tally)
+    record(path, "runs", len(missing), outcomes(), work)
     return list(_found(path, wanted)[0].values())
 
 
@@ -115,9 +114,9 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     require(where in EXECUTORS, "where", where, f"give one of {', '.join(EXECUTORS)}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     name = import_name(function)
-    require("<lambda>" not in name, "function", "a lambda", "give a function with a name, by which rows are found again")
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
-    require(not bound, "function", name, "the object of a method is not part of the id: give a function that needs only its config")
+    remedy = "give a function with a name, by which rows are found again, that needs only its config and no other object"
+    require("<lambda>" not in name and not bound, "function", name, remedy)
     if where == "processes":
         require_importable(function, "function")
     for config in configs:
@@ -145,10 +144,8 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
 
 def _key_types(value: Any) -> list[str]:
     """Return the names of the types of all keys of the dicts in a value, in the order of the keys as texts."""
-    if isinstance(value, dict):
-        items = sorted(value.items(), key=lambda item: str(item[0]))
-        return [name for key, item in items for name in (type(key).__name__, *_key_types(item))]
-    return [name for item in value for name in _key_types(item)] if isinstance(value, list | tuple) else []
+    items = sorted(items_of(value).items(), key=lambda item: str(item[0]))
+    return [name for key, item in items for name in (type(key).__name__, *_key_types(item))]
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
@@ -188,28 +185,18 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     seconds, its column is named `config.NAME`. If a result has one of these four names or the name of a field, its column is named
     `result.NAME`.
     """
-    fixed = {*_FIRST, *_LAST}
-    parts = [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]
-    fields = _columns(dict.fromkeys(name for _, config, _ in parts for name in config), "config.", fixed)
-    results = _columns(dict.fromkeys(name for *_, result in parts for name in result), "result.", {*fixed, *fields.values()})
-    names = [*_FIRST, *fields.values(), *results.values(), *_LAST]
-    lines = []
-    for row, config, result in parts:
-        line = {name: value for name, value in row.items() if name in fixed}
-        line |= {fields[name]: value for name, value in config.items()} | {results[name]: value for name, value in result.items()}
-        lines.append([line.get(name, "") for name in names])
-    return names, lines
-
-
-def _columns(names: Collection[str], prefix: str, taken: set[str]) -> dict[str, str]:
-    """Return a dict from each field or result to the name of its column, which no other column has."""
-    columns: dict[str, str] = {}
-    for name in names:
-        column = name
-        while column in taken or column in columns.values() or (column != name and column in names):
-            column = prefix + column
-        columns[name] = column
-    return columns
+    parts = [{"": row, "config.": flatten(row["config"]), "result.": flatten(row.get("result", {}))} for row in rows]
+    columns = {name: ("", name) for name in (*_FIRST, *_LAST)}
+    for prefix in ("config.", "result."):
+        names = dict.fromkeys(name for part in parts for name in part[prefix])
+        for name in names:
+            column = name
+            while column in columns or (column != name and column in names):
+                column = prefix + column
+            columns[column] = prefix, name
+    for name in _LAST:
+        columns[name] = columns.pop(name)
+    return list(columns), [[part[prefix].get(name, "") for prefix, name in columns.values()] for part in parts]
 
 
 def write_table(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:

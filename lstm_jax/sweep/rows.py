@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,20 +86,6 @@ def append_rows(path: Path, *rows: Row) -> None:
                 file.write(content)
 
 
-@dataclass
-class Tally:
-    """Counts of the runs of a sweep: all runs, and those that are running, done and failed."""
-
-    total: int
-    running: int = 0
-    done: int = 0
-    failed: int = 0
-
-    def __str__(self) -> str:
-        waiting = self.total - self.running - self.done - self.failed
-        return f"{self.running} running, {waiting} waiting, {self.done} done, {self.failed} failed"
-
-
 def in_threads(
     measure: Callable[[Item], Any], items: Mapping[Any, Item], workers: int, stop: Callable[[], None] = lambda: None
 ) -> Generator[tuple[Any, Future], None, None]:
@@ -116,7 +101,7 @@ def in_threads(
             raise
 
 
-def record(path: Path, title: str, total: int, outcomes: Outcomes, tally: Tally | None = None) -> None:
+def record(path: Path, title: str, total: int, outcomes: Outcomes, tally: object = None) -> None:
     """Append results to a file as they arrive, print their lines, and show a progress bar on a terminal."""
     if total:
         append_rows(path)
@@ -128,10 +113,7 @@ def record(path: Path, title: str, total: int, outcomes: Outcomes, tally: Tally 
         for rows, line in outcomes:
             if rows:
                 append_rows(path, *rows)
-            if console.is_terminal:
-                console.print(Text(line))  # brackets in the line are no markup
-            else:
-                print(line, flush=True)
+            console.print(Text(line))  # brackets in the line are no markup
             display.advance(task)
 
 

@@ -1,4 +1,4 @@
-"""Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up rows and of committed rows."""
+"""Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up rows."""
 
 import math
 
@@ -45,17 +45,6 @@ def test_summary_and_report_by_hand(capsys):
     shown = capsys.readouterr().out
     assert "0.8350 *" in shown
     assert "not reached" in shown
-
-
-def test_committed_rows():
-    """Rows of runs on one and on two cores are reported apart."""
-    one, both = (accuracy.grid_rows(accuracy.PATH, "aea29158c4a4", cores) for cores in (1, 2))
-    assert len(one) == 288
-    assert [(line["peer"], round(line["score"], 4)) for line in accuracy.summarize(both)] == [("ours", 0.8314), ("keras_jax", 0.8381)]
-    lines = "\n".join(printed("accuracy", "--study", "epoch_time", "--report"))
-    assert "generation: speedup over keras_jax 3.39x (95 % confidence interval 3.2" in lines
-    first, *_ = printed("accuracy", "--study", "seeds", "--first-seed", "100", "--seeds", "20", "--report")
-    assert first.startswith("ours: 0.8362 (sd 0.0041; 100: 0.8314, ")
 
 
 def test_recipes():

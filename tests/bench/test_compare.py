@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rows import bench_here, timed, write_rows
 
-from bench import compare, summary
+from bench import compare
 from bench.compare import Change
 from lstm_jax import InputError
 from lstm_jax.sweep import stats
@@ -61,14 +61,6 @@ def test_verdicts(found, verdicts):
 
 
 @pytest.mark.parametrize(
-    ("workloads", "old", "new", "verdict"),
-    [("A", 3, 3, "too few processes"), ("A", 5, 4, "slower"), ("AB", 5, 5, "slower"), ("AB", 6, 3, "too few processes")],
-)
-def test_too_few_processes(workloads, old, new, verdict):
-    assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
-
-
-@pytest.mark.parametrize(
     ("row", "subject"),
     [
         (timed("A", "ours", 1.0, cpu="another"), r"machines: another, .* and chip, "),
@@ -82,15 +74,6 @@ def test_rows_that_cannot_be_compared(row, subject):
     assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
     with pytest.raises(InputError, match=f"^{subject}"):
         compare.changes(rows, [row])
-
-
-def test_a_commit_without_its_uncommitted_version(path):
-    both = [timed("A", "ours", ms, n, git=git) for git, ms in (("abc", 10.0), ("abc+", 7.0)) for n in range(3)]
-    write_rows(path, both)
-    for text, ms in (("abc", 10.0), ("ab", 10.0), ("abc+", 7.0)):
-        assert [row["ms_per_step"] for row in compare.timed_rows(text, path)] == [ms] * 3
-        rows, (line,) = summary.of_commit(path, text)
-        assert (len(rows), len(line.rows), line.ms) == (3, 3, ms)
 
 
 @pytest.mark.parametrize(

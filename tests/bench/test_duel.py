@@ -1,6 +1,5 @@
 """Tests of `bench duel`: verdicts on made-up rounds, two real processes that take turns, and false alarms. No time is asserted."""
 
-import argparse
 import re
 import subprocess
 
@@ -9,10 +8,9 @@ import pytest
 from rows import ROOT, complaint, made, printed, read_lines, run_python, write_rows
 from rows import bench_here as bench
 
-from bench import duel, timing, worker
-from bench.peers import Candidate, base
+from bench import duel
+from bench.peers import base
 from bench.schema import DUEL
-from bench.workloads import workload
 from lstm_jax import InputError
 
 
@@ -64,15 +62,6 @@ def test_verdict_and_exit_code_of_the_command(factor, verdict, code, path):
     assert expected.ratio == pytest.approx(factor, rel=0.01)
     assert run.stdout.splitlines()[-1] == str(expected)
     assert str(expected).endswith(f": {verdict}")
-
-
-@pytest.mark.slow
-def test_turns_of_two_processes():
-    module = ["bench.worker", "ours:slower=0.1", "recurrence:H=4,T=3,B=2", "--checked", "0", "--seconds", "0.001"]
-    rows = timing.run_in_turns([module, module], 5)
-    assert [(len(row["samples"]), row["slower"]) for row in rows] == [(5, 0.1)] * 2
-    with pytest.raises(subprocess.CalledProcessError):
-        timing.run_in_turns([module, ["bench.no_such_module"]], 1)
 
 
 @pytest.mark.slow
@@ -167,17 +156,6 @@ def test_a_slower_call_waits_for_its_share(monkeypatch):
         base.slowed(run, 0.1)(count)
         assert abs(now[0] - began - 1.1 * count) < 0.05
     assert base.slowed(run, 0.0) is run
-
-
-def test_the_slowdown_is_timed(monkeypatch):
-    timed = []
-    monkeypatch.setattr(worker, "build", lambda *_: base.Built(print, lambda: np.zeros(1), dict, "keras", ["cpu:test"]))
-    monkeypatch.setattr(worker, "measure", lambda run, *_: timed.append(run) or (1, [1.0]))
-    monkeypatch.setattr(worker.machine, "probe", lambda: 1.0)
-    for share in (0.0, 0.1):
-        flags = argparse.Namespace(reference=None, checked=0.0, seconds=0.1, turns=False)
-        worker.timed_row(Candidate("ours", "ours", {"slower": share}), workload("A"), flags)
-    assert timed[0] is print is not timed[1]
 
 
 def test_false_alarms_by_hand(capsys):

@@ -1,16 +1,9 @@
 """Tests of `bench memory` at tiny sizes: each process gives a row, and existing rows are not measured again. No amount is asserted."""
 
-import numpy as np
 import pytest
 from rows import complaint, made, printed, read_lines, run_python, write_rows
 
-from bench import memory
 from bench.schema import STEP_MEMORY
-
-
-def test_exponents():
-    sizes = np.array([1, 10, 100])
-    assert memory.exponent(sizes, 3 * sizes**0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.slow

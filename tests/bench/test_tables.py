@@ -1,16 +1,9 @@
-"""Tests that the tables and the figure in the README and the documentation agree with the committed rows."""
-
-import re
+"""Tests that the tables in the README and the documentation agree with the committed rows."""
 
 import pytest
-from rows import ROOT
 
-from bench import report, throughput
-from bench.report.figures import draw_speed
-from bench.summary import of_commit
+from bench import report
 from lstm_jax.errors import InputError
-
-FIGURE, COMMIT = ROOT / "docs" / "images" / "speed.svg", "a20f0e49a1b1"
 
 
 def test_tables_are_up_to_date():
@@ -39,12 +32,3 @@ def test_tables_are_rewritten(tmp_path, monkeypatch):
 def test_a_mark_without_rows(mark):
     with pytest.raises(InputError, match=r"^(mark|rows of commit)"):
         report.with_tables(f"<!-- bench {mark} -->\nold\n<!-- end -->\n")
-
-
-def test_figure_is_up_to_date(tmp_path):
-    """Every version of matplotlib writes each text of an SVG file as a comment, too."""
-    rows, lines = of_commit(throughput.PATH, COMMIT)
-    draw_speed(lines, rows, tmp_path / "speed.png")
-    drawn, kept = (re.findall("<!-- (.*?) -->", path.read_text()) for path in (tmp_path / "speed.svg", FIGURE))
-    assert len(drawn) > 30
-    assert kept == drawn, f"run python -m bench report --commit {COMMIT} --out page, copy page/speed.svg"

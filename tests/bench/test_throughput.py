@@ -3,13 +3,9 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
 import tomllib
 from importlib.util import find_spec
-from itertools import product
 
 import pytest
 from rows import ROOT, complaint, failed, printed, read_lines, run_python, timed, write_rows
@@ -20,7 +16,6 @@ from bench.report.page import line_record
 from bench.workloads import workload
 from lstm_jax import InputError
 from lstm_jax.recurrence import BACKENDS
-from lstm_jax.sweep.rows import read_rows
 
 
 @pytest.mark.parametrize(
@@ -34,8 +29,6 @@ from lstm_jax.sweep.rows import read_rows
         ("inference:B=2,T=3,H=4,E=5,V=7", 2 * (480 + 384 + 8), 165 + 30 + 6 + 2),
         ("evaluation:T=3,H=4,E=5,V=7", 25_000 * (480 + 384 + 8), 165 + 35 + 75_000 + 25_000),
         ("recurrence:H=4,T=3,B=2", 3 * (768 + 768), 2 * (144 + 48)),
-        ("forward:H=4,T=3,B=2", 768 + 768, 144 + 48),
-        ("recurrence:H=8,T=5,B=4,cell=gru", 3 * 2 * 20 * 16 * 24, 2 * (17 * 24 + 20 * 16)),
         ("recurrence:H=8,T=5,B=4,cell=min_gru", 3 * 2 * 20 * 8 * 16, 2 * (9 * 16 + 20 * 16)),
         ("forward:H=8,T=5,B=4,cell=lstm_full_gate_recurrence", 2 * 20 * (16 * 32 + 24 * 24), 17 * 32 + 24 * 24 + 20 * 16),
     ],
@@ -97,30 +90,6 @@ throughput.main()
 WORK = "recurrence:B=2,T=3,H=4"
 
 
-@pytest.mark.slow
-def test_a_sweep_that_is_killed_goes_on(path):
-    """After kill -9 during a measurement, no row is lost or measured twice. An incomplete last line is skipped."""
-    names = ("ours", "ours:backend=reference")
-    command = ["-c", QUICK, *f"--workload {WORK} --rounds 3 --seconds 0.05 --results {path} --peer".split(), *names]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, cwd=ROOT, env=environment, start_new_session=True)
-    with run as sweep:
-        while not path.exists() or len(path.read_text().splitlines()) < 3:
-            assert sweep.poll() is None
-            time.sleep(0.02)
-        os.killpg(sweep.pid, signal.SIGKILL)
-    before = read_lines(path)
-    with path.open("a") as file:
-        file.write('{"peer": "ours", "rou')
-    run_python(command)
-    rows = list(read_rows(path))
-    assert rows[: len(before)] == before
-    steps = [row for row in rows if row["measurement"] == "step"]
-    assert sorted((row["candidate"], row["round"]) for row in steps) == sorted(product(names, range(3)))
-    # a candidate that was checked is not checked again
-    assert len({row["distance"] for row in steps if row["candidate"] == "ours"}) == 1
-
-
 def test_a_sweep_keeps_its_rows(path):
     """On a single core, each peer gets a row. The row of a peer that fails, here because it needs a GPU, has the error."""
     arguments = f"--workload {WORK} --peer ours ours:backend=cudnn --rounds 1 --seconds 0.05 --results {path}".split()
@@ -159,17 +128,6 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
     assert [(row["round"], row["noisy"]) for row in rows] == [(0, "wide"), (0, "wide"), (0, ""), (1, "wide")]
     assert ["--write-reference" in call for call in asked] == [True, False, False, False, False]
     assert [call[3:] for call in asked[2:]] == [["--checked", "0.5", "--seconds", "0.1"]] * 3
-
-
-@pytest.mark.slow
-def test_first_step(path):
-    arguments = f"throughput --first-step --workload {WORK} --rounds 1 --results {path} --peer ours".split()
-    run_python(["-m", "bench", *arguments])
-    rows = read_lines(path)
-    assert [row["cache"] for row in rows] == ["cold", "warm"]
-    assert all(row["build_seconds"] > 0 and row["first_step_seconds"] > 0 for row in rows)
-    printed(*arguments)
-    assert read_lines(path) == rows
 
 
 def test_first_steps_of_a_series(path, monkeypatch):
@@ -247,9 +205,3 @@ def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
     monkeypatch.setattr(timing, "CORES", 2)
     assert complaint(*flags, "--rounds", "9").startswith(subject)
     assert read_lines(path) == rows[1:]
-
-
-def test_series_are_kept_apart():
-    rows = [schema.rows_of(throughput.PATH, "step", git="8343e8c9e398", series=name) for name in ("", "recurrent dropout")]
-    counts = [sum(row["workload"] == "A" and row["candidate"] == "ours" for row in summary.kept(part)) for part in rows]
-    assert counts == [7, 18]

@@ -5,7 +5,6 @@ output for zeros. Gradient norms equal those computed by finite differences in f
 """
 
 import re
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +21,16 @@ T, E = 5, 3
 INPUTS = np.random.default_rng(0).standard_normal((T, E))
 
 
-def linear(x: jax.Array, weights: jax.Array) -> jax.Array:
+def linear(x, weights):
     return (x * weights).sum() + 7
 
 
-def cubic(x: jax.Array) -> jax.Array:
+def cubic(x):
     return (x**3).sum()
 
 
 @pytest.mark.usefixtures("x64")
-def test_exact_where_the_answer_is_known() -> None:
+def test_exact_where_the_answer_is_known():
     weights = np.random.default_rng(1).standard_normal((T, E))
     found = integrated_gradients(linear, jnp.asarray(INPUTS), jnp.asarray(weights))
     np.testing.assert_allclose(found.values, (weights * INPUTS).sum(1), rtol=1e-12)
@@ -42,11 +41,11 @@ def test_exact_where_the_answer_is_known() -> None:
     assert found.difference == pytest.approx((INPUTS**3).sum() - (base**3).sum())
 
 
-def test_complete_for_an_lstm() -> None:
+def test_complete_for_an_lstm():
     layer = lstm_jax.LSTM(E, 16, rngs=nnx.Rngs(0))
     layer.kernel[...] *= 100.0  # large weights, for which the gates are far from linear
 
-    def output(x: jax.Array) -> jax.Array:
+    def output(x):
         return layer(x[None])[0].sum()
 
     x = jnp.asarray(INPUTS, jnp.float32)
@@ -63,15 +62,15 @@ class Last(nnx.Module):
     def __init__(self):
         self.lstm = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
 
-    def outputs(self, x: jax.Array) -> jax.Array:
+    def outputs(self, x):
         return self.lstm(x[None])[0].sum(-1)
 
-    def last(self, x: jax.Array) -> jax.Array:
+    def last(self, x):
         return self.outputs(x)[-1]
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_module_that_is_changed_in_place(plain: bool) -> None:
+def test_a_module_that_is_changed_in_place(plain):
     """If the parameters of a module change between two calls with the same function, the second call uses the new parameters."""
     module, x = Last(), jnp.asarray(INPUTS, jnp.float32)
     outputs, last = (lambda x: module.outputs(x), lambda x: module.last(x)) if plain else (module.outputs, module.last)
@@ -83,10 +82,10 @@ def test_a_module_that_is_changed_in_place(plain: bool) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradient_norms_against_differences() -> None:
+def test_gradient_norms_against_differences():
     layer = lstm_jax.LSTM(E, 4, param_dtype=jnp.float64, return_sequences=True, rngs=nnx.Rngs(0))
 
-    def outputs(x: jax.Array) -> jax.Array:
+    def outputs(x):
         return layer(x[None])[0].sum(-1)
 
     found, step = gradient_norms(outputs, jnp.asarray(INPUTS)), 1e-6
@@ -97,7 +96,7 @@ def test_gradient_norms_against_differences() -> None:
     assert not np.triu(np.asarray(found), 1).any()  # an output does not depend on later steps
 
 
-def test_reach() -> None:
+def test_reach():
     norms = np.asarray([[1.0, 0, 0, 0], [1, 9, 0, 0], [5, 0, 5, 0], [1, 1, 1, 1]])
     assert reach(norms).tolist() == [0, 0, 2, 3]
     assert reach(norms, 0.5).tolist() == [0, 0, 0, 1]
@@ -109,13 +108,13 @@ def test_reach() -> None:
 @pytest.mark.parametrize(
     ("call", "subject"),
     [
-        (lambda: integrated_gradients(cubic, jnp.ones(3)), "inputs: shape (3,)"),
-        (lambda: integrated_gradients(cubic, jnp.ones((0, 3))), "inputs: shape (0, 3)"),
+        (lambda: integrated_gradients(cubic, jnp.ones(3)), "inputs: float32[3]"),
+        (lambda: integrated_gradients(cubic, jnp.ones((0, 3))), "inputs: float32[0,3]"),
         (lambda: integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3))), "baseline: shape (2, 3)"),
-        (lambda: integrated_gradients(cubic, jnp.ones((3, 2), int)), "inputs: int32"),
+        (lambda: integrated_gradients(cubic, jnp.ones((3, 2), int)), "inputs: int32[3,2]"),
         (lambda: integrated_gradients(lambda x: x.sum(-1), jnp.ones((3, 2))), "function: shape (3,)"),
         (lambda: integrated_gradients(lambda x: (x.sum(), x), jnp.ones((3, 2))), "function: tuple"),
-        (lambda: gradient_norms(lambda x: x.sum(0), jnp.ones((3, 2), int)), "inputs: int32"),
+        (lambda: gradient_norms(lambda x: x.sum(0), jnp.ones((3, 2), int)), "inputs: int32[3,2]"),
         (lambda: gradient_norms(lambda x: x, jnp.ones((3, 2))), "outputs: shape (3, 2)"),
         (lambda: gradient_norms(lambda x: (x[0], x[0]), jnp.ones((3, 2))), "outputs: tuple"),
         (lambda: reach(np.ones((2, 5)), 1.5), "share: 1.5"),
@@ -124,6 +123,6 @@ def test_reach() -> None:
         (lambda: reach(np.asarray([[1.0, -2.0]])), "norms: -2.0"),
     ],
 )
-def test_arguments_and_functions_that_do_not_fit(call: Callable[[], object], subject: str) -> None:
+def test_arguments_and_functions_that_do_not_fit(call, subject):
     with pytest.raises(InputError, match=f"^{re.escape(subject)}"):
         call()

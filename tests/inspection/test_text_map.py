@@ -18,8 +18,8 @@ def test_surprise(tmp_path):
     assert "<script" not in page
     assert "http" not in page
     assert f"{bits.mean():.3f} bits a character" in page
-    assert 'class="s11"' in page  # the last characters have more than 8 bits
-    assert page.index('class="s1"') < page.index('class="s11"')
+    assert 'class="p11"' in page  # the last characters have more than 8 bits
+    assert page.index('class="p1"') < page.index('class="p11"')
 
 
 def test_units(tmp_path):
@@ -44,7 +44,7 @@ def test_sizes_that_do_not_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def by_hand(column: np.ndarray, over: int) -> float:
+def by_hand(column, over):
     return float(np.std([np.mean(column[at : at + over], dtype=np.float64) for at in range(len(column) - over + 1)]))
 
 

@@ -3,6 +3,8 @@
 Traced states equal the outputs and states of the layer. Traced gates equal those that NumPy computes in float64 by the cell's equations.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +22,13 @@ from lstm_jax.layers.recurrent import Recurrent
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
-def inputs() -> jax.Array:
+def inputs():
     """Return a random input (B, T, E). It is float64 if the test uses the fixture `x64`, else float32."""
     return jnp.asarray(np.random.default_rng(0).standard_normal((B, T, E)), float)
 
 
 @pytest.mark.usefixtures("x64")
-def test_gates_of_an_lstm_by_its_equations() -> None:
+def test_gates_of_an_lstm_by_its_equations():
     layer = made(param_dtype=jnp.float64)
     x, (kernel, recurrent, bias) = np.asarray(inputs()), (np.asarray(part) for part in layer.cell_params())
     _, (found,) = trace(layer, inputs())
@@ -45,7 +47,7 @@ def test_gates_of_an_lstm_by_its_equations() -> None:
 
 
 @pytest.mark.usefixtures("x64")
-def test_gates_of_a_gru_make_its_states() -> None:
+def test_gates_of_a_gru_make_its_states():
     layer = made(lstm_jax.GRU, param_dtype=jnp.float64)
     outputs, (found,) = trace(layer, inputs())
     u, n, h = found.gates["update"], found.gates["candidate"], np.asarray(found.state["h"])
@@ -61,7 +63,7 @@ def test_gates_of_a_gru_make_its_states() -> None:
 
 @pytest.mark.slow(keep=["[lstm]", "[gru]", "layernorm", "full_gate", "min_lstm"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_states_are_those_of_the_layer(cell: str) -> None:
+def test_states_are_those_of_the_layer(cell):
     """The traced states of each cell equal the layer's outputs and final state, with padded steps and resets."""
     layer = made(Recurrent, cell=cell, return_sequences=True, return_state=True)
     lengths, resets = [T, 2, 4], jnp.arange(T)[None] == jnp.array([[2], [0], [3]])
@@ -75,14 +77,14 @@ def test_states_are_those_of_the_layer(cell: str) -> None:
     assert bool(found.gates) == (cell in ("lstm", "gru"))
 
 
-def test_a_model_of_ones_own() -> None:
+def test_a_model_of_ones_own():
     """The trace of a user's own model has the path of each layer and direction, and leaves the model unchanged.
 
     The model reads ids with several segments in a row, has dropout, which is off, and ends with a step of a layer.
     """
 
     class Tagger(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs):
+        def __init__(self, rngs):
             self.embedding = lstm_jax.Embedding(10, E, rngs=rngs)
             self.both = lstm_jax.Bidirectional(E, H, return_sequences=True, dropout=0.5, rngs=rngs)
             self.top = lstm_jax.GRU(2 * H, 3, return_sequences=True, rngs=rngs)
@@ -108,7 +110,7 @@ def test_a_model_of_ones_own() -> None:
     np.testing.assert_allclose(layers[1].state["h"][0, 2:5], trace(model, ids[:1, 2:5], segments[:1, 2:5])[1][1].state["h"][0], atol=1e-6)
 
 
-def test_dropout_masks_are_those_of_the_call() -> None:
+def test_dropout_masks_are_those_of_the_call():
     layer = made(return_sequences=True, recurrent_dropout=0.4, dropout=0.3)
     outputs, (found,) = trace(layer, inputs(), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
@@ -120,14 +122,14 @@ def test_dropout_masks_are_those_of_the_call() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_cannot_be_traced() -> None:
-    with pytest.raises(InputError, match=r"^model: Linear; it calls no recurrent layer of lstm_jax"):
-        trace(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), jnp.ones((1, 4)))
-    with pytest.raises(InputError, match=r"^model: function; give an nnx.Module"):
-        trace(lambda x: x, 1)  # pyright: ignore[reportArgumentType]
+def test_what_cannot_be_traced():
+    models: list[Any] = [nnx.Linear(4, 2, rngs=nnx.Rngs(0)), lambda x: x]
+    for model, message in zip(models, ("Linear; it calls no recurrent layer of lstm_jax", "function; give an nnx.Module"), strict=True):
+        with pytest.raises(InputError, match=f"^model: {message}"):
+            trace(model, jnp.ones((1, 4)))
 
 
-def test_a_layer_within_a_transformation() -> None:
+def test_a_layer_within_a_transformation():
     """A layer that a model calls within `nnx.jit` cannot be traced, but a function that calls `trace` can be compiled."""
     layer = made()
 
@@ -139,9 +141,11 @@ def test_a_layer_within_a_transformation() -> None:
         def __call__(self, x):
             return self.lstm(x)
 
-    with pytest.raises(InputError, match=r"^layer lstm: traced by JAX; it is called within jit"):
-        trace(Compiled(), inputs())
-    with pytest.raises(InputError, match=r"^layer lstm: traced by JAX; it is called within jit"):
-        jax.jit(lambda x: trace(Compiled(), x)[1][0].state["h"])(inputs())
-    whole = jax.jit(lambda x: trace(layer, x)[1][0].state["h"])(inputs())
-    np.testing.assert_allclose(whole, trace(layer, inputs())[1][0].state["h"], rtol=1e-6, atol=1e-7)
+    def states(x, model):
+        return trace(model, x)[1][0].state["h"]
+
+    for call in (states, jax.jit(states, static_argnums=1)):
+        with pytest.raises(InputError, match=r"^layer lstm: traced by JAX; it is called within jit"):
+            call(inputs(), Compiled())
+    whole = jax.jit(lambda x: states(x, layer))(inputs())
+    np.testing.assert_allclose(whole, states(inputs(), layer), rtol=1e-6, atol=1e-7)

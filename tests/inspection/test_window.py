@@ -4,8 +4,6 @@ import base64
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ T, H = 6, 12
 STEPS = ["the", "film", "<script>", 'is "good"', "film", "10"]
 
 
-def made_frame(seed: int) -> Frame:
+def made_frame(seed):
     rng = np.random.default_rng(seed)
     arrays = {"forget": rng.random((T, H)), "c": rng.normal(size=(T, H)) * 3, "h": rng.normal(size=(T, H))}
     strips = (Strip("integrated gradients", rng.normal(size=T).tolist()), Strip("leaving the word out", rng.normal(size=T).tolist()))
@@ -46,12 +44,12 @@ WINDOW = Window(
 )
 
 
-def content(text: str) -> dict[str, Any]:
+def content(text):
     (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
 
 
-def test_arrays_can_be_read_back() -> None:
+def test_arrays_can_be_read_back():
     text = page(WINDOW)
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # the page needs no other files
     found = content(text)
@@ -71,7 +69,7 @@ def test_arrays_can_be_read_back() -> None:
             np.testing.assert_allclose(shares, frame.norms / frame.norms.max(1, keepdims=True), atol=1 / 500)
 
 
-def test_a_page_has_a_largest_size() -> None:
+def test_a_page_has_a_largest_size():
     whole = len(page(WINDOW).encode())
     text = page(WINDOW, whole - 150)
     assert len(text.encode()) <= whole - 150
@@ -85,7 +83,7 @@ def test_a_page_has_a_largest_size() -> None:
         page(WINDOW, 20_000)
 
 
-def test_a_network_that_has_diverged() -> None:
+def test_a_network_that_has_diverged():
     frame, nan = made_frame(0), float("nan")
     for changes in (
         {"layers": [Layer("layer", dict(frame.layers[0].arrays) | {"c": np.full((T, H), np.inf)})]},
@@ -99,7 +97,7 @@ def test_a_network_that_has_diverged() -> None:
         page(replace(WINDOW, neighbours={"film": [("movie", nan)]}))
 
 
-def test_similar_units_are_neighbours() -> None:
+def test_similar_units_are_neighbours():
     rng = np.random.default_rng(0)
     two = rng.normal(size=(40, 2))
     signs = np.asarray([1, -1, 1, 1, -1, 1])
@@ -111,7 +109,7 @@ def test_similar_units_are_neighbours() -> None:
     assert sorted(clustered(np.ones((40, 5))).tolist()) == list(range(5))
 
 
-def test_a_file_of_the_user_is_kept(tmp_path: Path) -> None:
+def test_a_file_of_the_user_is_kept(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("mine")
     with pytest.raises(InputError, match="--force"):
@@ -123,7 +121,7 @@ def test_a_file_of_the_user_is_kept(tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_in_a_browser(tmp_path: Path) -> None:
+def test_in_a_browser(tmp_path):
     """Each action of a user changes what the page shows, and the browser's console has no error.
 
     The actions are hovering, clicks, arrow keys, and the use of the controls for sorting, array, epoch, example and theme.
@@ -134,10 +132,10 @@ def test_in_a_browser(tmp_path: Path) -> None:
         from selenium.webdriver.common.keys import Keys
         from selenium.webdriver.support.select import Select
 
-        def find(selector: str) -> Any:
+        def find(selector):
             return browser.find_element("css selector", selector)
 
-        def picture() -> str:
+        def picture():
             return browser.execute_script("return document.getElementById('heat').toDataURL()")
 
         assert find("#verdict").text == "verdict 1"

@@ -5,6 +5,7 @@ As a script, the module runs a sweep of twelve runs, two of which fail, or a swe
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -13,6 +14,15 @@ from typing import Any
 
 from lstm_jax import sweep
 from lstm_jax.errors import Interrupted
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+"""Environment variables of a process that imports the library and this module."""
+
+
+def run_python(*arguments, **options):
+    """Run Python in a new process, and return its exit code and its output."""
+    return subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, **options)
 
 
 @dataclass(frozen=True)
@@ -64,19 +74,19 @@ class Said:
     text: str = ""
 
 
-def say(config: Said) -> dict[str, Any]:
+def say(config):
     """Exit with the text if it begins with "exit", otherwise raise `ValueError` with the text as its message."""
     if config.text.startswith("exit"):
         sys.exit(config.text)
     raise ValueError(config.text)
 
 
-def show(config: Any) -> dict[str, str]:
+def show(config):
     """Return a dict with the `repr` of the config."""
     return {"config": repr(config)}
 
 
-def nest(config: Config) -> dict[str, str]:
+def nest(config):
     """Run a sweep with a single run, which calls `show` on `config.inner`, and return the result of this run.
 
     The sweep runs in processes, and writes its rows to the file `config.log`.
@@ -85,7 +95,7 @@ def nest(config: Config) -> dict[str, str]:
     return row["result"]
 
 
-def score(config: Config) -> dict[str, float]:
+def score(config):
     """Append `config.number` to the file `config.log`, and return a score.
 
     Depending on `config.wrong`, the function fails or sleeps before it returns.
@@ -105,13 +115,13 @@ def score(config: Config) -> dict[str, float]:
     return {"score": config.number * config.inner.scale + sum(config.sizes)}
 
 
-def cores(config: Config) -> dict[str, list[int]]:
+def cores(config):
     """Sleep for `config.number` tenths of a second, and return the cores on which this process may run."""
     time.sleep(0.1 * config.number)
     return {"cores": sorted(os.sched_getaffinity(0))}
 
 
-def configs(log: Path) -> list[Config]:
+def configs(log):
     wrong = {3: "raise", 7: "killed"}
     return [Config(number, wrong.get(number, "slow"), str(log), inner=Inner(2.0)) for number in range(12)]
 

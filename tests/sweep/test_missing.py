@@ -3,8 +3,6 @@
 import gzip
 import subprocess
 import threading
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,18 +10,18 @@ from lstm_jax import InputError
 from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 
 
-def _square(item: int) -> list[dict[str, Any]]:
+def _square(item):
     if item == 3:
         raise subprocess.CalledProcessError(7, "command")
     return [{"item": item, "square": item**2}, {"item": item, "square": item**2}]
 
 
-def _describe(item: int, rows: Any) -> str:
+def _describe(item, rows):
     return f"{item}: {len(rows)} rows"
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_missing_items_are_measured_in_order(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_items_are_measured_in_order(name, tmp_path, capsys):
     path = tmp_path / name
     append_rows(path, {"item": 2, "square": 4}, {"other": 1})
     wanted = {item: item for item in (4, 2, 3, 1)}
@@ -41,12 +39,12 @@ def test_missing_items_are_measured_in_order(name: str, tmp_path: Path, capsys: 
     assert again == rows
 
 
-def test_workers_and_errors(tmp_path: Path) -> None:
+def test_workers_and_errors(tmp_path):
     path, items = tmp_path / "rows.jsonl", [n for n in range(20) if n != 3]
     rows = run_missing(path, {n: n for n in items}, lambda row: row["item"], _square, "items", _describe, workers=4)
     assert sorted(row["item"] for row in rows) == sorted(items * 2)
 
-    def broken(item: int) -> list[dict[str, Any]]:
+    def broken(item):
         raise InputError("item", item, "give another")
 
     with pytest.raises(InputError, match="item: 30"):
@@ -54,7 +52,7 @@ def test_workers_and_errors(tmp_path: Path) -> None:
     assert list(read_rows(path)) == rows
 
 
-def test_a_damaged_compressed_file(tmp_path: Path) -> None:
+def test_a_damaged_compressed_file(tmp_path):
     path = tmp_path / "rows.jsonl.gz"
     append_rows(path, {"a": 1})
     append_rows(path, {"b": 2})
@@ -65,15 +63,15 @@ def test_a_damaged_compressed_file(tmp_path: Path) -> None:
             list(read_rows(path))
 
 
-def test_an_error_drops_the_items_not_yet_started(tmp_path: Path) -> None:
+def test_an_error_drops_the_items_not_yet_started(tmp_path):
     started = []
 
-    def measure(item: int) -> list[dict[str, Any]]:
+    def measure(item):
         threading.Event().wait(item / 10)
         started.append(item)
         return [{"item": item}]
 
-    def interrupted(item: int, rows: Any) -> str:
+    def interrupted(item, rows):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.sweep import stats
 
 
-def test_interval_of_a_mean() -> None:
+def test_interval_of_a_mean():
     values = np.array([0.3, 0.5, 0.1, 0.7, 0.4])
     mean, low, high = stats.mean_interval(values.tolist(), seed=3)
     assert mean == pytest.approx(0.4)
@@ -17,7 +17,7 @@ def test_interval_of_a_mean() -> None:
     assert stats.mean_interval([0.5]) == (0.5, 0.5, 0.5)
 
 
-def test_interval_of_a_ratio_of_medians() -> None:
+def test_interval_of_a_ratio_of_medians():
     slow, fast = np.array([3.0, 4.0, 5.0, 3.3]), np.array([1.0, 2.0, 2.2])
     ratio, low, high = stats.ratio_interval(slow, fast, seed=2)
     assert ratio == pytest.approx(3.65 / 2)
@@ -28,7 +28,7 @@ def test_interval_of_a_ratio_of_medians() -> None:
     assert stats.ratio_interval([4.0], [1.0, 2.0]) == pytest.approx((4 / 1.5, 2.0, 4.0))
 
 
-def test_interval_of_a_geometric_mean() -> None:
+def test_interval_of_a_geometric_mean():
     ratios = np.array([1.1, 1.2, 0.9, 1.05])
     mean, low, high = stats.geometric_mean_interval(ratios)
     logs = np.log(ratios)
@@ -39,7 +39,7 @@ def test_interval_of_a_geometric_mean() -> None:
     assert np.isnan(ends).all()
 
 
-def test_independent_samples() -> None:
+def test_independent_samples():
     # two of the six divisions of 1, 2, 3, 4 have means as far apart as those of 1, 2 and 3, 4
     assert stats.permutation_p([1, 2], [3, 4]) == pytest.approx(2 / 6)
     assert stats.permutation_p([1, 1], [1, 1]) == 1
@@ -50,7 +50,7 @@ def test_independent_samples() -> None:
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 0, -1, float("inf")])
-def test_values_without_a_logarithm(wrong: float) -> None:
+def test_values_without_a_logarithm(wrong):
     for call in (
         lambda: stats.permutation_p([1, 2, 3, wrong], [1, 2, 3, 4]),
         lambda: stats.permutation_p([1, 2, 3, 4], [wrong]),
@@ -60,7 +60,7 @@ def test_values_without_a_logarithm(wrong: float) -> None:
             call()
 
 
-def test_paired_ratios() -> None:
+def test_paired_ratios():
     # two of the eight choices of signs have a mean as far from 0 as the data
     assert stats.paired_p([1.1, 1.1, 1.1]) == pytest.approx(2 / 8)
     assert stats.paired_p([1, 1]) == 1

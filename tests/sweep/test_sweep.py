@@ -12,12 +12,11 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import made_sweep
 import pytest
-from made_sweep import Adam, Config, Inner, Nested, Optional, Said, Sgd
+from made_sweep import ENVIRONMENT, Adam, Config, Inner, Nested, Optional, Said, Sgd, run_python
 
 from lstm_jax import sweep
 from lstm_jax.config import TrainConfig
@@ -25,11 +24,9 @@ from lstm_jax.errors import InputError
 from lstm_jax.sweep import executors, identity
 from lstm_jax.sweep.rows import read_rows
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.usefixtures("unchecked")
-def test_grids_and_overrides() -> None:
+def test_grids_and_overrides():
     found = sweep.grid(Config(), number=[1, 2], **{"inner.scale": [0.5, 2.0]})
     assert [(c.number, c.inner.scale) for c in found] == [(1, 0.5), (1, 2.0), (2, 0.5), (2, 2.0)]
     assert sweep.variants(Config(), [{"number": 5}, {"inner.scale": 3.0}]) == [Config(5), Config(inner=Inner(3.0))]
@@ -39,6 +36,8 @@ def test_grids_and_overrides() -> None:
         assert sweep.override(TrainConfig(), dict(changes)) == TrainConfig(schedule="cosine", final_learning_rate=1e-5)
     named = dataclasses.make_dataclass("Named", [("config", str, "a")], frozen=True)  # a field has the name of an argument of `grid`
     assert [made.config for made in sweep.grid(named(), config=["b", "c"])] == ["b", "c"]
+    with pytest.raises(InputError, match=r"^dict in a config: "):
+        sweep.run_id(made_sweep.show, Nested(path={1: "a", "b": 2}))
     for config, axes, found in (
         (Config(), {"colour": ["red"]}, "field: colour"),
         (Config(), {"inner.width": [1]}, "field: width"),
@@ -51,7 +50,7 @@ def test_grids_and_overrides() -> None:
             sweep.grid(config, **axes)
 
 
-def test_the_classes_of_inner_configs_count() -> None:
+def test_the_classes_of_inner_configs_count():
     """An inner config whose class is not the default one changes the id of a run, even if all values are equal.
 
     Without such an inner config, the id is a hash of the function's name and the config's values.
@@ -66,7 +65,7 @@ def test_the_classes_of_inner_configs_count() -> None:
     assert identity.other_classes(Nested(Adam()), Nested()) == {"optimizer": "made_sweep:Adam"}
 
 
-def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
+def test_configs_of_two_classes_with_equal_values(tmp_path):
     """A sweep runs a config even if the file has the row of a config of another class with equal values.
 
     Both configs have the same id, but a row names the class of its config. A row that an older version wrote does not name the class, and
@@ -101,10 +100,10 @@ class Locking:
         object.__setattr__(self, "lock", threading.Lock())
 
 
-def test_a_run_that_changes_its_config(tmp_path: Path) -> None:
+def test_a_run_that_changes_its_config(tmp_path):
     """The row of a run that changes a dict in its config, and then fails or not, contains the config from before the run."""
 
-    def run(config: Any) -> dict[str, Any]:
+    def run(config):
         with config.lock:
             return {"rate": config.rates["rate"].pop()}
 
@@ -115,29 +114,24 @@ def test_a_run_that_changes_its_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["here", "processes"])
-def test_a_config_reaches_its_run_unchanged(where: str, tmp_path: Path) -> None:
+def test_a_config_reaches_its_run_unchanged(where, tmp_path):
     wanted = [Nested(Adam(0.2), Inner(3.0), ((1,), ()), [["x"], ("y",)], (Adam(), Sgd()))]
     (row,) = sweep.run(made_sweep.show, wanted, tmp_path / "rows.jsonl", where, workers=1)
     assert row["result"]["config"] == repr(wanted[0])
 
 
-@pytest.fixture
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
-
-
-def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_sweep_of_twelve(tmp_path):
     """A sweep with two failing runs is killed midway. When it is repeated, it ends with twelve rows, and no finished run is repeated."""
     path = tmp_path / "rows.jsonl"
-    command = [sys.executable, str(Path(made_sweep.__file__)), str(tmp_path)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as first:
+    command, quiet = [made_sweep.__file__, tmp_path], subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, *command], env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True) as first:
         while not path.exists() or len(path.read_text().splitlines()) < 4:
             assert first.poll() is None
             time.sleep(0.02)
         os.killpg(first.pid, signal.SIGKILL)
     before = list(read_rows(path))
     assert 4 <= len(before) < 12
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    again = run_python(*command)
     assert again.returncode == 0, again.stderr
     rows = list(read_rows(path))
     assert rows[: len(before)] == before
@@ -149,13 +143,13 @@ def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
     assert by_number[5]["result"] == {"score": 13.0}  # the tuple and the inner config reached the process
     ran = Counter((tmp_path / "log").read_text().split())
     assert all(ran[str(row["config"]["number"])] == 1 for row in before)
-    third = subprocess.run(command, env=environment, capture_output=True, text=True)
+    third = run_python(*command)
     assert (third.returncode, third.stdout) == (0, "")
     assert list(read_rows(path)) == rows
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_processes_share_the_cores_out(tmp_path: Path, workers: int) -> None:
+def test_processes_share_the_cores_out(tmp_path, workers):
     every = sorted(os.sched_getaffinity(0))
     rows = sweep.run(made_sweep.cores, [Config(n) for n in range(3)], tmp_path / "rows.jsonl", "processes", workers)
     found = {tuple(row["result"]["cores"]) for row in rows}
@@ -163,7 +157,7 @@ def test_processes_share_the_cores_out(tmp_path: Path, workers: int) -> None:
     assert len(found) == min(workers, len(every))
 
 
-def test_here_and_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_here_and_retry(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
     rows = sweep.run(made_sweep.score, wanted, path)
@@ -177,7 +171,7 @@ def test_here_and_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert sweep.table(rows)[0][2:8] == ["number", "wrong", "log", "sizes", "inner.scale", "score"]
 
 
-def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
+def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path):
     """A run that raises `Interrupted` ends the sweep.
 
     The run has no row, not even one of a failed run, so that a repeated sweep runs it again.
@@ -191,7 +185,7 @@ def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().split() == ["0", "1", "1"]
 
 
-def test_rows_of_an_edited_function(tmp_path: Path) -> None:
+def test_rows_of_an_edited_function(tmp_path):
     path, wanted = tmp_path / "rows.jsonl", [Config(0, "", str(tmp_path / "log")), Config(2, "", str(tmp_path / "log"))]
     rows = sweep.run(made_sweep.score, wanted, path)
     assert sweep.run(made_sweep.score, wanted, path) == rows  # without a warning
@@ -205,10 +199,10 @@ def test_rows_of_an_edited_function(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_through_submitit_on_this_machine(tmp_path, monkeypatch):
     """A sweep of 16 Slurm jobs on submitit's cluster "local" has 16 rows, although one job raises an error and one job is killed."""
     pytest.importorskip("submitit")
-    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     monkeypatch.setattr(executors, "ARRAY_JOBS", 10)  # so that there are two arrays
     wanted = [Config(n, {3: "raise", 11: "killed"}.get(n, ""), str(tmp_path / "log")) for n in range(16)]
     options = {"cluster": "local", "timeout_min": 2}
@@ -221,12 +215,13 @@ def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dic
     assert Counter((tmp_path / "log").read_text().split()) == Counter(map(str, range(16)))
 
 
-def test_brackets_and_colons_in_an_error_are_no_markup(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a terminal, the text of an error is printed unchanged, even if it looks like markup of Rich, and the sweep goes on."""
+def test_brackets_and_colons_in_an_error_are_no_markup(tmp_path, capsys, monkeypatch):
+    """On a terminal, the text of an error is printed unchanged, even if it looks like markup of Rich, and the sweep goes on.
+
+    It also goes on after a run that exits.
+    """
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    rows = sweep.run(made_sweep.say, [Said("[/INST]"), Said("[red] :smile:")], tmp_path / "rows.jsonl")
-    assert [row["error"] for row in rows] == ["ValueError: [/INST]", "ValueError: [red] :smile:"]
+    rows = sweep.run(made_sweep.say, [Said("[/INST]"), Said("exit 3"), Said("[red] :smile:")], tmp_path / "rows.jsonl")
+    assert [row["error"] for row in rows] == ["ValueError: [/INST]", "SystemExit: exit 3", "ValueError: [red] :smile:"]
     shown = capsys.readouterr().out
     assert all(f"failed (0.0 s): {row['error']}" in shown for row in rows)

@@ -1,25 +1,18 @@
 """Runs of a sweep in processes and Slurm jobs: imported scripts, ids, the working folder, signals, and what is refused."""
 
-import contextlib
-import io
 import os
 import signal
 import stat
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from made_sweep import Config
+from made_sweep import Config, run_python
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.sweep.rows import read_rows
 
-ROOT = Path(__file__).parents[2]
 
-
-def stop(config: Config) -> dict[str, int]:
+def stop(config):
     """Raise `Interrupted`, as a training of the library does after a signal.
 
     The signal has the number `config.number`. If the number is 0, the function returns a result instead.
@@ -29,7 +22,7 @@ def stop(config: Config) -> dict[str, int]:
     return {"done": 1}
 
 
-def move(config: Config) -> dict[str, int]:
+def move(config):
     """Change the working folder to `config.log`, and return the number of the config."""
     os.chdir(config.log)
     return {"number": config.number}
@@ -55,7 +48,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("where", ["processes", pytest.param("slurm", marks=pytest.mark.slow)])
-def test_the_script_that_was_started_is_run(where: str, tmp_path: Path) -> None:
+def test_the_script_that_was_started_is_run(where, tmp_path):
     """The processes of a sweep import the script that was started, although the working folder contains a script of the same name.
 
     The started script is in a subfolder. In a run, `sweep.run_id` returns the id that the row of the run has.
@@ -65,16 +58,14 @@ def test_the_script_that_was_started_is_run(where: str, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     for path, name in ((tmp_path / "inner" / "study.py", "inner"), (tmp_path / "study.py", "outer")):
         path.write_text(SCRIPT.replace("FILE", repr(name)))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "inner/study.py", where]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    ended = run_python("inner/study.py", where, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     last = ended.stdout.splitlines()[-1]
     assert last.startswith("{'file': 'inner', ")
     assert last.endswith("} True")
 
 
-def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
@@ -84,7 +75,7 @@ def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path: Path, monke
     assert [row["result"] for row in read_rows(tmp_path / "rows.jsonl")] == [{"number": 0}, {"number": 1}]
 
 
-def test_a_sigterm_to_one_run_fails_it_alone(tmp_path: Path) -> None:
+def test_a_sigterm_to_one_run_fails_it_alone(tmp_path):
     """A run that a SIGTERM interrupts has a row with the error "killed by signal 15", and the other runs go on.
 
     A run that a SIGINT interrupts ends the sweep, and has no row.
@@ -96,13 +87,7 @@ def test_a_sigterm_to_one_run_fails_it_alone(tmp_path: Path) -> None:
     assert len(list(read_rows(tmp_path / "rows.jsonl"))) == 2
 
 
-def test_standard_error_may_be_a_buffer(tmp_path: Path) -> None:
-    with contextlib.redirect_stderr(io.StringIO()):
-        (row,) = sweep.run(stop, [Config()], tmp_path / "rows.jsonl", "processes", workers=1)
-    assert row["result"] == {"done": 1}
-
-
-def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_slurm_refuses(tmp_path, monkeypatch):
     """A sweep whose jobs Slurm refuses raises an error that contains the last line of Slurm's message, and writes no row."""
     pytest.importorskip("submitit")
     message = "sbatch: error: invalid partition specified: shrt\nsbatch: error: Batch job submission failed: Invalid partition"

@@ -1,18 +1,16 @@
 """Tables of the rows of a sweep: if the names of columns collide, prefixes keep their values apart."""
 
 import csv
-from pathlib import Path
-from typing import Any
 
 from lstm_jax import sweep
 
 
-def row(number: int, config: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
+def row(number, config, result):
     ended = {"status": "failed", "error": "no"} if result is None else {"status": "done", "result": result}
     return {"id": str(number), "config": config, "seconds": 0.5} | ended
 
 
-def test_names_that_collide(tmp_path: Path) -> None:
+def test_names_that_collide(tmp_path):
     """A field or a result with the name of another column gets a prefix, which is repeated until no other column has the name."""
     result = {"error": 1, "result.error": 2, "config.id": 3, "rate": 4, "model": {"depth": 5}}
     rows = [

@@ -2,7 +2,6 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from lstm_jax.sweep.rows import append_rows, read_rows
 WRITERS = 8
 
 
-def write(path: Path, writer: int, count: int) -> None:
+def write(path, writer, count):
     """Append `count` rows of different lengths, one to three rows per call."""
     rows = [{"writer": writer, "number": number, "text": "x" * (number * 37 % 9000)} for number in range(count)]
     while rows:
@@ -22,7 +21,7 @@ def write(path: Path, writer: int, count: int) -> None:
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("name", "count"), [("rows.jsonl", 1250), ("rows.jsonl.gz", 20)])
-def test_eight_writers(name: str, count: int, tmp_path: Path, capsys) -> None:
+def test_eight_writers(name, count, tmp_path, capsys):
     """No row is lost if eight processes append 10,000 rows to a plain file, or 160 rows to a compressed file.
 
     The compressed file gets fewer rows, because each call of `append_rows` rewrites this file as a whole.
