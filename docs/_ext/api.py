@@ -91,7 +91,8 @@ def _sources(module: str) -> dict[str, str]:
 def names(module: str) -> list[str]:
     """Return the public names of a module, that is, the names in its `__all__`.
 
-    If the module has no `__all__`, its public names are those that it defines itself and that do not begin with an underscore.
+    If the module has no `__all__`, its public names are those that it defines itself and that do not begin with an underscore. If it
+    defines none, they are the names that it imports.
 
     Args:
         module: full name of the module, such as "lstm_jax.layers".
@@ -100,7 +101,8 @@ def names(module: str) -> list[str]:
     if hasattr(loaded, "__all__"):
         return sorted(loaded.__all__, key=str.lower)
     public = (name for name in vars(loaded) if not name.startswith("_"))
-    return [name for name in public if name in _docs(module) or getattr(getattr(loaded, name), "__module__", "") == module]
+    own = [name for name in public if name in _docs(module) or getattr(getattr(loaded, name), "__module__", "") == module]
+    return own or sorted(_sources(module), key=str.lower)
 
 
 @cache
