@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.writing import KINDS
 from lstm_jax.runtime.machine import total_memory
 
 STANDARD_INPUT = "-"
@@ -36,6 +35,15 @@ _XZ_PIECE = 1 << 16
 _SMALLEST_BOUND = 1 << 30  # a file may have this many bytes on every machine
 _SMALL = 16 << 20  # every compressed file may expand to this many bytes
 _RATIO = 200  # a compressed file may expand to this many times its size; texts and weights expand to 3 to 10 times
+KINDS = {
+    stat.S_IFDIR: "Is a directory",
+    stat.S_IFIFO: "Is a FIFO",
+    stat.S_IFSOCK: "Is a socket",
+    stat.S_IFCHR: "Is a device",
+    stat.S_IFBLK: "Is a device",
+    stat.S_IFLNK: "Is a link",
+}
+"""Kinds of files that are no regular files, for error messages."""
 ARCHIVES = {
     rb"PK\x03\x04": ("a .zip archive", "unzip it and give its files or their folder"),
     rb"PK\x05\x06": ("an empty .zip archive", "give the files themselves"),

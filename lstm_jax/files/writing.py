@@ -18,19 +18,11 @@ from typing import IO, Any
 
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
+from lstm_jax.files.reading import KINDS
 
 MARK = "written by lstm-jax, which may replace it"
 """Text near the start of the pages and figures that lstm-jax writes. It marks files that a later command may replace."""
 
-KINDS = {
-    stat.S_IFDIR: "Is a directory",
-    stat.S_IFIFO: "Is a FIFO",
-    stat.S_IFSOCK: "Is a socket",
-    stat.S_IFCHR: "Is a device",
-    stat.S_IFBLK: "Is a device",
-    stat.S_IFLNK: "Is a link",
-}
-"""Kinds of files that are no regular files, for error messages."""
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte from the server, after which a download fails
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")

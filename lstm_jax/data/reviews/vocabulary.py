@@ -109,7 +109,7 @@ class Vocabulary:
         require(0 <= identity < end, "word id", identity, f"ids are 0 to {end - 1}")
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | ndarray) -> str:
         """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out."""
         return " ".join(self.word(int(identity)) for identity in ids if identity not in (PADDING, START))
 

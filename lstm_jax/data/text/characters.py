@@ -107,7 +107,7 @@ class Characters:
         distinct = dict.fromkeys(text if self.unit == "character" else "")
         return tuple(character for character in distinct if character not in self.char_to_id)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | ndarray) -> str:
         """Return the text with the given ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
@@ -117,11 +117,11 @@ class Characters:
             return self.decode_bytes(ids).decode(errors="replace")
         return "".join(map(self.characters.__getitem__, self._checked(ids).tolist()))
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int] | ndarray) -> bytes:
         """Return the text with the given ids (T,) as bytes: with the unit "byte" those of the same values, else the text in UTF-8."""
         return self._checked(ids).astype(np.uint8).tobytes() if self.unit == "byte" else self.decode(ids).encode()
 
-    def _checked(self, ids: Iterable[int]) -> ndarray:
+    def _checked(self, ids: Iterable[int] | ndarray) -> ndarray:
         array = np.asarray(ids if hasattr(ids, "__array__") else list(ids))
         if array.ndim == 1 and array.size == 0:
             return np.zeros(0, np.int64)
