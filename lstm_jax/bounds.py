@@ -60,15 +60,15 @@ def is_a(value: Any, package: str, *names: str) -> bool:
 def check_fields(config: Any) -> None:
     """Check that each field of a dataclass instance has an allowed value, and convert the values to Python's own types."""
     for field in dataclasses.fields(config):
-        object.__setattr__(config, field.name, _checked(field.name, getattr(config, field.name), field.type))
+        object.__setattr__(config, field.name, checked(field.name, getattr(config, field.name), field.type))
 
 
-def _checked(name: str, value: Any, kind: Any) -> Any:
+def checked(name: str, value: Any, kind: Any) -> Any:
     """Return a value of the type `kind`, after checking it and replacing NumPy scalars and paths."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         items = (value,) if inner is str and isinstance(value, str | os.PathLike) else as_tuple(name, value, "give several, in a list")
-        return tuple(_checked(name, item, inner) for item in items)
+        return tuple(checked(name, item, inner) for item in items)
     if get_origin(kind) is Annotated:
         return check_number(name, value, kind)
     if get_origin(kind) is Literal:

@@ -70,7 +70,7 @@ def system_errors(subject: str, remedy: str) -> Iterator[None]:
         raise InputError(subject, error.strerror or error, remedy) from error
 
 
-def require(condition: bool, subject: str, value: object, remedy: str) -> None:
+def require(condition: object, subject: str, value: object, remedy: str) -> None:
     """Raise `InputError(subject, value, remedy)` if `condition` is false."""
     if not condition:
         raise InputError(subject, value, remedy)

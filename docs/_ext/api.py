@@ -91,8 +91,8 @@ def _sources(module: str) -> dict[str, str]:
 def names(module: str) -> list[str]:
     """Return the public names of a module, that is, the names in its `__all__`.
 
-    If the module has no `__all__`, its public names are those that it defines itself and that do not begin with an underscore. The names
-    that `lstm_jax` exports come first, then other functions and classes, then constants.
+    If the module has no `__all__`, its public names are those that it defines itself and that do not begin with an underscore, or, if it
+    defines none, those that it imports. The names that `lstm_jax` exports come first, then other functions and classes, then constants.
 
     Args:
         module: full name of the module, such as "lstm_jax.layers".
@@ -100,7 +100,7 @@ def names(module: str) -> list[str]:
     loaded = importlib.import_module(module)
     public = [name for name in vars(loaded) if not name.startswith("_")]
     own = [name for name in public if name in _docs(module) or getattr(getattr(loaded, name), "__module__", "") == module]
-    found = sorted(loaded.__all__, key=str.lower) if hasattr(loaded, "__all__") else own
+    found = sorted(loaded.__all__, key=str.lower) if hasattr(loaded, "__all__") else own or sorted(_sources(module), key=str.lower)
     order = {name: place for place, name in enumerate(lstm_jax.__all__)}
     return sorted(found, key=lambda name: (order.get(name, len(order)), not callable(getattr(loaded, name))))
 

@@ -1,17 +1,21 @@
 """Padding and truncation of sequences to the same length."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy import ndarray
 
+from lstm_jax.bounds import Count, check_number, checked
 from lstm_jax.errors import require
+
+End = Literal["pre", "post"]
 
 
 def _check(maxlen: int, padding: str, truncating: str) -> None:
-    require(maxlen >= 1, "maxlen", maxlen, "give 1 or more steps")
-    for name, end in (("padding", padding), ("truncating", truncating)):
-        require(end in ("pre", "post"), name, end, "give 'pre' or 'post'")
+    check_number("maxlen", maxlen, Count)
+    checked("padding", padding, End)
+    checked("truncating", truncating, End)
 
 
 def pad_sequences(
@@ -21,7 +25,7 @@ def pad_sequences(
     padding: str = "pre",
     truncating: str = "pre",
     value: Any = 0.0,
-) -> np.ndarray:
+) -> ndarray:
     """Pad or cut N sequences to the same length, and return them as one array (N, maxlen, ...).
 
     The arguments and the result are the same as those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated
@@ -39,7 +43,7 @@ def pad_sequences(
         InputError: if Keras would raise ValueError for the arguments, or if `maxlen` is below 1.
     """
     require(hasattr(sequences, "__len__"), "sequences", type(sequences).__name__, "give a list of sequences")
-    require(maxlen is not None or len(sequences) > 0, "sequences", "empty", "give at least one sequence, or maxlen")
+    require(maxlen is not None or len(sequences), "sequences", "empty", "give at least one sequence, or maxlen")
     for row, sequence in enumerate(sequences):
         require(hasattr(sequence, "__len__"), f"sequence {row}", sequence, "give a list of sequences, each of them a list")
     lengths = [len(sequence) for sequence in sequences]
@@ -63,7 +67,7 @@ def pad_sequences(
     return padded
 
 
-def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+def pad_ragged(values: ndarray, offsets: ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> ndarray:
     """Pad N rows of ids with 0 or cut them to the same length, and return them as one int32 array (N, maxlen).
 
     Args:
@@ -79,7 +83,7 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
     return pad_rows(values, offsets[:-1], np.diff(offsets), maxlen, padding, truncating)
 
 
-def pad_rows(values: Any, starts: np.ndarray, lengths: np.ndarray, maxlen: int, padding: str, truncating: str) -> np.ndarray:
+def pad_rows(values: Any, starts: ndarray, lengths: ndarray, maxlen: int, padding: str, truncating: str) -> ndarray:
     """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen)."""
     _check(maxlen, padding, truncating)
     kept = np.minimum(lengths, maxlen)
@@ -91,13 +95,13 @@ def pad_rows(values: Any, starts: np.ndarray, lengths: np.ndarray, maxlen: int, 
     return padded
 
 
-def joined_rows(values: Any, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def joined_rows(values: Any, starts: ndarray, lengths: ndarray) -> ndarray:
     """Return the ids of N rows, one row after the other. Row n is `values[starts[n] : starts[n] + lengths[n]]`."""
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return values[np.repeat(starts, lengths) + within]
 
 
-def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+def ragged(rows: Iterable[Any]) -> tuple[ndarray, ndarray]:
     """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)

@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.bounds import Count, CountOrNone, check_number
 from lstm_jax.data.tables import as_number, table_rows
@@ -21,7 +22,10 @@ from lstm_jax.files.writing import user_path
 
 MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 """Texts that stand for a missing value, in lower case."""
+NUMBER = "a number"
 DAY = 86_400
+YEARS = 292_000
+"""Years before and after 1970 whose microseconds an int64 holds."""
 TICKS = DAY * 1e6
 """Microseconds of a day. The gaps between dates are computed in microseconds, in which they are exact."""
 
@@ -34,9 +38,9 @@ class Series:
         InputError: if `times` and `values` are not arrays of the same length with finite numbers, or if the times do not increase.
     """
 
-    times: np.ndarray
+    times: ndarray
     """(N,) float64: the times, in days since 1970-01-01 if `dated` is true, else as the numbers in the table."""
-    values: np.ndarray
+    values: ndarray
     """(N,) float64: the value at each time."""
     dated: bool
     """Whether the times are dates."""
@@ -52,10 +56,10 @@ class Series:
             remedy = "give an array (N,) of finite numbers"
             with parsing(name, remedy):
                 array = np.asarray(getattr(self, name), np.float64)
-            require(array.ndim == 1 and bool(np.isfinite(array).all()), name, repr(array), remedy)
+            require(array.ndim == 1 and np.isfinite(array).all(), name, repr(array), remedy)
             object.__setattr__(self, name, array)
         require(len(self.times) == len(self.values), "values", len(self.values), f"give one for each of the {len(self.times)} times")
-        require(bool((self.times[1:] > self.times[:-1]).all()), "times", repr(self.times), "give increasing ones")
+        require((self.times[1:] > self.times[:-1]).all(), "times", repr(self.times), "give increasing ones")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -70,19 +74,19 @@ class Series:
         """Median time from one entry to the next, in the unit of `times`."""
         return float(self._median_ticks / (TICKS if self.dated else 1))
 
-    def _in_ticks(self, times: np.ndarray) -> np.ndarray:
+    def _in_ticks(self, times: ndarray) -> ndarray:
         return np.rint(times * TICKS) if self.dated else times
 
     @property
     def _median_ticks(self) -> Any:
         return np.median(np.diff(self._in_ticks(self.times)))
 
-    def times_after(self, count: int) -> np.ndarray:
+    def times_after(self, count: int) -> ndarray:
         """Return the times (count,) of `count` further entries, which continue the series at intervals of `usual_gap`."""
         times = self._in_ticks(self.times)[-1] + self._median_ticks * np.arange(1, count + 1)
         return np.rint(times) / TICKS if self.dated else times
 
-    def numbers(self, times: np.ndarray | Sequence[Any]) -> np.ndarray:
+    def numbers(self, times: ndarray | Sequence[Any]) -> ndarray:
         """Return the given times as float64 numbers in the unit of the attribute `Series.times`.
 
         Args:
@@ -95,27 +99,25 @@ class Series:
         remedy = "give numbers, or dates such as datetime64" if self.dated else "give numbers, as the series has"
         with parsing("times", remedy):  # NumPy fails on lists of unequal lengths, and on integers beyond float64
             found = np.asarray(times)
-            objects = found.dtype.kind == "O"
-            if objects and all(isinstance(time, date | np.datetime64) for time in found.flat):
-                found = np.asarray([_in_utc(time) for time in found.flat], "datetime64[us]").reshape(found.shape)
+            objects = found.ravel().tolist() if found.dtype == object else []
+            if objects and all(isinstance(time, date | np.datetime64) for time in objects):
+                found = np.asarray([_in_utc(time) for time in objects], "datetime64[us]").reshape(found.shape)
             if found.dtype.kind == "M":
                 require(self.dated, "times", found.dtype, remedy)
-                micros = found.astype("datetime64[us]")
-                finer = np.datetime_data(found.dtype)[0] in ("ns", "ps", "fs", "as")  # these are rounded, and the others overflow
-                exact = ~np.isnat(found) & (finer | (micros.astype(found.dtype) == found))
-                require(bool(exact.all()), "times", found[~exact][:1].tolist() or "", "give times that datetime64 holds in microseconds")
-                return micros.astype(np.float64) / TICKS
-            numbers = found.dtype.kind in "iuf" or found.dtype.name == "bfloat16"
-            numbers = numbers or (objects and all(isinstance(time, Real | Decimal) for time in found.flat))
-            require(numbers, "times", found.tolist(), remedy)
+                years = found.astype("datetime64[Y]").astype(np.int64)
+                held = (years > -YEARS) & (years < YEARS)  # false for NaT, too
+                require(held.all(), "times", found[~held][:1].tolist(), "give times that datetime64 holds in microseconds")
+                return found.astype("datetime64[us]").astype(np.float64) / TICKS
+            numbers = found.dtype.kind in "iufO" or found.dtype.name == "bfloat16"
+            require(numbers and all(isinstance(time, Real | Decimal) for time in objects), "times", found.tolist(), remedy)
             return found.astype(np.float64)
 
     @property
-    def gaps(self) -> np.ndarray:
+    def gaps(self) -> ndarray:
         """Time between each entry and the entry before it, divided by `usual_gap`, as an array (N,). The first entry has the gap 1."""
         return np.concatenate([[1.0], self.gaps_between(self.times[:-1], self.times[1:])])
 
-    def gaps_between(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def gaps_between(self, begins: ndarray, ends: ndarray) -> ndarray:
         """Return the differences ends - begins, divided by `usual_gap`. Both arrays are times in the unit of `times`."""
         return (self._in_ticks(ends) - self._in_ticks(begins)) / self._median_ticks
 
@@ -142,17 +144,6 @@ def _in_utc(time: date | np.datetime64) -> date | np.datetime64:
     return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
 
 
-class _Moment(NamedTuple):
-    """Time of one row of a table."""
-
-    time: float
-    """Time as a number: the days since 1970-01-01 if the table has a date in this row, else the number in the table."""
-    dated: bool = False
-    """Whether the table has a date, not a number, in this row."""
-    offset: timedelta | None = None
-    """Offset of the date from UTC, or None if the time is a number or a date without an offset."""
-
-
 _BASIC_DATES = {"%Y%m": 7, "%y%m%d": 10, "%Y%j": 10, "%Y%m%d": 10, "%Y%m%d%H": 16, "%Y%m%d%H%M": 16, "%Y%m%d%H%M%S": 19}
 """Dict from the format of a date in digits alone to the length of the same date in the ISO format."""
 
@@ -167,25 +158,18 @@ def _basic_date(text: str) -> str:
     return ""
 
 
-def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
-    """Parse the time of a row, a number or an ISO date, and check that it is later than the time of the previous row."""
-    if (number := as_number(text)) is None:
-        try:
-            date = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
-            offset = date.utcoffset()
-            moment = _Moment((date.replace(tzinfo=UTC) if offset is None else date).timestamp() / DAY, True, offset)
-        except (ValueError, OverflowError) as error:
-            raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00") from error
-    else:
+def _read_time(text: str, subject: str) -> tuple[float, str, timedelta | None]:
+    """Parse the time of a row, and return it as a number or in days since 1970-01-01, its form, and its offset from UTC."""
+    if (number := as_number(text)) is not None:
         require(math.isfinite(number), subject, repr(text), "give a finite number, or a date")
-        moment = _Moment(number)
-    if before is not None:
-        require(moment.dated == before.dated, subject, repr(text), "give numbers or dates, not both")
-        alike = (moment.offset is None) == (before.offset is None)
-        found = f"{text!r}, the row before has {'no' if before.offset is None else 'an'} offset from UTC"
-        require(alike, subject, found, "give all times an offset, as in 2026-11-25T08:00+01:00, or none")
-        require(moment.time > before.time, subject, repr(text), "sort the rows by time, one row a time")
-    return moment
+        return number, NUMBER, None
+    try:
+        date = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
+        offset = date.utcoffset()
+        seconds = (date.replace(tzinfo=UTC) if offset is None else date).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00") from error
+    return seconds / DAY, f"a date with {'no' if offset is None else 'an'} offset from UTC", offset
 
 
 def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "value") -> Series:
@@ -212,10 +196,8 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             rows have a value; or if float64 cannot represent the gaps in units of the median gap.
     """
     path = user_path(os.fspath(path))
-    times: list[float] = []
-    values: list[float] = []
-    moment: _Moment | None = None
-    when, skipped, basic = "", 0, "yes"
+    times, values = [], []
+    form, offset, when, skipped, basic = "", None, "", 0, "yes"
     for number, row in table_rows(path, {time: "--time", value: "--value"}):
         here = f"line {number} of {path}"
         text = str(row.get(value)).strip()
@@ -225,21 +207,24 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         found = as_number(text)
         if found is None or not math.isfinite(found):
             raise InputError(f"{value!r} in {here}", repr(text), "give a finite number, or nothing where there is none")
-        when = str(row.get(time)).strip()
-        moment = _read_moment(when, moment, f"{time!r} in {here}")
+        when, subject, before = str(row.get(time)).strip(), f"{time!r} in {here}", form
+        moment, form, offset = _read_time(when, subject)
+        if times:
+            same = "give numbers, dates with an offset as in 2026-11-25T08:00+01:00, or dates without one"
+            require(form == before, subject, f"{when!r}, the row before has {before}", same)
+            require(moment > times[-1], subject, repr(when), "sort the rows by time, one row a time")
         basic = basic and _basic_date(when)
-        times.append(moment.time)
+        times.append(moment)
         values.append(found)
-    if moment is None or len(times) < 2:
-        raise InputError(f"rows of {path}", len(times), "give two or more with a value")
+    require(len(times) > 1, f"rows of {path}", len(times), "give two or more with a value")
     evenly = {6: 100, 7: 1000}.get(len(when), 0)  # numbers of months of one year, or of days of one month or year, have no wide gaps
     if basic and not (evenly and times[0] // evenly == times[-1] // evenly):
         remedy = f"write {basic} for a date, or {when}.0 for a number"
         raise InputError(f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
-    series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
+    series = Series(np.asarray(times), np.asarray(values), form != NUMBER, skipped, str(path), offset)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
-    even = bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
+    even = (gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole)
     require(even, f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
     return series
 
@@ -247,13 +232,13 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
 class SeriesWindows(NamedTuple):
     """N windows of a time series. A window consists of C context entries, which a model reads, and the K targets that follow them."""
 
-    read: np.ndarray
+    read: ndarray
     """(N, C, 2): value of each context entry, and time since the previous entry in units of `Series.usual_gap`."""
-    ahead: np.ndarray
+    ahead: ndarray
     """(N, K): time from the window's last context entry to each target, in units of `Series.usual_gap`."""
-    target: np.ndarray
+    target: ndarray
     """(N, K): values of the targets."""
-    origin: np.ndarray
+    origin: ndarray
     """(N,): index in the series of each window's first target."""
 
 
@@ -278,9 +263,6 @@ def series_windows(series: Series, context: int, horizon: int, first: int = 0, l
     require(last <= len(series), "last", last, f"the series has {len(series)} entries: give at most as many")
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)
-    if len(origins) == 0:
-        empty = np.zeros((0, horizon))
-        return SeriesWindows(np.zeros((0, context, 2)), empty, empty, origins)
     both = np.stack([series.values, series.gaps], -1)
     back = origins[:, None] + np.arange(-context, 0)
     forth = origins[:, None] + np.arange(horizon)

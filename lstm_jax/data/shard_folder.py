@@ -11,7 +11,7 @@ A kind of data set may have further files for each shard. The first line of a .j
 of a shard are checked when they are first read. The ids stay in the files, which are mapped into memory.
 """
 
-import itertools
+import contextlib
 import mmap
 import os
 import re
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
@@ -47,7 +48,6 @@ Record = dict[str, Any]
 """Content of a .json file, or the entry "part" of a record, which describes the part of the input that the shard holds."""
 Write = Callable[[Record, Path], Record]
 """Function that writes the files of a shard, given the part of the input and the path of the ids, and returns facts for the record."""
-Numbered = tuple[int, Record]
 
 
 @dataclass(frozen=True)
@@ -90,40 +90,35 @@ def write_folder(
             remove_temporaries(folder)
             names = os.listdir(folder)
         taken = sorted(filter(_SHARD_FILE.fullmatch, names))
-        found = {name: _summed(folder / name) for name in taken if name.endswith(".json")}
+        found = {name: _read_record(folder / name) for name in taken if name.endswith(".json")}
         own = UNFINISHED in names or any(found.values())
         require(own or not taken, subject, f"holds other files: {', '.join(taken[:3])}", "name a new folder")
         found.pop(INDEX, None)
-        wanted = {shard_path(folder, number, "json").name: part for number, part in enumerate(parts)}
-        same = all(record is None or record["part"] == wanted.get(name) for name, record in found.items())
-        require(same, subject, "are of another text or another cleaning", "name a new folder")
+        records = [found.pop(shard_path(folder, number, "json").name, None) or {} for number in range(len(parts))]
+        same = all(not record or record["part"] == part for record, part in zip(records, parts, strict=True))
+        require(same and not any(found.values()), subject, "are of another text or another cleaning", "name a new folder")
         write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
-        done: dict[int, Record] = {}
-        for number, name in enumerate(wanted):
-            record = found.get(name)
-            if record and [*map(_has_digest, _files(folder, kind, number), record["sha256"])] == [True] * len(kind.endings):
-                done[number] = record
-        missing = {number: part for number, part in enumerate(parts) if number not in done}
-        for number, record in _written(partial(_write_shard, folder, kind, write), missing, workers):
-            done[number] = record
+        missing = [number for number, record in enumerate(records) if record.get("sha256") != _digests(folder, kind, number)]
+        tasks = [partial(_write_shard, folder, kind, write, number, parts[number]) for number in missing]
+        for done, (number, record) in enumerate(_results(tasks, workers), len(parts) - len(missing) + 1):
+            records[number] = record
             if on_progress:
-                on_progress(len(done), len(parts))
-        records = [done[number] for number in range(len(parts))]
+                on_progress(done, len(parts))
         write_atomically(folder / INDEX, summed_json({"format": kind.format} | describe(records)))
         (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def _written(write: Callable[[int, Record], Numbered], parts: dict[int, Record], workers: int) -> Iterator[Numbered]:
-    """Write the shards with the numbers in `parts`, and yield the number and the record of each shard when it is finished."""
-    if workers <= 1 or len(parts) <= 1:
-        yield from itertools.starmap(write, parts.items())
+def _results(tasks: list[partial[Any]], workers: int) -> Iterator[Any]:
+    """Call functions, in several processes if there are several workers, and yield each result when it is there."""
+    if workers <= 1 or len(tasks) <= 1:
+        yield from (task() for task in tasks)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         try:
             with system_errors("process that writes shards", "give fewer workers"):
-                tasks = [pool.submit(write, number, part) for number, part in parts.items()]
-            for task in as_completed(tasks):
-                yield task.result()
+                futures = [*map(pool.submit, tasks)]
+            for future in as_completed(futures):
+                yield future.result()
         except BrokenProcessPool as error:
             raise InputError("process that writes shards", "was killed", "give fewer workers, or make more memory free") from error
         except BaseException:
@@ -131,9 +126,9 @@ def _written(write: Callable[[int, Record], Numbered], parts: dict[int, Record],
             raise
 
 
-def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Record) -> Numbered:
+def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Record) -> tuple[int, Record]:
     content = write(part, shard_path(folder, number, "ids"))
-    record = {"part": part} | content | {"sha256": [file_digest(path) for path in _files(folder, kind, number)]}
+    record = {"part": part} | content | {"sha256": _digests(folder, kind, number)}
     write_atomically(shard_path(folder, number, "json"), summed_json(record))
     return number, record
 
@@ -150,36 +145,34 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _summed(path: Path) -> Record | None:
-    """Return the dict that `summed_json` has encoded in a file, or None if the file is missing or damaged."""
-    try:
+def _read_record(path: Path) -> Record | None:
+    """Return the content of a .json file, or None if the file is missing or damaged."""
+    with contextlib.suppress(OSError):
         return read_summed(path.read_bytes())
-    except OSError:
-        return None
 
 
-def _files(folder: Path, kind: Kind, number: int) -> list[Path]:
-    return [shard_path(folder, number, ending) for ending in kind.endings]
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or "" if the file cannot be read."""
+    with contextlib.suppress(InputError):
+        return file_digest(path)
+    return ""
 
 
-def _has_digest(path: Path, digest: str) -> bool:
-    try:
-        return file_digest(path) == digest
-    except InputError:
-        return False
+def _digests(folder: Path, kind: Kind, number: int) -> list[str]:
+    return [_digest(shard_path(folder, number, ending)) for ending in kind.endings]
 
 
 @dataclass
 class Shard:
     """Ids of a shard in its own vocabulary, which are converted to the joint vocabulary of all shards when they are read."""
 
-    ids: np.ndarray
-    joint: np.ndarray
+    ids: ndarray
+    joint: ndarray
     """Array in which joint[k] is the id in the joint vocabulary for the id k of the shard."""
     check: Callable[[], object] | None = None
     """Function that raises InputError if the file of the ids is damaged. It is called before the ids are first read."""
 
-    def take(self, at: np.ndarray) -> np.ndarray:
+    def take(self, at: ndarray) -> ndarray:
         if check := self.check:  # another thread may set it to None meanwhile
             check()
             self.check = None
@@ -196,10 +189,10 @@ class MappedIds:
     and `nbytes`. It consists of the ids `begin` to `end` - 1, counted over the ids of all shards.
     """
 
-    def __init__(self, shards: Sequence[Shard], dtype: Any, begin: int = 0, end: int | None = None):
+    def __init__(self, shards: Sequence[Shard], dtype: Any):
         self.shards, self.dtype = shards, np.dtype(dtype)
         self.offsets = np.cumsum([0, *(len(shard.ids) for shard in shards)])
-        self.begin, self.end = begin, int(self.offsets[-1]) if end is None else end
+        self.begin, self.end = 0, int(self.offsets[-1])
 
     @property
     def itemsize(self) -> int:
@@ -213,28 +206,21 @@ class MappedIds:
     def __len__(self) -> int:
         return self.end - self.begin
 
-    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, places: slice | ndarray) -> ndarray:
         if isinstance(places, slice):
             return self.take(np.arange(*places.indices(len(self))))
+        _ = np.broadcast_to(np.int8(0), len(self))[places]  # raises the errors of an array
         places = np.asarray(places)
-        if places.dtype == bool:
-            if places.shape != (len(self),):
-                raise IndexError(f"a bool array of shape {places.shape} for {len(self)} ids")
-            places = np.flatnonzero(places)
-        if not places.size or np.can_cast(places.dtype, np.int64):
-            places = places.astype(np.int64)  # a narrow dtype does not hold len(self)
-        if places.size and not -len(self) <= places.min() <= places.max() < len(self):
-            raise IndexError(f"indices {places.min()} to {places.max()} for {len(self)} ids")
+        places = np.flatnonzero(places) if places.dtype == bool else places.astype(np.int64)  # a narrow dtype does not hold len(self)
         return self.take(np.where(places < 0, places + len(self), places))
 
     def __iter__(self) -> Iterator[Any]:
         for begin in range(0, len(self), READ):
             yield from self[begin : begin + READ]
 
-    def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
+    def take(self, places: ndarray, mode: str = "clip") -> ndarray:
         """Return the ids at the indices `places`, as a NumPy array of the same shape."""
-        del mode
-        require(len(self) > 0 or np.size(places) == 0, "ids", "none", "take them from a part that has some")
+        require(len(self) or not np.size(places), "ids", "none", "take them from a part that has some")
         at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
         found = np.empty(at.shape, self.dtype)
         for begin in range(0, len(at), READ):
@@ -271,7 +257,7 @@ class ShardFolder:
     fingerprint: str
     """SHA-256 of the index."""
 
-    def shard(self, number: int, joint: np.ndarray, dtype: Any) -> Shard:
+    def shard(self, number: int, joint: ndarray, dtype: Any) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
         self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)
@@ -281,7 +267,7 @@ class ShardFolder:
     def check(self, number: int, ending: str) -> Path:
         """Return the path of one file of a shard after checking its checksum."""
         path, digest = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
-        self._require(_has_digest(path, digest), path)
+        self._require(_digest(path) == digest != "", path)
         return path
 
     def _require(self, good: bool, path: Path) -> None:
@@ -294,21 +280,20 @@ def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
     commands = " or ".join(kind.command for kind in kinds)
     path = folder / INDEX
     require(os.path.isfile(path), f"shards {folder}", "no index.json", f"name a folder that {commands} has finished")
-    index = _summed(path)
-    if index is None:
-        raise InputError(f"index {path}", "damaged", f"write them again with {commands}")
+    index = _read_record(path) or {}
     kind = next((kind for kind in kinds if kind.format == index.get("format")), None)
     if kind is None:
-        raise InputError(f"index {path}", f"of the format {index.get('format')!r}", f"name a folder that {commands} has written")
+        found = f"of the format {index['format']!r}" if "format" in index else "damaged"
+        raise InputError(f"index {path}", found, f"write them again with {commands}, or name another folder")
     records = []
     for number, shard in enumerate(index["shards"]):
-        record = _summed(shard_path(folder, number, "json"))
-        if record is None or record | shard != shard | record:
-            found = "missing, damaged or of other data"
-            raise InputError(f"shard {shard_path(folder, number, 'json')}", found, f"write them again with {kind.command}")
+        path = shard_path(folder, number, "json")
+        record = _read_record(path) or {}
+        same = record and record | shard == shard | record
+        require(same, f"shard {path}", "missing, damaged or of other data", f"write them again with {kind.command}")
         records.append(record | shard)
     allow_open_files(len(records))
-    return ShardFolder(folder, kind, index, records, file_digest(path))
+    return ShardFolder(folder, kind, index, records, file_digest(folder / INDEX))
 
 
 def verify_shards(folder: str | Path) -> int:

@@ -48,7 +48,7 @@ def has_columns(path: Path) -> bool:
     return path.name.lower().endswith((*ENDINGS, ".json"))
 
 
-def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: bool = True) -> NumberedRows:
+def table_rows(path: Path, wanted: Mapping[str, str], limited: bool = True) -> NumberedRows:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
 
     `wanted` maps the name of each column that the table must have to the flag that names it.
@@ -56,7 +56,7 @@ def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: boo
     subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         rows = _csv_rows if ".csv" in path.name.lower()[-7:] else _json_rows
-        yield from rows(path, _lines(path, file), wanted or {})
+        yield from rows(path, _lines(path, file), wanted)
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
@@ -69,10 +69,9 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
         if number == 1:
             require_no_archive(line, path)
             require_utf8(line, here)
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(here, error, "save the file as UTF-8") from error
+        with parsing(here, "save the file as UTF-8"):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        yield text
 
 
 def as_number(text: str) -> float | None:
@@ -120,19 +119,17 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> Nu
     header = next(lines, "")
     if not header:
         return
+    for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
+        other = mark in header and "," not in header and header.strip() not in wanted
+        converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+        require(not other, f"columns of {path}", f"separated by {shown}", f"give commas, and points in numbers: {converted}")
     csv.field_size_limit(max(FIELD_LIMIT, csv.field_size_limit()))
     reader = csv.reader(itertools.chain([header], lines), strict=True)
     try:
-        for mark, shown in ((",", ""), (";", "semicolons"), ("\t", "tabs")):
-            if wanted.keys() <= set(next(csv.reader([header], delimiter=mark), ())):
-                converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-                remedy = f"give commas, and points in numbers: {converted}"
-                require(mark == ",", f"columns of {path}", f"separated by {shown}", remedy)
-                break
         names = next(reader)
         while names and not names[-1].strip():
             names.pop()
-        require(bool(names), f"line 1 of {path}", "empty", "give the names of the columns there")
+        require(names, f"line 1 of {path}", "empty", "give the names of the columns there")
         _require_columns(names, wanted, f"line 1 of {path}")
         twice = _twice(names)
         require(not twice, f"columns of {path}", f"{', '.join(map(repr, twice))} twice", "give each column a name of its own")
@@ -157,7 +154,7 @@ def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[s
     names = sorted({name for row in rows.values() for name in row})
     if not names:
         return []
-    name = column or _guess(names, list(rows.values()), path)
+    name = column or _guess(names, rows.values(), path)
     require(name in names, f"column {name!r} of {path}", f"there are {names}", f"name one with {TEXT_FLAG}")
     texts = []
     for number, row in rows.items():
@@ -174,18 +171,13 @@ def _is_missing(value: Any) -> bool:
     return value is None or value == "" or value != value  # a NaN differs from itself; pandas uses it for missing values
 
 
-def _guess(names: list[str], rows: list[Row], path: Path) -> str:
-    if len(names) == 1:
-        remedy = f"separate the columns by commas, or name this one with {TEXT_FLAG}"
-        require(not set(";\t") & set(names[0]), f"columns of {path}", f"only one, {names[0]!r}", remedy)
-        return names[0]
-
+def _guess(names: list[str], rows: Collection[Row], path: Path) -> str:
     def holds_texts(name: str) -> bool:
         present = [row[name] for row in rows if not _is_missing(row.get(name))]
         return all(isinstance(value, str) for value in present) and any(as_number(value) is None for value in present)
 
-    texts = list(filter(holds_texts, names))
-    if len(texts) != 1:
+    texts = names if len(names) == 1 else list(filter(holds_texts, names))
+    if len(texts) > 1:
         texts = [name for name in texts if name.lower() in TEXT_NAMES]
     require(len(texts) == 1, f"column of the texts of {path}", f"one of {names}", f"name it with {TEXT_FLAG}")
     return texts[0]
@@ -196,14 +188,10 @@ def _json_table(path: Path) -> dict[str, Row]:
     content = decode_utf8(read_input(path), path)
     with parsing(f"JSON {path}", JSON_FORMS):
         raw = parse_json(content)
-    if isinstance(raw, list):
-        records = [{"text": record} if isinstance(record, str) else record for record in raw]
-        if all(isinstance(record, dict) for record in records):
-            return {f"record {number}": record for number, record in enumerate(records, 1)}
-    elif isinstance(raw, dict) and all(isinstance(column, dict) for column in raw.values()):
-        rows = {f"row {row}": Row() for column in raw.values() for row in column}
-        for name, column in raw.items():
-            for row, value in column.items():
-                rows[f"row {row}"][name] = value
-        return rows
-    raise InputError(f"JSON {path}", "neither records nor columns", JSON_FORMS)
+    if isinstance(raw, dict) and all(isinstance(column, dict) for column in raw.values()):
+        numbers = dict.fromkeys(row for column in raw.values() for row in column)
+        return {f"row {row}": {name: column[row] for name, column in raw.items() if row in column} for row in numbers}
+    records = [{"text": record} if isinstance(record, str) else record for record in raw] if isinstance(raw, list) else [raw]
+    good = isinstance(raw, list) and all(isinstance(record, dict) for record in records)
+    require(good, f"JSON {path}", "neither records nor columns", JSON_FORMS)
+    return {f"record {number}": record for number, record in enumerate(records, 1)}

@@ -35,13 +35,15 @@ _XZ_PIECE = 1 << 16
 _SMALLEST_BOUND = 1 << 30  # a file may have this many bytes on every machine
 _SMALL = 16 << 20  # every compressed file may expand to this many bytes
 _RATIO = 200  # a compressed file may expand to this many times its size; texts and weights expand to 3 to 10 times
-_KINDS = {
+KINDS = {
     stat.S_IFDIR: "Is a directory",
-    stat.S_IFIFO: "a FIFO, not a regular file",
-    stat.S_IFSOCK: "a socket, not a regular file",
-    stat.S_IFCHR: "a device, not a regular file",
-    stat.S_IFBLK: "a device, not a regular file",
+    stat.S_IFIFO: "Is a FIFO",
+    stat.S_IFSOCK: "Is a socket",
+    stat.S_IFCHR: "Is a device",
+    stat.S_IFBLK: "Is a device",
+    stat.S_IFLNK: "Is a link",
 }
+"""Kinds of files that are no regular files, for error messages."""
 ARCHIVES = {
     rb"PK\x03\x04": ("a .zip archive", "unzip it and give its files or their folder"),
     rb"PK\x05\x06": ("an empty .zip archive", "give the files themselves"),
@@ -70,7 +72,7 @@ def most_expanded(size: int) -> int:
 
 def _requested_bytes() -> int:
     text = os.environ.get(MAX_BYTES, "").strip()
-    require(re.fullmatch("(0*[1-9][0-9]{0,18})?", text) is not None, MAX_BYTES, text, "give a number of bytes")
+    require(re.fullmatch("(0*[1-9][0-9]{0,18})?", text), MAX_BYTES, text, "give a number of bytes")
     return int(text or 0)
 
 
@@ -88,14 +90,11 @@ def parsing(subject: str, remedy: str) -> Iterator[None]:
 
 def locate(path: str | Path, subject: str, remedy: str) -> Path:
     """Check that a path exists and, if it is a folder, that it can be listed and entered. Return the path with `~` expanded."""
-    require(str(path) != "", subject, "an empty name", remedy)
+    require(str(path), subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):
         found = Path(path).expanduser()
-        try:
-            folder = stat.S_ISDIR(found.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise InputError(f"{subject} {found.absolute()}", "no such file or folder", remedy) from error
-        if folder:
+        require(found.exists(), f"{subject} {found.absolute()}", "no such file or folder", remedy)
+        if found.is_dir():
             os.scandir(found).close()
             (found / ".").stat()  # a folder may be listed without being entered
     return found
@@ -110,18 +109,16 @@ def open_input(
     with parsing(subject, remedy):
         kind = stat.S_IFMT(os.stat(path).st_mode)
         good = kind == stat.S_IFREG or (fifo and kind == stat.S_IFIFO)
-        require(good, subject, _KINDS.get(kind, "not a regular file"), remedy)
+        require(good, subject, KINDS.get(kind), remedy)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for the writer of a FIFO
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
         if stat.S_ISFIFO(before.st_mode):
-            require(fifo, subject, _KINDS[stat.S_IFIFO], remedy)
             os.set_blocking(handle, True)  # reading waits for those that write to it now, and ends at once if there are none
             yield file
             return
-        most = most_bytes()
-        unlimited = not limited and not _requested_bytes()
-        require(unlimited or before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
+        most = most_bytes() if limited else _requested_bytes() or before.st_size
+        require(before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
         yield file
         after = os.fstat(handle)
         same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
@@ -134,16 +131,15 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
     if standard and sys.stdin is None:
         raise InputError("standard input", "closed", "name a file, or send the text through a pipe")
     opened = contextlib.nullcontext(sys.stdin.buffer) if standard else open_input(path, subject, remedy, fifo=True)
-    most, chunks, size = most_bytes(), [], 0
+    most, content = most_bytes(), bytearray()
     with parsing(subject, remedy), opened as file:
         # Read piece by piece: read(most) would reserve that many bytes at once.
-        while size <= most and (chunk := file.read(_PIECE)):
-            chunks.append(chunk)
-            size += len(chunk)
-        require(size <= most, subject, f"more than {most:,} bytes", MORE)
-        idle = not size and not standard and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        while len(content) <= most and (chunk := file.read(_PIECE)):
+            content += chunk
+        require(len(content) <= most, subject, f"more than {most:,} bytes", MORE)
+        idle = not content and not standard and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
         require(not idle, subject, "a FIFO to which nothing writes", remedy)
-    return b"".join(chunks)
+    return bytes(content)
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
@@ -235,7 +231,5 @@ def decode_utf8(
 
 def encode_utf8(text: str, subject: str = "text", remedy: str = "give valid Unicode", errors: str = "strict") -> bytes:
     """Return a text as UTF-8, or raise `InputError` if it has lone surrogates."""
-    try:
+    with parsing(subject, remedy):
         return text.encode(errors=errors)
-    except UnicodeEncodeError as error:
-        raise InputError(subject, error, remedy) from error

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
+from lstm_jax.files.reading import KINDS
 
 MARK = "written by lstm-jax, which may replace it"
 """Text near the start of the pages and figures that lstm-jax writes. It marks files that a later command may replace."""
@@ -31,35 +32,30 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 def default_cache_dir() -> Path:
     """Return the folder for caches: `$XDG_CACHE_HOME/lstm_jax` or, if XDG_CACHE_HOME is not an absolute path, `~/.cache/lstm_jax`."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (named if named.is_absolute() else Path.home() / ".cache") / "lstm_jax"
-    except RuntimeError as error:
-        raise InputError("cache folder", "this user has no home", "name a folder in XDG_CACHE_HOME") from error
+    return (named if named.is_absolute() else user_path("~/.cache", "name a folder in XDG_CACHE_HOME")) / "lstm_jax"
 
 
-def user_path(path: str | Path) -> Path:
+def user_path(path: str | Path, remedy: str = "give the whole path") -> Path:
     """Return a path in which `~` is replaced by the home folder of this user, and `~name` by the home folder of the user `name`."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"path {path}", "no such user, or no home", "give the whole path") from error
+        raise InputError(f"path {path}", "no such user, or no home", remedy) from error
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False, own: bytes = MARK.encode()) -> None:
     """Check that a command may write its output to the file that the user has named."""
     subject, absolute = f"writing {path}", path.absolute()
     with system_errors(subject, "name another file"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        mode = os.lstat(path).st_mode
-        require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
-        require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
-        require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+        require(kind == stat.S_IFREG, subject, KINDS.get(kind), "name a regular file, or a new one")
         marked = False
         with contextlib.suppress(OSError), path.open("rb") as file:
             marked = re.search(own, file.read(4096)) is not None
         for given in inputs:
             require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
         require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
-    above = next((folder for folder in absolute.parents if os.path.lexists(folder)), Path("/"))
+    above = next(folder for folder in absolute.parents if os.path.lexists(folder))
     good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
     require(good, subject, f"{above} is no folder, or read-only", "name a folder that can be written")
     for name in (*absolute.relative_to(above).parts, _temporary(path).name):  # some may be too long
@@ -163,10 +159,7 @@ def summed_json(content: dict[str, Any]) -> bytes:
 def read_summed(content: bytes) -> dict[str, Any] | None:
     """Return the dict that `summed_json` has encoded as `content`, or None if `content` is damaged."""
     first, _, body = content.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != first:
-        return None
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(body) if hashlib.sha256(body).hexdigest().encode() == first else None
+        return found if isinstance(found, dict) else None
+    return None

@@ -105,7 +105,7 @@ def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypa
     """
     options["vocabulary"] = "frequency"
     few, many = (prepare(**options | {"num_words": number}) for number in (4, None))
-    monkeypatch.setattr(dataset, "_has_other_copies", lambda split: False)
+    monkeypatch.setattr(dataset, "row_sets", lambda *_: (None, 0))
     assert prepare(**options | {"num_words": 4}).fingerprint != few.fingerprint
     assert prepare(**options | {"num_words": None}).fingerprint == many.fingerprint
 
@@ -175,7 +175,7 @@ def test_damaged_cache_is_rebuilt(options, tmp_path):
     (path,) = (tmp_path / "cache").iterdir()
     whole, other = path.read_bytes(), tmp_path / "other.npz"
     damaged = [whole[:length] for length in range(0, len(whole), len(whole) // 12)]
-    damaged += [bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), len(whole) // 40)]
+    damaged += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), len(whole) // 40)]
     with np.load(path) as file:
         save_cache(other, "another key", {name: file[name] for name in file.files if name != "digest"})
     for content in (*damaged, other.read_bytes()):

@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ from refused import refused
 from lstm_jax.data import Series, read_series, series_windows
 
 
-def write(path: Path, *lines: str) -> Path:
+def write(path, *lines: str):
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
+def test_dates_numbers_and_missing_values(tmp_path):
     path = write(tmp_path / "a.csv", "when,sold,more", "2026-01-01,1,x", "2026-01-02,,x", "2026-01-03,N/A,x", "2026-01-05T12:00,4.5,x")
     series = read_series(path, "when", "sold")
     assert_array_equal(series.values, [1, 4.5])
@@ -37,7 +36,7 @@ def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
     assert [numbers.shown(time) for time in (1764061201.25, 20261128.0)] == ["1764061201.25", "20261128"]
 
 
-def test_times_of_day_are_exact(tmp_path: Path) -> None:
+def test_times_of_day_are_exact(tmp_path):
     """Times that are microseconds apart have exact gaps and are shown exactly; a time of the year 1700 is shown to the second.
 
     Times are stored as days since 1970-01-01 in float64. In 1700, the distance between adjacent float64 numbers exceeds one microsecond.
@@ -55,7 +54,7 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
     ("lines", "found"),
     [
         (["1,2", "1,3"], "'time' in line 3 of .*: '1'; sort the rows by time"),
-        (["1,2", "2026-01-01,3"], "'time' in line 3 of .*: '2026-01-01'; give numbers or dates, not both"),
+        (["1,2", "2026-01-01,3"], "'time' in line 3 of .*: '2026-01-01', the row before has a number; give numbers, dates with an offset"),
         (["soon,2"], "'time' in line 2 of .*: 'soon'; give a number, or a date"),
         (["10000-01-01,1"], "'time' in line 2 of .*: '10000-01-01'; give a number, or a date"),
         (["inf,1"], "'time' in line 2 of .*: 'inf'; give a finite number"),
@@ -65,20 +64,26 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
         (["1,inf"], "'value' in line 2 of .*: 'inf'; give a finite number"),
         (["1,2"], "rows of .*: 1; give two or more with a value"),
         (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "'time' of .*: gaps too wide"),
-        (["2026-01-01,1", "2026-01-02T00:00Z,2"], "'time' in line 3 of .*: '2026-01-02T00:00Z', the row before has no offset from UTC"),
-        (["2026-01-01T00:00+02:00,1", "2026-01-02,2"], "'time' in line 3 of .*: '2026-01-02', the row before has an offset from UTC"),
+        (
+            ["2026-01-01,1", "2026-01-02T00:00Z,2"],
+            "'time' in line 3 of .*: .*, the row before has a date with no offset from UTC",
+        ),
+        (
+            ["2026-01-01T00:00+02:00,1", "2026-01-02,2"],
+            "'time' in line 3 of .*: .*, the row before has a date with an offset from UTC",
+        ),
     ],
 )
-def test_what_is_wrong(tmp_path: Path, lines: list[str], found: str) -> None:
+def test_what_is_wrong(tmp_path, lines, found):
     refused(f"^{found}", read_series, write(tmp_path / "series.csv", "time,value", *lines))
 
 
-def test_a_header_that_is_wrong(tmp_path: Path) -> None:
+def test_a_header_that_is_wrong(tmp_path):
     for lines, subject in ((("", "time,value"), "line 1 of .*: empty"), (("when,value", "1,2"), "column 'time' in line 1 of .*--time")):
         refused(f"^{subject}", read_series, write(tmp_path / "a.csv", *lines))
 
 
-def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
     write(tmp_path / "a.csv", "time,value", "1,2", "2,3")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_series("~/a.csv").values.tolist() == [2, 3]
@@ -95,19 +100,19 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("values", [0, 0]),
     ],
 )
-def test_a_series_that_is_none(name: str, value: list) -> None:
+def test_a_series_that_is_none(name, value):
     refused(f"^{name}: ", Series, **{"times": np.arange(3.0), "values": np.zeros(3), "dated": False, name: np.array(value)})
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_series_of_other_dtypes() -> None:
-    for times in (range(3), [0, 1, 2], np.arange(3), np.arange(3, dtype=">f4"), np.arange(3.0)):
+def test_a_series_of_other_dtypes():
+    for times in (range(3), np.arange(3, dtype=">f4")):
         series = Series(times, np.ones(3, np.float32), False)
         assert (series.times.tolist(), series.times.dtype, series.values.dtype) == ([0, 1, 2], np.float64, np.float64)
 
 
 @pytest.mark.parametrize("time", ["NaT", "300000-01-01"])
-def test_times_that_microseconds_do_not_hold(time: str) -> None:
+def test_times_that_microseconds_do_not_hold(time):
     series = Series(np.arange(3.0), np.zeros(3), True)
     assert series.numbers(np.array(["1970-01-02T12"], "datetime64[ns]")).tolist() == [1.5]
     refused(
@@ -115,7 +120,7 @@ def test_times_that_microseconds_do_not_hold(time: str) -> None:
     )
 
 
-def test_dates_without_hyphens(tmp_path: Path) -> None:
+def test_dates_without_hyphens(tmp_path):
     """Times that all look like dates without hyphens, such as 20261130, are refused.
 
     If they were read as numbers, the gap between November 30 and December 1 would be 71 instead of 1. If only some of the times look like
@@ -148,14 +153,13 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
     ("mark", "lines", "shown"),
     [(";", ['"time";"value";more', "2026-01-01;1,5;x"], "semicolons; "), ("\t", ["time\tvalue", "1\t2.5"], "tabs; ")],
 )
-def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: list[str], shown: str) -> None:
-    found = f"separated by {shown}give commas, .*read_csv('semi.csv', sep={mark!r},"
-    refused(re.escape(found).replace(r"\.\*", ".*"), read_series, write(tmp_path / "semi.csv", *lines))
-    refused("column 'when' in line 1", read_series, write(tmp_path / "other.csv", "time;value", "1;2"), "when")
+def test_columns_that_commas_do_not_separate(tmp_path, mark, lines, shown):
+    found = rf"separated by {shown}give commas, .*read_csv\('semi.csv', sep={re.escape(repr(mark))},"
+    refused(found, read_series, write(tmp_path / "semi.csv", *lines))
     assert read_series(write(tmp_path / "name.csv", "a;b,value", "1,2", "2,3"), "a;b").values.tolist() == [2, 3]
 
 
-def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
+def test_times_with_an_offset_from_utc(tmp_path):
     """Times with an offset from UTC have the right gaps when summer time ends, and are shown with the offset of the last entry."""
     lines = ["2026-10-25T00:00+02:00,1", "2026-10-25T02:00+02:00,2", "2026-10-25T03:00+01:00,3"]
     series = read_series(str(write(tmp_path / "a.csv", "time,value", *lines)))
@@ -169,13 +173,13 @@ def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("horizon", -1), ("context", 0), ("first", -2), ("last", 9)])
-def test_windows_that_no_series_has(name: str, value: int) -> None:
+def test_windows_that_no_series_has(name, value):
     series = Series(np.arange(8.0), np.arange(8.0), False)
     refused(f"^{name}: {value}; ", series_windows, series, **{"context": 3, "horizon": 2, name: value})
 
 
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(0, 12), st.integers(0, 99))
-def test_windows(count: int, context: int, horizon: int, first: int, last: int, seed: int) -> None:
+def test_windows(count, context, horizon, first, last, seed):
     """Each window holds the entries before and after its origin, and all of its targets lie in the entries `first` to `last` - 1."""
     rng = np.random.default_rng(seed)
     last = min(last, count) or count

@@ -24,7 +24,7 @@ PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", 
 RECIPES = ("source", "source-cased", "lower", "none", "exact")
 
 
-def write_files(folder: Path, seed: int = 1, count: int = 3) -> list[str]:
+def write_files(folder, seed=1, count=3):
     draw = random.Random(seed)
     texts = ["".join(draw.choice(PIECES) for _ in range(300)) for _ in range(count)] + ["  \n "]
     paths = [folder / f"{number}.txt" for number in range(len(texts))]
@@ -35,7 +35,7 @@ def write_files(folder: Path, seed: int = 1, count: int = 3) -> list[str]:
 
 @pytest.mark.parametrize("unit", ["character", "byte"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -> None:
+def test_shards_are_the_text_in_memory(recipe, unit, tmp_path):
     """Shards of 97 bytes, of 300 bytes and of whole files hold the ids that `prepare_corpus` returns.
 
     Some multiples of 97 bytes lie within words, lines and UTF-8 characters of the files.
@@ -54,7 +54,7 @@ def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "recipe"), [("日本語" * 100_000, "none"), ("acgt" * 100_000, "source"), ("a1" + "9" * 300_000 + "b", "source")]
 )
-def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> None:
+def test_a_text_without_white_space(text, recipe, tmp_path):
     """A text without white space is divided between two UTF-8 characters, and its shards decode to the whole cleaned text."""
     (tmp_path / "a.txt").write_text(text)
     got = data.write_shards(str(tmp_path / "a.txt"), tmp_path / "s", recipe, shard_bytes=100_000)
@@ -65,7 +65,7 @@ def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> N
 @pytest.mark.slow(keep=6)
 @pytest.mark.parametrize("size", [1, 3, 8, 10, 11, 20])
 @pytest.mark.parametrize("text", ["aaaaaaaaa é", "the last wordword", "one two\n  ", " \n\t", "word"])
-def test_the_last_word_is_whole(text: str, size: int, tmp_path: Path) -> None:
+def test_the_last_word_is_whole(text, size, tmp_path):
     first, last = tmp_path / "first.txt", tmp_path / "last.txt"
     first.write_text("first text")
     last.write_text(text)
@@ -77,7 +77,7 @@ def test_the_last_word_is_whole(text: str, size: int, tmp_path: Path) -> None:
         assert got.index.articles == want.articles
 
 
-def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
+def test_a_text_that_changes_meanwhile_is_an_error(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("aaaa bbbb " * 20)
     refused(
@@ -91,7 +91,7 @@ def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_files_of_others_stay(tmp_path: Path) -> None:
+def test_files_of_others_stay(tmp_path):
     text, folder = write_files(tmp_path), tmp_path / "web"
     folder.mkdir()
     for name in ("unfinished.txt", "index.json", "00000.json", "00001.ids"):
@@ -105,7 +105,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert not (folder / "unfinished.txt").exists()
 
 
-def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupt_before_the_first_record(tmp_path, monkeypatch):
     files, folder = write_files(tmp_path), tmp_path / "s"
     with monkeypatch.context() as patch:
         patch.setattr("lstm_jax.data.shard_folder.summed_json", lambda *_: 1 / 0)
@@ -116,12 +116,12 @@ def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> No
     assert_array_equal(got[:], data.prepare_corpus(files, validation=0.0).train)
 
 
-def _killed(*_: Any) -> int:
+def _killed(*_: Any):
     os.kill(os.getpid(), signal.SIGKILL)
     return 0
 
 
-def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch) -> None:
+def test_a_killed_worker_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("lstm_jax.data.text.shards._write_shard", _killed)
     refused(
         "process that writes shards: was killed; give fewer workers", data.write_shards, write_files(tmp_path), tmp_path / "s", workers=2
@@ -129,19 +129,19 @@ def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory) -> data.ShardedText:
+def sharded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     return data.write_shards(write_files(folder), folder / "s", "source", shard_bytes=100)
 
 
 @settings(deadline=None, max_examples=30)
 @given(places=st.lists(st.integers(-5, 3000), min_size=1, max_size=30), begin=st.integers(0, 200), end=st.integers(300, 600))
-def test_takes_as_an_array_does(sharded: data.ShardedText, places, begin, end) -> None:
+def test_takes_as_an_array_does(sharded, places, begin, end):
     text, whole, at = sharded.part(begin, end), sharded[begin:end], np.asarray([places])
     assert_array_equal(text.take(at), whole.take(at, mode="clip"))
 
 
-def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
+def test_is_read_as_an_array_is(sharded):
     text, whole = sharded.part(3, 120), sharded[3:120]
     assert list(text) == whole.tolist()
     assert (len(text), text.nbytes) == (117, 0)
@@ -152,7 +152,7 @@ def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
             text[wrong]
 
 
-def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
+def test_a_second_call_writes_what_is_missing(tmp_path):
     files, folder = write_files(tmp_path), tmp_path / "s"
     want = data.write_shards(files, folder, shard_bytes=300)[:]
     kept, gone = folder / "00000.ids", folder / "00002.ids"
@@ -167,7 +167,7 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
     assert_array_equal(again[:], want)
 
 
-def test_a_folder_of_another_text(tmp_path: Path) -> None:
+def test_a_folder_of_another_text(tmp_path):
     """Writing shards to a folder that has the shards of another text raises an error, and changes no file.
 
     The same holds if the text has fewer files or a changed file, or if it is cleaned by another recipe.
@@ -182,12 +182,12 @@ def test_a_folder_of_another_text(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def _change(folder: Path, name: str, content: bytes | None = None) -> None:
+def _change(folder, name, content=None):
     """Replace the last byte of a file or, with `content`, its content."""
     (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"\xff" if content is None else content)
 
 
-def _swap(folder: Path) -> None:
+def _swap(folder):
     for ending in ("ids", "json"):
         _change(folder, f"00001.{ending}", (folder / f"00002.{ending}").read_bytes())
 
@@ -204,7 +204,7 @@ def _swap(folder: Path) -> None:
         (_swap, r"00001\.json: missing, damaged or of other data"),
     ],
 )
-def test_a_harmed_folder(harm, subject: str, tmp_path: Path) -> None:
+def test_a_harmed_folder(harm, subject, tmp_path):
     data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
     harm(tmp_path / "s")
     for read in (lambda folder: data.read_shards(folder)[:], data.verify_shards):
@@ -212,7 +212,7 @@ def test_a_harmed_folder(harm, subject: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_text(tmp_path: Path) -> None:
+def test_what_is_no_text(tmp_path):
     for name, content, options, found in (
         ("a.csv", b"text\nx\n", {}, "text: .*give text files"),
         ("b.txt", b"ab\xff cd", {}, "file .*is not UTF-8"),
@@ -227,7 +227,7 @@ def test_what_is_no_text(tmp_path: Path) -> None:
     assert not list((tmp_path / "s").glob("*.json"))
 
 
-def test_a_sharded_corpus(tmp_path: Path) -> None:
+def test_a_sharded_corpus(tmp_path):
     files = write_files(tmp_path)
     text = data.write_shards(files, tmp_path / "s", shard_bytes=300)
     corpus = data.sharded_corpus(tmp_path / "s", validation=0.25)
@@ -247,7 +247,7 @@ def test_a_sharded_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(ask, tmp_path: Path) -> None:
+def test_the_command(ask, tmp_path):
     files = write_files(tmp_path)
     code, said, _ = ask("data", "shard", *files, "--out", tmp_path / "s", "--workers", 1)
     assert code == 0
@@ -259,7 +259,7 @@ def test_the_command(ask, tmp_path: Path) -> None:
     assert ask(*run, "--input", "stream")[0] == 0
 
 
-def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+def test_one_process_writes_at_a_time(tmp_path):
     """If the folder is locked, `write_shards` raises an error and writes nothing. Otherwise two processes could mix their shards."""
     files, folder = write_files(tmp_path), tmp_path / "shards"
     folder.mkdir()
@@ -270,19 +270,19 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
 
 WORKER = """
 import os, time
-from lstm_jax.data.shard_folder import _written
+from functools import partial
+from lstm_jax.data.shard_folder import _results
 
-def write(number, part):
+def write(number):
     print(os.getpid(), flush=True)
     time.sleep(90)
-    return number, part
 
 if __name__ == "__main__":
-    list(_written(write, {0: {}, 1: {}}, 2))
+    list(_results([partial(write, 0), partial(write, 1)], 2))
 """
 
 
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+def test_workers_end_with_a_killed_parent(tmp_path):
     """Worker processes that write shards end if their parent process is killed.
 
     A worker that kept running would keep the standard output of the killed process open.
@@ -290,7 +290,6 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
         assert int(parent.stdout.readline()) != parent.pid
         parent.kill()
         parent.communicate(timeout=30)  # the output ends with the last process that has it

@@ -100,7 +100,6 @@ def test_no_home(tmp_path, monkeypatch):
     def none(_=None):
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(Path, "home", none)
     monkeypatch.setattr(Path, "expanduser", none)
     (tmp_path / "imdb_word_index.json").write_text("{}")
     monkeypatch.delenv("LSTM_JAX_DATA", raising=False)

@@ -20,12 +20,12 @@ from lstm_jax.files.digits import MOST, digits_for
         ([-1.7e308, 1.7e308], 5, 5),
     ],
 )
-def test_known_numbers(values: list[float], least: int, digits: int) -> None:
+def test_known_numbers(values, least, digits):
     assert digits_for(values, least) == digits
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e3), st.integers(3, 6))
-def test_the_difference_keeps_its_digits(low: float, width: float, least: int) -> None:
+def test_the_difference_keeps_its_digits(low, width, least):
     """The difference of two numbers that are written with `digits_for` digits has at least `least` - 1 correct digits.
 
     The difference may have a further error of up to 1e-5, because no number is written with more than 15 digits.

@@ -12,7 +12,7 @@ from lstm_jax.files.locks import lock_error
 from lstm_jax.files.writing import write_atomically
 
 
-def names(folder) -> list[str]:
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -26,7 +26,7 @@ TEXT = "It was the best of times.\n"
 
 
 @pytest.fixture
-def strange(tmp_path: Path) -> dict[str, Path]:
+def strange(tmp_path):
     """Return a dict of paths that are no regular files. The key of a path is a part of the error message that is expected for it."""
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as server:
@@ -34,24 +34,26 @@ def strange(tmp_path: Path) -> dict[str, Path]:
     return {"FIFO": tmp_path / "fifo", "socket": tmp_path / "socket", "device": Path("/dev/zero"), "Is a directory": tmp_path}
 
 
-def test_only_regular_files_are_opened(strange: dict[str, Path]) -> None:
+def test_only_regular_files_are_opened(strange):
     for kind, path in strange.items():
         refused(f"file .*: .*{kind}.*; give a file that can be read", input_files.read_input, path)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".jsonl.xz", ".tar.gz", ".npz", ".txt", ".json", ".safetensors", ".weights.h5"])
-def test_a_fifo_is_refused_at_once(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"a{ending}"
-    os.mkfifo(path)
-    reads = {".txt": read_articles, ".json": read_articles, ".npz": read_keras_npz}
-    reads |= {".safetensors": read_torch_file, ".weights.h5": read_keras_weights}
-    with pytest.raises(InputError):
-        reads.get(ending, load_reviews)(path)
-    if ending in (".csv", ".jsonl"):
-        refused("FIFO", read_series, path)
+def test_a_fifo_is_refused_at_once(tmp_path):
+    for names, read in (
+        ("a.csv a.jsonl a.jsonl.xz a.tar.gz a.npz", load_reviews),
+        ("a.txt a.json", read_articles),
+        ("b.npz", read_keras_npz),
+        ("b.csv", read_series),
+        ("b.safetensors", read_torch_file),
+        ("b.weights.h5", read_keras_weights),
+    ):
+        for name in names.split():
+            os.mkfifo(tmp_path / name)
+            refused("^.", read, tmp_path / name)
 
 
-def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path: Path) -> None:
+def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     with ThreadPoolExecutor(1) as pool:
@@ -65,12 +67,12 @@ def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/a.csv", "x" * 300 + ".csv", "a\0b.csv", "none/at/all.csv"])
-def test_names_of_nothing(path: str) -> None:
+def test_names_of_nothing(path):
     for read in (load_reviews, read_articles, lambda name: read_series(Path(name))):
         refused(r"^[^\n]*$", read, path)
 
 
-def test_folders_without_permission(tmp_path: Path) -> None:
+def test_folders_without_permission(tmp_path):
     folder = tmp_path / "closed"
     folder.mkdir()
     (folder / "a.txt").write_text(TEXT)
@@ -87,11 +89,11 @@ def test_folders_without_permission(tmp_path: Path) -> None:
         folder.chmod(stat.S_IRWXU)
 
 
-def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
+def test_a_file_that_grows_meanwhile(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(TEXT)
 
-    def read_and_write() -> None:
+    def read_and_write():
         with input_files.open_input(path) as file, path.open("a") as more:
             file.read()
             more.write(TEXT)
@@ -99,7 +101,7 @@ def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
     refused("changed while it was read", read_and_write)
 
 
-def test_a_lock_on_a_full_disk(tmp_path: Path) -> None:
+def test_a_lock_on_a_full_disk(tmp_path):
     """`locked` raises `InputError` and removes the lock file if this file cannot be written because the disk is full.
 
     The full disk is simulated by a limit of 0 bytes for the size of files (RLIMIT_FSIZE).
@@ -115,6 +117,6 @@ def test_a_lock_on_a_full_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     refused(r"^standard input: closed; name a file, or send the text through a pipe$", input_files.read_input, "-")

@@ -14,7 +14,6 @@ from command_line import assert_error
 from made_texts import SENTENCES
 from refused import refused
 
-from lstm_jax import cli
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection import figures, text_map
 
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture
-def keep(tmp_path) -> Path:
+def keep(tmp_path):
     path = tmp_path / "keep.txt"
     path.write_text("mine")
     return path
@@ -119,22 +118,6 @@ def test_pages_and_figures_may_replace_themselves(tmp_path):
 # each command
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """Return a folder with a text, a table of reviews, and the runs of a generation and a sentiment model trained on them."""
-    root = tmp_path_factory.mktemp("outputs")
-    (root / "text.txt").write_text(" ".join([SENTENCES] * 8))
-    small = ["--units", "4", "--batch-size", "16", "--epochs", "1", "--no-figures"]
-    generation = ["--data", str(root / "text.txt"), "--length", "8", "--sample-chars", "0", *small]
-    (root / "train.csv").write_text("text,label\n" + "".join(f"a good film {n},1\na bad film {n},0\n" for n in range(20)))
-    sentiment = ["--data", str(root / "train.csv"), "--cache-dir", str(root), "--vocabulary", "frequency", "--embed", "4", *small]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-        assert cli.main(["train", "generation", "--run", str(root / "generation"), *generation]) == 0
-        assert cli.main(["train", "sentiment", "--run", str(root / "sentiment"), *sentiment]) == 0
-    return root
-
-
 COMMANDS = [
     ("generation", "score --html {}/out.html", "out.html"),
     ("generation", "units --out {}/out.html", "out.html"),
@@ -146,8 +129,8 @@ COMMANDS = [
 
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize(("run", "command", "written"), COMMANDS)
-def test_no_command_replaces_a_file_without_force(run, command, written, ask, made, tmp_path):
-    words, mine = [*command.format(tmp_path).split(), "--run", made / run], tmp_path / written
+def test_no_command_replaces_a_file_without_force(run, command, written, ask, runs, tmp_path):
+    words, mine = [*command.format(tmp_path).split(), "--run", runs[run]], tmp_path / written
     mine.parent.mkdir(exist_ok=True)
     mine.write_text(SENTENCES)
     assert_error(ask(*words), f"writing {mine}: ")
@@ -157,9 +140,9 @@ def test_no_command_replaces_a_file_without_force(run, command, written, ask, ma
     assert mine.read_text() != SENTENCES
 
 
-def test_a_run_s_own_files_and_text_are_no_outputs(ask, made, tmp_path):
-    copy = Path(shutil.copytree(made / "generation", tmp_path / "run"))
-    for path in (copy / "config.json", copy / "characters.json", made / "text.txt"):
+def test_a_run_s_own_files_and_text_are_no_outputs(ask, runs, tmp_path):
+    copy = Path(shutil.copytree(runs["generation"], tmp_path / "run"))
+    for path in (copy / "config.json", copy / "characters.json", runs.root / "text.txt"):
         before = path.read_bytes()
         assert_error(ask("score", "--run", copy, "--html", path, "--force"), f"writing {path}: the command reads ")
         assert path.read_bytes() == before

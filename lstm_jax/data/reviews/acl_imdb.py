@@ -5,10 +5,10 @@ import gzip
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, Review, Splits, text_split
+from lstm_jax.data.reviews.form import CLASSES, Found, Review, Splits, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
 from lstm_jax.files.writing import download
@@ -33,7 +33,7 @@ def verify_archive(path: Path) -> None:
     Raises:
         InputError: if the archive is absent, or if its size or checksum is wrong.
     """
-    require(os.path.isfile(path), f"archive {path}", "absent", AGAIN)
+    require(path.is_file(), f"archive {path}", "absent", AGAIN)
     size = path.stat().st_size
     require(size == ARCHIVE_BYTES, f"size of {path}", f"{size} bytes instead of {ARCHIVE_BYTES}", AGAIN)
     digest = file_digest(path)
@@ -59,10 +59,10 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
     return path
 
 
-def read_archive(found: Found, options: ReadOptions) -> Splits:
+def read_archive(found: Found, _text_column: str, _label_column: str, verify: bool) -> Splits:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews."""
     path = found.path
-    if options.verify and path.name == ARCHIVE_NAME:
+    if verify and path.name == ARCHIVE_NAME:
         verify_archive(path)
     subject = f"archive {path}"
 
@@ -88,18 +88,17 @@ def read_archive(found: Found, options: ReadOptions) -> Splits:
 
 def find_folder(path: Path) -> Found | None:
     """Return the location of the extracted `aclImdb` folder at a path, or None if there is no such folder at this path."""
-    folder = next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
-    if folder is None:
-        return None
-    files = {}
-    with parsing(f"folder {folder}", "give one whose files can be read"):
-        for part in (f"{split}{inner}" for split in ("train", "test") for inner in ("", "/pos", "/neg")):
-            entries = (folder / part).iterdir() if (folder / part).is_dir() else ()
-            files |= {name: entry for entry in entries if _is_read(name := f"{part}/{entry.name}", str(entry))}
-    return Found(folder, dict(sorted(files.items())))
+    for folder in (path, path / "aclImdb"):
+        if os.path.isdir(folder / "train" / "pos"):
+            with parsing(f"folder {folder}", "give one whose files can be read"):
+                parts = (folder / split / label for split in ("train", "test") for label in ("", "pos", "neg"))
+                entries = sorted(entry for part in parts if part.is_dir() for entry in part.iterdir())
+            named = {entry.relative_to(folder).as_posix(): entry for entry in entries}
+            return Found(folder, {name: entry for name, entry in named.items() if _is_read(name, str(entry))})
+    return None
 
 
-def read_folder(found: Found, _: ReadOptions) -> Splits:
+def read_folder(found: Found, *_: object) -> Splits:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews."""
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
@@ -113,12 +112,9 @@ def _is_read(name: str, shown: str) -> bool:
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
-    texts: dict[str, dict[tuple[str, str, str], bytes]] = {"train": {}, "test": {}}
-    movies: dict[tuple[str, str, int], str] = {}
+    texts, movies = {"train": {}, "test": {}}, {}
     for name, content in files:
-        match = MEMBER.fullmatch(name)
-        assert match is not None
-        split, label, identity, rating, urls_of = match.groups()
+        split, label, identity, rating, urls_of = MEMBER.findall(name)[0]
         if urls_of:
             for row, line in enumerate(content.splitlines()):
                 if movie := MOVIE.search(line):
@@ -128,9 +124,11 @@ def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
             require_utf8(content, f"file {name} in {source}")
             texts[split][label, identity, rating] = content.removeprefix(codecs.BOM_UTF8)
 
-    def reviews(split: str) -> Iterator[Review]:
-        for (label, identity, rating), text in texts[split].items():
-            movie = movies.get((split, label, int(identity)), "")
-            yield Review(text, CLASSES.index(label), f"{label}/{identity}_{rating}.txt", movie)
-
-    return {split: text_split(reviews(split)) for split in texts if texts[split]}
+    reviews = {
+        split: [
+            Review(text, CLASSES.index(label), f"{label}/{identity}_{rating}.txt", movies.get((split, label, int(identity)), ""))
+            for (label, identity, rating), text in own.items()
+        ]
+        for split, own in texts.items()
+    }
+    return {split: text_split(own) for split, own in reviews.items() if own}

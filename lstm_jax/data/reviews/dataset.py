@@ -4,28 +4,31 @@ A cache file is an .npz file that contains the reviews of one source, encoded wi
 and the options. A checksum in the file is verified whenever the file is read.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
+from lstm_jax.bounds import checked
 from lstm_jax.data.reviews.acl_imdb import download_archive
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits
+from lstm_jax.data.reviews.form import Splits, check_splits
 from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Vocabulary, build_vocabulary, content_hashes, tokenize
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Kind, Vocabulary, build_vocabulary, content_hashes, tokenize
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
 
 CACHE_FORMAT = 1
 KERAS_SEED = 113
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, ndarray]
 PARTS = tuple(field.name for field in fields(EncodedSplit))
 """Arrays of a split in a cache file."""
 Progress = Callable[[str, int, int], None]
@@ -37,7 +40,7 @@ def prepare(
     test_data: str = "",
     text_column: str = "text",
     label_column: str = "label",
-    vocabulary: Literal["keras", "frequency"] = "keras",
+    vocabulary: Kind = "keras",
     num_words: int | None = 20_000,
     cache_dir: str = "",
     verify: bool = True,
@@ -66,8 +69,7 @@ def prepare(
         InputError: if an argument is out of range, if the source cannot be read or changes while it is read, if Keras' word index is needed
             but neither found nor can be downloaded, or if the cache cannot be written.
     """
-    require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
-    require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
+    checked("vocabulary", vocabulary, Kind)
     report = on_progress or (lambda stage, done, total: None)
     report("hashing the source", 0, 4)
     cache = user_path(cache_dir) if cache_dir else default_cache_dir()
@@ -86,7 +88,23 @@ def prepare(
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
     if arrays is None or "train_digests" not in arrays:  # older versions stored no hashes of the words
-        arrays = _encode_source(form, found, ReadOptions(text_column, label_column, verify), word_index, report)
+        known = keras_vocabulary(word_index, check=verify) if word_index else None
+        if form.read:
+            report("reading reviews", 1, 4)
+            texts = read_source(form, found, text_column, label_column, verify)
+            report("encoding reviews", 2, 4)
+            words = known or build_vocabulary(texts["train"].texts)
+            splits = _encode(texts, words)
+        else:
+            if known is None:
+                raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
+            words, splits = known, read_keras_npz(found.path)
+            rank = max(int(split.values.max()) for split in splits.values()) - FIRST_WORD + 1
+            require(rank <= len(words.words), f"data {found.path}", f"rank {rank}", "give Keras' own word index")
+        if known:
+            rng = np.random.RandomState(KERAS_SEED)
+            splits = {name: split.select(rng.permutation(len(split))) for name, split in splits.items()}
+        arrays = _pack(words, splits)
         report("writing the cache", 3, 4)
         require(key_now() == key, f"data {found.path}", "changed while it was read", "read it when nothing writes to it")
         save_cache(path, key, arrays)
@@ -114,7 +132,7 @@ def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedRevie
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
-def _digest(key: str, arrays: Arrays) -> np.ndarray:
+def _digest(key: str, arrays: Arrays) -> ndarray:
     whole = hashlib.sha256(key.encode())
     for name, array in sorted(arrays.items()):
         whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
@@ -130,46 +148,22 @@ def save_cache(path: Path, key: str, arrays: Arrays) -> None:
 
 def load_cache(path: Path, key: str) -> Arrays | None:
     """Return the arrays in a cache file by name, or None if the file is missing, damaged or of another key."""
-    try:
-        with parsing(f"cache {path}", "delete it"), open_input(path) as file, np.load(file) as archive:
-            arrays = dict(archive)
-    except InputError:
-        return None
-    digest = arrays.pop("digest", None)
-    return arrays if digest is not None and np.array_equal(digest, _digest(key, arrays)) else None
-
-
-def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> Arrays:
-    """Encode the reviews of a source, and return the arrays that the cache file stores."""
-    known = keras_vocabulary(word_index, check=options.verify) if word_index else None
-    if form.read:
-        report("reading reviews", 1, 4)
-        texts = read_source(form, found, options)
-        report("encoding reviews", 2, 4)
-        words = known or build_vocabulary(texts["train"].texts)
-        splits = _encode(texts, words)
-    else:
-        if known is None:
-            raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
-        words, splits = known, read_keras_npz(found.path)
-        rank = max(int(split.values.max()) for split in splits.values()) - FIRST_WORD + 1
-        require(rank <= len(words.words), f"data {found.path}", f"rank {rank}", "give Keras' own word index")
-    if known:
-        rng = np.random.RandomState(KERAS_SEED)
-        splits = {name: split.select(rng.permutation(len(split))) for name, split in splits.items()}
-    return _pack(words, splits)
+    with contextlib.suppress(InputError), parsing(f"cache {path}", "delete it"), open_input(path) as file, np.load(file) as archive:
+        arrays = dict(archive)
+        if np.array_equal(arrays.pop("digest"), _digest(key, arrays)):
+            return arrays
+    return None
 
 
 def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:
-    known = sorted({group for split in texts.values() for group in split.groups or () if group})
-    numbers = {"": -1} | {group: number for number, group in enumerate(known)}
+    known = sorted({"", *(group for split in texts.values() for group in split.groups or ())})
+    numbers = {group: number for number, group in enumerate(known, -1)}  # a review of an unknown movie has -1
     encoded = {}
     for name, split in texts.items():
         values, offsets = words.encode_all(split.texts)
         groups = np.asarray([numbers[group] for group in split.groups or [""] * len(split)], np.int32)
-        encoded[name] = EncodedSplit(
-            values, offsets, split.labels, groups, content_hashes(b" ".join(tokenize(text)) for text in split.texts)
-        )
+        digests = content_hashes(b" ".join(tokenize(text)) for text in split.texts)
+        encoded[name] = EncodedSplit(values, offsets, split.labels, groups, digests)
         if words.kind == "keras":
             remedy = "use --vocabulary frequency, whose words are those of the training reviews"
             require(len(values) > len(split), f"{name} reviews", "no word is in Keras' word index", remedy)  # each has a start id
@@ -194,14 +188,10 @@ def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
         return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 
     train, test = split("train"), split("test") if "test_labels" in arrays else None
-    content = f"{key} {words.num_words}{' words' if _has_other_copies(train) else ''}"
+    # Older versions compared the ids of the reviews. Where that gives the same sets, the fingerprint is theirs.
+    of_words, of_ids = (row_sets(train.labels, train.groups, own.hashes())[1] for own in (train, replace(train, digests=None)))
+    content = f"{key} {words.num_words}{'' if np.array_equal(of_words, of_ids) else ' words'}"
     return EncodedReviews(train, test, words, hashlib.sha256(content.encode()).hexdigest())
-
-
-def _has_other_copies(split: EncodedSplit) -> bool:
-    """Return whether older versions of this project would divide the training reviews into other sets than this version does."""
-    of_words, of_ids = (row_sets(split.labels, split.groups, own.hashes())[1] for own in (split, replace(split, digests=None)))
-    return not np.array_equal(of_words, of_ids)
 
 
 def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = None, verify: bool = True) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.errors import require
 
@@ -19,7 +20,7 @@ class TextSplit:
 
     texts: tuple[bytes, ...]
     """N texts as bytes, usually in UTF-8. NUL bytes and bytes that are not valid UTF-8 are kept."""
-    labels: np.ndarray
+    labels: ndarray
     """(N,) int32: 0 negative, 1 positive."""
     names: tuple[str, ...]
     """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. With the vocabulary "keras", `prepare` sorts
@@ -63,10 +64,10 @@ def check_splits(splits: Splits, source: object) -> None:
         check_classes(split.labels, f"{name} split of {source}")
 
 
-def check_classes(labels: np.ndarray, subject: str, remedy: str = "give reviews of both classes") -> None:
+def check_classes(labels: ndarray, subject: str, remedy: str = "give reviews of both classes") -> None:
     """Check that there are labels of both classes."""
-    negative, positive = int((labels == 0).sum()), int((labels == 1).sum())
-    require(min(negative, positive) > 0, subject, f"{positive} positive and {negative} negative reviews", remedy)
+    negative, positive = np.bincount(labels, minlength=2)[:2]
+    require(min(negative, positive), subject, f"{positive} positive and {negative} negative reviews", remedy)
 
 
 class Found(NamedTuple):
@@ -80,22 +81,9 @@ class Found(NamedTuple):
 
 def find_file(key: str, name: str, endings: str | tuple[str, ...], path: Path) -> Found | None:
     """Return the location of a file: `path` itself, if it has one of the endings, or the file `name` in the folder `path`."""
-    if path.is_dir():
-        path = path / name
-        found = os.path.isfile(path)
-    else:
-        found = path.name.endswith(endings)
-    return Found(path, {key: path}) if found else None
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """Options of the functions that read reviews. A function ignores the options that do not apply to the form that it reads."""
-
-    text_column: str
-    label_column: str
-    verify: bool
-    """Whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum."""
+    inside = path / name if path.is_dir() else path
+    good = os.path.isfile(inside) if path.is_dir() else path.name.endswith(endings)
+    return Found(inside, {key: inside}) if good else None
 
 
 @dataclass(frozen=True)
@@ -106,8 +94,9 @@ class Form:
     """Name of the form, which is part of the key of a cache file. If it changed, all reviews of this form would be encoded anew."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
-    read: Callable[[Found, ReadOptions], Splits] | None = None
-    """Function that returns the texts of each split, or None for Keras' word ranks, which `read_keras_npz` reads."""
+    read: Callable[[Found, str, str, bool], Splits] | None = None
+    """Function read(found, text_column, label_column, verify) that returns the texts of each split, or None for Keras' word ranks, which
+    `read_keras_npz` reads. It ignores the options that do not apply to its form."""
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that
     ignores its argument. If the keyword is empty, the form is recognised by the path."""

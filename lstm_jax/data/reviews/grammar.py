@@ -14,8 +14,8 @@ from lstm_jax.data.reviews.form import Review, Splits, TextSplit, text_split
 from lstm_jax.errors import require
 
 
-def _words(text: str, between: str = " ") -> tuple[str, ...]:
-    return tuple(text.split(between))
+def _words(text: str, between: str = " ") -> list[str]:
+    return text.split(between)
 
 
 PRAISE = _words(
@@ -52,6 +52,7 @@ NEUTRAL = (
     "it lasts about two hours",
     "the {aspect} came up when i talked to {who}",
 )
+FILLED = {"who": WHO, "work": WORK, "when": WHEN, "about": ABOUT, "where": WHERE, "aspect": ASPECT}
 SIGNS = dict.fromkeys((*PRAISE, *WELL, *HIT), 1) | dict.fromkeys((*BLAME, *BADLY, *MISS), -1)
 LONGEST, SHORTEST = 60, 8
 # After one of these words, the next word of praise or blame belongs to a concession. The word "but" makes the one before it a concession.
@@ -69,7 +70,7 @@ def judge(text: str) -> int:
     Raises:
         InputError: if no judgement remains, or if the remaining judgements disagree. The grammar makes no such text.
     """
-    verdicts: list[int] = []
+    verdicts = []
     negated = conceded = False
     for word in text.replace(",", " ").replace(".", " ").split():
         if word in CONCEDING:
@@ -98,7 +99,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
     draw = random.Random(seed)
     labels = [row % 2 for row in range(count)]
     draw.shuffle(labels)
-    texts: dict[str, None] = {}
+    texts = {}
     for label in labels:
         before = len(texts)
         while len(texts) == before:
@@ -125,16 +126,11 @@ def synthetic_splits(train: int, test: int, seed: int) -> Splits:
 
 
 def _review(draw: random.Random, label: int) -> str:
-    judgements = [_judgement(draw, label) for _ in range(draw.choice((1, 1, 2, 2, 3)))]
-    fillers = [_neutral(draw) for _ in range(draw.choice((0, 1, 1, 2)))]
-    sentences = judgements + fillers
+    sentences = [_judgement(draw, label) for _ in range(draw.choice((1, 1, 2, 2, 3)))]
+    for _ in range(draw.choice((0, 1, 1, 2))):
+        sentences.append(draw.choice(NEUTRAL).format(**{key: draw.choice(words) for key, words in FILLED.items()}))
     draw.shuffle(sentences)
     return " ".join(f"{sentence} ." for sentence in sentences)
-
-
-def _neutral(draw: random.Random) -> str:
-    options = {"who": WHO, "work": WORK, "when": WHEN, "about": ABOUT, "where": WHERE, "aspect": ASPECT}
-    return draw.choice(NEUTRAL).format(**{key: draw.choice(words) for key, words in options.items()})
 
 
 def _judgement(draw: random.Random, label: int) -> str:

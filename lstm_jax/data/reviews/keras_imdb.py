@@ -3,7 +3,6 @@
 `imdb.npz` holds the reviews as lists of word ranks, in object arrays, which NumPy stores as pickles.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.data.padding import ragged
 from lstm_jax.data.reviews.splits import EncodedSplit
@@ -38,7 +38,7 @@ def read_keras_npz(path: Path) -> dict[str, EncodedSplit]:
         return {split: _with_starts(file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test")}
 
 
-def _with_starts(rows: np.ndarray, labels: np.ndarray) -> EncodedSplit:
+def _with_starts(rows: ndarray, labels: ndarray) -> EncodedSplit:
     ranks, offsets = ragged(rows)
     ids = np.insert(ranks + FIRST_WORD - 1, offsets[:-1], START)
     return EncodedSplit(ids, offsets + np.arange(len(offsets)), labels.astype(np.int32), np.full(len(labels), -1, np.int32))
@@ -87,11 +87,9 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
         InputError: if the file is not found and the download fails.
     """
     root, cache = os.environ.get("LSTM_JAX_DATA", ""), cache_dir or default_cache_dir()
-    folders = [near, near.parent] if near.is_dir() else [near.parent]
-    folders += [user_path(root) / "imdb"] if root else []
-    with contextlib.suppress(RuntimeError):  # a user may have no home
-        folders.append(Path.home() / ".keras" / "datasets")
-    for folder in (*folders, cache):
+    own = [user_path(root) / "imdb"] if root else []
+    keras = Path(os.path.expanduser("~")) / ".keras" / "datasets"  # unlike Path.home(), raises nothing for a user without a home
+    for folder in (near, near.parent, *own, keras, cache):
         if os.path.isfile(folder / WORD_INDEX_NAME):
             return folder / WORD_INDEX_NAME
     download(WORD_INDEX_URL, cache / WORD_INDEX_NAME, _verify, REMEDY)

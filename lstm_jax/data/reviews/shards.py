@@ -10,11 +10,12 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
@@ -63,7 +64,7 @@ def write_review_shards(
     tables = {"train": _tables(paths), "test": _tables(test_paths)}
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
     require(not trained & tested, "reviews", min(trained & tested, default=""), "a table of both splits: name it for one of them")
-    require(bool(trained), "reviews", "no table", DESCRIPTION)
+    require(trained, "reviews", "no table", DESCRIPTION)
     parts = []
     for split, own in tables.items():
         for path in own:
@@ -74,7 +75,7 @@ def write_review_shards(
 
 
 def _describe(records: list[Record]) -> Record:
-    counts: Counter[bytes] = Counter()
+    counts = Counter()
     for record in records:
         if record["part"]["split"] == "train":
             words = (word.encode("utf-8", "surrogateescape") for word in record["words"])
@@ -84,17 +85,17 @@ def _describe(records: list[Record]) -> Record:
 
 
 def _tables(names: Sequence[str]) -> list[Path]:
-    found: list[Path] = []
+    found = []
     for name in names:
         path = locate(name, "reviews", DESCRIPTION)
         inside = sorted(file for file in path.rglob("*") if file.is_file() and is_table(file)) if path.is_dir() else [path]
-        require(bool(inside) and all(map(is_table, inside)), "reviews", path, DESCRIPTION)
+        require(inside and all(map(is_table, inside)), "reviews", path, DESCRIPTION)
         found += inside
     return found
 
 
 def _write_shard(part: Record, path: Path) -> Record:
-    words, counts, movies = dict[bytes, int](), Counter[bytes](), dict[str, int]()
+    words, counts, movies = {}, Counter(), {}
     columns = {"lengths": array("i"), "labels": array("i"), "groups": array("i"), "hashes": array("Q")}
 
     def write_ids(file: IO[bytes]) -> None:
@@ -109,11 +110,11 @@ def _write_shard(part: Record, path: Path) -> Record:
                 column.append(value)
 
     write_atomically(path, write_ids)
-    require(bool(columns["labels"]), f"table {part['path']}", "no reviews", "leave it out, or give at least one review")
+    require(columns["labels"], f"table {part['path']}", "no reviews", "leave it out, or give at least one review")
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **columns))  # pyright: ignore[reportArgumentType]
     return {
         "words": [word.decode("utf-8", "surrogateescape") for word in words],
-        "counts": [counts[word] for word in words],
+        "counts": [*counts.values()],
         "movies": list(movies),
         "count": sum(columns["lengths"]),
     }
@@ -128,21 +129,20 @@ class ShardedSplit(Rows):
 
     values: MappedIds
     """Ids of all reviews in the folder, including those of other splits."""
-    starts: np.ndarray
+    starts: ndarray
     """(N,) int64: index in `values` of the first id of each review."""
-    lengths: np.ndarray
+    lengths: ndarray
     """(N,) int32: number of ids of each review, including the start id."""
-    labels: np.ndarray
+    labels: ndarray
     """(N,) int32: 0 negative, 1 positive."""
-    groups: np.ndarray
+    groups: ndarray
     """(N,) int32: index of the movie of each review, or -1 if the movie is unknown."""
-    digests: np.ndarray
+    digests: ndarray
     """(N,) uint64: hash of the words of each review."""
 
-    def select(self, rows: np.ndarray | slice) -> "ShardedSplit":
+    def select(self, rows: ndarray | slice) -> "ShardedSplit":
         """Return a split of only the reviews with the indices `rows`, in the order of `rows`. No word ids are read from the files."""
-        parts = (self.starts, self.lengths, self.labels, self.groups, self.digests)
-        return ShardedSplit(self.values, *(part[rows] for part in parts))
+        return ShardedSplit(self.values, *(getattr(self, field.name)[rows] for field in fields(self)[1:]))
 
     def blocks(self) -> Iterator[EncodedSplit]:
         """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
@@ -172,15 +172,14 @@ class PaddedReviews:
         """Number of bytes of ids in memory, which is always 0 because the ids stay in files."""
         return 0
 
-    def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
+    def take(self, rows: ndarray, axis: int = 0, mode: str = "clip") -> ndarray:
         """Return the R reviews whose indices are in `rows` (R,), padded or cut to an int32 array (R, maxlen).
 
         Indices are clipped to 0 .. N - 1, where N is the number of reviews. The arguments `axis` and `mode` are ignored.
         """
-        del axis, mode
         return self.split.select(np.clip(rows, 0, len(self.split) - 1)).padded(self.maxlen, self.padding, self.truncating)
 
-    def blocks(self) -> Iterator[np.ndarray]:
+    def blocks(self) -> Iterator[ndarray]:
         """Yield all padded reviews as int32 arrays (R, maxlen) of R reviews. R is `BLOCK` (4096), or less in the last array."""
         for block in self.split.blocks():
             yield block.padded(self.maxlen, self.padding, self.truncating)
@@ -216,8 +215,8 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
     opened = open_folder(folder, REVIEWS)
     known = opened.index["words"]
     words = Vocabulary(tuple(known), FIRST_WORD + len(known), "frequency").capped(num_words)
-    shards, movies, begin = [], dict[str, int](), 0
-    parts: dict[str, list[dict[str, np.ndarray]]] = {"train": [], "test": []}
+    shards, movies, begin = [], {}, 0
+    parts = {"train": [], "test": []}
     for number, record in enumerate(opened.records):
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in record["words"])], np.int32)
         shards.append(opened.shard(number, joint, np.int32))
@@ -229,7 +228,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
         columns["starts"] = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
         parts[record["split"]].append(columns)
         begin += record["count"]
-    values, splits = MappedIds(shards, np.int32), dict[str, ShardedSplit]()
+    values, splits = MappedIds(shards, np.int32), {}
     for name, own in parts.items():
         if own:
             joined = {key: np.concatenate([columns[key] for columns in own]) for key in own[0]}

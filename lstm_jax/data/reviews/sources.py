@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_folder, read_archive, read_folder
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions, Splits, check_splits, find_file
+from lstm_jax.data.reviews.form import Form, Found, Splits, check_splits, find_file
 from lstm_jax.data.reviews.tables import find_tables, read_tables
 from lstm_jax.data.reviews.tfds_dataset import find_tfds, reviews_from_tfds
 from lstm_jax.data.tables import ENDINGS
@@ -48,7 +48,7 @@ FORMS = (
     Form(
         "tfds",
         find_tfds,
-        lambda _, __: reviews_from_tfds(),
+        lambda *_: reviews_from_tfds(),
         keyword="tfds",
         content="the data set that `lstm-jax data prepare --tfds` makes; TensorFlow is not needed to read it",
     ),
@@ -58,8 +58,7 @@ path."""
 
 
 _PHRASES = ", ".join(form.description or form.keyword for form in FORMS if form.description or form.keyword)
-_ENDINGS = [ending for form in FORMS for ending in form.endings]
-DESCRIPTION = f"{_PHRASES}, or a {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]} file"
+DESCRIPTION = f"{_PHRASES}, or a file that ends in {' or '.join(ending for form in FORMS for ending in form.endings)}"
 
 
 def find_imdb(explicit: str = "") -> Path:
@@ -72,7 +71,7 @@ def find_imdb(explicit: str = "") -> Path:
         InputError: if the path does not exist, or if `explicit` is empty and LSTM_JAX_DATA is not set.
     """
     root = os.environ.get("LSTM_JAX_DATA", "")
-    require(bool(explicit or root), "data", "not given", f"give --data, or set LSTM_JAX_DATA to the folder that holds imdb/: {DESCRIPTION}")
+    require(explicit or root, "data", "not given", f"give --data, or set LSTM_JAX_DATA to the folder that holds imdb/: {DESCRIPTION}")
     return locate(explicit or Path(root) / "imdb", "data", f"give {DESCRIPTION}")
 
 
@@ -82,29 +81,31 @@ def find_source(data: str = "", test_data: str = "") -> tuple[Form, Found]:
     path = Path(data) if keyword else find_imdb(data)
     for form in FORMS:
         if form.keyword == keyword and (found := form.find(path)):
-            return form, _with_test_file(form, found, test_data) if test_data else found
+            if test_data:
+                found.files["test"] = _test_file(form, found, test_data)
+            return form, found
     if path.suffix.lower() == ".zip" and not path.is_dir():
         raise InputError(f"data {path}", "a .zip archive", f"unzip it and give its folder or file: {DESCRIPTION}")
     raise InputError(f"data {path}", "no reviews of a known form", f"give {DESCRIPTION}")
 
 
-def _with_test_file(form: Form, found: Found, test_data: str) -> Found:
+def _test_file(form: Form, found: Found, test_data: str) -> Path:
     takes = form.takes_test_file and "test" not in found.files
     remedy = f"leave it out: {found.path} has a test split of its own, or a form that takes no second file"
     require(takes, "test_data", test_data, remedy)
     remedy = f"give a file that ends in one of {', '.join(form.endings)}"
     test = locate(test_data, "test_data", remedy)
-    require(test.is_file() and form.find(test) is not None, "test_data", test_data, remedy)
+    require(test.is_file() and form.find(test), "test_data", test_data, remedy)
     own = any(test.samefile(file) for file in found.files.values())
     require(not own, "test_data", test_data, "it has the training reviews: give another file")
-    return found._replace(files=found.files | {"test": test})
+    return test
 
 
-def read_source(form: Form, found: Found, options: ReadOptions) -> Splits:
+def read_source(form: Form, found: Found, text_column: str, label_column: str, verify: bool) -> Splits:
     """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split."""
     if form.read is None:
         raise InputError(f"data {found.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
-    splits = form.read(found, options)
+    splits = form.read(found, text_column, label_column, verify)
     check_splits(splits, found.path)
     return splits
 
@@ -127,4 +128,4 @@ def load_reviews(
         InputError: if a path does not exist or has no known form, if the source is damaged or cannot be read, if it holds word ranks
             instead of texts, or if a split has no positive or no negative reviews.
     """
-    return read_source(*find_source(str(path), test_path), ReadOptions(text_column, label_column, verify))
+    return read_source(*find_source(str(path), test_path), text_column, label_column, verify)

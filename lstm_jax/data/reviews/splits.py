@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.data.padding import joined_rows, pad_rows
 from lstm_jax.data.reviews.form import check_classes
@@ -20,30 +21,30 @@ class Rows:
     values: Any
     starts: Any
     lengths: Any
-    labels: np.ndarray
-    groups: np.ndarray
+    labels: ndarray
+    groups: ndarray
     digests: Any
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def row(self, number: int) -> np.ndarray:
+    def row(self, number: int) -> ndarray:
         """Return the ids (T,) of the review with the index `number`."""
         begin = int(self.starts[number])
         return self.values[begin : begin + int(self.lengths[number])]
 
-    def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+    def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
         return pad_rows(self.values, self.starts, self.lengths, maxlen, padding, truncating)
 
-    def in_memory(self, rows: np.ndarray | slice) -> "EncodedSplit":
+    def in_memory(self, rows: ndarray | slice) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, with their ids in memory."""
         lengths, digests = self.lengths[rows], self.digests
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         values = joined_rows(self.values, self.starts[rows], lengths)
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
 
-    def hashes(self) -> np.ndarray:
+    def hashes(self) -> ndarray:
         """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
 
         Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Hashes of
@@ -56,28 +57,28 @@ class Rows:
 class EncodedSplit(Rows):
     """N encoded reviews, whose ids are concatenated in one array."""
 
-    values: np.ndarray
+    values: ndarray
     """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1."""
-    offsets: np.ndarray
+    offsets: ndarray
     """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`."""
-    labels: np.ndarray
+    labels: ndarray
     """(N,) int32: 0 negative, 1 positive."""
-    groups: np.ndarray
+    groups: ndarray
     """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
-    digests: np.ndarray | None = None
+    digests: ndarray | None = None
     """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
 
     @property
-    def starts(self) -> np.ndarray:
+    def starts(self) -> ndarray:
         """Index in `values` of the first id of each review, as an array (N,)."""
         return self.offsets[:-1]
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> ndarray:
         """Number of ids of each review, including the start id, as an array (N,)."""
         return np.diff(self.offsets)
 
-    def select(self, rows: np.ndarray) -> "EncodedSplit":
+    def select(self, rows: ndarray) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, in the order of `rows`."""
         return self.in_memory(rows)
 
@@ -110,8 +111,8 @@ def keras_check_hash(split: EncodedSplit) -> str:
 
 
 def grouped_split(
-    labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int, text_hashes: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    labels: ndarray, groups: ndarray, fraction: float, seed: int, text_hashes: ndarray | None = None
+) -> tuple[ndarray, ndarray]:
     """Divide N rows (labelled reviews) into a training and a validation split.
 
     Rows of the same group are in the same split. If `text_hashes` is given, rows with the same text are in the same split too. The
@@ -145,7 +146,7 @@ def grouped_split(
     return parts
 
 
-def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def row_sets(labels: ndarray, groups: ndarray, text_hashes: ndarray | None) -> tuple[ndarray, ndarray]:
     """Divide N rows into C sets of rows that must be in the same split.
 
     Returns:
@@ -165,7 +166,7 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
     return np.bincount(2 * component + labels, minlength=2 * len(sets)).reshape(-1, 2), component
 
 
-def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, pinned: dict[int, bool]) -> np.ndarray:
+def _choose(counts: ndarray, fraction: float, order: ndarray, pinned: dict[int, bool]) -> ndarray:
     """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class."""
     chosen = np.zeros(len(counts), bool)
     chosen[list(pinned)] = list(pinned.values())
@@ -187,9 +188,9 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, pinned: dict
     return chosen
 
 
-def _pinned(counts: np.ndarray, order: np.ndarray) -> dict[int, bool]:
+def _pinned(counts: ndarray, order: ndarray) -> dict[int, bool]:
     """Choose sets of rows for the validation split (True) and the training split (False), so that both have rows of each class."""
-    pinned: dict[int, bool] = {}
+    pinned = {}
     sizes = counts.sum(axis=1)
     for label in (0, 1):
         holders = sorted((number for number in order.tolist() if counts[number, label]), key=sizes.__getitem__)[:2]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import CLASSES, Found, Review, Splits, check_splits, review_name, text_split
+from lstm_jax.data.reviews.form import CLASSES, Found, Review, Splits, TextSplit, check_splits, review_name, text_split
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -92,10 +92,9 @@ def _builder_class() -> Any:
                 )
 
             def _split_generators(self, dl_manager: Any) -> Any:
-                return {name: self._generate_examples(name) for name in self.reviews}
+                return {name: self._generate_examples(reviews) for name, reviews in self.reviews.items()}
 
-            def _generate_examples(self, split: str) -> Any:
-                reviews = self.reviews[split]
+            def _generate_examples(self, reviews: TextSplit) -> Any:
                 for row, (text, label, name) in enumerate(zip(reviews.texts, reviews.labels, reviews.names, strict=True)):
                     match = NAME.fullmatch(name)
                     identity, rating = map(int, match.groups()) if match else (-1, -1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.data.padding import ragged
 from lstm_jax.errors import require
@@ -23,6 +24,7 @@ from lstm_jax.files.reading import encode_utf8, parsing, read_input
 from lstm_jax.files.writing import write_atomically
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
+Kind = Literal["keras", "frequency"]
 RESERVED = ("[PAD]", "[START]", "[OOV]", "[UNUSED]")
 FILTERED = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 # A translation table that turns each filtered byte into a space, and A to Z into lower case. As in Keras, other letters are unchanged.
@@ -43,7 +45,7 @@ def tokenize(text: bytes | str) -> list[bytes]:
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
 
-def content_hashes(contents: Iterable[bytes | memoryview]) -> np.ndarray:
+def content_hashes(contents: Iterable[bytes | memoryview]) -> ndarray:
     """Return a uint64 array (N,) with a hash of each of N reviews, which are given as their words joined by spaces, or as their ids."""
     return np.frombuffer(b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents), np.uint64)
 
@@ -69,7 +71,7 @@ class Vocabulary:
     """The words in the order of their ids. Word k has the id k + 4. Bytes that are not valid UTF-8 are decoded with surrogateescape."""
     num_words: int
     """Number of ids, which is the number of rows of the embedding table of a model."""
-    kind: Literal["keras", "frequency"]
+    kind: Kind
     """Treatment of a word that is not in `words`: it is dropped ("keras") or encoded as the id 2 ("frequency")."""
 
     def __post_init__(self):
@@ -92,14 +94,12 @@ class Vocabulary:
     def _ids(self) -> dict[bytes, int]:
         return {_as_bytes(word): identity if identity < self.num_words else UNKNOWN for word, identity in self.index.items()}
 
-    def encode(self, text: bytes | str) -> np.ndarray:
+    def encode(self, text: bytes | str) -> ndarray:
         """Return the ids of a text as an int32 array (T,) that begins with the start id."""
-        words, ids = tokenize(text), self._ids
-        if self.kind == "keras":
-            words = [word for word in words if word in ids]
-        return np.asarray([START, *(ids.get(word, UNKNOWN) for word in words)], np.int32)
+        ids, drop = self._ids, self.kind == "keras"
+        return np.asarray([START, *(ids.get(word, UNKNOWN) for word in tokenize(text) if word in ids or not drop)], np.int32)
 
-    def encode_all(self, texts: Iterable[bytes | str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_all(self, texts: Iterable[bytes | str]) -> tuple[ndarray, ndarray]:
         """Return the ids of N texts as an int32 array, and int64 offsets (N + 1,): text n is ids[offsets[n] : offsets[n + 1]]."""
         return ragged(map(self.encode, texts))
 
@@ -109,7 +109,7 @@ class Vocabulary:
         require(0 <= identity < end, "word id", identity, f"ids are 0 to {end - 1}")
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
-    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+    def decode(self, ids: Iterable[int] | ndarray) -> str:
         """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out."""
         return " ".join(self.word(int(identity)) for identity in ids if identity not in (PADDING, START))
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy import ndarray
 
+from lstm_jax.bounds import checked
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import encode_utf8, read_input
 from lstm_jax.files.writing import write_atomically
@@ -36,9 +38,8 @@ class Characters:
     """Unit of the text: "character" (a Unicode code point) or "byte"."""
 
     def __post_init__(self):
-        require(self.unit in ("character", "byte"), "unit", self.unit, "give 'character' or 'byte'")
-        if self.unit == "byte":
-            require(self.characters == BYTES, "characters", f"{len(self.characters)} of them", "there are 256 bytes: use all_bytes()")
+        whole = checked("unit", self.unit, Unit) == "character" or self.characters == BYTES
+        require(whole, "characters", f"{len(self.characters)} of them", "there are 256 bytes: use all_bytes()")
         good = all(len(character) == 1 and not "\ud800" <= character <= "\udfff" for character in self.characters)
         ordered = all(character < following for character, following in pairwise(self.characters))
         require(good and ordered, "characters", ascii(self.characters), "give single characters, each once, sorted")
@@ -73,12 +74,12 @@ class Characters:
         return {character: identity for identity, character in enumerate(self.characters)}
 
     @cached_property
-    def _id_of_code(self) -> np.ndarray:
+    def _id_of_code(self) -> ndarray:
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
         return table
 
-    def encode(self, text: str | bytes) -> np.ndarray:
+    def encode(self, text: str | bytes) -> ndarray:
         """Return the ids (T,) of a text of T characters. Their dtype is the smallest of uint8, uint16 and int32 that can hold every id.
 
         Args:
@@ -106,7 +107,7 @@ class Characters:
         distinct = dict.fromkeys(text if self.unit == "character" else "")
         return tuple(character for character in distinct if character not in self.char_to_id)
 
-    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+    def decode(self, ids: Iterable[int] | ndarray) -> str:
         """Return the text with the given ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
@@ -116,11 +117,11 @@ class Characters:
             return self.decode_bytes(ids).decode(errors="replace")
         return "".join(map(self.characters.__getitem__, self._checked(ids).tolist()))
 
-    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
+    def decode_bytes(self, ids: Iterable[int] | ndarray) -> bytes:
         """Return the text with the given ids (T,) as bytes: with the unit "byte" those of the same values, else the text in UTF-8."""
         return self._checked(ids).astype(np.uint8).tobytes() if self.unit == "byte" else self.decode(ids).encode()
 
-    def _checked(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
+    def _checked(self, ids: Iterable[int] | ndarray) -> ndarray:
         array = np.asarray(ids if hasattr(ids, "__array__") else list(ids))
         if array.ndim == 1 and array.size == 0:
             return np.zeros(0, np.int64)

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from typing import AnyStr, Literal, get_args
+from typing import AnyStr, Literal
 
-from lstm_jax.errors import require
+from lstm_jax.bounds import checked
 
 Recipe = Literal["source", "source-cased", "lower", "none", "exact"]
 
@@ -28,8 +28,7 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
 
     No recipe normalises Unicode. `InputError` is raised if `recipe` has another value.
     """
-    require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
-    if recipe in ("none", "exact"):
+    if checked("clean", recipe, Recipe) in ("none", "exact"):
         return text
     if isinstance(text, bytes):
         return text.lower() if recipe == "lower" else clean(text.decode("latin-1"), recipe).encode("latin-1")

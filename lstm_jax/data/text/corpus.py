@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any, AnyStr, Literal
 
 import numpy as np
+from numpy import ndarray
 
-from lstm_jax.bounds import Share, check_number
+from lstm_jax.bounds import Count, Share, check_number, checked
 from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.shards import ShardedText, read_shards
@@ -17,19 +18,17 @@ from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, 
 from lstm_jax.data.text.windows import require_window
 from lstm_jax.errors import InputError, require
 
-
-def _no_starts() -> np.ndarray:
-    return np.zeros(0, np.int64)
+Unseen = Literal["include", "error", "drop"]
 
 
 @dataclass(frozen=True)
 class Corpus:
     """One long text that is encoded as ids and divided into a training and a validation split."""
 
-    train: np.ndarray | ShardedText
+    train: ndarray | ShardedText
     """(T,) ids of the training split. For a corpus in shards, this field is a `ShardedText`, whose ids stay in memory-mapped files. The
     dtype is the smallest of uint8, uint16 and int32 that can represent every id."""
-    validation: np.ndarray
+    validation: ndarray
     """(T',) ids of the validation split, which is the end of the text. The dtype is that of `train`. If nothing is held out, T' is 0."""
     characters: Characters
     """Vocabulary of the characters in both splits. If `prepare_corpus` was called with `unseen` "error" or "drop", the vocabulary has only
@@ -42,10 +41,10 @@ class Corpus:
     """SHA-256 of the vocabulary and of the ids of both splits or, for a corpus in shards, of the index file of the shards. If a model
     resets its state where an article begins, `tasks.generation.load_corpus` appends a space and the SHA-256 of `train_starts` and
     `validation_starts`."""
-    train_starts: np.ndarray = field(default_factory=_no_starts)
+    train_starts: ndarray
     """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. The array is empty for a
     corpus in shards."""
-    validation_starts: np.ndarray = field(default_factory=_no_starts)
+    validation_starts: ndarray
     """(A',) int64: positions in `validation` at which the articles begin. If an article begins in `train` and ends in `validation`, its
     second part counts as an article."""
     notes: tuple[str, ...] = ()
@@ -58,7 +57,7 @@ def prepare_corpus(
     recipe: Recipe = "source",
     unit: Unit = "character",
     validation: float = 0.1,
-    unseen: Literal["include", "error", "drop"] = "include",
+    unseen: Unseen = "include",
     length: int = 40,
 ) -> Corpus:
     """Read a corpus of articles and return it as ids.
@@ -84,27 +83,35 @@ def prepare_corpus(
             split has a single distinct character, or if `unseen` is "error" and a character occurs only in the validation split.
     """
     check_number("validation", validation, Share)
-    require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
-    require(length >= 1, "length", length, "give 1 or more characters")
-    require(unit in ("character", "byte"), "unit", unit, "give 'character' or 'byte'")
+    check_number("length", length, Count)
+    checked("unseen", unseen, Unseen)
+    checked("unit", unit, Unit)
     articles, space, notes = cleaned_articles(paths, text_column, recipe, unit)
     cut, held, copies = _hold_out(articles, validation)
-    train_text, tail, kept = space.join(articles)[:cut], space.join(held), None
-    if unit == "byte":
-        characters = Characters.all_bytes()
-    else:
-        characters, tail, kept = _with_unseen(tail, Characters.of(train_text), unseen, notes)
+    train_text, tail = space.join(articles)[:cut], space.join(held)
+    starts, held_starts = article_starts(articles), article_starts(held)
+    characters = Characters.all_bytes() if unit == "byte" else Characters.of(train_text)
+    missing = () if unit == "byte" else characters.unknown(tail)
+    if missing and unseen == "error":
+        remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"
+        raise InputError("characters that only the validation part has", shown(missing), remedy)
+    if missing and unseen == "include":
+        characters = Characters(tuple(sorted({*characters.characters, *missing})))
+        notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
+    elif missing:
+        stays = np.fromiter(map(characters.char_to_id.__contains__, tail), bool, len(tail))
+        tail, held_starts = "".join(compress(tail, stays)), (np.cumsum(stays) - stays)[held_starts]
+        notes.append(f"{(~stays).sum():,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
     train, held_out = characters.encode(train_text), characters.encode(tail)
     _require_windows(train, held_out, length, validation)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
-    require(bool((train != train[0]).any()), "training part", only, "give a text of two distinct characters or more")
-    starts, held_starts = article_starts(articles), article_starts(held)
+    require((train != train[0]).any(), "training part", only, "give a text of two distinct characters or more")
     fingerprint = hashlib.sha256(characters.to_json())
     for ids in (train, held_out):
         fingerprint.update(f"|{len(ids)}|".encode())
         fingerprint.update(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data)
-    cuts = starts[starts < cut], held_starts if kept is None else kept[held_starts]
-    return Corpus(train, held_out, characters, len(articles), copies, fingerprint.hexdigest(), *cuts, tuple(notes))
+    facts = len(articles), copies, fingerprint.hexdigest()
+    return Corpus(train, held_out, characters, *facts, starts[starts < cut], held_starts, tuple(notes))
 
 
 def sharded_corpus(
@@ -133,10 +140,11 @@ def sharded_corpus(
     cut = len(text) - round(len(text) * validation)
     train, held_out = text.part(0, cut), text[cut:]
     _require_windows(train, held_out, length, validation)
-    return Corpus(train, held_out, text.characters, text.index.articles, 0, text.index.fingerprint)
+    unknown = article_starts([])
+    return Corpus(train, held_out, text.characters, text.index.articles, 0, text.index.fingerprint, unknown, unknown)
 
 
-def article_starts(articles: Sequence[AnyStr]) -> np.ndarray:
+def article_starts(articles: Sequence[AnyStr]) -> ndarray:
     """Return the positions (A,) at which the A articles begin in the text that joins them with one separator between two articles."""
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
@@ -173,27 +181,7 @@ def cleaned_articles(paths: Paths, text_column: str, recipe: Recipe, unit: Unit,
     return list(filter(None, articles)), b" " if unit == "byte" else " ", notes
 
 
-def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
-    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says.
-
-    If some are dropped, the third result maps each position in `tail` to that in the text that is kept.
-    """
-    missing = characters.unknown(tail)
-    if not missing:
-        return characters, tail, None
-    if unseen == "error":
-        remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"
-        raise InputError("characters that only the validation part has", shown(missing), remedy)
-    if unseen == "drop":
-        stays = np.fromiter(map(characters.char_to_id.__contains__, tail), bool, len(tail))
-        kept = "".join(compress(tail, stays))
-        notes.append(f"{len(tail) - len(kept):,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
-        return characters, kept, np.cumsum(stays) - stays
-    notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
-    return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
-
-
-def _require_windows(train: np.ndarray | ShardedText, held_out: np.ndarray, length: int, share: float) -> None:
+def _require_windows(train: ndarray | ShardedText, held_out: ndarray, length: int, share: float) -> None:
     require_window("training part", len(train), length)
     if share > 0:
         require_window("validation part", len(held_out), length)

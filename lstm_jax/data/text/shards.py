@@ -4,15 +4,17 @@ Each shard has its own vocabulary, which its record holds. It can therefore be w
 The index of the folder holds the joint vocabulary. `shard_folder` describes the files.
 """
 
+import copy
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
+from lstm_jax.bounds import checked
 from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Record, Shard, open_folder, write_folder
 from lstm_jax.data.text.characters import BYTES, Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
@@ -62,15 +64,15 @@ def write_shards(
             read or, with the unit "character", is not UTF-8; if the folder cannot be written, or another process writes shards to it; or
             if it holds shards of another text or of other options, or foreign files with the names of shard files.
     """
-    clean("", recipe)  # checks the recipe
-    require(unit in get_args(Unit), "unit", unit, f"give one of {', '.join(get_args(Unit))}")
+    checked("clean", recipe, Recipe)
+    checked("unit", unit, Unit)
     parts = []
     for path in source_files(paths):
         size, modified = path.stat().st_size, path.stat().st_mtime_ns
         for begin in range(0, size, shard_bytes):
             place = {"path": str(path), "begin": begin, "end": min(begin + shard_bytes, size)}  # `_division` moves begin and end
             parts.append(place | {"size": size, "modified": modified, "recipe": recipe, "unit": unit})
-    require(bool(parts), "text", "empty", DESCRIPTION)
+    require(parts, "text", "empty", DESCRIPTION)
     write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
     return read_shards(folder)
 
@@ -78,22 +80,23 @@ def write_shards(
 def _describe(records: list[Record]) -> Record:
     """Return the content of the index. "apart" is true for a shard if a separator stands before it."""
     unit, recipe = records[0]["part"]["unit"], records[0]["part"]["recipe"]
-    shards, known, articles, counted = [], set[str](), 0, False  # counted: whether the article has an id so far
-    begun = within = False  # whether the text has an id so far; whether the last id lies within a word that goes on
+    shards, known, article = [], set(), 0
+    filled = set()  # articles that have an id so far
+    within = False  # whether the last id lies within a word that goes on
     between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
     for record in records:
         begins, ends = record["edges"] or (True, False)  # a shard without text has None
         starts_article = record["part"]["begin"] == 0
+        article += starts_article
         between = between or starts_article or (recipe.startswith("source") and not (within and begins))
-        apart = begun and between and record["count"] > 0
+        apart = bool(filled and between and record["count"])
         shards.append({name: record[name] for name in ("characters", "count", "sha256")} | {"apart": apart})
         known.update(record["characters"], SEPARATOR * apart)
-        counted = counted and not starts_article
         if record["count"]:
-            articles += not counted
-            begun, between, within, counted = True, False, ends, True
+            filled.add(article)
+            between, within = False, ends
     characters = BYTES if unit == "byte" else sorted(known)
-    return {"unit": unit, "recipe": recipe, "characters": list(characters), "articles": articles, "shards": shards}
+    return {"unit": unit, "recipe": recipe, "characters": list(characters), "articles": len(filled), "shards": shards}
 
 
 def _write_shard(part: Record, path: Path) -> Record:
@@ -151,13 +154,15 @@ class ShardedText(MappedIds):
     `index` has facts about the whole text, such as the number of its articles.
     """
 
-    def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):
-        super().__init__(shards, characters.dtype, begin, end)
+    def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index):
+        super().__init__(shards, characters.dtype)
         self.characters, self.index = characters, index
 
     def part(self, begin: int, end: int) -> "ShardedText":
         """Return the ids `begin` to `end` - 1 of this text as a `ShardedText`, without reading them."""
-        return ShardedText(self.shards, self.characters, self.index, self.begin + begin, self.begin + end)
+        found = copy.copy(self)
+        found.begin, found.end = self.begin + begin, self.begin + end
+        return found
 
 
 def read_shards(folder: str | Path) -> ShardedText:
@@ -169,7 +174,7 @@ def read_shards(folder: str | Path) -> ShardedText:
         InputError: if the folder holds no finished shards of a text, if a shard is missing or cut off, or if a record is damaged or belongs
             to another text.
     """
-    opened, shards = open_folder(folder, TEXT), list[Shard]()
+    opened, shards = open_folder(folder, TEXT), []
     unit = opened.index["unit"]
     characters = Characters(tuple(opened.index["characters"]), unit)
     for number, record in enumerate(opened.records):

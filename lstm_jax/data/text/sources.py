@@ -38,7 +38,7 @@ class Form:
 def _text_files(folder: Path) -> list[Path]:
     with parsing(f"folder {folder}", "give a folder that can be read"):
         files = [path for path in folder.iterdir() if path.suffix.lower() in TEXT_ENDINGS and path.is_file() and path.name[0] != "."]
-    require(len(files) > 0, f"folder {folder}", "no text files", f"give a folder with files that end in {', '.join(TEXT_ENDINGS)}")
+    require(files, f"folder {folder}", "no text files", f"give a folder with files that end in {', '.join(TEXT_ENDINGS)}")
     return sorted(files, key=lambda path: path.name)
 
 
@@ -108,14 +108,14 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
 def _read(
     paths: Paths, text_column: str, of_table: Callable[[str], AnyStr], of_file: Callable[[bytes, Path], AnyStr]
 ) -> tuple[AnyStr, ...]:
-    articles: list[AnyStr] = []
+    articles = []
     for path, form in _sources(paths):
         if form.texts:
             articles += map(of_table, form.texts(path, text_column))
         elif form.files:
             articles += (of_file(read_input(file), file) for file in form.files(path))
     kept = tuple(filter(None, articles))
-    require(len(kept) > 0, f"corpus {paths}", "no text", DESCRIPTION)
+    require(kept, f"corpus {paths}", "no text", DESCRIPTION)
     return kept
 
 
@@ -138,7 +138,7 @@ def embedded_articles() -> tuple[str, ...]:
 def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
     """Yield a pair (path, form) for each given path, after checking that the path exists."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    require(all(names) and len(names) > 0, "corpus", names, DESCRIPTION)
+    require(names and all(names), "corpus", names, DESCRIPTION)
     require(names.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")
     for name in names:
         path = Path(name) if name == STANDARD_INPUT else locate(name, "corpus", DESCRIPTION)
@@ -149,7 +149,7 @@ def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
 
 def source_files(paths: Paths) -> list[Path]:
     """Return the text files at one or several paths, in the order in which `read_articles` reads them."""
-    found: list[Path] = []
+    found = []
     for path, form in _sources(paths):
         if form.files is None or form is FORMS[0]:
             raise InputError("text", path, "give text files, or folders of text files")

@@ -4,8 +4,10 @@ The Keras example lstm_text_generation stores the N windows of 40 characters in 
 """
 
 import numpy as np
+from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
+from lstm_jax.bounds import Count, check_number
 from lstm_jax.errors import require
 
 
@@ -14,7 +16,8 @@ def window_count(n: int, length: int, step: int) -> int:
 
     It is `len(range(0, n - length, step))`, as in the Keras example lstm_text_generation: a window counts only if a character follows it.
     """
-    return len(_range(n, length, step))
+    length, step = check_number("length", length, Count), check_number("step", step, Count)
+    return len(range(0, n - length, step))
 
 
 def some_windows(n: int, length: int, step: int) -> int:
@@ -24,12 +27,12 @@ def some_windows(n: int, length: int, step: int) -> int:
     return count
 
 
-def window_starts(n: int, length: int, step: int) -> np.ndarray:
+def window_starts(n: int, length: int, step: int) -> ndarray:
     """Return the index of the first character of each of the N windows of a text of `n` characters, as int64 (N,); see `windows`."""
-    return np.arange(0, _range(n, length, step).stop, step, dtype=np.int64)
+    return step * np.arange(window_count(n, length, step), dtype=np.int64)
 
 
-def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def windows(ids: ndarray, length: int = 40, step: int = 5) -> tuple[ndarray, ndarray]:
     """Return the windows of a text and the character after each window. The windows start `step` characters apart.
 
     Args:
@@ -51,7 +54,7 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
     return X, Y
 
 
-def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def one_hot(X: ndarray, Y: ndarray, size: int) -> tuple[ndarray, ndarray]:
     """Return windows (N, length) and targets (N,) in one-hot encoding, as the Keras example lstm_text_generation stores them.
 
     The result takes N * (length + 1) * size bytes. Use this function only to inspect a few windows, such as `X[:100]`.
@@ -63,13 +66,12 @@ def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.nda
         InputError: if an id is below 0 or not below `size`, the number of distinct characters.
     """
     for ids in (X, Y):
-        good = ids.size == 0 or 0 <= ids.min() <= ids.max() < size
-        require(bool(good), "size", size, "give the number of distinct characters: each id is below it")
+        require(((ids >= 0) & (ids < size)).all(), "size", size, "give the number of distinct characters: each id is below it")
     characters = np.arange(size)
     return X[..., None] == characters, Y[..., None] == characters
 
 
-def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def chunks(ids: ndarray, length: int) -> tuple[ndarray, ndarray]:
     """Cut a text into consecutive chunks of `length` characters. The target of each character is the next character.
 
     Returns:
@@ -79,11 +81,11 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
     """
-    require_window("text", len(ids), _at_least_one("length", length))
+    some_windows(len(ids), length, 1)
     return sliding_window_view(ids[:-1], length)[::length], sliding_window_view(ids[1:], length)[::length]
 
 
-def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
+def stream_chunks(n: int, length: int, batch: int) -> ndarray:
     """Return the indices of the chunks that form each batch of truncated back-propagation through time.
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
@@ -102,19 +104,10 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
     Raises:
         InputError: if the text is too short for one batch, or if `length` or `batch` is below 1.
     """
-    steps = max(n - 1, 0) // (_at_least_one("length", length) * _at_least_one("batch", batch))
+    steps = max(n - 1, 0) // (check_number("length", length, Count) * check_number("batch", batch, Count))
     remedy = f"{batch} streams of {length} characters need {batch * length + 1}: give more text, a smaller batch or length"
     require(steps >= 1, "text", f"{n} characters", remedy)
     return np.arange(batch * steps, dtype=np.int64).reshape(batch, steps).T
-
-
-def _range(n: int, length: int, step: int) -> range:
-    return range(0, n - _at_least_one("length", length), _at_least_one("step", step))
-
-
-def _at_least_one(name: str, value: int) -> int:
-    require(value >= 1, name, value, "give 1 or more")
-    return value
 
 
 def require_window(subject: str, n: int, length: int) -> None:
