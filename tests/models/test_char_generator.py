@@ -9,7 +9,6 @@ from tables import assert_close
 
 from lstm_jax import LSTMState, convert
 from lstm_jax.config import GenerationModelConfig
-from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 
 
@@ -83,31 +82,3 @@ def test_remat_changes_no_value():
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
     assert_close(results(4), results("none"), "float32")
-
-
-def test_the_initial_state_is_zeros_and_what_none_means():
-    model, ids = _model(layers=2), jnp.array([[1, 2, 3], [0, 6, 5]])
-    state = model.initial_state(2)
-    assert len(state) == 2
-    for part in jax.tree.leaves(state):
-        np.testing.assert_array_equal(part, np.zeros((2, 6), np.float32), strict=True)
-    none, after = model.hidden(ids)
-    zeros, _ = model.hidden(ids, state=state)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    np.testing.assert_array_equal(none, zeros)
-    ones, _ = model.hidden(ids, state=jax.tree.map(jnp.ones_like, state))
-    assert jnp.abs(ones - zeros).max() > 0.01
-
-
-def test_tied_weights_share_the_table():
-    params, rebuild = functional(_model(embed=6, tied=True))
-    assert "head/kernel" not in params
-    ids = jnp.array([[1, 2]])
-
-    def first_logit(params):
-        return rebuild(params)(ids, last=True)[0][0, 0]
-
-    gradient = jax.grad(first_logit)(params)["embedding/embedding"]
-    assert np.abs(gradient[0]).max() > 0  # row 0 is read by the head alone
-    with pytest.raises(InputError, match="tied"):
-        GenerationModelConfig(units=6, embed=5, tied=True)
