@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lstm_jax.bounds import Count
 from lstm_jax.commands.common import Command, load_run, say
+from lstm_jax.files.digits import counted
 from lstm_jax.files.writing import check_output
 
 
@@ -53,7 +54,7 @@ class Inspect(Command):
         with console.status("tracing the network"):
             window = make_window(trained, request)
         write_page(window, self.out, self.force)
-        say(console, f"{self.out}: {len(window.examples)} examples, {self.out.stat().st_size:,} bytes")
+        say(console, f"{self.out}: {counted(len(window.examples), 'example')}, {self.out.stat().st_size:,} bytes; open it in a browser")
 
 
 @dataclass(frozen=True)

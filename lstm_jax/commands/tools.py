@@ -42,6 +42,7 @@ class PrepareData(Command):
                 positive, mean = int(split.labels.sum()), split.lengths.mean()
                 say(console, f"{name}: {len(split):,} reviews, {positive:,} positive, {mean:.1f} ids on average")
         say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
+        say(console, "next: lstm-jax train sentiment with the same flags")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class ShardText(Shard):
 
         text = data.write_shards(self.data, self.out, self.clean, self.unit, workers, on_progress)
         yield f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files"
-        yield f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}"
+        yield f"next: lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class ShardReviews(Shard):
         found = data.write_review_shards(self.data, self.out, self.test, *columns, workers, on_progress)
         tests = len(found.test) if found.test else 0
         yield f"{self.out}: {len(found.train):,} training and {tests:,} test reviews, {len(found.vocabulary.words):,} words"
-        yield f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency"
+        yield f"next: lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
 from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews, Reviews, ShardedReviews, Vocabulary
 from lstm_jax.errors import require
+from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import embedding_space, figures
 from lstm_jax.models import EMBEDDING, SentimentClassifier
@@ -204,7 +205,7 @@ class Sentiment(base.Task[SentimentConfig, Reviews]):
         held = "".join(f"{rows.count:,} {'test' if name == 'test' else 'held out'}, " for name, rows in self.splits.held_out().items())
         if isinstance(rows := self.splits.train, PackedRows):
             yield f"reviews packed in {len(rows.ids):,} rows of {rows.ids.shape[1]} words, {100 * rows.padding:.2f} % padding"
-        yield f"{self.splits.train.count:,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
+        yield f"{counted(self.splits.train.count, 'training review')}, {held}backend {run.backend}, {counted(self.mesh.size, 'device')}"
         if not row_sparse(self.table, run.optimizer, self.functional.params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
