@@ -130,7 +130,7 @@ class Train(Command):
     """Print nothing but errors and warnings."""
     json: bool = False
     """Print nothing but the content of the run's result.json, on one line, when the training ends."""
-    group: tyro.conf.OmitArgPrefixes[Processes] = Processes()
+    group: Annotated[tyro.conf.OmitArgPrefixes[Processes], tyro.conf.arg(name="processes")] = Processes()
     """Settings of this process in a run of several processes."""
 
     @classmethod
