@@ -1,13 +1,13 @@
 """Preparation of reviews, which are read from any source, encoded as ids, put in order and stored in a cache.
 
 A cache file is an .npz file that contains the reviews of one source, encoded with certain options. Its name contains a hash of the source
-and the options. A checksum in the file is verified whenever the file is read.
+and the options. The checksums of its arrays are verified whenever the file is read.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lstm_jax.files.writing import default_cache_dir, user_path, write_atomicall
 CACHE_FORMAT = 1
 KERAS_SEED = 113
 Arrays = Mapping[str, ndarray]
-PARTS = tuple(field.name for field in fields(EncodedSplit))
+PARTS = "values", "offsets", "labels", "groups", "digests"
 """Arrays of a split in a cache file."""
 Progress = Callable[[str, int, int], None]
 
@@ -87,7 +87,7 @@ def prepare(
     # The cache holds ids without the limit num_words, so that one file serves every num_words.
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
-    if arrays is None or "train_digests" not in arrays:  # older versions stored no hashes of the words
+    if arrays is None:
         known = keras_vocabulary(word_index, check=verify) if word_index else None
         if form.read:
             report("reading reviews", 1, 4)
@@ -132,27 +132,16 @@ def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedRevie
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
-def _digest(key: str, arrays: Arrays) -> ndarray:
-    whole = hashlib.sha256(key.encode())
-    for name, array in sorted(arrays.items()):
-        whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
-        whole.update(np.ascontiguousarray(array).data)
-    return np.frombuffer(whole.digest(), np.uint8)
-
-
 def save_cache(path: Path, key: str, arrays: Arrays) -> None:
-    """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays."""
-    digest = _digest(key, arrays)
-    write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
+    """Write arrays to a cache file, together with their key. NumPy adds a checksum of each array."""
+    write_atomically(path, lambda file: np.savez(file, key=np.asarray(key), **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def load_cache(path: Path, key: str) -> Arrays | None:
     """Return the arrays in a cache file by name, or None if the file is missing, damaged or of another key."""
     with contextlib.suppress(InputError), parsing(f"cache {path}", "delete it"), open_input(path) as file, np.load(file) as archive:
         arrays = dict(archive)
-        if np.array_equal(arrays.pop("digest"), _digest(key, arrays)):
-            return arrays
-    return None
+        return arrays if arrays.pop("key") == key else None
 
 
 def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -15,18 +15,45 @@ from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
 from lstm_jax.errors import require
 
 
-class Rows:
-    """Operations that encoded reviews in memory and in files share. Review n is `values[starts[n] : starts[n] + lengths[n]]`."""
+BLOCK = 4096
+"""Number of reviews that `EncodedSplit.blocks` reads at a time."""
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """N encoded reviews. Their word ids are in memory or, if they were read by `read_review_shards`, in memory-mapped files."""
 
     values: Any
-    starts: Any
-    lengths: Any
+    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1. For reviews in files, it
+    is a `MappedIds` with all reviews in the folder, including those of other splits."""
+    offsets: ndarray
+    """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`. For reviews in files, the offsets of all reviews in the folder."""
     labels: ndarray
+    """(N,) int32: 0 negative, 1 positive."""
     groups: ndarray
-    digests: Any
+    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
+    digests: ndarray | None = None
+    """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
+    places: Any = ...
+    """For reviews in files, the index (N,) of each review in `offsets`."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the ids are in memory-mapped files."""
+        return not isinstance(self.values, ndarray)
+
+    @property
+    def starts(self) -> ndarray:
+        """Index in `values` of the first id of each review, as an array (N,)."""
+        return self.offsets[:-1][self.places]
+
+    @cached_property
+    def lengths(self) -> ndarray:
+        """Number of ids of each review, including the start id, as an array (N,)."""
+        return self.offsets[1:][self.places] - self.starts
 
     def row(self, number: int) -> ndarray:
         """Return the ids (T,) of the review with the index `number`."""
@@ -38,11 +65,22 @@ class Rows:
         return pad_rows(self.values, self.starts, self.lengths, maxlen, padding, truncating)
 
     def in_memory(self, rows: ndarray | slice) -> "EncodedSplit":
-        """Return the reviews with the indices `rows`, with their ids in memory."""
+        """Return the reviews with the indices `rows`, in the order of `rows`, with their ids in memory."""
         lengths, digests = self.lengths[rows], self.digests
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         values = joined_rows(self.values, self.starts[rows], lengths)
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
+
+    def select(self, rows: ndarray | slice) -> "EncodedSplit":
+        """Return the reviews with the indices `rows`, in the order of `rows`. Ids in files are not read."""
+        if self.mapped:
+            return EncodedSplit(self.values, self.offsets, *(getattr(self, field.name)[rows] for field in fields(self)[2:]))
+        return self.in_memory(rows)
+
+    def blocks(self) -> "Iterator[EncodedSplit]":
+        """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
+        for begin in range(0, len(self), BLOCK):
+            yield self.in_memory(slice(begin, begin + BLOCK))
 
     def hashes(self) -> ndarray:
         """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
@@ -54,48 +92,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class EncodedSplit(Rows):
-    """N encoded reviews, whose ids are concatenated in one array."""
-
-    values: ndarray
-    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1."""
-    offsets: ndarray
-    """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`."""
-    labels: ndarray
-    """(N,) int32: 0 negative, 1 positive."""
-    groups: ndarray
-    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
-    digests: ndarray | None = None
-    """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
-
-    @property
-    def starts(self) -> ndarray:
-        """Index in `values` of the first id of each review, as an array (N,)."""
-        return self.offsets[:-1]
-
-    @cached_property
-    def lengths(self) -> ndarray:
-        """Number of ids of each review, including the start id, as an array (N,)."""
-        return np.diff(self.offsets)
-
-    def select(self, rows: ndarray) -> "EncodedSplit":
-        """Return the reviews with the indices `rows`, in the order of `rows`."""
-        return self.in_memory(rows)
-
-    def blocks(self) -> Iterator["EncodedSplit"]:
-        """Yield all reviews as a single block. `ShardedSplit` has the same method, and yields several blocks."""
-        yield self
-
-
-@dataclass(frozen=True)
 class EncodedReviews:
-    """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the source and the options."""
+    """Data set of encoded reviews, in memory or in files, with the vocabulary that encoded them."""
 
     train: EncodedSplit
     test: EncodedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the content of the source and of every option that affects the ids or the order of the reviews."""
+    """SHA-256 of the content of the source and of every option that affects the ids or the order of the reviews. For reviews in shards, of
+    the file index.json, which has the checksums of the files of all shards, and of the size of the vocabulary."""
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
