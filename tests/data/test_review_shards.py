@@ -1,7 +1,6 @@
 """Reviews in shards have the ids, labels and vocabulary that `encode_reviews` returns; damaged shards and bad input raise errors."""
 
 import json
-import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from refused import refused
 
 from lstm_jax import data
 from lstm_jax.data.reviews import splits as splits_module
-from lstm_jax.data.shard_folder import allow_open_files
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +111,6 @@ def test_bad_input(folders, tmp_path):
     refused("^shards: an empty name", data.write_review_shards, [train], Path(""))
     refused("^shards .*: no index.json", data.read_review_shards, tmp_path)
     refused("^index .*: of the format 'text 2'", data.read_review_shards, tmp_path / "text")
-
-
-def test_more_files_than_the_limit(monkeypatch):
-    limits = {"now": (1024, 4096)}
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
-    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(now=new))
-    allow_open_files(100)
-    assert limits["now"] == (1024, 4096)
-    allow_open_files(3000)
-    assert limits["now"] == (3512, 4096)
-    refused(r"^open files: 4512 needed, 4096 allowed; raise the hard limit", allow_open_files, 4000)
 
 
 def test_bad_tables_in_several_processes(tmp_path):

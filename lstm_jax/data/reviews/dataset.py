@@ -22,7 +22,7 @@ from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Kind, Vocabulary, build_vocabulary, content_hashes, tokenize
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
 
@@ -203,9 +203,7 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
         return builder
     builder.reviews = load_reviews(source or download_archive(tfds_dir(data_dir) / "downloads"), verify=verify)
     config = load_tfds().download.DownloadConfig(try_download_gcs=False)
-    try:
-        with quiet_tfds():
-            builder.download_and_prepare(download_config=config)
-    except OSError as error:
-        raise InputError(f"TFDS folder {tfds_dir(data_dir)}", error, "free some space or set TFDS_DATA_DIR to another folder") from error
+    remedy = "free some space or set TFDS_DATA_DIR to another folder"
+    with system_errors(f"TFDS folder {tfds_dir(data_dir)}", remedy), quiet_tfds():
+        builder.download_and_prepare(download_config=config)
     return builder

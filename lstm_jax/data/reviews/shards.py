@@ -63,11 +63,12 @@ def write_review_shards(
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
     require(not trained & tested, "reviews", min(trained & tested, default=""), "a table of both splits: name it for one of them")
     require(trained, "reviews", "no table", DESCRIPTION)
-    parts = []
-    for split, own in tables.items():
-        for path in own:
-            found = {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
-            parts.append(found | {"text_column": text_column, "label_column": label_column})
+    options = {"text_column": text_column, "label_column": label_column}
+    parts = [
+        {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns} | options
+        for split, own in tables.items()
+        for path in own
+    ]
     write_folder(folder, REVIEWS, parts, _write_shard, _describe, workers, on_progress)
     return read_review_shards(folder)
 

@@ -14,7 +14,6 @@ from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
 from lstm_jax.errors import require
 
-
 BLOCK = 4096
 """Number of reviews that `EncodedSplit.blocks` reads at a time."""
 
