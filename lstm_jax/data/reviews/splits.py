@@ -156,18 +156,16 @@ def row_sets(labels: ndarray, groups: ndarray, text_hashes: ndarray | None) -> t
     Returns:
         The number of rows of each class in each set (C, 2), and the index of the set of each row (N,).
     """
-    keys = [np.where(groups < 0, -1 - np.arange(len(labels)), groups), *([] if text_hashes is None else [text_hashes])]
-    inverses = [np.unique(key, return_inverse=True)[1] for key in keys]
-    first, before = np.arange(len(labels)), np.zeros(0)  # first: the smallest row that is known to be in the set of each row
-    while not np.array_equal(first, before):
-        before = first
-        for inverse in inverses:
-            smallest = np.full(len(labels), len(labels))
-            np.minimum.at(smallest, inverse, first)
-            first = smallest[inverse]
-        first = first[first]
-    sets, component = np.unique(first, return_inverse=True)
-    return np.bincount(2 * component + labels, minlength=2 * len(sets)).reshape(-1, 2), component
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.arange(len(labels))
+    edges = []  # each row is connected with the first row of the same key
+    for key in (np.where(groups < 0, -1 - rows, groups), *(() if text_hashes is None else (text_hashes,))):
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        edges.append(coo_array((np.ones(len(rows)), (rows, first[inverse])), shape=(len(rows), len(rows))))
+    count, component = connected_components(sum(edges), directed=False)
+    return np.bincount(2 * component + labels, minlength=2 * count).reshape(-1, 2), component
 
 
 def _choose(counts: ndarray, fraction: float, order: ndarray, pinned: dict[int, bool]) -> ndarray:
