@@ -127,9 +127,8 @@ def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedRevie
     check_splits(splits, "memory")
     words = build_vocabulary(splits["train"].texts)
     arrays = _pack(words, _encode(splits, words))
-    encoded = {name: array for name, array in arrays.items() if not name.endswith("_digests")}
-    content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(encoded.items())))
-    return _unpack(arrays, content.hexdigest(), num_words)
+    content = [name.encode() + array.tobytes() for name, array in sorted(arrays.items()) if not name.endswith("_digests")]
+    return _unpack(arrays, hashlib.sha256(b"".join(content)).hexdigest(), num_words)
 
 
 def save_cache(path: Path, key: str, arrays: Arrays) -> None:

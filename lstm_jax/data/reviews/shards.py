@@ -119,6 +119,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     }
 
 
+# former names of reviews in files
 ShardedSplit = EncodedSplit
 ShardedReviews = Reviews = EncodedReviews
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -44,7 +44,7 @@ class EncodedSplit:
         """Whether the ids are in memory-mapped files."""
         return not isinstance(self.values, ndarray)
 
-    @property
+    @cached_property
     def starts(self) -> ndarray:
         """Index in `values` of the first id of each review, as an array (N,)."""
         return self.offsets[:-1][self.places]
@@ -63,23 +63,23 @@ class EncodedSplit:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
         return pad_rows(self.values, self.starts, self.lengths, maxlen, padding, truncating)
 
-    def in_memory(self, rows: ndarray | slice) -> "EncodedSplit":
-        """Return the reviews with the indices `rows`, in the order of `rows`, with their ids in memory."""
-        lengths, digests = self.lengths[rows], self.digests
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        values = joined_rows(self.values, self.starts[rows], lengths)
-        return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
+    def in_memory(self) -> "EncodedSplit":
+        """Return the same reviews, with their ids in memory."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        values = joined_rows(self.values, self.starts, self.lengths)
+        return EncodedSplit(values, offsets, self.labels, self.groups, self.digests)
 
     def select(self, rows: ndarray | slice) -> "EncodedSplit":
         """Return the reviews with the indices `rows`, in the order of `rows`. Ids in files are not read."""
-        if self.mapped:
-            return EncodedSplit(self.values, self.offsets, *(getattr(self, field.name)[rows] for field in fields(self)[2:]))
-        return self.in_memory(rows)
+        places = self.places if self.mapped else np.arange(len(self))
+        digests = None if self.digests is None else self.digests[rows]
+        chosen = EncodedSplit(self.values, self.offsets, self.labels[rows], self.groups[rows], digests, places[rows])
+        return chosen if self.mapped else chosen.in_memory()
 
     def blocks(self) -> "Iterator[EncodedSplit]":
         """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
         for begin in range(0, len(self), BLOCK):
-            yield self.in_memory(slice(begin, begin + BLOCK))
+            yield self.select(slice(begin, begin + BLOCK)).in_memory()
 
     def hashes(self) -> ndarray:
         """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
