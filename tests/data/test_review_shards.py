@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax import data
+from lstm_jax.data import shard_folder
 from lstm_jax.data.reviews import splits as splits_module
 
 
@@ -39,6 +40,7 @@ def folders(splits, tmp_path_factory):
 @pytest.mark.parametrize("num_words", [None, 20])
 def test_shards_are_the_reviews_in_memory(splits, folders, num_words, tmp_path, monkeypatch):
     monkeypatch.setattr(splits_module, "BLOCK", 7)
+    monkeypatch.setattr(shard_folder, "OPEN", 1)
     train, test = folders
     want = data.encode_reviews(splits, num_words)
     data.write_review_shards([train], tmp_path / "s", [test])
