@@ -39,7 +39,7 @@ UNFINISHED = "unfinished.txt"
 LOCK = "shards.lock"
 READ = 2**16
 """Largest number of ids that are read before the pages of the mapped files are released from memory."""
-OPEN = 384
+OPEN = 160
 """Largest number of shards of a folder whose files are open at the same time."""
 _SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)|index\.json")
 Progress = Callable[[int, int], None]
