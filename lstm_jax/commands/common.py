@@ -171,8 +171,8 @@ class Train(Command):
             print(json.dumps(result))
         for line in self.report(result):
             say(console, line)
-        run, figures = shlex.quote(str(self.run)), sorted((self.run / "figures").glob("*.png"))
-        made = [f"figures {', '.join(path.name for path in figures)}"] if figures else []
-        say(console, f"in {self.run}: {', '.join([*made, 'metrics.jsonl, result.json'])}; tensorboard --logdir {run}")
+        run, folder = shlex.quote(str(self.run)), self.run / "figures"
+        figures = sorted(f"figures/{path.name}" for path in folder.iterdir() if path.suffix != ".svg") if self.figures else []
+        say(console, f"in {self.run}: {', '.join([*figures, 'metrics.jsonl', 'result.json'])}; tensorboard --logdir {run}")
         command, _, flags = self.following.partition(" --")
         say(console, f"next: lstm-jax {command} --run {run}{flags and ' --' + flags}")

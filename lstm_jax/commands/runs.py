@@ -54,7 +54,8 @@ class Inspect(Command):
         with console.status("tracing the network"):
             window = make_window(trained, request)
         write_page(window, self.out, self.force)
-        say(console, f"{self.out}: {counted(len(window.examples), 'example')}, {self.out.stat().st_size:,} bytes; open it in a browser")
+        advice = "; open it in a browser" if console.is_terminal else ""
+        say(console, f"{self.out}: {counted(len(window.examples), 'example')}, {self.out.stat().st_size:,} bytes{advice}")
 
 
 @dataclass(frozen=True)

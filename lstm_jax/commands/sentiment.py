@@ -76,9 +76,11 @@ class Evaluate(Command):
         if self.json:
             print(json_text(row))
             return
-        table = Table("metric", Column("value", justify="right"), "meaning", title=Text(f"{self.run}, {self.split} reviews"))
+        meaning = ["meaning"] if console.is_terminal else []
+        table = Table("metric", Column("value", justify="right"), *meaning, title=Text(f"{self.run}, {self.split} reviews"))
         for name, value in row.items():
-            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), MEANINGS[name])
+            told = [MEANINGS[name]] if meaning else []
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), *told)
         console.print(table)
 
 
@@ -116,7 +118,8 @@ class Predict(Command):
             if self.json:
                 print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False))
             elif console.is_terminal:
-                label = f"{p:.6f}  {'positive' if p > 0.5 else 'negative'}  {shown}"
+                line = "".join(letter if letter.isprintable() else " " for letter in shown)
+                label = f"{p:.6f}  {'positive' if p > 0.5 else 'negative'}  {line}"
                 console.print(Text(label), no_wrap=True, overflow="ellipsis")
             else:
                 print(f"{p:.6f}")
@@ -181,7 +184,7 @@ class PlotEmbedding(Command):
         for path in figure_paths(self.out):
             check_output(path, (self.run,), self.force)
         load_run("sentiment", self.run).words.draw(self.out, self.words, self.force)
-        say(console, " and ".join(str(path) for path in figure_paths(self.out)))
+        say(console, f"{self.out}")
 
 
 @dataclass(frozen=True)

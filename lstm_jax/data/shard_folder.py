@@ -98,7 +98,8 @@ def write_folder(
         require(same, subject, "are of another text or another cleaning", "name a new folder")
         records = [found.get(name, {}) for name in wanted]
         write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
-        missing = [number for number, record in enumerate(records) if record.get("sha256") != _digests(folder, kind, number)]
+        digests = [[_digest(shard_path(folder, number, ending)) for ending in kind.endings] for number in range(len(records))]
+        missing = [number for number, record in enumerate(records) if record.get("sha256") != digests[number]]
         tasks = [partial(_write_shard, folder, kind, write, number, parts[number]) for number in missing]
         for done, (number, record) in enumerate(_results(tasks, workers), len(parts) - len(missing) + 1):
             records[number] = record
@@ -128,7 +129,7 @@ def _results(tasks: list[partial[Any]], workers: int) -> Iterator[Any]:
 
 def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Record) -> tuple[int, Record]:
     content = write(part, shard_path(folder, number, "ids"))
-    record = {"part": part} | content | {"sha256": _digests(folder, kind, number)}
+    record = {"part": part} | content | {"sha256": [file_digest(shard_path(folder, number, ending)) for ending in kind.endings]}
     write_atomically(shard_path(folder, number, "json"), summed_json(record))
     return number, record
 
@@ -157,10 +158,6 @@ def _digest(path: Path) -> str:
     with contextlib.suppress(InputError):
         return file_digest(path)
     return ""
-
-
-def _digests(folder: Path, kind: Kind, number: int) -> list[str]:
-    return [_digest(shard_path(folder, number, ending)) for ending in kind.endings]
 
 
 @dataclass

@@ -119,13 +119,14 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> Nu
     header = next(lines, "")
     if not header:
         return
-    for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
-        other = mark in header and "," not in header and header.strip() not in wanted
-        converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-        require(not other, f"columns of {path}", f"separated by {shown}", f"give commas, and points in numbers: {converted}")
     csv.field_size_limit(max(FIELD_LIMIT, csv.field_size_limit()))
     reader = csv.reader(itertools.chain([header], lines), strict=True)
     try:
+        for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
+            by_mark, by_comma = (next(csv.reader([header], delimiter=delimiter), [""]) for delimiter in (mark, ","))
+            other = wanted.keys() <= set(by_mark) and not wanted.keys() <= set(by_comma) if wanted else mark in by_comma[0]
+            converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+            require(not other, f"columns of {path}", f"separated by {shown}", f"give commas, and points in numbers: {converted}")
         names = next(reader)
         while names and not names[-1].strip():
             names.pop()
