@@ -352,7 +352,7 @@ class Task(Training, Generic[C, D]):
                     run_folder.check_exists,
                     metrics_file(run_folder.metrics),
                     tensorboard(run_folder.events),
-                    print_row(console, config.train.epochs, task.monitor),
+                    print_row(console, config.train.epochs),
                     lambda record: steps.append(record.row["seconds"]),
                     *task.callbacks(run_folder, console),
                     *callbacks,

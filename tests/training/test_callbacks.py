@@ -1,5 +1,6 @@
 """Output of the callbacks: the file of metrics, TensorBoard events and the printed table."""
 
+import dataclasses
 import io
 import json
 
@@ -87,11 +88,11 @@ def test_events_in_a_folder_that_cannot_be(tmp_path):
         tensorboard(tmp_path / "file")(record(FIRST))
 
 
-def table_of(rows: list[dict], width: int, **options) -> list[str]:
+def table_of(rows: list[dict], width: int, best: int = 0, **options) -> list[str]:
     file = io.StringIO()
-    show = print_row(Console(file=file, width=width), **options)
+    show = print_row(Console(file=file, width=width, force_terminal=bool(options)), **options)
     for n in range(len(rows)):
-        show(record(*rows[: n + 1]))
+        show(dataclasses.replace(record(*rows[: n + 1]), best_epoch=min(n + 1, best), last=n + 1 == len(rows)))
     return file.getvalue().splitlines()
 
 
@@ -127,8 +128,8 @@ def test_print_row_keeps_columns_for_any_number(loss, shown):
 
 
 def test_print_row_of_many_epochs():
-    """A star marks the best epoch so far; of many quick epochs the first and the last are printed, with the seconds of both and between."""
-    rows = [FIRST | {"epoch": n + 1, "train_loss": abs(n - 20) / 2} for n in range(22)]
-    lines = table_of(rows, 80, epochs=22, monitor="train_loss")
-    assert [line.split() for line in lines[2:]] == [["1", "10.000", "0.5000", "-", "2.0", "*"], ["22", "0.5000", "0.5000", "-", "42.0"]]
-    assert len(table_of(rows, 80, epochs=20)) == 24
+    """A star marks the best epoch so far; of many quick epochs the first and the last are printed, with the seconds of all since a line."""
+    rows = [FIRST | {"epoch": n + 1} for n in range(22)]
+    lines = table_of(rows, 80, best=21, epochs=25)
+    assert [line.split() for line in lines[2:]] == [["1", "0.7500", "0.5000", "-", "2.0", "*"], ["22", "0.7500", "0.5000", "-", "42.0"]]
+    assert len(table_of(rows, 80, epochs=20)) == len(table_of(rows, 80)) == 24
