@@ -95,3 +95,8 @@ REFUSED = [
 @pytest.mark.parametrize(("call", "given", "subject"), REFUSED, ids=[f"{n} {subject}" for n, (*_, subject) in enumerate(REFUSED)])
 def test_refused(call, given, subject):
     assert_subject(lambda: call(given), subject)
+
+
+def test_a_projection_names_its_cell():
+    with pytest.raises(InputError, match=r"layers_from_torch\('lstm_projected'"):
+        convert.lstm_from_torch(STATE | {"weight_hr_l0": np.zeros((2, H))})
