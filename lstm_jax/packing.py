@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lstm_jax.bounds import Count, as_tuple, check_number
+from lstm_jax.bounds import MOST, Count, as_tuple, check_number
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 
@@ -93,9 +93,18 @@ def _whole(name: str, numbers) -> np.ndarray:
     """Return numbers of steps as an int64 array (N,)."""
     array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
     require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
-    for wrong in array[~((array >= 0) & np.isfinite(array) & (array == np.floor(array)))][:1]:
+    for wrong in array[~((array >= 0) & (array <= MOST) & (array == np.floor(array)))][:1]:
         raise InputError(name, wrong, remedy)
     return array.astype(np.int64)
+
+
+def _lengths(lengths, least: int, most: int) -> np.ndarray:
+    """Return the lengths of sequences as an int64 array (N,), after checking that they lie between two bounds."""
+    lengths = _whole("lengths", lengths)
+    for n in np.flatnonzero((lengths < least) | (lengths > most))[:1]:
+        remedy = "leave it out" if lengths[n] < least else f"the longest may have {most}: give a larger number, or cut the sequence"
+        raise InputError(f"sequence {n}", f"{lengths[n]} steps", remedy)
+    return lengths
 
 
 def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
@@ -111,11 +120,8 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     Raises:
         InputError: if a sequence is empty or longer than `length`, or if a length is no whole number.
     """
-    lengths, length = _whole("lengths", lengths), check_number("length", length, Count)
-    for n in np.flatnonzero(lengths < 1)[:1]:
-        raise InputError(f"sequence {n}", "empty", "leave it out")
-    for n in np.flatnonzero(lengths > length)[:1]:
-        raise InputError(f"sequence {n}", f"{lengths[n]} steps", f"a row has {length}: give longer rows, or cut the sequence")
+    length = check_number("length", length, Count)
+    lengths = _lengths(lengths, 1, length)
     where = np.zeros((len(lengths), 3), np.int32)
     room: list[tuple[int, int]] = []  # (free steps, row), in ascending order
     rows = 0
@@ -177,11 +183,12 @@ def last_outputs(outputs: Array, where) -> Array:
 
 def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
     require(where.ndim == 2 and where.shape[1] == 3, "where", where.shape, "give the array (N, 3) of `pack`")
-    wrong = where[(where < (0, 0, 1)).any(1)]
+    row, start, steps = where.T
+    wrong = where[(row < 0) | (start < 0) | (steps < 1)]
     require(not len(wrong), "where", wrong[:1].tolist(), "give rows and steps of 0 or more, and lengths of 1 or more")
-    needed = (int(where[:, 0].max(initial=-1)) + 1, int((where[:, 1] + where[:, 2]).max(initial=0)))
-    fits = len(shape) >= 2 and shape[0] >= needed[0] and shape[1] >= needed[1]
-    require(fits, "outputs", shape, f"`where` names {needed[0]} rows of {needed[1]} steps: give outputs (R, L, ...) of all steps")
+    fits = len(shape) >= 2 and not (row >= shape[0]).any() and not (start + steps > shape[1]).any()
+    remedy = f"`where` names {row.max(initial=-1) + 1} rows of {(start + steps).max(initial=0)} steps: give outputs (R, L, ...)"
+    require(fits, "outputs", shape, remedy)
 
 
 def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -206,11 +213,9 @@ def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: i
         InputError: if `batch_size` is no int of at least 1, no width is given, or a length is no whole number, below 0 or above all widths.
     """
     batch_size = check_number("batch_size", batch_size, Count)
-    lengths, ordered = _whole("lengths", lengths), np.sort(_whole("widths", widths))
+    ordered = np.sort(_whole("widths", widths))
     require(len(ordered) >= 1, "widths", "none", "give one or more")
-    for n in np.flatnonzero(lengths > ordered[-1])[:1]:
-        remedy = f"the largest width is {ordered[-1]}: give a larger one, or cut the sequence"
-        raise InputError(f"sequence {n}", f"{lengths[n]} steps", remedy)
+    lengths = _lengths(lengths, 0, int(ordered[-1]))
     rng = np.random.default_rng(seed)
     found = np.searchsorted(ordered, lengths)
     batches = []

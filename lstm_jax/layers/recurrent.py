@@ -12,11 +12,11 @@ from flax import nnx
 from flax.core import FrozenDict
 from jaxtyping import Array
 
-from lstm_jax.bounds import check_number
+from lstm_jax.bounds import check_number, checked
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
-from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
+from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
 from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, read_step, with_batch, with_row
 from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
@@ -134,8 +134,10 @@ class Recurrent(DropoutLayer):
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         self.weight_drop = check_rate("weight_drop", weight_drop)
-        self.dropout_masks: MaskKind = check_mask_kind(dropout_masks)
-        self.zoneout = FrozenDict(h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell))  # nnx.GraphDef needs a hash
+        self.dropout_masks: MaskKind = checked("dropout_masks", dropout_masks, MaskKind)
+        self.zoneout: Any = FrozenDict(
+            h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell)
+        )  # nnx.GraphDef needs a hash
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.row, part, rate)
@@ -247,18 +249,21 @@ class Recurrent(DropoutLayer):
         Raises:
             InputError: if the layer has dropout or zoneout and there is no source of random numbers, or zoneout and `steps` is below 1.
         """
-        has_zoneout = any(self.zoneout.values())
-        if not (self.dropout or self.recurrent_dropout or has_zoneout):
+        kept = {name: rate for name, rate in self.zoneout.items() if rate}
+        if not (self.dropout or self.recurrent_dropout or kept):
             return DropoutMasks()
         rates, gates = (self.dropout, self.recurrent_dropout), self.row.gates
         dtype, key = self.kernel[...].dtype, dropout_key(self.rngs, rngs)
         masks = draw_masks(key, batch, self.features, self.output_features, *rates, self.dropout_masks, dtype, gates)
-        if not has_zoneout:
+        if not kept:
             return masks
         require(steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more")
+        keys = dict(zip(self.zoneout, jax.random.split(jax.random.fold_in(key, 2), len(self.zoneout)), strict=True))
         state = self.row.state_like(self.units)
-        sizes = {name: part.shape[1] for name, part in state._asdict().items()}
-        return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
+        zoneout = {
+            name: jax.random.bernoulli(keys[name], rate, (steps, batch, getattr(state, name).shape[1])) for name, rate in kept.items()
+        }
+        return masks._replace(zoneout=zoneout)
 
     # a call uses no public methods, so that `nnx.tabulate`, which wraps them, shows layers alone
     _initial_state, _cell_params, _draw_masks = initial_state, cell_params, draw_masks
@@ -366,8 +371,9 @@ class Recurrent(DropoutLayer):
             params = params._replace(recurrent_kernel=kernel * factors)
         if dropout is None and training:
             dropout = self._draw_masks(batch, rngs, steps)
-        if dropout is None and any(self.zoneout.values()):
-            dropout = DropoutMasks(zoneout=mean_zoneout(self.zoneout, params.kernel.dtype))
+        if dropout is None and any(self.zoneout.values()):  # the expected values of the masks
+            dtype = params.kernel.dtype
+            dropout = DropoutMasks(zoneout={name: jnp.asarray(rate, dtype) for name, rate in self.zoneout.items() if rate})
         return params, dropout
 
     def step(self, x, state, *, reset=None, dropout: DropoutMasks | None = None) -> tuple[Array, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import data
-from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number
+from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number, checked
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.data import Characters, Corpus
@@ -23,7 +23,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
-from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
+from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, make_rules
 from lstm_jax.tasks import base
 from lstm_jax.tasks.base import Metrics, initial_rngs, require_free, say
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
@@ -309,7 +309,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
         """Return the mode in which to read text: "carried" or "window" as it is, and the mode of the training for "auto"."""
-        return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
+        return reading_mode(self.config) if wanted == "auto" else checked("mode", wanted, Mode)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
         """Return the rules by which characters are drawn; see `sampling.make_rules`."""
