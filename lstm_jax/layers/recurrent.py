@@ -18,9 +18,9 @@ from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
-from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, read_step, with_batch, with_row
+from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
 from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
-from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
+from lstm_jax.recurrence import REAL, Remat, check_remat, check_zoneout, of_kinds, unroll
 
 Shape = tuple[int | None, ...]
 
@@ -396,9 +396,18 @@ class Recurrent(DropoutLayer):
             InputError: if an argument has a wrong shape or dtype, or if the layer reads sequences in reverse.
         """
         require(not self.go_backwards, "go_backwards", True, "a single step has no reverse order: call the layer on the whole sequence")
-        x, state, reset, dropout, single = read_step(x, state, reset, dropout)
+        remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
+        x = of_kinds("x", x, REAL, remedy)
+        axes = x.ndim + jnp.issubdtype(x.dtype, jnp.integer)
+        require(axes in (1, 2), "x", x.shape, remedy)
+        if reset is not None:
+            reset, shape = of_kinds("reset", reset, (jnp.bool_,), "give bools"), x.shape[: axes - 1]
+            require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
+        if axes == 1:
+            rows = self.step(x[None], with_row("state", state), reset=expanded("reset", reset, 0), dropout=with_batch(dropout))
+            return jax.tree.map(lambda part: part[0], rows)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
-        output, state = unroll(
+        return unroll(
             self.row,
             params,
             expanded("x", x, 1),
@@ -410,7 +419,6 @@ class Recurrent(DropoutLayer):
             compute_dtype=self.dtype,
             backend=self.backend,
         )
-        return jax.tree.map(lambda part: part[0], (output, state)) if single else (output, state)
 
 
 class LSTM(Recurrent):
