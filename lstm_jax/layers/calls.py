@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import as_array
@@ -70,7 +71,7 @@ def read_input(x) -> Any:
 
 def is_single(x: Array | np.ndarray) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
-    return x.ndim == (1 if jnp.issubdtype(x.dtype, jnp.integer) else 2)
+    return x.ndim == (1 if is_ids(x) else 2)
 
 
 def expanded(name: str, value, axis: int) -> Any:

@@ -16,6 +16,7 @@ from lstm_jax.bounds import check_number, checked
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
+from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
 from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
@@ -398,7 +399,7 @@ class Recurrent(DropoutLayer):
         require(not self.go_backwards, "go_backwards", True, "a single step has no reverse order: call the layer on the whole sequence")
         remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
         x = of_kinds("x", x, REAL, remedy)
-        axes = x.ndim + jnp.issubdtype(x.dtype, jnp.integer)
+        axes = x.ndim + is_ids(x)
         require(axes in (1, 2), "x", x.shape, remedy)
         if reset is not None:
             reset, shape = of_kinds("reset", reset, (jnp.bool_,), "give bools"), x.shape[: axes - 1]

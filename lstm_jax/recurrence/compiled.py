@@ -25,7 +25,7 @@ import numpy as np
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_per_gate
+from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_ids, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
@@ -166,7 +166,7 @@ def _attributes(options: Options, call: Call):
     input_masks, recurrent_masks = (0 if mask is None else len(mask) if is_per_gate(mask) else 1 for mask in call.dropout[:2])
     return {
         "cell": list(COMPILED_CELLS).index(options.cell),
-        "ids": bool(jnp.issubdtype(call.x.dtype, jnp.integer)),
+        "ids": is_ids(call.x),
         "input_masks": input_masks,
         "recurrent_masks": recurrent_masks,
         "masked": call.valid is not None,

@@ -21,7 +21,7 @@ from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
 from lstm_jax.cells import LSTMParams, LSTMState
-from lstm_jax.cells.products import one_hot_rows
+from lstm_jax.cells.products import is_ids, one_hot_rows
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, Call, Options, on_mesh
 
@@ -44,7 +44,7 @@ def run(options: Options, call: Call):
     """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`."""
     params, x, state, valid, dropout, *_ = call  # BACKENDS selects this backend only for the LSTM in float32 without resets
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
-    if jnp.issubdtype(x.dtype, jnp.integer):
+    if is_ids(x):
         x = one_hot_rows(x, features, params.kernel.dtype)
     if dropout.input is not None:
         x = x * jnp.broadcast_to(dropout.input, x.shape)

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from lstm_jax.cells import Cell
+from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence.call import Call, Resets
@@ -123,7 +124,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     x: Any = given.x
     features = given.params.kernel.shape[0]
     known = not any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids))
-    if not (known and jnp.issubdtype(x.dtype, jnp.integer)):
+    if not (known and is_ids(x)):
         return
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
@@ -210,7 +211,7 @@ def _read_x(x, features: int, dtype) -> Array:
     remedy = "give floats (B, T, E), or int ids (B, T); (T, B, ...) if time_major"
     array = of_kinds("x", x, REAL, remedy)
     if array.ndim == 2:
-        require(jnp.issubdtype(array.dtype, jnp.integer), "x", f"{array.dtype.name} {array.shape}", remedy)
+        require(is_ids(array), "x", f"{array.dtype.name} {array.shape}", remedy)
         return as_int32("x", array, remedy)
     require(array.ndim == 3, "x", array.shape, remedy)
     require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
