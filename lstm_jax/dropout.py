@@ -14,7 +14,7 @@ LSTM with a recurrent projection, the masks of the output h have P columns inste
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax import native
-from lstm_jax.bounds import Share, check_number, checked
+from lstm_jax.bounds import Share, check_number, checked, frozen
 from lstm_jax.primitives.operation import Operation, Vmapped, apply
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import GATES
@@ -86,7 +86,7 @@ def _can_compile(key: Array, dtype) -> bool:
     return bool(same_bits and key_type and sharding.devices() == 1 and not native.why_not())
 
 
-@dataclass(frozen=True)
+@frozen
 class _DrawMask(Operation):
     """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key, on `platforms` by the C++ library."""
 

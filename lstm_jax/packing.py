@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy import ndarray
 
 from lstm_jax.bounds import MOST, Count, as_tuple, check_number
 from lstm_jax.errors import InputError, require
@@ -33,9 +34,9 @@ class Packed(NamedTuple):
             steps.
     """
 
-    x: np.ndarray
-    segment_ids: np.ndarray
-    where: np.ndarray
+    x: ndarray
+    segment_ids: ndarray
+    where: ndarray
 
 
 class PackedPlaces(NamedTuple):
@@ -84,12 +85,12 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
     return Packed(x, make_segment_ids(where, rows, length), where)
 
 
-def _as_array(name: str, sequence) -> np.ndarray:
+def _as_array(name: str, sequence) -> ndarray:
     with parsing(name, "give an array whose first axis is time"):
         return np.asarray(sequence)
 
 
-def _whole(name: str, numbers) -> np.ndarray:
+def _whole(name: str, numbers) -> ndarray:
     """Return numbers of steps as an int64 array (N,)."""
     array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
     require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
@@ -98,7 +99,7 @@ def _whole(name: str, numbers) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _lengths(lengths, least: int, most: int) -> np.ndarray:
+def _lengths(lengths, least: int, most: int) -> ndarray:
     """Return the lengths of sequences as an int64 array (N,), after checking that they lie between two bounds."""
     lengths = _whole("lengths", lengths)
     for n in np.flatnonzero((lengths < least) | (lengths > most))[:1]:
@@ -107,7 +108,7 @@ def _lengths(lengths, least: int, most: int) -> np.ndarray:
     return lengths
 
 
-def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
+def assign_rows(lengths: ndarray, length: int) -> ndarray:
     """Choose a row, and a first step in this row, for each of N sequences, so that few rows are needed.
 
     The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing", a heuristic).
@@ -138,7 +139,7 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     return where
 
 
-def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
+def make_segment_ids(where: ndarray, rows: int, length: int) -> ndarray:
     """Return the segment ids of packed sequences, an int32 array (rows, length).
 
     `where` and the ids are as in `Packed`.
@@ -149,7 +150,7 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
     return ids
 
 
-def unpack(outputs, where: np.ndarray) -> list[np.ndarray]:
+def unpack(outputs, where: ndarray) -> list[ndarray]:
     """Return the outputs of each of N packed sequences, as a list of N arrays (T_n, ...) in the order of `where`.
 
     The outputs must be in the order of time. Reverse the outputs of a layer with `go_backwards=True` before the call, unless the layer has
@@ -175,13 +176,13 @@ def last_outputs(outputs: Array, where) -> Array:
     reads in reverse, such as the backward layer of a `Bidirectional`, take the outputs of the first step instead, at which it has read the
     whole sequence: `outputs[where[:, 0], where[:, 1]]`.
     """
-    if isinstance(where, np.ndarray):
+    if isinstance(where, ndarray):
         _check_fits(outputs.shape, where)
     where = jnp.asarray(where)
     return outputs[where[:, 0], where[:, 1] + where[:, 2] - 1]
 
 
-def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
+def _check_fits(shape: tuple[int, ...], where: ndarray) -> None:
     require(where.ndim == 2 and where.shape[1] == 3, "where", where.shape, "give the array (N, 3) of `pack`")
     row, start, steps = where.T
     wrong = where[(row < 0) | (start < 0) | (steps < 1)]
@@ -191,7 +192,7 @@ def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
     require(fits, "outputs", shape, remedy)
 
 
-def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+def buckets(lengths: ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, ndarray]]:
     """Divide N sequences into batches, so that the sequences of a batch have similar lengths, and yield the batches in random order.
 
     Each sequence belongs to the smallest width that is at least its length. With `widths` (64, 128), for example, a sequence of 70 steps

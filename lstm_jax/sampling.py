@@ -28,9 +28,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Integer
+from numpy import ndarray
 
 from lstm_jax.bounds import Count, CountOrNone, Temperature, TopP, check_number, checked
 from lstm_jax.errors import require
@@ -40,7 +42,7 @@ from lstm_jax.runtime import sharding
 Mode = Literal["carried", "window"]
 Method = Literal["likeliest", "some", "all"]
 Logits = Float[Array, "B V"]
-Prompts = Integer[Array | np.ndarray, "B P"]
+Prompts = Integer[Array | ndarray, "B P"]
 
 FEW = 256
 """Largest vocabulary size for which cumulative sums are computed as a matrix product."""
@@ -153,7 +155,7 @@ def draw(uniform: Float[Array, "B"], logits: Logits, rules: Rules, method: Metho
     weights = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
     size = weights.shape[-1]
     if size <= FEW:
-        reached = jnp.matmul(weights, jnp.triu(jnp.ones((size, size), weights.dtype)), precision=jax.lax.Precision.HIGHEST)
+        reached = jnp.matmul(weights, jnp.triu(jnp.ones((size, size), weights.dtype)), precision=lax.Precision.HIGHEST)
     else:
         reached = jnp.cumsum(weights, axis=-1)
     below = reached <= uniform[:, None] * reached[:, -1:]
@@ -226,7 +228,7 @@ class Sampler:
                 after = read(model, len(drawn), jnp.repeat(drawn, windows)[:, None], state=state)
                 return Drawing(drawing.key, drawing.drawn + 1, *after), drawn
 
-            drawing, drawn = jax.lax.scan(draw_one, drawing, sharding.constrain(uniform, 1))
+            drawing, drawn = lax.scan(draw_one, drawing, sharding.constrain(uniform, 1))
             return drawing, drawn.T
 
         self._start, self._repeat, self._advance = start, repeat, advance

@@ -2,14 +2,13 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rich.table import Column, Table
 from rich.text import Text
 
-from lstm_jax.bounds import Count, CountOrNone
+from lstm_jax.bounds import Count, CountOrNone, frozen
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
@@ -18,7 +17,7 @@ from lstm_jax.files.reading import STANDARD_INPUT
 from lstm_jax.files.writing import check_output
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainSentiment(Train):
     """Train the LSTM of the Keras example imdb_lstm on reviews.
 
@@ -41,7 +40,7 @@ class TrainSentiment(Train):
         yield f"run in {self.run}: lstm-jax predict --run {shlex.quote(str(self.run))} --text '...'"
 
 
-@dataclass(frozen=True)
+@frozen
 class Evaluate(Command):
     """Print loss, accuracy, AUC and further metrics of a trained sentiment model."""
 
@@ -69,7 +68,7 @@ class Evaluate(Command):
         console.print(table)
 
 
-@dataclass(frozen=True)
+@frozen
 class Predict(Command):
     """Print the probability that a review is positive, one line for each review.
 
@@ -103,7 +102,7 @@ class Predict(Command):
             print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Neighbours(Command):
     """Print the words whose learned vectors are nearest to the vector of a given word."""
 
@@ -133,7 +132,7 @@ class Neighbours(Command):
             say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 
-@dataclass(frozen=True)
+@frozen
 class PlotEmbedding(Command):
     """Draw the learned word vectors in two dimensions.
 
@@ -158,7 +157,7 @@ class PlotEmbedding(Command):
         say(console, f"{self.out}")
 
 
-@dataclass(frozen=True)
+@frozen
 class ExportEmbedding(Command):
     """Write the learned word vectors to files for other programs."""
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from tyro.extras import SubcommandApp
 
-from lstm_jax.bounds import CountOrNone, Seed
+from lstm_jax.bounds import CountOrNone, Seed, frozen
 from lstm_jax.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.config.generation import Clean, Unit
 from lstm_jax.runtime.machine import cores
 
 
-@dataclass(frozen=True)
+@frozen
 class PrepareData(Command):
     """Read, tokenise and cache reviews."""
 
@@ -44,7 +43,7 @@ class PrepareData(Command):
         say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
 
 
-@dataclass(frozen=True)
+@frozen
 class Shard(Command):
     """Base class of the commands that write shards."""
 
@@ -76,7 +75,7 @@ class Shard(Command):
             say(console, line)
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardText(Shard):
     """Write a text as files of token ids, called shards.
 
@@ -100,7 +99,7 @@ class ShardText(Shard):
         yield f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}"
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardReviews(Shard):
     """Write reviews as files of word ids, called shards.
 
@@ -130,7 +129,7 @@ class ShardReviews(Shard):
         yield f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency"
 
 
-@dataclass(frozen=True)
+@frozen
 class Backends(Command):
     """Print the capabilities of each recurrence backend, and whether it is available."""
 
@@ -164,7 +163,7 @@ class Backends(Command):
         say(console, f"compiled code: {native.describe_library()}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Demo(Command):
     """Train two small models without any download, in about two minutes.
 
@@ -185,7 +184,7 @@ class Demo(Command):
         demo.run(self.run, self.seed, Console(quiet=True) if self.quiet else console)
 
 
-@dataclass(frozen=True)
+@frozen
 class Completion(Command):
     """Print a shell script that completes commands, flags and the values of flags."""
 

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.bounds import as_tuple
 from lstm_jax.convert.arrays import (
@@ -64,7 +65,7 @@ from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
 FilePath = str | os.PathLike[str]
-Weights = list[np.ndarray]
+Weights = list[ndarray]
 """Arrays in the order of Keras' `get_weights()` and `set_weights`."""
 LAYER_BY_LAYER = (
     "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
@@ -374,7 +375,7 @@ def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
     active = [layer for layer in layers if layer["class_name"].lower() in (*RECURRENT, "embedding", "dense")]
     kinds = [layer["class_name"].lower() for layer in active]
     good = re.fullmatch(f"(embedding )?(({'|'.join(RECURRENT)}) )+dense", " ".join(kinds))
-    require(bool(good), subject, f"layers {', '.join(kinds)}", CHAIN)
+    require(good, subject, f"layers {', '.join(kinds)}", CHAIN)
     # Only a character model may predict at every step, with the same Dense layer.
     top = active[-2]["config"].get("layer", active[-2])["config"]  # that of the layer in a Bidirectional
     whole = model == SENTIMENT and top.get("return_sequences")

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 import lstm_jax
 from lstm_jax.bounds import is_a
@@ -78,7 +79,7 @@ class Graph:
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
         self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape))
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: ndarray) -> str:
         """Add an array of float32 or int64 as a constant with the given name, and return the name."""
         require(array.dtype in (np.float32, np.int64), name, f"dtype {array.dtype}", "give float32 arrays")
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))

@@ -5,7 +5,6 @@ B is the batch size, T the number of steps and H the number of units.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jax.extend.core import get_opaque_trace_state
 from jax.nn import sigmoid
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import masked_matmul
 from lstm_jax.errors import require
@@ -26,7 +26,7 @@ from lstm_jax.recurrence.call import Call, Options
 Arrays = dict[str, Array]
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerTrace:
     """Gates and states of one call of a recurrent layer.
 
@@ -106,7 +106,7 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
 
     with observed(observer):
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
-    require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
+    require(found, "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
     return result, found
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
+from numpy import ndarray
 
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
@@ -69,7 +70,7 @@ def read_input(x) -> Any:
     return array
 
 
-def is_single(x: Array | np.ndarray) -> bool:
+def is_single(x: Array | ndarray) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
     return x.ndim == (1 if is_ids(x) else 2)
 

@@ -7,13 +7,13 @@ capabilities of all backends for users.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from lstm_jax import native
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
@@ -34,7 +34,7 @@ MASKS = ("lengths", "lengths read backwards", "mask")
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """Capabilities that a call of `unroll` needs from its backend.
 
@@ -57,7 +57,7 @@ class Request:
     units: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Backend:
     """Backend of `unroll`: a function that computes the recurrence over time, and a description of the calls that it supports."""
 

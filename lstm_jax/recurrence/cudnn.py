@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
@@ -34,7 +34,7 @@ def why_not() -> str:
     return "" if getattr(getattr(rnn, "gpu_rnn", None), "_cuda_rnn", None) else "jaxlib has no cuDNN: install jax[cuda12]"
 
 
-def pack(params: LSTMParams) -> jax.Array:
+def pack(params: LSTMParams) -> Array:
     """Convert the parameters of an LSTM with E input features and H units to the weights of cuDNN, one flat array."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])

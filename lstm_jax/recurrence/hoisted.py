@@ -17,7 +17,6 @@ arrays, and operands are transposed before a loop or a product.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import Mask, is_ids, is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
@@ -195,7 +195,7 @@ def run(options: Options, call: Call):
     return apply(HoistedLSTM(LOOPS, options), *call)
 
 
-@dataclass(frozen=True)
+@frozen
 class HoistedLSTM(RecurrentOperation):
     """LSTM over time as an `Operation` whose arguments are the fields of a `Call`.
 

@@ -10,13 +10,14 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
 from lstm_jax.data.reviews.tables import table_reviews
@@ -120,7 +121,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     }
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardedSplit(Rows):
     """N encoded reviews whose word ids stay in memory-mapped files.
 
@@ -150,7 +151,7 @@ class ShardedSplit(Rows):
             yield self.in_memory(slice(begin, begin + BLOCK))
 
 
-@dataclass(frozen=True)
+@frozen
 class PaddedReviews:
     """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from memory-mapped files.
 
@@ -185,7 +186,7 @@ class PaddedReviews:
             yield block.padded(self.maxlen, self.padding, self.truncating)
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardedReviews:
     """Data set of encoded reviews. Their ids stay in memory-mapped files (shards), while `EncodedReviews` has the ids in memory."""
 
