@@ -25,7 +25,7 @@ def _scaled(name: str) -> Initializer:
     """
     matrix, vector = getattr(plain, name)(), getattr(plain, name.replace("glorot", "lecun"))()
 
-    def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32):
         return vector(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
 
     return draw

@@ -470,7 +470,7 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
     for array, values in arrays.items():
         cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
-    def lstm(cell: str) -> Arrays:
+    def lstm(cell: str):
         return lstm_from_keras(cells.pop(cell, []), f"{cell}: ")
 
     embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if "embedding" in names else None
@@ -553,7 +553,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int,
         return list(stacks)
 
     @cache
-    def orders(rest: tuple[str, ...], width: int) -> list[list[str]]:
+    def orders(rest: tuple[str, ...], width: int):
         """Return at most two possible orders of the layers that have no position in the model yet."""
         if not rest:
             return [[]] if width == outputs else []

@@ -4,7 +4,7 @@ B is the batch size, T the number of steps and H the number of units.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -99,7 +99,7 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
 
     level = get_opaque_trace_state()
 
-    def observer(options: Options, call: Call, backwards: bool) -> None:
+    def observer(options: Options, call: Call, backwards: bool):
         remedy = "it is called within jit, scan or another transformation: call it outside or, within jit or scan, under jax.disable_jit()"
         require(get_opaque_trace_state() == level, f"layer {running[-1]}", "traced by JAX", remedy)
         found.append(_traced(running[-1], options, call, backwards))
@@ -115,7 +115,7 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     kind = type(layer)
 
     @contextlib.contextmanager
-    def named() -> Iterator[None]:
+    def named():
         running.append(path)
         try:
             yield
@@ -134,14 +134,14 @@ def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTr
     known = CELLS.get(cell.name)
     gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
 
-    def record(before, z: Array, after) -> tuple[Arrays, Arrays]:
+    def record(before, z: Array, after):
         found = gates(call.params, before, z, dropout.recurrent, options.compute_dtype) if gates else {}
         return after._asdict(), found
 
     x = cell.projectable(call.params, call.x, dropout.input is not None)
     (states, values), _ = reference.run(options, call._replace(x=x), record=record)
 
-    def rows_first(array: Array) -> Array:
+    def rows_first(array: Array):
         return jnp.swapaxes(array[::-1] if backwards else array, 0, 1)
 
     states, values, valid = jax.tree.map(rows_first, (states, values, call.valid))

@@ -36,11 +36,11 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
     weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))  # a call passes a flat list faster than a tree
 
     @jax.jit
-    def run(x, state, reset, *weights: Array) -> tuple[Array, Any]:
+    def run(x, state, reset, *weights: Array):
         layer: Any = nnx.merge(graph, tree.unflatten(weights))
         return layer.step(x, state, reset=reset)
 
-    def step(x, state, reset=None) -> tuple[Array, Any]:
+    def step(x, state, reset=None):
         if not isinstance(x, Array):
             x = of_kinds("x", x, REAL, "give floats or int ids")
             x = clipped_int32(x) if is_ids(x) else x  # `jit` would cut 64 bits

@@ -89,7 +89,7 @@ def split_module(module: nnx.Module) -> Parts:
     params = {name: variable[...] for name, (_, variable) in named.items()}
     shapes = {name: array.shape for name, array in params.items()}
 
-    def rebuild(params: Params, rest) -> nnx.Module:
+    def rebuild(params: Params, rest):
         found = {name: array.shape for name, array in params.items()}
         if found != shapes:
             odd = sorted(set(found.items()) ^ set(shapes.items()))[0]

@@ -71,7 +71,7 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     def state(what, value):
         return _read_state(cell, value, batch, units, dtype, what)
 
-    def per_step(name, kinds, convert) -> Any:
+    def per_step(name, kinds, convert):
         value = getattr(given, name)
         return None if value is None else convert(_fitting(name, value, kinds, x.shape[:2]))
 
