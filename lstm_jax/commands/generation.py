@@ -4,12 +4,13 @@ import codecs
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written, frozen
+from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files.json_text import json_text
@@ -18,7 +19,7 @@ from lstm_jax.files.writing import check_output
 Mode = Literal["auto", "carried", "window"]
 
 
-@frozen
+@dataclass(frozen=True)
 class TrainGeneration(Train):
     """Train the LSTM of the Keras example lstm_text_generation on a text.
 
@@ -38,7 +39,7 @@ class TrainGeneration(Train):
         yield f"run in {self.run}: lstm-jax generate --run {shlex.quote(str(self.run))} --prompt '...'"
 
 
-@frozen
+@dataclass(frozen=True)
 class Generate(Command):
     """Continue a prompt, character by character, with a trained model."""
 
@@ -90,7 +91,7 @@ class Generate(Command):
             print(json.dumps(row, ensure_ascii=False) if self.json else f"--- {number}\n{shown}{text}")
 
 
-@frozen
+@dataclass(frozen=True)
 class ReadsText(Command):
     """Base class of the commands that read a text with a trained model."""
 
@@ -116,7 +117,7 @@ class ReadsText(Command):
         return trained.read_text(self.data, self.text, self.text_column, self.clean, self.unknown, most)
 
 
-@frozen
+@dataclass(frozen=True)
 class Score(ReadsText):
     """Print the bits per character that a trained model needs for a text.
 
@@ -152,7 +153,7 @@ class Score(ReadsText):
             say(Console(stderr=True), f"{self.html}")
 
 
-@frozen
+@dataclass(frozen=True)
 class Units(ReadsText):
     """Write an HTML page of a text that is coloured by activations of hidden units."""
 

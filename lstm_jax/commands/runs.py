@@ -1,14 +1,15 @@
 """The commands `inspect`, `export onnx` and `run accept` of `lstm-jax`, which take the run of any task."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_jax.bounds import Count, frozen
+from lstm_jax.bounds import Count
 from lstm_jax.commands.common import Command, load_run, say
 from lstm_jax.files.writing import check_output
 
 
-@frozen
+@dataclass(frozen=True)
 class Inspect(Command):
     """Write an HTML page that shows step by step what a trained network does.
 
@@ -55,7 +56,7 @@ class Inspect(Command):
         say(console, f"{self.out}: {len(window.examples)} examples, {self.out.stat().st_size:,} bytes")
 
 
-@frozen
+@dataclass(frozen=True)
 class ExportOnnx(Command):
     """Write the model of a sentiment or text-generation run to an ONNX file.
 
@@ -90,7 +91,7 @@ class ExportOnnx(Command):
         say(console, f"{row['bytes']:,} bytes, ONNX opset {row['opset']}, in {self.file}")
 
 
-@frozen
+@dataclass(frozen=True)
 class AcceptRun(Command):
     """Accept the changed files of a run, so that the run can be loaded again.
 

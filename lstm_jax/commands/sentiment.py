@@ -2,13 +2,14 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rich.table import Column, Table
 from rich.text import Text
 
-from lstm_jax.bounds import Count, CountOrNone, frozen
+from lstm_jax.bounds import Count, CountOrNone
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
@@ -17,7 +18,7 @@ from lstm_jax.files.reading import STANDARD_INPUT
 from lstm_jax.files.writing import check_output
 
 
-@frozen
+@dataclass(frozen=True)
 class TrainSentiment(Train):
     """Train the LSTM of the Keras example imdb_lstm on reviews.
 
@@ -40,7 +41,7 @@ class TrainSentiment(Train):
         yield f"run in {self.run}: lstm-jax predict --run {shlex.quote(str(self.run))} --text '...'"
 
 
-@frozen
+@dataclass(frozen=True)
 class Evaluate(Command):
     """Print loss, accuracy, AUC and further metrics of a trained sentiment model."""
 
@@ -68,7 +69,7 @@ class Evaluate(Command):
         console.print(table)
 
 
-@frozen
+@dataclass(frozen=True)
 class Predict(Command):
     """Print the probability that a review is positive, one line for each review.
 
@@ -102,7 +103,7 @@ class Predict(Command):
             print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 
 
-@frozen
+@dataclass(frozen=True)
 class Neighbours(Command):
     """Print the words whose learned vectors are nearest to the vector of a given word."""
 
@@ -132,7 +133,7 @@ class Neighbours(Command):
             say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 
-@frozen
+@dataclass(frozen=True)
 class PlotEmbedding(Command):
     """Draw the learned word vectors in two dimensions.
 
@@ -157,7 +158,7 @@ class PlotEmbedding(Command):
         say(console, f"{self.out}")
 
 
-@frozen
+@dataclass(frozen=True)
 class ExportEmbedding(Command):
     """Write the learned word vectors to files for other programs."""
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from tyro.extras import SubcommandApp
 
-from lstm_jax.bounds import CountOrNone, Seed, frozen
+from lstm_jax.bounds import CountOrNone, Seed
 from lstm_jax.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.config.generation import Clean, Unit
 from lstm_jax.runtime.machine import cores
 
 
-@frozen
+@dataclass(frozen=True)
 class PrepareData(Command):
     """Read, tokenise and cache reviews."""
 
@@ -43,7 +44,7 @@ class PrepareData(Command):
         say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
 
 
-@frozen
+@dataclass(frozen=True)
 class Shard(Command):
     """Base class of the commands that write shards."""
 
@@ -75,7 +76,7 @@ class Shard(Command):
             say(console, line)
 
 
-@frozen
+@dataclass(frozen=True)
 class ShardText(Shard):
     """Write a text as files of token ids, called shards.
 
@@ -99,7 +100,7 @@ class ShardText(Shard):
         yield f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}"
 
 
-@frozen
+@dataclass(frozen=True)
 class ShardReviews(Shard):
     """Write reviews as files of word ids, called shards.
 
@@ -129,7 +130,7 @@ class ShardReviews(Shard):
         yield f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency"
 
 
-@frozen
+@dataclass(frozen=True)
 class Backends(Command):
     """Print the capabilities of each recurrence backend, and whether it is available."""
 
@@ -163,7 +164,7 @@ class Backends(Command):
         say(console, f"compiled code: {native.describe_library()}")
 
 
-@frozen
+@dataclass(frozen=True)
 class Demo(Command):
     """Train two small models without any download, in about two minutes.
 
@@ -184,7 +185,7 @@ class Demo(Command):
         demo.run(self.run, self.seed, Console(quiet=True) if self.quiet else console)
 
 
-@frozen
+@dataclass(frozen=True)
 class Completion(Command):
     """Print a shell script that completes commands, flags and the values of flags."""
 
