@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
 from lstm_jax.files.reading import file_digest, parsing
@@ -51,7 +50,7 @@ Write = Callable[[Record, Path], Record]
 """Function that writes the files of a shard, given the part of the input and the path of the ids, and returns facts for the record."""
 
 
-@frozen
+@dataclass(frozen=True)
 class Kind:
     """Kind of data set in shards."""
 
@@ -139,7 +138,7 @@ def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
 
-    def wait():
+    def wait() -> None:
         parent.join()
         os._exit(1)
 
@@ -245,7 +244,7 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-@frozen
+@dataclass(frozen=True)
 class ShardFolder:
     """Opened folder of shards."""
 

@@ -18,7 +18,6 @@ from unittest import mock
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from numpy import ndarray
 
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
@@ -136,13 +135,13 @@ class Bins(Protocol):
     """
 
     @property
-    def edges(self) -> ndarray: ...
+    def edges(self) -> np.ndarray: ...
     @property
-    def confidence(self) -> ndarray: ...
+    def confidence(self) -> np.ndarray: ...
     @property
-    def frequency(self) -> ndarray: ...
+    def frequency(self) -> np.ndarray: ...
     @property
-    def count(self) -> ndarray: ...
+    def count(self) -> np.ndarray: ...
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")) -> Paths:
@@ -162,7 +161,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
     ordered = sorted(rows, key=lambda row: row["epoch"])
     epochs = [row["epoch"] for row in ordered]
-    panels: dict[str, dict[str, ndarray]] = {}
+    panels: dict[str, dict[str, np.ndarray]] = {}
     for metric in metrics:
         for split in SPLITS:
             values = np.array([row.get(f"{split}_{metric}") for row in ordered], float)
@@ -170,9 +169,9 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
             if known.any():
                 panels.setdefault(metric, {})[split] = np.stack([epochs, values])[:, known]
     missing = f"no {' and no '.join(metrics)} in them"
-    require(panels, "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
+    require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
 
-    def draw(figure):
+    def draw(figure) -> None:
         from matplotlib.ticker import MaxNLocator
         from scipy.optimize import isotonic_regression
 
@@ -202,7 +201,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
 
 
 def confusion_matrix(
-    confusion: Sequence[Sequence[int]] | Shaped[ndarray, "2 2"],
+    confusion: Sequence[Sequence[int]] | Shaped[np.ndarray, "2 2"],
     path: Path,
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
@@ -218,7 +217,7 @@ def confusion_matrix(
     counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
 
-    def draw(figure):
+    def draw(figure) -> None:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         set_title(figure, title)
         axes = figure.subplots()
@@ -248,7 +247,7 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
     Above it stands `ece`, the expected calibration error. `write_figure` describes the files.
     """
 
-    def draw(figure):
+    def draw(figure) -> None:
         set_title(figure, title)
         curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         filled = reliability.count > 0
@@ -271,9 +270,9 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
 
 
 def forecast(
-    times: ndarray,
-    values: ndarray,
-    ahead: Sequence[tuple[ndarray, ndarray, ndarray, ndarray]],
+    times: np.ndarray,
+    values: np.ndarray,
+    ahead: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
     level: float,
     dated: bool,
     path: Path,
@@ -284,8 +283,8 @@ def forecast(
     its bounds with the predicted probability `level`. If `dated` is true, the times are dates, in days since 1970-01-01.
     """
 
-    def draw(figure):
-        def on_axis(moments: ndarray):
+    def draw(figure) -> None:
+        def on_axis(moments: np.ndarray) -> np.ndarray:
             return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
 
         axes = figure.subplots()
@@ -302,9 +301,9 @@ def forecast(
 
 
 def embedding_map(
-    coordinates: Float[ndarray, "N 2"],
+    coordinates: Float[np.ndarray, "N 2"],
     words: Sequence[str],
-    colours: Float[ndarray, "N"],
+    colours: Float[np.ndarray, "N"],
     path: Path,
     title: str,
     force: bool = True,
@@ -320,11 +319,11 @@ def embedding_map(
     """
     require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
     known = np.isfinite(colours)
-    require(known.any(), "words of a map", "none with a share", "give words that occur in the reviews")
+    require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
     coordinates, colours = coordinates[known], colours[known]
     shown = list(compress(words, known))
 
-    def draw(figure):
+    def draw(figure) -> None:
         from matplotlib.colors import LinearSegmentedColormap, Normalize
         from matplotlib.ticker import PercentFormatter
 
@@ -351,7 +350,7 @@ def embedding_map(
     return write_figure(path, (10.0, 7.6), draw, force)
 
 
-def _label_order(colours: ndarray) -> ndarray:
+def _label_order(colours: np.ndarray) -> np.ndarray:
     """Return the indices of the words in the order in which they are labelled."""
     from scipy.stats import rankdata
 
@@ -359,7 +358,7 @@ def _label_order(colours: ndarray) -> ndarray:
     return np.argsort(np.minimum(extreme, np.arange(len(colours))), kind="stable")
 
 
-def _label_words(axes, coordinates: ndarray, words: Sequence[str], inks: ndarray, order: ndarray) -> None:
+def _label_words(axes, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
     """Write words beside their points in a figure, without overlap."""
     from matplotlib.patheffects import withStroke
 

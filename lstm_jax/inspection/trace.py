@@ -4,7 +4,8 @@ B is the batch size, T the number of steps and H the number of units.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ from jax.extend.core import get_opaque_trace_state
 from jax.nn import sigmoid
 from jaxtyping import Array
 
-from lstm_jax.bounds import frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import masked_matmul
 from lstm_jax.errors import require
@@ -26,7 +26,7 @@ from lstm_jax.recurrence.call import Call, Options
 Arrays = dict[str, Array]
 
 
-@frozen
+@dataclass(frozen=True)
 class LayerTrace:
     """Gates and states of one call of a recurrent layer.
 
@@ -99,14 +99,14 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
 
     level = get_opaque_trace_state()
 
-    def observer(options: Options, call: Call, backwards: bool):
+    def observer(options: Options, call: Call, backwards: bool) -> None:
         remedy = "it is called within jit, scan or another transformation: call it outside or, within jit or scan, under jax.disable_jit()"
         require(get_opaque_trace_state() == level, f"layer {running[-1]}", "traced by JAX", remedy)
         found.append(_traced(running[-1], options, call, backwards))
 
     with observed(observer):
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
-    require(found, "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
+    require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
     return result, found
 
 
@@ -115,7 +115,7 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     kind = type(layer)
 
     @contextlib.contextmanager
-    def named():
+    def named() -> Iterator[None]:
         running.append(path)
         try:
             yield
@@ -134,14 +134,14 @@ def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTr
     known = CELLS.get(cell.name)
     gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
 
-    def record(before, z: Array, after):
+    def record(before, z: Array, after) -> tuple[Arrays, Arrays]:
         found = gates(call.params, before, z, dropout.recurrent, options.compute_dtype) if gates else {}
         return after._asdict(), found
 
     x = cell.projectable(call.params, call.x, dropout.input is not None)
     (states, values), _ = reference.run(options, call._replace(x=x), record=record)
 
-    def rows_first(array: Array):
+    def rows_first(array: Array) -> Array:
         return jnp.swapaxes(array[::-1] if backwards else array, 0, 1)
 
     states, values, valid = jax.tree.map(rows_first, (states, values, call.valid))

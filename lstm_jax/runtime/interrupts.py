@@ -67,7 +67,7 @@ def terminable() -> Iterator[None]:
     It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
     """
 
-    def note(*_: Any):
+    def note(*_: Any) -> None:
         _terminated.set()
         _asked.set()
         raise KeyboardInterrupt
@@ -79,7 +79,7 @@ def terminable() -> Iterator[None]:
 def _repeat_later() -> None:
     """Make the main thread call the handler of the last SIGINT or SIGTERM again soon. This does not count as a second signal."""
 
-    def repeat():
+    def repeat() -> None:
         number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
         _repeated.append(number)
         _repeating.set()
@@ -107,7 +107,7 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         yield
         return
 
-    def note(_: int, frame: FrameType | None):
+    def note(_: int, frame: FrameType | None) -> None:
         if _asked.is_set() and not _repeating.is_set():
             _end()
         _repeating.clear()
@@ -117,7 +117,7 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         else:
             raise KeyboardInterrupt
 
-    def again(unraisable: Any):
+    def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             _repeat_later()  # an exception raised here and now would be ignored again
         else:
@@ -223,7 +223,7 @@ def noted_signals() -> Iterator[Asked]:
         raise KeyboardInterrupt
     asked = Asked()
 
-    def note(number: int, _: Any):
+    def note(number: int, _: Any) -> None:
         if asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.number = number

@@ -25,10 +25,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 from jax._src import distributed
 from jax.experimental import multihost_utils
-from numpy import ndarray
 
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError, require, system_errors
@@ -62,7 +60,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         return Processes("", 1, 0)
     if not managed:
         host, _, port = found.coordinator.rpartition(":")
-        require(host and port.isdecimal() and 0 < int(port) < 2**16, "coordinator", found.coordinator, "give HOST:PORT of process 0")
+        require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator", found.coordinator, "give HOST:PORT of process 0")
         require(found.processes >= 1, "processes", found.processes, "give the number of processes, at least 1")
         remedy = f"give 0 to {found.processes - 1}, another one to each process"
         require(0 <= found.process < found.processes, "process", found.process, remedy)
@@ -70,7 +68,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
     errors: list[Exception] = []
 
-    def connect():
+    def connect() -> None:
         try:
             jax.distributed.initialize(
                 found.coordinator or None,
@@ -218,7 +216,7 @@ def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
     client: Any = state.client
     client.key_value_set(f"{key}{state.process_id}", value)
 
-    def wait(process: int):
+    def wait(process: int) -> str:
         while True:
             try:
                 return client.blocking_key_value_get(f"{key}{process}", 500)
@@ -279,9 +277,9 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def on_host(leaf: Any) -> ndarray:
+def on_host(leaf: Any) -> np.ndarray:
     """Return an array as a NumPy array. If other processes hold parts of it, all processes must call this function together."""
-    whole = not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
 
 

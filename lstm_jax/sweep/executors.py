@@ -103,7 +103,7 @@ def processes(work: Work) -> Outcomes:
     shares = [cores[number::workers] or cores for number in range(workers)]
     ended, count = threading.Event(), len(work.missing)
 
-    def run_on_a_share(config: Any):
+    def run_on_a_share(config: Any) -> Row:
         share = shares.pop()
         try:
             return _in_process(work.function, config, share, ended)
@@ -124,7 +124,7 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
         return
 
-    def interrupt(*_: Any):
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt("SIGTERM")
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -132,7 +132,7 @@ def run_missing(
     missing = {key: item for key, item in wanted.items() if key not in done}
     failed = 0
 
-    def outcomes():
+    def outcomes() -> Outcomes:
         nonlocal failed
         with closing(in_threads(measure, missing, workers)) as ended:
             for key, future in ended:

@@ -5,18 +5,15 @@ order is a new random permutation, unless the examples define another order.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from numpy import ndarray
 
-from lstm_jax.bounds import frozen
-
-AnyArray = Array | ndarray
+AnyArray = jax.Array | np.ndarray
 
 
 class Order(NamedTuple):
@@ -56,7 +53,7 @@ def _order(xp, rows, count: int, first: int = 0) -> Order:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def epoch_order(key: Array, count: int, batch_size: int) -> Order:
+def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples."""
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
@@ -69,7 +66,7 @@ def take_rows(arrays: Any, numbers: Any) -> Any:
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
 
-@frozen
+@dataclass(frozen=True)
 class Examples:
     """Training examples: arrays that hold the examples, and functions that select batches and determine their order.
 
@@ -84,15 +81,15 @@ class Examples:
     gather: Gather = take_rows
     """If the examples are on the devices, it is compiled as a part of the training step. If the batches are read on the host, it is called
     with NumPy arrays."""
-    order: Callable[[Array, int, int], Order] = epoch_order
+    order: Callable[[jax.Array, int, int], Order] = epoch_order
     """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
     stream: bool = False
     """Whether the examples stay on the host, because they may be larger than the memory of a device or of the host."""
-    plans: Callable[[Array, int, int], Plan] | None = None
+    plans: Callable[[jax.Array, int, int], Plan] | None = None
     """Function plans(key, count, batch size) that returns the order of an epoch in parts, for examples whose order is too large for the
     memory. If None, `order` is used."""
 
-    def plan(self, key: Array, batch_size: int) -> Plan:
+    def plan(self, key: jax.Array, batch_size: int) -> Plan:
         """Return a function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch."""
         if self.plans is not None:
             return self.plans(key, self.count, batch_size)
@@ -111,7 +108,7 @@ WINDOW = 256
 """Number of shuffled blocks in a window, whose examples are permuted together; see `shuffled`."""
 
 
-def shuffled(key: Array, count: int, batch_size: int) -> Plan:
+def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
     """Return a function that computes any part of a random order of `count` examples, for an order that is too large for the memory."""
     import grain
 
@@ -143,7 +140,7 @@ def shuffled(key: Array, count: int, batch_size: int) -> Plan:
     return plan
 
 
-def streams(key: Array, count: int, batch_size: int, length: int) -> Plan:
+def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
     """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 

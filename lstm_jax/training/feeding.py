@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array, lax
 from jax.sharding import Mesh
 
 from lstm_jax.runtime import processes, sharding
@@ -36,7 +35,7 @@ class OnDevices:
         self.examples, self.batch_size, self.everywhere = examples, batch_size, sharding.replicated(mesh)
         self.arrays, self.gather = sharding.put(examples.arrays, self.everywhere), examples.gather
 
-    def begin(self, key: Array, step: int) -> None:
+    def begin(self, key: jax.Array, step: int) -> None:
         """Begin to read an epoch at `step`, which is not 0 if a run is resumed within an epoch. `key` gives the order of the examples."""
         self.order = sharding.put(self.examples.order(key, self.examples.count, self.batch_size), self.everywhere)
 
@@ -52,9 +51,9 @@ class OnDevices:
         """Place the arrays for the chunk of steps that begins at `step` on the devices, unless they are there already."""
 
 
-def take_batch(batches, number: Array):
+def take_batch(batches, number: jax.Array):
     """Return the batch with the index `number` from a pytree of arrays (S, B, ...), which hold S batches of B examples each."""
-    return jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
+    return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
 
 
 class FromHost:
@@ -74,7 +73,7 @@ class FromHost:
         size = max(1, min(FED_STEPS, self.steps, FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))))
         (self.size,) = processes.largest(size)
 
-    def begin(self, key: Array, step: int) -> None:
+    def begin(self, key: jax.Array, step: int) -> None:
         import grain
 
         orders = self.examples.plan(key, self.batch_size)

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax import Array
 from jax.sharding import Mesh
-from numpy import ndarray
 from rich.console import Console
 
 from lstm_jax.bounds import as_tuple
@@ -114,7 +113,7 @@ def fit(
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
     require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
     remedy = "give a sequence of arrays, such as (x, y)"
-    require(not isinstance(arrays, Array | ndarray | dict), "arrays", type(arrays).__name__, remedy)
+    require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
     kinds, given = (jnp.number, jnp.bool_, jax.dtypes.extended), []
     for array in as_tuple("arrays", arrays, remedy):
         given.append(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example"))
@@ -174,7 +173,7 @@ def _mean_loss(loss_fn: Callable, parts: Parts) -> Objective:
     return objective
 
 
-def _reseeded(variables, key: Array):
+def _reseeded(variables, key: jax.Array):
     """Return the variables of a module's random streams with new keys, derived from `key`, and with all counters set to 0."""
 
     def fresh(number, var):

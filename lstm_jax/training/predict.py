@@ -6,16 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh
-from numpy import ndarray
 
 from lstm_jax.runtime import processes, sharding
 
 
 def make_predict(
     forward: Callable, mesh: Mesh, batch_size: int = 512, prepare: Callable = lambda params, count: params
-) -> Callable[[Any, Any], ndarray]:
+) -> Callable[[Any, Any], np.ndarray]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
     `rows` is a pytree of arrays (N, ...). The result is one NumPy array, whose row n is the prediction for row n. 64-bit ints in `rows` are
@@ -34,7 +32,7 @@ def make_predict(
     def compiled(params, batches):
         leaf = jax.tree.leaves(batches)[0]
         ready = prepare(params, leaf.shape[0] * leaf.shape[1])
-        return lax.map(lambda batch: forward(ready, batch), batches)
+        return jax.lax.map(lambda batch: forward(ready, batch), batches)
 
     def predict(params, rows):
         count = jax.tree.leaves(rows)[0].shape[0]

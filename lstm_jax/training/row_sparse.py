@@ -9,25 +9,24 @@ If the compiled code is not available, the row-sparse update is computed in JAX 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native
-from lstm_jax.bounds import frozen
 from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.runtime import sharding
 
-Advance = Callable[[Any], tuple[Any, Array, Array]]
+Advance = Callable[[Any], tuple[Any, jax.Array, jax.Array]]
 """Function from the state of Adam to three values: the number of the next step, counted from 1, the learning rate of that step multiplied
 by the bias correction, and the small number in the denominator of that step."""
 
 
-Number = float | Array
+Number = float | jax.Array
 
 
 class Lag(NamedTuple):
@@ -36,13 +35,13 @@ class Lag(NamedTuple):
     In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps count as an epoch.
     """
 
-    scales: Array
+    scales: jax.Array
     """(S,): learning rate of each step of the epoch, multiplied by the bias correction of Adam."""
-    eps: Array
+    eps: jax.Array
     """(S,): small number in the denominator of each step of the epoch."""
-    at: Array
+    at: jax.Array
     """int32 (): index of the next step in the epoch, counted from 0."""
-    done: Array
+    done: jax.Array
     """int32 (V,): number of steps of the epoch that each row has taken."""
 
 
@@ -63,7 +62,7 @@ def adam_step(rates: Rates, m, v, g, scale, eps):
     return -scale * m / (jnp.sqrt(v) + eps), m, v
 
 
-@frozen
+@dataclass(frozen=True)
 class RowOptimizer:
     """Adam with a dense and a row-sparse update. Both use the state that `init` returns.
 
@@ -92,7 +91,7 @@ class RowOptimizer:
         """Compute a dense update, as the `update` of an optax transformation does."""
         return optax.with_extra_args_support(self.dense).update(updates, state, params, **extra)
 
-    def begin(self, table: Array, state, steps: int, at=0, behind=0) -> Lag:
+    def begin(self, table: jax.Array, state, steps: int, at=0, behind=0) -> Lag:
         """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""
         at, own = jnp.asarray(at, jnp.int32), self._own(state)
         counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
@@ -145,7 +144,7 @@ def row_sparse(table: str, optimizer, params) -> bool:
     return serves and not native.why_not()
 
 
-@frozen
+@dataclass(frozen=True)
 class _Rows(Operation):
     """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`.
 
@@ -185,11 +184,11 @@ class _Rows(Operation):
         return table + step, m, v, jnp.full_like(lag.done, lag.at + 1)
 
 
-def _table_spec(table: Array, name: str) -> PartitionSpec:
+def _table_spec(table: jax.Array, name: str) -> PartitionSpec:
     return sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table)
 
 
-def summed_rows(ids: Array, rows: Array, table: Array, name: str) -> Array:
+def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
     """Add up the gradients that belong to the same row of the table, and return the sums."""
     if _table_spec(table, name):
         rows = sharding.rows_to_columns(rows)

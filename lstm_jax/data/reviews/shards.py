@@ -10,14 +10,13 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import frozen
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
 from lstm_jax.data.reviews.tables import table_reviews
@@ -99,7 +98,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     words, counts, movies = {}, Counter(), {}
     columns = {"lengths": array("i"), "labels": array("i"), "groups": array("i"), "hashes": array("Q")}
 
-    def write_ids(file: IO[bytes]):
+    def write_ids(file: IO[bytes]) -> None:
         for review in table_reviews(Path(part["path"]), part["text_column"], part["label_column"], limited=False):
             tokens = tokenize(review.text)
             counts.update(tokens)
@@ -121,7 +120,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     }
 
 
-@frozen
+@dataclass(frozen=True)
 class ShardedSplit(Rows):
     """N encoded reviews whose word ids stay in memory-mapped files.
 
@@ -151,7 +150,7 @@ class ShardedSplit(Rows):
             yield self.in_memory(slice(begin, begin + BLOCK))
 
 
-@frozen
+@dataclass(frozen=True)
 class PaddedReviews:
     """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from memory-mapped files.
 
@@ -186,7 +185,7 @@ class PaddedReviews:
             yield block.padded(self.maxlen, self.padding, self.truncating)
 
 
-@frozen
+@dataclass(frozen=True)
 class ShardedReviews:
     """Data set of encoded reviews. Their ids stay in memory-mapped files (shards), while `EncodedReviews` has the ids in memory."""
 

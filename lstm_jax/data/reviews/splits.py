@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import frozen
 from lstm_jax.data.padding import joined_rows, pad_rows
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
@@ -53,7 +53,7 @@ class Rows:
         return content_hashes(self.row(number).data for number in range(len(self))) if self.digests is None else self.digests
 
 
-@frozen
+@dataclass(frozen=True)
 class EncodedSplit(Rows):
     """N encoded reviews, whose ids are concatenated in one array."""
 
@@ -87,7 +87,7 @@ class EncodedSplit(Rows):
         yield self
 
 
-@frozen
+@dataclass(frozen=True)
 class EncodedReviews:
     """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the source and the options."""
 
