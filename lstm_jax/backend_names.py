@@ -6,7 +6,7 @@ Importing this module does not import JAX.
 import importlib
 from typing import Any
 
-from lstm_jax.errors import require
+from lstm_jax.errors import check_choice
 
 AUTO = "auto"
 """Backend name in a config that lets `lstm_jax.recurrence.resolve_backend` choose the backend."""
@@ -18,7 +18,7 @@ def check_backend(name: Any) -> None:
     """Check that a backend name in a config is valid."""
     if name != AUTO:
         known = importlib.import_module("lstm_jax.recurrence").BACKENDS
-        require(isinstance(name, str) and name in known, "backend", name, f"give one of {', '.join((AUTO, *known))}")
+        check_choice("backend", name, (AUTO, *known))
 
 
 def with_current_names(raw: Any) -> Any:

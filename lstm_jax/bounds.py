@@ -7,15 +7,22 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
 from lstm_jax.errors import InputError, require
 
+Class = TypeVar("Class", bound=type)
 MOST = 2**31 - 1
 """Largest allowed count: the largest int32, since JAX counts in int32."""
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def frozen(cls: Class) -> Class:
+    """Make a class a dataclass whose instances cannot be changed."""
+    return dataclass(frozen=True)(cls)
+
+
+@frozen
 class Bounds:
     """Bounds of a number: the smallest allowed value `low` and the largest allowed value `high`, and advice for error messages."""
 

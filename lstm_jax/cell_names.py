@@ -10,14 +10,14 @@ line and the benchmark processes find the cells that the modules register.
 import functools
 import importlib
 import os
-from dataclasses import dataclass
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError
 
 MODULES = "LSTM_JAX_CELLS"
 
 
-@dataclass(frozen=True)
+@frozen
 class CellTraits:
     """Properties of a recurrent cell that configs check.
 

@@ -14,11 +14,10 @@ LSTM with a recurrent projection, the masks of the output h have P columns inste
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +25,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax import native
-from lstm_jax.bounds import Share, check_number
-from lstm_jax.errors import require
+from lstm_jax.bounds import Share, check_number, checked, frozen
 from lstm_jax.primitives.operation import Operation, Vmapped, apply
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import GATES
@@ -63,12 +61,6 @@ def check_rate(name: str, rate: float) -> float:
     return check_number(name, rate, Share)
 
 
-def check_mask_kind(kind: str) -> MaskKind:
-    """Return a kind of dropout masks, or raise an `InputError` if it is not in `MaskKind`."""
-    require(kind in get_args(MaskKind), "dropout_masks", kind, "give keras, per_gate or variational")
-    return kind  # pyright: ignore[reportReturnType]
-
-
 def draw_mask(key: Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Return a mask of inverted dropout: each entry is 0 with probability `rate`, else 1 / (1 - rate).
 
@@ -94,7 +86,7 @@ def _can_compile(key: Array, dtype) -> bool:
     return bool(same_bits and key_type and sharding.devices() == 1 and not native.why_not())
 
 
-@dataclass(frozen=True)
+@frozen
 class _DrawMask(Operation):
     """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key, on `platforms` by the C++ library."""
 
@@ -144,29 +136,10 @@ def draw_masks(
     Raises:
         InputError: if a rate is not in [0, 1), or `kind` has another value.
     """
-    per_gate = check_mask_kind(kind) == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
+    per_gate = checked("dropout_masks", kind, MaskKind) == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()
     input_key, recurrent_key = jax.random.split(key)
     return DropoutMasks(
         draw_mask(input_key, dropout, (*lead, batch, features), dtype) if dropout else None,
         draw_mask(recurrent_key, recurrent_dropout, (*lead, batch, units), dtype) if recurrent_dropout else None,
     )
-
-
-def draw_zoneout(key: Array, rates: Mapping[str, float], steps: int, batch: int, sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, size).
-
-    A unit keeps its previous value where the mask is True. Each entry of the mask is True with a probability equal to the zoneout rate.
-    `rates` and `sizes` give the rate of each state array, "h" or "c", and its number of columns. An array with the rate 0 gets no mask.
-    """
-    keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
-    shapes = {name: (steps, batch, sizes[name]) for name, rate in rates.items() if rate}
-    return {name: jax.random.bernoulli(keys[name], check_rate("zoneout", rates[name]), shape) for name, shape in shapes.items()}
-
-
-def mean_zoneout(rates: Mapping[str, float], dtype=jnp.float32) -> dict[str, Array]:
-    """Return the expected values of the zoneout masks, which replace them in evaluation: a dict from "h" or "c" to a float array ().
-
-    The expected value of a mask is its zoneout rate. A state array with the rate 0 is left out.
-    """
-    return {name: jnp.asarray(check_rate("zoneout", rate), dtype) for name, rate in rates.items() if rate}

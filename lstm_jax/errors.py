@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 RESTART = 75
@@ -74,3 +74,8 @@ def require(condition: object, subject: str, value: object, remedy: str) -> None
     """Raise `InputError(subject, value, remedy)` if `condition` is false."""
     if not condition:
         raise InputError(subject, value, remedy)
+
+
+def check_choice(subject: str, value: object, choices: Collection[str], other: str = "") -> None:
+    """Raise an `InputError` unless `value` is one of some names. `other` says in the message what may be given in their place."""
+    require(isinstance(value, str) and value in choices, subject, value, f"give {other}one of {', '.join(choices)}")

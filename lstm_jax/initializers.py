@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import initializers as plain
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.shapes import GATES
 
 Initializer = Callable[..., Array]
@@ -25,7 +25,7 @@ def _scaled(name: str) -> Initializer:
     """
     matrix, vector = getattr(plain, name)(), getattr(plain, name.replace("glorot", "lecun"))()
 
-    def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32):
         return vector(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
 
     return draw
@@ -60,10 +60,9 @@ def uniform_embedding(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> 
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
 
-def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> Array:
-    """Return the initial bias of an LSTM, an array (4 * units,) of zeros. If `unit_forget_bias` is true, the forget gate gets ones."""
-    bias = jnp.zeros((GATES, units), dtype)
-    return (bias.at[1].set(1) if unit_forget_bias else bias).reshape(-1)
+def lstm_bias(units: int, dtype=jnp.float32) -> Array:
+    """Return the initial bias of an LSTM, an array (4 * units,) with ones for the forget gate and zeros for the other gates."""
+    return jnp.zeros((GATES, units), dtype).at[1].set(1).reshape(-1)
 
 
 NAMES: dict[str, Initializer] = {
@@ -94,7 +93,7 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
     """
     if isinstance(which, str):
         name = _ALIASES.get(which, which)
-        require(name in NAMES, argument, which, f"give a function (key, shape, dtype), or one of {', '.join(NAMES)}")
+        check_choice(argument, name, NAMES, "a function (key, shape, dtype), or ")
         return NAMES[name]
     require(callable(which), argument, type(which).__name__, "give a name, or a function (key, shape, dtype) -> array")
     return which

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy import ndarray
 
-from lstm_jax.bounds import Count, as_tuple, check_number
+from lstm_jax.bounds import MOST, Count, as_tuple, check_number
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 
@@ -33,9 +34,9 @@ class Packed(NamedTuple):
             steps.
     """
 
-    x: np.ndarray
-    segment_ids: np.ndarray
-    where: np.ndarray
+    x: ndarray
+    segment_ids: ndarray
+    where: ndarray
 
 
 class PackedPlaces(NamedTuple):
@@ -84,21 +85,30 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
     return Packed(x, make_segment_ids(where, rows, length), where)
 
 
-def _as_array(name: str, sequence) -> np.ndarray:
+def _as_array(name: str, sequence) -> ndarray:
     with parsing(name, "give an array whose first axis is time"):
         return np.asarray(sequence)
 
 
-def _whole(name: str, numbers) -> np.ndarray:
+def _whole(name: str, numbers) -> ndarray:
     """Return numbers of steps as an int64 array (N,)."""
     array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
     require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
-    for wrong in array[~((array >= 0) & np.isfinite(array) & (array == np.floor(array)))][:1]:
+    for wrong in array[~((array >= 0) & (array <= MOST) & (array == np.floor(array)))][:1]:
         raise InputError(name, wrong, remedy)
     return array.astype(np.int64)
 
 
-def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
+def _lengths(lengths, least: int, most: int) -> ndarray:
+    """Return the lengths of sequences as an int64 array (N,), after checking that they lie between two bounds."""
+    lengths = _whole("lengths", lengths)
+    for n in np.flatnonzero((lengths < least) | (lengths > most))[:1]:
+        remedy = "leave it out" if lengths[n] < least else f"the longest may have {most}: give a larger number, or cut the sequence"
+        raise InputError(f"sequence {n}", f"{lengths[n]} steps", remedy)
+    return lengths
+
+
+def assign_rows(lengths: ndarray, length: int) -> ndarray:
     """Choose a row, and a first step in this row, for each of N sequences, so that few rows are needed.
 
     The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing", a heuristic).
@@ -111,11 +121,8 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     Raises:
         InputError: if a sequence is empty or longer than `length`, or if a length is no whole number.
     """
-    lengths, length = _whole("lengths", lengths), check_number("length", length, Count)
-    for n in np.flatnonzero(lengths < 1)[:1]:
-        raise InputError(f"sequence {n}", "empty", "leave it out")
-    for n in np.flatnonzero(lengths > length)[:1]:
-        raise InputError(f"sequence {n}", f"{lengths[n]} steps", f"a row has {length}: give longer rows, or cut the sequence")
+    length = check_number("length", length, Count)
+    lengths = _lengths(lengths, 1, length)
     where = np.zeros((len(lengths), 3), np.int32)
     room: list[tuple[int, int]] = []  # (free steps, row), in ascending order
     rows = 0
@@ -132,7 +139,7 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     return where
 
 
-def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
+def make_segment_ids(where: ndarray, rows: int, length: int) -> ndarray:
     """Return the segment ids of packed sequences, an int32 array (rows, length).
 
     `where` and the ids are as in `Packed`.
@@ -143,7 +150,7 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
     return ids
 
 
-def unpack(outputs, where: np.ndarray) -> list[np.ndarray]:
+def unpack(outputs, where: ndarray) -> list[ndarray]:
     """Return the outputs of each of N packed sequences, as a list of N arrays (T_n, ...) in the order of `where`.
 
     The outputs must be in the order of time. Reverse the outputs of a layer with `go_backwards=True` before the call, unless the layer has
@@ -169,22 +176,23 @@ def last_outputs(outputs: Array, where) -> Array:
     reads in reverse, such as the backward layer of a `Bidirectional`, take the outputs of the first step instead, at which it has read the
     whole sequence: `outputs[where[:, 0], where[:, 1]]`.
     """
-    if isinstance(where, np.ndarray):
+    if isinstance(where, ndarray):
         _check_fits(outputs.shape, where)
     where = jnp.asarray(where)
     return outputs[where[:, 0], where[:, 1] + where[:, 2] - 1]
 
 
-def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
+def _check_fits(shape: tuple[int, ...], where: ndarray) -> None:
     require(where.ndim == 2 and where.shape[1] == 3, "where", where.shape, "give the array (N, 3) of `pack`")
-    wrong = where[(where < (0, 0, 1)).any(1)]
+    row, start, steps = where.T
+    wrong = where[(row < 0) | (start < 0) | (steps < 1)]
     require(not len(wrong), "where", wrong[:1].tolist(), "give rows and steps of 0 or more, and lengths of 1 or more")
-    needed = (int(where[:, 0].max(initial=-1)) + 1, int((where[:, 1] + where[:, 2]).max(initial=0)))
-    fits = len(shape) >= 2 and shape[0] >= needed[0] and shape[1] >= needed[1]
-    require(fits, "outputs", shape, f"`where` names {needed[0]} rows of {needed[1]} steps: give outputs (R, L, ...) of all steps")
+    fits = len(shape) >= 2 and not (row >= shape[0]).any() and not (start + steps > shape[1]).any()
+    remedy = f"`where` names {row.max(initial=-1) + 1} rows of {(start + steps).max(initial=0)} steps: give outputs (R, L, ...)"
+    require(fits, "outputs", shape, remedy)
 
 
-def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+def buckets(lengths: ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, ndarray]]:
     """Divide N sequences into batches, so that the sequences of a batch have similar lengths, and yield the batches in random order.
 
     Each sequence belongs to the smallest width that is at least its length. With `widths` (64, 128), for example, a sequence of 70 steps
@@ -206,11 +214,9 @@ def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: i
         InputError: if `batch_size` is no int of at least 1, no width is given, or a length is no whole number, below 0 or above all widths.
     """
     batch_size = check_number("batch_size", batch_size, Count)
-    lengths, ordered = _whole("lengths", lengths), np.sort(_whole("widths", widths))
+    ordered = np.sort(_whole("widths", widths))
     require(len(ordered) >= 1, "widths", "none", "give one or more")
-    for n in np.flatnonzero(lengths > ordered[-1])[:1]:
-        remedy = f"the largest width is {ordered[-1]}: give a larger one, or cut the sequence"
-        raise InputError(f"sequence {n}", f"{lengths[n]} steps", remedy)
+    lengths = _lengths(lengths, 0, int(ordered[-1]))
     rng = np.random.default_rng(seed)
     found = np.searchsorted(ordered, lengths)
     batches = []

@@ -28,11 +28,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Integer
+from numpy import ndarray
 
-from lstm_jax.bounds import Count, CountOrNone, Temperature, TopP, check_number
+from lstm_jax.bounds import Count, CountOrNone, Temperature, TopP, check_number, checked
 from lstm_jax.errors import require
 from lstm_jax.recurrence import clipped_int32, of_kinds
 from lstm_jax.runtime import sharding
@@ -40,7 +42,7 @@ from lstm_jax.runtime import sharding
 Mode = Literal["carried", "window"]
 Method = Literal["likeliest", "some", "all"]
 Logits = Float[Array, "B V"]
-Prompts = Integer[Array | np.ndarray, "B P"]
+Prompts = Integer[Array | ndarray, "B P"]
 
 FEW = 256
 """Largest vocabulary size for which cumulative sums are computed as a matrix product."""
@@ -80,12 +82,6 @@ class Rules(NamedTuple):
     top_p: Array
     """float32 (): a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is
     at least this value (nucleus sampling, Holtzman et al. 2020). If 1, no character is excluded."""
-
-
-def check_mode(mode: Mode) -> Mode:
-    """Return `mode`, or raise an `InputError` if it is neither "carried" nor "window"."""
-    require(mode in ("carried", "window"), "mode", mode, "give carried or window")
-    return mode
 
 
 def check_ids(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
@@ -137,14 +133,12 @@ def allowed_logits(logits: Logits, rules: Rules) -> Logits:
     """
     scaled = logits.astype(jnp.float32) / rules.temperature
     # logits are compared, not log-probabilities, whose rounding makes different characters equal at a high temperature
-    ordered, size = jnp.sort(scaled, axis=-1, descending=True), scaled.shape[-1]
-    count = jnp.where(rules.top_k == 0, size, jnp.minimum(rules.top_k, size))
-    kth = jnp.take(ordered, count - 1, axis=-1)[:, None]
+    ordered, rank = jnp.sort(scaled, axis=-1, descending=True), jnp.arange(scaled.shape[-1])[None]
     p = jax.nn.softmax(ordered)
     before = jnp.cumsum(p, axis=-1) - p  # probability of all likelier characters; rounding lets it reach 1
-    kept = jnp.where((before < rules.top_p) | (rules.top_p >= 1), ordered, jnp.inf)
-    smallest = jnp.minimum(kept.min(axis=-1, keepdims=True), ordered[:, :1])
-    bound = jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape)
+    likely = (before < rules.top_p) | (rules.top_p >= 1) | (rank == 0)  # the smallest top-p is 0 in float32
+    kept = likely & ((rank < rules.top_k) | (rules.top_k == 0))
+    bound = jnp.where(kept, ordered, jnp.inf).min(axis=-1, keepdims=True)
     return jnp.where(scaled >= bound, jax.nn.log_softmax(scaled), -jnp.inf)
 
 
@@ -161,7 +155,7 @@ def draw(uniform: Float[Array, "B"], logits: Logits, rules: Rules, method: Metho
     weights = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
     size = weights.shape[-1]
     if size <= FEW:
-        reached = jnp.matmul(weights, jnp.triu(jnp.ones((size, size), weights.dtype)), precision=jax.lax.Precision.HIGHEST)
+        reached = jnp.matmul(weights, jnp.triu(jnp.ones((size, size), weights.dtype)), precision=lax.Precision.HIGHEST)
     else:
         reached = jnp.cumsum(weights, axis=-1)
     below = reached <= uniform[:, None] * reached[:, -1:]
@@ -191,24 +185,24 @@ class Sampler:
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
-        mode, length = check_mode(mode), check_number("length", length, Count)
+        mode, length = checked("mode", mode, Mode), check_number("length", length, Count)
         self.vocabulary, self.mode, self.length, self.mesh = vocabulary, mode, length, mesh
         windows = length if mode == "window" else 1
 
-        def first_logits(model, state, batch):
+        def read(model, batch, ids, **options):
+            """Return the logits and the state of the model after it has read ids."""
+            _, state = model.hidden(ids, deterministic=True, **options)
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
-            return model.logits(sharding.constrain(oldest, 0))
+            return model.logits(sharding.constrain(oldest, 0)), state
 
         @jax.jit
         def start(params, key, ids, valid):
-            model = rebuild(params)
             batch = ids.shape[0]
             if mode == "window":  # window n of a text skips the first n characters
                 opened = jnp.arange(length)[None, :, None] <= jnp.arange(length)[None, None, :]
                 valid = (valid[:, None, :] & opened).reshape(batch * length, length)
                 ids = jnp.repeat(ids, length, axis=0)
-            _, state = model.hidden(sharding.constrain(ids, 0), mask=valid, deterministic=True)
-            return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
+            return Drawing(key, jnp.zeros((), jnp.int32), *read(rebuild(params), batch, sharding.constrain(ids, 0), mask=valid))
 
         def shifted(part, initial):
             rows = part.reshape(-1, length, part.shape[-1])
@@ -231,10 +225,10 @@ class Sampler:
             def draw_one(drawing: Drawing, uniform):
                 drawn = draw(uniform, drawing.logits, rules, method)
                 state = jax.tree.map(shifted, drawing.state, model.initial_state(1)) if mode == "window" else drawing.state
-                _, state = model.hidden(jnp.repeat(drawn, windows)[:, None], state=state, deterministic=True)
-                return Drawing(drawing.key, drawing.drawn + 1, first_logits(model, state, len(drawn)), state), drawn
+                after = read(model, len(drawn), jnp.repeat(drawn, windows)[:, None], state=state)
+                return Drawing(drawing.key, drawing.drawn + 1, *after), drawn
 
-            drawing, drawn = jax.lax.scan(draw_one, drawing, sharding.constrain(uniform, 1))
+            drawing, drawn = lax.scan(draw_one, drawing, sharding.constrain(uniform, 1))
             return drawing, drawn.T
 
         self._start, self._repeat, self._advance = start, repeat, advance
@@ -259,16 +253,14 @@ class Sampler:
                 `samples` is not an int of at least 1, or is above 1 although there are several prompts.
         """
         samples, prompt = check_number("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
-        require(len(prompt) >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
-        fits = samples == 1 or len(prompt) == 1
-        require(fits, "samples", f"{samples} of {len(prompt)} prompts", "give one prompt, or one sample of each")
-        prompt = jnp.asarray(prompt, jnp.int32)
-        # prompts are padded at the front, so that prompts of different lengths need only a few compilations
-        room = self.length if self.mode == "window" else 1 << max(0, prompt.shape[1] - 1).bit_length()
-        prompt = prompt[:, max(0, prompt.shape[1] - room) :]
         batch, size = prompt.shape
-        ids = jnp.concatenate([jnp.zeros((batch, room - size), jnp.int32), prompt], axis=1)
-        valid = jnp.broadcast_to(jnp.arange(room) >= room - size, ids.shape)
+        require(batch >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
+        require(1 in (samples, batch), "samples", f"{samples} of {batch} prompts", "give one prompt, or one sample of each")
+        # prompts are padded at the front, so that prompts of different lengths need only a few compilations
+        room = self.length if self.mode == "window" else 1 << max(0, size - 1).bit_length()
+        missing = max(0, room - size)
+        ids = jnp.pad(jnp.asarray(prompt, jnp.int32), ((0, 0), (missing, 0)))[:, -room:]
+        valid = jnp.broadcast_to(jnp.arange(room) >= missing, ids.shape)
         with self._devices(batch):
             drawing = self._start(params, key, ids, valid)
         if samples == 1:

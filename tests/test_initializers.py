@@ -37,7 +37,6 @@ def test_orthogonal(keras, peer_rules, shape: tuple[int, int]) -> None:
 
 def test_lstm_bias() -> None:
     np.testing.assert_array_equal(initializers.lstm_bias(3), [0] * 3 + [1] * 3 + [0] * 6)
-    np.testing.assert_array_equal(initializers.lstm_bias(3, unit_forget_bias=False), [0] * 12)
     assert initializers.lstm_bias(3, jnp.bfloat16).dtype == jnp.bfloat16
 
 

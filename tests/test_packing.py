@@ -63,13 +63,13 @@ def test_buckets_hold_every_sequence_once():
 
 REFUSED = {
     "sequences: none; give one or more": lambda: pack([], 5),
-    "sequence 1: empty; leave it out": lambda: pack([np.ones(2), np.ones(0)], 5),
-    "sequence 0: 6 steps; a row has 5: give longer rows, or cut the sequence": lambda: pack([np.ones(6)], 5),
+    "sequence 1: 0 steps; leave it out": lambda: pack([np.ones(2), np.ones(0)], 5),
+    "sequence 0: 6 steps; the longest may have 5": lambda: pack([np.ones(6)], 5),
     "sequence 1: steps of shape (3,) and dtype float64; sequence 0": lambda: pack([np.ones((2, 2)), np.ones((2, 3))], 5),
     "sequence 0: a single number; give an array": lambda: pack([3], 5),
     "outputs: (1, 3, 2); `where` names 1 rows of 4 steps": lambda: unpack(np.ones((1, 3, 2)), np.array([[0, 0, 4]])),
     "where: (3,); give the array (N, 3) of `pack`": lambda: last_outputs(jnp.ones((1, 3)), np.array([0, 0, 4])),
-    "sequence 1: 9 steps; the largest width is 4": lambda: list(buckets(np.array([1, 9]), 2, (4,))),
+    "sequence 1: 9 steps; the longest may have 4": lambda: list(buckets(np.array([1, 9]), 2, (4,))),
     "widths: none; give one or more": lambda: list(buckets(np.array([1, 9]), 2, ())),
     "sequences: 3; give a list of arrays": lambda: pack(3, 4),
     "where: [[0, 0, 0]]; give rows and steps of 0 or more": lambda: last_outputs(jnp.ones((1, 3, 2)), np.array([[0, 0, 0]])),

@@ -18,7 +18,7 @@ from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
-from lstm_jax.errors import require
+from lstm_jax.errors import check_choice, require
 
 _ROWS = (lstm.CELL, gru.CELL, gru.RESET_BEFORE, simple_rnn.CELL, layernorm_lstm.CELL, *lstm_variants.CELLS, *min_rnns.CELLS)
 CELLS = {cell.name: cell for cell in _ROWS}
@@ -47,7 +47,7 @@ def find_cell(cell: str | Cell) -> Cell:
     """
     if isinstance(cell, str):
         import_cells()
-        require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}")
+        check_choice("cell", cell, CELLS)
         return CELLS[cell]
     if not (isinstance(cell, Cell) and cell in BUILT_IN):
         check_cell(cell)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.bounds import is_a
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 
 Activation = Callable[[Array], Array]
 
@@ -87,7 +87,7 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
     if which is None:
         return linear
     if isinstance(which, str):
-        require(which in ACTIVATIONS, argument, which, f"give a function, or one of {', '.join(ACTIVATIONS)}")
+        check_choice(argument, which, ACTIVATIONS, "a function, or ")
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
     require(not is_a(which, "flax", "Module"), argument, type(which).__name__, "its parameters would not be trained: give a function")
@@ -100,10 +100,9 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         found = jax.eval_shape(which, x)
     except Exception as error:  # the user's function may raise anything
         raise InputError(argument, f"{type(error).__name__}: {error}", "give a function that maps (B, H) to (B, H)") from error
-    given = (getattr(found, "shape", None), getattr(found, "dtype", None))
-    require(
-        given == (x.shape, x.dtype), argument, f"maps (2, 6) float32 to {given[0]} {given[1]}", "give a function that keeps shape and type"
-    )
+    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+    fits = shape == x.shape and dtype == x.dtype
+    require(fits, argument, f"maps (2, 6) float32 to {shape} {dtype}", "give a function that keeps shape and type")
     return which
 
 

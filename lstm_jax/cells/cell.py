@@ -4,7 +4,7 @@ B is the batch size, T the number of steps, E the number of input features and H
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax import initializers
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import products
 from lstm_jax.errors import InputError, require
 
@@ -20,7 +21,7 @@ _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
 Params = TypeVar("Params")
 
 
-@dataclass(frozen=True)
+@frozen
 class Cell:
     """Description of a recurrent cell: its number of gates, the class of its parameters and its pure functions.
 

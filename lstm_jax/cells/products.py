@@ -87,6 +87,11 @@ def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Ar
     return jnp.concatenate(gates, axis=-1)
 
 
+def is_ids(x) -> bool:
+    """Return whether inputs are int ids, which stand for one-hot vectors, and not floats."""
+    return bool(jnp.issubdtype(x.dtype, jnp.integer))
+
+
 def is_per_gate(mask) -> bool:
     """Return whether a dropout mask contains one mask per gate: whether its shape is (gates, batch size, columns)."""
     return mask is not None and mask.ndim == 3
@@ -108,7 +113,7 @@ def multiplied(kernel: Array, x: Steps, mask: Mask = None, compute_dtype=None) -
 
     For ids, the product is a lookup of rows of the kernel. `project` describes the other arguments and the error.
     """
-    if jnp.issubdtype(x.dtype, jnp.integer):
+    if is_ids(x):
         require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
         return jnp.take(kernel, x, axis=0)
     return masked_matmul(x, kernel, mask, compute_dtype)

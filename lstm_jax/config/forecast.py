@@ -1,14 +1,13 @@
 """Config of a forecasting run, with sections for the series, the model and the training."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from lstm_jax.bounds import Checked, Count, Part
+from lstm_jax.bounds import Checked, Count, Part, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
 from lstm_jax.errors import require
 
 
-@dataclass(frozen=True)
+@frozen
 class SeriesConfig(Checked):
     """Config of the time series: its source, its windows and its splits."""
 
@@ -37,7 +36,7 @@ class SeriesConfig(Checked):
         require(self.validation + self.test < 1, "test", self.test, f"with validation {self.validation} nothing is left to train on")
 
 
-@dataclass(frozen=True)
+@frozen
 class ForecastModelConfig(RecurrentConfig):
     """Config of the forecasting model: recurrent layers, then a dense layer for the mean and standard deviation of each forecast entry."""
 
@@ -45,7 +44,7 @@ class ForecastModelConfig(RecurrentConfig):
     """Number of units of each recurrent layer."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ForecastConfig(RunConfig):
     """Config of one run of the forecasting task: its series, model and training."""
 

@@ -1,14 +1,13 @@
 """Config of a text-generation run, with sections for the text, the model, the training and the sampled texts."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Checked, Count, CountOrNone, Drawn, Share, Temperature
+from lstm_jax.bounds import Checked, Count, CountOrNone, Drawn, Share, Temperature, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
 
 
-@dataclass(frozen=True)
+@frozen
 class GenerationModelConfig(RecurrentConfig):
     """Config of the character model: one-hot characters or an embedding, then recurrent layers, then a softmax over the characters."""
 
@@ -28,7 +27,7 @@ Clean = Literal["source", "source-cased", "lower", "none", "exact"]
 Unit = Literal["character", "byte"]
 
 
-@dataclass(frozen=True)
+@frozen
 class TextConfig(Checked):
     """Config of the text: its source, its cleaning and its windows."""
 
@@ -70,7 +69,7 @@ class TextConfig(Checked):
         require(not self.article_resets or self.regime == "stream", "article_resets", f"regime {self.regime}", remedy)
 
 
-@dataclass(frozen=True)
+@frozen
 class SampleConfig(Checked):
     """Config of the texts that are sampled from the model after each epoch."""
 
@@ -82,7 +81,7 @@ class SampleConfig(Checked):
     """Sampling temperatures. One text is sampled at each temperature. Temperature 0 always takes the likeliest character."""
 
 
-@dataclass(frozen=True)
+@frozen
 class GenerationConfig(RunConfig):
     """Config of one run of the text-generation task: its text, model, training and sampled texts."""
 

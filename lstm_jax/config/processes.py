@@ -1,16 +1,15 @@
 """Config with which one process joins a run of several processes. It is not a part of the run's config.json."""
 
 import os
-from dataclasses import dataclass
 
-from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex
+from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex, frozen
 from lstm_jax.errors import require
 
 MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
 """Environment variables of Slurm and of Open MPI: number of processes, index of this process. A batch script of Slurm lacks the third."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Processes(Checked):
     """Settings of one process in a run of several processes: address of process 0, number of processes, and index of this process."""
 

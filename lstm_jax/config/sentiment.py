@@ -1,14 +1,13 @@
 """Config of a sentiment run, with sections for the reviews, the model, the training and the pretraining."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Checked, Count, CountOrNone, Rate, RateOrNone, Share, Words
+from lstm_jax.bounds import Checked, Count, CountOrNone, Rate, RateOrNone, Share, Words, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
 
 
-@dataclass(frozen=True)
+@frozen
 class DataConfig(Checked):
     """Config of the reviews: their source, their vocabulary and their padding."""
 
@@ -46,12 +45,12 @@ class DataConfig(Checked):
     def __post_init__(self):
         super().__post_init__()
         if self.input == "stream":
-            require(bool(self.data) and not self.test_data, "data", self.data, "for input stream, give one folder of data shard-reviews")
+            require(self.data and not self.test_data, "data", self.data, "for input stream, give one folder of data shard-reviews")
             require(self.vocabulary == "frequency", "vocabulary", self.vocabulary, "for input stream, give frequency")
             require(not self.packed, "packed", self.packed, "for input stream, give 0")
 
 
-@dataclass(frozen=True)
+@frozen
 class SentimentModelConfig(RecurrentConfig):
     """Config of the sentiment model: an embedding, then recurrent layers, then a dense layer with one sigmoid output."""
 
@@ -80,7 +79,7 @@ class SentimentModelConfig(RecurrentConfig):
     """Skip padding (id 0). By default padding is read like a word, as in the Keras example imdb_lstm."""
 
 
-@dataclass(frozen=True)
+@frozen
 class PretrainingConfig(Checked):
     """Config of the pretraining of a sentiment model as a language model (Dai & Le 2015).
 
@@ -98,7 +97,7 @@ class PretrainingConfig(Checked):
     """Dropout rate of the input features and of the outputs of the language model's recurrent layer."""
 
 
-@dataclass(frozen=True)
+@frozen
 class SentimentConfig(RunConfig):
     """Config of one run of the sentiment task: its reviews, its model, its training, and the pretraining of the model."""
 

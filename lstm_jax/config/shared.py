@@ -5,11 +5,11 @@ of the dict. The dict of a config therefore equals the dict that an earlier vers
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from lstm_jax.backend_names import AUTO, check_backend
-from lstm_jax.bounds import MOST, Bounds, Checked, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share
+from lstm_jax.bounds import MOST, Bounds, Checked, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share, frozen
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.errors import require
 
@@ -43,7 +43,7 @@ def default(field: dataclasses.Field) -> Any:
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")
 
 
-@dataclass(frozen=True)
+@frozen
 class RecurrentConfig(Checked):
     """Config of the recurrent layers of a model. The config of each task's model is a subclass."""
 
@@ -90,7 +90,7 @@ class RecurrentConfig(Checked):
         require(self.remat == "none" or not zoned, "remat", self.remat, "segments have no zoneout: give none, or no zoneout")
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainConfig(Checked):
     """Config of the training: its length, its optimiser and its seed."""
 
@@ -134,7 +134,7 @@ class TrainConfig(Checked):
         require(self.schedule != "exponential" or final > 0, "final_learning_rate", final, "an exponential schedule ends above 0")
 
 
-@dataclass(frozen=True)
+@frozen
 class RunConfig:
     """Config of one training run: its data, its model and its training. Each task has a subclass."""
 

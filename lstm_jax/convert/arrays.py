@@ -8,11 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.bounds import as_tuple, is_a
 from lstm_jax.errors import InputError, require
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, ndarray]
 Params = Mapping[str, Any]  # weights that have not been checked yet
 Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
 Library = Literal["Keras", "PyTorch", "Flax", "ONNX"]
@@ -81,7 +82,7 @@ def check_cell(cell: Any, library: Library) -> None:
     require(isinstance(cell, str) and cell in names, "cell", cell, f"{library} has {', '.join(names)}")
 
 
-def to_numpy(name: str, value: object) -> np.ndarray:
+def to_numpy(name: str, value: object) -> ndarray:
     """Return a copy of an array of floats as a contiguous NumPy array of the same precision, in native byte order."""
     try:
         # NumPy cannot read a tensor that requires a gradient or is on a GPU, so every tensor is first detached and moved to the CPU.

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.bounds import as_tuple
 from lstm_jax.convert.arrays import (
@@ -64,7 +65,7 @@ from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
 FilePath = str | os.PathLike[str]
-Weights = list[np.ndarray]
+Weights = list[ndarray]
 """Arrays in the order of Keras' `get_weights()` and `set_weights`."""
 LAYER_BY_LAYER = (
     "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
@@ -377,7 +378,7 @@ def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
     active = [layer for layer in layers if layer["class_name"].lower() in (*RECURRENT, "embedding", "dense")]
     kinds = [layer["class_name"].lower() for layer in active]
     good = re.fullmatch(f"(embedding )?(({'|'.join(RECURRENT)}) )+dense", " ".join(kinds))
-    require(bool(good), subject, f"layers {', '.join(kinds)}", CHAIN)
+    require(good, subject, f"layers {', '.join(kinds)}", CHAIN)
     # Only a character model may predict at every step, with the same Dense layer.
     top = active[-2]["config"].get("layer", active[-2])["config"]  # that of the layer in a Bidirectional
     whole = model == SENTIMENT and top.get("return_sequences")
@@ -472,7 +473,7 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
     for array, values in arrays.items():
         cells.setdefault(array.rpartition("/vars/")[0], []).append(values)
 
-    def lstm(cell: str) -> Arrays:
+    def lstm(cell: str):
         return lstm_from_keras(cells.pop(cell, []), f"{cell}: ")
 
     embedding = embedding_from_keras(cells.pop("layers/embedding", [])) if "embedding" in names else None
@@ -555,7 +556,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int,
         return list(stacks)
 
     @cache
-    def orders(rest: tuple[str, ...], width: int) -> list[list[str]]:
+    def orders(rest: tuple[str, ...], width: int):
         """Return at most two possible orders of the layers that have no position in the model yet."""
         if not rest:
             return [[]] if width == outputs else []

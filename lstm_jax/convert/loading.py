@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import (
@@ -34,7 +35,7 @@ from lstm_jax.convert.keras import cell_from_keras
 from lstm_jax.convert.torch import layers_from_torch, plain_from_torch
 from lstm_jax.errors import require
 
-Pairs = list[tuple[Any, np.ndarray]]
+Pairs = list[tuple[Any, ndarray]]
 """List of pairs: a parameter of a layer, and the array with its new values."""
 
 
@@ -101,11 +102,11 @@ def _from_keras(layer: Any, own: Any, name: str, at: str) -> Arrays:
     """Return the weights of a recurrent Keras layer, after checking that our layer has its cell, its activations and its direction."""
     cell = next((cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)), "")
     remedy = f"give one of {', '.join(KERAS_CELLS)} and Bidirectional of Keras, or arrays that a function of lstm_jax.convert has converted"
-    require(bool(cell), name, type(layer).__name__, remedy)
+    require(cell, name, type(layer).__name__, remedy)
     if cell == "gru" and not layer.reset_after:
         cell = "gru_reset_before"
     weights = layer.get_weights()
-    require(bool(weights), name, "no weights", "the layer is not built: call it once")
+    require(weights, name, "no weights", "the layer is not built: call it once")
     defaults = {"activation": "tanh"} | ({} if cell == "simple_rnn" else {"recurrent_activation": "sigmoid"})
     functions = {argument: _activation(layer, argument, name) for argument in defaults}
     computed = cell if functions == defaults else f"{cell}({', '.join(functions.values())})"

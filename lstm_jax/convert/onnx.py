@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 import lstm_jax
 from lstm_jax.bounds import is_a
@@ -37,7 +38,7 @@ from lstm_jax.convert.arrays import (
     split_model,
     widths,
 )
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 
 Metadata = Mapping[str, str] | None
 OPSET = 17
@@ -78,7 +79,7 @@ class Graph:
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
         self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape))
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: ndarray) -> str:
         """Add an array of float32 or int64 as a constant with the given name, and return the name."""
         require(array.dtype in (np.float32, np.int64), name, f"dtype {array.dtype}", "give float32 arrays")
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
@@ -210,7 +211,7 @@ def layers_to_onnx(
     parts = layers_of(layers)
     merges = {part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")}
     if merge is not None:
-        _check_choice("merge", merge, MERGES)
+        check_choice("merge", merge, MERGES)
         merges.add(merge)
     require(len(merges) <= 1, "merge_mode", ", ".join(sorted(merges)), "all layers of one model must have the same: export them one by one")
     combined = next(iter(merges), "concat")
@@ -252,8 +253,8 @@ def sentiment_to_onnx(
     Raises:
         InputError: if an argument is none of these, a parameter is not float32, or the package onnx is not installed.
     """
-    _check_choice("pooling", pooling, POOLINGS)
-    _check_choice("merge", merge, MERGES)
+    check_choice("pooling", pooling, POOLINGS)
+    check_choice("merge", merge, MERGES)
     check_cell(cell, "ONNX")
     embedding, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
     assert embedding is not None
@@ -291,10 +292,6 @@ def generation_to_onnx(params: Params, *, cell: str = "lstm", description: str =
     logits = _dense(graph, _swapped(graph, sequence), head)
     graph.output(logits, "logits", "batch", "time", characters)
     return graph.model("generation", description, cell, metadata)
-
-
-def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    require(isinstance(value, str) and value in choices, name, value, f"give one of {', '.join(choices)}")
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:

@@ -85,7 +85,7 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
     module = f"nn.{LAYOUTS[cell].module}"
     remedy = f"give the arrays of all layers of one {module}, _l0, _l1, ..., and its prefix in a bigger model ('rnn.')"
     require(not left, f"name in the state dict of an {module}", prefix + next(iter(left), ""), remedy)
-    require(bool(layers), f"{module} in the state dict", f"none under {prefix!r}", remedy)
+    require(layers, f"{module} in the state dict", f"none under {prefix!r}", remedy)
     return _uniform(cell, layers)
 
 

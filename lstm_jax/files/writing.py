@@ -133,7 +133,7 @@ def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, o
     import urllib.error
     import urllib.request
 
-    def fetch(file: IO[bytes]) -> None:
+    def fetch(file: IO[bytes]):
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
                 total, done = int(reply.headers.get("Content-Length") or 0), 0

@@ -1,5 +1,6 @@
 """A bidirectional recurrent layer, which reads a sequence in both directions."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,15 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.layers.calls import Layer, Source, is_key, is_single, read_input
 from lstm_jax.layers.initial import checked_call, constructor
 from lstm_jax.layers.recurrent import Recurrent, Shape, recurrent
+
+MERGES = {
+    "concat": lambda ahead, back: jnp.concatenate([ahead, back], axis=-1),
+    "sum": operator.add,
+    "ave": lambda ahead, back: (ahead + back) / 2,
+    "mul": operator.mul,
+    None: lambda *both: both,
+}
+"""Dict from each merge mode to the function that combines the outputs of the forward and the backward layer."""
 
 
 class Bidirectional(Layer):
@@ -56,20 +66,20 @@ class Bidirectional(Layer):
         rngs: nnx.Rngs,
         **options,
     ):
-        require(merge_mode in ("concat", "sum", "ave", "mul", None), "merge_mode", merge_mode, "give concat, sum, ave, mul or None")
+        require(merge_mode in MERGES, "merge_mode", merge_mode, "give concat, sum, ave, mul or None")
         for name in ("go_backwards", "keep_order"):
             require(not options.get(name), name, options.get(name), "Bidirectional has both directions")
         zeros, remedy = options.get("zero_output_for_mask"), "Bidirectional returns zeros at padded steps: give it to a call to change that"
         require(zeros is None, "zero_output_for_mask", zeros, remedy)
-        other = dict(backward or {})
+        other = backward or {}
         shared = ("features", "rngs", "go_backwards", "keep_order", "return_sequences", "return_state", "stateful", "zero_output_for_mask")
         for name in shared:
             require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
         self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
-        both: dict[str, Any] = options | {"units": units, "cell": cell, "return_sequences": return_sequences, "return_state": True}
-        both["zero_output_for_mask"] = return_sequences
-        self.forward = recurrent(features, rngs=rngs, **both)
-        self.backward = recurrent(features, rngs=rngs, go_backwards=True, **(both | other))
+        both = {"units": units, "cell": cell, "return_sequences": return_sequences, "zero_output_for_mask": return_sequences}
+        both = options | both | {"return_state": True, "rngs": rngs}
+        self.forward = recurrent(features, **both)
+        self.backward = recurrent(features, **{**both, **other}, go_backwards=True)
         ahead, back = self.forward.output_features, self.backward.output_features
         fits = ahead == back or merge_mode in ("concat", None)
         name = "units" if back == self.backward.units else "outputs"
@@ -129,13 +139,13 @@ class Bidirectional(Layer):
         """Split an argument of a call into that of the forward layer and that of the backward layer."""
         if given is None:
             return None, None
-        listed = isinstance(given, tuple | list) and not hasattr(given, "_fields")
-        if listed and name != "dropout" and not any(isinstance(part, tuple | list) for part in given):
+        parts = [*given] if isinstance(given, tuple | list) and not hasattr(given, "_fields") else []
+        if name != "dropout" and not any(isinstance(part, tuple | list) for part in parts):
             ahead, back = (len(layer.row.state_like()) for layer in self.directions)
-            if len(given) == ahead + back:
-                return tuple(given[:ahead]), tuple(given[ahead:])
-        require(listed and len(given) == 2, name, type(given).__name__, "give a pair, forward and backward")
-        return given[0], given[1]
+            if len(parts) == ahead + back:
+                return tuple(parts[:ahead]), tuple(parts[ahead:])
+        require(len(parts) == 2, name, type(given).__name__, "give a pair, forward and backward")
+        return parts[0], parts[1]
 
     @checked_call
     def __call__(
@@ -171,15 +181,5 @@ class Bidirectional(Layer):
         )
         if sequences:
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)
-        match self.merge_mode:
-            case "concat":
-                outputs = jnp.concatenate([ahead, back], axis=-1)
-            case "sum":
-                outputs = ahead + back
-            case "ave":
-                outputs = (ahead + back) / 2
-            case "mul":
-                outputs = ahead * back
-            case _:
-                outputs = ahead, back
+        outputs = MERGES[self.merge_mode](ahead, back)
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
+from numpy import ndarray
 
+from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.recurrence import REAL, as_array, of_kinds
+from lstm_jax.recurrence import as_array
 
 Source = nnx.Rngs | nnx.RngStream | Array | None
 """Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or None for the stream of the layer itself."""
@@ -68,24 +70,9 @@ def read_input(x) -> Any:
     return array
 
 
-def is_single(x: Array | np.ndarray) -> bool:
+def is_single(x: Array | ndarray) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
-    return x.ndim == (1 if jnp.issubdtype(x.dtype, jnp.integer) else 2)
-
-
-def read_step(x, state, reset, dropout) -> tuple[Any, Any, Any, Any, bool]:
-    """Return the arguments of `Recurrent.step` with a batch axis, and whether the caller gave them without a batch axis."""
-    remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
-    x = of_kinds("x", x, REAL, remedy)
-    single = x.ndim == (0 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
-    require(single or x.ndim in (1, 2), "x", x.shape, remedy)
-    if reset is not None:
-        reset = of_kinds("reset", reset, (jnp.bool_,), "give bools")
-        shape = () if single else x.shape[:1]
-        require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
-    if single:
-        x, state, reset, dropout = x[None], with_row("state", state), expanded("reset", reset, 0), with_batch(dropout)
-    return x, state, reset, dropout, single
+    return x.ndim == (1 if is_ids(x) else 2)
 
 
 def expanded(name: str, value, axis: int) -> Any:

@@ -65,7 +65,7 @@ def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
     needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty and name != "options"][1:]
 
     @functools.wraps(init)
-    def checked(*args: _Arguments.args, **options: _Arguments.kwargs) -> None:
+    def checked(*args: _Arguments.args, **options: _Arguments.kwargs):
         inner = [type(layer).__name__ for layer in args[1:2] if isinstance(layer, nnx.Module)]
         _refuse_foreign(init, options | ({"layer": inner[0]} if inner else {}))
         try:
@@ -84,7 +84,7 @@ def checked_call(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, 
     """Decorate `__call__` of a layer: arguments that Keras, PyTorch or Flax name otherwise raise an `InputError` that says how."""
 
     @functools.wraps(method)
-    def checked(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+    def checked(*args: _Arguments.args, **options: _Arguments.kwargs):
         try:
             return method(*args, **options)
         except TypeError:
@@ -126,10 +126,10 @@ def initial_params(
     for name, given in drawn.items():
         require(given is None or name in fields, ARGUMENTS[name], given, f"the cell {cell.name} has no {name}: leave it out")
 
-    def draw(name: str, given: Initial, *shape: int) -> Array:
+    def draw(name: str, given: Initial, *shape: int):
         return initializers.draw(given, rngs.params(), shape, dtype, ARGUMENTS[name])
 
-    def init() -> dict[str, Array]:
+    def init():
         return cell.init(rngs.params(), features, units, dtype)._asdict()
 
     if not built_in:

@@ -12,15 +12,16 @@ from flax import nnx
 from flax.core import FrozenDict
 from jaxtyping import Array
 
-from lstm_jax.bounds import check_number
+from lstm_jax.bounds import check_number, checked
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
-from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
+from lstm_jax.cells.products import is_ids
+from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
-from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, read_step, with_batch, with_row
+from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
 from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
-from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
+from lstm_jax.recurrence import REAL, Remat, check_remat, check_zoneout, of_kinds, unroll
 
 Shape = tuple[int | None, ...]
 
@@ -134,8 +135,10 @@ class Recurrent(DropoutLayer):
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         self.weight_drop = check_rate("weight_drop", weight_drop)
-        self.dropout_masks: MaskKind = check_mask_kind(dropout_masks)
-        self.zoneout = FrozenDict(h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell))  # nnx.GraphDef needs a hash
+        self.dropout_masks: MaskKind = checked("dropout_masks", dropout_masks, MaskKind)
+        self.zoneout: Any = FrozenDict(
+            h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell)
+        )  # nnx.GraphDef needs a hash
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.row, part, rate)
@@ -247,18 +250,21 @@ class Recurrent(DropoutLayer):
         Raises:
             InputError: if the layer has dropout or zoneout and there is no source of random numbers, or zoneout and `steps` is below 1.
         """
-        has_zoneout = any(self.zoneout.values())
-        if not (self.dropout or self.recurrent_dropout or has_zoneout):
+        kept = {name: rate for name, rate in self.zoneout.items() if rate}
+        if not (self.dropout or self.recurrent_dropout or kept):
             return DropoutMasks()
         rates, gates = (self.dropout, self.recurrent_dropout), self.row.gates
         dtype, key = self.kernel[...].dtype, dropout_key(self.rngs, rngs)
         masks = draw_masks(key, batch, self.features, self.output_features, *rates, self.dropout_masks, dtype, gates)
-        if not has_zoneout:
+        if not kept:
             return masks
         require(steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more")
+        keys = dict(zip(self.zoneout, jax.random.split(jax.random.fold_in(key, 2), len(self.zoneout)), strict=True))
         state = self.row.state_like(self.units)
-        sizes = {name: part.shape[1] for name, part in state._asdict().items()}
-        return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
+        zoneout = {
+            name: jax.random.bernoulli(keys[name], rate, (steps, batch, getattr(state, name).shape[1])) for name, rate in kept.items()
+        }
+        return masks._replace(zoneout=zoneout)
 
     # a call uses no public methods, so that `nnx.tabulate`, which wraps them, shows layers alone
     _initial_state, _cell_params, _draw_masks = initial_state, cell_params, draw_masks
@@ -366,8 +372,9 @@ class Recurrent(DropoutLayer):
             params = params._replace(recurrent_kernel=kernel * factors)
         if dropout is None and training:
             dropout = self._draw_masks(batch, rngs, steps)
-        if dropout is None and any(self.zoneout.values()):
-            dropout = DropoutMasks(zoneout=mean_zoneout(self.zoneout, params.kernel.dtype))
+        if dropout is None and any(self.zoneout.values()):  # the expected values of the masks
+            dtype = params.kernel.dtype
+            dropout = DropoutMasks(zoneout={name: jnp.asarray(rate, dtype) for name, rate in self.zoneout.items() if rate})
         return params, dropout
 
     def step(self, x, state, *, reset=None, dropout: DropoutMasks | None = None) -> tuple[Array, Any]:
@@ -390,9 +397,18 @@ class Recurrent(DropoutLayer):
             InputError: if an argument has a wrong shape or dtype, or if the layer reads sequences in reverse.
         """
         require(not self.go_backwards, "go_backwards", True, "a single step has no reverse order: call the layer on the whole sequence")
-        x, state, reset, dropout, single = read_step(x, state, reset, dropout)
+        remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
+        x = of_kinds("x", x, REAL, remedy)
+        axes = x.ndim + is_ids(x)
+        require(axes in (1, 2), "x", x.shape, remedy)
+        if reset is not None:
+            reset, shape = of_kinds("reset", reset, (jnp.bool_,), "give bools"), x.shape[: axes - 1]
+            require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
+        if axes == 1:
+            rows = self.step(x[None], with_row("state", state), reset=expanded("reset", reset, 0), dropout=with_batch(dropout))
+            return jax.tree.map(lambda part: part[0], rows)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
-        output, state = unroll(
+        return unroll(
             self.row,
             params,
             expanded("x", x, 1),
@@ -404,7 +420,6 @@ class Recurrent(DropoutLayer):
             compute_dtype=self.dtype,
             backend=self.backend,
         )
-        return jax.tree.map(lambda part: part[0], (output, state)) if single else (output, state)
 
 
 class LSTM(Recurrent):

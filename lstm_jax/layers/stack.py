@@ -47,27 +47,25 @@ class RecurrentStack(DropoutLayer):
     ):
         require(isinstance(layers, Iterable), "layers", type(layers).__name__, "give a list of layers")
         layers = list(layers)
-        require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
+        require(layers, "layers", len(layers), "give 1 or more")
         for n, layer in enumerate(layers):
             known = isinstance(layer, Recurrent | Bidirectional)
             require(known, f"layer {n}", type(layer).__name__, "give Recurrent or Bidirectional layers")
-        for n, layer in enumerate(layers[:-1]):
+        for n, layer in enumerate(layers if residual and len(layers) > 1 else layers[:-1]):  # whose outputs are read step by step
             joined = getattr(layer, "merge_mode", "") is not None
             require(joined, f"layer {n}", "merge_mode None, a pair of outputs", "give another merge_mode, or make it the last layer")
             require(layer.return_sequences, f"layer {n}", "returns its last output", "set return_sequences=True")
-            alike = layer.return_state == layers[0].return_state and layers[-1].return_state >= layer.return_state
-            require(alike, f"layer {n}", f"return_state={layer.return_state}", "return states from all layers, the last or none")
+            require(not (residual and layer.reverses), f"layer {n}", "go_backwards", "residual connections need the order of time")
+        *states, last = [layer.return_state for layer in layers]
+        alike = not any(states) or (all(states) and last)
+        require(alike, "layers", f"return_state {[*states, last]}", "return states from all layers, the last or none")
+        sizes = [layer.output_features for layer in layers]
+        alike = not residual or len(set(sizes)) == 1
+        require(alike, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
         self.layers = nnx.List(layers)
         self.all_states = layers[0].return_state
         self.dropout, self.residual = check_rate("dropout", dropout), residual
         super().__init__(rngs, bool(dropout))
-        if residual:
-            sizes = [layer.output_features for layer in layers]
-            require(len(set(sizes)) == 1, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
-            whole = layers[-1].return_sequences or len(layers) == 1
-            require(whole, "residual", "the last layer returns its last output", "set return_sequences=True")
-            ordered = not any(layer.reverses or getattr(layer, "merge_mode", "") is None for layer in layers)
-            require(ordered, "residual", "a layer with go_backwards or merge_mode None", "give layers with outputs in the order of time")
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs of the last layer; see `Recurrent.compute_output_shape`.
@@ -112,17 +110,17 @@ class RecurrentStack(DropoutLayer):
                 and a layer before the last returns its outputs in the reverse order of time.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
-        last = self.residual and return_sequences is False and len(self.layers) > 1
-        require(not last, "return_sequences", False, "residual connections need the outputs of all steps: take the last one of the result")
         for name, values in per_layer.items():
             self._check_list(name, values)
-        reversing = [f"layer {n} has go_backwards" for n, layer in enumerate(self.layers[:-1]) if layer.reverses]
-        for name in ("mask", "lengths", "resets", "segment_ids"):
+        last = self.residual and return_sequences is False and len(self.layers) > 1
+        require(not last, "return_sequences", False, "residual connections need the outputs of all steps: take the last one of the result")
+        if any(layer.reverses for layer in self.layers[:-1]):
             remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
-            require(not reversing or options.get(name) is None, name, reversing[0] if reversing else "", remedy)
-        drops = bool(self.dropout) and self._is_training(deterministic)
+            for name in ("mask", "lengths", "resets", "segment_ids"):
+                require(options.get(name) is None, name, "given after a layer with go_backwards", remedy)
+        drops = self.dropout and self._is_training(deterministic)
         y: Any = x
-        states: list[Any] = []
+        states = []
         for n, layer in enumerate(self.layers):
             key = jax.random.fold_in(rngs, n) if is_key(rngs) else rngs
             before = y

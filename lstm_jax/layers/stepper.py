@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from lstm_jax.cells.products import is_ids
 from lstm_jax.errors import require
 from lstm_jax.recurrence import REAL, check_usable, clipped_int32, of_kinds
 
@@ -35,14 +36,14 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
     weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))  # a call passes a flat list faster than a tree
 
     @jax.jit
-    def run(x, state, reset, *weights: Array) -> tuple[Array, Any]:
+    def run(x, state, reset, *weights: Array):
         layer: Any = nnx.merge(graph, tree.unflatten(weights))
         return layer.step(x, state, reset=reset)
 
-    def step(x, state, reset=None) -> tuple[Array, Any]:
+    def step(x, state, reset=None):
         if not isinstance(x, Array):
             x = of_kinds("x", x, REAL, "give floats or int ids")
-            x = clipped_int32(x) if jnp.issubdtype(x.dtype, jnp.integer) else x  # `jit` would cut 64 bits
+            x = clipped_int32(x) if is_ids(x) else x  # `jit` would cut 64 bits
         try:
             return run(x, state, reset, *weights)
         except (RuntimeError, ValueError):

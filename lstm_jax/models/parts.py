@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from lstm_jax.config import RecurrentConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.layers import Bidirectional, Recurrent, RecurrentStack, recurrent
 from lstm_jax.recurrence import BACKENDS, Request, lacks
 
@@ -89,7 +89,7 @@ def split_module(module: nnx.Module) -> Parts:
     params = {name: variable[...] for name, (_, variable) in named.items()}
     shapes = {name: array.shape for name, array in params.items()}
 
-    def rebuild(params: Params, rest) -> nnx.Module:
+    def rebuild(params: Params, rest):
         found = {name: array.shape for name, array in params.items()}
         if found != shapes:
             odd = sorted(set(found.items()) ^ set(shapes.items()))[0]
@@ -153,7 +153,7 @@ def check_products(dtype: str) -> None:
     Raises:
         InputError: if `dtype` is not one of `PRODUCTS`.
     """
-    require(dtype in PRODUCTS, "dtype", dtype, f"give one of {', '.join(PRODUCTS)}")
+    check_choice("dtype", dtype, PRODUCTS)
 
 
 def set_products(model: M, dtype: str) -> M:

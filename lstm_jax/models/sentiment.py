@@ -161,7 +161,7 @@ def _largest(h: StepOutputs, places: PackedPlaces) -> PackedOutputs:
     ids = places.segment_ids.T
     begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
 
-    def running(largest: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
+    def running(largest: Array, given: tuple[Array, Array]):
         row, begins = given
         largest = jnp.where(begins[:, None], row, jnp.maximum(largest, row))
         return largest, largest

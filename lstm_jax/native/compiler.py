@@ -56,7 +56,7 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
     # LD_PRELOAD may name the runtime of a sanitizer, which the compiler must not load
     environment = os.environ | {"LD_PRELOAD": ""}
 
-    def run(*arguments: str | Path) -> None:
+    def run(*arguments: str | Path):
         command = [*compiler, *FLAGS, *flags, *map(str, arguments)]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment)
         if ended.returncode != 0:

@@ -21,19 +21,19 @@ from lstm_jax.runtime.machine import processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
 """Dict from a dtype to the processor feature, as named in /proc/cpuinfo, that provides instructions for matrix products in this dtype."""
-LEVELS: dict[str, dict[str, frozenset[str]]] = {
+LEVELS = {
     "x86_64": {
-        "x86-64-v4-bf16": frozenset(NARROW.values()),
-        "x86-64-v4": frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
-        "x86-64-v3": frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]),
-        "x86-64-v2": frozenset(["cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"]),
+        "x86-64-v4-bf16": "avx512_bf16 avx512_vnni",
+        "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+        "x86-64-v3": "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave",
+        "x86-64-v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
     },
-    "aarch64": {"armv8-a": frozenset({"fp", "asimd"})},
+    "aarch64": {"armv8-a": "fp asimd"},
 }
 """Processor features of each level, as `LEVELS[machine][level]`. The levels of a machine are in the order from highest to lowest.
 
 `machine` is a result of `platform.machine()`. The features are those that the level adds to the next lower level, by their names in
-/proc/cpuinfo.
+/proc/cpuinfo, separated by spaces.
 """
 EXTENSIONS = {
     "x86-64-v2": "cx16 sahf popcnt sse4.2",
@@ -42,7 +42,6 @@ EXTENSIONS = {
     "x86-64-v4-bf16": "avx512bf16 avx512vnni",
 }
 """Dict from each level of x86-64, lowest first, to the instruction sets that it adds, as compilers name them, separated by spaces."""
-_BFLOAT16_SUFFIX = "-bf16"
 FOLDER = Path(__file__).with_name("lib")
 
 
@@ -55,12 +54,12 @@ def file_name(level: str) -> str:
 def levels_here() -> tuple[str, ...]:
     """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first."""
     features = set(processor().split())
-    found, levels = [], LEVELS.get(platform.machine(), {})
+    levels, found = LEVELS.get(platform.machine(), {}), ()
     for level in reversed(levels):
-        if not levels[level] <= features:
+        if not features.issuperset(levels[level].split()):
             break
-        found.insert(0, level)
-    return tuple(found)
+        found = (level, *found)
+    return found
 
 
 @functools.cache
@@ -73,7 +72,7 @@ def _targets(level: str, command: list[str]) -> list[list[str]]:
     """Return the compiler flags for a level of the processor architecture, as a list of alternatives."""
     if level not in EXTENSIONS:
         return [["-mcpu=generic"]]
-    base = level.removesuffix(_BFLOAT16_SUFFIX)
+    base = level.removesuffix("-bf16")
     more = EXTENSIONS[level].split() if level != base else []  # no compiler has a name for this level
     if "ziglang" in command:  # it has names of its own for the levels
         return [["+".join([f"-march={base.replace('-', '_')}", *more])]]
@@ -126,13 +125,11 @@ def _compiled(level: str, command: list[str], cached: str) -> bytes:
                 return kept.read_bytes()
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "lstm.so"
-        *first, last = _targets(level, command)
-        for flags in first:
-            with contextlib.suppress(InputError):
+        targets = _targets(level, command)
+        for flags in targets:
+            with contextlib.nullcontext() if flags is targets[-1] else contextlib.suppress(InputError):
                 compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
                 break
-        else:
-            compiler.compile_library(command, [*last, "-s"], made)
         library = made.read_bytes()
         with contextlib.suppress(OSError, InputError):
             if kept and not compiler.loading_error(made):

@@ -15,14 +15,17 @@ A leaf is one array of a pytree. The index of a leaf is its position in the list
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
+
+from lstm_jax.bounds import frozen
 
 Leaves = Sequence[Any]
 Axes = Sequence[int | None]
@@ -82,7 +85,7 @@ def apply(operation: Operation, *args):
     return _bind(_Forward(operation, False, tree), leaves)[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Forward:
     """Forward pass as a function of leaves. Like the other passes, it is a static parameter of the primitive, and has two methods.
 
@@ -108,7 +111,7 @@ class _Forward:
         return _unfolded((outputs, residuals), rows, size)
 
 
-@dataclass(frozen=True)
+@frozen
 class _OfResiduals:
     """Base class of passes whose leaves are those of the arguments, of the residuals, and the tangents or cotangents that are not zero.
 
@@ -129,7 +132,7 @@ class _OfResiduals:
         return of_args.unflatten(args), of_residuals.unflatten(residuals), leaves[given:]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Tangents(_OfResiduals):
     """Forward-mode differentiation of the twin of `forward`."""
 
@@ -145,7 +148,7 @@ class _Tangents(_OfResiduals):
         return jax.vmap(partial(self.run, False), in_axes=dims)(*leaves)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Backward(_OfResiduals):
     wanted: tuple[int, ...]
 
@@ -262,7 +265,7 @@ def _folded(leaves: Leaves, dims: Axes, axes: Axes, size: int) -> Leaves:
     def fold(leaf, dim, axis):
         if axis is None:
             return leaf
-        return jax.lax.collapse(jnp.moveaxis(_spread(leaf, dim, size), 0, axis), axis, axis + 2)
+        return lax.collapse(jnp.moveaxis(_spread(leaf, dim, size), 0, axis), axis, axis + 2)
 
     return [fold(*each) for each in zip(leaves, dims, axes, strict=True)]
 
@@ -277,7 +280,7 @@ def _unfolded(tree, axes: Axes, size: int) -> Leaves:
     return [unfold(*each) for each in zip(jax.tree.leaves(tree), axes, strict=True)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Vmapped(Operation):
     """Operation that runs `inner` several times by `jax.vmap`. `Operation.mapped` describes the other fields."""
 

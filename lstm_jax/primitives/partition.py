@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import jax
+from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
@@ -43,7 +44,7 @@ def partitioned(function: Callable, arg_axes: Axes, result_axes: Any) -> Callabl
                     results = of_leaves(*leaves)
                 finally:
                     _DEVICES.reset(outside)
-                return [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, out_axes, strict=True)]
+                return [lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, out_axes, strict=True)]
 
             arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, out_axes))
             return mesh, call_part, result_shardings, tuple(arg_shardings)
@@ -106,7 +107,7 @@ def vary_together(*trees: Any) -> tuple:
 
     def cast(leaf):
         missing = tuple(name for name in names if name not in _varying(leaf))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(cast, trees)
 

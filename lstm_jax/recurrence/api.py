@@ -243,8 +243,8 @@ def _after_valid(valid: Array, resets: Resets | None) -> Array:
     """Return bool (T, B), True from the first valid step of each sequence on. A sequence begins at step 0 and at each reset."""
     if resets is None:
         return jnp.cumsum(valid, axis=0) > 0
-    step = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 0)
-    return jax.lax.cummax(jnp.where(valid, step, -1)) >= jax.lax.cummax(jnp.where(resets.at, step, 0))
+    step = lax.broadcasted_iota(jnp.int32, valid.shape, 0)
+    return lax.cummax(jnp.where(valid, step, -1)) >= lax.cummax(jnp.where(resets.at, step, 0))
 
 
 @partial(jax.export.register_namedtuple_serialization, serialized_name="lstm_jax.Solution")

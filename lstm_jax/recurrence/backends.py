@@ -7,17 +7,17 @@ capabilities of all backends for users.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from lstm_jax import native
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
 from lstm_jax.recurrence.call import Call, Options
 from lstm_jax.recurrence.compiled_cells import is_compiled
@@ -34,7 +34,7 @@ MASKS = ("lengths", "lengths read backwards", "mask")
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """Capabilities that a call of `unroll` needs from its backend.
 
@@ -57,7 +57,7 @@ class Request:
     units: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Backend:
     """Backend of `unroll`: a function that computes the recurrence over time, and a description of the calls that it supports."""
 
@@ -250,7 +250,8 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
             backend has all needed capabilities.
     """
     platform = jax.default_backend()
-    require(not isinstance(cell, str) or cell in CELLS, "cell", cell, f"give a Cell, or one of {', '.join(CELLS)}")
+    if isinstance(cell, str):
+        check_choice("cell", cell, CELLS, "a Cell, or ")
     request = Request(cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more)
     if name is None:
         missing = {}
@@ -261,7 +262,7 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
             if not missing[row.name]:
                 return row
         raise InputError("backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
-    require(isinstance(name, str) and name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
+    check_choice("backend", name, BACKENDS)
     missing = lacks(BACKENDS[name], request, platform)
     require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")
     return BACKENDS[name]

@@ -4,7 +4,6 @@ B is the batch size, T the number of steps, E the number of input features and H
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.dropout import DropoutMasks
@@ -57,7 +57,7 @@ class Call(NamedTuple):
     tokens: Array | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Options:
     """Static options of a call: what a compiled program depends on besides the shapes and dtypes of its operands.
 

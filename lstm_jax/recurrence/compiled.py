@@ -16,16 +16,18 @@ On processors with AVX512-VNNI the products of a forward pass can be in int8, se
 B is the batch size, T the number of steps and H the number of units.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 
 from lstm_jax import native
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_per_gate
+from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_ids, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
@@ -70,7 +72,7 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
     return native.why_not_products(dtype)
 
 
-@dataclass(frozen=True)
+@frozen
 class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`, in the form of `join` if it joins the cell's.
 
@@ -166,7 +168,7 @@ def _attributes(options: Options, call: Call):
     input_masks, recurrent_masks = (0 if mask is None else len(mask) if is_per_gate(mask) else 1 for mask in call.dropout[:2])
     return {
         "cell": list(COMPILED_CELLS).index(options.cell),
-        "ids": bool(jnp.issubdtype(call.x.dtype, jnp.integer)),
+        "ids": is_ids(call.x),
         "input_masks": input_masks,
         "recurrent_masks": recurrent_masks,
         "masked": call.valid is not None,
@@ -177,7 +179,7 @@ def _attributes(options: Options, call: Call):
     }
 
 
-def _further(params) -> list[jax.Array]:
+def _further(params) -> list[Array]:
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
@@ -192,7 +194,7 @@ def run_linear(options: Options, call: Call):
     return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
-@dataclass(frozen=True)
+@frozen
 class LinearSteps(Operation):
     """Operation that computes the steps h' = a h + b of a linear recurrence in C++, and returns h after each step (T, B, H).
 
@@ -219,7 +221,7 @@ class LinearSteps(Operation):
             return h, h
 
         a, b, start, starts = args
-        h = partitioned(call, self.rows(args), 1)(*args) if own else jax.lax.scan(body, start, (a, b, starts))[1]
+        h = partitioned(call, self.rows(args), 1)(*args) if own else lax.scan(body, start, (a, b, starts))[1]
         return h, h if keep else None
 
     def backward(self, own, wanted, args, residuals, cotangents):

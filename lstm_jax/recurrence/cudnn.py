@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
 from lstm_jax.cells import LSTMParams, LSTMState
-from lstm_jax.cells.products import one_hot_rows
+from lstm_jax.cells.products import is_ids, one_hot_rows
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, Call, Options, on_mesh
 
@@ -34,7 +34,7 @@ def why_not() -> str:
     return "" if getattr(getattr(rnn, "gpu_rnn", None), "_cuda_rnn", None) else "jaxlib has no cuDNN: install jax[cuda12]"
 
 
-def pack(params: LSTMParams) -> jax.Array:
+def pack(params: LSTMParams) -> Array:
     """Convert the parameters of an LSTM with E input features and H units to the weights of cuDNN, one flat array."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
@@ -44,7 +44,7 @@ def run(options: Options, call: Call):
     """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`."""
     params, x, state, valid, dropout, *_ = call  # BACKENDS selects this backend only for the LSTM in float32 without resets
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
-    if jnp.issubdtype(x.dtype, jnp.integer):
+    if is_ids(x):
         x = one_hot_rows(x, features, params.kernel.dtype)
     if dropout.input is not None:
         x = x * jnp.broadcast_to(dropout.input, x.shape)

@@ -17,7 +17,6 @@ arrays, and operands are transposed before a loop or a product.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,8 +25,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import LSTMParams, LSTMState
-from lstm_jax.cells.products import Mask, is_per_gate, matmul, project
+from lstm_jax.cells.products import Mask, is_ids, is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply, with_zeros
 from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient
@@ -195,7 +195,7 @@ def run(options: Options, call: Call):
     return apply(HoistedLSTM(LOOPS, options), *call)
 
 
-@dataclass(frozen=True)
+@frozen
 class HoistedLSTM(RecurrentOperation):
     """LSTM over time as an `Operation` whose arguments are the fields of a `Call`.
 
@@ -244,7 +244,7 @@ def _gradients(options: Options, call: Call, h: Array, d_z: Array | Gates):
     """Return the gradients with respect to the parameters, the inputs and the dropout masks, from h before each step and that of z."""
     params, x, dropout, valid, compute_dtype = call.params, call.x, call.dropout, call.valid, options.compute_dtype
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
-    if jnp.issubdtype(x.dtype, jnp.integer):  # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
+    if is_ids(x):  # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
         x = x if valid is None else jnp.where(valid, x, len(params.kernel))  # no row; d_z at padding may be 0 * NaN
         d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None

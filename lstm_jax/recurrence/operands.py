@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array
+from numpy import ndarray
 
 from lstm_jax.cells import Cell
+from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence.call import Call, Resets
 
-AnyArray = Array | np.ndarray
+AnyArray = Array | ndarray
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that the parameters of a cell may have."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
@@ -68,7 +71,7 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     def state(what, value):
         return _read_state(cell, value, batch, units, dtype, what)
 
-    def per_step(name, kinds, convert) -> Any:
+    def per_step(name, kinds, convert):
         value = getattr(given, name)
         return None if value is None else convert(_fitting(name, value, kinds, x.shape[:2]))
 
@@ -123,7 +126,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     x: Any = given.x
     features = given.params.kernel.shape[0]
     known = not any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids))
-    if not (known and jnp.issubdtype(x.dtype, jnp.integer)):
+    if not (known and is_ids(x)):
         return
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
@@ -159,7 +162,7 @@ def _int32_numbers(array: Any) -> Array:
     """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit ints of JAX are returned as they are."""
     if array.dtype.itemsize < 8:
         return jnp.asarray(array.astype(np.int32))  # values of uint32 wrap around
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, ndarray):
         return array
     numbers = np.unique(array, return_inverse=True)[1].reshape(array.shape) + 1
     return jnp.asarray(np.where(array == 0, 0, numbers).astype(np.int32))
@@ -168,14 +171,14 @@ def _int32_numbers(array: Any) -> Array:
 def _delayed(array: Array) -> Array:
     # padding, since the slice array[:-1] would be empty if T is 1, and jaxlib 0.10 may lose the attributes of calls of compiled code in a
     # program with empty arrays
-    return jax.lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
+    return lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
 
 
 def _apart_from_padding(tokens: Array, valid: Array) -> Array:
     # at padded steps x is 0, so that they need a token of their own: the lowest int32, or, in a row where a valid step has it, tokens that
     # all differ, which claim no equal inputs
     taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)
-    return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), jnp.where(valid, tokens, LOWEST))
+    return jnp.where(taken, lax.broadcasted_iota(jnp.int32, tokens.shape, 0), jnp.where(valid, tokens, LOWEST))
 
 
 @lru_cache(maxsize=256)
@@ -210,7 +213,7 @@ def _read_x(x, features: int, dtype) -> Array:
     remedy = "give floats (B, T, E), or int ids (B, T); (T, B, ...) if time_major"
     array = of_kinds("x", x, REAL, remedy)
     if array.ndim == 2:
-        require(jnp.issubdtype(array.dtype, jnp.integer), "x", f"{array.dtype.name} {array.shape}", remedy)
+        require(is_ids(array), "x", f"{array.dtype.name} {array.shape}", remedy)
         return as_int32("x", array, remedy)
     require(array.ndim == 3, "x", array.shape, remedy)
     require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
@@ -323,7 +326,7 @@ def _fitting(name: str, value, kinds: tuple, *shapes: tuple[int, ...]) -> AnyArr
 
 
 def _as_dtype(array: AnyArray, dtype) -> Array:
-    if isinstance(array, np.ndarray):
+    if isinstance(array, ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
             return jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
     return array if array.dtype == dtype else array.astype(dtype)
@@ -358,7 +361,7 @@ def check_32_bits(name: str, array: Any) -> None:
         InputError: if a value is beyond the range of int32 or, in an array of uint64, of uint32.
     """
     config: Any = jax.config
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64 or not array.size:
+    if not isinstance(array, ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64 or not array.size:
         return
     bounds = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
     for value in map(int, (array.min(), array.max())):
@@ -373,5 +376,5 @@ def clipped_int32(array: AnyArray) -> Any:
     if bounds.max > HIGHEST:
         low = max(LOWEST, int(bounds.min))
         # a call of a server converts few ids, for which np.clip takes three times as long
-        array = np.minimum(np.maximum(array, low), HIGHEST) if isinstance(array, np.ndarray) else jnp.clip(array, low, HIGHEST)
+        array = np.minimum(np.maximum(array, low), HIGHEST) if isinstance(array, ndarray) else jnp.clip(array, low, HIGHEST)
     return array.astype(np.int32)

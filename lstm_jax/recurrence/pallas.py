@@ -20,7 +20,6 @@ B is the batch size, T the number of steps and H the number of units. A name d_x
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, split_gradient
@@ -72,7 +72,7 @@ def _indices(start, count: int, size: int) -> AxisIndices:
     return indices, None if size % count == 0 else indices < size
 
 
-@dataclass(frozen=True)
+@frozen
 class Tiling:
     """Blocks into which the GPU kernels of the LSTM divide the rows of the batch, and the units.
 

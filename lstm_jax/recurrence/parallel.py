@@ -18,7 +18,7 @@ one for a GRU or a simple RNN. All K arrays together are one array (B, H, K) her
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import Mask, masked_matmul
 from lstm_jax.errors import require
@@ -62,7 +63,7 @@ this rule is not applied to the iterations of Newton's method.
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Newton:
     """Options of Newton's method, which solves the equations s[t] = f(s[t - 1], x[t]) for the states s, where f is a step of the cell.
 

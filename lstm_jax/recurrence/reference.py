@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from lstm_jax.recurrence.call import Call, Options, restart
 
 
-def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], Any] | None = None):
+def run(options: Options, call: Call, record: Callable[[Any, Array, Any], Any] | None = None):
     """Run a recurrent cell over T steps, and return (h of all steps, final state).
 
     Args:

@@ -13,7 +13,7 @@ from textwrap import shorten
 from typing import Any
 
 from lstm_jax.config.shared import config_values
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep import identity
 from lstm_jax.sweep.configs import is_config
@@ -111,7 +111,7 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     require(not identity.importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
-    require(where in EXECUTORS, "where", where, f"give one of {', '.join(EXECUTORS)}")
+    check_choice("where", where, EXECUTORS)
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     name = import_name(function)
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)

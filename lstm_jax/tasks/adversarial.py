@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lstm_jax.models.sentiment import members, sum_members, text_at_step
@@ -64,5 +65,5 @@ def perturbation(
         sums = text_at_step(sum_members(member, values), member)
     squares, own, words = (sums[..., n] for n in range(3))  # of the steps of each text
     spread = jnp.sqrt(own / (jnp.maximum(words, 1) * vectors.shape[-1]))
-    scale = size * spread * jax.lax.rsqrt(jnp.maximum(squares, TINY)) * real
+    scale = size * spread * lax.rsqrt(jnp.maximum(squares, TINY)) * real
     return jnp.broadcast_to(scale[..., None], gradient.shape) * gradient

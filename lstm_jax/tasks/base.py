@@ -14,7 +14,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
@@ -25,11 +25,13 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
+from numpy import ndarray
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from lstm_jax import native
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
 from lstm_jax.config.shared import config_values
@@ -64,7 +66,7 @@ SHARED_SECONDS = 10.0
 """Number of seconds until each process must see a file that process 0 has written. A network file system can delay it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Run:
     """Training run that is about to begin: the name of its backend, its optimiser, and the number of its training examples."""
 
@@ -272,7 +274,7 @@ class Task(Training, Generic[C, D]):
         folder: str | os.PathLike[str],
         *,
         data: D | None = None,
-        initial: Mapping[str, Array | np.ndarray] | None = None,
+        initial: Mapping[str, Array | ndarray] | None = None,
         resume: bool = False,
         allow_other_machine: bool = False,
         console: Console | None = None,
@@ -317,7 +319,7 @@ class Task(Training, Generic[C, D]):
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
             begun = resume and RunFolder(Path(folder)).config.exists()  # an older version let such runs start
-            require(bool(task.monitor) or begun or not config.train.patience, "patience", config.train.patience, remedy)
+            require(task.monitor or begun or not config.train.patience, "patience", config.train.patience, remedy)
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial)
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
@@ -458,7 +460,7 @@ def initial_rngs(seed: int) -> nnx.Rngs:
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
 
 
-@dataclass(frozen=True)
+@frozen
 class Trained(ABC, Generic[C, Own]):
     """Base class of a trained model that has been loaded, with its config, from the folder of its training run.
 
@@ -467,7 +469,7 @@ class Trained(ABC, Generic[C, Own]):
 
     run: RunFolder
     config: C
-    params: dict[str, np.ndarray]
+    params: dict[str, ndarray]
     notes: tuple[str, ...]
     """Warnings about the run, for example that a checkpoint is damaged and an older one is used."""
     rebuild: Callable[..., Any]
@@ -538,7 +540,7 @@ class Trained(ABC, Generic[C, Own]):
         params = {name: np.asarray(array) for name, array in found.state.items()}
         for name, array in params.items():
             remedy = "the training has diverged: train anew with a lower learning rate"
-            require(bool(np.isfinite(array).all()), f"run {run.path}", f"{name} is not finite", remedy)
+            require(np.isfinite(array).all(), f"run {run.path}", f"{name} is not finite", remedy)
         return cls(run, config, params, notes, rebuild, own)
 
 

@@ -139,7 +139,7 @@ def _clear(folder: Path) -> None:
         found = _files(folder)
         for name, digest in found.items():
             own = f"{remedy}, or move {name} away: no demo that ended made it, or it has changed"
-            require(bool(digest) and made.get(name) == digest, f"folder {folder}", "holds something else", own)
+            require(digest and made.get(name) == digest, f"folder {folder}", "holds something else", own)
         for name in found:
             (folder / name).unlink()
         mark.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any
@@ -30,9 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from numpy import ndarray
 
 from lstm_jax import data
-from lstm_jax.bounds import Level, check_number
+from lstm_jax.bounds import Level, check_number, frozen
 from lstm_jax.config import ForecastConfig
 from lstm_jax.data import Series, SeriesWindows
 from lstm_jax.errors import require
@@ -46,7 +47,7 @@ from lstm_jax.training.examples import Examples
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.step import Objective
 
-Times = np.ndarray | Sequence[Any] | None
+Times = ndarray | Sequence[Any] | None
 """Times of the entries to forecast; see `Trained.ahead`."""
 LEVEL = 0.9
 """Probability with which the prediction intervals in metrics and figures should contain the true value."""
@@ -62,7 +63,7 @@ difference the loss is finite in float32, even with the least standard deviation
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Scale:
     """Mean (`mean`) and standard deviation (`spread`) of the values in the training split of a series."""
 
@@ -70,22 +71,22 @@ class Scale:
     spread: float
 
 
-@dataclass(frozen=True)
+@frozen
 class Part:
     """W windows of one split (training, validation or test) of a series, with the inputs and the targets of the model."""
 
-    entries: np.ndarray
+    entries: ndarray
     """(W, C, F): features of the entries that the model reads; see the module."""
-    ahead: np.ndarray
+    ahead: ndarray
     """(W, K): encoded times of the K entries to forecast. The time t of the k-th entry, measured from the last entry that the model reads,
     is encoded as log(t / (k g)). Here g is the median gap between entries (`Series.usual_gap`), so that evenly spaced entries have the
     value 0. If the config sets `gaps` to false, all values are 0."""
-    target: np.ndarray
+    target: ndarray
     """(W, K): value of each entry to forecast minus the value of the last entry that the model reads, divided by the standard deviation of
     the training split."""
-    last: np.ndarray
+    last: ndarray
     """(W,): value of the last entry that the model reads, in the units of the series."""
-    origin: np.ndarray
+    origin: ndarray
     """(W,): index in the series of the first entry to forecast."""
 
 
@@ -161,7 +162,7 @@ def objective(rebuild: Callable) -> Objective:
     return loss
 
 
-Predictions = Callable[[dict, Part], np.ndarray]
+Predictions = Callable[[dict, Part], ndarray]
 """Function that `make_predictions` returns."""
 
 
@@ -175,7 +176,7 @@ def make_predictions(rebuild: Callable, mesh: Mesh) -> Predictions:
     return lambda params, part: predict(params, (part.entries, part.ahead))
 
 
-def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
+def metrics_of(predicted: ndarray, part: Part, scale: Scale) -> dict[str, float]:
     """Return the metrics of predictions (see `make_predictions`) over the W * K entries of one split.
 
     "loss" is the mean negative log-likelihood in nats. "mae" and "rmse" are the mean absolute error and the root mean squared error, in the
@@ -191,7 +192,7 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
     return {name: float(value) for name, value in found.items()}
 
 
-def half_width(predicted: np.ndarray, level: float) -> np.ndarray:
+def half_width(predicted: ndarray, level: float) -> ndarray:
     """Return half the width (W, K) of each prediction interval of probability `level`, in spreads of the training split."""
     # the quantile of the lower tail is used, because 0.5 + level / 2 rounds to 1 if the level is close to 1
     return -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
@@ -210,7 +211,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
 
     @classmethod
     def read(cls, config, console):
-        require(bool(config.data.csv), "csv", "none given", "name a .csv or .jsonl file")
+        require(config.data.csv, "csv", "none given", "name a .csv or .jsonl file")
         return data.read_series(config.data.csv, config.data.time, config.data.value)
 
     def batch(self):
@@ -276,7 +277,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         return self.evaluate(params) | self.evaluate(params, "test"), draw
 
 
-def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def interval(predicted: ndarray, last: ndarray, scale: Scale, level: float) -> tuple[ndarray, ndarray, ndarray]:
     """Return the predicted mean of each forecast entry, and the bounds of its prediction interval.
 
     The three arrays are (W, K), in the units of the series. `predicted` is what `make_predictions` computes, `last` is `Part.last`, and
@@ -287,20 +288,20 @@ def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float
     return mean, mean - wide, mean + wide
 
 
-@dataclass(frozen=True)
+@frozen
 class Forecast:
     """Forecast of the K entries after the end of a series.
 
     Each field is an array (K,): the times, the predicted means and the bounds of the prediction intervals, in the units of the series.
     """
 
-    times: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    times: ndarray
+    mean: ndarray
+    low: ndarray
+    high: ndarray
 
 
-@dataclass(frozen=True)
+@frozen
 class Trained(base.Trained[ForecastConfig, Scale]):
     """The trained model of a forecasting run, loaded from the folder of the run.
 
@@ -325,11 +326,11 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         config = self.config.data
         return data.read_series(path or config.csv, config.time, config.value)
 
-    def predict(self, part: Part) -> np.ndarray:
+    def predict(self, part: Part) -> ndarray:
         """Return the predictions (W, 2, K) for the W windows in `part`; see `make_predictions`."""
         return make_predictions(self.rebuild, self.mesh)(self.params, part)
 
-    def end_of(self, series: Series, times: Times = None) -> tuple[Part, np.ndarray]:
+    def end_of(self, series: Series, times: Times = None) -> tuple[Part, ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
         The input is a `Part` with one window, whose `target` holds zeros. `ahead` explains the arguments and their errors.

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax import data
-from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number
+from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.data import Characters, Corpus
@@ -24,7 +25,7 @@ from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
-from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
+from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, make_rules
 from lstm_jax.tasks import base
 from lstm_jax.tasks.base import Metrics, initial_rngs, require_free, say
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
@@ -196,14 +197,14 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_surprise(characters: Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
+def draw_surprise(characters: Characters, ids: ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text, with each character coloured by its surprise in bits; see `text_map.surprise_page`."""
     from lstm_jax.inspection import text_map
 
     text_map.surprise_page([characters.characters[i] for i in ids], scores.nats / np.log(2), path, title, force)
 
 
-def draw_units(characters: Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
+def draw_units(characters: Characters, ids: ndarray, activations: ndarray, path: Path, count: int, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each of the `count` most active hidden units; see `text_map.units_page`."""
     from lstm_jax.inspection import text_map
 
@@ -216,13 +217,13 @@ def draw_units(characters: Characters, ids: np.ndarray, activations: np.ndarray,
 class ReadText(NamedTuple):
     """Text that a trained model is to read."""
 
-    ids: np.ndarray
+    ids: ndarray
     """Ids (N,) of the characters."""
-    starts: np.ndarray | None
+    starts: ndarray | None
     """Positions at which the articles begin. None if the config does not reset the state there (`article_resets`)."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Trained(base.Trained[GenerationConfig, Characters]):
     """The trained model of a text-generation run, loaded from the folder of the run.
 
@@ -241,7 +242,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         characters = Characters.load(run.characters)
         return characters, make_model(config, characters.size)
 
-    def encode(self, text: str | bytes, clean: bool = False, unknown: str = "") -> np.ndarray:
+    def encode(self, text: str | bytes, clean: bool = False, unknown: str = "") -> ndarray:
         """Return the character ids (N,) of a text with N characters.
 
         Args:
@@ -310,15 +311,15 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
         """Return the mode in which to read text: "carried" or "window" as it is, and the mode of the training for "auto"."""
-        return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
+        return reading_mode(self.config) if wanted == "auto" else checked("mode", wanted, Mode)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
         """Return the rules by which characters are drawn; see `sampling.make_rules`."""
         return make_rules(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def write(
-        self, prompt: np.ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"
-    ) -> Iterator[np.ndarray]:
+        self, prompt: ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"
+    ) -> Iterator[ndarray]:
         """Continue a prompt with characters drawn from the model, and yield their ids in chunks (samples, n).
 
         Args:
@@ -357,12 +358,12 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
         return chunks()
 
-    def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
+    def texts(self, pieces: Iterable[ndarray], samples: int) -> list[str]:
         """Return the texts that `write` has drawn, from the chunks that it yields for this number of samples."""
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
-    def score(self, ids: np.ndarray, mode: WantedMode = "auto", starts: np.ndarray | None = None) -> Scores:
+    def score(self, ids: ndarray, mode: WantedMode = "auto", starts: ndarray | None = None) -> Scores:
         """Return the scores of the characters 1 to N - 1 of a text, given the characters before each.
 
         Args:
@@ -376,14 +377,14 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         """
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
-    def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
+    def activations(self, ids: ndarray, starts: ndarray | None = None) -> ndarray:
         """Return the outputs (N, H) of the last recurrent layer after each of N characters; see `score`. N may be 1, but not 0."""
         return self._scorer("auto").activations(self.params, self._known("ids", ids), starts)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, self.mesh, self.mode(mode), self.config.data.length)
 
-    def _known(self, name: str, ids: Any) -> np.ndarray:
+    def _known(self, name: str, ids: Any) -> ndarray:
         require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
         return check_ids(name, ids, self.characters.size)
 

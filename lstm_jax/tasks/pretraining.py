@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from numpy import ndarray
 
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.errors import require
@@ -55,7 +56,7 @@ class LanguageModel(Training):
         "data": "--lm-epochs to 0",
     }
 
-    def __init__(self, config: SentimentConfig, vocabulary: int, text: np.ndarray, mesh: Mesh):
+    def __init__(self, config: SentimentConfig, vocabulary: int, text: ndarray, mesh: Mesh):
         require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
         self.config, self.windows = config, cut_windows(text)
         self.counts = np.bincount(text, minlength=vocabulary)
@@ -101,7 +102,7 @@ class LanguageModel(Training):
 
         return loss
 
-    def evaluation(self, rebuild: Callable, windows: np.ndarray) -> Callable[[Any], dict[str, float]]:
+    def evaluation(self, rebuild: Callable, windows: ndarray) -> Callable[[Any], dict[str, float]]:
         """Return a function from parameters to the validation loss: the loss of other windows, with a fixed sample of words."""
         sample = self._draw_words(jax.random.key(0))
         predict = make_predict(lambda model, ids: self._losses(model, ids, sample), self.mesh, 64, lambda params, _: rebuild(params))
@@ -121,9 +122,7 @@ class LanguageModel(Training):
         return rows
 
 
-def pretrain(
-    config: SentimentConfig, vocabulary: int, text: np.ndarray, held_out: np.ndarray | None, mesh: Mesh, **options: Any
-) -> FitResult:
+def pretrain(config: SentimentConfig, vocabulary: int, text: ndarray, held_out: ndarray | None, mesh: Mesh, **options: Any) -> FitResult:
     """Train a word-level language model that will initialise a sentiment classifier, and return its parameters and metrics.
 
     `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on `held_out`, a text of two words or more, is computed
@@ -149,7 +148,7 @@ def pretrain(
     )
 
 
-def cut_windows(text: np.ndarray) -> np.ndarray:
+def cut_windows(text: ndarray) -> ndarray:
     """Return the N windows of a text as ints (N, L + 1): L words to read, and one more word because each word predicts the next.
 
     L is `LENGTH`. The last word of a window is the first word of the next one. The words at the end of the text that fill no window are

@@ -4,13 +4,14 @@ N is the number of reviews. A row of packed reviews has L word ids and contains 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax import data
+from lstm_jax.bounds import frozen
 from lstm_jax.config import SentimentConfig
 from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews
 from lstm_jax.errors import require
@@ -22,7 +23,7 @@ NONE = -1
 """Label in place of a missing review, in a row that has fewer than M reviews."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Rows:
     """Padded reviews of one split, with their labels.
 
@@ -30,20 +31,20 @@ class Rows:
     they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
     """
 
-    ids: np.ndarray | PaddedReviews
-    labels: np.ndarray
+    ids: ndarray | PaddedReviews
+    labels: ndarray
 
     @property
     def count(self) -> int:
         """Number of reviews N."""
         return len(self.labels)
 
-    def review(self, number: int) -> np.ndarray:
+    def review(self, number: int) -> ndarray:
         """Return the ids (T,) of the review with the index `number`, padding included."""
         return np.asarray(self.ids.take(np.asarray([number]), axis=0)[0], np.int32)
 
     @property
-    def targets(self) -> np.ndarray:
+    def targets(self) -> ndarray:
         """The labels (N,)."""
         return self.labels
 
@@ -53,17 +54,17 @@ class Rows:
         return Examples((self.ids, self.labels), self.count, stream=streamed, plans=shuffled if streamed else None)
 
 
-@dataclass(frozen=True)
+@frozen
 class PackedRows:
     """N reviews of one split, packed in R rows of L word ids, with their labels. A row contains at most M reviews."""
 
-    ids: np.ndarray
+    ids: ndarray
     """int32 (R, L): word ids, 0 where there is no review."""
-    labels: np.ndarray
+    labels: ndarray
     """int32 (R, M): labels of the reviews of each row. If a row has fewer than M reviews, its last entries are `NONE`."""
     places: PackedPlaces
     """Positions of the reviews in the rows, as NumPy arrays."""
-    numbers: np.ndarray
+    numbers: ndarray
     """int32 (N, 2): index of the row of each review, and index of the review among the reviews of the row.
 
     The reviews are in the order in which they were given to `pack_reviews`.
@@ -75,7 +76,7 @@ class PackedRows:
         return len(self.numbers)
 
     @property
-    def targets(self) -> np.ndarray:
+    def targets(self) -> ndarray:
         """Labels (N,) of the N reviews, in the order in which they were given to `pack_reviews`."""
         return self.by_review(self.labels)
 
@@ -84,11 +85,11 @@ class PackedRows:
         """Share of padding: the number of steps that belong to no review, divided by the number of all steps."""
         return float((self.places.segment_ids == 0).mean())
 
-    def by_review(self, values: np.ndarray) -> np.ndarray:
+    def by_review(self, values: ndarray) -> ndarray:
         """Return the values of the N reviews as an array (N,), in the order in which the reviews were given to `pack_reviews`."""
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
-    def review(self, number: int) -> np.ndarray:
+    def review(self, number: int) -> ndarray:
         """Return the T word ids of one review. `number` is its index in the order in which the reviews were given to `pack_reviews`."""
         row, column = self.numbers[number]
         return self.ids[row, self.places.first[row, column] : self.places.last[row, column] + 1]
@@ -120,7 +121,7 @@ def pack_reviews(split: EncodedSplit, length: int, truncating: str = "pre") -> P
 Split = Rows | PackedRows
 
 
-@dataclass(frozen=True)
+@frozen
 class Splits:
     """Padded or packed reviews of the training, validation and test splits of a run. A split that the run does not have is None."""
 
@@ -144,7 +145,7 @@ def rows_of(split: EncodedSplit, config: SentimentConfig, mapped: bool = False) 
     return Rows(PaddedReviews(split, *shape) if mapped and split.mapped else split.padded(*shape), split.labels)
 
 
-def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
+def padded_ids(ids: Any, vocabulary: int) -> ndarray:
     """Return the word ids (B, T) of B padded reviews as a NumPy array of int32.
 
     An `InputError` is raised unless `ids` are ints from 0 to `vocabulary` - 1 with the shape (B, T), where T is 1 or more.

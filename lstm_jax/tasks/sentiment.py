@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import Mesh
+from numpy import ndarray
 
-from lstm_jax.bounds import as_tuple
+from lstm_jax.bounds import as_tuple, frozen
 from lstm_jax.config import SentimentConfig
 from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews, Vocabulary
 from lstm_jax.errors import require
@@ -94,7 +96,7 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
 
             found: Any = with_gradient(without_table, others, vectors, *rest)
             mean, logits, gradient = found
-            moved = perturbation(jax.lax.stop_gradient(vectors), gradient, ids, places, adversarial)
+            moved = perturbation(lax.stop_gradient(vectors), gradient, ids, places, adversarial)
             more = cross_entropy(params, vectors + moved, *rest)[0]
         else:
             mean, logits = cross_entropy(params, None, *rest)
@@ -105,7 +107,7 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     return loss
 
 
-def make_logits(rebuild: Callable, mesh: Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
+def make_logits(rebuild: Callable, mesh: Mesh, fold: bool | None = None) -> Callable[[Any, ndarray], ndarray]:
     """Return a compiled function logits(params, ids) that computes the logits (N,) of N reviews, without dropout.
 
     `ids` (N, T) holds T word ids for each review.
@@ -122,14 +124,14 @@ def make_logits(rebuild: Callable, mesh: Mesh, fold: bool | None = None) -> Call
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
+def probabilities(logits: ndarray) -> ndarray:
     """Return the sigmoid of logits, computed in float64."""
     from scipy.special import expit
 
     return expit(logits.astype(np.float64))
 
 
-Logits = Callable[[Any, Split | np.ndarray], np.ndarray]
+Logits = Callable[[Any, Split | ndarray], ndarray]
 """Function that `logits_of` returns."""
 
 
@@ -282,16 +284,16 @@ FIRST = embedding_space.RESERVED_IDS
 """Id of the first word. The ids below it stand for no word."""
 
 
-@dataclass(frozen=True)
+@frozen
 class WordSpace:
     """Word vectors that a trained sentiment model has learned. Row i of `table` (V, E) is the vector of the word with id i."""
 
     run: RunFolder
     vocabulary: Vocabulary
-    table: np.ndarray
+    table: ndarray
 
     @cached_property
-    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    def statistics(self) -> tuple[ndarray, ndarray]:
         """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary."""
         remedy = "remove the file, if there is one, and resume the run to write it anew"
         with parsing(f"words {self.run.words}", remedy), self.run.words.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -303,7 +305,7 @@ class WordSpace:
         return {word: number for word, number in self.vocabulary.index.items() if number < len(self.table)}
 
     @cached_property
-    def common(self) -> np.ndarray:
+    def common(self) -> ndarray:
         """Ids of the common words, which are the words that occur in many training reviews."""
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
@@ -344,7 +346,7 @@ class WordSpace:
         return len(words)
 
 
-def draw_figures(run: RunFolder, params: Any, scored: tuple[np.ndarray, np.ndarray] | None, split: str) -> None:
+def draw_figures(run: RunFolder, params: Any, scored: tuple[ndarray, ndarray] | None, split: str) -> None:
     """Draw a confusion matrix, a reliability curve and an embedding map into the folder of a run.
 
     The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.
@@ -360,7 +362,7 @@ def draw_figures(run: RunFolder, params: Any, scored: tuple[np.ndarray, np.ndarr
         words.draw(run.figures / "embedding_map.png")
 
 
-@dataclass(frozen=True)
+@frozen
 class Trained(base.Trained[SentimentConfig, Vocabulary]):
     """The trained model of a sentiment run, loaded from the folder of the run. The method `probabilities` classifies texts."""
 
@@ -391,7 +393,7 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
     def _logits(self) -> Logits:
         return logits_of(self.rebuild, self.mesh)
 
-    def logits(self, reviews: Split | np.ndarray) -> np.ndarray:
+    def logits(self, reviews: Split | ndarray) -> ndarray:
         """Return the logits (N,) of N reviews, which are given as `Rows`, as `PackedRows`, or as the word ids (N, T) of padded reviews.
 
         Raises:
@@ -399,7 +401,7 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
         """
         return self._logits(self.params, reviews)
 
-    def probabilities(self, texts: Iterable[str | bytes]) -> np.ndarray:
+    def probabilities(self, texts: Iterable[str | bytes]) -> ndarray:
         """Return the probability that each of N texts is a positive review, as float64 (N,).
 
         The texts are encoded in the same way as the training reviews. An `InputError` is raised if `texts` is a single text, or if one of

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpy import ndarray
 
 from lstm_jax.errors import require
 from lstm_jax.models import SentimentClassifier, functional, set_products
 from lstm_jax.tasks.review_rows import padded_ids
 
 
-def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callable[[ndarray], ndarray]:
     """Return a function logits(ids) that computes the logits (B,) of the word ids (B, T) of B reviews in one compiled call.
 
         trained = sentiment.load("runs/sentiment")

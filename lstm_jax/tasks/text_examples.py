@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from numpy import ndarray
 
 from lstm_jax import data
 from lstm_jax.bounds import MOST
@@ -36,14 +37,14 @@ def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     return gather
 
 
-def window_examples(text: np.ndarray | ShardedText, length: int, step: int) -> Examples:
+def window_examples(text: ndarray | ShardedText, length: int, step: int) -> Examples:
     """Return the training examples of a text that is read in windows. Each epoch reads the windows in random order."""
     count = data.some_windows(len(text), length, step)
     streamed = _is_streamed(text)
     return Examples(text, count, _gather(length, step), epoch_order, streamed, shuffled if streamed else None)
 
 
-def stream_examples(text: np.ndarray | ShardedText, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
+def stream_examples(text: ndarray | ShardedText, length: int, batch: int, starts: ndarray | None = None) -> Examples:
     """Return the training examples of a text that is read as streams."""
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
@@ -66,7 +67,7 @@ def stream_examples(text: np.ndarray | ShardedText, length: int, batch: int, sta
     return Examples((text, flags), count, gather_both, order, plans=plans)
 
 
-def _is_streamed(text: np.ndarray | ShardedText) -> bool:
+def _is_streamed(text: ndarray | ShardedText) -> bool:
     """Return whether a text is a `ShardedText`, whose shards are read during the training."""
     streamed = isinstance(text, ShardedText)  # else a training step computes positions in int32
     remedy = f"at most {MOST} fit in memory: write shards with lstm-jax data shard, and read them with --input stream"

@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from jaxtyping import Integer
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_jax.bounds import Count, check_number
+from lstm_jax.bounds import Count, check_number, checked
 from lstm_jax.errors import require
 from lstm_jax.recurrence import as_int32
 from lstm_jax.runtime import processes, sharding
-from lstm_jax.sampling import Mode, check_ids, check_mode
+from lstm_jax.sampling import Mode, check_ids
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
@@ -79,7 +79,7 @@ class Scorer:
     """
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
-        self.mode, self.length, self.mesh = check_mode(mode), check_number("length", length, Count), mesh
+        self.mode, self.length, self.mesh = checked("mode", mode, Mode), check_number("length", length, Count), mesh
         whole = sharding.replicated(mesh) if processes.several() else None  # each process reads the scores of all streams
         self._initial_state = jax.jit(lambda params, batch: rebuild(params).initial_state(batch), static_argnums=1)
 

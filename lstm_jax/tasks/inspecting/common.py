@@ -8,15 +8,15 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
+from numpy import ndarray
 
-from lstm_jax.bounds import MOST, Bounds, Checked, Count
+from lstm_jax.bounds import MOST, Bounds, Checked, Count, frozen
 from lstm_jax.inspection.trace import trace
 from lstm_jax.inspection.window import Example, Frame, Layer, Window
 from lstm_jax.tasks import base
@@ -27,7 +27,7 @@ _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 """Names of the gates and states of a recurrent layer, in the order in which a page shows them. Names not listed here come first."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Request(Checked):
     """Examples and epochs that an HTML page about a trained run should show; see `make_window`.
 
@@ -86,7 +86,7 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     return Epochs(tuple(n + 1 for n in order), tuple(jax.device_put(restored(n).state) for n in order), order.index(best))
 
 
-def first_kinds(orders: Mapping[str, np.ndarray], count: int) -> dict[int, str]:
+def first_kinds(orders: Mapping[str, ndarray], count: int) -> dict[int, str]:
     """Return the first `count` numbers of each order, as a dict from a number to the first kind whose order begins with it."""
     found: dict[int, str] = {}
     for kind, order in orders.items():
@@ -134,7 +134,7 @@ class Network(ABC):
         """Return the words nearest to each word of the examples, with their cosine similarities."""
         return {}
 
-    def trace(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
+    def trace(self, params: Any, *args: Any, steps: slice | ndarray = slice(None), **options: Any) -> list[Layer]:
         """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
         layers = []
         for found in self._arrays(params, *args, **options):

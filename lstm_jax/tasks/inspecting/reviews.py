@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy import ndarray
 
 from lstm_jax import data
 from lstm_jax.data.reviews.tables import read_texts
@@ -56,32 +57,32 @@ class ReviewNetwork(Network):
         options: dict[str, Any] = {"return_sequences": True, "deterministic": True, "time_major": True}
         return model.head(model.recurrent(vectors[:, None], mask=model.embedding.mask(ids[:, None]), **options))[:, 0, 0]
 
-    def whole(self, params: Any, ids: np.ndarray) -> float:
+    def whole(self, params: Any, ids: ndarray) -> float:
         """Return the logit of the review."""
         return float(self._logits(params, ids[None])[0])
 
-    def of_words(self, params: Any, reviews: list[np.ndarray], length: int) -> np.ndarray:
+    def of_words(self, params: Any, reviews: list[ndarray], length: int) -> ndarray:
         """Return the logits of reviews that are given as the ids of their words, and are padded to `length` ids."""
         return self._logits(params, data.pad_sequences(reviews, length, padding=self.config.padding)).astype(np.float64)
 
-    def without_each(self, params: Any, ids: np.ndarray) -> np.ndarray:
+    def without_each(self, params: Any, ids: ndarray) -> ndarray:
         """Return W logits for a review of W words. Entry n is the logit of the review without its word n."""
         words = ids[ids != 0]
         return self.of_words(params, [np.delete(words, n) for n in range(len(words))], len(ids))
 
-    def steps(self, example: np.ndarray):
+    def steps(self, example: ndarray):
         return [_shown(self.trained.vocabulary.word(int(identity))) for identity in example[example != 0]]
 
     def examples(self, request):
         texts = list[str | bytes](request.texts)
         if request.file is not None:
             texts += [text for text in read_texts(request.file, self.config.text_column) if text.strip()]
-            require(bool(texts), "file", str(request.file), "give one review per line")
+            require(texts, "file", str(request.file), "give one review per line")
         if texts:
             given = self.trained.rows(texts)
             return {f"text {n + 1}": given.review(n) for n in range(len(texts))}
         held_out = sentiment.padded_rows(self.trained.reviews(), self.trained.config).held_out()
-        require(bool(held_out), "reviews", "none held out", "give --text or --file")
+        require(held_out, "reviews", "none held out", "give --text or --file")
         name, rows = held_out.popitem()
         logits, labels = self.trained.logits(rows), rows.targets
         margin = np.where(labels == 1, logits, -logits)
@@ -103,7 +104,7 @@ class ReviewNetwork(Network):
             found[_shown(word)] = [(_shown(other), round(score, 2)) for other, score in near]
         return found
 
-    def frame(self, params, example: np.ndarray):
+    def frame(self, params, example: ndarray):
         ids, words = jnp.asarray(example), np.flatnonzero(example)
         vectors = self.vectors(params, ids)
         verdict = self.whole(params, example)
