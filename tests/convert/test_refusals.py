@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from made_weights import assert_subject, edited, random_lstm, random_model, random_pair
 
-from lstm_jax import convert
+from lstm_jax import InputError, convert
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
