@@ -111,16 +111,17 @@ def print_row(console: Console) -> Callback:
         if sum(max(6, len(metric)) + 2 for metric in metrics) + 14 > console.width:
             metrics = ["acc." if metric == "accuracy" else metric for metric in metrics]
         widths = [max(6, len(metric)) for metric in metrics]
-        lines = []
+
+        def write(first, cells, last, align=">"):
+            middle = (f"{cell:{align}{width}}" for cell, width in zip(cells, widths, strict=True))
+            line = "  ".join([f"{first:>5}", *middle, f"{last:>7}"]).rstrip()
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
         if names != shown:
             shown[:] = names
-            new = ("" if split == before else split for before, split in itertools.pairwise(["", *splits]))
-            lines.append(["     ", *(f"{split:<{width}}" for split, width in zip(new, widths, strict=True))])
-            lines.append(["epoch", *(f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True)), "seconds"])
-        numbers = (f"{_number(record.row[name]):>{width}}" for name, width in zip(names, widths, strict=True))
-        lines.append([f"{record.epoch:>5}", *numbers, f"{record.row['seconds']:>7.1f}"])
-        for line in lines:
-            console.print("  ".join(line).rstrip(), highlight=False, markup=False, soft_wrap=True)
+            write("", ("" if split == before else split for before, split in itertools.pairwise(["", *splits])), "", "<")
+            write("epoch", metrics, "seconds")
+        write(record.epoch, (_number(record.row[name]) for name in names), f"{record.row['seconds']:.1f}")
 
     return show
 

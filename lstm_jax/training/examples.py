@@ -35,7 +35,7 @@ class Order(NamedTuple):
 
 
 Plan = Callable[[int, int], Order]
-"""Function plan(first, stop) that returns the `Order` of the steps first .. stop - 1 of an epoch, as NumPy arrays."""
+"""Function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch, as NumPy arrays."""
 Gather = Callable[[Any, Any], Any]
 """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,)."""
 
@@ -45,7 +45,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def _order(xp, rows, count: int, first: int = 0) -> Order:
+def _order(xp, rows, count: int, first=0) -> Order:
     """Return the `Order` for the rows of some steps, of which only the first `count` are real. `xp` is `numpy` or `jax.numpy`."""
     real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
     counts = real.sum(1)
@@ -61,6 +61,17 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     return _order(jnp, rows.reshape(steps, batch_size), count)
 
 
+def in_parts(order: Order) -> Plan:
+    """Return the plan of an epoch whose whole order is known."""
+    rows, weight, examples = (np.asarray(part) for part in order[:3])
+    return lambda first, stop: Order(rows[first:stop], weight[first:stop], examples[first:stop], first)
+
+
+def permuted(key: jax.Array, count: int, batch_size: int) -> Plan:
+    """Return the plan of an epoch that reads `count` examples in random order."""
+    return in_parts(epoch_order(key, count, batch_size))
+
+
 def take_rows(arrays: Any, numbers: Any) -> Any:
     """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
@@ -70,8 +81,7 @@ def take_rows(arrays: Any, numbers: Any) -> Any:
 class Examples:
     """Training examples: arrays that hold the examples, and functions that select batches and determine their order.
 
-    The function `gather` returns a batch of examples. The function `order` returns the order in which an epoch reads the examples.
-    If an order is too large for the memory, the function `plans` returns it in parts.
+    The function `gather` returns a batch of examples. The function `plan` returns the order in which an epoch reads the examples.
     """
 
     arrays: Any
@@ -81,20 +91,10 @@ class Examples:
     gather: Gather = take_rows
     """If the examples are on the devices, it is compiled as a part of the training step. If the batches are read on the host, it is called
     with NumPy arrays."""
-    order: Callable[[jax.Array, int, int], Order] = epoch_order
-    """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
+    plan: Callable[[jax.Array, int, int], Plan] = permuted
+    """Function plan(key, count, batch size) that returns the `Plan` of an epoch. The random key differs from epoch to epoch."""
     stream: bool = False
     """Whether the examples stay on the host, because they may be larger than the memory of a device or of the host."""
-    plans: Callable[[jax.Array, int, int], Plan] | None = None
-    """Function plans(key, count, batch size) that returns the order of an epoch in parts, for examples whose order is too large for the
-    memory. If None, `order` is used."""
-
-    def plan(self, key: jax.Array, batch_size: int) -> Plan:
-        """Return a function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch."""
-        if self.plans is not None:
-            return self.plans(key, self.count, batch_size)
-        rows, weight, examples = (np.asarray(part) for part in self.order(key, self.count, batch_size)[:3])
-        return lambda first, stop: Order(rows[first:stop], weight[first:stop], examples[first:stop], first)
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":

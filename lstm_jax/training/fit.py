@@ -149,7 +149,7 @@ def fit(
         table=None,
         metrics=("loss",),
         # a copy, since the next step reuses the memory of the parameters
-        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
+        evaluate=evaluate and (lambda params, _: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
         monitor=monitor,
         mode=mode,
         checkpoints=None if checkpoints is None else Path(checkpoints),

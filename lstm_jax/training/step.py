@@ -16,15 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training.examples import Gather, take_rows
 from lstm_jax.training.lookups import find_lookups
-from lstm_jax.training.row_sparse import Lag, Optimizer, RowOptimizer, row_sparse
+from lstm_jax.training.row_sparse import Lag, RowOptimizer, row_sparse
 from lstm_jax.training.state import EXAMPLES, FINITE, TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
@@ -51,39 +49,23 @@ def largest_table(objective: Objective, optimizer, params, *args) -> str:
 
 def make_run_steps(
     objective: Objective,
-    optimizer: Optimizer,
-    shardings: TrainState,
-    mesh: Mesh,
+    optimizer,
+    shardings: TrainState | None = None,
     gather: Gather = take_rows,
     steps: int = 0,
     microbatches: int = 1,
-) -> Callable[..., TrainState]:
-    """Return a compiled function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
+) -> Any:
+    """Return a jitted function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
-    The function returns the new state. The given state must not be used after the call, because its memory is reused (donated).
-    `shardings` are those of the training state, and a batch is sharded over `mesh`. `steps_program` explains all other arguments.
-    """
-    compiled = jax.jit(steps_program(objective, optimizer, gather, steps, microbatches), donate_argnums=0, out_shardings=shardings)
-
-    def call(state, arrays, order, start, stop, key):
-        with sharding.on(mesh):
-            return compiled(state, arrays, order, np.int32(start), np.int32(stop), key)
-
-    return call
-
-
-def steps_program(
-    objective: Objective, optimizer, gather: Gather = take_rows, steps: int = 0, microbatches: int = 1
-) -> Callable[..., TrainState]:
-    """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
-
-    The function returns the new state. Its argument `state` is the `TrainState` before the steps, `arrays` is a pytree of arrays that hold
-    the training examples, `order` is the `Order` of the epoch or of a part of it that contains these steps, and `key` is the random key of
-    the run. If `state.behind` names a table, each step updates only the rows of this table that its batch looks up.
+    The function returns the new state. Its argument `state` is the `TrainState` before the steps, which must not be used afterwards,
+    because its memory is reused (donated). `arrays` is a pytree of arrays that hold the training examples, `order` is the `Order` of the
+    epoch or of a part of it that contains these steps, and `key` is the random key of the run. If `state.behind` names a table, each step
+    updates only the rows of this table that its batch looks up. A batch is sharded over the current mesh; see `sharding.on`.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
+        shardings: those of the training state.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         steps: number of steps of an epoch. If 0, it is the number of steps in the argument `order` of `run_steps`.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
@@ -96,6 +78,7 @@ def steps_program(
         value, metrics = objective(params, batch, weight, key)
         return value, (metrics, carry)
 
+    @partial(jax.jit, donate_argnums=0, out_shardings=shardings)
     def run_steps(state, arrays, order, start, stop, key):
         def step(n, carried):
             lag, state = carried

@@ -30,8 +30,9 @@ def one_step(params, optimizer):
     state, places = create_state(params, optimizer, TOTALS, mesh)
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
     order = jax.device_put(epoch_order(jax.random.key(0), COUNT, BATCH), everywhere)
-    run_steps = make_run_steps(objective, optimizer, places, mesh)
-    new = run_steps(state, jax.device_put(tiny().data, everywhere), order, 0, 1, jax.device_put(jax.random.key(1), everywhere))
+    data, key = jax.device_put((tiny().data, jax.random.key(1)), everywhere)
+    with sharding.on(mesh):
+        new = make_run_steps(objective, optimizer, places)(state, data, order, 0, 1, key)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     return new
 
