@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-AnyArray = jax.Array | np.ndarray
+AnyArray = Array | np.ndarray
 
 
 class Order(NamedTuple):
@@ -53,7 +54,7 @@ def _order(xp, rows, count: int, first=0) -> Order:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
+def epoch_order(key: Array, count: int, batch_size: int) -> Order:
     """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples."""
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
@@ -67,7 +68,7 @@ def in_parts(order: Order) -> Plan:
     return lambda first, stop: Order(rows[first:stop], weight[first:stop], examples[first:stop], first)
 
 
-def permuted(key: jax.Array, count: int, batch_size: int) -> Plan:
+def permuted(key: Array, count: int, batch_size: int) -> Plan:
     """Return the plan of an epoch that reads `count` examples in random order."""
     return in_parts(epoch_order(key, count, batch_size))
 
@@ -91,7 +92,7 @@ class Examples:
     gather: Gather = take_rows
     """If the examples are on the devices, it is compiled as a part of the training step. If the batches are read on the host, it is called
     with NumPy arrays."""
-    plan: Callable[[jax.Array, int, int], Plan] = permuted
+    plan: Callable[[Array, int, int], Plan] = permuted
     """Function plan(key, count, batch size) that returns the `Plan` of an epoch. The random key differs from epoch to epoch."""
     stream: bool = False
     """Whether the examples stay on the host, because they may be larger than the memory of a device or of the host."""
@@ -108,7 +109,7 @@ WINDOW = 256
 """Number of shuffled blocks in a window, whose examples are permuted together; see `shuffled`."""
 
 
-def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
+def shuffled(key: Array, count: int, batch_size: int) -> Plan:
     """Return a function that computes any part of a random order of `count` examples, for an order that is too large for the memory."""
     import grain
 
@@ -140,7 +141,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
     return plan
 
 
-def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
+def streams(key: Array, count: int, batch_size: int, length: int) -> Plan:
     """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 
