@@ -311,10 +311,9 @@ def _clean(folder: Path) -> None:
     if not processes.first():
         return
     remove_temporaries(folder)
-    manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
+    owners = {step: _read_manifest(folder, step).get("folder") for step in steps(folder)}
     for step, arrays in _array_folders(folder):
-        manifest = manifests.get(step, {"folder": ""})
-        if manifest and manifest["folder"] != arrays.name:  # a damaged manifest may have been that of this folder
+        if owners.get(step, "") not in (arrays.name, None):  # None for a damaged manifest, which may have been that of this folder
             shutil.rmtree(arrays)
 
 

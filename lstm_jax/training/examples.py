@@ -128,15 +128,12 @@ def shuffled(key: Array, count: int, batch_size: int) -> Plan:
         return np.random.default_rng([*seed, number]).permutation(examples)
 
     def plan(first, stop):
-        rows = np.zeros((stop - first, batch_size), np.int64)
         begin, end = first * batch_size, min(stop * batch_size, count)
-        filled = 0
-        while begin + filled < end:
-            number = min((begin + filled) // size, windows - 1)
-            part = window(number)[begin + filled - number * size : end - number * size]
-            rows.reshape(-1)[filled : filled + len(part)] = part
-            filled += len(part)
-        return _order(np, rows, filled, first)
+        low, high = (min(place // size, windows - 1) for place in (begin, end - 1))
+        read = np.concatenate([window(number) for number in range(low, high + 1)])[begin - low * size : end - low * size]
+        rows = np.zeros((stop - first, batch_size), np.int64)
+        rows.flat[: len(read)] = read
+        return _order(np, rows, len(read), first)
 
     return plan
 

@@ -201,8 +201,7 @@ class TrainStep:
         lag = self._lag(state) if state.behind else None
         lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
         if lag:
-            lag, state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
-            state = state._replace(behind=dict.fromkeys(state.behind, lag.at - lag.done))
+            _, state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
         return state, result
 
     def _lag(self, state: TrainState) -> Lag:

@@ -32,7 +32,6 @@ from lstm_jax.runtime.machine import cores
 
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
-EPOCHS = ("train", "epochs")
 PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 Environment = dict[str, Any]
 """Versions, devices and settings of a process; see `environment`."""
@@ -101,13 +100,14 @@ class RunFolder:
             return False
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
+        given = json.loads(config_json)
         try:
-            changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), json.loads(config_json))
+            changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), given)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"config {self.config}", error, "the run folder is damaged; name a new one") from error
-        old, new = changes.get(EPOCHS, (None, 0))
+        old, new = changes.get(("train", "epochs"), (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
-        longer = more and json.loads(config_json)["train"]["schedule"] == "constant"  # each step is then the same
+        longer = more and given["train"]["schedule"] == "constant"  # each step is then the same
         note = " (more epochs need a constant schedule)" if more else ""
         remedy = f"give its config to resume it: {shown_changes(changes)}{note}"
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
@@ -200,12 +200,8 @@ class RunFolder:
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
-        changes = {}
-        for name in FILES:
-            before, now = sealed.get(name, ""), self._digest(name)
-            if now != before:
-                changes[name] = "missing" if not now else "changed" if before else "added"
-        return changes
+        pairs = {name: (sealed.get(name, ""), self._digest(name)) for name in FILES}
+        return {name: "missing" if not now else "changed" if before else "added" for name, (before, now) in pairs.items() if now != before}
 
     def _digest(self, name: str) -> str:
         """Return the SHA-256 of a file, or "" if the file does not exist."""

@@ -103,8 +103,7 @@ def make_run_steps(
             return end, *catch_up_if((end % CATCH_UP_INTERVAL == 0) | (end == last), optimizer, lag, state)
 
         carried = start, lag_of(optimizer, state, last, start), state
-        _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, interval, carried)
-        return state._replace(behind=dict.fromkeys(state.behind, stop - lag.done))
+        return jax.lax.while_loop(lambda carried: carried[0] < stop, interval, carried)[-1]
 
     return run_steps
 
@@ -166,12 +165,16 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
 
 
 def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tuple[Lag, TrainState]:
-    """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true."""
+    """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true.
+
+    In each case, set `state.behind` to the numbers of steps that the rows miss then.
+    """
     (table,) = state.behind
     # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
     whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
     caught, opt_state, params = optimizer.catch_up(table, None, whole, state.opt_state, state.params)
-    return lag._replace(done=jnp.where(due, caught.done, lag.done)), state._replace(opt_state=opt_state, params=params)
+    lag = lag._replace(done=jnp.where(due, caught.done, lag.done))
+    return lag, state._replace(opt_state=opt_state, params=params, behind={table: lag.at - lag.done})
 
 
 def _divided(count: int, batch, weight, key, carry) -> tuple:

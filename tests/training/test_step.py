@@ -82,17 +82,12 @@ def run(
     table: str = "",
 ):
     """Run the chunks of an epoch that `parts` lists as pairs (start, stop) of step numbers, and return the training state."""
-    made = made or tiny()
-    mesh = sharding.make_mesh(devices)
-    everywhere = sharding.replicated(mesh)
+    made, mesh = made or tiny(), sharding.make_mesh(devices)
     state, places = create_state(made.params, optimizer, TOTALS, mesh, table=table)
-    run_steps = make_run_steps(loss, optimizer, places)
-    order = jax.device_put(epoch_order(jax.random.key(5), len(made.data[1]), BATCH), everywhere)
-    key = jax.device_put(jax.random.key(6), everywhere)
-    data = jax.device_put(made.data, everywhere)
+    run_steps, order = make_run_steps(loss, optimizer, places), epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
     with sharding.on(mesh):
         for start, stop in parts:
-            state = run_steps(state, data, order, start, stop, key)
+            state = run_steps(state, made.data, order, start, stop, jax.random.key(6))
     return state
 
 
