@@ -338,9 +338,9 @@ class _Fit:
         self._save("latest", step, self._saved())
 
     def result(self) -> FitResult:
-        rows = tuple(self.history.rows)
-        early = len(rows) < self.config.epochs
-        return FitResult(processes.gathered(self.best), rows, self.history.best_epoch or len(rows), early, self.history.seconds)
+        history, count = self.history, len(self.history.rows)
+        best, early = history.best_epoch or count, count < self.config.epochs
+        return FitResult(processes.gathered(self.best), tuple(history.rows), best, early, history.seconds)
 
 
 def _chunks(start: int, groups: Iterable[Group], every: int) -> Iterator[tuple]:

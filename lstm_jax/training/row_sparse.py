@@ -196,5 +196,7 @@ def summed_rows(ids: Array, rows: Array, table: Array, name: str) -> Array:
     ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
     ids = jnp.where(ids < 0, ids + len(table), ids)
     inside = (ids >= 0) & (ids < len(table))
-    _, groups = jnp.unique(jnp.where(inside, ids, len(table)), return_inverse=True, size=len(ids))
-    return jax.ops.segment_sum(jnp.where(inside[:, None], rows, 0), groups, len(ids))
+    order = jnp.argsort(jnp.where(inside, ids, len(table)))  # the sort is stable, so that the sums have the same bits each time
+    ids, rows = ids[order], jnp.where(inside[:, None], rows, 0)[order]
+    groups = jnp.cumsum(jnp.diff(ids, prepend=ids[:1]) != 0)
+    return jax.ops.segment_sum(rows, groups, len(ids), indices_are_sorted=True)
