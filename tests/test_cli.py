@@ -177,7 +177,7 @@ TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/ne
         (REVIEWS + "{runs.root} --epochs 2147483647", "epochs: 2147483647"),
         (REVIEWS + "{runs.root} --maxlen 2147483647", "memory:"),
         (REVIEWS + "~nosuchuser/x", "~nosuchuser/x:"),
-        (REVIEWS + "{runs.root} --run {tmp}/thing.txt", "thing.txt: is a file"),
+        (REVIEWS + "{runs.root} --run {tmp}/thing.txt", "thing.txt: File exists"),
         (TRAIN_TEXT + "short.txt --validation 0", "training part: 8 characters"),
         (TRAIN_TEXT + "one.txt", "training part: only 'a', 450 times"),
         (TRAIN_TEXT + "unseen.txt --clean none --unseen error --validation 0.06", "only the validation part has: 'x', '[', 'y', ']'"),

@@ -158,7 +158,7 @@ def _training(work: Workload, arrays: Arrays, params, mesh: Mesh, optimizer, obj
     order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
     given, order, key = jax.device_put((examples.arrays, order, jax.random.key(0)), sharding.replicated(mesh))
     state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh, table=EMBEDDING if work.words else "")
-    run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
+    run_steps = make_run_steps(objective, optimizer, shardings, examples.gather)
     taken = 0
 
     def run(count):
@@ -166,7 +166,8 @@ def _training(work: Workload, arrays: Arrays, params, mesh: Mesh, optimizer, obj
         while count:
             start = taken % EPOCH
             steps = min(count, EPOCH - start)
-            state = jax.block_until_ready(run_steps(state, given, order, start, start + steps, key))
+            with sharding.on(mesh):
+                state = jax.block_until_ready(run_steps(state, given, order, start, start + steps, key))
             taken += steps
             count -= steps
 

@@ -16,8 +16,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(path: Path, subject: str) -> Iterator[None]:
-    """Hold the lock of a lock file during a with-statement, or raise an error without waiting if another holder has the lock."""
+    """Hold the lock of a lock file, whose folder is created if missing. If another holder has the lock, raise an error without waiting."""
     subject_of_file = f"{subject}: lock {path.name}"
+    with system_errors(subject, "name a folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with system_errors(subject_of_file, "name a folder that can be written"):
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")

@@ -102,11 +102,11 @@ class LanguageModel(Training):
 
         return loss
 
-    def evaluation(self, rebuild: Callable, windows: ndarray) -> Callable[[Any], dict[str, float]]:
+    def evaluation(self, rebuild: Callable, windows: ndarray) -> Callable[..., dict[str, float]]:
         """Return a function from parameters to the validation loss: the loss of other windows, with a fixed sample of words."""
         sample = self._draw_words(jax.random.key(0))
         predict = make_predict(lambda model, ids: self._losses(model, ids, sample), self.mesh, 64, lambda params, _: rebuild(params))
-        return lambda params: {"validation_loss": float(predict(params, windows).mean(dtype=np.float64))}
+        return lambda params, _: {"validation_loss": float(predict(params, windows).mean(dtype=np.float64))}
 
     def _draw_words(self, key: Array) -> Array:
         number = jax.random.randint(key, (SAMPLED,), 0, int(self.counts.sum()))

@@ -17,7 +17,7 @@ from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews
 from lstm_jax.errors import require
 from lstm_jax.packing import PackedPlaces, pack
 from lstm_jax.sampling import check_ids
-from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled
+from lstm_jax.training.examples import Examples, Order, epoch_order, in_parts, permuted, shuffled
 
 NONE = -1
 """Label in place of a missing review, in a row that has fewer than M reviews."""
@@ -51,7 +51,7 @@ class Rows:
     def examples(self) -> Examples:
         """Return the reviews as training examples. Each epoch reads them in random order."""
         streamed = isinstance(self.ids, PaddedReviews)
-        return Examples((self.ids, self.labels), self.count, stream=streamed, plans=shuffled if streamed else None)
+        return Examples((self.ids, self.labels), self.count, plan=shuffled if streamed else permuted, stream=streamed)
 
 
 @frozen
@@ -98,12 +98,12 @@ class PackedRows:
         """Return the rows of packed reviews as training examples, which each epoch reads in random order."""
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
-        def order(key, count, batch_size):
+        def plan(key, count, batch_size):
             rows, weight = epoch_order(key, count, batch_size)[:2]
             reviews = jnp.where(weight > 0, counts[rows], 0).sum(1)
-            return Order(rows, jnp.where(weight > 0, 1 / reviews[:, None], 0), reviews)
+            return in_parts(Order(rows, jnp.where(weight > 0, 1 / reviews[:, None], 0), reviews))
 
-        return Examples((self.ids, self.labels, self.places), len(self.ids), order=order)
+        return Examples((self.ids, self.labels, self.places), len(self.ids), plan=plan)
 
 
 def pack_reviews(split: EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:

@@ -20,7 +20,7 @@ from lstm_jax import data
 from lstm_jax.bounds import MOST
 from lstm_jax.data import ShardedText
 from lstm_jax.errors import require
-from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled, streams
+from lstm_jax.training.examples import Examples, permuted, shuffled, streams
 from lstm_jax.training.step import Objective
 
 Rebuild = Callable[..., Any]
@@ -41,7 +41,7 @@ def window_examples(text: ndarray | ShardedText, length: int, step: int) -> Exam
     """Return the training examples of a text that is read in windows. Each epoch reads the windows in random order."""
     count = data.some_windows(len(text), length, step)
     streamed = _is_streamed(text)
-    return Examples(text, count, _gather(length, step), epoch_order, streamed, shuffled if streamed else None)
+    return Examples(text, count, _gather(length, step), shuffled if streamed else permuted, streamed)
 
 
 def stream_examples(text: ndarray | ShardedText, length: int, batch: int, starts: ndarray | None = None) -> Examples:
@@ -50,21 +50,18 @@ def stream_examples(text: ndarray | ShardedText, length: int, batch: int, starts
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     count = (len(text) - length) // (length * batch) * batch
-    plans, streamed, gather = partial(streams, length=length), _is_streamed(text), _gather(length, 1)
-
-    def order(key, count, batch_size):
-        return Order(*map(jnp.asarray, plans(key, count, batch_size)(0, count // batch_size)[:3]))
+    plan, streamed, gather = partial(streams, length=length), _is_streamed(text), _gather(length, 1)
 
     def gather_both(arrays, numbers):
         ids, resets = arrays
         return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
 
     if starts is None:
-        return Examples(text, count, gather, order, streamed, plans)
+        return Examples(text, count, gather, plan, streamed)
     require(not streamed, "article_resets", True, "shards hold no beginnings of articles: read the text with input memory")
     flags = np.zeros(len(text), bool)
     flags[starts] = True
-    return Examples((text, flags), count, gather_both, order, plans=plans)
+    return Examples((text, flags), count, gather_both, plan)
 
 
 def _is_streamed(text: ndarray | ShardedText) -> bool:

@@ -123,18 +123,18 @@ def print_row(console: Console, epochs: int = 0) -> Callback:
         if sum(max(6, len(metric)) + 2 for metric in metrics) + 14 + 15 * bool(record.best_epoch) > console.width:
             metrics = ["acc." if metric == "accuracy" else metric for metric in metrics]
         widths = [max(6, len(metric)) for metric in metrics]
-        lines = []
+
+        def write(first, cells, last, mark="", align=">"):
+            middle = (f"{cell:{align}{width}}" for cell, width in zip(cells, widths, strict=True))
+            line = "  ".join([f"{first:>5}", *middle, f"{last:>7}", mark]).rstrip()
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
         if names != shown:
             shown[:] = names
-            new = ("" if split == before else split for before, split in itertools.pairwise(["", *splits]))
-            lines.append(["     ", *(f"{split:<{width}}" for split, width in zip(new, widths, strict=True))])
-            heading = [f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True)]
-            lines.append(["epoch", *heading, "seconds", "* best so far" if record.best_epoch else ""])
-        numbers = (f"{_number(record.row[name]):>{width}}" for name, width in zip(names, widths, strict=True))
-        lines.append([f"{record.epoch:>5}", *numbers, f"{waited:>7.1f}", "*" * (record.epoch == record.best_epoch)])
+            write("", ("" if split == before else split for before, split in itertools.pairwise(["", *splits])), "", align="<")
+            write("epoch", metrics, "seconds", "* best so far" if record.best_epoch else "")
+        write(record.epoch, (_number(record.row[name]) for name in names), f"{waited:.1f}", "*" * (record.epoch == record.best_epoch))
         printed, waited = time.monotonic(), 0.0
-        for line in lines:
-            console.print("  ".join(line).rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     return show
 

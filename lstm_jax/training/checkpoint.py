@@ -76,9 +76,11 @@ def steps(folder: Path) -> list[int]:
 
     If the folder does not exist, return [].
     """
-    if not folder.is_dir():
-        return []
-    return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
+    return sorted(int(match[1]) for entry in _entries(folder) if (match := _MANIFEST.fullmatch(entry.name)))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
@@ -216,8 +218,6 @@ def claimed(folder: Path, parts: Iterable[str], resume: bool) -> Iterator[None]:
         with processes.together():
             if processes.first():
                 subject = f"checkpoint folder {folder}"
-                with _explained(folder):
-                    folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(folder / "run.lock", subject))
                 held = any(steps(folder / part) for part in parts)
                 remedy = "give resume=True to continue it, or name another folder"
@@ -311,15 +311,14 @@ def _clean(folder: Path) -> None:
     if not processes.first():
         return
     remove_temporaries(folder)
-    manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
+    owners = {step: _read_manifest(folder, step).get("folder") for step in steps(folder)}
     for step, arrays in _array_folders(folder):
-        manifest = manifests.get(step, {"folder": ""})
-        if manifest and manifest["folder"] != arrays.name:  # a damaged manifest may have been that of this folder
+        if owners.get(step, "") not in (arrays.name, None):  # None for a damaged manifest, which may have been that of this folder
             shutil.rmtree(arrays)
 
 
 def _array_folders(folder: Path) -> list[tuple[int, Path]]:
-    return [(int(match[1]), entry) for entry in folder.iterdir() if (match := _ARRAYS.fullmatch(entry.name)) and entry.is_dir()]
+    return [(int(match[1]), entry) for entry in _entries(folder) if (match := _ARRAYS.fullmatch(entry.name)) and entry.is_dir()]
 
 
 def _agreed(damage: str) -> str:

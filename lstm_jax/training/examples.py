@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-AnyArray = jax.Array | np.ndarray
+AnyArray = Array | np.ndarray
 
 
 class Order(NamedTuple):
@@ -35,7 +36,7 @@ class Order(NamedTuple):
 
 
 Plan = Callable[[int, int], Order]
-"""Function plan(first, stop) that returns the `Order` of the steps first .. stop - 1 of an epoch, as NumPy arrays."""
+"""Function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch, as NumPy arrays."""
 Gather = Callable[[Any, Any], Any]
 """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,)."""
 
@@ -45,7 +46,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def _order(xp, rows, count: int, first: int = 0) -> Order:
+def _order(xp, rows, count: int, first=0) -> Order:
     """Return the `Order` for the rows of some steps, of which only the first `count` are real. `xp` is `numpy` or `jax.numpy`."""
     real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
     counts = real.sum(1)
@@ -53,12 +54,23 @@ def _order(xp, rows, count: int, first: int = 0) -> Order:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
+def epoch_order(key: Array, count: int, batch_size: int) -> Order:
     """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples."""
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
     rows = jnp.concatenate([jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]).astype(jnp.int32)
     return _order(jnp, rows.reshape(steps, batch_size), count)
+
+
+def in_parts(order: Order) -> Plan:
+    """Return the plan of an epoch whose whole order is known."""
+    rows, weight, examples = (np.asarray(part) for part in order[:3])
+    return lambda first, stop: Order(rows[first:stop], weight[first:stop], examples[first:stop], first)
+
+
+def permuted(key: Array, count: int, batch_size: int) -> Plan:
+    """Return the plan of an epoch that reads `count` examples in random order."""
+    return in_parts(epoch_order(key, count, batch_size))
 
 
 def take_rows(arrays: Any, numbers: Any) -> Any:
@@ -70,8 +82,7 @@ def take_rows(arrays: Any, numbers: Any) -> Any:
 class Examples:
     """Training examples: arrays that hold the examples, and functions that select batches and determine their order.
 
-    The function `gather` returns a batch of examples. The function `order` returns the order in which an epoch reads the examples.
-    If an order is too large for the memory, the function `plans` returns it in parts.
+    The function `gather` returns a batch of examples. The function `plan` returns the order in which an epoch reads the examples.
     """
 
     arrays: Any
@@ -81,20 +92,10 @@ class Examples:
     gather: Gather = take_rows
     """If the examples are on the devices, it is compiled as a part of the training step. If the batches are read on the host, it is called
     with NumPy arrays."""
-    order: Callable[[jax.Array, int, int], Order] = epoch_order
-    """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
+    plan: Callable[[Array, int, int], Plan] = permuted
+    """Function plan(key, count, batch size) that returns the `Plan` of an epoch. The random key differs from epoch to epoch."""
     stream: bool = False
     """Whether the examples stay on the host, because they may be larger than the memory of a device or of the host."""
-    plans: Callable[[jax.Array, int, int], Plan] | None = None
-    """Function plans(key, count, batch size) that returns the order of an epoch in parts, for examples whose order is too large for the
-    memory. If None, `order` is used."""
-
-    def plan(self, key: jax.Array, batch_size: int) -> Plan:
-        """Return a function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch."""
-        if self.plans is not None:
-            return self.plans(key, self.count, batch_size)
-        rows, weight, examples = (np.asarray(part) for part in self.order(key, self.count, batch_size)[:3])
-        return lambda first, stop: Order(rows[first:stop], weight[first:stop], examples[first:stop], first)
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":
@@ -108,7 +109,7 @@ WINDOW = 256
 """Number of shuffled blocks in a window, whose examples are permuted together; see `shuffled`."""
 
 
-def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
+def shuffled(key: Array, count: int, batch_size: int) -> Plan:
     """Return a function that computes any part of a random order of `count` examples, for an order that is too large for the memory."""
     import grain
 
@@ -127,20 +128,17 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
         return np.random.default_rng([*seed, number]).permutation(examples)
 
     def plan(first, stop):
-        rows = np.zeros((stop - first, batch_size), np.int64)
         begin, end = first * batch_size, min(stop * batch_size, count)
-        filled = 0
-        while begin + filled < end:
-            number = min((begin + filled) // size, windows - 1)
-            part = window(number)[begin + filled - number * size : end - number * size]
-            rows.reshape(-1)[filled : filled + len(part)] = part
-            filled += len(part)
-        return _order(np, rows, filled, first)
+        low, high = (min(place // size, windows - 1) for place in (begin, end - 1))
+        read = np.concatenate([window(number) for number in range(low, high + 1)])[begin - low * size : end - low * size]
+        rows = np.zeros((stop - first, batch_size), np.int64)
+        rows.flat[: len(read)] = read
+        return _order(np, rows, len(read), first)
 
     return plan
 
 
-def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
+def streams(key: Array, count: int, batch_size: int, length: int) -> Plan:
     """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 

@@ -7,7 +7,7 @@ only the rows of its own devices.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lstm_jax.runtime import processes, sharding
-from lstm_jax.training.examples import Examples, Order, steps_per_epoch
+from lstm_jax.training.examples import Examples, Order, Plan, steps_per_epoch
 
 FED_BYTES = 4 * 2**20
 """Target size, in bytes, of a group: the batches of consecutive steps that a process places on its devices at once."""
@@ -23,6 +23,8 @@ FED_STEPS = 256
 """Largest number of steps in a group."""
 AHEAD = 2
 """Number of groups that are read ahead."""
+Group = tuple[int, Any, Order]
+"""Consecutive steps of an epoch: the step before which they end, their examples, and the order in which they read these."""
 
 
 class OnDevices:
@@ -35,20 +37,11 @@ class OnDevices:
         self.examples, self.batch_size, self.everywhere = examples, batch_size, sharding.replicated(mesh)
         self.arrays, self.gather = sharding.put(examples.arrays, self.everywhere), examples.gather
 
-    def begin(self, key: jax.Array, step: int) -> None:
-        """Begin to read an epoch at `step`, which is not 0 if a run is resumed within an epoch. `key` gives the order of the examples."""
-        self.order = sharding.put(self.examples.order(key, self.examples.count, self.batch_size), self.everywhere)
-
-    def end(self, step: int) -> int:
-        """Return the largest `stop` for which the steps `step` .. `stop` - 1 can form one chunk."""
-        return steps_per_epoch(self.examples.count, self.batch_size)
-
-    def at(self, step: int) -> tuple[Any, Order]:
-        """Return the examples for the chunk of steps that begins at `step`, and the order in which the steps read them."""
-        return self.arrays, self.order
-
-    def ahead(self, step: int) -> None:
-        """Place the arrays for the chunk of steps that begins at `step` on the devices, unless they are there already."""
+    def groups(self, key: jax.Array, step: int) -> Iterator[Group]:
+        """Read an epoch from `step` on, which is not 0 if a run is resumed within an epoch. `key` gives the order of the examples."""
+        steps = steps_per_epoch(self.examples.count, self.batch_size)
+        plan = self.examples.plan(key, self.examples.count, self.batch_size)
+        yield steps, self.arrays, sharding.put(plan(0, steps), self.everywhere)
 
 
 def take_batch(batches, number: jax.Array):
@@ -73,42 +66,34 @@ class FromHost:
         size = max(1, min(FED_STEPS, self.steps, FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))))
         (self.size,) = processes.largest(size)
 
-    def begin(self, key: jax.Array, step: int) -> None:
+    def groups(self, key: jax.Array, step: int) -> Iterator[Group]:
         import grain
 
-        orders = self.examples.plan(key, self.batch_size)
-        begin, groups = step // self.size, math.ceil(self.steps / self.size)
-        read = grain.MapDataset.range(begin, groups).map(lambda group: self._read(orders, group))
-        self.iterator = iter(read.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
-        self.group, self.waited = -1, 0.0
-        self.placed: Any = None
+        plan = self.examples.plan(key, self.examples.count, self.batch_size)
+        numbers = range(step // self.size, math.ceil(self.steps / self.size))
+        read = grain.MapDataset.range(numbers.start, numbers.stop).map(lambda number: self._read(plan, number))
+        found, self.waited = iter(read.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD))), 0.0
+        placed: list[Group] = []
+        for number in numbers:
+            began = time.perf_counter()
+            batches, order = next(found)
+            self.waited += time.perf_counter() - began
+            order = sharding.put(order, sharding.replicated(self.mesh))
+            placed.append((min(self.steps, (number + 1) * self.size), sharding.from_own_rows(batches, self.mesh, 1), order))
+            if len(placed) > 1:  # the devices receive a group while the steps of the one before it run
+                yield placed.pop(0)
+        yield from placed
 
-    def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple:
+    def _read(self, plan: Plan, number: int) -> tuple:
         """Read the batches of a group, which consists of S consecutive steps."""
-        first = group * self.size
-        order = orders(first, min(first + self.size, self.steps))
+        first = number * self.size
+        order = plan(first, min(first + self.size, self.steps))
         spare = self.size - len(order.rows)  # the last group is filled up, so that all have one shape
         rows, weight, counts = (np.concatenate([part, np.repeat(part[-1:], spare, axis=0)]) for part in order[:3])
         own = rows[:, self.rows]
         batches = self.examples.gather(self.examples.arrays, own.reshape(-1))
         batches = jax.tree.map(lambda array: np.asarray(array).reshape(*own.shape, *array.shape[1:]), batches)
         return batches, Order(np.arange(self.size, dtype=np.int32), weight, counts, np.int32(first))
-
-    def end(self, step: int) -> int:
-        return min(self.steps, (step // self.size + 1) * self.size)
-
-    def at(self, step: int):
-        self.ahead(step)
-        return self.placed
-
-    def ahead(self, step: int) -> None:
-        if step // self.size == self.group or step >= self.steps:
-            return
-        began = time.perf_counter()
-        batches, order = next(self.iterator)
-        self.waited += time.perf_counter() - began
-        self.group = step // self.size
-        self.placed = sharding.from_own_rows(batches, self.mesh, 1), sharding.put(order, sharding.replicated(self.mesh))
 
 
 def make_source(examples: Examples, mesh: Mesh, batch_size: int) -> OnDevices | FromHost:

@@ -14,7 +14,6 @@ from rich.console import Console
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import require
-from lstm_jax.models import Parts
 from lstm_jax.recurrence import check_32_bits, of_kinds
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
@@ -22,7 +21,6 @@ from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.make_train_step import check_floats, check_functions, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.step import Objective
 
 
 def fit(
@@ -114,11 +112,11 @@ def fit(
     require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
     remedy = "give a sequence of arrays, such as (x, y)"
     require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
-    kinds, given = (jnp.number, jnp.bool_, jax.dtypes.extended), []
-    for array in as_tuple("arrays", arrays, remedy):
-        given.append(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example"))
-        check_32_bits("arrays", given[-1])
-        require(given[-1].ndim > 0, "arrays", "a scalar", "give arrays with one row per example")
+    kinds, each = (jnp.number, jnp.bool_, jax.dtypes.extended), "give arrays of numbers, with one row per example"
+    given = [of_kinds("arrays", array, kinds, each) for array in as_tuple("arrays", arrays, remedy)]
+    for array in given:
+        check_32_bits("arrays", array)
+        require(array.ndim > 0, "arrays", "a scalar", each)
     counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
     saving = {"keep_epochs": keep_epochs, "resume": resume, "checkpoint_steps": checkpoint_steps}
@@ -128,6 +126,12 @@ def fit(
 
     def gather(arrays, numbers):
         return jax.tree.map(lambda rows: sharding.constrain(rows, 0), take_rows(arrays, numbers))
+
+    def objective(params, rows, weight, key):
+        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
+        check_floats("losses", losses, weight.shape, f"return floats, one loss per example, {weight.shape}")
+        mean = (losses * weight.astype(losses.dtype)).sum()
+        return mean, {"loss": mean}
 
     config = TrainConfig(
         epochs=epochs,
@@ -141,7 +145,7 @@ def fit(
     )
     result = loop.fit(
         parts.params,
-        _mean_loss(loss_fn, parts),
+        objective,
         optimizer,
         Examples(tuple(given), counts[0], gather),
         config,
@@ -149,7 +153,7 @@ def fit(
         table=None,
         metrics=("loss",),
         # a copy, since the next step reuses the memory of the parameters
-        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
+        evaluate=evaluate and (lambda params, _: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
         monitor=monitor,
         mode=mode,
         checkpoints=None if checkpoints is None else Path(checkpoints),
@@ -159,18 +163,6 @@ def fit(
     )
     nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
     return result
-
-
-def _mean_loss(loss_fn: Callable, parts: Parts) -> Objective:
-    """Return the training objective that computes the weighted mean of the losses of a batch."""
-
-    def objective(params, rows, weight, key):
-        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
-        check_floats("losses", losses, weight.shape, f"return floats, one loss per example, {weight.shape}")
-        mean = (losses * weight.astype(losses.dtype)).sum()
-        return mean, {"loss": mean}
-
-    return objective
 
 
 def _reseeded(variables, key: jax.Array):

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.extend import core
 from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
@@ -100,7 +101,7 @@ def _mode(equation) -> GatherScatterMode:
     return equation.params.get("mode", GatherScatterMode.CLIP)  # a dynamic_slice has no mode
 
 
-def _row_indices(indices, equation) -> jax.Array:
+def _row_indices(indices, equation) -> Array:
     """Return the row indices of one lookup in a table. An index outside the table is replaced by the number of rows."""
     rows = equation.invars[0].aval.shape[0]
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
@@ -149,16 +150,16 @@ class FoundLookups:
     It is -1, the last axis, if the batch axis is not known or if there is only one device.
     """
 
-    def indices(self, params: Params, *args) -> list[jax.Array]:
+    def indices(self, params: Params, *args) -> list[Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
         found = _indices(self.program, (self.table,), params, args, [])[self.table]
         return [jnp.moveaxis(ids, axis, -1) if ids.ndim else ids for ids, axis in zip(found, self.batch_axes, strict=True)]
 
-    def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
+    def vectors(self, table: Array, indices: Sequence[Array]) -> list[Array]:
         """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) of indices."""
         return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, self.modes, strict=True)]
 
-    def loss_of(self, params: Params, vectors: Sequence[jax.Array], *args):
+    def loss_of(self, params: Params, vectors: Sequence[Array], *args):
         """Return the results of the loss function, computed with `vectors` in place of the rows that it looks up in the embedding table."""
         pairs, given = iter(zip(vectors, self.batch_axes, strict=True)), []
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lstm_jax.runtime.interrupts import Asked, noted_signals
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord, progress_bar
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.feeding import make_source
+from lstm_jax.training.feeding import Group, make_source
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.state import EXAMPLES, FINITE, TrainState, create_state
 from lstm_jax.training.step import Objective, largest_table, make_run_steps
@@ -75,8 +75,7 @@ def fit(
     carry: Any = (),
     table: str | None = "",
     metrics: tuple[str, ...] = ("loss", "accuracy"),
-    derive: Callable[[Metrics], Metrics] | None = None,
-    evaluate: Callable[[Any], Metrics] | None = None,
+    evaluate: Callable[[Any, Metrics], Metrics] | None = None,
     monitor: str = "",
     mode: str = "min",
     checkpoints: Path | None = None,
@@ -90,8 +89,8 @@ def fit(
     `lstm_jax.fit` trains a module with this function, and describes the arguments that are not described here. `params` is not changed,
     `objective` returns the loss and the metrics `metrics` of a batch (see `step.Objective`), and `carry` are arrays (B, ...), for the batch
     size B, that each step hands to the next, from the same ones in each epoch. `table` names a parameter that the objective uses only to
-    look up rows (see `state.create_state`); if it is None, the largest one is searched for. `derive` and `evaluate` compute further metrics
-    of an epoch, from its training metrics and from the parameters at its end.
+    look up rows (see `state.create_state`); if it is None, the largest one is searched for. `evaluate` computes further metrics of an
+    epoch, from the parameters at its end and from its training metrics.
 
     The subfolder `latest/` of `checkpoints` holds the whole training state, from which a run is resumed, `best/` the parameters of the best
     epoch, or of the newest if no metric is monitored, and `epochs/`, with `keep_epochs`, those of each epoch. If `latest/` is empty,
@@ -115,8 +114,7 @@ def fit(
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
-                row |= _plain_metrics(derive(row)) if derive else {}
-                more = _plain_metrics(evaluate(run.state.params)) if evaluate else {}
+                more = _plain_metrics(evaluate(run.state.params, row)) if evaluate else {}
                 for name in row.keys() & more.keys():
                     raise InputError("metric", name, "the training itself has it: give another name")
                 run.end_epoch(row | more, callbacks, resume)
@@ -191,7 +189,7 @@ class _Fit:
                 batch = jax.eval_shape(examples.gather, examples.arrays, numbers)
                 table = largest_table(objective, optimizer, params, batch, weight, step_key)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES, FINITE), mesh, self.carry, table)
-        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
+        self.run_steps = make_run_steps(objective, optimizer, self.shardings, self.source.gather, self.per_epoch, config.microbatches)
         self.history, self.began = History(), time.perf_counter()
         self.best_params = self._params() if monitor else None
         if checkpoints is not None:
@@ -216,6 +214,10 @@ class _Fit:
         count = np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded))
         totals = saved.totals | self._copied({EXAMPLES: count, FINITE: np.int32(0)})
         self.state = saved._replace(totals=totals, behind=dict.fromkeys(self.state.behind, saved.behind), rounded=())
+
+    @property
+    def best(self) -> Any:
+        return self.state.params if self.best_params is None else self.best_params
 
     @property
     def ended(self) -> bool:
@@ -260,20 +262,15 @@ class _Fit:
         remedy = f"the newest checkpoint in {latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
         self.history = History.read(found.extra)
-        if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
-            checkpoint.prune(best, KEEP["best"], newest=found.step)
+        checkpoint.prune(latest, KEEP["latest"])  # also removes leftovers of a killed process
+        checkpoint.prune(best, KEEP["best"], found.step)  # a process may have ended after it saved the best, but not its state
         epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
         own = self.history.rows[epoch - 1]["step"] if epoch else 0
-        if epoch and (damage := checkpoint.damage(best, own)):
-            params = self.best_params if self.monitor else self.state.params if found.step == own else None
-            done = "an older one is used until the next epoch ends" if params is None else "saved again"
-            say(f"best checkpoint of step {own} is damaged ({damage}); {done}")
-            if params is not None:
-                self._save("best", own, params)
+        known = self.monitor or found.step == own  # else the next epoch ends with a new one
+        if epoch and known and (damage := checkpoint.damage(best, own)):
+            say(f"best checkpoint of step {own} is damaged ({damage}); saved again")
+            self._save("best", own, self.best)
         say(f"resumed after step {found.step} of {most}{note}")
-        for folder in (latest, best):
-            if folder.is_dir():
-                checkpoint.prune(folder, KEEP[folder.name])  # also removes leftovers of a killed process
         self.began = time.perf_counter() - self.history.seconds
 
     def _save(self, part: str, step: int, state) -> None:
@@ -288,12 +285,11 @@ class _Fit:
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
         began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])  # read before the run was resumed within the epoch
         first = int(self.state.step) - epoch * self.per_epoch
-        self.source.begin(jax.random.fold_in(self.order_key, epoch), first)
         bar = progress.add_task(f"epoch {epoch + 1}/{self.config.epochs}", total=self.per_epoch, completed=first)
-        for start, stop in _chunks(first, self.per_epoch, every, self.source.end):
-            self.state = self.run_steps(self.state, *self.source.at(start), start, stop, self.step_key)
-            self.source.ahead(stop)
-            jax.block_until_ready(self.state)
+        groups = self.source.groups(jax.random.fold_in(self.order_key, epoch), first)
+        for start, stop, *given in _chunks(first, groups, every):
+            with sharding.on(self.mesh):
+                self.state = jax.block_until_ready(self.run_steps(self.state, *given, start, stop, self.step_key))
             progress.update(bar, completed=stop)
             if self.config.stop_on_nan:
                 loss = float(self.state.totals.get("loss", 0))  # a sum over the examples of the epoch so far
@@ -342,19 +338,19 @@ class _Fit:
         self._save("latest", step, self._saved())
 
     def result(self) -> FitResult:
-        rows = tuple(self.history.rows)
-        params = self.state.params if self.best_params is None else self.best_params
-        early = len(rows) < self.config.epochs
-        return FitResult(processes.gathered(params), rows, self.history.best_epoch or len(rows), early, self.history.seconds)
+        history, count = self.history, len(self.history.rows)
+        best, early = history.best_epoch or count, count < self.config.epochs
+        return FitResult(processes.gathered(self.best), tuple(history.rows), best, early, history.seconds)
 
 
-def _chunks(start: int, stop: int, every: int, most: Callable) -> Iterator[tuple[int, int]]:
-    """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each."""
+def _chunks(start: int, groups: Iterable[Group], every: int) -> Iterator[tuple]:
+    """Divide the steps of groups, from step `start` on, into chunks that take about `CHUNK_SECONDS` each."""
     size, timed = 8, False
-    while start < stop:
-        end = min(start + size, stop, most(start), (start // every + 1) * every if every else stop)
-        began = time.perf_counter()
-        yield start, end
-        if timed:  # the first chunk is not timed, since it includes compilation
-            (size,) = processes.largest(max(1, round((end - start) * CHUNK_SECONDS / max(time.perf_counter() - began, 1e-6))))
-        start, timed = end, True
+    for last, *given in groups:
+        while start < last:
+            stop = min(start + size, last, (start // every + 1) * every if every else last)
+            began = time.perf_counter()
+            yield start, stop, *given
+            if timed:  # the first chunk is not timed, since it includes compilation
+                (size,) = processes.largest(max(1, round((stop - start) * CHUNK_SECONDS / max(time.perf_counter() - began, 1e-6))))
+            start, timed = stop, True

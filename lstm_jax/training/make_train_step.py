@@ -115,8 +115,7 @@ class TrainStep:
             InputError: if B is not a multiple of the number of devices, or if the result of `loss_fn` is not that which `make_train_step`
                 describes.
         """
-        with sharding.on(self._mesh):
-            return self._one(*self._prepared(0, state, batch))
+        return self._run(self._one, 0, state, batch)
 
     def many(self, state: TrainState, *batches: Any) -> tuple[TrainState, Any]:
         """Take S steps in one compiled call.
@@ -124,8 +123,7 @@ class TrainStep:
         It is like S calls of `__call__`, but each array of `batches`, and of the results of the loss function, has a new first axis of size
         S.
         """
-        with sharding.on(self._mesh):
-            return self._several(*self._prepared(1, state, batches))
+        return self._run(self._several, 1, state, batches)
 
     def model(self, state: TrainState) -> Any:
         """Return a model with the parameters and the other variables of a training state. The state is not changed and stays valid.
@@ -159,11 +157,10 @@ class TrainStep:
 
         It shows for example which data the devices exchange, or how much memory a step needs. The state stays valid.
         """
-        with sharding.on(self._mesh):
-            return self._one.lower(*self._prepared(0, state, batch))
+        return self._run(self._one.lower, 0, state, batch)
 
-    def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple:
-        """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh."""
+    def _run(self, function: Callable, axis: int, state: TrainState, batch: tuple) -> Any:
+        """Call a function with the training state and the batch, whose axis `axis` is sharded over the devices of the mesh."""
         used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
         require(not used, "training state", "used again", "a step reuses its memory: give the state that the step returned")
         remedy = f"give a batch size that is a multiple of the mesh's {self._mesh.size} devices"
@@ -171,18 +168,19 @@ class TrainStep:
             check_32_bits("batch", leaf)
             fits = self._mesh.size == 1 or (np.ndim(leaf) > axis and leaf.shape[axis] % self._mesh.size == 0)
             require(fits, "batch", np.shape(leaf), remedy)
-        if self._mesh.size > 1:
-            batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
-        if self._table is None and not is_off():
-            first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[axis:], jax.typeof(leaf).dtype), batch)
-            self._table = largest_table(self._objective, self._optimizer, state.params, first, (), (), state.carry)
-        table = "" if is_off() else self.table  # compiled code can be turned off between two calls
-        if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
-            state = self._caught_up(state)
-        if table and not state.behind:
-            zeros = np.zeros(len(state.params[table]), np.int32)
-            state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
-        return state, batch
+        with sharding.on(self._mesh):
+            if self._mesh.size > 1:
+                batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
+            if self._table is None and not is_off():
+                first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[axis:], jax.typeof(leaf).dtype), batch)
+                self._table = largest_table(self._objective, self._optimizer, state.params, first, (), (), state.carry)
+            table = "" if is_off() else self.table  # compiled code can be turned off between two calls
+            if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
+                state = self._caught_up(state)
+            if table and not state.behind:
+                zeros = np.zeros(len(state.params[table]), np.int32)
+                state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
+            return function(state, batch)
 
     def _objective(self, params, batch: tuple, weight, key, variables) -> tuple[jax.Array, Any]:
         """Call `loss_fn` on the model and the batch, and return (loss, (result, variables))."""
@@ -203,8 +201,7 @@ class TrainStep:
         lag = self._lag(state) if state.behind else None
         lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
         if lag:
-            lag, state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
-            state = state._replace(behind=dict.fromkeys(state.behind, lag.at - lag.done))
+            _, state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
         return state, result
 
     def _lag(self, state: TrainState) -> Lag:

@@ -86,8 +86,7 @@ def binary_metrics(logits: np.ndarray, labels: np.ndarray) -> BinaryMetrics:
     probabilities = expit(z)
     loss = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     positive = z > 0  # equals p > 0.5, also for logits so small that p rounds to 0.5
-    counts = [[int(np.sum((y == label) & (positive == called))) for called in (False, True)] for label in (0, 1)]
-    (tn, fp), (fn, tp) = counts
+    (tn, fp), (fn, tp) = np.bincount((2 * y + positive).astype(int), minlength=4).reshape(2, 2).tolist()
     return BinaryMetrics(
         loss=float(loss.mean()),
         accuracy=(tn + tp) / len(y),
@@ -129,7 +128,7 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     """Check N values and N labels, and return both as float64 arrays of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
         require(array.ndim == 1 or array.shape[1:] == (1,), thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
-    v, y = values.astype(np.float64).ravel(), labels.astype(np.float64).ravel()
+    v, y = (array.astype(np.float64).ravel() for array in (values, labels))
     require(0 < len(v) == len(y), name, f"{len(v)} of them for {len(y)} labels", "give one of each for each review")
     diverged = "the model has diverged: lower the learning rate"
     for thing, array, good, remedy in ((name, v, np.isfinite(v), diverged), ("labels", y, (y == 0) | (y == 1), "give 0 or 1")):

@@ -92,9 +92,8 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
             found = adam_step(constants, m, v, g, *(number.astype(m.dtype) for number in numbers))
             return tuple(array.astype(dtype) for array in found)
 
-        old, structure = jax.tree.flatten(state.mu)
-        parts = list(map(step, old, *map(structure.flatten_up_to, (state.nu, updates))))
-        steps, m, v = (structure.unflatten([part[n] for part in parts]) for n in range(3))
+        found = jax.tree.map(step, state.mu, state.nu, updates)
+        steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), jax.tree.structure((0, 0, 0)), found)
         return steps, optax.ScaleByAdamState(count, m, v)
 
     dense = optax.GradientTransformation(init, update)

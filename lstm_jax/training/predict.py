@@ -13,14 +13,14 @@ from lstm_jax.runtime import processes, sharding
 
 def make_predict(
     forward: Callable, mesh: Mesh, batch_size: int = 512, prepare: Callable = lambda params, count: params
-) -> Callable[[Any, Any], np.ndarray]:
+) -> Callable[[Any, Any], Any]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
-    `rows` is a pytree of arrays (N, ...). The result is one NumPy array, whose row n is the prediction for row n. 64-bit ints in `rows` are
+    `rows` is a pytree of arrays (N, ...). The result has NumPy arrays, whose row n is the prediction for row n. 64-bit ints in `rows` are
     clipped to the range of 32-bit ints, unless 64-bit dtypes are enabled in JAX (`jax_enable_x64`).
 
     Args:
-        forward: function forward(prepared, batch) that returns an array with one row for each row of the batch.
+        forward: function forward(prepared, batch) that returns a pytree of arrays with one row for each row of the batch.
         mesh: devices that a batch is sharded over.
         batch_size: largest number of rows in a batch. It is rounded up to a multiple of the number of devices.
         prepare: function prepare(params, count) that makes `prepared` once in each call of `predict`. `count` is the number of rows,
@@ -50,6 +50,6 @@ def make_predict(
 
         with sharding.on(mesh):
             outputs = compiled(params, jax.tree.map(lambda a: cut(np.asarray(a)), rows))
-        return np.asarray(outputs).reshape(padded, *outputs.shape[2:])[:count]
+        return jax.tree.map(lambda array: np.asarray(array).reshape(padded, *array.shape[2:])[:count], outputs)
 
     return predict

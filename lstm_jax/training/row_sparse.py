@@ -15,18 +15,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native
 from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.runtime import sharding
 
-Advance = Callable[[Any], tuple[Any, jax.Array, jax.Array]]
+Advance = Callable[[Any], tuple[Any, Array, Array]]
 """Function from the state of Adam to three values: the number of the next step, counted from 1, the learning rate of that step multiplied
 by the bias correction, and the small number in the denominator of that step."""
 
 
-Number = float | jax.Array
+Number = float | Array
 
 
 class Lag(NamedTuple):
@@ -35,13 +36,13 @@ class Lag(NamedTuple):
     In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps count as an epoch.
     """
 
-    scales: jax.Array
+    scales: Array
     """(S,): learning rate of each step of the epoch, multiplied by the bias correction of Adam."""
-    eps: jax.Array
+    eps: Array
     """(S,): small number in the denominator of each step of the epoch."""
-    at: jax.Array
+    at: Array
     """int32 (): index of the next step in the epoch, counted from 0."""
-    done: jax.Array
+    done: Array
     """int32 (V,): number of steps of the epoch that each row has taken."""
 
 
@@ -91,7 +92,7 @@ class RowOptimizer:
         """Compute a dense update, as the `update` of an optax transformation does."""
         return optax.with_extra_args_support(self.dense).update(updates, state, params, **extra)
 
-    def begin(self, table: jax.Array, state, steps: int, at=0, behind=0) -> Lag:
+    def begin(self, table: Array, state, steps: int, at=0, behind=0) -> Lag:
         """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""
         at, own = jnp.asarray(at, jnp.int32), self._own(state)
         counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
@@ -184,11 +185,11 @@ class _Rows(Operation):
         return table + step, m, v, jnp.full_like(lag.done, lag.at + 1)
 
 
-def _table_spec(table: jax.Array, name: str) -> PartitionSpec:
+def _table_spec(table: Array, name: str) -> PartitionSpec:
     return sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table)
 
 
-def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
+def summed_rows(ids: Array, rows: Array, table: Array, name: str) -> Array:
     """Add up the gradients that belong to the same row of the table, and return the sums."""
     if _table_spec(table, name):
         rows = sharding.rows_to_columns(rows)

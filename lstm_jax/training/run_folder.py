@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from lstm_jax.runtime.machine import cores
 
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
-EPOCHS = ("train", "epochs")
 PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 Environment = dict[str, Any]
 """Versions, devices and settings of a process; see `environment`."""
@@ -64,19 +63,13 @@ class RunFolder:
         self.manifest = path / "manifest.json"
         self.lock = path / "run.lock"
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Lock the folder against other processes until the context ends. The folder is created if it does not exist.
 
         Raises:
             InputError: if another process holds the lock, or if the folder cannot be created.
         """
-        subject = f"run folder {self.path}"
-        with system_errors(subject, "name a folder that can be written"):
-            require(not self.path.exists() or self.path.is_dir(), subject, "is a file", "name a new folder")
-            self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.lock, subject):
-            yield
+        return locked(self.lock, f"run folder {self.path}")
 
     def start(self, config_json: str, resume: bool) -> bool:
         """Write the config of a new run, or check that the run in the folder can be resumed with this config.
@@ -107,13 +100,14 @@ class RunFolder:
             return False
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
+        given = json.loads(config_json)
         try:
-            changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), json.loads(config_json))
+            changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), given)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"config {self.config}", error, "the run folder is damaged; name a new one") from error
-        old, new = changes.get(EPOCHS, (None, 0))
+        old, new = changes.get(("train", "epochs"), (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
-        longer = more and json.loads(config_json)["train"]["schedule"] == "constant"  # each step is then the same
+        longer = more and given["train"]["schedule"] == "constant"  # each step is then the same
         note = " (more epochs need a constant schedule)" if more else ""
         remedy = f"give its config to resume it: {shown_changes(changes)}{note}"
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
@@ -148,9 +142,9 @@ class RunFolder:
         Raises:
             InputError: if a file has changed. The error names the file.
         """
-        sealed = self._sealed()
+        sealed, _ = self._sealed()
         if sealed is not None:
-            for name, kind in self._changes(sealed["files"]).items():
+            for name, kind in self._changes(sealed).items():
                 raise InputError(f"file {self.path / name}", f"{kind} since the run wrote its files", self._accepting)
             return ()
         note = f"run {self.path} has no {self.manifest.name}, as runs of older versions: a change of its files would go unnoticed; "
@@ -158,16 +152,7 @@ class RunFolder:
 
     def environments(self) -> tuple[Environment, ...]:
         """Return the environments that the run was trained in, oldest first, or () if the run has not begun."""
-        sealed = self._sealed()
-        return tuple(sealed["environments"]) if sealed else self._written_environments()
-
-    def _written_environments(self) -> tuple[Environment, ...]:
-        """Return the environments in environment.json, oldest first, or () if the file cannot be read."""
-        try:
-            first = json.loads(self.environment.read_bytes())
-            return tuple(one for one in (first, *first.pop("resumed", [])) if isinstance(one, dict))
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-            return ()
+        return self._sealed()[1]
 
     def seal(self, environments: tuple[Environment, ...]) -> None:
         """Write the manifest, and environment.json with the first environment and, under the key "resumed", the later ones."""
@@ -185,39 +170,38 @@ class RunFolder:
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
-            sealed = None
-            with contextlib.suppress(InputError):
-                sealed = self._sealed()
-            found = self._changes(sealed["files"] if sealed else {})
-            self.seal(tuple(sealed["environments"]) if sealed else self._written_environments())
+            sealed, environments = self._sealed(accept=True)
+            found = self._changes(sealed or {})
+            self.seal(environments)
         return found
 
     @property
     def _accepting(self) -> str:
         return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(self.path))}"
 
-    def _sealed(self) -> dict[str, Any] | None:
-        """Return the content of the manifest, or None if the run has no manifest."""
+    def _sealed(self, accept: bool = False) -> tuple[dict[str, str] | None, tuple[Environment, ...]]:
+        """Return the checksums in the manifest, and the environments, oldest first.
+
+        If there is no manifest, or a damaged one that is accepted, return None and the environments in environment.json, if it can be read.
+        """
         subject = f"manifest {self.manifest}"
         with system_errors(subject, _READABLE):
-            try:
-                content: Any = read_summed(self.manifest.read_bytes()) or {}
-            except FileNotFoundError:
-                return None
-        files, environments = content.get("files"), content.get("environments")
-        whole = isinstance(files, dict) and isinstance(environments, list)
-        whole = whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
-        require(whole, subject, "damaged", self._accepting)
-        return content
+            content: Any = read_summed(self.manifest.read_bytes()) or {} if self.manifest.exists() else None
+        if content is not None:
+            files, environments = content.get("files"), content.get("environments")
+            whole = isinstance(files, dict) and isinstance(environments, list)
+            if whole and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments):
+                return files, tuple(environments)
+            require(accept, subject, "damaged", self._accepting)
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
+            first = json.loads(self.environment.read_bytes())
+            return None, tuple(one for one in (first, *first.pop("resumed", [])) if isinstance(one, dict))
+        return None, ()
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
         """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
-        changes = {}
-        for name in FILES:
-            before, now = sealed.get(name, ""), self._digest(name)
-            if now != before:
-                changes[name] = "missing" if not now else "changed" if before else "added"
-        return changes
+        pairs = {name: (sealed.get(name, ""), self._digest(name)) for name in FILES}
+        return {name: "missing" if not now else "changed" if before else "added" for name, (before, now) in pairs.items() if now != before}
 
     def _digest(self, name: str) -> str:
         """Return the SHA-256 of a file, or "" if the file does not exist."""

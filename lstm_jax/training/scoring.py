@@ -86,22 +86,21 @@ class Scorer:
         def window(params, ids):
             ids = as_int32("ids", ids, "give ints")
             logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=True)
-            nats, correct = _score(logits, ids[:, -1])
-            return jnp.stack((nats, correct.astype(nats.dtype)), axis=-1)
+            return _score(logits, ids[:, -1])
 
         @partial(jax.jit, out_shardings=whole)
-        def score(params, state, ids, targets, valid, resets):
+        def score(params, state, ids, resets, targets, valid):
             model = rebuild(params)
             h, state = model.hidden(ids, mask=valid, resets=resets, state=state, deterministic=True)
             return _score(model.logits(h), targets.T), state
 
         @partial(jax.jit, out_shardings=whole)
-        def hidden(params, state, ids, resets):
+        def hidden(params, state, ids, resets, *_):
             return rebuild(params).hidden(ids, resets=resets, state=state, deterministic=True)
 
         self._window, self._score, self._hidden = make_predict(window, mesh), score, hidden
 
-    def _read(self, compiled: Callable, params, ids, count: int, starts, streams: int = 1, targets: bool = False):
+    def _read(self, compiled: Callable, params, ids, count: int, starts, streams: int = 1):
         """Read `count` characters of a text in parallel streams, and return the outputs (count, ...) of a compiled function."""
         own, warm = -(-count // streams), WARM_UP if streams > 1 else 0
         size = min(CHUNK, 1 << max(0, warm + own - 1).bit_length())
@@ -109,15 +108,13 @@ class Scorer:
         # stream s begins to read at position s * own - warm; positions outside the text are masked
         positions = np.arange(streams)[:, None] * own - warm + np.arange(steps)[None, :]
         ids, last = np.asarray(ids, np.int32), len(ids) - 1
-        arrays: list[Any] = [ids[np.clip(positions, 0, last)]]
-        if targets:
-            arrays += [ids[np.clip(positions + 1, 0, last)], (positions >= 0) & (positions < count)]
-        arrays.append(None if starts is None else np.isin(positions, starts))
-        parts = []
+        read, targets = (ids[np.clip(positions + ahead, 0, last)] for ahead in (0, 1))
+        resets = None if starts is None else np.isin(positions, starts)
+        arrays, parts = (read, resets, targets, (positions >= 0) & (positions < count)), []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, steps, size):
-                chunk = [array if array is None else array[:, begin : begin + size] for array in arrays]
+                chunk = jax.tree.map(lambda array, begin=begin: array[:, begin : begin + size], arrays)
                 outputs, state = compiled(params, state, *chunk)
                 parts.append(jax.tree.map(np.asarray, outputs))
 
@@ -133,8 +130,7 @@ class Scorer:
         Raises:
             InputError: if `ids` are not ints (N, L).
         """
-        scored = self._window(params, check_ids("ids", ids, axes=2))
-        return Scores(scored[:, 0], scored[:, 1] > 0)
+        return Scores(*self._window(params, check_ids("ids", ids, axes=2)))
 
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
@@ -156,19 +152,14 @@ class Scorer:
         """
         ids = check_ids("ids", ids)
         require(len(ids) >= 2, "text", f"{len(ids)} characters", "give 2 or more: the first has nothing before it")
-        if self.mode == "carried":
-            return self._carried(params, ids, starts)
-        parts = [self._carried(params, ids[: self.length + 1])]
-        if len(ids) > self.length + 1:
+        first, starts = (ids, starts) if self.mode == "carried" else (ids[: self.length + 1], None)
+        count = len(first) - 1
+        parts = [self._read(self._score, params, first, count, starts, max(1, min(STREAMS, count // STREAM)))]
+        if len(ids) > len(first):
             rows = sliding_window_view(ids[1:], self.length + 1)
             block = 1 << 16  # number of windows that are copied at a time
             parts += [self.windows(params, rows[begin : begin + block]) for begin in range(0, len(rows), block)]
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
-
-    def _carried(self, params, ids: np.ndarray, starts=None) -> Scores:
-        count = len(ids) - 1
-        streams = max(1, min(STREAMS, count // STREAM))
-        return Scores(*self._read(self._score, params, ids, count, starts, streams, targets=True))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.

@@ -64,14 +64,8 @@ def create_state(
         params, carry, behind = jax.tree.map(jnp.copy, (params, carry, behind))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind)
 
-    known = {(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
     def place(path, leaf):
-        if path[0].name == "carry":
-            return sharding.rows(mesh)
-        if any((path[n:], leaf.shape) in known for n in range(1, len(path) + 1)):
-            return NamedSharding(mesh, sharding.param_spec(mesh.size, path, leaf))
-        return sharding.replicated(mesh)
+        return sharding.rows(mesh) if path[0].name == "carry" else NamedSharding(mesh, sharding.param_spec(mesh.size, path, leaf))
 
     behind = {table: np.zeros(len(params[table]), np.int32)} if row_sparse(table, optimizer, params) else {}
     shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(make, params, carry, behind))

@@ -16,15 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training.examples import Gather, take_rows
 from lstm_jax.training.lookups import find_lookups
-from lstm_jax.training.row_sparse import Lag, Optimizer, RowOptimizer, row_sparse
+from lstm_jax.training.row_sparse import Lag, RowOptimizer, row_sparse
 from lstm_jax.training.state import EXAMPLES, FINITE, TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
@@ -51,39 +49,23 @@ def largest_table(objective: Objective, optimizer, params, *args) -> str:
 
 def make_run_steps(
     objective: Objective,
-    optimizer: Optimizer,
-    shardings: TrainState,
-    mesh: Mesh,
+    optimizer,
+    shardings: TrainState | None = None,
     gather: Gather = take_rows,
     steps: int = 0,
     microbatches: int = 1,
-) -> Callable[..., TrainState]:
-    """Return a compiled function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
+) -> Any:
+    """Return a jitted function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
-    The function returns the new state. The given state must not be used after the call, because its memory is reused (donated).
-    `shardings` are those of the training state, and a batch is sharded over `mesh`. `steps_program` explains all other arguments.
-    """
-    compiled = jax.jit(steps_program(objective, optimizer, gather, steps, microbatches), donate_argnums=0, out_shardings=shardings)
-
-    def call(state, arrays, order, start, stop, key):
-        with sharding.on(mesh):
-            return compiled(state, arrays, order, np.int32(start), np.int32(stop), key)
-
-    return call
-
-
-def steps_program(
-    objective: Objective, optimizer, gather: Gather = take_rows, steps: int = 0, microbatches: int = 1
-) -> Callable[..., TrainState]:
-    """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
-
-    The function returns the new state. Its argument `state` is the `TrainState` before the steps, `arrays` is a pytree of arrays that hold
-    the training examples, `order` is the `Order` of the epoch or of a part of it that contains these steps, and `key` is the random key of
-    the run. If `state.behind` names a table, each step updates only the rows of this table that its batch looks up.
+    The function returns the new state. Its argument `state` is the `TrainState` before the steps, which must not be used afterwards,
+    because its memory is reused (donated). `arrays` is a pytree of arrays that hold the training examples, `order` is the `Order` of the
+    epoch or of a part of it that contains these steps, and `key` is the random key of the run. If `state.behind` names a table, each step
+    updates only the rows of this table that its batch looks up. A batch is sharded over the current mesh; see `sharding.on`.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
+        shardings: those of the training state.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         steps: number of steps of an epoch. If 0, it is the number of steps in the argument `order` of `run_steps`.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
@@ -96,6 +78,7 @@ def steps_program(
         value, metrics = objective(params, batch, weight, key)
         return value, (metrics, carry)
 
+    @partial(jax.jit, donate_argnums=0, out_shardings=shardings)
     def run_steps(state, arrays, order, start, stop, key):
         def step(n, carried):
             lag, state = carried
@@ -120,8 +103,7 @@ def steps_program(
             return end, *catch_up_if((end % CATCH_UP_INTERVAL == 0) | (end == last), optimizer, lag, state)
 
         carried = start, lag_of(optimizer, state, last, start), state
-        _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, interval, carried)
-        return state._replace(behind=dict.fromkeys(state.behind, stop - lag.done))
+        return jax.lax.while_loop(lambda carried: carried[0] < stop, interval, carried)[-1]
 
     return run_steps
 
@@ -183,12 +165,16 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
 
 
 def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tuple[Lag, TrainState]:
-    """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true."""
+    """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true.
+
+    In each case, set `state.behind` to the numbers of steps that the rows miss then.
+    """
     (table,) = state.behind
     # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
     whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
     caught, opt_state, params = optimizer.catch_up(table, None, whole, state.opt_state, state.params)
-    return lag._replace(done=jnp.where(due, caught.done, lag.done)), state._replace(opt_state=opt_state, params=params)
+    lag = lag._replace(done=jnp.where(due, caught.done, lag.done))
+    return lag, state._replace(opt_state=opt_state, params=params, behind={table: lag.at - lag.done})
 
 
 def _divided(count: int, batch, weight, key, carry) -> tuple:

@@ -156,11 +156,12 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
     with (run / "samples.jsonl").open("a") as file:  # as if killed after writing a sample of epoch 2, but before saving its checkpoint
         file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
 
-    def one_by_one(start, end, every, most):
+    def one_by_one(start, groups, every):
+        ((end, *given),) = groups
         for step in range(start, end):
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-            yield step, step + 1
+            yield step, step + 1, *given
 
     if regime == "stream":
         with monkeypatch.context() as patch:

@@ -67,8 +67,7 @@ def test_batches_are_those_of_the_order(configs):
     examples, key = mapped.train.examples(), jax.random.key(1)
     source = make_source(examples, sharding.make_mesh(2), 16)
     assert isinstance(source, FromHost)
-    source.begin(key, 0)
-    (ids, labels), order = source.at(0)
+    _, (ids, labels), order = next(source.groups(key, 0))
     rows = shuffled(key, examples.count, 16)(0, len(np.asarray(order.rows))).rows
     assert len(rows) == -(-examples.count // 16)  # all batches of the epoch
     np.testing.assert_array_equal(ids, np.asarray(whole.train.ids)[rows])

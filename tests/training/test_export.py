@@ -20,7 +20,7 @@ from lstm_jax.tasks import sentiment
 from lstm_jax.training.examples import epoch_order
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import steps_program
+from lstm_jax.training.step import make_run_steps
 
 BATCH, STEPS, WORDS = 4, 2, 1100
 """Batch size, number of steps, and number of words, which is large enough for a row-sparse update of the embedding by compiled code."""
@@ -37,7 +37,7 @@ def sentiment_program(dropout: float, batch: int = BATCH, length: int = 5, micro
     assert bool(state.behind) == (not native.why_not())
     order = epoch_order(jax.random.key(1), count, batch)
     arguments = (state, jax.tree.map(jnp.asarray, arrays), order, jnp.int32(0), jnp.int32(STEPS), jax.random.key(0))
-    return jax.jit(steps_program(sentiment.objective(rebuild), optimizer, microbatches=microbatches)), arguments
+    return make_run_steps(sentiment.objective(rebuild), optimizer, microbatches=microbatches), arguments
 
 
 @pytest.mark.slow(keep=["0.2"])

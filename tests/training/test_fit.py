@@ -56,7 +56,7 @@ def fit(**options: Any) -> loop.FitResult:
         ({"callbacks": print}, "callbacks: <built-in function print>; give a list of functions"),
         ({"arrays": [np.array([["a"]] * 4), LABELS[0]]}, "arrays: <U1; give arrays of numbers, with one row per example"),
         ({"arrays": [[[1], [1, 2]], LABELS[0]]}, "arrays: list; give arrays of numbers, with one row per example"),
-        ({"arrays": [IDS[0], 3.0]}, "arrays: a scalar; give arrays with one row per example"),
+        ({"arrays": [IDS[0], 3.0]}, "arrays: a scalar; give arrays of numbers, with one row per example"),
         ({"evaluate": lambda model: {1: 2.0}}, "name of a metric: 1; return a dict from names to numbers"),
         ({"evaluate": lambda model: {"m": 1j}}, "metric m: Object of type complex is not JSON serializable; return numbers, texts"),
         ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: list; monitor a metric that is a number"),

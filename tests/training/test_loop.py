@@ -21,7 +21,7 @@ from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, 
 from lstm_jax.config import TrainConfig
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
-from lstm_jax.training.examples import Examples, Order
+from lstm_jax.training.examples import Examples, Order, in_parts
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
 
@@ -54,7 +54,7 @@ def train(config: TrainConfig = CONFIG, made: Tiny | None = None, loss=objective
     return fit(made.params, loss, optimizer, examples, config, mesh, carry=carry, metrics=METRICS, **options)
 
 
-def evaluate(params) -> dict[str, float]:
+def evaluate(params, row) -> dict[str, float]:
     """Return the metric "test_loss", the mean loss over all examples without the noise that `objective` adds to the logits."""
     ids, labels = tiny().data
     z = logits(params, jnp.asarray(ids))
@@ -150,11 +150,11 @@ def test_without_a_monitor_the_newest_epoch_is_the_best(tmp_path):
 
 
 def test_derived_metrics_join_the_row():
-    def derive(row):
+    def derive(params, row):
         assert row.keys() == TRAINED
-        return {"train_bits": row["train_loss"] / float(np.log(2)), "left": 3.0 - row["epoch"]}
+        return {"train_bits": row["train_loss"] / float(np.log(2)), "left": 3.0 - row["epoch"]} | evaluate(params, row)
 
-    result = train(derive=derive, evaluate=evaluate, monitor="left")
+    result = train(evaluate=derive, monitor="left")
     assert [row["left"] for row in result.rows] == [2.0, 1.0, 0.0]
     for row in result.rows:
         assert row["train_bits"] == pytest.approx(row["train_loss"] * 1.4426950408889634)
@@ -163,16 +163,16 @@ def test_derived_metrics_join_the_row():
 
 
 def test_an_order_of_their_own():
-    """Examples may have their own function `order`, which returns the rows that an epoch reads, and gets another key in each epoch."""
+    """Examples may have their own function `plan`, which returns the rows that an epoch reads, and gets another key in each epoch."""
     keys, made = [], tiny()
 
-    def order(key, count, batch_size):
+    def plan(key, count, batch_size):
         keys.append(jax.random.key_data(key).tolist())
         assert (count, batch_size) == (8, 4)
-        return Order(jnp.full((2, 4), 5), jnp.full((2, 4), 0.25), jnp.full(2, 4.0))
+        return in_parts(Order(jnp.full((2, 4), 5), jnp.full((2, 4), 0.25), jnp.full(2, 4.0)))
 
     config = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e-12)
-    examples, mesh = Examples(made.data, 8, order=order), sharding.make_mesh(2)
+    examples, mesh = Examples(made.data, 8, plan=plan), sharding.make_mesh(2)
     result = fit(made.params, quiet_objective, make_optimizer(config, 100), examples, config, mesh)
     assert len({tuple(key) for key in keys}) == 3
     z, label = float(logits(made.params, jnp.asarray(made.data[0]))[5]), made.data[1][5]
@@ -198,7 +198,7 @@ NAN = float("nan")
 def test_early_stopping(values, patience, best, epochs, tmp_path):
     """Training stops early after `epochs` epochs, and its result is that of epoch `best`. A resumption does not go on."""
     script, seen, config = iter(values), [], dataclasses.replace(CONFIG, epochs=6, patience=patience)
-    options: dict[str, Any] = {"evaluate": lambda params: {"held_loss": next(script)}, "monitor": "held_loss", "checkpoints": tmp_path}
+    options: dict[str, Any] = {"evaluate": lambda params, row: {"held_loss": next(script)}, "monitor": "held_loss", "checkpoints": tmp_path}
     result = train(config, callbacks=[lambda record: seen.append(jax.tree.map(np.array, record.params))], **options)
     assert (result.best_epoch, len(result.rows), result.stopped_early) == (best, epochs, epochs < 6)
     assert_bits(result.params, seen[best - 1])
@@ -234,11 +234,12 @@ def test_a_second_sigint_stops_at_once():
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, options, tmp_path, monkeypatch):
     """A run that a signal interrupts within an epoch saves its state after the current step, and gives the same bits when resumed."""
 
-    def one_by_one(start, stop, every, most):
+    def one_by_one(start, groups, every):
+        ((stop, *given),) = groups
         for step in range(start, stop):
             if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
                 os.kill(os.getpid(), signal.SIGTERM)
-            yield step, step + 1
+            yield step, step + 1, *given
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_chunks", one_by_one)

@@ -194,7 +194,7 @@ def test_one_process_at_a_time(tmp_path):
         assert run.lock.exists()
     assert list(run.path.iterdir()) == []
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="is a file; name a new folder"):
+    with pytest.raises(InputError, match=r"^run folder .*file: File exists; name a folder"):
         RunFolder(tmp_path / "file").locked().__enter__()
 
 

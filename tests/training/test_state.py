@@ -26,12 +26,11 @@ COLUMNS = PartitionSpec(None, "data")
 def one_step(params, optimizer):
     """Return the state before a step on two devices, whose memory the step has reused, and the state after it."""
     mesh = sharding.make_mesh(2)
-    everywhere = sharding.replicated(mesh)
     state, places = create_state(params, optimizer, TOTALS, mesh)
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
-    order = jax.device_put(epoch_order(jax.random.key(0), COUNT, BATCH), everywhere)
-    run_steps = make_run_steps(objective, optimizer, places, mesh)
-    new = run_steps(state, jax.device_put(tiny().data, everywhere), order, 0, 1, jax.device_put(jax.random.key(1), everywhere))
+    run_steps, order = make_run_steps(objective, optimizer, places), epoch_order(jax.random.key(0), COUNT, BATCH)
+    with sharding.on(mesh):
+        new = run_steps(state, tiny().data, order, 0, 1, jax.random.key(1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     return new
 

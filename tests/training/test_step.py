@@ -82,16 +82,12 @@ def run(
     table: str = "",
 ):
     """Run the chunks of an epoch that `parts` lists as pairs (start, stop) of step numbers, and return the training state."""
-    made = made or tiny()
-    mesh = sharding.make_mesh(devices)
-    everywhere = sharding.replicated(mesh)
+    made, mesh = made or tiny(), sharding.make_mesh(devices)
     state, places = create_state(made.params, optimizer, TOTALS, mesh, table=table)
-    run_steps = make_run_steps(loss, optimizer, places, mesh)
-    order = jax.device_put(epoch_order(jax.random.key(5), len(made.data[1]), BATCH), everywhere)
-    key = jax.device_put(jax.random.key(6), everywhere)
-    data = jax.device_put(made.data, everywhere)
-    for start, stop in parts:
-        state = run_steps(state, data, order, start, stop, key)
+    run_steps, order = make_run_steps(loss, optimizer, places), epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
+    with sharding.on(mesh):
+        for start, stop in parts:
+            state = run_steps(state, made.data, order, start, stop, jax.random.key(6))
     return state
 
 
@@ -165,7 +161,7 @@ def test_sums_of_many_examples(batch, before):
     order = Order(
         jnp.zeros((steps, batch), jnp.int32), jnp.full((steps, batch), 1 / batch, jnp.float32), jnp.full(steps, batch, jnp.float32)
     )
-    state = make_run_steps(ones, optax.sgd(0.1), places, mesh)(state, jnp.zeros(1), order, 0, steps, jax.random.key(0))
+    state = make_run_steps(ones, optax.sgd(0.1), places)(state, jnp.zeros(1), order, 0, steps, jax.random.key(0))
     assert int(state.totals["examples"]) == before + steps * batch
     assert float(state.totals["loss"]) == pytest.approx(steps * batch, rel=1e-6)
 
