@@ -11,10 +11,10 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +25,7 @@ from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import handled
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.identity import Run, import_name, main_name, set_main_name
-from lstm_jax.sweep.rows import Row, in_threads
+from lstm_jax.sweep.rows import Row
 
 DONE, FAILED = "done", "failed"
 SPAWN = multiprocessing.get_context("spawn")
@@ -101,52 +101,61 @@ def processes(work: Work) -> Outcomes:
     cores = machine.cores()
     workers = work.workers or len(cores)
     shares = [cores[number::workers] or cores for number in range(workers)]
-    ended, count = threading.Event(), len(work.missing)
-
-    def run_on_a_share(config: Any) -> Row:
-        share = shares.pop()
+    waiting, running = deque(work.missing.items()), list[_Process]()
+    unhandled = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
+    with handled(_interrupt, *unhandled):
         try:
-            return _in_process(work.function, config, share, ended)
+            while waiting or running:
+                while waiting and shares:
+                    running.append(_Process(work.function, *waiting.popleft(), shares.pop()))
+                work.running = len(running)
+                time.sleep(POLL_PROCESS)
+                for own in [own for own in running if own.has_ended()]:
+                    running.remove(own)
+                    shares.append(own.cores)
+                    work.running = len(running)
+                    yield own.key, own.outcome()
         finally:
-            shares.append(share)
-
-    work.running = min(workers, count)
-    handlers = {signal.SIGTERM: _interrupt} if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else {}
-    with handled(handlers), contextlib.closing(in_threads(run_on_a_share, work.missing, workers, ended.set)) as rows:
-        for number, (key, future) in enumerate(rows, 1):
-            work.running = min(workers, count - number)
-            yield key, future.result()
+            for process in multiprocessing.active_children():
+                if process.name in work.missing:
+                    process.kill()
+                    process.join()
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt("SIGTERM")
 
 
-def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threading.Event) -> Row:
-    """Like `attempt`, but in a fresh process on the given CPU cores, which is killed once the sweep has ended."""
-    start, received = time.perf_counter(), []
-    reader, writer = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_attempt_and_send, args=(function, config, writer))
-    process.start()
-    assert process.pid is not None
-    writer.close()
-    try:
-        with reader, contextlib.suppress(EOFError, ProcessLookupError):  # the process has ended already
-            machine.pin(process.pid, cores)
-            while not ended.is_set() and (process.is_alive() or reader.poll()):
-                if reader.poll(POLL_PROCESS):
-                    received.append(reader.recv())
-    finally:
-        process.kill()
-        process.join()
-    code = process.exitcode or 0
-    if len(received) == 2:
-        return received[1]
-    if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
-        raise KeyboardInterrupt
-    error = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    require(received or code < 0, f"process of {import_name(function)}", f"{error} before its run", "correct what its message names")
-    return {"status": FAILED, "error": error, "seconds": time.perf_counter() - start}
+class _Process:
+    """Fresh process that executes one run on its own CPU cores."""
+
+    def __init__(self, function: Run, key: str, config: Any, cores: list[int]):
+        self.function, self.key, self.cores, self.start, self.received = function, key, cores, time.perf_counter(), []
+        self.reader, writer = SPAWN.Pipe(duplex=False)
+        self.process = SPAWN.Process(target=_attempt_and_send, args=(function, config, writer), name=key)
+        self.process.start()
+        writer.close()
+        assert self.process.pid is not None
+        with contextlib.suppress(ProcessLookupError):  # the process has ended already
+            machine.pin(self.process.pid, cores)
+
+    def has_ended(self) -> bool:
+        ended = not self.process.is_alive()
+        with contextlib.suppress(EOFError):
+            while self.reader.poll():
+                self.received.append(self.reader.recv())
+        return ended
+
+    def outcome(self) -> Row:
+        code = self.process.exitcode or 0
+        if len(self.received) == 2:
+            return self.received[1]
+        if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
+            raise KeyboardInterrupt
+        error = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        subject = f"process of {import_name(self.function)}"
+        require(self.received or code < 0, subject, f"{error} before its run", "correct what its message names")
+        return {"status": FAILED, "error": error, "seconds": time.perf_counter() - self.start}
 
 
 def _attempt_and_send(function: Run, config: Any, writer: Connection) -> None:
