@@ -62,7 +62,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
         came.append(signal.SIGTERM if number == signal.SIGHUP else number)
 
     hangups = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    with handled(dict.fromkeys((signal.SIGINT, signal.SIGTERM, *hangups), note)), before_end(lambda: _kill(started)):
+    with handled(note, signal.SIGINT, signal.SIGTERM, *hangups), before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
-from lstm_jax.cells import CELLS, gru, lstm
+from lstm_jax.cells import gru, lstm
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
@@ -46,8 +46,8 @@ class LayerTrace:
     """bool (B, T), False at padded steps, or None if no step is padded."""
 
 
-GATES: dict[str, Callable[..., Arrays]] = {"lstm": lstm.gates, "gru": gru.gates}
-"""Dict from the name of a cell to the function that returns its gates at one step, for each cell whose gates can be traced."""
+GATES: dict[Callable, Callable[..., Arrays]] = {lstm.step: lstm.gates, gru.step: gru.gates}
+"""Dict from the step of a cell to the function that returns its gates at this step, for each cell whose gates can be traced."""
 
 
 def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
@@ -111,8 +111,7 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
 
 def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTrace:
     cell, dropout = options.cell, call.dropout
-    known = CELLS.get(cell.name)
-    gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
+    gates = GATES.get(cell.step)
 
     def record(before, z: Array, after) -> tuple[Arrays, Arrays]:
         found = gates(call.params, before, z, dropout.recurrent, options.compute_dtype) if gates else {}

@@ -34,17 +34,17 @@ _last_actions: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def handled(handlers: dict[int, Callable[..., object]]) -> Iterator[None]:
-    """Handle some signals by other functions until the context ends. Outside the main thread the context manager does nothing."""
+def handled(handler: Callable[..., object], *numbers: int) -> Iterator[None]:
+    """Handle the signals with the given numbers by `handler` in this context. Outside the main thread the context manager does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    old = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number in numbers:
+            signal.signal(number, old[number])
 
 
 def interrupted() -> bool:
@@ -72,7 +72,7 @@ def terminable() -> Iterator[None]:
         _asked.set()
         raise KeyboardInterrupt
 
-    with handled({signal.SIGTERM: note}):
+    with handled(note, signal.SIGTERM):
         yield
 
 
@@ -210,5 +210,5 @@ def noted_signals() -> Iterator[Asked]:
             raise KeyboardInterrupt
         asked.number = number
 
-    with handled({signal.SIGINT: note, signal.SIGTERM: note}):
+    with handled(note, signal.SIGINT, signal.SIGTERM):
         yield asked
