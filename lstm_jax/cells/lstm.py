@@ -51,8 +51,8 @@ def gates(
     """Return the gates of one step of the LSTM, in the order i, f, g, o; see `Cell.step` and `make_step`."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
-    used = recurrent_activation
-    return {"input": used(i), "forget": used(f), "candidate": activation(g), "output": used(o)}
+    i, f, o = recurrent_activation(i), recurrent_activation(f), recurrent_activation(o)
+    return {"input": i, "forget": f, "candidate": activation(g), "output": o}
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:

@@ -141,7 +141,7 @@ class _Process:
 
     def has_ended(self) -> bool:
         ended = not self.process.is_alive()
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, OSError):  # it may be killed while it sends
             while self.reader.poll():
                 self.received.append(self.reader.recv())
         return ended
