@@ -84,7 +84,7 @@ def timed_rows(text: str, path: Path = PATH) -> list[Row]:
 def changes(baseline: Rows, candidate: Rows, level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes of the step times between two sets of results, each with a verdict."""
     ours = [row for row in (*baseline, *candidate) if row["peer"] == OURS]
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(sorted(set(row['devices'])))}" for row in ours})
+    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)
     names = {row_key(row): (row["workload"], row["candidate"]) for row in candidate}
@@ -95,6 +95,11 @@ def changes(baseline: Rows, candidate: Rows, level: float = LEVEL, least: float 
         for name, old, new in shared
     ]
     return judged(found, level, least)
+
+
+def _devices(row: Row) -> list[str]:
+    devices = row["devices"]
+    return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
 
 
 @cache

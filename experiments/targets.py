@@ -98,7 +98,7 @@ def verdict(rows: Rows) -> str:
         found = stats.t_interval([100 * row["accuracy"] for row in own])
         kinds = np.mean([row["kinds_said"] for row in own])
         accuracy = f"{found[0]:.1f} % right{interval(found, '.1f')}"
-        lines.append("{} from {}, {} order: ".format(*key) + f"{accuracy}, {kinds:.0f} kinds said")
+        lines.append("{} from {}, {} order: ".format(*key) + f"{accuracy}, {kinds:.0f} characters predicted")
     return "\n".join([*lines, f"always the most frequent character: {100 * rows[0]['most_frequent']:.1f} %"])
 
 

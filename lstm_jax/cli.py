@@ -102,6 +102,9 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     lines = [" ".join(line.strip("│ ").split()) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
     message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
+    if missing := re.match(r"Missing from [^:]*: (.*)", message):
+        flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", message)
+        return InputError(f"lstm-jax {name}", f"{' and '.join(flags) or missing[1]} missing", help_lines)
     if choice := re.search(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message):
         return InputError(choice[2], choice[1], f"give one of {choice[3]}")
     if union := re.match(r"Error parsing (--?[\w-]+): no type matching (\S+) could be instantiated from \['(.*?)'\]", message):

@@ -32,10 +32,10 @@ def test_train_and_resume(ask, run, runs):
     code, out, err = ask(*runs.command("generation", run, "--resume"))
     assert (code, err) == (0, "")
     windows = (CUT - 8) // 2
-    assert f"1 articles, {CUT} characters (18 distinct), {len(TEXT) - CUT} held out; {windows} windows every 2" in " ".join(out.split())
+    assert f"1 article, {CUT} characters (18 distinct), {len(TEXT) - CUT} held out; {windows} windows every 2" in " ".join(out.split())
     assert f"held-out text: {result['validation_bits']:.4f} bits a character (epoch 1)\n" in out
     # neither wrapped nor read as markup
-    assert out.endswith(f"run in {run}: lstm-jax generate --run {shlex.quote(str(run))} --prompt '...'\n")
+    assert out.endswith(f"next: lstm-jax generate --run {shlex.quote(str(run))} --prompt '...'\n")
 
 
 def test_generate_streams_what_json_tells(ask, run, trained):

@@ -1,7 +1,6 @@
 """Tests of dropout masks: their values, the share of zeros, their shapes and keys, and their use by the layer."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_layers import B, H, X, made
+from made_layers import B, X, made
 from made_weights import assert_subject
 from tables import BACKENDS, assert_close
 
@@ -97,11 +96,6 @@ def test_rates(rate: float) -> None:
     assert_subject(lambda: check_rate("recurrent_dropout", rate), "recurrent_dropout")
 
 
-def test_unknown_kind(unchecked: None) -> None:
-    kind: Any = "gal"
-    assert_subject(lambda: draw_masks(jax.random.key(0), 1, 3, 5, 0.2, 0.2, kind), "dropout_masks")
-
-
 def make_layer(**options) -> LSTM:
     return made(return_sequences=True, **({"dropout": 0.4, "recurrent_dropout": 0.3} | options))
 
@@ -179,10 +173,3 @@ def test_sources_of_randomness() -> None:
     first, second = call(layer, X), call(layer, X)
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(first, call(make_layer(), X))  # the same seed
-
-
-def test_a_stream_is_needed_only_to_draw() -> None:
-    rngs = nnx.Rngs(params=0)
-    layer = made(dropout=0.2, rngs=rngs)
-    for outputs in (layer(X, deterministic=True), layer(X, rngs=jax.random.key(0)), made(rngs=rngs)(X)):
-        assert outputs.shape == (B, H)

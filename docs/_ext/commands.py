@@ -33,12 +33,8 @@ def page() -> str:
         for group in parser._action_groups:
             actions = [action for action in group._group_actions if "--help" not in action.option_strings]
             if actions:
-                parts += [f"### {_title(str(group.title))} of {name}", *map(_flag, actions)]
+                parts += [f"### {name}: {group.title}", *map(_flag, actions)]
     return "\n\n".join(parts) + "\n"
-
-
-def _title(title: str) -> str:
-    return title.removeprefix("config.").removesuffix(" options").capitalize()
 
 
 def _flag(action: argparse.Action) -> str:

@@ -1,7 +1,6 @@
 """Recurrent cells. The dict `CELLS` maps the name of each cell to the cell; `register_cell` adds a user's cell to it."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -9,80 +8,19 @@ import jax.numpy as jnp
 
 from lstm_jax.cell_names import import_cells
 from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, simple_rnn
-from lstm_jax.cells.activations import Activation, activation_label, activation_name, find_activation
-from lstm_jax.cells.cell import MAKERS, Cell, check_cell, made_by, make_init, zero_bias
+from lstm_jax.cells.activations import Activation, activation_name, find_activation
+from lstm_jax.cells.cell import MAKERS, Cell, check_cell, made_by
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
 from lstm_jax.cells.layernorm_lstm import LayerNormParams
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.lstm_variants import VARIANTS, GateRecurrentParams, GateRecurrentState, PeepholeParams
+from lstm_jax.cells.lstm_variants import GateRecurrentParams, GateRecurrentState, PeepholeParams
 from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.errors import require
-from lstm_jax.shapes import GATES
 
-
-def _ablation(variant: str) -> Cell:
-    gates = VARIANTS[variant]
-    bias = lstm_variants.make_bias(gates)
-    init = make_init(LSTMParams, len(gates), bias)
-    return Cell(f"lstm_{variant}", len(gates), LSTMParams, init, bias, lstm.initial_state, lstm_variants.make_step(variant))
-
-
-def _minimal(name: str, gates: int, linear: Callable) -> Cell:
-    init = min_rnns.make_init(gates)
-    return Cell(name, gates, MinParams, init, zero_bias(gates), simple_rnn.initial_state, min_rnns.make_step(linear), linear=linear)
-
-
-_ROWS = (
-    Cell("lstm", GATES, LSTMParams, lstm.init, lstm.bias, lstm.initial_state, lstm.step, make_step=lstm.make_step),
-    Cell("gru", gru.GATES, GRUParams, gru.init, gru.bias, simple_rnn.initial_state, gru.step, make_step=gru.make_step),
-    Cell(
-        name="gru_reset_before",
-        gates=gru.GATES,
-        params=ResetBeforeParams,
-        init=gru.init_reset_before,
-        bias=gru.bias,
-        initial_state=simple_rnn.initial_state,
-        step=gru.step_reset_before,
-        make_step=gru.make_step_reset_before,
-    ),
-    Cell(
-        name="simple_rnn",
-        gates=1,
-        params=SimpleRNNParams,
-        init=simple_rnn.init,
-        bias=simple_rnn.bias,
-        initial_state=simple_rnn.initial_state,
-        step=simple_rnn.step,
-        make_step=simple_rnn.make_step,
-    ),
-    Cell(
-        name="lstm_layernorm",
-        gates=GATES,
-        params=LayerNormParams,
-        init=layernorm_lstm.init,
-        bias=lstm.bias,
-        initial_state=lstm.initial_state,
-        step=layernorm_lstm.step,
-        project=layernorm_lstm.project,
-        takes_ids=True,
-    ),
-    Cell("lstm_peephole", GATES, PeepholeParams, lstm_variants.init_peephole, lstm.bias, lstm.initial_state, lstm_variants.step_peephole),
-    *(_ablation(variant) for variant in VARIANTS if variant != "full_gate_recurrence"),
-    Cell(
-        name="lstm_full_gate_recurrence",
-        gates=GATES,
-        params=GateRecurrentParams,
-        init=lstm_variants.init_gate_recurrent,
-        bias=lstm.bias,
-        initial_state=lstm_variants.initial_gate_recurrent_state,
-        step=lstm_variants.step_gate_recurrent,
-    ),
-    _minimal("min_lstm", 3, min_rnns.linear_lstm),
-    _minimal("min_gru", 2, min_rnns.linear_gru),
-)
+_ROWS = (lstm.CELL, gru.CELL, gru.RESET_BEFORE, simple_rnn.CELL, layernorm_lstm.CELL, *lstm_variants.CELLS, *min_rnns.CELLS)
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
 """Set of the cells that this library defines. Cells that a user registers are in `CELLS` but not in this set."""
@@ -178,10 +116,11 @@ def with_projection(cell: Cell, projection: int, units: int) -> Cell:
 def _variant(cell: Cell, activation: Activation, recurrent_activation: Activation) -> Cell:
     """Return a copy of a cell with the given activation functions. Equal arguments give the same object, so that JAX compiles it once."""
     assert cell.make_step is not None
-    used = [activation, recurrent_activation] if cell.gates > 1 else [activation]
-    name = f"{cell.name}({', '.join(map(activation_label, used))})"
+    names = activation_name(activation), activation_name(recurrent_activation)
+    shown = [name if isinstance(name, str) else f"custom {getattr(name, '__name__', 'function')}" for name in names]
+    name = f"{cell.name}({', '.join(shown if cell.gates > 1 else shown[:1])})"
     made = replace(cell, name=name, step=cell.make_step(activation, recurrent_activation))
-    return made_by(made, with_activations, cell, activation_name(activation), activation_name(recurrent_activation))
+    return made_by(made, with_activations, cell, *names)
 
 
 __all__ = [

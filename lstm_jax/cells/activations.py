@@ -107,12 +107,6 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
     return which
 
 
-def activation_label(function: Activation) -> str:
-    """Return the text that stands for an activation function in the name of a cell."""
-    name = getattr(function, "__name__", "function")
-    return name if any(function is known for known in ACTIVATIONS.values()) else f"custom {name}"
-
-
 def activation_name(function: Activation) -> str | Activation:
     """Return the name of an activation function, or the function itself if it is not in `ACTIVATIONS`."""
     return next((name for name, known in ACTIVATIONS.items() if known is function), function)

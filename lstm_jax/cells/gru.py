@@ -25,9 +25,9 @@ from jax import Array
 from jax.nn import sigmoid
 
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.cell import make_init, zero_bias
+from lstm_jax.cells.cell import Cell, make_init, zero_bias
 from lstm_jax.cells.products import Gates, Mask, is_per_gate, masked_matmul, matmul
-from lstm_jax.cells.simple_rnn import HiddenState
+from lstm_jax.cells.simple_rnn import HiddenState, initial_state
 
 GATES = 3
 """Number of gates of the GRU: update, reset and new."""
@@ -108,5 +108,14 @@ def make_step_reset_before(activation: Activation, recurrent_activation: Activat
     return step
 
 
-step = make_step(jnp.tanh, sigmoid)
-step_reset_before = make_step_reset_before(jnp.tanh, sigmoid)
+CELL = Cell("gru", GATES, GRUParams, init, bias, initial_state, make_step(jnp.tanh, sigmoid), make_step=make_step)
+RESET_BEFORE = Cell(
+    name="gru_reset_before",
+    gates=GATES,
+    params=ResetBeforeParams,
+    init=init_reset_before,
+    bias=bias,
+    initial_state=initial_state,
+    step=make_step_reset_before(jnp.tanh, sigmoid),
+    make_step=make_step_reset_before,
+)

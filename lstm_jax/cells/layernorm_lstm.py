@@ -19,6 +19,7 @@ from jax.nn import sigmoid
 from jaxtyping import Float
 
 from lstm_jax.cells import lstm
+from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.cells.products import Gates, Mask, Projected, Steps, masked_matmul, multiplied
 from lstm_jax.shapes import GATES
@@ -74,3 +75,6 @@ def step(params: LayerNormParams, state: LSTMState, z: Gates, mask: Mask = None,
     c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
     shown = normalised(c, params.memory_gain) + jnp.broadcast_to(params.memory_bias, c.shape)
     return LSTMState(sigmoid(o) * jnp.tanh(shown), c)
+
+
+CELL = Cell("lstm_layernorm", GATES, LayerNormParams, init, lstm.bias, lstm.initial_state, step, project, takes_ids=True)

@@ -16,7 +16,7 @@ from jax.nn import sigmoid
 
 from lstm_jax import initializers
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.cell import make_init
+from lstm_jax.cells.cell import Cell, make_init
 from lstm_jax.cells.products import Gates, Mask, masked_matmul, zeros
 from lstm_jax.shapes import GATES
 
@@ -67,3 +67,4 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 
 
 step = make_step(jnp.tanh, sigmoid)
+CELL = Cell("lstm", GATES, LSTMParams, init, bias, initial_state, step, make_step=make_step)

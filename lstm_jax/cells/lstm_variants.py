@@ -17,7 +17,6 @@ cell state after a step. A gate that a variant removes has no weights. Unlike in
 B is the batch size, E the number of input features and H the number of units.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from jax.nn import sigmoid
 
 from lstm_jax import initializers
 from lstm_jax.cells import lstm
+from lstm_jax.cells.cell import Cell, make_init
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.products import Gates, Mask, masked_matmul, matmul, zeros
 from lstm_jax.shapes import GATES
@@ -38,7 +38,6 @@ VARIANTS = {
     "coupled": "igo",
     "no_input_activation": "ifgo",
     "no_output_activation": "ifgo",
-    "full_gate_recurrence": "ifgo",
 }
 """Dict from the name of a variant to the letters of its gates that have weights, in the order of the kernel's columns."""
 
@@ -69,18 +68,9 @@ class GateRecurrentState(NamedTuple):
     o: Array
 
 
-def make_bias(gates: str) -> Callable[..., Array]:
-    """Return the function bias(units, dtype) of an LSTM variant."""
-
+def _ablation(variant: str, gates: str) -> Cell:
     def bias(units: int, dtype=jnp.float32) -> Array:
         return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
-
-    return bias
-
-
-def make_step(variant: str) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant."""
-    gates = VARIANTS[variant]
 
     def step(params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
@@ -90,7 +80,8 @@ def make_step(variant: str) -> Callable[..., LSTMState]:
         c = f * state.c + i * (z_of["g"] if variant == "no_input_activation" else jnp.tanh(z_of["g"]))
         return LSTMState(o * (c if variant == "no_output_activation" else jnp.tanh(c)), c)
 
-    return step
+    init = make_init(LSTMParams, len(gates), bias)
+    return Cell(f"lstm_{variant}", len(gates), LSTMParams, init, bias, lstm.initial_state, step)
 
 
 def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
@@ -141,3 +132,18 @@ def step_peephole(params: PeepholeParams, state: LSTMState, z: Gates, mask: Mask
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))
     c = sigmoid(f + p_f * state.c) * state.c + sigmoid(i + p_i * state.c) * jnp.tanh(g)
     return LSTMState(sigmoid(o + p_o * c) * jnp.tanh(c), c)
+
+
+CELLS = (
+    Cell("lstm_peephole", GATES, PeepholeParams, init_peephole, lstm.bias, lstm.initial_state, step_peephole),
+    *(_ablation(variant, gates) for variant, gates in VARIANTS.items()),
+    Cell(
+        name="lstm_full_gate_recurrence",
+        gates=GATES,
+        params=GateRecurrentParams,
+        init=init_gate_recurrent,
+        bias=lstm.bias,
+        initial_state=initial_gate_recurrent_state,
+        step=step_gate_recurrent,
+    ),
+)

@@ -19,9 +19,9 @@ from jax.nn import log_sigmoid, sigmoid
 from jaxtyping import Float
 
 from lstm_jax import initializers
-from lstm_jax.cells.cell import zero_bias
+from lstm_jax.cells.cell import Cell, zero_bias
 from lstm_jax.cells.products import Gates, check_sizes
-from lstm_jax.cells.simple_rnn import HiddenState
+from lstm_jax.cells.simple_rnn import HiddenState, initial_state
 
 
 class MinParams(NamedTuple):
@@ -29,16 +29,6 @@ class MinParams(NamedTuple):
 
     kernel: Array
     bias: Array
-
-
-def make_init(gates: int) -> Callable[..., MinParams]:
-    """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which draws the initial parameters."""
-
-    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
-        check_sizes(features, units)
-        return MinParams(initializers.glorot_uniform(key, (features, gates * units), dtype), zero_bias(gates)(units, dtype))
-
-    return init
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
@@ -67,11 +57,18 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     return _share(log_ratio), _share(-log_ratio) * g
 
 
-def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM."""
+def _cell(name: str, gates: int, linear: Callable[[Array], tuple[Array, Array]]) -> Cell:
+    bias = zero_bias(gates)
+
+    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
+        check_sizes(features, units)
+        return MinParams(initializers.glorot_uniform(key, (features, gates * units), dtype), bias(units, dtype))
 
     def step(params: MinParams, state: HiddenState, z: Gates, mask: None = None, compute_dtype=None) -> HiddenState:
         a, b = linear(z)
         return HiddenState(a * state.h + b)
 
-    return step
+    return Cell(name, gates, MinParams, init, bias, initial_state, step, linear=linear)
+
+
+CELLS = _cell("min_lstm", 3, linear_lstm), _cell("min_gru", 2, linear_gru)

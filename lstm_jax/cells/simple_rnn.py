@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.cell import make_init, zero_bias
+from lstm_jax.cells.cell import Cell, make_init, zero_bias
 from lstm_jax.cells.products import Gates, Mask, masked_matmul, zeros
 
 
@@ -31,7 +31,6 @@ class HiddenState(NamedTuple):
 
 
 bias = zero_bias(1)
-init = make_init(SimpleRNNParams, 1, bias)
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
@@ -48,4 +47,5 @@ def make_step(activation: Activation, recurrent_activation: Activation | None = 
     return step
 
 
-step = make_step(jnp.tanh)
+init = make_init(SimpleRNNParams, 1, bias)
+CELL = Cell("simple_rnn", 1, SimpleRNNParams, init, bias, initial_state, make_step(jnp.tanh), make_step=make_step)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import tyro
 from rich.console import Console
@@ -20,7 +21,9 @@ from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
 from lstm_jax.runtime.streams import drop_output
 
-Flat = tyro.conf.OmitArgPrefixes
+T = TypeVar("T")
+Flat = Annotated[tyro.conf.OmitArgPrefixes[T], tyro.conf.arg(name="")]
+"""Section of a config, whose flags have no prefix and whose panel in the help has no "config." before its name."""
 Positional = tyro.conf.Positional
 
 
@@ -83,7 +86,7 @@ def warn(notes: Iterable[str]) -> None:
 
 def say(console: Console, line: str) -> None:
     """Print a line on a console of the library Rich. Brackets in the line are not read as markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith("lstm-jax "))
+    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith(("lstm-jax ", "next: ")))
 
 
 def metric_text(value: float | None, form: str) -> str:
@@ -127,7 +130,7 @@ class Train(Command):
     """Print nothing but errors and warnings."""
     json: bool = False
     """Print nothing but the content of the run's result.json, on one line, when the training ends."""
-    group: Flat[Processes] = Processes()
+    group: Annotated[tyro.conf.OmitArgPrefixes[Processes], tyro.conf.arg(name="processes")] = Processes()
     """Settings of this process in a run of several processes."""
 
     @classmethod
@@ -138,6 +141,9 @@ class Train(Command):
         name, command = parser.parse_known_args(arguments)[0].preset, cls()  # pyright: ignore[reportCallIssue]
         config = PRESETS.get(command.config.task, {}).get(name)
         return dataclasses.replace(command, config=config, preset=name) if config else command
+
+    following: ClassVar[str]
+    """Command to try after the training, without the flag --run."""
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:
@@ -165,3 +171,8 @@ class Train(Command):
             print(json.dumps(result))
         for line in self.report(result):
             say(console, line)
+        run, folder = shlex.quote(str(self.run)), self.run / "figures"
+        figures = sorted(f"figures/{path.name}" for path in folder.iterdir() if path.suffix != ".svg") if self.figures else []
+        say(console, f"in {self.run}: {', '.join([*figures, 'metrics.jsonl', 'result.json'])}; tensorboard --logdir {run}")
+        command, _, flags = self.following.partition(" --")
+        say(console, f"next: lstm-jax {command} --run {run}{flags and ' --' + flags}")

@@ -1,8 +1,9 @@
 """The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.table import Column, Table
 
 from lstm_jax.bounds import Level
 from lstm_jax.commands.common import Command, Flat, Train, load_run, metric_text, warn
@@ -17,11 +18,11 @@ class TrainForecast(Train):
 
     config: Flat[ForecastConfig] = ForecastConfig()
     run: Path = Path("runs/forecast")
+    following = "forecast"
 
     def report(self, result):
         metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
         yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
-        yield f"run in {self.run}: lstm-jax forecast --run {shlex.quote(str(self.run))}"
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,18 @@ class Forecast(Command):
         found = trained.ahead(series, self.level)
         times = [series.shown(time) for time in found.times]
         digits = max(digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True))
+        columns = [Column(name, justify="right") for name in ("time", "mean", "low", "high")]
+        table = Table(*columns, title=f"forecast, and the ends of the {self.level:.3g} interval")
         for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
-            row = dict(zip(("mean", "low", "high"), (float(number) for number in numbers), strict=True))
+            texts = [time, *(f"{number:.{digits}g}" for number in numbers)]
             if self.json:
-                print(json_text({"time": time} | row))
+                print(json_text({"time": time} | dict(zip(("mean", "low", "high"), map(float, numbers), strict=True))))
+            elif console.is_terminal:
+                table.add_row(*texts)
             else:
-                print(",".join([time, *(f"{number:.{digits}g}" for number in row.values())]))
+                print(",".join(texts))
+        if table.row_count:
+            console.print(table)
 
 
 COMMANDS = {"train forecast": TrainForecast, "forecast": Forecast}

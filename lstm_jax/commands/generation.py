@@ -2,7 +2,6 @@
 
 import codecs
 import json
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
+from lstm_jax.files.digits import counted
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
 
@@ -32,11 +32,11 @@ class TrainGeneration(Train):
     preset: Literal["none", "shakespeare"] = "none"
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
     'shakespeare' is the recipe for the text tiny Shakespeare. The preset does not contain this text: give it by --data."""
+    following = "generate --prompt '...'"
 
     def report(self, result):
         if "validation_bits" in result:
             yield f"held-out text: {metric_text(result['validation_bits'], '.4f')} bits a character (epoch {result['best_epoch']})"
-        yield f"run in {self.run}: lstm-jax generate --run {shlex.quote(str(self.run))} --prompt '...'"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Units(ReadsText):
         trained = load_run("generation", self.run)
         read = self.read(trained, self.out, self.chars)
         generation.draw_units(trained.characters, read.ids, trained.activations(*read), self.out, self.count, self.force)
-        say(console, f"{self.out}")
+        say(console, f"{self.out}: {counted(len(read.ids), 'character')}; open it in a browser" if console.is_terminal else f"{self.out}")
 
 
 COMMANDS = {"train generation": TrainGeneration, "generate": Generate, "score": Score, "units": Units}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lstm_jax.bounds import Count
 from lstm_jax.commands.common import Command, load_run, say
+from lstm_jax.files.digits import counted
 from lstm_jax.files.writing import check_output
 
 
@@ -53,7 +54,8 @@ class Inspect(Command):
         with console.status("tracing the network"):
             window = make_window(trained, request)
         write_page(window, self.out, self.force)
-        say(console, f"{self.out}: {len(window.examples)} examples, {self.out.stat().st_size:,} bytes")
+        advice = "; open it in a browser" if console.is_terminal else ""
+        say(console, f"{self.out}: {counted(len(window.examples), 'example')}, {self.out.stat().st_size:,} bytes{advice}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The command `lstm-jax train sentiment`, and the commands that use a sentiment run."""
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,24 @@ from rich.text import Text
 from lstm_jax.bounds import Count, CountOrNone
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import SentimentConfig
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.reading import STANDARD_INPUT
 from lstm_jax.files.writing import check_output
+
+MEANINGS = {
+    "loss": "mean binary cross-entropy, nats",
+    "accuracy": "share of reviews on the right side of 0.5",
+    "auc": "area under the ROC curve",
+    "ece": "expected calibration error: mean distance of probability and frequency",
+    "brier": "Brier score: mean squared distance of probability and label",
+    "count": "reviews",
+    "tn": "negative reviews called negative",
+    "fp": "negative reviews called positive",
+    "fn": "positive reviews called negative",
+    "tp": "positive reviews called positive",
+}
+"""Dict from the name of a metric to what it says."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,7 @@ class TrainSentiment(Train):
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
     'best' is the recipe with the highest validation accuracy in the study `best` of docs/studies.md. The models of this study are trained
     on the labelled reviews of IMDB alone."""
+    following = "predict --text '...'"
 
     def report(self, result):
         for part in ("test", "validation"):
@@ -38,7 +52,6 @@ class TrainSentiment(Train):
                 accuracy, auc = (metric_text(result[f"{part}_{metric}"], ".4f") for metric in ("accuracy", "auc"))
                 yield f"{part} accuracy {accuracy}, AUC {auc} (epoch {result['best_epoch']})"
                 break
-        yield f"run in {self.run}: lstm-jax predict --run {shlex.quote(str(self.run))} --text '...'"
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,11 @@ class Evaluate(Command):
         if self.json:
             print(json_text(row))
             return
-        table = Table("metric", Column("value", justify="right"), title=Text(f"{self.run}, {self.split} reviews"))
+        meaning = ["meaning"] if console.is_terminal else []
+        table = Table("metric", Column("value", justify="right"), *meaning, title=Text(f"{self.run}, {self.split} reviews"))
         for name, value in row.items():
-            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+            told = [MEANINGS[name]] if meaning else []
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), *told)
         console.print(table)
 
 
@@ -100,7 +115,14 @@ class Predict(Command):
             texts += read_texts(self.file or Path(STANDARD_INPUT), self.text_column or trained.config.data.text_column)
         for text, p in zip(texts, trained.probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
-            print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
+            if self.json:
+                print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False))
+            elif console.is_terminal:
+                line = "".join(letter if letter.isprintable() else " " for letter in shown)
+                label = f"{p:.6f}  {'positive' if p > 0.5 else 'negative'}  {line}"
+                console.print(Text(label), no_wrap=True, overflow="ellipsis")
+            else:
+                print(f"{p:.6f}")
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,7 @@ class Neighbours(Command):
     def __call__(self, console):
         from lstm_jax.inspection import embedding_space
 
+        require(self.words, "words", "none given", "name one or more")
         trained = load_run("sentiment", self.run)
         for word in self.words:
             near = trained.words.neighbours(word, self.count, self.metric, self.min_reviews)
@@ -130,7 +153,13 @@ class Neighbours(Command):
                 found = [[embedding_space.escape(other), round(score, 6)] for other, score in near]
                 print(json_text({"word": word, "neighbours": found}))
                 continue
-            say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
+            if console.is_terminal:
+                table = Table("word", Column(self.metric, justify="right"), title=Text(f"nearest to {word}"))
+                for found, score in near:
+                    table.add_row(Text(embedding_space.escape(found)), f"{score:.2f}")
+                console.print(table)
+            else:
+                say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 
 @dataclass(frozen=True)

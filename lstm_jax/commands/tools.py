@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lstm_jax.bounds import CountOrNone, Seed
 from lstm_jax.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.config.generation import Clean, Unit
+from lstm_jax.files.digits import counted
 from lstm_jax.runtime.machine import cores
 
 
@@ -42,6 +44,7 @@ class PrepareData(Command):
                 positive, mean = int(split.labels.sum()), split.lengths.mean()
                 say(console, f"{name}: {len(split):,} reviews, {positive:,} positive, {mean:.1f} ids on average")
         say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
+        say(console, "next: lstm-jax train sentiment with the same flags")
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class ShardText(Shard):
         from lstm_jax import data
 
         text = data.write_shards(self.data, self.out, self.clean, self.unit, workers, on_progress)
-        yield f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files"
-        yield f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}"
+        yield f"{self.out}: {counted(len(text), 'character')} ({text.characters.size} distinct) of {counted(text.index.articles, 'file')}"
+        yield f"next: lstm-jax train generation --input stream --data {shlex.quote(str(self.out))} --clean {self.clean} --unit {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class ShardReviews(Shard):
         found = data.write_review_shards(self.data, self.out, self.test, *columns, workers, on_progress)
         tests = len(found.test) if found.test else 0
         yield f"{self.out}: {len(found.train):,} training and {tests:,} test reviews, {len(found.vocabulary.words):,} words"
-        yield f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency"
+        yield f"next: lstm-jax train sentiment --input stream --data {shlex.quote(str(self.out))} --vocabulary frequency"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import json
 import pkgutil
 from importlib import import_module
 from pathlib import Path
-from reprlib import repr as shorten
 from typing import Any, TypeVar
 
 from lstm_jax.backend_names import with_current_names
@@ -61,7 +60,7 @@ def config_changes(old: Any, new: Any) -> Changes:
 
 def shown_changes(changes: Changes) -> str:
     """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". The text names at most three fields."""
-    texts = [f"{name}: {shorten(old)} in the run, {shorten(new)} given" for (_, name), (old, new) in changes.items()]
+    texts = [f"{name}: {old!r} in the run, {new!r} given" for (_, name), (old, new) in changes.items()]
     return "; ".join([*texts[:3], *([f"and {len(texts) - 3} more"] if len(texts) > 3 else [])])
 
 
@@ -78,7 +77,8 @@ def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
         if isinstance(part := raw.get(section), dict):
             parts[section] = {name: bool(value) if isinstance(values.get(name), bool) else value for name, value in part.items()}
     train = parts.get("train", {})
-    if train.get("schedule", "constant") == "constant" and "final_learning_rate" in train:
+    final = train.get("final_learning_rate")
+    if isinstance(final, int | float) and final > 0 and train.get("schedule", "constant") == "constant":
         train["final_learning_rate"] = 0.0
     return raw | parts
 

@@ -150,6 +150,8 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     """
     check_cell(cell, "Keras")
     weights = as_tuple(f"{where}Bidirectional weights", weights, GET_WEIGHTS)
+    found, remedy = f"{len(weights)} arrays", "give the forward layer's 2 or 3, then the backward layer's"
+    require(len(weights) in (4, 6), f"{where}Bidirectional weights", found, remedy)
     middle, sizes = len(weights) // 2, {}
     both = zip(DIRECTIONS, (weights[:middle], weights[middle:]), strict=True)
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
@@ -318,6 +320,7 @@ def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[s
             if isinstance(found, h5py.Group):
                 groups.append(path)
                 continue
+            require(isinstance(found, h5py.Dataset), subject, f"{path} is a {type(found).__name__}", "expected groups and datasets alone")
             # Keras stores a bfloat16 value as two opaque bytes and sets an attribute.
             half = found.dtype == np.dtype("V2") and found.attrs.get("dtype") == "bfloat16"
             require(half or found.dtype.kind in "fiub", subject, f"{path} has dtype {found.dtype}", "only numbers are read")

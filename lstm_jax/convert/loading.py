@@ -86,8 +86,6 @@ KERAS_CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
 
 A GRU with `reset_after=False` has the cell "gru_reset_before" instead of "gru".
 """
-NAMES = {"exponential": "exp", "softsign": "soft_sign"}
-"""Dict from the name of an activation in Keras to its name in the attribute `cell` of a layer of lstm_jax, if the two names differ."""
 
 
 def _is_keras(value: Any) -> bool:
@@ -126,7 +124,7 @@ def _activation(layer: Any, argument: str, name: str) -> str:
     own = module[0] == "keras" and "activations" in module  # keras.ops has other functions of the same names: its gelu approximates
     remedy = "only the functions of keras.activations can be compared: give layer.get_weights(), converted by a function of convert"
     require(own and hasattr(function, "__name__"), f"{argument} of {name}", called, remedy)
-    return NAMES.get(called, called)
+    return called
 
 
 def _state_dict(value: Any) -> Any:

@@ -158,6 +158,8 @@ def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Array
     layout = own._replace(shapes={theirs: shapes[name][::-1] for name, theirs in NAMES.items() if name in shapes})
     if cell == "lstm" and "weight_hr" in given:
         remedy = f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)"
+    for name, array in given.items():
+        require(array is not None, f"{where}{name}", None, "give an array")
     if not any("bias" in name for name in given):
         given = {**given, "bias_ih": None, "bias_hh": None}
     found = checked(layout, given, where, remedy=remedy)

@@ -104,6 +104,8 @@ class Series:
                 found = np.asarray([_in_utc(time) for time in objects], "datetime64[us]").reshape(found.shape)
             if found.dtype.kind == "M":
                 require(self.dated, "times", found.dtype, remedy)
+                if np.datetime_data(found.dtype)[0] in ("ns", "ps", "fs", "as"):
+                    found = found.astype("datetime64[us]")
                 years = found.astype("datetime64[Y]").astype(np.int64)
                 held = (years > -YEARS) & (years < YEARS)  # false for NaT, too
                 require(held.all(), "times", found[~held][:1].tolist(), "give times that datetime64 holds in microseconds")
@@ -263,6 +265,9 @@ def series_windows(series: Series, context: int, horizon: int, first: int = 0, l
     require(last <= len(series), "last", last, f"the series has {len(series)} entries: give at most as many")
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)
+    if len(origins) == 0:
+        empty = np.zeros((0, horizon))
+        return SeriesWindows(np.zeros((0, context, 2)), empty, empty, origins)
     both = np.stack([series.values, series.gaps], -1)
     back = origins[:, None] + np.arange(-context, 0)
     forth = origins[:, None] + np.arange(horizon)

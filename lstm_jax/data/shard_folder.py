@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ UNFINISHED = "unfinished.txt"
 LOCK = "shards.lock"
 READ = 2**16
 """Largest number of ids that are read before the pages of the mapped files are released from memory."""
-OTHER_FILES = 512
-"""Number of open files that a process may need in addition to the mapped files."""
+OPEN = 160
+"""Largest number of shards of a folder whose files are open at the same time."""
 _SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)|index\.json")
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
@@ -90,15 +90,16 @@ def write_folder(
             remove_temporaries(folder)
             names = os.listdir(folder)
         taken = sorted(filter(_SHARD_FILE.fullmatch, names))
-        found = {name: _read_record(folder / name) for name in taken if name.endswith(".json")}
-        own = UNFINISHED in names or any(found.values())
-        require(own or not taken, subject, f"holds other files: {', '.join(taken[:3])}", "name a new folder")
-        found.pop(INDEX, None)
-        records = [found.pop(shard_path(folder, number, "json").name, None) or {} for number in range(len(parts))]
-        same = all(not record or record["part"] == part for record, part in zip(records, parts, strict=True))
-        require(same and not any(found.values()), subject, "are of another text or another cleaning", "name a new folder")
+        found = {name: record for name in taken if name.endswith(".json") and (record := _read_record(folder / name))}
+        own = found or UNFINISHED in names or not taken
+        require(own, subject, f"holds other files: {', '.join(taken[:3])}", "name a new folder")
+        wanted = {shard_path(folder, number, "json").name: part for number, part in enumerate(parts)}
+        same = all(record["part"] == wanted.get(name) for name, record in found.items() if name != INDEX)
+        require(same, subject, "are of another text or another cleaning", "name a new folder")
+        records = [found.get(name, {}) for name in wanted]
         write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
-        missing = [number for number, record in enumerate(records) if record.get("sha256") != _digests(folder, kind, number)]
+        digests = [[_digest(shard_path(folder, number, ending)) for ending in kind.endings] for number in range(len(records))]
+        missing = [number for number, record in enumerate(records) if record.get("sha256") != digests[number]]
         tasks = [partial(_write_shard, folder, kind, write, number, parts[number]) for number in missing]
         for done, (number, record) in enumerate(_results(tasks, workers), len(parts) - len(missing) + 1):
             records[number] = record
@@ -128,7 +129,7 @@ def _results(tasks: list[partial[Any]], workers: int) -> Iterator[Any]:
 
 def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Record) -> tuple[int, Record]:
     content = write(part, shard_path(folder, number, "ids"))
-    record = {"part": part} | content | {"sha256": _digests(folder, kind, number)}
+    record = {"part": part} | content | {"sha256": [file_digest(shard_path(folder, number, ending)) for ending in kind.endings]}
     write_atomically(shard_path(folder, number, "json"), summed_json(record))
     return number, record
 
@@ -145,10 +146,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _read_record(path: Path) -> Record | None:
-    """Return the content of a .json file, or None if the file is missing or damaged."""
+def _read_record(path: Path) -> Record:
+    """Return the content of a .json file, or an empty dict if the file is missing or damaged."""
     with contextlib.suppress(OSError):
-        return read_summed(path.read_bytes())
+        return read_summed(path.read_bytes()) or {}
+    return {}
 
 
 def _digest(path: Path) -> str:
@@ -158,17 +160,15 @@ def _digest(path: Path) -> str:
     return ""
 
 
-def _digests(folder: Path, kind: Kind, number: int) -> list[str]:
-    return [_digest(shard_path(folder, number, ending)) for ending in kind.endings]
-
-
 @dataclass
 class Shard:
     """Ids of a shard in its own vocabulary, which are converted to the joint vocabulary of all shards when they are read."""
 
-    ids: ndarray
+    count: int
     joint: ndarray
     """Array in which joint[k] is the id in the joint vocabulary for the id k of the shard."""
+    ids: Callable[[], ndarray]
+    """Function that returns the ids, mapped into memory."""
     check: Callable[[], object] | None = None
     """Function that raises InputError if the file of the ids is damaged. It is called before the ids are first read."""
 
@@ -176,9 +176,10 @@ class Shard:
         if check := self.check:  # another thread may set it to None meanwhile
             check()
             self.check = None
-        found = self.joint[self.ids[at]]
-        if isinstance(self.ids.base, mmap.mmap):
-            self.ids.base.madvise(mmap.MADV_DONTNEED)
+        ids = self.ids()
+        found = self.joint[ids[at]]
+        if isinstance(ids.base, mmap.mmap):
+            ids.base.madvise(mmap.MADV_DONTNEED)
         return found
 
 
@@ -191,7 +192,7 @@ class MappedIds:
 
     def __init__(self, shards: Sequence[Shard], dtype: Any):
         self.shards, self.dtype = shards, np.dtype(dtype)
-        self.offsets = np.cumsum([0, *(len(shard.ids) for shard in shards)])
+        self.offsets = np.cumsum([0, *(shard.count for shard in shards)])
         self.begin, self.end = 0, int(self.offsets[-1])
 
     @property
@@ -220,7 +221,6 @@ class MappedIds:
 
     def take(self, places: ndarray, mode: str = "clip") -> ndarray:
         """Return the ids at the indices `places`, as a NumPy array of the same shape."""
-        require(len(self) or not np.size(places), "ids", "none", "take them from a part that has some")
         at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
         found = np.empty(at.shape, self.dtype)
         for begin in range(0, len(at), READ):
@@ -230,18 +230,6 @@ class MappedIds:
                 own = owner == number
                 found[begin : begin + READ][own] = self.shards[number].take(part[own] - self.offsets[number])
         return found.reshape(np.shape(places))
-
-
-def allow_open_files(count: int) -> None:
-    """Make sure that this process may open enough files to map `count` files into memory."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        remedy = "raise the hard limit (ulimit -Hn), or divide the data among fewer files"
-        require(needed <= hard or hard == resource.RLIM_INFINITY, "open files", f"{needed} needed, {hard} allowed", remedy)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @dataclass(frozen=True)
@@ -257,12 +245,15 @@ class ShardFolder:
     fingerprint: str
     """SHA-256 of the index."""
 
+    @cached_property
+    def _mapped(self) -> Callable[..., ndarray]:
+        return lru_cache(OPEN)(np.memmap)
+
     def shard(self, number: int, joint: ndarray, dtype: Any) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
         self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)
-        ids = np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
-        return Shard(ids, joint, lambda: self.check(number, "ids"))
+        return Shard(count, joint, partial(self._mapped, path, dtype, "r"), lambda: self.check(number, "ids"))
 
     def check(self, number: int, ending: str) -> Path:
         """Return the path of one file of a shard after checking its checksum."""
@@ -280,7 +271,7 @@ def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
     commands = " or ".join(kind.command for kind in kinds)
     path = folder / INDEX
     require(os.path.isfile(path), f"shards {folder}", "no index.json", f"name a folder that {commands} has finished")
-    index = _read_record(path) or {}
+    index = _read_record(path)
     kind = next((kind for kind in kinds if kind.format == index.get("format")), None)
     if kind is None:
         found = f"of the format {index['format']!r}" if "format" in index else "damaged"
@@ -288,11 +279,10 @@ def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
     records = []
     for number, shard in enumerate(index["shards"]):
         path = shard_path(folder, number, "json")
-        record = _read_record(path) or {}
+        record = _read_record(path)
         same = record and record | shard == shard | record
         require(same, f"shard {path}", "missing, damaged or of other data", f"write them again with {kind.command}")
         records.append(record | shard)
-    allow_open_files(len(records))
     return ShardFolder(folder, kind, index, records, file_digest(folder / INDEX))
 
 

@@ -119,13 +119,14 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> Nu
     header = next(lines, "")
     if not header:
         return
-    for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
-        other = mark in header and "," not in header and header.strip() not in wanted
-        converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-        require(not other, f"columns of {path}", f"separated by {shown}", f"give commas, and points in numbers: {converted}")
     csv.field_size_limit(max(FIELD_LIMIT, csv.field_size_limit()))
     reader = csv.reader(itertools.chain([header], lines), strict=True)
     try:
+        for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
+            by_mark, by_comma = (next(csv.reader([header], delimiter=delimiter), [""]) for delimiter in (mark, ","))
+            other = wanted.keys() <= set(by_mark) and not wanted.keys() <= set(by_comma) if wanted else mark in by_comma[0]
+            converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+            require(not other, f"columns of {path}", f"separated by {shown}", f"give commas, and points in numbers: {converted}")
         names = next(reader)
         while names and not names[-1].strip():
             names.pop()
@@ -160,20 +161,21 @@ def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[s
     for number, row in rows.items():
         here = f"{name!r} in {number} of {path}"
         value: Any = row.get(name)
-        if keep or not _is_missing(value):
+        if keep or not is_missing(value):
             require(isinstance(value, str), here, repr(value), f"give a string, or name another column with {TEXT_FLAG}")
             encode_utf8(value, here, "save the text as UTF-8")
             texts.append(value)
     return texts
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or value != value  # a NaN differs from itself; pandas uses it for missing values
+def is_missing(value: Any) -> bool:
+    """Return whether a cell has no value. A NaN, which pandas writes for missing values, differs from itself."""
+    return value is None or value == "" or value != value
 
 
 def _guess(names: list[str], rows: Collection[Row], path: Path) -> str:
     def holds_texts(name: str) -> bool:
-        present = [row[name] for row in rows if not _is_missing(row.get(name))]
+        present = [row[name] for row in rows if not is_missing(row.get(name))]
         return all(isinstance(value, str) for value in present) and any(as_number(value) is None for value in present)
 
     texts = names if len(names) == 1 else list(filter(holds_texts, names))

@@ -1,4 +1,4 @@
-"""Choice of the number of digits with which several numbers are written, so that the differences between them remain visible."""
+"""Numbers as text: as many digits as keep differences visible, and a number with its noun."""
 
 import math
 from collections.abc import Iterable
@@ -14,3 +14,8 @@ def digits_for(values: Iterable[float], least: int) -> int:
     if not 0 < spread < math.inf:
         return min(MOST, least)
     return min(MOST, least + max(0, math.floor(math.log10(max(map(abs, finite)) / spread))))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 device" or "2 devices"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

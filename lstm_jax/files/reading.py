@@ -93,8 +93,11 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
     require(str(path), subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):
         found = Path(path).expanduser()
-        require(found.exists(), f"{subject} {found.absolute()}", "no such file or folder", remedy)
-        if found.is_dir():
+        try:
+            folder = stat.S_ISDIR(found.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{subject} {found.absolute()}", "no such file or folder", remedy) from error
+        if folder:
             os.scandir(found).close()
             (found / ".").stat()  # a folder may be listed without being entered
     return found
@@ -114,6 +117,7 @@ def open_input(
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
         if stat.S_ISFIFO(before.st_mode):
+            require(fifo, subject, KINDS[stat.S_IFIFO], remedy)
             os.set_blocking(handle, True)  # reading waits for those that write to it now, and ends at once if there are none
             yield file
             return

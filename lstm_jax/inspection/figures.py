@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import MARK, write_atomically
 
 Paths = tuple[Path, Path]  # of a .png file and of the .svg file beside it
@@ -214,7 +215,8 @@ def confusion_matrix(
     Raises:
         InputError: if `confusion` is not 2 by 2, or has a negative count.
     """
-    counts = np.asarray(confusion)
+    with parsing("confusion matrix", "give 2 by 2 counts"):
+        counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
 
     def draw(figure) -> None:

@@ -44,8 +44,9 @@ def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str,
     """
     require(len(text) >= 2, "text", f"{len(text)} characters", "give 2 or more")
     require(len(bits) == len(text) - 1, "bits", len(bits), f"give one less than the text's {len(text)} characters")
-    lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. No colour: expected; full colour: {_MOST_BITS} bits or more."
-    _write_page(path, title, lead, _coloured(text, np.append(0, bits / _MOST_BITS)), force)
+    shades = "".join(f'<span class="n{level}">&nbsp;{level * _MOST_BITS / _LEVELS:.1f}&nbsp;</span>' for level in range(1, _LEVELS + 1))
+    lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. Colour by bits: {shades} or more."
+    _write_page(path, title, lead, _coloured(text, np.append(0, -bits / _MOST_BITS)), force)
 
 
 def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
@@ -63,7 +64,8 @@ def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int
         size = activations.shape[1]
         require(0 <= unit < size, "unit", unit, f"give 0 to {size - 1}")
         sections.append(f"<h2>unit {unit}</h2>{_coloured(text, activations[:, unit])}")
-    lead = "Each unit's output after each character: orange towards 1, blue towards -1."
+    ends = '<span class="n11">&nbsp;-1&nbsp;</span> to <span class="p11">&nbsp;1&nbsp;</span>'
+    lead = f"Each unit's output after each character, from {ends}."
     _write_page(path, title, lead, "\n".join(sections), force)
 
 

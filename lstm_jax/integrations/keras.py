@@ -16,7 +16,6 @@ package, and then consists of Keras' layers. To get a model with the layers of t
 If `unroll` does not support the settings of a layer (see `why_not`), Keras runs the layer, with the same result.
 """
 
-import functools
 import warnings
 from typing import Any, no_type_check
 
@@ -213,8 +212,13 @@ class _Replacing:
     """Replacement of the recurrent layers of one Keras model: the names of the replaced layers, and a note for each of the others."""
 
     def __init__(self) -> None:
-        self.names, self.notes = [], []
-        self.layer = functools.cache(self._layer)  # a layer that a model uses several times is replaced by a single layer
+        self.names, self.notes, self.made = [], [], {}
+
+    def layer(self, layer: Any) -> Any:
+        """Return the layer in place of a layer. A layer that a model uses several times is replaced by a single layer."""
+        if id(layer) not in self.made:
+            self.made[id(layer)] = self._layer(layer)
+        return self.made[id(layer)]
 
     def _layer(self, layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):  # an operation of a Functional model, such as the comparison that computes a mask

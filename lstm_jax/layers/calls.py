@@ -109,16 +109,15 @@ def with_batch(dropout) -> Any:
     """Add a batch axis before the last axis of each dropout or zoneout mask that has none; rates, None and wrong classes stay."""
     if not isinstance(dropout, DropoutMasks):
         return dropout
+
+    def batched(name: str, mask, per_step: bool = False) -> Any:
+        if mask is None:
+            return None
+        mask = as_array(f"dropout.{name}", mask, "give an array")
+        lacks = mask.ndim == 1 or (mask.ndim == 2 and (per_step or mask.shape[0] != 1))
+        return expanded(name, mask, -2) if lacks else mask
+
     zoneout: Any = dropout.zoneout
     if isinstance(zoneout, dict):
-        zoneout = {part: _mask_with_batch(f"dropout.zoneout of {part}", mask, True) for part, mask in zoneout.items()}
-    masks = {name: _mask_with_batch(f"dropout.{name}", getattr(dropout, name), False) for name in ("input", "recurrent")}
-    return DropoutMasks(**masks, zoneout=zoneout)
-
-
-def _mask_with_batch(name: str, mask, per_step: bool) -> Any:
-    if mask is None:
-        return None
-    mask = as_array(name, mask, "give an array")
-    lacks = mask.ndim == 1 or (mask.ndim == 2 and (per_step or mask.shape[0] != 1))
-    return expanded(name, mask, -2) if lacks else mask
+        zoneout = {part: batched(f"zoneout of {part}", mask, True) for part, mask in zoneout.items()}
+    return DropoutMasks(batched("input", dropout.input), batched("recurrent", dropout.recurrent), zoneout)

@@ -129,10 +129,13 @@ def initial_params(
     def draw(name: str, given: Initial, *shape: int) -> Array:
         return initializers.draw(given, rngs.params(), shape, dtype, ARGUMENTS[name])
 
+    def init() -> dict[str, Array]:
+        return cell.init(rngs.params(), features, units, dtype)._asdict()
+
     if not built_in:
         remedy = f"the function init of the cell {cell.name} gives its bias: leave it out, or give bias_initializer"
         require(unit_forget_bias, "unit_forget_bias", unit_forget_bias, remedy)
-        params = cell.init(rngs.params(), features, units, dtype)._asdict()
+        params = init()
         params |= {name: draw(name, given, *params[name].shape) for name, given in drawn.items() if given is not None}
     else:
         params = {}
@@ -140,28 +143,27 @@ def initial_params(
             if name in fields:
                 given = drawn[name]
                 params[name] = draw(name, default if given is None else given, rows, cell.gates * units)
-        biases = _biases(cell, units, dtype, drawn["bias"], unit_forget_bias, draw) if use_bias else {}
-        others = cell.init(rngs.params(), features, units, dtype)._asdict() if any(name not in ARGUMENTS for name in fields) else {}
-        params = others | params | biases
+        if use_bias:
+            params |= _biases(cell, units, dtype, drawn["bias"], unit_forget_bias, draw)
+        if not ARGUMENTS.keys() >= set(fields):
+            params = init() | params
     return params if use_bias else params | {name: None for name in fields if name in ("bias", "recurrent_bias")}
 
 
 def _biases(cell: Cell, units: int, dtype, given: Initial | None, unit_forget_bias: bool, draw: Callable[..., Array]) -> dict[str, Array]:
     assert cell.bias is not None
     usual = cell.bias(units, dtype)
-    zeros = jnp.zeros_like(usual)
-    has_second = "recurrent_bias" in cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
-    if given is None:
-        return {"bias": usual if unit_forget_bias else zeros} | ({"recurrent_bias": zeros} if has_second else {})
-    if has_second:  # the initialiser draws one array whose rows are the two biases, as in Keras
-        rows = draw("bias", given, 2, usual.size)
+    if "recurrent_bias" in cell.params._fields:  # pyright: ignore[reportAttributeAccessIssue]
+        # the initialiser draws one array whose rows are the two biases, as in Keras
+        rows = (usual, jnp.zeros_like(usual)) if given is None else draw("bias", given, 2, usual.size)
         return {"bias": rows[0], "recurrent_bias": rows[1]}
+    if given is None:
+        return {"bias": usual if unit_forget_bias else jnp.zeros_like(usual)}
     with jax.ensure_compile_time_eval():  # the values must be concrete even if the layer is created inside jax.jit
-        ones = cell.bias(1, jnp.float32) == 1
-        forget = [gate for gate in range(cell.gates) if ones[gate]]
+        forget = jnp.flatnonzero(cell.bias(1, jnp.float32)).tolist()
     if not (unit_forget_bias and forget):
         return {"bias": draw("bias", given, usual.size)}
     # As in Keras, the entries of the forget gate are 1, and the gates before and after it are drawn one after the other.
     start, stop = forget[0] * units, (forget[0] + 1) * units
-    parts = [draw("bias", given, size) for size in (start, usual.size - stop) if size]
-    return {"bias": jnp.concatenate([*parts[: bool(start)], usual[start:stop], *parts[bool(start) :]])}
+    before = [draw("bias", given, start)] if start else []
+    return {"bias": jnp.concatenate([*before, usual[start:stop], draw("bias", given, usual.size - stop)])}

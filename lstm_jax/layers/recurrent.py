@@ -318,32 +318,27 @@ class Recurrent(DropoutLayer):
         zeros = self.zero_output_for_mask if zero_output_for_mask is None else zero_output_for_mask
         x = read_input(x)
         batch_axis = int(time_major)
+        per_step = {"x": x, "mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
         if single := is_single(x):
-            per_step = {"x": x, "mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
-            x, mask, resets, segment_ids, tokens = (expanded(name, value, batch_axis) for name, value in per_step.items())
-            per_row = {"lengths": lengths, "reset_state": reset_state, "initial_state": initial_state}
-            lengths, reset_state, initial_state = (with_row(name, value) for name, value in per_row.items())
-            dropout = with_batch(dropout)
-        batch = x.shape[batch_axis]
+            per_step = {name: expanded(name, value, batch_axis) for name, value in per_step.items()}
+            lengths, dropout = expanded("lengths", lengths, 0), with_batch(dropout)
+            reset_state, initial_state = with_row("reset_state", reset_state), with_row("initial_state", initial_state)
+        steps, batch = per_step["x"].shape[:2] if time_major else per_step["x"].shape[1::-1]
         if self.carried is not None:
             rows = self.carried[0].shape[0]
             require(rows == batch, "batch size", batch, f"the carried state has {rows} rows: give as many, or call reset_state({batch})")
             initial_state = tuple(part[...] for part in self.carried) if initial_state is None else initial_state
         elif self.learned_state and initial_state is None and reset_state is None:
             initial_state = self._initial_state(batch)
-        params, dropout = self._drop(batch, x.shape[1 - batch_axis], dropout, rngs, self._is_training(deterministic))
+        params, dropout = self._drop(batch, steps, dropout, rngs, self._is_training(deterministic))
         outputs, state = unroll(
             self.row,
             params,
-            x,
-            initial_state,
-            mask=mask,
+            initial_state=initial_state,
             lengths=lengths,
-            resets=resets,
             reset_state=reset_state if resets is None and segment_ids is None else self._reset_state(reset_state),
-            segment_ids=segment_ids,
             dropout=dropout,
-            tokens=tokens,
+            **per_step,
             backwards=self.go_backwards,
             return_sequences=sequences,
             zero_output_for_mask=zeros,

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from lstm_jax.cells import CELLS, VARIANTS, Cell, GateRecurrentParams, GateRecurrentState, LSTMParams, LSTMState
+from lstm_jax.cells import CELLS, Cell, GateRecurrentParams, GateRecurrentState, LSTMParams, LSTMState
+from lstm_jax.cells.lstm_variants import VARIANTS
 from lstm_jax.recurrence.call import Call
 from lstm_jax.shapes import GATES
 
@@ -20,7 +21,7 @@ GATE_RECURRENT = CELLS["lstm_full_gate_recurrence"]
 
 
 _KEPT = {"lstm": 4, "gru": 4, "simple_rnn": 0, "gru_reset_before": 3, "lstm_layernorm": 12, "lstm_peephole": 4}
-_KEPT |= {f"lstm_{variant}": len(gates) for variant, gates in VARIANTS.items() if variant != "full_gate_recurrence"}
+_KEPT |= {f"lstm_{variant}": len(gates) for variant, gates in VARIANTS.items()}
 _KEPT |= {"min_lstm": 4, "min_gru": 2, GATE_RECURRENT.name: 1}
 COMPILED_CELLS = {CELLS[name]: kept for name, kept in _KEPT.items()}
 """Dict from each cell that native/ runs, in the order of native/cells.h, to the number of arrays (B, H) that a step

@@ -7,6 +7,7 @@ A new task needs three modules, each with the name of the task:
 """
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -306,11 +307,12 @@ class Task(Training, Generic[C, D]):
 
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
-        console, initial = console or Console(quiet=True), initial or {}
+        console, initial, marks, steps = console or Console(quiet=True), initial or {}, [time.perf_counter()], []
         _check_processes(config, resume)
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
+            marks.append(time.perf_counter())
             backend = _check_request(config, mesh)
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
@@ -330,6 +332,7 @@ class Task(Training, Generic[C, D]):
                 say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(params, {**task.pretrained(run_folder, resume, console), **initial})
+            marks.append(time.perf_counter())
             result = fit(
                 params,
                 task.objective(rebuild),
@@ -349,13 +352,18 @@ class Task(Training, Generic[C, D]):
                     run_folder.check_exists,
                     metrics_file(run_folder.metrics),
                     tensorboard(run_folder.events),
-                    print_row(console),
+                    print_row(console, config.train.epochs),
+                    lambda record: steps.append(record.row["seconds"]),
                     *task.callbacks(run_folder, console),
                     *callbacks,
                 ),
                 console=console,
             )
+            marks.append(time.perf_counter())
             task.finish(run_folder, result, figures)
+            read, prepared, trained, finished = (end - start for start, end in itertools.pairwise([*marks, time.perf_counter()]))
+            training = f"training {trained:.1f} s ({sum(steps):.1f} s without validation and checkpoints)"
+            say(console, f"time: data {read:.1f} s, start {prepared:.1f} s, {training}, results and figures {finished:.1f} s")
             return result
 
     @contextlib.contextmanager

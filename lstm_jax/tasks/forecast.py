@@ -36,6 +36,7 @@ from lstm_jax.bounds import Level, check_number
 from lstm_jax.config import ForecastConfig
 from lstm_jax.data import Series, SeriesWindows
 from lstm_jax.errors import require
+from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import figures
 from lstm_jax.models import Forecaster
@@ -245,7 +246,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
 
     def notes(self, run):
         counts = ", ".join(f"{len(part.target):,} {name} windows" for name, part in self.split[0].items())
-        yield f"{len(self.data):,} entries ({self.data.skipped} rows without a value): {counts}, backend {run.backend}"
+        yield f"{len(self.data):,} entries ({counted(self.data.skipped, 'row')} without a value): {counts}, backend {run.backend}"
 
     @cached_property
     def predictions(self) -> Predictions:

@@ -20,6 +20,7 @@ from lstm_jax.config import GenerationConfig
 from lstm_jax.data import Characters, Corpus
 from lstm_jax.data.text.corpus import article_starts, cleaned_articles
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
@@ -120,11 +121,11 @@ class Generation(base.Task[GenerationConfig, Corpus]):
 
     def notes(self, run):
         corpus, config = self.data, self.config
-        copies = f", {corpus.copies} articles left out of it as copies" if corpus.copies else ""
+        copies = f", {counted(corpus.copies, 'article')} left out of it as copies" if corpus.copies else ""
         held = f", {len(corpus.validation):,} held out{copies}" if len(corpus.validation) else ""
-        text = f"{corpus.articles:,} articles, {len(corpus.train):,} characters ({corpus.characters.size} distinct){held}"
+        text = f"{counted(corpus.articles, 'article')}, {len(corpus.train):,} characters ({corpus.characters.size} distinct){held}"
         kind = f"chunks of {config.train.batch_size} streams" if self.stream else f"windows every {config.data.step}"
-        yield f"{text}; {run.examples:,} {kind}; backend {run.backend}, {self.mesh.size} devices"
+        yield f"{text}; {run.examples:,} {kind}; backend {run.backend}, {counted(self.mesh.size, 'device')}"
         yield from corpus.notes
 
     def callbacks(self, folder, console):

@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
-from lstm_jax.data import EncodedSplit, PaddedReviews, Reviews, ShardedSplit
+from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews
 from lstm_jax.errors import require
 from lstm_jax.packing import PackedPlaces, pack
 from lstm_jax.sampling import check_ids
@@ -133,17 +133,15 @@ class Splits:
         return {name: rows for name in ("validation", "test") if (rows := getattr(self, name)) is not None}
 
 
-def rows_of(split: EncodedSplit | ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
+def rows_of(split: EncodedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
     """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
 
-    `mapped` says whether the word ids of a `ShardedSplit` stay in the files until a batch needs them, or are read into memory.
+    `mapped` says whether word ids in files stay there until a batch needs them, or are read into memory.
     """
     shape = config.data.maxlen, config.data.padding, config.data.truncating
-    if isinstance(split, ShardedSplit):
-        return Rows(PaddedReviews(split, *shape) if mapped else split.padded(*shape), split.labels)
     if config.data.packed:
         return pack_reviews(split, config.data.packed, config.data.truncating)
-    return Rows(split.padded(*shape), split.labels)
+    return Rows(PaddedReviews(split, *shape) if mapped and split.mapped else split.padded(*shape), split.labels)
 
 
 def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
@@ -156,7 +154,7 @@ def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
     return array.astype(np.int32, copy=False)
 
 
-def split_reviews(encoded: Reviews, config: SentimentConfig) -> tuple[Any, Any]:
+def split_reviews(encoded: EncodedReviews, config: SentimentConfig) -> tuple[EncodedSplit, EncodedSplit | None]:
     """Cut a validation split from the training reviews, and return the training split and the validation split.
 
     The two splits share no movie and no text. The validation split is None if the config sets its size to 0.
@@ -168,14 +166,14 @@ def split_reviews(encoded: Reviews, config: SentimentConfig) -> tuple[Any, Any]:
     return train.select(keep), train.select(held)
 
 
-def padded_rows(encoded: Reviews, config: SentimentConfig) -> Splits:
+def padded_rows(encoded: EncodedReviews, config: SentimentConfig) -> Splits:
     """Return the splits of a run (see `split_reviews`), with all reviews padded or packed as the config says (see `rows_of`)."""
     train, held_out = split_reviews(encoded, config)
     validation, test = (rows_of(part, config) if part else None for part in (held_out, encoded.test))
     return Splits(rows_of(train, config, mapped=True), validation, test)
 
 
-def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> Reviews:
+def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> EncodedReviews:
     """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
 
     `on_progress` is called with a description of the current stage, the number of finished stages and the number of all stages.

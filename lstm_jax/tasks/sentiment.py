@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
-from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews, Reviews, ShardedReviews, Vocabulary
+from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews, Vocabulary
 from lstm_jax.errors import require
+from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import embedding_space, figures
 from lstm_jax.models import EMBEDDING, SentimentClassifier
@@ -150,7 +151,7 @@ def logits_of(rebuild: Callable, mesh: Mesh) -> Logits:
     return logits
 
 
-class Sentiment(base.Task[SentimentConfig, Reviews]):
+class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
     """Task that trains a model to classify reviews as positive or negative."""
 
     table = EMBEDDING
@@ -204,15 +205,14 @@ class Sentiment(base.Task[SentimentConfig, Reviews]):
         held = "".join(f"{rows.count:,} {'test' if name == 'test' else 'held out'}, " for name, rows in self.splits.held_out().items())
         if isinstance(rows := self.splits.train, PackedRows):
             yield f"reviews packed in {len(rows.ids):,} rows of {rows.ids.shape[1]} words, {100 * rows.padding:.2f} % padding"
-        yield f"{self.splits.train.count:,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
+        yield f"{counted(self.splits.train.count, 'training review')}, {held}backend {run.backend}, {counted(self.mesh.size, 'device')}"
         if not row_sparse(self.table, run.optimizer, self.functional.params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
     def check_memory(self):
         super().check_memory()
         if self.config.pretraining.lm_epochs:
-            train: Any = self.data.train  # in memory, as the config demands
-            pretraining.LanguageModel(self.config, self.data.vocabulary.size, train.values, self.mesh).check_memory()
+            pretraining.LanguageModel(self.config, self.data.vocabulary.size, self.data.train.values, self.mesh).check_memory()
 
     def pretrained(self, folder, resume, console):
         epochs = self.config.pretraining.lm_epochs
@@ -269,7 +269,7 @@ class Sentiment(base.Task[SentimentConfig, Reviews]):
         return row, lambda: draw_figures(folder, params, scored, name)
 
 
-def write_words(reviews: Reviews, file: IO[bytes]) -> None:
+def write_words(reviews: EncodedReviews, file: IO[bytes]) -> None:
     """Write word statistics of the training reviews to an .npz file, as two arrays `share` and `count`."""
     size = reviews.vocabulary.size
     counts = [embedding_space.word_counts(block.values, block.offsets, block.labels, size) for block in reviews.train.blocks()]
@@ -376,7 +376,7 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
         vocabulary = Vocabulary.load(run.vocabulary)
         return vocabulary, make_model(config, vocabulary.size)
 
-    def reviews(self) -> Reviews:
+    def reviews(self) -> EncodedReviews:
         """Load the reviews that the run was trained on, or raise an `InputError` if they have changed."""
         reviews = load_reviews(self.config)
         self.check_own(reviews)
@@ -417,7 +417,7 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
         return rows_of(EncodedSplit(values, offsets, unknown, unknown), self.config)
 
 
-def evaluate(trained: Trained, reviews: Reviews | None = None, split: str = "test") -> BinaryMetrics:
+def evaluate(trained: Trained, reviews: EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
     """Return the metrics of a trained model on one split of its reviews.
 
     `split` is "train", "validation" or "test". If `reviews` is None, the reviews that the config of the run names are loaded.
@@ -432,7 +432,7 @@ def evaluate(trained: Trained, reviews: Reviews | None = None, split: str = "tes
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     reviews = trained.reviews() if reviews is None else reviews
     remedy = "give what sentiment.load_reviews returns"
-    require(isinstance(reviews, EncodedReviews | ShardedReviews), "reviews", type(reviews).__name__, remedy)
+    require(isinstance(reviews, EncodedReviews), "reviews", type(reviews).__name__, remedy)
     same = reviews.vocabulary == trained.vocabulary
     require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
     splits = padded_rows(reviews, trained.config)

@@ -39,6 +39,10 @@ class EpochRecord:
     seed: int = 0
     resumed: bool = False
     """Whether the training was asked to resume from checkpoints, if there are any."""
+    best_epoch: int = 0
+    """Number of the best epoch so far, or 0 if no metric is monitored."""
+    last: bool = False
+    """Whether the training ends with this epoch."""
 
 
 Callback = Callable[[EpochRecord], object]
@@ -96,19 +100,27 @@ def tensorboard(folder: str | Path) -> Callback:
     return write
 
 
-def print_row(console: Console) -> Callback:
+def print_row(console: Console, epochs: int = 0) -> Callback:
     """Return a callback that prints a table of metrics, one line after each epoch.
 
-    The first column is the number of the epoch, and the last one is its duration in seconds. Between them, each loss, accuracy, AUC and
-    number of bits per character in `EpochRecord.row` has a column. The heading is printed before the first line, and again if the columns
-    change. If the table is wider than the console, the word "accuracy" is abbreviated.
+    The first column is the number of the epoch, and the last one the seconds since the line before. Between them, each loss, accuracy, AUC
+    and number of bits per character of the training and validation part in `EpochRecord.row` has a column. The heading is printed before
+    the first line, and again if the columns change. If the table is wider than the console, the word "accuracy" is abbreviated.
+
+    In a terminal, a training of more than 20 `epochs` prints at most one line a second, and one after its last epoch. A star marks an
+    epoch that is the best so far.
     """
     shown: list[str] = []
+    printed = waited = 0.0
 
     def show(record):
-        names = [name for name in record.row if name.endswith(_SHOWN)]
+        nonlocal printed, waited
+        waited += record.row["seconds"]
+        if epochs > 20 and console.is_terminal and not record.last and time.monotonic() < printed + 1:
+            return
+        names = [name for name in record.row if name.endswith(_SHOWN) and not name.startswith("test_")]
         splits, metrics = ([name.partition("_")[part] for name in names] for part in (0, 2))
-        if sum(max(6, len(metric)) + 2 for metric in metrics) + 14 > console.width:
+        if sum(max(6, len(metric)) + 2 for metric in metrics) + 14 + 15 * bool(record.best_epoch) > console.width:
             metrics = ["acc." if metric == "accuracy" else metric for metric in metrics]
         widths = [max(6, len(metric)) for metric in metrics]
         lines = []
@@ -116,9 +128,11 @@ def print_row(console: Console) -> Callback:
             shown[:] = names
             new = ("" if split == before else split for before, split in itertools.pairwise(["", *splits]))
             lines.append(["     ", *(f"{split:<{width}}" for split, width in zip(new, widths, strict=True))])
-            lines.append(["epoch", *(f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True)), "seconds"])
+            heading = [f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True)]
+            lines.append(["epoch", *heading, "seconds", "* best so far" if record.best_epoch else ""])
         numbers = (f"{_number(record.row[name]):>{width}}" for name, width in zip(names, widths, strict=True))
-        lines.append([f"{record.epoch:>5}", *numbers, f"{record.row['seconds']:>7.1f}"])
+        lines.append([f"{record.epoch:>5}", *numbers, f"{waited:>7.1f}", "*" * (record.epoch == record.best_epoch)])
+        printed, waited = time.monotonic(), 0.0
         for line in lines:
             console.print("  ".join(line).rstrip(), highlight=False, markup=False, soft_wrap=True)
 

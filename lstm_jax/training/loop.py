@@ -336,7 +336,7 @@ class _Fit:
         if self.config.keep_epochs:
             self._save("epochs", step, params)
         gathered = processes.gathered(params) if callbacks else params
-        record = EpochRecord(epoch, step, row, tuple(history.rows), gathered, self.config.seed, resumed)
+        record = EpochRecord(epoch, step, row, tuple(history.rows), gathered, self.config.seed, resumed, history.best_epoch, self.ended)
         for callback in callbacks:
             callback(record)
         self._save("latest", step, self._saved())

@@ -65,6 +65,7 @@ def test_verdicts(found, verdicts):
     [
         (timed("A", "ours", 1.0, cpu="another"), r"machines: another, .* and chip, "),
         (timed("A", "ours", 1.0, devices=["gpu:H100"]), r"machines: chip, 2 cores, cpu:cpu and chip, 2 cores, gpu:H100;"),
+        (timed("A", "ours", 1.0, devices=["gpu:H100"] * 2), r"machines: .*gpu:H100, gpu:H100;"),
         (timed("B", "ours", 1.0), "rows: 2 and 1"),
     ],
 )

@@ -21,7 +21,7 @@ from tables import assert_close
 
 from bench.peers.ours import write_reference
 from bench.workloads import make_arrays, workload
-from lstm_jax import CELLS, Bidirectional, Cell, HiddenState, InputError, Recurrent, RecurrentStack, register_cell, unroll
+from lstm_jax import CELLS, Bidirectional, Cell, HiddenState, InputError, Recurrent, register_cell, unroll
 from lstm_jax.cell_names import _import, import_cells
 from lstm_jax.cells import BUILT_IN, lstm, projected_lstm
 from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, SentimentModelConfig
@@ -78,16 +78,6 @@ def test_a_diagonal_cell_is_its_equation(diagonal: Cell) -> None:
 
     ours = jax.grad(total(lambda params, x: unroll(diagonal, params, x)[0]), (0, 1))(params, X)
     assert_close(ours, jax.grad(total(by_hand), (0, 1))(params, X), "float32")
-
-
-def test_in_both_directions_and_in_a_stack(diagonal: Cell) -> None:
-    both = made(Bidirectional, cell=diagonal, return_sequences=True)
-    last = made(Recurrent, 2 * H, H, cell=diagonal, stateful=True)
-    ahead, back = by_hand(both.forward.cell_params(), X), by_hand(both.backward.cell_params(), X[:, ::-1])[:, ::-1]
-    joined = jnp.concatenate([ahead, back], -1)
-    assert_close(both(X), joined, "float32")
-    assert_close(RecurrentStack([both, last])(X), by_hand(last.cell_params(), joined)[:, -1], "float32")
-    assert_close(last(joined), by_hand(last.cell_params(), jnp.concatenate([joined, joined], 1))[:, -1], "float32")
 
 
 def test_a_cell_named_lstm_is_not_run_as_ours() -> None:

@@ -142,7 +142,7 @@ HOSTILE = [
     (ELSEWHERE, lambda where, outside: where.create_dataset("3", (4,), "f4", external=[(outside, 0, 16)])),
     (ELSEWHERE, _virtual),
     ("has dtype object", lambda where, outside: where.create_dataset("3", data=["text"], dtype=h5py.string_dtype())),
-    ("'Datatype'", _set(np.dtype("f4"))),
+    ("is a Datatype", _set(np.dtype("f4"))),
     ("under two names", lambda where, outside: where.__setitem__("3", where.file["layers"])),
     ("under two names", lambda where, outside: where.__setitem__("3", where["0"])),
     (ELSEWHERE, lambda where, outside: where.create_dataset("3", (1 << 45,), "f4")),

@@ -33,6 +33,7 @@ REFUSED = [
     (lambda weights: convert.cell_from_keras("gru", weights), GRU, "bias"),
     (lambda weights: convert.cell_from_keras("lstm_projected", weights), GRU, "cell"),
     (convert.bidirectional_from_keras, 3, "Bidirectional weights"),
+    (convert.bidirectional_from_keras, convert.lstm_to_keras(LSTM)[:2] + convert.lstm_to_keras(LSTM), "Bidirectional weights"),
     (convert.bidirectional_from_keras, convert.lstm_to_keras(LSTM) + convert.lstm_to_keras(random_lstm(2, H)), "backward/kernel"),
     (convert.bidirectional_to_keras, LSTM, "bidirectional layer"),
     (convert.bidirectional_to_keras, {"forward": 1, "backward": 2}, "recurrent/0/forward/weights of an LSTM"),
@@ -58,6 +59,7 @@ REFUSED = [
     # PyTorch
     (convert.lstm_from_torch, edited(STATE, weight_hr_l0=np.zeros((2, H))), "*_l0: weights of an LSTM"),
     (convert.lstm_from_torch, edited(STATE, bias_hh_l1=None), "*_l1: weights of an LSTM"),
+    (convert.lstm_from_torch, STATE | {"bias_hh_l0": None}, "*_l0: bias_hh"),
     (convert.lstm_from_torch, edited(STATE, weight_ih_l1_reverse=np.zeros((16, 4))), "recurrent/1/backward/kernel"),
     (convert.lstm_from_torch, edited(STATE, weight_ih_l0="text"), "*_l0: weight_ih"),
     (

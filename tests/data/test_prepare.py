@@ -12,7 +12,7 @@ from refused import refused
 
 from lstm_jax.data import TextSplit, encode_reviews, load_reviews, pad_sequences, prepare, write_review_shards
 from lstm_jax.data.reviews import dataset
-from lstm_jax.data.reviews.dataset import load_cache, save_cache
+from lstm_jax.data.reviews.dataset import save_cache
 from lstm_jax.data.reviews.shards import read_review_shards
 
 
@@ -117,26 +117,6 @@ def test_reviews_without_a_word_of_keras(jsonl, options):
     assert prepare(**options | {"data": str(table), "vocabulary": "frequency", "num_words": None}).vocabulary.size == 8
 
 
-def test_a_cache_of_an_older_version_without_hashes(options, monkeypatch):
-    """A cache that lacks the hashes of the words of the reviews is written again.
-
-    The fingerprint of the reviews does not change, so that runs of older versions can be resumed.
-    """
-    saved = []
-
-    def save_older(path, key, arrays):
-        saved.append((path, key))
-        save_cache(path, key, {name: array for name, array in arrays.items() if not name.endswith("_digests")})
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset, "save_cache", save_older)
-        first = prepare(**options)
-    (path, key), *_ = saved
-    assert "train_digests" not in load_cache(path, key)
-    same(prepare(**options), first)
-    assert "train_digests" in load_cache(path, key)
-
-
 def test_a_source_that_changes_meanwhile_is_not_cached(tmp_path):
     table, cache = tmp_path / "a.csv", tmp_path / "cache"
     old, new = "text,label\ngood,1\nbad,0\n", "text,label\ngood,0\nbad,1\n"
@@ -177,7 +157,7 @@ def test_damaged_cache_is_rebuilt(options, tmp_path):
     damaged = [whole[:length] for length in range(0, len(whole), len(whole) // 12)]
     damaged += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), len(whole) // 40)]
     with np.load(path) as file:
-        save_cache(other, "another key", {name: file[name] for name in file.files if name != "digest"})
+        save_cache(other, "another key", {name: file[name] for name in file.files if name != "key"})
     for content in (*damaged, other.read_bytes()):
         path.write_bytes(content)
         same(prepare(**options), first)

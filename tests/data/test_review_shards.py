@@ -1,7 +1,6 @@
 """Reviews in shards have the ids, labels and vocabulary that `encode_reviews` returns; damaged shards and bad input raise errors."""
 
 import json
-import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax import data
-from lstm_jax.data.reviews import shards
-from lstm_jax.data.shard_folder import allow_open_files
+from lstm_jax.data import shard_folder
+from lstm_jax.data.reviews import splits as splits_module
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,8 @@ def folders(splits, tmp_path_factory):
 
 @pytest.mark.parametrize("num_words", [None, 20])
 def test_shards_are_the_reviews_in_memory(splits, folders, num_words, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK", 7)
+    monkeypatch.setattr(splits_module, "BLOCK", 7)
+    monkeypatch.setattr(shard_folder, "OPEN", 1)
     train, test = folders
     want = data.encode_reviews(splits, num_words)
     data.write_review_shards([train], tmp_path / "s", [test])
@@ -113,17 +113,6 @@ def test_bad_input(folders, tmp_path):
     refused("^shards: an empty name", data.write_review_shards, [train], Path(""))
     refused("^shards .*: no index.json", data.read_review_shards, tmp_path)
     refused("^index .*: of the format 'text 2'", data.read_review_shards, tmp_path / "text")
-
-
-def test_more_files_than_the_limit(monkeypatch):
-    limits = {"now": (1024, 4096)}
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
-    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(now=new))
-    allow_open_files(100)
-    assert limits["now"] == (1024, 4096)
-    allow_open_files(3000)
-    assert limits["now"] == (3512, 4096)
-    refused(r"^open files: 4512 needed, 4096 allowed; raise the hard limit", allow_open_files, 4000)
 
 
 def test_bad_tables_in_several_processes(tmp_path):

@@ -11,7 +11,7 @@ from flax import nnx
 from made_layers import B, E, H, T, X, made, normal
 from tables import assert_close
 
-from lstm_jax import CELLS, LSTM, Bidirectional, ClassifierHead, DropoutMasks, InputError, LSTMState, RecurrentStack, unroll
+from lstm_jax import CELLS, LSTM, Bidirectional, DropoutMasks, InputError, LSTMState, RecurrentStack, unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -181,10 +181,3 @@ def test_stack_with_a_reversed_layer() -> None:
             stack(X, **{name: given})
     first.keep_order = True
     assert_close(stack(X, lengths=LENGTHS)[2], stack(X[2:, :3])[0], "float32")
-
-
-@pytest.mark.parametrize("lead", [(), (2, 3)])
-def test_head(lead: tuple[int, ...]) -> None:
-    head = made(ClassifierHead, 4, 3, bias_initializer=jax.nn.initializers.normal())
-    x, kernel, bias = (np.asarray(array, np.float64) for array in (normal(*lead, 4), head.kernel[...], head.bias[...]))
-    assert_close(head(jnp.asarray(x, jnp.float32)), x @ kernel + bias, "float32")

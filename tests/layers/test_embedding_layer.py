@@ -58,11 +58,6 @@ def test_ids_of_every_width(dtype: type, unchecked: None) -> None:
         assert np.isnan(layer(np.array([2**32 + 1], dtype))).all()
 
 
-def test_sizes_of_numpy_and_jax(unchecked: None) -> None:
-    layer = Embedding(np.int64(4), np.array(3), rngs=nnx.Rngs(0))
-    assert layer.embedding[...].shape == Embedding(jnp.asarray(4), 3, rngs=nnx.Rngs(0)).embedding[...].shape == (4, 3)
-
-
 def test_initial_table() -> None:
     ones = Embedding(V, E, initializer=jax.nn.initializers.ones, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).embedding[...]
     np.testing.assert_array_equal(ones, jnp.ones((V, E), jnp.bfloat16), strict=True)

@@ -110,11 +110,6 @@ def test_stateful_within_jit() -> None:
     assert_close(jnp.concatenate(parts, 1), whole, "float32")
 
 
-def test_numpy_numbers(unchecked: None) -> None:
-    layer = made(dropout=np.float32(0.25), remat=np.int64(2))
-    assert (type(layer.dropout), layer.dropout, type(layer.remat), layer.remat) == (float, 0.25, int, 2)
-
-
 def test_exported_with_its_state() -> None:
     layer = made(return_state=True)
     stored = jax.export.export(jax.jit(lambda x, start: layer(x, initial_state=start)))(X, STATE).serialize()
@@ -155,15 +150,6 @@ def test_in_nnx_transforms_and_an_optimizer() -> None:
     one = jax.tree.map(lambda p, g: p - 0.1 * g, reference.cell_params(), gradients)
     masks = reference.draw_masks(B)
     assert_close(second, loss(unroll(CELLS["lstm"], one, X, dropout=masks, return_sequences=False)[0]), "float32")
-
-
-def test_train_and_eval_reach_nested_layers() -> None:
-    stack = nnx.List([made(dropout=0.3), made(dropout=0.3)])
-    holder = nnx.Sequential(*stack)
-    holder.eval()
-    assert all(layer.deterministic for layer in holder.layers)
-    holder.train()
-    assert not any(layer.deterministic for layer in holder.layers)
 
 
 def test_as_a_linen_module() -> None:

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from made_layers import B, E, H, T, X, made, value_and_gradients
+from made_layers import B, E, H, T, X, made
 from tables import CELLS, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, SentimentClassifier, SimpleRNN, unroll
-from lstm_jax.config import SentimentModelConfig
-from lstm_jax.models import functional, layer_rows
+from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, SimpleRNN, unroll
+from lstm_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -111,18 +110,3 @@ def test_zoneout(cell: str, rates: dict[str, float]) -> None:
             mixed = {part: share(part, t) * getattr(state, part) + (1 - share(part, t)) * getattr(new, part) for part in masks.zoneout}
             state = new._replace(**{part: jnp.asarray(value, jnp.float32) for part, value in mixed.items()})
             assert_close(outputs[:, t], state.h, "float32")
-
-
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("cell", ["gru", "simple_rnn", "lstm_layernorm", "lstm_full_gate_recurrence", "min_lstm"])
-def test_a_sentiment_model(cell: str) -> None:
-    """All parameters have gradients, and folding does not change the logits."""
-    rate = 0.0 if CELL_TABLE[cell].linear else 0.2  # the config refuses recurrent dropout for cells without a recurrent kernel
-    config = SentimentModelConfig(embed=E, units=H, layers=2, cell=cell, recurrent_dropout=rate)  # pyright: ignore[reportArgumentType]
-    model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0, dropout=1))
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, 9, (B, T)), jnp.int32)
-    _, gradients = value_and_gradients(model, ids, rngs=jax.random.key(2))
-    assert all(np.isfinite(g).all() and g.any() for g in gradients.values())
-    plain = model(ids, deterministic=True)
-    assert_close(model.fold()(ids, deterministic=True), plain, "float32")
-    assert layer_rows(model)[1]["type"] == "Recurrent"

@@ -11,8 +11,8 @@ from made_layers import B, E, H, T, X, made
 from made_weights import normal
 from tables import assert_close
 
-from lstm_jax import LSTM, Bidirectional, DropoutMasks, Recurrent, RecurrentStack, convert, unroll
-from lstm_jax.cells import check_cell, projected_lstm
+from lstm_jax import LSTM, Bidirectional, DropoutMasks, RecurrentStack, convert, unroll
+from lstm_jax.cells import projected_lstm
 from lstm_jax.convert.arrays import PROJECTED
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -124,33 +124,11 @@ def test_masks_have_the_size_of_the_state() -> None:
     assert not unroll(cell, params, X, dropout=DropoutMasks(zoneout=kept))[0].any()
 
 
-def test_options_of_layers() -> None:
-    plain = make()
-    assert_close(make(remat=2)(X), plain(X), 1e-6)
-    dropped = make(weight_drop=0.5)
-    assert np.abs(dropped(X) - plain(X)).max() > 1e-3
-    assert_close(dropped(X, deterministic=True), plain(X), 1e-6)
-    stateful = make(stateful=True, return_state=True)
-    _, final = stateful(X)
-    assert_close(stateful(X)[0], plain(X, initial_state=final), 1e-6)
-    assert plain.compute_output_shape((None, 7, E)) == (None, 7, OUTPUTS)
-    own = nnx.eval_shape(lambda: made(Recurrent, cell=projected_lstm(3), recurrent_dropout=0.5)(X))
-    assert own.shape == (B, 3)
-
-
 def test_both_directions_and_stacks() -> None:
     both = make(Bidirectional, return_state=True)
-    outputs, states = both(X)
+    outputs, _ = both(X)
     assert both.output_features == 2 * OUTPUTS
     assert both.compute_output_shape(X.shape)[0] == outputs.shape == (B, T, 2 * OUTPUTS)
-    joined = both.join_states(states)
-    decoded = nnx.eval_shape(lambda: made(LSTM, E, 2 * H, projection=2 * OUTPUTS)(X, initial_state=joined))
-    assert decoded.shape == (B, 2 * OUTPUTS)
     layers = [make(), make(LSTM, OUTPUTS, H)]
     first = layers[0](X)
     assert_close(RecurrentStack(layers, residual=True)(X), first + layers[1](first), 1e-6)
-
-
-def test_one_cell_for_each_number_of_outputs() -> None:
-    assert projected_lstm(2) is projected_lstm(2) is make().row
-    check_cell(projected_lstm(9))

@@ -9,7 +9,6 @@ from tables import assert_close
 
 from lstm_jax import LSTMState, convert
 from lstm_jax.config import GenerationModelConfig
-from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 
 
@@ -36,16 +35,6 @@ def test_keras_weights_give_the_same_probabilities(keras, peer_rules):
     assert_close(jax.nn.softmax(logits), wanted, 1e-6)
 
 
-def test_the_last_step_is_the_last_of_all():
-    model, ids = _model(layers=2), jnp.array([[1, 2, 3, 4], [0, 6, 5, 1]])
-    all_steps, states = model(ids)
-    last, same = model(ids, last=True)
-    assert all_steps.shape == (2, 4, 7)
-    assert_close(all_steps[:, -1], last, 1e-6)
-    assert len(states) == 2
-    np.testing.assert_array_equal(states[0].c, same[0].c)
-
-
 def test_logits_of_a_row_that_is_skipped():
     """If all steps of a row are masked, a call with `last=True` computes the logits of the row from its initial h.
 
@@ -59,21 +48,6 @@ def test_logits_of_a_row_that_is_skipped():
     assert_close(all_steps[1], jnp.broadcast_to(model.logits(jnp.zeros(6)), (3, 7)), 1e-6)
     assert_close(last[0], all_steps[0, -1], 1e-6)
     assert np.abs(np.asarray(last[1] - all_steps[1, -1])).max() > 1e-3
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_two_halves_with_the_state_carried_equal_the_whole(layers):
-    model, ids = _model(layers=layers), jax.random.randint(jax.random.key(2), (3, 8), 0, 7)
-    whole, _ = model(ids)
-    first, state = model(ids[:, :5])
-    second, _ = model(ids[:, 5:], state=state)
-    assert_close(jnp.concatenate([first, second], axis=1), whole, 1e-6)
-
-
-def test_masked_steps_in_front_change_nothing():
-    model, ids = _model(), jnp.array([[3, 1, 2]])
-    padded, valid = jnp.array([[0, 0, 3, 1, 2]]), jnp.array([[False, False, True, True, True]])
-    assert_close(model(padded, mask=valid, last=True)[0], model(ids, last=True)[0], 1e-6)
 
 
 @pytest.mark.parametrize("config", [{}, {"embed": 5}, {"embed": 6, "tied": True}, {"layers": 2}, {"embed": 6, "tied": True, "layers": 2}])
@@ -108,31 +82,3 @@ def test_remat_changes_no_value():
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
     assert_close(results(4), results("none"), "float32")
-
-
-def test_the_initial_state_is_zeros_and_what_none_means():
-    model, ids = _model(layers=2), jnp.array([[1, 2, 3], [0, 6, 5]])
-    state = model.initial_state(2)
-    assert len(state) == 2
-    for part in jax.tree.leaves(state):
-        np.testing.assert_array_equal(part, np.zeros((2, 6), np.float32), strict=True)
-    none, after = model.hidden(ids)
-    zeros, _ = model.hidden(ids, state=state)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    np.testing.assert_array_equal(none, zeros)
-    ones, _ = model.hidden(ids, state=jax.tree.map(jnp.ones_like, state))
-    assert jnp.abs(ones - zeros).max() > 0.01
-
-
-def test_tied_weights_share_the_table():
-    params, rebuild = functional(_model(embed=6, tied=True))
-    assert "head/kernel" not in params
-    ids = jnp.array([[1, 2]])
-
-    def first_logit(params):
-        return rebuild(params)(ids, last=True)[0][0, 0]
-
-    gradient = jax.grad(first_logit)(params)["embedding/embedding"]
-    assert np.abs(gradient[0]).max() > 0  # row 0 is read by the head alone
-    with pytest.raises(InputError, match="tied"):
-        GenerationModelConfig(units=6, embed=5, tied=True)

@@ -95,21 +95,6 @@ def test_functional() -> None:
     np.testing.assert_array_equal(model.head.bias[...], [0])  # the model itself is as it was
 
 
-def test_functional_in_jit_and_grad() -> None:
-    made = functional(small())
-
-    def loss(params):
-        return (made.rebuild(params)(jnp.asarray(IDS), deterministic=True) ** 2).sum()
-
-    value, gradients = jax.jit(jax.value_and_grad(loss))(made.params)
-    assert_close(value, loss(made.params), "float32")
-    assert set(gradients) == set(made.params)
-    logits = plain(small(), jnp.asarray(IDS))
-    assert_close(gradients["head/bias"], 2 * logits.sum()[None], "float32")
-    unread = np.setdiff1d(np.arange(V), IDS)
-    np.testing.assert_array_equal(gradients["embedding/embedding"][unread], 0)
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -295,13 +280,6 @@ def test_masked_padding_is_not_read() -> None:
     assert_close(probabilities(masked, padded), probabilities(masked, padded[:, 3:]), "float32")
     assert_close(probabilities(masked, padded[:, 3:]), probabilities(reading, padded[:, 3:]), "float32")
     assert not np.allclose(probabilities(reading, padded), probabilities(reading, padded[:, 3:]), rtol=1e-5)
-
-
-def test_dropout_needs_a_stream() -> None:
-    model = SentimentClassifier(SentimentModelConfig(embed=E, units=H), V, rngs=nnx.Rngs(params=0))
-    with pytest.raises(InputError, match=r"^rngs: None"):
-        model(jnp.asarray(IDS))
-    assert np.isfinite(model(jnp.asarray(IDS), rngs=nnx.Rngs(dropout=0))).all()
 
 
 def test_a_key_in_numpy(unchecked: None) -> None:

@@ -148,9 +148,9 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert default_cache_dir() == tmp_path / ".cache" / "lstm_jax"
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
-    assert library.why_not() == "cache folder: this user has no home; name a folder in XDG_CACHE_HOME: run lstm-jax backends --build"
-    with pytest.raises(InputError, match="this user has no home"):
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
+    assert library.why_not() == "path ~/.cache: no such user, or no home; name a folder in XDG_CACHE_HOME: run lstm-jax backends --build"
+    with pytest.raises(InputError, match="no such user, or no home"):
         library.build()
 
 

@@ -24,6 +24,8 @@ from lstm_jax.runtime.sharding import DATA, make_mesh, on
 def test_traits_of_cells() -> None:
     """The properties that `cell_traits` returns for configs are those of the cells."""
     traits = {name: cell_traits(name) for name in CELLS}
+    hidden_alone = {name for name, cell in CELL_TABLE.items() if not cell.has_cell_state}
+    assert hidden_alone == {"gru", "gru_reset_before", "simple_rnn", "min_lstm", "min_gru"}
     found = {name: (one.has_recurrent_kernel, one.has_cell_state) for name, one in traits.items()}
     assert found == {name: (row.has_recurrent_kernel, row.has_cell_state) for name, row in CELL_TABLE.items()}
 

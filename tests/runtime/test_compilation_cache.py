@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be(settings, monkeypatch):
     (settings / "lstm_jax").write_text("a file")
     keep_compiled()
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
 

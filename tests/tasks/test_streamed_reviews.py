@@ -93,9 +93,9 @@ def test_the_commands(ask, configs, tmp_path):
     assert code == 0
     assert "60 training and 20 test reviews" in said
     command = said.splitlines()[-1].split()
-    assert command == f"lstm-jax train sentiment --input stream --data {shards} --vocabulary frequency".split()
+    assert command == f"next: lstm-jax train sentiment --input stream --data {shards} --vocabulary frequency".split()
     rest = ("--units", 8, "--embed", 8, "--epochs", 1, "--run", tmp_path / "run", "--no-figures")
-    assert ask(*command[1:], *rest)[0] == 0
+    assert ask(*command[2:], *rest)[0] == 0
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["test_accuracy"] >= 0
 
 

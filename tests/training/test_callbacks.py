@@ -1,5 +1,6 @@
 """Output of the callbacks: the file of metrics, TensorBoard events and the printed table."""
 
+import dataclasses
 import io
 import json
 
@@ -10,8 +11,8 @@ from rich.console import Console
 from lstm_jax.errors import InputError
 from lstm_jax.training.callbacks import EpochRecord, metrics_file, print_row, tensorboard
 
-FIRST = {"epoch": 1, "step": 6, "train_loss": 0.75, "train_accuracy": 0.5, "seconds": 2.0, "test_auc": None, "note": "text"}
-SECOND = FIRST | {"epoch": 2, "step": 12, "train_loss": 0.5, "test_auc": 0.875}
+FIRST = {"epoch": 1, "step": 6, "train_loss": 0.75, "train_accuracy": 0.5, "seconds": 2.0, "validation_auc": None, "note": "text"}
+SECOND = FIRST | {"epoch": 2, "step": 12, "train_loss": 0.5, "validation_auc": 0.875}
 
 
 def record(*rows: dict, resumed: bool = False) -> EpochRecord:
@@ -49,7 +50,7 @@ BOTH = {
     "train_loss": [(6, 0.75), (12, 0.5)],
     "train_accuracy": [(6, 0.5), (12, 0.5)],
     "seconds": [(6, 2.0), (12, 2.0)],
-    "test_auc": [(12, 0.875)],
+    "validation_auc": [(12, 0.875)],
 }
 
 
@@ -87,36 +88,35 @@ def test_events_in_a_folder_that_cannot_be(tmp_path):
         tensorboard(tmp_path / "file")(record(FIRST))
 
 
-def table_of(rows: list[dict], width: int) -> list[str]:
+def table_of(rows: list[dict], width: int, best: int = 0, **options) -> list[str]:
     file = io.StringIO()
-    show = print_row(Console(file=file, width=width))
+    show = print_row(Console(file=file, width=width, force_terminal=bool(options)), **options)
     for n in range(len(rows)):
-        show(record(*rows[: n + 1]))
+        show(dataclasses.replace(record(*rows[: n + 1]), best_epoch=min(n + 1, best), last=n + 1 == len(rows)))
     return file.getvalue().splitlines()
 
 
 def test_print_row():
     assert table_of([FIRST, SECOND], 200) == [
-        "       train             test",
+        "       train             validation",
         "epoch    loss  accuracy     auc  seconds",
         "    1  0.7500    0.5000       -      2.0",
         "    2  0.5000    0.5000  0.8750      2.0",
     ]
 
 
-def test_print_row_of_three_splits_fits_in_80_columns():
+def test_print_row_leaves_out_the_test_part():
     row = {"epoch": 1, "step": 6, "train_loss": 0.5, "train_accuracy": 0.25, "seconds": 31.25}
     row |= {f"{split}_{name}": 0.75 for split in ("validation", "test") for name in ("loss", "accuracy", "auc", "ece")}
-    heading, metrics, line = table_of([row], 80)
-    assert heading.split() == ["train", "validation", "test"]
-    assert metrics.split() == ["epoch", "loss", "acc.", *["loss", "acc.", "auc"] * 2, "seconds"]
-    assert line.split() == ["1", "0.5000", "0.2500", *["0.7500"] * 6, "31.2"]
-    assert len(metrics) == len(line) <= 80
-    assert table_of([row], 200)[1].split()[2] == "accuracy"
+    heading, metrics, line = table_of([row], 50)
+    assert heading.split() == ["train", "validation"]
+    assert metrics.split() == ["epoch", "loss", "acc.", "loss", "acc.", "auc", "seconds"]
+    assert line.split() == ["1", "0.5000", "0.2500", *["0.7500"] * 3, "31.2"]
+    assert table_of([row], 80)[1].split()[2] == "accuracy"
 
 
 def test_print_row_begins_a_new_table_if_the_metrics_change():
-    lines = table_of([FIRST, FIRST | {"epoch": 2, "test_loss": 1.0}], 80)
+    lines = table_of([FIRST, FIRST | {"epoch": 2, "validation_loss": 1.0}], 80)
     assert [line.split()[0] for line in lines] == ["train", "epoch", "1", "train", "epoch", "2"]
 
 
@@ -125,3 +125,11 @@ def test_print_row_begins_a_new_table_if_the_metrics_change():
 )
 def test_print_row_keeps_columns_for_any_number(loss, shown):
     assert table_of([FIRST | {"train_loss": loss}], 80)[2].split()[1] == shown
+
+
+def test_print_row_of_many_epochs():
+    """A star marks the best epoch so far; of many quick epochs the first and the last are printed, with the seconds of all since a line."""
+    rows = [FIRST | {"epoch": n + 1} for n in range(22)]
+    lines = table_of(rows, 80, best=21, epochs=25)
+    assert [line.split() for line in lines[2:]] == [["1", "0.7500", "0.5000", "-", "2.0", "*"], ["22", "0.7500", "0.5000", "-", "42.0"]]
+    assert len(table_of(rows, 80, epochs=20)) == len(table_of(rows, 80)) == 24

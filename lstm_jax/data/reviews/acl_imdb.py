@@ -19,9 +19,9 @@ ARCHIVE_BYTES = 84_125_825
 ARCHIVE_SHA256_PREFIX = "c40f74a1"
 AGAIN = "download it again from " + ARCHIVE_URL
 
-MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]+)_([0-9]+)|urls_(pos|neg))\.txt")
+# an id or a rating has at most 9 digits; the published ones have at most 5
+MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]{1,9})_([0-9]{1,9})|urls_(pos|neg))\.txt")
 REVIEW = re.compile(r"(train|test)/(pos|neg)/[^./][^/]*\.txt", re.IGNORECASE)
-DIGITS = 9  # an id or a rating has at most this many digits; the published ones have at most 5
 MOVIE = re.compile(rb"tt\d+")
 
 
@@ -112,7 +112,7 @@ def _is_read(name: str, shown: str) -> bool:
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
-    texts, movies = {"train": {}, "test": {}}, {}
+    texts, movies = {}, {}
     for name, content in files:
         split, label, identity, rating, urls_of = MEMBER.findall(name)[0]
         if urls_of:
@@ -120,15 +120,11 @@ def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
                 if movie := MOVIE.search(line):
                     movies[split, urls_of, row] = movie.group().decode()
         else:
-            require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
             require_utf8(content, f"file {name} in {source}")
-            texts[split][label, identity, rating] = content.removeprefix(codecs.BOM_UTF8)
+            texts[split, label, identity, rating] = content.removeprefix(codecs.BOM_UTF8)
 
-    reviews = {
-        split: [
-            Review(text, CLASSES.index(label), f"{label}/{identity}_{rating}.txt", movies.get((split, label, int(identity)), ""))
-            for (label, identity, rating), text in own.items()
-        ]
-        for split, own in texts.items()
-    }
+    reviews = {"train": [], "test": []}
+    for (split, label, identity, rating), text in texts.items():
+        movie = movies.get((split, label, int(identity)), "")
+        reviews[split].append(Review(text, CLASSES.index(label), f"{label}/{identity}_{rating}.txt", movie))
     return {split: text_split(own) for split, own in reviews.items() if own}

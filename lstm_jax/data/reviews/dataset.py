@@ -1,13 +1,13 @@
 """Preparation of reviews, which are read from any source, encoded as ids, put in order and stored in a cache.
 
 A cache file is an .npz file that contains the reviews of one source, encoded with certain options. Its name contains a hash of the source
-and the options. A checksum in the file is verified whenever the file is read.
+and the options. The checksums of its arrays are verified whenever the file is read.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Kind, Vocabulary, build_vocabulary, content_hashes, tokenize
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
 
 CACHE_FORMAT = 1
 KERAS_SEED = 113
 Arrays = Mapping[str, ndarray]
-PARTS = tuple(field.name for field in fields(EncodedSplit))
+PARTS = "values", "offsets", "labels", "groups", "digests"
 """Arrays of a split in a cache file."""
 Progress = Callable[[str, int, int], None]
 
@@ -87,7 +87,7 @@ def prepare(
     # The cache holds ids without the limit num_words, so that one file serves every num_words.
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
-    if arrays is None or "train_digests" not in arrays:  # older versions stored no hashes of the words
+    if arrays is None:
         known = keras_vocabulary(word_index, check=verify) if word_index else None
         if form.read:
             report("reading reviews", 1, 4)
@@ -127,32 +127,20 @@ def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedRevie
     check_splits(splits, "memory")
     words = build_vocabulary(splits["train"].texts)
     arrays = _pack(words, _encode(splits, words))
-    encoded = {name: array for name, array in arrays.items() if not name.endswith("_digests")}
-    content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(encoded.items())))
-    return _unpack(arrays, content.hexdigest(), num_words)
-
-
-def _digest(key: str, arrays: Arrays) -> ndarray:
-    whole = hashlib.sha256(key.encode())
-    for name, array in sorted(arrays.items()):
-        whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
-        whole.update(np.ascontiguousarray(array).data)
-    return np.frombuffer(whole.digest(), np.uint8)
+    content = [name.encode() + array.tobytes() for name, array in sorted(arrays.items()) if not name.endswith("_digests")]
+    return _unpack(arrays, hashlib.sha256(b"".join(content)).hexdigest(), num_words)
 
 
 def save_cache(path: Path, key: str, arrays: Arrays) -> None:
-    """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays."""
-    digest = _digest(key, arrays)
-    write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
+    """Write arrays to a cache file, together with their key. NumPy adds a checksum of each array."""
+    write_atomically(path, lambda file: np.savez(file, key=np.asarray(key), **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def load_cache(path: Path, key: str) -> Arrays | None:
     """Return the arrays in a cache file by name, or None if the file is missing, damaged or of another key."""
     with contextlib.suppress(InputError), parsing(f"cache {path}", "delete it"), open_input(path) as file, np.load(file) as archive:
         arrays = dict(archive)
-        if np.array_equal(arrays.pop("digest"), _digest(key, arrays)):
-            return arrays
-    return None
+        return arrays if arrays.pop("key") == key else None
 
 
 def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:
@@ -214,9 +202,7 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
         return builder
     builder.reviews = load_reviews(source or download_archive(tfds_dir(data_dir) / "downloads"), verify=verify)
     config = load_tfds().download.DownloadConfig(try_download_gcs=False)
-    try:
-        with quiet_tfds():
-            builder.download_and_prepare(download_config=config)
-    except OSError as error:
-        raise InputError(f"TFDS folder {tfds_dir(data_dir)}", error, "free some space or set TFDS_DATA_DIR to another folder") from error
+    remedy = "free some space or set TFDS_DATA_DIR to another folder"
+    with system_errors(f"TFDS folder {tfds_dir(data_dir)}", remedy), quiet_tfds():
+        builder.download_and_prepare(download_config=config)
     return builder

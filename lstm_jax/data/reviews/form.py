@@ -66,7 +66,7 @@ def check_splits(splits: Splits, source: object) -> None:
 
 def check_classes(labels: ndarray, subject: str, remedy: str = "give reviews of both classes") -> None:
     """Check that there are labels of both classes."""
-    negative, positive = np.bincount(labels, minlength=2)[:2]
+    negative, positive = int((labels == 0).sum()), int((labels == 1).sum())
     require(min(negative, positive), subject, f"{positive} positive and {negative} negative reviews", remedy)
 
 

@@ -136,10 +136,9 @@ def _review(draw: random.Random, label: int) -> str:
 def _judgement(draw: random.Random, label: int) -> str:
     """Return a random sentence whose verdict is `label` (0 negative, 1 positive)."""
     main, form = _clause(draw, label), draw.randrange(10)
-    if form == 0:
-        return f"{main} despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
-    if form == 1:
-        return f"despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)} , {main}"
+    if form < 2:
+        concession = f"despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
+        return f"{main} {concession}" if form == 0 else f"{concession} , {main}"
     if form == 2:
         return f"i expected a {draw.choice((HIT, MISS)[label])} , yet {main}"
     if form == 3:

@@ -2,7 +2,7 @@
 
 Besides the files of `shard_folder`, each shard has a file NNNNN.npz with the number of ids, the label, the movie and a hash of the words of
 each review. In the file of ids, the id 0 marks the start of each review. The record of a shard holds its words with their counts, and its
-movies. The index holds the joint vocabulary of the training tables. An opened folder takes 28 bytes of memory for each review, and 4 bytes
+movies. The index holds the joint vocabulary of the training tables. An opened folder takes 32 bytes of memory for each review, and 4 bytes
 for each word of each shard's vocabulary.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.data.reviews.form import check_classes
-from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
+from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import table_reviews
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, content_hashes, ranked_words, tokenize
 from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, Record, open_folder, write_folder
@@ -27,8 +27,6 @@ from lstm_jax.errors import require
 from lstm_jax.files.reading import locate, parsing
 from lstm_jax.files.writing import write_atomically
 
-BLOCK = 4096
-"""Number of reviews that `ShardedSplit.blocks` reads at a time."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 
@@ -40,8 +38,8 @@ def write_review_shards(
     label_column: str = "label",
     workers: int = 1,
     on_progress: Progress | None = None,
-) -> "ShardedReviews":
-    """Encode the reviews of some tables as ids, write the ids to a folder of shards, and return the reviews as `ShardedReviews`.
+) -> EncodedReviews:
+    """Encode the reviews of some tables as ids, write the ids to a folder of shards, and return the reviews.
 
     Each table becomes one shard, and is read row by row, so that it need not fit in memory. The ids in the result equal
     those that `encode_reviews` returns for the same reviews. If an earlier call for the same folder was interrupted, the intact shards that
@@ -65,11 +63,12 @@ def write_review_shards(
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
     require(not trained & tested, "reviews", min(trained & tested, default=""), "a table of both splits: name it for one of them")
     require(trained, "reviews", "no table", DESCRIPTION)
-    parts = []
-    for split, own in tables.items():
-        for path in own:
-            found = {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
-            parts.append(found | {"text_column": text_column, "label_column": label_column})
+    options = {"text_column": text_column, "label_column": label_column}
+    parts = [
+        {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns} | options
+        for split, own in tables.items()
+        for path in own
+    ]
     write_folder(folder, REVIEWS, parts, _write_shard, _describe, workers, on_progress)
     return read_review_shards(folder)
 
@@ -120,34 +119,9 @@ def _write_shard(part: Record, path: Path) -> Record:
     }
 
 
-@dataclass(frozen=True)
-class ShardedSplit(Rows):
-    """N encoded reviews whose word ids stay in memory-mapped files.
-
-    This class has the same methods as `EncodedSplit`. A method that returns ids reads them from the files.
-    """
-
-    values: MappedIds
-    """Ids of all reviews in the folder, including those of other splits."""
-    starts: ndarray
-    """(N,) int64: index in `values` of the first id of each review."""
-    lengths: ndarray
-    """(N,) int32: number of ids of each review, including the start id."""
-    labels: ndarray
-    """(N,) int32: 0 negative, 1 positive."""
-    groups: ndarray
-    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown."""
-    digests: ndarray
-    """(N,) uint64: hash of the words of each review."""
-
-    def select(self, rows: ndarray | slice) -> "ShardedSplit":
-        """Return a split of only the reviews with the indices `rows`, in the order of `rows`. No word ids are read from the files."""
-        return ShardedSplit(self.values, *(getattr(self, field.name)[rows] for field in fields(self)[1:]))
-
-    def blocks(self) -> Iterator[EncodedSplit]:
-        """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
-        for begin in range(0, len(self), BLOCK):
-            yield self.in_memory(slice(begin, begin + BLOCK))
+# former names of reviews in files
+ShardedSplit = EncodedSplit
+ShardedReviews = Reviews = EncodedReviews
 
 
 @dataclass(frozen=True)
@@ -158,7 +132,7 @@ class PaddedReviews:
     `padding` and `truncating`.
     """
 
-    split: ShardedSplit
+    split: EncodedSplit
     maxlen: int
     padding: str = "pre"
     truncating: str = "pre"
@@ -185,23 +159,7 @@ class PaddedReviews:
             yield block.padded(self.maxlen, self.padding, self.truncating)
 
 
-@dataclass(frozen=True)
-class ShardedReviews:
-    """Data set of encoded reviews. Their ids stay in memory-mapped files (shards), while `EncodedReviews` has the ids in memory."""
-
-    train: ShardedSplit
-    test: ShardedSplit | None
-    vocabulary: Vocabulary
-    fingerprint: str
-    """SHA-256 of the file index.json and of the size of the vocabulary. This hash also covers the .ids and .npz files of all shards, since
-    index.json has the checksums of these files."""
-
-
-Reviews = EncodedReviews | ShardedReviews
-"""Reviews in memory or in shards."""
-
-
-def read_review_shards(folder: str | Path, num_words: int | None = None) -> ShardedReviews:
+def read_review_shards(folder: str | Path, num_words: int | None = None) -> EncodedReviews:
     """Open a folder of shards, and return its reviews. The ids of the reviews stay in memory-mapped files.
 
     Args:
@@ -215,8 +173,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
     opened = open_folder(folder, REVIEWS)
     known = opened.index["words"]
     words = Vocabulary(tuple(known), FIRST_WORD + len(known), "frequency").capped(num_words)
-    shards, movies, begin = [], {}, 0
-    parts = {"train": [], "test": []}
+    shards, movies, found = [], {}, []
     for number, record in enumerate(opened.records):
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in record["words"])], np.int32)
         shards.append(opened.shard(number, joint, np.int32))
@@ -225,14 +182,14 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
             columns = dict(file)
         groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
         columns["groups"] = groups[columns["groups"]]
-        columns["starts"] = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
-        parts[record["split"]].append(columns)
-        begin += record["count"]
-    values, splits = MappedIds(shards, np.int32), {}
-    for name, own in parts.items():
-        if own:
-            joined = {key: np.concatenate([columns[key] for columns in own]) for key in own[0]}
-            splits[name] = ShardedSplit(values, digests=joined.pop("hashes"), **joined)
-            check_classes(splits[name].labels, f"{name} split of {folder}")
+        columns["split"] = np.full(len(columns["labels"]), record["split"])
+        found.append(columns)
+    whole = {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
+    offsets = np.concatenate([[0], np.cumsum(whole["lengths"], dtype=np.int64)])
+    places, split_of = np.arange(len(offsets) - 1), whole["split"]
+    reviews = EncodedSplit(MappedIds(shards, np.int32), offsets, whole["labels"], whole["groups"], whole["hashes"], places)
+    splits = {name: reviews.select(split_of == name) for name in sorted({*split_of.tolist()})}
+    for name, split in splits.items():
+        check_classes(split.labels, f"{name} split of {folder}")
     fingerprint = hashlib.sha256(f"{opened.fingerprint} {words.num_words}".encode()).hexdigest()
-    return ShardedReviews(splits["train"], splits.get("test"), words, fingerprint)
+    return EncodedReviews(splits["train"], splits.get("test"), words, fingerprint)

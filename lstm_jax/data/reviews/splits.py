@@ -14,19 +14,45 @@ from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
 from lstm_jax.errors import require
 
+BLOCK = 4096
+"""Number of reviews that `EncodedSplit.blocks` reads at a time."""
 
-class Rows:
-    """Operations that encoded reviews in memory and in files share. Review n is `values[starts[n] : starts[n] + lengths[n]]`."""
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """N encoded reviews. Their word ids are in memory or, if they were read by `read_review_shards`, in memory-mapped files."""
 
     values: Any
-    starts: Any
-    lengths: Any
+    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1. For reviews in files, it
+    is a `MappedIds` with all reviews in the folder, including those of other splits."""
+    offsets: ndarray
+    """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`. For reviews in files, the offsets of all reviews in the folder."""
     labels: ndarray
+    """(N,) int32: 0 negative, 1 positive."""
     groups: ndarray
-    digests: Any
+    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
+    digests: ndarray | None = None
+    """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
+    places: Any = ...
+    """For reviews in files, the index (N,) of each review in `offsets`."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the ids are in memory-mapped files."""
+        return not isinstance(self.values, ndarray)
+
+    @cached_property
+    def starts(self) -> ndarray:
+        """Index in `values` of the first id of each review, as an array (N,)."""
+        return self.offsets[:-1][self.places]
+
+    @cached_property
+    def lengths(self) -> ndarray:
+        """Number of ids of each review, including the start id, as an array (N,)."""
+        return self.offsets[1:][self.places] - self.starts
 
     def row(self, number: int) -> ndarray:
         """Return the ids (T,) of the review with the index `number`."""
@@ -37,12 +63,23 @@ class Rows:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
         return pad_rows(self.values, self.starts, self.lengths, maxlen, padding, truncating)
 
-    def in_memory(self, rows: ndarray | slice) -> "EncodedSplit":
-        """Return the reviews with the indices `rows`, with their ids in memory."""
-        lengths, digests = self.lengths[rows], self.digests
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        values = joined_rows(self.values, self.starts[rows], lengths)
-        return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
+    def in_memory(self) -> "EncodedSplit":
+        """Return the same reviews, with their ids in memory."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        values = joined_rows(self.values, self.starts, self.lengths)
+        return EncodedSplit(values, offsets, self.labels, self.groups, self.digests)
+
+    def select(self, rows: ndarray | slice) -> "EncodedSplit":
+        """Return the reviews with the indices `rows`, in the order of `rows`. Ids in files are not read."""
+        places = self.places if self.mapped else np.arange(len(self))
+        digests = None if self.digests is None else self.digests[rows]
+        chosen = EncodedSplit(self.values, self.offsets, self.labels[rows], self.groups[rows], digests, places[rows])
+        return chosen if self.mapped else chosen.in_memory()
+
+    def blocks(self) -> "Iterator[EncodedSplit]":
+        """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
+        for begin in range(0, len(self), BLOCK):
+            yield self.select(slice(begin, begin + BLOCK)).in_memory()
 
     def hashes(self) -> ndarray:
         """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
@@ -54,48 +91,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class EncodedSplit(Rows):
-    """N encoded reviews, whose ids are concatenated in one array."""
-
-    values: ndarray
-    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1."""
-    offsets: ndarray
-    """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`."""
-    labels: ndarray
-    """(N,) int32: 0 negative, 1 positive."""
-    groups: ndarray
-    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
-    digests: ndarray | None = None
-    """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
-
-    @property
-    def starts(self) -> ndarray:
-        """Index in `values` of the first id of each review, as an array (N,)."""
-        return self.offsets[:-1]
-
-    @cached_property
-    def lengths(self) -> ndarray:
-        """Number of ids of each review, including the start id, as an array (N,)."""
-        return np.diff(self.offsets)
-
-    def select(self, rows: ndarray) -> "EncodedSplit":
-        """Return the reviews with the indices `rows`, in the order of `rows`."""
-        return self.in_memory(rows)
-
-    def blocks(self) -> Iterator["EncodedSplit"]:
-        """Yield all reviews as a single block. `ShardedSplit` has the same method, and yields several blocks."""
-        yield self
-
-
-@dataclass(frozen=True)
 class EncodedReviews:
-    """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the source and the options."""
+    """Data set of encoded reviews, in memory or in files, with the vocabulary that encoded them."""
 
     train: EncodedSplit
     test: EncodedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the content of the source and of every option that affects the ids or the order of the reviews."""
+    """SHA-256 of the content of the source and of every option that affects the ids or the order of the reviews. For reviews in shards, of
+    the file index.json, which has the checksums of the files of all shards, and of the size of the vocabulary."""
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
@@ -152,18 +156,16 @@ def row_sets(labels: ndarray, groups: ndarray, text_hashes: ndarray | None) -> t
     Returns:
         The number of rows of each class in each set (C, 2), and the index of the set of each row (N,).
     """
-    keys = [np.where(groups < 0, -1 - np.arange(len(labels)), groups), *([] if text_hashes is None else [text_hashes])]
-    inverses = [np.unique(key, return_inverse=True)[1] for key in keys]
-    first, before = np.arange(len(labels)), np.zeros(0)  # first: the smallest row that is known to be in the set of each row
-    while not np.array_equal(first, before):
-        before = first
-        for inverse in inverses:
-            smallest = np.full(len(labels), len(labels))
-            np.minimum.at(smallest, inverse, first)
-            first = smallest[inverse]
-        first = first[first]
-    sets, component = np.unique(first, return_inverse=True)
-    return np.bincount(2 * component + labels, minlength=2 * len(sets)).reshape(-1, 2), component
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.arange(len(labels))
+    edges = []  # each row is connected with the first row of the same key
+    for key in (np.where(groups < 0, -1 - rows, groups), *(() if text_hashes is None else (text_hashes,))):
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        edges.append(coo_array((np.ones(len(rows)), (rows, first[inverse])), shape=(len(rows), len(rows))))
+    count, component = connected_components(sum(edges), directed=False)
+    return np.bincount(2 * component + labels, minlength=2 * count).reshape(-1, 2), component
 
 
 def _choose(counts: ndarray, fraction: float, order: ndarray, pinned: dict[int, bool]) -> ndarray:

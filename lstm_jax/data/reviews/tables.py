@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lstm_jax.data.reviews.form import Found, Review, Splits, review_name, text_split
-from lstm_jax.data.tables import ENDINGS, TEXT_FLAG, has_columns, is_table, read_text_column, table_rows
+from lstm_jax.data.tables import ENDINGS, TEXT_FLAG, has_columns, is_missing, is_table, read_text_column, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, encode_utf8, read_input
 
@@ -43,7 +43,7 @@ def table_reviews(path: Path, text_column: str, label_column: str, limited: bool
             raise InputError(f"{text_column!r} in {here}", repr(text), "give a string")
         if label is None:
             raise InputError(f"label {label_column!r} in {here}", repr(row.get(label_column)), "give 0 or 1")
-        known = {key: value for key, value in row.items() if value not in (None, "") and value == value}  # NaN, too, stands for no value
+        known = {key: value for key, value in row.items() if not is_missing(value)}
         group = next((str(known[key]) for key in GROUP_KEYS if key in known), "")
         encode_utf8(group, f"movie in {here}", SAVE)
         name = review_name(label, count, known.get("id"), known.get("rating"))

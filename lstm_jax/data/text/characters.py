@@ -45,13 +45,13 @@ class Characters:
         require(good and ordered, "characters", ascii(self.characters), "give single characters, each once, sorted")
 
     @staticmethod
-    def of(text: str) -> "Characters":
-        """Return the vocabulary of the distinct characters in a text.
+    def of(text: str | bytes) -> "Characters":
+        """Return the vocabulary of the distinct characters in a text, or of all 256 bytes if the text is bytes.
 
         Raises:
             InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
         """
-        return Characters(tuple(sorted(set(text))))
+        return Characters(BYTES, "byte") if isinstance(text, bytes) else Characters(tuple(sorted(set(text))))
 
     @staticmethod
     def all_bytes() -> "Characters":

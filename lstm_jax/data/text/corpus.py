@@ -90,7 +90,7 @@ def prepare_corpus(
     cut, held, copies = _hold_out(articles, validation)
     train_text, tail = space.join(articles)[:cut], space.join(held)
     starts, held_starts = article_starts(articles), article_starts(held)
-    characters = Characters.all_bytes() if unit == "byte" else Characters.of(train_text)
+    characters = Characters.of(train_text)
     missing = () if unit == "byte" else characters.unknown(tail)
     if missing and unseen == "error":
         remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"

@@ -103,7 +103,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     raw, recipe = _read(part), part["recipe"]
     text = clean(raw, recipe)
     edges = [bool(clean(edge, recipe)) for edge in (raw[:1], raw[-1:])] if raw else None  # whether they lie within words
-    characters = Characters.all_bytes() if part["unit"] == "byte" else Characters.of(text)
+    characters = Characters.of(text)
     ids = characters.encode(text)
     write_atomically(path, ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
     return {"characters": list(characters.characters), "count": len(ids), "edges": edges}
@@ -179,7 +179,7 @@ def read_shards(folder: str | Path) -> ShardedText:
     characters = Characters(tuple(opened.index["characters"]), unit)
     for number, record in enumerate(opened.records):
         if record["apart"]:
-            shards.append(Shard(np.zeros(1, np.uint8), characters.encode(SEPARATOR)))
+            shards.append(Shard(1, characters.encode(SEPARATOR), lambda: np.zeros(1, np.uint8)))
         own = Characters(tuple(record["characters"]), unit)
         joint = np.asarray([characters.char_to_id[character] for character in own.characters], characters.dtype)
         shards.append(opened.shard(number, joint, own.dtype))

@@ -18,7 +18,7 @@ Paths = str | Path | Sequence[str | Path]
 class Form:
     """Form in which articles can be given, for example a folder of text files, with functions that recognise and read it.
 
-    Each file that `files` returns is an article. A form without `files` has `texts`, which reads the articles as texts.
+    Each file that `files` returns is an article, unless the form has `texts`, which reads several articles from a file.
     """
 
     matches: Callable[[Path], bool]
@@ -27,7 +27,7 @@ class Form:
     """Name of the form, in error messages and in the documentation."""
     content: str
     """Phrase that describes the content of a source of this form in the documentation."""
-    files: Callable[[Path], list[Path]] | None = None
+    files: Callable[[Path], list[Path]] = lambda path: [path]
     """Function that returns the text files at a path."""
     texts: Callable[[Path, str], list[str]] | None = None
     """Function texts(path, text_column) that returns the articles. Articles of such a form cannot be written as shards."""
@@ -47,7 +47,6 @@ FORMS = (
         lambda path: str(path) == STANDARD_INPUT,  # no other name becomes this path, see `_sources`
         f"{STANDARD_INPUT} for standard input",
         "one article",
-        files=lambda path: [path],
     ),
     Form(
         Path.is_dir,
@@ -67,7 +66,6 @@ FORMS = (
         lambda _: True,
         "a text file",
         "one article, whatever the name of the file",
-        files=lambda path: [path],
         example=("book.txt", "Once upon a time.\n"),
     ),
 )
@@ -112,7 +110,7 @@ def _read(
     for path, form in _sources(paths):
         if form.texts:
             articles += map(of_table, form.texts(path, text_column))
-        elif form.files:
+        else:
             articles += (of_file(read_input(file), file) for file in form.files(path))
     kept = tuple(filter(None, articles))
     require(kept, f"corpus {paths}", "no text", DESCRIPTION)
@@ -151,7 +149,6 @@ def source_files(paths: Paths) -> list[Path]:
     """Return the text files at one or several paths, in the order in which `read_articles` reads them."""
     found = []
     for path, form in _sources(paths):
-        if form.files is None or form is FORMS[0]:
-            raise InputError("text", path, "give text files, or folders of text files")
+        require(not form.texts and form is not FORMS[0], "text", path, "give text files, or folders of text files")
         found += form.files(path)
     return found
