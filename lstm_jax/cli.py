@@ -22,7 +22,7 @@ from typing import Any, get_origin, get_type_hints
 
 import lstm_jax
 from lstm_jax.errors import InputError, Interrupted, require
-from lstm_jax.runtime.interrupts import end_on_second_signal, exit_code, interrupted, keep_interrupts, terminable
+from lstm_jax.runtime.interrupts import exit_code, interrupted, keep_interrupts, terminable
 from lstm_jax.runtime.streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
@@ -146,7 +146,7 @@ def _run(arguments: list[str]) -> int:
             if several:  # before XLA is imported: `processes.join` says in one line what XLA would log
                 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             command = _parse(arguments)
-            with end_on_second_signal(), terminable() if hasattr(command, "resume") else contextlib.nullcontext():
+            with terminable() if hasattr(command, "resume") else contextlib.nullcontext():
                 command(PipeConsole())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe (`| head`)

@@ -65,16 +65,28 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
     return GRUParams(*init_reset_before(key, features, units, dtype), bias(units, dtype))
 
 
+def gates(
+    params: GRUParams,
+    state: HiddenState,
+    z: Gates,
+    mask: Mask = None,
+    compute_dtype=None,
+    activation=jnp.tanh,
+    recurrent_activation=sigmoid,
+) -> dict[str, Array]:
+    """Return the gates of one step of the GRU, in the order u, r, n; see `Cell.step` and `make_step`."""
+    inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+    inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
+    (x_u, x_r, x_n), (h_u, h_r, h_n) = (jnp.split(part, GATES, axis=-1) for part in (z, inner))
+    u, r = recurrent_activation(x_u + h_u), recurrent_activation(x_r + h_r)
+    return {"update": u, "reset": r, "candidate": activation(x_n + r * h_n)}
+
+
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU."""
 
     def step(params: GRUParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
-        inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-        inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
-        x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
-        h_u, h_r, h_n = jnp.split(inner, GATES, axis=-1)
-        u = recurrent_activation(x_u + h_u)
-        n = activation(x_n + recurrent_activation(x_r + h_r) * h_n)
+        u, _, n = gates(params, state, z, mask, compute_dtype, activation, recurrent_activation).values()
         return HiddenState(u * state.h + (1 - u) * n)
 
     return step

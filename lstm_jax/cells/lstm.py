@@ -45,14 +45,23 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
     return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
+def gates(
+    params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None, activation=jnp.tanh, recurrent_activation=sigmoid
+) -> dict[str, Array]:
+    """Return the gates of one step of the LSTM, in the order i, f, g, o; see `Cell.step` and `make_step`."""
+    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+    i, f, g, o = jnp.split(z, GATES, axis=-1)
+    i, f, o = recurrent_activation(i), recurrent_activation(f), recurrent_activation(o)
+    return {"input": i, "forget": f, "candidate": activation(g), "output": o}
+
+
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the LSTM."""
 
     def step(params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
-        z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-        i, f, g, o = jnp.split(z, GATES, axis=-1)
-        c = recurrent_activation(f) * state.c + recurrent_activation(i) * activation(g)
-        return LSTMState(recurrent_activation(o) * activation(c), c)
+        i, f, g, o = gates(params, state, z, mask, compute_dtype, activation, recurrent_activation).values()
+        c = f * state.c + i * g
+        return LSTMState(o * activation(c), c)
 
     return step
 

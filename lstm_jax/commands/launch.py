@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from lstm_jax.bounds import Count
 from lstm_jax.commands.common import Command, Positional
 from lstm_jax.errors import require
 from lstm_jax.runtime import machine
-from lstm_jax.runtime.interrupts import before_end
+from lstm_jax.runtime.interrupts import before_end, handled
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,15 @@ def run_processes(command: list[str], count: int) -> list[int]:
     started: list[subprocess.Popen] = []
     readers: list[threading.Thread] = []
     said: dict[str, int] = {}
-    with _noted_signals() as came, before_end(lambda: _kill(started)):
+    came = deque[int]()
+
+    def note(number: int, _: object) -> None:
+        if number == signal.SIGHUP:  # a second SIGTERM would end the processes before they have saved their state
+            signal.signal(number, signal.SIG_IGN)
+        came.append(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    hangups = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    with handled(note, signal.SIGINT, signal.SIGTERM, *hangups), before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
@@ -95,25 +103,6 @@ def divided_cores(count: int) -> list[list[int]]:
     """Divide the cores of this machine among `count` processes, and return a list with the cores of each process."""
     cores = machine.cores()
     return [cores[number::count] if len(cores) >= count else cores for number in range(count)]
-
-
-@contextlib.contextmanager
-def _noted_signals() -> Iterator[deque[int]]:
-    """Yield the numbers of the signals to pass on. A SIGHUP is passed on once, as a SIGTERM."""
-    came = deque[int]()
-
-    def note(number, frame):
-        if number == signal.SIGHUP:  # a second SIGTERM would end the processes before they have saved their state
-            signal.signal(number, signal.SIG_IGN)
-        came.append(signal.SIGTERM if number == signal.SIGHUP else number)
-
-    hangups = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, *hangups)}
-    try:
-        yield came
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _codes(started: list[subprocess.Popen], came: deque[int]) -> list[int]:

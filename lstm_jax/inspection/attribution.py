@@ -68,8 +68,7 @@ def integrated_gradients(function: Function, inputs: Array, *args, baseline: Arr
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
     step, output_of, shares_of = inputs - start, _compiled(operator.call, function), _compiled(_shares, function)
     output = output_of(inputs, *args)
-    shape = getattr(output, "shape", None)
-    require(shape == (), "function", type(output).__name__ if shape is None else f"shape {shape}", "return a scalar")
+    _check_axes("function", output, 0, "return a scalar")
     difference = float(output) - float(output_of(start, *args))
     points = _AT_ONCE
     while True:
@@ -85,6 +84,11 @@ def integrated_gradients(function: Function, inputs: Array, *args, baseline: Arr
 def _check_inputs(inputs: Array) -> None:
     valid = inputs.ndim == 2 and inputs.size > 0 and jnp.issubdtype(inputs.dtype, jnp.floating)
     require(valid, "inputs", jax.typeof(inputs), "give floats (T, E) with elements")
+
+
+def _check_axes(name: str, output: Any, axes: int, remedy: str) -> None:
+    shape = getattr(output, "shape", None)
+    require(shape is not None and len(shape) == axes, name, type(output).__name__ if shape is None else f"shape {shape}", remedy)
 
 
 def _compiled(plain: Callable[..., Any], function: Function) -> Callable[..., Any]:
@@ -118,9 +122,7 @@ def gradient_norms(function: Function, inputs: Array, *args) -> Array:
 
 def _norms(function: Function, inputs: Array, *args) -> Array:
     outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
-    shape = getattr(outputs, "shape", None)
-    shown = type(outputs).__name__ if shape is None else f"shape {shape}"
-    require(shape is not None and len(shape) == 1, "outputs", shown, "return an array (K,)")
+    _check_axes("outputs", outputs, 1, "return an array (K,)")
     rows = jnp.eye(outputs.shape[0], dtype=outputs.dtype)
     return jax.lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
 

@@ -17,6 +17,10 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 
 Vectors = Float[np.ndarray, "N E"]
+Tokens = Integer[np.ndarray, "tokens"]
+Offsets = Integer[np.ndarray, "boundaries"]
+Labels = Shaped[np.ndarray, "reviews"]
+Counts = Int[np.ndarray, "V"]
 RESERVED_IDS = 4  # ids that are not words: padding, start of a review, word outside the vocabulary, unused
 
 
@@ -80,13 +84,13 @@ def project(
         InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given with "pca",
             or it is missing, zero or not finite with "pca+axis".
     """
+    require(method in ("pca", "pca+axis"), "method", method, "choose pca or pca+axis")
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
     centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     if method == "pca":
         require(axis is None, "axis", "given", "choose the method pca+axis for it")
         return centred @ _principal(centred, 2).T
-    require(method == "pca+axis", "method", method, "choose pca or pca+axis")
     if axis is None:
         raise InputError("axis", None, "give the direction that x shall follow, or choose the method pca")
     length = float(np.linalg.norm(axis.astype(np.float64)))
@@ -104,12 +108,7 @@ def _principal(centred: np.ndarray, count: int) -> np.ndarray:
     return directions * np.sign(largest)
 
 
-def word_counts(
-    values: Integer[np.ndarray, "tokens"],
-    offsets: Integer[np.ndarray, "boundaries"],
-    labels: Shaped[np.ndarray, "reviews"],
-    vocabulary_size: int,
-) -> tuple[Int[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+def word_counts(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int) -> tuple[Counts, Counts]:
     """Return two arrays (V,): the number of positive reviews and the number of all reviews that contain each word.
 
     Args:
@@ -135,12 +134,7 @@ def word_counts(
     return np.bincount(ids[is_positive], minlength=vocabulary_size), np.bincount(ids, minlength=vocabulary_size)
 
 
-def word_polarity(
-    values: Integer[np.ndarray, "tokens"],
-    offsets: Integer[np.ndarray, "boundaries"],
-    labels: Shaped[np.ndarray, "reviews"],
-    vocabulary_size: int,
-) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+def word_polarity(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int) -> tuple[Float[np.ndarray, "V"], Counts]:
     """Return two arrays (V,): the polarity of each word, and the number of reviews that contain each word.
 
     The polarity of a word is the share of positive reviews among the reviews that contain it, or NaN if there are none. `word_counts`

@@ -9,41 +9,19 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from string import Template
 
 import numpy as np
 
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
 
-_LEVELS, _MOST_BITS = 11, 8
-
-_PAGE = (
-    f"<!doctype html>\n<!-- {MARK} -->\n"
-    + """\
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1d1d1f; --paper: #fcfcfa; --high: 0 114 178; --low: 230 97 1 }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8e6e3; --paper: #17181a; --high: 86 180 255; --low: 255 141 60 }} }}
-body {{ margin: 2rem auto; max-width: 54rem; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif }}
-body {{ color: var(--ink); background: var(--paper) }}
-pre {{ font: 14px/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
-h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1rem; margin-top: 2rem }} span {{ border-radius: 2px }}
-"""
-    + " ".join(
-        f".{prefix}{n} {{{{ background: rgb(var(--{colour}) / {n / _LEVELS:.2f}) }}}}"
-        for prefix, colour in (("p", "high"), ("n", "low"))
-        for n in range(1, _LEVELS + 1)
-    )
-    + """
-</style></head><body><h1>{title}</h1><p>{lead}</p>
-{body}
-</body></html>
-"""
-)
+_LEVELS, _MOST_BITS = 11, 8  # the page has a colour for each level
+_PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 
 def _write_page(path: Path, title: str, lead: str, body: str, force: bool) -> None:
-    write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, body=body), force)
+    write_atomically(path, _PAGE.substitute(mark=MARK, title=html.escape(title), lead=lead, body=body), force)
 
 
 def _coloured(text: Sequence[str], values: np.ndarray) -> str:

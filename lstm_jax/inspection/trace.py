@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
-from jax.nn import sigmoid
 from jaxtyping import Array
 
-from lstm_jax.cells import CELLS
-from lstm_jax.cells.products import masked_matmul
+from lstm_jax.cells import gru, lstm
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
@@ -48,26 +46,8 @@ class LayerTrace:
     """bool (B, T), False at padded steps, or None if no step is padded."""
 
 
-def _lstm_gates(params, before, z: Array, mask, compute_dtype) -> Arrays:
-    z = z + masked_matmul(before.h, params.recurrent_kernel, mask, compute_dtype)
-    i, f, g, o = jnp.split(z, 4, axis=-1)
-    return {"input": sigmoid(i), "forget": sigmoid(f), "candidate": jnp.tanh(g), "output": sigmoid(o)}
-
-
-def _gru_gates(params, before, z: Array, mask, compute_dtype) -> Arrays:
-    inner = masked_matmul(before.h, params.recurrent_kernel, mask, compute_dtype)
-    inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
-    (x_u, x_r, x_n), (h_u, h_r, h_n) = (jnp.split(part, 3, axis=-1) for part in (z, inner))
-    reset = sigmoid(x_r + h_r)
-    return {"update": sigmoid(x_u + h_u), "reset": reset, "candidate": jnp.tanh(x_n + reset * h_n)}
-
-
-GATES: dict[str, Callable[..., Arrays]] = {"lstm": _lstm_gates, "gru": _gru_gates}
-"""Dict from the name of a cell to a function that returns its gates at one step, for each cell whose gates can be traced.
-
-The function is gates(params, state before the step, z, mask, compute_dtype), where z is the projected input and `mask` the mask of
-recurrent dropout or None.
-"""
+GATES: dict[Callable, Callable[..., Arrays]] = {lstm.step: lstm.gates, gru.step: gru.gates}
+"""Dict from the step of a cell to the function that returns its gates at this step, for each cell whose gates can be traced."""
 
 
 def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
@@ -131,8 +111,7 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
 
 def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTrace:
     cell, dropout = options.cell, call.dropout
-    known = CELLS.get(cell.name)
-    gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
+    gates = GATES.get(cell.step)
 
     def record(before, z: Array, after) -> tuple[Arrays, Arrays]:
         found = gates(call.params, before, z, dropout.recurrent, options.compute_dtype) if gates else {}

@@ -27,24 +27,24 @@ CODE = 130
 """Exit code of a process that ends at the second signal."""
 SHOW_CURSOR = b"\x1b[?25h"
 
-_asked, _terminated, _repeating = threading.Event(), threading.Event(), threading.Event()
+_asked, _terminated = threading.Event(), threading.Event()
 _repeated: list[int] = []
 """Numbers of the signals that `_repeat_later` has repeated and `_watch` has not seen yet."""
 _last_actions: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def _handled(handlers: dict[int, Callable[..., object]]) -> Iterator[None]:
-    """Handle some signals by other functions until the context ends. Outside the main thread the context manager does nothing."""
+def handled(handler: Callable[..., object], *numbers: int) -> Iterator[None]:
+    """Handle the signals with the given numbers by `handler` in this context. Outside the main thread the context manager does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    old = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number in numbers:
+            signal.signal(number, old[number])
 
 
 def interrupted() -> bool:
@@ -72,7 +72,7 @@ def terminable() -> Iterator[None]:
         _asked.set()
         raise KeyboardInterrupt
 
-    with _handled({signal.SIGTERM: note}):
+    with handled(note, signal.SIGTERM):
         yield
 
 
@@ -82,7 +82,6 @@ def _repeat_later() -> None:
     def repeat() -> None:
         number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
         _repeated.append(number)
-        _repeating.set()
         _thread.interrupt_main(number)
 
     later = threading.Timer(AGAIN, repeat)
@@ -92,12 +91,16 @@ def _repeat_later() -> None:
 
 @contextlib.contextmanager
 def keep_interrupts(last: bool = False) -> Iterator[None]:
-    """Return a context manager within which no SIGINT is lost.
+    """Return a context manager within which no SIGINT is lost, and which ends this process when a second SIGINT or SIGTERM arrives.
 
     A SIGINT raises `KeyboardInterrupt`, and the function `interrupted` returns true from then on until the context ends. If Python has to
     ignore the `KeyboardInterrupt`, as in a callback or in a method `__del__`, the exception is raised again after `AGAIN` seconds. During
-    the import of a compiled module, which the exception could crash, it is postponed. A second SIGINT ends the process. Outside the main
-    thread the context manager does nothing. A process that ignores SIGINT goes on ignoring it.
+    the import of a compiled module, which the exception could crash, it is postponed. Outside the main thread the context manager does
+    nothing. A process that ignores SIGINT goes on ignoring it.
+
+    The second signal ends the process at once, with exit code 130, even while the main thread runs compiled code. Only signals that have a
+    handler in Python are counted. Before the process ends, the functions that were given to `before_end` are called. `finally` clauses are
+    not executed.
 
     Args:
         last: whether the process ends after the context. From then on, a SIGINT ends it without a traceback.
@@ -108,9 +111,6 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         return
 
     def note(_: int, frame: FrameType | None) -> None:
-        if _asked.is_set() and not _repeating.is_set():
-            _end()
-        _repeating.clear()
         _asked.set()
         if any(above.f_code.co_qualname.startswith("ExtensionFileLoader.") for above, _ in traceback.walk_stack(frame)):
             _repeat_later()
@@ -123,6 +123,12 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         else:
             hook(unraisable)
 
+    _repeated.clear()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
+    watcher.start()
     if old is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, note)
     sys.unraisablehook = again
@@ -131,36 +137,12 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL if last and old is not signal.SIG_IGN else old)
         sys.unraisablehook = hook
-        _asked.clear()
-        _terminated.clear()
-
-
-@contextlib.contextmanager
-def end_on_second_signal() -> Iterator[None]:
-    """Return a context manager that ends this process at once, with exit code 130, when a second SIGINT or SIGTERM arrives.
-
-    The second signal ends the process even while the main thread runs compiled code. The first signal does not: its handler in Python is
-    called when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context
-    manager does nothing.
-
-    Before the process ends, the functions that were given to `before_end` are called. `finally` clauses are not executed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    _repeated.clear()  # outside this context nothing takes its entries away
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(old)
+        signal.set_wakeup_fd(wakeup)
         os.close(writer)
         watcher.join()
         os.close(reader)
+        _asked.clear()
+        _terminated.clear()
 
 
 def _watch(reader: int) -> None:
@@ -190,7 +172,7 @@ def _watch(reader: int) -> None:
 
 @contextlib.contextmanager
 def before_end(action: Callable[[], object]) -> Iterator[None]:
-    """Let `end_on_second_signal` call `action`, in another thread, before it ends the process while the context is active."""
+    """Let `keep_interrupts` call `action`, in another thread, before it ends the process while the context is active."""
     _last_actions.append(action)
     try:
         yield
@@ -228,5 +210,5 @@ def noted_signals() -> Iterator[Asked]:
             raise KeyboardInterrupt
         asked.number = number
 
-    with _handled({signal.SIGINT: note, signal.SIGTERM: note}):
+    with handled(note, signal.SIGINT, signal.SIGTERM):
         yield asked

@@ -8,27 +8,27 @@ import contextlib
 import copy
 import dataclasses
 import json
+import multiprocessing
 import os
-import pickle
 import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime import machine
+from lstm_jax.runtime.interrupts import handled
 from lstm_jax.sweep.configs import is_config
-from lstm_jax.sweep.identity import Run, import_name, main_name, pickle_config, set_main_name
-from lstm_jax.sweep.rows import Row, in_threads
+from lstm_jax.sweep.identity import Run, import_name, main_name, set_main_name
+from lstm_jax.sweep.rows import Row
 
 DONE, FAILED = "done", "failed"
+SPAWN = multiprocessing.get_context("spawn")
 POLL_PROCESS, POLL_JOBS = 0.02, 0.5
 """Numbers of seconds between two queries of the state of a process, and of the job states that submitit holds."""
 Outcomes = Generator[tuple[str, Row], None, None]
@@ -101,66 +101,75 @@ def processes(work: Work) -> Outcomes:
     cores = machine.cores()
     workers = work.workers or len(cores)
     shares = [cores[number::workers] or cores for number in range(workers)]
-    ended, count = threading.Event(), len(work.missing)
-
-    def run_on_a_share(config: Any) -> Row:
-        share = shares.pop()
+    waiting, running = deque(work.missing.items()), list[_Process]()
+    unhandled = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
+    with handled(_interrupt, *unhandled):
         try:
-            return _in_process(work.function, config, share, ended)
+            while waiting or running:
+                while waiting and shares:
+                    running.append(_Process(work.function, *waiting.popleft(), shares.pop()))
+                work.running = len(running)
+                time.sleep(POLL_PROCESS)
+                for own in [own for own in running if own.has_ended()]:
+                    running.remove(own)
+                    shares.append(own.cores)
+                    work.running = len(running)
+                    yield own.key, own.outcome()
         finally:
-            shares.append(share)
-
-    work.running = min(workers, count)
-    with _sigterm_interrupts(), contextlib.closing(in_threads(run_on_a_share, work.missing, workers, ended.set)) as rows:
-        for number, (key, future) in enumerate(rows, 1):
-            work.running = min(workers, count - number)
-            yield key, future.result()
+            for process in multiprocessing.active_children():
+                if process.name in work.missing:
+                    process.kill()
+                    process.join()
 
 
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let a SIGTERM raise `KeyboardInterrupt` until the context ends."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt("SIGTERM")
 
-    signal.signal(signal.SIGTERM, interrupt)
+class _Process:
+    """Fresh process that executes one run on its own CPU cores."""
+
+    def __init__(self, function: Run, key: str, config: Any, cores: list[int]):
+        self.function, self.key, self.cores, self.start, self.received = function, key, cores, time.perf_counter(), []
+        self.reader, writer = SPAWN.Pipe(duplex=False)
+        self.process = SPAWN.Process(target=_attempt_and_send, args=(function, config, writer), name=key)
+        self.process.start()
+        writer.close()
+        assert self.process.pid is not None
+        with contextlib.suppress(ProcessLookupError):  # the process has ended already
+            machine.pin(self.process.pid, cores)
+
+    def has_ended(self) -> bool:
+        ended = not self.process.is_alive()
+        with contextlib.suppress(EOFError, OSError):  # it may be killed while it sends
+            while self.reader.poll():
+                self.received.append(self.reader.recv())
+        return ended
+
+    def outcome(self) -> Row:
+        code = self.process.exitcode or 0
+        if len(self.received) == 2:
+            return self.received[1]
+        if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
+            raise KeyboardInterrupt
+        error = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        subject = f"process of {import_name(self.function)}"
+        require(self.received or code < 0, subject, f"{error} before its run", "correct what its message names")
+        return {"status": FAILED, "error": error, "seconds": time.perf_counter() - self.start}
+
+
+def _attempt_and_send(function: Run, config: Any, writer: Connection) -> None:
+    """Send None, to say that this process has imported the function and the class of the config, and then the outcome of the run."""
+    writer.send(None)
+    os.dup2(2, 1)  # standard output is that of the sweep
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _in_process(function: Run, config: Any, cores: Iterable[int], ended: threading.Event) -> Row:
-    """Like `attempt`, but in a fresh process on the given CPU cores, which is killed once the sweep has ended."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "outcome"
-        (Path(folder) / "config").write_bytes(pickle_config(config))
-        # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
-        command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), folder]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, stdout=2) as process:
-            try:
-                with contextlib.suppress(ProcessLookupError):  # the process has ended already
-                    machine.pin(process.pid, cores)
-                while process.poll() is None and not ended.wait(POLL_PROCESS):
-                    pass
-            finally:
-                process.kill()
-        if answer.exists():
-            outcome = pickle.loads(answer.read_bytes())
-            if isinstance(outcome, InputError):
-                raise outcome
-            return outcome
-    code = process.returncode
-    if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
-        raise KeyboardInterrupt
-    error = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    return {"status": FAILED, "error": error, "seconds": time.perf_counter() - start}
+        writer.send(attempt(function, config))
+    except KeyboardInterrupt as error:
+        # after a SIGTERM a training saves its state and raises `Interrupted`: this run alone fails, while a SIGINT ends the sweep
+        cause = error.__cause__
+        number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 def slurm(work: Work) -> Outcomes:

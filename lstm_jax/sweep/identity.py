@@ -1,17 +1,13 @@
-"""Functions that import functions and classes by name, compute the ids of runs, and hand configs to other processes."""
+"""Names by which other processes import functions and classes, and the ids of runs."""
 
 import dataclasses
 import hashlib
 import inspect
-import io
 import json
-import operator
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -26,12 +22,10 @@ Run = Callable[[Any], Mapping[str, Any]]
 def import_name(item: Any) -> str:
     """Return the name "module:name" with which another process can import a function or class."""
     require(hasattr(item, "__qualname__"), "function", item, "give a function with a name, by which rows are found again")
-    module = main_name() if item.__module__ == "__main__" else item.__module__
+    module = main_name() if item.__module__ in ("__main__", "__mp_main__") else item.__module__  # `multiprocessing` renames it
     return f"{module}:{item.__qualname__}"
 
 
-importing = False
-"""Whether this process was started for a run of a sweep and is importing the function of the run at the moment."""
 _main_of_parent = ""
 
 
@@ -48,24 +42,17 @@ def set_main_name(name: str) -> None:
     _main_of_parent = name
 
 
-def import_item(name: str) -> Any:
-    """Import a function or class by its name "module:name", and return it."""
-    module, _, path = name.partition(":")
-    return operator.attrgetter(path)(import_module(module))
-
-
-def require_importable(item: Any, kind: str) -> None:
-    """Check that another process will find a function or class by its name."""
-    name = import_name(item)
-    module, _, path = name.partition(":")
-    try:
-        has_module = item.__module__ != "__main__" or (module != "__main__" and find_spec(module) is not None)
-        # not `is`: a class method is a new object at each access
-        found = has_module and operator.attrgetter(path)(sys.modules.get(item.__module__)) == item
-    except (AttributeError, ImportError, ValueError):
-        found = False
+def require_importable(function: Run, configs: Iterable[Any]) -> None:
+    """Check that another process can import a function by its name, and rebuild configs by pickle."""
+    main = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
+    importable = function.__module__ != "__main__" or (main.is_file() and main.stem != "__main__")
     remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'
-    require(found, kind, name, remedy)
+    require(importable, "function", import_name(function), remedy)
+    for kind, item in (("function", function), *((f"config {type(config).__name__}", config) for config in configs)):
+        try:
+            pickle.dumps(item)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise InputError(kind, error, remedy) from error
 
 
 def run_id(function: Run, config: Any) -> str:
@@ -138,31 +125,3 @@ def source_digest(function: Run) -> str:
     except (OSError, TypeError):
         return ""
     return hashlib.sha256(source.encode()).hexdigest()[:16]
-
-
-class _Pickler(pickle.Pickler):
-    """Pickler that stores classes by the names with which another process can import them, including classes of the module `__main__`."""
-
-    def persistent_id(self, obj: Any) -> str | None:
-        if not isinstance(obj, type):
-            return None
-        if dataclasses.is_dataclass(obj):
-            require_importable(obj, "class of a config")
-        return import_name(obj)
-
-
-class ConfigUnpickler(pickle.Unpickler):
-    """Unpickler that rebuilds a config from the bytes of `pickle_config` in another process, and imports each class by its name."""
-
-    def persistent_load(self, pid: str) -> Any:
-        return import_item(pid)
-
-
-def pickle_config(config: Any) -> bytes:
-    """Return a config as bytes, from which another process can rebuild it with `ConfigUnpickler`."""
-    file = io.BytesIO()
-    try:
-        _Pickler(file).dump(config)
-    except (AttributeError, TypeError, pickle.PicklingError) as error:
-        raise InputError(f"config {type(config).__name__}", error, 'leave out what pickle cannot copy, or use where="here"') from error
-    return file.getvalue()

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import io
 import json
+import multiprocessing
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -15,10 +16,9 @@ from typing import Any
 from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.files.writing import write_atomically
-from lstm_jax.sweep import identity
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
-from lstm_jax.sweep.identity import Run, import_name, items_of, pickle_config, require_importable, run_id, source_digest
+from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_digest
 from lstm_jax.sweep.rows import Row, read_rows, record
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
@@ -110,15 +110,14 @@ def run(
 def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> None:
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
-    require(not identity.importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
+    is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
+    require(not is_importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
     check_choice("where", where, EXECUTORS)
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     name = import_name(function)
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
     remedy = "give a function with a name, by which rows are found again, that needs only its config and no other object"
     require("<lambda>" not in name and not bound, "function", name, remedy)
-    if where == "processes":
-        require_importable(function, "function")
     for config in configs:
         require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
         for field, value in dataclasses.asdict(config).items():
@@ -127,8 +126,8 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
             except (TypeError, ValueError) as error:
                 remedy = "give text or numbers, and dicts with keys of one type"
                 raise InputError(f"field {field} of a config", f"not JSON: {value!r}", remedy) from error
-        if where == "processes":
-            pickle_config(config)
+    if where == "processes":
+        require_importable(function, configs)
 
 
 def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,21 +86,6 @@ def append_rows(path: Path, *rows: Row) -> None:
                 file.write(content)
 
 
-def in_threads(
-    measure: Callable[[Item], Any], items: Mapping[Any, Item], workers: int, stop: Callable[[], None] = lambda: None
-) -> Generator[tuple[Any, Future], None, None]:
-    """Call `measure` on each item in a pool of threads. When a call ends, yield the pair (key of its item, finished future)."""
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            running = {pool.submit(measure, item): key for key, item in items.items()}
-            for future in as_completed(running):
-                yield running[future], future
-        except BaseException:
-            stop()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def record(path: Path, title: str, total: int, outcomes: Outcomes, tally: object = None) -> None:
     """Append results to a file as they arrive, print their lines, and show a progress bar on a terminal."""
     if total:
@@ -134,14 +119,19 @@ def run_missing(
 
     def outcomes() -> Outcomes:
         nonlocal failed
-        with closing(in_threads(measure, missing, workers)) as ended:
-            for key, future in ended:
-                try:
-                    rows = future.result()
-                    yield rows, describe(missing[key], rows)
-                except subprocess.CalledProcessError as error:
-                    failed += 1
-                    yield (), f"{missing[key]}: failed, ended with code {error.returncode}"
+        with ThreadPoolExecutor(workers) as pool:
+            running = {pool.submit(measure, item): item for item in missing.values()}
+            try:
+                for future in as_completed(running):
+                    try:
+                        rows = future.result()
+                        yield rows, describe(running[future], rows)
+                    except subprocess.CalledProcessError as error:
+                        failed += 1
+                        yield (), f"{running[future]}: failed, ended with code {error.returncode}"
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     record(path, title, len(missing), outcomes())
     if failed:
