@@ -88,7 +88,7 @@ def _check_lists(command: Any, arguments: Sequence[str]) -> None:
             require(given.count(flag) == 1, flag, "given twice", f"give all its values after one {flag}")
             word, *following = before_positional[given.index(flag) :][:2]
             valued = "=" in word or (following and not following[0].startswith("--"))
-            require(bool(valued), flag, "without a value", "give one or more, or leave the flag out")
+            require(valued, flag, "without a value", "give one or more, or leave the flag out")
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:

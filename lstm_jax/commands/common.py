@@ -7,7 +7,6 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 import tyro
 from rich.console import Console
 
-from lstm_jax.bounds import Checked
+from lstm_jax.bounds import Checked, frozen
 from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
 from lstm_jax.runtime.streams import drop_output
@@ -113,7 +112,7 @@ class Command(Checked, ABC):
         """Run the command, and print on `console` what is not the command's answer."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Train(Command):
     """Base class of the commands that train a model. Each task has a subclass with the task's config, default folder and report."""
 

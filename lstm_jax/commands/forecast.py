@@ -1,18 +1,17 @@
 """The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Column, Table
 
-from lstm_jax.bounds import Level
+from lstm_jax.bounds import Level, frozen
 from lstm_jax.commands.common import Command, Flat, Train, load_run, metric_text, warn
 from lstm_jax.config import ForecastConfig
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainForecast(Train):
     """Train an LSTM to forecast a time series, with prediction intervals."""
 
@@ -25,7 +24,7 @@ class TrainForecast(Train):
         yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
 
 
-@dataclass(frozen=True)
+@frozen
 class Forecast(Command):
     """Forecast the entries after the end of a time series with a trained model.
 

@@ -3,13 +3,12 @@
 import codecs
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written
+from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written, frozen
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files.digits import counted
@@ -19,7 +18,7 @@ from lstm_jax.files.writing import check_output
 Mode = Literal["auto", "carried", "window"]
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainGeneration(Train):
     """Train the LSTM of the Keras example lstm_text_generation on a text.
 
@@ -39,7 +38,7 @@ class TrainGeneration(Train):
             yield f"held-out text: {metric_text(result['validation_bits'], '.4f')} bits a character (epoch {result['best_epoch']})"
 
 
-@dataclass(frozen=True)
+@frozen
 class Generate(Command):
     """Continue a prompt, character by character, with a trained model."""
 
@@ -91,7 +90,7 @@ class Generate(Command):
             print(json.dumps(row, ensure_ascii=False) if self.json else f"--- {number}\n{shown}{text}")
 
 
-@dataclass(frozen=True)
+@frozen
 class ReadsText(Command):
     """Base class of the commands that read a text with a trained model."""
 
@@ -117,7 +116,7 @@ class ReadsText(Command):
         return trained.read_text(self.data, self.text, self.text_column, self.clean, self.unknown, most)
 
 
-@dataclass(frozen=True)
+@frozen
 class Score(ReadsText):
     """Print the bits per character that a trained model needs for a text.
 
@@ -153,7 +152,7 @@ class Score(ReadsText):
             say(Console(stderr=True), f"{self.html}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Units(ReadsText):
     """Write an HTML page of a text that is coloured by activations of hidden units."""
 

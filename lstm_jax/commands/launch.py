@@ -11,19 +11,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from lstm_jax.bounds import Count
+from lstm_jax.bounds import Count, frozen
 from lstm_jax.commands.common import Command, Positional
 from lstm_jax.errors import require
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import before_end, handled
 
 
-@dataclass(frozen=True)
+@frozen
 class Launch(Command):
     """Run a training command in several processes on this machine.
 

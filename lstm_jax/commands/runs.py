@@ -1,16 +1,15 @@
 """The commands `inspect`, `export onnx` and `run accept` of `lstm-jax`, which take the run of any task."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_jax.bounds import Count
+from lstm_jax.bounds import Count, frozen
 from lstm_jax.commands.common import Command, load_run, say
 from lstm_jax.files.digits import counted
 from lstm_jax.files.writing import check_output
 
 
-@dataclass(frozen=True)
+@frozen
 class Inspect(Command):
     """Write an HTML page that shows step by step what a trained network does.
 
@@ -58,7 +57,7 @@ class Inspect(Command):
         say(console, f"{self.out}: {counted(len(window.examples), 'example')}, {self.out.stat().st_size:,} bytes{advice}")
 
 
-@dataclass(frozen=True)
+@frozen
 class ExportOnnx(Command):
     """Write the model of a sentiment or text-generation run to an ONNX file.
 
@@ -93,7 +92,7 @@ class ExportOnnx(Command):
         say(console, f"{row['bytes']:,} bytes, ONNX opset {row['opset']}, in {self.file}")
 
 
-@dataclass(frozen=True)
+@frozen
 class AcceptRun(Command):
     """Accept the changed files of a run, so that the run can be loaded again.
 

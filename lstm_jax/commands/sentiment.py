@@ -1,14 +1,13 @@
 """The command `lstm-jax train sentiment`, and the commands that use a sentiment run."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rich.table import Column, Table
 from rich.text import Text
 
-from lstm_jax.bounds import Count, CountOrNone
+from lstm_jax.bounds import Count, CountOrNone, frozen
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError, require
@@ -31,7 +30,7 @@ MEANINGS = {
 """Dict from the name of a metric to what it says."""
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainSentiment(Train):
     """Train the LSTM of the Keras example imdb_lstm on reviews.
 
@@ -54,7 +53,7 @@ class TrainSentiment(Train):
                 break
 
 
-@dataclass(frozen=True)
+@frozen
 class Evaluate(Command):
     """Print loss, accuracy, AUC and further metrics of a trained sentiment model."""
 
@@ -84,7 +83,7 @@ class Evaluate(Command):
         console.print(table)
 
 
-@dataclass(frozen=True)
+@frozen
 class Predict(Command):
     """Print the probability that a review is positive, one line for each review.
 
@@ -125,7 +124,7 @@ class Predict(Command):
                 print(f"{p:.6f}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Neighbours(Command):
     """Print the words whose learned vectors are nearest to the vector of a given word."""
 
@@ -162,7 +161,7 @@ class Neighbours(Command):
                 say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 
-@dataclass(frozen=True)
+@frozen
 class PlotEmbedding(Command):
     """Draw the learned word vectors in two dimensions.
 
@@ -187,7 +186,7 @@ class PlotEmbedding(Command):
         say(console, f"{self.out}")
 
 
-@dataclass(frozen=True)
+@frozen
 class ExportEmbedding(Command):
     """Write the learned word vectors to files for other programs."""
 

@@ -5,7 +5,6 @@ import json
 import shlex
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.extras import SubcommandApp
 
-from lstm_jax.bounds import CountOrNone, Seed
+from lstm_jax.bounds import CountOrNone, Seed, frozen
 from lstm_jax.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.config.generation import Clean, Unit
@@ -21,7 +20,7 @@ from lstm_jax.files.digits import counted
 from lstm_jax.runtime.machine import cores
 
 
-@dataclass(frozen=True)
+@frozen
 class PrepareData(Command):
     """Read, tokenise and cache reviews."""
 
@@ -47,7 +46,7 @@ class PrepareData(Command):
         say(console, "next: lstm-jax train sentiment with the same flags")
 
 
-@dataclass(frozen=True)
+@frozen
 class Shard(Command):
     """Base class of the commands that write shards."""
 
@@ -79,7 +78,7 @@ class Shard(Command):
             say(console, line)
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardText(Shard):
     """Write a text as files of token ids, called shards.
 
@@ -103,7 +102,7 @@ class ShardText(Shard):
         yield f"next: lstm-jax train generation --input stream --data {shlex.quote(str(self.out))} --clean {self.clean} --unit {self.unit}"
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardReviews(Shard):
     """Write reviews as files of word ids, called shards.
 
@@ -133,7 +132,7 @@ class ShardReviews(Shard):
         yield f"next: lstm-jax train sentiment --input stream --data {shlex.quote(str(self.out))} --vocabulary frequency"
 
 
-@dataclass(frozen=True)
+@frozen
 class Backends(Command):
     """Print the capabilities of each recurrence backend, and whether it is available."""
 
@@ -167,7 +166,7 @@ class Backends(Command):
         say(console, f"compiled code: {native.describe_library()}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Demo(Command):
     """Train two small models without any download, in about two minutes.
 
@@ -188,7 +187,7 @@ class Demo(Command):
         demo.run(self.run, self.seed, Console(quiet=True) if self.quiet else console)
 
 
-@dataclass(frozen=True)
+@frozen
 class Completion(Command):
     """Print a shell script that completes commands, flags and the values of flags."""
 

@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from numbers import Real
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import Count, CountOrNone, check_number
+from lstm_jax.bounds import Count, CountOrNone, check_number, frozen
 from lstm_jax.data.tables import as_number, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
@@ -30,7 +29,7 @@ TICKS = DAY * 1e6
 """Microseconds of a day. The gaps between dates are computed in microseconds, in which they are exact."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Series:
     """Time series of N values at increasing times. Arrays and lists of numbers are converted to float64.
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
 from lstm_jax.files.reading import file_digest, parsing
@@ -50,7 +51,7 @@ Write = Callable[[Record, Path], Record]
 """Function that writes the files of a shard, given the part of the input and the path of the ids, and returns facts for the record."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Kind:
     """Kind of data set in shards."""
 
@@ -232,7 +233,7 @@ class MappedIds:
         return found.reshape(np.shape(places))
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardFolder:
     """Opened folder of shards."""
 

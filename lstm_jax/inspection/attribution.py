@@ -6,7 +6,6 @@ T is the number of steps of the input and E the number of features of a step.
 import inspect
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -14,8 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array
+from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require
 
 Function = Callable[..., Array]  # called as function(inputs, *args)
@@ -25,7 +27,7 @@ _AT_ONCE = 16
 """Number of gradients that are computed at the same time."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Attribution:
     """Result of integrated gradients: the contribution of each step of an input to the output of a model.
 
@@ -33,7 +35,7 @@ class Attribution:
     output for the baseline.
     """
 
-    values: np.ndarray
+    values: ndarray
     """float64 (T,): contribution of each step to the difference, summed over the features of the step."""
     difference: float
     """Output for the input minus output for the baseline."""
@@ -102,7 +104,7 @@ _cached = cache(partial(jax.jit, static_argnums=0))
 
 def _shares(function: Function, start: Array, step: Array, places: Array, *args) -> Array:
     gradient = jax.grad(function)
-    return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
+    return lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
 
 
 def gradient_norms(function: Function, inputs: Array, *args) -> Array:
@@ -124,10 +126,10 @@ def _norms(function: Function, inputs: Array, *args) -> Array:
     outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
     _check_axes("outputs", outputs, 1, "return an array (K,)")
     rows = jnp.eye(outputs.shape[0], dtype=outputs.dtype)
-    return jax.lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
+    return lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
 
 
-def reach(norms: np.ndarray | Array, share: float = 0.9) -> np.ndarray:
+def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
     """Return how many earlier steps of the input matter to each output, judged by the norms of the gradients of the output.
 
     The input has T steps, and the model computes one output after each of the last K steps. Output k is computed after step s = T - K + k.

@@ -12,15 +12,16 @@ from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped
+from numpy import ndarray
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 
-Vectors = Float[np.ndarray, "N E"]
-Tokens = Integer[np.ndarray, "tokens"]
-Offsets = Integer[np.ndarray, "boundaries"]
-Labels = Shaped[np.ndarray, "reviews"]
-Counts = Int[np.ndarray, "V"]
+Vectors = Float[ndarray, "N E"]
+Tokens = Integer[ndarray, "tokens"]
+Offsets = Integer[ndarray, "boundaries"]
+Labels = Shaped[ndarray, "reviews"]
+Counts = Int[ndarray, "V"]
 RESERVED_IDS = 4  # ids that are not words: padding, start of a review, word outside the vocabulary, unused
 
 
@@ -34,8 +35,8 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
 
 
 def neighbours(
-    table: Float[np.ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
-) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
+    table: Float[ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
+) -> tuple[Int[ndarray, "found"], Float[ndarray, "found"]]:
     """Return the ids and the scores of the nearest neighbours of a word in an embedding table, the nearest first.
 
     Scores are computed in float64, and words with equal scores are sorted by id. The word itself is left out, and so are the ids below 4,
@@ -65,9 +66,7 @@ def neighbours(
     return ids, scores[ids]
 
 
-def project(
-    rows: Vectors, method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
-) -> Float[np.ndarray, "N 2"]:
+def project(rows: Vectors, method: Literal["pca", "pca+axis"] = "pca", axis: Float[ndarray, "E"] | None = None) -> Float[ndarray, "N 2"]:
     """Project N vectors to a plane and return their coordinates (N, 2), in float64 and with mean 0.
 
     The principal directions are orthogonal unit vectors, sorted by the variance along them, the greatest first. The sign of a direction is
@@ -86,7 +85,7 @@ def project(
     """
     require(method in ("pca", "pca+axis"), "method", method, "choose pca or pca+axis")
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
-    require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
+    require(np.isfinite(rows).all(), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
     centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     if method == "pca":
         require(axis is None, "axis", "given", "choose the method pca+axis for it")
@@ -102,7 +101,7 @@ def project(
     return np.stack([x, y], axis=1)
 
 
-def _principal(centred: np.ndarray, count: int) -> np.ndarray:
+def _principal(centred: ndarray, count: int) -> ndarray:
     directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
     return directions * np.sign(largest)
@@ -123,10 +122,10 @@ def word_counts(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_siz
     lengths = np.diff(offsets.astype(np.int64))
     fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
     remedy = "give one a review and the end: 0 to the count of ids"
-    require(bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
+    require(fits, "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
     inside = bool(((values >= 0) & (values < vocabulary_size)).all())
     require(inside, "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
-    require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
+    require(np.isin(labels, (0, 1)).all(), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))
     once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
@@ -134,7 +133,7 @@ def word_counts(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_siz
     return np.bincount(ids[is_positive], minlength=vocabulary_size), np.bincount(ids, minlength=vocabulary_size)
 
 
-def word_polarity(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int) -> tuple[Float[np.ndarray, "V"], Counts]:
+def word_polarity(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int) -> tuple[Float[ndarray, "V"], Counts]:
     """Return two arrays (V,): the polarity of each word, and the number of reviews that contain each word.
 
     The polarity of a word is the share of positive reviews among the reviews that contain it, or NaN if there are none. `word_counts`
@@ -176,7 +175,7 @@ def export_projector(
     folder: Path,
     words: Sequence[str],
     vectors: Vectors,
-    columns: Mapping[str, Sequence[object] | np.ndarray],
+    columns: Mapping[str, Sequence[object] | ndarray],
 ) -> None:
     """Write word vectors as files for TensorBoard's embedding projector: vectors.tsv, metadata.tsv and projector_config.pbtxt.
 
@@ -232,7 +231,7 @@ def escape(word: str) -> str:
         raise InputError("word", repr(word), "give valid Unicode") from error
 
 
-def _checked_words(words: Sequence[str], vectors: np.ndarray) -> list[str]:
+def _checked_words(words: Sequence[str], vectors: ndarray) -> list[str]:
     require(len(words) == len(vectors), "words", f"{len(words)} for {len(vectors)} vectors", "give one a vector")
     require(vectors.size > 0, "vectors", f"shape {vectors.shape}", "give at least one, with at least one feature")
     written = [escape(word) for word in words]
@@ -241,7 +240,7 @@ def _checked_words(words: Sequence[str], vectors: np.ndarray) -> list[str]:
     return written
 
 
-def _numbers(vector: np.ndarray, separator: str) -> str:
+def _numbers(vector: ndarray, separator: str) -> str:
     return separator.join(f"{value:.9g}" for value in vector.tolist())
 
 

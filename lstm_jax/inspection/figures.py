@@ -18,6 +18,7 @@ from unittest import mock
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from numpy import ndarray
 
 from lstm_jax.errors import require
 from lstm_jax.files.reading import parsing
@@ -136,13 +137,13 @@ class Bins(Protocol):
     """
 
     @property
-    def edges(self) -> np.ndarray: ...
+    def edges(self) -> ndarray: ...
     @property
-    def confidence(self) -> np.ndarray: ...
+    def confidence(self) -> ndarray: ...
     @property
-    def frequency(self) -> np.ndarray: ...
+    def frequency(self) -> ndarray: ...
     @property
-    def count(self) -> np.ndarray: ...
+    def count(self) -> ndarray: ...
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")) -> Paths:
@@ -162,7 +163,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
     ordered = sorted(rows, key=lambda row: row["epoch"])
     epochs = [row["epoch"] for row in ordered]
-    panels: dict[str, dict[str, np.ndarray]] = {}
+    panels: dict[str, dict[str, ndarray]] = {}
     for metric in metrics:
         for split in SPLITS:
             values = np.array([row.get(f"{split}_{metric}") for row in ordered], float)
@@ -170,7 +171,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
             if known.any():
                 panels.setdefault(metric, {})[split] = np.stack([epochs, values])[:, known]
     missing = f"no {' and no '.join(metrics)} in them"
-    require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
+    require(panels, "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
 
     def draw(figure) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -202,7 +203,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
 
 
 def confusion_matrix(
-    confusion: Sequence[Sequence[int]] | Shaped[np.ndarray, "2 2"],
+    confusion: Sequence[Sequence[int]] | Shaped[ndarray, "2 2"],
     path: Path,
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
@@ -272,9 +273,9 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
 
 
 def forecast(
-    times: np.ndarray,
-    values: np.ndarray,
-    ahead: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    times: ndarray,
+    values: ndarray,
+    ahead: Sequence[tuple[ndarray, ndarray, ndarray, ndarray]],
     level: float,
     dated: bool,
     path: Path,
@@ -286,7 +287,7 @@ def forecast(
     """
 
     def draw(figure) -> None:
-        def on_axis(moments: np.ndarray) -> np.ndarray:
+        def on_axis(moments: ndarray) -> ndarray:
             return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
 
         axes = figure.subplots()
@@ -303,9 +304,9 @@ def forecast(
 
 
 def embedding_map(
-    coordinates: Float[np.ndarray, "N 2"],
+    coordinates: Float[ndarray, "N 2"],
     words: Sequence[str],
-    colours: Float[np.ndarray, "N"],
+    colours: Float[ndarray, "N"],
     path: Path,
     title: str,
     force: bool = True,
@@ -321,7 +322,7 @@ def embedding_map(
     """
     require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
     known = np.isfinite(colours)
-    require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
+    require(known.any(), "words of a map", "none with a share", "give words that occur in the reviews")
     coordinates, colours = coordinates[known], colours[known]
     shown = list(compress(words, known))
 
@@ -352,7 +353,7 @@ def embedding_map(
     return write_figure(path, (10.0, 7.6), draw, force)
 
 
-def _label_order(colours: np.ndarray) -> np.ndarray:
+def _label_order(colours: ndarray) -> ndarray:
     """Return the indices of the words in the order in which they are labelled."""
     from scipy.stats import rankdata
 
@@ -360,7 +361,7 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
     return np.argsort(np.minimum(extreme, np.arange(len(colours))), kind="stable")
 
 
-def _label_words(axes, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
+def _label_words(axes, coordinates: ndarray, words: Sequence[str], inks: ndarray, order: ndarray) -> None:
     """Write words beside their points in a figure, without overlap."""
     from matplotlib.patheffects import withStroke
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
@@ -24,7 +25,7 @@ def _write_page(path: Path, title: str, lead: str, body: str, force: bool) -> No
     write_atomically(path, _PAGE.substitute(mark=MARK, title=html.escape(title), lead=lead, body=body), force)
 
 
-def _coloured(text: Sequence[str], values: np.ndarray) -> str:
+def _coloured(text: Sequence[str], values: ndarray) -> str:
     """Return HTML of a text whose characters have values from -1 to 1, with a <span> element for each run of characters of one colour."""
     levels, parts = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(int), []
     for level, run in groupby(zip(levels, text, strict=True), itemgetter(0)):
@@ -33,7 +34,7 @@ def _coloured(text: Sequence[str], values: np.ndarray) -> str:
     return f"<pre>{''.join(parts)}</pre>"
 
 
-def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
+def surprise_page(text: Sequence[str], bits: ndarray, path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text of N characters, at least 2, with each character shaded by its surprise (see the module).
 
     `bits` (N - 1,) is the surprise of each character except the first. `force` tells whether to replace an existing file that lstm-jax has
@@ -49,7 +50,7 @@ def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str,
     _write_page(path, title, lead, _coloured(text, np.append(0, -bits / _MOST_BITS)), force)
 
 
-def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
+def units_page(text: Sequence[str], activations: ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each of some units. Each character is coloured by the unit's activation after it.
 
     `activations` (N, H) are those of the H units after each of the N characters, from -1 to 1, and `units` the indices of the units to
@@ -69,7 +70,7 @@ def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int
     _write_page(path, title, lead, "\n".join(sections), force)
 
 
-def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
+def most_active(activations: ndarray, count: int, over: int = 25) -> list[int]:
     """Return the indices of the `count` most active units, the most active first.
 
     The activity of a unit is the standard deviation, over the text, of the moving average of its activation over `over` (at most N // 2)

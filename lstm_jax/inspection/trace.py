@@ -5,7 +5,6 @@ B is the batch size, T the number of steps and H the number of units.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
+from lstm_jax.bounds import frozen
 from lstm_jax.cells import gru, lstm
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
@@ -24,7 +24,7 @@ from lstm_jax.recurrence.call import Call, Options
 Arrays = dict[str, Array]
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerTrace:
     """Gates and states of one call of a recurrent layer.
 
@@ -46,7 +46,7 @@ class LayerTrace:
     """bool (B, T), False at padded steps, or None if no step is padded."""
 
 
-GATES: dict[Callable, Callable[..., Arrays]] = {lstm.step: lstm.gates, gru.step: gru.gates}
+GATES: dict[Callable, Callable[..., Arrays]] = {lstm.CELL.step: lstm.gates, gru.CELL.step: gru.gates}
 """Dict from the step of a cell to the function that returns its gates at this step, for each cell whose gates can be traced."""
 
 
@@ -86,7 +86,7 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
 
     with observed(observer):
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
-    require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
+    require(found, "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
     return result, found
 
 

@@ -8,13 +8,15 @@ T is the number of steps of an example, H the number of units of a layer, and K 
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import require
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.writing import MARK, write_atomically
@@ -28,7 +30,7 @@ _DIVERGED = "the network has diverged: inspect another run, or train it with a l
 _TEMPLATE = Path(__file__).with_name("window.html")
 
 
-@dataclass(frozen=True)
+@frozen
 class Strip:
     """Values that colour the text of an example in the HTML page, one for each step, such as the attribution of the output to each word."""
 
@@ -38,7 +40,7 @@ class Strip:
     """Sentence that explains the values."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Curve:
     """Curve with one value for each step of an example, for instance the probability of a positive review after each word."""
 
@@ -50,15 +52,15 @@ class Curve:
     """Forecast for the steps after the last step: a dict with the keys "mean", "low", "high" and, if the true values are known, "truth"."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Layer:
     """Gates and states of one recurrent layer for one example: `arrays` maps the name of each gate and state to an array (T, H)."""
 
     name: str
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, ndarray]
 
 
-@dataclass(frozen=True)
+@frozen
 class Frame:
     """Results of the network for one example, computed with the parameters of one epoch."""
 
@@ -67,7 +69,7 @@ class Frame:
     curve: Curve
     layers: Sequence[Layer]
     strips: Sequence[Strip] = ()
-    norms: np.ndarray | None = None
+    norms: ndarray | None = None
     """Norms (K, T) of the gradients of K outputs with respect to the T steps. If the field `each_step` is true, there is one output after
     each step, so that K is T. Otherwise all outputs come after the last step."""
     each_step: bool = False
@@ -77,7 +79,7 @@ class Frame:
     """For each step, the likeliest next characters with their probabilities."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Example:
     """Example that the page shows: its name, its steps as texts, and its results (a `Frame`) for each epoch."""
 
@@ -86,7 +88,7 @@ class Example:
     frames: Sequence[Frame]
 
 
-@dataclass(frozen=True)
+@frozen
 class Window:
     """Content of an HTML page that shows the results of a recurrent network for some examples at some epochs of its training."""
 
@@ -145,7 +147,7 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
     write_atomically(path, page(window), force)
 
 
-def clustered(series: np.ndarray) -> np.ndarray:
+def clustered(series: ndarray) -> ndarray:
     """Return an order of the units with the outputs `series` (T, H) in which units with similar outputs are neighbours.
 
     The units are clustered hierarchically by average linkage of the distance 1 - |correlation|, and the leaves of the tree are ordered so
@@ -162,7 +164,7 @@ def clustered(series: np.ndarray) -> np.ndarray:
     return leaves_list(optimal_leaf_ordering(linkage(distance, "average"), distance))
 
 
-def _text(window: Window, kept: list[np.ndarray]) -> str:
+def _text(window: Window, kept: list[ndarray]) -> str:
     """Return the HTML text of the page that shows the content `window`."""
     shown, total = sum(map(len, kept)), sum(layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers)
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
@@ -174,7 +176,7 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
     return fill_template(_TEMPLATE, content)
 
 
-def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
+def _units_that_fit(window: Window, most_bytes: int) -> list[ndarray]:
     """Choose the units of each layer to show in a page of at most `most_bytes` bytes: those whose outputs vary most."""
     layers = window.examples[0].frames[0].layers
     sizes = [layer.arrays["h"].shape[1] for layer in layers]
@@ -192,7 +194,7 @@ def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
     return chosen
 
 
-def _frame(frame: Frame, kept: list[np.ndarray]) -> dict[str, Any]:
+def _frame(frame: Frame, kept: list[ndarray]) -> dict[str, Any]:
     record = {
         "verdict": frame.verdict,
         "curve": asdict(frame.curve) | {"values": _rounded(frame.curve.values)},
@@ -208,7 +210,7 @@ def _frame(frame: Frame, kept: list[np.ndarray]) -> dict[str, Any]:
     return record
 
 
-def _layer(layer: Layer, units: np.ndarray) -> dict[str, Any]:
+def _layer(layer: Layer, units: ndarray) -> dict[str, Any]:
     arrays = {}
     for name, whole in layer.arrays.items():
         values = whole[:, units]
@@ -218,7 +220,7 @@ def _layer(layer: Layer, units: np.ndarray) -> dict[str, Any]:
     return {"name": layer.name, "units": units.tolist(), "order": clustered(layer.arrays["h"][:, units]).tolist(), "arrays": arrays}
 
 
-def _bytes(values: np.ndarray, low: float, high: float) -> str:
+def _bytes(values: ndarray, low: float, high: float) -> str:
     scaled = np.rint((np.asarray(values, np.float64) - low) / (high - low) * 255)
     return base64.b64encode(np.clip(scaled, 0, 255).astype(np.uint8).tobytes()).decode()
 

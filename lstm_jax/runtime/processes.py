@@ -25,8 +25,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax._src import distributed
 from jax.experimental import multihost_utils
+from numpy import ndarray
 
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError, require, system_errors
@@ -60,7 +62,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         return Processes("", 1, 0)
     if not managed:
         host, _, port = found.coordinator.rpartition(":")
-        require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator", found.coordinator, "give HOST:PORT of process 0")
+        require(host and port.isdecimal() and 0 < int(port) < 2**16, "coordinator", found.coordinator, "give HOST:PORT of process 0")
         require(found.processes >= 1, "processes", found.processes, "give the number of processes, at least 1")
         remedy = f"give 0 to {found.processes - 1}, another one to each process"
         require(0 <= found.process < found.processes, "process", found.process, remedy)
@@ -277,9 +279,9 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def on_host(leaf: Any) -> np.ndarray:
+def on_host(leaf: Any) -> ndarray:
     """Return an array as a NumPy array. If other processes hold parts of it, all processes must call this function together."""
-    whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    whole = not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.errors import InputError, require
@@ -85,7 +86,7 @@ def put(tree: Any, shardings: Any) -> Any:
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def place(leaf: Any, sharding: NamedSharding) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(np.asarray(jax.random.key_data(leaf)))
         array = np.asarray(leaf)
@@ -102,7 +103,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     """
     places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"
-    require(bool(places) and places == list(range(places[0], places[-1] + 1)), "mesh", f"devices {places} of this process", remedy)
+    require(places and places == list(range(places[0], places[-1] + 1)), "mesh", f"devices {places} of this process", remedy)
     require(count >= 0 and count % mesh.size == 0, "rows", count, f"give a multiple of the mesh's {mesh.size} devices")
     per_device = count // mesh.size
     return slice(places[0] * per_device, (places[-1] + 1) * per_device)
@@ -126,22 +127,22 @@ def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
     return PartitionSpec()
 
 
-def constrain(x: jax.Array, axis: int) -> jax.Array:
+def constrain(x: Array, axis: int) -> Array:
     """Constrain an array to be sharded along an axis over the devices of the current mesh, which `jax.set_mesh` has set.
 
     If there is no mesh, or if the size of the axis is not a multiple of the number of devices, return `x` unchanged.
     """
     if not splits(x.shape[axis]):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
+    return lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
 
 
-def replicate(x: jax.Array) -> jax.Array:
+def replicate(x: Array) -> Array:
     """Constrain an array to be replicated on all devices of the current mesh, if there is one."""
-    return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
+    return x if devices() == 1 else lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode: str = "fill") -> jax.Array:
+def gather_columns(table: Array, ids: Array, batch_axis: int = -1, mode: str = "fill") -> Array:
     """Look up ids (...) in an embedding table (V, E), and return the rows (..., E).
 
     On a mesh, each device first looks up all ids in its own columns of the table. Then the devices exchange data, so that each device has
@@ -165,7 +166,7 @@ def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode:
     return constrain(constrain(jnp.take(table, replicate(ids), axis=0, mode=mode), ids.ndim), batch_axis % ids.ndim)
 
 
-def rows_to_columns(rows: jax.Array) -> jax.Array:
+def rows_to_columns(rows: Array) -> Array:
     """Change the sharding of embedding vectors (..., B, E), or of their gradient, from the rows of the batch B to the columns E."""
     return constrain(constrain(rows, rows.ndim - 2), rows.ndim - 1)
 

@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy import ndarray
 
 from lstm_jax.errors import require
 
-Values = Sequence[float | int] | np.ndarray
+Values = Sequence[float | int] | ndarray
 Interval = tuple[float, float, float]
 """Mean or ratio, and the lower and the upper end of its confidence interval."""
 EXACT = 20_000
 """Largest number of permutations that a permutation test enumerates. If more are possible, the test draws `EXACT` of them at random."""
 
 
-def _logs(name: str, values: Values) -> np.ndarray:
+def _logs(name: str, values: Values) -> ndarray:
     """Return the logarithms of durations or ratios."""
     array = np.asarray(values, float)
     wrong = array[~((array > 0) & np.isfinite(array))]
@@ -70,7 +71,7 @@ def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_00
     each sample the interval is too short: it contains the true ratio in about 70 % of cases with two values, and in 89 % with three.
     """
 
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+    def ratio(a: ndarray, b: ndarray, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
     return float(np.median(slow) / np.median(fast)), *_bootstrap([slow, fast], ratio, draws, seed)
@@ -116,7 +117,7 @@ def paired_p(ratios: Values, seed: int = 0) -> float:
     return _p([_logs("ratios", ratios)], lambda logs, axis: np.abs(logs.mean(axis)), "samples", seed)
 
 
-def _p(samples: Sequence[np.ndarray], distance: Callable[..., Any], kind: Literal["independent", "samples"], seed: int) -> float:
+def _p(samples: Sequence[ndarray], distance: Callable[..., Any], kind: Literal["independent", "samples"], seed: int) -> float:
     """Return the p-value of a permutation test of SciPy, or 1 if a sample has fewer than two values."""
     from scipy import stats
 

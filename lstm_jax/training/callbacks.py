@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import system_errors
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import write_atomically
 
 
-@dataclass(frozen=True)
+@frozen
 class EpochRecord:
     """Record of a training run at the end of an epoch, which the training loop passes to each callback."""
 

@@ -28,7 +28,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,7 +37,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
@@ -56,7 +57,7 @@ _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
 
 
-@dataclass(frozen=True)
+@frozen
 class Restored:
     """Result of `restore`, which is the content of the restored checkpoint."""
 
@@ -397,7 +398,7 @@ def _restore_arrays(arrays: Path, wanted: Record) -> Record:
     import orbax.checkpoint as ocp
 
     def described(leaf):
-        if isinstance(leaf, np.ndarray):
+        if isinstance(leaf, ndarray):
             return leaf
         sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

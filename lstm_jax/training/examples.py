@@ -5,7 +5,6 @@ order is a new random permutation, unless the examples define another order.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -13,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy import ndarray
 
-AnyArray = Array | np.ndarray
+from lstm_jax.bounds import frozen
+
+AnyArray = Array | ndarray
 
 
 class Order(NamedTuple):
@@ -78,7 +80,7 @@ def take_rows(arrays: Any, numbers: Any) -> Any:
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
 
-@dataclass(frozen=True)
+@frozen
 class Examples:
     """Training examples: arrays that hold the examples, and functions that select batches and determine their order.
 

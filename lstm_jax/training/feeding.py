@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array, lax
 from jax.sharding import Mesh
 
 from lstm_jax.runtime import processes, sharding
@@ -37,16 +38,16 @@ class OnDevices:
         self.examples, self.batch_size, self.everywhere = examples, batch_size, sharding.replicated(mesh)
         self.arrays, self.gather = sharding.put(examples.arrays, self.everywhere), examples.gather
 
-    def groups(self, key: jax.Array, step: int) -> Iterator[Group]:
+    def groups(self, key: Array, step: int) -> Iterator[Group]:
         """Read an epoch from `step` on, which is not 0 if a run is resumed within an epoch. `key` gives the order of the examples."""
         steps = steps_per_epoch(self.examples.count, self.batch_size)
         plan = self.examples.plan(key, self.examples.count, self.batch_size)
         yield steps, self.arrays, sharding.put(plan(0, steps), self.everywhere)
 
 
-def take_batch(batches, number: jax.Array):
+def take_batch(batches, number: Array):
     """Return the batch with the index `number` from a pytree of arrays (S, B, ...), which hold S batches of B examples each."""
-    return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
+    return jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
 
 
 class FromHost:
@@ -66,7 +67,7 @@ class FromHost:
         size = max(1, min(FED_STEPS, self.steps, FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))))
         (self.size,) = processes.largest(size)
 
-    def groups(self, key: jax.Array, step: int) -> Iterator[Group]:
+    def groups(self, key: Array, step: int) -> Iterator[Group]:
         import grain
 
         plan = self.examples.plan(key, self.examples.count, self.batch_size)

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+from jax import Array
 from jax.sharding import Mesh
+from numpy import ndarray
 from rich.console import Console
 
 from lstm_jax.bounds import as_tuple
@@ -111,7 +112,7 @@ def fit(
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
     require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
     remedy = "give a sequence of arrays, such as (x, y)"
-    require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
+    require(not isinstance(arrays, Array | ndarray | dict), "arrays", type(arrays).__name__, remedy)
     kinds, each = (jnp.number, jnp.bool_, jax.dtypes.extended), "give arrays of numbers, with one row per example"
     given = [of_kinds("arrays", array, kinds, each) for array in as_tuple("arrays", arrays, remedy)]
     for array in given:
@@ -165,7 +166,7 @@ def fit(
     return result
 
 
-def _reseeded(variables, key: jax.Array):
+def _reseeded(variables, key: Array):
     """Return the variables of a module's random streams with new keys, derived from `key`, and with all counters set to 0."""
 
     def fresh(number, var):

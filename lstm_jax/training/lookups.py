@@ -11,7 +11,6 @@ lookups. Therefore it computes the gradient of these rows only, and not of the w
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jax import Array
 from jax.extend import core
 from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
+from lstm_jax.bounds import frozen
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
@@ -29,7 +29,7 @@ LEAST = 2**14
 Params = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Table:
     """Placeholder for an embedding table, used while a jaxpr is evaluated."""
 
@@ -133,7 +133,7 @@ def _indices(program: core.ClosedJaxpr, tables: Sequence[str], params: Params, a
     return {name: ids for name, ids in found.items() if name not in others}
 
 
-@dataclass(frozen=True)
+@frozen
 class FoundLookups:
     """A loss function, traced by JAX to a jaxpr, that uses one of its parameters, the table, only by looking up rows of it."""
 

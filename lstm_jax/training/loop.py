@@ -12,12 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
+from numpy import ndarray
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from lstm_jax import native
+from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime import processes, sharding
@@ -40,7 +43,7 @@ KEEP = {"latest": 3, "best": 2, "epochs": 0}
 Metrics = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class FitResult:
     """Result of `fit`: the trained parameters and the metrics of all epochs.
 
@@ -146,7 +149,7 @@ class History:
 
 
 def _plain(value):
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
+    if isinstance(value, Array | ndarray | np.generic):
         return np.asarray(value).tolist()
     if isinstance(value, Mapping):
         return dict(value)

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array, lax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
+from numpy import ndarray
 
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
@@ -52,7 +54,7 @@ def split_model(model: Any) -> Parts:
 
 def check_floats(name: str, value: Any, shape: tuple[int, ...], remedy: str) -> None:
     """Raise `InputError` if a value is not an array of floats of the given shape."""
-    array = isinstance(value, jax.Array | np.ndarray)
+    array = isinstance(value, Array | ndarray)
     fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
     require(fits, name, f"{value.dtype}{list(value.shape)}" if array else type(value).__name__, remedy)
 
@@ -92,7 +94,7 @@ class TrainStep:
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = split_model(model), loss_fn, optimizer, has_aux, mesh
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
-        self._several = jax.jit(partial(jax.lax.scan, self._step), donate_argnums=0)
+        self._several = jax.jit(partial(lax.scan, self._step), donate_argnums=0)
         self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, self._lag(state), state)[1]._replace(behind={}))
 
     def init(self) -> TrainState:
@@ -161,7 +163,7 @@ class TrainStep:
 
     def _run(self, function: Callable, axis: int, state: TrainState, batch: tuple) -> Any:
         """Call a function with the training state and the batch, whose axis `axis` is sharded over the devices of the mesh."""
-        used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
+        used = isinstance(state.step, Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
         require(not used, "training state", "used again", "a step reuses its memory: give the state that the step returned")
         remedy = f"give a batch size that is a multiple of the mesh's {self._mesh.size} devices"
         for leaf in jax.tree.leaves(batch):
@@ -182,7 +184,7 @@ class TrainStep:
                 state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
             return function(state, batch)
 
-    def _objective(self, params, batch: tuple, weight, key, variables) -> tuple[jax.Array, Any]:
+    def _objective(self, params, batch: tuple, weight, key, variables) -> tuple[Array, Any]:
         """Call `loss_fn` on the model and the batch, and return (loss, (result, variables))."""
         del weight, key
         model = self._parts.rebuild(params, variables)

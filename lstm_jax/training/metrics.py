@@ -4,16 +4,17 @@ A split has N reviews, each with one logit and one label (0 or 1). p is the pred
 """
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import require
 
 
-@dataclass(frozen=True)
+@frozen
 class BinaryMetrics:
     """Metrics of a binary classifier over N reviews."""
 
@@ -44,17 +45,17 @@ class BinaryMetrics:
         return {prefix + name: value for name, value in row.items()}
 
 
-@dataclass(frozen=True)
+@frozen
 class Reliability:
     """Reliability diagram, which groups predictions into bins of probability, of equal width, and compares them with the labels there."""
 
-    edges: Float[np.ndarray, "boundaries"]
+    edges: Float[ndarray, "boundaries"]
     """Boundaries of the bins, from 0 to 1. There is one more boundary than there are bins."""
-    confidence: Float[np.ndarray, "bins"]
+    confidence: Float[ndarray, "bins"]
     """Mean probability of the positive class in each bin. It is nan for an empty bin."""
-    frequency: Float[np.ndarray, "bins"]
+    frequency: Float[ndarray, "bins"]
     """Share of positive labels in each bin. It is nan for an empty bin."""
-    count: Int[np.ndarray, "bins"]
+    count: Int[ndarray, "bins"]
     """Number of reviews in each bin."""
 
     @property
@@ -70,7 +71,7 @@ class Reliability:
         return float(np.sum(self.count[filled] * gaps) / self.count.sum())
 
 
-def binary_metrics(logits: np.ndarray, labels: np.ndarray) -> BinaryMetrics:
+def binary_metrics(logits: ndarray, labels: ndarray) -> BinaryMetrics:
     """Return the `BinaryMetrics` of N reviews, given their logits and their labels, each of shape (N,) or (N, 1).
 
     If a review has the logit z and the label y, its loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no
@@ -98,7 +99,7 @@ def binary_metrics(logits: np.ndarray, labels: np.ndarray) -> BinaryMetrics:
     )
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
+def reliability(probabilities: ndarray, labels: ndarray, bins: int = 15) -> Reliability:
     """Group predictions by probability into bins of equal width, and compare the mean probability with the labels in each bin.
 
     Each bin contains its upper boundary but not its lower one. The first bin contains both 0 and its upper boundary.
@@ -113,7 +114,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
             `bins` is below 1.
     """
     p, y = _checked("probabilities", probabilities, labels)
-    require(bool(np.all((p >= 0) & (p <= 1))), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")
+    require(np.all((p >= 0) & (p <= 1)), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")
     require(bins >= 1, "bins", bins, "give 1 or more")
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
@@ -124,7 +125,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
     return Reliability(edges, confidence, frequency, count)
 
 
-def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(name: str, values: ndarray, labels: ndarray) -> tuple[ndarray, ndarray]:
     """Check N values and N labels, and return both as float64 arrays of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
         require(array.ndim == 1 or array.shape[1:] == (1,), thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
@@ -132,11 +133,11 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     require(0 < len(v) == len(y), name, f"{len(v)} of them for {len(y)} labels", "give one of each for each review")
     diverged = "the model has diverged: lower the learning rate"
     for thing, array, good, remedy in ((name, v, np.isfinite(v), diverged), ("labels", y, (y == 0) | (y == 1), "give 0 or 1")):
-        require(bool(good.all()), thing, f"{array[~good][:1]} at review {np.argmin(good)}", remedy)
+        require(good.all(), thing, f"{array[~good][:1]} at review {np.argmin(good)}", remedy)
     return v, y
 
 
-def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
+def _auc(scores: ndarray, labels: ndarray) -> float:
     """Return the area under the ROC curve, or nan if all labels are the same."""
     from scipy.stats import mannwhitneyu  # takes half a second to import
 

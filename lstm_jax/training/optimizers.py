@@ -60,8 +60,8 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
     if not traced:
         for name, rate in (("b1", b1), ("b2", b2)):
-            require(bool(0 <= rate < 1), name, rate, "give 0 or more, below 1")
-        require(bool(eps >= 0), "eps", eps, "give 0 or more")
+            require(0 <= rate < 1, name, rate, "give 0 or more, below 1")
+        require(eps >= 0, "eps", eps, "give 0 or more")
         b1, b2, eps = float(b1), float(b2), float(eps)  # compiled code takes no other types of numbers
     rates = Rates(b1, b2)
 

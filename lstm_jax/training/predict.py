@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 
 from lstm_jax.runtime import processes, sharding
@@ -32,7 +33,7 @@ def make_predict(
     def compiled(params, batches):
         leaf = jax.tree.leaves(batches)[0]
         ready = prepare(params, leaf.shape[0] * leaf.shape[1])
-        return jax.lax.map(lambda batch: forward(ready, batch), batches)
+        return lax.map(lambda batch: forward(ready, batch), batches)
 
     def predict(params, rows):
         count = jax.tree.leaves(rows)[0].shape[0]

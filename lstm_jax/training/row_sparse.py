@@ -9,7 +9,6 @@ If the compiled code is not available, the row-sparse update is computed in JAX 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native
+from lstm_jax.bounds import frozen
 from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.runtime import sharding
 
@@ -63,7 +63,7 @@ def adam_step(rates: Rates, m, v, g, scale, eps):
     return -scale * m / (jnp.sqrt(v) + eps), m, v
 
 
-@dataclass(frozen=True)
+@frozen
 class RowOptimizer:
     """Adam with a dense and a row-sparse update. Both use the state that `init` returns.
 
@@ -145,7 +145,7 @@ def row_sparse(table: str, optimizer, params) -> bool:
     return serves and not native.why_not()
 
 
-@dataclass(frozen=True)
+@frozen
 class _Rows(Operation):
     """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`.
 

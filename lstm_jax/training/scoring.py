@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Integer
+from jaxtyping import Array, Integer
+from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_jax.bounds import Count, check_number, checked
@@ -41,8 +42,8 @@ class Scores(NamedTuple):
     the highest probability of all.
     """
 
-    nats: np.ndarray
-    correct: np.ndarray
+    nats: ndarray
+    correct: ndarray
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
         """Return the metrics of the whole text, with `prefix` before each of their names.
@@ -60,7 +61,7 @@ def bits_and_perplexity(nats: float) -> dict[str, float]:
     return {"bits": nats / float(np.log(2)), "perplexity": float(np.exp(nats))}
 
 
-def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _score(logits: Array, targets: Array) -> tuple[Array, Array]:
     p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0], jnp.argmax(logits, axis=-1) == targets
 
@@ -124,7 +125,7 @@ class Scorer:
 
         return jax.tree.map(joined, *parts)
 
-    def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
+    def windows(self, params: Any, ids: Integer[ndarray, "N L"]) -> Scores:
         """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
 
         Raises:
@@ -132,7 +133,7 @@ class Scorer:
         """
         return Scores(*self._window(params, check_ids("ids", ids, axes=2)))
 
-    def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
+    def text(self, params: Any, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
         In mode "carried", a text with at least `2 * STREAM` characters to score is read in streams. Before its section, each stream reads
@@ -161,7 +162,7 @@ class Scorer:
             parts += [self.windows(params, rows[begin : begin + block]) for begin in range(0, len(rows), block)]
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
+    def activations(self, params: Any, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
 
         The arguments are those of `text`.

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array, lax
 
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
@@ -25,7 +26,7 @@ from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Lag, RowOptimizer, row_sparse
 from lstm_jax.training.state import EXAMPLES, FINITE, TrainState
 
-Objective = Callable[..., tuple[jax.Array, Any]]
+Objective = Callable[..., tuple[Array, Any]]
 """Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
 each of the B examples. The weights of a batch sum to 1, and examples that only fill up a batch have weight 0. The loss and each metric are
 sums over the examples, each multiplied by its weight, so that the results for the microbatches of a batch can be added up. If the training
@@ -93,17 +94,17 @@ def make_run_steps(
             return lag, new._replace(totals=totals)
 
         if not state.behind:
-            return jax.lax.fori_loop(start, stop, step, (None, state))[1]
+            return lax.fori_loop(start, stop, step, (None, state))[1]
         last = steps or len(order.rows)
 
         def interval(carried):
             n, lag, state = carried
             end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
-            lag, state = jax.lax.fori_loop(n, end, step, (lag, state))
+            lag, state = lax.fori_loop(n, end, step, (lag, state))
             return end, *catch_up_if((end % CATCH_UP_INTERVAL == 0) | (end == last), optimizer, lag, state)
 
         carried = start, lag_of(optimizer, state, last, start), state
-        return jax.lax.while_loop(lambda carried: carried[0] < stop, interval, carried)[-1]
+        return lax.while_loop(lambda carried: carried[0] < stop, interval, carried)[-1]
 
     return run_steps
 
@@ -134,7 +135,7 @@ def take_step(loss: Objective, optimizer, state: TrainState, lag, batch, weight,
         raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
     if lookup:
         find = partial(lookup.indices, params)
-        indices = find(*parts) if microbatches == 1 else jax.lax.map(lambda part: find(*part), parts)
+        indices = find(*parts) if microbatches == 1 else lax.map(lambda part: find(*part), parts)
         ids = _joined(indices, 0)
         lag, opt_state, params = optimizer.catch_up(table, ids, lag, opt_state, params)
         dense = {name: param for name, param in params.items() if name != table}
@@ -158,7 +159,7 @@ def take_step(loss: Objective, optimizer, state: TrainState, lag, batch, weight,
     return lag, state._replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry), metrics
 
 
-def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
+def _joined(arrays: list[Array], columns: int) -> Array:
     if len(arrays) == 1:
         return arrays[0]
     return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
@@ -212,5 +213,5 @@ def _accumulated(function: Callable, count: int, parts: tuple) -> tuple:
 
     shapes = jax.eval_shape(lambda parts: function(*_first(count, parts))[0], parts)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    sums, (own, carry) = jax.lax.scan(body, zeros, parts)
+    sums, (own, carry) = lax.scan(body, zeros, parts)
     return sums, own, jax.tree.map(lambda a: sharding.constrain(jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:]), 0), carry)

@@ -2,19 +2,19 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.errors import require
 
 CLASSES = ("neg", "pos")
 
 
-@dataclass(frozen=True)
+@frozen
 class TextSplit:
     """N labelled texts of a split. Entry n of each field belongs to text n."""
 
@@ -86,7 +86,7 @@ def find_file(key: str, name: str, endings: str | tuple[str, ...], path: Path) -
     return Found(inside, {key: inside}) if good else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Form:
     """Form in which reviews can be given, for example a table. Its functions recognise and read reviews of this form."""
 

@@ -10,13 +10,13 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import table_reviews
@@ -124,7 +124,7 @@ ShardedSplit = EncodedSplit
 ShardedReviews = Reviews = EncodedReviews
 
 
-@dataclass(frozen=True)
+@frozen
 class PaddedReviews:
     """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from memory-mapped files.
 

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.data.padding import joined_rows, pad_rows
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.vocabulary import Vocabulary, content_hashes
@@ -18,7 +18,7 @@ BLOCK = 4096
 """Number of reviews that `EncodedSplit.blocks` reads at a time."""
 
 
-@dataclass(frozen=True)
+@frozen
 class EncodedSplit:
     """N encoded reviews. Their word ids are in memory or, if they were read by `read_review_shards`, in memory-mapped files."""
 
@@ -90,7 +90,7 @@ class EncodedSplit:
         return content_hashes(self.row(number).data for number in range(len(self))) if self.digests is None else self.digests
 
 
-@dataclass(frozen=True)
+@frozen
 class EncodedReviews:
     """Data set of encoded reviews, in memory or in files, with the vocabulary that encoded them."""
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.bounds import frozen
 from lstm_jax.data.padding import ragged
 from lstm_jax.errors import require
 from lstm_jax.files.reading import encode_utf8, parsing, read_input
@@ -55,7 +55,7 @@ def _as_bytes(text: bytes | str) -> bytes:
     return encode_utf8(text, errors="surrogateescape") if isinstance(text, str) else text
 
 
-@dataclass(frozen=True)
+@frozen
 class Vocabulary:
     """Vocabulary that maps the words of a review to ids.
 

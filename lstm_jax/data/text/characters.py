@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import checked
+from lstm_jax.bounds import checked, frozen
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import encode_utf8, read_input
 from lstm_jax.files.writing import write_atomically
@@ -24,7 +23,7 @@ _BLOCK = 1 << 20
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Characters:
     """Vocabulary of the distinct characters of a corpus. The id of a character is its index in `characters`.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any, AnyStr, Literal
@@ -10,7 +9,7 @@ from typing import Any, AnyStr, Literal
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import Count, Share, check_number, checked
+from lstm_jax.bounds import Count, Share, check_number, checked, frozen
 from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.shards import ShardedText, read_shards
@@ -21,7 +20,7 @@ from lstm_jax.errors import InputError, require
 Unseen = Literal["include", "error", "drop"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Corpus:
     """One long text that is encoded as ids and divided into a training and a validation split."""
 

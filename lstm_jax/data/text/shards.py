@@ -8,13 +8,12 @@ import copy
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lstm_jax.bounds import checked
+from lstm_jax.bounds import checked, frozen
 from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Record, Shard, open_folder, write_folder
 from lstm_jax.data.text.characters import BYTES, Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
@@ -138,7 +137,7 @@ def _division(file: Any, place: int, size: int) -> int:
     return place + next((number for number, byte in enumerate(ahead) if byte & 0xC0 != 0x80), 0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Index:
     """Facts about a text in shards: the recipe of its cleaning, the number of its articles, and the SHA-256 of the index file."""
 

@@ -1,10 +1,10 @@
 """Reading of the articles of a character corpus from text files, folders of text files, tables or standard input."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import AnyStr
 
+from lstm_jax.bounds import frozen
 from lstm_jax.data.tables import has_columns, read_text_column
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import STANDARD_INPUT, decode_utf8, locate, parsing, read_input, require_no_archive
@@ -14,7 +14,7 @@ TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 Paths = str | Path | Sequence[str | Path]
 
 
-@dataclass(frozen=True)
+@frozen
 class Form:
     """Form in which articles can be given, for example a folder of text files, with functions that recognise and read it.
 
