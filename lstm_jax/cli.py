@@ -118,6 +118,7 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code."""
+    prepare_streams()  # first: a pipe of the interrupts would get the descriptor of a closed stream
     with keep_interrupts(last=arguments is None):
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
@@ -131,7 +132,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     command = None
     try:
-        prepare_streams()
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
         elif arguments[1:2] in ([], ["-h"], ["--help"]) and _names(arguments[0]):

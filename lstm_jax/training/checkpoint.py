@@ -99,6 +99,7 @@ def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
     Raises:
         InputError: if the state cannot be stored, or if there is not enough space in the folder.
     """
+    require(step >= 0, "step", step, "give 0 or more")
     leaves = check_state(state)
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -193,6 +193,9 @@ def test_one_process_at_a_time(tmp_path):
             run.locked().__enter__()
         assert run.lock.exists()
     assert list(run.path.iterdir()) == []
+    run.lock.write_text("process 1 on a host that went down")
+    with run.locked():
+        assert run.lock.read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"^run folder .*file: File exists; name a folder"):
         RunFolder(tmp_path / "file").locked().__enter__()
