@@ -104,7 +104,7 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
     if missing := re.match(r"Missing from [^:]*: (.*)", message):
         flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", message)
-        return InputError(f"lstm-jax {name}", f"{' and '.join(flags) or missing[1]} missing", help_lines)
+        return InputError(f"lstm-jax {name}", f"{' and '.join(flags) or missing[1].split()[0]} missing", help_lines)
     if choice := re.search(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message):
         return InputError(choice[2], choice[1], f"give one of {choice[3]}")
     if union := re.match(r"Error parsing (--?[\w-]+): no type matching (\S+) could be instantiated from \['(.*?)'\]", message):
