@@ -68,6 +68,8 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     try:
         with contextlib.redirect_stderr(complaint):
             command = tyro.cli(kind, args=arguments, prog=f"lstm-jax {name}", **chosen)
+    except InputError as error:
+        raise _of_flag(error) from error
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -91,13 +93,18 @@ def _check_lists(command: Any, arguments: Sequence[str]) -> None:
             require(valued, flag, "without a value", "give one or more, or leave the flag out")
 
 
+def _of_flag(error: InputError) -> InputError:
+    """Return the error about the value of a field as one about its flag."""
+    variable = error.subject.startswith("$")
+    return error if variable else InputError(f"--{error.subject.replace('_', '-')}", error.value, error.remedy)
+
+
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`."""
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
-            variable = cause.subject.startswith("$")
-            return cause if variable else InputError(f"--{cause.subject.replace('_', '-')}", cause.value, cause.remedy)
+            return _of_flag(cause)
         cause = cause.__context__
     lines = [" ".join(line.strip("│ ").split()) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")

@@ -150,11 +150,11 @@ def test_a_signal_after_the_last_step_of_the_language_model(config, tmp_path, mo
     def interrupting(*args):
         evaluate = make(*args)
 
-        def at_the_end(params):
+        def at_the_end(*found):
             asked.append(1)
             if len(asked) == config.pretraining.lm_epochs:
                 signal.raise_signal(signal.SIGINT)
-            return evaluate(params)
+            return evaluate(*found)
 
         return at_the_end
 
