@@ -67,13 +67,21 @@ def terminable() -> Iterator[None]:
     It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
     """
 
-    def note(*_: Any) -> None:
+    def note(_: int, frame: FrameType | None) -> None:
         _terminated.set()
         _asked.set()
-        raise KeyboardInterrupt
+        _raise(frame)
 
     with handled(note, signal.SIGTERM):
         yield
+
+
+def _raise(frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, but later if a compiled module is being imported, which the exception could crash."""
+    if any(above.f_code.co_qualname.startswith("ExtensionFileLoader.") for above, _ in traceback.walk_stack(frame)):
+        _repeat_later()
+    else:
+        raise KeyboardInterrupt
 
 
 def _repeat_later() -> None:
@@ -112,10 +120,7 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
 
     def note(_: int, frame: FrameType | None) -> None:
         _asked.set()
-        if any(above.f_code.co_qualname.startswith("ExtensionFileLoader.") for above, _ in traceback.walk_stack(frame)):
-            _repeat_later()
-        else:
-            raise KeyboardInterrupt
+        _raise(frame)
 
     def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
