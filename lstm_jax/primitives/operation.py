@@ -64,9 +64,9 @@ class Operation:
         """Return the index of the batch axis of each array in `args`, or None if it has no batch axis. This base class returns None."""
         return [None] * len(jax.tree.leaves(args))
 
+    @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return the index of the batch axis of each array in the outputs, if an array in `args` has a batch axis."""
-        raise NotImplementedError
+        """Return the index of the batch axis of each array in the outputs. It is called only if `rows` has an axis."""
 
     def mapped(self, dims: tuple[int | None, ...], size: int, axes: Axes) -> "Operation":
         """Return an operation that runs this operation, whose `rows` are `axes`, `size` times, on arguments with a leading axis."""
