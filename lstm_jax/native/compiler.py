@@ -65,6 +65,8 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
 
     objects = [made.with_name(f"{source.stem}.o") for source in SOURCES]
     with ThreadPoolExecutor(len(cores())) as pool:
+        if "ziglang" in compiler:  # its first link compiles the C++ library, on one core
+            pool.submit(run, "-shared", "-x", "c++", os.devnull, "-o", made.with_name("empty.so"))
         for _ in pool.map(lambda source, to: run("-I", jax.ffi.include_dir(), "-c", source, "-o", to), SOURCES, objects):
             pass
     run("-shared", *objects, "-o", made)
