@@ -118,7 +118,7 @@ class TrainConfig(Checked):
     seed: Seed = 0
     """Seed of the initial weights, the dropout and the order of the training examples."""
     checkpoint_steps: CountOrNone = 0
-    """Number of steps between checkpoints within an epoch. 0 saves a checkpoint only at the end of each epoch."""
+    """Number of steps between checkpoints within an epoch. 0 saves one only at the end of an epoch; of short epochs, about every 3 s."""
     keep_epochs: bool = added(False)
     """Keep the parameters of each epoch in the run's folder, so that `lstm-jax inspect` can show how the network changed."""
     stop_on_nan: bool = added(True)

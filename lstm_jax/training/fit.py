@@ -77,8 +77,8 @@ def fit(
         mode: "min" if the metric should be small, as a loss, or "max" if it should be large, as an accuracy.
         mesh: devices that each batch is sharded over. If None, one device is used.
         checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
-        checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
-            after an interrupt.
+        checkpoint_steps: number of steps between checkpoints within an epoch. If 0, one is saved only at the end of an epoch (of short
+            epochs about every 3 seconds) and after an interrupt.
         keep_epochs: whether to keep the parameters of each epoch in the subfolder `epochs/` of `checkpoints`.
         resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one. If only that of the best epoch is left,
             the state of the optimiser is new, and a schedule of its learning rate begins again.

@@ -37,6 +37,9 @@ TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on
 CHUNK_SECONDS = 0.5
 """Target duration, in seconds, of the chunk of training steps that one compiled call takes. After each chunk, the loop checks for signals
 and updates the progress bar."""
+SAVE_SECONDS = 3.0
+"""Number of seconds after a checkpoint within which the end of an epoch saves no other one, since an epoch of a small model takes less time
+than a checkpoint. The first and the last epoch save one in any case, and so do all with `checkpoint_steps` and each after an interrupt."""
 KEEP = {"latest": 3, "best": 2, "epochs": 0}
 """Dict from the folders in the folder `checkpoints` of `fit` to the number of newest checkpoints that are kept, or 0 for all."""
 
@@ -121,7 +124,9 @@ def fit(
                 for name in row.keys() & more.keys():
                     raise InputError("metric", name, "the training itself has it: give another name")
                 run.end_epoch(row | more, callbacks, resume)
-                (number,) = processes.largest(asked.number)
+                number, due = processes.largest(asked.number, run.is_due)
+                if number or due:
+                    run.save()
                 if number and not (run.ended and last):
                     raise Interrupted(int(run.state.step), number)
         return run.result()
@@ -194,6 +199,7 @@ class _Fit:
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES, FINITE), mesh, self.carry, table)
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, self.source.gather, self.per_epoch, config.microbatches)
         self.history, self.began = History(), time.perf_counter()
+        self.saved_at, self.saved_best = -math.inf, 0
         self.best_params = self._params() if monitor else None
         if checkpoints is not None:
             checkpoint.check_state(self._saved())  # now, and not after an epoch whose state could not be saved
@@ -221,6 +227,10 @@ class _Fit:
     @property
     def best(self) -> Any:
         return self.state.params if self.best_params is None else self.best_params
+
+    @property
+    def is_due(self) -> bool:
+        return self.ended or self.config.checkpoint_steps > 0 or time.perf_counter() > self.saved_at + SAVE_SECONDS
 
     @property
     def ended(self) -> bool:
@@ -272,14 +282,25 @@ class _Fit:
         known = self.monitor or found.step == own  # else the next epoch ends with a new one
         if epoch and known and (damage := checkpoint.damage(best, own)):
             say(f"best checkpoint of step {own} is damaged ({damage}); saved again")
-            self._save("best", own, self.best)
+            self._save("best", own, self.best, epoch)
         say(f"resumed after step {found.step} of {most}{note}")
         self.began = time.perf_counter() - self.history.seconds
 
-    def _save(self, part: str, step: int, state) -> None:
-        """Save a checkpoint with the history, and then remove old checkpoints."""
+    def save(self) -> None:
+        """Save the state and, before it, the parameters of the best epoch, unless they have been saved."""
+        now, epoch = int(self.state.step), self.history.best_epoch or len(self.history.rows)
+        best = self.history.rows[epoch - 1]["step"] if epoch else 0
+        if best != self.saved_best and (self.monitor or best == now):
+            self._save("best", best, self.best, epoch)
+            self.saved_best = best
+        self._save("latest", now, self._saved())
+        self.saved_at = time.perf_counter()
+
+    def _save(self, part: str, step: int, state, epochs: int | None = None) -> None:
+        """Save a checkpoint with the history of the first `epochs` epochs, and then remove old checkpoints."""
         if self.checkpoints is not None:
-            checkpoint.save(self.checkpoints / part, step, state, asdict(self.history) | {"run": self.identity})
+            extra = asdict(self.history) | {"rows": self.history.rows[:epochs], "run": self.identity}
+            checkpoint.save(self.checkpoints / part, step, state, extra)
             if KEEP[part]:
                 checkpoint.prune(self.checkpoints / part, KEEP[part])
 
@@ -302,7 +323,7 @@ class _Fit:
             (number,) = processes.largest(asked.number)
             if stop < self.per_epoch and (number or (every and stop % every == 0)):
                 self.history.seconds = time.perf_counter() - self.began
-                self._save("latest", int(self.state.step), self._saved())
+                self.save()
                 if number:
                     raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
@@ -320,7 +341,6 @@ class _Fit:
             require(finite, "parameters", f"not finite after epoch {epoch}", TOO_FAST)
         zeros = self._copied({name: np.zeros((), total.dtype) for name, total in self.state.totals.items()})
         self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
-        better = not self.monitor
         if self.monitor:
             require(self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
             value, best = row[self.monitor], history.best_value
@@ -330,15 +350,12 @@ class _Fit:
                 history.best_value, history.best_epoch, self.best_params = value, epoch, self._params()
         history.rows.append(row)
         history.seconds = time.perf_counter() - self.began
-        if better:
-            self._save("best", step, params)
         if self.config.keep_epochs:
             self._save("epochs", step, params)
         gathered = processes.gathered(params) if callbacks else params
         record = EpochRecord(epoch, step, row, tuple(history.rows), gathered, self.config.seed, resumed, history.best_epoch, self.ended)
         for callback in callbacks:
             callback(record)
-        self._save("latest", step, self._saved())
 
     def result(self) -> FitResult:
         history, count = self.history, len(self.history.rows)

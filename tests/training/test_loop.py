@@ -134,17 +134,19 @@ def test_rows_have_the_documented_metrics(uninterrupted):
     assert not result.stopped_early
 
 
-def test_without_a_monitor_the_newest_epoch_is_the_best(tmp_path):
+@pytest.mark.parametrize(("seconds", "latest", "best"), [(0, [18, 24, 30], [24, 30]), (60, [6, 30], [6, 30])])
+def test_without_a_monitor_the_newest_epoch_is_the_best(tmp_path, monkeypatch, seconds, latest, best):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     seen, records = [], []
     callbacks = [records.append, lambda record: seen.append(jax.tree.map(np.array, record.params))]
     result = train(dataclasses.replace(CONFIG, epochs=5), checkpoints=tmp_path, callbacks=callbacks)
     assert result.best_epoch == 5
     assert_bits(result.params, seen[-1])
-    best = checkpoint.restore(tmp_path / "best", tiny().params)
-    assert best.step == 30
-    assert_bits(best.state, seen[-1])
-    assert checkpoint.steps(tmp_path / "latest") == [18, 24, 30]
-    assert checkpoint.steps(tmp_path / "best") == [24, 30]
+    restored = checkpoint.restore(tmp_path / "best", tiny().params)
+    assert restored.step == 30
+    assert_bits(restored.state, seen[-1])
+    assert checkpoint.steps(tmp_path / "latest") == latest
+    assert checkpoint.steps(tmp_path / "best") == best
     assert [(record.epoch, record.step, record.seed, len(record.rows)) for record in records] == [(n, 6 * n, 0, n) for n in range(1, 6)]
     assert [record.row for record in records] == list(result.rows)
 
