@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_choice, require
 
 Class = TypeVar("Class", bound=type)
 MOST = 2**31 - 1
@@ -79,7 +79,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return check_number(name, value, kind)
     if get_origin(kind) is Literal:
-        require(value in get_args(kind), name, value, f"give one of {', '.join(map(str, get_args(kind)))}")
+        check_choice(name, value, get_args(kind))
     if kind is str:
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         require(isinstance(value, str), name, repr(value), "give a text")

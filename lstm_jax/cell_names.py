@@ -12,7 +12,7 @@ import importlib
 import os
 
 from lstm_jax.bounds import frozen
-from lstm_jax.errors import InputError
+from lstm_jax.errors import parsing
 
 MODULES = "LSTM_JAX_CELLS"
 
@@ -32,17 +32,14 @@ class CellTraits:
     has_cell_state: bool
 
 
-TRAITS = {
-    "lstm": CellTraits(has_recurrent_kernel=True, has_cell_state=True),
-    **dict.fromkeys(("gru", "gru_reset_before", "simple_rnn"), CellTraits(has_recurrent_kernel=True, has_cell_state=False)),
-}
-"""Dict from the name of a cell to its traits, for the cells that Keras also has."""
+KERAS_CELLS = ("lstm", "gru", "gru_reset_before", "simple_rnn")
+"""Names of the cells that Keras also has."""
 
 
 def cell_traits(cell: str) -> CellTraits:
     """Return the traits of a cell, which are the properties that configs check (see `CellTraits`)."""
-    if cell in TRAITS:
-        return TRAITS[cell]
+    if cell in KERAS_CELLS:
+        return CellTraits(has_recurrent_kernel=True, has_cell_state=cell == "lstm")
     row = importlib.import_module("lstm_jax.cells").find_cell(cell)  # imported here, not at the top, since it imports JAX
     return CellTraits(row.has_recurrent_kernel, row.has_cell_state)
 
@@ -55,10 +52,6 @@ def import_cells() -> None:
 
 @functools.cache
 def _import(name: str) -> None:
-    try:
+    remedy = "name modules that call lstm_jax.register_cell and that Python can import (PYTHONPATH=. adds those of the current folder)"
+    with parsing(f"${MODULES} {name}", remedy):
         importlib.import_module(name)
-    except InputError:
-        raise
-    except Exception as error:  # a user's module may raise anything
-        remedy = "name modules that call lstm_jax.register_cell and that Python can import (PYTHONPATH=. adds those of the current folder)"
-        raise InputError(f"${MODULES}", f"{name}: {type(error).__name__}: {error}", remedy) from error

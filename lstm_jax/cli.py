@@ -78,7 +78,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     return dataclasses.replace(command, **paths) if paths else command
 
 
-def _check_lists(command: Any, arguments: Sequence[str]) -> None:
+def _check_lists(command, arguments: Sequence[str]) -> None:
     """Check that each flag that takes several values is given at most once, and with a value."""
     before_positional = arguments[: arguments.index("--")] if "--" in arguments else arguments
     given = [word.partition("=")[0].replace("_", "-") for word in before_positional]  # tyro reads --a_b as --a-b

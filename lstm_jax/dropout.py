@@ -94,9 +94,6 @@ class _DrawMask(Operation):
     shape: tuple[int, ...]
     platforms: tuple[str, ...] = ("cpu",)
 
-    def runs_on(self):
-        return self.platforms
-
     def forward(self, own, keep, *args):
         if not own:
             return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()

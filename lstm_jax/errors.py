@@ -70,10 +70,34 @@ def system_errors(subject: str, remedy: str) -> Iterator[None]:
         raise InputError(subject, error.strerror or error, remedy) from error
 
 
+@contextlib.contextmanager
+def parsing(subject: str, remedy: str) -> Iterator[None]:
+    """Convert any exception in a with-statement to an `InputError`. An `InputError` is raised again unchanged."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        found = getattr(error, "strerror", None) or f"{error}"
+        if not found or isinstance(error, LookupError | TypeError | AttributeError):  # whose messages say little alone
+            found = f"{type(error).__name__}: {found}"
+        raise InputError(subject, found, remedy) from error
+
+
 def require(condition: object, subject: str, value: object, remedy: str) -> None:
     """Raise `InputError(subject, value, remedy)` if `condition` is false."""
     if not condition:
         raise InputError(subject, value, remedy)
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's class for an error message, or "class NAME" if the value is itself a class."""
+    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_class(subject: str, value: object, kind: Any, remedy: str) -> None:
+    """Raise an `InputError` that names the class of `value` unless it is an instance of the class `kind`."""
+    require(isinstance(value, kind), subject, kind_of(value), remedy)
 
 
 def check_choice(subject: str, value: object, choices: Collection[str], other: str = "") -> None:

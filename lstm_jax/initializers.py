@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import initializers as plain
 
-from lstm_jax.errors import InputError, check_choice, require
+from lstm_jax.errors import check_choice, parsing, require
 from lstm_jax.shapes import GATES
 
 Initializer = Callable[..., Array]
@@ -91,25 +91,22 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
     Raises:
         InputError: if `which` is neither a known name nor a function.
     """
-    if isinstance(which, str):
-        name = _ALIASES.get(which, which)
-        check_choice(argument, name, NAMES, "a function (key, shape, dtype), or ")
-        return NAMES[name]
-    require(callable(which), argument, type(which).__name__, "give a name, or a function (key, shape, dtype) -> array")
-    return which
+    if callable(which):
+        return which
+    name = _ALIASES.get(str(which), which)
+    check_choice(argument, name, NAMES, "a function (key, shape, dtype), or ")
+    return NAMES[name]
 
 
 def draw(which: str | Initializer, key: Array, shape: tuple[int, ...], dtype=jnp.float32, argument: str = "initializer") -> Array:
     """Return an array of initial weights, drawn by an initialiser that is given as in `find_initializer`.
 
     Raises:
-        InputError: if `which` is neither a known name nor a function, the function raises TypeError or ValueError, or it returns an array
-            of another shape.
+        InputError: if `which` is neither a known name nor a function, the function raises an exception, or it returns an array of
+            another shape.
     """
     found, remedy = find_initializer(which, argument), "give a name, or a function (key, shape, dtype) -> array"
-    try:
+    with parsing(argument, remedy):
         drawn = jnp.asarray(found(key, shape, dtype), dtype)
-    except (TypeError, ValueError) as error:
-        raise InputError(argument, error, remedy) from error
     require(drawn.shape == shape, argument, f"gave shape {drawn.shape}", f"{shape} was asked for: {remedy}")
     return drawn

@@ -19,8 +19,7 @@ from jax import Array
 from numpy import ndarray
 
 from lstm_jax.bounds import MOST, Count, as_tuple, check_number
-from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import parsing
+from lstm_jax.errors import InputError, parsing, require
 
 
 class Packed(NamedTuple):

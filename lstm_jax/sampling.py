@@ -99,8 +99,8 @@ def check_ids(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> A
         return clipped_int32(array)
     array = np.asarray(array)
     if vocabulary is not None and array.size:
-        low, high = int(array.min()), int(array.max())
-        require(low >= 0 and high < vocabulary, name, low if low < 0 else high, f"ids are 0 to {vocabulary - 1}")
+        for value in (array.min(), array.max()):
+            require(0 <= value < vocabulary, name, value, f"ids are 0 to {vocabulary - 1}")
     return clipped_int32(array) if array.dtype.itemsize >= 4 else array
 
 
@@ -189,29 +189,26 @@ class Sampler:
         self.vocabulary, self.mode, self.length, self.mesh = vocabulary, mode, length, mesh
         windows = length if mode == "window" else 1
 
-        def read(model, batch, ids, **options):
+        def read(model, ids, **options):
             """Return the logits and the state of the model after it has read ids."""
             _, state = model.hidden(ids, deterministic=True, **options)
-            oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
-            return model.logits(sharding.constrain(oldest, 0)), state
+            h = state[-1].h
+            return model.logits(sharding.constrain(h.reshape(-1, windows, h.shape[-1])[:, 0], 0)), state
 
-        @jax.jit
-        def start(params, key, ids, valid):
-            batch = ids.shape[0]
-            if mode == "window":  # window n of a text skips the first n characters
-                opened = jnp.arange(length)[None, :, None] <= jnp.arange(length)[None, None, :]
-                valid = (valid[:, None, :] & opened).reshape(batch * length, length)
-                ids = jnp.repeat(ids, length, axis=0)
-            return Drawing(key, jnp.zeros((), jnp.int32), *read(rebuild(params), batch, sharding.constrain(ids, 0), mask=valid))
+        @partial(jax.jit, static_argnames="samples")
+        def start(params, key, ids, valid, samples: int):
+            room = ids.shape[1]
+            # window n of a text skips the first n characters
+            opened = jnp.arange(windows)[None, :, None] <= jnp.arange(room)[None, None, :]
+            valid = (valid[:, None, :] & opened).reshape(-1, room)
+            found = read(rebuild(params), sharding.constrain(jnp.repeat(ids, windows, axis=0), 0), mask=valid)
+            found = jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), found)
+            return Drawing(key, jnp.zeros((), jnp.int32), *found)
 
         def shifted(part, initial):
             rows = part.reshape(-1, length, part.shape[-1])
             opened = jnp.broadcast_to(initial[None].astype(rows.dtype), (len(rows), 1, rows.shape[-1]))
             return jnp.concatenate([rows[:, 1:], opened], axis=1).reshape(part.shape)
-
-        @partial(jax.jit, static_argnames="samples")
-        def repeat(logits, state, samples: int):
-            return jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), (logits, state))
 
         @partial(jax.jit, static_argnames=("chars", "method"))
         def advance(params, drawing: Drawing, rules: Rules, chars: int, method: Method):
@@ -225,13 +222,13 @@ class Sampler:
             def draw_one(drawing: Drawing, uniform):
                 drawn = draw(uniform, drawing.logits, rules, method)
                 state = jax.tree.map(shifted, drawing.state, model.initial_state(1)) if mode == "window" else drawing.state
-                after = read(model, len(drawn), jnp.repeat(drawn, windows)[:, None], state=state)
+                after = read(model, jnp.repeat(drawn, windows)[:, None], state=state)
                 return Drawing(drawing.key, drawing.drawn + 1, *after), drawn
 
             drawing, drawn = lax.scan(draw_one, drawing, sharding.constrain(uniform, 1))
             return drawing, drawn.T
 
-        self._start, self._repeat, self._advance = start, repeat, advance
+        self._start, self._advance = start, advance
 
     def _devices(self, batch: int) -> contextlib.AbstractContextManager:
         if self.mesh is None or self.mesh.size == 1 or batch % self.mesh.size:
@@ -261,13 +258,8 @@ class Sampler:
         missing = max(0, room - size)
         ids = jnp.pad(jnp.asarray(prompt, jnp.int32), ((0, 0), (missing, 0)))[:, -room:]
         valid = jnp.broadcast_to(jnp.arange(room) >= missing, ids.shape)
-        with self._devices(batch):
-            drawing = self._start(params, key, ids, valid)
-        if samples == 1:
-            return drawing
-        with self._devices(samples):
-            logits, state = self._repeat(drawing.logits, drawing.state, samples)
-        return drawing._replace(logits=logits, state=state)
+        with self._devices(batch * samples):
+            return self._start(params, key, ids, valid, samples)
 
     def advance(self, params, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
         """Draw the next characters of each of B texts, and return the new state and the character ids (B, chars).

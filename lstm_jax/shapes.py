@@ -5,16 +5,10 @@ and G the number of gates.
 The LSTM has 4 gates: i (input), f (forget), g (cell input) and o (output). A last axis of size 4H contains the gates in this order.
 """
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 GATES = 4
 """Number of gates of the LSTM. For any other cell, `Cell.gates` is the number of its gates."""
 
-Inputs = Float[Array, "B T E"]
-Outputs = Float[Array, "B T H"]
-UnitState = Float[Array, "B H"]
 TokenIds = Int[Array, "B T"]
 ValidSteps = Bool[Array, "B T"]
-Lengths = Int[Array, "B"]
-
-__all__ = ["GATES", "Inputs", "Lengths", "Outputs", "TokenIds", "UnitState", "ValidSteps"]

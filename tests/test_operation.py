@@ -22,10 +22,7 @@ class Doubled(Operation):
     The custom passes count in `TRACED` how often they are traced.
     """
 
-    own: tuple[str, ...]
-
-    def runs_on(self):
-        return self.own
+    platforms: tuple[str, ...]
 
     def forward(self, own, keep, *args):
         TRACED["forward"] += own

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.bounds import is_a
-from lstm_jax.errors import InputError, check_choice, require
+from lstm_jax.errors import check_choice, parsing, require
 
 Activation = Callable[[Array], Array]
 
@@ -86,20 +86,15 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
     """Return the activation function with the given name, or check a given function and return it."""
     if which is None:
         return linear
-    if isinstance(which, str):
+    if not callable(which):
         check_choice(argument, which, ACTIVATIONS, "a function, or ")
         return ACTIVATIONS[which]
-    require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
     require(not is_a(which, "flax", "Module"), argument, type(which).__name__, "its parameters would not be trained: give a function")
-    try:
+    with parsing(argument, "give a function, or an object that has a hash"):
         hash(which)
-    except TypeError as error:
-        raise InputError(argument, error, "give a function, or an object that has a hash") from error
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
-    try:
+    with parsing(argument, "give a function that maps (B, H) to (B, H)"):
         found = jax.eval_shape(which, x)
-    except Exception as error:  # the user's function may raise anything
-        raise InputError(argument, f"{type(error).__name__}: {error}", "give a function that maps (B, H) to (B, H)") from error
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
     fits = shape == x.shape and dtype == x.dtype
     require(fits, argument, f"maps (2, 6) float32 to {shape} {dtype}", "give a function that keeps shape and type")

@@ -15,7 +15,7 @@ from jax import Array
 from lstm_jax import initializers
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import products
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import check_class, parsing, require
 
 _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
 Params = TypeVar("Params")
@@ -68,10 +68,6 @@ class Cell:
     make_step: Callable | None = None
     outputs: int = 0
     takes_ids: bool | None = None
-
-    def __copy__(self) -> "Cell":
-        """Return the cell itself, since a cell cannot be changed."""
-        return self
 
     def __deepcopy__(self, memo) -> "Cell":
         """Return the cell itself: some backends run a cell only if it is the very object that `CELLS` contains."""
@@ -168,7 +164,7 @@ def check_cell(cell: Cell) -> None:
         InputError: if an attribute of the cell is wrong, or if a function raises an error or returns a value of a wrong class, shape or
             dtype. The message names the attribute or function, its value or result, and what is expected.
     """
-    require(isinstance(cell, Cell), "cell", type(cell).__name__, "give a lstm_jax.Cell, or the name of one")
+    check_class("cell", cell, Cell, "give a lstm_jax.Cell, or the name of one")
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()
     require(named, "cell name", repr(cell.name), "give text")
     for name, size, least in (("gates", cell.gates, 1), ("outputs", cell.outputs, 0)):
@@ -179,12 +175,8 @@ def check_cell(cell: Cell) -> None:
 
     def result(name: str, arrays: tuple[Any, ...], *static, kind: type | None = None) -> Any:
         subject, function = f"{name} of cell {cell.name}", getattr(cell, name)
-        try:
+        with parsing(subject, "see docs/contributing/own_cell.md"):
             found = jax.eval_shape(lambda *arrays: function(*arrays, *static), *arrays)
-        except InputError:
-            raise
-        except Exception as error:  # the user's function may raise anything
-            raise InputError(subject, f"{type(error).__name__}: {error}", "see docs/contributing/own_cell.md") from error
         require(kind is None or type(found) is kind, subject, type(found).__name__, f"return {getattr(kind, '__name__', kind)}")
         return found
 

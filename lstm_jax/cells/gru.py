@@ -26,7 +26,7 @@ from jax.nn import sigmoid
 
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import Cell, make_init, zero_bias
-from lstm_jax.cells.products import Gates, Mask, is_per_gate, masked_matmul, matmul
+from lstm_jax.cells.products import Gates, Mask, is_per_gate, masked, masked_matmul, matmul
 from lstm_jax.cells.simple_rnn import HiddenState, initial_state
 
 GATES = 3
@@ -96,13 +96,12 @@ def make_step_reset_before(activation: Activation, recurrent_activation: Activat
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU in the form of Keras' `reset_after=False`."""
 
     def step(params: ResetBeforeParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
-        mask_gates, mask_n = (mask, mask) if mask is None or not is_per_gate(mask) else (mask[:2], mask[2])
+        mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
         both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
         x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
         h_u, h_r = jnp.split(masked_matmul(state.h, both, mask_gates, compute_dtype), 2, axis=-1)
         u, r = recurrent_activation(x_u + h_u), recurrent_activation(x_r + h_r)
-        h = state.h if mask_n is None else state.h * mask_n
-        n = activation(x_n + matmul(r * h, kernel, compute_dtype))
+        n = activation(x_n + matmul(r * masked(state.h, mask_n), kernel, compute_dtype))
         return HiddenState(u * state.h + (1 - u) * n)
 
     return step

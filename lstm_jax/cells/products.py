@@ -5,6 +5,8 @@ The products support dropout masks. The argument `compute_dtype` lets a product 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
+from typing import TypeGuard
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,11 @@ def _int8_matmul_jvp(primals: tuple, tangents: tuple) -> tuple:
     raise InputError("products in int8", "differentiated", NOT_DIFFERENTIABLE)
 
 
+def masked(x: Array, mask: Mask) -> Array:
+    """Return x * mask for a dropout mask of the last axes of x, or x if `mask` is None."""
+    return x if mask is None else x * jnp.broadcast_to(mask, x.shape)
+
+
 def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Array:
     """Return the matrix product (x * mask) @ kernel for a dropout mask.
 
@@ -76,15 +83,10 @@ def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Ar
             computed from x * mask[n]; or None for no mask.
         compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
     """
-    if mask is None:
-        return matmul(x, kernel, compute_dtype)
     if not is_per_gate(mask):
-        return matmul(x * jnp.broadcast_to(mask, x.shape), kernel, compute_dtype)
-    gates = [
-        matmul(x * jnp.broadcast_to(m, x.shape), part, compute_dtype)
-        for m, part in zip(mask, jnp.split(kernel, len(mask), axis=-1), strict=True)
-    ]
-    return jnp.concatenate(gates, axis=-1)
+        return matmul(masked(x, mask), kernel, compute_dtype)
+    parts = zip(mask, jnp.split(kernel, len(mask), axis=-1), strict=True)
+    return jnp.concatenate([matmul(masked(x, m), part, compute_dtype) for m, part in parts], axis=-1)
 
 
 def is_ids(x) -> bool:
@@ -92,7 +94,7 @@ def is_ids(x) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.integer))
 
 
-def is_per_gate(mask) -> bool:
+def is_per_gate(mask) -> TypeGuard[Array]:
     """Return whether a dropout mask contains one mask per gate: whether its shape is (gates, batch size, columns)."""
     return mask is not None and mask.ndim == 3
 

@@ -55,7 +55,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
     said: dict[str, int] = {}
     came = deque[int]()
 
-    def note(number: int, _: object) -> None:
+    def note(number: int, _: object):
         if number == signal.SIGHUP:  # a second SIGTERM would end the processes before they have saved their state
             signal.signal(number, signal.SIG_IGN)
         came.append(signal.SIGTERM if number == signal.SIGHUP else number)

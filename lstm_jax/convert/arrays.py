@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.bounds import as_tuple, is_a
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import check_choice, check_class, kind_of, parsing, require
 
 Arrays = dict[str, ndarray]
 Params = Mapping[str, Any]  # weights that have not been checked yet
@@ -63,38 +63,31 @@ ENDS = ("embedding/embedding", "head/kernel", "head/bias")
 _PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(?!(?:forward|backward)$)(\w+)")
 
 
-def kind_of(value: object) -> str:
-    """Return the name of a value's class for an error message, or "class NAME" if the value is itself a class."""
-    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def check_keys(subject: str, mapping: Any, expected: Collection[str] = (), remedy: str = "") -> None:
+def check_keys(subject: str, mapping, expected: Collection[str] = (), remedy: str = "") -> None:
     """Check that a value is a dict with exactly the expected keys or, if none are given, with strings as its keys."""
     remedy = remedy or f"give a dict with exactly {', '.join(expected)}"
-    require(isinstance(mapping, Mapping), subject, kind_of(mapping), remedy)
+    check_class(subject, mapping, Mapping, remedy)
     fits = set(mapping) == set(expected) if expected else all(isinstance(key, str) for key in mapping)
     require(fits, subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
-def check_cell(cell: Any, library: Library) -> None:
+def check_cell(cell, library: Library) -> None:
     """Check that a library has a cell."""
     names = [name for name in CELLS if library in LAYOUTS[name].orders]
-    require(isinstance(cell, str) and cell in names, "cell", cell, f"{library} has {', '.join(names)}")
+    check_choice("cell", cell, names, f"a cell of {library}, ")
 
 
-def to_numpy(name: str, value: object) -> ndarray:
+def to_numpy(name: str, value) -> ndarray:
     """Return a copy of an array of floats as a contiguous NumPy array of the same precision, in native byte order."""
-    try:
+    with parsing(name, "give an array of floats (a bfloat16 tensor as .float())"):
         # NumPy cannot read a tensor that requires a gradient or is on a GPU, so every tensor is first detached and moved to the CPU.
         detach = getattr(value, "detach", None)
         array = np.array(detach().cpu().numpy() if detach else value, order="C")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(name, error, "give an array of floats (a bfloat16 tensor as .float())") from error
     require(array.dtype.kind == "f" or array.dtype.name == "bfloat16", name, f"dtype {array.dtype}", "give an array of floats")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def checked(layout: Layout, arrays: Any, where: str = "", sizes: dict[str, int] | None = None, remedy: str = "") -> Arrays:
+def checked(layout: Layout, arrays, where: str = "", sizes: dict[str, int] | None = None, remedy: str = "") -> Arrays:
     """Return copies of the arrays of a cell, a dense layer or an embedding, after checking their keys and shapes.
 
     A bias of None becomes zeros. `sizes` has the sizes that are known before the call, and receives the others.
@@ -124,7 +117,7 @@ def _axis(symbol: str) -> tuple[int, str]:
     return int(symbol.removesuffix(size) or 1), size
 
 
-def halves(layer: Any, where: str = "") -> dict[str, Any]:
+def halves(layer, where: str = "") -> dict[str, Any]:
     """Return a dict from each direction of a layer, or of its weights, to this half. If there is one direction, its key is ""."""
     if isinstance(layer, Mapping) and set(DIRECTIONS) & set(layer):
         check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
@@ -147,17 +140,20 @@ def widths(layer: Layer, merge: str = "concat") -> tuple[int, int]:
     return parts[0]["kernel"].shape[0], outputs * (len(parts) if merge == "concat" else 1)
 
 
-def check_stack(layers: Sequence[Params], cell: str = "lstm", merge: str = "concat", features: int | None = None) -> list[Layer]:
-    """Return copies of the weights of stacked layers, after checking that each layer is valid and reads the outputs of the one below."""
+def check_stack(layers: Sequence[Params], cell: str, merge: str = "concat", sizes: Mapping[str, int] = {}) -> list[Layer]:
+    """Return copies of the weights of stacked layers, after checking that each layer is valid and reads the outputs of the one below.
+
+    `sizes` has the number of input features E, if it is known.
+    """
     require(len(layers) > 0, "recurrent/layers", "none", "give at least one layer")
     found = []
     for number, layer in enumerate(layers):
-        where, sizes = f"recurrent/{number}/", {} if features is None else {"E": features}
+        where, sizes = f"recurrent/{number}/", dict(sizes)
         parts = halves(layer, where)
         for direction, half in parts.items():
             parts[direction] = checked(LAYOUTS[cell], half, below(where, direction), sizes)
         found.append(parts.get("", parts))
-        features = widths(found[-1], merge)[1]
+        sizes = {"E": widths(found[-1], merge)[1]}
     return found
 
 
@@ -183,11 +179,9 @@ def split_model(
     params: Params, kind: Kind, cell: str = "lstm", merge: str = "concat", pooled: int = 1
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together."""
-    layers, table, features = split_paths(params, kind), None, None
-    if ENDS[0] in params:
-        table = checked(LAYOUTS["embedding"], {"embedding": params[ENDS[0]]}, "embedding/")
-        features = table["embedding"].shape[1]
-    stack = check_stack(layers, cell, merge, features)
+    layers, sizes = split_paths(params, kind), {}
+    table = checked(LAYOUTS["embedding"], {"embedding": params[ENDS[0]]}, "embedding/", sizes) if ENDS[0] in params else None
+    stack = check_stack(layers, cell, merge, sizes)
     both = [number for number, layer in enumerate(stack) if kind == CHARACTER and len(halves(layer)) > 1]
     require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one cell a layer")
     inputs = widths(stack[0])[0] if table is None else len(table["embedding"])
@@ -198,7 +192,7 @@ def split_model(
     return table, stack, checked(LAYOUTS["dense"], {"kernel": kernel, "bias": params["head/bias"]}, where, sizes)
 
 
-def split_paths(params: Any, kind: Kind) -> list[Layer]:
+def split_paths(params, kind: Kind) -> list[Layer]:
     """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict."""
     remedy = "give a flat dict with keys such as recurrent/0/kernel, as sentiment_from_keras_file returns it"
     check_keys(f"weights of a {kind}", params, remedy=remedy)
@@ -233,7 +227,7 @@ KERAS = Target("Keras", None, ("concat", "sum", "ave", "mul", None), ("dtype", "
 FLAX = Target("Flax", options=("dtype", "go_backwards"))
 
 
-def base_cell(layer: Any) -> str:
+def base_cell(layer) -> str:
     """Return the name of a `Recurrent` layer's cell without its activations: "lstm" for "lstm(relu, sigmoid)"."""
     return layer.cell.partition("(")[0]
 
@@ -243,7 +237,7 @@ def check_computes(source: str, allowed: Sequence[str], cell: str, at: str) -> N
     require(cell in allowed, f"cell{at}", cell, f"{source} computes {' or '.join(allowed)}: give such a layer")
 
 
-def layers_of(layers: Any) -> list[Any]:
+def layers_of(layers) -> list[Any]:
     """Return the layers of a stack or a list, lowest layer first, or a list of the only layer."""
     if is_a(layers, OWN, "RecurrentStack"):
         return list(layers.layers)
@@ -251,7 +245,7 @@ def layers_of(layers: Any) -> list[Any]:
     return [layers] if one else list(as_tuple("layers", layers, LAYER))
 
 
-def exported(cell: str, layers: Any, target: Target) -> list[Params]:
+def exported(cell: str, layers, target: Target) -> list[Params]:
     """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers."""
     library, found, used = target.library, [], set()
     check_cell(cell, library)
@@ -289,7 +283,7 @@ def exported(cell: str, layers: Any, target: Target) -> list[Params]:
     return found
 
 
-def exported_layer(cell: str, layer: Any, target: Target) -> Arrays:
+def exported_layer(cell: str, layer, target: Target) -> Arrays:
     """Return copies of the weights of one layer of one direction, after checking them, and that another library can express the layer."""
     (weights,) = exported(cell, [layer], target)
     return checked(LAYOUTS[cell], weights)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import FLAX, LAYOUTS, Arrays, Layout, checked, exported_layer, kind_of
-from lstm_jax.errors import require
+from lstm_jax.convert.arrays import FLAX, LAYOUTS, Arrays, Layout, checked, exported_layer
+from lstm_jax.errors import check_class
 
 LINEN = {
     "kernel": [f"i{gate}/kernel" for gate in "ifgo"],
@@ -78,10 +78,10 @@ def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[
     return _split(params, OPTIMIZED if optimized else NNX, rnn)
 
 
-def _leaves(tree: Any, above: str = "") -> dict[str, object]:
+def _leaves(tree, above: str = "") -> dict[str, object]:
     """Return a dict from the path of each array of a Flax LSTM cell, such as "hi/kernel", to the array."""
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
-    require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
+    check_class("parameter tree", tree, Mapping, remedy)
     found = {}
     for key, value in tree.items():
         path = above + ("/".join(map(str, key)) if isinstance(key, tuple) else str(key))
@@ -98,7 +98,7 @@ def _joined(leaves: Mapping[str, object], names: Mapping[str, list[str]]) -> Arr
     return {name: np.concatenate([found[path] for path in paths], axis=-1) for name, paths in names.items()}
 
 
-def _split(params: Any, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:
+def _split(params, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:
     arrays = exported_layer("lstm", params, FLAX)
     cell = {}
     for name, paths in names.items():

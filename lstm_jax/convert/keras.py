@@ -73,7 +73,7 @@ LAYER_BY_LAYER = (
 GET_WEIGHTS = "give the list that get_weights() returns"
 
 
-def _from_list(kind: str, weights: Any, where: str = "", sizes: dict[str, int] | None = None) -> Arrays:
+def _from_list(kind: str, weights, where: str = "", sizes: dict[str, int] | None = None) -> Arrays:
     """Convert the list of the arrays of a Keras layer to the dict of arrays that lstm_jax uses."""
     layout = LAYOUTS[kind]
     if kind == "gru":
@@ -293,11 +293,6 @@ def _names(kinds: list[str]) -> list[str]:
     return [f"{kind}_{count}" if count else kind for kind, count in zip(kinds, counts, strict=True)]
 
 
-def _natural(path: str) -> str:
-    """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10."""
-    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), path)
-
-
 def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[str]]:
     """Read the arrays of an HDF5 file and the paths of its groups, in natural order. The state of the optimizer is left out."""
     import h5py
@@ -314,7 +309,7 @@ def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[s
             require(hard, subject, f"{path} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
             require(path in objects, subject, f"{path} is there under two names", "save the weights again")
         arrays, groups = {}, []
-        for path in sorted(objects, key=_natural):
+        for path in sorted(objects, key=lambda path: re.sub(r"\d+", lambda digits: digits[0].zfill(9), path)):  # lstm_2 before lstm_10
             found = objects[path]
             if path.split("/")[0] == "optimizer":
                 continue
@@ -367,7 +362,7 @@ OPTIONS: dict[str, tuple[object, ...]] = {"activation": ("tanh",), "recurrent_ac
 HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmoid"), CHARACTER: ("linear", "softmax")}
 
 
-def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
+def _order_in_config(config, model: Kind, subject: str) -> list[str]:
     """Return the names of a Keras model's recurrent layers in the order of the model, after checking their options.
 
     The layers must be a chain in which each layer reads the layer before it.
@@ -400,7 +395,7 @@ def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
     return _names([kind for kind in kinds if kind in RECURRENT])
 
 
-def _check_options(layer: Any, model: Kind, subject: str, backward: bool = False) -> None:
+def _check_options(layer, model: Kind, subject: str, backward: bool = False) -> None:
     kind, options = layer["class_name"], layer["config"]
     own = layer.get("module", "keras").split(".")[0] == "keras" and layer.get("registered_name") in (None, kind)
     require(own, subject, f"a {kind} that is not Keras' own", f"expected layers of Keras; {BY_HAND}")

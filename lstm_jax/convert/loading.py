@@ -26,20 +26,19 @@ from lstm_jax.convert.arrays import (
     check_keys,
     checked,
     halves,
-    kind_of,
     layers_of,
     split_paths,
     to_numpy,
 )
 from lstm_jax.convert.keras import cell_from_keras
 from lstm_jax.convert.torch import layers_from_torch, plain_from_torch
-from lstm_jax.errors import require
+from lstm_jax.errors import kind_of, require
 
 Pairs = list[tuple[Any, ndarray]]
 """List of pairs: a parameter of a layer, and the array with its new values."""
 
 
-def _paired(layer: Any, arrays: Arrays, where: str = "") -> Pairs:
+def _paired(layer, arrays: Arrays, where: str = "") -> Pairs:
     """Pair each array with the parameter of the same name, after checking that their shapes are equal."""
     found = []
     for name, array in arrays.items():
@@ -53,7 +52,7 @@ def _paired(layer: Any, arrays: Arrays, where: str = "") -> Pairs:
     return found
 
 
-def _paired_layers(layer: Any, weights: Sequence[Any], where: str = "", allowed: Sequence[str] = ()) -> Pairs:
+def _paired_layers(layer, weights: Sequence[Any], where: str = "", allowed: Sequence[str] = ()) -> Pairs:
     """Pair the parameters of recurrent layers with weights, after checking that the weights fit the layers.
 
     `where` is the path of a layer's weights in error messages. `allowed` are the cells, with their activations, that the weights fit; if it
@@ -89,16 +88,16 @@ A GRU with `reset_after=False` has the cell "gru_reset_before" instead of "gru".
 """
 
 
-def _is_keras(value: Any) -> bool:
+def _is_keras(value) -> bool:
     return is_a(value, "keras", "Layer")
 
 
-def _check_option(layer: Any, name: str, wanted: object, at: str) -> None:
+def _check_option(layer, name: str, wanted, at: str) -> None:
     value = getattr(layer, name)
     require(value == wanted, f"{name}{at}", value, f"the Keras layer has {wanted}: give a layer with {name}={wanted!r}")
 
 
-def _from_keras(layer: Any, own: Any, name: str, at: str) -> Arrays:
+def _from_keras(layer, own, name: str, at: str) -> Arrays:
     """Return the weights of a recurrent Keras layer, after checking that our layer has its cell, its activations and its direction."""
     cell = next((cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)), "")
     remedy = f"give one of {', '.join(KERAS_CELLS)} and Bidirectional of Keras, or arrays that a function of lstm_jax.convert has converted"
@@ -117,7 +116,7 @@ def _from_keras(layer: Any, own: Any, name: str, at: str) -> Arrays:
     return cell_from_keras(cell, weights, f"{name}: ")
 
 
-def _activation(layer: Any, argument: str, name: str) -> str:
+def _activation(layer, argument: str, name: str) -> str:
     """Return the name that an activation of a Keras layer has in lstm_jax, such as "relu"."""
     function = getattr(layer, argument)
     called = getattr(function, "__name__", type(function).__name__)
@@ -128,13 +127,13 @@ def _activation(layer: Any, argument: str, name: str) -> str:
     return called
 
 
-def _state_dict(value: Any) -> Any:
+def _state_dict(value) -> Any:
     """Return the state dict of a PyTorch module. Any other value is returned unchanged."""
     is_module = not isinstance(value, type) and callable(getattr(value, "state_dict", None)) and not _is_keras(value)
     return value.state_dict() if is_module else value
 
 
-def _plain(kind: str, weights: Any, prefix: str) -> Arrays:
+def _plain(kind: str, weights, prefix: str) -> Arrays:
     """Return the weights of a dense layer or an embedding."""
     if isinstance(weights, Mapping) and not prefix and next(iter(LAYOUTS[kind].shapes)) in weights:
         return checked(LAYOUTS[kind], weights)
@@ -146,7 +145,7 @@ def _plain(kind: str, weights: Any, prefix: str) -> Arrays:
     return plain_from_torch(kind, state, prefix)
 
 
-def _paired_model(model: Any, weights: Any) -> Pairs:
+def _paired_model(model, weights) -> Pairs:
     """Pair the parameters of a model with a flat dict of weights, after checking that the weights fit the model."""
     layers = split_paths(weights, SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER)
     found = []
@@ -164,7 +163,7 @@ def _paired_model(model: Any, weights: Any) -> Pairs:
     return found + _paired_layers(model.recurrent, layers, "recurrent/{}/")
 
 
-def _paired_recurrent(layer: Any, weights: Any, prefix: str) -> Pairs:
+def _paired_recurrent(layer, weights, prefix: str) -> Pairs:
     """Pair the parameters of recurrent layers with weights of one of the kinds that `load` accepts."""
     state = _state_dict(weights)
     if isinstance(state, Mapping) and (prefix or not {"kernel", "recurrent_kernel", "bias", *DIRECTIONS} & set(state)):

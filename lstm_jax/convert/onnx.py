@@ -38,7 +38,7 @@ from lstm_jax.convert.arrays import (
     split_model,
     widths,
 )
-from lstm_jax.errors import InputError, check_choice, require
+from lstm_jax.errors import check_choice, parsing, require
 
 Metadata = Mapping[str, str] | None
 OPSET = 17
@@ -52,10 +52,8 @@ LARGEST = 2**31 - 2**20
 
 def import_onnx() -> Any:
     """Import the package onnx and return it."""
-    try:
+    with parsing("package onnx", "pip install '.[onnx]'"):
         import onnx
-    except ImportError as error:
-        raise InputError("package onnx", error, "pip install '.[onnx]'") from error
     return onnx
 
 

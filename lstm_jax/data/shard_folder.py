@@ -140,7 +140,7 @@ def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
 
-    def wait() -> None:
+    def wait():
         parent.join()
         os._exit(1)
 

@@ -85,7 +85,7 @@ def as_number(text: str) -> float | None:
 def parse_json(text: str) -> Any:
     """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`."""
 
-    def without_copies(pairs: list[tuple[str, Any]]) -> Row:
+    def without_copies(pairs: list[tuple[str, Any]]):
         found = dict(pairs)
         if len(found) < len(pairs):
             raise ValueError(f"the name {_twice(name for name, _ in pairs)[0]!r} is there twice")
@@ -174,7 +174,7 @@ def is_missing(value: Any) -> bool:
 
 
 def _guess(names: list[str], rows: Collection[Row], path: Path) -> str:
-    def holds_texts(name: str) -> bool:
+    def holds_texts(name: str):
         present = [row[name] for row in rows if not is_missing(row.get(name))]
         return all(isinstance(value, str) for value in present) and any(as_number(value) is None for value in present)
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, parsing, require
 from lstm_jax.runtime.machine import total_memory
 
 STANDARD_INPUT = "-"
@@ -74,18 +74,6 @@ def _requested_bytes() -> int:
     text = os.environ.get(MAX_BYTES, "").strip()
     require(re.fullmatch("(0*[1-9][0-9]{0,18})?", text), MAX_BYTES, text, "give a number of bytes")
     return int(text or 0)
-
-
-@contextlib.contextmanager
-def parsing(subject: str, remedy: str) -> Iterator[None]:
-    """Convert any exception in a with-statement to an `InputError`. An `InputError` is raised again unchanged."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        found = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}" or type(error).__name__
-        raise InputError(subject, found, remedy) from error
 
 
 def locate(path: str | Path, subject: str, remedy: str) -> Path:

@@ -173,7 +173,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
     missing = f"no {' and no '.join(metrics)} in them"
     require(panels, "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
 
-    def draw(figure) -> None:
+    def draw(figure):
         from matplotlib.ticker import MaxNLocator
         from scipy.optimize import isotonic_regression
 
@@ -220,7 +220,7 @@ def confusion_matrix(
         counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
 
-    def draw(figure) -> None:
+    def draw(figure):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         set_title(figure, title)
         axes = figure.subplots()
@@ -250,7 +250,7 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
     Above it stands `ece`, the expected calibration error. `write_figure` describes the files.
     """
 
-    def draw(figure) -> None:
+    def draw(figure):
         set_title(figure, title)
         curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         filled = reliability.count > 0
@@ -286,8 +286,8 @@ def forecast(
     its bounds with the predicted probability `level`. If `dated` is true, the times are dates, in days since 1970-01-01.
     """
 
-    def draw(figure) -> None:
-        def on_axis(moments: ndarray) -> ndarray:
+    def draw(figure):
+        def on_axis(moments: ndarray):
             return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
 
         axes = figure.subplots()
@@ -326,7 +326,7 @@ def embedding_map(
     coordinates, colours = coordinates[known], colours[known]
     shown = list(compress(words, known))
 
-    def draw(figure) -> None:
+    def draw(figure):
         from matplotlib.colors import LinearSegmentedColormap, Normalize
         from matplotlib.ticker import PercentFormatter
 

@@ -4,7 +4,7 @@ B is the batch size, T the number of steps and H the number of units.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import gru, lstm
-from lstm_jax.errors import require
+from lstm_jax.errors import check_class, require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.api import observed
@@ -71,7 +71,7 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
         InputError: if the model is not a module, if it calls no recurrent layer, or if it calls a recurrent layer inside a transformation
             of JAX, such as `jit` or `scan`. The values inside a transformation cannot be read from outside.
     """
-    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module")
+    check_class("model", model, nnx.Module, "give an nnx.Module")
     copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
     for path, node in nnx.iter_graph(copied):
         if isinstance(node, Recurrent):
@@ -79,7 +79,7 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
 
     level = get_opaque_trace_state()
 
-    def observer(options: Options, call: Call, backwards: bool) -> None:
+    def observer(options: Options, call: Call, backwards: bool):
         remedy = "it is called within jit, scan or another transformation: call it outside or, within jit or scan, under jax.disable_jit()"
         require(get_opaque_trace_state() == level, f"layer {running[-1]}", "traced by JAX", remedy)
         found.append(_traced(running[-1], options, call, backwards))
@@ -95,7 +95,7 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     kind = type(layer)
 
     @contextlib.contextmanager
-    def named() -> Iterator[None]:
+    def named():
         running.append(path)
         try:
             yield
@@ -120,7 +120,7 @@ def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTr
     x = cell.projectable(call.params, call.x, dropout.input is not None)
     (states, values), _ = reference.run(options, call._replace(x=x), record=record)
 
-    def rows_first(array: Array) -> Array:
+    def rows_first(array: Array):
         return jnp.swapaxes(array[::-1] if backwards else array, 0, 1)
 
     states, values, valid = jax.tree.map(rows_first, (states, values, call.valid))

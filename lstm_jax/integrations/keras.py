@@ -24,7 +24,7 @@ import keras
 
 from lstm_jax.cells import CELLS, Cell, with_activations
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_class, require
 from lstm_jax.recurrence import BACKENDS, Request, lacks, unroll
 
 MIXED = "mixed_bfloat16"
@@ -287,7 +287,7 @@ def accelerate(model: Any, verbose: bool = True) -> Any:
     Raises:
         InputError: if `model` is not a Keras model or has no weights yet, or if the backend of Keras is not JAX.
     """
-    require(isinstance(model, keras.Model), "model", type(model).__name__, "give a keras.Model")
+    check_class("model", model, keras.Model, "give a keras.Model")
     backend = keras.backend.backend()
     require(backend == "jax", "KERAS_BACKEND", backend, "set it to jax before Keras is imported")
     require(model.built, f"model {model.name}", "not built", "call it, build it or give it an Input first")

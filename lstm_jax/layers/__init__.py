@@ -6,18 +6,3 @@ from lstm_jax.layers.heads import ClassifierHead, TiedHead
 from lstm_jax.layers.recurrent import GRU, LSTM, CarriedState, Recurrent, SimpleRNN, recurrent
 from lstm_jax.layers.stack import RecurrentStack
 from lstm_jax.layers.stepper import make_stepper
-
-__all__ = [
-    "GRU",
-    "LSTM",
-    "Bidirectional",
-    "CarriedState",
-    "ClassifierHead",
-    "Embedding",
-    "Recurrent",
-    "RecurrentStack",
-    "SimpleRNN",
-    "TiedHead",
-    "make_stepper",
-    "recurrent",
-]

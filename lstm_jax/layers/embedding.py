@@ -48,11 +48,8 @@ class Embedding(nnx.Module):
             InputError: if the ids are not ints.
         """
         # ids of few bits cannot be compared with the number of rows, and JAX would wrap ids of 64 bits
-        return sharding.gather_columns(self.embedding[...], as_int32("ids", ids, "give ints"), batch_axis)
+        return sharding.gather_columns(self.embedding[...], as_int32("ids", ids), batch_axis)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
         """Return a bool array that is True where an id is not padding (id 0), or None if the layer has `mask_zero=False`."""
-        return as_int32("ids", ids, "give ints") != 0 if self.mask_zero else None
-
-
-__all__ = ["Embedding"]
+        return as_int32("ids", ids) != 0 if self.mask_zero else None

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,7 @@ FOREIGN = {
     "output_dim": "it is called features here",
 }
 """Dict from arguments of layers in Keras, PyTorch and Flax that the layers of this project do not have to what to do instead."""
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+_Method = TypeVar("_Method", bound=Callable)
 
 
 def _refuse_foreign(method: Callable, options: Mapping[str, Any]) -> None:
@@ -59,13 +58,13 @@ def _refuse_foreign(method: Callable, options: Mapping[str, Any]) -> None:
         raise InputError(name, options[name], FOREIGN[name]) from None
 
 
-def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+def constructor(init: _Method) -> _Method:
     """Decorate the method `__init__` of a layer: arguments that do not fit its signature raise an `InputError` that says what does."""
     signature = inspect.signature(init)
     needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty and name != "options"][1:]
 
     @functools.wraps(init)
-    def checked(*args: _Arguments.args, **options: _Arguments.kwargs):
+    def checked(*args, **options):
         inner = [type(layer).__name__ for layer in args[1:2] if isinstance(layer, nnx.Module)]
         _refuse_foreign(init, options | ({"layer": inner[0]} if inner else {}))
         try:
@@ -77,21 +76,21 @@ def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
             require(hasattr(options["rngs"], "params"), "rngs", options["rngs"], "give nnx.Rngs(0), or other Rngs with a stream `params`")
         init(*args, **options)
 
-    return checked
+    return cast(Any, checked)
 
 
-def checked_call(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def checked_call(method: _Method) -> _Method:
     """Decorate `__call__` of a layer: arguments that Keras, PyTorch or Flax name otherwise raise an `InputError` that says how."""
 
     @functools.wraps(method)
-    def checked(*args: _Arguments.args, **options: _Arguments.kwargs):
+    def checked(*args, **options):
         try:
             return method(*args, **options)
         except TypeError:
             _refuse_foreign(method, options)
             raise
 
-    return checked
+    return cast(Any, checked)
 
 
 Initial = str | Initializer

@@ -1,14 +1,15 @@
 """The class `RecurrentStack`, a stack of recurrent layers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array
 
+from lstm_jax.bounds import as_tuple
 from lstm_jax.dropout import check_rate, draw_mask
-from lstm_jax.errors import require
+from lstm_jax.errors import check_class, require
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, is_key
 from lstm_jax.layers.initial import checked_call
@@ -45,12 +46,10 @@ class RecurrentStack(DropoutLayer):
         residual: bool = False,
         rngs: nnx.Rngs | None = None,
     ):
-        require(isinstance(layers, Iterable), "layers", type(layers).__name__, "give a list of layers")
-        layers = list(layers)
-        require(layers, "layers", len(layers), "give 1 or more")
+        layers = list(as_tuple("layers", layers, "give a list of layers"))
+        require(layers, "layers", 0, "give 1 or more")
         for n, layer in enumerate(layers):
-            known = isinstance(layer, Recurrent | Bidirectional)
-            require(known, f"layer {n}", type(layer).__name__, "give Recurrent or Bidirectional layers")
+            check_class(f"layer {n}", layer, Recurrent | Bidirectional, "give Recurrent or Bidirectional layers")
         for n, layer in enumerate(layers if residual and len(layers) > 1 else layers[:-1]):  # whose outputs are read step by step
             joined = getattr(layer, "merge_mode", "") is not None
             require(joined, f"layer {n}", "merge_mode None, a pair of outputs", "give another merge_mode, or make it the last layer")

@@ -18,20 +18,3 @@ from lstm_jax.models.parts import (
     split_module,
 )
 from lstm_jax.models.sentiment import EMBEDDING, SentimentClassifier
-
-__all__ = [
-    "EMBEDDING",
-    "CharGenerator",
-    "Forecaster",
-    "Functional",
-    "Parts",
-    "SentimentClassifier",
-    "WordLanguageModel",
-    "check_products",
-    "functional",
-    "layer_rows",
-    "make_stack",
-    "replaced",
-    "set_products",
-    "split_module",
-]

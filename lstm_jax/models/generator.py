@@ -3,7 +3,7 @@
 B is the batch size, T the number of steps, H the number of units and V the vocabulary size.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -28,13 +28,11 @@ class CharGenerator(nnx.Module):
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.units, self.cell = config.units, config.cell
-        self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
+        self.embedding: Any = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         self.recurrent = make_stack(config, config.embed or vocabulary, sequences=True, return_state=True, rngs=rngs)
         outputs = self.recurrent.layers[-1].output_features
         require(not config.tied or outputs == config.embed, "tied", f"{outputs} outputs", f"the embedding has {config.embed}: leave it out")
-        self.head: ClassifierHead | TiedHead = (
-            TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(outputs, vocabulary, rngs=rngs)
-        )
+        self.head: Any = TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(outputs, vocabulary, rngs=rngs)
 
     def initial_state(self, batch: int) -> list[Any]:
         """Return a list with the zero state of each recurrent layer, a named tuple of (B, H) arrays such as `LSTMState`."""
@@ -75,8 +73,7 @@ class CharGenerator(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Return the logits of the next character, given the outputs of the last recurrent layer."""
-        head, embedding = cast(Any, self.head), cast(Any, self.embedding)
-        return head(hidden, embedding.embedding[...]) if isinstance(head, TiedHead) else head(hidden)
+        return self.head(hidden, self.embedding.embedding[...]) if isinstance(self.head, TiedHead) else self.head(hidden)
 
     def __call__(self, ids: TokenIds, *, last: bool = False, **options) -> tuple[Float[Array, "..."], list[Any]]:
         """Return the logits of the next character, and the final states of all layers.

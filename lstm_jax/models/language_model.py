@@ -66,8 +66,7 @@ class WordLanguageModel(nnx.Module):
         read = (slice(None, -1), slice(1, None))
         targets = (words[1:], words[:-1][::-1])  # the backward layer returns its outputs in the order in which it reads
         found = []
-        for number, (layer, project) in enumerate(zip(directions, self.project, strict=True)):
-            steps = read[number]
+        for number, (layer, project, steps, target) in enumerate(zip(directions, self.project, read, targets, strict=False)):
             key = None if rngs is None else jax.random.fold_in(rngs, number)
             h: Any = layer(
                 vectors[steps],
@@ -82,5 +81,5 @@ class WordLanguageModel(nnx.Module):
                 # the layer draws its own masks from the key with 0 to 2 folded in
                 mask = draw_mask(jax.random.fold_in(dropout_key(None, key), 3), self.dropout, h.shape[1:], h.dtype)
                 h *= jnp.broadcast_to(mask[None], h.shape)
-            found.append((project(h), targets[number]))
+            found.append((project(h), target))
         return found

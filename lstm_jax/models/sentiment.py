@@ -78,7 +78,7 @@ class SentimentClassifier(nnx.Module):
                 and a bidirectional model with the pooling "last" merges its directions in another way than "concat".
         """
         # the recurrence runs over time, so the vectors are gathered with time as the first axis; int32 has room for the token `DROPPED`
-        steps_first = as_int32("ids", ids, "give ints").T
+        steps_first = as_int32("ids", ids).T
         tokens = steps_first if not self.folded and vectors is None else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)

@@ -33,12 +33,16 @@ def sanitizer_flags() -> tuple[str, ...]:
     return ("-O1", "-fexpensive-optimizations", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={asked}", "-fno-sanitize-recover=all")
 
 
+def short_hash(*parts: str) -> str:
+    """Return a hash of some texts, as 16 hexadecimal digits."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 @functools.cache
 def source_hash() -> str:
     """Return a hash of the C++ code and the compiler flags, as 16 hexadecimal digits."""
     files = sorted(path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern))
-    parts = (*(path.read_text() for path in files), *FLAGS)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return short_hash(*(path.read_text() for path in files), *FLAGS)
 
 
 def find_compiler() -> list[str]:

@@ -7,7 +7,6 @@ a library that was installed with lstm_jax is used, or one that an installation 
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import tempfile
 import warnings
@@ -67,8 +66,7 @@ def _flags() -> tuple[str, ...]:
 
 @functools.cache
 def _key(flags: tuple[str, ...]) -> str:
-    parts = (compiler.source_hash(), version("jaxlib"), processor(), *flags)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return compiler.short_hash(compiler.source_hash(), version("jaxlib"), processor(), *flags)
 
 
 def library_path() -> Path:
@@ -110,9 +108,11 @@ class Library(NamedTuple):
     """Path of the library, or None if the process can use no library."""
     notes: tuple[str, ...]
     """Messages that say why other libraries cannot be used."""
+    code: Any = None
+    """The loaded library, a `ctypes.CDLL`, or None if the process can use no library."""
 
 
-_LOADED: dict[Path, tuple[Library, ctypes.CDLL]] = {}
+_LOADED: dict[Path, Library] = {}
 """Libraries whose functions are registered with XLA, by their paths."""
 
 
@@ -128,20 +128,20 @@ def _open(path: Path) -> ctypes.CDLL:
 
 def _load() -> Library:
     """Return the compiled library that this process uses."""
-    notes, built = [], None
+    notes, built = [], []
     try:
-        built = library_path()
+        built = [library_path()]
     except InputError as error:
         notes.append(str(error))
-    folders = () if os.environ.get("LSTM_JAX_SANITIZE") else (packaged.FOLDER, *([built.parent] if built else []))
-    paths = (*([built] if built else []), *packaged.candidates(*folders))
+    folders = () if os.environ.get("LSTM_JAX_SANITIZE") else (packaged.FOLDER, *(path.parent for path in built))
+    paths = (*built, *packaged.candidates(*folders))
     for path in paths:
         if path in _LOADED:
-            return _LOADED[path][0]
+            return _LOADED[path]
     for path in paths:
-        name = "the library built for this processor" if path == built else f"the installed {path.name}"
+        name = "the library built for this processor" if path in built else f"the installed {path.name}"
         if not os.path.exists(path):
-            notes += [NOT_BUILT] * (path == built)
+            notes += [NOT_BUILT] * (path in built)
             continue
         try:
             code = _open(path)
@@ -149,8 +149,7 @@ def _load() -> Library:
             notes.append(f"{name}: cannot be loaded ({' '.join(str(error).split())})")
         else:
             keep_freed_memory(large=False)  # so that a program that does not donate its arrays pays for new memory once
-            _LOADED[path] = Library(path, tuple(notes)), code
-            return _LOADED[path][0]
+            return _LOADED.setdefault(path, Library(path, tuple(notes), code))
     return Library(None, tuple(notes))
 
 
@@ -173,7 +172,7 @@ def _warn_if_slow() -> None:
     levels = packaged.levels_here()
     if not levels:
         return
-    path, notes = _load()
+    path, notes, _ = _load()
     reason = "; ".join(notes)
     if path is not None:
         names = [packaged.file_name(level) for level in levels]
@@ -188,7 +187,7 @@ def why_not_products(dtype: str) -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    if _LOADED[path][1].lstm_jax_has_products(ctypes.c_int64(PRODUCT_NUMBERS[dtype])):
+    if _LOADED[path].code.lstm_jax_has_products(ctypes.c_int64(PRODUCT_NUMBERS[dtype])):
         return ""
     feature = packaged.NARROW[dtype]
     here = feature in processor().split()

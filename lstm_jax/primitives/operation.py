@@ -5,7 +5,7 @@ operation also has a twin, which is the same computation written in JAX.
 - Reverse mode runs the custom passes. Forward mode and derivatives of order 2 and higher differentiate the twin.
 - `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf (array) has no batch axis, the operation that
   `Operation.mapped` returns is run instead.
-- The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
+- The custom passes run on the platforms in `Operation.platforms`. Other platforms and exported programs run the twin.
 
 JAX sees one primitive, which runs a pass of an operation: the derivative (JVP) of the pass `_Forward` is the pass `_Tangents`, which is
 linear, and whose transpose is the pass `_Backward`.
@@ -43,6 +43,8 @@ class Operation:
     - `cotangents`: the gradients with respect to the outputs, in the structure of the outputs. A gradient that is zero is None.
     """
 
+    platforms = ("cpu",)
+    """Platforms on which the custom passes run."""
     residual_axis = 1
     """Index of the batch axis of each array in the residuals."""
 
@@ -55,10 +57,6 @@ class Operation:
         del own, residuals
         outputs, pull = jax.vjp(lambda *args: self.forward(False, False, *args)[0], *args)
         return jax.tree.map(lambda want, gradient: gradient if want else None, wanted, pull(with_zeros(cotangents, outputs)))
-
-    def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms on which the custom passes run."""
-        return ("cpu",)
 
     def rows(self, args: tuple) -> Axes:
         """Return the index of the batch axis of each array in `args`, or None if it has no batch axis. This base class returns None."""
@@ -180,7 +178,7 @@ _Pass = _Forward | _Tangents | _Backward
 def _bind(one: _Pass, leaves: Leaves) -> Any:
     """Run a pass as a JAX primitive, and return its results."""
     twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
-    has_own = one.operation.runs_on() and not isinstance(one, _Tangents)
+    has_own = one.operation.platforms and not isinstance(one, _Tangents)
     branches = (jax.make_jaxpr(partial(one.run, True))(*leaves) if has_own else twin, twin)
     return jax.tree.structure(shapes).unflatten(_primitive.bind(*leaves, one=one, branches=branches))
 
@@ -207,7 +205,7 @@ def _run_compiled(*leaves, **params) -> Leaves:
 def _lower(platform: str, context, *leaves, one: _Pass, branches):
     # an exported program must also run on machines without the compiled code
     exported = getattr(context.module_context.lowering_parameters, "for_export", False)
-    here = platform in one.operation.runs_on() and not exported
+    here = platform in one.operation.platforms and not exported
     return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
 
 
@@ -293,8 +291,9 @@ class Vmapped(Operation):
     def residual_axis(self) -> int:
         return self.inner.residual_axis + 1
 
-    def runs_on(self) -> tuple[str, ...]:
-        return self.inner.runs_on()
+    @property
+    def platforms(self):
+        return self.inner.platforms
 
     def _over(self, function: Callable, args: tuple, *more):
         leaves, tree = jax.tree.flatten(args)

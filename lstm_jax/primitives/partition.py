@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from itertools import count
 from typing import Any
 
@@ -13,12 +12,12 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 Axes = Sequence[int | None]
-_DEVICES: ContextVar[int] = ContextVar("devices", default=1)
+_devices = jax.make_user_context(default_value=1)
 SUM = "sum"
 """Entry of `result_axes` for a result that is summed over all devices, in place of the index of an axis."""
 
 
-def partitioned(function: Callable, arg_axes: Axes, result_axes: Any) -> Callable:
+def partitioned(function: Callable, arg_axes: Axes, result_axes) -> Callable:
     """Return a version of `function` that accepts sharded arrays in a jitted program. Each device calls `function` on its own shard.
 
     Args:
@@ -39,11 +38,8 @@ def partitioned(function: Callable, arg_axes: Axes, result_axes: Any) -> Callabl
             names = _names(mesh, arg_shapes, arg_axes)
 
             def call_part(*leaves):
-                outside = _DEVICES.set(mesh.size)
-                try:
+                with _devices(mesh.size):
                     results = of_leaves(*leaves)
-                finally:
-                    _DEVICES.reset(outside)
                 return [lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, out_axes, strict=True)]
 
             arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, out_axes))
@@ -68,7 +64,7 @@ def partitioned(function: Callable, arg_axes: Axes, result_axes: Any) -> Callabl
 def devices_at_once() -> int:
     """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard."""
     mesh = jax.sharding.get_abstract_mesh()
-    return max(_DEVICES.get(), math.prod(mesh.shape[name] for name in mesh.manual_axes))
+    return max(_devices.value, math.prod(mesh.shape[name] for name in mesh.manual_axes))
 
 
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
@@ -82,7 +78,7 @@ def _names(mesh, shapes, axes) -> tuple[str, ...]:
     return ()
 
 
-def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
+def _sharding(mesh, axis, names: tuple[str, ...]) -> NamedSharding:
     split = isinstance(axis, int) and names
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, names) if split else PartitionSpec())
 
@@ -118,13 +114,13 @@ def _varying(leaf) -> frozenset[str]:
     return frozenset(getattr(aval, "vma", ()) if kind is None else kind.varying)
 
 
-def explicit_sharding(array: Any) -> Any:
+def explicit_sharding(array) -> Any:
     """Return the sharding of an array that is on a mesh with explicit axes (`AxisType.Explicit`), or None for any other array."""
     found: Any = getattr(jax.typeof(array), "sharding", None)
     return found if found is not None and AxisType.Explicit in found.mesh.axis_types else None
 
 
-def in_automatic_mode(function: Callable, out_axes: Any) -> Callable:
+def in_automatic_mode(function: Callable, out_axes) -> Callable:
     """Return a version of `function` that also accepts arrays on a mesh with explicit axes. Axis 1 of the second argument is the batch."""
 
     def run(*args):

@@ -30,33 +30,3 @@ from lstm_jax.recurrence.operands import (
     of_kinds,
 )
 from lstm_jax.recurrence.parallel import Newton
-
-__all__ = [
-    "BACKENDS",
-    "DROPOUTS",
-    "LOWEST",
-    "MASKS",
-    "REAL",
-    "ZONEOUT",
-    "Backend",
-    "Newton",
-    "Remat",
-    "Request",
-    "Solution",
-    "as_array",
-    "as_int32",
-    "capability_rows",
-    "check_32_bits",
-    "check_remat",
-    "check_usable",
-    "check_zoneout",
-    "clipped_int32",
-    "cpu_devices",
-    "dropout_kinds",
-    "lacks",
-    "largest_lyapunov_exponent",
-    "of_kinds",
-    "resolve_backend",
-    "solve_states",
-    "unroll",
-]

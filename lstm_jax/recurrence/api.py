@@ -33,7 +33,7 @@ from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence import parallel
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
-from lstm_jax.recurrence.call import Call, Options, Resets
+from lstm_jax.recurrence.call import Call, Options, Resets, select_rows
 from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments, check_ids, compute_dtype_name
 from lstm_jax.recurrence.parallel import Newton
 
@@ -56,16 +56,16 @@ def observed(observer: Observer) -> Iterator[None]:
 def unroll(
     cell: Cell,
     params,
-    x: Any,
-    initial_state: Any = None,
+    x,
+    initial_state=None,
     *,
-    mask: Any = None,
-    lengths: Any = None,
-    resets: Any = None,
-    reset_state: Any = None,
-    segment_ids: Any = None,
-    dropout: Any = None,
-    tokens: Any = None,
+    mask=None,
+    lengths=None,
+    resets=None,
+    reset_state=None,
+    segment_ids=None,
+    dropout=None,
+    tokens=None,
     backwards: bool = False,
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
@@ -202,7 +202,7 @@ def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, z
     shown = call.valid if zeros or call.valid is None else _after_valid(call.valid, call.resets)
     if not options.sequences:
         return final.h if shown is None else jnp.where(shown[-1][:, None], final.h, 0), final
-    h = h if shown is None else jnp.where(shown[:, :, None], h, 0)
+    h = select_rows(shown, h, 0)
     return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
 
 
@@ -216,27 +216,24 @@ def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
     if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
         return run(call)
     length = segment_length(remat, steps)
-    whole = steps - steps % length
-    at, reset_state = call.resets or (None, None)
-    per_step, fixed = (call.x, call.valid, at), (call.params, call.dropout, reset_state)
+    whole = 0 if length == steps else steps - steps % length  # steps in segments of equal length, which form a loop
 
-    def segment(state, per_step, fixed):
-        (x, valid, at), (params, dropout, reset_state) = per_step, fixed
-        h, final = run(Call(params, x, state, valid, dropout, None if at is None else Resets(at, reset_state)))
+    def segment(state, per_step):
+        x, valid, at = per_step
+        h, final = run(call._replace(x=x, state=state, valid=valid, resets=call.resets and call.resets._replace(at=at)))
         return final, h
 
-    if length == steps:
-        final, h = jax.checkpoint(segment)(call.state, per_step, fixed)
-        return h, final
-    # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
-    again = jax.checkpoint(segment, prevent_cse=False)
-    cut = jax.tree.map(lambda a: a[:whole].reshape(whole // length, length, *a.shape[1:]), per_step)
-    state, h = lax.scan(lambda state, part: again(state, part, fixed), call.state, cut)
-    parts = [] if h is None else [h.reshape(whole, *h.shape[2:])]
+    state, parts = call.state, []
+    per_step = call.x, call.valid, call.resets and call.resets.at
+    if whole:
+        # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
+        cut = jax.tree.map(lambda a: a[:whole].reshape(whole // length, length, *a.shape[1:]), per_step)
+        state, h = lax.scan(jax.checkpoint(segment, prevent_cse=False), state, cut)
+        parts.append(jax.tree.map(lambda h: h.reshape(whole, *h.shape[2:]), h))
     if whole < steps:
-        state, last = jax.checkpoint(segment)(state, jax.tree.map(lambda a: a[whole:], per_step), fixed)
-        parts.append(last)
-    return None if h is None else jnp.concatenate(parts), state
+        state, h = jax.checkpoint(segment)(state, jax.tree.map(lambda a: a[whole:], per_step))
+        parts.append(h)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts), state
 
 
 def _after_valid(valid: Array, resets: Resets | None) -> Array:
@@ -265,15 +262,15 @@ class Solution(NamedTuple):
 
 def solve_states(
     cell: Cell,
-    params: Any,
-    x: Any,
-    initial_state: Any = None,
+    params,
+    x,
+    initial_state=None,
     *,
-    mask: Any = None,
-    lengths: Any = None,
-    resets: Any = None,
-    reset_state: Any = None,
-    dropout: Any = None,
+    mask=None,
+    lengths=None,
+    resets=None,
+    reset_state=None,
+    dropout=None,
     time_major: bool = False,
     options: Newton = parallel.DEFAULTS,
 ) -> Solution:

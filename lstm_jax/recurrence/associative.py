@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lstm_jax.recurrence.call import Call, Options
+from lstm_jax.recurrence.call import Call, Options, select_rows
 
 
 def run(options: Options, call: Call):
@@ -44,9 +44,7 @@ def coefficients(options: Options, call: Call) -> tuple[Array, Array, Array | No
     cell, valid, resets = options.cell, call.valid, call.resets
     assert cell.linear is not None
     a, b = cell.linear(cell.project(call.params, call.x, call.dropout.input, options.compute_dtype))
-    if valid is not None:
-        runs = valid[:, :, None]
-        a, b = jnp.where(runs, a, 1), jnp.where(runs, b, 0)
+    a, b = select_rows(valid, (a, b), (1, 0))
     if resets is None:
         return a, b, None
     starts = resets.at[:, :, None]

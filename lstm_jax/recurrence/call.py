@@ -74,14 +74,17 @@ class Options:
     batch_first: bool = False
 
 
-def restart(state: Any, at: Array | None, resets: Resets | None) -> Any:
+def select_rows(flags: Array | None, a, b):
+    """Return pytrees with the rows of `a` where flags (..., B) are true, and those of `b` elsewhere. If `flags` is None, return `a`."""
+    return a if flags is None else jax.tree.map(lambda a, b: jnp.where(flags[..., None], a, b), a, b)
+
+
+def restart(state, at: Array | None, resets: Resets | None) -> Any:
     """Return the state from which a step starts: `resets.state` in the rows that are reset, and `state` in all other rows."""
-    if at is None or resets is None:
-        return state
-    return jax.tree.map(lambda new, old: jnp.where(at[:, None], new, old), resets.state, state)
+    return state if at is None or resets is None else select_rows(at, resets.state, state)
 
 
-def split_gradient(gradient: Any, d_reset: Any, at: Array | None) -> tuple[Any, Any]:
+def split_gradient(gradient, d_reset, at: Array | None) -> tuple[Any, Any]:
     """Back-propagate through the resets before a step, and return the two resulting gradients."""
     if at is None:
         return gradient, d_reset
@@ -124,7 +127,7 @@ def batch_axes(call: Call) -> Axes:
     return [axis(field, leaf) for field, part in call._asdict().items() for leaf in jax.tree.leaves(part)]
 
 
-def uniform_axes(tree: Any, axis: Any) -> Any:
+def uniform_axes(tree, axis) -> Any:
     """Return a tree of the structure of `tree` that has `axis` in place of each array."""
     return jax.tree.map(lambda _: axis, tree)
 

@@ -98,7 +98,7 @@ class CompiledCell(RecurrentOperation):
             joined = options.cell == GATE_RECURRENT
             h, final = reference.run(options, split(call) if joined else call)
             like = jax.eval_shape(partial(self.forward, True, True), *args)[1] if keep else None  # not read by the twin of `backward`
-            return (h, join_state(final) if joined else final), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+            return (h, join_state(final) if joined else final), jax.tree.map(jnp.zeros_like, like)
         sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
         # The operands and results have the order in which the C++ code takes them.

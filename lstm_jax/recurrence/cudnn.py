@@ -21,9 +21,9 @@ from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
 from lstm_jax.cells import LSTMParams, LSTMState
-from lstm_jax.cells.products import is_ids, one_hot_rows
+from lstm_jax.cells.products import is_ids, masked, one_hot_rows
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, Call, Options, on_mesh
+from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, Call, Options, on_mesh, select_rows
 
 OPTIONS = (1, 0.0, False)
 """Options of cuDNN: number of layers, rate of dropout, and whether the LSTM is bidirectional."""
@@ -46,8 +46,7 @@ def run(options: Options, call: Call):
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if is_ids(x):
         x = one_hot_rows(x, features, params.kernel.dtype)
-    if dropout.input is not None:
-        x = x * jnp.broadcast_to(dropout.input, x.shape)
+    x = masked(x, dropout.input)
     steps, batch = x.shape[:2]
     lengths = jnp.full(batch, steps, jnp.int32) if valid is None else valid.sum(0, dtype=jnp.int32)
 
@@ -60,8 +59,8 @@ def run(options: Options, call: Call):
     y, final = on_mesh(run_rows, batch, in_specs, (BATCH_FIRST, BATCH_FIRST), pack(params), jnp.swapaxes(x, 0, 1), state, lengths)
     h = jnp.swapaxes(y, 0, 1)
     if valid is not None:
-        final = jax.tree.map(lambda after, before: jnp.where((lengths > 0)[:, None], after, before), final, state)
-        h = jnp.where(valid[:, :, None], h, final.h[None])
+        final = select_rows(lengths > 0, final, state)
+        h = select_rows(valid, h, final.h[None])
     return h if options.sequences else None, final
 
 

@@ -27,10 +27,10 @@ from jaxtyping import Array
 
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import LSTMParams, LSTMState
-from lstm_jax.cells.products import Mask, is_ids, is_per_gate, matmul, project
+from lstm_jax.cells.products import Mask, is_ids, is_per_gate, masked, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply, with_zeros
-from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, split_gradient
+from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, restart, select_rows, split_gradient
 from lstm_jax.shapes import GATES
 
 Gates = tuple[Array, ...]
@@ -95,7 +95,7 @@ class Residuals(NamedTuple):
         """Return the local derivatives of an LSTM."""
         local = _local_derivatives(_split(self.gates), self.states(call.resets), jnp.tanh(self.all_c[1:]))
         # at a padded step the gates are 0, so that all derivatives are 0; only `forget` must be 1 there
-        return local if call.valid is None else local._replace(forget=jnp.where(call.valid[:, :, None], local.forget, 1))
+        return local._replace(forget=select_rows(call.valid, local.forget, 1))
 
 
 class Loops(NamedTuple):
@@ -142,8 +142,7 @@ def forward_loop(options: Options, keep: bool, z, call: Call, kind: type = Local
         elif keep:
             kept = _local_derivatives((i, f, g, o), carry, tanh_c)
             copied = LocalDerivatives(zero, (zero,) * GATES, jnp.ones_like(c), carry.h)
-        if valid_t is not None:
-            new, kept = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, kept), (carry, copied))
+        new, kept = select_rows(valid_t, (new, kept), (carry, copied))
         return new, (new.h if options.sequences or states else None, new.c if states else None, kept)
 
     scanned: Any = lax.scan(body, call.state, (z, call.valid, resets and resets.at))
@@ -173,10 +172,8 @@ def backward_loop(options: Options, residuals, d_h, d_final, call: Call):
         if per_gate:
             d_h_before = (matmul(jnp.stack(d_z), transposed, options.compute_dtype) * mask).sum(0)
         else:
-            d_h_before = matmul(jnp.concatenate(d_z, axis=-1), transposed, options.compute_dtype)
-            d_h_before = d_h_before if mask is None else d_h_before * mask
-        if valid_t is not None:
-            d_h_before = jnp.where(valid_t[:, None], d_h_before, d_h)
+            d_h_before = masked(matmul(jnp.concatenate(d_z, axis=-1), transposed, options.compute_dtype), mask)
+        d_h_before = select_rows(valid_t, d_h_before, d_h)
         before = split_gradient(LSTMState(d_h_before, d_c * local.forget), d_reset, reset_t)
         return before, d_z if split else jnp.concatenate(d_z, axis=-1)
 
@@ -207,11 +204,12 @@ class HoistedLSTM(RecurrentOperation):
     loops: Loops
     options: Options
 
-    def runs_on(self):
+    @property
+    def platforms(self):
         return self.loops.platforms
 
     def _loops(self, own: bool) -> Loops:
-        return TWIN if self.loops.platforms and not own else self.loops
+        return TWIN if self.platforms and not own else self.loops
 
     def forward(self, own, keep, *args):
         call = Call(*args)
@@ -228,13 +226,9 @@ class HoistedLSTM(RecurrentOperation):
         return tuple(Call(d_params, d_x, d_state, None, d_masks, call.resets and Resets(None, d_reset)))
 
 
-def _masked(x: Array, mask: Mask) -> Array:
-    return x if mask is None else x * jnp.broadcast_to(mask, x.shape)
-
-
 def _project(params: LSTMParams, x: Array, mask: Mask, compute_dtype):
     """Return the projected input x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
-    if mask is None or not is_per_gate(mask):
+    if not is_per_gate(mask):
         return project(params, x, mask, compute_dtype)
     parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
     return tuple(project(params._replace(kernel=kernel, bias=bias), x, m, compute_dtype) for m, kernel, bias in parts)
@@ -257,22 +251,22 @@ def _gradients(options: Options, call: Call, h: Array, d_z: Array | Gates):
 
 def _flat_gradients(x: Array, kernel: Array, mask: Mask, d_z: Array, compute_dtype):
     """Back-propagate through the product (x * mask) @ kernel, and return the gradients with respect to the kernel, x and the mask."""
-    d_kernel = _over_time_and_batch(lax.optimization_barrier(_masked(x, mask).transpose(2, 0, 1)), d_z, compute_dtype)
+    d_kernel = _over_time_and_batch(lax.optimization_barrier(masked(x, mask).transpose(2, 0, 1)), d_z, compute_dtype)
     d_rows = matmul(d_z, kernel.T, compute_dtype)
-    return d_kernel, _masked(d_rows, mask), None if mask is None else (d_rows * x).sum(0)
+    return d_kernel, masked(d_rows, mask), None if mask is None else (d_rows * x).sum(0)
 
 
 def _gate_gradients(x: Array, kernel: Array, mask: Mask, d_z: Gates, compute_dtype):
     """Return the gradients of the product (x * mask) @ kernel, computed for each gate separately."""
     masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
-    rows = [_masked(x, m) for m in masks]
+    rows = [masked(x, m) for m in masks]
     # d_z is transposed instead of the rows, since the gradients of both kernels use it, and masks are cheap to apply along the last axis
     d_z_transposed = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
     # the barrier prevents XLA from merging the product with the transposition of its result, which on a CPU it cannot compute in bfloat16
     d_kernel = [lax.optimization_barrier(_over_time_and_batch(d, r, compute_dtype)).T for d, r in zip(d_z_transposed, rows, strict=True)]
     transposed = lax.optimization_barrier(tuple(part.T for part in _split(kernel)))
     d_rows = [matmul(d, part, compute_dtype) for d, part in zip(d_z, transposed, strict=True)]
-    d_x = sum(_masked(d, m) for m, d in zip(masks, d_rows, strict=True))
+    d_x = sum(masked(d, m) for m, d in zip(masks, d_rows, strict=True))
     d_mask = None
     if mask is not None:
         by_gate = jnp.stack([(d * x).sum(0) for d in d_rows])

@@ -1,7 +1,5 @@
 """Largest Lyapunov exponent of a recurrent cell: how fast two states that are close to each other separate or approach."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,7 @@ from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments
 
 
 def largest_lyapunov_exponent(
-    cell: Cell, params: Any, x: Any, initial_state: Any = None, *, time_major: bool = False, skip: int = 0, seed: int = 0
+    cell: Cell, params, x, initial_state=None, *, time_major: bool = False, skip: int = 0, seed: int = 0
 ) -> Array:
     """Return the largest Lyapunov exponent (B,) of a cell that is driven by given inputs, in nats per step.
 

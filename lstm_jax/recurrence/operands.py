@@ -10,7 +10,7 @@ B is the batch size, T the number of steps, E the number of input features and H
 
 import contextlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from numpy import ndarray
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, check_class, require
 from lstm_jax.recurrence.call import Call, Resets
 
 AnyArray = Array | ndarray
@@ -71,24 +71,23 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     def state(what, value):
         return _read_state(cell, value, batch, units, dtype, what)
 
-    def per_step(name, kinds, convert):
+    def read(name, kinds, convert, shape=x.shape[:2]):
         value = getattr(given, name)
-        return None if value is None else convert(_fitting(name, value, kinds, x.shape[:2]))
+        return None if value is None else convert(_fitting(name, value, kinds, shape))
 
     start = state("reset_state", given.reset_state) if given.state is None else state("initial_state", given.state)
-    tokens = per_step("tokens", _INTS, _int32_numbers)
+    tokens = read("tokens", _INTS, _int32_numbers)
     if tokens is not None and tokens.dtype.itemsize == 8:
         tokens = None  # 64 bits of JAX: distinct tokens could become equal
-    lengths = given.lengths
     return Arguments(
         params,
         x,
         start,
         state("reset_state", given.reset_state) if cuts else None,
-        per_step("mask", REAL, _as_bools),
-        None if lengths is None else as_int32("lengths", _fitting("lengths", lengths, _INTS, (batch,)), ""),
-        per_step("resets", _BOOLS, _as_bools),
-        per_step("segment_ids", _INTS, _int32_numbers),
+        read("mask", REAL, _as_bools),
+        read("lengths", _INTS, _as_int32, (batch,)),
+        read("resets", _BOOLS, _as_bools),
+        read("segment_ids", _INTS, _int32_numbers),
         _read_dropout(cell, given.dropout, (steps, features, units), start, dtype),
         tokens,
     )
@@ -96,11 +95,8 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
 
 def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
     """Return the operands of a backend: time first, steps in the order of processing, and zeros in x at padded steps."""
-
-    def time_first(array) -> Any:
-        return array if array is None or time_major else jnp.swapaxes(array, 0, 1)
-
-    x, valid, at, tokens, ids = map(time_first, (given.x, given.mask, given.resets, given.tokens, given.segment_ids))
+    steps: Any = given.x, given.mask, given.resets, given.tokens, given.segment_ids
+    x, valid, at, tokens, ids = steps if time_major else jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), steps)
     if given.lengths is not None:
         valid = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None] < given.lengths[None, :]
     if ids is not None:
@@ -113,10 +109,9 @@ def arrange(given: Arguments, backwards: bool = False, time_major: bool = False)
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
-        x = jnp.flip(x, 0)
-        valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (valid, tokens))
+        x, valid, tokens, at = jax.tree.map(lambda array: jnp.flip(array, 0), (x, valid, tokens, at))
         # the reversed sequence is cut at the same places: a reset before step t acts there before step t - 1
-        at = None if at is None else _delayed(jnp.flip(at, 0))
+        at = jax.tree.map(_delayed, at)
     resets = None if at is None else Resets(at, given.reset_state)
     return Call(given.params, x, given.state, valid, given.dropout, resets, tokens)
 
@@ -125,8 +120,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids are known and reading them means no waiting."""
     x: Any = given.x
     features = given.params.kernel.shape[0]
-    known = not any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids))
-    if not (known and is_ids(x)):
+    if not is_ids(x) or any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids)):
         return
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
@@ -158,7 +152,7 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
     return name
 
 
-def _int32_numbers(array: Any) -> Array:
+def _int32_numbers(array) -> Array:
     """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit ints of JAX are returned as they are."""
     if array.dtype.itemsize < 8:
         return jnp.asarray(array.astype(np.int32))  # values of uint32 wrap around
@@ -187,7 +181,7 @@ def _like_state(initial_state: Callable, units: int, dtype):
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
+    check_class("params", params, cell.params, f"the cell {cell.name} has {cell.params.__name__}")
     arrays = [of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS) for field, part in zip(params._fields, params, strict=True)]
     read = type(params)(*(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays))
     shapes = tuple((array.shape, array.dtype) for array in read)
@@ -214,7 +208,7 @@ def _read_x(x, features: int, dtype) -> Array:
     array = of_kinds("x", x, REAL, remedy)
     if array.ndim == 2:
         require(is_ids(array), "x", f"{array.dtype.name} {array.shape}", remedy)
-        return as_int32("x", array, remedy)
+        return _as_int32(array)
     require(array.ndim == 3, "x", array.shape, remedy)
     require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
     return _as_dtype(array, dtype)
@@ -241,7 +235,7 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
 def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) -> DropoutMasks:
     if given is None:
         return DropoutMasks()
-    require(isinstance(given, DropoutMasks), "dropout", type(given).__name__, "give DropoutMasks(input, recurrent, zoneout)")
+    check_class("dropout", given, DropoutMasks, "give DropoutMasks(input, recurrent, zoneout)")
     steps, features, units = sizes
     batch = state.h.shape[0]
 
@@ -251,7 +245,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     fits = given.recurrent is None or cell.has_recurrent_kernel
     require(fits, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
     zoneout = {}
-    require(isinstance(given.zoneout, dict | None), "dropout.zoneout", type(given.zoneout).__name__, "give {'h': mask}")
+    check_class("dropout.zoneout", given.zoneout, dict | None, "give {'h': mask}")
     for part, value in (given.zoneout or {}).items():
         check_zoneout(cell, part, "given")
         name = f"dropout.zoneout of {part}"
@@ -266,7 +260,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     )
 
 
-def check_usable(name: str, value: Any) -> None:
+def check_usable(name: str, value) -> None:
     """Raise `InputError` if a value is a deleted JAX array."""
     deleted = isinstance(value, Array) and not isinstance(value, Tracer) and value.is_deleted()
     require(not deleted, name, "a deleted array", "a function that donates its argument took its memory: give the array that it returned")
@@ -314,7 +308,7 @@ def of_kinds(name: str, value, kinds: tuple, remedy: str) -> AnyArray:
 
 
 @lru_cache(maxsize=256)
-def _is_of(dtype: Any, kinds: tuple) -> bool:
+def _is_of(dtype, kinds: tuple) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
@@ -332,27 +326,25 @@ def _as_dtype(array: AnyArray, dtype) -> Array:
     return array if array.dtype == dtype else array.astype(dtype)
 
 
-def _as_bools(array: AnyArray) -> Array:
-    return _as_dtype(array, jnp.bool_)
+_as_bools = partial(_as_dtype, dtype=jnp.bool_)
 
 
-def as_int32(name: str, value, remedy: str) -> Array:
-    """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
+def _as_int32(array: AnyArray) -> Array:
+    return _as_dtype(clipped_int32(array), jnp.int32)
 
-    Args:
-        name: name of the array in the error message.
-        value: an array, a list or a scalar.
-        remedy: advice at the end of the error message.
+
+def as_int32(name: str, value) -> Array:
+    """Convert an array, a list or a scalar of ints to int32, after clipping it to the range of int32, and return it.
 
     Raises:
-        InputError: if the dtype of `value` is not an int.
+        InputError: if the dtype of `value` is not an int. The message calls it `name`.
     """
     if isinstance(value, Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
         return value
-    return jnp.asarray(clipped_int32(of_kinds(name, value, (jnp.integer,), remedy)))
+    return _as_int32(of_kinds(name, value, _INTS, "give ints"))
 
 
-def check_32_bits(name: str, array: Any) -> None:
+def check_32_bits(name: str, array) -> None:
     """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX computes in 64 bits. Other values are not checked.
 
     JAX would keep only the low 32 bits of a value beyond 32 bits. An id beyond the end of an embedding table could then become a valid id.

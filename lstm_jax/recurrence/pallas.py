@@ -33,7 +33,7 @@ from jaxtyping import Array
 from lstm_jax.bounds import frozen
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
-from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, split_gradient
+from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, select_rows, split_gradient
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops, Residuals
 from lstm_jax.shapes import GATES
 
@@ -194,10 +194,6 @@ def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, read: Callabl
     return sums
 
 
-def _choose(valid: Array | None, a: Array, b: Array) -> Array:
-    return a if valid is None else jnp.where(valid[:, None], a, b)
-
-
 def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, valid, resets, final, all_h, all_c, gates) -> None:
     """Run the LSTM forward over all steps, for the batch rows that one program (instance of this GPU kernel) computes.
 
@@ -234,11 +230,11 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
             sums = _add_products(tiling, sums, operand, read, n)
             i, f, g, o = jax.nn.sigmoid(sums[0]), jax.nn.sigmoid(sums[1]), jnp.tanh(sums[2]), jax.nn.sigmoid(sums[3])
             after = f * c[n] + i * g
-            new_c.append(_choose(runs, after, c[n]))
-            new_h.append(_choose(runs, o * jnp.tanh(after), h[n]))
+            new_c.append(select_rows(runs, after, c[n]))
+            new_h.append(select_rows(runs, o * jnp.tanh(after), h[n]))
             if gates is not None:
                 for gate, value in enumerate((i, f, g, o)):
-                    part.tile(n, gate).write(gates, _choose(runs, value, jnp.zeros_like(value)), t)
+                    part.tile(n, gate).write(gates, select_rows(runs, value, 0), t)
         part.write(all_h, new_h, t + 1)
         part.write(all_c, new_c, t + 1)
         return Carry(tuple(new_h), tuple(new_c))
@@ -276,7 +272,7 @@ def backward_kernel(
             for gate, value in enumerate(by_gate):
                 part.tile(n, gate).write(d_z, value, t)
             d_hs.append(d_h_n)
-            d_cs.append(_choose(runs, d_c * f, d_c))
+            d_cs.append(select_rows(runs, d_c * f, d_c))
             d_zs.append(tuple(value.astype(kernel.dtype) for value in by_gate))
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written d_z
@@ -291,7 +287,7 @@ def backward_kernel(
             if factors is not None:
                 by_gate = factors(n)
                 sums = tuple(value * by_gate[gate % len(by_gate)] for gate, value in enumerate(sums))
-            before.append(_choose(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
+            before.append(select_rows(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
         return split_gradient(Carry(tuple(before), tuple(d_cs)), d_starts, starts)
 
     start = Carry(*map(part.read, d_final))

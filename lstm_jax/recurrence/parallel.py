@@ -33,7 +33,7 @@ from lstm_jax.cells import Cell
 from lstm_jax.cells.products import Mask, masked_matmul
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import vary_together
-from lstm_jax.recurrence.call import Call, Options, restart
+from lstm_jax.recurrence.call import Call, Options, restart, select_rows
 
 NEWTON_CELLS = (
     "lstm",
@@ -147,9 +147,7 @@ def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
         first = restart(state(*jnp.unstack(before, axis=-1)), at, resets)
         used = _own_units(params, first.h, z, mask) if own else (params, z)
         new = cell.step(used[0], first, used[1], mask, None)
-        if valid is not None:
-            new = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), new, first)
-        return jnp.stack(new, axis=-1)
+        return jnp.stack(select_rows(valid, new, first), axis=-1)
 
     return jax.vmap(step)(before, call.x, call.valid, resets and resets.at)
 

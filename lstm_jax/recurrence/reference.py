@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.recurrence.call import Call, Options, restart
+from lstm_jax.recurrence.call import Call, Options, restart, select_rows
 
 
 def run(options: Options, call: Call, record: Callable[[Any, Array, Any], Any] | None = None):
@@ -34,14 +34,13 @@ def run(options: Options, call: Call, record: Callable[[Any, Array, Any], Any] |
     def body(state, inputs):
         z_t, valid_t, drawn_t, reset_t = inputs
         state = restart(state, reset_t, resets)
-        # `where`, so that after a NaN the gradient with respect to z at a padded step is 0, and not 0 * NaN
-        read = z_t if valid_t is None else jnp.where(valid_t[:, None], z_t, 0)
+        # a selection, so that after a NaN the gradient with respect to z at a padded step is 0, and not 0 * NaN
+        read = select_rows(valid_t, z_t, 0)
         new = cell.step(params, state, read, dropout.recurrent, options.compute_dtype)
         for name, mask in (zoneout | drawn_t).items():
             old, after = getattr(state, name), getattr(new, name)
             new = new._replace(**{name: jnp.where(mask, old, after) if name in drawn_t else mask * old + (1 - mask) * after})
-        if valid_t is not None:
-            new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, state)
+        new = select_rows(valid_t, new, state)
         if record is not None:
             return new, record(state, z_t, new)
         return new, new.h if options.sequences else None

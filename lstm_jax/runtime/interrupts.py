@@ -67,7 +67,7 @@ def terminable() -> Iterator[None]:
     It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
     """
 
-    def note(_: int, frame: FrameType | None) -> None:
+    def note(_: int, frame: FrameType | None):
         _terminated.set()
         _asked.set()
         _raise(frame)
@@ -87,7 +87,7 @@ def _raise(frame: FrameType | None) -> None:
 def _repeat_later() -> None:
     """Make the main thread call the handler of the last SIGINT or SIGTERM again soon. This does not count as a second signal."""
 
-    def repeat() -> None:
+    def repeat():
         number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
         _repeated.append(number)
         _thread.interrupt_main(number)
@@ -118,11 +118,11 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         yield
         return
 
-    def note(_: int, frame: FrameType | None) -> None:
+    def note(_: int, frame: FrameType | None):
         _asked.set()
         _raise(frame)
 
-    def again(unraisable: Any) -> None:
+    def again(unraisable: Any):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             _repeat_later()  # an exception raised here and now would be ignored again
         else:
@@ -210,7 +210,7 @@ def noted_signals() -> Iterator[Asked]:
         raise KeyboardInterrupt
     asked = Asked()
 
-    def note(number: int, _: Any) -> None:
+    def note(number: int, _: Any):
         if asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.number = number

@@ -70,7 +70,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
     errors: list[Exception] = []
 
-    def connect() -> None:
+    def connect():
         try:
             jax.distributed.initialize(
                 found.coordinator or None,
@@ -218,7 +218,7 @@ def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
     client: Any = state.client
     client.key_value_set(f"{key}{state.process_id}", value)
 
-    def wait(process: int) -> str:
+    def wait(process: int):
         while True:
             try:
                 return client.blocking_key_value_get(f"{key}{process}", 500)

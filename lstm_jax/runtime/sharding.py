@@ -86,7 +86,7 @@ def put(tree: Any, shardings: Any) -> Any:
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def place(leaf: Any, sharding: NamedSharding) -> Array:
+    def place(leaf: Any, sharding: NamedSharding):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(np.asarray(jax.random.key_data(leaf)))
         array = np.asarray(leaf)

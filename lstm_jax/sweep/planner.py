@@ -7,7 +7,7 @@ import io
 import json
 import multiprocessing
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from textwrap import shorten
@@ -88,7 +88,7 @@ def run(
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
     work = Work(function, missing, workers, path.with_suffix(".jobs"), options or {})
 
-    def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
+    def outcomes():
         with closing(EXECUTORS[where](work)) as ended:
             for key, outcome in ended:
                 if outcome["status"] == FAILED:
@@ -150,7 +150,7 @@ def _key_types(value: Any) -> list[str]:
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
     """Return the last row of each config in a file, in the order of the configs, and the number of configs with rows of other classes."""
 
-    def check(row: Any, location: str) -> Row:
+    def check(row: Any, location: str):
         known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
         return row

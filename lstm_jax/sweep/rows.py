@@ -117,7 +117,7 @@ def run_missing(
     missing = {key: item for key, item in wanted.items() if key not in done}
     failed = 0
 
-    def outcomes() -> Outcomes:
+    def outcomes():
         nonlocal failed
         with ThreadPoolExecutor(workers) as pool:
             running = {pool.submit(measure, item): item for item in missing.values()}

@@ -71,7 +71,7 @@ def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_00
     each sample the interval is too short: it contains the true ratio in about 70 % of cases with two values, and in 89 % with three.
     """
 
-    def ratio(a: ndarray, b: ndarray, axis: int = -1) -> Any:
+    def ratio(a: ndarray, b: ndarray, axis: int = -1):
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
     return float(np.median(slow) / np.median(fast)), *_bootstrap([slow, fast], ratio, draws, seed)

@@ -36,7 +36,7 @@ from lstm_jax import data
 from lstm_jax.bounds import Level, check_number, frozen
 from lstm_jax.config import ForecastConfig
 from lstm_jax.data import Series, SeriesWindows
-from lstm_jax.errors import require
+from lstm_jax.errors import check_class, require
 from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import figures
@@ -336,7 +336,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         The input is a `Part` with one window, whose `target` holds zeros. `ahead` explains the arguments and their errors.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
-        require(isinstance(series, Series), "series", type(series).__name__, "give what the method series returns")
+        check_class("series", series, Series, "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
         ends = np.concatenate([series.times[-1:], moments.ravel()])

@@ -20,7 +20,7 @@ from numpy import ndarray
 from lstm_jax.bounds import as_tuple, frozen
 from lstm_jax.config import SentimentConfig
 from lstm_jax.data import EncodedReviews, EncodedSplit, PaddedReviews, Vocabulary
-from lstm_jax.errors import require
+from lstm_jax.errors import check_class, require
 from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import embedding_space, figures
@@ -434,7 +434,7 @@ def evaluate(trained: Trained, reviews: EncodedReviews | None = None, split: str
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     reviews = trained.reviews() if reviews is None else reviews
     remedy = "give what sentiment.load_reviews returns"
-    require(isinstance(reviews, EncodedReviews), "reviews", type(reviews).__name__, remedy)
+    check_class("reviews", reviews, EncodedReviews, remedy)
     same = reviews.vocabulary == trained.vocabulary
     require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
     splits = padded_rows(reviews, trained.config)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from numpy import ndarray
 
-from lstm_jax.errors import require
+from lstm_jax.errors import check_class
 from lstm_jax.models import SentimentClassifier, functional, set_products
 from lstm_jax.tasks.review_rows import padded_ids
 
@@ -32,7 +32,7 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
             integers (B, T) from 0 to V - 1, where T is at least 1.
     """
     remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
-    require(isinstance(model, SentimentClassifier), "model", type(model).__name__, remedy)
+    check_class("model", model, SentimentClassifier, remedy)
     vocabulary, folded = model.embedding.embedding.shape[0], nnx.clone(model)
     folded.eval()
     if dtype is not None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import require
+from lstm_jax.errors import check_class, require
 from lstm_jax.recurrence import check_32_bits, of_kinds
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
@@ -106,7 +106,7 @@ def fit(
     callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
     for callback in callbacks:
         require(callable(callback), "callbacks", repr(callback), "give a list of functions")
-    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
+    check_class("model", model, nnx.Module, "give an nnx.Module; make_train_step takes a pytree, too")
     parts: Any = split_model(model)
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"

@@ -22,7 +22,7 @@ from rich.text import Text
 from lstm_jax import native
 from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError, Interrupted, require
+from lstm_jax.errors import InputError, Interrupted, check_class, require
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.runtime.interrupts import Asked, noted_signals
 from lstm_jax.training import checkpoint
@@ -164,7 +164,7 @@ def _plain(value):
 def _plain_metrics(found) -> Metrics:
     """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list."""
     remedy = "return a dict from names to numbers"
-    require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
+    check_class("metrics", found, Mapping, remedy)
     metrics = {}
     for name, value in found.items():
         require(isinstance(name, str), "name of a metric", repr(name), remedy)
@@ -344,7 +344,7 @@ class _Fit:
         if self.monitor:
             require(self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
             value, best = row[self.monitor], history.best_value
-            require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
+            check_class(f"metric {self.monitor}", value, int | float, "monitor a metric that is a number")
             better = best is None or (math.isnan(best) and not math.isnan(value)) or (value > best if self.largest else value < best)
             if better:
                 history.best_value, history.best_epoch, self.best_params = value, epoch, self._params()

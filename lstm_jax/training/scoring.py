@@ -85,7 +85,7 @@ class Scorer:
         self._initial_state = jax.jit(lambda params, batch: rebuild(params).initial_state(batch), static_argnums=1)
 
         def window(params, ids):
-            ids = as_int32("ids", ids, "give ints")
+            ids = as_int32("ids", ids)
             logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=True)
             return _score(logits, ids[:, -1])
 

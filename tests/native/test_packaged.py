@@ -120,7 +120,7 @@ def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, fold
     path = folder / packaged.file_name("x86-64-v4")
     path.write_bytes(small)
     assert library.loaded_library() == path
-    monkeypatch.setattr(library._LOADED[path][1], "lstm_jax_has_products", lambda number: 0, raising=False)
+    monkeypatch.setattr(library._LOADED[path].code, "lstm_jax_has_products", lambda number: 0, raising=False)
     assert library.why_not_products("int8") == f"{path.name} has no products in int8: run lstm-jax backends --build"
     assert library.why_not_products("bfloat16") == "this processor lacks avx512_bf16"
 

@@ -66,7 +66,7 @@ def read_archive(found: Found, _text_column: str, _label_column: str, verify: bo
         verify_archive(path)
     subject = f"archive {path}"
 
-    def members() -> Iterable[tuple[str, bytes]]:
+    def members():
         # gzip.open rather than tarfile's own "r|gz": the latter takes a truncated stream for the end of the archive.
         with open_input(path, subject, AGAIN) as file, gzip.open(file) as whole:
             stream = expanded(whole, path.stat().st_size, subject)

@@ -77,7 +77,7 @@ def prepare(
     word_index = find_word_index(found.path, cache) if vocabulary == "keras" else None
     files = found.files | ({"word index": word_index} if word_index else {})
 
-    def key_now() -> str:
+    def key_now():
         rows = [f"{name}\0{file_digest(path)}" for name, path in sorted(files.items())]
         options = form.name, text_column, label_column, vocabulary, str(verify)
         return hashlib.sha256(repr((CACHE_FORMAT, rows, options)).encode()).hexdigest()
@@ -171,7 +171,7 @@ def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> Arrays:
 def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
     words = Vocabulary.from_json(arrays["vocabulary"].tobytes()).capped(num_words)
 
-    def split(name: str) -> EncodedSplit:
+    def split(name: str):
         values, *others = (arrays[f"{name}_{part}"] for part in PARTS)
         return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 

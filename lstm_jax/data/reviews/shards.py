@@ -97,7 +97,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     words, counts, movies = {}, Counter(), {}
     columns = {"lengths": array("i"), "labels": array("i"), "groups": array("i"), "hashes": array("Q")}
 
-    def write_ids(file: IO[bytes]) -> None:
+    def write_ids(file: IO[bytes]):
         for review in table_reviews(Path(part["path"]), part["text_column"], part["label_column"], limited=False):
             tokens = tokenize(review.text)
             counts.update(tokens)

@@ -96,7 +96,7 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
     Text files may have any encoding, and their bytes are returned unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
     """
 
-    def unchanged(content: bytes, path: Path) -> bytes:
+    def unchanged(content: bytes, path: Path):
         require_no_archive(content, path)
         return content
 
