@@ -65,7 +65,7 @@ def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
 
     if config.data.data == "synthetic":
         return data.encode_reviews(data.synthetic_splits(*TOY_REVIEWS, config.train.seed), config.data.num_words)
-    return task.load_reviews(config)
+    return task.encoded_reviews(config)
 
 
 def train_sentiment(

@@ -23,7 +23,7 @@ from typing import Any, get_origin, get_type_hints
 import lstm_jax
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime.interrupts import exit_code, interrupted, keep_interrupts, terminable
-from lstm_jax.runtime.streams import drop_output, prepare_streams
+from lstm_jax.runtime.standard_streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 
@@ -48,7 +48,7 @@ def _names(group: str) -> list[str]:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Parse the command-line arguments, and return an object."""
+    """Parse the command-line arguments, and return the command, ready to be called."""
     import tyro
 
     from lstm_jax.commands import COMMANDS
@@ -146,8 +146,8 @@ def _run(arguments: list[str]) -> int:
         elif arguments[0] == "--version":
             print(lstm_jax.__version__)
         else:
-            from lstm_jax.commands.common import PipeConsole
             from lstm_jax.config.processes import Processes
+            from lstm_jax.runtime.console import PipeConsole
 
             several = arguments[0] == "train" and (Processes().completed()[0].processes > 1 or "--processes" in " ".join(arguments))
             if several:  # before XLA is imported: `processes.join` says in one line what XLA would log

@@ -35,7 +35,7 @@ from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.models import functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation
-from lstm_jax.training.scoring import Scorer
+from lstm_jax.training.text_scores import Scorer
 
 BATCH = 32
 COMMON = {"peer": "keras_jax", "version": keras.__version__}

@@ -10,12 +10,12 @@ import numpy as np
 
 from bench import data_file
 from lstm_jax.config import SentimentConfig, TextConfig
-from lstm_jax.tasks.sentiment import load_reviews, padded_rows
+from lstm_jax.tasks.sentiment import encoded_reviews, padded_rows
 
 
 def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the IMDB reviews as arrays x_train (25000, 80), y_train (25000,), x_test (25000, 80) and y_test (25000,)."""
-    splits = padded_rows(load_reviews(SentimentConfig()), SentimentConfig())
+    splits = padded_rows(encoded_reviews(SentimentConfig()), SentimentConfig())
     assert splits.test is not None
     return np.asarray(splits.train.ids), splits.train.labels, np.asarray(splits.test.ids), splits.test.labels
 

@@ -23,7 +23,7 @@ _TRAINING = (
     "state",
     "callbacks",
     "metrics",
-    "scoring",
+    "text_scores",
     "predict",
     "checkpoint",
 )

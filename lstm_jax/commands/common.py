@@ -1,4 +1,4 @@
-"""The base class of the training commands, and functions that start JAX, load a run, print lines and make help texts."""
+"""The base class of the training commands, and functions that start JAX, load a run, print warnings and make help texts."""
 
 import argparse
 import dataclasses
@@ -18,24 +18,12 @@ from rich.console import Console
 from lstm_jax.bounds import Checked, frozen
 from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
-from lstm_jax.runtime.streams import drop_output
+from lstm_jax.runtime.console import say
 
 T = TypeVar("T")
 Flat = Annotated[tyro.conf.OmitArgPrefixes[T], tyro.conf.arg(name="")]
 """Section of a config, whose flags have no prefix and whose panel in the help has no "config." before its name."""
 Positional = tyro.conf.Positional
-
-
-class PipeConsole(Console):
-    """Console that discards its output once the reader has closed the pipe (`| head`). The command then runs to its end.
-
-    The console of Rich would end the process with exit code 1.
-    """
-
-    def on_broken_pipe(self) -> None:
-        """Discard this and all further output."""
-        self.quiet = True
-        drop_output()
 
 
 def start(devices: int = 0) -> None:
@@ -83,11 +71,6 @@ def warn(notes: Iterable[str]) -> None:
         print(f"warning: {note}", file=sys.stderr)
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line on a console of the library Rich. Brackets in the line are not read as markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith(("lstm-jax ", "next: ")))
-
-
 def metric_text(value: float | None, form: str) -> str:
     """Return a metric as text in the format `form`, such as "0.8125" if `form` is ".4f"."""
     return format(float("nan") if value is None else value, form)
@@ -129,7 +112,7 @@ class Train(Command):
     """Print nothing but errors and warnings."""
     json: bool = False
     """Print nothing but the content of the run's result.json, on one line, when the training ends."""
-    group: Annotated[tyro.conf.OmitArgPrefixes[Processes], tyro.conf.arg(name="processes")] = Processes()
+    place: Annotated[tyro.conf.OmitArgPrefixes[Processes], tyro.conf.arg(name="processes")] = Processes()
     """Settings of this process in a run of several processes."""
 
     @classmethod
@@ -151,7 +134,7 @@ class Train(Command):
     def __call__(self, console):
         from lstm_jax.runtime import processes
 
-        place = processes.join(self.group)
+        place = processes.join(self.place)
         if place.process or self.quiet or self.json:
             console = Console(quiet=True)
         start_training(processes.own_devices(self.config.train.devices, place), self.config.model)

@@ -30,14 +30,14 @@ class PrepareData(Command):
 
     def __call__(self, console):
         from lstm_jax import data
-        from lstm_jax.tasks.review_rows import load_reviews
+        from lstm_jax.tasks.review_rows import encoded_reviews
 
         config = self.config
         if self.tfds:
             builder = data.build_tfds(config.data or None)
             say(console, f"built {builder.info.full_name} in {builder.data_dir}")
             config = dataclasses.replace(config, data="tfds")
-        reviews = load_reviews(SentimentConfig(config))
+        reviews = encoded_reviews(SentimentConfig(config))
         for name, split in (("train", reviews.train), ("test", reviews.test)):
             if split is not None:
                 positive, mean = int(split.labels.sum()), split.lengths.mean()

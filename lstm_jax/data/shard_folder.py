@@ -82,12 +82,10 @@ def write_folder(
     on_progress: Progress | None,
 ) -> None:
     """Write the shards of a folder that are missing or damaged, and then the index. The folder is created if it does not exist."""
-    subject, writable = f"shards {folder}", "name a folder that can be written"
+    subject = f"shards {folder}"
     require(folder != Path(), "shards", "an empty name, or this folder", "name a folder for them with --out")
-    with parsing(subject, writable):
-        folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, subject):
-        with parsing(subject, writable):
+        with parsing(subject, "name a folder that can be written"):
             remove_temporaries(folder)
             names = os.listdir(folder)
         taken = sorted(filter(_SHARD_FILE.fullmatch, names))

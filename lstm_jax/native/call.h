@@ -9,7 +9,7 @@
 
 namespace lstm_jax {
 
-// The attributes of both calls.
+// The attributes of both calls, in the order of `binding` in recurrence.cc.
 struct Options {
   int64_t cell;
   bool ids;
@@ -17,7 +17,7 @@ struct Options {
   bool masked, tokens, resets, batch_first;
   int64_t products;
   bool sequences;
-  bool more;  // `keep` of the forward call, `d_x` of the backward call
+  bool keep_or_d_x;  // `keep` of the forward call, `d_x` of the backward call
   int64_t threads;
 };
 

@@ -16,7 +16,7 @@ inline bool has_products(int64_t products) { return products == kFull || (produc
 
 // Check the attributes of both calls.
 inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real, const Options& options, bool keep) {
-  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, more, threads] = options;
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep_or_d_x, threads] = options;
   const bool known = cell >= 0 && cell < kCellCount;
   const int64_t gates = known ? kShapes[cell].gates : 1;
   const std::string kinds = gates == 1 ? "give 0 or 1" : "give 0, 1 or " + std::to_string(gates), numbers = "give 0 to " + std::to_string(kCellCount - 1);

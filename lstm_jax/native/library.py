@@ -218,7 +218,7 @@ def register() -> None:
 
 
 def call(
-    name: str, results: Any, args: Any, aliases: dict[int, int] | None = None, sets: bool = False, alone: bool = False, **options
+    name: str, results: Any, args: Any, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options
 ) -> Any:
     """Call a function of the compiled C++ library on arrays of one device, and return its results, in the structure of `results`.
 
@@ -230,13 +230,13 @@ def call(
         aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
         sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the
             sets and calls the function once. If false, `vmap` calls the function once for each set.
-        alone: whether the function runs in one thread.
+        one_thread: whether the function runs in one thread.
         options: attributes that are passed to the function; each is a bool, int, float or NumPy number.
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
     # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
-    fixed["threads"] = np.int64(1 if alone else max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
+    fixed["threads"] = np.int64(1 if one_thread else max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
     leaves, tree = jax.tree.flatten(results)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)

@@ -9,6 +9,7 @@ namespace {
 enum Differs { kNoInputGate = 1, kNoForgetGate = 2, kNoOutputGate = 4, kCoupled = 8, kLinearInput = 16, kLinearOutput = 32, kPeepholes = 64 };
 
 // i = sigmoid(z_i);  f = sigmoid(z_f);  g = tanh(z_g);  o = sigmoid(z_o);  c' = f c + i g;  h' = o tanh(c'), but for the bits of `DIFFERS`.
+// `forward` of the plain LSTM runs for few rows alone; for more, `finish_step` of fused_lstm.h, which must agree.
 template <typename T, int DIFFERS>
 struct LSTMCell {
   static constexpr bool has(int bit) { return DIFFERS & bit; }

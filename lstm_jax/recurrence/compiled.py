@@ -117,7 +117,7 @@ class CompiledCell(RecurrentOperation):
             alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * products <= LITTLE
             weights = (*params[:3], *_further(params))
             operands = (_swapped(x) if swaps else x, weights, state, call.dropout, call.valid, call.tokens, call.resets)
-            flags = {"alone": alone, "keep": keep, "sequences": sequences}
+            flags = {"one_thread": alone, "keep": keep, "sequences": sequences}
             final, all_steps, values, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **flags, **attributes)
             if sequences:
                 outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]

@@ -28,7 +28,6 @@ from jax.sharding import Mesh, PartitionSpec
 from numpy import ndarray
 from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
 from lstm_jax import native
 from lstm_jax.bounds import frozen
@@ -44,10 +43,11 @@ from lstm_jax.inspection.figures import learning_curves
 from lstm_jax.models import Functional, check_products, functional, layer_rows, replaced, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.runtime import machine, processes, sharding
+from lstm_jax.runtime.console import say
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, Metrics, check_batch_size, fit
+from lstm_jax.training.loop import FitResult, Metrics, check_batch_size, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data, versions
@@ -231,7 +231,7 @@ class Task(Training, Generic[C, D]):
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
-    def results(self, folder: RunFolder, params: Any) -> Results:
+    def results(self, run: RunFolder, params: Any) -> Results:
         """Return the results of the training, whose parameters are `params`."""
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
@@ -256,14 +256,14 @@ class Task(Training, Generic[C, D]):
         """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
         return ()
 
-    def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
+    def pretrained(self, run: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         """Train other models that initialise the model of the task, and return a dict from names of parameters to their initial values.
 
         If a resumed run already has a checkpoint of the model of the task, the method is not called.
         """
         return {}
 
-    def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
+    def callbacks(self, run: RunFolder, console: Console) -> Sequence[Callback]:
         """Return the callbacks of this task, which are called after each epoch in addition to the built-in callbacks."""
         return ()
 
@@ -335,7 +335,7 @@ class Task(Training, Generic[C, D]):
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(params, {**task.pretrained(run_folder, resume, console), **initial})
             marks.append(time.perf_counter())
-            result = fit(
+            result = run_epochs(
                 params,
                 task.objective(rebuild),
                 optimizer,
@@ -449,11 +449,6 @@ def _check_request(config: RunConfig, mesh: Mesh) -> str:
     return backend.name
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line without markup and colours. Only a terminal wraps it."""
-    console.print(Text(line), soft_wrap=not console.is_terminal)
-
-
 def initial_rngs(seed: int) -> nnx.Rngs:
     """Return the random-number streams from which the initial weights of a run are drawn."""
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
@@ -505,7 +500,7 @@ class Trained(ABC, Generic[C, Own]):
 
     def is_own(self, data: Any) -> bool:
         """Return whether `data`, such as a series, equal the data that the run was trained on."""
-        return same_data(read_input(self.run.data, remedy="name the folder of a finished or interrupted run"), data.fingerprint)
+        return same_data(read_input(self.run.fingerprint, remedy="name the folder of a finished or interrupted run"), data.fingerprint)
 
     def check_own(self, data: Any) -> None:
         """Raise an `InputError` unless `data` equal the data that the run was trained on."""

@@ -29,8 +29,8 @@ from lstm_jax.config import (
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.reading import file_digest, parsing
 from lstm_jax.files.writing import remove_temporaries, write_atomically
+from lstm_jax.runtime.console import say
 from lstm_jax.tasks import generation, sentiment
-from lstm_jax.tasks.base import say
 from lstm_jax.training.run_folder import RunFolder
 
 SENTIMENT = SentimentConfig(

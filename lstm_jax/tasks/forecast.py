@@ -259,7 +259,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         found = metrics_of(self.predictions(params, parts[name]), parts[name], scale)
         return {f"{name}_{metric}": value for metric, value in found.items()}
 
-    def results(self, folder, params):
+    def results(self, run, params):
         """Return the metrics, and a function that draws the end of the series, with the forecasts for every K-th window of the test split.
 
         Windows start one entry after each other, so that each of these forecasts begins where the previous one ends.
@@ -272,7 +272,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
             first = max(0, int(part.origin[0]) - horizon)
             chosen = range(0, len(part.origin), horizon)
             drawn = [(series.times[part.origin[n] : part.origin[n] + horizon], *(array[n] for array in bounds)) for n in chosen]
-            figures.forecast(series.times[first:], series.values[first:], drawn, LEVEL, series.dated, folder.figures / "forecast.png")
+            figures.forecast(series.times[first:], series.values[first:], drawn, LEVEL, series.dated, run.figures / "forecast.png")
 
         return self.evaluate(params) | self.evaluate(params, "test"), draw
 

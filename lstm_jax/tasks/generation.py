@@ -25,11 +25,12 @@ from lstm_jax.files.digits import counted
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator
+from lstm_jax.runtime.console import say
 from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, make_rules
 from lstm_jax.tasks import base
-from lstm_jax.tasks.base import Metrics, initial_rngs, require_free, say
+from lstm_jax.tasks.base import Metrics, initial_rngs, require_free
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
-from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
+from lstm_jax.training.text_scores import Scorer, Scores, bits_and_perplexity
 
 CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
@@ -129,7 +130,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         yield f"{text}; {run.examples:,} {kind}; backend {run.backend}, {counted(self.mesh.size, 'device')}"
         yield from corpus.notes
 
-    def callbacks(self, folder, console):
+    def callbacks(self, run, console):
         config, corpus, mode = self.config.sample, self.data, reading_mode(self.config)
         sampler = Sampler(self.functional.rebuild, corpus.characters.size, mode, self.config.data.length)
         whole = min(len(corpus.train), MOST)  # of a larger text, the prompt is from the part that int32 can index
@@ -141,14 +142,14 @@ class Generation(base.Task[GenerationConfig, Corpus]):
             prompt = corpus.train[begin : begin + size]
             # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
             params = jax.tree.map(np.asarray, record.params)
-            rows = [row for row in read_samples(folder.samples) if row["epoch"] < record.epoch]  # later epochs are trained again
+            rows = [row for row in read_samples(run.samples) if row["epoch"] < record.epoch]  # later epochs are trained again
             for number, temperature in enumerate(config.sample_temperatures):
                 key, rules = jax.random.fold_in(draw_key, number), make_rules(temperature=temperature)
                 drawn = sampler.generate(params, key, jnp.asarray(prompt)[None], config.sample_chars, rules)
                 texts = {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
                 say(console, f"  temperature {temperature:g}: prompt {texts['prompt']!r}\n{texts['text']}")
                 rows.append({"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode} | texts)
-            write_atomically(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            write_atomically(run.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
         return (sample,) if config.sample_chars and config.sample_temperatures else ()
 
@@ -173,15 +174,15 @@ class Generation(base.Task[GenerationConfig, Corpus]):
     def _score_held_out(self, params: Any) -> Metrics:
         return self.scorer.text(params, *self.split("validation")).metrics("validation_") if self.monitor else {}
 
-    def results(self, folder, params):
+    def results(self, run, params):
         """Return the metrics of the whole held-out text, and a function that draws the pages of coloured text."""
 
         def draw():
             ids, starts = self.split("validation" if self.monitor else "train")
             read, characters = (params, ids[:SHOWN], starts), self.data.characters
             title = f"Surprise, {'held-out' if self.monitor else 'training'} text"
-            draw_surprise(characters, read[1], self.scorer.text(*read), folder.figures / "surprise.html", title)
-            draw_units(characters, read[1], self.scorer.activations(*read), folder.figures / "units.html", UNITS)
+            draw_surprise(characters, read[1], self.scorer.text(*read), run.figures / "surprise.html", title)
+            draw_units(characters, read[1], self.scorer.activations(*read), run.figures / "units.html", UNITS)
 
         return self._score_held_out(params), draw
 

@@ -25,7 +25,7 @@ from lstm_jax.models import WordLanguageModel, replaced
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks.base import Training, initial_rngs
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, fit
+from lstm_jax.training.loop import FitResult, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.predict import make_predict
 
@@ -126,15 +126,15 @@ def pretrain(config: SentimentConfig, vocabulary: int, text: ndarray, held_out: 
     """Train a word-level language model that will initialise a sentiment classifier, and return its parameters and metrics.
 
     `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on `held_out`, a text of two words or more, is computed
-    after each epoch. `options` are `checkpoints`, `resume`, `callbacks` and `console` of `fit`. The parameters of the embedding and of the
-    recurrent layer have the same names as in a classifier.
+    after each epoch. `options` are `checkpoints`, `resume`, `callbacks` and `console` of `run_epochs`. The parameters of the embedding and
+    of the recurrent layer have the same names as in a classifier.
 
     Raises:
         Interrupted: if SIGINT or SIGTERM arrives, also during the last training step. The state has been saved if `checkpoints` is given.
     """
     task = LanguageModel(config, vocabulary, text, mesh)
     params, rebuild = task.functional
-    return fit(
+    return run_epochs(
         replaced(params, {"head/bias": task.log_share}),
         task.objective(rebuild),
         make_optimizer(task.train_config, task.steps),

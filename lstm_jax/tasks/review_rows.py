@@ -174,7 +174,7 @@ def padded_rows(encoded: EncodedReviews, config: SentimentConfig) -> Splits:
     return Splits(rows_of(train, config, mapped=True), validation, test)
 
 
-def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> EncodedReviews:
+def encoded_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> EncodedReviews:
     """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
 
     `on_progress` is called with a description of the current stage, the number of finished stages and the number of all stages.

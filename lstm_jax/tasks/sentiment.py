@@ -26,16 +26,17 @@ from lstm_jax.files.reading import parsing
 from lstm_jax.inspection import embedding_space, figures
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.runtime import processes
+from lstm_jax.runtime.console import say
 from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation, with_gradient
-from lstm_jax.tasks.base import initial_rngs, say
+from lstm_jax.tasks.base import initial_rngs
 from lstm_jax.tasks.review_rows import (
     NONE,
     PackedRows,
     Rows,
     Split,
     Splits,
-    load_reviews,
+    encoded_reviews,
     padded_ids,
     padded_rows,
     rows_of,
@@ -166,7 +167,7 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
     @classmethod
     def read(cls, config, console):
         with console.status("reading reviews") as status:
-            return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
+            return encoded_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
 
     def batch(self):
         size, length = self.config.train.batch_size, self.config.data.maxlen
@@ -216,7 +217,7 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
         if self.config.pretraining.lm_epochs:
             pretraining.LanguageModel(self.config, self.data.vocabulary.size, self.data.train.values, self.mesh).check_memory()
 
-    def pretrained(self, folder, resume, console):
+    def pretrained(self, run, resume, console):
         epochs = self.config.pretraining.lm_epochs
         if not epochs:
             return {}
@@ -228,9 +229,9 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
             train.values,
             held_out.values if held_out else None,
             self.mesh,
-            checkpoints=folder.language_model,
+            checkpoints=run.language_model,
             resume=resume,
-            callbacks=(metrics_file(folder.pretraining_metrics), print_row(console)),
+            callbacks=(metrics_file(run.pretraining_metrics), print_row(console)),
             console=console,
         )
         say(console, "classifier")
@@ -254,7 +255,7 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
             metrics[f"{name}_seconds"] = time.perf_counter() - began
         return metrics
 
-    def results(self, folder, params):
+    def results(self, run, params):
         """Return the metrics of the test split, or else of the validation split if there is one.
 
         If a language model was trained first, its training time is returned as "pretraining_seconds", and its checkpoints are removed.
@@ -264,11 +265,11 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
         scored = (self.logits(params, held_out[name]), held_out[name].targets) if name else None
         row = binary_metrics(*scored).to_row(f"{name}_") if scored else {}
         if self.config.pretraining.lm_epochs:
-            lines = folder.pretraining_metrics.read_text().splitlines() if folder.pretraining_metrics.exists() else ()
+            lines = run.pretraining_metrics.read_text().splitlines() if run.pretraining_metrics.exists() else ()
             row["pretraining_seconds"] = sum(json.loads(line)["seconds"] for line in lines)
             if processes.first():
-                shutil.rmtree(folder.language_model, ignore_errors=True)  # only an unfinished run needs it
-        return row, lambda: draw_figures(folder, params, scored, name)
+                shutil.rmtree(run.language_model, ignore_errors=True)  # only an unfinished run needs it
+        return row, lambda: draw_figures(run, params, scored, name)
 
 
 def write_words(reviews: EncodedReviews, file: IO[bytes]) -> None:
@@ -380,7 +381,7 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
 
     def reviews(self) -> EncodedReviews:
         """Load the reviews that the run was trained on, or raise an `InputError` if they have changed."""
-        reviews = load_reviews(self.config)
+        reviews = encoded_reviews(self.config)
         self.check_own(reviews)
         return reviews
 
@@ -433,8 +434,7 @@ def evaluate(trained: Trained, reviews: EncodedReviews | None = None, split: str
     """
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     reviews = trained.reviews() if reviews is None else reviews
-    remedy = "give what sentiment.load_reviews returns"
-    check_class("reviews", reviews, EncodedReviews, remedy)
+    check_class("reviews", reviews, EncodedReviews, "give what sentiment.encoded_reviews returns")
     same = reviews.vocabulary == trained.vocabulary
     require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
     splits = padded_rows(reviews, trained.config)

@@ -1,4 +1,4 @@
-"""Function `fit`, which trains a user's own Flax NNX module with the training loop that this project's tasks also use (`loop.fit`)."""
+"""Function `fit`, which trains a user's own Flax NNX module with the training loop of this project's tasks (`loop.run_epochs`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def fit(
             early.
         mode: "min" if the metric should be small, as a loss, or "max" if it should be large, as an accuracy.
         mesh: devices that each batch is sharded over. If None, one device is used.
-        checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
+        checkpoints: folder of the checkpoints, or None to save none; see `loop.run_epochs`.
         checkpoint_steps: number of steps between checkpoints within an epoch. If 0, one is saved only at the end of an epoch (of short
             epochs about every 3 seconds) and after an interrupt.
         keep_epochs: whether to keep the parameters of each epoch in the subfolder `epochs/` of `checkpoints`.
@@ -86,7 +86,7 @@ def fit(
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
 
     Returns:
-        The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
+        The result of `loop.run_epochs`. Its field `rows` has one dict of metrics for each epoch.
 
     Raises:
         InputError: in one of these cases.
@@ -97,7 +97,7 @@ def fit(
             - The losses are not floats of the shape (B,).
             - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
             - A number, such as `epochs`, is outside its allowed range.
-            - `make_train_step` or `loop.fit` raises this error.
+            - `make_train_step` or `loop.run_epochs` raises this error.
 
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
@@ -144,7 +144,7 @@ def fit(
         checkpoint_steps=checkpoint_steps,
         keep_epochs=keep_epochs,
     )
-    result = loop.fit(
+    result = loop.run_epochs(
         parts.params,
         objective,
         optimizer,

@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 from numpy import ndarray
 from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 
 from lstm_jax import native
 from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, Interrupted, check_class, require
 from lstm_jax.runtime import processes, sharding
+from lstm_jax.runtime.console import say
 from lstm_jax.runtime.interrupts import Asked, noted_signals
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord, progress_bar
@@ -41,14 +41,14 @@ SAVE_SECONDS = 3.0
 """Number of seconds after a checkpoint within which the end of an epoch saves no other one, since an epoch of a small model takes less time
 than a checkpoint. The first and the last epoch save one in any case, and so do all with `checkpoint_steps` and each after an interrupt."""
 KEEP = {"latest": 3, "best": 2, "epochs": 0}
-"""Dict from the folders in the folder `checkpoints` of `fit` to the number of newest checkpoints that are kept, or 0 for all."""
+"""Dict from the folders in the folder `checkpoints` of `run_epochs` to the number of newest checkpoints that are kept, or 0 for all."""
 
 Metrics = dict[str, Any]
 
 
 @frozen
 class FitResult:
-    """Result of `fit`: the trained parameters and the metrics of all epochs.
+    """Result of `run_epochs` and of `lstm_jax.fit`: the trained parameters and the metrics of all epochs.
 
     `params` are the parameters of the best epoch, whose number, counted from 1, is `best_epoch`. If no metric was monitored, both belong to
     the last epoch. `rows` has one dict of metrics for each epoch. `stopped_early` says whether early stopping ended the training before the
@@ -70,7 +70,7 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     require(config.batch_size % (mesh.size * config.microbatches) == 0, "microbatches", each, remedy)
 
 
-def fit(
+def run_epochs(
     params: Any,
     objective: Objective,
     optimizer: Optimizer,
@@ -176,7 +176,7 @@ def _plain_metrics(found) -> Metrics:
 
 
 class _Fit:
-    """State of one call of `fit`, with methods that train epoch by epoch."""
+    """State of one call of `run_epochs`, with methods that train epoch by epoch."""
 
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, table, metrics, monitor, mode, checkpoints):
         self.config, self.mesh, self.metrics, self.checkpoints = config, mesh, metrics, checkpoints
@@ -249,9 +249,6 @@ class _Fit:
                 remedy = f"the checkpoints in {latest} are of a training with {was or repr(was)}: give that, or another folder"
                 require(was == value, name, value or repr(value), remedy)
 
-        def say(text):
-            console.print(Text(text), soft_wrap=True)
-
         note = ""
         if saved:
             compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
@@ -270,7 +267,7 @@ class _Fit:
         else:  # a process that ended before it saved its first state may have left the best checkpoint of the first epoch
             return
         for step, reason in found.rejected:
-            say(f"checkpoint of step {step} is damaged ({reason}); an older one is used")
+            say(console, f"checkpoint of step {step} is damaged ({reason}); an older one is used")
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
         remedy = f"the newest checkpoint in {latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
@@ -281,9 +278,9 @@ class _Fit:
         own = self.history.rows[epoch - 1]["step"] if epoch else 0
         known = self.monitor or found.step == own  # else the next epoch ends with a new one
         if epoch and known and (damage := checkpoint.damage(best, own)):
-            say(f"best checkpoint of step {own} is damaged ({damage}); saved again")
+            say(console, f"best checkpoint of step {own} is damaged ({damage}); saved again")
             self._save("best", own, self.best, epoch)
-        say(f"resumed after step {found.step} of {most}{note}")
+        say(console, f"resumed after step {found.step} of {most}{note}")
         self.began = time.perf_counter() - self.history.seconds
 
     def save(self) -> None:

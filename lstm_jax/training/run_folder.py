@@ -45,22 +45,22 @@ class RunFolder:
 
     def __init__(self, path: Path, checkpoints: Path | None = None):
         self.path = path
-        self.config = path / "config.json"
-        self.data = path / "data.sha256"
-        self.environment = path / "environment.json"
-        self.vocabulary = path / "vocabulary.json"
+        self.config = path / "config.json"  # written by `start` and `lengthen`
+        self.fingerprint = path / "data.sha256"  # by `fix_data`
+        self.environment = path / "environment.json"  # by `seal`
+        self.vocabulary = path / "vocabulary.json"  # this and the next three by `Task._begin`, from `Task.files`
         self.words = path / "words.npz"
         self.characters = path / "characters.json"
         self.scale = path / "scale.json"
-        self.samples = path / "samples.jsonl"
-        self.metrics = path / "metrics.jsonl"
-        self.pretraining_metrics = path / "pretraining.jsonl"
-        self.result = path / "result.json"
-        self.events = path / "events"
-        self.figures = path / "figures"
-        self.checkpoints = checkpoints or path / "checkpoints"
-        self.language_model = self.checkpoints / "language_model"
-        self.manifest = path / "manifest.json"
+        self.samples = path / "samples.jsonl"  # by `Generation.callbacks`
+        self.metrics = path / "metrics.jsonl"  # by `callbacks.metrics_file`
+        self.pretraining_metrics = path / "pretraining.jsonl"  # by `Sentiment.pretrained`
+        self.result = path / "result.json"  # by `Task.finish`
+        self.events = path / "events"  # by `callbacks.tensorboard`
+        self.figures = path / "figures"  # by `Task.finish`, from `Task.results`
+        self.checkpoints = checkpoints or path / "checkpoints"  # by `loop.run_epochs`
+        self.language_model = self.checkpoints / "language_model"  # by `Sentiment.pretrained`
+        self.manifest = path / "manifest.json"  # by `seal`
         self.lock = path / "run.lock"
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
@@ -128,10 +128,10 @@ class RunFolder:
 
     def fix_data(self, fingerprint: str) -> None:
         """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before."""
-        if not self.data.exists():
-            write_atomically(self.data, fingerprint + "\n")
-        with system_errors(f"file {self.data}", _READABLE):
-            same = same_data(self.data.read_bytes(), fingerprint)
+        if not self.fingerprint.exists():
+            write_atomically(self.fingerprint, fingerprint + "\n")
+        with system_errors(f"file {self.fingerprint}", _READABLE):
+            same = same_data(self.fingerprint.read_bytes(), fingerprint)
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:

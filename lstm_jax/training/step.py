@@ -73,7 +73,7 @@ def make_run_steps(
             gradient of the batch.
     """
 
-    def loss(params, batch, weight, key, carry):
+    def with_carry(params, batch, weight, key, carry):
         if jax.tree.leaves(carry):
             return objective(params, batch, weight, key, carry)
         value, metrics = objective(params, batch, weight, key)
@@ -85,7 +85,7 @@ def make_run_steps(
             lag, state = carried
             at = n - order.first
             batch = gather(arrays, order.rows[at]), order.weight[at], jax.random.fold_in(key, state.step)
-            lag, new, metrics = take_step(loss, optimizer, state, lag, *batch, microbatches)
+            lag, new, metrics = take_step(with_carry, optimizer, state, lag, *batch, microbatches)
             count = order.examples[at]
             added = {name: value.astype(jnp.float32) * count for name, value in metrics.items()} | {EXAMPLES: count.astype(jnp.int32)}
             totals = {name: total + added[name] for name, total in state.totals.items() if name != FINITE}

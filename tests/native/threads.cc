@@ -200,7 +200,7 @@ struct Case {
   bool exact;  // whether threads change no bit of it
 };
 
-constexpr int64_t kFew = 3;  // kMostFewRows of recurrence.cc
+constexpr int64_t kFew = 3;  // kMostFewRows of common.h
 
 std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})}, state = {floats({B, H}), floats({B, H})};

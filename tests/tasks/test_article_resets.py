@@ -99,14 +99,14 @@ def test_other_boundaries_are_other_data(texts, tmp_path):
     own = Path(shutil.copytree(texts, tmp_path / "texts"))
     trained = train(own, tmp_path / "run")
     trained.read_text()
-    stored = trained.run.data.read_text().split()
+    stored = trained.run.fingerprint.read_text().split()
     assert len(stored) == 2
     first, second = own / "00.txt", own / "01.txt"
     first.write_text(f"{first.read_text().strip()} {second.read_text().strip()}")
     second.unlink()
     with pytest.raises(InputError, match="changed since the run began"):
         trained.read_text()
-    trained.run.data.write_text(f"{stored[0]}\n")
+    trained.run.fingerprint.write_text(f"{stored[0]}\n")
     trained.read_text()
 
 

@@ -131,7 +131,7 @@ def test_other_models_of_reviews(reviews, change, tmp_path):
 
 def test_chosen_reviews(run):
     window = make_window(run, Request(examples=1))
-    rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
+    rows = sentiment.padded_rows(sentiment.encoded_reviews(run.config), run.config).test
     logits = run.logits(rows)
     margin = logits * (2 * rows.targets - 1)
     chosen = [name.split(": ") for name in ReviewNetwork(run).examples(Request(examples=len(logits)))]

@@ -27,7 +27,7 @@ def config(small):
 
 @pytest.fixture(scope="module")
 def reviews(config):
-    return sentiment.load_reviews(config)
+    return sentiment.encoded_reviews(config)
 
 
 def made_model(reviews, **options):

@@ -111,14 +111,14 @@ def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
 
     A run that is interrupted and resumed in each of the two trainings ends with the same bits as an uninterrupted run.
     """
-    begun, trained, own_fit = [], [], pretraining.fit
+    begun, trained, own_run = [], [], pretraining.run_epochs
 
     def keep(*args, **options):
         begun.append(options["resume"])
-        trained.append(own_fit(*args, **options))
+        trained.append(own_run(*args, **options))
         return trained[-1]
 
-    monkeypatch.setattr(pretraining, "fit", keep)
+    monkeypatch.setattr(pretraining, "run_epochs", keep)
     whole = sentiment.train(config, tmp_path / "whole", figures=False)
     rows = [json.loads(line) for line in (tmp_path / "whole" / "pretraining.jsonl").read_text().splitlines()]
     assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in trained[0].rows]
@@ -195,7 +195,7 @@ def test_memory(config, monkeypatch):
     """
     needed = []
     monkeypatch.setattr(base, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
-    task = sentiment.Sentiment(override(config, {"model.units": 64}), sentiment.load_reviews(config), make_mesh(1))
+    task = sentiment.Sentiment(override(config, {"model.units": 64}), sentiment.encoded_reviews(config), make_mesh(1))
     task.check_memory()
     monkeypatch.setattr(pretraining, "LENGTH", 800)
     task.check_memory()

@@ -54,7 +54,7 @@ def test_the_folder_s_contents(run):
 
 def test_words_npz(run):
     folder, config, _ = run
-    reviews = sentiment.load_reviews(config)
+    reviews = sentiment.encoded_reviews(config)
     with np.load(folder / "words.npz") as file:
         share, count = file["share"], file["count"]
     identity = 4
@@ -160,7 +160,7 @@ def with_movies(tmp_path):
 
 
 def test_validation_shares_no_movie_and_decides_the_best_epoch(with_movies, tmp_path):
-    reviews = sentiment.load_reviews(with_movies)
+    reviews = sentiment.encoded_reviews(with_movies)
     splits = sentiment.padded_rows(reviews, with_movies)
     assert splits.validation is not None
     assert splits.test is None
@@ -203,7 +203,7 @@ def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
 
 
 def test_padded_rows(run):
-    reviews = sentiment.load_reviews(run[1])
+    reviews = sentiment.encoded_reviews(run[1])
     splits = sentiment.padded_rows(reviews, override(run[1], {"data.maxlen": 5, "data.padding": "post", "data.truncating": "pre"}))
     for own, split in ((splits.train, reviews.train), (splits.test, reviews.test)):
         np.testing.assert_array_equal(own.ids, split.padded(5, "post", "pre"), strict=True)

@@ -42,7 +42,7 @@ def test_a_run(configs, tmp_path):
     assert all(row["input_seconds"] > 0 for row in rows)
     trained = sentiment.load(tmp_path / "run")
     assert sentiment.evaluate(trained).accuracy == rows[-1]["test_accuracy"]
-    reviews = sentiment.load_reviews(memory)
+    reviews = sentiment.encoded_reviews(memory)
     assert trained.vocabulary == reviews.vocabulary
     for split in ("train", "test"):
         assert sentiment.evaluate(trained, split=split) == sentiment.evaluate(trained, reviews, split)
@@ -60,7 +60,7 @@ def test_batches_are_those_of_the_order(configs):
     The batches of the streaming run have the rows that `shuffled` names.
     """
     streamed, memory = (override(config, {"data.validation": 0.25}) for config in configs)
-    mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
+    mapped, whole = (sentiment.padded_rows(sentiment.encoded_reviews(config), config) for config in (streamed, memory))
     for split in (mapped.validation, whole.validation, whole.train):
         assert isinstance(split, sentiment.Rows)
     np.testing.assert_array_equal(mapped.validation.ids, whole.validation.ids)
@@ -77,7 +77,7 @@ def test_batches_are_those_of_the_order(configs):
 def test_memory_of_the_data(configs):
     """Only the validation and test splits count as data in memory, and their size is computed without reading them."""
     streamed, _ = configs
-    reviews = sentiment.load_reviews(streamed)
+    reviews = sentiment.encoded_reviews(streamed)
     for share, count in ((0.0, 80), (0.25, 60 + 80)):
         config = override(streamed, {"data.validation": share})
         task = sentiment.Sentiment(config, reviews, sharding.make_mesh(1))

@@ -15,7 +15,7 @@ from lstm_jax import data
 from lstm_jax.runtime import sharding
 from lstm_jax.training import examples, feeding
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import Interrupted, fit
+from lstm_jax.training.loop import Interrupted, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 def train(stream: bool, made=None, loss=objective, config=CONFIG, **options: Any):
     made = made or tiny()
     rows = Examples(made.data, len(made.data[1]), stream=stream)
-    return fit(made.params, loss, make_optimizer(config, 100), rows, config, sharding.make_mesh(0), **options)
+    return run_epochs(made.params, loss, make_optimizer(config, 100), rows, config, sharding.make_mesh(0), **options)
 
 
 def untimed(rows) -> list[dict]:
@@ -32,7 +32,7 @@ def untimed(rows) -> list[dict]:
 
 
 def assert_close(fed, resident):
-    """Assert that the parameters and metrics of two results of `fit` agree up to rounding.
+    """Assert that the parameters and metrics of two results of `run_epochs` agree up to rounding.
 
     The last bits may differ, because XLA may sum a loss in another order in a program that gets its batches in another way.
     """

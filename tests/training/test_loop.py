@@ -22,7 +22,7 @@ from lstm_jax.config import TrainConfig
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.examples import Examples, Order, in_parts
-from lstm_jax.training.loop import FitResult, Interrupted, fit
+from lstm_jax.training.loop import FitResult, Interrupted, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -51,7 +51,7 @@ def objective(params, batch, weight, key, carry, noise: float = 0.1):
 def train(config: TrainConfig = CONFIG, made: Tiny | None = None, loss=objective, carry: Any = CARRY, **options: Any) -> FitResult:
     made, mesh = made or tiny(), sharding.make_mesh(config.devices)
     optimizer, examples = make_optimizer(config, 100), Examples.of_rows(made.data)
-    return fit(made.params, loss, optimizer, examples, config, mesh, carry=carry, metrics=METRICS, **options)
+    return run_epochs(made.params, loss, optimizer, examples, config, mesh, carry=carry, metrics=METRICS, **options)
 
 
 def evaluate(params, row) -> dict[str, float]:
@@ -175,7 +175,7 @@ def test_an_order_of_their_own():
 
     config = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e-12)
     examples, mesh = Examples(made.data, 8, plan=plan), sharding.make_mesh(2)
-    result = fit(made.params, quiet_objective, make_optimizer(config, 100), examples, config, mesh)
+    result = run_epochs(made.params, quiet_objective, make_optimizer(config, 100), examples, config, mesh)
     assert len({tuple(key) for key in keys}) == 3
     z, label = float(logits(made.params, jnp.asarray(made.data[0]))[5]), made.data[1][5]
     assert [row["train_loss"] for row in result.rows] == pytest.approx([np.log1p(np.exp(-z)) + (1 - label) * z] * 3, rel=1e-6)

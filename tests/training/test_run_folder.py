@@ -207,8 +207,8 @@ def test_data_that_changed_is_noticed(tmp_path):
     run.fix_data("abc")
     with pytest.raises(InputError, match="changed since the run began"):
         run.fix_data("abd")
-    assert run.data.read_text() == "abc\n"
-    run.data.write_bytes(b"\xff\xfe")
+    assert run.fingerprint.read_text() == "abc\n"
+    run.fingerprint.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="changed since the run began"):
         run.fix_data("abc")
 

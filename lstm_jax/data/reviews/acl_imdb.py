@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from lstm_jax.data.reviews.form import CLASSES, Found, Review, Splits, text_split
+from lstm_jax.data.reviews.form import CLASSES, Found, Review, TextSplits, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
 from lstm_jax.files.writing import download
@@ -59,7 +59,7 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
     return path
 
 
-def read_archive(found: Found, _text_column: str, _label_column: str, verify: bool) -> Splits:
+def read_archive(found: Found, _text_column: str, _label_column: str, verify: bool) -> TextSplits:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews."""
     path = found.path
     if verify and path.name == ARCHIVE_NAME:
@@ -98,7 +98,7 @@ def find_folder(path: Path) -> Found | None:
     return None
 
 
-def read_folder(found: Found, *_: object) -> Splits:
+def read_folder(found: Found, *_: object) -> TextSplits:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews."""
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
@@ -111,7 +111,7 @@ def _is_read(name: str, shown: str) -> bool:
     return read
 
 
-def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> Splits:
+def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> TextSplits:
     texts, movies = {}, {}
     for name, content in files:
         split, label, identity, rating, urls_of = MEMBER.findall(name)[0]

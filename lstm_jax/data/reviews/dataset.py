@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from lstm_jax.bounds import checked
 from lstm_jax.data.reviews.acl_imdb import download_archive
-from lstm_jax.data.reviews.form import Splits, check_splits
+from lstm_jax.data.reviews.form import TextSplits, check_splits
 from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
@@ -112,7 +112,7 @@ def prepare(
     return _unpack(arrays, key, num_words)
 
 
-def encode_reviews(splits: Splits, num_words: int | None = None) -> EncodedReviews:
+def encode_reviews(splits: TextSplits, num_words: int | None = None) -> EncodedReviews:
     """Encode reviews that are given as texts, and return them as ids. The reviews keep their order.
 
     The vocabulary is built from the training texts by `build_vocabulary`. More frequent words have smaller ids.
@@ -143,7 +143,7 @@ def load_cache(path: Path, key: str) -> Arrays | None:
         return arrays if arrays.pop("key") == key else None
 
 
-def _encode(texts: Splits, words: Vocabulary) -> dict[str, EncodedSplit]:
+def _encode(texts: TextSplits, words: Vocabulary) -> dict[str, EncodedSplit]:
     known = sorted({"", *(group for split in texts.values() for group in split.groups or ())})
     numbers = {group: number for number, group in enumerate(known, -1)}  # a review of an unknown movie has -1
     encoded = {}

@@ -32,7 +32,7 @@ class TextSplit:
         return len(self.texts)
 
 
-Splits = dict[str, TextSplit]
+TextSplits = dict[str, TextSplit]
 """Reviews under the names of their splits, "train" and "test"."""
 
 
@@ -57,7 +57,7 @@ def review_name(label: int, row: int, identity: object = None, rating: object = 
     return f"{CLASSES[label]}/{name}.txt"
 
 
-def check_splits(splits: Splits, source: object) -> None:
+def check_splits(splits: TextSplits, source: object) -> None:
     """Check that there is a training split, and that every split has reviews of both classes."""
     require("train" in splits, f"source {source}", f"splits {sorted(splits)}", "give one that holds training reviews")
     for name, split in splits.items():
@@ -94,7 +94,7 @@ class Form:
     """Name of the form, which is part of the key of a cache file. If it changed, all reviews of this form would be encoded anew."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
-    read: Callable[[Found, str, str, bool], Splits] | None = None
+    read: Callable[[Found, str, str, bool], TextSplits] | None = None
     """Function read(found, text_column, label_column, verify) that returns the texts of each split, or None for Keras' word ranks, which
     `read_keras_npz` reads. It ignores the options that do not apply to its form."""
     keyword: str = ""

@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import Review, Splits, TextSplit, text_split
+from lstm_jax.data.reviews.form import Review, TextSplit, TextSplits, text_split
 from lstm_jax.errors import require
 
 
@@ -109,7 +109,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
     return text_split(Review(text.encode(), label, f"synthetic/{row}") for row, (text, label) in enumerate(zip(texts, labels, strict=True)))
 
 
-def synthetic_splits(train: int, test: int, seed: int) -> Splits:
+def synthetic_splits(train: int, test: int, seed: int) -> TextSplits:
     """Return synthetic reviews as a dict with the keys "train" and "test". The two splits have no text in common.
 
     The splits have `train` and `test` reviews, at least 2 each, else `InputError` is raised. Equal seeds and sizes give equal splits.

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_folder, read_archive, read_folder
-from lstm_jax.data.reviews.form import Form, Found, Splits, check_splits, find_file
+from lstm_jax.data.reviews.form import Form, Found, TextSplits, check_splits, find_file
 from lstm_jax.data.reviews.tables import find_tables, read_tables
 from lstm_jax.data.reviews.tfds_dataset import find_tfds, reviews_from_tfds
 from lstm_jax.data.tables import ENDINGS
@@ -101,7 +101,7 @@ def _test_file(form: Form, found: Found, test_data: str) -> Path:
     return test
 
 
-def read_source(form: Form, found: Found, text_column: str, label_column: str, verify: bool) -> Splits:
+def read_source(form: Form, found: Found, text_column: str, label_column: str, verify: bool) -> TextSplits:
     """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split."""
     if form.read is None:
         raise InputError(f"data {found.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
@@ -112,7 +112,7 @@ def read_source(form: Form, found: Found, text_column: str, label_column: str, v
 
 def load_reviews(
     path: str | Path, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
-) -> Splits:
+) -> TextSplits:
     """Return the reviews at a path as texts.
 
     The result is a dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".

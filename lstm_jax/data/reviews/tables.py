@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lstm_jax.data.reviews.form import Found, Review, Splits, review_name, text_split
+from lstm_jax.data.reviews.form import Found, Review, TextSplits, review_name, text_split
 from lstm_jax.data.tables import ENDINGS, TEXT_FLAG, has_columns, is_missing, is_table, read_text_column, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, encode_utf8, read_input
@@ -28,7 +28,7 @@ def find_tables(path: Path) -> Found | None:
     return Found(path, tables) if "train" in tables else None
 
 
-def read_tables(found: Found, text_column: str, label_column: str, _: bool) -> Splits:
+def read_tables(found: Found, text_column: str, label_column: str, _: bool) -> TextSplits:
     """Return the reviews in tables, as a dict from the name of each split to its reviews."""
     return {name: text_split(table_reviews(path, text_column, label_column)) for name, path in found.files.items()}
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import CLASSES, Found, Review, Splits, TextSplit, check_splits, review_name, text_split
+from lstm_jax.data.reviews.form import CLASSES, Found, Review, TextSplit, TextSplits, check_splits, review_name, text_split
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -72,7 +72,7 @@ def _builder_class() -> Any:
 
             name = TFDS_NAME
             VERSION = tfds.core.Version(TFDS_VERSION)
-            reviews: Splits
+            reviews: TextSplits
 
             def _info(self) -> Any:
                 features = {
@@ -124,7 +124,7 @@ def _review(row: int, example: Mapping[str, Any]) -> Review:
     return Review(bytes(example["text"]), label, review_name(label, row, *known), bytes(example["movie"]).decode())
 
 
-def reviews_from_tfds(data_dir: str | Path | None = None) -> Splits:
+def reviews_from_tfds(data_dir: str | Path | None = None) -> TextSplits:
     """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
 
     The reviews keep the order of the data set. The name of a review is made from its id and its rating. If the rating is unknown, the name

@@ -11,8 +11,8 @@ from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.runtime import sharding
-from lstm_jax.training import scoring
-from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
+from lstm_jax.training import text_scores
+from lstm_jax.training.text_scores import Scorer, Scores, bits_and_perplexity
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -66,7 +66,7 @@ def test_a_carried_text_as_one_pass(n, monkeypatch):
 
     This also holds if the text is read in several chunks and the last chunk is padded.
     """
-    monkeypatch.setattr(scoring, "CHUNK", 16)
+    monkeypatch.setattr(text_scores, "CHUNK", 16)
     ids = made_ids(n)
     assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
 
@@ -91,7 +91,7 @@ def test_the_windows_of_a_long_text():
 @pytest.fixture
 def small_streams(monkeypatch):
     for name, value in {"CHUNK": 8, "STREAM": 10, "STREAMS": 4, "WARM_UP": 6}.items():
-        monkeypatch.setattr(scoring, name, value)
+        monkeypatch.setattr(text_scores, name, value)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_long_text_in_streams(n, streams, own, small_streams):
 @pytest.mark.parametrize("n", [1, 7, 8, 21])
 def test_activations(n, monkeypatch):
     """Activations are those of the model. After a reset, they are those of a text that begins there, at any place of a chunk."""
-    monkeypatch.setattr(scoring, "CHUNK", 8)
+    monkeypatch.setattr(text_scores, "CHUNK", 8)
     ids, cuts, scorer = made_ids(n), np.array([5, 8, 15, 16]), Scorer(REBUILD, ONE, "window", LENGTH)
     parts = np.split(ids, cuts[cuts < n])
     whole, by_parts = (

@@ -13,7 +13,7 @@ from command_line import assert_error
 
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
-from lstm_jax.runtime.streams import ESCAPE, prepare_streams
+from lstm_jax.runtime.standard_streams import ESCAPE, prepare_streams
 
 TEXT = 'naïve 🎬 "\udcff"'
 
