@@ -120,7 +120,8 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     if not report:
         if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
             check_needs(study, preset == "toy")
-        sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
+        # a process for each run: a run may choose the number of JAX's devices. The call also warns of failed rows and of another version.
+        sweep.run(study.run, configs, rows_path, where, workers, per_job=1)
     # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
     text, failed = conclude(study, configs, rows, rows_path)
