@@ -133,13 +133,13 @@ def _labels(configs: Mapping[str, Any]) -> dict[str, str]:
     flat = {key: flatten(dataclasses.asdict(config)) for key, config in configs.items()}
     seen = Counter((name, repr(value)) for values in flat.values() for name, value in values.items())
     return {
-        key: " ".join(f"{name}={_shown(value)}" for name, value in values.items() if seen[name, repr(value)] < len(flat)) or key
+        key: " ".join(f"{name}={_shown(value, 'g')}" for name, value in values.items() if seen[name, repr(value)] < len(flat)) or key
         for key, values in flat.items()
     }
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else shorten(str(value), 60)
+def _shown(value: Any, form: str = ".4g") -> str:
+    return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
 
 
 def _check(function: Run, configs: Sequence[Any], where: str, workers: int, per_job: int) -> None:

@@ -248,7 +248,7 @@ def test_lines_name_what_differs(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "number=1 wrong= inner.scale=1: score 4 (0.0 s)",
         "number=2 wrong=raise inner.scale=1: failed (0.0 s): ValueError: no such thing",
-        "number=2 wrong= inner.scale=0.3333: score 3.667 (0.0 s)",
+        "number=2 wrong= inner.scale=0.333333: score 3.667 (0.0 s)",
         "rows.jsonl: 2 done, 1 failed",
         "rows.jsonl: 2 cached",
         f"{sweep.run_id(made_sweep.score, Config(5, log=log))}: score 8 (0.0 s)",
