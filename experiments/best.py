@@ -42,11 +42,11 @@ import numpy as np
 
 from bench import groups
 from experiments import nbsvm, runs
-from experiments.study import LIGHT, Metrics, Rows, Study, main, rows_with
+from experiments.study import Metrics, Rows, Study, main, rows_with
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.shared import ADDED
-from lstm_jax.inspection.figures import BLUE, ORANGE
+from lstm_jax.inspection.figures import BLUE, LIGHT, ORANGE
 
 
 @dataclass(frozen=True)

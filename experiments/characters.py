@@ -27,10 +27,10 @@ import numpy as np
 
 from bench import groups
 from experiments import runs
-from experiments.study import GREY, PINK, SHADES, YELLOW, Metrics, Rows, Study, main, rows_with
+from experiments.study import GREY, SHADES, Metrics, Rows, Study, main, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import PRESETS, GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
-from lstm_jax.inspection.figures import BLUE, GREEN, ORANGE
+from lstm_jax.inspection.figures import BLUE, GREEN, ORANGE, PINK, YELLOW
 
 
 @dataclass(frozen=True)

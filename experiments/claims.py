@@ -161,7 +161,7 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
     for name in names:
         needed = [config for claim in CLAIMS if claim.study == name for config in configs(claim, new=True)]
         own = _study(name)
-        rows = sweep.run(own.run, needed, own.rows_path(results), "processes", workers, retry=True)
+        rows = sweep.run(own.run, needed, own.rows_path(results), "processes", workers, retry=True, per_job=1)
         failed += sum(row["status"] == sweep.FAILED for row in rows)
     return failed
 

@@ -26,11 +26,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from experiments import runs
-from experiments.study import GREY, PINK, YELLOW, Metrics, Row, Rows, Study, main, rows_with
+from experiments.study import GREY, Metrics, Row, Rows, Study, main, rows_with
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.inspection import embedding_space
-from lstm_jax.inspection.figures import BLUE, GREEN, INK, ORANGE
+from lstm_jax.inspection.figures import BLUE, GREEN, INK, ORANGE, PINK, YELLOW
 
 GROUPS = {
     "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",

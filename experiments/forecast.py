@@ -33,11 +33,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import groups
-from experiments.study import GREY, LIGHT, Metrics, Rows, Study, grouped, interval, interval_bars, main
+from experiments.study import GREY, Metrics, Rows, Study, grouped, interval, interval_bars, main
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
-from lstm_jax.inspection.figures import BLUE, INK, ORANGE
+from lstm_jax.inspection.figures import BLUE, INK, LIGHT, ORANGE
 from lstm_jax.sweep import stats
 
 SEASON = {"sunspots": 11, "co2": 52}

@@ -25,7 +25,7 @@ from bench import add_flags, groups, make_parser
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
-from lstm_jax.inspection.figures import BLUE, GREEN, ORANGE, figure_paths, write_figure
+from lstm_jax.inspection.figures import BLUE, GREEN, LIGHT, ORANGE, PINK, figure_paths, write_figure
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
@@ -35,8 +35,8 @@ Interval = tuple[float, float, float]
 """Mean, and the two ends of its confidence interval."""
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
-LIGHT, PINK, YELLOW, GREY = "#56B4E9", "#CC79A7", "#E69F00", "#777777"
-"""More colours of Okabe and Ito. In all figures blue is the LSTM, this project or what is better, and orange another or what is worse."""
+GREY = "#777777"
+"""Grey of the studies. In all figures blue is the LSTM, this project or what is better, and orange another or what is worse."""
 CELL_COLOURS = {"lstm": BLUE, "gru": GREEN, "simple_rnn": ORANGE, "min_lstm": PINK}
 SHADES = LIGHT, BLUE, "#003B6F", "black"
 """Colours of LSTMs that differ in one setting, such as the learning rate, in the order of its values."""
@@ -120,7 +120,8 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     if not report:
         if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
             check_needs(study, preset == "toy")
-        sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
+        # a process for each run: a run may choose the number of JAX's devices. The call also warns of failed rows and of another version.
+        sweep.run(study.run, configs, rows_path, where, workers, per_job=1)
     # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
     text, failed = conclude(study, configs, rows, rows_path)

@@ -1,8 +1,8 @@
 """Tests of the examples.
 
 Some examples train the same model with this package and with another library, and the losses of both are equal at each step. The examples
-recurrent_ppo, seq2seq, streaming and tagging learn. If an example runs its model both on a whole sequence and step by step, the results are
-equal up to rounding. The example inside_runs is tested in tests/tasks/test_inspecting.py.
+adding, recurrent_ppo, seq2seq, streaming and tagging learn. If an example runs its model both on a whole sequence and step by step, the
+results are equal up to rounding. The example inside_runs is tested in tests/tasks/test_inspecting.py.
 """
 
 import sys
@@ -34,6 +34,16 @@ def imported(*names: str) -> Iterator[list[ModuleType]]:
         finally:
             for name in names:
                 sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+def test_adding():
+    with imported("adding") as (example,):
+        x, y = example.make_batch(jax.random.key(0), 20)
+        np.testing.assert_allclose(y, (x[..., 0] * x[..., 1]).sum(1), rtol=1e-6)
+        assert (x[:, :10, 1].sum(1) == 1).all()
+        assert (x[:, 10:, 1].sum(1) == 1).all()
+        assert example.run(example.Config("gru", 10))["error"] < 0.02
 
 
 @pytest.fixture(scope="module")

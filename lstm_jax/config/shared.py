@@ -37,7 +37,8 @@ def config_values(config: Any) -> dict[str, Any]:
 
 def default(field: dataclasses.Field) -> Any:
     """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has neither a default value nor a default factory."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    # cloudpickle copies MISSING with a class, so that `is` would not find it
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")

@@ -26,6 +26,7 @@ from lstm_jax.files.writing import MARK, write_atomically
 
 Paths = tuple[Path, Path]  # of a .png file and of the .svg file beside it
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B9B9B9"
+LIGHT, PINK, YELLOW = "#56B4E9", "#CC79A7", "#E69F00"
 DPI = 150
 """Resolution of the .png file in pixels per inch."""
 STYLE: dict[Any, Any] = {

@@ -1,10 +1,13 @@
-"""Functions about the processor and the memory of the machine on which this process runs."""
+"""Functions about the processor, the accelerators and the memory of the machine on which this process runs."""
 
 import contextlib
 import ctypes
 import os
 import platform
+import subprocess
 from collections.abc import Iterable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,8 @@ LARGE_BLOCK = 2**25
 """Largest threshold in bytes above which glibc (M_MMAP_THRESHOLD) returns each block to the system when the program frees it."""
 HEAP = 2**26
 """Size in bytes of each heap that glibc reserves for a thread other than the main thread."""
+SELECTORS = "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "JAX_PLATFORMS"
+"""Environment variables that select the devices of a process."""
 
 
 def processor() -> str:
@@ -43,6 +48,25 @@ def pin(process: int, numbers: Iterable[int]) -> None:
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process, numbers)
+
+
+def accelerators() -> list[dict[str, str]]:
+    """Return, for each GPU or TPU chip that JAX could use here, the environment variables that select it alone for another process.
+
+    Neither JAX nor CUDA is initialised. The GPUs are those in CUDA_VISIBLE_DEVICES or, if it is not set and JAX has a plugin for CUDA,
+    those that `nvidia-smi` lists. There are none if JAX_PLATFORMS is "cpu".
+    """
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None and any("cuda" in plugin.name for plugin in entry_points(group="jax_plugins")):
+        with contextlib.suppress(OSError):
+            lines = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.splitlines()
+            given = ",".join(map(str, range(sum(line.startswith("GPU ") for line in lines))))
+    gpus = [number for number in (given or "").split(",") if number not in ("", "-1")]
+    one_chip = {"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1"}
+    chips = enumerate(Path("/dev").glob("accel[0-9]*") if find_spec("libtpu") else ())
+    return [{"CUDA_VISIBLE_DEVICES": number} for number in gpus] or [{"TPU_VISIBLE_CHIPS": str(chip), **one_chip} for chip, _ in chips]
 
 
 def keep_freed_memory(large: bool = True) -> bool:

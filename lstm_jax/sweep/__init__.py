@@ -17,6 +17,7 @@ A config is an instance of a frozen dataclass:
         configs = sweep.grid(Config(), units=[16, 32], rate=[0.1, 0.2])
         rows = sweep.run(run, configs, "rows.jsonl", where="processes", workers=2)
         sweep.write_table(rows, "table.csv")
+        sweep.plot(sweep.summarise(rows, by=("units", "rate")), x="units", hue="rate").savefig("figure.png")
 
 A config may contain other configs. A name with dots overrides a field of an inner config: `grid(config, **{"model.units": [16, 32]})`.
 Three things identify a run: the name of the function, the values of the config (see `run_id`), and the name of the config's class. A run
@@ -24,16 +25,19 @@ that already has a row is skipped, whether it succeeded or failed. With `retry=T
 function itself has changed since a row was written, `run` warns. `run` does not notice changes of data, or of code that the function calls:
 use a new file of rows after such a change.
 
-If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. An interrupt (Ctrl-C) ends the
-sweep and kills its processes or cancels its Slurm jobs. The interrupted runs have no rows. To continue an interrupted sweep, repeat the
-same call.
+If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. Two identical calls cannot run
+at the same time, but calls with other configs may share a file. An interrupt (Ctrl-C) ends the sweep and kills its processes or cancels its
+Slurm jobs. The interrupted runs have no rows. To continue an interrupted sweep, repeat the same call.
 
 The argument `where` names the executor of the runs:
 
 - "here": this process executes one run after another. JAX sets up its devices once in a process, when they are first used, so all runs
   share the same devices.
-- "processes": a fresh process executes each run. At most `workers` processes run at the same time, and the cores are divided among them.
-- "slurm": a Slurm job executes each run. This needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`.
+- "processes": `workers` processes execute one run after another. The cores are divided among them, and each has a GPU or a TPU chip of its
+  own, if JAX can use any. A killed process is replaced. With `per_job=1` a new process executes each run.
+- "slurm": Slurm jobs execute `per_job` runs each. If a job ends too early, its present run fails, and a new job executes the others. This
+  needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`. `{"cluster": "local"}` starts the jobs on this
+  machine.
 
 With "processes", another process imports the function and the class of its config by name. Both must therefore be defined at the top level
 of a module or script, and a script must call `run` below `if __name__ == "__main__":`. With "slurm", submitit stores the function and the
@@ -45,6 +49,7 @@ from lstm_jax.sweep.configs import grid, override, variants
 from lstm_jax.sweep.executors import DONE, EXECUTORS, FAILED
 from lstm_jax.sweep.identity import Run, run_id
 from lstm_jax.sweep.planner import existing_rows, flatten, run, table, write_table
+from lstm_jax.sweep.summary import plot, summarise
 
 __all__ = [
     "DONE",
@@ -55,8 +60,10 @@ __all__ = [
     "flatten",
     "grid",
     "override",
+    "plot",
     "run",
     "run_id",
+    "summarise",
     "table",
     "variants",
     "write_table",

@@ -1,7 +1,7 @@
-"""Executors of the runs of a sweep: in this process, in fresh processes or in Slurm jobs.
+"""Executors of the runs of a sweep: in this process, in other processes or in Slurm jobs.
 
 Each executor is a generator. When a run ends, the executor yields the pair (id, outcome) of the run. The outcome is the part of the run's
-row that says how the run has ended: its status, its result or error, and its seconds.
+row that says how the run has ended: its status, its result or error, its seconds and, unless its process was killed, its devices.
 """
 
 import contextlib
@@ -10,27 +10,30 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import secrets
 import signal
+import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import handled
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.identity import Run, import_name, main_name, set_main_name
-from lstm_jax.sweep.rows import Row
+from lstm_jax.sweep.rows import Row, append_rows, read_rows
 
 DONE, FAILED = "done", "failed"
 SPAWN = multiprocessing.get_context("spawn")
-POLL_PROCESS, POLL_JOBS = 0.02, 0.5
-"""Numbers of seconds between two queries of the state of a process, and of the job states that submitit holds."""
+POLL_PROCESS, POLL_JOBS = 0.1, 0.5
+"""Numbers of seconds between two queries of the state of a process that sends nothing, and of the job states that submitit holds."""
 Outcomes = Generator[tuple[str, Row], None, None]
 ARRAY_JOBS = 1000
 """Largest number of jobs in a Slurm array. The default value of Slurm's setting `MaxArraySize` does not allow larger arrays."""
@@ -38,24 +41,28 @@ ARRAY_JOBS = 1000
 
 @dataclass
 class Work:
-    """Runs that an executor starts, the settings of the executors, and the numbers of runs that are running, done and failed."""
+    """Runs that an executor starts, the settings of the executors, and the numbers of runs in each state."""
 
     function: Run
     missing: Mapping[str, Any]
     """Dict from the id of each run to its config."""
     workers: int = 0
-    """Number of processes that the executor `processes` runs at the same time; 0 means one per core."""
+    """Number of processes or jobs at the same time; 0 means one process per GPU or core, or all jobs at once."""
+    per_job: int = 0
+    """Largest number of runs of one process or job; 0 means any number in a process, and one in a job."""
     folder: Path = Path("jobs")
     """Folder to which submitit writes its logs."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of submitit by name."""
+    cached: int = 0
     running: int = 0
     done: int = 0
     failed: int = 0
 
     def __str__(self) -> str:
         waiting = len(self.missing) - self.running - self.done - self.failed
-        return f"{self.running} running, {waiting} waiting, {self.done} done, {self.failed} failed"
+        counts = {"running": self.running, "waiting": waiting, "cached": self.cached, "done": self.done, "failed": self.failed}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def attempt(function: Run, config: Any) -> Row:
@@ -69,7 +76,16 @@ def attempt(function: Run, config: Any) -> Row:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         outcome = {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-    return outcome | {"seconds": time.perf_counter() - start}
+    return outcome | {"seconds": time.perf_counter() - start, "about": _surroundings()}
+
+
+def _surroundings() -> dict[str, str]:
+    """Return the devices of JAX, if this process has imported it, and the variables that select them."""
+    found = {name: os.environ[name] for name in machine.SELECTORS if name in os.environ}
+    with contextlib.suppress(RuntimeError):  # JAX finds no device
+        if jax := sys.modules.get("jax"):
+            found["device"] = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    return found
 
 
 def _copied(value: Any) -> Any:
@@ -97,27 +113,36 @@ def here(work: Work) -> Outcomes:
 
 
 def processes(work: Work) -> Outcomes:
-    """Call the function on each config in a fresh process."""
-    cores = machine.cores()
-    workers = work.workers or len(cores)
+    """Call the function in processes, each of which executes one run after another."""
+    cores, selections = machine.cores(), machine.accelerators()
+    workers = work.workers or len(selections) or len(cores)
+    remedy = f"give at most {len(selections)}, the GPUs or TPU chips of this process, or set JAX_PLATFORMS=cpu"
+    require(workers <= len(selections) or not selections, "workers", workers, remedy)
     shares = [cores[number::workers] or cores for number in range(workers)]
-    waiting, running = deque(work.missing.items()), list[_Process]()
+    places = list(zip(shares, selections or [{}] * workers, strict=False))
+    waiting, busy, name = deque(work.missing.items()), list[_Worker](), f"sweep {id(work)}"
     unhandled = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
     with handled(_interrupt, *unhandled):
         try:
-            while waiting or running:
-                while waiting and shares:
-                    running.append(_Process(work.function, *waiting.popleft(), shares.pop()))
-                work.running = len(running)
-                time.sleep(POLL_PROCESS)
-                for own in [own for own in running if own.has_ended()]:
-                    running.remove(own)
-                    shares.append(own.cores)
-                    work.running = len(running)
-                    yield own.key, own.outcome()
+            while waiting or busy:
+                while waiting and places:
+                    busy.append(_Worker(work.function, name, places.pop()))
+                    busy[-1].begin(*waiting.popleft())
+                work.running = len(busy)
+                wait([worker.pipe for worker in busy], POLL_PROCESS)
+                for worker in [worker for worker in busy if worker.has_ended()]:
+                    work.running -= 1
+                    yield worker.key, worker.outcome()
+                    if worker.alive and waiting and worker.runs != work.per_job:
+                        worker.begin(*waiting.popleft())
+                    else:
+                        worker.pipe.close()
+                        worker.process.join()  # frees the memory of its GPU
+                        busy.remove(worker)
+                        places.append(worker.place)
         finally:
             for process in multiprocessing.active_children():
-                if process.name in work.missing:
+                if process.name == name:
                     process.kill()
                     process.join()
 
@@ -126,30 +151,38 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt("SIGTERM")
 
 
-class _Process:
-    """Fresh process that executes one run on its own CPU cores."""
+class _Worker:
+    """Process that executes one run after another at its place: its own CPU cores, and the variables that select its GPU."""
 
-    def __init__(self, function: Run, key: str, config: Any, cores: list[int]):
-        self.function, self.key, self.cores, self.start, self.received = function, key, cores, time.perf_counter(), []
-        self.reader, writer = SPAWN.Pipe(duplex=False)
-        self.process = SPAWN.Process(target=_attempt_and_send, args=(function, config, writer), name=key)
-        self.process.start()
-        writer.close()
+    def __init__(self, function: Run, name: str, place: tuple[list[int], dict[str, str]]):
+        self.function, self.place, self.runs = function, place, 0
+        cores, selection = place
+        self.pipe, other = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_serve, args=(function, other), name=name)
+        with mock.patch.dict(os.environ, selection) if selection else contextlib.nullcontext():
+            self.process.start()
+        other.close()
         assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):  # the process has ended already
             machine.pin(self.process.pid, cores)
 
+    def begin(self, key: str, config: Any) -> None:
+        self.key, self.start, self.received = key, time.perf_counter(), []
+        self.runs += 1
+        with contextlib.suppress(OSError):  # the process has ended already
+            self.pipe.send(config)
+
     def has_ended(self) -> bool:
-        ended = not self.process.is_alive()
+        self.alive = self.process.is_alive()
         with contextlib.suppress(EOFError, OSError):  # it may be killed while it sends
-            while self.reader.poll():
-                self.received.append(self.reader.recv())
-        return ended
+            while self.pipe.poll():
+                self.received.append(self.pipe.recv())
+        return len(self.received) == 2 or not self.alive
 
     def outcome(self) -> Row:
-        code = self.process.exitcode or 0
         if len(self.received) == 2:
             return self.received[1]
+        code = self.process.exitcode or 0
         if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
             raise KeyboardInterrupt
         error = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -158,12 +191,16 @@ class _Process:
         return {"status": FAILED, "error": error, "seconds": time.perf_counter() - self.start}
 
 
-def _attempt_and_send(function: Run, config: Any, writer: Connection) -> None:
-    """Send None, to say that this process has imported the function and the class of the config, and then the outcome of the run."""
-    writer.send(None)
+def _serve(function: Run, pipe: Connection) -> None:
+    """Receive configs until the sweep closes the pipe. Send None when the run of a config begins, and its outcome when it ends."""
     os.dup2(2, 1)  # standard output is that of the sweep
     try:
-        writer.send(attempt(function, config))
+        while True:
+            config = pipe.recv()
+            pipe.send(None)
+            pipe.send(attempt(function, config))
+    except (EOFError, ConnectionError):
+        return
     except KeyboardInterrupt as error:
         # after a SIGTERM a training saves its state and raises `Interrupted`: this run alone fails, while a SIGINT ends the sweep
         cause = error.__cause__
@@ -173,7 +210,7 @@ def _attempt_and_send(function: Run, config: Any, writer: Connection) -> None:
 
 
 def slurm(work: Work) -> Outcomes:
-    """Call the function on each config in a Slurm job of its own, which the package submitit starts."""
+    """Call the function in Slurm jobs, which the package submitit starts, on a few configs in each."""
     try:
         import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -185,36 +222,69 @@ def slurm(work: Work) -> Outcomes:
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).split("\n")[0].rstrip(".")
         raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
-    jobs, keys = {}, list(work.missing)
+    keys, size, jobs = list(work.missing), work.per_job or 1, list[_Job]()
+    waiting = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
     try:
-        for begin in range(0, len(keys), ARRAY_JOBS):
-            try:
-                with executor.batch():
-                    own = keys[begin : begin + ARRAY_JOBS]
-                    submitted = {key: executor.submit(_attempt_in_job, main_name(), work.function, work.missing[key]) for key in own}
-            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                message = str(error).strip().split("\n")[-1] or type(error).__name__
-                raise InputError("Slurm", message, "correct the options, or submit fewer jobs") from error
-            jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
-        while jobs:
-            ended = [key for key, job in jobs.items() if job.done()]
-            work.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
-            for key in ended:
+        while waiting or jobs:
+            while free := min(len(waiting), ARRAY_JOBS, work.workers - len(jobs) if work.workers else ARRAY_JOBS):
+                submitted = []
                 try:
-                    row = jobs.pop(key).result()
-                except Exception as error:
-                    first_lines = " ".join(str(error).split("\n")[:2]).strip()
-                    row = {"status": FAILED, "error": f"{type(error).__name__}: {first_lines}", "seconds": 0.0}
-                yield key, row
+                    with executor.batch():
+                        for own in waiting[:free]:
+                            path = work.folder / f"{own[0]}.{secrets.token_hex(4)}.jsonl"
+                            configs = {key: work.missing[key] for key in own}
+                            job = executor.submit(_attempt_in_job, main_name(), work.function, configs, path)
+                            submitted.append(_Job(job, own, path))
+                except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                    message = str(error).strip().split("\n")[-1] or type(error).__name__
+                    raise InputError("Slurm", message, "correct the options, or submit fewer jobs") from error
+                jobs += submitted  # only now: a job that is not submitted yet cannot be cancelled
+                del waiting[:free]
+            ended = [own for own in jobs if own.job.done()]
+            work.running = sum(own.job.state == "RUNNING" for own in jobs if own not in ended)
+            for own in jobs:
+                yield from own.new_rows(read_rows(own.path))
+            for own in ended:
+                jobs.remove(own)
+                error = ""
+                try:
+                    yield from own.new_rows(own.job.result())
+                except Exception as raised:
+                    first_lines = " ".join(str(raised).split("\n")[:2]).strip()
+                    error = f"{type(raised).__name__}: {first_lines}"
+                lost = own.keys[:1] if own.path.exists() else own.keys  # without the file, no run has begun
+                yield from ((key, {"status": FAILED, "error": error, "seconds": 0.0}) for key in lost)
+                waiting += filter(None, [own.keys[len(lost) :]])
+                own.path.unlink(missing_ok=True)
             time.sleep(0 if ended else POLL_JOBS)
     finally:
-        for job in jobs.values():
-            job.cancel(check=False)
+        for own in jobs:
+            own.job.cancel(check=False)
 
 
-def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
+@dataclass
+class _Job:
+    """Job of submitit, the ids of its runs that have no outcome yet, and the file to which it appends their outcomes."""
+
+    job: Any
+    keys: list[str]
+    path: Path
+
+    def new_rows(self, rows: Iterable[Row]) -> Outcomes:
+        for row in rows:
+            if row["id"] in self.keys:
+                self.keys.remove(row["id"])
+                yield row["id"], {name: value for name, value in row.items() if name != "id"}
+
+
+def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: Path) -> list[Row]:
     set_main_name(main)
-    return attempt(function, config)
+    append_rows(path)
+    before = {row["id"] for row in read_rows(path)}  # of a job that Slurm has started again
+    for key, config in configs.items():
+        if key not in before:
+            append_rows(path, {"id": key} | attempt(function, config))
+    return list(read_rows(path))
 
 
 EXECUTORS: dict[str, Callable[[Work], Outcomes]] = {"here": here, "processes": processes, "slurm": slurm}

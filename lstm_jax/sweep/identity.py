@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from lstm_jax.config.shared import config_values, default
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.commits import commit_of
 from lstm_jax.sweep.configs import is_config
 
 Run = Callable[[Any], Mapping[str, Any]]
@@ -116,6 +117,15 @@ def _dataclasses(annotation: Any) -> frozenset[type]:
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return frozenset({annotation})
     return frozenset().union(*map(_dataclasses, get_args(annotation)))
+
+
+def source_commit(function: Run) -> str:
+    """Return the commit of the checkout with the file of a function, and "+" if a Python file has uncommitted changes, or ""."""
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        return ""
+    return commit_of(Path(file), ":/*.py") if file else ""
 
 
 def source_digest(function: Run) -> str:

@@ -6,19 +6,25 @@ import inspect
 import io
 import json
 import multiprocessing
+import platform
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import lstm_jax
 from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, check_choice, require
+from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
-from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_digest
+from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_commit, source_digest
 from lstm_jax.sweep.rows import Row, read_rows, record
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
@@ -33,6 +39,7 @@ def run(
     workers: int = 0,
     retry: bool = False,
     options: Mapping[str, Any] | None = None,
+    per_job: int = 0,
 ) -> list[dict[str, Any]]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
@@ -47,15 +54,20 @@ def run(
             it names the class of the config, or no class.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
-        where: executor of the runs: "here", "processes" or "slurm". A terminal shows how many runs are running, waiting, done and failed.
-        workers: number of processes that run at the same time; 0 means the number of cores. Only "processes" uses this argument.
+        where: executor of the runs: "here", "processes" or "slurm".
+        workers: number of processes or Slurm jobs at the same time. 0 means one process per GPU or TPU chip or, without any, per core, and
+            all jobs at once.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
+        per_job: largest number of runs that one process or Slurm job executes, one after another. 0 means any number in a process, and one
+            in a job. A new process, or job, pays for its start and for compilation.
 
     Returns:
         a list of dicts with the keys "id" (id of the run), "run" (name of the function), "code" (digest of the function's source code),
-        "class" (name of the config's class), "config", "status", "seconds" (duration of the run) and "result" or, for a failed run,
-        "error".
+        "class" (name of the config's class), "config", "status", "result" or, for a failed run, "error", "seconds" (duration of the run),
+        and "about", which older rows lack. "about" is a dict of texts: "commit" of the checkout with the function's file ("" without one,
+        followed by "+" if Python files have changed since); "python", "jax" and "lstm_jax" (versions); "date" of the end in UTC; "device",
+        the number and the kind of the devices if the run has imported JAX; and the environment variables that select devices.
 
     Raises:
         InputError: in one of these cases.
@@ -63,7 +75,8 @@ def run(
             - The function is a lambda or a method of an instance, or has no name.
             - A config is not an instance of a dataclass, or has a value that cannot be written as JSON.
             - Two configs have the same id, but different classes or dict keys of different types.
-            - `where` is not a key of `EXECUTORS`, or `workers` is negative.
+            - `where` is not a key of `EXECUTORS`, or `workers` or `per_job` is negative.
+            - Another process executes the same configs, or `workers` is larger than the number of GPUs or TPU chips.
             - The file cannot be written, or has a row that no sweep has written.
             - `where` is "processes", and another process cannot import the function or the class of a config.
             - `where` is "slurm", and submitit is not installed, or does not accept `options`, or Slurm refuses the jobs.
@@ -72,7 +85,7 @@ def run(
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
     configs = list(configs)
-    _check(function, configs, where, workers)
+    _check(function, configs, where, workers, per_job)
     # absolute, since a run may change the working folder
     path, wanted, code = Path(path).absolute(), _by_id(function, configs), source_digest(function)
     found, others = _found(path, wanted)
@@ -86,34 +99,57 @@ def run(
         if count:
             warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    work = Work(function, missing, workers, path.with_suffix(".jobs"), options or {})
+    work = Work(function, missing, workers, per_job, path.with_suffix(".jobs"), options or {}, len(wanted) - len(missing))
+    labels, commit = _labels(wanted), source_commit(function) if missing else ""
+    about = {"commit": commit, "python": platform.python_version(), "jax": version("jax"), "lstm_jax": lstm_jax.__version__}
 
     def outcomes():
         with closing(EXECUTORS[where](work)) as ended:
             for key, outcome in ended:
+                seconds = f"({outcome['seconds']:.1f} s)"
                 if outcome["status"] == FAILED:
                     work.failed += 1
-                    text = outcome["error"]
+                    text = f"failed {seconds}: {outcome['error']}"
                 else:
                     work.done += 1
                     results = flatten(outcome["result"]).items()
-                    text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
+                    text = ", ".join(f"{name} {_shown(value)}" for name, value in results if not isinstance(value, list)) + f" {seconds}"
                 config = missing[key]
-                about = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
-                row = about | {"config": dataclasses.asdict(config)} | outcome
-                yield [row], f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
+                row = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
+                row |= {"config": dataclasses.asdict(config)} | outcome
+                date = datetime.now(UTC).isoformat(timespec="seconds")
+                yield [row | {"about": about | {"date": date} | outcome.get("about", {})}], f"{labels[key]}: {text}"
 
-    record(path, "runs", len(missing), outcomes(), work)
+    # named by one config, so that a call with other configs may append to the same file at the same time
+    with locked(path.with_name(f"{path.name}.{min(wanted)}.lock"), f"rows {path}") if missing else nullcontext():
+        record(path, "runs", len(missing), outcomes(), work)
+    if wanted:
+        print(f"{path.name}: {work}")
     return list(_found(path, wanted)[0].values())
 
 
-def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> None:
+def _labels(configs: Mapping[str, Any]) -> dict[str, str]:
+    """Return a text for each run: the fields in which the configs differ, or the id if they are all alike."""
+    flat = {key: flatten(dataclasses.asdict(config)) for key, config in configs.items()}
+    seen = Counter((name, repr(value)) for values in flat.values() for name, value in values.items())
+    return {
+        key: " ".join(f"{name}={_shown(value, 'g')}" for name, value in values.items() if seen[name, repr(value)] < len(flat)) or key
+        for key, values in flat.items()
+    }
+
+
+def _shown(value: Any, form: str = ".4g") -> str:
+    return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
+
+
+def _check(function: Run, configs: Sequence[Any], where: str, workers: int, per_job: int) -> None:
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
     require(not is_importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
     check_choice("where", where, EXECUTORS)
-    require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
+    for argument, value in (("workers", workers), ("per_job", per_job)):
+        require(value >= 0, argument, value, "give 0 (the default) or more")
     name = import_name(function)
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
     remedy = "give a function with a name, by which rows are found again, that needs only its config and no other object"

@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +25,7 @@ from lstm_jax.backend_names import with_current_names
 from lstm_jax.config import CONFIGS
 from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.errors import InputError, require, system_errors
+from lstm_jax.files.commits import commit_of
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 from lstm_jax.runtime.machine import cores
@@ -261,16 +261,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 def git_commit() -> str:
     """Return the git commit of this package, followed by "+" if its code has uncommitted changes."""
-    file = Path(__file__)
-    commands = (["ls-files", "--", file.name], ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", ".."])
-    try:
-        tracked, commit, changes = (
-            subprocess.run(["git", "-C", file.parent, *command], capture_output=True, text=True, timeout=5).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return commit + ("+" if changes else "") if tracked and commit else ""
+    return commit_of(Path(__file__), "..")
 
 
 def cpu_name() -> str:

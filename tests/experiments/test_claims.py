@@ -115,7 +115,7 @@ def test_a_claim_needs_one_run_for_each_setting_and_seed(claim):
 def test_runs_that_fail_are_told_and_repeated(tmp_path, monkeypatch, capsys):
     seen = []
 
-    def runs(function, configs, path, where, workers, retry):
+    def runs(function, configs, path, where, workers, retry, per_job):
         seen.append((path, len(configs), retry))
         return [{"status": sweep.FAILED if n == 1 else sweep.DONE} for n in range(len(configs))]
 

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -77,3 +78,24 @@ def test_cores(monkeypatch):
     finally:
         monkeypatch.undo()
         os.sched_setaffinity(0, allowed)
+
+
+def test_accelerators(tmp_path, monkeypatch):
+    """The GPUs are those in CUDA_VISIBLE_DEVICES, or those that nvidia-smi lists if JAX can use GPUs."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: a)\n  MIG 1g Device 0: (UUID: m)\nGPU 1: A (UUID: b)'\n")
+    (tmp_path / "nvidia-smi").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for plugin, platforms, visible, found in (
+        ("xla_cuda13", None, None, ["0", "1"]),
+        ("other", None, None, []),
+        ("other", None, "2,GPU-b", ["2", "GPU-b"]),
+        ("xla_cuda13", None, "-1", []),
+        ("xla_cuda13", None, "", []),
+        ("xla_cuda13", "cpu", "2", []),
+    ):
+        monkeypatch.setattr(machine, "entry_points", lambda group, name=plugin: [EntryPoint(name, "a:b", group)])
+        for name, value in (("JAX_PLATFORMS", platforms), ("CUDA_VISIBLE_DEVICES", visible)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert machine.accelerators() == [{"CUDA_VISIBLE_DEVICES": number} for number in found]

@@ -1,10 +1,12 @@
 """Tests of sweeps: grids, ids, rows and tables, runs that raise an error or are killed, and a sweep that is killed."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -12,8 +14,11 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import jax
 import made_sweep
 import pytest
 from made_sweep import ENVIRONMENT, Adam, Config, Inner, Nested, Optional, Said, Sgd, run_python
@@ -21,6 +26,7 @@ from made_sweep import ENVIRONMENT, Adam, Config, Inner, Nested, Optional, Said,
 from lstm_jax import sweep
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
+from lstm_jax.files.commits import commit_of
 from lstm_jax.sweep import executors, identity
 from lstm_jax.sweep.rows import read_rows
 
@@ -144,7 +150,7 @@ def test_a_sweep_of_twelve(tmp_path):
     ran = Counter((tmp_path / "log").read_text().split())
     assert all(ran[str(row["config"]["number"])] == 1 for row in before)
     third = run_python(*command)
-    assert (third.returncode, third.stdout) == (0, "")
+    assert (third.returncode, third.stdout) == (0, "rows.jsonl: 12 cached\n")
     assert list(read_rows(path)) == rows
 
 
@@ -199,20 +205,26 @@ def test_rows_of_an_edited_function(tmp_path):
 
 
 @pytest.mark.slow
-def test_slurm_through_submitit_on_this_machine(tmp_path, monkeypatch):
-    """A sweep of 16 Slurm jobs on submitit's cluster "local" has 16 rows, although one job raises an error and one job is killed."""
+@pytest.mark.parametrize(("workers", "per_job"), [(0, 0), (2, 4)])
+def test_slurm_through_submitit_on_this_machine(workers, per_job, tmp_path, monkeypatch):
+    """A sweep of 16 runs on submitit's cluster "local" has 16 rows, although one run raises an error and one kills its job.
+
+    The other runs of the killed job are executed by a new job, and no run is executed twice.
+    """
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     monkeypatch.setattr(executors, "ARRAY_JOBS", 10)  # so that there are two arrays
-    wanted = [Config(n, {3: "raise", 11: "killed"}.get(n, ""), str(tmp_path / "log")) for n in range(16)]
+    wanted = [Config(n, {3: "raise", 9: "killed"}.get(n, ""), str(tmp_path / "log")) for n in range(16)]
     options = {"cluster": "local", "timeout_min": 2}
-    rows = sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options=options)
-    assert [row.get("result") for row in rows] == [None if n in (3, 11) else {"score": n + 3.0} for n in range(16)]
+    call = functools.partial(sweep.run, made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", workers, options=options)
+    rows = call(per_job=per_job)
+    assert [row.get("result") for row in rows] == [None if n in (3, 9) else {"score": n + 3.0} for n in range(16)]
     assert rows[3]["error"] == "ValueError: no such thing"
-    assert rows[11]["error"]
+    assert rows[9]["error"]
     with pytest.warns(UserWarning, match="2 of 16 runs have failed before"):
-        assert sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options=options) == rows
+        assert call() == rows
     assert Counter((tmp_path / "log").read_text().split()) == Counter(map(str, range(16)))
+    assert not list((tmp_path / "rows.jobs").glob("*.jsonl"))
 
 
 def test_brackets_and_colons_in_an_error_are_no_markup(tmp_path, capsys, monkeypatch):
@@ -225,3 +237,42 @@ def test_brackets_and_colons_in_an_error_are_no_markup(tmp_path, capsys, monkeyp
     assert [row["error"] for row in rows] == ["ValueError: [/INST]", "SystemExit: exit 3", "ValueError: [red] :smile:"]
     shown = capsys.readouterr().out
     assert all(f"failed (0.0 s): {row['error']}" in shown for row in rows)
+
+
+def test_lines_name_what_differs(tmp_path, capsys):
+    log = str(tmp_path / "log")
+    wanted = [Config(1, log=log), Config(2, "raise", log), Config(2, log=log, inner=Inner(1 / 3))]
+    rows = sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl")
+    sweep.run(made_sweep.score, wanted[::2], tmp_path / "rows.jsonl")
+    sweep.run(made_sweep.score, [Config(5, log=log)], tmp_path / "rows.jsonl")
+    assert capsys.readouterr().out.splitlines() == [
+        "number=1 wrong= inner.scale=1: score 4 (0.0 s)",
+        "number=2 wrong=raise inner.scale=1: failed (0.0 s): ValueError: no such thing",
+        "number=2 wrong= inner.scale=0.333333: score 3.667 (0.0 s)",
+        "rows.jsonl: 2 done, 1 failed",
+        "rows.jsonl: 2 cached",
+        f"{sweep.run_id(made_sweep.score, Config(5, log=log))}: score 8 (0.0 s)",
+        "rows.jsonl: 1 done",
+    ]
+    about = rows[0]["about"]
+    assert about["device"] == f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    assert (about["jax"], about["python"]) == (jax.__version__, platform.python_version())
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(about["date"])) < timedelta(minutes=5)
+    assert about["commit"] == commit_of(Path(made_sweep.__file__), ":/*.py")
+
+
+def test_two_identical_sweeps_at_the_same_time(tmp_path):
+    """The second call is refused. A call with other configs may append to the same file."""
+
+    def call_again(config):
+        return {"runs": len(sweep.run(call_again, [Config(again) for again in range(config.number)], tmp_path / "rows.jsonl"))}
+
+    (row,) = sweep.run(call_again, [Config(2)], tmp_path / "rows.jsonl")
+    assert row["result"] == {"runs": 2}
+    (row,) = sweep.run(identical, [Config(log=str(tmp_path / "rows.jsonl"))], tmp_path / "rows.jsonl")
+    assert row["error"].startswith(f"InputError: rows {tmp_path / 'rows.jsonl'}: in use by process {os.getpid()} on ")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def identical(config):
+    return sweep.run(identical, [config], config.log)[0]

@@ -124,6 +124,7 @@ SLURM = [
     [
         ({"where": "moon"}, "where: moon"),
         ({"workers": -1}, "workers: -1"),
+        ({"per_job": -1}, "per_job: -1"),
         ({"function": functools.partial(nothing)}, r"function: functools\.partial\("),
         ({"function": lambda config: {}}, rf"function: {__name__}:<lambda>"),
         ({"function": Table({1: 2}).entries}, rf"function: {__name__}:Table\.entries; give a function with a name"),

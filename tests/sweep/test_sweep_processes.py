@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 
+import made_sweep
 import pytest
 from made_sweep import Config, run_python
 
@@ -63,6 +64,29 @@ def test_the_script_that_was_started_is_run(where, tmp_path):
     last = ended.stdout.splitlines()[-1]
     assert last.startswith("{'file': 'inner', ")
     assert last.endswith("} True")
+
+
+@pytest.mark.parametrize(("per_job", "wrong", "processes"), [(0, ["", "", "killed", "exit", ""], 2), (1, ["", ""], 2)])
+def test_a_process_executes_several_runs(per_job, wrong, processes, tmp_path):
+    """A process that is killed or exits costs the row of its present run alone, and is replaced."""
+    wanted = [Config(number, how, str(tmp_path / "log")) for number, how in enumerate(wrong)]
+    rows = sweep.run(made_sweep.where, wanted, tmp_path / "rows.jsonl", "processes", workers=1, per_job=per_job)
+    errors = {"killed": "killed by signal 9", "exit": "ended with code 3"}
+    assert [row.get("error", row["config"]["wrong"]) for row in rows] == [errors.get(how, how) for how in wrong]
+    assert len({row["result"]["process"] for row in rows if row["status"] == sweep.DONE}) == processes
+
+
+def test_each_process_has_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    wanted = [Config(number, "slow", str(tmp_path / "log")) for number in range(6)]
+    with pytest.raises(InputError, match=r"^workers: 3; give at most 2, the GPUs or TPU chips of this process, or set JAX_PLATFORMS=cpu$"):
+        sweep.run(made_sweep.where, wanted, tmp_path / "rows.jsonl", "processes", workers=3)
+    rows = sweep.run(made_sweep.where, wanted, tmp_path / "rows.jsonl", "processes")
+    assert [row["about"]["CUDA_VISIBLE_DEVICES"] for row in rows] == [row["result"]["gpu"] for row in rows]
+    assert len({(row["result"]["process"], row["result"]["gpu"]) for row in rows}) == 2
+    assert {row["result"]["gpu"] for row in rows} == {"3", "GPU-5"}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5"
 
 
 def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path, monkeypatch):

@@ -1,0 +1,50 @@
+"""Study in 25 lines: how well do three cells learn to add two marked numbers, in sequences of two lengths, with two seeds each?
+
+    python examples/adding.py
+
+Each run appends its row to adding.jsonl, and a second call runs only what is missing. The figure adding.png shows the mean squared error of
+the last 20 updates. Guessing 1 has an error of 1/6.
+"""
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from lstm_jax import Recurrent, adam, make_train_step, sweep
+
+
+@dataclass(frozen=True)
+class Config:
+    """Cell, length of the sequences, and seed of one run."""
+
+    cell: str = "lstm"
+    length: int = 50
+    seed: int = 0
+
+
+def make_batch(key, length):
+    """Return sequences (64, length, 2) of numbers and marks, and the sums of the two marked numbers."""
+    values, marks = jax.random.uniform(key, (64, length)), jax.random.randint(jax.random.fold_in(key, 1), (2, 64), 0, length // 2)
+    marked = sum(jax.nn.one_hot(marks[half] + half * (length // 2), length) for half in (0, 1))
+    return jax.numpy.stack([values, marked], -1), (values * marked).sum(1)
+
+
+def loss(model, x, y):
+    """Return the mean squared error."""
+    return ((model(x)[:, 0] - y) ** 2).mean()
+
+
+def run(config):
+    """Train one cell, and return its error."""
+    rngs = nnx.Rngs(config.seed)
+    model = nnx.Sequential(Recurrent(2, 32, cell=config.cell, rngs=rngs), nnx.Linear(32, 1, rngs=rngs))
+    step = make_train_step(model, loss, adam(1e-2))
+    batches = jax.vmap(lambda key: make_batch(key, config.length))(jax.random.split(jax.random.key(config.seed), 1000))
+    return {"error": float(step.many(step.init(), *batches)[1][-20:].mean())}
+
+
+if __name__ == "__main__":
+    rows = sweep.run(run, sweep.grid(Config(), cell=["lstm", "gru", "simple_rnn"], length=[50, 100], seed=[0, 1]), "adding.jsonl")
+    summary = sweep.summarise(rows, by=("cell", "length"), over="seed", bounds={"error": (0, float("inf"))})
+    sweep.plot(summary, x="length", hue="cell").savefig("adding.png")
