@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 GATES = 4
 """Number of gates of the LSTM. For any other cell, `Cell.gates` is the number of its gates."""
+RUNS = "lstm_jax runs"
+"""Name of the axis over which `jax.vmap` maps the runs of a sweep that run together."""
 
 Inputs = Float[Array, "B T E"]
 Outputs = Float[Array, "B T H"]
@@ -17,4 +19,4 @@ TokenIds = Int[Array, "B T"]
 ValidSteps = Bool[Array, "B T"]
 Lengths = Int[Array, "B"]
 
-__all__ = ["GATES", "Inputs", "Lengths", "Outputs", "TokenIds", "UnitState", "ValidSteps"]
+__all__ = ["GATES", "RUNS", "Inputs", "Lengths", "Outputs", "TokenIds", "UnitState", "ValidSteps"]

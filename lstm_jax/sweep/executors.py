@@ -83,6 +83,8 @@ def _copied(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if getattr(value, "size", 1) != 1:
+        return value.tolist()
     item = value.item() if hasattr(value, "item") else value
     return item if isinstance(item, bool | int | float | str) else float(item)
 

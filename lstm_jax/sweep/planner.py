@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from lstm_jax.bounds import checked
 from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.files.writing import write_atomically
@@ -20,6 +21,7 @@ from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
 from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_digest
 from lstm_jax.sweep.rows import Row, read_rows, record
+from lstm_jax.sweep.together import divide, run_group
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 """Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
@@ -33,6 +35,7 @@ def run(
     workers: int = 0,
     retry: bool = False,
     options: Mapping[str, Any] | None = None,
+    together: str | Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
@@ -51,11 +54,13 @@ def run(
         workers: number of processes that run at the same time; 0 means the number of cores. Only "processes" uses this argument.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
+        together: name of a field, or names of several. Configs that differ only in these fields are run together, as one item of work, by
+            one call of `function` under `jax.vmap`; see `lstm_jax.sweep`.
 
     Returns:
         a list of dicts with the keys "id" (id of the run), "run" (name of the function), "code" (digest of the function's source code),
         "class" (name of the config's class), "config", "status", "seconds" (duration of the run) and "result" or, for a failed run,
-        "error".
+        "error". Runs that were run together also have "together" (their number), and "seconds" is the duration divided by it.
 
     Raises:
         InputError: in one of these cases.
@@ -64,6 +69,7 @@ def run(
             - A config is not an instance of a dataclass, or has a value that cannot be written as JSON.
             - Two configs have the same id, but different classes or dict keys of different types.
             - `where` is not a key of `EXECUTORS`, or `workers` is negative.
+            - `together` names no field of numbers, or the function needs the value of the field; see `lstm_jax.sweep`.
             - The file cannot be written, or has a row that no sweep has written.
             - `where` is "processes", and another process cannot import the function or the class of a config.
             - `where` is "slurm", and submitit is not installed, or does not accept `options`, or Slurm refuses the jobs.
@@ -86,22 +92,27 @@ def run(
         if count:
             warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    work = Work(function, missing, workers, path.with_suffix(".jobs"), options or {})
+    names = checked("together", together, tuple[str, ...])
+    groups = divide(function, names, missing) if names else {}
+    work = Work(run_group if names else function, groups or missing, workers, path.with_suffix(".jobs"), options or {})
 
     def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
         with closing(EXECUTORS[where](work)) as ended:
-            for key, outcome in ended:
-                if outcome["status"] == FAILED:
+            for first, ending in ended:
+                if ending["status"] == FAILED:
                     work.failed += 1
-                    text = outcome["error"]
                 else:
                     work.done += 1
-                    results = flatten(outcome["result"]).items()
-                    text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
-                config = missing[key]
-                about = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
-                row = about | {"config": dataclasses.asdict(config)} | outcome
-                yield [row], f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
+                for key, outcome in (groups[first].outcomes(ending) if groups else {first: ending}).items():
+                    if outcome["status"] == FAILED:
+                        text = outcome["error"]
+                    else:
+                        results = flatten(outcome["result"]).items()
+                        text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
+                    config = missing[key]
+                    about = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
+                    row = about | {"config": dataclasses.asdict(config)} | outcome
+                    yield [row], f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
 
     record(path, "runs", len(missing), outcomes(), work)
     return list(_found(path, wanted)[0].values())
