@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Int
 
 GATES = 4
 """Number of gates of the LSTM. For any other cell, `Cell.gates` is the number of its gates."""
+RUNS = "lstm_jax runs"
+"""Name of the axis over which `jax.vmap` maps the runs of a sweep that run together."""
 
 TokenIds = Int[Array, "B T"]
 ValidSteps = Bool[Array, "B T"]

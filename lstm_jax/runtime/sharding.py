@@ -184,4 +184,9 @@ def devices() -> int:
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
     """Return a context manager that makes `mesh` the current mesh."""
-    return jax.set_mesh(mesh)
+    try:
+        return jax.set_mesh(mesh)
+    except ValueError:  # inside of `jax.vmap` or `jax.jit`, where one device needs no mesh
+        if mesh.size > 1:
+            raise
+        return contextlib.nullcontext()

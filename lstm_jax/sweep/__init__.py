@@ -29,6 +29,14 @@ If a run raises an exception or its process is killed, its row holds the error, 
 at the same time, but calls with other configs may share a file. An interrupt (Ctrl-C) ends the sweep and kills its processes or cancels its
 Slurm jobs. The interrupted runs have no rows. To continue an interrupted sweep, repeat the same call.
 
+With `together="seed"`, configs that differ only in the seed are trained as an ensemble: `run` calls the function once for all of them,
+under `jax.vmap`, and appends one row for each. One program is then traced and compiled in place of one for each run, which matters most in
+short studies of small models. `together=["seed", "rate"]` also joins configs that differ in the field `rate`. Apart from rounding, the
+results are those of runs alone, so a file may mix both. In the function the named fields are traced numbers, with which it must compute in
+JAX, and it must return numbers and arrays. `nnx.Rngs(config.seed)`, `lstm_jax.adam(config.rate)` and `lstm_jax.make_train_step` work;
+`float(loss)`, `if config.rate > 0` and `np.random.default_rng(config.seed)` end the sweep with an `InputError`. If a group raises another
+error, all of its runs fail.
+
 The argument `where` names the executor of the runs:
 
 - "here": this process executes one run after another. JAX sets up its devices once in a process, when they are first used, so all runs

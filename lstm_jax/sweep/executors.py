@@ -45,7 +45,7 @@ class Work:
 
     function: Run
     missing: Mapping[str, Any]
-    """Dict from the id of each run to its config."""
+    """Dict from the id of each run to its config, or from the id of the first run of each group to the group."""
     workers: int = 0
     """Number of processes or jobs at the same time; 0 means one process per GPU or core, or all jobs at once."""
     per_job: int = 0
@@ -54,13 +54,15 @@ class Work:
     """Folder to which submitit writes its logs."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of submitit by name."""
+    runs: int = 0
+    """Number of runs in `missing`, whose items may be groups of runs."""
     cached: int = 0
     running: int = 0
     done: int = 0
     failed: int = 0
 
     def __str__(self) -> str:
-        waiting = len(self.missing) - self.running - self.done - self.failed
+        waiting = self.runs - self.running - self.done - self.failed
         counts = {"running": self.running, "waiting": waiting, "cached": self.cached, "done": self.done, "failed": self.failed}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
@@ -99,6 +101,8 @@ def _copied(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if getattr(value, "size", 1) != 1:
+        return value.tolist()
     item = value.item() if hasattr(value, "item") else value
     return item if isinstance(item, bool | int | float | str) else float(item)
 

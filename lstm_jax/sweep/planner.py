@@ -18,6 +18,7 @@ from textwrap import shorten
 from typing import Any
 
 import lstm_jax
+from lstm_jax.bounds import checked
 from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.files.locks import locked
@@ -26,6 +27,7 @@ from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
 from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_commit, source_digest
 from lstm_jax.sweep.rows import Row, read_rows, record
+from lstm_jax.sweep.together import divide, run_group
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 """Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
@@ -40,6 +42,7 @@ def run(
     retry: bool = False,
     options: Mapping[str, Any] | None = None,
     per_job: int = 0,
+    together: str | Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
@@ -61,13 +64,16 @@ def run(
         options: parameters of submitit by name. Only "slurm" uses them.
         per_job: largest number of runs that one process or Slurm job executes, one after another. 0 means any number in a process, and one
             in a job. A new process, or job, pays for its start and for compilation.
+        together: name of a field, or names of several. Configs that differ only in these fields are run together, as one item of work, by
+            one call of `function` under `jax.vmap`; see `lstm_jax.sweep`.
 
     Returns:
         a list of dicts with the keys "id" (id of the run), "run" (name of the function), "code" (digest of the function's source code),
         "class" (name of the config's class), "config", "status", "result" or, for a failed run, "error", "seconds" (duration of the run),
         and "about", which older rows lack. "about" is a dict of texts: "commit" of the checkout with the function's file ("" without one,
         followed by "+" if Python files have changed since); "python", "jax" and "lstm_jax" (versions); "date" of the end in UTC; "device",
-        the number and the kind of the devices if the run has imported JAX; and the environment variables that select devices.
+        the number and the kind of the devices if the run has imported JAX; and the environment variables that select devices. Runs that
+        were run together also have "together" (their number), and "seconds" is the duration divided by it.
 
     Raises:
         InputError: in one of these cases.
@@ -77,6 +83,7 @@ def run(
             - Two configs have the same id, but different classes or dict keys of different types.
             - `where` is not a key of `EXECUTORS`, or `workers` or `per_job` is negative.
             - Another process executes the same configs, or `workers` is larger than the number of GPUs or TPU chips.
+            - `together` names no field of numbers, or the function needs the value of the field; see `lstm_jax.sweep`.
             - The file cannot be written, or has a row that no sweep has written.
             - `where` is "processes", and another process cannot import the function or the class of a config.
             - `where` is "slurm", and submitit is not installed, or does not accept `options`, or Slurm refuses the jobs.
@@ -99,26 +106,31 @@ def run(
         if count:
             warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    work = Work(function, missing, workers, per_job, path.with_suffix(".jobs"), options or {}, len(wanted) - len(missing))
+    names = checked("together", together, tuple[str, ...])
+    groups = divide(function, names, missing) if names else {}
+    call, jobs, cached = run_group if names else function, path.with_suffix(".jobs"), len(wanted) - len(missing)
+    work = Work(call, groups or missing, workers, per_job, jobs, options or {}, len(missing), cached)
     labels, commit = _labels(wanted), source_commit(function) if missing else ""
     about = {"commit": commit, "python": platform.python_version(), "jax": version("jax"), "lstm_jax": lstm_jax.__version__}
 
     def outcomes():
         with closing(EXECUTORS[where](work)) as ended:
-            for key, outcome in ended:
-                seconds = f"({outcome['seconds']:.1f} s)"
-                if outcome["status"] == FAILED:
-                    work.failed += 1
-                    text = f"failed {seconds}: {outcome['error']}"
-                else:
-                    work.done += 1
-                    results = flatten(outcome["result"]).items()
-                    text = ", ".join(f"{name} {_shown(value)}" for name, value in results if not isinstance(value, list)) + f" {seconds}"
-                config = missing[key]
-                row = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
-                row |= {"config": dataclasses.asdict(config)} | outcome
-                date = datetime.now(UTC).isoformat(timespec="seconds")
-                yield [row | {"about": about | {"date": date} | outcome.get("about", {})}], f"{labels[key]}: {text}"
+            for first, ending in ended:
+                for key, outcome in (groups[first].outcomes(ending) if groups else {first: ending}).items():
+                    seconds = f"({outcome['seconds']:.1f} s)"
+                    if outcome["status"] == FAILED:
+                        work.failed += 1
+                        text = f"failed {seconds}: {outcome['error']}"
+                    else:
+                        work.done += 1
+                        results = flatten(outcome["result"]).items()
+                        shown = (f"{name} {_shown(value)}" for name, value in results if not isinstance(value, list))
+                        text = f"{', '.join(shown)} {seconds}"
+                    config = missing[key]
+                    row = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
+                    row |= {"config": dataclasses.asdict(config)} | outcome
+                    date = datetime.now(UTC).isoformat(timespec="seconds")
+                    yield [row | {"about": about | {"date": date} | outcome.get("about", {})}], f"{labels[key]}: {text}"
 
     # named by one config, so that a call with other configs may append to the same file at the same time
     with locked(path.with_name(f"{path.name}.{min(wanted)}.lock"), f"rows {path}") if missing else nullcontext():

@@ -25,7 +25,7 @@ from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import try_update
 from lstm_jax.training.row_sparse import Lag, Optimizer, row_sparse
-from lstm_jax.training.state import TrainState, create_state
+from lstm_jax.training.state import TrainState, create_state, over_runs
 from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, lag_of, largest_table, take_step
 
 
@@ -101,7 +101,7 @@ class TrainStep:
         """Return the training state before the first step, with copies of the parameters of the model."""
         state, _ = create_state(self._parts.params, self._optimizer, (), self._mesh)
         variables = jax.tree.map(lambda array: array.copy(), self._parts.variables)
-        return state._replace(carry=sharding.put(variables, sharding.replicated(self._mesh)))
+        return over_runs(state._replace(carry=sharding.put(variables, sharding.replicated(self._mesh))))
 
     def __call__(self, state: TrainState, *batch) -> tuple:
         """Take one step.
@@ -181,7 +181,7 @@ class TrainStep:
                 state = self._caught_up(state)
             if table and not state.behind:
                 zeros = np.zeros(len(state.params[table]), np.int32)
-                state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
+                state = state._replace(behind=over_runs(jax.device_put({table: zeros}, sharding.replicated(self._mesh))))
             return function(state, batch)
 
     def _objective(self, params, batch: tuple, weight, key, variables) -> tuple[Array, Any]:

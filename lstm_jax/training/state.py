@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.runtime import processes, sharding
+from lstm_jax.shapes import RUNS
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
 
 EXAMPLES = "examples"
@@ -38,6 +40,16 @@ class TrainState(NamedTuple):
     a checkpoint it is the array alone, or ()."""
     rounded: Any = ()
     """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`."""
+
+
+def over_runs(tree: Any) -> Any:
+    """Map arrays over the runs of a sweep that run together, as they are after the first step, which else would be compiled twice."""
+    try:
+        run = lax.axis_index(RUNS)
+    except NameError:
+        return tree
+    # `run` is never negative
+    return jax.jit(lambda run, tree: jax.tree.map(lambda a: jnp.where(run < 0, 0, a) if a.ndim else a, tree))(run, tree)
 
 
 def create_state(

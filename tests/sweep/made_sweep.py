@@ -74,6 +74,23 @@ class Said:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Config of a run of the function `draw`."""
+
+    seed: int = 0
+    size: int = 2
+    inner: Inner = Inner()
+
+
+def draw(config):
+    """Return random numbers in JAX, some of them in a list."""
+    import jax
+
+    values = config.inner.scale * jax.random.normal(jax.random.key(config.seed), (config.size,))
+    return {"values": values, "first": values[0], "size": config.size}
+
+
 def say(config):
     """Exit with the text if it begins with "exit", otherwise raise `ValueError` with the text as its message."""
     if config.text.startswith("exit"):
