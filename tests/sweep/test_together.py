@@ -17,8 +17,8 @@ from lstm_jax.training.optimizers import keras_rmsprop
 
 
 def lasting(rows):
-    """Return rows without their times, and without the number of runs in their groups."""
-    return [{name: value for name, value in row.items() if name not in ("seconds", "together")} for row in rows]
+    """Return rows without their times and surroundings, and without the number of runs in their groups."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "about", "together")} for row in rows]
 
 
 @pytest.mark.parametrize("where", ["here", "processes", pytest.param("slurm", marks=pytest.mark.slow)])
