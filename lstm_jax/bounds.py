@@ -111,6 +111,7 @@ Layers = Annotated[int, Bounds(1, 256, "give 1 or more")]
 Drawn = Annotated[int, Bounds(0, 10**6, "give 0 or more characters")]
 Written = Annotated[int, Bounds(0, 10**7, "give 0 or more characters")]
 Words = Annotated[int, Bounds(4, MOST, "give 4 or more (0, 1 and 2 are reserved)")]
+Trackers = tuple[Literal["tensorboard", "jsonl", "wandb", "mlflow"], ...]
 Devices = Annotated[int, Bounds(0, 2**16, "give 0 or more")]
 Seed = Annotated[int, Bounds(0, 2**32 - 1, "give a number from 0 to below 2**32", whole=True)]
 """Seed of a JAX key, of which JAX would drop the bits above 32."""

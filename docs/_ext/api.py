@@ -22,6 +22,7 @@ _TRAINING = (
     "loop",
     "state",
     "callbacks",
+    "trackers",
     "metrics",
     "text_scores",
     "predict",

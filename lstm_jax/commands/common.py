@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 import tyro
 from rich.console import Console
 
-from lstm_jax.bounds import Checked, frozen
+from lstm_jax.bounds import Checked, Trackers, frozen
 from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
 from lstm_jax.runtime.console import say
@@ -108,6 +108,10 @@ class Train(Command):
     """Resume even if devices, package versions or compiled code have changed. Later results may then differ in their last bits."""
     figures: bool = True
     """Draw figures of the training when it ends."""
+    tracker: Trackers = ("tensorboard", "jsonl")
+    """Where to record the metrics: 'tensorboard' (events in the run's folder), 'jsonl' (metrics.jsonl there), 'wandb' (Weights & Biases),
+    'mlflow'. The last two, which need the extras [wandb] and [mlflow], also get the config, the figures and the best checkpoint. Several
+    may be named. The results do not depend on them, and a resumed run may have other ones."""
     quiet: bool = False
     """Print nothing but errors and warnings."""
     json: bool = False
@@ -145,6 +149,7 @@ class Train(Command):
             allow_other_machine=self.allow_other_machine,
             console=console,
             figures=self.figures,
+            tracker=self.tracker,
         )
         if place.process:
             return
@@ -155,6 +160,7 @@ class Train(Command):
             say(console, line)
         run, folder = shlex.quote(str(self.run)), self.run / "figures"
         figures = sorted(f"figures/{path.name}" for path in folder.iterdir() if path.suffix != ".svg") if self.figures else []
-        say(console, f"in {self.run}: {', '.join([*figures, 'metrics.jsonl', 'result.json'])}; tensorboard --logdir {run}")
+        files = ", ".join([*figures, *["metrics.jsonl"] * ("jsonl" in self.tracker), "result.json"])
+        say(console, f"in {self.run}: {files}" + f"; tensorboard --logdir {run}" * ("tensorboard" in self.tracker))
         command, _, flags = self.following.partition(" --")
         say(console, f"next: lstm-jax {command} --run {run}{flags and ' --' + flags}")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lstm_jax import native
-from lstm_jax.bounds import frozen
+from lstm_jax.bounds import Trackers, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
 from lstm_jax.config.shared import config_values
@@ -52,6 +52,7 @@ from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data, versions
 from lstm_jax.training.step import Objective
+from lstm_jax.training.trackers import SERVICES, About, Tracker, tracked
 
 C = TypeVar("C", bound=RunConfig)
 D = TypeVar("D")
@@ -234,14 +235,15 @@ class Task(Training, Generic[C, D]):
     def results(self, run: RunFolder, params: Any) -> Results:
         """Return the results of the training, whose parameters are `params`."""
 
-    def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the final metrics to result.json in the run folder, and draw the figures if `figures` is true."""
-        metrics, draw = self.results(folder, result.params)
-        row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-        write_atomically(folder.result, json_text(row | metrics, indent=2) + "\n")
+    def finish(self, run: RunFolder, result: FitResult, figures: bool) -> Metrics:
+        """Write the final metrics to result.json in the run folder, draw the figures if `figures` is true, and return the metrics."""
+        metrics, draw = self.results(run, result.params)
+        metrics = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds} | metrics
+        write_atomically(run.result, json_text(metrics, indent=2) + "\n")
         if figures:
-            learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", self.curves)
+            learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", self.curves)
             draw()
+        return metrics
 
     @property
     def monitor(self) -> str:
@@ -278,8 +280,9 @@ class Task(Training, Generic[C, D]):
         resume: bool = False,
         allow_other_machine: bool = False,
         console: Console | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | Tracker] = (),
         figures: bool = True,
+        tracker: Trackers = ("tensorboard", "jsonl"),
     ) -> FitResult:
         """Train a model and write the folder of the run, as the command `lstm-jax train` does.
 
@@ -296,8 +299,10 @@ class Task(Training, Generic[C, D]):
             allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
                 differ in their last bits from those of an uninterrupted run.
             console: console that shows the progress and a table of the model's layers. If None, nothing is shown.
-            callbacks: functions that are called after each epoch, after the built-in callbacks.
+            callbacks: functions that are called after each epoch, after the built-in callbacks, and trackers (see `trackers.Tracker`).
             figures: whether to draw the figures at the end.
+            tracker: what records the metrics: "tensorboard" (events), "jsonl" (metrics.jsonl), "wandb" or "mlflow". It is no part of the
+                config, because it does not change the result: a resumed run may have other ones.
 
         Raises:
             InputError: in one of these cases.
@@ -306,11 +311,14 @@ class Task(Training, Generic[C, D]):
                 - `initial` contains a name that is not a parameter of the model, or an array of another shape than the parameter.
                 - The training does not fit into the free memory.
                 - The config of a new run sets a patience, but the task monitors no metric.
+                - The package of a tracker is not installed, or a tracker cannot begin.
 
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console, initial, marks, steps = console or Console(quiet=True), initial or {}, [time.perf_counter()], []
         _check_processes(config, resume)
+        tracker = checked("tracker", tracker, Trackers)
+        trackers = (*(SERVICES[name]() for name in tracker if name in SERVICES), *callbacks)
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
@@ -323,7 +331,11 @@ class Task(Training, Generic[C, D]):
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial)
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
-        with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
+        about = About(asdict(config), Path(folder), resume)
+        with (
+            task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder,
+            tracked(trackers, about) as (calls, outcome),
+        ):
             total = sum(array.size for array in params.values())
             caption = f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)"
             table = Table("layer", "type", "parameters", Column("count", justify="right"), title=task.shapes(), caption=caption)
@@ -334,6 +346,7 @@ class Task(Training, Generic[C, D]):
                 say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(params, {**task.pretrained(run_folder, resume, console), **initial})
+            files = {"tensorboard": tensorboard(run_folder.events), "jsonl": metrics_file(run_folder.metrics)}
             marks.append(time.perf_counter())
             result = run_epochs(
                 params,
@@ -351,17 +364,18 @@ class Task(Training, Generic[C, D]):
                 resume=resume,
                 callbacks=(
                     run_folder.check_exists,
-                    metrics_file(run_folder.metrics),
-                    tensorboard(run_folder.events),
+                    *(files[name] for name in tracker if name in files),
                     print_row(console, config.train.epochs),
                     lambda record: steps.append(record.row["seconds"]),
                     *task.callbacks(run_folder, console),
-                    *callbacks,
+                    *calls,
                 ),
                 console=console,
             )
             marks.append(time.perf_counter())
-            task.finish(run_folder, result, figures)
+            metrics, drawn = task.finish(run_folder, result, figures), sorted(run_folder.figures.glob("*.png"))
+            own = [path for path in run_folder.path.iterdir() if path.is_file() and path != run_folder.lock]
+            outcome.update(metrics=metrics, figures=tuple(drawn), best=(*own, run_folder.checkpoints / "best"))
             read, prepared, trained, finished = (end - start for start, end in itertools.pairwise([*marks, time.perf_counter()]))
             training = f"training {trained:.1f} s ({sum(steps):.1f} s without validation and checkpoints)"
             say(console, f"time: data {read:.1f} s, start {prepared:.1f} s, {training}, results and figures {finished:.1f} s")

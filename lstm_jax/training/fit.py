@@ -22,6 +22,7 @@ from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.make_train_step import check_floats, check_functions, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
+from lstm_jax.training.trackers import About, Tracker, tracked
 
 
 def fit(
@@ -44,7 +45,7 @@ def fit(
     checkpoint_steps: int = 0,
     keep_epochs: bool = False,
     resume: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | Tracker] = (),
     console: Console | None = None,
 ) -> loop.FitResult:
     """Train a Flax NNX module in place, with the training loop that this project's tasks also use.
@@ -82,7 +83,7 @@ def fit(
         keep_epochs: whether to keep the parameters of each epoch in the subfolder `epochs/` of `checkpoints`.
         resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one. If only that of the best epoch is left,
             the state of the optimiser is new, and a schedule of its learning rate begins again.
-        callbacks: functions that are called with an `EpochRecord` after each epoch.
+        callbacks: functions that are called with an `EpochRecord` after each epoch, and trackers (see `trackers.Tracker`).
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
 
     Returns:
@@ -92,7 +93,7 @@ def fit(
         InputError: in one of these cases.
 
             - `model` is not a module, or has variables that are neither parameters nor random streams.
-            - `evaluate` or a member of `callbacks` is not a function.
+            - `evaluate` is not a function, a member of `callbacks` neither a function nor a tracker, or a tracker cannot begin.
             - `arrays` is no sequence of arrays of numbers with equally many rows, or one holds an int that does not fit in 32 bits.
             - The losses are not floats of the shape (B,).
             - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
@@ -105,7 +106,7 @@ def fit(
     require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
     callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
     for callback in callbacks:
-        require(callable(callback), "callbacks", repr(callback), "give a list of functions")
+        require(callable(callback) or isinstance(callback, Tracker), "callbacks", repr(callback), "give a list of functions")
     check_class("model", model, nnx.Module, "give an nnx.Module; make_train_step takes a pytree, too")
     parts: Any = split_model(model)
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
@@ -134,34 +135,37 @@ def fit(
         mean = (losses * weight.astype(losses.dtype)).sum()
         return mean, {"loss": mean}
 
-    config = TrainConfig(
-        epochs=epochs,
-        batch_size=batch_size,
-        microbatches=microbatches,
-        seed=seed,
-        patience=patience,
-        stop_on_nan=stop_on_nan,
-        checkpoint_steps=checkpoint_steps,
-        keep_epochs=keep_epochs,
-    )
-    result = loop.run_epochs(
-        parts.params,
-        objective,
-        optimizer,
-        Examples(tuple(given), counts[0], gather),
-        config,
-        mesh,
-        table=None,
-        metrics=("loss",),
-        # a copy, since the next step reuses the memory of the parameters
-        evaluate=evaluate and (lambda params, _: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
-        monitor=monitor,
-        mode=mode,
-        checkpoints=None if checkpoints is None else Path(checkpoints),
-        resume=resume,
-        callbacks=callbacks,
-        console=console,
-    )
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "microbatches": microbatches,
+        "seed": seed,
+        "patience": patience,
+        "stop_on_nan": stop_on_nan,
+        "checkpoint_steps": checkpoint_steps,
+        "keep_epochs": keep_epochs,
+    }
+    config, folder = TrainConfig(**options), None if checkpoints is None else Path(checkpoints)
+    with tracked(callbacks, About({"train": options}, folder, resume)) as (calls, outcome):
+        result = loop.run_epochs(
+            parts.params,
+            objective,
+            optimizer,
+            Examples(tuple(given), counts[0], gather),
+            config,
+            mesh,
+            table=None,
+            metrics=("loss",),
+            # a copy, since the next step reuses the memory of the parameters
+            evaluate=evaluate and (lambda params, _: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
+            monitor=monitor,
+            mode=mode,
+            checkpoints=folder,
+            resume=resume,
+            callbacks=calls,
+            console=console,
+        )
+        outcome.update(metrics=result.rows[result.best_epoch - 1], best=(folder / "best",) if folder else ())
     nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
     return result
 

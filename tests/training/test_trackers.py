@@ -1,0 +1,231 @@
+"""Trackers: the calls that they get, their errors, and what arrives in Weights & Biases (offline) and in a file store of MLflow."""
+
+import contextlib
+import json
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from command_line import assert_error
+from test_fit import fit
+
+from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
+from lstm_jax.data import Series
+from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.tasks import forecast
+from lstm_jax.training.trackers import About, Outcome, Service, Tracker
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+CONFIG = ForecastConfig(SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16))
+SERIES = Series(np.arange(80.0), np.sin(np.arange(80.0)), False)
+
+
+class Noting(Tracker):
+    def __init__(self):
+        self.calls: list[Any] = []
+
+    def begin(self, about):
+        self.calls.append(about)
+
+    def epoch(self, record):
+        self.calls.append(record.step)
+
+    def end(self, outcome):
+        self.calls.append(outcome)
+
+
+class Failing(Tracker):
+    def epoch(self, record):
+        raise OSError(28, "No space left on device")
+
+    def end(self, outcome):
+        raise RuntimeError("no network")
+
+
+class Refusing(Tracker):
+    def begin(self, about):
+        raise RuntimeError("no network")
+
+
+class Kept(Service):
+    package = "json"
+
+    def start(self, about, known):
+        return f"{known}+"
+
+
+def interrupt(_):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def fail(_):
+    raise ZeroDivisionError
+
+
+CASES = [([], "finished", None), ([interrupt], "interrupted", Interrupted), ([fail], "failed", ZeroDivisionError)]
+
+
+@pytest.mark.parametrize(("callbacks", "status", "error"), CASES)
+def test_calls(callbacks, status, error, tmp_path):
+    tracker = Noting()
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        result = fit(epochs=2, checkpoints=tmp_path / "c", callbacks=[tracker, *callbacks])
+    about, *steps, outcome = tracker.calls
+    assert (about.config["train"]["batch_size"], about.folder, about.resumed) == (8, tmp_path / "c", False)
+    assert steps == ([2] if error else [2, 4])
+    assert outcome == (Outcome(status) if error else Outcome(status, result.rows[-1], (), (tmp_path / "c" / "best",)))
+
+
+def test_a_tracker_that_fails(capsys):
+    """The result has the same bits as without the tracker, whose first error is a warning of one line."""
+    plain, result = fit(epochs=2), fit(epochs=2, callbacks=[Failing()])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: tracker Failing: OSError(28, 'No space left on device'); nothing of the training itself is lost"
+    ]
+    jax.tree.map(np.testing.assert_array_equal, plain.params, result.params)
+
+
+@pytest.mark.parametrize(
+    ("options", "subject"),
+    [
+        ({"tracker": ("wandb",)}, "tracker wandb"),
+        ({"tracker": ("jsonl", "mlflow")}, "tracker mlflow"),
+        ({"tracker": ("paper",)}, "tracker"),
+        ({"callbacks": [Refusing()]}, "tracker Refusing"),
+    ],
+)
+def test_refused(options, subject, tmp_path, monkeypatch, unchecked):
+    for package in ("wandb", "mlflow"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    ended = Noting()
+    with pytest.raises(InputError) as error:
+        forecast.train(CONFIG, tmp_path / "run", data=SERIES, callbacks=[ended, *options.pop("callbacks", [])], **options)
+    assert error.value.subject == subject
+    assert ended.calls[1:] == ([Outcome("failed")] if ended.calls else [])
+    assert (tmp_path / "run").exists() == bool(ended.calls)
+
+
+def test_the_id_of_a_service(tmp_path):
+    Kept().begin(About({}))
+    for resumed, found in ((False, "None+"), (True, "None++")):
+        Kept().begin(About({}, tmp_path, resumed))
+        assert (tmp_path / "json.id").read_text() == found
+    with pytest.raises(InputError, match=r"^file .*json.id: of another training;"):
+        Kept().begin(About({}, tmp_path))
+
+
+def test_a_missing_package_on_the_command_line(ask, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert_error(ask("train", "forecast", "--tracker", "jsonl", "wandb", "--run", tmp_path / "run"), "error: tracker wandb: ", ".[wandb]")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_one_tracker_on_the_command_line(ask, tmp_path):
+    (tmp_path / "s.csv").write_text("time,value\n" + "".join(f"{n},{n % 7}\n" for n in range(90)))
+    flags = f"--csv {tmp_path}/s.csv --context 6 --horizon 2 --units 3 --epochs 1 --no-figures --tracker jsonl --run {tmp_path}/run"
+    code, out, err = ask("train", "forecast", *flags.split())
+    assert (code, err) == (0, "")
+    assert "metrics.jsonl" in out
+    assert "tensorboard" not in out
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "events").exists()
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Return a function that trains the run `tmp_path / "run"` with a tracker. The run is interrupted after the first epoch and resumed."""
+
+    def call(tracker, resume):
+        options: Any = {"data": SERIES, "tracker": (tracker,), "resume": resume}
+        with contextlib.nullcontext() if resume else pytest.raises(Interrupted):
+            return forecast.train(CONFIG, tmp_path / "run", **options, callbacks=[] if resume else [interrupt])
+
+    return call
+
+
+def assert_loads(folder: Path, params: dict[str, np.ndarray]) -> None:
+    loaded = forecast.load(folder)
+    assert loaded.notes == ()
+    assert loaded.params.keys() == params.keys()
+    for name, array in loaded.params.items():
+        np.testing.assert_array_equal(array, params[name])
+
+
+def records(folder: Path) -> list[Any]:
+    """Return the records of an offline run of wandb, whose file has the format of LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportMissingImports]
+
+    (file,) = folder.glob("*.wandb")
+    content, at, parts, found = file.read_bytes(), 7, b"", []
+    while at + 7 < len(content):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+        size, kind = struct.unpack_from("<HB", content, at + 4)
+        parts, at = parts + content[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            found.append(Record.FromString(parts))
+            parts = b""
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline(train, tmp_path, monkeypatch):
+    """Both parts of the run have the same id. All rows, the config, the figures and a folder that can be loaded arrive."""
+    pytest.importorskip("wandb", reason="Weights & Biases is not installed: pip install '.[wandb]'")
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "DATA_DIR": str(tmp_path), "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    train("wandb", False)
+    (first,) = (tmp_path / "wandb").glob("offline-run-*")
+    result, losses, codes, kinds = train("wandb", True), {}, [], set()
+    (second,) = set((tmp_path / "wandb").glob("offline-run-*")) - {first}
+    for record in (*records(first), *records(second)):
+        kinds.add(kind := record.WhichOneof("record_type"))
+        if kind == "run":
+            assert (record.run.run_id, record.run.display_name) == ((tmp_path / "run" / "wandb.id").read_text(), "run")
+            config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            assert config["train"]["batch_size"] == 16
+        elif kind == "history":
+            row = {"/".join([item.key, *item.nested_key]).strip("/"): json.loads(item.value_json) for item in record.history.item}
+            losses |= {row["step"]: row["train_loss"]} if "step" in row else {}
+        elif kind == "artifact":
+            for entry in record.artifact.manifest.contents:
+                path = tmp_path / "arrived" / entry.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(Path(entry.local_path).read_bytes())
+        elif kind == "exit":
+            codes.append(record.exit.exit_code)
+    assert losses == {row["step"]: row["train_loss"] for row in result.rows}
+    assert codes == [255, 0]
+    images = (second / "files" / "media" / "images" / "figures").iterdir()
+    assert {path.read_bytes() for path in images} == {path.read_bytes() for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert_loads(tmp_path / "arrived", result.params)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_file_store(train, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install '.[mlflow]'")
+    for name, value in {"TRACKING_URI": (tmp_path / "store").as_uri(), "DISABLE_TELEMETRY": "true", "ALLOW_FILE_STORE": "true"}.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    client = mlflow.MlflowClient()
+    train("mlflow", False)
+    number = (tmp_path / "run" / "mlflow.id").read_text()
+    assert client.get_run(number).info.status == "KILLED"
+    result = train("mlflow", True)
+    found = client.get_run(number)
+    assert (found.info.status, found.info.run_name, found.data.params["train.batch_size"]) == ("FINISHED", "run", "16")
+    history = client.get_metric_history(number, "train_loss")
+    assert [(entry.step, entry.value) for entry in history] == [(row["step"], row["train_loss"]) for row in result.rows]
+    assert found.data.metrics["result/validation_loss"] == min(row["validation_loss"] for row in result.rows)
+    arrived = Path(client.download_artifacts(number, "run"))
+    for path in (tmp_path / "run" / "figures").glob("*.png"):
+        assert (arrived / "figures" / path.name).read_bytes() == path.read_bytes()
+    assert_loads(arrived, result.params)
