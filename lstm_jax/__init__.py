@@ -33,6 +33,7 @@ _MODULES = {
     "keras_adam": "training.optimizers",
     "make_train_step": "training.make_train_step",
     "fit": "training.fit",
+    "runs": "training.run_table",
     "use_cpu_cores": "runtime.sharding",
     "compiled_code": "native",
 }

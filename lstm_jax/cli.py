@@ -41,10 +41,10 @@ def _usage(group: str = "") -> str:
 
 
 def _names(group: str) -> list[str]:
-    """Return the names of the commands of a group, or of all commands if the group is ""."""
+    """Return the names of the commands of a group that is no command itself, or of all commands if the group is ""."""
     from lstm_jax.commands import COMMANDS
 
-    return [name for name in COMMANDS if not group or name.startswith(f"{group} ")]
+    return [name for name in COMMANDS if not group or (name.startswith(f"{group} ") and group not in COMMANDS)]
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
@@ -56,14 +56,14 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     from lstm_jax.files.writing import user_path
 
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
-    name = next((name for name in (" ".join(arguments[:size]) for size in (1, 2)) if name in COMMANDS), None)
+    name = next((name for name in (" ".join(arguments[:size]) for size in (2, 1)) if name in COMMANDS), None)
     if name is None:
         known = _names("".join(arguments[:1])) or COMMANDS
         raise InputError("command", " ".join(arguments[:2]) or "none", f"give one of {', '.join(known)}")
     kind, arguments = COMMANDS[name], arguments[len(name.split()) :]
     _check_lists(kind, arguments)
     set_help(kind)
-    chosen: dict[str, Any] = {"default": kind.with_preset(arguments)} if hasattr(kind, "with_preset") else {}
+    chosen: dict[str, Any] = {"default": kind.with_defaults(arguments)} if hasattr(kind, "with_defaults") else {}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -89,7 +89,8 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
             if dataclasses.is_dataclass(kinds[field.name]):
                 parts.append(kinds[field.name])
                 continue
-            assert field.name == positional(name) or f"--{field.name.replace('_', '-')}" in out, field.name
+            flag = "config" if field.name == "config_file" else field.name.replace("_", "-")
+            assert field.name == positional(name) or f"--{flag}" in out, field.name
             assert "".join(str(texts[field.name]).split()) in squeezed, field.name
 
 
@@ -138,6 +139,10 @@ FILES = {
     "latin.txt": "ein Müller, eine Straße. ".encode() * 20 + "ein Müller ".encode("latin-1") * 9,
     "two.csv": b"one,two\nabc,abc\n",
     "other/config.json": to_json(SentimentConfig()).encode(),
+    "name.toml": b"[model]\nunit = 3\n",
+    "section.toml": b"units = 3\n",
+    "value.toml": b"[train]\nepochs = 0\n",
+    "final.toml": b"[train]\nfinal_learning_rate = 1e-5\n",
 }
 REVIEWS = "train sentiment --vocabulary frequency --run {tmp}/new --data "
 TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/new --data {tmp}/"
@@ -164,6 +169,15 @@ TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/ne
         ("train sentiment --cell gruu", "--cell: gruu"),
         ("train sentiment --preset=shakespeare", "--preset: shakespeare; give one of 'none', 'best'"),
         ("train generation --preset", "--preset"),
+        ("train forecast --config {tmp}/name.toml", "name.toml: unknown field model.unit; did you mean model.units?"),
+        ("train forecast --config {tmp}/section.toml", "section.toml: unknown field units; did you mean model.units?"),
+        ("train forecast --config {tmp}/value.toml", "value.toml: train.epochs: 0; give 1 or more"),
+        ("train forecast --config {tmp}/final.toml", "final.toml: train.final_learning_rate: 1e-05"),
+        ("train forecast --config {tmp}/other/config.json", "config.json: task sentiment; give a config of forecast"),
+        ("train forecast --config {tmp}/thing.txt", "config {tmp}/thing.txt: Expecting value"),
+        ("train forecast --config {tmp}/none.toml", "none.toml: No such file"),
+        ("train forecast --config {tmp}/", "Is a directory"),
+        ("train forecast --config", "--config"),
         ("evaluate --split nonsense", "--split: nonsense"),
         ("launch -- generate", "command: generate"),
         ("launch -n 0 -- train sentiment", "-n: 0"),
@@ -213,7 +227,7 @@ def test_errors_are_one_line(arguments, subject, ask, runs, tmp_path, monkeypatc
         (folder / name).write_bytes(content)
     filled = [word.format(tmp=folder, runs=runs) for word in arguments.split()]
     before = contents(folder) | contents(runs.root)
-    assert_error(ask(*filled), subject)
+    assert_error(ask(*filled), subject.format(tmp=folder))
     assert contents(folder) | contents(runs.root) == before
 
 
@@ -255,6 +269,31 @@ def test_flags_reach_the_config():
         config.SentimentModelConfig(bidirectional=True, merge="sum", remat="sqrt"),
         config.TrainConfig(optimizer="lion"),
     )
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "flags", ["sentiment --bidirectional --packed 9", "generation --preset shakespeare --data a b", "forecast --remat 3"]
+)
+def test_a_printed_config_is_read_again(flags, ask, tmp_path):
+    code, out, err = ask("train", *flags.split(), "--print-config", "--run", tmp_path / "run")
+    assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
+    file = tmp_path / "given.json"
+    file.write_text(out)
+    assert json.loads(out)["train"]["microbatches"] == 1  # a field that config.json leaves out
+    task, *_ = flags.split()
+    configs = [cli._parse(["train", *words.split(), "--units", "7"]).config for words in (flags, f"{task} --config {file}")]  # pyright: ignore[reportFunctionMemberAccess]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_file_is_between_a_preset_and_the_flags(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "small.toml").write_text('task = "generation"\n[model]\nunits = 5\nlayers = 3\n[sample]\nsample_temperatures = [0]\n')
+    flags = "--config=~/small.toml --preset shakespeare --layers 1"
+    found = cli._parse(["train", "generation", *flags.split()]).config  # pyright: ignore[reportFunctionMemberAccess]
+    assert (found.model.units, found.model.layers, found.model.embed, found.train.epochs) == (5, 1, 64, 12)
+    assert found.sample.sample_temperatures == (0,)
 
 
 def test_a_preset_replaces_the_defaults_of_the_other_flags():

@@ -58,7 +58,7 @@ PACKAGES: dict[str, list[str]] = {
     "initializers": ["lstm_jax.initializers"],
     "models": ["lstm_jax.models", "lstm_jax.sampling"],
     "packing": ["lstm_jax.packing"],
-    "training": [f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder")],
+    "training": [f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder", "run_table")],
     "tasks": [f"lstm_jax.tasks.{name}" for name in _TASKS],
     "config": ["lstm_jax.config", *_CONFIGS],
     "data": ["lstm_jax.data"],

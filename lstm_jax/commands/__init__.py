@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from lstm_jax.commands.launch import Launch
-from lstm_jax.commands.runs import AcceptRun, ExportOnnx, Inspect
+from lstm_jax.commands.runs import AcceptRun, CompareRuns, ExportOnnx, Inspect, Runs
 from lstm_jax.commands.tools import Backends, Completion, Demo, PrepareData, ShardReviews, ShardText
 from lstm_jax.config import CONFIGS
 
@@ -23,6 +23,8 @@ COMMANDS |= {
     "data shard": ShardText,
     "data shard-reviews": ShardReviews,
     "run accept": AcceptRun,
+    "runs": Runs,
+    "runs compare": CompareRuns,
     "backends": Backends,
     "completion": Completion,
 }

@@ -16,8 +16,9 @@ import tyro
 from rich.console import Console
 
 from lstm_jax.bounds import Checked, Trackers, frozen
-from lstm_jax.config import PRESETS, RecurrentConfig
+from lstm_jax.config import PRESETS, RecurrentConfig, override
 from lstm_jax.config.processes import Processes
+from lstm_jax.files.writing import user_path
 from lstm_jax.runtime.console import say
 
 T = TypeVar("T")
@@ -102,6 +103,11 @@ class Train(Command):
     config: Any
     run: Path
     """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """The config.json of a run, or a TOML file with some fields, such as units = 64 below [model]. Its values replace the defaults of the
+    other flags. A flag that is given replaces the value of the file."""
+    print_config: bool = False
+    """Print the whole config as JSON, which --config can read, and do not train."""
     resume: bool = False
     """Continue the interrupted run in the folder of --run. With --schedule constant, the run may also be given more epochs."""
     allow_other_machine: bool = False
@@ -120,13 +126,15 @@ class Train(Command):
     """Settings of this process in a run of several processes."""
 
     @classmethod
-    def with_preset(cls, arguments: Sequence[str]) -> "Train":
-        """Return an instance of this command with default values, or with those of the preset that the flag `--preset` names."""
+    def with_defaults(cls, arguments: Sequence[str]) -> "Train":
+        """Return this command with its default values, those of the preset that --preset names, and those of the file --config."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--preset", nargs="?")
-        name, command = parser.parse_known_args(arguments)[0].preset, cls()  # pyright: ignore[reportCallIssue]
-        config = PRESETS.get(command.config.task, {}).get(name)
-        return dataclasses.replace(command, config=config, preset=name) if config else command
+        parser.add_argument("--config", nargs="?")
+        given, command = parser.parse_known_args(arguments)[0], cls()  # pyright: ignore[reportCallIssue]
+        if preset := PRESETS.get(command.config.task, {}).get(given.preset):
+            command = dataclasses.replace(command, config=preset, preset=given.preset)
+        return dataclasses.replace(command, config=override(command.config, user_path(given.config))) if given.config else command
 
     following: ClassVar[str]
     """Command to try after the training, without the flag --run."""
@@ -136,6 +144,9 @@ class Train(Command):
         """Return the lines to print after training. `result` is the content of the run's file result.json."""
 
     def __call__(self, console):
+        if self.print_config:
+            print(json.dumps({"task": self.config.task} | dataclasses.asdict(self.config), indent=2))
+            return
         from lstm_jax.runtime import processes
 
         place = processes.join(self.place)

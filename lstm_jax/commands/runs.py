@@ -1,11 +1,24 @@
-"""The commands `inspect`, `export onnx` and `run accept` of `lstm-jax`, which take the run of any task."""
+"""The commands `inspect`, `export onnx`, `run accept`, `runs` and `runs compare` of `lstm-jax`, which take runs of any task."""
 
+import csv
 import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from lstm_jax.bounds import Count, frozen
-from lstm_jax.commands.common import Command, load_run, say
+from lstm_jax.commands.common import Command, Positional, load_run, say, warn
+from lstm_jax.errors import require
 from lstm_jax.files.digits import counted
+from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
 
 
@@ -109,3 +122,104 @@ class AcceptRun(Command):
         for name, kind in found.items():
             say(console, f"{name}: {kind}")
         say(console, f"{self.run}: " + (f"{len(found)} accepted" if found else "as the run wrote it"))
+
+
+@frozen
+class Runs(Command):
+    """Print a table of the training runs in a folder: state, best metric, time, and the fields of the config that differ.
+
+    The command runs compare sets a few of them side by side.
+    """
+
+    folder: Positional[Path] = Path("runs")
+    """Folder that is searched for runs, with its subfolders."""
+    where: Annotated[Sequence[str], tyro.conf.UseAppendAction] = ()
+    """Condition that the runs must satisfy, such as units=128, task=forecast or state=finished."""
+    sort: str = "run"
+    """Column by which the runs are sorted, such as best, seconds, units or test_loss. Of metrics, the best value comes first."""
+    csv: bool = False
+    """Print all columns as comma-separated values."""
+    json: bool = False
+    """Print one JSON object per line, with all columns."""
+
+    def __call__(self, console):
+        from lstm_jax.training.run_table import runs, select, varied
+
+        found = runs(self.folder)
+        rows = select(found, self.where, self.sort)
+        if self.json:
+            for row in rows:
+                print(json_text(row))
+            return
+        if self.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows([found[0], *(row.values() for row in rows)])
+            return
+        warn(row["problem"] for row in rows if row["problem"])
+        tasks = {row["task"] for row in rows}
+        differing = {name for task in tasks for name in varied([row for row in rows if row["task"] == task])}
+        names = [name for name in found[0] if name in differing]
+        lines = [["run", "task", "state", "epochs", "best", "time", *(name.rpartition(".")[2] for name in names)]]
+        for row in rows:
+            metric = (row["metric"] or "").removeprefix("validation_")
+            epochs = "-" if row["epochs"] is None else f"{row['epochs']}/{row.get('train.epochs')}"
+            run, task, state, best, *others = (_text(name, row[name]) for name in ("run", "task", "state", "best", "seconds", *names))
+            lines.append([os.path.relpath(run, self.folder), task, state, epochs, f"{metric} {best}".strip(), *others])
+        _print_table(console, lines)
+        if console.is_terminal:
+            say(console, f"{len(rows)} of {counted(len(found), 'run')}")
+
+
+@frozen
+class CompareRuns(Command):
+    """Compare training runs: fields of the config that differ, metrics side by side, and learning curves in one figure."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of 2 to 8 runs."""
+    out: Path = Path("runs_compare.png")
+    """PNG file of the learning curves; an SVG file is written beside it."""
+    force: bool = False
+    """Replace the files at --out, even if another program wrote them."""
+
+    def __call__(self, console):
+        from lstm_jax.inspection.figures import COLOURS, METRICS, figure_paths, learning_curves
+        from lstm_jax.training.run_table import read_epochs, runs, varied
+
+        rows = runs(*self.folders)
+        require(2 <= len(rows) <= len(COLOURS), "folders", counted(len(rows), "run"), f"give 2 to {len(COLOURS)} runs")
+        for path in figure_paths(self.out):
+            check_output(path, self.folders, self.force)
+        warn(row["problem"] for row in rows if row["problem"])
+        differing = varied(rows)
+        names = [name for name in rows[0] if name in differing or ("." not in name and name != "problem")]
+        _print_table(console, [[name, *(_text(name, row[name]) for row in rows)] for name in names])
+        above = os.path.commonpath(os.path.abspath(row["run"]) for row in rows)
+        colours = {os.path.relpath(row["run"], above): colour for row, colour in zip(rows, COLOURS, strict=False)}
+        curves: dict[int, dict[str, Any]] = {}
+        for row, label in zip(rows, colours, strict=True):
+            for number, epoch in enumerate(read_epochs(Path(row["run"])) if row["epochs"] else (), 1):
+                curve = curves.setdefault(number, {"epoch": number})
+                for split in ("train", "test", "validation"):  # a later one replaces the earlier ones
+                    curve |= {f"{label}{name.removeprefix(split)}": epoch[name] for name in epoch if name.startswith(split)}
+        if curves:
+            title = "Learning curves (held out, if any)"
+            learning_curves([*curves.values()], self.out, title, tuple(METRICS), colours, self.force)
+            say(console, f"{self.out}")
+
+
+def _print_table(console: Console, lines: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first line is its header. Only in a terminal are its cells wrapped."""
+    header, *rest = lines
+    if console.is_terminal:
+        header = [name.replace("_", "_\n") for name in header]
+    else:
+        console.width = 1_000_000
+    table = Table(*(Column(Text(name), overflow="fold") for name in header), box=None, padding=(0, 1, 0, 0))
+    for line in rest:
+        table.add_row(*map(Text, line))
+    console.print(table)
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "seconds" and value is not None:
+        return str(timedelta(seconds=round(value)))
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -201,6 +201,8 @@ class Completion(Command):
         for name, command in COMMANDS.items():
             set_help(command)
             first, _, second = name.partition(" ")
+            if second and first in COMMANDS:
+                continue  # a parser has either subcommands or flags
             if second and first not in groups:
                 top.command(groups.setdefault(first, SubcommandApp()), name=first)
             (groups[first] if second else top).command(command, name=second or first)

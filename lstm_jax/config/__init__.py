@@ -3,7 +3,7 @@
 The docstring of a field is the help line of the flag with the same name.
 """
 
-from lstm_jax.config.files import CONFIGS, read_config, read_task, to_json, with_task
+from lstm_jax.config.files import CONFIGS, override, read_config, read_fields, read_task, to_json, with_task
 from lstm_jax.config.forecast import ForecastConfig, ForecastModelConfig, SeriesConfig
 from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig
 from lstm_jax.config.presets import PRESETS
@@ -27,7 +27,9 @@ __all__ = [
     "SeriesConfig",
     "TextConfig",
     "TrainConfig",
+    "override",
     "read_config",
+    "read_fields",
     "read_task",
     "to_json",
     "with_task",

@@ -1,8 +1,11 @@
 """Reading and writing of configs as JSON."""
 
 import dataclasses
+import difflib
 import json
 import pkgutil
+import tomllib
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +16,7 @@ from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
 from lstm_jax.config.shared import RunConfig, config_values
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import decode_utf8, parsing, read_input
 
 C = TypeVar("C", bound=RunConfig)
 _REMEDY = "name the folder of a finished or interrupted run"
@@ -69,8 +73,9 @@ def shown_changes(changes: Changes) -> str:
     return "; ".join([*texts[:3], *([f"and {len(texts) - 3} more"] if len(texts) > 3 else [])])
 
 
-def _defaults(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    kind = CONFIGS.get(str(raw.get("task", "")))
+@cache
+def _defaults(task: str) -> dict[str, dict[str, Any]]:
+    kind = CONFIGS.get(task)
     sections: Any = dataclasses.fields(kind) if kind else ()
     return json.loads(json.dumps({section.name: section.type() for section in sections}, default=dataclasses.asdict))
 
@@ -78,7 +83,7 @@ def _defaults(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
     parts = {}
-    for section, values in _defaults(raw).items():
+    for section, values in _defaults(str(raw.get("task"))).items():
         if isinstance(part := raw.get(section), dict):
             parts[section] = {name: bool(value) if isinstance(values.get(name), bool) else value for name, value in part.items()}
     train = parts.get("train", {})
@@ -92,7 +97,7 @@ def _flat(raw: Any) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     found = {}
-    for name, part in [*_defaults(raw).items(), *raw.items()]:
+    for name, part in [*_defaults(str(raw.get("task"))).items(), *raw.items()]:
         found |= {(name, field): value for field, value in part.items()} if isinstance(part, dict) else {("", name): part}
     return found
 
@@ -126,6 +131,52 @@ def read_config(path: Path, kind: type[C]) -> C:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
 
+def read_fields(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the task and the fields in the config.json of a run of any version, and the names of those that this version does not know.
+
+    The values are not checked. A field that the file lacks has its default value.
+
+    Raises:
+        InputError: if the file cannot be read, or lacks one of the sections data, model and train.
+    """
+    raw = with_task(_parsed(path, _REMEDY))
+    require(all(isinstance(raw.get(name), dict) for name in ("data", "model", "train")), f"config {path}", "not of a run", _REMEDY)
+    fields, known = _flat(raw), _flat({"task": raw["task"]})
+    return {".".join(filter(None, name)): value for name, value in fields.items()}, [".".join(name) for name in fields if name not in known]
+
+
+def override(config: C, path: Path) -> C:
+    """Return a copy of a config with the values of a file: a run's config.json, or TOML (.toml), which may have only some of the fields.
+
+    Raises:
+        InputError: if the file cannot be read, is for another task, or has an unknown field or a value that the config refuses.
+    """
+    subject, raw = f"config {path}", _parsed(path, "give the config.json of a run, or a .toml file")
+    task = raw.pop("task", config.task)
+    require(task == config.task, subject, f"task {task}", f"give a config of {config.task}")
+    known = [f"{section}.{name}" for section, part in vars(config).items() for name in vars(part)]
+    sections = {}
+    for section, part in raw.items():
+        for field in part if isinstance(part, dict) else [""]:
+            if (name := f"{section}.{field}".rstrip(".")) not in known:
+                (nearest,) = difflib.get_close_matches(name, known, 1, 0)
+                raise InputError(subject, f"unknown field {name}", f"did you mean {nearest}?")
+        try:
+            sections[section] = dataclasses.replace(getattr(config, section), **part)
+        except InputError as error:
+            raise InputError(subject, f"{section}.{error.subject}: {error.value}", error.remedy) from error
+    return dataclasses.replace(config, **sections)
+
+
+def _parsed(path: Path, remedy: str) -> dict[str, Any]:
+    subject = f"config {path}"
+    content = decode_utf8(read_input(path, subject, remedy), path, remedy)
+    with parsing(subject, remedy):
+        raw = with_current_names(tomllib.loads(content) if path.suffix == ".toml" else json.loads(content))
+    require(isinstance(raw, dict), subject, type(raw).__name__, remedy)
+    return raw
+
+
 def read_task(path: Path) -> str:
     """Return the name of the task of a config that was written as JSON with `to_json`.
 
@@ -137,10 +188,7 @@ def read_task(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a config from a JSON file, and return it as a dict."""
-    try:
-        raw = with_task(with_current_names(json.loads(path.read_text())))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
-    task = raw["task"] if isinstance(raw, dict) else type(raw).__name__
+    raw = with_task(_parsed(path, _REMEDY))
+    task = raw["task"]
     require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
     return _as_now(raw)

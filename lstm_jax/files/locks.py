@@ -42,6 +42,13 @@ def locked(path: Path, subject: str) -> Iterator[None]:
             path.unlink()
 
 
+def held(path: Path) -> bool:
+    """Return whether another holder has the lock of a lock file, which need not exist."""
+    with contextlib.suppress(OSError), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+        return isinstance(lock_error(file), BlockingIOError)
+    return False
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of an existing folder, and hold it during a with-statement."""

@@ -49,6 +49,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lstm_jax",
 }
 
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK, GREY)
 SPLITS = {"train": BLUE, "validation": ORANGE, "test": GREEN}
 LABEL_GAP = 0.065
 """Least distance between the labels of two lines, as a fraction of the height of a panel."""
@@ -147,7 +148,14 @@ class Bins(Protocol):
     def count(self) -> ndarray: ...
 
 
-def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")) -> Paths:
+def learning_curves(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    title: str,
+    metrics: Sequence[str] = ("loss", "accuracy"),
+    colours: Mapping[str, str] = SPLITS,
+    force: bool = True,
+) -> Paths:
     """Draw metrics over the epochs, with one panel for each metric and one line for each split.
 
     Args:
@@ -156,6 +164,8 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
         path: path of the .png file; see `write_figure`.
         title: title above the figure.
         metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".
+        colours: dict from the beginning of a key, which is the name of a split or of a run, to the colour of its lines.
+        force: see `write_figure`.
 
     Raises:
         InputError: if there are no rows, a row has no key "epoch", or no row has any of the metrics.
@@ -166,7 +176,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
     epochs = [row["epoch"] for row in ordered]
     panels: dict[str, dict[str, ndarray]] = {}
     for metric in metrics:
-        for split in SPLITS:
+        for split in colours:
             values = np.array([row.get(f"{split}_{metric}") for row in ordered], float)
             known = np.isfinite(values)
             if known.any():
@@ -176,14 +186,13 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
 
     def draw(figure):
         from matplotlib.ticker import MaxNLocator
-        from scipy.optimize import isotonic_regression
 
         set_title(figure, title)
         figure.get_layout_engine().set(w_pad=0.08, wspace=0.05)
         for axes, (metric, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
             for split, line in lines.items():
                 size = 5 if len(rows) <= 30 else 0
-                axes.plot(*line, color=SPLITS[split], label=split, lw=2, marker="o", ms=size, clip_on=False)
+                axes.plot(*line, color=colours[split], label=split, lw=2, marker="o", ms=size, clip_on=False)
             axes.set_title(METRICS[metric], pad=10)
             axes.set_xlabel("epoch")
             axes.grid(axis="x", visible=False)
@@ -195,12 +204,13 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, m
             ends = sorted((float(values[-1]), split) for split, (_, values) in lines.items())
             low, high = axes.get_ylim()
             least = LABEL_GAP * np.arange(len(ends))
-            heights = isotonic_regression([(value - low) / (high - low) for value, _ in ends] - least).x + least
+            wanted = [(value - low) / (high - low) for value, _ in ends] - least
+            heights = least + (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2
             for height, (value, split) in zip(heights, ends, strict=True):
                 text = f"{split} {value:.3f}"
-                axes.annotate(text, (1.02, height), xycoords="axes fraction", va="center", color=SPLITS[split], annotation_clip=False)
+                axes.annotate(text, (1.02, height), xycoords="axes fraction", va="center", color=colours[split], annotation_clip=False)
 
-    return write_figure(path, (5.2 * len(panels), 4.3), draw)
+    return write_figure(path, (5.2 * len(panels), 4.3), draw, force)
 
 
 def confusion_matrix(

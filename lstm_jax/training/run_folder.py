@@ -16,10 +16,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import jax
-from jax.sharding import Mesh
+from typing import TYPE_CHECKING, Any
 
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config import CONFIGS
@@ -29,6 +26,9 @@ from lstm_jax.files.commits import commit_of
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 from lstm_jax.runtime.machine import cores
+
+if TYPE_CHECKING:  # the table of runs needs no JAX
+    import jax
 
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
@@ -228,7 +228,7 @@ def _shown(value) -> str:
     return str(value) or "none"
 
 
-def environment(mesh: Mesh) -> Environment:
+def environment(mesh: "jax.sharding.Mesh") -> Environment:
     """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed.
 
     The keys are "python" (version), "versions" (dict from names of packages to versions), "git" (commit of this package), "platform"
@@ -236,6 +236,8 @@ def environment(mesh: Mesh) -> Environment:
     cores that this process may use), "devices" (list of the names of the devices of `mesh`), "hosts" (number of processes), "xla_flags" and
     "matmul_precision".
     """
+    import jax
+
     return {
         "python": sys.version.split()[0],
         "versions": versions(),

@@ -40,10 +40,10 @@ ODD: dict[str, tuple[str, ...]] = {
     "path": (*_OWN, *_SYSTEM, *_NAMES),
 }
 WRONG = ["", "x", "1.5", "1e3", "0x10", "1_000", "٣", "true", "None", "null", "[1]", "--", "-x", "nan", "1 2", "-1"]
-WORDS = {"embedding neighbours": "good film", "embedding export": "vectors.txt"}
+WORDS = {"embedding neighbours": "good film", "embedding export": "vectors.txt", "runs compare": "runs"}
 BASES = {f"train {task}": f"{flags.replace('--epochs 2', '--epochs 1')} --run new-run" for task, flags in TRAIN.items()}
 BASES |= {"data prepare": "--data reviews --vocabulary frequency --cache-dir cache", "demo": "--run new-demo", "backends": ""}
-BASES["run accept"] = "--run runs/sentiment"
+BASES |= {"run accept": "--run runs/sentiment", "runs": "", "runs compare": "--out new.png"}
 RARE = {"demo": 0.1, "backends": 0.3}
 """Weights of commands that are drawn rarely, because they have few flags or take long.
 
