@@ -9,7 +9,9 @@ Packages that are slow to import are imported within `main`, so that an interrup
 
 import contextlib
 import dataclasses
+import difflib
 import io
+import itertools
 import os
 import re
 import shutil
@@ -58,8 +60,11 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
     name = next((name for name in (" ".join(arguments[:size]) for size in (2, 1)) if name in COMMANDS), None)
     if name is None:
-        known = _names("".join(arguments[:1])) or COMMANDS
-        raise InputError("command", " ".join(arguments[:2]) or "none", f"give one of {', '.join(known)}")
+        given = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), arguments[:2])) or "none"
+        own = _names("".join(arguments[:1]))
+        close = difflib.get_close_matches(given, COMMANDS, 2) or [one for one in COMMANDS if given.split()[0] in one.split()]
+        meant = f"did you mean {' or '.join(close)}? lstm-jax --help lists all"
+        raise InputError("command", given, meant if close and not own else f"give one of {', '.join(own or COMMANDS)}")
     kind, arguments = COMMANDS[name], arguments[len(name.split()) :]
     _check_lists(kind, arguments)
     set_help(kind)

@@ -153,7 +153,9 @@ TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/ne
     [
         ("nonsense", "command: nonsense"),
         ("train nonsense", "command: train nonsense; give one of " + ", ".join(f"train {task}" for task in TASKS) + "\n"),
-        ("export --file x", "command: export --file"),
+        ("export --file x", "command: export; give one of export onnx\n"),
+        ("forcast --run x", "command: forcast; did you mean forecast"),
+        ("neighbours good", "command: neighbours good; did you mean embedding neighbours?"),
         ("predict --text good --text bad", "--text: given twice"),
         ("train sentiment --units 3 --units 0", "--units: 0"),
         ("train generation --data", "--data: without a value"),

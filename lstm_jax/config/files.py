@@ -63,14 +63,13 @@ def config_changes(old: Any, new: Any) -> Changes:
 
 
 def shown_changes(changes: Changes) -> str:
-    """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". The text names at most three fields."""
+    """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given"."""
 
     def cut(value):
         shown = repr(value)
         return shown if len(shown) <= 40 else shown[:37] + "..."
 
-    texts = [f"{name}: {cut(old)} in the run, {cut(new)} given" for (_, name), (old, new) in changes.items()]
-    return "; ".join([*texts[:3], *([f"and {len(texts) - 3} more"] if len(texts) > 3 else [])])
+    return "; ".join(f"{name}: {cut(old)} in the run, {cut(new)} given" for (_, name), (old, new) in changes.items())
 
 
 @cache

@@ -298,6 +298,8 @@ def forecast(
     """
 
     def draw(figure):
+        from matplotlib.dates import ConciseDateFormatter
+
         def on_axis(moments: ndarray):
             return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
 
@@ -308,6 +310,8 @@ def forecast(
             axes.fill_between(on_axis(moments), low, high, color=ORANGE, alpha=0.2, linewidth=0, label=interval)
             axes.plot(on_axis(moments), mean, color=ORANGE, label="forecast" if first else None)
         axes.plot(on_axis(times), values, color=INK, linewidth=1, label="series")
+        if dated:
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
         axes.legend(loc="upper left")
         set_title(figure, "Each forecast from what was known when it begins")
 

@@ -377,7 +377,7 @@ class Task(Training, Generic[C, D]):
             own = [path for path in run_folder.path.iterdir() if path.is_file() and path != run_folder.lock]
             outcome.update(metrics=metrics, figures=tuple(drawn), best=(*own, run_folder.checkpoints / "best"))
             read, prepared, trained, finished = (end - start for start, end in itertools.pairwise([*marks, time.perf_counter()]))
-            training = f"training {trained:.1f} s ({sum(steps):.1f} s without validation and checkpoints)"
+            training = f"training {trained:.1f} s ({sum(steps):.1f} s without validation, samples and checkpoints)"
             say(console, f"time: data {read:.1f} s, start {prepared:.1f} s, {training}, results and figures {finished:.1f} s")
             return result
 

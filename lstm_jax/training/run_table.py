@@ -80,7 +80,7 @@ def _row(path: Path) -> Row:
             }
             return row | metrics | facts
     except InputError as error:
-        return row | {"state": "damaged" if run.data.exists() else "foreign", "problem": str(error)}
+        return row | {"state": "damaged" if run.fingerprint.exists() else "foreign", "problem": str(error)}
 
 
 def read_epochs(folder: Path) -> list[Row]:
