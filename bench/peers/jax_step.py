@@ -109,7 +109,7 @@ def flat(tree) -> Weights:
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], inputs: jax.Array, arrays: Arrays) -> jax.Array:
     """Run step((h, c) or (c, h), inputs_t) over time-major inputs with `lax.scan`, and return the outputs h (B, T, H).
 
-    A reset replaces the state by zeros, with `where`.
+    It serves a recurrent layer alone, where `arrays.targets` has H as its last axis. A reset replaces the state by zeros, with `where`.
     """
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
     zeros = jnp.zeros((inputs.shape[1], arrays.targets.shape[-1]), inputs.dtype)

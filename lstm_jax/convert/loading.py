@@ -216,7 +216,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
             For a model: a dict from the paths of its arrays, such as "recurrent/0/kernel", to the arrays. `sentiment_from_keras_file` and
             `generation_from_torch`, for example, return such a dict. To copy the weights of another model object `model` of lstm_jax, give
-            `lstm_jax.models.functional(model).params`. If `layer` is a model, its cell must be lstm, gru, gru_reset_before or simple_rnn.
+            `lstm_jax.models.functional(model).params`. If `layer` is a model, its cell must be one that converts, see
+            docs/concepts/cells.md.
         prefix: prefix of the names of the PyTorch module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:

@@ -190,7 +190,7 @@ def layers_to_onnx(
     Dropout is left out, because it is active only in training. `stateful` of the layers is ignored.
 
     Args:
-        cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        cell: name of the cell, one that converts; see docs/concepts/cells.md.
         layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. An entry of the list
             may also be the weights of a layer (see `lstm_jax.convert`). Weights do not show the options of their layer, such as
             `activation` and `go_backwards`. These options are then not checked.

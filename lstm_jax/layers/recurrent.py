@@ -44,8 +44,8 @@ class Recurrent(DropoutLayer):
         units: number of units H.
         cell: name of a cell in `lstm_jax.cells.CELLS`, or a user's `Cell`; see docs/contributing/own_cell.md.
         activation: function that is used in place of tanh, or its name in `keras.activations`, except glu, threshold and sparsemax. None
-            means the identity. Only the cells lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. A layer with
-            such a function runs on the backend `reference`.
+            means the identity. docs/concepts/cells.md lists the cells that accept a function other than tanh. A layer with such a
+            function runs on the backend `reference`.
         recurrent_activation: function that is used in place of sigmoid, or its name, with the same rules as for `activation`.
         projection: number of outputs P of an LSTM with a recurrent projection (Sak et al. 2014), as `proj_size` of `torch.nn.LSTM`. P must
             be below `units`. The output of a step is then h' = (sigmoid(o) tanh(c')) R, where R (H, P) is the parameter `projection`, and

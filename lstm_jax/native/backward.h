@@ -191,10 +191,11 @@ void through_inner(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
   const int64_t units = run.sizes.units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
   over_tile<T, Cell>(run, tile, t, t0, [&](int64_t r, bool valid, const Units<T>& now, T* d_h, T*, T* slots) __attribute__((always_inline)) {
     if (!valid) return;
-    Vec<T> d_slot, d_h_before = load(d_h, now.count);
+    T* const inner_slot = slots + Cell::kInnerSlot * slot;
+    Vec<T> d_slot = load(inner_slot), d_h_before = load(d_h, now.count);
     Cell::backward_inner(now, load(tile.d_inner + r * units + now.at, now.count), d_slot, d_h_before);
     store(d_h, d_h_before, now.count);
-    store(slots + Cell::kInnerSlot * slot, d_slot);
+    store(inner_slot, d_slot);
   });
 }
 

@@ -17,7 +17,7 @@
 //               (if kParts is more than 1, h and d_h are arrays of kParts vectors)
 // and with late gates, for which kLateFactor is the number kept by which h is multiplied, and kDirect is true:
 //   forward_inner   x and u -> `inner`, and u of the gates that are not late may be replaced
-//   backward_inner  d of `inner` -> slot kInnerSlot, and what it adds to d of h before the step
+//   backward_inner  d of `inner` -> slot kInnerSlot, in which it finds what `backward` wrote, and what it adds to d of h before the step
 #pragma once
 
 #include <cstdint>

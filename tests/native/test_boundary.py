@@ -19,12 +19,14 @@ from calls import SHAPES, Call, linear, mask, recurrence, refusal, refusals, tab
 from tables import BACKENDS
 
 from lstm_jax import native
+from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 
 pytestmark = [
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
     pytest.mark.usefixtures("quick_compiles"),
 ]
 
+LAST_CELL = len(COMPILED_CELLS) - 1
 CALLS = {
     "forward": recurrence(False, kinds=(4, 1), tokens=True),
     "forward, ids": recurrence(False, ids=True, kinds=(0, 4), masked=False, keep=False),
@@ -128,9 +130,9 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("backward, simple_rnn", "input_masks", 4, "give 0 or 1"),
         ("forward, min_gru", "recurrent_masks", 1, "give 0 for a cell without a recurrent kernel"),
         ("backward, min_lstm", "recurrent_masks", 3, "give 0 for a cell without a recurrent kernel"),
-        ("forward", "cell", -1, "give 0 to 14"),
-        ("backward", "cell", 15, "give 0 to 14"),
-        ("backward", "cell", 2**40, "give 0 to 14"),
+        ("forward", "cell", -1, f"give 0 to {LAST_CELL}"),
+        ("backward", "cell", LAST_CELL + 1, f"give 0 to {LAST_CELL}"),
+        ("backward", "cell", 2**40, f"give 0 to {LAST_CELL}"),
         ("forward", "products", 3, "give 0, 1"),
         ("forward, lstm_full_gate_recurrence", "products", 2, "give 0 or 1 for a cell with several parts of h"),
         ("backward", "products", -1, "give 0, 1"),

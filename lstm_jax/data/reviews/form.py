@@ -109,4 +109,4 @@ class Form:
     content: str = ""
     """Phrase that describes the content of a source of this form in the documentation."""
     example: tuple[str, str] | None = None
-    """Name and content of a small text file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""
+    """Name and content of a small text file of this form. The documentation shows it. The tests read it."""

@@ -32,7 +32,7 @@ class Form:
     texts: Callable[[Path, str], list[str]] | None = None
     """Function texts(path, text_column) that returns the articles. Articles of such a form cannot be written as shards."""
     example: tuple[str, str] | None = None
-    """Name and content of a small file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""
+    """Name and content of a small file of this form. The documentation shows it. The tests read it."""
 
 
 def _text_files(folder: Path) -> list[Path]:
