@@ -154,7 +154,7 @@ def _load() -> Library:
 
 
 def why_not() -> str:
-    """Return "" if the compiled C++ code can be used, else a message that says why it cannot be used."""
+    """Return "" if the compiled C++ code can be used, else why it cannot. The library is loaded, if none is."""
     if is_off():
         return is_off()
     library = _load()

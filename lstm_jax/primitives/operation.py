@@ -176,7 +176,7 @@ _Pass = _Forward | _Tangents | _Backward
 
 
 def _bind(one: _Pass, leaves: Leaves) -> Any:
-    """Run a pass as a JAX primitive, and return its results."""
+    """Run a pass as a JAX primitive. Both versions are traced here; `_lower` keeps one, once the platform is known."""
     twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
     has_own = one.operation.platforms and not isinstance(one, _Tangents)
     branches = (jax.make_jaxpr(partial(one.run, True))(*leaves) if has_own else twin, twin)
@@ -197,7 +197,7 @@ def _jvp(function: Callable, leaves: Leaves, given: Sequence[int], tangents: Lea
     return jax.jvp(of_given, tuple(leaves[n] for n in given), tuple(tangents))[1]
 
 
-def _run_compiled(*leaves, **params) -> Leaves:
+def _run_jitted(*leaves, **params) -> Leaves:
     with jax.disable_jit(False):  # under jax.disable_jit() this function would call itself without end
         return jax.jit(partial(_primitive.bind, **params))(*leaves)
 
@@ -244,7 +244,7 @@ def _batch(leaves, dims, *, one: _Pass, branches):
 
 _primitive = Primitive("lstm_jax_operation")
 _primitive.multiple_results = True
-_primitive.def_impl(_run_compiled)
+_primitive.def_impl(_run_jitted)
 _primitive.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
 for _platform in PLATFORMS:
     mlir.register_lowering(_primitive, partial(_lower, _platform), platform=_platform)

@@ -142,7 +142,7 @@ def unroll(
     arguments = check_arguments(cell, given, time_major)
     check_ids(arguments, time_major)
     name = None if compute_dtype is None else compute_dtype_name(compute_dtype, arguments.params.kernel.dtype)
-    options = Options(cell, name, bool(return_sequences), not time_major)
+    options = Options(cell, name, bool(return_sequences), batch_first=not time_major)
     segments = check_remat(remat)
     require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     kernel, padded = arguments.params.kernel, arguments.mask is not None or arguments.segment_ids is not None
@@ -159,8 +159,8 @@ def unroll(
     )
     # a user's functions may read what changes between two calls, and must not be kept alive; JAX 0.10 cannot differentiate `parallel` in a
     # nested program under `shard_map`
-    alone = _OBSERVER.get() is not None or bool(jax.sharding.get_abstract_mesh().manual_axes)
-    run = _unroll_compiled if is_ours(cell) and not alone else _unroll
+    unjitted = _OBSERVER.get() is not None or bool(jax.sharding.get_abstract_mesh().manual_axes)
+    run = _unroll_jitted if is_ours(cell) and not unjitted else _unroll
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
@@ -189,13 +189,13 @@ def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, z
     if observer := _OBSERVER.get():
         observer(options, call, backwards)
     shares = backend.shares and remat is None
-    own = options if shares else replace(options, batch_first=False)
+    shared = options if shares else replace(options, batch_first=False)
     call = call if shares else call._replace(tokens=None)
 
-    def run(call: Call):
-        return backend.run(own, call._replace(x=options.cell.projectable(call.params, call.x, call.dropout.input is not None)))
+    def run_backend(call: Call):
+        return backend.run(shared, call._replace(x=options.cell.projectable(call.params, call.x, call.dropout.input is not None)))
 
-    run_all = run if remat is None else partial(_run_in_segments, run, remat)
+    run_all = run_backend if remat is None else partial(_run_in_segments, run_backend, remat)
     out_axes = (1 if options.sequences else None, jax.tree.map(lambda part: 0, call.state))
     h, final = in_automatic_mode(lambda *parts: run_all(Call(*parts)), out_axes)(*vary_together(*call))
     # outputs are zeros at padded steps before the first valid step of their sequence or, with `zeros`, at all padded steps
@@ -207,7 +207,7 @@ def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, z
 
 
 # outside of `jit`, a call is compiled once; within it, it is inlined
-_unroll_compiled = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
+_unroll_jitted = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
 
 
 def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):

@@ -220,8 +220,8 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     if dtypes not in backend.dtypes:
         if request.compute_dtype not in backend.compute_dtypes:
             return f"no products in {request.compute_dtype}"
-        alone = request.dtype not in (dtype for dtype, _ in backend.dtypes)
-        return f"no parameters in {request.dtype}" if alone else f"no products in {request.compute_dtype} for parameters in {request.dtype}"
+        other = request.dtype not in (dtype for dtype, _ in backend.dtypes)
+        return f"no parameters in {request.dtype}" if other else f"no products in {request.compute_dtype} for parameters in {request.dtype}"
     # the linear form of a step has no place for a mask of h
     dropouts = backend.dropouts if not cell.is_linear or backend.any_cell else DROPOUTS[:2]
     refused = [kind for kind in request.dropout if kind not in dropouts]
@@ -318,8 +318,8 @@ def _here(backend: Backend, platform: str) -> str:
 
     if missing := why("float32"):
         return missing
-    alone = {dtype for dtype, _ in backend.dtypes}
-    lacking = {dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in alone}
+    own = {dtype for dtype, _ in backend.dtypes}
+    lacking = {dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in own}
     return "; ".join(["yes", *(f"no products in {dtype}: {reason}" for dtype, reason in lacking.items() if reason)])
 
 

@@ -41,7 +41,7 @@ from lstm_jax.recurrence.hoisted import TWIN, HoistedLSTM, Residuals
 
 LITTLE = 2**18
 """Largest number of multiplications of a single step that runs in one thread, since it takes longer to wake another one."""
-FEW_ROWS = 3
+FEW_ROWS = 3  # `kMostFewRows` in C++
 """Largest batch size for which x, the outputs and their gradients must be (T, B, ...) in the C++ code, and cannot be (B, T, ...)."""
 
 
@@ -86,14 +86,14 @@ class CompiledCell(RecurrentOperation):
     options: Options
 
     @property
-    def _hoisted(self) -> HoistedLSTM | None:
+    def _lstm_twin(self) -> HoistedLSTM | None:
         return HoistedLSTM(TWIN, self.options) if self.options.cell is CELLS["lstm"] else None
 
     def forward(self, own, keep, *args):
         options, call = self.options, Call(*args)
         require(not keep or options.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
-        if not own and keep and self._hoisted:
-            return self._hoisted.forward(False, True, *args)
+        if not own and keep and self._lstm_twin:
+            return self._lstm_twin.forward(False, True, *args)
         if not own:
             joined = options.cell == GATE_RECURRENT
             h, final = reference.run(options, split(call) if joined else call)
@@ -102,7 +102,7 @@ class CompiledCell(RecurrentOperation):
         sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
         # The operands and results have the order in which the C++ code takes them.
-        def run(call: Call):  # JAX keeps `run`, which therefore must not hold arrays of this trace
+        def call_forward(call: Call):  # JAX keeps this function, which therefore must not hold arrays of this trace
             x, params, state, attributes = call.x, call.params, call.state, _attributes(options, call)
             (steps, batch), dtype, units = x.shape[:2], params.kernel.dtype, params.kernel.shape[1] // options.cell.gates
             swaps = attributes["batch_first"]
@@ -114,24 +114,24 @@ class CompiledCell(RecurrentOperation):
                 jax.ShapeDtypeStruct((batch, steps, units), dtype) if sequences and swaps else None,
             )
             products = sum(kernel.size for kernel in params[:2] if kernel.ndim == 2)
-            alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * products <= LITTLE
+            one_thread = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * products <= LITTLE
             weights = (*params[:3], *_further(params))
             operands = (_swapped(x) if swaps else x, weights, state, call.dropout, call.valid, call.tokens, call.resets)
-            flags = {"one_thread": alone, "keep": keep, "sequences": sequences}
+            flags = {"one_thread": one_thread, "keep": keep, "sequences": sequences}
             final, all_steps, values, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **flags, **attributes)
             if sequences:
                 outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]
             return final, all_steps if keep else [], values, outputs
 
         axes = (uniform_axes(call.state, 0), [1] * len(call.state) if keep else [], 1 if kept else None, 1 if sequences else None)
-        final, steps, values, outputs = partitioned(run, batch_axes(call), axes)(call)
-        return (outputs, final), Residuals(values, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
+        final, all_steps, values, outputs = partitioned(call_forward, batch_axes(call), axes)(call)
+        return (outputs, final), Residuals(values, all_steps[0], all_steps[1] if len(all_steps) > 1 else None) if keep else None
 
     def backward(self, own, wanted, args, residuals, cotangents):
         options, call, (d_h, d_final) = self.options, Call(*args), cotangents
         by_x = bool(Call(*wanted).x)
         if not own or any(jax.tree.leaves(Call(*wanted).dropout)):
-            twin = self._hoisted.backward if self._hoisted else super().backward
+            twin = self._lstm_twin.backward if self._lstm_twin else super().backward
             gradients = Call(*twin(False, wanted, args, residuals, cotangents))
             if call.tokens is not None and gradients.x is not None:  # the sum over the steps of a row that have equal tokens
                 first = (call.tokens[:, None] == call.tokens[None]).argmax(0)  # first step at which the row has the token of step t, (T, B)
@@ -139,7 +139,7 @@ class CompiledCell(RecurrentOperation):
                 gradients = gradients._replace(x=summed)
             return tuple(gradients)
 
-        def run(call: Call, residuals, d_final, d_h):  # as in `forward`, no arrays of this trace
+        def call_backward(call: Call, residuals, d_final, d_h):  # as in `forward`, no arrays of this trace
             x, params, attributes = call.x, call.params, _attributes(options, call)
             kernels, extras = params[: 2 if options.cell.has_recurrent_kernel else 1], _further(params)
             swaps = attributes["batch_first"]
@@ -160,7 +160,7 @@ class CompiledCell(RecurrentOperation):
         d_start = Resets(None, uniform_axes(d_final, 0)) if call.resets else None
         axes = Call(uniform_axes(call.params, SUM), 1 if by_x else None, uniform_axes(d_final, 0), None, DropoutMasks(), d_start)
         given = [1] * len(jax.tree.leaves(residuals)) + [0] * len(d_final) + [1] * (d_h is not None)
-        return tuple(partitioned(run, [*batch_axes(call), *given], axes)(call, residuals, d_final, d_h))
+        return tuple(partitioned(call_backward, [*batch_axes(call), *given], axes)(call, residuals, d_final, d_h))
 
 
 def _attributes(options: Options, call: Call):

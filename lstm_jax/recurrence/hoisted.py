@@ -71,7 +71,7 @@ def _split(array: Array) -> Gates:
 
 
 class Residuals(NamedTuple):
-    """Results of a cell's forward pass that its backward pass reads.
+    """Results of a cell's forward pass that its backward pass reads, also in C++ and in Pallas.
 
     Attributes:
         gates: for the LSTM, the gates i, f, g, o after their activation functions (T, B, 4H), with zeros at padded steps. For any other
