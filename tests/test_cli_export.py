@@ -97,7 +97,7 @@ def test_models_that_cannot_be_exported(runs, tmp_path):
     for name, value in {"zoneout": 0.1, "zoneout_cell": 0.2, "dtype": "bfloat16", "cell": "lstm_peephole"}.items():
         model = dataclasses.replace(trained.config.model, **{name: value})
         other = dataclasses.replace(trained, config=dataclasses.replace(trained.config, model=model))
-        with pytest.raises(InputError, match=f"^{name}: {value}; ONNX"):
+        with pytest.raises(InputError, match=f"^{name}: {value}; "):
             onnx_models.write_onnx(other, path)
     assert not path.exists()
 

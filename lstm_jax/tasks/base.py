@@ -374,6 +374,7 @@ class Task(Training, Generic[C, D]):
             )
             marks.append(time.perf_counter())
             metrics, drawn = task.finish(run_folder, result, figures), sorted(run_folder.figures.glob("*.png"))
+            run_folder.check_exists()
             own = [path for path in run_folder.path.iterdir() if path.is_file() and path != run_folder.lock]
             outcome.update(metrics=metrics, figures=tuple(drawn), best=(*own, run_folder.checkpoints / "best"))
             read, prepared, trained, finished = (end - start for start, end in itertools.pairwise([*marks, time.perf_counter()]))
