@@ -49,7 +49,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lstm_jax",
 }
 
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK, GREY)
+COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, LIGHT, INK, GREY)
 SPLITS = {"train": BLUE, "validation": ORANGE, "test": GREEN}
 LABEL_GAP = 0.065
 """Least distance between the labels of two lines, as a fraction of the height of a panel."""

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.errors import require
-from lstm_jax.inspection.figures import BLUE, DPI, GREEN, GREY, INK, LIGHT, ORANGE, PINK, STYLE, YELLOW
+from lstm_jax.inspection.figures import COLOURS, DPI, STYLE
 from lstm_jax.sweep.planner import flatten
 from lstm_jax.sweep.stats import Interval, Values, t_interval
 
 _ADDED = ("metric", "mean", "low", "high", "n")
-_COLOURS = BLUE, ORANGE, GREEN, PINK, YELLOW, LIGHT, INK, GREY
 
 
 def summarise(
@@ -106,7 +105,7 @@ def plot(summary: Sequence[Mapping[str, Any]], x: str, hue: str = "") -> Any:
         figure = Shown(figsize=(1 + 4.6 * len(metrics), 3.8), dpi=DPI, layout="constrained")
         figure.suptitle("mean and 95 % interval", fontsize=11)
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            for number, (value, colour) in enumerate(zip(hues, cycle(_COLOURS), strict=False)):
+            for number, (value, colour) in enumerate(zip(hues, cycle(COLOURS), strict=False)):
                 own = [(at, row) for (*series, at), row in zip(points, summary, strict=True) if series == [metric, value]]
                 x_values = np.array([places[ticks.index(at)] for at, _ in own]) + gap * (number - (len(hues) - 1) / 2)
                 mean, low, high = (np.array([row[name] for _, row in own]) for name in ("mean", "low", "high"))
