@@ -1,6 +1,7 @@
 """HTML page about a trained sentiment model, which shows reviews word by word.
 
-T is the number of word ids of a review with padding, and E the number of features of a word.
+T is the number of word ids of a review with padding, W the number of its words without padding, N the number of reviews, and E the number
+of features of a word.
 """
 
 from typing import Any
@@ -44,17 +45,30 @@ class ReviewNetwork(Network):
         """Return the logit of one review. `vectors` (T, E) are its word vectors."""
         return self.rebuild(params)(ids[None], vectors=vectors[:, None], deterministic=True)[0]
 
+    def verdicts(self, vectors: Array, params: Any, ids: Array) -> Array:
+        """Return the logit of one review as an array (1,). The arguments are those of the method `verdict`."""
+        return self.verdict(vectors, params, ids)[None]
+
     def outputs(self, vectors: Array, params: Any, ids: Array) -> Array:
-        """Return the logits (T,) that the model gives after each of the T ids of a review, or (1,) after the last if not `stepwise`."""
+        """Return the logits (T,) that the model gives after each of the T ids of a review."""
         if not self.stepwise:
-            return self.verdict(vectors, params, ids)[None]
+            return self.verdicts(vectors, params, ids)
         model = self.rebuild(params)
         options: dict[str, Any] = {"return_sequences": True, "deterministic": True, "time_major": True}
         return model.head(model.recurrent(vectors[:, None], mask=model.embedding.mask(ids[:, None]), **options))[:, 0, 0]
 
+    def whole(self, params: Any, ids: ndarray) -> float:
+        """Return the logit of the review."""
+        return float(self._logits(params, ids[None])[0])
+
     def of_words(self, params: Any, reviews: list[ndarray], length: int) -> ndarray:
         """Return the logits of reviews that are given as the ids of their words, and are padded to `length` ids."""
         return self._logits(params, data.pad_sequences(reviews, length, padding=self.config.padding)).astype(np.float64)
+
+    def without_each(self, params: Any, ids: ndarray) -> ndarray:
+        """Return W logits for a review of W words. Entry n is the logit of the review without its word n."""
+        words = ids[ids != 0]
+        return self.of_words(params, [np.delete(words, n) for n in range(len(words))], len(ids))
 
     def steps(self, example: ndarray):
         return [_shown(self.trained.vocabulary.word(int(identity))) for identity in example[example != 0]]
@@ -93,14 +107,14 @@ class ReviewNetwork(Network):
     def frame(self, params, example: ndarray):
         ids, words = jnp.asarray(example), np.flatnonzero(example)
         vectors = self.vectors(params, ids)
-        verdict, read = float(self._logits(params, example[None])[0]), example[words]
+        verdict = self.whole(params, example)
         path = integrated_gradients(self.verdict, vectors, params, ids)
-        without = verdict - self.of_words(params, [np.delete(read, n) for n in range(len(read))], len(ids))
+        without = verdict - self.without_each(params, example)
         norms = np.asarray(gradient_norms(self.outputs, vectors, params, ids))[:, words]
         if self.stepwise:
             after, norms = np.asarray(self.outputs(vectors, params, ids), np.float64)[words], norms[words]
         else:
-            after = self.of_words(params, [read[: n + 1] for n in range(len(read))], len(ids))
+            after = self.of_words(params, [example[words[: n + 1]] for n in range(len(words))], len(ids))
         padding = float(path.values.sum() - path.values[words].sum())
         sums = f"They sum to {path.values.sum():+.3f}, of which padding has {padding:+.3f}; the difference is {path.difference:+.3f}."
         probability = float(sentiment.probabilities(np.asarray([verdict]))[0])
