@@ -86,7 +86,8 @@ def test_a_run_that_is_stopped_while_it_is_prolonged(run, series, monkeypatch):
         (trained_for(1), "epochs: 2 in the run, 1 given"),
         (
             override(trained_for(4, seed=1), {"data.csv": "a" * 50, "data.gaps": False}),
-            f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; and 1 more",
+            f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; "
+            "seed: 0 in the run, 1 given",
         ),
     ],
 )

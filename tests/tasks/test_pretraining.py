@@ -124,15 +124,16 @@ def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
     assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in trained[0].rows]
     assert rows[1]["validation_loss"] < rows[0]["validation_loss"]
 
-    ended, count = loop._Fit.end_epoch, [0]
+    saved, count = loop._Fit.save, [0]
 
     def interrupted(self, *args):
-        ended(self, *args)
+        saved(self, *args)
         count[0] += 1
         if count[0] in (1, 3):
             raise Interrupted(int(self.state.step), 2)
 
-    monkeypatch.setattr(loop._Fit, "end_epoch", interrupted)
+    monkeypatch.setattr(loop._Fit, "save", interrupted)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
     for _ in range(2):
         with pytest.raises(Interrupted):
             sentiment.train(config, tmp_path / "cut", figures=False, resume=True)
