@@ -60,7 +60,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
     name = next((name for name in (" ".join(arguments[:size]) for size in (2, 1)) if name in COMMANDS), None)
     if name is None:
-        given = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), arguments[:2])) or "none"
+        given = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), arguments[:2])).strip() or "none"
         own = _names("".join(arguments[:1]))
         close = difflib.get_close_matches(given, COMMANDS, 2) or [one for one in COMMANDS if given.split()[0] in one.split()]
         meant = f"did you mean {' or '.join(close)}? lstm-jax --help lists all"

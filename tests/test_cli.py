@@ -237,6 +237,10 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_blank_command(ask):
+    assert_error(ask(" ", "--run"), "command: none")
+
+
 def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
     monkeypatch.setenv("LSTM_JAX_CELLS", "no_such_module")
     assert_error(ask("train", "generation", "--cell", "mine"), "error: $LSTM_JAX_CELLS no_such_module: No module named")

@@ -72,7 +72,7 @@ def read_input(x) -> Any:
 
 def is_single(x: Array | ndarray) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
-    return x.ndim + is_ids(x) == 2
+    return x.ndim == (1 if is_ids(x) else 2)
 
 
 def expanded(name: str, value, axis: int) -> Any:
