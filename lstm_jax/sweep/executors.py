@@ -164,7 +164,7 @@ def _interrupt(*_: object) -> None:
 
 
 class _Worker:
-    """Process that executes one run after another at its place: its CPU cores, the variables that select its GPU, and its part of the runs."""
+    """Process that executes one run after another at its place: CPU cores, variables that select a GPU, and a part of the runs."""
 
     def __init__(self, function: Run, name: str, place: tuple[list[int], dict[str, str], deque[tuple[str, Any]]]):
         self.function, self.place, self.runs = function, place, 0
