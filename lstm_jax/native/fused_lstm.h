@@ -143,23 +143,24 @@ void step_block(const Forward<T>& run, const ForwardTile<T>& tile, const Kernel<
   }
 }
 
-// Call f(ROWS, BLOCKS, PER_GATE, WHOLE, block, begin, k0, k1) for all blocks of units, pieces of the inner dimension and groups of rows.
-template <typename T, typename F>
+// Call f(ROWS, BLOCKS, PER_GATE, WHOLE, block, begin, k0, k1) for all blocks of units, pieces of the inner dimension and groups of rows. There are two
+// whole blocks at a time with masks per gate, if PAIRS, whose factors are then loaded once for both.
+template <typename T, bool PAIRS, typename F>
 LSTM_INLINE void over_blocks(int64_t units, int64_t depth, int64_t rows, bool per_gate, const F& f) {
-  const int64_t blocks = blocks_of<T>(units);
+  const int64_t blocks = blocks_of<T>(units), whole_blocks = units / kLanes<T>;
   for (int64_t block = 0; block < blocks; ++block) {
-    const bool two = per_gate && block + 1 < blocks;
+    const bool two = PAIRS && per_gate && block + 1 < whole_blocks;
     over_depth(depth, [&](int64_t k0, int64_t k1) {
       over_groups(rows, kRows, [&](int64_t begin, int64_t count) {
         with_rows<kRows>(count, [&](auto ROWS) {
           constexpr std::integral_constant<int, 1> one{};
           constexpr std::true_type yes{};
           constexpr std::false_type no{};
-          const bool whole = (block + 1 + two) * kLanes<T> <= units;
-          if (two && whole) return f(ROWS, std::integral_constant<int, 2>{}, yes, yes, block, begin, k0, k1);
-          if (two) return f(ROWS, std::integral_constant<int, 2>{}, yes, no, block, begin, k0, k1);
+          if constexpr (PAIRS) {
+            if (two) return f(ROWS, std::integral_constant<int, 2>{}, yes, yes, block, begin, k0, k1);
+          }
           if (per_gate) return f(ROWS, one, yes, no, block, begin, k0, k1);
-          if (whole) return f(ROWS, one, no, yes, block, begin, k0, k1);
+          if (block < whole_blocks) return f(ROWS, one, no, yes, block, begin, k0, k1);
           f(ROWS, one, no, no, block, begin, k0, k1);
         });
       });
@@ -176,7 +177,7 @@ void step_lstm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* 
     constexpr int64_t kBlock = kLSTMGates * kLanes<T>;
     Kernel<T> kernel = run.blocks;
     int64_t offset = 0;  // the number of the first block in `kernel`
-    over_blocks<T>(units, depth, tile.rows, run.mask.per_gate(), [&](auto ROWS, auto BLOCKS, auto PER_GATE, auto WHOLE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
+    over_blocks<T, P != kQuads>(units, depth, tile.rows, run.mask.per_gate(), [&](auto ROWS, auto BLOCKS, auto PER_GATE, auto WHOLE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
       if (tile.packed && begin == 0 && k0 == 0) {
         pack_forward(run.blocks.data, units, units, tile.packed, block, block + BLOCKS);
         kernel = {tile.packed, kBlock * units, kBlock, kLanes<T>};
