@@ -15,6 +15,9 @@ COMMANDS = {
     "breakdown": "parts of a training step and their lower bounds",
     "duel": "two checkouts that take turns: whether one is faster; with --false-alarms, the error rate of this test",
     "compare": "changes between two sets of rows of throughput, beyond noise",
+    "machine": "description of this machine in a file: hardware, id, versions, peak speeds",
+    "submit": "fixed suite of at most 10 minutes, and its results in one file to send",
+    "check": "whether files of submit are valid and possible",
     "report": "page, figure and summary of the rows; with --tables, the tables in README and docs",
 }
 
@@ -37,7 +40,7 @@ def main() -> int:
     except OSError as error:
         found = InputError(str(error.filename or "input or output"), error.strerror or error, "name another, or make room or permissions")
     except KeyboardInterrupt:
-        print("bench: interrupted; the rows measured so far are kept, and the same command continues", file=sys.stderr)
+        print("bench: interrupted; the rows in the result file are kept, and the same command continues", file=sys.stderr)
         return 130
     print(f"bench: {found}", file=sys.stderr)
     return 2

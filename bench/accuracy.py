@@ -182,7 +182,7 @@ def report(rows: Rows) -> None:
         to_target = "" if math.isnan(middle) else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
         table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *score, *speed, to_target))
-    print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"), table)
+    print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "ex./s", "s/epoch", f"s to {TARGET}"), table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
 

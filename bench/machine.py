@@ -1,126 +1,47 @@
-"""Measurement of the speed of a CPU or GPU: peak speeds of a matrix product and of a memory copy, or the CPU's present speed (a probe).
+"""Description of this machine: hardware, an id made of it, settings, versions, and peak speeds.
 
-    python -m bench.machine --threads 2     # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
-    python -m bench.machine --bfloat16      # peak of a product in bfloat16, by each library
-    python -m bench.machine --gpu           # peaks of JAX's first device
-    python -m bench.machine --probe         # present speed of small matrix products
+    python -m bench machine                 # measures for half a minute, and writes bench/results/machines/ID.json
+    python -m bench machine --out mine.json
 
-Each command prints a JSON line. A peak is the best of several tries. With `--threads`, the peak of the matrix product is that of the
-fastest library among XLA, NumPy and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
+The field "machine" of result rows has this id. Machines with equal hardware have the same id; it contains no name of a host or user. A
+virtual machine may hide the clock governor and the caches of its host.
 """
 
-import contextlib
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import platform
+from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 
-import numpy as np
-
-from bench import add_flags, make_parser
-
-SIZE = 2048
-COPIED = 64 * 2**20
-"""Number of floats in the array that is copied. The array is too large for any cache."""
-TRIES = 6
-PROBE_SIZE, PROBE_TIMES = 384, 60
-GPU_SETTINGS = {
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
-    "NVIDIA_TF32_OVERRIDE": "0",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a worker starts JAX last, while the measured library still holds GPU memory
-}
+from bench import RESULTS, add_flags, hardware, make_parser, timing
+from bench.peers import PEERS
+from bench.schema import MACHINE, Row, make_row, rounded
+from lstm_jax.files.writing import write_atomically
+from lstm_jax.training import run_folder
 
 
-def gpu() -> bool:
-    """Return whether /dev contains the device file of an NVIDIA GPU. This check does not start JAX or PyTorch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def _best(work: Callable[[], object]) -> float:
-    """Call a function once to warm up, then time `TRIES` more calls, and return the shortest of these times in seconds."""
-    seconds = []
-    for _ in range(TRIES + 1):
-        began = perf_counter()
-        work()
-        seconds.append(perf_counter() - began)
-    return min(seconds[1:])
-
-
-def gemm_gflops(dtype: str = "float32") -> dict[str, float]:
-    """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s."""
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
-    out = np.empty_like(a)
-    import jax
-
-    on_cpu = jax.device_put((jax.numpy.asarray(a, dtype), jax.numpy.asarray(b, dtype)), jax.devices("cpu")[0])
-    product = jax.jit(jax.numpy.matmul)
-    products: dict[str, Callable[[], object]] = {"numpy": lambda: np.matmul(a, b, out=out)} if dtype == "float32" else {}
-    products["xla"] = lambda: jax.block_until_ready(product(*on_cpu))
-    with contextlib.suppress(ImportError):
-        import torch  # pyright: ignore[reportMissingImports]
-
-        x, y, z = (torch.tensor(array).to(getattr(torch, dtype)) for array in (a, b, out))
-        products["torch"] = lambda: torch.mm(x, y, out=z)
-    return {name: 2 * SIZE**3 / _best(run) / 1e9 for name, run in products.items()}
-
-
-def copy_gbs(threads: int) -> float:
-    """Return the speed of a memory copy by `threads` threads, in GB/s. Each copied byte counts twice: once as read, once as written."""
-    source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
-    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best(lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts)))
-    return 2 * source.nbytes / seconds / 1e9
-
-
-def gpu_peaks() -> dict[str, float]:
-    """Return the peak speeds of JAX's first device."""
-    import jax
-
-    @jax.jit
-    def product(a):
-        return jax.numpy.matmul(a, a, precision="highest")
-
-    @jax.jit
-    def copy(a):
-        return a + 1
-
-    a = jax.numpy.ones((4 * SIZE, 4 * SIZE))
-    flops, moved = 2 * len(a) ** 3, 2 * a.nbytes
-    product_seconds, copy_seconds = (_best(lambda run=run: jax.block_until_ready(run(a))) for run in (product, copy))
-    return {"gemm_gflops_gpu": flops / product_seconds / 1e9, "copy_gbs_gpu": moved / copy_seconds / 1e9}
-
-
-def probe() -> float:
-    """Measure the present speed of the CPU: return the median GFLOP/s of small NumPy matrix products."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))
-    out, seconds = np.empty_like(a), []
-    for _ in range(PROBE_TIMES + PROBE_TIMES // 2):
-        began = perf_counter()
-        np.matmul(a, b, out=out)
-        seconds.append(perf_counter() - began)
-    return 2 * PROBE_SIZE**3 / float(np.median(seconds[PROBE_TIMES // 2 :])) / 1e9
+def describe() -> Row:
+    """Measure the peak speeds of this machine, and return the row that describes the machine."""
+    packages = [name for peer in PEERS.values() if not peer.missing() for name in peer.packages]
+    return make_row(
+        MACHINE,
+        machine=hardware.machine_id(),
+        hardware=hardware.hardware(),
+        settings=hardware.settings(),
+        versions=run_folder.versions() | run_folder.versions(packages),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        peaks=rounded(timing.peaks()),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def main() -> None:
-    """Measure the speeds that the command line selects (of matrix products, and of a memory copy), and print them as a JSON line."""
+    """Write the description of this machine to a file, and print it."""
     parser = make_parser(__doc__)
-    group = parser.add_mutually_exclusive_group(required=True)
-    add_flags(group, int, threads="measure the peaks of so many threads")
-    add_flags(group, bool, bfloat16="measure the peak of a product in bfloat16", gpu="measure the peaks of JAX's first device")
-    add_flags(group, bool, probe="measure the speed of small products")
+    add_flags(parser, Path, out="file to write or replace; bench/results/machines/ID.json if not given")
     options = parser.parse_args()
-    if options.threads:
-        row = {"gemm_gflops": max(gemm_gflops().values()), "copy_gbs": copy_gbs(options.threads)}
-    elif options.bfloat16:
-        row = {f"gemm_gflops_bfloat16_{name}": speed for name, speed in gemm_gflops("bfloat16").items()}
-    else:
-        row = gpu_peaks() if options.gpu else {"probe_gflops": probe()}
-    print(json.dumps(row))
-
-
-if __name__ == "__main__":
-    main()
+    row = describe()
+    path = options.out or RESULTS / "machines" / f"{row['machine']}.json"
+    text = json.dumps(row, indent=1) + "\n"
+    write_atomically(path, text)
+    print(f"{text}{path}")

@@ -6,7 +6,7 @@ and the kind of measurement. To print all kinds of measurements and all fields, 
     python -m bench.schema
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ KEPT_SAMPLES = 20
 STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
 GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = "grid", "seeds", "loss", "held_out", "epoch_time"
 SAMPLING, STEP_MEMORY, RUN_MEMORY, SCALING = "sampling", "step_memory", "run_memory", "scaling"
-BREAKDOWN, DUEL, FALSE_ALARM = "breakdown", "duel", "false_alarm"
+BREAKDOWN, DUEL, FALSE_ALARM, MACHINE = "breakdown", "duel", "false_alarm", "machine"
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,10 @@ MEASUREMENTS = {
         "like duel, this checkout against itself (duel --false-alarms)",
         "git cores load role round comparison workload ms_per_step samples steps_per_block cpu",
     ),
+    MACHINE: Kind(
+        "a machine (machine); first row of a submission, then with git, seconds, speedups and shared (submit)",
+        "machine hardware settings versions python platform peaks date",
+    ),
 }
 """Kinds of measurements. The rows of all kinds must also have the fields of `EVERY`."""
 EVERY = ("schema", "measurement")
@@ -136,6 +140,8 @@ MEANINGS = {
     },
     (str,): {
         "measurement": "a name of `bench.schema.MEASUREMENTS`",
+        "machine": "id of the machine, a checksum of its hardware",
+        "date": "UTC date and time, as in 2026-01-31T12:00:00+00:00",
         "git": "commit of this project, + if its code differed",
         "peer": "name in `bench.peers.PEERS`",
         "candidate": "peer and its options, as --peer takes them",
@@ -165,7 +171,7 @@ MEANINGS = {
         "load": "load average of the minute before",
         "dropout": "rate of input dropout",
         "recurrent_dropout": "rate of recurrent dropout; the note says what a peer lacks of it",
-        "seconds": "of the epoch's training without compilation, of a call, of a run, of a block of a duel",
+        "seconds": "of the epoch's training without compilation, of a call, of a run, of a block of a duel, of a whole submission",
         "train_loss": "mean loss of the epoch",
         "test_accuracy": "share of 25,000 reviews, of sentiment",
         "validation_bits": "bits a character of the last tenth of the text, of generation",
@@ -186,6 +192,11 @@ MEANINGS = {
     (dict,): {
         "versions": "of packages; of the two checkouts of a duel",
         "flags": "of `lstm-jax train generation`",
+        "hardware": "properties that do not change: CPU, topology, caches, memory, hypervisor, GPUs",
+        "settings": "properties that may change: governor, highest clock, driver",
+        "peaks": "GFLOP/s of a float32 product and GB/s of a copy, by number of cores",
+        "shared": "fields of all later rows of a submission",
+        "speedups": "our speedup by workload and candidate",
         "parts_ms": "milliseconds a step by part",
         "floors_ms": "lower bound of the milliseconds by part",
     },
@@ -200,7 +211,7 @@ MEANINGS = {
     },
     (list,): {
         "samples": f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics",
-        "probe_gflops": "of a product before and after timing, see `bench.machine.probe`",
+        "probe_gflops": "of a product before and after timing, see `bench.hardware.probe`",
     },
     (list, int): {
         "devices": "names of the devices used; their number, of scaling",
@@ -263,8 +274,24 @@ def check(row, place: str) -> Row:
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[Row]:
-    """Read a result file, check its rows against the schema, and return the rows of the given kinds of measurements."""
-    return [row for row in select(list(read_rows(path, check)), *measurements, git=git) if row.get("series", "") == series]
+    """Read a result file, or all files of a folder, check the rows, and return those of the given kinds of measurements."""
+    files = sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]
+    rows = [row for file in files for row in read_checked(file)]
+    return [row for row in select(rows, *measurements, git=git) if row.get("series", "") == series]
+
+
+def read_checked(path: Path) -> Iterator[Row]:
+    """Yield the rows of a result file, checked against the schema and with the fields that the rows of a submission share."""
+    shared: Row = {}
+
+    def whole(row, place: str):
+        nonlocal shared
+        if isinstance(row, dict):
+            row = row if row.get("measurement") == MACHINE else shared | row
+            shared = row.get("shared", shared)
+        return check(row, place)
+
+    return read_rows(path, whole)
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[Row]:
@@ -280,6 +307,13 @@ def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -
     remedy = f"name one of the commits {', '.join(like or commits)}" if commits else "measure some first"
     require(len(found) == 1, f"rows of commit {git}", f"none in {path}" if not found else f"those of {len(found)} commits", remedy)
     return select(rows, *measurements, git=found[0])
+
+
+def by_machine(rows: Rows) -> dict[str, list[Row]]:
+    """Group rows by machine: by the field "machine" or, in old rows, by CPU and cores. Rows with neither are in every group."""
+    names: list[str] = [row.get("machine") or (f"{row['cpu']}, {row['cores']} cores" if "cpu" in row else "") for row in rows]
+    known = list(dict.fromkeys(filter(None, names))) or [""]
+    return {name: [row for row, own in zip(rows, names, strict=True) if own in (name, "")] for name in known}
 
 
 def require_one_machine(rows: Rows, remedy: str = "report rows of one machine") -> None:

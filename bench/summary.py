@@ -14,9 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.peers import OURS, Candidate, read_candidate, row_key
-from bench.schema import FAILED, PEAK, STEP, Row, Rows, require_one_machine, rows_of_commit, select
-from bench.workloads import WORKLOADS, Workload, workload
+from bench.peers import OURS, OWN, Candidate, read_candidate, row_key
+from bench.schema import FAILED, MACHINE, PEAK, STEP, Row, Rows, by_machine, rounded, rows_of, rows_of_commit, select
+from bench.workloads import TITLES, WORKLOADS, Workload, workload
 from lstm_jax.sweep import stats
 
 Interval = tuple[float, float, float]
@@ -158,23 +158,67 @@ def workloads_in(rows: Rows) -> list[Workload]:
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
 
 
-def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
-    """Return a pair: the list of all throughput result rows of a commit, and the summary of these rows."""
-    rows = rows_of_commit(path, STEP, FAILED, PEAK, git=commit)
-    require_one_machine(select(rows, STEP))
-    candidates = [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
-    return rows, summarize(workloads_in(rows), candidates, rows)
+def candidates_in(rows: Rows) -> list[Candidate]:
+    """Return the candidates (libraries with their options) with results."""
+    return [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
+
+
+def verdicts(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> list[str]:
+    """Return lines of text that say, from the rows that are not noisy, which peers this project is faster than.
+
+    The first line has the number of noisy rows, if any.
+    """
+    quiet = [row for row in kept(rows) if not row.get("noisy")]
+    noisy = len(kept(rows)) - len(quiet)
+    text = [f"NOISY: {noisy} of {noisy + len(quiet)} rows are noisy; the verdicts below use only the others"] if noisy else []
+    tried = {(row["workload"], row_key(row)) for row in select(rows, STEP) if row["peer"] not in OWN}
+    lines = summarize(works, candidates, quiet)
+    for work in (work for work in works if ":" not in work.name):
+        count = sum(name == work.name for name, _ in tried)
+        found = {line.candidate: line.speedup for line in lines if line.work == work and line.speedup and line.rows[0]["peer"] not in OWN}
+        faster, slower = sum(low > 1 for _, low, _ in found.values()), sum(high < 1 for *_, high in found.values())
+        if not count:
+            continue
+        said = f"{work.name}: faster than {faster} of {count} peers beyond noise, slower than {slower}, undecided {count - faster - slower}"
+        nearest = min(found, key=lambda name: found[name][0], default="")
+        text.append(said + (f"; nearest {nearest}, {speedup_text(found[nearest], label=CONFIDENCE)}" if nearest else ""))
+    for cell in dict.fromkeys(line.work.cell for line in lines):
+        for name in TITLES:
+            for peer, ratios in speedups_over_sizes(lines, name, cell).items():
+                text.append(f"geometric mean of our speedup over {peer}, {len(ratios)} sizes of {name} of {cell}: {mean_speedup(ratios)}")
+    return text
+
+
+def speedups(rows: Rows) -> dict[str, dict[str, float]]:
+    """Return our speedups, by workload and candidate."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in summarize(workloads_in(rows), candidates_in(rows), rows):
+        if line.speedup:
+            found[line.work.name][line.candidate] = rounded(line.speedup[0])
+    return dict(found)
+
+
+def of_commit(path: Path, commit: str = "") -> dict[str, tuple[list[Row], list[Line]]]:
+    """Return a dict from each machine to all its throughput rows of a commit, and their summary.
+
+    Without a commit, the rows are those of the newest commit of each machine.
+    """
+    kinds = STEP, FAILED, PEAK, MACHINE
+    found = by_machine(rows_of_commit(path, *kinds, git=commit) if commit else rows_of(path, *kinds))
+    if not commit:
+        found = {name: select(rows, *kinds, git=select(rows, STEP)[-1]["git"]) for name, rows in found.items() if select(rows, STEP)}
+    return {name: (rows, summarize(workloads_in(rows), candidates_in(rows), rows)) for name, rows in found.items()}
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, whose first two columns are left-aligned. Where the output is not a terminal, a line has up to 160 characters."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """Print a table, whose first two columns are left-aligned. Where the output is not a terminal, a line has up to 100 characters."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for n, head in enumerate(heads):
         table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    (console if console.is_terminal else Console(width=100)).print(table)
 
 
 def names_of(workloads: Iterable[str]) -> str:

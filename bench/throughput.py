@@ -23,6 +23,7 @@ On a machine with GPUs, all libraries run on the first GPU in float32 without TF
 """
 
 import json
+import math
 import subprocess
 import tempfile
 from collections import Counter
@@ -30,25 +31,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, groups, machine, make_parser, read_flags, timing
+from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, read_flags, timing
 from bench.peers import DTYPES, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, make_row, require_one_machine, rows_of, rows_of_commit, select
-from bench.summary import kept, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
-from bench.workloads import LENGTHS, LETTERS, TITLES, UNITS, WORKLOADS, Axes, Workload, add_size_flags, read_workloads, workload
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, by_machine, make_row, rows_of, rows_of_commit, select
+from bench.summary import kept, names_of, peaks, print_table, speedup_text, summarize, verdicts
+from bench.workloads import LENGTHS, LETTERS, UNITS, WORKLOADS, Axes, Workload, add_size_flags, read_workloads, workload
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import append_rows
 
-PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
+PATH = RESULTS / ("throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz")
 SPREAD, TOLERATED, TRIES = 0.1, 0.1, 3
 """Limits for noisy measurements.
 
 A measurement is noisy in three cases: the interquartile range of its block times is above `SPREAD` times the median of these times, a probe
-of the CPU (`bench.machine.probe`) just before or after the measurement was slower than the fastest probe by more than `TOLERATED`, or the
+of the CPU (`bench.hardware.probe`) just before or after the measurement was slower than the fastest probe by more than `TOLERATED`, or the
 load average was above twice the number of cores. Measurements are repeated until one is not noisy or `TRIES` were made."""
+STARTING = 6, 19
+"""Seconds that a process takes besides its timing, on an idle machine and on a busy one."""
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
@@ -68,11 +72,14 @@ def _process(row: Row) -> tuple:
     return row["workload"], row["candidate"], row["round"]
 
 
-def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES) -> None:
-    """Measure the items that have no result yet or only noisy results, and append the new results to a file."""
-    git, series = items[0]["git"], items[0]["series"]
-    rows = rows_of(path, STEP, git=git, series=series or "")
-    timing.require_this_machine(rows)
+def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES, until: float = math.inf) -> None:
+    """Measure the items that have no result yet or only noisy results, and append the new results to a file.
+
+    A process that would probably end later than `until`, a time of `perf_counter`, is left out.
+    """
+    git, series, mine, longest = items[0]["git"], items[0]["series"], hardware.machine_id(), 0.0
+    items = [item | {"machine": mine} for item in items]
+    rows = [row for row in rows_of(path, STEP, git=git, series=series or "") if row.get("machine") == mine]
     tries = Counter(_process(row) for row in rows if row["noisy"])
     distances, references = {row_key(row): row["distance"] for row in rows}, {}  # by candidate and workload; by workload
     fastest: float | None = None
@@ -88,7 +95,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
     def attempt(item: Row):
         nonlocal fastest
         if fastest is None:
-            append_rows(path, make_row(PEAK, git=git, cores=timing.CORES, load=timing.load(), **timing.peaks()))
+            append_rows(path, make_row(PEAK, git=git, machine=mine, cores=timing.CORES, load=timing.load(), **timing.peaks()))
             fastest = timing.fastest_probe()
         known = candidates[item["candidate"]].fields(workload(item["workload"])) | {"cores": timing.CORES, "load": timing.load()}
         flags = [*check_flags(item["workload"], row_key(known)), "--seconds", str(seconds)]
@@ -104,14 +111,20 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
         return row | {"noisy": noise(row, fastest)}
 
     def measure(item: Row):
+        nonlocal longest
         rows = []
         for _ in range(tries[_process(item)], most):
+            if (began := perf_counter()) + longest > until:
+                break
             rows.append(attempt(item))
+            longest = max(longest, perf_counter() - began)
             if not rows[-1].get("noisy"):
                 break
         return rows
 
     def describe(rows: Rows):
+        if not rows:
+            return "left out, no time"
         result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
         return result + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
 
@@ -123,27 +136,32 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the step times of one commit, and this project's speedup over every other candidate, averaged over sizes."""
-    rows = rows_of_commit(path, STEP, FAILED, git=sha, series=series)
-    require_one_machine(select(rows, STEP))
-    (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
-    have = names_of(row["workload"] for row in rows)
-    require(bool(lines), f"rows of commit {sha}", "none of these workloads and peers", f"measure them first, or report some of {have}")
-    device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
-    print(f"commit {sha or 'unknown'}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
+    """Print, for each machine, a table of the step times of one commit and this project's speedup over every other candidate."""
+    rows = [*rows_of_commit(path, STEP, FAILED, git=sha, series=series), *rows_of(path, PEAK, git=sha)]
+    have = names_of(row["workload"] for row in select(rows, STEP, FAILED))
+    remedy = f"measure them first, or report some of {have}"
+    require(bool(summarize(works, candidates, rows)), f"rows of commit {sha}", "none of these workloads and peers", remedy)
+    for name, own in by_machine(rows).items():
+        (gemm, copy), device = peaks(own), "a GPU" if hardware.gpu() else f"{timing.CORES} cores"
+        print(f"commit {sha or 'unknown'}; machine {name}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
+        report_machine(works, candidates, own)
+
+
+def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> None:
+    """Print a table of the step times on one machine, and verdicts, which use only rows that are not noisy."""
+    (gemm, copy), lines = peaks(rows), summarize(works, candidates, rows)
     shown = {candidate.key(work) for candidate in candidates for work in works}
     used = [row for row in kept(rows) if row_key(row) in shown]
-    if noisy := sum(bool(row.get("noisy")) for row in used):
-        print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
     if loads := [row["load"] for row in used]:
         print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
-    measured = "ms/step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes"
-    heads = "workload", "peer", "backend", *measured
-    table = []
+    heads = "peer", "backend", "ms/step", "our speedup (95 %)", "tokens/s", "prod.", "copy", "comp. s", "MiB", "n"
+    table, failures = [], []
     for n, line in enumerate(lines):
-        name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
+        if n == 0 or lines[n - 1].work != line.work:
+            table.append((line.work.name,))
         if line.error:
-            table.append((name, line.candidate, f"failed: {line.error}"))
+            table.append((f"  {line.candidate}", "failed"))
+            failures.append(f"{line.work.name}, {line.candidate}: failed: {line.error}")
             continue
         cells = (
             line.rows[-1].get("backend_ran") or "",
@@ -156,15 +174,15 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             f"{line.median('peak_memory_mib'):.0f}",
             f"{len(line.rows)}",
         )
-        table.append((name, line.candidate, *cells))
+        table.append((f"  {line.candidate}", *cells))
     print_table(heads, table)
+    print(*failures, sep="\n", end="\n" * bool(failures))
+    print("prod., copy: % of the peaks of a product and of a copy; comp. s: seconds in the compiler; n: processes")
     for name, note in {line.candidate: line.rows[-1]["note"] for line in lines if line.rows and line.rows[-1]["note"]}.items():
         print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
-    for cell in dict.fromkeys(line.work.cell for line in lines):
-        for work in TITLES:
-            for name, speedups in speedups_over_sizes(lines, work, cell).items():
-                print(f"geometric mean of our speedup over {name}, {len(speedups)} sizes of {work} of {cell}: {mean_speedup(speedups)}")
+    for line in verdicts(works, candidates, used):
+        print(line)
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,7 @@ PRESETS = {
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
 """Dict from the name of each preset to its default flag values. The preset "quick" leaves out the libraries that are slow to start. On two
-cores, "quick" took 4 minutes, and a round of "standard", of which there are three, between 24 and 47 minutes."""
+cores, "quick" with all peers took 4 to 12 minutes, and a round of "standard", of which there are three, 24 to 47."""
 
 
 def sweep_first_step(items: Rows, path: Path) -> None:
@@ -223,7 +241,8 @@ def sweep_first_step(items: Rows, path: Path) -> None:
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
-    heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"), []
+    heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "n"), []
+    failures: list[str] = []
 
     def median(rows: Rows, name: str):
         found = [row[name] for row in rows if row[name] is not None]
@@ -235,11 +254,13 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
     for (work, name), group in groups(rows, ["workload", "candidate"]).items():
         cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
         if not (cold and warm):
-            table.append((work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}"))
+            table.append((work, name, "failed"))
+            failures.append(f"{work}, {name}: failed: {next(row['error'] for row in reversed(group) if 'error' in row)}")
             continue
         medians = [median(cold, phase) for phase in PHASES] + [median(warm, phase) for phase in PHASES[:2]]
         table.append((work, name, *medians, f"{len(cold)}"))
     print_table(heads, table)
+    print(*failures, sep="\n", end="\n" * bool(failures))
     print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
 
 
@@ -285,7 +306,9 @@ def main() -> None:
         sweep_first_step(items, options.results)
     elif items:
         most = TRIES if options.workload else preset.tries
-        named = {candidate.name: candidate for candidate in candidates}
-        sweep(items, named, options.seconds or preset.seconds, options.results, most)
+        named, took = {candidate.name: candidate for candidate in candidates}, options.seconds or preset.seconds
+        low, high = (len(items) * (took + rest) / 60 for rest in STARTING)
+        print(f"{len(items)} processes: {low:.0f} to {high:.0f} minutes if none is measured yet, more with noisy rows", flush=True)
+        sweep(items, named, took, options.results, most)
     shown = report_first_step if options.first_step else report
     shown(works, candidates, options.results, sha, options.series)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cpu, machine
+from bench import cpu, hardware
 from bench.schema import Row, Rows, check, make_row, require_one_machine
 from lstm_jax.errors import require
 from lstm_jax.sweep.rows import run_missing
@@ -23,7 +23,7 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 def pinned(cores: int = CORES) -> dict[str, str]:
     """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads."""
     limits = {f"{library}_NUM_THREADS": str(cores) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-    return os.environ | limits | (machine.GPU_SETTINGS if machine.gpu() else {})
+    return os.environ | limits | (hardware.GPU_SETTINGS if hardware.gpu() else {})
 
 
 def require_this_machine(rows: Rows) -> None:
@@ -45,9 +45,10 @@ BUILD = """python -c "from lstm_jax.native.packaged import build_packaged; build
 
 def run_module(arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0) -> list[Row]:
     """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
-    with _start(arguments, cores, environment, first) as process:
-        printed = process.communicate()[0]
+    with _start(arguments, cores, environment, first, stderr=subprocess.PIPE) as process:
+        printed, messages = process.communicate()
     if process.returncode:
+        print(messages, end="", file=sys.stderr)  # else they are a library's chatter
         raise subprocess.CalledProcessError(process.returncode, process.args, printed)
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
@@ -99,16 +100,16 @@ def load() -> float:
 
 def peaks() -> dict[str, float]:
     """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s)."""
-    found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
+    found = run_module(["bench.hardware", "--gpu"])[-1] if hardware.gpu() else {}
     for cores in (1, CORES):
-        row = run_module(f"bench.machine --threads {cores}".split(), cores)[-1]
+        row = run_module(f"bench.hardware --threads {cores}".split(), cores)[-1]
         found |= {f"{name}_{cores}": value for name, value in row.items()}
     return found
 
 
 def fastest_probe() -> float:
-    """Measure the present speed of the CPU three times with `bench.machine --probe`, and return the highest speed in GFLOP/s."""
-    return 0.0 if machine.gpu() else max(run_module(["bench.machine", "--probe"])[-1]["probe_gflops"] for _ in range(3))
+    """Measure the present speed of the CPU three times with `bench.hardware --probe`, and return the highest speed in GFLOP/s."""
+    return 0.0 if hardware.gpu() else max(run_module(["bench.hardware", "--probe"])[-1]["probe_gflops"] for _ in range(3))
 
 
 def compilation_cache(folder: str) -> dict[str, str]:
@@ -142,12 +143,12 @@ def measure_missing(
         return key(row) if row["measurement"] == measurement and counts(row) else None
 
     def measured(item: Row):
-        about = {"measurement": measurement, "cores": CORES, "load": load()}
+        about = {"measurement": measurement, "machine": hardware.machine_id(), "cores": CORES, "load": load()}
         about_item = {name: value for name, value in item.items() if value is not None}
         return [make_row(**about | row | about_item) for row in measure(item)]
 
     def line(item: Row, rows: Rows):
-        shown = (f"{name} {value}" for name, value in item.items() if value is not None and name not in ("git", "versions"))
+        shown = (f"{name} {value}" for name, value in item.items() if value is not None and name not in ("git", "versions", "machine"))
         return f"{', '.join(shown)}: {describe(rows)}"
 
     by_key = {key(item): item for item in items}

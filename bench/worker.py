@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import add_flags, flops, machine, make_parser
+from bench import add_flags, flops, hardware, make_parser
 from bench.peers import OURS, PEERS, Candidate, read_candidate
 from bench.peers.base import Built, Options, Run, slowed
 from bench.schema import Row
@@ -133,9 +133,9 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     if flags.reference:
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
-    probes = [] if machine.gpu() else [machine.probe()]
+    probes = [] if hardware.gpu() else [hardware.probe()]
     steps, samples = measure(slowed(built.run, options.slower), flags.seconds, built.block_seconds, flags.turns)
-    probes += [] if machine.gpu() else [machine.probe()]
+    probes += [] if hardware.gpu() else [hardware.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
     # imported after the measurement, so that the measured memory of a library without JAX does not include JAX

@@ -10,13 +10,15 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
-from bench import machine
+from bench import hardware
 from bench.peers.base import Options
 from bench.workloads import Workload
 from lstm_jax.errors import InputError, require
 
 OURS = "ours"
 """Name of this project in the table of peers."""
+OWN = (OURS, "own_loop")
+"""Names of the peers that run this project's code, which are not counted as other libraries."""
 TASKS = {"keras_jax": "bench.peers.keras_tasks", OURS: "bench.peers.ours_tasks"}
 """Dict from a peer to the script with which it trains whole models and draws text."""
 DTYPES = ("float32", "bfloat16", "int8")
@@ -78,7 +80,7 @@ class Peer:
         packages = [name for name in self.packages if find_spec(MODULES.get(name, name)) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
-        return "a GPU is missing" if self.gpu and not machine.gpu() else ""
+        return "a GPU is missing" if self.gpu and not hardware.gpu() else ""
 
 
 def _torch(name: str, title: str, *options: str) -> Peer:

@@ -2,14 +2,16 @@
 
     python -m bench report                              # report on the newest commit with results, written to bench/page/
     python -m bench report --commit 32f0c1 --out page
-    python -m bench report --results mine.jsonl
+    python -m bench report --results mine.jsonl         # of a folder: the newest commit of each machine in its files
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
     python -m bench report --tables --check             # exit with code 1 if a table would change
 
-The HTML page works offline. In README.md and docs/, each table is between two comments. The comment before the table names the benchmark
-command (throughput or accuracy) and the commit whose results the table shows, as in `<!-- bench accuracy c5e447ebe3d5 -->`. For
-throughput, this comment may also name the workloads in the table, as in `<!-- bench throughput c5e447ebe3d5 A B -->`; if it names no
-workloads, the table shows all workloads of the commit. The comment after the table is `<!-- end -->`.
+The HTML page works offline. If several machines have rows, each has a page, and a table compares the machines.
+
+In README.md and docs/, each table is between two comments. The comment before the table names the benchmark command (throughput or
+accuracy) and the commit whose results the table shows, as in `<!-- bench accuracy c5e447ebe3d5 -->`. For throughput, this comment may also
+name the workloads in the table, as in `<!-- bench throughput c5e447ebe3d5 A B -->`; if it names no workloads, the table shows all workloads
+of the commit. The comment after the table is `<!-- end -->`.
 """
 
 import argparse
@@ -21,9 +23,9 @@ from pathlib import Path
 from bench import accuracy, add_flags, make_parser, scaling, throughput
 from bench.report.figures import draw_speed
 from bench.report.page import page
-from bench.report.tables import accuracy_tables, throughput_tables
-from bench.schema import GRID, SCALING, STEP, Row, rows_of
-from bench.summary import kept, of_commit
+from bench.report.tables import accuracy_tables, compare_machines, markdown, throughput_tables
+from bench.schema import GRID, SCALING, STEP, Row, rows_of, select
+from bench.summary import candidates_in, kept, of_commit, print_table, verdicts, workloads_in
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection.figures import figure_paths
@@ -42,7 +44,9 @@ def newest(path: Path, measurement: str) -> str:
 def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
     """Return the Markdown table of the results of a benchmark command."""
     if command == "throughput":
-        rows, lines = of_commit(throughput.PATH, commit)
+        machines = of_commit(throughput.PATH, commit)
+        require(len(machines) == 1, "machines", " and ".join(machines), "name a commit that one machine measured")
+        ((rows, lines),) = machines.values()
         shown = [line for line in lines if not workloads or line.work.base in workloads]
         require(bool(shown), "mark", f"{command} {commit} {' '.join(workloads)}", "name workloads that have rows")
         return throughput_tables(shown, rows, commit)
@@ -76,26 +80,36 @@ def rewrite_tables(check: bool) -> int:
 
 def write_report(options: argparse.Namespace) -> None:
     """Write the report (HTML page, figure and Markdown summary) to the folder `options.out`."""
-    commit = options.commit or newest(options.results, STEP)
-    rows, lines = of_commit(options.results, commit)
-    outputs = [options.out / "index.html", options.out / "summary.md", *figure_paths(options.out / "speed.png")]
-    for path in outputs:
+    machines = of_commit(options.results, options.commit or ("" if options.results.is_dir() else newest(options.results, STEP)))
+    require(bool(machines), "rows", options.results, "name a file with rows in --results")
+    pages = [options.out / (f"machine_{n}.html" if n else "index.html") for n in range(len(machines))]
+    summary, figure = options.out / "summary.md", options.out / "speed.png"
+    for path in (*pages, summary, *figure_paths(figure)):
         check_output(path, (options.results, options.accuracy), options.force)
     trained: list[Row] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
-    of_scaling = rows_of(scaling.PATH, SCALING, git=rows[0]["git"])
-    curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
-    write_atomically(outputs[0], page(lines, rows, curves, html.escape(commit), trained), options.force)
-    text = "\n".join((f"<!-- {MARK} -->\n", throughput_tables(lines, rows, commit), accuracy_tables(trained)))
-    write_atomically(outputs[1], text, options.force)
-    draw_speed(lines, rows, outputs[2], options.force)
-    works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
-    print(f"{outputs[0]}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
+    heads, compared = compare_machines(machines)
+    table = {"heads": heads, "rows": compared, "pages": {name: path.name for name, path in zip(machines, pages, strict=True)}}
+    text = f"<!-- {MARK} -->\n\n" + (markdown(heads, compared) + "\n" if len(machines) > 1 else "")
+    for path, (name, (rows, lines)) in zip(pages, machines.items(), strict=True):
+        commit = select(rows, STEP)[-1]["git"]
+        of_scaling = rows_of(scaling.PATH, SCALING, git=commit)
+        curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
+        write_atomically(path, page(lines, rows, curves, html.escape(commit), trained, table if len(machines) > 1 else {}), options.force)
+        text += (f"Machine {name}.\n\n" if len(machines) > 1 else "") + throughput_tables(lines, rows, commit) + "\n"
+        text += "".join(f"- {line}\n" for line in verdicts(workloads_in(rows), candidates_in(rows), rows)) + "\n"
+        works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
+        print(f"{path}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
+    write_atomically(summary, text + accuracy_tables(trained), options.force)
+    rows, lines = next(iter(machines.values()))
+    draw_speed(lines, rows, figure, options.force)
+    if len(machines) > 1:
+        print_table(heads, compared)
 
 
 def main() -> int:
     """Write the report or, with `--tables`, rewrite the tables in README.md and docs/, and return the exit code."""
     parser = make_parser(__doc__)
-    add_flags(parser, Path, results="file of rows of bench throughput", out="folder of page, figure and summary")
+    add_flags(parser, Path, results="file of rows of bench throughput, or folder of such files", out="folder of page, figure and summary")
     add_flags(parser, Path, accuracy="file of rows of bench accuracy; its newest commit is reported")
     add_flags(parser, str, commit="commit of the rows; the newest that has some if not given")
     add_flags(parser, bool, force="replace files in --out that no report wrote", tables="rewrite the tables in README.md and docs/")

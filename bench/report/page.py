@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.accuracy import TARGET, summarize
-from bench.peers import OURS
 from bench.report.tables import count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, Row, Rows, select
-from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
+from bench.summary import Line, candidates_in, peaks, verdicts, workloads_in
 from lstm_jax.inspection.window import fill_template
 
 METRICS = {"ms": "ms_per_step", "tokens": "tokens_per_second", "gflops": "gflops", "memory": "peak_memory_mib"}
@@ -42,21 +41,21 @@ def line_record(line: Line) -> Row:
     return record | {name: _finite(value) for name, value in metrics.items()}
 
 
-def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows = ()) -> str:
-    """Return the text of the HTML page that shows the benchmark results of one commit."""
+def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows = (), machines: Row | None = None) -> str:
+    """Return the text of the HTML page that shows the benchmark results of one commit.
+
+    `machines` has the "heads" and "rows" of a table of several machines, and the "pages" of the machines by name.
+    """
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
-    machines = Counter(json.dumps({name: row[name] for name in MACHINE.split()}, sort_keys=True) for row in timed)
+    environments = Counter(json.dumps({name: row[name] for name in MACHINE.split()}, sort_keys=True) for row in timed)
     data = {
         "about": f"Commit {commit}: {len(tried)} rows; {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.",
         "gemm": _finite(gemm),
         "copy": _finite(copy),
         "lines": [line_record(line) for line in lines if not line.error],
-        "means": [
-            {"candidate": name, "sizes": len(speedups), "text": mean_speedup(speedups)}
-            for name, speedups in speedups_over_sizes(lines, "recurrence").items()
-            if not name.startswith(OURS)
-        ],
+        "verdicts": verdicts(workloads_in(rows), candidates_in(rows), rows),
+        "machines": machines or {},
         "scaling": [vars(curve) | {"exponent": exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
         "accuracy": [
             line
@@ -67,6 +66,6 @@ def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str
         "target": TARGET,
         "columns": COLUMNS.split(),
         "rows": [[row.get(name) for name in COLUMNS.split()] for row in tried],
-        "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
+        "environments": [(json.loads(machine), count) for machine, count in environments.most_common()],
     }
     return fill_template(TEMPLATE, data)

@@ -1,11 +1,11 @@
 """Markdown tables of the benchmark results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.accuracy import summarize
-from bench.peers import OURS, title
-from bench.schema import Row, Rows
-from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
+from bench.peers import OURS, OWN, title
+from bench.schema import MACHINE, Row, Rows, select
+from bench.summary import Line, kept, mean_speedup, peaks, speedup_text, speedups, speedups_over_sizes
 from bench.workloads import EVALUATED, TITLES
 
 
@@ -62,6 +62,31 @@ def _over_sizes(lines: Sequence[Line], rows: Rows) -> str:
     text += "at which we are slower.\n\n"
     table = [[title(name, rows), *(mean_speedup(grid[name]) if name in grid else "" for grid in grids.values())] for name in names]
     return text + markdown(["", *heads], table)
+
+
+def compare_machines(machines: Mapping[str, tuple[Rows, Sequence[Line]]]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and rows of a table with our times on each workload by machine, the fastest machine first.
+
+    The ratios use only rows that are not noisy.
+    """
+    found = []
+    for name, (rows, lines) in machines.items():
+        (gemm, _), about = peaks(rows), select(rows, MACHINE)
+        cpu = about[0]["hardware"]["cpu"] if about else ""
+        quiet = speedups([row for row in rows if not row.get("noisy")])
+        for line in lines:
+            if line.candidate != OURS or line.error:
+                continue
+            near = min(((ratio, peer) for peer, ratio in quiet.get(line.work.name, {}).items() if not peer.startswith(OWN)), default=None)
+            used = [row for row in kept(rows) if row["workload"] == line.work.name]
+            noisy = f"{sum(bool(row.get('noisy')) for row in used)} of {len(used)}"
+            share = f"{100 * line.median('gflops') / gemm:.0f} %"
+            nearest = f"{near[1]} {near[0]:.2f}x" if near else "no quiet rows"
+            found.append((line.work.name, line.ms, [f"{cpu} {name}".strip(), f"{line.ms:#.3g}", share, nearest, noisy]))
+    order = list(dict.fromkeys(name for name, *_ in found))
+    found.sort(key=lambda row: (order.index(row[0]), row[1]))
+    heads = ["workload", "machine", "ours, ms", "of the product", "nearest peer", "noisy rows"]
+    return heads, [[name, *cells] for name, _, cells in found]
 
 
 def accuracy_tables(rows: Rows) -> str:

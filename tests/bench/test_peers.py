@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rows import TINY, run_python
 
-from bench import machine, peers, timing, worker
+from bench import hardware, peers, timing, worker
 from bench.peers import PEERS
 from bench.peers.base import Built, Options
 from bench.workloads import GRIDS, make_arrays, workload
@@ -158,9 +158,9 @@ def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):
     """On a machine with a GPU, the measured processes get the settings for float32 without TF32."""
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     for gpu in (False, True):
-        monkeypatch.setattr(machine, "gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(hardware, "gpu", lambda gpu=gpu: gpu)
         assert peers.installed(found) == found[: 1 + gpu]
-        assert (timing.pinned().items() >= machine.GPU_SETTINGS.items()) == gpu
+        assert (timing.pinned().items() >= hardware.GPU_SETTINGS.items()) == gpu
     assert capsys.readouterr().out == "jax_rnn: skipped, a GPU is missing\n"
 
 

@@ -1,5 +1,6 @@
 """Tests of `bench throughput`: FLOP counts, sweeps that keep their rows, rows of failures, and summaries. No time is asserted."""
 
+import math
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 from rows import ROOT, complaint, failed, printed, read_lines, run_python, timed, write_rows
 
-from bench import flops, peers, schema, summary, throughput, timing
+from bench import flops, hardware, peers, schema, summary, throughput, timing
 from bench.peers import PEERS
 from bench.report.page import line_record
 from bench.workloads import workload
@@ -181,27 +182,46 @@ def test_a_peer_in_another_dtype_is_compared_with_ours_in_it():
 
 
 def test_report(path):
-    """A speedup over a single process has no interval, and only noisy rows that are shown are counted."""
+    """A speedup over a single process has no interval, only noisy rows that are shown are counted, and lines have up to 100 characters."""
     measured = (("ours", 3, 2.0), ("haiku", 1, 3.0), ("equinox", 2, 4.0))
     rows = [timed("A", name, ms, n, noisy="wide") for name, count, ms in measured for n in range(count)]
     _, equinox, haiku = summarized("A", ("equinox", "haiku"), rows)
     assert line_record(haiku)["speedup"] == [1.5, None, None]
     assert line_record(equinox)["speedup"] == [2.0, 2.0, 2.0]
     arguments = f"throughput --report --results {write_rows(path, rows)} --commit abc --workload A --peer ours".split()
-    assert "\n3 rows are noisy" in "\n".join(printed(*arguments))
+    assert "\nNOISY: 3 of 3 rows are noisy" in "\n".join(printed(*arguments))
     shown = "\n".join(printed(*arguments, "haiku", "equinox"))
-    for pattern in (r"\n6 rows are noisy", r"haiku +3\.000 +1\.50x +853,333 ", r"equinox +4\.000 +2\.00x \(2\.00 to 2\.00\) "):
+    assert max(map(len, shown.split("peer", 1)[1].splitlines()[:7])) <= 100
+    for pattern in (
+        r"\nNOISY: 6 of 6 rows are noisy",
+        r"\nA: faster than 0 of 2 peers beyond noise, slower than 0, undecided 2$",
+        r"haiku +3\.000 +1\.50x +853,333 ",
+        r"equinox +4\.000 +2\.00x \(2\.00 to 2\.00\) ",
+    ):
         assert re.search(pattern, shown), pattern
 
 
 def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
-    rows = [timed("A", name, 2.0, cpu=cpu) for name, cpu in (("ours", "chip"), ("haiku", "other chip"))]
-    flags = ("throughput", "--results", write_rows(path, rows), "--workload", "A", "--peer", "ours")
-    subject = "bench: machines: chip, 2 cores and other chip, 2 cores; "
-    assert complaint(*flags, "--report", "--commit", "abc").startswith(subject)
-    write_rows(path, rows[1:])
-    monkeypatch.setattr(throughput, "commit", lambda: "abc")
-    monkeypatch.setattr(timing, "cpu", lambda: "chip")
-    monkeypatch.setattr(timing, "CORES", 2)
-    assert complaint(*flags, "--rounds", "9").startswith(subject)
-    assert read_lines(path) == rows[1:]
+    """Rows of another machine do not count as measured, and each machine has a table of its own."""
+    mine, other = hardware.machine_id(), "another"
+    process = timed("A", "ours", 4.0, probe_gflops=[1.0], distance=0.5, load=0)
+    replaced = {"run_module": lambda *_, **__: [process], "peaks": dict, "fastest_probe": lambda: 0.0}
+    for name, replacement in replaced.items():
+        monkeypatch.setattr(timing, name, replacement)
+    write_rows(path, [timed("A", "ours", 2.0, machine=other)])
+    item = {"workload": "A", "candidate": "ours", "round": 0, "git": "abc", "series": None}
+    for until in (math.inf, math.inf, -math.inf):
+        throughput.sweep([item, item | {"round": int(until < 0)}], {"ours": summary.PLAIN}, 0.1, path, 1, until)
+        assert [row["machine"] for row in read_lines(path) if row["measurement"] == "step"] == [other, mine]
+    shown = "\n".join(printed("throughput", "--results", path, "--report", "--commit", "abc", "--workload", "A", "--peer", "ours"))
+    assert re.findall(r"machine (\w+);|ours +([\d.]+) ", shown) == [(other, ""), ("", "2.000"), (mine, ""), ("", "4.000")]
+
+
+def test_verdicts_use_quiet_rows():
+    """A noisy row is left out, and a peer without two quiet rows is undecided. Our own loop is no peer."""
+    times = {"ours": (4.0, 4.1, 1.0), "haiku": (6.0, 6.1, 1.0), "equinox": (3.0, 9.0, 1.0), "flax_nnx": (2.0, 2.1, 9.0), "own_loop": (9.0,)}
+    rows = [timed("A", name, ms, n, noisy="wide" * (n == 2)) for name, own in times.items() for n, ms in enumerate(own)]
+    rows += [timed("A", "torch_lstm", 9.0, noisy="wide"), failed("A", "flax_linen", "out of memory")]
+    banner, verdict = summary.verdicts([workload("A")], summary.candidates_in(rows), rows)
+    assert banner.startswith("NOISY: 5 of 15 rows are noisy")
+    assert verdict.startswith("A: faster than 1 of 4 peers beyond noise, slower than 1, undecided 2; nearest flax_nnx, 0.51x (")
