@@ -30,7 +30,7 @@ def evaluate(function, given: Any) -> dict[str, Any]:
     times = [perf_counter_ns()]
     compiled = jax.jit(function).lower(*operands).compile()
     times.append(perf_counter_ns())
-    output = None
+    output: Any = None
     while len(times) < 2 + runs.get("min_runs", 1) or times[-1] - times[1] < 1e9 * runs.get("min_seconds", 0):
         output = jax.block_until_ready(compiled(*operands))
         times.append(perf_counter_ns())
