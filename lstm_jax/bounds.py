@@ -49,7 +49,7 @@ class Bounds:
         raise InputError(name, value, self.remedy + limit)
 
 
-def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
+def as_tuple(name: str, value: Any, remedy: str) -> tuple:
     """Return the items of an iterable as a tuple."""
     try:
         if not isinstance(value, str | bytes):

@@ -25,6 +25,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax import native
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.bounds import Share, check_number, checked, frozen
 from lstm_jax.primitives.operation import Operation, Vmapped, apply
 from lstm_jax.runtime import sharding
@@ -61,7 +62,7 @@ def check_rate(name: str, rate: float) -> float:
     return check_number(name, rate, Share)
 
 
-def draw_mask(key: Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def draw_mask(key: Array, rate: float, shape: Ints, dtype=jnp.float32) -> Array:
     """Return a mask of inverted dropout: each entry is 0 with probability `rate`, else 1 / (1 - rate).
 
     Raises:
@@ -74,7 +75,7 @@ def draw_mask(key: Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32
     return _draw_in_jax(key, keep, shape, dtype)
 
 
-def _draw_in_jax(key: Array, keep: float, shape: tuple[int, ...], dtype) -> Array:
+def _draw_in_jax(key: Array, keep: float, shape: Ints, dtype) -> Array:
     return jnp.where(jax.random.bernoulli(key, keep, shape), jnp.asarray(1 / keep, dtype), jnp.asarray(0, dtype))
 
 
@@ -91,8 +92,8 @@ class _DrawMask(Operation):
     """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key, on `platforms` by the C++ library."""
 
     keep: float
-    shape: tuple[int, ...]
-    platforms: tuple[str, ...] = ("cpu",)
+    shape: Ints
+    platforms: Texts = ("cpu",)
 
     def forward(self, own, keep, *args):
         if not own:

@@ -25,7 +25,7 @@ class InputError(ValueError):
         message = f"{subject}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
         super().__init__(" ".join(message.splitlines()))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         """Return the class and the arguments from which pickle creates the error again, for example in the parent of a worker process.
 
         The attribute `value` of the error is converted to text, because an arbitrary object may not support pickling.
@@ -48,7 +48,7 @@ class Interrupted(RuntimeError):
         self.number = number
         super().__init__(f"interrupted after step {step}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         """Return the class and the arguments from which pickle creates the error again in another process."""
         return type(self), (self.step, self.number)
 

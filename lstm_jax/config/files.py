@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lstm_jax.aliases import Values
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
@@ -73,13 +74,13 @@ def shown_changes(changes: Changes) -> str:
 
 
 @cache
-def _defaults(task: str) -> dict[str, dict[str, Any]]:
+def _defaults(task: str) -> dict[str, Values]:
     kind = CONFIGS.get(task)
     sections: Any = dataclasses.fields(kind) if kind else ()
     return json.loads(json.dumps({section.name: section.type() for section in sections}, default=dataclasses.asdict))
 
 
-def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
+def _as_now(raw: Values) -> Values:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
     parts = {}
     for section, values in _defaults(str(raw.get("task"))).items():
@@ -119,7 +120,7 @@ def read_config(path: Path, kind: type[C]) -> C:
     raw = _read_json(path)
     task = raw["task"]
     require(task == kind.task, f"run {path.parent}", task, f"use {CONFIGS[task].commands}, or name a run of {kind.task}")
-    parts: dict[str, Any] = {}
+    parts: Values = {}
     try:
         for section in dataclasses.fields(kind):
             if section.name in raw or not section.metadata.get("added"):
@@ -130,7 +131,7 @@ def read_config(path: Path, kind: type[C]) -> C:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
 
-def read_fields(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_fields(path: Path) -> tuple[Values, list[str]]:
     """Return the task and the fields in the config.json of a run of any version, and the names of those that this version does not know.
 
     The values are not checked. A field that the file lacks has its default value.
@@ -167,7 +168,7 @@ def override(config: C, path: Path) -> C:
     return dataclasses.replace(config, **sections)
 
 
-def _parsed(path: Path, remedy: str) -> dict[str, Any]:
+def _parsed(path: Path, remedy: str) -> Values:
     subject = f"config {path}"
     content = decode_utf8(read_input(path, subject, remedy), path, remedy)
     with parsing(subject, remedy):
@@ -185,7 +186,7 @@ def read_task(path: Path) -> str:
     return _read_json(path)["task"]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Values:
     """Read a config from a JSON file, and return it as a dict."""
     raw = with_task(_parsed(path, _REMEDY))
     task = raw["task"]

@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.backend_names import AUTO, check_backend
 from lstm_jax.bounds import MOST, Bounds, Checked, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share, frozen
 from lstm_jax.cell_names import cell_traits
@@ -23,7 +24,7 @@ def added(default: Any) -> Any:
     return field(default=default, metadata=ADDED)
 
 
-def config_values(config: Any) -> dict[str, Any]:
+def config_values(config: Any) -> Values:
     """Return the values of a config as a dict, without the later added fields that have their default values."""
     values = dataclasses.asdict(config)
     for own in dataclasses.fields(config):
@@ -142,9 +143,9 @@ class RunConfig:
     task: ClassVar[str]
     """Name of the task, which is written to config.json and shown in error messages."""
     commands: ClassVar[str]
-    """Names of the commands that use a trained run of this task, for error messages."""
-    files: ClassVar[tuple[str, ...]] = ()
-    """Names of the task's own files in the folder of a run, such as "vocabulary.json"; see `Task.files`."""
+    """Texts of the commands that use a trained run of this task, for error messages."""
+    files: ClassVar[Texts] = ()
+    """Texts of the task's own files in the folder of a run, such as "vocabulary.json"; see `Task.files`."""
     data: Any
     model: RecurrentConfig
     train: TrainConfig

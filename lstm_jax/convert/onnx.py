@@ -18,6 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 import lstm_jax
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import (
     CHARACTER,
@@ -115,7 +116,7 @@ class Graph:
         return model
 
 
-def state_names(cell: str) -> tuple[str, ...]:
+def state_names(cell: str) -> Texts:
     """Return the names of the arrays of a cell's state."""
     return ("h", "c") if cell == "lstm" else ("h",)
 

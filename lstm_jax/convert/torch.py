@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
@@ -61,7 +62,7 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
             nn.LSTM with `proj_size`.
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors. The state dict of an
             nn.LSTMCell, nn.GRUCell or nn.RNNCell becomes a list of one layer.
-        prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Names with another prefix are ignored.
+        prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Texts with another prefix are ignored.
 
     Returns:
         a list with the weights of each layer; see `lstm_jax.convert`. If the module has no biases, the biases are zeros.
@@ -169,7 +170,7 @@ def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Array
     return reordered("PyTorch", cell, arrays)
 
 
-def _uniform(cell: str, layers: list[Any]) -> list[Layer]:
+def _uniform(cell: str, layers: list) -> list[Layer]:
     """Return copies of the weights of layers, after checking that one PyTorch module can hold them."""
     found = check_stack(layers, cell)
     shapes = {str([half["recurrent_kernel"].shape for half in halves(layer).values()]) for layer in found}
@@ -276,7 +277,7 @@ def _to_state(params: Params, embedding: str, lstm: str, head: str, kind: Kind) 
     }
 
 
-def read_torch_file(path: str | os.PathLike[str]) -> Arrays:
+def read_torch_file(path: AnyPath) -> Arrays:
     """Read a `.safetensors` file and return a dict from the name of each array to the array.
 
     A `.pt` file is not accepted, because it is a pickle, which can run code when it is loaded.

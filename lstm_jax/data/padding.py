@@ -101,7 +101,7 @@ def joined_rows(values: Any, starts: ndarray, lengths: ndarray) -> ndarray:
     return values[np.repeat(starts, lengths) + within]
 
 
-def ragged(rows: Iterable[Any]) -> tuple[ndarray, ndarray]:
+def ragged(rows: Iterable) -> tuple[ndarray, ndarray]:
     """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.errors import InputError, parsing, require
 from lstm_jax.runtime.machine import total_memory
 
@@ -93,7 +94,7 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 
 @contextlib.contextmanager
 def open_input(
-    path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE, limited: bool = True, fifo: bool = False
+    path: AnyPath, subject: str = "", remedy: str = READABLE, limited: bool = True, fifo: bool = False
 ) -> Iterator[io.BufferedReader]:
     """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed."""
     subject = subject or f"file {path}"

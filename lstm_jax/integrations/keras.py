@@ -22,6 +22,7 @@ from typing import Any, no_type_check
 import jax
 import keras
 
+from lstm_jax.aliases import Values
 from lstm_jax.cells import CELLS, Cell, with_activations
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, check_class, require
@@ -58,11 +59,11 @@ def why_not(layer: keras.layers.RNN) -> str:
     return ""
 
 
-def _cells(cell: Any) -> list[Any]:
+def _cells(cell: Any) -> list:
     return list(cell.cells) if type(cell) is keras.layers.StackedRNNCells else [cell]
 
 
-def _activations(cell: Any) -> list[Any]:
+def _activations(cell: Any) -> list:
     """Return the activation and the recurrent activation, each as its name if it is a function of Keras itself."""
     found = []
     for function in (cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)):
@@ -97,14 +98,14 @@ def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
     of_state = cell.get_recurrent_dropout_mask(h) if 0 < cell.recurrent_dropout < 1 else None
     if getattr(cell, "implementation", 1) != 1:
         of_state = None  # Keras' implementation 2 has no recurrent dropout
-    per_gate: list[Any] = [keras.ops.stack(masks) if isinstance(masks, list) else masks for masks in (of_input, of_state)]
+    per_gate: list = [keras.ops.stack(masks) if isinstance(masks, list) else masks for masks in (of_input, of_state)]
     return DropoutMasks(*per_gate)
 
 
 class _Unrolled(keras.layers.RNN):
     """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
-    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, list[Any]]:
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, list]:
         """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer."""
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
@@ -173,7 +174,7 @@ class Bidirectional(keras.layers.Bidirectional):
             super().__init__(layer, *args, **kwargs)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
+    def from_config(cls, config: Values, custom_objects: dict[str, type] | None = None) -> Any:
         """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned."""
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 

@@ -144,11 +144,11 @@ class RecurrentStack(DropoutLayer):
         size = len(values) if isinstance(values, Sequence) else type(values).__name__
         require(size == len(self.layers), name, size, f"give a list of {len(self.layers)}, one for each layer")
 
-    def initial_state(self, batch: int | None, dtype=None) -> list[Any]:
+    def initial_state(self, batch: int | None, dtype=None) -> list:
         """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""
         return [layer.initial_state(batch, dtype) for layer in self.layers]
 
-    def step(self, x, state: Sequence[Any], *, reset=None) -> tuple[Array, list[Any]]:
+    def step(self, x, state: Sequence, *, reset=None) -> tuple[Array, list]:
         """Run one step of all layers without dropout, and return (output of the last layer, list of the states of all layers).
 
         The arguments are those of `Recurrent.step`, except that `state` is the list of the states of all layers before the step.

@@ -75,7 +75,7 @@ class Parts(NamedTuple):
     """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def _name(path: tuple) -> str:
     return "/".join(str(part) for part in path if part != "layers")
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler, packaged
@@ -60,12 +61,12 @@ def is_off() -> str:
     return "" if _enabled.value else f"turned off by {VARIABLE} or compiled_code(False)"
 
 
-def _flags() -> tuple[str, ...]:
+def _flags() -> Texts:
     return ("-march=native", *compiler.sanitizer_flags())
 
 
 @functools.cache
-def _key(flags: tuple[str, ...]) -> str:
+def _key(flags: Texts) -> str:
     return compiler.short_hash(compiler.source_hash(), version("jaxlib"), processor(), *flags)
 
 
@@ -106,7 +107,7 @@ class Library(NamedTuple):
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""
-    notes: tuple[str, ...]
+    notes: Texts
     """Messages that say why other libraries cannot be used."""
     code: Any = None
     """The loaded library, a `ctypes.CDLL`, or None if the process can use no library."""

@@ -14,6 +14,7 @@ import platform
 import tempfile
 from pathlib import Path
 
+from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler
@@ -51,7 +52,7 @@ def file_name(level: str) -> str:
 
 
 @functools.cache
-def levels_here() -> tuple[str, ...]:
+def levels_here() -> Texts:
     """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first."""
     features = set(processor().split())
     levels, found = LEVELS.get(platform.machine(), {}), ()

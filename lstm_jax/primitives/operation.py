@@ -25,9 +25,10 @@ from jax import lax
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import frozen
 
-Leaves = Sequence[Any]
+Leaves = Sequence
 Axes = Sequence[int | None]
 """Index of the batch axis of each array, or None for an array that has no batch axis."""
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -120,7 +121,7 @@ class _OfResiduals:
 
     operation: Operation
     trees: tuple[Any, Any, Any]
-    given: tuple[int, ...]
+    given: Ints
 
     def cut(self, leaves: Leaves) -> tuple[Any, Any, Leaves]:
         """Return the arguments and the residuals as trees, and the tangents or cotangents."""
@@ -148,7 +149,7 @@ class _Tangents(_OfResiduals):
 
 @frozen
 class _Backward(_OfResiduals):
-    wanted: tuple[int, ...]
+    wanted: Ints
 
     def run(self, own, *leaves):
         args, residuals, cotangents = self.cut(leaves)

@@ -11,6 +11,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
+from lstm_jax.aliases import Texts
+
 Axes = Sequence[int | None]
 _devices = jax.make_user_context(default_value=1)
 SUM = "sum"
@@ -67,7 +69,7 @@ def devices_at_once() -> int:
     return max(_devices.value, math.prod(mesh.shape[name] for name in mesh.manual_axes))
 
 
-def _names(mesh, shapes, axes) -> tuple[str, ...]:
+def _names(mesh, shapes, axes) -> Texts:
     """Return the names of the mesh axes over which arrays are sharded, or () if they are not sharded."""
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
@@ -78,7 +80,7 @@ def _names(mesh, shapes, axes) -> tuple[str, ...]:
     return ()
 
 
-def _sharding(mesh, axis, names: tuple[str, ...]) -> NamedSharding:
+def _sharding(mesh, axis, names: Texts) -> NamedSharding:
     split = isinstance(axis, int) and names
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, names) if split else PartitionSpec())
 

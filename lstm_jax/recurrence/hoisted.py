@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import Mask, is_ids, is_per_gate, masked, matmul, project
@@ -114,7 +115,7 @@ class Loops(NamedTuple):
 
     forward: Callable
     backward: Callable
-    platforms: tuple[str, ...] = ()
+    platforms: Texts = ()
 
 
 def forward_loop(options: Options, keep: bool, z, call: Call, kind: type = LocalDerivatives):

@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
@@ -189,7 +190,7 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
 
 
 @lru_cache(maxsize=256)
-def _sizes(init: Callable, gates: int, fields: tuple[str, ...], dtype: np.dtype, given: tuple) -> tuple[int, int]:
+def _sizes(init: Callable, gates: int, fields: Texts, dtype: np.dtype, given: tuple) -> tuple[int, int]:
     """Return the numbers of features E and units H, after checking the shape and dtype of each parameter."""
     shape = given[fields.index("kernel")][0]
     require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
@@ -312,7 +313,7 @@ def _is_of(dtype, kinds: tuple) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
-def _fitting(name: str, value, kinds: tuple, *shapes: tuple[int, ...]) -> AnyArray:
+def _fitting(name: str, value, kinds: tuple, *shapes: Ints) -> AnyArray:
     remedy = f"give shape {' or '.join(map(str, shapes))}: {_NOUNS[kinds]}"
     array = of_kinds(name, value, kinds, remedy)
     require(array.shape in shapes, name, array.shape, remedy)

@@ -30,6 +30,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError, require, system_errors
 
@@ -197,7 +198,7 @@ def own_devices(devices: int, place: Processes) -> int:
     return devices // place.processes
 
 
-def largest(*numbers: int) -> tuple[int, ...]:
+def largest(*numbers: int) -> Ints:
     """Return the maximum of each argument over all processes. All processes must call this function together."""
     if not several():
         return numbers

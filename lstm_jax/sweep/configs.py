@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import as_tuple
 from lstm_jax.errors import require
 
@@ -25,8 +26,8 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
         InputError: if a name in `changes` is not a field of the config.
     """
-    new: dict[str, Any] = {}
-    inner: dict[str, dict[str, Any]] = {}
+    new: Values = {}
+    inner: dict[str, Values] = {}
     for name, value in changes.items():
         field, _, rest = name.partition(".")
         require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
@@ -41,12 +42,12 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
 
 
-def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
+def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list:
     """Return one copy of the config for each dict in `changes`; see `override`."""
     return [override(config, overrides) for overrides in changes]
 
 
-def grid(config: Any, /, **axes: Sequence[Any]) -> list[Any]:
+def grid(config: Any, /, **axes: Sequence) -> list:
     """Return one copy of the config for every combination of the given values.
 
     Args:

@@ -1,4 +1,4 @@
-"""Names by which other processes import functions and classes, and the ids of runs."""
+"""Texts by which other processes import functions and classes, and the ids of runs."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from lstm_jax.aliases import Values
 from lstm_jax.config.shared import config_values, default
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.commits import commit_of
@@ -43,7 +44,7 @@ def set_main_name(name: str) -> None:
     _main_of_parent = name
 
 
-def require_importable(function: Run, configs: Iterable[Any]) -> None:
+def require_importable(function: Run, configs: Iterable) -> None:
     """Check that another process can import a function by its name, and rebuild configs by pickle."""
     main = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
     importable = function.__module__ != "__main__" or (main.is_file() and main.stem != "__main__")
@@ -97,7 +98,7 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
     return found
 
 
-def items_of(value: Any) -> dict[Any, Any]:
+def items_of(value: Any) -> dict:
     """Return the items of a dict, or of a list or tuple by their indices. Any other value has none."""
     if isinstance(value, (list, tuple)):
         return dict(enumerate(value))
@@ -105,7 +106,7 @@ def items_of(value: Any) -> dict[Any, Any]:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> Values:
     """Return the annotations of a class, or {} if a name in them cannot be found."""
     try:
         return get_type_hints(kind)

@@ -18,6 +18,7 @@ from textwrap import shorten
 from typing import Any
 
 import lstm_jax
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import checked
 from lstm_jax.config.shared import config_values
 from lstm_jax.errors import InputError, check_choice, require
@@ -30,12 +31,12 @@ from lstm_jax.sweep.rows import Row, read_rows, record
 from lstm_jax.sweep.together import divide, run_group
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
-"""Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
+"""Texts of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
 
 
 def run(
     function: Run,
-    configs: Iterable[Any],
+    configs: Iterable,
     path: str | Path,
     where: str = "here",
     workers: int = 0,
@@ -43,7 +44,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     per_job: int = 0,
     together: str | Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Values]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
     A config that already has a row is skipped, unless its run has failed and `retry` is true. A warning is given if a skipped run has
@@ -106,7 +107,7 @@ def run(
         if count:
             warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    names = checked("together", together, tuple[str, ...])
+    names = checked("together", together, Texts)
     groups = divide(function, names, missing) if names else {}
     call, jobs, cached = run_group if names else function, path.with_suffix(".jobs"), len(wanted) - len(missing)
     work = Work(call, groups or missing, workers, per_job, jobs, options or {}, len(missing), cached)
@@ -154,7 +155,7 @@ def _shown(value: Any, form: str = ".4g") -> str:
     return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
 
 
-def _check(function: Run, configs: Sequence[Any], where: str, workers: int, per_job: int) -> None:
+def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: int) -> None:
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
@@ -178,9 +179,9 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int, per_
         require_importable(function, configs)
 
 
-def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
+def _by_id(function: Run, configs: Iterable) -> Values:
     """Return a dict from the id of each run to its config."""
-    wanted: dict[str, Any] = {}
+    wanted: Values = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
         one, other = (f"{import_name(type(item))} with keys {_key_types(config_values(item))}" for item in (first, config))
@@ -208,7 +209,7 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
     return {key: mine[key] for key in wanted if key in mine}, len({row["id"] for row in rows} - mine.keys())
 
 
-def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
+def existing_rows(function: Run, configs: Iterable, path: str | Path) -> list[Values]:
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
@@ -216,15 +217,15 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     return list(_found(Path(path), _by_id(function, configs))[0].values())
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Values:
     """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
-    flat: dict[str, Any] = {}
+    flat: Values = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list]]:
     """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
 
     A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".

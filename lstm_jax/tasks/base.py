@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lstm_jax import native
+from lstm_jax.aliases import AnyPath, Texts
 from lstm_jax.bounds import Trackers, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
@@ -195,9 +196,9 @@ class Task(Training, Generic[C, D]):
         mesh: see `Training`.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
-    """Names of the metrics that the objective returns."""
-    curves: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    metrics: ClassVar[Texts] = ("loss", "accuracy")
+    """Texts of the metrics that the objective returns."""
+    curves: ClassVar[Texts] = ("loss", "accuracy")
     """Metrics that the figure of learning curves shows; see `figures.learning_curves`."""
     table: ClassVar[str] = ""
     """Name of a parameter that the objective uses only to look up rows, or "". A step updates only those of its rows that are looked up."""
@@ -273,7 +274,7 @@ class Task(Training, Generic[C, D]):
     def train(
         cls,
         config: C,
-        folder: str | os.PathLike[str],
+        folder: AnyPath,
         *,
         data: D | None = None,
         initial: Mapping[str, Array | ndarray] | None = None,
@@ -479,9 +480,9 @@ class Trained(ABC, Generic[C, Own]):
     run: RunFolder
     config: C
     params: dict[str, ndarray]
-    notes: tuple[str, ...]
+    notes: Texts
     """Warnings about the run, for example that a checkpoint is damaged and an older one is used."""
-    rebuild: Callable[..., Any]
+    rebuild: Callable
     own: Own
     """Content of the task's own file in the run folder, for example the vocabulary."""
 
@@ -528,7 +529,7 @@ class Trained(ABC, Generic[C, Own]):
         """Read the task's own file in the run folder, and return its content and a new model that fits the config and this content."""
 
     @classmethod
-    def load(cls: type[T], folder: str | os.PathLike[str]) -> T:
+    def load(cls: type[T], folder: AnyPath) -> T:
         """Load the trained model of a training run from the folder of the run.
 
         The parameters are those of the best epoch. If no metric selects the best epoch, they are those of the newest epoch.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax import data
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
@@ -187,7 +188,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         return self._score_held_out(params), draw
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
+def read_samples(path: Path) -> list[Values]:
     """Return the texts that a run has drawn so far, as stored in its file samples.jsonl."""
     if not path.exists():
         return []

@@ -19,6 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 from numpy import ndarray
 
+from lstm_jax.aliases import Values
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import WordLanguageModel, replaced
@@ -179,6 +180,6 @@ def sampled_losses(vectors: Array, targets: Array, table: Array, offset: Array, 
     return jnp.logaddexp(correct, jax.nn.logsumexp(others, axis=-1)) - correct
 
 
-def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
+def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> Values:
     """Return the parameters of the language model that a classifier takes over: those of the embedding and of the recurrent layer."""
     return {name: language_model[name] for name in classifier if name.startswith(("embedding/", "recurrent/"))}

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import native
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, Interrupted, check_class, require
@@ -80,7 +81,7 @@ def run_epochs(
     *,
     carry: Any = (),
     table: str | None = "",
-    metrics: tuple[str, ...] = ("loss", "accuracy"),
+    metrics: Texts = ("loss", "accuracy"),
     evaluate: Callable[[Any, Metrics], Metrics] | None = None,
     monitor: str = "",
     mode: str = "min",

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.models import Parts, split_module
@@ -52,7 +53,7 @@ def split_model(model: Any) -> Parts:
     return parts
 
 
-def check_floats(name: str, value: Any, shape: tuple[int, ...], remedy: str) -> None:
+def check_floats(name: str, value: Any, shape: Ints, remedy: str) -> None:
     """Raise `InputError` if a value is not an array of floats of the given shape."""
     array = isinstance(value, Array | ndarray)
     fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lstm_jax.aliases import Texts
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config import CONFIGS
 from lstm_jax.config.files import config_changes, shown_changes
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # the table of runs needs no JAX
     import jax
 
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
-"""Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
+"""Texts of all files that the predictions of a run can depend on. A run has only the files of its task."""
 PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 Environment = dict[str, Any]
 """Versions, devices and settings of a process; see `environment`."""
@@ -134,7 +135,7 @@ class RunFolder:
             same = same_data(self.fingerprint.read_bytes(), fingerprint)
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
-    def verify(self) -> tuple[str, ...]:
+    def verify(self) -> Texts:
         """Check that the files on which predictions depend have the checksums in the manifest, and return a tuple of warnings.
 
         The tuple is empty, except for a run of an older version of lstm_jax, which has no manifest.

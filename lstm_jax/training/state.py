@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.shapes import RUNS
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
@@ -28,7 +29,7 @@ class TrainState(NamedTuple):
     """int32 scalar: number of steps since the start of the run."""
     params: Any
     opt_state: Any
-    totals: dict[str, Any]
+    totals: Values
     """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars, and `EXAMPLES` and `FINITE` as
     int32."""
     carry: Any = ()
@@ -52,9 +53,7 @@ def over_runs(tree: Any) -> Any:
     return jax.jit(lambda run, tree: jax.tree.map(lambda a: jnp.where(run < 0, 0, a) if a.ndim else a, tree))(run, tree)
 
 
-def create_state(
-    params, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry=(), table: str = ""
-) -> tuple[TrainState, TrainState]:
+def create_state(params, optimizer: Optimizer, totals: Texts, mesh: Mesh, carry=(), table: str = "") -> tuple[TrainState, TrainState]:
     """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
 
     The given arrays are copied. Therefore they stay valid when a compiled step reuses the memory of the state. Parameters are sharded as

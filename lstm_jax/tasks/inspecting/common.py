@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.bounds import MOST, Bounds, Checked, Count, frozen
 from lstm_jax.inspection.trace import trace
 from lstm_jax.inspection.window import Example, Frame, Layer, Window
@@ -24,7 +25,7 @@ from lstm_jax.training import checkpoint
 from lstm_jax.training.loop import History
 
 _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
-"""Names of the gates and states of a recurrent layer, in the order in which a page shows them. Names not listed here come first."""
+"""Texts of the gates and states of a recurrent layer, in the order in which a page shows them. Texts not listed here come first."""
 
 
 @frozen
@@ -34,7 +35,7 @@ class Request(Checked):
     If neither texts nor a file are given, the page shows examples from the held-out data of the run.
     """
 
-    texts: tuple[str, ...] = ()
+    texts: Texts = ()
     """Reviews (for a sentiment run) or texts (for a text-generation run) to show."""
     file: Path | None = None
     """File with the examples. Depending on the task, it holds reviews, one text, or one series, whose last window is shown."""
@@ -58,7 +59,7 @@ class Request(Checked):
 class Epochs(NamedTuple):
     """Training epochs that an HTML page about a run shows, with the parameters of the model after each of these epochs."""
 
-    numbers: tuple[int, ...]
+    numbers: Ints
     """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
     params: tuple[dict[str, Array], ...]
     """Parameters of each epoch."""
@@ -130,7 +131,7 @@ class Network(ABC):
         """End of the sentence about the model, and further sentences."""
         return "."
 
-    def neighbours(self, examples: Iterable[Any]) -> Mapping[str, Sequence[tuple[str, float]]]:
+    def neighbours(self, examples: Iterable) -> Mapping[str, Sequence[tuple[str, float]]]:
         """Return the words nearest to each word of the examples, with their cosine similarities."""
         return {}
 

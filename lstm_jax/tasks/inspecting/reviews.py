@@ -13,6 +13,7 @@ from jax import Array
 from numpy import ndarray
 
 from lstm_jax import data
+from lstm_jax.aliases import Values
 from lstm_jax.data.reviews.tables import read_texts
 from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
@@ -54,7 +55,7 @@ class ReviewNetwork(Network):
         if not self.stepwise:
             return self.verdicts(vectors, params, ids)
         model = self.rebuild(params)
-        options: dict[str, Any] = {"return_sequences": True, "deterministic": True, "time_major": True}
+        options: Values = {"return_sequences": True, "deterministic": True, "time_major": True}
         return model.head(model.recurrent(vectors[:, None], mask=model.embedding.mask(ids[:, None]), **options))[:, 0, 0]
 
     def whole(self, params: Any, ids: ndarray) -> float:
