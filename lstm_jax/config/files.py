@@ -1,7 +1,6 @@
 """Reading and writing of configs as JSON."""
 
 import dataclasses
-import difflib
 import json
 import pkgutil
 import tomllib
@@ -15,7 +14,8 @@ from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
-from lstm_jax.config.shared import RunConfig, config_values
+from lstm_jax.config.shared import RunConfig, config_values, flatten
+from lstm_jax.config.shared import override as override_fields
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, parsing, read_input
 
@@ -38,7 +38,7 @@ def to_json(config: RunConfig) -> str:
     return json.dumps({"task": config.task} | config_values(config), indent=2) + "\n"
 
 
-def with_task(raw: Any) -> Any:
+def with_task(raw) -> Any:
     """Return a parsed JSON config with the name of its task under the key "task".
 
     Older versions of the library wrote configs without this key. The task is then inferred from the other keys. If `raw` has the
@@ -55,7 +55,7 @@ Changes = dict[tuple[str, str], tuple[Any, Any]]
 """Dict from (section, field) to the pair of the old value and the new value."""
 
 
-def config_changes(old: Any, new: Any) -> Changes:
+def config_changes(old, new) -> Changes:
     """Return the fields in which two configs, as parsed JSON, differ. If their tasks differ, only the task is compared."""
     before, after = _flat(old), _flat(new)
     changes = {name: (before.get(name), after.get(name)) for name in after | before if before.get(name) != after.get(name)}
@@ -93,7 +93,7 @@ def _as_now(raw: Values) -> Values:
     return raw | parts
 
 
-def _flat(raw: Any) -> dict[tuple[str, str], Any]:
+def _flat(raw) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     found = {}
@@ -154,18 +154,10 @@ def override(config: C, path: Path) -> C:
     subject, raw = f"config {path}", _parsed(path, "give the config.json of a run, or a .toml file")
     task = raw.pop("task", config.task)
     require(task == config.task, subject, f"task {task}", f"give a config of {config.task}")
-    known = [f"{section}.{name}" for section, part in vars(config).items() for name in vars(part)]
-    sections = {}
-    for section, part in raw.items():
-        for field in part if isinstance(part, dict) else [""]:
-            if (name := f"{section}.{field}".rstrip(".")) not in known:
-                (nearest,) = difflib.get_close_matches(name, known, 1, 0)
-                raise InputError(subject, f"unknown field {name}", f"did you mean {nearest}?")
-        try:
-            sections[section] = dataclasses.replace(getattr(config, section), **part)
-        except InputError as error:
-            raise InputError(subject, f"{section}.{error.subject}: {error.value}", error.remedy) from error
-    return dataclasses.replace(config, **sections)
+    try:
+        return override_fields(config, flatten(raw))
+    except InputError as error:
+        raise InputError(subject, f"{error.subject}: {error.value}", error.remedy) from error
 
 
 def _parsed(path: Path, remedy: str) -> Values:

@@ -5,6 +5,7 @@ of the dict. The dict of a config therefore equals the dict that an earlier vers
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -19,12 +20,12 @@ ADDED = {"added": True}
 default value, so that a new config still equals the stored config."""
 
 
-def added(default: Any) -> Any:
+def added(default) -> Any:
     """Return a dataclass field with this default value and the metadata `ADDED`."""
     return field(default=default, metadata=ADDED)
 
 
-def config_values(config: Any) -> Values:
+def config_values(config) -> Values:
     """Return the values of a config as a dict, without the later added fields that have their default values."""
     values = dataclasses.asdict(config)
     for own in dataclasses.fields(config):
@@ -40,6 +41,46 @@ def default(field: dataclasses.Field) -> Any:
     """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has neither a default value nor a default factory."""
     # cloudpickle copies MISSING with a class, so that `is` would not find it
     return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Values:
+    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
+    flat: Values = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def is_config(value) -> bool:
+    """Return whether a value is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def override(config, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of the config in which some fields have other values.
+
+    Args:
+        config: frozen dataclass.
+        changes: dict from the name of a field to its new value. A name with dots, such as "model.units", stands for a field of an inner
+            config.
+
+    Raises:
+        InputError: if a name in `changes` is not a field of the config.
+    """
+    new: Values = {}
+    inner: dict[str, Values] = {}
+    for name, value in changes.items():
+        field, _, rest = name.partition(".")
+        require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
+        fields = [f.name for f in dataclasses.fields(config) if f.init]
+        require(field in fields, "field", name, f"{type(config).__name__} has {', '.join(fields)}")
+        if rest:
+            inner.setdefault(field, {})[rest] = value
+        else:
+            new[field] = value
+            inner.pop(field, None)  # a later change of the whole field replaces earlier changes of its parts
+    new |= {field: override(new.get(field, getattr(config, field)), parts) for field, parts in inner.items()}
+    return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
 
 
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")

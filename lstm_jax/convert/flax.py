@@ -16,7 +16,6 @@ The functions of this module accept a parameter tree as a nested dict or as a fl
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,7 @@ def lstm_from_linen(tree: Mapping) -> Arrays:
     return _joined(_leaves(tree), LINEN)
 
 
-def lstm_to_linen(params: Any, rnn: bool = False) -> Values:
+def lstm_to_linen(params, rnn: bool = False) -> Values:
     """Convert the LSTM weights of lstm_jax to the parameters of a Linen LSTMCell or OptimizedLSTMCell.
 
     The method `apply` of the Linen module expects the result as {"params": result}.
@@ -70,7 +69,7 @@ def lstm_from_nnx(tree: Mapping) -> Arrays:
     return _joined(leaves, OPTIMIZED if "dense_i/kernel" in leaves else NNX)
 
 
-def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> Values:
+def lstm_to_nnx(params, optimized: bool = True, rnn: bool = False) -> Values:
     """Convert the LSTM weights of lstm_jax to the parameters of an NNX cell, as a pure dict for `nnx.replace_by_pure_dict`.
 
     The arguments `params` and `rnn` and the errors are those of `lstm_to_linen`. The result is for an nnx.OptimizedLSTMCell or, if

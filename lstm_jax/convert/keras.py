@@ -111,7 +111,7 @@ def cell_from_keras(cell: str, weights: Sequence, where: str = "") -> Arrays:
     return _from_list(cell, weights, where)
 
 
-def cell_to_keras(cell: str, params: Any) -> Weights:
+def cell_to_keras(cell: str, params) -> Weights:
     """Convert the weights of an LSTM, a GRU or a simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `cell_from_keras`.
@@ -133,7 +133,7 @@ def lstm_from_keras(weights: Sequence, where: str = "") -> Arrays:
     return cell_from_keras("lstm", weights, where)
 
 
-def lstm_to_keras(params: Any) -> Weights:
+def lstm_to_keras(params) -> Weights:
     """Convert an LSTM of lstm_jax to the arrays that `set_weights` of a Keras LSTM expects, as `cell_to_keras("lstm", ...)` does."""
     return cell_to_keras("lstm", params)
 
@@ -158,7 +158,7 @@ def bidirectional_from_keras(weights: Sequence, where: str = "", *, cell: str = 
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
 
 
-def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> Weights:
+def bidirectional_to_keras(params, *, cell: str = "lstm") -> Weights:
     """Convert the weights of a bidirectional layer to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
     The list contains the kernel, the recurrent kernel and the bias of the forward layer, then those of the backward layer.

@@ -183,7 +183,7 @@ LOADABLE = (
 )
 
 
-def load(layer: Any, weights: Any, prefix: str = "") -> None:
+def load(layer, weights, prefix: str = "") -> None:
     """Set the parameters of a layer or a model to given weights, such as those of another library, after checking that the weights fit.
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for

@@ -84,7 +84,7 @@ class Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def node(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+    def node(self, operator: str, *inputs, outputs: int = 1, **attributes) -> Any:
         """Add a node, and return the name of its output, or a list of the names if there are several.
 
         An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
@@ -173,7 +173,7 @@ POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
 
 def layers_to_onnx(
     cell: str,
-    layers: Any,
+    layers,
     *,
     merge: str | None = None,
     states: bool = False,

@@ -90,7 +90,7 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
     return _uniform(cell, layers)
 
 
-def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True) -> Arrays:
+def layers_to_torch(cell: str, layers, prefix: str = "", bias: bool = True) -> Arrays:
     """Convert layers of lstm_jax to the state dict of a PyTorch nn.LSTM, nn.GRU or nn.RNN with the same number of layers.
 
     This function is the inverse of `layers_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
@@ -132,7 +132,7 @@ def cell_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> Array
     return layers[0]
 
 
-def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> Arrays:
+def cell_to_torch(cell: str, params, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> Arrays:
     """Convert the weights of a cell to the state dict of a PyTorch cell, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and direction.
 
     This function is the inverse of `cell_from_torch`; see `layers_to_torch`.
@@ -184,7 +184,7 @@ def lstm_from_torch(state_dict: StateDict, prefix: str = "") -> list[Layer]:
     return layers_from_torch("lstm", state_dict, prefix)
 
 
-def lstm_to_torch(layers: Any, prefix: str = "") -> Arrays:
+def lstm_to_torch(layers, prefix: str = "") -> Arrays:
     """Convert LSTM layers of lstm_jax to the state dict of a PyTorch nn.LSTM, as `layers_to_torch("lstm", ...)` does."""
     return layers_to_torch("lstm", layers, prefix)
 

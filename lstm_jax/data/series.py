@@ -165,12 +165,10 @@ def _read_time(text: str, subject: str) -> tuple[float, str, timedelta | None]:
     if (number := as_number(text)) is not None:
         require(math.isfinite(number), subject, repr(text), "give a finite number, or a date")
         return number, NUMBER, None
-    try:
+    with parsing(subject, "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00"):
         date = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
         offset = date.utcoffset()
         seconds = (date.replace(tzinfo=UTC) if offset is None else date).timestamp()
-    except (ValueError, OverflowError) as error:
-        raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00") from error
     return seconds / DAY, f"a date with {'no' if offset is None else 'an'} offset from UTC", offset
 
 

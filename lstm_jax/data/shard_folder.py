@@ -190,7 +190,7 @@ class MappedIds:
     and `nbytes`. It consists of the ids `begin` to `end` - 1, counted over the ids of all shards.
     """
 
-    def __init__(self, shards: Sequence[Shard], dtype: Any):
+    def __init__(self, shards: Sequence[Shard], dtype):
         self.shards, self.dtype = shards, np.dtype(dtype)
         self.offsets = np.cumsum([0, *(shard.count for shard in shards)])
         self.begin, self.end = 0, int(self.offsets[-1])
@@ -249,7 +249,7 @@ class ShardFolder:
     def _mapped(self) -> Callable[..., ndarray]:
         return lru_cache(OPEN)(np.memmap)
 
-    def shard(self, number: int, joint: ndarray, dtype: Any) -> Shard:
+    def shard(self, number: int, joint: ndarray, dtype) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
         self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)

@@ -218,9 +218,7 @@ def register() -> None:
         raise InputError("native code", "; ".join(library.notes), BUILD)
 
 
-def call(
-    name: str, results: Any, args: Any, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options
-) -> Any:
+def call(name: str, results, args, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options) -> Any:
     """Call a function of the compiled C++ library on arrays of one device, and return its results, in the structure of `results`.
 
     Args:

@@ -53,7 +53,7 @@ class Operation:
     def forward(self, own: bool, keep: bool, *args) -> tuple[Any, Any]:
         """Run the forward pass and return (outputs, residuals). The residuals, which `backward` reads, are None if `keep` is false."""
 
-    def backward(self, own: bool, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
+    def backward(self, own: bool, wanted, args: tuple, residuals, cotangents) -> tuple:
         """Return the gradients with respect to `args` as a tuple of the same structure. This base class differentiates `forward`'s twin."""
         del own, residuals
         outputs, pull = jax.vjp(lambda *args: self.forward(False, False, *args)[0], *args)
@@ -64,7 +64,7 @@ class Operation:
         return [None] * len(jax.tree.leaves(args))
 
     @abstractmethod
-    def output_rows(self, outputs: Any) -> list[int]:
+    def output_rows(self, outputs) -> list[int]:
         """Return the index of the batch axis of each array in the outputs. It is called only if `rows` has an axis."""
 
     def mapped(self, dims: tuple[int | None, ...], size: int, axes: Axes) -> "Operation":
@@ -72,7 +72,7 @@ class Operation:
         return Vmapped(self, dims, size, tuple(axes))
 
 
-def with_zeros(cotangents: Any, like: Any) -> Any:
+def with_zeros(cotangents, like) -> Any:
     """Return gradients with the structure of `like`, with zeros in place of each None."""
     return jax.tree.map(lambda leaf, d: jnp.zeros_like(leaf) if d is None else d, like, cotangents)
 

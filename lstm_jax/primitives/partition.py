@@ -96,7 +96,7 @@ def _rule(arg_axes, result_axes, args, results):
     return f"{', '.join(left)} -> {', '.join(right)}", {"need_replication_factors": tuple(f"d{n}" for n in range(next(numbers)))}
 
 
-def vary_together(*trees: Any) -> tuple:
+def vary_together(*trees) -> tuple:
     """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes, and return the pytrees."""
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))

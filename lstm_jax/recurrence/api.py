@@ -164,7 +164,7 @@ def unroll(
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
-def check_remat(remat: Any) -> Remat:
+def check_remat(remat) -> Remat:
     """Check the argument `remat` of `unroll`, and return it. A NumPy integer becomes an int.
 
     Raises:

@@ -25,7 +25,7 @@ from lstm_jax.aliases import Ints, Texts
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, check_class, require
+from lstm_jax.errors import InputError, check_class, parsing, require
 from lstm_jax.recurrence.call import Call, Resets
 
 AnyArray = Array | ndarray
@@ -144,10 +144,8 @@ def check_zoneout(cell: Cell, part: str, given) -> None:
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
     """Return the name of the dtype of matrix products: `compute_dtype` or, if it is None, the dtype of the parameters."""
-    try:
+    with parsing("compute_dtype", f"give one of {', '.join(FLOATS)}, int8, or None"):
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
-    except TypeError as error:
-        raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, int8, or None") from error
     fits = name != "float64" or compute_dtype is None or bool(getattr(jax.config, "jax_enable_x64", False))
     require(fits, "compute_dtype", name, "switch jax_enable_x64 on")
     return name

@@ -75,7 +75,7 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
-def put(tree: Any, shardings: Any) -> Any:
+def put(tree, shardings) -> Any:
     """Copy a pytree of arrays to the devices of a mesh, which may belong to several processes, and return the sharded JAX arrays.
 
     All processes give the same arrays, and each copies only the parts that belong on its own devices. `shardings` is one sharding for all
@@ -86,7 +86,7 @@ def put(tree: Any, shardings: Any) -> Any:
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def place(leaf: Any, sharding: NamedSharding):
+    def place(leaf, sharding: NamedSharding):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(np.asarray(jax.random.key_data(leaf)))
         array = np.asarray(leaf)
@@ -109,7 +109,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     return slice(places[0] * per_device, (places[-1] + 1) * per_device)
 
 
-def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+def from_own_rows(tree, mesh: Mesh, axis: int = 0) -> Any:
     """Return arrays that are sharded along their axis `axis`, from NumPy arrays with the rows of this process; see `own_rows`."""
     over = rows(mesh, axis)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(over, array), tree)

@@ -20,11 +20,10 @@ from typing import Any
 import lstm_jax
 from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import checked
-from lstm_jax.config.shared import config_values
-from lstm_jax.errors import InputError, check_choice, require
+from lstm_jax.config.shared import config_values, flatten, is_config
+from lstm_jax.errors import check_choice, parsing, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import write_atomically
-from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
 from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_commit, source_digest
 from lstm_jax.sweep.rows import Row, read_rows, record
@@ -151,7 +150,7 @@ def _labels(configs: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _shown(value: Any, form: str = ".4g") -> str:
+def _shown(value, form: str = ".4g") -> str:
     return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
 
 
@@ -170,11 +169,8 @@ def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: 
     for config in configs:
         require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
         for field, value in dataclasses.asdict(config).items():
-            try:
+            with parsing(f"field {field} of a config", "give text or numbers, and dicts with keys of one type"):
                 json.dumps(value, sort_keys=True)
-            except (TypeError, ValueError) as error:
-                remedy = "give text or numbers, and dicts with keys of one type"
-                raise InputError(f"field {field} of a config", f"not JSON: {value!r}", remedy) from error
     if where == "processes":
         require_importable(function, configs)
 
@@ -190,7 +186,7 @@ def _by_id(function: Run, configs: Iterable) -> Values:
     return wanted
 
 
-def _key_types(value: Any) -> list[str]:
+def _key_types(value) -> list[str]:
     """Return the names of the types of all keys of the dicts in a value, in the order of the keys as texts."""
     items = sorted(items_of(value).items(), key=lambda item: str(item[0]))
     return [name for key, item in items for name in (type(key).__name__, *_key_types(item))]
@@ -199,7 +195,7 @@ def _key_types(value: Any) -> list[str]:
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
     """Return the last row of each config in a file, in the order of the configs, and the number of configs with rows of other classes."""
 
-    def check(row: Any, location: str):
+    def check(row, location: str):
         known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
         return row
@@ -215,14 +211,6 @@ def existing_rows(function: Run, configs: Iterable, path: str | Path) -> list[Va
     A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
     """
     return list(_found(Path(path), _by_id(function, configs))[0].values())
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Values:
-    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
-    flat: Values = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list]]:

@@ -109,7 +109,7 @@ class Training(ABC):
     def objective(self, rebuild: Callable) -> Objective:
         """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
 
-    def carry(self, model: Any) -> Any:
+    def carry(self, model) -> Any:
         """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
         return ()
 
@@ -167,7 +167,7 @@ def _is_cpu(mesh: Mesh) -> bool:
     return mesh.local_devices[0].platform == "cpu"
 
 
-def _bytes(tree: Any, devices: int = 1) -> int:
+def _bytes(tree, devices: int = 1) -> int:
     """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -229,11 +229,11 @@ class Task(Training, Generic[C, D]):
         """Return the shapes of the input and the output of the model as text, for the title of the table of layers."""
 
     @abstractmethod
-    def evaluate(self, params: Any) -> Metrics:
+    def evaluate(self, params) -> Metrics:
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
-    def results(self, run: RunFolder, params: Any) -> Results:
+    def results(self, run: RunFolder, params) -> Results:
         """Return the results of the training, whose parameters are `params`."""
 
     def finish(self, run: RunFolder, result: FitResult, figures: bool) -> Metrics:
@@ -514,11 +514,11 @@ class Trained(ABC, Generic[C, Own]):
         """Device mesh of as many devices as the config asks for, or of all devices if there are fewer."""
         return sharding.make_mesh(self.config.train.devices if self.config.train.devices <= jax.device_count() else 0)
 
-    def is_own(self, data: Any) -> bool:
+    def is_own(self, data) -> bool:
         """Return whether `data`, such as a series, equal the data that the run was trained on."""
         return same_data(read_input(self.run.fingerprint, remedy="name the folder of a finished or interrupted run"), data.fingerprint)
 
-    def check_own(self, data: Any) -> None:
+    def check_own(self, data) -> None:
         """Raise an `InputError` unless `data` equal the data that the run was trained on."""
         subject = f"data of run {self.run.path}"
         require(self.is_own(data), subject, "changed since the run began", "give back the data that its config.json names")
@@ -554,7 +554,7 @@ class Trained(ABC, Generic[C, Own]):
         return cls(run, config, params, notes, rebuild, own)
 
 
-def _with_found_data(config: Any, run: RunFolder) -> Any:
+def _with_found_data(config, run: RunFolder) -> Any:
     """Resolve relative paths of the data that exist only relative to the folder in which the training was started."""
     started = Path(next((found["folder"] for found in reversed(run.environments()) if "folder" in found), ""))
 

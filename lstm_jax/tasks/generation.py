@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +172,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         windows = np.column_stack(data.windows(self.data.validation, self.config.data.length, self.config.data.step))
         return self.scorer.windows(params, windows).metrics("validation_")
 
-    def _score_held_out(self, params: Any) -> Metrics:
+    def _score_held_out(self, params) -> Metrics:
         return self.scorer.text(params, *self.split("validation")).metrics("validation_") if self.monitor else {}
 
     def results(self, run, params):
@@ -386,7 +386,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, self.mesh, self.mode(mode), self.config.data.length)
 
-    def _known(self, name: str, ids: Any) -> ndarray:
+    def _known(self, name: str, ids) -> ndarray:
         require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
         return check_ids(name, ids, self.characters.size)
 

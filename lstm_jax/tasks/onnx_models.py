@@ -73,7 +73,7 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> Values:
     }
 
 
-def _described(value: Any) -> str:
+def _described(value) -> str:
     """Return the dtype and shape of an ONNX tensor type as text, such as "int64 (batch, time)"."""
     import onnx
 

@@ -123,7 +123,7 @@ class LanguageModel(Training):
         return rows
 
 
-def pretrain(config: SentimentConfig, vocabulary: int, text: ndarray, held_out: ndarray | None, mesh: Mesh, **options: Any) -> FitResult:
+def pretrain(config: SentimentConfig, vocabulary: int, text: ndarray, held_out: ndarray | None, mesh: Mesh, **options) -> FitResult:
     """Train a word-level language model that will initialise a sentiment classifier, and return its parameters and metrics.
 
     `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on `held_out`, a text of two words or more, is computed

@@ -347,7 +347,7 @@ class WordSpace:
         return len(words)
 
 
-def draw_figures(run: RunFolder, params: Any, scored: tuple[ndarray, ndarray] | None, split: str) -> None:
+def draw_figures(run: RunFolder, params, scored: tuple[ndarray, ndarray] | None, split: str) -> None:
     """Draw a confusion matrix, a reliability curve and an embedding map into the folder of a run.
 
     The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.

@@ -134,7 +134,7 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
     return optax.chain(optax.clip_by_global_norm(most), given)
 
 
-def try_update(optimizer: Any) -> None:
+def try_update(optimizer) -> None:
     """Trace one update of a small parameter, and pass on any error that the optimiser raises."""
     parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)

@@ -22,7 +22,7 @@ from lstm_jax.aliases import Texts
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config import CONFIGS
 from lstm_jax.config.files import config_changes, shown_changes
-from lstm_jax.errors import InputError, require, system_errors
+from lstm_jax.errors import InputError, parsing, require, system_errors
 from lstm_jax.files.commits import commit_of
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
@@ -102,10 +102,8 @@ class RunFolder:
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
         given = json.loads(config_json)
-        try:
+        with parsing(f"config {self.config}", "the run folder is damaged; name a new one"):
             changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), given)
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"config {self.config}", error, "the run folder is damaged; name a new one") from error
         old, new = changes.get(("train", "epochs"), (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
         longer = more and given["train"]["schedule"] == "constant"  # each step is then the same
@@ -114,7 +112,7 @@ class RunFolder:
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
         return longer
 
-    def check_exists(self, *_: Any) -> None:
+    def check_exists(self, *_) -> None:
         """Raise an `InputError` if the folder has been removed during the training. This function is also a callback of the training."""
         require(self.config.exists(), f"run folder {self.path}", "removed while it trained", "train anew")
 

@@ -43,7 +43,7 @@ class TrainState(NamedTuple):
     """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`."""
 
 
-def over_runs(tree: Any) -> Any:
+def over_runs(tree) -> Any:
     """Map arrays over the runs of a sweep that run together, as they are after the first step, which else would be compiled twice."""
     try:
         run = lax.axis_index(RUNS)

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
-from lstm_jax.errors import InputError, Interrupted, require
+from lstm_jax.errors import Interrupted, parsing, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.runtime import processes
 from lstm_jax.training.callbacks import Callback, EpochRecord
@@ -96,12 +96,8 @@ def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[t
         with processes.together():
             for tracker in callbacks if processes.first() else ():
                 if isinstance(tracker, Tracker):
-                    try:
+                    with parsing(f"tracker {type(tracker).__name__}", tracker.remedy):
                         tracker.begin(about)
-                    except InputError:
-                        raise
-                    except Exception as error:
-                        raise InputError(f"tracker {type(tracker).__name__}", error, tracker.remedy) from error
                     begun[tracker] = True
         yield [partial(call, one, one.epoch) if isinstance(one, Tracker) else one for one in callbacks], fields
         fields["status"] = "finished"
@@ -126,10 +122,8 @@ class Service(Tracker, ABC):
     """Name of the package of the service, and of the extra of this project that installs it."""
 
     def __init__(self):
-        try:
+        with parsing(f"tracker {self.package}", f'pip install ".[{self.package}]"', ImportError):
             self.api = import_module(self.package)
-        except ImportError as error:
-            raise InputError(f"tracker {self.package}", error, f'pip install ".[{self.package}]"') from error
 
     @abstractmethod
     def start(self, about: About, known: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import AnyStr
 from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.data.tables import has_columns, read_text_column
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.reading import STANDARD_INPUT, decode_utf8, locate, parsing, read_input, require_no_archive
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
@@ -127,10 +127,8 @@ def embedded_articles() -> Texts:
     Raises:
         InputError: if this Python was installed without `pydoc_data`.
     """
-    try:
+    with parsing("embedded corpus", DESCRIPTION, ImportError):
         from pydoc_data.topics import topics
-    except ImportError as error:
-        raise InputError("embedded corpus", "this Python lacks pydoc_data", DESCRIPTION) from error
     return tuple(topics[topic] for topic in sorted(topics) if topics[topic])
 
 

@@ -105,7 +105,7 @@ class Network(ABC):
     kind: ClassVar[str]
     """Kind of the steps of an example; see `Window.kind`."""
 
-    def __init__(self, trained: Any):
+    def __init__(self, trained):
         self.trained, self.rebuild = trained, trained.rebuild
 
         def arrays(params, *args, **options):
@@ -119,11 +119,11 @@ class Network(ABC):
         """Return the examples that the request names, or examples from the held-out data, as a dict with their titles as keys."""
 
     @abstractmethod
-    def steps(self, example: Any) -> Sequence[str]:
+    def steps(self, example) -> Sequence[str]:
         """Return the steps of an example as texts."""
 
     @abstractmethod
-    def frame(self, params: Any, example: Any) -> Frame:
+    def frame(self, params, example) -> Frame:
         """Return the results for an example."""
 
     @property
@@ -135,7 +135,7 @@ class Network(ABC):
         """Return the words nearest to each word of the examples, with their cosine similarities."""
         return {}
 
-    def trace(self, params: Any, *args: Any, steps: slice | ndarray = slice(None), **options: Any) -> list[Layer]:
+    def trace(self, params, *args, steps: slice | ndarray = slice(None), **options) -> list[Layer]:
         """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
         layers = []
         for found in self._arrays(params, *args, **options):
