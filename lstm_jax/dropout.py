@@ -95,8 +95,8 @@ class _DrawMask(Operation):
     shape: Ints
     platforms: Texts = ("cpu",)
 
-    def forward(self, own, keep, *args):
-        if not own:
+    def forward(self, custom, keep, *args):
+        if not custom:
             return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
         keep, scale = np.float32(self.keep), np.float32(1 / self.keep)
         return native.call("lstm_jax_mask", jax.ShapeDtypeStruct(self.shape, jnp.float32), args, keep=keep, scale=scale), ()

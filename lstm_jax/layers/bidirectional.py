@@ -126,7 +126,7 @@ class Bidirectional(Layer):
         Raises:
             InputError: if the two layers have different cells.
         """
-        alike = self.forward.row == self.backward.row
+        alike = self.forward.definition == self.backward.definition
         require(alike, "states", "layers of different cells", "join their arrays yourself")
         return jax.tree.map(lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states)
 
@@ -141,7 +141,7 @@ class Bidirectional(Layer):
             return None, None
         parts = [*given] if isinstance(given, tuple | list) and not hasattr(given, "_fields") else []
         if name != "dropout" and not any(isinstance(part, tuple | list) for part in parts):
-            ahead, back = (len(layer.row.state_like()) for layer in self.directions)
+            ahead, back = (len(layer.definition.state_like()) for layer in self.directions)
             if len(parts) == ahead + back:
                 return tuple(parts[:ahead]), tuple(parts[ahead:])
         require(len(parts) == 2, name, type(given).__name__, "give a pair, forward and backward")

@@ -175,6 +175,6 @@ def set_products(model: M, dtype: str) -> M:
         if isinstance(module, Recurrent):
             module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
             named = BACKENDS.get(module.backend or "")  # an unknown name is an error of the call
-            if named and lacks(named, Request(module.row, compute_dtype=dtype), jax.default_backend()):
+            if named and lacks(named, Request(module.definition, compute_dtype=dtype), jax.default_backend()):
                 module.backend = None
     return model
