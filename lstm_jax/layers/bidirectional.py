@@ -11,9 +11,9 @@ from flax import nnx
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.calls import Layer, Source, is_key, is_single, read_input
-from lstm_jax.layers.initial import checked_call, constructor
+from lstm_jax.layers.base import Layer, Source, is_key, is_single, read_input
 from lstm_jax.layers.recurrent import Recurrent, Shape, recurrent
+from lstm_jax.layers.refusals import checked_call, constructor
 
 MERGES = {
     "concat": lambda ahead, back: jnp.concatenate([ahead, back], axis=-1),

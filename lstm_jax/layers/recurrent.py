@@ -19,8 +19,9 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
-from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
-from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
+from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
+from lstm_jax.layers.initial import Initial, Projection, check_size, initial_params
+from lstm_jax.layers.refusals import checked_call, constructor
 from lstm_jax.recurrence import REAL, Remat, check_remat, check_zoneout, of_kinds, unroll
 
 Shape = tuple[int | None, ...]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax.config import ForecastModelConfig
 from lstm_jax.layers import ClassifierHead
-from lstm_jax.layers.calls import Source
+from lstm_jax.layers.base import Source
 from lstm_jax.models.parts import make_stack
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import require
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
-from lstm_jax.layers.calls import Source
+from lstm_jax.layers.base import Source
 from lstm_jax.models.parts import make_stack
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps

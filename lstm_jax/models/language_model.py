@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
-from lstm_jax.layers.calls import dropout_key
+from lstm_jax.layers.base import dropout_key
 from lstm_jax.models.parts import make_stack
 from lstm_jax.shapes import TokenIds
 

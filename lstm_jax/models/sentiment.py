@@ -17,7 +17,7 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding
-from lstm_jax.layers.calls import Source, dropout_key, is_key
+from lstm_jax.layers.base import Source, dropout_key, is_key
 from lstm_jax.models.parts import make_stack
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.recurrence import LOWEST, as_int32
