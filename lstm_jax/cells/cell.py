@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax import initializers
-from lstm_jax.aliases import Ints, Texts
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import products
 from lstm_jax.errors import check_class, parsing, require
@@ -85,16 +85,12 @@ class Cell:
     @property
     def has_cell_state(self) -> bool:
         """Whether the state contains a cell state c in addition to the output h, as in an LSTM."""
-        return "c" in self._state_fields
+        return "c" in self.state_like()._fields
 
     @cached_property
     def is_linear(self) -> bool:
         """Whether `linear` computes the whole step: the cell has this function, and its state has no field besides the output h."""
-        return self.linear is not None and self._state_fields == ("h",)
-
-    @cached_property
-    def _state_fields(self) -> Texts:
-        return self.state_like()._fields
+        return self.linear is not None and self.state_like()._fields == ("h",)
 
     def state_like(self, units: int = _UNITS) -> Any:
         """Return the initial state for batch size 1 in float32, with a `jax.ShapeDtypeStruct` in place of each array."""

@@ -43,7 +43,8 @@ class DropoutLayer(Layer):
         """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
-    def _is_training(self, deterministic: bool | None) -> bool:
+    def is_training(self, deterministic: bool | None) -> bool:
+        """Return whether a call draws masks, given its argument `deterministic`."""
         return not (self.deterministic if deterministic is None else deterministic)
 
 

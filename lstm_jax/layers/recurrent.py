@@ -337,7 +337,7 @@ class Recurrent(DropoutLayer):
             initial_state = tuple(part[...] for part in self.carried) if initial_state is None else initial_state
         elif self.learned_state and initial_state is None and reset_state is None:
             initial_state = self._initial_state(batch)
-        params, dropout = self._drop(batch, steps, dropout, rngs, self._is_training(deterministic))
+        params, dropout = self._drop(batch, steps, dropout, rngs, self.is_training(deterministic))
         outputs, state = unroll(
             self.definition,
             params,

@@ -117,7 +117,7 @@ class RecurrentStack(DropoutLayer):
             remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
             for name in ("mask", "lengths", "resets", "segment_ids"):
                 require(options.get(name) is None, name, "given after a layer with go_backwards", remedy)
-        drops = self.dropout and self._is_training(deterministic)
+        drops = self.dropout and self.is_training(deterministic)
         y: Any = x
         states = []
         for n, layer in enumerate(self.layers):

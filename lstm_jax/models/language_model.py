@@ -77,7 +77,7 @@ class WordLanguageModel(nnx.Module):
                 return_sequences=True,
             )
             h = h[0] if layer.return_state else h
-            if self.dropout and not (layer.deterministic if deterministic is None else deterministic):
+            if self.dropout and layer.is_training(deterministic):
                 # the layer draws its own masks from the key with 0 to 2 folded in
                 mask = draw_mask(jax.random.fold_in(dropout_key(None, key), 3), self.dropout, h.shape[1:], h.dtype)
                 h *= jnp.broadcast_to(mask[None], h.shape)

@@ -82,7 +82,7 @@ class SentimentClassifier(nnx.Module):
         tokens = steps_first if not self.folded and vectors is None else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
-        training = not (self.recurrent.layers[0].directions[0].deterministic if deterministic is None else deterministic)
+        training = self.recurrent.is_training(deterministic)
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs, 0), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
