@@ -116,23 +116,11 @@ def draw_masks(
     dtype=jnp.float32,
     gates: int = GATES,
 ) -> DropoutMasks:
-    """Return the input and recurrent masks of one call of a recurrent layer.
+    """Return the input and recurrent masks of one call of a recurrent layer; see the module for the values of `kind`.
 
-    Args:
-        key: random key.
-        batch: batch size B.
-        features: number of input features E.
-        units: number of columns of the recurrent mask. This is the size of the output h, which equals the number of units unless the cell
-            projects its output.
-        dropout: rate of the input masks. If it is 0, the field `input` of the result is None.
-        recurrent_dropout: rate of the recurrent masks. If it is 0, the field `recurrent` of the result is None.
-        kind: "per_gate" (each gate has its own masks, which are stacked on a first axis), "variational" (all gates share the masks), or
-            "keras" (like "per_gate" if `recurrent_dropout` is above 0, else like "variational").
-        dtype: dtype of the masks.
-        gates: number of gates of the cell. If it is 1, the masks have no axis of gates, whatever `kind` is.
-
-    Raises:
-        InputError: if a rate is not in [0, 1), or `kind` has another value.
+    `units` is the number of columns of the output h, which equals the number of units unless the cell projects its output. If the rate
+    `dropout` or `recurrent_dropout` is 0, the field `input` or `recurrent` of the result is None. If the cell has one gate, the masks have
+    no axis of gates. An `InputError` is raised if a rate is not in [0, 1), or `kind` has another value.
     """
     per_gate = checked("dropout_masks", kind, MaskKind) == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()

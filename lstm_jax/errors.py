@@ -53,15 +53,7 @@ class Interrupted(RuntimeError):
 
 
 def system_errors(subject: str, remedy: str) -> contextlib.AbstractContextManager[None]:
-    """Convert an `OSError` in the body of a with-statement to an `InputError`, for example if a file cannot be written.
-
-    Args:
-        subject: name of the file or folder in the error message.
-        remedy: advice to the user at the end of the error message.
-
-    Raises:
-        InputError: if the body of the with-statement raises an `OSError`.
-    """
+    """Return a context manager that converts an `OSError` to an `InputError`, for example if a file cannot be written."""
     return parsing(subject, remedy, OSError)
 
 

@@ -103,19 +103,11 @@ def _flat(raw) -> dict[tuple[str, str], Any]:
 
 
 def read_config(path: Path, kind: type[C]) -> C:
-    """Read a config from a JSON file that was written with `to_json`, and return it.
-
-    Args:
-        path: path of the file.
-        kind: expected class of the config.
+    """Read a config of the class `kind` from a JSON file that was written with `to_json`. Sections that `kind` does not have are ignored.
 
     Raises:
-        InputError: in one of these cases.
-
-            - The file does not exist or is not JSON.
-            - The file contains no config, or a config of another class than `kind`.
-            - The config lacks a section, or a section has an unknown field or an invalid value. Sections that `kind` does not have are
-              ignored.
+        InputError: if the file does not exist, is not JSON or contains no config of this class, if the config lacks a section, or if a
+            section has an unknown field or an invalid value.
     """
     raw = _read_json(path)
     task = raw["task"]

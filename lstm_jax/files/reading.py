@@ -1,13 +1,8 @@
 """Safe reading of data files. Only files of limited size are read, and every error message names the file.
 
-The path of a data file can cause three problems:
-- It may lead to a FIFO to which no process writes, or to a device that never ends.
-- It may lead to a small compressed file that expands to gigabytes.
-- It may lead to a file on which a parser fails with an exception that the parser's documentation does not mention.
-
-Code that reads a whole data file therefore opens it with `open_input` or `read_input`, decompresses it with `expanded`, and parses it
-inside `with parsing(...)`. It decodes texts by `decode_utf8`, whose error names the probable kind of a file that is not UTF-8, or the
-offset of its first invalid byte.
+A path may lead to a FIFO to which no process writes, to a device that never ends, to a small compressed file that expands to gigabytes,
+or to a file on which a parser fails with any exception. Code that reads a whole data file therefore opens it with `open_input` or
+`read_input`, decompresses it with `expanded`, parses it inside `with parsing(...)`, and decodes texts by `decode_utf8`.
 """
 
 import contextlib

@@ -56,8 +56,8 @@ class CharGenerator(nnx.Module):
             resets: bool (B, T), True where the state is replaced by zeros before the character is read. If None, the state is never
                 replaced.
             state: initial states, one per recurrent layer. If None, they are zeros.
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
+            deterministic: whether to run without dropout; for this and `rngs`, see `Recurrent.__call__`.
+            rngs: source of the dropout masks.
         """
         steps_first = ids.T
         return self.recurrent(

@@ -15,14 +15,10 @@ from lstm_jax.recurrence import BACKENDS, Request, lacks
 
 
 def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options) -> RecurrentStack:
-    """Return the recurrent layers of a model with the settings of its config.
+    """Return the recurrent layers of a model with the settings of its config, of which `bidirectional` and `merge` may be missing.
 
-    Args:
-        config: config of the model. If it has the fields `bidirectional` and `merge`, they are those of the layers.
-        features: number of input features of the first layer.
-        sequences: whether the last layer returns the outputs of all steps, as all others do.
-        rngs: random streams of the layers.
-        options: further arguments of each layer.
+    `features` is the number of input features of the first layer, `sequences` says whether the last layer returns the outputs of all
+    steps, as all others do, and `options` are further arguments of each layer.
     """
     bidirectional = getattr(config, "bidirectional", False)
     if bidirectional:

@@ -69,9 +69,8 @@ class SentimentClassifier(nnx.Module):
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
             packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
                 bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. It must be given if word dropout or dropout of the head is applied. For the
-                dropout of the recurrent layers it may be None: they then draw from the streams that they were made with.
+            deterministic: whether to run without dropout; see `Recurrent.__call__`.
+            rngs: random streams or a key for the dropout masks, which may be None unless word dropout or dropout of the head is applied.
 
         Raises:
             InputError: if `ids` are not ints, if `rngs` is None and word dropout or dropout of the head is applied, or if texts are packed

@@ -223,8 +223,7 @@ def call(name: str, results, args, aliases: dict[int, int] | None = None, sets: 
 
     Args:
         name: name of the function, one of `TARGETS`.
-        results: pytree of one object for each result, with the shape and dtype of the result: an array, a `jax.ShapeDtypeStruct` or the
-            like.
+        results: pytree of one object for each result, with the shape and dtype of the result.
         args: pytree of the operands.
         aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
         sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the

@@ -269,15 +269,7 @@ def as_array(name: str, value, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array.
 
     A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
-    contains tracers, becomes a JAX array.
-
-    Args:
-        name: name of the value in the error message.
-        value: an array, a list or a scalar.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is None or cannot be converted, or is a deleted JAX array.
+    contains tracers, becomes a JAX array. None, what cannot be converted, and a deleted JAX array raise an `InputError`.
     """
     if isinstance(value, AnyArray):
         check_usable(name, value)
@@ -290,17 +282,7 @@ def as_array(name: str, value, remedy: str) -> AnyArray:
 
 
 def of_kinds(name: str, value, kinds: tuple, remedy: str) -> AnyArray:
-    """Return a value as a JAX or NumPy array, after checking its dtype.
-
-    Args:
-        name: name of the value in the error message.
-        value: an array, a list or a scalar.
-        kinds: abstract dtypes, such as `jnp.integer`. The dtype of the array must belong to one of them.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` cannot be converted to an array, or its dtype is of another kind.
-    """
+    """Return a value as `as_array` does, after checking that its dtype is of one of `kinds`, abstract dtypes such as `jnp.integer`."""
     array = as_array(name, value, remedy)
     require(_is_of(array.dtype, kinds), name, array.dtype, remedy)
     return array

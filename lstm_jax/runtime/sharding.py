@@ -146,14 +146,8 @@ def gather_columns(table: Array, ids: Array, batch_axis: int = -1, mode: str = "
     """Look up ids (...) in an embedding table (V, E), and return the rows (..., E).
 
     On a mesh, each device first looks up all ids in its own columns of the table. Then the devices exchange data, so that each device has
-    all columns for its own part of the batch.
-
-    Args:
-        table: embedding table.
-        ids: ints.
-        batch_axis: axis of `ids` along which the result is sharded on a mesh.
-        mode: how an id outside the table is treated. With "fill", the ids -V to -1 count from the end of the table, and any other id
-            outside the table gives a row of NaN. With "clip", the result is the nearest row of the table.
+    all columns for its own part of the batch: the result is sharded along the axis `batch_axis` of `ids`. With the `mode` "fill", the ids
+    -V to -1 count from the end of the table, and any other id outside the table gives a row of NaN. With "clip", it gives the nearest row.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:

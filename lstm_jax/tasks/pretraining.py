@@ -162,15 +162,9 @@ def cut_windows(text: ndarray) -> ndarray:
 def sampled_losses(vectors: Array, targets: Array, table: Array, offset: Array, sample: Array) -> Array:
     """Return the cross-entropies (..., B), in nats, of a softmax over the correct word and the sampled words.
 
-    The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's offset. A
-    sampled word that is also the correct word is left out of the sampled words at this position.
-
-    Args:
-        vectors: vectors (..., B, E) that the model computed for positions of the text.
-        targets: ids (..., B) of the correct words.
-        table: embedding (V, E).
-        offset: bias (V,) of each word minus the logarithm of its frequency in the text from which the words were sampled.
-        sample: ids (K,) of the sampled words.
+    The score of a word at a position is the inner product of the position's vector (..., B, E) and the word's row of the table (V, E), plus
+    the word's `offset` (V,): its bias minus the logarithm of its frequency in the text from which the words were sampled. A sampled word
+    that is also the correct word is left out of the sampled words at this position. `targets` (..., B) and `sample` (K,) are ids.
     """
     correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[targets]
     others: Array = vectors @ sharding.replicate(table[sample]).T

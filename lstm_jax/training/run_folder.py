@@ -65,31 +65,21 @@ class RunFolder:
         self.lock = path / "run.lock"
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Lock the folder against other processes until the context ends. The folder is created if it does not exist.
-
-        Raises:
-            InputError: if another process holds the lock, or if the folder cannot be created.
-        """
+        """Lock the folder against other processes until the context ends. The folder is created if it does not exist."""
         return locked(self.lock, f"run folder {self.path}")
 
     def start(self, config_json: str, resume: bool) -> bool:
         """Write the config of a new run, or check that the run in the folder can be resumed with this config.
 
-        Files that a killed process left half-written are removed.
-
-        Args:
-            config_json: config of the run as JSON.
-            resume: whether the folder may hold a run.
+        Files that a killed process left half-written are removed. `resume` says whether the folder may hold a run.
 
         Returns:
             Whether the config differs from that of the run in the folder, which is allowed if only its number of epochs is larger and its
             learning-rate schedule is constant. The config in the folder is kept until `lengthen` is called.
 
         Raises:
-            InputError: in one of these cases.
-
-                - The folder holds a run, and `resume` is false, or the config differs in another way, or a file of the run has changed.
-                - The folder holds no run, but a file or a folder with a name that a run uses.
+            InputError: if the folder holds a run, and `resume` is false, the config differs in another way, or a file of the run has
+                changed; or if it holds no run, but a file or a folder with a name that a run uses.
         """
         for folder in (self.path, self.events, self.figures):
             remove_temporaries(folder)

@@ -60,14 +60,8 @@ def create_state(params, optimizer: Optimizer, totals: Texts, mesh: Mesh, carry=
     `sharding.param_spec` says, and the moments of the optimiser like their parameters. The arrays of the carry are sharded along their
     first axis, which is the batch axis. All other arrays are replicated.
 
-    Args:
-        params: initial parameters.
-        optimizer: optimiser, whose initial state becomes a part of the training state.
-        totals: names of the entries of `TrainState.totals`.
-        mesh: devices that the state is sharded over.
-        carry: initial `TrainState.carry`.
-        table: name of a parameter that the objective uses only to look up rows, such as an embedding; see `lookups`. If the optimiser has a
-            row-sparse update, each step updates only the rows that its batch looks up. If "", each step updates whole parameters.
+    `totals` are the names in `TrainState.totals`. `table` names a parameter that the objective uses only to look up rows, such as an
+    embedding; see `lookups`. If the optimiser has a row-sparse update, each step updates only the rows that its batch looks up.
     """
 
     def make(params, carry, behind):

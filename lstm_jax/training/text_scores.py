@@ -139,14 +139,8 @@ class Scorer:
         In mode "carried", a text with at least `2 * STREAM` characters to score is read in streams. Before its section, each stream reads
         the `WARM_UP` characters that precede it.
 
-        Args:
-            params: parameters of the model.
-            ids: character ids (N,) of the text.
-            starts: positions in the text before which the recurrent state is replaced by zeros; None means no positions. In mode "window"
-                they are ignored.
-
-        Returns:
-            The scores of the last N - 1 characters.
+        `starts` are positions in the text before which the recurrent state is replaced by zeros. In mode "window" they are ignored. The
+        result has the scores of the last N - 1 characters.
 
         Raises:
             InputError: if `ids` are not ints (N,), or if N is below 2.
