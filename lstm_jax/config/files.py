@@ -1,6 +1,7 @@
 """Reading and writing of configs as JSON."""
 
 import dataclasses
+import difflib
 import json
 import pkgutil
 import tomllib
@@ -15,7 +16,6 @@ from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
 from lstm_jax.config.shared import RunConfig, config_values, flatten
-from lstm_jax.config.shared import override as override_fields
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, parsing, read_input
 
@@ -146,10 +146,18 @@ def override(config: C, path: Path) -> C:
     subject, raw = f"config {path}", _parsed(path, "give the config.json of a run, or a .toml file")
     task = raw.pop("task", config.task)
     require(task == config.task, subject, f"task {task}", f"give a config of {config.task}")
-    try:
-        return override_fields(config, flatten(raw))
-    except InputError as error:
-        raise InputError(subject, f"{error.subject}: {error.value}", error.remedy) from error
+    known = flatten(dataclasses.asdict(config))
+    for name in flatten(raw):
+        if name not in known:
+            (nearest,) = difflib.get_close_matches(name, known, 1, 0)
+            raise InputError(subject, f"unknown field {name}", f"did you mean {nearest}?")
+    sections = {}
+    for section, part in raw.items():
+        try:
+            sections[section] = dataclasses.replace(getattr(config, section), **part)
+        except InputError as error:
+            raise InputError(subject, f"{section}.{error.subject}: {error.value}", error.remedy) from error
+    return dataclasses.replace(config, **sections)
 
 
 def _parsed(path: Path, remedy: str) -> Values:

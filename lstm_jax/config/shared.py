@@ -51,38 +51,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Values:
     return flat
 
 
-def is_config(value) -> bool:
-    """Return whether a value is an instance of a dataclass."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def override(config, changes: Mapping[str, Any]) -> Any:
-    """Return a copy of the config in which some fields have other values.
-
-    Args:
-        config: frozen dataclass.
-        changes: dict from the name of a field to its new value. A name with dots, such as "model.units", stands for a field of an inner
-            config.
-
-    Raises:
-        InputError: if a name in `changes` is not a field of the config.
-    """
-    new: Values = {}
-    inner: dict[str, Values] = {}
-    for name, value in changes.items():
-        field, _, rest = name.partition(".")
-        require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
-        fields = [f.name for f in dataclasses.fields(config) if f.init]
-        require(field in fields, "field", name, f"{type(config).__name__} has {', '.join(fields)}")
-        if rest:
-            inner.setdefault(field, {})[rest] = value
-        else:
-            new[field] = value
-            inner.pop(field, None)  # a later change of the whole field replaces earlier changes of its parts
-    new |= {field: override(new.get(field, getattr(config, field)), parts) for field, parts in inner.items()}
-    return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
-
-
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")
 
 

@@ -1,11 +1,45 @@
 """Functions that return copies of a config, a frozen dataclass, in which some fields have other values."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import as_tuple
-from lstm_jax.config.shared import override
+from lstm_jax.errors import require
+
+
+def is_config(value) -> bool:
+    """Return whether a value is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def override(config, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of the config in which some fields have other values.
+
+    Args:
+        config: frozen dataclass.
+        changes: dict from the name of a field to its new value. A name with dots, such as "model.units", stands for a field of an inner
+            config.
+
+    Raises:
+        InputError: if a name in `changes` is not a field of the config.
+    """
+    new: Values = {}
+    inner: dict[str, Values] = {}
+    for name, value in changes.items():
+        field, _, rest = name.partition(".")
+        require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
+        fields = [f.name for f in dataclasses.fields(config) if f.init]
+        require(field in fields, "field", name, f"{type(config).__name__} has {', '.join(fields)}")
+        if rest:
+            inner.setdefault(field, {})[rest] = value
+        else:
+            new[field] = value
+            inner.pop(field, None)  # a later change of the whole field replaces earlier changes of its parts
+    new |= {field: override(new.get(field, getattr(config, field)), parts) for field, parts in inner.items()}
+    return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
 
 
 def variants(config, changes: Iterable[Mapping[str, Any]]) -> list:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lstm_jax.config.shared import is_config
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import handled
+from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.identity import Run, import_name, main_name, set_main_name
 from lstm_jax.sweep.rows import Row, append_rows, read_rows
 

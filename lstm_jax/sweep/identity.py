@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from lstm_jax.aliases import Values
-from lstm_jax.config.shared import config_values, default, is_config
+from lstm_jax.config.shared import config_values, default
 from lstm_jax.errors import parsing, require
 from lstm_jax.files.commits import commit_of
+from lstm_jax.sweep.configs import is_config
 
 Run = Callable[[Any], Mapping[str, Any]]
 """Function that takes a config, executes its run and returns a dict from the name of each result to its value."""

@@ -20,10 +20,11 @@ from typing import Any
 import lstm_jax
 from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import checked
-from lstm_jax.config.shared import config_values, flatten, is_config
+from lstm_jax.config.shared import config_values, flatten
 from lstm_jax.errors import check_choice, parsing, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import write_atomically
+from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Work
 from lstm_jax.sweep.identity import Run, import_name, items_of, require_importable, run_id, source_commit, source_digest
 from lstm_jax.sweep.rows import Row, read_rows, record

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from lstm_jax.aliases import Texts
 from lstm_jax.bounds import checked, frozen
-from lstm_jax.errors import InputError, parsing, require
+from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import encode_utf8, read_input
 from lstm_jax.files.writing import write_atomically
 
@@ -142,13 +142,14 @@ class Characters:
         Raises:
             InputError: if `content` does not describe a vocabulary of characters. The message names `source`.
         """
-        subject, remedy = f"characters {source}", "give the characters.json of a run"
-        with parsing(subject, remedy):
+        try:
             raw: Any = json.loads(content)
             unit, characters = raw["unit"], raw["characters"]
-            known = raw["format"] == _FORMAT and isinstance(characters, str if unit == "character" else type(None))
-            require(known, subject, "a format this version does not know", remedy)
+            if raw["format"] != _FORMAT or not isinstance(characters, str if unit == "character" else type(None)):
+                raise ValueError("a format this version does not know")
             return Characters(BYTES if characters is None else tuple(characters), unit)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"characters {source}", error, "give the characters.json of a run") from error
 
     def save(self, path: Path) -> None:
         """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed."""
