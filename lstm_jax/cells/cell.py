@@ -123,7 +123,7 @@ def make_init(params: Callable[..., Params], gates: int, bias: Callable) -> Call
     As in Keras, the kernel is glorot uniform and the recurrent kernel orthogonal.
     """
 
-    def init(key: Array, features: int, units: int, dtype=jnp.float32):
+    def init(key, features, units, dtype=jnp.float32):
         products.check_sizes(features, units)
         kernel_key, recurrent_key = jax.random.split(key)
         return params(

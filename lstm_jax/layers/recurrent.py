@@ -19,7 +19,7 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
-from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
+from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, expanded, is_single, is_training, read_input, with_batch, with_row
 from lstm_jax.layers.initial import Initial, Projection, check_size, initial_params
 from lstm_jax.layers.refusals import checked_call, constructor
 from lstm_jax.recurrence import REAL, Remat, check_remat, check_zoneout, of_kinds, unroll
@@ -337,7 +337,7 @@ class Recurrent(DropoutLayer):
             initial_state = tuple(part[...] for part in self.carried) if initial_state is None else initial_state
         elif self.learned_state and initial_state is None and reset_state is None:
             initial_state = self._initial_state(batch)
-        params, dropout = self._drop(batch, steps, dropout, rngs, self.is_training(deterministic))
+        params, dropout = self._drop(batch, steps, dropout, rngs, is_training(self, deterministic))
         outputs, state = unroll(
             self.definition,
             params,

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from lstm_jax.bounds import as_tuple
 from lstm_jax.dropout import check_rate, draw_mask
 from lstm_jax.errors import check_class, require
-from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, is_key
+from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, is_key, is_training
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.recurrent import Recurrent, Shape
 from lstm_jax.layers.refusals import checked_call
@@ -117,7 +117,7 @@ class RecurrentStack(DropoutLayer):
             remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
             for name in ("mask", "lengths", "resets", "segment_ids"):
                 require(options.get(name) is None, name, "given after a layer with go_backwards", remedy)
-        drops = self.dropout and self.is_training(deterministic)
+        drops = self.dropout and is_training(self, deterministic)
         y: Any = x
         states = []
         for n, layer in enumerate(self.layers):

@@ -17,7 +17,7 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding
-from lstm_jax.layers.base import Source, dropout_key, is_key
+from lstm_jax.layers.base import Source, dropout_key, is_key, is_training
 from lstm_jax.models.parts import make_stack
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.recurrence import LOWEST, as_int32
@@ -81,7 +81,7 @@ class SentimentClassifier(nnx.Module):
         tokens = steps_first if not self.folded and vectors is None else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
-        training = self.recurrent.is_training(deterministic)
+        training = is_training(self.recurrent, deterministic)
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs, 0), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
