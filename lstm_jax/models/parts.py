@@ -144,11 +144,7 @@ PRODUCTS = ("float32", "bfloat16", "int8")
 
 
 def check_products(dtype: str) -> None:
-    """Check the name of the dtype in which a model multiplies matrices.
-
-    Raises:
-        InputError: if `dtype` is not one of `PRODUCTS`.
-    """
+    """Raise an `InputError` unless `dtype`, in which a model is to multiply matrices, is one of `PRODUCTS`."""
     check_choice("dtype", dtype, PRODUCTS)
 
 

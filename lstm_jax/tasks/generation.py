@@ -284,13 +284,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
     ) -> ReadText:
         """Return the character ids of a text and the beginnings of its articles.
 
-        Args:
-            paths: files or folders with the text. If neither `paths` nor `text` is given, the held-out text of the run is read.
-            text: the text itself.
-            text_column: column or key that contains the text in a table.
-            clean: see `encode`.
-            unknown: see `encode`.
-            most: largest number of characters to return, or 0 for all.
+        The text is in files or folders (`paths`, with the column `text_column` of a table) or is `text` itself. If neither is given, the
+        held-out text of the run is read. `encode` describes `clean` and `unknown`. At most `most` characters are returned, or all for 0.
 
         Raises:
             InputError: if both `paths` and `text` are given, if the text cannot be read or encoded, or if the held-out text is needed, but
