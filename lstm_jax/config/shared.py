@@ -152,9 +152,9 @@ class RunConfig:
     task: ClassVar[str]
     """Name of the task, which is written to config.json and shown in error messages."""
     commands: ClassVar[str]
-    """Texts of the commands that use a trained run of this task, for error messages."""
+    """Names of the commands that use a trained run of this task, for error messages."""
     files: ClassVar[Texts] = ()
-    """Texts of the task's own files in the folder of a run, such as "vocabulary.json"; see `Task.files`."""
+    """Names of the task's own files in the folder of a run, such as "vocabulary.json"; see `Task.files`."""
     data: Any
     model: RecurrentConfig
     train: TrainConfig

@@ -62,7 +62,7 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
             nn.LSTM with `proj_size`.
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors. The state dict of an
             nn.LSTMCell, nn.GRUCell or nn.RNNCell becomes a list of one layer.
-        prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Texts with another prefix are ignored.
+        prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Names with another prefix are ignored.
 
     Returns:
         a list with the weights of each layer; see `lstm_jax.convert`. If the module has no biases, the biases are zeros.

@@ -101,7 +101,7 @@ class Backend:
 
     @property
     def cells(self) -> Texts:
-        """Texts of the cells in the dict `CELLS` that the backend supports."""
+        """Names of the cells in the dict `CELLS` that the backend supports."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
 
     @property

@@ -1,4 +1,4 @@
-"""Texts by which other processes import functions and classes, and the ids of runs."""
+"""Names by which other processes import functions and classes, and the ids of runs."""
 
 import dataclasses
 import hashlib

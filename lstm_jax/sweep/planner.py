@@ -30,7 +30,7 @@ from lstm_jax.sweep.rows import Row, read_rows, record
 from lstm_jax.sweep.together import divide, run_group
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
-"""Texts of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
+"""Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
 
 
 def run(

@@ -197,7 +197,7 @@ class Task(Training, Generic[C, D]):
     """
 
     metrics: ClassVar[Texts] = ("loss", "accuracy")
-    """Texts of the metrics that the objective returns."""
+    """Names of the metrics that the objective returns."""
     curves: ClassVar[Texts] = ("loss", "accuracy")
     """Metrics that the figure of learning curves shows; see `figures.learning_curves`."""
     table: ClassVar[str] = ""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the table of runs needs no JAX
     import jax
 
 FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
-"""Texts of all files that the predictions of a run can depend on. A run has only the files of its task."""
+"""Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
 PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 Environment = dict[str, Any]
 """Versions, devices and settings of a process; see `environment`."""

@@ -25,7 +25,7 @@ from lstm_jax.training import checkpoint
 from lstm_jax.training.loop import History
 
 _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
-"""Texts of the gates and states of a recurrent layer, in the order in which a page shows them. Texts not listed here come first."""
+"""Names of the gates and states of a recurrent layer, in the order in which a page shows them. Names not listed here come first."""
 
 
 @frozen
