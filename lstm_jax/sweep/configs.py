@@ -1,7 +1,7 @@
 """Functions that return copies of a config, a frozen dataclass, in which some fields have other values."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,7 @@ def is_config(value) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def override(config, changes: Values) -> Any:
+def override(config, changes: Mapping) -> Any:
     """Return a copy of the config in which some fields have other values.
 
     Args:
@@ -42,7 +42,7 @@ def override(config, changes: Values) -> Any:
     return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
 
 
-def variants(config, changes: Iterable[Values]) -> list:
+def variants(config, changes: Iterable[Mapping]) -> list:
     """Return one copy of the config for each dict in `changes`; see `override`."""
     return [override(config, overrides) for overrides in changes]
 

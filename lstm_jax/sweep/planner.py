@@ -9,7 +9,7 @@ import multiprocessing
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -40,7 +40,7 @@ def run(
     where: str = "here",
     workers: int = 0,
     retry: bool = False,
-    options: Values | None = None,
+    options: Mapping | None = None,
     per_job: int = 0,
     together: str | Sequence[str] = (),
 ) -> list[Values]:
@@ -140,7 +140,7 @@ def run(
     return list(_found(path, wanted)[0].values())
 
 
-def _labels(configs: Values) -> dict[str, str]:
+def _labels(configs: Mapping) -> dict[str, str]:
     """Return a text for each run: the fields in which the configs differ, or the id if they are all alike."""
     flat = {key: flatten(dataclasses.asdict(config)) for key, config in configs.items()}
     seen = Counter((name, repr(value)) for values in flat.values() for name, value in values.items())
@@ -192,7 +192,7 @@ def _key_types(value) -> list[str]:
     return [name for key, item in items for name in (type(key).__name__, *_key_types(item))]
 
 
-def _found(path: Path, wanted: Values) -> tuple[dict[str, Row], int]:
+def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
     """Return the last row of each config in a file, in the order of the configs, and the number of configs with rows of other classes."""
 
     def check(row, location: str):
@@ -213,7 +213,7 @@ def existing_rows(function: Run, configs: Iterable, path: str | Path) -> list[Va
     return list(_found(Path(path), _by_id(function, configs))[0].values())
 
 
-def table(rows: Iterable[Values]) -> tuple[list[str], list[list]]:
+def table(rows: Iterable[Mapping]) -> tuple[list[str], list[list]]:
     """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
 
     A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".
@@ -235,7 +235,7 @@ def table(rows: Iterable[Values]) -> tuple[list[str], list[list]]:
     return list(columns), [[part[prefix].get(name, "") for prefix, name in columns.values()] for part in parts]
 
 
-def write_table(rows: Iterable[Values], path: str | Path) -> None:
+def write_table(rows: Iterable[Mapping], path: str | Path) -> None:
     """Write the table of the rows (see `table`) to a CSV file."""
     names, lines = table(rows)
     text = io.StringIO()

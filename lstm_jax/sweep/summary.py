@@ -18,7 +18,7 @@ _ADDED = ("metric", "mean", "low", "high", "n")
 
 
 def summarise(
-    rows: Iterable[Row],
+    rows: Iterable[Mapping],
     by: str | Sequence[str],
     over: str | Sequence[str] = "seed",
     bounds: Mapping[str, Sequence[float | int]] | None = None,
@@ -72,7 +72,7 @@ def summarise(
     return summary
 
 
-def plot(summary: Sequence[Row], x: str, hue: str = "") -> Any:
+def plot(summary: Sequence[Mapping], x: str, hue: str = "") -> Any:
     """Draw the means of a summary with their intervals, and return the matplotlib figure. A notebook shows it, `savefig` writes it.
 
     Args:
