@@ -43,7 +43,7 @@ def default(field: dataclasses.Field) -> Any:
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Values:
+def flatten(values: Mapping, prefix: str = "") -> Values:
     """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
     flat: Values = {}
     for name, value in values.items():

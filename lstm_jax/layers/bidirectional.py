@@ -62,7 +62,7 @@ class Bidirectional(Layer):
         merge_mode: Literal["concat", "sum", "ave", "mul"] | None = "concat",
         return_sequences: bool = False,
         return_state: bool = False,
-        backward: Mapping[str, Any] | None = None,
+        backward: Mapping | None = None,
         rngs: nnx.Rngs,
         **options,
     ):

@@ -46,7 +46,7 @@ FOREIGN = {
 _Method = TypeVar("_Method", bound=Callable)
 
 
-def _refuse_foreign(method: Callable, options: Mapping[str, Any]) -> None:
+def _refuse_foreign(method: Callable, options: Mapping) -> None:
     for name in options.keys() - inspect.signature(method).parameters.keys() & FOREIGN.keys():
         raise InputError(name, options[name], FOREIGN[name]) from None
 

@@ -110,7 +110,7 @@ def functional(model: nnx.Module) -> Functional:
     return Functional(params, lambda params: rebuild(params, variables))
 
 
-def replaced(params: Params, others: Mapping[str, Any]) -> Params:
+def replaced(params: Params, others: Mapping) -> Params:
     """Return a copy of the parameters in which some arrays are replaced by those in `others`, in the dtype of the old arrays.
 
     Raises:

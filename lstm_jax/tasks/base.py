@@ -259,7 +259,7 @@ class Task(Training, Generic[C, D]):
         """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
         return ()
 
-    def pretrained(self, run: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
+    def pretrained(self, run: RunFolder, resume: bool, console: Console) -> Mapping:
         """Train other models that initialise the model of the task, and return a dict from names of parameters to their initial values.
 
         If a resumed run already has a checkpoint of the model of the task, the method is not called.

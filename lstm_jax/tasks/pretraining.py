@@ -10,7 +10,6 @@ of features of a word and V the vocabulary size.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +173,6 @@ def sampled_losses(vectors: Array, targets: Array, table: Array, offset: Array, 
     return jnp.logaddexp(correct, jax.nn.logsumexp(others, axis=-1)) - correct
 
 
-def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> Values:
+def shared_params(classifier: Mapping, language_model: Mapping) -> Values:
     """Return the parameters of the language model that a classifier takes over: those of the embedding and of the recurrent layer."""
     return {name: language_model[name] for name in classifier if name.startswith(("embedding/", "recurrent/"))}

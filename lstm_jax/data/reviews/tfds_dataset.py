@@ -115,7 +115,7 @@ def find_tfds(_: Path) -> Found:
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
-def _review(row: int, example: Mapping[str, Any]) -> Review:
+def _review(row: int, example: Mapping) -> Review:
     label = int(example["label"])
     known = (example["id"], example["rating"]) if example["rating"] >= 0 else ()
     return Review(bytes(example["text"]), label, review_name(label, row, *known), bytes(example["movie"]).decode())

@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -115,7 +115,7 @@ class Network(ABC):
         self._arrays = jax.jit(arrays)
 
     @abstractmethod
-    def examples(self, request: Request) -> Mapping[str, Any]:
+    def examples(self, request: Request) -> Mapping:
         """Return the examples that the request names, or examples from the held-out data, as a dict with their titles as keys."""
 
     @abstractmethod
