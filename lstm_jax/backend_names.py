@@ -14,14 +14,14 @@ RENAMED = {"native": "compiled"}
 """Dict from the former name of a backend to its current name."""
 
 
-def check_backend(name: Any) -> None:
+def check_backend(name) -> None:
     """Check that a backend name in a config is valid."""
     if name != AUTO:
         known = importlib.import_module("lstm_jax.recurrence").BACKENDS
         check_choice("backend", name, (AUTO, *known))
 
 
-def with_current_names(raw: Any) -> Any:
+def with_current_names(raw) -> Any:
     """Return a copy of a dict that was loaded from a JSON file, with former backend names replaced by the current names."""
     if not isinstance(raw, dict):
         return raw

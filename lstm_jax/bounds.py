@@ -35,7 +35,7 @@ class Bounds:
     zero: bool = False
     """Whether 0 is allowed even if it is below `low`."""
 
-    def check(self, name: str, value: Any, kind: type) -> int | float:
+    def check(self, name: str, value, kind: type) -> int | float:
         """Return `value` after checking that it is a number within these bounds."""
         number = value
         if type(value) is not int and type(value) is not kind:  # a check against an abstract class takes microseconds
@@ -49,7 +49,7 @@ class Bounds:
         raise InputError(name, value, self.remedy + limit)
 
 
-def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
+def as_tuple(name: str, value, remedy: str) -> tuple:
     """Return the items of an iterable as a tuple."""
     try:
         if not isinstance(value, str | bytes):
@@ -59,18 +59,18 @@ def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
     raise InputError(name, repr(value), remedy)
 
 
-def is_a(value: Any, package: str, *names: str) -> bool:
+def is_a(value, package: str, *names: str) -> bool:
     """Return whether a value is an instance of a class, without importing the package of the class."""
     return any(cls.__name__ in names and f"{cls.__module__}.".startswith(f"{package}.") for cls in type(value).__mro__)
 
 
-def check_fields(config: Any) -> None:
+def check_fields(config) -> None:
     """Check that each field of a dataclass instance has an allowed value, and convert the values to Python's own types."""
     for field in dataclasses.fields(config):
         object.__setattr__(config, field.name, checked(field.name, getattr(config, field.name), field.type))
 
 
-def checked(name: str, value: Any, kind: Any) -> Any:
+def checked(name: str, value, kind) -> Any:
     """Return a value of the type `kind`, after checking it and replacing NumPy scalars and paths."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
@@ -89,7 +89,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def check_number(name: str, value: Any, kind: Any) -> Any:
+def check_number(name: str, value, kind) -> Any:
     """Return `value` as an int or float, after checking that it lies within the bounds that the type `kind` declares."""
     number, *notes = get_args(kind)
     for bounds in (note for note in notes if isinstance(note, Bounds)):

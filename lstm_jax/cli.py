@@ -20,9 +20,10 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import get_origin, get_type_hints
 
 import lstm_jax
+from lstm_jax.aliases import Values
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime.interrupts import exit_code, interrupted, keep_interrupts, terminable
 from lstm_jax.runtime.standard_streams import drop_output, prepare_streams
@@ -68,7 +69,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     kind, arguments = COMMANDS[name], arguments[len(name.split()) :]
     _check_lists(kind, arguments)
     set_help(kind)
-    chosen: dict[str, Any] = {"default": kind.with_defaults(arguments)} if hasattr(kind, "with_defaults") else {}
+    chosen: Values = {"default": kind.with_defaults(arguments)} if hasattr(kind, "with_defaults") else {}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -25,6 +25,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax import native
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.bounds import Share, check_number, checked, frozen
 from lstm_jax.primitives.operation import Operation, Vmapped, apply
 from lstm_jax.runtime import sharding
@@ -61,7 +62,7 @@ def check_rate(name: str, rate: float) -> float:
     return check_number(name, rate, Share)
 
 
-def draw_mask(key: Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def draw_mask(key: Array, rate: float, shape: Ints, dtype=jnp.float32) -> Array:
     """Return a mask of inverted dropout: each entry is 0 with probability `rate`, else 1 / (1 - rate).
 
     Raises:
@@ -74,7 +75,7 @@ def draw_mask(key: Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32
     return _draw_in_jax(key, keep, shape, dtype)
 
 
-def _draw_in_jax(key: Array, keep: float, shape: tuple[int, ...], dtype) -> Array:
+def _draw_in_jax(key: Array, keep: float, shape: Ints, dtype) -> Array:
     return jnp.where(jax.random.bernoulli(key, keep, shape), jnp.asarray(1 / keep, dtype), jnp.asarray(0, dtype))
 
 
@@ -91,11 +92,11 @@ class _DrawMask(Operation):
     """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key, on `platforms` by the C++ library."""
 
     keep: float
-    shape: tuple[int, ...]
-    platforms: tuple[str, ...] = ("cpu",)
+    shape: Ints
+    platforms: Texts = ("cpu",)
 
-    def forward(self, own, keep, *args):
-        if not own:
+    def forward(self, custom, keep, *args):
+        if not custom:
             return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
         keep, scale = np.float32(self.keep), np.float32(1 / self.keep)
         return native.call("lstm_jax_mask", jax.ShapeDtypeStruct(self.shape, jnp.float32), args, keep=keep, scale=scale), ()
@@ -115,23 +116,11 @@ def draw_masks(
     dtype=jnp.float32,
     gates: int = GATES,
 ) -> DropoutMasks:
-    """Return the input and recurrent masks of one call of a recurrent layer.
+    """Return the input and recurrent masks of one call of a recurrent layer; see the module for the values of `kind`.
 
-    Args:
-        key: random key.
-        batch: batch size B.
-        features: number of input features E.
-        units: number of columns of the recurrent mask. This is the size of the output h, which equals the number of units unless the cell
-            projects its output.
-        dropout: rate of the input masks. If it is 0, the field `input` of the result is None.
-        recurrent_dropout: rate of the recurrent masks. If it is 0, the field `recurrent` of the result is None.
-        kind: "per_gate" (each gate has its own masks, which are stacked on a first axis), "variational" (all gates share the masks), or
-            "keras" (like "per_gate" if `recurrent_dropout` is above 0, else like "variational").
-        dtype: dtype of the masks.
-        gates: number of gates of the cell. If it is 1, the masks have no axis of gates, whatever `kind` is.
-
-    Raises:
-        InputError: if a rate is not in [0, 1), or `kind` has another value.
+    `units` is the number of columns of the output h, which equals the number of units unless the cell projects its output. If the rate
+    `dropout` or `recurrent_dropout` is 0, the field `input` or `recurrent` of the result is None. If the cell has one gate, the masks have
+    no axis of gates. An `InputError` is raised if a rate is not in [0, 1), or `kind` has another value.
     """
     per_gate = checked("dropout_masks", kind, MaskKind) == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()

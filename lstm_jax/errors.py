@@ -3,7 +3,6 @@
 import contextlib
 import signal
 from collections.abc import Collection, Iterator
-from typing import Any
 
 RESTART = 75
 """Exit code of a training that SIGTERM has ended. The code is EX_TEMPFAIL of sysexits.h. A scheduler that receives this code should start
@@ -25,7 +24,7 @@ class InputError(ValueError):
         message = f"{subject}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
         super().__init__(" ".join(message.splitlines()))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         """Return the class and the arguments from which pickle creates the error again, for example in the parent of a worker process.
 
         The attribute `value` of the error is converted to text, because an arbitrary object may not support pickling.
@@ -48,36 +47,24 @@ class Interrupted(RuntimeError):
         self.number = number
         super().__init__(f"interrupted after step {step}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         """Return the class and the arguments from which pickle creates the error again in another process."""
         return type(self), (self.step, self.number)
 
 
-@contextlib.contextmanager
-def system_errors(subject: str, remedy: str) -> Iterator[None]:
-    """Convert an `OSError` in the body of a with-statement to an `InputError`, for example if a file cannot be written.
-
-    Args:
-        subject: name of the file or folder in the error message.
-        remedy: advice to the user at the end of the error message.
-
-    Raises:
-        InputError: if the body of the with-statement raises an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(subject, error.strerror or error, remedy) from error
+def system_errors(subject: str, remedy: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context manager that converts an `OSError` to an `InputError`, for example if a file cannot be written."""
+    return parsing(subject, remedy, OSError)
 
 
 @contextlib.contextmanager
-def parsing(subject: str, remedy: str) -> Iterator[None]:
-    """Convert any exception in a with-statement to an `InputError`. An `InputError` is raised again unchanged."""
+def parsing(subject: str, remedy: str, kind: type[Exception] = Exception) -> Iterator[None]:
+    """Convert any exception of the class `kind` in a with-statement to an `InputError`. An `InputError` is raised again unchanged."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except kind as error:
         found = getattr(error, "strerror", None) or f"{error}"
         if not found or isinstance(error, LookupError | TypeError | AttributeError):  # whose messages say little alone
             found = f"{type(error).__name__}: {found}"
@@ -95,7 +82,7 @@ def kind_of(value: object) -> str:
     return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def check_class(subject: str, value: object, kind: Any, remedy: str) -> None:
+def check_class(subject: str, value: object, kind, remedy: str) -> None:
     """Raise an `InputError` that names the class of `value` unless it is an instance of the class `kind`."""
     require(isinstance(value, kind), subject, kind_of(value), remedy)
 

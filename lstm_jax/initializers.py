@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import initializers as plain
 
+from lstm_jax.aliases import Ints
 from lstm_jax.errors import check_choice, parsing, require
 from lstm_jax.shapes import GATES
 
@@ -25,7 +26,7 @@ def _scaled(name: str) -> Initializer:
     """
     matrix, vector = getattr(plain, name)(), getattr(plain, name.replace("glorot", "lecun"))()
 
-    def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32):
+    def draw(key: Array, shape: Ints, dtype=jnp.float32):
         return vector(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
 
     return draw
@@ -35,7 +36,7 @@ glorot_uniform: Initializer = _scaled("glorot_uniform")
 zeros: Initializer = plain.zeros
 
 
-def orthogonal(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def orthogonal(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
     """Return a random matrix with orthonormal columns or, if it has more columns than rows, with orthonormal rows.
 
     If `dtype` has fewer than 32 bits, the matrix is drawn in float32 and then converted, since the QR decomposition needs float32.
@@ -44,7 +45,7 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     return plain.orthogonal()(key, shape, drawn_in).astype(dtype)
 
 
-def identity(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def identity(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
     """Return a matrix with ones on its diagonal and zeros elsewhere.
 
     Raises:
@@ -55,7 +56,7 @@ def identity(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     return jnp.eye(*shape, dtype=dtype)
 
 
-def uniform_embedding(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def uniform_embedding(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
     """Return an array of numbers drawn uniformly from [-0.05, 0.05), which is the default of Keras' `Embedding`."""
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
@@ -98,7 +99,7 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
     return NAMES[name]
 
 
-def draw(which: str | Initializer, key: Array, shape: tuple[int, ...], dtype=jnp.float32, argument: str = "initializer") -> Array:
+def draw(which: str | Initializer, key: Array, shape: Ints, dtype=jnp.float32, argument: str = "initializer") -> Array:
     """Return an array of initial weights, drawn by an initialiser that is given as in `find_initializer`.
 
     Raises:

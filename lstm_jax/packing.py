@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import MOST, Count, as_tuple, check_number
 from lstm_jax.errors import InputError, parsing, require
 
@@ -55,7 +56,7 @@ class PackedPlaces(NamedTuple):
     last: Any
 
 
-def pack(sequences: Sequence[Any], length: int) -> Packed:
+def pack(sequences: Sequence, length: int) -> Packed:
     """Pack N sequences in rows of `length` steps, chosen by `assign_rows`, and return them as a `Packed`. No sequence is cut.
 
     Args:
@@ -181,7 +182,7 @@ def last_outputs(outputs: Array, where) -> Array:
     return outputs[where[:, 0], where[:, 1] + where[:, 2] - 1]
 
 
-def _check_fits(shape: tuple[int, ...], where: ndarray) -> None:
+def _check_fits(shape: Ints, where: ndarray) -> None:
     require(where.ndim == 2 and where.shape[1] == 3, "where", where.shape, "give the array (N, 3) of `pack`")
     row, start, steps = where.T
     wrong = where[(row < 0) | (start < 0) | (steps < 1)]

@@ -238,12 +238,8 @@ class Sampler:
     def start(self, params, key: Array, prompt: Prompts, samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
-        Args:
-            params: parameters of the model.
-            key: random key of all draws.
-            prompt: character ids (B, P) of B prompts of the same length P. If P is 0, the first character is drawn from the
-                model's initial state.
-            samples: number of texts to draw for each prompt. It may be above 1 only if there is a single prompt.
+        `prompt` holds the character ids (B, P) of B prompts of the same length P. If P is 0, the first character is drawn from the model's
+        initial state. `samples` texts are drawn for each prompt, more than one only if there is a single prompt.
 
         Raises:
             InputError: if `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary, or if

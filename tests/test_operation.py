@@ -32,10 +32,10 @@ class Doubled(Operation):
         TRACED["backward"] += own
         return (2 * cotangents,) if own else (cotangents + cotangents,)
 
-    def rows(self, args):
+    def arg_axes(self, args):
         return [0]
 
-    def output_rows(self, outputs):
+    def result_axes(self, outputs):
         return [0]
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax import initializers
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import products
 from lstm_jax.errors import check_class, parsing, require
@@ -73,7 +74,7 @@ class Cell:
         """Return the cell itself: some backends run a cell only if it is the very object that `CELLS` contains."""
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         """Return how pickle creates the cell again. A cell of this library becomes the object that the library defines, not a new one."""
         return MAKERS.get(self) or (type(self), tuple(getattr(self, field.name) for field in fields(self)))
 
@@ -84,16 +85,12 @@ class Cell:
     @property
     def has_cell_state(self) -> bool:
         """Whether the state contains a cell state c in addition to the output h, as in an LSTM."""
-        return "c" in self._state_fields
+        return "c" in self.state_like()._fields
 
     @cached_property
     def is_linear(self) -> bool:
         """Whether `linear` computes the whole step: the cell has this function, and its state has no field besides the output h."""
-        return self.linear is not None and self._state_fields == ("h",)
-
-    @cached_property
-    def _state_fields(self) -> tuple[str, ...]:
-        return self.state_like()._fields
+        return self.linear is not None and self.state_like()._fields == ("h",)
 
     def state_like(self, units: int = _UNITS) -> Any:
         """Return the initial state for batch size 1 in float32, with a `jax.ShapeDtypeStruct` in place of each array."""
@@ -126,7 +123,7 @@ def make_init(params: Callable[..., Params], gates: int, bias: Callable) -> Call
     As in Keras, the kernel is glorot uniform and the recurrent kernel orthogonal.
     """
 
-    def init(key: Array, features: int, units: int, dtype=jnp.float32):
+    def init(key, features, units, dtype=jnp.float32):
         products.check_sizes(features, units)
         kernel_key, recurrent_key = jax.random.split(key)
         return params(
@@ -138,7 +135,7 @@ def make_init(params: Callable[..., Params], gates: int, bias: Callable) -> Call
     return init
 
 
-MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
+MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple]] = {}
 """Dict from each cell of this library to a pair (function, arguments): the call function(*arguments) returns the cell.
 
 pickle stores this pair in place of the cell, since pickle cannot store functions that are defined within other functions.
@@ -173,14 +170,14 @@ def check_cell(cell: Cell) -> None:
     require("kernel" in fields, f"params of cell {cell.name}", fields, "give a NamedTuple class with a field kernel")
     columns, outputs = cell.gates * _UNITS, cell.output_size(_UNITS)
 
-    def result(name: str, arrays: tuple[Any, ...], *static, kind: type | None = None) -> Any:
+    def result(name: str, arrays: tuple, *static, kind: type | None = None) -> Any:
         subject, function = f"{name} of cell {cell.name}", getattr(cell, name)
         with parsing(subject, "see docs/contributing/own_cell.md"):
             found = jax.eval_shape(lambda *arrays: function(*arrays, *static), *arrays)
         require(kind is None or type(found) is kind, subject, type(found).__name__, f"return {getattr(kind, '__name__', kind)}")
         return found
 
-    def check(function: str, leaf, wanted: tuple[int, ...] | None) -> None:
+    def check(function: str, leaf, wanted: Ints | None) -> None:
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
         found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
         sizes = f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, steps = {_STEPS}"

@@ -85,7 +85,7 @@ def gates(
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU."""
 
-    def step(params: GRUParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
+    def step(params, state, z, mask=None, compute_dtype=None):
         u, _, n = gates(params, state, z, mask, compute_dtype, activation, recurrent_activation).values()
         return HiddenState(u * state.h + (1 - u) * n)
 
@@ -95,7 +95,7 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU in the form of Keras' `reset_after=False`."""
 
-    def step(params: ResetBeforeParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
+    def step(params, state, z, mask=None, compute_dtype=None):
         mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
         both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
         x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)

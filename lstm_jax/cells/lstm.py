@@ -45,12 +45,16 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
     return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
+def preactivations(params, state, z: Gates, mask: Mask, compute_dtype) -> list[Array]:
+    """Return the pre-activations of the gates i, f, g and o: the projected input z plus the product of h and the recurrent kernel."""
+    return jnp.split(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), GATES, axis=-1)
+
+
 def gates(
     params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None, activation=jnp.tanh, recurrent_activation=sigmoid
 ) -> dict[str, Array]:
     """Return the gates of one step of the LSTM, in the order i, f, g, o; see `Cell.step` and `make_step`."""
-    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-    i, f, g, o = jnp.split(z, GATES, axis=-1)
+    i, f, g, o = preactivations(params, state, z, mask, compute_dtype)
     i, f, o = recurrent_activation(i), recurrent_activation(f), recurrent_activation(o)
     return {"input": i, "forget": f, "candidate": activation(g), "output": o}
 
@@ -58,7 +62,7 @@ def gates(
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the LSTM."""
 
-    def step(params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
+    def step(params, state, z, mask=None, compute_dtype=None):
         i, f, g, o = gates(params, state, z, mask, compute_dtype, activation, recurrent_activation).values()
         c = f * state.c + i * g
         return LSTMState(o * activation(c), c)

@@ -69,10 +69,10 @@ class GateRecurrentState(NamedTuple):
 
 
 def _ablation(variant: str, gates: str) -> Cell:
-    def bias(units: int, dtype=jnp.float32) -> Array:
+    def bias(units, dtype=jnp.float32):
         return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
 
-    def step(params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
+    def step(params, state, z, mask=None, compute_dtype=None):
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         z_of = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
         i, f, o = (sigmoid(z_of[gate]) if gate in z_of else jnp.ones_like(state.c) for gate in "ifo")
@@ -99,8 +99,7 @@ def step_gate_recurrent(
     params: GateRecurrentParams, state: GateRecurrentState, z: Gates, mask: Mask = None, compute_dtype=None
 ) -> GateRecurrentState:
     """Return the state of the LSTM with full gate recurrence after one step."""
-    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-    z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
+    z_i, z_f, z_g, z_o = lstm.preactivations(params, state, z, mask, compute_dtype)
     last = jnp.concatenate([state.i, state.f, state.o], axis=-1)
     r_i, r_f, r_o = jnp.split(matmul(last, params.gate_kernel, compute_dtype), 3, axis=-1)
     i, f, o = sigmoid(z_i + r_i), sigmoid(z_f + r_f), sigmoid(z_o + r_o)
@@ -127,8 +126,7 @@ def init_peephole(key: Array, features: int, units: int, dtype=jnp.float32) -> P
 
 def step_peephole(params: PeepholeParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
     """Return the state of the LSTM with peepholes after one step."""
-    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-    i, f, g, o = jnp.split(z, GATES, axis=-1)
+    i, f, g, o = lstm.preactivations(params, state, z, mask, compute_dtype)
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))
     c = sigmoid(f + p_f * state.c) * state.c + sigmoid(i + p_i * state.c) * jnp.tanh(g)
     return LSTMState(sigmoid(o + p_o * c) * jnp.tanh(c), c)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from lstm_jax import initializers
 from lstm_jax.cells.cell import Cell, zero_bias
-from lstm_jax.cells.products import Gates, check_sizes
+from lstm_jax.cells.products import check_sizes
 from lstm_jax.cells.simple_rnn import HiddenState, initial_state
 
 
@@ -60,11 +60,11 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 def _cell(name: str, gates: int, linear: Callable[[Array], tuple[Array, Array]]) -> Cell:
     bias = zero_bias(gates)
 
-    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
+    def init(key, features, units, dtype=jnp.float32):
         check_sizes(features, units)
         return MinParams(initializers.glorot_uniform(key, (features, gates * units), dtype), bias(units, dtype))
 
-    def step(params: MinParams, state: HiddenState, z: Gates, mask: None = None, compute_dtype=None) -> HiddenState:
+    def step(params, state, z, mask=None, compute_dtype=None):
         a, b = linear(z)
         return HiddenState(a * state.h + b)
 

@@ -74,14 +74,10 @@ def masked(x: Array, mask: Mask) -> Array:
 
 
 def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Array:
-    """Return the matrix product (x * mask) @ kernel for a dropout mask.
+    """Return the matrix product (x * mask) @ kernel of x (..., B, D) and a kernel (D, gates * H) in `compute_dtype`; see `matmul`.
 
-    Args:
-        x: array (..., B, D).
-        kernel: array (D, gates * H).
-        mask: a mask (B, D) that all gates share; or an array (gates, B, D) with one mask per gate, so that the columns of gate n are
-            computed from x * mask[n]; or None for no mask.
-        compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
+    The mask is (B, D) if all gates share it; or (gates, B, D) with one mask per gate, so that the columns of gate n are computed from
+    x * mask[n]; or None.
     """
     if not is_per_gate(mask):
         return matmul(masked(x, mask), kernel, compute_dtype)

@@ -54,7 +54,7 @@ def projected_lstm(outputs: int) -> Cell:
     """
     require(outputs >= 1, "outputs", outputs, "give 1 or more")
 
-    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> ProjectedParams:
+    def init(key, features, units, dtype=jnp.float32):
         check_sizes(features, units)
         kernel_key, recurrent_key, projection_key = random.split(key, 3)
         return ProjectedParams(
@@ -64,7 +64,7 @@ def projected_lstm(outputs: int) -> Cell:
             initializers.glorot_uniform(projection_key, (units, outputs), dtype),
         )
 
-    def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
+    def initial_state(batch, units, dtype=jnp.float32):
         return LSTMState(zeros(batch, outputs, dtype), zeros(batch, units, dtype))
 
     cell = Cell(NAME, GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)

@@ -13,7 +13,7 @@ from jax import Array
 
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import Cell, make_init, zero_bias
-from lstm_jax.cells.products import Gates, Mask, masked_matmul, zeros
+from lstm_jax.cells.products import masked_matmul, zeros
 
 
 class SimpleRNNParams(NamedTuple):
@@ -41,7 +41,7 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 def make_step(activation: Activation, recurrent_activation: Activation | None = None) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN, which has no gates to activate."""
 
-    def step(params: SimpleRNNParams, state: HiddenState, z: Gates, mask: Mask = None, compute_dtype=None) -> HiddenState:
+    def step(params, state, z, mask=None, compute_dtype=None):
         return HiddenState(activation(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)))
 
     return step

@@ -9,28 +9,3 @@ from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, 
 from lstm_jax.config.presets import PRESETS
 from lstm_jax.config.sentiment import DataConfig, PretrainingConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
-
-__all__ = [
-    "CONFIGS",
-    "PRESETS",
-    "DataConfig",
-    "ForecastConfig",
-    "ForecastModelConfig",
-    "GenerationConfig",
-    "GenerationModelConfig",
-    "PretrainingConfig",
-    "RecurrentConfig",
-    "RunConfig",
-    "SampleConfig",
-    "SentimentConfig",
-    "SentimentModelConfig",
-    "SeriesConfig",
-    "TextConfig",
-    "TrainConfig",
-    "override",
-    "read_config",
-    "read_fields",
-    "read_task",
-    "to_json",
-    "with_task",
-]

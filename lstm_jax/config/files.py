@@ -10,11 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lstm_jax.aliases import Values
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
-from lstm_jax.config.shared import RunConfig, config_values
+from lstm_jax.config.shared import RunConfig, config_values, flatten
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import decode_utf8, parsing, read_input
 
@@ -37,7 +38,7 @@ def to_json(config: RunConfig) -> str:
     return json.dumps({"task": config.task} | config_values(config), indent=2) + "\n"
 
 
-def with_task(raw: Any) -> Any:
+def with_task(raw) -> Any:
     """Return a parsed JSON config with the name of its task under the key "task".
 
     Older versions of the library wrote configs without this key. The task is then inferred from the other keys. If `raw` has the
@@ -54,7 +55,7 @@ Changes = dict[tuple[str, str], tuple[Any, Any]]
 """Dict from (section, field) to the pair of the old value and the new value."""
 
 
-def config_changes(old: Any, new: Any) -> Changes:
+def config_changes(old, new) -> Changes:
     """Return the fields in which two configs, as parsed JSON, differ. If their tasks differ, only the task is compared."""
     before, after = _flat(old), _flat(new)
     changes = {name: (before.get(name), after.get(name)) for name in after | before if before.get(name) != after.get(name)}
@@ -73,13 +74,13 @@ def shown_changes(changes: Changes) -> str:
 
 
 @cache
-def _defaults(task: str) -> dict[str, dict[str, Any]]:
+def _defaults(task: str) -> dict[str, Values]:
     kind = CONFIGS.get(task)
     sections: Any = dataclasses.fields(kind) if kind else ()
     return json.loads(json.dumps({section.name: section.type() for section in sections}, default=dataclasses.asdict))
 
 
-def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
+def _as_now(raw: Values) -> Values:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
     parts = {}
     for section, values in _defaults(str(raw.get("task"))).items():
@@ -92,7 +93,7 @@ def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | parts
 
 
-def _flat(raw: Any) -> dict[tuple[str, str], Any]:
+def _flat(raw) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     found = {}
@@ -102,24 +103,16 @@ def _flat(raw: Any) -> dict[tuple[str, str], Any]:
 
 
 def read_config(path: Path, kind: type[C]) -> C:
-    """Read a config from a JSON file that was written with `to_json`, and return it.
-
-    Args:
-        path: path of the file.
-        kind: expected class of the config.
+    """Read a config of the class `kind` from a JSON file that was written with `to_json`. Sections that `kind` does not have are ignored.
 
     Raises:
-        InputError: in one of these cases.
-
-            - The file does not exist or is not JSON.
-            - The file contains no config, or a config of another class than `kind`.
-            - The config lacks a section, or a section has an unknown field or an invalid value. Sections that `kind` does not have are
-              ignored.
+        InputError: if the file does not exist, is not JSON or contains no config of this class, if the config lacks a section, or if a
+            section has an unknown field or an invalid value.
     """
     raw = _read_json(path)
     task = raw["task"]
     require(task == kind.task, f"run {path.parent}", task, f"use {CONFIGS[task].commands}, or name a run of {kind.task}")
-    parts: dict[str, Any] = {}
+    parts: Values = {}
     try:
         for section in dataclasses.fields(kind):
             if section.name in raw or not section.metadata.get("added"):
@@ -130,7 +123,7 @@ def read_config(path: Path, kind: type[C]) -> C:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
 
-def read_fields(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_fields(path: Path) -> tuple[Values, list[str]]:
     """Return the task and the fields in the config.json of a run of any version, and the names of those that this version does not know.
 
     The values are not checked. A field that the file lacks has its default value.
@@ -153,13 +146,13 @@ def override(config: C, path: Path) -> C:
     subject, raw = f"config {path}", _parsed(path, "give the config.json of a run, or a .toml file")
     task = raw.pop("task", config.task)
     require(task == config.task, subject, f"task {task}", f"give a config of {config.task}")
-    known = [f"{section}.{name}" for section, part in vars(config).items() for name in vars(part)]
+    known = flatten(dataclasses.asdict(config))
+    for name in flatten(raw):
+        if name not in known:
+            (nearest,) = difflib.get_close_matches(name, known, 1, 0)
+            raise InputError(subject, f"unknown field {name}", f"did you mean {nearest}?")
     sections = {}
     for section, part in raw.items():
-        for field in part if isinstance(part, dict) else [""]:
-            if (name := f"{section}.{field}".rstrip(".")) not in known:
-                (nearest,) = difflib.get_close_matches(name, known, 1, 0)
-                raise InputError(subject, f"unknown field {name}", f"did you mean {nearest}?")
         try:
             sections[section] = dataclasses.replace(getattr(config, section), **part)
         except InputError as error:
@@ -167,7 +160,7 @@ def override(config: C, path: Path) -> C:
     return dataclasses.replace(config, **sections)
 
 
-def _parsed(path: Path, remedy: str) -> dict[str, Any]:
+def _parsed(path: Path, remedy: str) -> Values:
     subject = f"config {path}"
     content = decode_utf8(read_input(path, subject, remedy), path, remedy)
     with parsing(subject, remedy):
@@ -185,7 +178,7 @@ def read_task(path: Path) -> str:
     return _read_json(path)["task"]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Values:
     """Read a config from a JSON file, and return it as a dict."""
     raw = with_task(_parsed(path, _REMEDY))
     task = raw["task"]

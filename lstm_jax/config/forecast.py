@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import Checked, Count, Part, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
 from lstm_jax.errors import require
@@ -50,7 +51,7 @@ class ForecastConfig(RunConfig):
 
     task: ClassVar[str] = "forecast"
     commands: ClassVar[str] = "forecast"
-    files: ClassVar[tuple[str, ...]] = ("scale.json",)
+    files: ClassVar[Texts] = ("scale.json",)
 
     data: SeriesConfig = SeriesConfig()
     model: ForecastModelConfig = ForecastModelConfig()

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import Checked, Count, CountOrNone, Drawn, Share, Temperature, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
@@ -31,7 +32,7 @@ Unit = Literal["character", "byte"]
 class TextConfig(Checked):
     """Config of the text: its source, its cleaning and its windows."""
 
-    data: tuple[str, ...] = ()
+    data: Texts = ()
     """Files or folders of texts, for example book.txt or articles.csv, or - for standard input. By default, the documentation of Python is
     read."""
     text_column: str = ""
@@ -87,7 +88,7 @@ class GenerationConfig(RunConfig):
 
     task: ClassVar[str] = "generation"
     commands: ClassVar[str] = "generate or score"
-    files: ClassVar[tuple[str, ...]] = ("characters.json",)
+    files: ClassVar[Texts] = ("characters.json",)
 
     data: TextConfig = TextConfig()
     model: GenerationModelConfig = GenerationModelConfig()

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import Checked, Count, CountOrNone, Rate, RateOrNone, Share, Words, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
@@ -103,7 +104,7 @@ class SentimentConfig(RunConfig):
 
     task: ClassVar[str] = "sentiment"
     commands: ClassVar[str] = "predict or evaluate"
-    files: ClassVar[tuple[str, ...]] = ("vocabulary.json", "words.npz")
+    files: ClassVar[Texts] = ("vocabulary.json", "words.npz")
 
     data: DataConfig = DataConfig()
     model: SentimentModelConfig = SentimentModelConfig()

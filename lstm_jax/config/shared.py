@@ -5,9 +5,11 @@ of the dict. The dict of a config therefore equals the dict that an earlier vers
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.backend_names import AUTO, check_backend
 from lstm_jax.bounds import MOST, Bounds, Checked, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share, frozen
 from lstm_jax.cell_names import cell_traits
@@ -18,12 +20,12 @@ ADDED = {"added": True}
 default value, so that a new config still equals the stored config."""
 
 
-def added(default: Any) -> Any:
+def added(default) -> Any:
     """Return a dataclass field with this default value and the metadata `ADDED`."""
     return field(default=default, metadata=ADDED)
 
 
-def config_values(config: Any) -> dict[str, Any]:
+def config_values(config) -> Values:
     """Return the values of a config as a dict, without the later added fields that have their default values."""
     values = dataclasses.asdict(config)
     for own in dataclasses.fields(config):
@@ -39,6 +41,14 @@ def default(field: dataclasses.Field) -> Any:
     """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has neither a default value nor a default factory."""
     # cloudpickle copies MISSING with a class, so that `is` would not find it
     return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def flatten(values: Mapping, prefix: str = "") -> Values:
+    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
+    flat: Values = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")
@@ -143,7 +153,7 @@ class RunConfig:
     """Name of the task, which is written to config.json and shown in error messages."""
     commands: ClassVar[str]
     """Names of the commands that use a trained run of this task, for error messages."""
-    files: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[Texts] = ()
     """Names of the task's own files in the folder of a run, such as "vocabulary.json"; see `Task.files`."""
     data: Any
     model: RecurrentConfig

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.bounds import as_tuple, is_a
 from lstm_jax.errors import check_choice, check_class, kind_of, parsing, require
 
@@ -32,14 +33,14 @@ class Layout(NamedTuple):
     """Layout of the weights of a cell or of another layer, in lstm_jax and in other libraries."""
 
     title: str  # name of the layer with its article, for error messages
-    shapes: Mapping[str, tuple[str, ...]]  # a letter stands for a size that all arrays of the layer share
+    shapes: Mapping[str, Texts]  # a letter stands for a size that all arrays of the layer share
     module: str = ""  # name of the layer in PyTorch and ONNX, such as "LSTM"
     # For each library that has the cell: for each gate in the library's order, its position in the order of lstm_jax. Keras' and PyTorch's
     # orders are their own inverses.
-    orders: Mapping[Library, tuple[int, ...]] = {}
+    orders: Mapping[Library, Ints] = {}
 
 
-def cell_shapes(columns: str, outputs: str = "H", **others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def cell_shapes(columns: str, outputs: str = "H", **others: Texts) -> dict[str, Texts]:
     """Return the shapes of a cell's arrays, given the numbers of columns of the kernels and of rows of the recurrent kernel."""
     return {"kernel": ("E", columns), "recurrent_kernel": (outputs, columns), "bias": (columns,), **others}
 
@@ -216,9 +217,9 @@ class Target(NamedTuple):
     library: Library
     # For each cell that has several, the values of the attribute `cell` of a layer that the library can compute, such as
     # "simple_rnn(relu)". None if the activations are not checked.
-    cells: Mapping[str, tuple[str, ...]] | None = {}
+    cells: Mapping[str, Texts] | None = {}
     merges: tuple[str | None, ...] = ("concat",)  # values of `merge_mode` that a bidirectional layer of the library can have
-    options: tuple[str, ...] = ("dtype",)  # options of a `Recurrent` layer that are not refused
+    options: Texts = ("dtype",)  # options of a `Recurrent` layer that are not refused
 
 
 TORCH_CELLS = {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
@@ -237,7 +238,7 @@ def check_computes(source: str, allowed: Sequence[str], cell: str, at: str) -> N
     require(cell in allowed, f"cell{at}", cell, f"{source} computes {' or '.join(allowed)}: give such a layer")
 
 
-def layers_of(layers) -> list[Any]:
+def layers_of(layers) -> list:
     """Return the layers of a stack or a list, lowest layer first, or a list of the only layer."""
     if is_a(layers, OWN, "RecurrentStack"):
         return list(layers.layers)

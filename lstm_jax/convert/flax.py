@@ -16,10 +16,10 @@ The functions of this module accept a parameter tree as a nested dict or as a fl
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from lstm_jax.aliases import Values
 from lstm_jax.convert.arrays import FLAX, LAYOUTS, Arrays, Layout, checked, exported_layer
 from lstm_jax.errors import check_class
 
@@ -33,7 +33,7 @@ OPTIMIZED = {"kernel": ["dense_i/kernel"], "recurrent_kernel": ["dense_h/kernel"
 """Dicts from the name of an array of an LSTM in lstm_jax to the paths of its blocks of columns in a Flax cell."""
 
 
-def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
+def lstm_from_linen(tree: Mapping) -> Arrays:
     """Convert the parameters of a Linen LSTMCell or OptimizedLSTMCell to the LSTM weights of lstm_jax.
 
     Args:
@@ -42,7 +42,7 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
     return _joined(_leaves(tree), LINEN)
 
 
-def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
+def lstm_to_linen(params, rnn: bool = False) -> Values:
     """Convert the LSTM weights of lstm_jax to the parameters of a Linen LSTMCell or OptimizedLSTMCell.
 
     The method `apply` of the Linen module expects the result as {"params": result}.
@@ -58,7 +58,7 @@ def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
     return _split(params, LINEN, rnn)
 
 
-def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
+def lstm_from_nnx(tree: Mapping) -> Arrays:
     """Convert the parameters of an nnx.LSTMCell or nnx.OptimizedLSTMCell to the LSTM weights of lstm_jax.
 
     Args:
@@ -69,7 +69,7 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     return _joined(leaves, OPTIMIZED if "dense_i/kernel" in leaves else NNX)
 
 
-def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
+def lstm_to_nnx(params, optimized: bool = True, rnn: bool = False) -> Values:
     """Convert the LSTM weights of lstm_jax to the parameters of an NNX cell, as a pure dict for `nnx.replace_by_pure_dict`.
 
     The arguments `params` and `rnn` and the errors are those of `lstm_to_linen`. The result is for an nnx.OptimizedLSTMCell or, if
@@ -98,7 +98,7 @@ def _joined(leaves: Mapping[str, object], names: Mapping[str, list[str]]) -> Arr
     return {name: np.concatenate([found[path] for path in paths], axis=-1) for name, paths in names.items()}
 
 
-def _split(params, names: Mapping[str, list[str]], rnn: bool) -> dict[str, Any]:
+def _split(params, names: Mapping[str, list[str]], rnn: bool) -> Values:
     arrays = exported_layer("lstm", params, FLAX)
     cell = {}
     for name, paths in names.items():

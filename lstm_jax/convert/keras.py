@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import AnyPath, Texts, Values
 from lstm_jax.bounds import as_tuple
 from lstm_jax.convert.arrays import (
     CHARACTER,
@@ -64,7 +65,6 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
-FilePath = str | os.PathLike[str]
 Weights = list[ndarray]
 """Arrays in the order of Keras' `get_weights()` and `set_weights`."""
 LAYER_BY_LAYER = (
@@ -94,7 +94,7 @@ def _list(arrays: Arrays) -> Weights:
     return [kernel, recurrent, biases[0] if len(biases) == 1 else np.stack(biases)]
 
 
-def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
+def cell_from_keras(cell: str, weights: Sequence, where: str = "") -> Arrays:
     """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
 
     Args:
@@ -111,7 +111,7 @@ def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Array
     return _from_list(cell, weights, where)
 
 
-def cell_to_keras(cell: str, params: Any) -> Weights:
+def cell_to_keras(cell: str, params) -> Weights:
     """Convert the weights of an LSTM, a GRU or a simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `cell_from_keras`.
@@ -128,17 +128,17 @@ def cell_to_keras(cell: str, params: Any) -> Weights:
     return _list(exported_layer(cell, params, KERAS))
 
 
-def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
+def lstm_from_keras(weights: Sequence, where: str = "") -> Arrays:
     """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax, as `cell_from_keras("lstm", ...)` does."""
     return cell_from_keras("lstm", weights, where)
 
 
-def lstm_to_keras(params: Any) -> Weights:
+def lstm_to_keras(params) -> Weights:
     """Convert an LSTM of lstm_jax to the arrays that `set_weights` of a Keras LSTM expects, as `cell_to_keras("lstm", ...)` does."""
     return cell_to_keras("lstm", params)
 
 
-def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: str = "lstm") -> Layer:
+def bidirectional_from_keras(weights: Sequence, where: str = "", *, cell: str = "lstm") -> Layer:
     """Convert the weights of a Keras Bidirectional layer to {"forward": dict, "backward": dict}.
 
     Args:
@@ -158,7 +158,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     return {direction: _from_list(cell, half, f"{where}{direction}/", sizes) for direction, half in both}
 
 
-def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> Weights:
+def bidirectional_to_keras(params, *, cell: str = "lstm") -> Weights:
     """Convert the weights of a bidirectional layer to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
     The list contains the kernel, the recurrent kernel and the bias of the forward layer, then those of the backward layer.
@@ -177,7 +177,7 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> Weights:
     return [array for half in halves(layer).values() for array in _list(half)]
 
 
-def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
+def embedding_from_keras(weights: Sequence) -> Arrays:
     """Convert the weights of a Keras Embedding layer, a list of one array (V, E), to {"embedding": (V, E)}."""
     return _from_list("embedding", weights)
 
@@ -187,7 +187,7 @@ def embedding_to_keras(params: Params) -> Weights:
     return list(checked(LAYOUTS["embedding"], params).values())
 
 
-def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
+def dense_from_keras(weights: Sequence, where: str = "") -> Arrays:
     """Convert the weights of a Keras Dense layer to the dense weights of lstm_jax, {"kernel": (in, out), "bias": (out,)}.
 
     Args:
@@ -202,7 +202,7 @@ def dense_to_keras(params: Params) -> Weights:
     return list(checked(LAYOUTS["dense"], params).values())
 
 
-def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
+def sentiment_from_keras(weights: Sequence) -> Arrays:
     """Convert `get_weights()` of a Keras sentiment model to the flat dict of weights that `lstm_jax.convert` describes.
 
     The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). The list has no names: two
@@ -221,7 +221,7 @@ def sentiment_to_keras(params: Params) -> Weights:
     return [*chain(*_groups(params, SENTIMENT).values())]
 
 
-def generation_from_keras(weights: Sequence[Any]) -> Arrays:
+def generation_from_keras(weights: Sequence) -> Arrays:
     """Convert the weights of a Keras character model to a flat dict of weights of lstm_jax; see `sentiment_from_keras`.
 
     The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
@@ -246,7 +246,7 @@ MODELS: dict[Kind, str] = {
 """Layers of the Keras models whose list of weights is converted."""
 
 
-def _from_model(weights: Sequence[Any], kind: Kind) -> Arrays:
+def _from_model(weights: Sequence, kind: Kind) -> Arrays:
     """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
     weights = as_tuple("model weights", weights, GET_WEIGHTS)
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
@@ -293,7 +293,7 @@ def _names(kinds: list[str]) -> list[str]:
     return [f"{kind}_{count}" if count else kind for kind, count in zip(kinds, counts, strict=True)]
 
 
-def _read_hdf5(source: FilePath | io.BytesIO, name: str) -> tuple[Arrays, list[str]]:
+def _read_hdf5(source: AnyPath | io.BytesIO, name: str) -> tuple[Arrays, list[str]]:
     """Read the arrays of an HDF5 file and the paths of its groups, in natural order. The state of the optimizer is left out."""
     import h5py
 
@@ -410,7 +410,7 @@ def _check_options(layer, model: Kind, subject: str, backward: bool = False) -> 
         _check_options(options["backward_layer"], model, subject, backward=True)
 
 
-def read_keras_weights(path: FilePath) -> Arrays:
+def read_keras_weights(path: AnyPath) -> Arrays:
     """Read the weights in a Keras 3 `.weights.h5` file or `.keras` archive, and return a dict from the path of each array to the array.
 
     The paths are in natural order, in which lstm_2 comes before lstm_10. The state of the optimizer is left out. bfloat16 arrays are
@@ -423,7 +423,7 @@ def read_keras_weights(path: FilePath) -> Arrays:
     return _read(path)[0]
 
 
-def sentiment_from_keras_file(path: FilePath) -> Arrays:
+def sentiment_from_keras_file(path: AnyPath) -> Arrays:
     """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights; see `sentiment_from_keras`.
 
     Each recurrent layer is an LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells. In
@@ -438,7 +438,7 @@ def sentiment_from_keras_file(path: FilePath) -> Arrays:
     return _from_file(path, SENTIMENT)
 
 
-def generation_from_keras_file(path: FilePath) -> Arrays:
+def generation_from_keras_file(path: AnyPath) -> Arrays:
     """Read a character model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
     The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
@@ -453,7 +453,7 @@ def generation_from_keras_file(path: FilePath) -> Arrays:
     return _from_file(path, CHARACTER)
 
 
-def _from_file(path: FilePath, kind: Kind) -> Arrays:
+def _from_file(path: AnyPath, kind: Kind) -> Arrays:
     arrays, groups, config = _read(path)
     subject = f"Keras model {os.fspath(path)}"
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
@@ -489,7 +489,7 @@ def _from_file(path: FilePath, kind: Kind) -> Arrays:
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
 
-def write_keras_weights(path: FilePath, params: Params) -> None:
+def write_keras_weights(path: AnyPath, params: Params) -> None:
     """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
 
     The Keras model must be Sequential or functional. It must have one LSTM or Bidirectional(LSTM) layer for each recurrent layer in
@@ -524,12 +524,12 @@ def write_keras_weights(path: FilePath, params: Params) -> None:
     write_atomically(Path(name), content.getvalue())
 
 
-def _tensor(value: dict[str, Any]) -> Any:
+def _tensor(value: Values) -> Any:
     """Return what a Keras tensor in a config stands for, [name of a layer, number of its call, number of its output], or another dict."""
     return value["config"]["keras_history"] if value.get("class_name") == "__keras_tensor__" else value
 
 
-def _read(path: FilePath) -> tuple[Arrays, list[str], Any]:
+def _read(path: AnyPath) -> tuple[Arrays, list[str], Any]:
     """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name = os.fspath(path)
     with open_input(path, f"Keras weights {name}") as file:
@@ -551,7 +551,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], features: int, outputs: int,
         return list(stacks)
 
     @cache
-    def orders(rest: tuple[str, ...], width: int):
+    def orders(rest: Texts, width: int):
         """Return at most two possible orders of the layers that have no position in the model yet."""
         if not rest:
             return [[]] if width == outputs else []

@@ -52,7 +52,7 @@ def _paired(layer, arrays: Arrays, where: str = "") -> Pairs:
     return found
 
 
-def _paired_layers(layer, weights: Sequence[Any], where: str = "", allowed: Sequence[str] = ()) -> Pairs:
+def _paired_layers(layer, weights: Sequence, where: str = "", allowed: Sequence[str] = ()) -> Pairs:
     """Pair the parameters of recurrent layers with weights, after checking that the weights fit the layers.
 
     `where` is the path of a layer's weights in error messages. `allowed` are the cells, with their activations, that the weights fit; if it
@@ -183,7 +183,7 @@ LOADABLE = (
 )
 
 
-def load(layer: Any, weights: Any, prefix: str = "") -> None:
+def load(layer, weights, prefix: str = "") -> None:
     """Set the parameters of a layer or a model to given weights, such as those of another library, after checking that the weights fit.
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for

@@ -18,6 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 import lstm_jax
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import (
     CHARACTER,
@@ -83,7 +84,7 @@ class Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def node(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+    def node(self, operator: str, *inputs, outputs: int = 1, **attributes) -> Any:
         """Add a node, and return the name of its output, or a list of the names if there are several.
 
         An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
@@ -115,7 +116,7 @@ class Graph:
         return model
 
 
-def state_names(cell: str) -> tuple[str, ...]:
+def state_names(cell: str) -> Texts:
     """Return the names of the arrays of a cell's state."""
     return ("h", "c") if cell == "lstm" else ("h",)
 
@@ -172,7 +173,7 @@ POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
 
 def layers_to_onnx(
     cell: str,
-    layers: Any,
+    layers,
     *,
     merge: str | None = None,
     states: bool = False,

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
@@ -89,7 +90,7 @@ def layers_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> lis
     return _uniform(cell, layers)
 
 
-def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True) -> Arrays:
+def layers_to_torch(cell: str, layers, prefix: str = "", bias: bool = True) -> Arrays:
     """Convert layers of lstm_jax to the state dict of a PyTorch nn.LSTM, nn.GRU or nn.RNN with the same number of layers.
 
     This function is the inverse of `layers_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
@@ -131,7 +132,7 @@ def cell_from_torch(cell: str, state_dict: StateDict, prefix: str = "") -> Array
     return layers[0]
 
 
-def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> Arrays:
+def cell_to_torch(cell: str, params, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> Arrays:
     """Convert the weights of a cell to the state dict of a PyTorch cell, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and direction.
 
     This function is the inverse of `cell_from_torch`; see `layers_to_torch`.
@@ -169,7 +170,7 @@ def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Array
     return reordered("PyTorch", cell, arrays)
 
 
-def _uniform(cell: str, layers: list[Any]) -> list[Layer]:
+def _uniform(cell: str, layers: list) -> list[Layer]:
     """Return copies of the weights of layers, after checking that one PyTorch module can hold them."""
     found = check_stack(layers, cell)
     shapes = {str([half["recurrent_kernel"].shape for half in halves(layer).values()]) for layer in found}
@@ -183,7 +184,7 @@ def lstm_from_torch(state_dict: StateDict, prefix: str = "") -> list[Layer]:
     return layers_from_torch("lstm", state_dict, prefix)
 
 
-def lstm_to_torch(layers: Any, prefix: str = "") -> Arrays:
+def lstm_to_torch(layers, prefix: str = "") -> Arrays:
     """Convert LSTM layers of lstm_jax to the state dict of a PyTorch nn.LSTM, as `layers_to_torch("lstm", ...)` does."""
     return layers_to_torch("lstm", layers, prefix)
 
@@ -276,7 +277,7 @@ def _to_state(params: Params, embedding: str, lstm: str, head: str, kind: Kind) 
     }
 
 
-def read_torch_file(path: str | os.PathLike[str]) -> Arrays:
+def read_torch_file(path: AnyPath) -> Arrays:
     """Read a `.safetensors` file and return a dict from the name of each array to the array.
 
     A `.pt` file is not accepted, because it is a pickle, which can run code when it is loaded.

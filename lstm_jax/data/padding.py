@@ -1,7 +1,7 @@
 """Padding and truncation of sequences to the same length."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
@@ -19,12 +19,12 @@ def _check(maxlen: int, padding: str, truncating: str) -> None:
 
 
 def pad_sequences(
-    sequences: Any,
+    sequences,
     maxlen: int | None = None,
-    dtype: Any = "int32",
+    dtype="int32",
     padding: str = "pre",
     truncating: str = "pre",
-    value: Any = 0.0,
+    value=0.0,
 ) -> ndarray:
     """Pad or cut N sequences to the same length, and return them as one array (N, maxlen, ...).
 
@@ -83,7 +83,7 @@ def pad_ragged(values: ndarray, offsets: ndarray, maxlen: int, padding: str = "p
     return pad_rows(values, offsets[:-1], np.diff(offsets), maxlen, padding, truncating)
 
 
-def pad_rows(values: Any, starts: ndarray, lengths: ndarray, maxlen: int, padding: str, truncating: str) -> ndarray:
+def pad_rows(values, starts: ndarray, lengths: ndarray, maxlen: int, padding: str, truncating: str) -> ndarray:
     """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen)."""
     _check(maxlen, padding, truncating)
     kept = np.minimum(lengths, maxlen)
@@ -95,13 +95,13 @@ def pad_rows(values: Any, starts: ndarray, lengths: ndarray, maxlen: int, paddin
     return padded
 
 
-def joined_rows(values: Any, starts: ndarray, lengths: ndarray) -> ndarray:
+def joined_rows(values, starts: ndarray, lengths: ndarray) -> ndarray:
     """Return the ids of N rows, one row after the other. Row n is `values[starts[n] : starts[n] + lengths[n]]`."""
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return values[np.repeat(starts, lengths) + within]
 
 
-def ragged(rows: Iterable[Any]) -> tuple[ndarray, ndarray]:
+def ragged(rows: Iterable) -> tuple[ndarray, ndarray]:
     """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.bounds import Count, CountOrNone, check_number, frozen
 from lstm_jax.data.tables import as_number, table_rows
 from lstm_jax.errors import InputError, require
@@ -85,7 +86,7 @@ class Series:
         times = self._in_ticks(self.times)[-1] + self._median_ticks * np.arange(1, count + 1)
         return np.rint(times) / TICKS if self.dated else times
 
-    def numbers(self, times: ndarray | Sequence[Any]) -> ndarray:
+    def numbers(self, times: ndarray | Sequence) -> ndarray:
         """Return the given times as float64 numbers in the unit of the attribute `Series.times`.
 
         Args:
@@ -164,16 +165,14 @@ def _read_time(text: str, subject: str) -> tuple[float, str, timedelta | None]:
     if (number := as_number(text)) is not None:
         require(math.isfinite(number), subject, repr(text), "give a finite number, or a date")
         return number, NUMBER, None
-    try:
+    with parsing(subject, "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00"):
         date = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
         offset = date.utcoffset()
         seconds = (date.replace(tzinfo=UTC) if offset is None else date).timestamp()
-    except (ValueError, OverflowError) as error:
-        raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00") from error
     return seconds / DAY, f"a date with {'no' if offset is None else 'an'} offset from UTC", offset
 
 
-def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "value") -> Series:
+def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Series:
     """Read a time series from two columns of a CSV or JSON-lines file.
 
     A row without a value is left out. The series then has one longer gap, from the previous row to the next row.

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
@@ -59,7 +60,7 @@ class Kind:
     """Value of the entry "format" of the index."""
     command: str
     """Command that writes the shards, for error messages."""
-    endings: tuple[str, ...] = ("ids",)
+    endings: Texts = ("ids",)
     """Endings of the files of a shard, apart from its record."""
 
 
@@ -108,7 +109,7 @@ def write_folder(
         (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def _results(tasks: list[partial[Any]], workers: int) -> Iterator[Any]:
+def _results(tasks: list[partial], workers: int) -> Iterator:
     """Call functions, in several processes if there are several workers, and yield each result when it is there."""
     if workers <= 1 or len(tasks) <= 1:
         yield from (task() for task in tasks)
@@ -189,7 +190,7 @@ class MappedIds:
     and `nbytes`. It consists of the ids `begin` to `end` - 1, counted over the ids of all shards.
     """
 
-    def __init__(self, shards: Sequence[Shard], dtype: Any):
+    def __init__(self, shards: Sequence[Shard], dtype):
         self.shards, self.dtype = shards, np.dtype(dtype)
         self.offsets = np.cumsum([0, *(shard.count for shard in shards)])
         self.begin, self.end = 0, int(self.offsets[-1])
@@ -214,7 +215,7 @@ class MappedIds:
         places = np.flatnonzero(places) if places.dtype == bool else places.astype(np.int64)  # a narrow dtype does not hold len(self)
         return self.take(np.where(places < 0, places + len(self), places))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator:
         for begin in range(0, len(self), READ):
             yield from self[begin : begin + READ]
 
@@ -248,7 +249,7 @@ class ShardFolder:
     def _mapped(self) -> Callable[..., ndarray]:
         return lru_cache(OPEN)(np.memmap)
 
-    def shard(self, number: int, joint: ndarray, dtype: Any) -> Shard:
+    def shard(self, number: int, joint: ndarray, dtype) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
         self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)

@@ -168,7 +168,7 @@ def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[s
     return texts
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value) -> bool:
     """Return whether a cell has no value. A NaN, which pandas writes for missing values, differs from itself."""
     return value is None or value == "" or value != value
 

@@ -5,12 +5,12 @@ import math
 from typing import Any
 
 
-def json_text(value: Any, **options: Any) -> str:
+def json_text(value, **options) -> str:
     """Return a value as JSON text, in which null stands for each float that is not finite, since JSON has neither NaN nor Infinity."""
     return json.dumps(_finite(value), allow_nan=False, **options)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value) -> Any:
     """Return a copy of a value, in which None takes the place of each float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -1,13 +1,8 @@
 """Safe reading of data files. Only files of limited size are read, and every error message names the file.
 
-The path of a data file can cause three problems:
-- It may lead to a FIFO to which no process writes, or to a device that never ends.
-- It may lead to a small compressed file that expands to gigabytes.
-- It may lead to a file on which a parser fails with an exception that the parser's documentation does not mention.
-
-Code that reads a whole data file therefore opens it with `open_input` or `read_input`, decompresses it with `expanded`, and parses it
-inside `with parsing(...)`. It decodes texts by `decode_utf8`, whose error names the probable kind of a file that is not UTF-8, or the
-offset of its first invalid byte.
+A path may lead to a FIFO to which no process writes, to a device that never ends, to a small compressed file that expands to gigabytes,
+or to a file on which a parser fails with any exception. Code that reads a whole data file therefore opens it with `open_input` or
+`read_input`, decompresses it with `expanded`, parses it inside `with parsing(...)`, and decodes texts by `decode_utf8`.
 """
 
 import contextlib
@@ -22,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.errors import InputError, parsing, require
 from lstm_jax.runtime.machine import total_memory
 
@@ -93,7 +89,7 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 
 @contextlib.contextmanager
 def open_input(
-    path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE, limited: bool = True, fifo: bool = False
+    path: AnyPath, subject: str = "", remedy: str = READABLE, limited: bool = True, fifo: bool = False
 ) -> Iterator[io.BufferedReader]:
     """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed."""
     subject = subject or f"file {path}"

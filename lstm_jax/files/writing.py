@@ -14,8 +14,9 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from lstm_jax.aliases import Values
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
 from lstm_jax.files.reading import KINDS
@@ -150,13 +151,13 @@ def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, o
     write_atomically(path, fetch)
 
 
-def summed_json(content: dict[str, Any]) -> bytes:
+def summed_json(content: Values) -> bytes:
     """Encode a dict as bytes: a line with the SHA-256 checksum of the JSON in hexadecimal, and then the JSON."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
-def read_summed(content: bytes) -> dict[str, Any] | None:
+def read_summed(content: bytes) -> Values | None:
     """Return the dict that `summed_json` has encoded as `content`, or None if `content` is damaged."""
     first, _, body = content.partition(b"\n")
     with contextlib.suppress(ValueError, RecursionError):

@@ -22,6 +22,7 @@ from typing import Any, no_type_check
 import jax
 import keras
 
+from lstm_jax.aliases import Values
 from lstm_jax.cells import CELLS, Cell, with_activations
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, check_class, require
@@ -58,11 +59,11 @@ def why_not(layer: keras.layers.RNN) -> str:
     return ""
 
 
-def _cells(cell: Any) -> list[Any]:
+def _cells(cell) -> list:
     return list(cell.cells) if type(cell) is keras.layers.StackedRNNCells else [cell]
 
 
-def _activations(cell: Any) -> list[Any]:
+def _activations(cell) -> list:
     """Return the activation and the recurrent activation, each as its name if it is a function of Keras itself."""
     found = []
     for function in (cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)):
@@ -75,12 +76,12 @@ _CELLS = {keras.layers.LSTMCell: "lstm", keras.layers.GRUCell: "gru", keras.laye
 """Dict from the class of a Keras cell to the name of the cell in `CELLS`. A GRU with `reset_after=False` is another cell there."""
 
 
-def _cell(cell: Any) -> Cell:
+def _cell(cell) -> Cell:
     name = _CELLS[type(cell)] if getattr(cell, "reset_after", True) else "gru_reset_before"
     return with_activations(CELLS[name], *_activations(cell))
 
 
-def _params(cell: Any) -> Any:
+def _params(cell) -> Any:
     """Return the parameters of a Keras cell in the dtype of its variables. With mixed precision, Keras has rounded them to bfloat16."""
     dtype, columns = cell.variable_dtype, cell.kernel.shape[-1]
     rows = 2 if getattr(cell, "reset_after", False) else 1  # the bias of such a GRU has two rows
@@ -88,7 +89,7 @@ def _params(cell: Any) -> Any:
     return _cell(cell).params(*(keras.ops.cast(weight, dtype) for weight in (cell.kernel, cell.recurrent_kernel, *bias)))
 
 
-def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
+def _masks(cell, x, h, training: bool) -> DropoutMasks:
     """Return the dropout masks that a Keras cell draws for one call, in which `x` (B, E) is the first step and `h` the initial output."""
     if not training:
         return DropoutMasks()
@@ -97,14 +98,14 @@ def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
     of_state = cell.get_recurrent_dropout_mask(h) if 0 < cell.recurrent_dropout < 1 else None
     if getattr(cell, "implementation", 1) != 1:
         of_state = None  # Keras' implementation 2 has no recurrent dropout
-    per_gate: list[Any] = [keras.ops.stack(masks) if isinstance(masks, list) else masks for masks in (of_input, of_state)]
+    per_gate: list = [keras.ops.stack(masks) if isinstance(masks, list) else masks for masks in (of_input, of_state)]
     return DropoutMasks(*per_gate)
 
 
 class _Unrolled(keras.layers.RNN):
     """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
-    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, list[Any]]:
+    def inner_loop(self, sequences, initial_state, mask, training: bool = False) -> tuple[Any, Any, list]:
         """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer."""
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
@@ -167,13 +168,13 @@ class Bidirectional(keras.layers.Bidirectional):
     """
 
     @no_type_check  # Keras reads the signature
-    def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, layer, *args, **kwargs) -> None:
         ours = type(layer) in LAYERS.values()
         with keras.saving.custom_object_scope(LAYERS if ours else {}):
             super().__init__(layer, *args, **kwargs)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
+    def from_config(cls, config: Values, custom_objects: dict[str, type] | None = None) -> Any:
         """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned."""
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 
@@ -186,12 +187,12 @@ for _kind in LAYERS.values():
 _RECURRENT = {getattr(keras.layers, name): kind for name, kind in LAYERS.items()}
 
 
-def _replace(layer: Any, name: str, part: Any) -> None:
+def _replace(layer, name: str, part) -> None:
     layer._tracker.untrack(getattr(layer, name))  # Keras would still count its weights
     setattr(layer, name, part)
 
 
-def _shared(layer: Any, kind: type) -> Any:
+def _shared(layer, kind: type) -> Any:
     """Return a layer of class `kind` that has the settings of a Keras layer and shares its weights."""
     made = kind.from_config(layer.get_config())
     _replace(made, "cell", layer.cell)
@@ -203,7 +204,7 @@ def _shared(layer: Any, kind: type) -> Any:
     return made
 
 
-def _inside(layer: Any) -> list[str]:
+def _inside(layer) -> list[str]:
     parts = layer._flatten_layers(include_self=False)
     return [part.name for part in parts if isinstance(part, keras.layers.RNN) and not isinstance(part, _Unrolled)]
 
@@ -214,13 +215,13 @@ class _Replacing:
     def __init__(self) -> None:
         self.names, self.notes, self.made = [], [], {}
 
-    def layer(self, layer: Any) -> Any:
+    def layer(self, layer) -> Any:
         """Return the layer in place of a layer. A layer that a model uses several times is replaced by a single layer."""
         if id(layer) not in self.made:
             self.made[id(layer)] = self._layer(layer)
         return self.made[id(layer)]
 
-    def _layer(self, layer: Any) -> Any:
+    def _layer(self, layer) -> Any:
         if not isinstance(layer, keras.layers.Layer):  # an operation of a Functional model, such as the comparison that computes a mask
             return layer
         kind = type(layer)
@@ -246,7 +247,7 @@ class _Replacing:
         self.names.append(layer.name)
         return _shared(layer, _RECURRENT[kind])
 
-    def _model(self, model: Any) -> Any:
+    def _model(self, model) -> Any:
         kind = type(model)
         if not (
             kind.__name__ in ("Sequential", "Functional") and kind.__module__.startswith("keras.")
@@ -265,7 +266,7 @@ class _Replacing:
             model.compiled = compiled
 
 
-def accelerate(model: Any, verbose: bool = True) -> Any:
+def accelerate(model, verbose: bool = True) -> Any:
     """Return a copy of a Keras model whose recurrent layers are run by `lstm_jax.unroll`. The copy gives the same results.
 
     Both models share their weights: training one of them also trains the other. If the given model is compiled, the new model is compiled

@@ -11,9 +11,9 @@ from flax import nnx
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.calls import Layer, Source, is_key, is_single, read_input
-from lstm_jax.layers.initial import checked_call, constructor
+from lstm_jax.layers.base import Layer, Source, is_key, is_single, read_input
 from lstm_jax.layers.recurrent import Recurrent, Shape, recurrent
+from lstm_jax.layers.refusals import checked_call, constructor
 
 MERGES = {
     "concat": lambda ahead, back: jnp.concatenate([ahead, back], axis=-1),
@@ -62,7 +62,7 @@ class Bidirectional(Layer):
         merge_mode: Literal["concat", "sum", "ave", "mul"] | None = "concat",
         return_sequences: bool = False,
         return_state: bool = False,
-        backward: Mapping[str, Any] | None = None,
+        backward: Mapping | None = None,
         rngs: nnx.Rngs,
         **options,
     ):
@@ -126,7 +126,7 @@ class Bidirectional(Layer):
         Raises:
             InputError: if the two layers have different cells.
         """
-        alike = self.forward.row == self.backward.row
+        alike = self.forward.definition == self.backward.definition
         require(alike, "states", "layers of different cells", "join their arrays yourself")
         return jax.tree.map(lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states)
 
@@ -141,7 +141,7 @@ class Bidirectional(Layer):
             return None, None
         parts = [*given] if isinstance(given, tuple | list) and not hasattr(given, "_fields") else []
         if name != "dropout" and not any(isinstance(part, tuple | list) for part in parts):
-            ahead, back = (len(layer.row.state_like()) for layer in self.directions)
+            ahead, back = (len(layer.definition.state_like()) for layer in self.directions)
             if len(parts) == ahead + back:
                 return tuple(parts[:ahead]), tuple(parts[ahead:])
         require(len(parts) == 2, name, type(given).__name__, "give a pair, forward and backward")
@@ -152,8 +152,8 @@ class Bidirectional(Layer):
         self,
         x,
         *,
-        initial_state: Sequence[Any] | None = None,
-        reset_state: Sequence[Any] | None = None,
+        initial_state: Sequence | None = None,
+        reset_state: Sequence | None = None,
         dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
         rngs: Source = None,
         time_major: bool = False,

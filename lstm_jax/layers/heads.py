@@ -5,7 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
-from lstm_jax.layers.initial import check_size, constructor
+from lstm_jax.layers.initial import check_size
+from lstm_jax.layers.refusals import constructor
 
 
 class ClassifierHead(nnx.Module):

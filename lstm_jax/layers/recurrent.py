@@ -19,8 +19,9 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
 from lstm_jax.errors import require
-from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, expanded, is_single, read_input, with_batch, with_row
-from lstm_jax.layers.initial import Initial, Projection, check_size, checked_call, constructor, initial_params
+from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, expanded, is_single, is_training, read_input, with_batch, with_row
+from lstm_jax.layers.initial import Initial, Projection, check_size, initial_params
+from lstm_jax.layers.refusals import checked_call, constructor
 from lstm_jax.recurrence import REAL, Remat, check_remat, check_zoneout, of_kinds, unroll
 
 Shape = tuple[int | None, ...]
@@ -130,8 +131,8 @@ class Recurrent(DropoutLayer):
         features, units = check_size("features", features), check_size("units", units)
         projection = check_number("projection", projection, Projection)
         base = find_cell(cell)
-        self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
-        self.features, self.units, self.cell = features, units, shown_name(self.row, base)
+        self.definition = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
+        self.features, self.units, self.cell = features, units, shown_name(self.definition, base)
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         self.weight_drop = check_rate("weight_drop", weight_drop)
@@ -141,10 +142,10 @@ class Recurrent(DropoutLayer):
         )  # nnx.GraphDef needs a hash
         for part, rate in self.zoneout.items():
             if rate:
-                check_zoneout(self.row, part, rate)
+                check_zoneout(self.definition, part, rate)
         for name in ("recurrent_dropout", "weight_drop"):
             rate = getattr(self, name)
-            fits = self.row.has_recurrent_kernel or not rate
+            fits = self.definition.has_recurrent_kernel or not rate
             require(fits, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
         ignored = self.recurrent_dropout and base not in BUILT_IN and not reads_mask(base)
         remedy = f"the step of cell {self.cell} ignores its mask: see docs/contributing/own_cell.md"
@@ -156,14 +157,14 @@ class Recurrent(DropoutLayer):
         self.remat: Remat = check_remat(remat)
         self.carried: Any = nnx.data(None)
         drawn = {"kernel": kernel_initializer, "recurrent_kernel": recurrent_initializer, "bias": bias_initializer}
-        params = initial_params(self.row, base in BUILT_IN, features, units, drawn, param_dtype, rngs, use_bias, unit_forget_bias)
+        params = initial_params(self.definition, base in BUILT_IN, features, units, drawn, param_dtype, rngs, use_bias, unit_forget_bias)
         super().__init__(rngs, bool(dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell))
         if learned_state:
-            start = self.row.initial_state(1, units, param_dtype)
+            start = self.definition.initial_state(1, units, param_dtype)
             params |= {INITIAL + name: array[0] for name, array in start._asdict().items()}
         for name, array in params.items():
             remedy = "a layer has an attribute of this name: rename the field"
-            require(not hasattr(self, name), f"params of cell {self.row.name}", name, remedy)
+            require(not hasattr(self, name), f"params of cell {self.definition.name}", name, remedy)
             setattr(self, name, None if array is None else nnx.Param(array))
 
     @property
@@ -179,12 +180,12 @@ class Recurrent(DropoutLayer):
     @property
     def output_features(self) -> int:
         """Number of output features: the number of units or, if the layer has a recurrent projection, its number of outputs."""
-        return self.row.output_size(self.units)
+        return self.definition.output_size(self.units)
 
     def initial_state(self, batch: int | None, dtype=None) -> Any:
         """Return the initial state of the layer for a batch of `batch` rows, or without a batch axis if `batch` is None."""
         dtype = self.kernel[...].dtype if dtype is None else dtype
-        state = self.row.initial_state(1 if batch is None else batch, self.units, dtype)
+        state = self.definition.initial_state(1 if batch is None else batch, self.units, dtype)
         if self.learned_state:
             learned = self._reset_state(None)
             state = jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
@@ -208,7 +209,7 @@ class Recurrent(DropoutLayer):
         """Return the state that replaces the state of the layer at a reset, or None if the initial state of the cell replaces it."""
         if given is not None or not self.learned_state:
             return given
-        like = self.row.state_like()
+        like = self.definition.state_like()
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
     def _carry(self, state) -> None:
@@ -222,8 +223,8 @@ class Recurrent(DropoutLayer):
     def cell_params(self) -> Any:
         """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
         kernel = self.kernel[...]
-        arrays = [getattr(self, name) for name in self.row.params._fields]
-        return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
+        arrays = [getattr(self, name) for name in self.definition.params._fields]
+        return self.definition.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs for an input of the given shape (B, T, E), in which an unknown size is None.
@@ -238,7 +239,7 @@ class Recurrent(DropoutLayer):
         fits = len(shape) == 3 and shape[2] in (features, None)
         require(fits, "shape", shape, f"give (batch, steps, {features})")
         outputs = (*shape[:2], self.output_features) if self.return_sequences else (shape[0], self.output_features)
-        state = self.row.state_like(self.units)
+        state = self.definition.state_like(self.units)
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def draw_masks(self, batch: int, rngs: Source = None, steps: int = 0) -> DropoutMasks:
@@ -253,14 +254,14 @@ class Recurrent(DropoutLayer):
         kept = {name: rate for name, rate in self.zoneout.items() if rate}
         if not (self.dropout or self.recurrent_dropout or kept):
             return DropoutMasks()
-        rates, gates = (self.dropout, self.recurrent_dropout), self.row.gates
+        rates, gates = (self.dropout, self.recurrent_dropout), self.definition.gates
         dtype, key = self.kernel[...].dtype, dropout_key(self.rngs, rngs)
         masks = draw_masks(key, batch, self.features, self.output_features, *rates, self.dropout_masks, dtype, gates)
         if not kept:
             return masks
         require(steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more")
         keys = dict(zip(self.zoneout, jax.random.split(jax.random.fold_in(key, 2), len(self.zoneout)), strict=True))
-        state = self.row.state_like(self.units)
+        state = self.definition.state_like(self.units)
         zoneout = {
             name: jax.random.bernoulli(keys[name], rate, (steps, batch, getattr(state, name).shape[1])) for name, rate in kept.items()
         }
@@ -336,9 +337,9 @@ class Recurrent(DropoutLayer):
             initial_state = tuple(part[...] for part in self.carried) if initial_state is None else initial_state
         elif self.learned_state and initial_state is None and reset_state is None:
             initial_state = self._initial_state(batch)
-        params, dropout = self._drop(batch, steps, dropout, rngs, self._is_training(deterministic))
+        params, dropout = self._drop(batch, steps, dropout, rngs, is_training(self, deterministic))
         outputs, state = unroll(
-            self.row,
+            self.definition,
             params,
             initial_state=initial_state,
             lengths=lengths,
@@ -409,7 +410,7 @@ class Recurrent(DropoutLayer):
             return jax.tree.map(lambda part: part[0], rows)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
         return unroll(
-            self.row,
+            self.definition,
             params,
             expanded("x", x, 1),
             state,

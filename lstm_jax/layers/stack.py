@@ -10,10 +10,10 @@ from jaxtyping import Array
 from lstm_jax.bounds import as_tuple
 from lstm_jax.dropout import check_rate, draw_mask
 from lstm_jax.errors import check_class, require
+from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, is_key, is_training
 from lstm_jax.layers.bidirectional import Bidirectional
-from lstm_jax.layers.calls import DropoutLayer, Source, dropout_key, is_key
-from lstm_jax.layers.initial import checked_call
 from lstm_jax.layers.recurrent import Recurrent, Shape
+from lstm_jax.layers.refusals import checked_call
 
 
 class RecurrentStack(DropoutLayer):
@@ -117,7 +117,7 @@ class RecurrentStack(DropoutLayer):
             remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
             for name in ("mask", "lengths", "resets", "segment_ids"):
                 require(options.get(name) is None, name, "given after a layer with go_backwards", remedy)
-        drops = self.dropout and self._is_training(deterministic)
+        drops = self.dropout and is_training(self, deterministic)
         y: Any = x
         states = []
         for n, layer in enumerate(self.layers):
@@ -144,11 +144,11 @@ class RecurrentStack(DropoutLayer):
         size = len(values) if isinstance(values, Sequence) else type(values).__name__
         require(size == len(self.layers), name, size, f"give a list of {len(self.layers)}, one for each layer")
 
-    def initial_state(self, batch: int | None, dtype=None) -> list[Any]:
+    def initial_state(self, batch: int | None, dtype=None) -> list:
         """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""
         return [layer.initial_state(batch, dtype) for layer in self.layers]
 
-    def step(self, x, state: Sequence[Any], *, reset=None) -> tuple[Array, list[Any]]:
+    def step(self, x, state: Sequence, *, reset=None) -> tuple[Array, list]:
         """Run one step of all layers without dropout, and return (output of the last layer, list of the states of all layers).
 
         The arguments are those of `Recurrent.step`, except that `state` is the list of the states of all layers before the step.

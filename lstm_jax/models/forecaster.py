@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax.config import ForecastModelConfig
 from lstm_jax.layers import ClassifierHead
-from lstm_jax.layers.calls import Source
+from lstm_jax.layers.base import Source
 from lstm_jax.models.parts import make_stack
 
 
@@ -45,11 +45,8 @@ class Forecaster(nnx.Module):
 
         Difference k is the k-th of the next K values minus the last past value, in the units of the values in `entries`.
 
-        Args:
-            entries: past entries (B, T, F).
-            ahead: numbers (B, K) that encode the times from the last past entry to each of the K values; see `forecast.Part.ahead`.
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
+        `forecast.Part` describes the past entries (B, T, F), and `ahead` (B, K), which encodes the times from the last of them to each of
+        the K values. `deterministic` and `rngs` are those of `Recurrent.__call__`.
         """
         h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
         out = self.head(jnp.concatenate([h, ahead], axis=-1))

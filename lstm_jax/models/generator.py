@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import require
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
-from lstm_jax.layers.calls import Source
+from lstm_jax.layers.base import Source
 from lstm_jax.models.parts import make_stack
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
@@ -34,7 +34,7 @@ class CharGenerator(nnx.Module):
         require(not config.tied or outputs == config.embed, "tied", f"{outputs} outputs", f"the embedding has {config.embed}: leave it out")
         self.head: Any = TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(outputs, vocabulary, rngs=rngs)
 
-    def initial_state(self, batch: int) -> list[Any]:
+    def initial_state(self, batch: int) -> list:
         """Return a list with the zero state of each recurrent layer, a named tuple of (B, H) arrays such as `LSTMState`."""
         return self.recurrent.initial_state(batch)
 
@@ -44,10 +44,10 @@ class CharGenerator(nnx.Module):
         *,
         mask: ValidSteps | None = None,
         resets: Array | None = None,
-        state: list[Any] | None = None,
+        state: list | None = None,
         deterministic: bool | None = None,
         rngs: Source = None,
-    ) -> tuple[Float[Array, "T B H"], list[Any]]:
+    ) -> tuple[Float[Array, "T B H"], list]:
         """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
 
         Args:
@@ -56,8 +56,8 @@ class CharGenerator(nnx.Module):
             resets: bool (B, T), True where the state is replaced by zeros before the character is read. If None, the state is never
                 replaced.
             state: initial states, one per recurrent layer. If None, they are zeros.
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
+            deterministic: whether to run without dropout; for this and `rngs`, see `Recurrent.__call__`.
+            rngs: source of the dropout masks.
         """
         steps_first = ids.T
         return self.recurrent(
@@ -75,7 +75,7 @@ class CharGenerator(nnx.Module):
         """Return the logits of the next character, given the outputs of the last recurrent layer."""
         return self.head(hidden, self.embedding.embedding[...]) if isinstance(self.head, TiedHead) else self.head(hidden)
 
-    def __call__(self, ids: TokenIds, *, last: bool = False, **options) -> tuple[Float[Array, "..."], list[Any]]:
+    def __call__(self, ids: TokenIds, *, last: bool = False, **options) -> tuple[Float[Array, "..."], list]:
         """Return the logits of the next character, and the final states of all layers.
 
         If `last` is true, only the logits after the last step are returned. `options` are further arguments of `hidden`.

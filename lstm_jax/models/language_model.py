@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
-from lstm_jax.layers.calls import dropout_key
+from lstm_jax.layers.base import dropout_key, is_training
 from lstm_jax.models.parts import make_stack
 from lstm_jax.shapes import TokenIds
 
@@ -77,7 +77,7 @@ class WordLanguageModel(nnx.Module):
                 return_sequences=True,
             )
             h = h[0] if layer.return_state else h
-            if self.dropout and not (layer.deterministic if deterministic is None else deterministic):
+            if self.dropout and is_training(layer, deterministic):
                 # the layer draws its own masks from the key with 0 to 2 folded in
                 mask = draw_mask(jax.random.fold_in(dropout_key(None, key), 3), self.dropout, h.shape[1:], h.dtype)
                 h *= jnp.broadcast_to(mask[None], h.shape)

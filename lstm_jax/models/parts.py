@@ -15,14 +15,10 @@ from lstm_jax.recurrence import BACKENDS, Request, lacks
 
 
 def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options) -> RecurrentStack:
-    """Return the recurrent layers of a model with the settings of its config.
+    """Return the recurrent layers of a model with the settings of its config, of which `bidirectional` and `merge` may be missing.
 
-    Args:
-        config: config of the model. If it has the fields `bidirectional` and `merge`, they are those of the layers.
-        features: number of input features of the first layer.
-        sequences: whether the last layer returns the outputs of all steps, as all others do.
-        rngs: random streams of the layers.
-        options: further arguments of each layer.
+    `features` is the number of input features of the first layer, `sequences` says whether the last layer returns the outputs of all
+    steps, as all others do, and `options` are further arguments of each layer.
     """
     bidirectional = getattr(config, "bidirectional", False)
     if bidirectional:
@@ -75,7 +71,7 @@ class Parts(NamedTuple):
     """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def _name(path: tuple) -> str:
     return "/".join(str(part) for part in path if part != "layers")
 
 
@@ -114,7 +110,7 @@ def functional(model: nnx.Module) -> Functional:
     return Functional(params, lambda params: rebuild(params, variables))
 
 
-def replaced(params: Params, others: Mapping[str, Any]) -> Params:
+def replaced(params: Params, others: Mapping) -> Params:
     """Return a copy of the parameters in which some arrays are replaced by those in `others`, in the dtype of the old arrays.
 
     Raises:
@@ -148,11 +144,7 @@ PRODUCTS = ("float32", "bfloat16", "int8")
 
 
 def check_products(dtype: str) -> None:
-    """Check the name of the dtype in which a model multiplies matrices.
-
-    Raises:
-        InputError: if `dtype` is not one of `PRODUCTS`.
-    """
+    """Raise an `InputError` unless `dtype`, in which a model is to multiply matrices, is one of `PRODUCTS`."""
     check_choice("dtype", dtype, PRODUCTS)
 
 
@@ -175,6 +167,6 @@ def set_products(model: M, dtype: str) -> M:
         if isinstance(module, Recurrent):
             module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
             named = BACKENDS.get(module.backend or "")  # an unknown name is an error of the call
-            if named and lacks(named, Request(module.row, compute_dtype=dtype), jax.default_backend()):
+            if named and lacks(named, Request(module.definition, compute_dtype=dtype), jax.default_backend()):
                 module.backend = None
     return model

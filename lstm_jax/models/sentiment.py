@@ -17,7 +17,7 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding
-from lstm_jax.layers.calls import Source, dropout_key, is_key
+from lstm_jax.layers.base import Source, dropout_key, is_key, is_training
 from lstm_jax.models.parts import make_stack
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.recurrence import LOWEST, as_int32
@@ -69,9 +69,8 @@ class SentimentClassifier(nnx.Module):
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
             packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
                 bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
-            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. It must be given if word dropout or dropout of the head is applied. For the
-                dropout of the recurrent layers it may be None: they then draw from the streams that they were made with.
+            deterministic: whether to run without dropout; see `Recurrent.__call__`.
+            rngs: random streams or a key for the dropout masks, which may be None unless word dropout or dropout of the head is applied.
 
         Raises:
             InputError: if `ids` are not ints, if `rngs` is None and word dropout or dropout of the head is applied, or if texts are packed
@@ -82,7 +81,7 @@ class SentimentClassifier(nnx.Module):
         tokens = steps_first if not self.folded and vectors is None else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
-        training = not (self.recurrent.layers[0].directions[0].deterministic if deterministic is None else deterministic)
+        training = is_training(self.recurrent, deterministic)
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs, 0), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)

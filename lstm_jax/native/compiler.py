@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError
 from lstm_jax.runtime.machine import cores
 
@@ -23,7 +24,7 @@ REMEDY = "install g++ or clang++, or pip install '.[native]', then run lstm-jax 
 OTHER = "name another compiler in CXX"
 
 
-def sanitizer_flags() -> tuple[str, ...]:
+def sanitizer_flags() -> Texts:
     """Return the compiler flags that enable sanitizers, which detect errors in the C++ code while it runs."""
     asked = os.environ.get("LSTM_JAX_SANITIZE", "")
     if not asked:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler, packaged
@@ -60,12 +61,12 @@ def is_off() -> str:
     return "" if _enabled.value else f"turned off by {VARIABLE} or compiled_code(False)"
 
 
-def _flags() -> tuple[str, ...]:
+def _flags() -> Texts:
     return ("-march=native", *compiler.sanitizer_flags())
 
 
 @functools.cache
-def _key(flags: tuple[str, ...]) -> str:
+def _key(flags: Texts) -> str:
     return compiler.short_hash(compiler.source_hash(), version("jaxlib"), processor(), *flags)
 
 
@@ -106,7 +107,7 @@ class Library(NamedTuple):
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""
-    notes: tuple[str, ...]
+    notes: Texts
     """Messages that say why other libraries cannot be used."""
     code: Any = None
     """The loaded library, a `ctypes.CDLL`, or None if the process can use no library."""
@@ -217,15 +218,12 @@ def register() -> None:
         raise InputError("native code", "; ".join(library.notes), BUILD)
 
 
-def call(
-    name: str, results: Any, args: Any, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options
-) -> Any:
+def call(name: str, results, args, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options) -> Any:
     """Call a function of the compiled C++ library on arrays of one device, and return its results, in the structure of `results`.
 
     Args:
         name: name of the function, one of `TARGETS`.
-        results: pytree of one object for each result, with the shape and dtype of the result: an array, a `jax.ShapeDtypeStruct` or the
-            like.
+        results: pytree of one object for each result, with the shape and dtype of the result.
         args: pytree of the operands.
         aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
         sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the

@@ -14,6 +14,7 @@ import platform
 import tempfile
 from pathlib import Path
 
+from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler
@@ -51,7 +52,7 @@ def file_name(level: str) -> str:
 
 
 @functools.cache
-def levels_here() -> tuple[str, ...]:
+def levels_here() -> Texts:
     """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first."""
     features = set(processor().split())
     levels, found = LEVELS.get(platform.machine(), {}), ()
@@ -81,14 +82,10 @@ def _targets(level: str, command: list[str]) -> list[list[str]]:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile the libraries that are installed with lstm_jax, and return their paths.
+    """Compile the libraries that are installed with lstm_jax to a folder, remove others from it, and return their paths.
 
-    A library that this user's cache folder has from the same sources is copied.
-
-    Args:
-        folder: where to write the libraries. Other libraries in it are removed.
-        machine: key of `LEVELS`. All its levels are compiled. "" means this machine: the highest level that its processor supports, or all
-            levels with the environment variable LSTM_JAX_LEVELS=all.
+    A library that this user's cache folder has from the same sources is copied. All levels of `machine`, a key of `LEVELS`, are compiled.
+    "" means the highest level that this processor supports, or all levels with the environment variable LSTM_JAX_LEVELS=all.
     """
     every = bool(machine) or os.environ.get("LSTM_JAX_LEVELS") == "all"
     levels = LEVELS.get(machine or platform.machine(), {}) if every else levels_here()

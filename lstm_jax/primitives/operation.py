@@ -25,9 +25,10 @@ from jax import lax
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import frozen
 
-Leaves = Sequence[Any]
+Leaves = Sequence
 Axes = Sequence[int | None]
 """Index of the batch axis of each array, or None for an array that has no batch axis."""
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -37,7 +38,7 @@ class Operation:
     """Base class of operations. An operation is a function of pytrees of arrays that has custom forward and backward passes.
 
     Subclasses are frozen dataclasses, whose fields are static options of a JAX program. Several methods have these arguments:
-    - `own`: whether the custom pass is run. If it is false, its twin is run, which uses ordinary JAX operations.
+    - `custom`: whether the custom pass is run. If it is false, its twin is run, which uses ordinary JAX operations.
     - `keep`: whether the forward pass also returns residuals, which are the arrays that the backward pass reads.
     - `wanted`: a tree with the structure of `args` that is True where a gradient is wanted, else False.
     - `cotangents`: the gradients with respect to the outputs, in the structure of the outputs. A gradient that is zero is None.
@@ -49,29 +50,29 @@ class Operation:
     """Index of the batch axis of each array in the residuals."""
 
     @abstractmethod
-    def forward(self, own: bool, keep: bool, *args) -> tuple[Any, Any]:
+    def forward(self, custom: bool, keep: bool, *args) -> tuple[Any, Any]:
         """Run the forward pass and return (outputs, residuals). The residuals, which `backward` reads, are None if `keep` is false."""
 
-    def backward(self, own: bool, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
+    def backward(self, custom: bool, wanted, args: tuple, residuals, cotangents) -> tuple:
         """Return the gradients with respect to `args` as a tuple of the same structure. This base class differentiates `forward`'s twin."""
-        del own, residuals
+        del custom, residuals
         outputs, pull = jax.vjp(lambda *args: self.forward(False, False, *args)[0], *args)
         return jax.tree.map(lambda want, gradient: gradient if want else None, wanted, pull(with_zeros(cotangents, outputs)))
 
-    def rows(self, args: tuple) -> Axes:
+    def arg_axes(self, args: tuple) -> Axes:
         """Return the index of the batch axis of each array in `args`, or None if it has no batch axis. This base class returns None."""
         return [None] * len(jax.tree.leaves(args))
 
     @abstractmethod
-    def output_rows(self, outputs: Any) -> list[int]:
-        """Return the index of the batch axis of each array in the outputs. It is called only if `rows` has an axis."""
+    def result_axes(self, outputs) -> list[int]:
+        """Return the index of the batch axis of each array in the outputs. It is called only if `arg_axes` has an axis."""
 
     def mapped(self, dims: tuple[int | None, ...], size: int, axes: Axes) -> "Operation":
-        """Return an operation that runs this operation, whose `rows` are `axes`, `size` times, on arguments with a leading axis."""
+        """Return an operation that runs this operation, whose `arg_axes` are `axes`, `size` times, on arguments with a leading axis."""
         return Vmapped(self, dims, size, tuple(axes))
 
 
-def with_zeros(cotangents: Any, like: Any) -> Any:
+def with_zeros(cotangents, like) -> Any:
     """Return gradients with the structure of `like`, with zeros in place of each None."""
     return jax.tree.map(lambda leaf, d: jnp.zeros_like(leaf) if d is None else d, like, cotangents)
 
@@ -87,7 +88,7 @@ def apply(operation: Operation, *args):
 class _Forward:
     """Forward pass as a function of leaves. Like the other passes, it is a static parameter of the primitive, and has two methods.
 
-    - `run(own, *leaves)` returns the results of the custom pass if `own` is true, else those of its twin.
+    - `run(custom, *leaves)` returns the results of the custom pass if `custom` is true, else those of its twin.
     - `batch(size, leaves, dims, inner)` returns the stacked results of `size` calls. The leaves have the mapped axis in front, those of one
       call are like `inner`.
     """
@@ -96,16 +97,16 @@ class _Forward:
     keep: bool
     tree: Any
 
-    def run(self, own, *leaves):
-        return self.operation.forward(own, self.keep, *self.tree.unflatten(leaves))
+    def run(self, custom, *leaves):
+        return self.operation.forward(custom, self.keep, *self.tree.unflatten(leaves))
 
     def batch(self, size, leaves, dims, inner):
         operation = self.operation
-        axes = operation.rows(self.tree.unflatten(inner))
+        axes = operation.arg_axes(self.tree.unflatten(inner))
         if any(dim is not None and axis is None for dim, axis in zip(dims, axes, strict=True)):
             return jax.tree.leaves(_bind(replace(self, operation=operation.mapped(dims, size, axes)), leaves))
         outputs, residuals = _bind(self, _folded(leaves, dims, axes, size))
-        rows = [*operation.output_rows(outputs), *[operation.residual_axis] * len(jax.tree.leaves(residuals))]
+        rows = [*operation.result_axes(outputs), *[operation.residual_axis] * len(jax.tree.leaves(residuals))]
         return _unfolded((outputs, residuals), rows, size)
 
 
@@ -120,7 +121,7 @@ class _OfResiduals:
 
     operation: Operation
     trees: tuple[Any, Any, Any]
-    given: tuple[int, ...]
+    given: Ints
 
     def cut(self, leaves: Leaves) -> tuple[Any, Any, Leaves]:
         """Return the arguments and the residuals as trees, and the tangents or cotangents."""
@@ -134,7 +135,7 @@ class _OfResiduals:
 class _Tangents(_OfResiduals):
     """Forward-mode differentiation of the twin of `forward`."""
 
-    def run(self, own, *leaves):
+    def run(self, custom, *leaves):
         args, _, tangents = self.cut(leaves)
 
         def outputs(*leaves):
@@ -148,21 +149,21 @@ class _Tangents(_OfResiduals):
 
 @frozen
 class _Backward(_OfResiduals):
-    wanted: tuple[int, ...]
+    wanted: Ints
 
-    def run(self, own, *leaves):
+    def run(self, custom, *leaves):
         args, residuals, cotangents = self.cut(leaves)
         of_args, _, of_outputs = self.trees
         wanted = of_args.unflatten([n in self.wanted for n in range(of_args.num_leaves)])
         known = dict(zip(self.given, cotangents, strict=True))
         by_output = of_outputs.unflatten([known.get(n) for n in range(of_outputs.num_leaves)])
-        gradients = of_args.flatten_up_to(self.operation.backward(own, wanted, args, residuals, by_output))
+        gradients = of_args.flatten_up_to(self.operation.backward(custom, wanted, args, residuals, by_output))
         return [gradients[n] for n in self.wanted]
 
     def batch(self, size, leaves, dims, inner):
-        axes, of_outputs = self.operation.rows(self.cut(inner)[0]), self.trees[2]
+        axes, of_outputs = self.operation.arg_axes(self.cut(inner)[0]), self.trees[2]
         if not any(axis is None and (dim is not None or n in self.wanted) for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))):
-            outputs = self.operation.output_rows(of_outputs.unflatten(range(of_outputs.num_leaves)))
+            outputs = self.operation.result_axes(of_outputs.unflatten(range(of_outputs.num_leaves)))
             of_residuals = [self.operation.residual_axis] * self.trees[1].num_leaves
             by_row = [*axes, *of_residuals, *(outputs[n] for n in self.given)]
             return _unfolded(_bind_once(self, _folded(leaves, dims, by_row, size)), [axes[n] for n in self.wanted], size)
@@ -178,8 +179,8 @@ _Pass = _Forward | _Tangents | _Backward
 def _bind(one: _Pass, leaves: Leaves) -> Any:
     """Run a pass as a JAX primitive. Both versions are traced here; `_lower` keeps one, once the platform is known."""
     twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
-    has_own = one.operation.platforms and not isinstance(one, _Tangents)
-    branches = (jax.make_jaxpr(partial(one.run, True))(*leaves) if has_own else twin, twin)
+    has_custom = one.operation.platforms and not isinstance(one, _Tangents)
+    branches = (jax.make_jaxpr(partial(one.run, True))(*leaves) if has_custom else twin, twin)
     return jax.tree.structure(shapes).unflatten(_primitive.bind(*leaves, one=one, branches=branches))
 
 
@@ -299,17 +300,17 @@ class Vmapped(Operation):
         leaves, tree = jax.tree.flatten(args)
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
-    def forward(self, own, keep, *args):
-        return self._over(lambda args: self.inner.forward(own, keep, *args), args)
+    def forward(self, custom, keep, *args):
+        return self._over(lambda args: self.inner.forward(custom, keep, *args), args)
 
-    def backward(self, own, wanted, args, residuals, cotangents):
+    def backward(self, custom, wanted, args, residuals, cotangents):
         tree = jax.tree.structure(args)
-        gradients = tree.flatten_up_to(self._over(partial(self.inner.backward, own, wanted), args, residuals, cotangents))
+        gradients = tree.flatten_up_to(self._over(partial(self.inner.backward, custom, wanted), args, residuals, cotangents))
         each = zip(self.dims, tree.flatten_up_to(wanted), gradients, strict=True)
         return tree.unflatten([None if not want else gradient if dim == 0 else gradient.sum(0) for dim, want, gradient in each])
 
-    def rows(self, args: tuple) -> Axes:
+    def arg_axes(self, args: tuple) -> Axes:
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(self.axes, self.dims, strict=True)]
 
-    def output_rows(self, outputs) -> list[int]:
-        return [axis + 1 for axis in self.inner.output_rows(outputs)]
+    def result_axes(self, outputs) -> list[int]:
+        return [axis + 1 for axis in self.inner.result_axes(outputs)]

@@ -11,6 +11,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
+from lstm_jax.aliases import Texts
+
 Axes = Sequence[int | None]
 _devices = jax.make_user_context(default_value=1)
 SUM = "sum"
@@ -67,7 +69,7 @@ def devices_at_once() -> int:
     return max(_devices.value, math.prod(mesh.shape[name] for name in mesh.manual_axes))
 
 
-def _names(mesh, shapes, axes) -> tuple[str, ...]:
+def _names(mesh, shapes, axes) -> Texts:
     """Return the names of the mesh axes over which arrays are sharded, or () if they are not sharded."""
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
@@ -78,7 +80,7 @@ def _names(mesh, shapes, axes) -> tuple[str, ...]:
     return ()
 
 
-def _sharding(mesh, axis, names: tuple[str, ...]) -> NamedSharding:
+def _sharding(mesh, axis, names: Texts) -> NamedSharding:
     split = isinstance(axis, int) and names
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, names) if split else PartitionSpec())
 
@@ -94,7 +96,7 @@ def _rule(arg_axes, result_axes, args, results):
     return f"{', '.join(left)} -> {', '.join(right)}", {"need_replication_factors": tuple(f"d{n}" for n in range(next(numbers)))}
 
 
-def vary_together(*trees: Any) -> tuple:
+def vary_together(*trees) -> tuple:
     """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes, and return the pytrees."""
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))

@@ -164,7 +164,7 @@ def unroll(
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
-def check_remat(remat: Any) -> Remat:
+def check_remat(remat) -> Remat:
     """Check the argument `remat` of `unroll`, and return it. A NumPy integer becomes an int.
 
     Raises:
@@ -276,20 +276,8 @@ def solve_states(
 ) -> Solution:
     """Compute by Newton's method the state of a cell after each step of a batch of sequences, as the backend `parallel` does.
 
-    The result is a `Solution`, of which only the field `states` is differentiable.
-
-    Args:
-        cell: a cell that the backend `parallel` supports.
-        params: see `unroll`.
-        x: see `unroll`.
-        initial_state: see `unroll`.
-        mask: see `unroll`.
-        lengths: see `unroll`.
-        resets: see `unroll`.
-        reset_state: see `unroll`.
-        dropout: `DropoutMasks` without zoneout, or None for no dropout.
-        time_major: whether time is the first axis of `x`, `mask`, `resets` and the returned states.
-        options: options of Newton's method.
+    The result is a `Solution`, of which only the field `states` is differentiable. `options` are those of Newton's method, and the other
+    arguments those of `unroll`, with a cell that the backend `parallel` supports and a `dropout` without zoneout.
 
     Raises:
         InputError: if an argument is wrong (see `unroll`), or if the backend `parallel` does not support the call.

@@ -34,12 +34,9 @@ def run(options: Options, call: Call):
 def coefficients(options: Options, call: Call) -> tuple[Array, Array, Array | None]:
     """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
-    At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already contains the contribution
-    of the reset state, and a is 0.
-
-    Returns:
-        Three values: a (T, B, H), b (T, B, H), and the flags, bool (T, B), True where the state is reset before a step. The flags are None
-        without resets. The caller must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN is NaN.
+    a and b are (T, B, H), and the flags bool (T, B), or None without resets. At a padded step a is 1 and b is 0, so that the step copies h.
+    If the state is reset before a step, b already contains the contribution of the reset state, and a is 0. The caller must replace h
+    before a flagged step by 0, since h may be NaN, and 0 times NaN is NaN.
     """
     cell, valid, resets = options.cell, call.valid, call.resets
     assert cell.linear is not None

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from lstm_jax import native
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
@@ -51,7 +52,7 @@ class Request:
     cell: str | Cell = "lstm"
     dtype: str = "float32"
     compute_dtype: str = "float32"
-    dropout: tuple[str, ...] = ()
+    dropout: Texts = ()
     mask: str = ""
     resets: bool = False
     units: int = 0
@@ -67,7 +68,7 @@ class Backend:
     serves: Callable[[Cell], bool]
     """Function that returns whether the backend supports a cell. It does not decide by the name alone, since a user's cell may have the
     name of a cell in `CELLS`."""
-    platforms: tuple[str, ...]
+    platforms: Texts
     """Platforms on which the backend runs: "cpu", "gpu", "tpu"."""
     dtypes: tuple[tuple[str, str], ...]
     """Supported pairs (dtype of the parameters, dtype of the matrix products)."""
@@ -78,9 +79,9 @@ class Backend:
 
     It returns "" if this cell can have products in `dtype` on this machine, else the reason why not.
     """
-    dropouts: tuple[str, ...] = DROPOUTS
+    dropouts: Texts = DROPOUTS
     """Supported kinds of dropout: members of `DROPOUTS`, and `ZONEOUT`."""
-    masks: tuple[str, ...] = MASKS
+    masks: Texts = MASKS
     """Supported kinds of padding: members of `MASKS`."""
     resets: bool = True
     """Whether resets of the state within the sequence are supported."""
@@ -99,12 +100,12 @@ class Backend:
         return self.serves is _any
 
     @property
-    def cells(self) -> tuple[str, ...]:
+    def cells(self) -> Texts:
         """Names of the cells in the dict `CELLS` that the backend supports."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
 
     @property
-    def compute_dtypes(self) -> tuple[str, ...]:
+    def compute_dtypes(self) -> Texts:
         """Dtypes that the matrix products may have."""
         return tuple(dict.fromkeys(products for _, products in self.dtypes))
 
@@ -328,7 +329,7 @@ def _dropouts(backend: Backend) -> str:
     return ", ".join(["input and recurrent, per gate or shared", *rest] if set(DROPOUTS) <= set(backend.dropouts) else backend.dropouts)
 
 
-def dropout_kinds(masks: DropoutMasks) -> tuple[str, ...]:
+def dropout_kinds(masks: DropoutMasks) -> Texts:
     """Return the kinds of dropout that the masks of a call contain: members of `DROPOUTS`, and `ZONEOUT` if there is zoneout."""
     named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
     kinds = [name + " per gate" * is_per_gate(mask) for name, mask in named.items() if mask is not None]

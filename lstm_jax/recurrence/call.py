@@ -100,10 +100,10 @@ class RecurrentOperation(Operation):
     array (T, B, H), or None if it is not requested.
     """
 
-    def rows(self, args: tuple) -> Axes:
+    def arg_axes(self, args: tuple) -> Axes:
         return batch_axes(Call(*args))
 
-    def output_rows(self, outputs) -> list[int]:
+    def result_axes(self, outputs) -> list[int]:
         h, state = outputs
         return [1] * (h is not None) + [0] * len(state)
 

@@ -89,17 +89,17 @@ class CompiledCell(RecurrentOperation):
     def _lstm_twin(self) -> HoistedLSTM | None:
         return HoistedLSTM(TWIN, self.options) if self.options.cell is CELLS["lstm"] else None
 
-    def forward(self, own, keep, *args):
+    def forward(self, custom, keep, *args):
         options, call = self.options, Call(*args)
         require(not keep or options.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
-        if not own and keep and self._lstm_twin:
+        if not custom and keep and self._lstm_twin:
             return self._lstm_twin.forward(False, True, *args)
-        if not own:
+        if not custom:
             joined = options.cell == GATE_RECURRENT
             h, final = reference.run(options, split(call) if joined else call)
             like = jax.eval_shape(partial(self.forward, True, True), *args)[1] if keep else None  # not read by the twin of `backward`
             return (h, join_state(final) if joined else final), jax.tree.map(jnp.zeros_like, like)
-        sequences, kept = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
+        sequences, count = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
         # The operands and results have the order in which the C++ code takes them.
         def call_forward(call: Call):  # JAX keeps this function, which therefore must not hold arrays of this trace
@@ -110,7 +110,7 @@ class CompiledCell(RecurrentOperation):
             results = (
                 state,
                 [jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype) for part in returned],
-                jax.ShapeDtypeStruct((steps, batch, kept * units), dtype) if kept else None,
+                jax.ShapeDtypeStruct((steps, batch, count * units), dtype) if count else None,
                 jax.ShapeDtypeStruct((batch, steps, units), dtype) if sequences and swaps else None,
             )
             products = sum(kernel.size for kernel in params[:2] if kernel.ndim == 2)
@@ -118,19 +118,19 @@ class CompiledCell(RecurrentOperation):
             weights = (*params[:3], *_further(params))
             operands = (_swapped(x) if swaps else x, weights, state, call.dropout, call.valid, call.tokens, call.resets)
             flags = {"one_thread": one_thread, "keep": keep, "sequences": sequences}
-            final, all_steps, values, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **flags, **attributes)
+            final, all_steps, kept, outputs = native.call("lstm_jax_forward", results, operands, sets=True, **flags, **attributes)
             if sequences:
                 outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]
-            return final, all_steps if keep else [], values, outputs
+            return final, all_steps if keep else [], kept, outputs
 
-        axes = (uniform_axes(call.state, 0), [1] * len(call.state) if keep else [], 1 if kept else None, 1 if sequences else None)
-        final, all_steps, values, outputs = partitioned(call_forward, batch_axes(call), axes)(call)
-        return (outputs, final), Residuals(values, all_steps[0], all_steps[1] if len(all_steps) > 1 else None) if keep else None
+        axes = (uniform_axes(call.state, 0), [1] * len(call.state) if keep else [], 1 if count else None, 1 if sequences else None)
+        final, all_steps, kept, outputs = partitioned(call_forward, batch_axes(call), axes)(call)
+        return (outputs, final), Residuals(kept, *all_steps) if keep else None
 
-    def backward(self, own, wanted, args, residuals, cotangents):
+    def backward(self, custom, wanted, args, residuals, cotangents):
         options, call, (d_h, d_final) = self.options, Call(*args), cotangents
         by_x = bool(Call(*wanted).x)
-        if not own or any(jax.tree.leaves(Call(*wanted).dropout)):
+        if not custom or any(jax.tree.leaves(Call(*wanted).dropout)):
             twin = self._lstm_twin.backward if self._lstm_twin else super().backward
             gradients = Call(*twin(False, wanted, args, residuals, cotangents))
             if call.tokens is not None and gradients.x is not None:  # the sum over the steps of a row that have equal tokens
@@ -202,14 +202,14 @@ class LinearSteps(Operation):
     reset before a step. At such a step h' is b.
     """
 
-    def rows(self, args: tuple) -> Axes:
+    def arg_axes(self, args: tuple) -> Axes:
         return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
 
-    def output_rows(self, outputs) -> list[int]:
+    def result_axes(self, outputs) -> list[int]:
         del outputs
         return [1]
 
-    def forward(self, own, keep, *args):
+    def forward(self, custom, keep, *args):
         """Run all steps and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
 
         def call(a, b, h, starts):
@@ -221,12 +221,12 @@ class LinearSteps(Operation):
             return h, h
 
         a, b, start, starts = args
-        h = partitioned(call, self.rows(args), 1)(*args) if own else lax.scan(body, start, (a, b, starts))[1]
+        h = partitioned(call, self.arg_axes(args), 1)(*args) if custom else lax.scan(body, start, (a, b, starts))[1]
         return h, h if keep else None
 
-    def backward(self, own, wanted, args, residuals, cotangents):
-        if not own:
-            return super().backward(own, wanted, args, residuals, cotangents)
+    def backward(self, custom, wanted, args, residuals, cotangents):
+        if not custom:
+            return super().backward(custom, wanted, args, residuals, cotangents)
         a, _, h, starts = args
 
         def call(a, h, all_h, d_h, starts):

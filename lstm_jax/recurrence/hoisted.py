@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import Mask, is_ids, is_per_gate, masked, matmul, project
@@ -74,7 +75,7 @@ class Residuals(NamedTuple):
     """Results of a cell's forward pass that its backward pass reads, also in C++ and in Pallas.
 
     Attributes:
-        gates: for the LSTM, the gates i, f, g, o after their activation functions (T, B, 4H), with zeros at padded steps. For any other
+        kept: for the LSTM, the gates i, f, g, o after their activation functions (T, B, 4H), with zeros at padded steps. For any other
             cell, what each step keeps besides the state: an array (T, B, n H), or None if n is 0. n is the number of the cell in
             `COMPILED_CELLS`.
         all_h: the initial h, followed by h after each step, (T + 1, B, H); (T + 1, B, 4H) for the LSTM with full gate recurrence, see
@@ -82,9 +83,9 @@ class Residuals(NamedTuple):
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """
 
-    gates: Any
+    kept: Any
     all_h: Array
-    all_c: Any
+    all_c: Any = None
 
     def states(self, resets: Resets | None) -> LSTMState:
         """Return the state before each step, with arrays (T, B, H). At a step that begins with a reset, it is `resets.state`."""
@@ -93,7 +94,7 @@ class Residuals(NamedTuple):
 
     def derivatives(self, call: Call) -> LocalDerivatives:
         """Return the local derivatives of an LSTM."""
-        local = _local_derivatives(_split(self.gates), self.states(call.resets), jnp.tanh(self.all_c[1:]))
+        local = _local_derivatives(_split(self.kept), self.states(call.resets), jnp.tanh(self.all_c[1:]))
         # at a padded step the gates are 0, so that all derivatives are 0; only `forget` must be 1 there
         return local._replace(forget=select_rows(call.valid, local.forget, 1))
 
@@ -114,7 +115,7 @@ class Loops(NamedTuple):
 
     forward: Callable
     backward: Callable
-    platforms: tuple[str, ...] = ()
+    platforms: Texts = ()
 
 
 def forward_loop(options: Options, keep: bool, z, call: Call, kind: type = LocalDerivatives):
@@ -208,19 +209,19 @@ class HoistedLSTM(RecurrentOperation):
     def platforms(self):
         return self.loops.platforms
 
-    def _loops(self, own: bool) -> Loops:
-        return TWIN if self.platforms and not own else self.loops
+    def _loops(self, custom: bool) -> Loops:
+        return TWIN if self.platforms and not custom else self.loops
 
-    def forward(self, own, keep, *args):
+    def forward(self, custom, keep, *args):
         call = Call(*args)
         z = _project(call.params, call.x, call.dropout.input, self.options.compute_dtype)
-        h, final, residuals = self._loops(own).forward(self.options, keep, z, call)
+        h, final, residuals = self._loops(custom).forward(self.options, keep, z, call)
         return (h, final), residuals
 
-    def backward(self, own, wanted, args, residuals, cotangents) -> tuple:
+    def backward(self, custom, wanted, args, residuals, cotangents) -> tuple:
         call, (d_h, d_final) = Call(*args), cotangents
         d_final = with_zeros(d_final, call.state)
-        d_state, d_reset, d_z = self._loops(own).backward(self.options, residuals, d_h, d_final, call)
+        d_state, d_reset, d_z = self._loops(custom).backward(self.options, residuals, d_h, d_final, call)
         h = residuals.h if isinstance(residuals, LocalDerivatives) else residuals.states(call.resets).h
         d_params, d_x, d_masks = _gradients(self.options, call, h, d_z)
         return tuple(Call(d_params, d_x, d_state, None, d_masks, call.resets and Resets(None, d_reset)))

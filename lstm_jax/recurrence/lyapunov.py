@@ -22,16 +22,8 @@ def largest_lyapunov_exponent(
     factor by which a step lengthens the vector. If a step maps the vector to zero, the vector stays zero. This step and all later ones then
     contribute the logarithm of the smallest normal number (-87.3 in float32) instead of minus infinity.
 
-    Dropout and masks are not supported.
-
-    Args:
-        cell: the cell.
-        params: parameters of the cell.
-        x: inputs (B, T, E), or int ids (B, T), which stand for one-hot vectors; time is the first axis if `time_major` is true.
-        initial_state: initial state of the cell, with arrays (B, H). None means the state that `cell.initial_state` returns.
-        time_major: whether time is the first axis of x.
-        skip: number of steps at the beginning that are left out of the mean.
-        seed: seed of the random tangent vector.
+    Dropout and masks are not supported. The first `skip` steps are left out of the mean, and `seed` is the seed of the random tangent
+    vector. The other arguments are those of `unroll`.
 
     Raises:
         InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T - 1.

@@ -21,10 +21,11 @@ from jax.core import Tracer
 from jaxtyping import Array
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_ids
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, check_class, require
+from lstm_jax.errors import InputError, check_class, parsing, require
 from lstm_jax.recurrence.call import Call, Resets
 
 AnyArray = Array | ndarray
@@ -143,10 +144,8 @@ def check_zoneout(cell: Cell, part: str, given) -> None:
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
     """Return the name of the dtype of matrix products: `compute_dtype` or, if it is None, the dtype of the parameters."""
-    try:
+    with parsing("compute_dtype", f"give one of {', '.join(FLOATS)}, int8, or None"):
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
-    except TypeError as error:
-        raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, int8, or None") from error
     fits = name != "float64" or compute_dtype is None or bool(getattr(jax.config, "jax_enable_x64", False))
     require(fits, "compute_dtype", name, "switch jax_enable_x64 on")
     return name
@@ -189,7 +188,7 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
 
 
 @lru_cache(maxsize=256)
-def _sizes(init: Callable, gates: int, fields: tuple[str, ...], dtype: np.dtype, given: tuple) -> tuple[int, int]:
+def _sizes(init: Callable, gates: int, fields: Texts, dtype: np.dtype, given: tuple) -> tuple[int, int]:
     """Return the numbers of features E and units H, after checking the shape and dtype of each parameter."""
     shape = given[fields.index("kernel")][0]
     require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
@@ -270,15 +269,7 @@ def as_array(name: str, value, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array.
 
     A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
-    contains tracers, becomes a JAX array.
-
-    Args:
-        name: name of the value in the error message.
-        value: an array, a list or a scalar.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is None or cannot be converted, or is a deleted JAX array.
+    contains tracers, becomes a JAX array. None, what cannot be converted, and a deleted JAX array raise an `InputError`.
     """
     if isinstance(value, AnyArray):
         check_usable(name, value)
@@ -291,17 +282,7 @@ def as_array(name: str, value, remedy: str) -> AnyArray:
 
 
 def of_kinds(name: str, value, kinds: tuple, remedy: str) -> AnyArray:
-    """Return a value as a JAX or NumPy array, after checking its dtype.
-
-    Args:
-        name: name of the value in the error message.
-        value: an array, a list or a scalar.
-        kinds: abstract dtypes, such as `jnp.integer`. The dtype of the array must belong to one of them.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` cannot be converted to an array, or its dtype is of another kind.
-    """
+    """Return a value as `as_array` does, after checking that its dtype is of one of `kinds`, abstract dtypes such as `jnp.integer`."""
     array = as_array(name, value, remedy)
     require(_is_of(array.dtype, kinds), name, array.dtype, remedy)
     return array
@@ -312,7 +293,7 @@ def _is_of(dtype, kinds: tuple) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
-def _fitting(name: str, value, kinds: tuple, *shapes: tuple[int, ...]) -> AnyArray:
+def _fitting(name: str, value, kinds: tuple, *shapes: Ints) -> AnyArray:
     remedy = f"give shape {' or '.join(map(str, shapes))}: {_NOUNS[kinds]}"
     array = of_kinds(name, value, kinds, remedy)
     require(array.shape in shapes, name, array.shape, remedy)

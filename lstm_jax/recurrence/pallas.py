@@ -346,8 +346,8 @@ def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
 def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
     def loop(tiling, kernel, mask, valid, resets, d_final, residuals, d_h):
         d_state = _shapes(d_final)
-        results = (d_state, resets and d_state, _shapes(residuals.gates))
-        args = (kernel.T, residuals.gates, residuals.all_c, d_h, d_final, mask, valid, resets)
+        results = (d_state, resets and d_state, _shapes(residuals.kept))
+        args = (kernel.T, residuals.kept, residuals.all_c, d_h, d_final, mask, valid, resets)
         return _launch(backward_kernel, tiling, results, interpret, *args)
 
     specs = (BATCH_FIRST, TIME_FIRST, TIME_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)

@@ -46,9 +46,8 @@ def keep_compiled() -> None:
 
     - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
     - The folder `compilation_cache_dir()` cannot be written, or others can write to it, or the user has no home in which it could be.
-    - The default platform is the CPU, and a test of XLA has failed. In this test, XLA compiles a small program and loads it again. The test
-      fails if XLA prints a message or raises an error. The test runs once for each folder that `compilation_cache_dir()` returns, and its
-      result is stored in this folder.
+    - The default platform is the CPU, and XLA has printed a message or raised an error when it loaded a small program that it had compiled.
+      This test runs once for each folder that `compilation_cache_dir()` returns, which stores its result.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from lstm_jax.errors import RESTART
 
@@ -122,7 +121,7 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         _asked.set()
         _raise(frame)
 
-    def again(unraisable: Any):
+    def again(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             _repeat_later()  # an exception raised here and now would be ignored again
         else:
@@ -210,7 +209,7 @@ def noted_signals() -> Iterator[Asked]:
         raise KeyboardInterrupt
     asked = Asked()
 
-    def note(number: int, _: Any):
+    def note(number: int, _):
         if asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.number = number

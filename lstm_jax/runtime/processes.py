@@ -30,6 +30,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError, require, system_errors
 
@@ -197,7 +198,7 @@ def own_devices(devices: int, place: Processes) -> int:
     return devices // place.processes
 
 
-def largest(*numbers: int) -> tuple[int, ...]:
+def largest(*numbers: int) -> Ints:
     """Return the maximum of each argument over all processes. All processes must call this function together."""
     if not several():
         return numbers
@@ -279,12 +280,12 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def on_host(leaf: Any) -> ndarray:
+def on_host(leaf) -> ndarray:
     """Return an array as a NumPy array. If other processes hold parts of it, all processes must call this function together."""
     whole = not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
 
 
-def gathered(tree: Any) -> Any:
+def gathered(tree) -> Any:
     """Return a pytree whose leaves are converted by `on_host`. In a run of one process, the tree is returned unchanged."""
     return jax.tree.map(on_host, tree) if several() else tree

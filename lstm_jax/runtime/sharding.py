@@ -75,7 +75,7 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
-def put(tree: Any, shardings: Any) -> Any:
+def put(tree, shardings) -> Any:
     """Copy a pytree of arrays to the devices of a mesh, which may belong to several processes, and return the sharded JAX arrays.
 
     All processes give the same arrays, and each copies only the parts that belong on its own devices. `shardings` is one sharding for all
@@ -86,7 +86,7 @@ def put(tree: Any, shardings: Any) -> Any:
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def place(leaf: Any, sharding: NamedSharding):
+    def place(leaf, sharding: NamedSharding):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(np.asarray(jax.random.key_data(leaf)))
         array = np.asarray(leaf)
@@ -109,7 +109,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     return slice(places[0] * per_device, (places[-1] + 1) * per_device)
 
 
-def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+def from_own_rows(tree, mesh: Mesh, axis: int = 0) -> Any:
     """Return arrays that are sharded along their axis `axis`, from NumPy arrays with the rows of this process; see `own_rows`."""
     over = rows(mesh, axis)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(over, array), tree)
@@ -146,14 +146,8 @@ def gather_columns(table: Array, ids: Array, batch_axis: int = -1, mode: str = "
     """Look up ids (...) in an embedding table (V, E), and return the rows (..., E).
 
     On a mesh, each device first looks up all ids in its own columns of the table. Then the devices exchange data, so that each device has
-    all columns for its own part of the batch.
-
-    Args:
-        table: embedding table.
-        ids: ints.
-        batch_axis: axis of `ids` along which the result is sharded on a mesh.
-        mode: how an id outside the table is treated. With "fill", the ids -V to -1 count from the end of the table, and any other id
-            outside the table gives a row of NaN. With "clip", the result is the nearest row of the table.
+    all columns for its own part of the batch: the result is sharded along the axis `batch_axis` of `ids`. With the `mode` "fill", the ids
+    -V to -1 count from the end of the table, and any other id outside the table gives a row of NaN. With "clip", it gives the nearest row.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:

@@ -5,16 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import as_tuple
 from lstm_jax.errors import require
 
 
-def is_config(value: Any) -> bool:
+def is_config(value) -> bool:
     """Return whether a value is an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def override(config: Any, changes: Mapping[str, Any]) -> Any:
+def override(config, changes: Mapping) -> Any:
     """Return a copy of the config in which some fields have other values.
 
     Args:
@@ -25,8 +26,8 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
         InputError: if a name in `changes` is not a field of the config.
     """
-    new: dict[str, Any] = {}
-    inner: dict[str, dict[str, Any]] = {}
+    new: Values = {}
+    inner: dict[str, Values] = {}
     for name, value in changes.items():
         field, _, rest = name.partition(".")
         require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
@@ -41,12 +42,12 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
 
 
-def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
+def variants(config, changes: Iterable[Mapping]) -> list:
     """Return one copy of the config for each dict in `changes`; see `override`."""
     return [override(config, overrides) for overrides in changes]
 
 
-def grid(config: Any, /, **axes: Sequence[Any]) -> list[Any]:
+def grid(config, /, **axes: Sequence) -> list:
     """Return one copy of the config for every combination of the given values.
 
     Args:

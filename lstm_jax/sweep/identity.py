@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from lstm_jax.aliases import Values
 from lstm_jax.config.shared import config_values, default
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import parsing, require
 from lstm_jax.files.commits import commit_of
 from lstm_jax.sweep.configs import is_config
 
@@ -20,7 +21,7 @@ Run = Callable[[Any], Mapping[str, Any]]
 """Function that takes a config, executes its run and returns a dict from the name of each result to its value."""
 
 
-def import_name(item: Any) -> str:
+def import_name(item) -> str:
     """Return the name "module:name" with which another process can import a function or class."""
     require(hasattr(item, "__qualname__"), "function", item, "give a function with a name, by which rows are found again")
     module = main_name() if item.__module__ in ("__main__", "__mp_main__") else item.__module__  # `multiprocessing` renames it
@@ -43,20 +44,18 @@ def set_main_name(name: str) -> None:
     _main_of_parent = name
 
 
-def require_importable(function: Run, configs: Iterable[Any]) -> None:
+def require_importable(function: Run, configs: Iterable) -> None:
     """Check that another process can import a function by its name, and rebuild configs by pickle."""
     main = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
     importable = function.__module__ != "__main__" or (main.is_file() and main.stem != "__main__")
     remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'
     require(importable, "function", import_name(function), remedy)
     for kind, item in (("function", function), *((f"config {type(config).__name__}", config) for config in configs)):
-        try:
+        with parsing(kind, remedy):
             pickle.dumps(item)
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
-            raise InputError(kind, error, remedy) from error
 
 
-def run_id(function: Run, config: Any) -> str:
+def run_id(function: Run, config) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
 
     The hash does not cover the name of the class of `config`. An inner config is a config inside `config`, for example the value of a
@@ -72,14 +71,12 @@ def run_id(function: Run, config: Any) -> str:
     # no names of the default classes, so that the ids of rows that earlier versions wrote stay the same
     classes = other_classes(config, config)
     name, values = import_name(function), config_values(config)
-    try:
+    with parsing("dict in a config", "give it keys of one type, text or numbers", TypeError):
         text = json.dumps([name, values, *([classes] if classes else [])], sort_keys=True, default=str)
-    except TypeError as error:
-        raise InputError("dict in a config", error, "give it keys of one type, text or numbers") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
+def other_classes(value, usual, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
     """Return the inner configs whose class is not the usual one, as a dict from the path of an inner config to the name of its class."""
     found: dict[str, str] = {}
     if is_config(value):
@@ -97,7 +94,7 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
     return found
 
 
-def items_of(value: Any) -> dict[Any, Any]:
+def items_of(value) -> dict:
     """Return the items of a dict, or of a list or tuple by their indices. Any other value has none."""
     if isinstance(value, (list, tuple)):
         return dict(enumerate(value))
@@ -105,7 +102,7 @@ def items_of(value: Any) -> dict[Any, Any]:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> Values:
     """Return the annotations of a class, or {} if a name in them cannot be found."""
     try:
         return get_type_hints(kind)
@@ -113,7 +110,7 @@ def _hints(kind: type) -> dict[str, Any]:
         return {}
 
 
-def _dataclasses(annotation: Any) -> frozenset[type]:
+def _dataclasses(annotation) -> frozenset[type]:
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return frozenset({annotation})
     return frozenset().union(*map(_dataclasses, get_args(annotation)))

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import lstm_jax
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import checked
-from lstm_jax.config.shared import config_values
-from lstm_jax.errors import InputError, check_choice, require
+from lstm_jax.config.shared import config_values, flatten
+from lstm_jax.errors import check_choice, parsing, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep.configs import is_config
@@ -35,15 +35,15 @@ _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 
 def run(
     function: Run,
-    configs: Iterable[Any],
+    configs: Iterable,
     path: str | Path,
     where: str = "here",
     workers: int = 0,
     retry: bool = False,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping | None = None,
     per_job: int = 0,
     together: str | Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Values]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
     A config that already has a row is skipped, unless its run has failed and `retry` is true. A warning is given if a skipped run has
@@ -106,7 +106,7 @@ def run(
         if count:
             warnings.warn(f"{path}: {text}", stacklevel=2)
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
-    names = checked("together", together, tuple[str, ...])
+    names = checked("together", together, Texts)
     groups = divide(function, names, missing) if names else {}
     call, jobs, cached = run_group if names else function, path.with_suffix(".jobs"), len(wanted) - len(missing)
     work = Work(call, groups or missing, workers, per_job, jobs, options or {}, len(missing), cached)
@@ -140,7 +140,7 @@ def run(
     return list(_found(path, wanted)[0].values())
 
 
-def _labels(configs: Mapping[str, Any]) -> dict[str, str]:
+def _labels(configs: Mapping) -> dict[str, str]:
     """Return a text for each run: the fields in which the configs differ, or the id if they are all alike."""
     flat = {key: flatten(dataclasses.asdict(config)) for key, config in configs.items()}
     seen = Counter((name, repr(value)) for values in flat.values() for name, value in values.items())
@@ -150,11 +150,11 @@ def _labels(configs: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _shown(value: Any, form: str = ".4g") -> str:
+def _shown(value, form: str = ".4g") -> str:
     return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
 
 
-def _check(function: Run, configs: Sequence[Any], where: str, workers: int, per_job: int) -> None:
+def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: int) -> None:
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
@@ -169,18 +169,15 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int, per_
     for config in configs:
         require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
         for field, value in dataclasses.asdict(config).items():
-            try:
+            with parsing(f"field {field} of a config", "give text or numbers, and dicts with keys of one type"):
                 json.dumps(value, sort_keys=True)
-            except (TypeError, ValueError) as error:
-                remedy = "give text or numbers, and dicts with keys of one type"
-                raise InputError(f"field {field} of a config", f"not JSON: {value!r}", remedy) from error
     if where == "processes":
         require_importable(function, configs)
 
 
-def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
+def _by_id(function: Run, configs: Iterable) -> Values:
     """Return a dict from the id of each run to its config."""
-    wanted: dict[str, Any] = {}
+    wanted: Values = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
         one, other = (f"{import_name(type(item))} with keys {_key_types(config_values(item))}" for item in (first, config))
@@ -189,16 +186,16 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
     return wanted
 
 
-def _key_types(value: Any) -> list[str]:
+def _key_types(value) -> list[str]:
     """Return the names of the types of all keys of the dicts in a value, in the order of the keys as texts."""
     items = sorted(items_of(value).items(), key=lambda item: str(item[0]))
     return [name for key, item in items for name in (type(key).__name__, *_key_types(item))]
 
 
-def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
+def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
     """Return the last row of each config in a file, in the order of the configs, and the number of configs with rows of other classes."""
 
-    def check(row: Any, location: str):
+    def check(row, location: str):
         known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
         return row
@@ -208,7 +205,7 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
     return {key: mine[key] for key in wanted if key in mine}, len({row["id"] for row in rows} - mine.keys())
 
 
-def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
+def existing_rows(function: Run, configs: Iterable, path: str | Path) -> list[Values]:
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
@@ -216,15 +213,7 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     return list(_found(Path(path), _by_id(function, configs))[0].values())
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def table(rows: Iterable[Mapping]) -> tuple[list[str], list[list]]:
     """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
 
     A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".
@@ -246,7 +235,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     return list(columns), [[part[prefix].get(name, "") for prefix, name in columns.values()] for part in parts]
 
 
-def write_table(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+def write_table(rows: Iterable[Mapping], path: str | Path) -> None:
     """Write the table of the rows (see `table`) to a CSV file."""
     names, lines = table(rows)
     text = io.StringIO()

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -22,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 from rich.text import Text
 
-from lstm_jax.errors import InputError, require, system_errors
+from lstm_jax.errors import parsing, require, system_errors
 from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
 
@@ -45,10 +44,8 @@ def _read(path: Path) -> bytes:
     content = path.read_bytes() if path.exists() else b""
     if path.suffix != ".gz" or not content:
         return content
-    try:
+    with parsing(f"rows {path}", "name a file that is complete, or a new one"):
         return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"rows {path}", error, "name a file that is complete, or a new one") from error
 
 
 def read_rows(path: Path, check: Callable[[Any, str], Row] | None = None) -> Iterator[Row]:

@@ -5,7 +5,7 @@ first use, since the import takes half a second.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
@@ -27,7 +27,7 @@ def _logs(name: str, values: Values) -> ndarray:
     return np.log(array)
 
 
-def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: int, seed: int) -> tuple[float, float]:
+def _bootstrap(samples: Sequence[Values], statistic: Callable, draws: int, seed: int) -> tuple[float, float]:
     """Return the 95 % bootstrap confidence interval (low, high) of a statistic of one or several samples."""
     from scipy import stats
 
@@ -117,7 +117,7 @@ def paired_p(ratios: Values, seed: int = 0) -> float:
     return _p([_logs("ratios", ratios)], lambda logs, axis: np.abs(logs.mean(axis)), "samples", seed)
 
 
-def _p(samples: Sequence[ndarray], distance: Callable[..., Any], kind: Literal["independent", "samples"], seed: int) -> float:
+def _p(samples: Sequence[ndarray], distance: Callable, kind: Literal["independent", "samples"], seed: int) -> float:
     """Return the p-value of a permutation test of SciPy, or 1 if a sample has fewer than two values."""
     from scipy import stats
 

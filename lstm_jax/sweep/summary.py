@@ -11,18 +11,19 @@ import numpy as np
 from lstm_jax.errors import require
 from lstm_jax.inspection.figures import COLOURS, DPI, STYLE
 from lstm_jax.sweep.planner import flatten
+from lstm_jax.sweep.rows import Row
 from lstm_jax.sweep.stats import Interval, Values, t_interval
 
 _ADDED = ("metric", "mean", "low", "high", "n")
 
 
 def summarise(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping],
     by: str | Sequence[str],
     over: str | Sequence[str] = "seed",
     bounds: Mapping[str, Sequence[float | int]] | None = None,
     interval: Callable[[Values], Interval] = t_interval,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return the mean of each numeric result, with its 95 % confidence interval, for each combination of the values of some fields.
 
         summarise(rows, by=("cell", "length"), bounds={"accuracy": (0, 1), "error": (0, math.inf)})
@@ -46,7 +47,7 @@ def summarise(
     """
     by, over = ((names,) if isinstance(names, str) else tuple(names) for names in (by, over))
     require(not {*by} & {*_ADDED}, "by", by, f"the summary has columns {', '.join(_ADDED)} of its own")
-    groups: dict[str, tuple[dict[str, Any], dict[str, list[float]]]] = {}
+    groups: dict[str, tuple[Row, dict[str, list[float]]]] = {}
     for row in rows:
         config = flatten(row["config"])
         for name in by:
@@ -71,7 +72,7 @@ def summarise(
     return summary
 
 
-def plot(summary: Sequence[Mapping[str, Any]], x: str, hue: str = "") -> Any:
+def plot(summary: Sequence[Mapping], x: str, hue: str = "") -> Any:
     """Draw the means of a summary with their intervals, and return the matplotlib figure. A notebook shows it, `savefig` writes it.
 
     Args:

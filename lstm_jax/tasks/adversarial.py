@@ -25,7 +25,7 @@ Loss = Callable[..., tuple[Array, Array]]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_gradient(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[Array, Array, Any]:
+def with_gradient(loss: Loss, params, vectors, *rest) -> tuple[Array, Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
     If JAX differentiates the returned loss with respect to `params` and `vectors`, `loss` is not evaluated again: the derivatives and the
@@ -34,7 +34,7 @@ def with_gradient(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[Ar
     return _forward(loss, params, vectors, *rest)[0]
 
 
-def _forward(loss: Loss, params: Any, vectors: Any, *rest: Any) -> tuple[tuple, tuple]:
+def _forward(loss: Loss, params, vectors, *rest) -> tuple[tuple, tuple]:
     (value, logits), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, vectors, *rest)
     return (value, logits, gradients[1]), (gradients, (None,) * len(rest))
 

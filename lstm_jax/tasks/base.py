@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lstm_jax import native
+from lstm_jax.aliases import AnyPath, Texts
 from lstm_jax.bounds import Trackers, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
@@ -108,7 +109,7 @@ class Training(ABC):
     def objective(self, rebuild: Callable) -> Objective:
         """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
 
-    def carry(self, model: Any) -> Any:
+    def carry(self, model) -> Any:
         """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
         return ()
 
@@ -166,7 +167,7 @@ def _is_cpu(mesh: Mesh) -> bool:
     return mesh.local_devices[0].platform == "cpu"
 
 
-def _bytes(tree: Any, devices: int = 1) -> int:
+def _bytes(tree, devices: int = 1) -> int:
     """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -195,9 +196,9 @@ class Task(Training, Generic[C, D]):
         mesh: see `Training`.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    metrics: ClassVar[Texts] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
-    curves: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    curves: ClassVar[Texts] = ("loss", "accuracy")
     """Metrics that the figure of learning curves shows; see `figures.learning_curves`."""
     table: ClassVar[str] = ""
     """Name of a parameter that the objective uses only to look up rows, or "". A step updates only those of its rows that are looked up."""
@@ -228,11 +229,11 @@ class Task(Training, Generic[C, D]):
         """Return the shapes of the input and the output of the model as text, for the title of the table of layers."""
 
     @abstractmethod
-    def evaluate(self, params: Any) -> Metrics:
+    def evaluate(self, params) -> Metrics:
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
-    def results(self, run: RunFolder, params: Any) -> Results:
+    def results(self, run: RunFolder, params) -> Results:
         """Return the results of the training, whose parameters are `params`."""
 
     def finish(self, run: RunFolder, result: FitResult, figures: bool) -> Metrics:
@@ -258,7 +259,7 @@ class Task(Training, Generic[C, D]):
         """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
         return ()
 
-    def pretrained(self, run: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
+    def pretrained(self, run: RunFolder, resume: bool, console: Console) -> Mapping:
         """Train other models that initialise the model of the task, and return a dict from names of parameters to their initial values.
 
         If a resumed run already has a checkpoint of the model of the task, the method is not called.
@@ -273,7 +274,7 @@ class Task(Training, Generic[C, D]):
     def train(
         cls,
         config: C,
-        folder: str | os.PathLike[str],
+        folder: AnyPath,
         *,
         data: D | None = None,
         initial: Mapping[str, Array | ndarray] | None = None,
@@ -479,9 +480,9 @@ class Trained(ABC, Generic[C, Own]):
     run: RunFolder
     config: C
     params: dict[str, ndarray]
-    notes: tuple[str, ...]
+    notes: Texts
     """Warnings about the run, for example that a checkpoint is damaged and an older one is used."""
-    rebuild: Callable[..., Any]
+    rebuild: Callable
     own: Own
     """Content of the task's own file in the run folder, for example the vocabulary."""
 
@@ -513,11 +514,11 @@ class Trained(ABC, Generic[C, Own]):
         """Device mesh of as many devices as the config asks for, or of all devices if there are fewer."""
         return sharding.make_mesh(self.config.train.devices if self.config.train.devices <= jax.device_count() else 0)
 
-    def is_own(self, data: Any) -> bool:
+    def is_own(self, data) -> bool:
         """Return whether `data`, such as a series, equal the data that the run was trained on."""
         return same_data(read_input(self.run.fingerprint, remedy="name the folder of a finished or interrupted run"), data.fingerprint)
 
-    def check_own(self, data: Any) -> None:
+    def check_own(self, data) -> None:
         """Raise an `InputError` unless `data` equal the data that the run was trained on."""
         subject = f"data of run {self.run.path}"
         require(self.is_own(data), subject, "changed since the run began", "give back the data that its config.json names")
@@ -528,7 +529,7 @@ class Trained(ABC, Generic[C, Own]):
         """Read the task's own file in the run folder, and return its content and a new model that fits the config and this content."""
 
     @classmethod
-    def load(cls: type[T], folder: str | os.PathLike[str]) -> T:
+    def load(cls: type[T], folder: AnyPath) -> T:
         """Load the trained model of a training run from the folder of the run.
 
         The parameters are those of the best epoch. If no metric selects the best epoch, they are those of the newest epoch.
@@ -553,7 +554,7 @@ class Trained(ABC, Generic[C, Own]):
         return cls(run, config, params, notes, rebuild, own)
 
 
-def _with_found_data(config: Any, run: RunFolder) -> Any:
+def _with_found_data(config, run: RunFolder) -> Any:
     """Resolve relative paths of the data that exist only relative to the folder in which the training was started."""
     started = Path(next((found["folder"] for found in reversed(run.environments()) if "folder" in found), ""))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax import data
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
@@ -171,7 +172,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         windows = np.column_stack(data.windows(self.data.validation, self.config.data.length, self.config.data.step))
         return self.scorer.windows(params, windows).metrics("validation_")
 
-    def _score_held_out(self, params: Any) -> Metrics:
+    def _score_held_out(self, params) -> Metrics:
         return self.scorer.text(params, *self.split("validation")).metrics("validation_") if self.monitor else {}
 
     def results(self, run, params):
@@ -187,7 +188,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         return self._score_held_out(params), draw
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
+def read_samples(path: Path) -> list[Values]:
     """Return the texts that a run has drawn so far, as stored in its file samples.jsonl."""
     if not path.exists():
         return []
@@ -283,13 +284,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
     ) -> ReadText:
         """Return the character ids of a text and the beginnings of its articles.
 
-        Args:
-            paths: files or folders with the text. If neither `paths` nor `text` is given, the held-out text of the run is read.
-            text: the text itself.
-            text_column: column or key that contains the text in a table.
-            clean: see `encode`.
-            unknown: see `encode`.
-            most: largest number of characters to return, or 0 for all.
+        The text is in files or folders (`paths`, with the column `text_column` of a table) or is `text` itself. If neither is given, the
+        held-out text of the run is read. `encode` describes `clean` and `unknown`. At most `most` characters are returned, or all for 0.
 
         Raises:
             InputError: if both `paths` and `text` are given, if the text cannot be read or encoded, or if the held-out text is needed, but
@@ -385,7 +381,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, self.mesh, self.mode(mode), self.config.data.length)
 
-    def _known(self, name: str, ids: Any) -> ndarray:
+    def _known(self, name: str, ids) -> ndarray:
         require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
         return check_ids(name, ids, self.characters.size)
 

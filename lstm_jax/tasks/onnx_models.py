@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax import convert
+from lstm_jax.aliases import Values
 from lstm_jax.config import RecurrentConfig
 from lstm_jax.errors import require
 from lstm_jax.files.reading import parsing
@@ -45,7 +46,7 @@ def check_exportable(task: str, model: RecurrentConfig) -> None:
     require(model.dtype == "float32", "dtype", model.dtype, "ONNX's recurrent operators multiply in float32: train with dtype float32")
 
 
-def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[str, Any]:
+def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> Values:
     """Write the model of a trained run to an ONNX file.
 
     An existing file is kept until the new file is complete. Only if `force` is true, a file without the mark of lstm-jax is replaced.
@@ -72,7 +73,7 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[st
     }
 
 
-def _described(value: Any) -> str:
+def _described(value) -> str:
     """Return the dtype and shape of an ONNX tensor type as text, such as "int64 (batch, time)"."""
     import onnx
 

@@ -10,7 +10,6 @@ of features of a word and V the vocabulary size.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from numpy import ndarray
 
+from lstm_jax.aliases import Values
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import WordLanguageModel, replaced
@@ -122,7 +122,7 @@ class LanguageModel(Training):
         return rows
 
 
-def pretrain(config: SentimentConfig, vocabulary: int, text: ndarray, held_out: ndarray | None, mesh: Mesh, **options: Any) -> FitResult:
+def pretrain(config: SentimentConfig, vocabulary: int, text: ndarray, held_out: ndarray | None, mesh: Mesh, **options) -> FitResult:
     """Train a word-level language model that will initialise a sentiment classifier, and return its parameters and metrics.
 
     `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on `held_out`, a text of two words or more, is computed
@@ -161,15 +161,9 @@ def cut_windows(text: ndarray) -> ndarray:
 def sampled_losses(vectors: Array, targets: Array, table: Array, offset: Array, sample: Array) -> Array:
     """Return the cross-entropies (..., B), in nats, of a softmax over the correct word and the sampled words.
 
-    The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's offset. A
-    sampled word that is also the correct word is left out of the sampled words at this position.
-
-    Args:
-        vectors: vectors (..., B, E) that the model computed for positions of the text.
-        targets: ids (..., B) of the correct words.
-        table: embedding (V, E).
-        offset: bias (V,) of each word minus the logarithm of its frequency in the text from which the words were sampled.
-        sample: ids (K,) of the sampled words.
+    The score of a word at a position is the inner product of the position's vector (..., B, E) and the word's row of the table (V, E), plus
+    the word's `offset` (V,): its bias minus the logarithm of its frequency in the text from which the words were sampled. A sampled word
+    that is also the correct word is left out of the sampled words at this position. `targets` (..., B) and `sample` (K,) are ids.
     """
     correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[targets]
     others: Array = vectors @ sharding.replicate(table[sample]).T
@@ -179,6 +173,6 @@ def sampled_losses(vectors: Array, targets: Array, table: Array, offset: Array, 
     return jnp.logaddexp(correct, jax.nn.logsumexp(others, axis=-1)) - correct
 
 
-def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
+def shared_params(classifier: Mapping, language_model: Mapping) -> Values:
     """Return the parameters of the language model that a classifier takes over: those of the embedding and of the recurrent layer."""
     return {name: language_model[name] for name in classifier if name.startswith(("embedding/", "recurrent/"))}

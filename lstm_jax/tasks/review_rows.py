@@ -4,7 +4,6 @@ N is the number of reviews. A row of packed reviews has L word ids and contains 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +144,7 @@ def rows_of(split: EncodedSplit, config: SentimentConfig, mapped: bool = False) 
     return Rows(PaddedReviews(split, *shape) if mapped and split.mapped else split.padded(*shape), split.labels)
 
 
-def padded_ids(ids: Any, vocabulary: int) -> ndarray:
+def padded_ids(ids, vocabulary: int) -> ndarray:
     """Return the word ids (B, T) of B padded reviews as a NumPy array of int32.
 
     An `InputError` is raised unless `ids` are ints from 0 to `vocabulary` - 1 with the shape (B, T), where T is 1 or more.

@@ -67,15 +67,10 @@ def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     """Return the training objective: the mean binary cross-entropy of the reviews, in nats.
 
-    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to this mean. The metrics are the loss and the
-    accuracy of the reviews without perturbation.
+    If `adversarial`, the size of the adversarial perturbation of the word vectors (see `perturbation`), is above 0, the mean binary
+    cross-entropy of perturbed reviews with the same dropout masks is added. The metrics are those of the reviews without perturbation.
 
     A batch is a pair (ids, labels) with the shapes (B, T) and (B,), or a triple (ids, labels, places) of packed reviews; see `PackedRows`.
-
-    Args:
-        rebuild: function from parameters to the model.
-        adversarial: size of the adversarial perturbation of the word vectors (Miyato et al. 2017); see `perturbation`. The perturbed
-            reviews have the same dropout masks as the reviews.
     """
 
     def cross_entropy(params, vectors, ids, labels, places, weight, key):
@@ -347,7 +342,7 @@ class WordSpace:
         return len(words)
 
 
-def draw_figures(run: RunFolder, params: Any, scored: tuple[ndarray, ndarray] | None, split: str) -> None:
+def draw_figures(run: RunFolder, params, scored: tuple[ndarray, ndarray] | None, split: str) -> None:
     """Draw a confusion matrix, a reliability curve and an embedding map into the folder of a run.
 
     The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.

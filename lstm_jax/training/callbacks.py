@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import system_errors
 from lstm_jax.files.json_text import json_text
@@ -30,10 +31,10 @@ class EpochRecord:
     """Number of the epoch, counted from 1."""
     step: int
     """Number of training steps since the start of the run."""
-    row: dict[str, Any]
+    row: Values
     """Metrics of this epoch by name, such as epoch, step, train_loss, train_accuracy and seconds, and the metrics of the held-out
     splits."""
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Values, ...]
     """Metrics of all epochs up to this one. In a resumed run they include the epochs before the interruption."""
     params: Any = field(repr=False)
     """Parameters of the model. They are valid only until the callback returns, because the next training step reuses their memory."""

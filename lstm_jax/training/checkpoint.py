@@ -39,6 +39,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import locked
@@ -68,7 +69,7 @@ class Restored:
     """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists, and its keys strings."""
     rejected: tuple[tuple[int, str], ...]
     """Newer checkpoints that were skipped because they are damaged, newest first, each as a pair (step, damage)."""
-    unfinished: tuple[int, ...] = ()
+    unfinished: Ints = ()
     """Steps of newer checkpoints that have no manifest, newest first. Either the save was interrupted, or the manifest was removed."""
 
 

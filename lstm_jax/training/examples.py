@@ -75,7 +75,7 @@ def permuted(key: Array, count: int, batch_size: int) -> Plan:
     return in_parts(epoch_order(key, count, batch_size))
 
 
-def take_rows(arrays: Any, numbers: Any) -> Any:
+def take_rows(arrays, numbers) -> Any:
     """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
@@ -100,7 +100,7 @@ class Examples:
     """Whether the examples stay on the host, because they may be larger than the memory of a device or of the host."""
 
     @staticmethod
-    def of_rows(arrays: Any) -> "Examples":
+    def of_rows(arrays) -> "Examples":
         """Return training examples in which example n is row n of each array in the pytree `arrays`."""
         return Examples(arrays, jax.tree.leaves(arrays)[0].shape[0])
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from numpy import ndarray
 from rich.console import Console
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import check_class, require
@@ -29,7 +30,7 @@ def fit(
     model: nnx.Module,
     loss_fn: Callable,
     optimizer: Optimizer,
-    arrays: Sequence[Any],
+    arrays: Sequence,
     *,
     epochs: int = 1,
     batch_size: int = 32,
@@ -37,7 +38,7 @@ def fit(
     seed: int = 0,
     patience: int = 0,
     stop_on_nan: bool = True,
-    evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
+    evaluate: Callable[[nnx.Module], Values] | None = None,
     monitor: str = "",
     mode: str = "min",
     mesh: Mesh | None = None,
@@ -135,7 +136,7 @@ def fit(
         mean = (losses * weight.astype(losses.dtype)).sum()
         return mean, {"loss": mean}
 
-    options: dict[str, Any] = {
+    options: Values = {
         "epochs": epochs,
         "batch_size": batch_size,
         "microbatches": microbatches,

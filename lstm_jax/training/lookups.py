@@ -20,6 +20,7 @@ from jax import Array
 from jax.extend import core
 from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
+from lstm_jax.aliases import Ints
 from lstm_jax.bounds import frozen
 from lstm_jax.runtime import sharding
 
@@ -144,7 +145,7 @@ class FoundLookups:
     """Tree structure of the results of the loss function."""
     modes: list[str]
     """Mode of each lookup in the table, "fill" or "clip"; see `gather_columns`."""
-    batch_axes: tuple[int, ...]
+    batch_axes: Ints
     """Index of the batch axis of the row indices of each lookup in the table.
 
     It is -1, the last axis, if the batch axis is not known or if there is only one device.
@@ -194,7 +195,7 @@ def find_lookups(loss: Callable, params: Params, *args, table: str = "") -> Foun
     return FoundLookups(largest, program, jax.tree.structure(shapes), [mode for name, mode in modes if name == largest], axes)
 
 
-def _batch_axes(loss: Callable, table: str, small: list, params: Params, args: tuple) -> tuple[int, ...]:
+def _batch_axes(loss: Callable, table: str, small: list, params: Params, args: tuple) -> Ints:
     """Return the axis of each array of row indices that grows with the batch, or () if the loss takes no other batch size."""
 
     def doubled(leaf):

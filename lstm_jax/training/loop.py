@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import native
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError, Interrupted, check_class, require
+from lstm_jax.errors import InputError, Interrupted, check_class, parsing, require
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.runtime.console import say
 from lstm_jax.runtime.interrupts import Asked, noted_signals
@@ -71,16 +72,16 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
 
 
 def run_epochs(
-    params: Any,
+    params,
     objective: Objective,
     optimizer: Optimizer,
     examples: Examples,
     config: TrainConfig,
     mesh: Mesh,
     *,
-    carry: Any = (),
+    carry=(),
     table: str | None = "",
-    metrics: tuple[str, ...] = ("loss", "accuracy"),
+    metrics: Texts = ("loss", "accuracy"),
     evaluate: Callable[[Any, Metrics], Metrics] | None = None,
     monitor: str = "",
     mode: str = "min",
@@ -144,7 +145,7 @@ class History:
     """Training time so far."""
 
     @staticmethod
-    def read(extra: Any) -> "History":
+    def read(extra) -> "History":
         """Return the history that a checkpoint stores."""
         rows, epoch, value, seconds = (extra.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
         whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
@@ -168,10 +169,8 @@ def _plain_metrics(found) -> Metrics:
     metrics = {}
     for name, value in found.items():
         require(isinstance(name, str), "name of a metric", repr(name), remedy)
-        try:
+        with parsing(f"metric {name}", "return numbers, texts, or lists and dicts of them"):
             metrics[name] = json.loads(json.dumps(value, default=_plain))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"metric {name}", error, "return numbers, texts, or lists and dicts of them") from error
     return metrics
 
 

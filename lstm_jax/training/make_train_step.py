@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.models import Parts, split_module
@@ -29,7 +30,7 @@ from lstm_jax.training.state import TrainState, create_state, over_runs
 from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, lag_of, largest_table, take_step
 
 
-def split_model(model: Any) -> Parts:
+def split_model(model) -> Parts:
     """Split an nnx.Module or a pytree of parameters into parameters, other variables, and a function that rebuilds the model.
 
     A pytree has no other variables. `make_train_step` says which models raise an `InputError`.
@@ -52,14 +53,14 @@ def split_model(model: Any) -> Parts:
     return parts
 
 
-def check_floats(name: str, value: Any, shape: tuple[int, ...], remedy: str) -> None:
+def check_floats(name: str, value, shape: Ints, remedy: str) -> None:
     """Raise `InputError` if a value is not an array of floats of the given shape."""
     array = isinstance(value, Array | ndarray)
     fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
     require(fits, name, f"{value.dtype}{list(value.shape)}" if array else type(value).__name__, remedy)
 
 
-def check_functions(loss_fn: Any, optimizer: Any) -> None:
+def check_functions(loss_fn, optimizer) -> None:
     """Check that a loss function can be called, and that an optimiser has `init`, and an `update` that does not need the loss."""
     require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
@@ -119,7 +120,7 @@ class TrainStep:
         """
         return self._run(self._one, 0, state, batch)
 
-    def many(self, state: TrainState, *batches: Any) -> tuple[TrainState, Any]:
+    def many(self, state: TrainState, *batches) -> tuple[TrainState, Any]:
         """Take S steps in one compiled call.
 
         It is like S calls of `__call__`, but each array of `batches`, and of the results of the loss function, has a new first axis of size
@@ -154,7 +155,7 @@ class TrainStep:
         """
         return self._table or ""
 
-    def lower(self, state: TrainState, *batch: Any) -> jax.stages.Lowered:
+    def lower(self, state: TrainState, *batch) -> jax.stages.Lowered:
         """Lower a step without compiling it, as the method `lower` of a jitted function does, and return the lowered program.
 
         It shows for example which data the devices exchange, or how much memory a step needs. The state stays valid.
@@ -217,7 +218,7 @@ class TrainStep:
         return self._catch_up(state) if state.behind else state
 
 
-def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:
+def make_train_step(model, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:
     """Return a compiled training step of any Flax NNX module, or of any model that is a pytree of parameters.
 
         step = make_train_step(model, lambda model, x, y: cross_entropy(model(x), y).mean(), lstm_jax.adam(1e-3))

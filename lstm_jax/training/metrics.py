@@ -4,12 +4,12 @@ A split has N reviews, each with one logit and one label (0 or 1). p is the pred
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import require
 
@@ -39,7 +39,7 @@ class BinaryMetrics:
 
         The field `confusion` becomes the four entries tn, fp, fn and tp. An AUC of nan becomes None, since JSON has no nan.
         """
-        row: dict[str, Any] = dataclasses.asdict(self)
+        row: Values = dataclasses.asdict(self)
         (tn, fp), (fn, tp) = row.pop("confusion")
         row |= {"tn": tn, "fp": fp, "fn": fn, "tp": tp, "auc": None if np.isnan(self.auc) else self.auc}
         return {prefix + name: value for name, value in row.items()}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import MOST, RateOrNone, check_number
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
@@ -133,7 +134,7 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
     return optax.chain(optax.clip_by_global_norm(most), given)
 
 
-def try_update(optimizer: Any) -> None:
+def try_update(optimizer) -> None:
     """Trace one update of a small parameter, and pass on any error that the optimiser raises."""
     parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
@@ -177,7 +178,7 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
             raises this error.
     """
     schedule = make_schedule(config, total_steps)
-    ours: dict[str, Any] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
+    ours: Values = {"adam": keras_adam, "rmsprop": keras_rmsprop}
     try:
         optimizer = (ours.get(config.optimizer) or getattr(optax, config.optimizer))(learning_rate=schedule)
         if not isinstance(optimizer, Optimizer) or config.optimizer.startswith("scale_by_"):

@@ -24,8 +24,7 @@ def make_predict(
         forward: function forward(prepared, batch) that returns a pytree of arrays with one row for each row of the batch.
         mesh: devices that a batch is sharded over.
         batch_size: largest number of rows in a batch. It is rounded up to a multiple of the number of devices.
-        prepare: function prepare(params, count) that makes `prepared` once in each call of `predict`. `count` is the number of rows,
-            including the rows that fill up the last batch.
+        prepare: function prepare(params, count) that makes `prepared` once in each call of `predict`, from the number of padded rows.
     """
 
     # the predictions of all batches are read by each process

@@ -157,9 +157,9 @@ class _Rows(Operation):
     rates: Rates
     name: str
 
-    def forward(self, own, keep, *args):
+    def forward(self, custom, keep, *args):
         del keep
-        return (self._update if own else self._update_in_jax)(*args), ()
+        return (self._update if custom else self._update_in_jax)(*args), ()
 
     def _update(self, table, m, v, lag, given):
         def call(table, m, v, done, scales, eps, at, *given):

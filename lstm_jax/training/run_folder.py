@@ -18,10 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lstm_jax.aliases import Texts
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config import CONFIGS
 from lstm_jax.config.files import config_changes, shown_changes
-from lstm_jax.errors import InputError, require, system_errors
+from lstm_jax.errors import InputError, parsing, require, system_errors
 from lstm_jax.files.commits import commit_of
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
@@ -64,31 +65,21 @@ class RunFolder:
         self.lock = path / "run.lock"
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Lock the folder against other processes until the context ends. The folder is created if it does not exist.
-
-        Raises:
-            InputError: if another process holds the lock, or if the folder cannot be created.
-        """
+        """Lock the folder against other processes until the context ends. The folder is created if it does not exist."""
         return locked(self.lock, f"run folder {self.path}")
 
     def start(self, config_json: str, resume: bool) -> bool:
         """Write the config of a new run, or check that the run in the folder can be resumed with this config.
 
-        Files that a killed process left half-written are removed.
-
-        Args:
-            config_json: config of the run as JSON.
-            resume: whether the folder may hold a run.
+        Files that a killed process left half-written are removed. `resume` says whether the folder may hold a run.
 
         Returns:
             Whether the config differs from that of the run in the folder, which is allowed if only its number of epochs is larger and its
             learning-rate schedule is constant. The config in the folder is kept until `lengthen` is called.
 
         Raises:
-            InputError: in one of these cases.
-
-                - The folder holds a run, and `resume` is false, or the config differs in another way, or a file of the run has changed.
-                - The folder holds no run, but a file or a folder with a name that a run uses.
+            InputError: if the folder holds a run, and `resume` is false, the config differs in another way, or a file of the run has
+                changed; or if it holds no run, but a file or a folder with a name that a run uses.
         """
         for folder in (self.path, self.events, self.figures):
             remove_temporaries(folder)
@@ -101,10 +92,8 @@ class RunFolder:
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
         given = json.loads(config_json)
-        try:
+        with parsing(f"config {self.config}", "the run folder is damaged; name a new one"):
             changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), given)
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"config {self.config}", error, "the run folder is damaged; name a new one") from error
         old, new = changes.get(("train", "epochs"), (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
         longer = more and given["train"]["schedule"] == "constant"  # each step is then the same
@@ -113,7 +102,7 @@ class RunFolder:
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
         return longer
 
-    def check_exists(self, *_: Any) -> None:
+    def check_exists(self, *_) -> None:
         """Raise an `InputError` if the folder has been removed during the training. This function is also a callback of the training."""
         require(self.config.exists(), f"run folder {self.path}", "removed while it trained", "train anew")
 
@@ -134,7 +123,7 @@ class RunFolder:
             same = same_data(self.fingerprint.read_bytes(), fingerprint)
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
-    def verify(self) -> tuple[str, ...]:
+    def verify(self) -> Texts:
         """Check that the files on which predictions depend have the checksums in the manifest, and return a tuple of warnings.
 
         The tuple is empty, except for a run of an older version of lstm_jax, which has no manifest.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.config import read_fields
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import held
@@ -21,7 +22,7 @@ _HEADLINES = [f"{split}_{name}" for split in _SPLITS for name in ("bits", "accur
 _READABLE = "restore the file, or name another run"
 
 
-def runs(*folders: str | os.PathLike[str]) -> list[Row]:
+def runs(*folders: AnyPath) -> list[Row]:
     """Return one row for each training run in some folders and their subfolders, in the order of the folders and of the paths in each.
 
     All rows have the same keys, and numbers, texts or None (no value) as values. `pandas.DataFrame(rows)` or
@@ -123,7 +124,7 @@ def select(rows: Sequence[Row], where: Iterable[str] = (), sort: str = "run") ->
             value = float(text)
         kept = [row for row in kept if row[key] == value or str(row[key]).lower() == text.lower()]
 
-    def rank(row: Row) -> tuple[Any, ...]:
+    def rank(row: Row) -> tuple:
         value, metric = row[by], row["metric"] if by == "best" else by
         return (1,) if value is None else (0, metric, isinstance(value, str), -value if metric.endswith(("accuracy", "auc")) else value)
 

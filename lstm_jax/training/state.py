@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.shapes import RUNS
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
@@ -28,7 +29,7 @@ class TrainState(NamedTuple):
     """int32 scalar: number of steps since the start of the run."""
     params: Any
     opt_state: Any
-    totals: dict[str, Any]
+    totals: Values
     """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars, and `EXAMPLES` and `FINITE` as
     int32."""
     carry: Any = ()
@@ -42,7 +43,7 @@ class TrainState(NamedTuple):
     """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`."""
 
 
-def over_runs(tree: Any) -> Any:
+def over_runs(tree) -> Any:
     """Map arrays over the runs of a sweep that run together, as they are after the first step, which else would be compiled twice."""
     try:
         run = lax.axis_index(RUNS)
@@ -52,23 +53,15 @@ def over_runs(tree: Any) -> Any:
     return jax.jit(lambda run, tree: jax.tree.map(lambda a: jnp.where(run < 0, 0, a) if a.ndim else a, tree))(run, tree)
 
 
-def create_state(
-    params, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry=(), table: str = ""
-) -> tuple[TrainState, TrainState]:
+def create_state(params, optimizer: Optimizer, totals: Texts, mesh: Mesh, carry=(), table: str = "") -> tuple[TrainState, TrainState]:
     """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
 
     The given arrays are copied. Therefore they stay valid when a compiled step reuses the memory of the state. Parameters are sharded as
     `sharding.param_spec` says, and the moments of the optimiser like their parameters. The arrays of the carry are sharded along their
     first axis, which is the batch axis. All other arrays are replicated.
 
-    Args:
-        params: initial parameters.
-        optimizer: optimiser, whose initial state becomes a part of the training state.
-        totals: names of the entries of `TrainState.totals`.
-        mesh: devices that the state is sharded over.
-        carry: initial `TrainState.carry`.
-        table: name of a parameter that the objective uses only to look up rows, such as an embedding; see `lookups`. If the optimiser has a
-            row-sparse update, each step updates only the rows that its batch looks up. If "", each step updates whole parameters.
+    `totals` are the names in `TrainState.totals`. `table` names a parameter that the objective uses only to look up rows, such as an
+    embedding; see `lookups`. If the optimiser has a row-sparse update, each step updates only the rows that its batch looks up.
     """
 
     def make(params, carry, behind):

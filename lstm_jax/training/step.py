@@ -63,14 +63,8 @@ def make_run_steps(
     epoch or of a part of it that contains these steps, and `key` is the random key of the run. If `state.behind` names a table, each step
     updates only the rows of this table that its batch looks up. A batch is sharded over the current mesh; see `sharding.on`.
 
-    Args:
-        objective: function that returns the loss and the metrics of a batch; see `Objective`.
-        optimizer: an optimiser with a dense or a row-sparse update.
-        shardings: those of the training state.
-        gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        steps: number of steps of an epoch. If 0, it is the number of steps in the argument `order` of `run_steps`.
-        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
-            gradient of the batch.
+    `shardings` are those of the training state. `steps` is the number of steps of an epoch, or 0 for that in the argument `order` of
+    `run_steps`. `microbatches` is the number of parts into which each batch is divided.
     """
 
     def with_carry(params, batch, weight, key, carry):

@@ -8,7 +8,7 @@ from a zero state and the `length` characters before it, as in the training of t
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,7 @@ class Scorer:
 
         return jax.tree.map(joined, *parts)
 
-    def windows(self, params: Any, ids: Integer[ndarray, "N L"]) -> Scores:
+    def windows(self, params, ids: Integer[ndarray, "N L"]) -> Scores:
         """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
 
         Raises:
@@ -133,20 +133,14 @@ class Scorer:
         """
         return Scores(*self._window(params, check_ids("ids", ids, axes=2)))
 
-    def text(self, params: Any, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> Scores:
+    def text(self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
         In mode "carried", a text with at least `2 * STREAM` characters to score is read in streams. Before its section, each stream reads
         the `WARM_UP` characters that precede it.
 
-        Args:
-            params: parameters of the model.
-            ids: character ids (N,) of the text.
-            starts: positions in the text before which the recurrent state is replaced by zeros; None means no positions. In mode "window"
-                they are ignored.
-
-        Returns:
-            The scores of the last N - 1 characters.
+        `starts` are positions in the text before which the recurrent state is replaced by zeros. In mode "window" they are ignored. The
+        result has the scores of the last N - 1 characters.
 
         Raises:
             InputError: if `ids` are not ints (N,), or if N is below 2.
@@ -162,7 +156,7 @@ class Scorer:
             parts += [self.windows(params, rows[begin : begin + block]) for begin in range(0, len(rows), block)]
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def activations(self, params: Any, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> ndarray:
+    def activations(self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
 
         The arguments are those of `text`.

@@ -13,10 +13,11 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
-from lstm_jax.errors import InputError, Interrupted, require
+from lstm_jax.errors import Interrupted, parsing, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.runtime import processes
 from lstm_jax.training.callbacks import Callback, EpochRecord
@@ -26,7 +27,7 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 class About:
     """Description of a training that is about to begin."""
 
-    config: dict[str, dict[str, Any]]
+    config: dict[str, Values]
     """Config of the training: a dict from the name of a section to the dict of its values."""
     folder: Path | None = None
     """Folder of the run or, in `fit`, of the checkpoints. If None, nothing is saved."""
@@ -40,7 +41,7 @@ class Outcome:
 
     status: str
     """"finished", "interrupted" or "failed"."""
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: Values = field(default_factory=dict)
     """Final metrics: those in result.json or, in `fit`, those of the best epoch."""
     figures: tuple[Path, ...] = ()
     """PNG files of the figures."""
@@ -69,7 +70,7 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[tuple[list[Callback], dict[str, Any]]]:
+def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[tuple[list[Callback], Values]]:
     """Call `begin` of the trackers among `callbacks`, and at the end of the context their method `end`.
 
     Yields:
@@ -90,17 +91,13 @@ def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[t
                 print(f"warning: {shown}; nothing of the training itself is lost", file=sys.stderr)
             begun[tracker] = False
 
-    fields: dict[str, Any] = {"status": "failed"}
+    fields: Values = {"status": "failed"}
     try:
         with processes.together():
             for tracker in callbacks if processes.first() else ():
                 if isinstance(tracker, Tracker):
-                    try:
+                    with parsing(f"tracker {type(tracker).__name__}", tracker.remedy):
                         tracker.begin(about)
-                    except InputError:
-                        raise
-                    except Exception as error:
-                        raise InputError(f"tracker {type(tracker).__name__}", error, tracker.remedy) from error
                     begun[tracker] = True
         yield [partial(call, one, one.epoch) if isinstance(one, Tracker) else one for one in callbacks], fields
         fields["status"] = "finished"
@@ -125,10 +122,8 @@ class Service(Tracker, ABC):
     """Name of the package of the service, and of the extra of this project that installs it."""
 
     def __init__(self):
-        try:
+        with parsing(f"tracker {self.package}", f'pip install ".[{self.package}]"', ImportError):
             self.api = import_module(self.package)
-        except ImportError as error:
-            raise InputError(f"tracker {self.package}", error, f'pip install ".[{self.package}]"') from error
 
     @abstractmethod
     def start(self, about: About, known: str | None) -> str:

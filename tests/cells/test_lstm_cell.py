@@ -101,7 +101,7 @@ def test_copies_are_the_cell_itself(name: str) -> None:
 def test_copies_of_a_layer() -> None:
     layer = LSTM(3, 4, rngs=nnx.Rngs(0))
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert copied.row is layer.row
+        assert copied.definition is layer.definition
         np.testing.assert_array_equal(copied(jnp.ones((2, 3, 3))), layer(jnp.ones((2, 3, 3))))
 
 

@@ -212,7 +212,7 @@ def test_registered_it_is_known_by_name(diagonal: Cell) -> None:
         SentimentModelConfig(cell="diagonal")
     assert register_cell(diagonal) is diagonal
     assert register_cell(diagonal) is CELLS["diagonal"]
-    assert made(Recurrent, cell="diagonal").row is diagonal
+    assert made(Recurrent, cell="diagonal").definition is diagonal
     with pytest.raises(InputError, match=r"^recurrent_dropout: 0.2; the cell diagonal multiplies no state by a kernel: give 0$"):
         SentimentModelConfig(cell="diagonal")
     config = SentimentModelConfig(cell="diagonal", recurrent_dropout=0.0, units=H, embed=E, bidirectional=True, layers=2)

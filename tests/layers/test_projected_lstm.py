@@ -115,7 +115,7 @@ def test_masks_have_the_size_of_the_state() -> None:
     assert {name: mask.shape[2] for name, mask in masks.zoneout.items()} == {"h": OUTPUTS, "c": H}
     assert layer(X, dropout=masks).shape == (B, T, OUTPUTS)
     assert np.isfinite(layer(X, deterministic=True)).all()
-    cell, params = layer.row, layer.cell_params()
+    cell, params = layer.definition, layer.cell_params()
     mask = jnp.asarray([0.0, 2.0])
     dropped, _ = unroll(cell, params, X, dropout=DropoutMasks(recurrent=jnp.broadcast_to(mask, (B, OUTPUTS))))
     scaled = params._replace(recurrent_kernel=params.recurrent_kernel * mask[:, None])

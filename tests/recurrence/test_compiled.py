@@ -116,7 +116,7 @@ def test_gates_far_out(dtype: str) -> None:
         params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), jnp.tile(x, 4))
         call = Call(params, jnp.zeros((1, 1, 1), dtype), LSTMState(*jnp.zeros((2, 1, units), dtype)), None, DropoutMasks(), None)
         _, residuals = compiled.CompiledCell(Options(CELLS["lstm"], sequences=False)).forward(True, True, *call)
-    gates = np.asarray(residuals.gates, np.float64).reshape(4, units)
+    gates = np.asarray(residuals.kept, np.float64).reshape(4, units)
     assert np.isnan(gates[:, -1]).all()
     exact, unit = x[:-1].astype(np.longdouble), np.finfo(dtype).eps
     tanh, sigmoid = np.tanh(exact), 1 / (1 + np.exp(-np.maximum(exact, -11_000)))

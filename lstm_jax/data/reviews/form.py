@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import require
 
@@ -22,10 +23,10 @@ class TextSplit:
     """N texts as bytes, usually in UTF-8. NUL bytes and bytes that are not valid UTF-8 are kept."""
     labels: ndarray
     """(N,) int32: 0 negative, 1 positive."""
-    names: tuple[str, ...]
+    names: Texts
     """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. With the vocabulary "keras", `prepare` sorts
     by these names."""
-    groups: tuple[str, ...] | None = None
+    groups: Texts | None = None
     """N movie ids, or None if no movie is known. The movie id is "" for a review whose movie is unknown."""
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class Found(NamedTuple):
     """The files that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend on the form."""
 
 
-def find_file(key: str, name: str, endings: str | tuple[str, ...], path: Path) -> Found | None:
+def find_file(key: str, name: str, endings: str | Texts, path: Path) -> Found | None:
     """Return the location of a file: `path` itself, if it has one of the endings, or the file `name` in the folder `path`."""
     inside = path / name if path.is_dir() else path
     good = os.path.isfile(inside) if path.is_dir() else path.name.endswith(endings)
@@ -104,7 +105,7 @@ class Form:
     """Whether the user may give the test split as a second file."""
     description: str = ""
     """Name of the form in error messages and in the documentation. It is empty if `keyword` or `endings` say enough."""
-    endings: tuple[str, ...] = ()
+    endings: Texts = ()
     """Endings of the names of files of this form, which error messages list."""
     content: str = ""
     """Phrase that describes the content of a source of this form in the documentation."""

@@ -47,11 +47,11 @@ def write_review_shards(
 
     Args:
         paths: tables with training reviews, and folders of such tables.
-        folder: folder of the shards. It is created if it does not exist.
+        folder: folder of the shards; for this, `workers` and `on_progress`, see `write_shards`.
         test_paths: tables with test reviews, and folders of such tables.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
-        workers: number of processes; for this and `on_progress`, see `write_shards`.
+        workers: number of processes.
         on_progress: function of the progress.
 
     Raises:

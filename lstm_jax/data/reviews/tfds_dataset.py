@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.data.reviews.form import CLASSES, Found, Review, TextSplit, TextSplits, check_splits, review_name, text_split
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import parsing, require
 from lstm_jax.files.writing import user_path
 
 TFDS_NAME = "lstm_jax_imdb"
@@ -46,13 +46,10 @@ def quiet_tfds() -> Iterator[None]:
 
 def load_tfds() -> Any:
     """Import the module tensorflow_datasets and return it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("array_record")
-            import tensorflow_datasets
-    except ImportError as error:
-        raise InputError("data tfds", error, 'pip install ".[tfds]"') from error
+    with parsing("data tfds", 'pip install ".[tfds]"', ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("array_record")
+        import tensorflow_datasets
     return tensorflow_datasets
 
 
@@ -91,7 +88,7 @@ def _builder_class() -> Any:
                     disable_shuffling=True,
                 )
 
-            def _split_generators(self, dl_manager: Any) -> Any:
+            def _split_generators(self, dl_manager) -> Any:
                 return {name: self._generate_examples(reviews) for name, reviews in self.reviews.items()}
 
             def _generate_examples(self, reviews: TextSplit) -> Any:
@@ -118,7 +115,7 @@ def find_tfds(_: Path) -> Found:
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
-def _review(row: int, example: Mapping[str, Any]) -> Review:
+def _review(row: int, example: Mapping) -> Review:
     label = int(example["label"])
     known = (example["id"], example["rating"]) if example["rating"] >= 0 else ()
     return Review(bytes(example["text"]), label, review_name(label, row, *known), bytes(example["movie"]).decode())

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.data.padding import ragged
 from lstm_jax.errors import require
@@ -67,7 +68,7 @@ class Vocabulary:
     A vocabulary of the kind "keras" keeps all words of Keras' index in `words`, so that rare words are encoded as the id 2 and not dropped.
     """
 
-    words: tuple[str, ...]
+    words: Texts
     """The words in the order of their ids. Word k has the id k + 4. Bytes that are not valid UTF-8 are decoded with surrogateescape."""
     num_words: int
     """Number of ids, which is the number of rows of the embedding table of a model."""

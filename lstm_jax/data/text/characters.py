@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import checked, frozen
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import encode_utf8, read_input
@@ -31,7 +32,7 @@ class Characters:
     be encoded.
     """
 
-    characters: tuple[str, ...]
+    characters: Texts
     """The distinct characters, sorted by code point. With the unit "byte" they are chr(0) to chr(255)."""
     unit: Unit = "character"
     """Unit of the text: "character" (a Unicode code point) or "byte"."""
@@ -101,7 +102,7 @@ class Characters:
             ids[start : start + len(codes)] = found
         return ids
 
-    def unknown(self, text: str) -> tuple[str, ...]:
+    def unknown(self, text: str) -> Texts:
         """Return the distinct characters of a text that are outside the vocabulary, in the order of their first appearance."""
         distinct = dict.fromkeys(text if self.unit == "character" else "")
         return tuple(character for character in distinct if character not in self.char_to_id)
@@ -160,7 +161,7 @@ class Characters:
         return Characters.from_json(read_input(path), path)
 
 
-def shown(characters: tuple[str, ...]) -> str:
+def shown(characters: Texts) -> str:
     """Return characters as a text for an error message, such as "'a', 'b', 'c', 'd', 'e' and 2 more"."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")

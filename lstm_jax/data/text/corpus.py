@@ -9,6 +9,7 @@ from typing import Any, AnyStr, Literal
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import Count, Share, check_number, checked, frozen
 from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
@@ -46,7 +47,7 @@ class Corpus:
     validation_starts: ndarray
     """(A',) int64: positions in `validation` at which the articles begin. If an article begins in `train` and ends in `validation`, its
     second part counts as an article."""
-    notes: tuple[str, ...] = ()
+    notes: Texts = ()
     """Messages to the user, with one sentence for each kind of change that was made to the text when it was read."""
 
 

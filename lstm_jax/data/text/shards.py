@@ -124,7 +124,7 @@ def _read(part: Record) -> Any:
     return text if part["recipe"] == "exact" else unix_line_ends(text)
 
 
-def _division(file: Any, place: int, size: int) -> int:
+def _division(file, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided."""
     if place in (0, size):
         return place

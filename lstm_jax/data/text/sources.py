@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import AnyStr
 
+from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.data.tables import has_columns, read_text_column
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.reading import STANDARD_INPUT, decode_utf8, locate, parsing, read_input, require_no_archive
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
@@ -73,7 +74,7 @@ FORMS = (
 DESCRIPTION = f"give {', '.join(form.description for form in FORMS[:0:-1])}, or {FORMS[0].description}"
 
 
-def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
+def read_articles(paths: Paths, text_column: str = "") -> Texts:
     """Read the articles at one or several paths, and return them in the order of the paths. Empty articles are left out.
 
     The tuple `FORMS` lists the forms that a source of articles can have. All files must be UTF-8. Every character is kept except a
@@ -117,7 +118,7 @@ def _read(
     return kept
 
 
-def embedded_articles() -> tuple[str, ...]:
+def embedded_articles() -> Texts:
     """Return about 80 English articles that need no download.
 
     The articles are the topics of Python's language reference that `help()` shows, sorted by name. They are read from `pydoc_data.topics`
@@ -126,10 +127,8 @@ def embedded_articles() -> tuple[str, ...]:
     Raises:
         InputError: if this Python was installed without `pydoc_data`.
     """
-    try:
+    with parsing("embedded corpus", DESCRIPTION, ImportError):
         from pydoc_data.topics import topics
-    except ImportError as error:
-        raise InputError("embedded corpus", "this Python lacks pydoc_data", DESCRIPTION) from error
     return tuple(topics[topic] for topic in sorted(topics) if topics[topic])
 
 

@@ -9,13 +9,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from numpy import ndarray
 
+from lstm_jax.aliases import Ints, Texts
 from lstm_jax.bounds import MOST, Bounds, Checked, Count, frozen
 from lstm_jax.inspection.trace import trace
 from lstm_jax.inspection.window import Example, Frame, Layer, Window
@@ -34,7 +35,7 @@ class Request(Checked):
     If neither texts nor a file are given, the page shows examples from the held-out data of the run.
     """
 
-    texts: tuple[str, ...] = ()
+    texts: Texts = ()
     """Reviews (for a sentiment run) or texts (for a text-generation run) to show."""
     file: Path | None = None
     """File with the examples. Depending on the task, it holds reviews, one text, or one series, whose last window is shown."""
@@ -58,7 +59,7 @@ class Request(Checked):
 class Epochs(NamedTuple):
     """Training epochs that an HTML page about a run shows, with the parameters of the model after each of these epochs."""
 
-    numbers: tuple[int, ...]
+    numbers: Ints
     """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
     params: tuple[dict[str, Array], ...]
     """Parameters of each epoch."""
@@ -104,7 +105,7 @@ class Network(ABC):
     kind: ClassVar[str]
     """Kind of the steps of an example; see `Window.kind`."""
 
-    def __init__(self, trained: Any):
+    def __init__(self, trained):
         self.trained, self.rebuild = trained, trained.rebuild
 
         def arrays(params, *args, **options):
@@ -114,15 +115,15 @@ class Network(ABC):
         self._arrays = jax.jit(arrays)
 
     @abstractmethod
-    def examples(self, request: Request) -> Mapping[str, Any]:
+    def examples(self, request: Request) -> Mapping:
         """Return the examples that the request names, or examples from the held-out data, as a dict with their titles as keys."""
 
     @abstractmethod
-    def steps(self, example: Any) -> Sequence[str]:
+    def steps(self, example) -> Sequence[str]:
         """Return the steps of an example as texts."""
 
     @abstractmethod
-    def frame(self, params: Any, example: Any) -> Frame:
+    def frame(self, params, example) -> Frame:
         """Return the results for an example."""
 
     @property
@@ -130,11 +131,11 @@ class Network(ABC):
         """End of the sentence about the model, and further sentences."""
         return "."
 
-    def neighbours(self, examples: Iterable[Any]) -> Mapping[str, Sequence[tuple[str, float]]]:
+    def neighbours(self, examples: Iterable) -> Mapping[str, Sequence[tuple[str, float]]]:
         """Return the words nearest to each word of the examples, with their cosine similarities."""
         return {}
 
-    def trace(self, params: Any, *args: Any, steps: slice | ndarray = slice(None), **options: Any) -> list[Layer]:
+    def trace(self, params, *args, steps: slice | ndarray = slice(None), **options) -> list[Layer]:
         """Return the gates and states of all recurrent layers for a batch of one example. JAX compiles this once for each input shape."""
         layers = []
         for found in self._arrays(params, *args, **options):

@@ -3,7 +3,7 @@
 In a window, the model reads C entries with F features each, and forecasts the next K entries.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,15 +40,15 @@ class SeriesNetwork(Network):
         self.scale = trained.scale
         self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
 
-    def means(self, entries: Array, params: Any, ahead: Array) -> Array:
+    def means(self, entries: Array, params, ahead: Array) -> Array:
         """Return the predicted means (K,) of the next K entries, as differences from the last entry read, in units of the series."""
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
-    def mean(self, entries: Array, params: Any, ahead: Array) -> Array:
+    def mean(self, entries: Array, params, ahead: Array) -> Array:
         """Return the average of the K predicted means that the method `means` returns."""
         return self.means(entries, params, ahead).mean()
 
-    def replaced(self, params: Any, entries: Array, ahead: Array) -> list[float]:
+    def replaced(self, params, entries: Array, ahead: Array) -> list[float]:
         """Return the mean of the forecast minus its mean with each entry replaced by the average of its neighbours."""
         whole, count = np.asarray(entries), len(entries)
         beside = np.pad(whole, ((1, 1), (0, 0)), "reflect")  # the first and the last entry have one neighbour

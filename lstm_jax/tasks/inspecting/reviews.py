@@ -4,8 +4,6 @@ T is the number of word ids of a review with padding, W the number of its words 
 of features of a word.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from jax import Array
 from numpy import ndarray
 
 from lstm_jax import data
+from lstm_jax.aliases import Values
 from lstm_jax.data.reviews.tables import read_texts
 from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
@@ -41,31 +40,31 @@ class ReviewNetwork(Network):
         self.vectors = jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
         self._logits = sentiment.make_logits(trained.rebuild, trained.mesh, fold=False)
 
-    def verdict(self, vectors: Array, params: Any, ids: Array) -> Array:
+    def verdict(self, vectors: Array, params, ids: Array) -> Array:
         """Return the logit of one review. `vectors` (T, E) are its word vectors."""
         return self.rebuild(params)(ids[None], vectors=vectors[:, None], deterministic=True)[0]
 
-    def verdicts(self, vectors: Array, params: Any, ids: Array) -> Array:
+    def verdicts(self, vectors: Array, params, ids: Array) -> Array:
         """Return the logit of one review as an array (1,). The arguments are those of the method `verdict`."""
         return self.verdict(vectors, params, ids)[None]
 
-    def outputs(self, vectors: Array, params: Any, ids: Array) -> Array:
+    def outputs(self, vectors: Array, params, ids: Array) -> Array:
         """Return the logits (T,) that the model gives after each of the T ids of a review."""
         if not self.stepwise:
             return self.verdicts(vectors, params, ids)
         model = self.rebuild(params)
-        options: dict[str, Any] = {"return_sequences": True, "deterministic": True, "time_major": True}
+        options: Values = {"return_sequences": True, "deterministic": True, "time_major": True}
         return model.head(model.recurrent(vectors[:, None], mask=model.embedding.mask(ids[:, None]), **options))[:, 0, 0]
 
-    def whole(self, params: Any, ids: ndarray) -> float:
+    def whole(self, params, ids: ndarray) -> float:
         """Return the logit of the review."""
         return float(self._logits(params, ids[None])[0])
 
-    def of_words(self, params: Any, reviews: list[ndarray], length: int) -> ndarray:
+    def of_words(self, params, reviews: list[ndarray], length: int) -> ndarray:
         """Return the logits of reviews that are given as the ids of their words, and are padded to `length` ids."""
         return self._logits(params, data.pad_sequences(reviews, length, padding=self.config.padding)).astype(np.float64)
 
-    def without_each(self, params: Any, ids: ndarray) -> ndarray:
+    def without_each(self, params, ids: ndarray) -> ndarray:
         """Return W logits for a review of W words. Entry n is the logit of the review without its word n."""
         words = ids[ids != 0]
         return self.of_words(params, [np.delete(words, n) for n in range(len(words))], len(ids))

@@ -4,7 +4,6 @@ N is the number of characters of a text, V the size of the vocabulary and E the 
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,20 +32,20 @@ class TextNetwork(Network):
         super().__init__(trained)
         self.vectors, self._log_p = jax.jit(self._vectors), jax.jit(self.log_probabilities)
 
-    def _vectors(self, params: Any, ids: Array) -> Array:
+    def _vectors(self, params, ids: Array) -> Array:
         """Return the input features (N, E) of N characters with the ids (N,)."""
         model = self.rebuild(params)
         if model.embedding is None:
             return jax.nn.one_hot(ids, self.trained.characters.size)
         return model.embedding(ids[:, None], 1)[:, 0]
 
-    def log_probabilities(self, vectors: Array, params: Any, resets: Array | None) -> Array:
+    def log_probabilities(self, vectors: Array, params, resets: Array | None) -> Array:
         """Return the log-probabilities (N, V) of the character after each of N characters with the input features `vectors`."""
         model, cuts = self.rebuild(params), None if resets is None else resets[:, None]
         hidden, _ = model.recurrent(vectors[:, None], resets=cuts, deterministic=True, time_major=True)
         return jax.nn.log_softmax(model.logits(hidden)[:, 0])
 
-    def outputs(self, vectors: Array, params: Any, following: Array, resets: Array | None = None) -> Array:
+    def outputs(self, vectors: Array, params, following: Array, resets: Array | None = None) -> Array:
         """Return the surprise (N,) of N characters, which is their negative log-probability in nats."""
         return -jnp.take_along_axis(self.log_probabilities(vectors, params, resets), following[:, None], axis=-1)[:, 0]
 

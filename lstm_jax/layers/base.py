@@ -43,8 +43,10 @@ class DropoutLayer(Layer):
         """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
-    def _is_training(self, deterministic: bool | None) -> bool:
-        return not (self.deterministic if deterministic is None else deterministic)
+
+def is_training(layer: DropoutLayer, deterministic: bool | None) -> bool:
+    """Return whether a call of a layer draws masks, given the argument `deterministic` of the call."""
+    return not (layer.deterministic if deterministic is None else deterministic)
 
 
 def is_key(source: Source) -> TypeGuard[Array]:
