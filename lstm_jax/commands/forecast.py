@@ -49,7 +49,7 @@ class Forecast(Command):
         found = trained.ahead(series, self.level)
         times = [series.shown(time) for time in found.times]
         digits = max(digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True))
-        share = f"{100 * self.level:.5g}"
+        share = f"{100 * self.level:g}"
         names = ("time", "mean", f"low_{share}", f"high_{share}")
         table = Table(*(Column(name, justify="right") for name in names), title=f"forecast, and the ends of its {share} % interval")
         if not (self.json or console.is_terminal):
