@@ -14,6 +14,7 @@ import io
 import itertools
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -79,7 +80,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise _complaint(name, stop, complaint.getvalue()) from stop
+        raise _complaint(name, kind, stop, complaint.getvalue()) from stop
     paths = {field: user_path(value) for field, value in vars(command).items() if isinstance(value, Path)}
     return dataclasses.replace(command, **paths) if paths else command
 
@@ -105,7 +106,7 @@ def _of_flag(error: InputError) -> InputError:
     return error if variable else InputError(f"--{error.subject.replace('_', '-')}", error.value, error.remedy)
 
 
-def _complaint(name: str, stop: BaseException, box: str) -> InputError:
+def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`."""
     cause = stop.__context__
     while cause is not None:
@@ -122,8 +123,14 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
         return InputError(choice[2], choice[1], f"give one of {choice[3]}")
     if union := re.match(r"Error parsing (--?[\w-]+): no type matching (\S+) could be instantiated from \['(.*?)'\]", message):
         return InputError(union[1], union[3], f"give {union[2]}")
+    if number := re.match(r"Error parsing (--?[\w-]+): (?:invalid literal for (int)|could not convert).*: '(.*)'", message):
+        return InputError(number[1], number[3], f"give a {'whole ' if number[2] else ''}number")
     if value := re.fullmatch(r"Error parsing (--?[\w-]+): (.*)", message):
         return InputError(value[1], value[2], help_lines)
+    parts = kind, getattr(getattr(kind, "config", None), "data", None)
+    flags = [f"--{word}" for word in ("run", "data", "csv", "text", "prompt") if any(hasattr(part, word) for part in parts)]
+    if (stray := re.match(r"Unrecognized options: (?!-)(.*)", message)) and flags:
+        return InputError(f"lstm-jax {name}", stray[1], f"name the flag of each value, such as {' or '.join(flags)}; {help_lines}")
     if meant := next((re.findall(r"--[\w-]+", block) for block in blocks if "Perhaps you meant" in block), []):
         help_lines = f"did you mean {' or '.join(dict.fromkeys(meant))}? {help_lines}"
     return InputError(f"lstm-jax {name}", message, help_lines)
@@ -168,8 +175,11 @@ def _run(arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return exit_code()
     except Interrupted as error:
-        saved = "; the state is saved: run the same command with --resume to continue" if hasattr(command, "resume") else ""
-        print(f"{_process()}{error}{saved}", file=sys.stderr)
+        saved, process = "", _process()
+        if hasattr(command, "resume"):
+            again = shlex.join(["lstm-jax", *arguments, *["--resume"] * (not command.resume)])
+            saved = "; the state is saved" + (": run the same command with --resume to continue" if process else f"; to continue: {again}")
+        print(f"{process}{error}{saved}", file=sys.stderr)
         return error.code
     except Exception as error:
         if interrupted():  # a library turned the interrupt into another exception

@@ -1,6 +1,7 @@
 """Tests of the command line: what it prints after SIGINT and SIGTERM, its exit code, and that no signal is lost."""
 
 import os
+import shlex
 import signal
 import time
 
@@ -84,9 +85,14 @@ def test_an_interrupt_while_another_is_reported(ask, monkeypatch):
         ("demo", KeyboardInterrupt(), "interrupted\n"),
         ("demo", Interrupted(7), "interrupted after step 7\n"),
         (
-            "train sentiment",
+            "train sentiment --run 'my run'",
             Interrupted(7),
-            "interrupted after step 7; the state is saved: run the same command with --resume to continue\n",
+            "interrupted after step 7; the state is saved; to continue: lstm-jax train sentiment --run 'my run' --resume\n",
+        ),
+        (
+            "train sentiment --resume",
+            Interrupted(7),
+            "interrupted after step 7; the state is saved; to continue: lstm-jax train sentiment --resume\n",
         ),
     ],
 )
@@ -94,5 +100,5 @@ def test_interrupts(command, error, said, ask, monkeypatch):
     def stop(self, console):
         raise error
 
-    monkeypatch.setattr(COMMANDS[command], "__call__", stop)
-    assert ask(*command.split()) == (130, "", said)
+    monkeypatch.setattr(COMMANDS[command.partition(" --")[0]], "__call__", stop)
+    assert ask(*shlex.split(command)) == (130, "", said)

@@ -22,6 +22,7 @@ class TrainForecast(Train):
     def report(self, result):
         metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
         yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
+        yield f"test part, last value repeated: mae {metric_text(result['test_naive_mae'], '.4g')}"
 
 
 @frozen
@@ -48,8 +49,11 @@ class Forecast(Command):
         found = trained.ahead(series, self.level)
         times = [series.shown(time) for time in found.times]
         digits = max(digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True))
-        columns = [Column(name, justify="right") for name in ("time", "mean", "low", "high")]
-        table = Table(*columns, title=f"forecast, and the ends of the {self.level:.3g} interval")
+        share = f"{100 * self.level:g}"
+        names = ("time", "mean", f"low_{share}", f"high_{share}")
+        table = Table(*(Column(name, justify="right") for name in names), title=f"forecast, and the ends of its {share} % interval")
+        if not (self.json or console.is_terminal):
+            print(",".join(names))
         for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
             texts = [time, *(f"{number:.{digits}g}" for number in numbers)]
             if self.json:

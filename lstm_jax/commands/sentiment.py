@@ -107,6 +107,7 @@ class Predict(Command):
     def __call__(self, console):
         if not self.text and self.file is None and sys.stdin.isatty():
             raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
+        require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
         from lstm_jax.data.reviews.tables import read_texts
 
         trained, texts = load_run("sentiment", self.run, self.dtype), list[str | bytes](self.text)

@@ -308,7 +308,7 @@ def forecast(
         axes = figure.subplots()
         for number, (moments, mean, low, high) in enumerate(ahead):
             first = number == 0
-            interval = f"{100 * level:g} %" if first else None
+            interval = f"{100 * level:g} % interval" if first else None
             axes.fill_between(on_axis(moments), low, high, color=ORANGE, alpha=0.2, linewidth=0, label=interval)
             axes.plot(on_axis(moments), mean, color=ORANGE, label="forecast" if first else None)
         axes.plot(on_axis(times), values, color=INK, linewidth=1, label="series")

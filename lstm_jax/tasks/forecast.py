@@ -262,7 +262,8 @@ class Forecasting(base.Task[ForecastConfig, Series]):
     def results(self, run, params):
         """Return the metrics, and a function that draws the end of the series, with the forecasts for every K-th window of the test split.
 
-        Windows start one entry after each other, so that each of these forecasts begins where the previous one ends.
+        Windows start one entry after each other, so that each of these forecasts begins where the previous one ends. "test_naive_mae" is
+        the mean absolute error of a forecast that repeats the last value read.
         """
 
         def draw():
@@ -274,7 +275,8 @@ class Forecasting(base.Task[ForecastConfig, Series]):
             drawn = [(series.times[part.origin[n] : part.origin[n] + horizon], *(array[n] for array in bounds)) for n in chosen]
             figures.forecast(series.times[first:], series.values[first:], drawn, LEVEL, series.dated, run.figures / "forecast.png")
 
-        return self.evaluate(params) | self.evaluate(params, "test"), draw
+        naive = float(np.abs(self.split[0]["test"].target).mean() * self.split[1].spread)
+        return self.evaluate(params) | self.evaluate(params, "test") | {"test_naive_mae": naive}, draw
 
 
 def interval(predicted: ndarray, last: ndarray, scale: Scale, level: float) -> tuple[ndarray, ndarray, ndarray]:

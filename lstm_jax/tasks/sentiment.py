@@ -434,7 +434,7 @@ def evaluate(trained: Trained, reviews: EncodedReviews | None = None, split: str
     require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
     splits = padded_rows(reviews, trained.config)
     rows = getattr(splits, split)
-    require(rows is not None, "split", split, "this run's data has no such part")
+    require(rows is not None, "split", split, f"this run's data has no such part: give {' or '.join(['train', *splits.held_out()])}")
     return binary_metrics(trained.logits(rows), rows.targets)
 
 

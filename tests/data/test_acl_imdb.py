@@ -8,7 +8,7 @@ import pytest
 from made_reviews import made_rows, members
 from refused import refused
 
-from lstm_jax.data import download_archive, load_reviews, verify_archive
+from lstm_jax.data import download_archive, load_reviews, prepare, verify_archive
 from lstm_jax.data.reviews import acl_imdb
 
 
@@ -94,7 +94,8 @@ def test_one_class_or_nothing_is_refused(archive, folder):
 
 def test_wrong_checksum(archive, tmp_path, monkeypatch):
     path = archive().rename(tmp_path / acl_imdb.ARCHIVE_NAME)
-    refused(r"size of .* instead of 84125825.*download it again", load_reviews, path)
+    for read in (load_reviews, lambda path: prepare(data=str(path))):  # `prepare` would next download the word index
+        refused(r"size of .* instead of 84125825.*download it again", read, path)
     monkeypatch.setattr(acl_imdb, "ARCHIVE_BYTES", path.stat().st_size)
     refused(r"sha256 of .* instead of c40f74a1.*download it again", verify_archive, path)
     check(load_reviews(path, verify=False))

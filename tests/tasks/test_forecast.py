@@ -90,9 +90,9 @@ def test_a_run_learns_and_forecasts(tmp_path):
     config = replace(CONFIG, train=TrainConfig(epochs=40, batch_size=32, learning_rate=1e-2))
     forecast.train(config, str(folder), data=series, figures=False)
     result = json.loads((folder / "result.json").read_text())
-    parts, scale = forecast.parts_of(series, config)
-    last = float(np.abs(parts["test"].target).mean() * scale.spread)
-    assert result["test_mae"] < 0.5 * last
+    ends = [[series.values[n + k] - series.values[n - 1] for k in range(3)] for n in range(340, 398)]
+    assert result["test_naive_mae"] == pytest.approx(np.abs(ends).mean(), rel=1e-5)
+    assert result["test_mae"] < 0.5 * result["test_naive_mae"]
     assert 0.7 < result["test_coverage"] <= 1
     trained = forecast.load(str(folder))
     found = trained.ahead(series)
@@ -138,11 +138,13 @@ def test_the_command_line(ask, tmp_path):
     code, out, err = ask("train", "forecast", *common, "--run", tmp_path / "run")
     assert (code, err) == (0, "")
     assert "test part: mae" in out
+    assert "last value repeated: mae" in out
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} >= {"forecast.png", "forecast.svg", "learning_curves.png"}
     code, out, err = ask("forecast", "--run", tmp_path / "run")
     assert (code, err) == (0, "")
-    rows = [[float(part) for part in line.split(",")] for line in out.splitlines()]
-    assert len(rows) == 3
+    header, *lines = out.splitlines()
+    rows = [[float(part) for part in line.split(",")] for line in lines]
+    assert (header, len(rows)) == ("time,mean,low_90,high_90", 3)
     assert all(low < mean < high for _, mean, low, high in rows)
     printed = json.loads(ask("forecast", "--run", tmp_path / "run", "--json")[1].splitlines()[0])
     assert [printed[name] for name in ("mean", "low", "high")] == pytest.approx(rows[0][1:], rel=1e-4)

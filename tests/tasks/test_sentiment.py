@@ -84,7 +84,7 @@ def test_load_and_evaluate_agree_with_the_last_row(run, trained):
     assert found.accuracy == result.rows[-1]["test_accuracy"]
     assert found.loss == pytest.approx(result.rows[-1]["test_loss"], rel=1e-6)
     assert sentiment.evaluate(trained, split="train").count == 240
-    with pytest.raises(InputError, match="split: validation; this run's data has no such part"):
+    with pytest.raises(InputError, match=r"^split: validation; "):
         sentiment.evaluate(trained, split="validation")
     for name, array in result.params.items():
         assert np.asarray(array).tobytes() == trained.params[name].tobytes()

@@ -25,6 +25,12 @@ REVIEW = re.compile(r"(train|test)/(pos|neg)/[^./][^/]*\.txt", re.IGNORECASE)
 MOVIE = re.compile(rb"tt\d+")
 
 
+def check_size(path: Path) -> None:
+    """Raise an `InputError` unless a file has the size of the archive aclImdb_v1.tar.gz."""
+    size = path.stat().st_size
+    require(size == ARCHIVE_BYTES, f"size of {path}", f"{size} bytes instead of {ARCHIVE_BYTES}", AGAIN)
+
+
 def verify_archive(path: Path) -> None:
     """Check the size of the archive aclImdb_v1.tar.gz and the first 32 bits of its SHA-256.
 
@@ -34,8 +40,7 @@ def verify_archive(path: Path) -> None:
         InputError: if the archive is absent, or if its size or checksum is wrong.
     """
     require(path.is_file(), f"archive {path}", "absent", AGAIN)
-    size = path.stat().st_size
-    require(size == ARCHIVE_BYTES, f"size of {path}", f"{size} bytes instead of {ARCHIVE_BYTES}", AGAIN)
+    check_size(path)
     digest = file_digest(path)
     require(digest.startswith(ARCHIVE_SHA256_PREFIX), f"sha256 of {path}", f"{digest[:16]}... instead of {ARCHIVE_SHA256_PREFIX}...", AGAIN)
 

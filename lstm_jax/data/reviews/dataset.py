@@ -15,7 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.bounds import checked
-from lstm_jax.data.reviews.acl_imdb import download_archive
+from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, check_size, download_archive
 from lstm_jax.data.reviews.form import TextSplits, check_splits
 from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
@@ -74,6 +74,8 @@ def prepare(
     report("hashing the source", 0, 4)
     cache = user_path(cache_dir) if cache_dir else default_cache_dir()
     form, found = find_source(data, test_data)
+    if verify and found.path.name == ARCHIVE_NAME:
+        check_size(found.path)  # before the word index is downloaded
     word_index = find_word_index(found.path, cache) if vocabulary == "keras" else None
     files = found.files | ({"word index": word_index} if word_index else {})
 

@@ -69,6 +69,11 @@ class ReviewNetwork(Network):
         words = ids[ids != 0]
         return self.of_words(params, [np.delete(words, n) for n in range(len(words))], len(ids))
 
+    @property
+    def about(self):
+        end = "last" if self.config.truncating == "pre" else "first"
+        return f". It reads the {end} {self.config.packed or self.config.maxlen} words of a review."
+
     def steps(self, example: ndarray):
         return [_shown(self.trained.vocabulary.word(int(identity))) for identity in example[example != 0]]
 
