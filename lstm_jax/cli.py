@@ -21,7 +21,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import lstm_jax
 from lstm_jax.aliases import Values
@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    command = None
+    command: Any = None
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
