@@ -175,9 +175,9 @@ def _run(arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return exit_code()
     except Interrupted as error:
-        saved, process = "", _process()
-        if hasattr(command, "resume"):
-            again = shlex.join(["lstm-jax", *arguments, *["--resume"] * (not command.resume)])
+        saved, process, resume = "", _process(), getattr(command, "resume", None)
+        if resume is not None:
+            again = shlex.join(["lstm-jax", *arguments, *["--resume"] * (not resume)])
             saved = "; the state is saved" + (": run the same command with --resume to continue" if process else f"; to continue: {again}")
         print(f"{process}{error}{saved}", file=sys.stderr)
         return error.code
