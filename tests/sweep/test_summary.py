@@ -2,6 +2,7 @@
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_figure():
 
 def test_figure_in_given_axes():
     rows = sweep.summarise(made(), ("model.cell", "length"), interval=lambda values: (float(np.mean(values)), math.nan, math.nan))
-    panel = Figure().subplots()
+    panel: Any = Figure().subplots()
     scores = [line for line in rows if line["metric"] == "score"]
     assert sweep.plot(scores, "length", "model.cell", [panel], {"gru": {"color": "red", "marker": "s"}}) is panel.figure
     lines = [bars.lines for bars in panel.containers]
