@@ -32,7 +32,7 @@ of 245 GFLOP/s in float32, with products in bfloat16, a run with 256 units on al
 import base64
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from time import perf_counter
@@ -42,7 +42,7 @@ import numpy as np
 
 from bench import groups
 from experiments import nbsvm, runs
-from experiments.study import Metrics, Rows, Study, main, rows_with
+from experiments.study import Mean, Metrics, Rows, Study, main, rows_with
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.config.shared import ADDED
@@ -128,7 +128,7 @@ def tested(base: SentimentConfig, group: str, seeds: int) -> list[Config]:
     """Return the configs of a group of runs that are evaluated on the test reviews, one config for each seed."""
     choice, changes = GROUPS[group]
     config = sweep.override(choices(base)[choice], {"choice": group, "tested": True} | changes)
-    return [sweep.override(config, {"task.train.seed": seed}) for seed in range(seeds)]
+    return sweep.grid(config, **{"task.train.seed": range(seeds)})
 
 
 def run(config: Config) -> Metrics:
@@ -198,14 +198,15 @@ def _mean(*arrays: np.ndarray) -> np.ndarray:
     return np.mean(arrays, axis=0, dtype=np.float64).astype(arrays[0].dtype)
 
 
-def spread(accuracies, reviews: int) -> float:
-    """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds."""
+def spread(accuracies, reviews: int) -> Mean:
+    """Return the mean test accuracy over seeds with its 95 % confidence interval, which reflects the sample of reviews, too."""
     from scipy import stats
 
     mean, count = float(np.mean(accuracies)), len(accuracies)
     seeds = float(np.var(accuracies, ddof=1)) / count if count > 1 else 0.0
     total = mean * (1 - mean) / reviews + seeds
-    return float(stats.t.ppf(0.975, (count - 1) * (total / seeds) ** 2 if seeds else np.inf)) * sqrt(total)
+    half = float(stats.t.ppf(0.975, (count - 1) * (total / seeds) ** 2 if seeds else np.inf)) * sqrt(total)
+    return Mean(mean, mean - half, mean + half)
 
 
 TESTED = {"recipe": "test_accuracy", "NBSVM": "test_nbsvm_accuracy", "recipe and NBSVM": "test_mixed_accuracy"}
@@ -214,19 +215,16 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 """Dict from the name of each ensemble of all seeds to the name of the margins in the results of a run."""
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
     for row in rows_with(rows, "tested", False):
-        lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
+        yield f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s"
     for suffix, tested in _tested(rows).items():
         for name, values in _accuracies(tested).items():
-            half, mean = spread(values, tested[0]["test_reviews"]), np.mean(values)
             by_seed = f", seeds {' '.join(f'{value:.4f}' for value in values)}" if len(values) > 1 else ""
-            lines.append(f"{name}{suffix} on the test reviews: {mean:.4f} (95 %: {mean - half:.4f} to {mean + half:.4f}){by_seed}")
+            yield f"{name}{suffix} on the test reviews: {spread(values, tested[0]['test_reviews']):.4f}{by_seed}"
         validated = " ".join(f"{row['accuracy']:.4f}" for row in tested if "accuracy" in row) or "none"
-        lines.append(f"the recipe's seeds{suffix}: validation {validated}, {np.mean([row['seconds'] for row in tested]):.0f} s each")
-    return "\n".join(lines)
+        yield f"the recipe's seeds{suffix}: validation {validated}, {np.mean([row['seconds'] for row in tested]):.0f} s each"
 
 
 def _tested(rows: Rows) -> dict[str, Rows]:

@@ -19,6 +19,7 @@ ten times as many parameters gain at most 0.05 bits, because the text has only 8
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import log
 from time import perf_counter
@@ -88,16 +89,14 @@ def nats(bits: float) -> float:
     return bits * log(2)
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
     for (name,), own in groups(rows, ["recipe"]).items():
         unit, loss = ("nats", nats) if name == SHAKESPEARE else ("bits", float)
         losses = [loss(row["bits"]) for row in own]
         minutes = np.mean([row["seconds"] for row in own]) / 60
         by_seed = ", ".join(f"{value:.4f}" for value in losses)
-        lines.append(f"{name}: {np.mean(losses):.4f} {unit} ({by_seed}), {own[0]['parameters']:,} parameters, {minutes:.1f} minutes a run")
-    return "\n".join(lines)
+        yield f"{name}: {np.mean(losses):.4f} {unit} ({by_seed}), {own[0]['parameters']:,} parameters, {minutes:.1f} minutes a run"
 
 
 def draw(rows: Rows, figure) -> None:

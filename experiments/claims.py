@@ -36,7 +36,7 @@ import numpy as np
 from bench import add_flags, make_parser
 from experiments import study
 from experiments.claim_list import CLAIMS, SEEDLESS, Claim, Setting
-from experiments.study import Metrics
+from experiments.study import Mean, Metrics
 from lstm_jax import sweep
 from lstm_jax.errors import require
 from lstm_jax.files.writing import write_atomically
@@ -119,9 +119,9 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
     """Return two cells of the table of claims (see `table`): the mean effect with its interval and number of seeds, and the verdict."""
     if not values:
         return "", ""
-    mean, low, high = stats.t_interval(values)
+    mean = Mean(*stats.t_interval(values))
     seeds = f"{len(values)} seeds" if len(values) > 1 else "one seed"
-    return f"{mean:+.3g}{study.interval((mean, low, high), '.3g')}, {seeds}", verdict(claim, low, high)
+    return f"{mean:+.3g}, {seeds}", verdict(claim, mean.low, mean.high)
 
 
 def table(results: Path) -> str:

@@ -20,13 +20,11 @@ import sys
 
 import numpy as np
 
-from bench import groups
 from experiments import runs
-from experiments.study import Rows, Study, grouped, interval, main, plot_means, rows_with
+from experiments.study import Rows, Study, lines, main, means, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.inspection.figures import BLUE, ORANGE
-from lstm_jax.sweep import stats
 
 RATES, SEEDS = (0.0, 0.2, 0.4, 0.6), 3
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
@@ -34,34 +32,32 @@ BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), Trai
 
 def configs(base: SentimentConfig, rates: tuple[float, ...], seeds: int) -> list[SentimentConfig]:
     """Return the configs of all training runs of the study."""
-    changes = [{"model.dropout": a, "model.recurrent_dropout": b} for a in rates for b in rates]
-    changes += [{"model.dropout": a, "model.recurrent_dropout": a, "model.dropout_masks": "variational"} for a in rates if a]
-    return [sweep.override(base, change | {"train.seed": seed}) for change in changes for seed in range(seeds)]
+    keras = sweep.grid(base, **{"model.dropout": rates, "model.recurrent_dropout": rates, "train.seed": range(seeds)})
+    equal = [config for config in keras if config.model.dropout == config.model.recurrent_dropout > 0]
+    return keras + [sweep.override(config, {"model.dropout_masks": "variational"}) for config in equal]
 
 
 KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
+MASKS = {
+    "keras": {"color": BLUE, "marker": "", "label": "one mask a gate (points: seeds)"},
+    "variational": {"color": ORANGE, "marker": "", "label": "one mask for all gates"},
+}
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> list[str]:
     """Return the conclusion of the study."""
-    lines = []
-    for key, own in groups(rows, KEY).items():
-        found = stats.t_interval([row["test_accuracy"] for row in own])
-        ece, seconds = (np.mean([row[name] for row in own]) for name in ("ece", "epoch_seconds"))
-        lines.append(
-            f"{key[0]}, input {key[1]}, recurrent {key[2]}: {found[0]:.4f}{interval(found, '.4f')}, ECE {ece:.3f}, {seconds:.1f} s an epoch"
-        )
-    return "\n".join(lines)
+    text = "{}, input {}, recurrent {}: {test_accuracy:.4f}, ECE {ece.mean:.3f}, {epoch_seconds.mean:.1f} s an epoch"
+    return lines(rows, KEY, text)
 
 
 def draw(rows: Rows, figure) -> None:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate."""
     *panels, kinds = figure.subplots(2, 2).ravel()
-    keras = rows_with(rows, "model.dropout_masks", "keras")
-    rates = sorted({row["model.dropout"] for row in keras})
+    keras = means(rows_with(rows, KEY[0], "keras"), KEY[1:])
+    rates = sorted({rate for rate, _ in keras})
     titles = {"test_accuracy": "test accuracy", "ece": "calibration error (ECE)", "epoch_seconds": "time of an epoch, seconds"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        cells = {rates: np.mean(values) for rates, values in grouped(keras, KEY[1:], name).items()}
+        cells = {key: found[name].mean for key, found in keras.items()}
         values = [[cells.get((a, b), np.nan) for b in rates] for a in rates]
         image = axes.pcolormesh(rates, rates, values, cmap="Blues", alpha=0.45)  # light enough for black numbers
         figure.colorbar(image, ax=axes, label=title)
@@ -69,11 +65,10 @@ def draw(rows: Rows, figure) -> None:
             axes.text(b, a, f"{value:.3g}", ha="center", va="center")
         axes.set(xlabel="rate of recurrent dropout", ylabel="rate of input dropout", xticks=rates, yticks=rates)
         axes.grid(visible=False)
-    for masks, ink, label in (("keras", BLUE, "one mask a gate (points: seeds)"), ("variational", ORANGE, "one mask for all gates")):
-        equal = [row for row in rows_with(rows, KEY[0], masks) if row["model.dropout"] == row["model.recurrent_dropout"]]
-        points = [(row["model.dropout"], row["test_accuracy"]) for row in equal]
-        kinds.plot(*zip(*points, strict=True), "o", color=ink, alpha=0.4, ms=4)
-        plot_means(kinds, equal, "model.dropout", "test_accuracy", marker="", color=ink, label=label)
+    equal = [row for row in rows if row[KEY[1]] == row[KEY[2]]]
+    plot_means(kinds, equal, "test_accuracy", KEY[1], KEY[0], MASKS)
+    for row in equal:
+        kinds.plot(row[KEY[1]], row["test_accuracy"], "o", color=MASKS[row[KEY[0]]]["color"], alpha=0.4, ms=4)
     kinds.set(xlabel="rate of input and of recurrent dropout", ylabel="test accuracy")
     kinds.legend()
 

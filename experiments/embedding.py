@@ -19,15 +19,17 @@ Expected: Training makes the distances between words of praise smaller than thos
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.spatial.distance import cdist, pdist
 
 from experiments import runs
-from experiments.study import GREY, Metrics, Row, Rows, Study, main, rows_with
-from lstm_jax import data
+from experiments.study import GREY, Metrics, Row, Rows, Study, flat, main, means, plot_means, rows_with
+from lstm_jax import data, sweep
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.inspection import embedding_space
 from lstm_jax.inspection.figures import BLUE, GREEN, INK, ORANGE, PINK, YELLOW
@@ -58,12 +60,8 @@ class Config:
 
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> list[tuple[str, float]]:
     """Return the mean Euclidean distances between words, within each group and between each pair of groups."""
-
-    def mean(pairs):
-        return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
-
-    within = {name: mean(combinations(words, 2)) for name, words in ids.items()}
-    between = {f"{first}/{second}": mean(product(ids[first], ids[second])) for first, second in combinations(ids, 2)}
+    within = {name: float(pdist(table[words]).mean()) for name, words in ids.items()}
+    between = {f"{one}/{two}": float(cdist(table[ids[one]], table[ids[two]]).mean()) for one, two in combinations(ids, 2)}
     return [*within.items(), *between.items()]
 
 
@@ -137,17 +135,33 @@ def ratio(row: Row, when: str, name: str) -> float:
     return within(row, when, name) / min(value for key, value in row[when] if "/" in key and name in key.split("/"))
 
 
-def verdict(rows: Rows) -> str:
+def measured(rows: Rows) -> Rows:
+    """Return a row for each measurement of a group of words: with each kind of labels, before and after training."""
+    return [
+        flat(
+            {"trained": f"{row['labels']}, {when}", "group": name, "seed": row["task.train.seed"]},
+            {"within": within(row, when, name), "ratio": ratio(row, when, name)},
+        )
+        for row in rows
+        for when in ("before", "after")
+        for name in GROUPS
+        if name in dict(row[when])
+    ]
+
+
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines, near = [], []
+    found = means(measured(rows), ("trained", "group"))
     for labels, title in LABELS.items():
-        selected = rows_with(rows, "labels", labels)
-        for name in (name for name in GROUPS if selected and name in dict(selected[0]["after"])):
-            own, others = ([np.mean([of(row, when, name) for row in selected]) for when in ("before", "after")] for of in (within, ratio))
-            text = "{:.3f} before, {:.3f} after; that to the nearest other group over it: {:.2f}, {:.2f}"
-            lines.append(f"{title}, {name}: mean distance within {text.format(*own, *(1 / value for value in others))}")
-        near += [f"{title}, near {word}: {neighbours}" for row in selected[:1] for word, neighbours in row["neighbours"]]
-    return "\n".join(lines + near)
+        for name in (name for name in GROUPS if (f"{labels}, after", name) in found):
+            before, after = (found[f"{labels}, {when}", name] for when in ("before", "after"))
+            yield (
+                f"{title}, {name}: mean distance within {before['within'].mean:.3f} before, {after['within'].mean:.3f} after; "
+                f"that to the nearest other group over it: {1 / before['ratio'].mean:.2f}, {1 / after['ratio'].mean:.2f}"
+            )
+    for labels, title in LABELS.items():
+        for word, neighbours in next((row["neighbours"] for row in rows_with(rows, "labels", labels)), ()):
+            yield f"{title}, near {word}: {neighbours}"
 
 
 def draw(rows: Rows, figure) -> None:
@@ -155,18 +169,18 @@ def draw(rows: Rows, figure) -> None:
     bars, plane = figure.subplots(2, 1, height_ratios=[1, 1.7])
     inks = dict(zip(GROUPS, (BLUE, ORANGE, GREEN, PINK, YELLOW, GREY), strict=True))
     names = [name for name in GROUPS if name in dict(rows[0]["after"])]
-    for labels, when, mark, ink, title in (
-        ("own", "before", "|", GREY, "untrained"),
-        ("own", "after", "o", BLUE, "trained on sentiment"),
-        ("shuffled", "after", "x", ORANGE, "trained on shuffled labels"),
-        ("word2vec", "after", "+", GREEN, "word2vec"),
-    ):
-        if selected := rows_with(rows, "labels", labels):
-            means = [np.mean([ratio(row, when, name) for row in selected]) for name in names]
-            bars.plot(means, names, mark, color=ink, markersize=10, markeredgewidth=2, label=title)
-    bars.invert_yaxis()
-    bars.axvline(1, color=INK, linewidth=0.8)
-    bars.set_xlabel("mean distance within the group, in distances to the nearest other group")
+    marks = {
+        trained: {"marker": mark, "color": ink, "label": title, "markersize": 10, "markeredgewidth": 2}
+        for trained, mark, ink, title in (
+            ("own, before", "_", GREY, "untrained"),
+            ("own, after", "o", BLUE, "trained on sentiment"),
+            ("shuffled, after", "x", ORANGE, "trained on shuffled labels"),
+            ("word2vec, after", "+", GREEN, "word2vec"),
+        )
+    }
+    plot_means(bars, [row for row in measured(rows) if row["trained"] in marks], "ratio", "group", "trained", marks)
+    bars.axhline(1, color=INK, linewidth=0.8)
+    bars.set(xlabel="", ylabel="mean distance within the group,\nin distances to the nearest other group")
     first = rows_with(rows, "labels", "own")[0]
     placed, across = [], np.asarray(first["map"])
     for name in names:
@@ -185,8 +199,7 @@ def draw(rows: Rows, figure) -> None:
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
     """Return the configs of all runs, one for every combination of a seed and a value of `Config.labels`, such as "shuffled"."""
-    seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
-    return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
+    return sweep.grid(Config(task=base), **{"labels": get_args(Labels), "task.train.seed": range(seeds)})
 
 
 FULL = configs(SentimentConfig(train=TrainConfig(epochs=2)), 3)

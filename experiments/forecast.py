@@ -25,6 +25,7 @@ if 30 % of the entries were also removed. On sunspots, seasonal naive was better
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -33,12 +34,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import groups
-from experiments.study import GREY, Metrics, Rows, Study, grouped, interval, interval_bars, main
-from lstm_jax import data
+from experiments.study import GREY, Metrics, Rows, Study, interval_bars, main, means
+from lstm_jax import data, sweep
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.inspection.figures import BLUE, INK, LIGHT, ORANGE
-from lstm_jax.sweep import stats
 
 SEASON = {"sunspots": 11, "co2": 52}
 UNITS = {"sunspots": "sunspot number", "co2": "CO2, ppm"}
@@ -126,17 +126,11 @@ def run(config: Config) -> Metrics:
     return metrics | extra | (drawn if config.missing == 0 and config.task.train.seed == 0 else {})
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
-    for (name, missing, method), own in groups(rows, ["series", "missing", "method"]).items():
-        found = stats.t_interval([row["mae"] for row in own])
-        covered = [row["coverage"] for row in own if "coverage" in row]
-        coverage = f", 90 % interval covers {100 * np.mean(covered):.0f} %" if covered else ""
-        lines.append(
-            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {found[0]:.3g}{interval(found, '.3g')}{coverage}"
-        )
-    return "\n".join(lines)
+    for (name, missing, method), found in means(rows, ["series", "missing", "method"]).items():
+        covered = f", 90% interval covers {found['coverage'].mean:.0%}" if "coverage" in found else ""
+        yield f"{name}, {missing:.0%} missing, {method}: mean absolute error {found['mae']:.3g}{covered}"
 
 
 def draw(rows: Rows, figure) -> None:
@@ -156,9 +150,8 @@ def draw(rows: Rows, figure) -> None:
                     above.fill_between(at, row["low"][number], row["high"][number], color=ink, **style)
                 above.plot(at, mean, color=ink, linewidth=1.3, label=label)
         above.set(xlabel="year", ylabel=UNITS[name])
-        cells = grouped(own, ["missing", "method"], "mae").items()
-        bars = [(f"{method}, {100 * missing:.0f} % missing", stats.t_interval(mae), inks[method]) for (missing, method), mae in cells]
-        interval_bars(below, bars)
+        cells = means(own, ["missing", "method"]).items()
+        interval_bars(below, [(f"{method}, {missing:.0%} missing", found["mae"], inks[method]) for (missing, method), found in cells])
         below.set_xlabel(f"mean absolute error, {UNITS[name]}\n(lines: 95 % interval over seeds)")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 
@@ -171,7 +164,7 @@ def configs(names: Any, shares: Any, seeds: int, changes: Metrics) -> list[Confi
     for name, missing, method in product(names, shares, METHODS):
         task = ForecastConfig(SeriesConfig(**cut[name], gaps=method == "lstm"), ForecastModelConfig(dropout=0.1), train)
         count = seeds if method.startswith("lstm") else 1
-        found += [Config(name, missing, method, replace(task, train=replace(train, seed=seed))) for seed in range(count)]
+        found += sweep.grid(Config(name, missing, method, task), **{"task.train.seed": range(count)})
     return found
 
 

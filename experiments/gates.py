@@ -24,10 +24,10 @@ was confirmed, see `LOG.md`.
 """
 
 import sys
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
+from timeit import timeit
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ import numpy as np
 
 from experiments import runs, scaling
 from experiments.equal import equal_units
-from experiments.study import GREY, Interval, Metrics, Rows, Study, grouped, interval, main, rows_with
+from experiments.study import GREY, Mean, Metrics, Rows, Study, flat, main, means, rows_with
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import (
@@ -116,10 +116,8 @@ def measured(config: Cost) -> Metrics:
     samples: dict[str, list[float]] = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
-            start = perf_counter()
-            for _ in range(config.passes):
-                jax.block_until_ready(call())
-            samples[name].append(1000 * (perf_counter() - start) / config.passes)
+            seconds = timeit(lambda call=call: jax.block_until_ready(call()), number=config.passes)
+            samples[name].append(1000 * seconds / config.passes)
     return {"task": "cost", "milliseconds": samples}
 
 
@@ -135,32 +133,30 @@ def run(config: SentimentConfig | GenerationConfig | Cost) -> Metrics:
 METRICS = {"sentiment": "test_accuracy", "characters": "bits", "converged": "bits"}
 
 
-def differences(rows: Rows, task: str) -> dict[str, Interval]:
+def differences(rows: Rows, task: str) -> dict[str, Mean]:
     """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed."""
-    values = grouped(rows_with(rows, "task", task), ["model.cell", "train.seed"], METRICS[task])
-    gaps: dict[str, list[float]] = defaultdict(list)
-    for (cell, seed), (value,) in values.items():
-        if cell != "lstm" and ("lstm", seed) in values:
-            gaps[cell].append(value - values["lstm", seed][0])
-    return {cell: stats.t_interval(own) for cell, own in gaps.items()}
+    own, metric = rows_with(rows, "task", task), METRICS[task]
+    base = {row["train.seed"]: row[metric] for row in rows_with(own, "model.cell", "lstm")}
+    others = [row for row in own if row["model.cell"] != "lstm" and row["train.seed"] in base]
+    found = means([flat(row["config"], {"gap": row[metric] - base[row["train.seed"]]}) for row in others], ["model.cell"])
+    return {cell: metrics["gap"] for (cell,), metrics in found.items()}
 
 
-def costs(rows: Rows) -> dict[str, Interval]:
+def costs(rows: Rows) -> dict[str, Mean]:
     """Return the time of each variant divided by the time of the LSTM."""
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
-    return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
+    return {cell: Mean(*stats.mean_interval(np.divide(own, times["lstm"]).tolist())) for cell, own in times.items() if cell != "lstm"}
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
     for task, metric in METRICS.items():
         gaps = differences(rows, task)
-        for (cell,), values in grouped(rows_with(rows, "task", task), ["model.cell"], metric).items():
-            text = f" ({gaps[cell][0]:+.4f}{interval(gaps[cell], '+.4f')} against the LSTM)" if cell in gaps else ""
-            lines.append(f"{task}, {cell}: {metric} {np.mean(values):.4f}{text}")
-    lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
-    return "\n".join(lines)
+        for (cell,), found in means(rows_with(rows, "task", task), ["model.cell"]).items():
+            text = f" ({gaps[cell]:+.4f} against the LSTM)" if cell in gaps else ""
+            yield f"{task}, {cell}: {metric} {found[metric].mean:.4f}{text}"
+    for cell, ratio in costs(rows).items():
+        yield f"time of {cell}: {ratio:.2f} of the LSTM's"
 
 
 def draw(rows: Rows, figure) -> None:

@@ -25,7 +25,7 @@ expectation does not cover copy, where the simple RNN is better than the gated c
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -38,7 +38,7 @@ from jax import Array, lax
 from bench import groups
 from experiments import runs
 from experiments.equal import cell_parameters, equal_units
-from experiments.study import CELL_COLOURS, GREY, Metrics, Rows, Study, main, plot_means, rows_with
+from experiments.study import CELL_STYLES, GREY, Metrics, Rows, Study, main, plot_means, rows_with
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, Cell
@@ -275,25 +275,19 @@ def solved(row) -> bool:
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
     for task in TASKS:
-        longest = {
-            cell: max((row["lag"] for row in rows if (row["task"], row["cell"]) == (task, cell) and solved(row)), default=0)
-            for cell in COMPARED
-        }
-        lines.append(f"{task}, longest lag solved: " + ", ".join(f"{cell} {lag or 'none'}" for cell, lag in longest.items()))
-    for row in rows:
-        if row["task"] == "imdb":
-            before, after = (dict(row[name]) for name in ("gradient_before", "gradient_after"))
-            back = max(after)
-            near, far = (f"{gradient[back] / gradient[1]:.2g}" for gradient in (before, after))
-            lines.append(
-                f"imdb, {row['cell']}, seed {row['seed']}: accuracy {row['score']:.3f}; of the gradient one step back {near} "
-                f"arrive {back} back untrained, {far} trained"
-            )
-    return "\n".join(lines)
+        lags = {cell: [row["lag"] for row in rows if (row["task"], row["cell"]) == (task, cell) and solved(row)] for cell in COMPARED}
+        yield f"{task}, longest lag solved: " + ", ".join(f"{cell} {max(own, default='none')}" for cell, own in lags.items())
+    for row in rows_with(rows, "task", "imdb"):
+        before, after = (dict(row[name]) for name in ("gradient_before", "gradient_after"))
+        back = max(after)
+        near, far = (f"{gradient[back] / gradient[1]:.2g}" for gradient in (before, after))
+        yield (
+            f"imdb, {row['cell']}, seed {row['seed']}: accuracy {row['score']:.3f}; of the gradient one step back {near} "
+            f"arrive {back} back untrained, {far} trained"
+        )
 
 
 def draw(rows: Rows, figure) -> None:
@@ -302,13 +296,11 @@ def draw(rows: Rows, figure) -> None:
     panels = figure.subplots(len(tasks), 2)
     for (left, right), ((task,), selected) in zip(panels, tasks.items(), strict=True):
         longest, on_lags = max(row["lag"] for row in selected), task != "imdb"
-        for cell in COMPARED:
-            own, style = rows_with(selected, "cell", cell), {"color": CELL_COLOURS[cell], "label": cell}
-            plot_means(left, own, "lag" if on_lags else "cell", "score", **style)
-            for row in rows_with(own, "lag", longest):
-                for when, line in (("before", ":"), ("after", "-")):
-                    back, sizes = zip(*row[f"gradient_{when}"], strict=True)
-                    right.plot(back, np.maximum(1e-20, sizes), line, **style | {"label": f"{cell}, {when} training"})
+        plot_means(left, selected, "score", "lag" if on_lags else "cell", "cell", CELL_STYLES)
+        for row in rows_with(selected, "lag", longest):
+            for when, line in (("before", ":"), ("after", "-")):
+                back, sizes = zip(*row[f"gradient_{when}"], strict=True)
+                right.plot(back, np.maximum(1e-20, sizes), line, **CELL_STYLES[row["cell"]], label=f"{row['cell']}, {when} training")
         left.axhline(CHANCE[task], color=GREY, linestyle="--", label="chance")
         left.set(title=task, ylabel=SCORES.get(task, "share of right answers"), xlabel="lag, steps" if on_lags else "cell")
         right.set(xlabel="steps back", ylabel="size of the gradient, or 1e-20", title=f"{task}, {longest} steps")

@@ -25,7 +25,7 @@ the full Jacobian.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from scipy.stats import spearmanr
 
 from bench import groups
 from experiments import runs
-from experiments.study import CELL_COLOURS, Metrics, Row, Rows, Study, main, plot_means, rows_with
+from experiments.study import CELL_STYLES, Metrics, Row, Rows, Study, flat, main, means, plot_means, rows_with
 from experiments.training import fit, random_batches
 from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS, Cell
@@ -159,23 +159,17 @@ def lanes(row: Row) -> int | None:
     return next((2**power for power in range(41) if is_faster(2**power)), None)
 
 
-def methods(rows: Rows) -> dict[str, list[Any]]:
-    """Group the results of runs by cell, kind of Jacobian, damping and number of units."""
-    named = groups(rows, ["cell", "jacobian", "damping", "units"]).items()
-    return {
-        f"{cell}, {jacobian}" + (f", damping {damping:g}" if damping else "") + f", {units} units": own
-        for (cell, jacobian, damping, units), own in named
-    }
+def named(row: Row) -> Metrics:
+    """Return a row with the number of lanes, with the name of the method, and with the number of updates plus 1."""
+    damping = f", damping {row['damping']:g}" * bool(row["damping"])
+    method = f"{row['cell']}, {row['jacobian']}{damping}, {row['units']} units"
+    return flat(row["config"] | {"method": method, "shifted": row["updates"] + 1}, row["result"] | {"lanes": lanes(row)})
 
 
-def _median(rows: Rows) -> str:
-    return f"{np.median([row['iterations'] for row in rows]):g}" + "+" * (not all(row["converged"] for row in rows))
-
-
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
-    for name, group in methods(rows).items():
+    known = [named(row) for row in rows]
+    for (name,), group in groups(known, ["method"]).items():
         untrained = rows_with(group, "updates", 0)
         parts = []
         for title, chosen, field in (
@@ -183,39 +177,41 @@ def verdict(rows: Rows) -> str:
             ("gain", [row for row in untrained if row["gain"] != 1], "gain"),
             ("updates", [row for row in group if row["updates"]], "updates"),
         ):
-            counts = [f"{value:g}: {_median(own)}" for (value,), own in sorted(groups(chosen, [field]).items())]
+            found = means(chosen, [field]).items()
+            counts = [f"{value:g}: {own['iterations'].mean:g}" + "+" * (own["converged"].mean < 1) for (value,), own in found]
             parts += [f"{title} {', '.join(counts)}"] if counts else []
-        lines.append(f"{name}: iterations by {'; by '.join(parts)}")
+        yield f"{name}: iterations by {'; by '.join(parts)}"
     of_1000 = rows_with(rows, "steps", 1000)
     exponents = [row["exponent"] for row in of_1000]
     if len(set(exponents)) > 2:
         correlation: Any = spearmanr(exponents, [row["iterations"] for row in of_1000])
-        lines.append(f"T 1000: rank correlation of exponent and iterations {correlation.statistic:.2f}")
-    wins = [(count, row) for row in rows if row["converged"] and (count := lanes(row))]
-    lines.append(f"faster than the loop on some number of lanes: {len(wins)} of {len(rows)} runs")
+        yield f"T 1000: rank correlation of exponent and iterations {correlation.statistic:.2f}"
+    wins = [row for row in known if row["converged"] and row["lanes"]]
+    yield f"faster than the loop on some number of lanes: {len(wins)} of {len(rows)} runs"
     if wins:
-        count, row = min(wins, key=lambda pair: pair[0])
-        lines.append(f"fewest lanes: {count} ({row['cell']}, {row['jacobian']}, {row['units']} units, T {row['steps']})")
-    return "\n".join(lines)
+        row = min(wins, key=lambda row: row["lanes"])
+        yield f"fewest lanes: {row['lanes']} ({row['method']}, T {row['steps']})"
 
 
 def draw(rows: Rows, figure) -> None:
     """Draw four panels about Newton's method, which computes the states of all time steps in parallel."""
     by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
-    known = [{**row, "lanes": lanes(row), "shifted": row["updates"] + 1} for row in rows]
-    for name, group in methods(known).items():
-        style = {
-            "label": name,
-            "color": CELL_COLOURS[group[0]["cell"]],
-            "marker": "o" if group[0]["jacobian"] == "full" else "s",
-            "linestyle": "-" if group[0]["units"] <= 8 else ":",
-            "fillstyle": "none" if group[0]["damping"] else "full",
+    known = [named(row) for row in rows]
+    styles = {
+        row["method"]: CELL_STYLES[row["cell"]]
+        | {
+            "marker": "o" if row["jacobian"] == "full" else "s",
+            "linestyle": "-" if row["units"] <= 8 else ":",
+            "fillstyle": "none" if row["damping"] else "full",
         }
-        plain, here = rows_with(rows_with(group, "updates", 0), "gain", 1), rows_with(group, "steps", 1000)
-        plot_means(by_length, plain, "steps", "iterations", **style)
-        plot_means(by_updates, rows_with(here, "gain", 1), "shifted", "iterations", **style)
-        plot_means(by_lanes, [row for row in plain if row["lanes"]], "steps", "lanes", **style)
-        by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], **style | {"linestyle": "", "alpha": 0.7})
+        for row in known
+    }
+    plain, here = rows_with(rows_with(known, "updates", 0), "gain", 1), rows_with(known, "steps", 1000)
+    plot_means(by_length, plain, "iterations", "steps", "method", styles)
+    plot_means(by_updates, rows_with(here, "gain", 1), "iterations", "shifted", "method", styles)
+    plot_means(by_lanes, plain, "lanes", "steps", "method", styles)
+    for row in here:
+        by_exponent.plot(row["exponent"], row["iterations"], **styles[row["method"]], alpha=0.7)
     for axes, x, y in (
         (by_length, "steps T, untrained", "iterations"),
         (by_exponent, "largest Lyapunov exponent (T 1000)", "iterations"),

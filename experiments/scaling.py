@@ -21,15 +21,15 @@ same number of updates, because shorter windows and more data lead to more updat
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Literal
 
 import numpy as np
 
 from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, main, plot_means
+from experiments.study import Metrics, Rows, Study, flat, lines, main, plot_means
 from lstm_jax import sweep
 from lstm_jax.config import (
     DataConfig,
@@ -41,7 +41,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.inspection.figures import BLUE, log_axis
+from lstm_jax.inspection.figures import log_axis
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,19 @@ FIELDS = {
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes, seeds: int) -> list[Config]:
     """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units."""
-    configs = []
+    found = []
     for kind, axis in ((kind, axis) for kind, values in axes.items() for axis in values):
-        for value, seed in product(axes[kind][axis], range(seeds)):
-            changes = {FIELDS[kind][axis]: 1 - value if axis == "data" else value, "train.seed": seed}
-            base = Config(axis, value, kind, sentiment, characters)
-            configs.append(sweep.override(base, {f"{kind}.{field}": change for field, change in changes.items()}))
-    return configs
+        for value in axes[kind][axis]:
+            changes = {f"{kind}.{FIELDS[kind][axis]}": 1 - value if axis == "data" else value}
+            config = sweep.override(Config(axis, value, kind, sentiment, characters), changes)
+            found += sweep.grid(config, **{f"{kind}.train.seed": range(seeds)})
+    return found
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> Iterator[str]:
     """Return the conclusion of the study."""
-    lines = []
     for (kind, axis), own in sorted(groups(rows, ["kind", "axis"]).items()):
-        scores = [f"{value:g} {np.mean(scores):.4f}" for (value,), scores in sorted(grouped(own, ["value"], "score").items())]
-        lines.append(f"{kind}, {axis}: {', '.join(scores)}")
-    return "\n".join(lines)
+        yield f"{kind}, {axis}: {', '.join(lines(own, ['value'], '{:g} {score.mean:.4f}'))}"
 
 
 def draw(rows: Rows, figure) -> None:
@@ -99,13 +96,9 @@ def draw(rows: Rows, figure) -> None:
         for axes, axis in zip(panels, fields, strict=True):
             own = [row for row in rows if (row["kind"], row["axis"]) == (kind, axis)]
             if axis == "data":
-                own = [{**row, "value": round(100 * row["value"], 1)} for row in own]
-            scores = sorted(grouped(own, ["value"], "score").items())
-            values = [value for (value,), _ in scores]
-            ranges = ([end(group) for _, group in scores] for end in (min, max))
-            axes.fill_between(values, *ranges, color=BLUE, alpha=0.2, label="smallest to largest")
-            plot_means(axes, own, "value", "score", color=BLUE, label="mean of the seeds")
-            log_axis(axes, "x", values)
+                own = [flat(row["config"] | {"value": round(100 * row["value"], 1)}, row["result"]) for row in own]
+            plot_means(axes, own, "score", "value", interval=lambda values: (float(np.mean(values)), min(values), max(values)))
+            log_axis(axes, "x", sorted({row["value"] for row in own}))
             axes.tick_params("x", rotation=45)
             axes.set_xlabel(
                 {
@@ -114,8 +107,8 @@ def draw(rows: Rows, figure) -> None:
                     "vocabulary": "vocabulary, words",
                 }.get(axis, axis)
             )
-        panels[0].set_ylabel("test accuracy of reviews" if reviews else "held-out bits a character")
-        panels[0].legend()
+            axes.set_ylabel("")
+        panels[0].set_ylabel(("test accuracy of reviews" if reviews else "held-out bits a character") + "\n(mean, smallest to largest)")
 
 
 SENTIMENT = SentimentConfig(DataConfig(), SentimentModelConfig(embed=64, units=64), TrainConfig(epochs=3))

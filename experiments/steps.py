@@ -30,15 +30,12 @@ learning rate differ by 0.6 bits. Lengths of 10 and 80 differ by at most 0.05 bi
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-
-from bench import groups
 from experiments import runs
-from experiments.study import SHADES, Metrics, Rows, Study, main, plot_means, rows_with
+from experiments.study import SHADES, Metrics, Rows, Study, flat, lines, main, plot_means, rows_with
 from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 from lstm_jax.inspection.figures import log_axis
@@ -56,6 +53,7 @@ BASE = GenerationConfig(
     TrainConfig(batch_size=128),
     SampleConfig(sample_chars=0),
 )
+Part = Literal["steps", "lengths", "converged"]
 
 
 @dataclass(frozen=True)
@@ -66,31 +64,23 @@ class Config:
     text to the start of the next. The grid "lengths" varies the window length and the batch size.
     """
 
-    part: Literal["steps", "lengths", "converged"] = "steps"
+    part: Part = "steps"
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
-def configs(base: GenerationConfig, steps, rates, lengths, batches, seeds: int) -> list[Config]:
-    """Return the configs of the grids "steps" and "lengths"."""
-    by_step = [
-        Config("steps", sweep.override(base, {"data.step": step, "train.epochs": step // min(steps), "train.learning_rate": rate}))
-        for step in steps
-        for rate in rates
-    ]
-    by_length = [
-        Config("lengths", sweep.override(base, {"data.length": length, "train.batch_size": batch, "train.epochs": batch // min(batches)}))
-        for length in lengths
-        for batch in batches
-    ]
-    return [sweep.override(config, {"task.train.seed": seed}) for config in by_step + by_length for seed in range(seeds)]
+STEP, RATE, LENGTH, BATCH = "task.data.step", "task.train.learning_rate", "task.data.length", "task.train.batch_size"
 
 
-def long_configs(base: GenerationConfig, steps, rates, longer: int, seeds: int) -> list[Config]:
-    """Return the configs of the grid "converged": one for each combination of a step between windows, a learning rate and a seed."""
+def configs(part: Part, base: GenerationConfig, seeds: int, axes: Mapping[str, Sequence[Any]], longer: int = 1) -> list[Config]:
+    """Return the configs of a grid.
+
+    The number of epochs is proportional to the values of the first axis. At the smallest value it is `longer`.
+    """
+    field, values = next(iter(axes.items()))
     found = []
-    for step, rate in product(steps, rates):
-        changes = {"data.step": step, "train.epochs": longer * step // min(steps), "train.learning_rate": rate, "train.schedule": "cosine"}
-        found += [Config("converged", sweep.override(base, changes | {"train.seed": seed})) for seed in range(seeds)]
+    for value in values:
+        config = sweep.override(Config(part, base), {"task.train.epochs": longer * value // min(values)})
+        found += sweep.grid(config, **{**axes, field: (value,), "task.train.seed": range(seeds)})
     return found
 
 
@@ -99,58 +89,51 @@ def run(config: Config) -> Metrics:
     return runs.generation(config.task)
 
 
-STEP, RATE, LENGTH, BATCH = "task.data.step", "task.train.learning_rate", "task.data.length", "task.train.batch_size"
 LINES = (
-    ("steps", (STEP, RATE), "step {}, rate {:g}: {last_bits:.3f} bits at equal updates, {first:.3f} after one pass"),
-    ("lengths", (LENGTH, BATCH), "length {}, batch {}: {last_bits:.3f} bits at equal updates"),
-    ("converged", (STEP, RATE), "long, step {}, rate {:g}: {bits:.3f} bits at the best epoch"),
+    ("steps", (STEP, RATE), "step {}, rate {:g}: {last_bits.mean:.3f} bits at equal updates, {first.mean:.3f} after one pass"),
+    ("lengths", (LENGTH, BATCH), "length {}, batch {}: {last_bits.mean:.3f} bits at equal updates"),
+    ("converged", (STEP, RATE), "long, step {}, rate {:g}: {bits.mean:.3f} bits at the best epoch"),
 )
 """Grids, each with its two varied settings and a line of the conclusion."""
+INKS = {str(value): {"color": ink} for values in (RATES, LENGTHS) for value, ink in zip(values, SHADES, strict=False)}
 
 
 def with_first(rows: Rows) -> Rows:
     """Return the rows with the bits per character after the first epoch as another metric."""
-    return [{**row, "first": row["by_epoch"][0]} for row in rows]
+    return [flat(row["config"], row["result"] | {"first": row["by_epoch"][0]}) for row in rows]
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> list[str]:
     """Return the conclusion of the study."""
-    lines = []
-    for part, names, line in LINES:
-        for key, own in sorted(groups(rows_with(with_first(rows), "part", part), names).items()):
-            means = {metric: np.mean([row[metric] for row in own]) for metric in ("bits", "last_bits", "first")}
-            lines.append(line.format(*key, **means))
-    return "\n".join(lines)
+    return [line for part, names, text in LINES for line in lines(rows_with(with_first(rows), "part", part), names, text)]
 
 
 def draw(rows: Rows, figure) -> None:
     """Draw the bits per character of the held-out text in four panels. A panel without results is hidden."""
     updates, characters, lengths, converged = figure.subplots(2, 2).ravel()
-    rates = sorted({row[RATE] for row in rows if row["part"] != "lengths"})
-    for axes, part, x, lines, metric, xlabel, title in (
+    for axes, part, x, hue, metric, xlabel, title in (
         (updates, "steps", STEP, RATE, "last_bits", "characters from window to window", "equal updates"),
         (characters, "steps", STEP, RATE, "first", "characters from window to window", "one pass over the text"),
         (converged, "converged", STEP, RATE, "bits", "characters from window to window", f"{LONGER} times the updates, best epoch"),
         (lengths, "lengths", BATCH, LENGTH, "last_bits", "examples in a batch", "equal updates, by length"),
     ):
         selected = rows_with(with_first(rows), "part", part)
-        for (value,), own in sorted(groups(selected, [lines]).items()):
-            ink, label = (
-                (rates.index(value), f"learning rate {value:g}")
-                if lines == RATE
-                else (LENGTHS.index(value), f"windows of {value} characters")
-            )
-            plot_means(axes, own, x, metric, color=SHADES[ink], label=label)
+        plot_means(axes, selected, metric, x, hue, INKS)
         log_axis(axes, "x", sorted({row[x] for row in selected}))
         axes.set(xlabel=xlabel, ylabel="held-out bits a character", title=title, visible=bool(selected))
-    figure.legend(*characters.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    lengths.legend()
+    figure.legend(*characters.get_legend_handles_labels(), title="learning rate", loc="outside upper center", ncols=3)
+    lengths.legend(title="characters in a window")
 
 
 SMALL = replace(runs.SMALL_GENERATION, train=TrainConfig(batch_size=8))
-TOY = configs(SMALL, (900, 1800), (1e-3,), (10,), (8, 16), 1) + long_configs(SMALL, (900,), (1e-3,), 2, 1)
-SHORT = configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)
-LONG = long_configs(BASE, LONG_STEPS, LONG_RATES, LONGER, LONG_SEEDS)
+TOY = [
+    *configs("steps", SMALL, 1, {STEP: (900, 1800)}),
+    *configs("lengths", SMALL, 1, {BATCH: (8, 16), LENGTH: (10,)}),
+    *configs("converged", SMALL, 1, {STEP: (900,)}, 2),
+]
+SHORT = configs("steps", BASE, SEEDS, {STEP: STEPS, RATE: RATES}) + configs("lengths", BASE, SEEDS, {BATCH: BATCHES, LENGTH: LENGTHS})
+FALLING = sweep.override(BASE, {"train.schedule": "cosine"})
+LONG = configs("converged", FALLING, LONG_SEEDS, {STEP: LONG_STEPS, RATE: LONG_RATES}, LONGER)
 STUDY = Study("steps", run, {"toy": TOY, "converged": LONG, "full": SHORT + LONG}, draw, (10.5, 8.0), verdict)
 
 if __name__ == "__main__":

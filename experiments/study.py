@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,20 +26,31 @@ from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
 from lstm_jax.inspection.figures import BLUE, GREEN, LIGHT, ORANGE, PINK, figure_paths, write_figure
+from lstm_jax.sweep.stats import Interval, Values
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 Metrics = dict[str, Any]
 """Results of a run by their names."""
-Interval = tuple[float, float, float]
-"""Mean, and the two ends of its confidence interval."""
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 GREY = "#777777"
 """Grey of the studies. In all figures blue is the LSTM, this project or what is better, and orange another or what is worse."""
-CELL_COLOURS = {"lstm": BLUE, "gru": GREEN, "simple_rnn": ORANGE, "min_lstm": PINK}
+CELL_STYLES = {"lstm": {"color": BLUE}, "gru": {"color": GREEN}, "simple_rnn": {"color": ORANGE}, "min_lstm": {"color": PINK}}
 SHADES = LIGHT, BLUE, "#003B6F", "black"
 """Colours of LSTMs that differ in one setting, such as the learning rate, in the order of its values."""
+
+
+class Mean(NamedTuple):
+    """Mean and the two ends of its confidence interval, if it has one. Its text with the format ".2f" is "0.81 (0.79 to 0.83)"."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __format__(self, form: str) -> str:
+        ends = "{:{form}} to {:{form}}".format(*self[1:], form=form.removeprefix("+"))
+        return f"{self.mean:{form}}" + f" ({ends})" * isfinite(self.low)
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,8 @@ class Study:
     """Function draw(rows, figure) that draws the results into an empty matplotlib figure."""
     inches: tuple[float, float]
     """Width and height of the figure."""
-    verdict: Callable[[Rows], str]
-    """Function verdict(rows) that returns the conclusion from the results as a few lines of text."""
+    verdict: Callable[[Rows], Iterable[str]]
+    """Function verdict(rows) that returns the conclusion from the results, as lines of text."""
     needs: str = ""
     """Name of a package that the runs need in addition to the dependencies of the library, or "" if there is none."""
     data: bool = True
@@ -70,9 +81,14 @@ class Study:
         return folder / f"{self.name}{self.ending}"
 
 
+def flat(config: Mapping[str, Any], result: Metrics) -> Metrics:
+    """Return a row as `sweep.summarise` reads it, which also has the fields of the config and the results as items of its own."""
+    return {"config": config, "result": result} | sweep.flatten(config) | result
+
+
 def finished(rows: Iterable[Row]) -> list[Metrics]:
-    """Return the results of the successful runs, each as a flat dict with the fields of the config and the results of the run."""
-    return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
+    """Return the flat rows of the successful runs."""
+    return [flat(row["config"], row["result"]) for row in rows if row["status"] == sweep.DONE]
 
 
 def rows_with(rows: Iterable[Row], field: str, value) -> list[Row]:
@@ -80,30 +96,39 @@ def rows_with(rows: Iterable[Row], field: str, value) -> list[Row]:
     return [row for row in rows if row[field] == value]
 
 
-def grouped(rows: Iterable[Row], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
-    """Return a dict from the values of some config fields to the values of a metric in the rows with these values."""
-    return {key: [row[metric] for row in own] for key, own in groups(rows, fields).items()}
+def means(rows: Iterable[Row], by: Sequence[str]) -> dict[tuple, dict[str, Mean]]:
+    """Return a dict from the values of some config fields to the mean of each metric over the seeds."""
+    found = groups(sweep.summarise(rows, by), by)
+    return {key: {row["metric"]: Mean(row["mean"], row["low"], row["high"]) for row in own} for key, own in found.items()}
 
 
-def plot_means(axes, rows: Iterable[Row], field: str, metric: str, **style) -> None:
-    """Draw a line of the means of a metric against a config field. Without rows, nothing is drawn."""
-    cells = sorted(grouped(rows, [field], metric).items())
-    if cells:
-        axes.plot([value for (value,), _ in cells], [np.mean(values) for _, values in cells], **{"marker": "o"} | style)
+def lines(rows: Iterable[Row], by: Sequence[str], text: str) -> list[str]:
+    """Return a line of text for each combination of values of some config fields.
+
+    The values take the places {} of the text, and the means of the metrics the places with their names: "{}: {bits:.2f}" may become
+    "lstm: 2.31 (2.25 to 2.37)". "{bits.mean:.2f}" has no interval.
+    """
+    return [text.format(*key, **found) for key, found in means(rows, by).items()]
 
 
-def interval_bars(axes, rows: Sequence[tuple[str, Interval, str]]) -> None:
+def mean_only(values: Values) -> Interval:
+    """Return the mean of the values, and nan in place of the ends of its interval."""
+    return float(np.mean(values)), nan, nan
+
+
+def plot_means(axes, rows: Iterable[Row], metric: str, x: str, hue: str = "", styles: Any = None, interval=mean_only) -> None:
+    """Draw the means of a metric over a config field, as `sweep.plot` does. Without values, nothing is drawn."""
+    summary = rows_with(sweep.summarise(rows, [*filter(None, (x, hue))], interval=interval), "metric", metric)
+    if summary:
+        sweep.plot(summary, x, hue, [axes], styles)
+
+
+def interval_bars(axes, rows: Sequence[tuple[str, Mean, str]]) -> None:
     """Draw horizontal bars with confidence intervals, from top to bottom. Each bar is given as a tuple (label, interval, colour)."""
     labels, intervals, colours = zip(*rows, strict=True)
     mean, low, high = np.transpose(intervals)
     axes.barh(labels, mean, color=colours, xerr=(mean - low, high - mean))
     axes.invert_yaxis()
-
-
-def interval(found: Interval, form: str) -> str:
-    """Return the confidence interval of a mean as text, " (low to high)". The text is empty if the mean has no interval."""
-    _, low, high = found
-    return f" ({low:{form}} to {high:{form}})" if isfinite(low) else ""
 
 
 def check_needs(study: Study, toy: bool = False) -> None:
@@ -133,12 +158,12 @@ def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) 
     """Return the conclusion from the rows of a study as text, and the number of runs that failed."""
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
-    lines, failed = [study.verdict(good)], len(rows) - len(good)
+    text, failed = [*study.verdict(good)], len(rows) - len(good)
     if failed:
-        lines.append(f"{failed} runs failed, see {rows_path}")
+        text.append(f"{failed} runs failed, see {rows_path}")
     if absent := _absent(study, configs, rows):
-        lines.append(f"{absent} of {len(configs)} runs have no row yet")
-    return "\n".join(lines), failed
+        text.append(f"{absent} of {len(configs)} runs have no row yet")
+    return "\n".join(text), failed
 
 
 def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Row]) -> int:

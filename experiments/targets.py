@@ -25,14 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench import groups
 from experiments import runs
-from experiments.study import Metrics, Rows, Study, grouped, interval, interval_bars, main
+from experiments.study import Metrics, Rows, Study, interval_bars, lines, main, means
 from experiments.training import fit, initial, random_batches
-from lstm_jax import data, unroll
+from lstm_jax import data, sweep, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.inspection.figures import BLUE, INK, ORANGE
-from lstm_jax.sweep import stats
 
 
 @dataclass(frozen=True)
@@ -91,40 +89,26 @@ def run(config: Config) -> Metrics:
 KEY = ("predict", "read", "order")
 
 
-def verdict(rows: Rows) -> str:
+def verdict(rows: Rows) -> list[str]:
     """Return the conclusion of the study."""
-    lines = []
-    for key, own in groups(rows, KEY).items():
-        found = stats.t_interval([100 * row["accuracy"] for row in own])
-        kinds = np.mean([row["kinds_said"] for row in own])
-        accuracy = f"{found[0]:.1f} % right{interval(found, '.1f')}"
-        lines.append("{} from {}, {} order: ".format(*key) + f"{accuracy}, {kinds:.0f} characters predicted")
-    return "\n".join([*lines, f"always the most frequent character: {100 * rows[0]['most_frequent']:.1f} %"])
+    own = lines(rows, KEY, "{} from {}, {} order: {accuracy:.1%} right, {kinds_said.mean:.0f} characters predicted")
+    return [*own, f"always the most frequent character: {rows[0]['most_frequent']:.1%}"]
 
 
 def draw(rows: Rows, figure) -> None:
     """Draw the accuracy of each combination of the three settings (target, input and order of the ids) as a horizontal bar."""
     axes = figure.subplots()
-    bars = [
-        (
-            "{} from {}, {} order".format(*key),
-            stats.t_interval([100 * value for value in values]),
-            BLUE if key[0] == "category" else ORANGE,
-        )
-        for key, values in grouped(rows, KEY, "accuracy").items()
-    ]
-    interval_bars(axes, bars)
-    axes.axvline(100 * rows[0]["most_frequent"], color=INK, linestyle=":", label="always the most frequent character")
-    axes.set_xlabel("held-out characters that are right, % (lines: 95 % interval over seeds)")
+    inks = {"category": BLUE, "number": ORANGE}
+    interval_bars(axes, [("{} from {}, {} order".format(*key), found["accuracy"], inks[key[0]]) for key, found in means(rows, KEY).items()])
+    axes.axvline(rows[0]["most_frequent"], color=INK, linestyle=":", label="always the most frequent character")
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("held-out characters that are right (lines: 95 % interval over seeds)")
     axes.legend(fontsize=9)
 
 
-REPRESENTATIONS = [
-    Config(read, predict, order) for predict in ("category", "number") for read in ("one-hot", "number") for order in ("usual", "random")
-]
 SMALL = Config(text="", length=4, step=500, units=4, updates=20, batch=8)
 TOY = [SMALL, replace(SMALL, read="number", order="random"), replace(SMALL, predict="number", order="random")]
-FULL = [replace(config, seed=seed) for config in REPRESENTATIONS for seed in range(3)]
+FULL = sweep.grid(Config(), predict=("category", "number"), read=("one-hot", "number"), order=("usual", "random"), seed=range(3))
 STUDY = Study("targets", run, {"toy": TOY, "full": FULL}, draw, (8.0, 4.2), verdict)
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pages import DOCS, GENERATED, LOG, NAMES, PAGES, ROOT, anchors, blocks, com
 
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
+from lstm_jax.sweep.rows import read_rows
 
 STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if "\nSTUDY = " in path.read_text()]
 RUN_HERE = ("concepts", "contributing")
@@ -52,7 +53,7 @@ def test_python_runs(page):
 @pytest.mark.slow
 def test_first_study_runs(tmp_path):
     """The shell blocks of the page study.md run one after the other, in a temporary folder with links to the code folders."""
-    for name in CODE:
+    for name in (*CODE, "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     shown = blocks(DOCS / "contributing" / "study.md", "sh")
     assert len(shown) > 2
@@ -62,9 +63,11 @@ def test_first_study_runs(tmp_path):
         ["bash", "-euo", "pipefail", "-c", "\n".join(shown)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert (tmp_path / "both.png").stat().st_size > 20_000
+    for name in ("adding.png", "both.png"):
+        assert (tmp_path / name).stat().st_size > 20_000
     assert "category from one-hot, usual order" in run.stdout
-    assert sum("units=16" in line for line in run.stdout.splitlines()) == 1
+    assert sum("units=16" in line for line in (tmp_path / "mine.py").read_text().splitlines()) == 1
+    assert {row["config"]["length"] for row in read_rows(tmp_path / "adding.jsonl")} == {10, 20}
 
 
 def _run_module(module: str):

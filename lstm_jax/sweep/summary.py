@@ -31,7 +31,8 @@ def summarise(
     Args:
         rows: rows of a sweep. Failed runs are left out.
         by: names of the fields whose values distinguish the groups of rows. A name with dots stands for a field of an inner config.
-        over: names of the fields over whose values the mean is taken. All other fields must be equal within a group.
+        over: names of the fields over whose values the mean is taken, also where they are fields of inner configs: "seed" stands for
+            "train.seed", too. All other fields must be equal within a group.
         bounds: dict from the name of a result to the lowest and the highest value that it can have. The interval is cut off at these
             bounds. It contains the true mean as often as before, since the true mean lies within them, too.
         interval: function that returns the mean of some values, and the lower and the upper end of its interval: `stats.t_interval`, which
@@ -52,7 +53,7 @@ def summarise(
         config = flatten(row["config"])
         for name in by:
             require(name in config, "by", name, f"give fields of the config: {', '.join(config)}")
-        fixed = {name: value for name, value in config.items() if name not in over}
+        fixed = {name: value for name, value in config.items() if name in by or not {name, name.rpartition(".")[2]} & {*over}}
         first, metrics = groups.setdefault(repr([config[name] for name in by]), (fixed, {}))
         other = [name for name in first | fixed if first.get(name) != fixed.get(name)]
         require(not other, "by", by, f"the mean would be over {', '.join(other)}, too: add this to by or over")
@@ -72,16 +73,25 @@ def summarise(
     return summary
 
 
-def plot(summary: Sequence[Mapping], x: str, hue: str = "") -> Any:
+def plot(
+    summary: Sequence[Mapping[str, Any]],
+    x: str,
+    hue: str = "",
+    axes: Sequence[Any] = (),
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Any:
     """Draw the means of a summary with their intervals, and return the matplotlib figure. A notebook shows it, `savefig` writes it.
 
     Args:
         summary: list that `summarise` returns. Each metric gets a panel of its own.
         x: name of the field on the horizontal axis.
         hue: name of the field whose values have colours of their own, which a legend names, or "".
+        axes: matplotlib axes to draw into, one for each metric, without a legend. If empty, a new figure is made.
+        styles: dict from values of `hue`, as text, to arguments of matplotlib's `errorbar`, such as color, marker and label.
 
     Raises:
-        InputError: if the summary is empty, if it has no column `x` or `hue`, or if it has several rows for one point.
+        InputError: if the summary is empty, if it has no column `x` or `hue`, if it has several rows for one point, or if the number of
+            `axes` is not that of the metrics.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -101,19 +111,24 @@ def plot(summary: Sequence[Mapping], x: str, hue: str = "") -> Any:
     require(len({*points}) == len(points), "summary", f"several rows for {points[0]}", "choose one value of each other field")
     metrics, hues, ticks = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
     places = ticks if numeric else range(len(ticks))
-    gap = (max(places) - min(places) or 1) / 50  # between the intervals at one tick, so that none hides another
+    require(len(axes) in (0, len(metrics)), "axes", len(axes), f"give one for each of {', '.join(metrics)}")
+    known = np.isfinite([row["low"] for row in summary]).any()
+    gap = known * (max(places) - min(places) or 1) / 50  # between the intervals at one tick, so that none hides another
     with rc_context(STYLE):
-        figure = Shown(figsize=(1 + 4.6 * len(metrics), 3.8), dpi=DPI, layout="constrained")
-        figure.suptitle("mean and 95 % interval", fontsize=11)
-        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        if own_figure := not len(axes):
+            figure = Shown(figsize=(1 + 4.6 * len(metrics), 3.8), dpi=DPI, layout="constrained")
+            figure.suptitle("mean and 95 % interval", fontsize=11)
+            axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for panel, metric in zip(axes, metrics, strict=True):
             for number, (value, colour) in enumerate(zip(hues, cycle(COLOURS), strict=False)):
                 own = [(at, row) for (*series, at), row in zip(points, summary, strict=True) if series == [metric, value]]
                 x_values = np.array([places[ticks.index(at)] for at, _ in own]) + gap * (number - (len(hues) - 1) / 2)
                 mean, low, high = (np.array([row[name] for _, row in own]) for name in ("mean", "low", "high"))
                 sizes = np.maximum([mean - low, high - mean], 0)
-                axes.errorbar(x_values, mean, sizes, color=colour, fmt="o-" if numeric else "o", capsize=3, label=value)
-            axes.set_xticks(places, [str(tick) for tick in ticks], **{} if numeric else {"rotation": 20, "ha": "right"})
-            axes.set(xlabel=x, ylabel=metric)
-            if hue:
-                axes.legend(title=hue)
-    return figure
+                style = {"color": colour, "marker": "o", "linestyle": "-" if numeric else "", "capsize": 3, "label": value}
+                panel.errorbar(x_values, mean, sizes if known else None, **style | dict((styles or {}).get(value, {})))
+            panel.set_xticks(places, [str(tick) for tick in ticks], **{} if numeric else {"rotation": 20, "ha": "right"})
+            panel.set(xlabel=x, ylabel=metric)
+            if hue and own_figure:
+                panel.legend(title=hue)
+    return axes[0].figure

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.best import encode_margins, ensemble_accuracy, spread, verdict
+from lstm_jax.sweep import stats
 
 RNG = np.random.default_rng(0)
 
@@ -44,14 +45,15 @@ def test_the_conclusion_names_each_model():
             (0.75, [1.0, -1.0, 2.0, 0.5], [-0.5, 1.0, 1.0, 2.0]),
         )
     ]
-    found = dict(line.split(" on the test reviews: ") for line in verdict(rows).splitlines()[:-1])
+    found = dict(line.split(" on the test reviews: ") for line in [*verdict(rows)][:-1])
     means = {name: float(text.split()[0]) for name, text in found.items()}
     assert means == {"recipe": 0.625, "NBSVM": 0.25, "recipe and NBSVM": 0.75, "ensemble of the seeds": 0.75, "ensemble and NBSVM": 1.0}
     assert found["recipe"].endswith("seeds 0.5000 0.7500")
 
 
 def test_spread():
-    assert spread([0.9], 25_000) == pytest.approx(1.95996 * np.sqrt(0.09 / 25_000), rel=1e-4)
+    half = 1.95996 * np.sqrt(0.09 / 25_000)
+    assert spread([0.9], 25_000) == pytest.approx((0.9, 0.9 - half, 0.9 + half))
     # where the seeds differ far more than the sample of reviews explains, the interval is that of Student's t-distribution
     values = [0.5, 0.6, 0.8]
-    assert spread(values, 10**9) == pytest.approx(4.30265 * np.std(values, ddof=1) / np.sqrt(3), rel=1e-4)
+    assert spread(values, 10**9) == pytest.approx(stats.t_interval(values), rel=1e-4)

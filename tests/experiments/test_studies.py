@@ -33,7 +33,7 @@ def test_toy(name, tmp_path, capsys):
     assert len(rows) == len(module.STUDY.presets["toy"])
     assert {(tmp_path / f"{name}.{ending}").stat().st_size > 5000 for ending in ("png", "svg")} == {True}
     assert study.main(module.STUDY, ["--preset", "toy", "--report", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == said[said.index(module.STUDY.verdict(study.finished(rows)).splitlines()[0]) :]
+    assert capsys.readouterr().out == said[said.index(next(iter(module.STUDY.verdict(study.finished(rows))))) :]
 
 
 OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
@@ -59,7 +59,7 @@ def test_exit_code_after_failed_runs(tmp_path):
 
     configs = [replace(memory.STUDY.presets["toy"][0], seed=seed) for seed in (0, 1)]
     broken = study.Study(
-        "broken", run, {"toy": configs, "full": []}, lambda rows, figure: None, (2.0, 2.0), lambda rows: f"{len(rows)} rows", data=False
+        "broken", run, {"toy": configs, "full": []}, lambda rows, figure: None, (2.0, 2.0), lambda rows: [f"{len(rows)} rows"], data=False
     )
     assert study.main(broken, ["--preset", "toy", "--out", str(tmp_path)]) == 1
 

@@ -2,13 +2,16 @@
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
+from lstm_jax.inspection.figures import COLOURS
 from lstm_jax.sweep import stats
 
 VALUES = {("lstm", 50): [0.1, 0.3, 0.2], ("lstm", 100): [0.9, 0.95, 1.0], ("gru", 50): [0.5], ("gru", 100): [0.4, math.inf]}
@@ -42,7 +45,7 @@ def test_intervals_end_at_the_bounds():
         own = np.array(few[line["model.cell"], line["length"]]) * (2 if line["metric"] == "doubled" else 1)
         _, low, high = stats.t_interval(own)
         assert (line["low"], line["high"]) == (max(low, 0), min(high, BOUNDS[line["metric"]][1]))
-    bootstrap = sweep.summarise(made(few), "length", ["seed", "model.cell"], interval=stats.mean_interval)
+    bootstrap = sweep.summarise(made(few), "length", ["seed", "cell"], interval=stats.mean_interval)
     assert tuple(bootstrap[0].values()) == (50, "score", *stats.mean_interval([0.1, 0.3, 0.2, 0.5]), 4)
 
 
@@ -64,6 +67,18 @@ def test_figure():
     assert axes.get_legend() is None
 
 
+def test_figure_in_given_axes():
+    rows = sweep.summarise(made(), ("model.cell", "length"), interval=lambda values: (float(np.mean(values)), math.nan, math.nan))
+    panel: Any = Figure().subplots()
+    scores = [line for line in rows if line["metric"] == "score"]
+    assert sweep.plot(scores, "length", "model.cell", [panel], {"gru": {"color": "red", "marker": "s"}}) is panel.figure
+    lines = [bars.lines for bars in panel.containers]
+    assert [(line.get_color(), line.get_marker()) for line, *_ in lines] == [(COLOURS[0], "o"), ("red", "s")]
+    assert [line.get_xdata().tolist() for line, *_ in lines] == [[50, 100]] * 2  # without intervals, no line is moved
+    assert [parts[1:] for parts in lines] == [((), ())] * 2
+    assert panel.get_legend() is None
+
+
 def test_what_is_refused():
     summary = sweep.summarise(made(), by=("model.cell", "length"))
     for call, subject in (
@@ -76,6 +91,7 @@ def test_what_is_refused():
         (lambda: sweep.plot(summary, "units"), "field: units"),
         (lambda: sweep.plot(summary, "length", "units"), "field: units"),
         (lambda: sweep.plot(summary, "length"), "summary: several rows for "),
+        (lambda: sweep.plot(summary, "length", "model.cell", [None]), "axes: 1; give one for each of score, doubled"),
     ):
         with pytest.raises(InputError, match=f"^{subject}"):
             call()
