@@ -59,7 +59,10 @@ def fit(**options: Any) -> loop.FitResult:
         ({"arrays": [[[1], [1, 2]], LABELS[0]]}, "arrays: list; give arrays of numbers, with one row per example"),
         ({"arrays": [IDS[0], 3.0]}, "arrays: a scalar; give arrays of numbers, with one row per example"),
         ({"evaluate": lambda model: {1: 2.0}}, "name of a metric: 1; return a dict from names to numbers"),
-        ({"evaluate": lambda model: {"m": 1j}}, "metric m: Object of type complex is not JSON serializable; return numbers, texts"),
+        (
+            {"evaluate": lambda model: {"m": 1j}},
+            "metric m: TypeError: Object of type complex is not JSON serializable; return numbers, texts",
+        ),
         ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: list; monitor a metric that is a number"),
         ({"monitor": "m"}, "monitor: m; the metrics are epoch, step, train_loss"),
         ({"mesh": sharding.make_mesh(2), "batch_size": 5}, "batch_size: 5; give a multiple of the mesh's 2 devices, or set --devices 1"),
