@@ -1,14 +1,11 @@
 """Number of parameters of a recurrent cell, and largest hidden size at which a cell has no more parameters than another cell."""
 
-from bisect import bisect_right
-from functools import cache, partial
+from functools import cache
+from itertools import count
 
 import jax
 
 from lstm_jax.cells import CELLS
-
-LARGEST = 2**15
-"""Bound of the hidden sizes that `equal_units` tries."""
 
 
 @cache
@@ -22,4 +19,5 @@ def cell_parameters(cell: str, features: int, units: int) -> int:
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
     """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size."""
     budget = cell_parameters(like, features, units)
-    return max(1, bisect_right(range(1, LARGEST), budget, key=partial(cell_parameters, cell, features)))
+    a, b, c = (cell_parameters(cell, features, size) for size in (1, 2, 3))  # values of a polynomial of degree 2
+    return next(n for n in count(1) if a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a) > budget)

@@ -116,9 +116,10 @@ def test_a_reader_that_leaves(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_a_training_whose_reader_leaves(runs, tmp_path):
     """A training goes on to its end if the reader of its output leaves, as in `lstm-jax train ... | head -1`."""
-    command = [sys.executable, "-m", "lstm_jax.cli", *runs.command("generation", tmp_path / "run", "--epochs", "2")]
+    command = [sys.executable, "-m", "lstm_jax.cli", *runs.command("forecast", tmp_path / "run", "--epochs", "2")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as training:
         assert training.stdout is not None
         assert training.stdout.readline()

@@ -24,7 +24,7 @@ from lstm_jax.runtime import processes
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
-CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10)
+CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10, "--no-figures")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", *MANAGERS[0], *MANAGERS[1])
 
 
