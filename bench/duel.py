@@ -194,14 +194,14 @@ def version(folder: Path) -> str:
 def duel(options: argparse.Namespace) -> int:
     """Compare the speed of two checkouts, and return the exit code: 1 if the candidate is slower on a workload, else 0."""
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
-    versions = {name: version(folder) for name, folder in folders.items()}
+    versions = {name: version(folder) for name, folder in folders.items()} | ({} if options.peer == OURS else {"peer": options.peer})
     works = [work.name for work in read_workloads(options.workload or ["A", "B"], {})]
     for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
     items = [{"workload": name, "round": number, "versions": versions} for number in range(options.rounds) for name in works]
     if not options.report:
         timing.require_compiled(list(folders.values()))
-    mine = measure_rounds(options, DUEL, items, lambda item: ROLES, list(folders.values()))
+    mine = measure_rounds(options, DUEL, items, lambda item: dict.fromkeys(folders, options.peer), list(folders.values()))
     for name in {*works} - {row["workload"] for row in mine}:
         raise InputError("workload", name, f"{options.results} has no rounds of it with the CPU and flags of the others: measure it")
     verdicts = changes(mine, options.level, options.least)
@@ -230,6 +230,7 @@ def main() -> int:
     parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
     parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
     parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
+    parser.add_argument("--peer", default=OURS, help="what both checkouts run, such as ours:dtype=bfloat16")
     add_flags(parser, int, rounds="number of rounds", turns="blocks of either in a round")
     add_flags(parser, float, seconds="seconds of a block")
     add_flags(parser, bool, false_alarms="measure the error rate of the test")

@@ -106,6 +106,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
             matplotlib.rcParams["backend"] = backend
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     paths = figure_paths(path)
@@ -113,10 +114,11 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # characters that the font lacks are drawn as boxes
         figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
         draw(figure)
-        figure.savefig(png, format="png", dpi=DPI, metadata={"Comment": MARK})
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Description": MARK})
+        # `savefig` would draw and lay out each file twice
+        FigureCanvasAgg(figure).print_png(png, metadata={"Comment": MARK})
+        figure.set_layout_engine("none")  # the second file has the places that were found for the first
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Description": MARK})
     for each, content in zip(paths, (png, svg), strict=True):
         write_atomically(each, content.getvalue(), force)
     return paths

@@ -19,18 +19,21 @@ namespace {
 // Whether the call computes in float64: the kernel's dtype decides.
 bool is_float64(const ffi::RemainingArgs& args) { return args.get<ffi::AnyBuffer>(1)->element_type() == ffi::F64; }
 
-// Call work(set, options) for all sets: in parallel, each in one thread, or one after the other if there are fewer sets than threads.
+// Call work(set, options) for all sets: as many as there are threads at a time, each in one thread. The last few, for which some threads would have none,
+// run one after the other in all threads, if each has rows for them.
 template <typename Work>
-ffi::Error over_sets(ffi::ThreadPool pool, const Sets& sets, Options options, const Work& work) {
-  if (sets.count < threads_for(pool, options.threads, options.threads)) {
-    for (int64_t set = 0; set < sets.count; ++set) work(set, options);
-    return ffi::Error::Success();
-  }
-  const int64_t count = threads_for(pool, options.threads, sets.count);
-  options.threads = 1;
-  parallel_for(pool, count, sets.count, sets.count, [&](int64_t, int64_t first, int64_t last) {
-    for (int64_t set = first; set < last; ++set) work(set, options);
+ffi::Error over_sets(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, const Options& options, const Work& work) {
+  const Sets sets(args, rets, 2);
+  const int64_t batch = sizes_of(args, sets, 1, options.batch_first && !options.ids).batch;
+  const int64_t threads = threads_for(pool, options.threads, options.threads), left = sets.count % threads;
+  const bool shares = sets.count < threads || (2 * left <= threads && batch >= 2 * kRows * threads);
+  const int64_t apart = shares ? sets.count - left : sets.count;
+  Options one = options;
+  one.threads = 1;
+  parallel_for(pool, std::min(threads, apart), apart, apart, [&](int64_t, int64_t first, int64_t last) {
+    for (int64_t set = first; set < last; ++set) work(set, one);
   });
+  for (int64_t set = apart; set < sets.count; ++set) work(set, options);
   return ffi::Error::Success();
 }
 
@@ -40,7 +43,7 @@ ffi::Error forward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::R
     Options options{rest...};
     ffi::Error error = check_forward(args, rets, options);
     if (error.failure()) return error;
-    return over_sets(pool, Sets(args, rets, 2), options, [&](int64_t set, const Options& options) {
+    return over_sets(pool, args, rets, options, [&](int64_t set, const Options& options) {
       if (is_float64(args)) return lstm_jax::forward<double>(pool, args, rets, set, options);
       lstm_jax::forward<float>(pool, args, rets, set, options);
     });
@@ -53,7 +56,7 @@ ffi::Error backward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::
     Options options{rest...};
     ffi::Error error = check_backward(args, rets, options);
     if (error.failure()) return error;
-    return over_sets(pool, Sets(args, rets, 2), options, [&](int64_t set, const Options& options) {
+    return over_sets(pool, args, rets, options, [&](int64_t set, const Options& options) {
       if (is_float64(args)) return lstm_jax::backward<double>(pool, args, rets, set, options);
       lstm_jax::backward<float>(pool, args, rets, set, options);
     });

@@ -30,19 +30,20 @@ at the same time, but calls with other configs may share a file. An interrupt (C
 Slurm jobs. The interrupted runs have no rows. To continue an interrupted sweep, repeat the same call.
 
 With `together="seed"`, configs that differ only in the seed are trained as an ensemble: `run` calls the function once for all of them,
-under `jax.vmap`, and appends one row for each. One program is then traced and compiled in place of one for each run, which matters most in
-short studies of small models. `together=["seed", "rate"]` also joins configs that differ in the field `rate`. Apart from rounding, the
-results are those of runs alone, so a file may mix both. In the function the named fields are traced numbers, with which it must compute in
-JAX, and it must return numbers and arrays. `nnx.Rngs(config.seed)`, `lstm_jax.adam(config.rate)` and `lstm_jax.make_train_step` work;
-`float(loss)`, `if config.rate > 0` and `np.random.default_rng(config.seed)` end the sweep with an `InputError`. If a group raises another
-error, all of its runs fail.
+under `jax.jit` and `jax.vmap`, and appends one row for each. One program is traced and compiled for all, which matters most in short
+studies of small models. `together=["seed", "rate"]` also joins configs that differ in the field `rate`. Apart from rounding, the results
+are those of runs alone, so a file may mix both. In the function the named fields are traced numbers, with which it must compute in JAX, and
+it must return numbers and arrays. `nnx.Rngs(config.seed)`, `lstm_jax.adam(config.rate)` and `lstm_jax.make_train_step` work; `float(loss)`,
+`if config.rate > 0` and `np.random.default_rng(config.seed)` end the sweep with an `InputError`. If a group raises another error, all of
+its runs fail.
 
 The argument `where` names the executor of the runs:
 
 - "here": this process executes one run after another. JAX sets up its devices once in a process, when they are first used, so all runs
   share the same devices.
 - "processes": `workers` processes execute one run after another. The cores are divided among them, and each has a GPU or a TPU chip of its
-  own, if JAX can use any. A killed process is replaced. With `per_job=1` a new process executes each run.
+  own, if JAX can use any. The processes share compiled programs in the user's cache folder. Neighbours in the list of
+  configs go to the same process, so vary the seed last. A killed process is replaced. With `per_job=1` a new process executes each run.
 - "slurm": Slurm jobs execute `per_job` runs each. If a job ends too early, its present run fails, and a new job executes the others. This
   needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`. `{"cluster": "local"}` starts the jobs on this
   machine.

@@ -123,22 +123,30 @@ def processes(work: Work) -> Outcomes:
     remedy = f"give at most {len(selections)}, the GPUs or TPU chips of this process, or set JAX_PLATFORMS=cpu"
     require(workers <= len(selections) or not selections, "workers", workers, remedy)
     shares = [cores[number::workers] or cores for number in range(workers)]
-    places = list(zip(shares, selections or [{}] * workers, strict=False))
-    waiting, busy, name = deque(work.missing.items()), list[_Worker](), f"sweep {id(work)}"
+    # a worker takes neighbours in the list, since it has compiled the program of a config that differs in the seed alone
+    items = list(work.missing.items())
+    parts = [deque(items[number * len(items) // workers : (number + 1) * len(items) // workers]) for number in range(workers)]
+    places = list(zip(shares, selections or [{}] * workers, parts, strict=False))
+    busy, name = list[_Worker](), f"sweep {id(work)}"
+
+    def take(worker: _Worker) -> tuple[str, Any]:
+        *_, part = worker.place
+        return part.popleft() if part else max(parts, key=len).pop()
+
     unhandled = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
     with handled(_interrupt, *unhandled):
         try:
-            while waiting or busy:
-                while waiting and places:
-                    busy.append(_Worker(work.function, name, places.pop()))
-                    busy[-1].begin(*waiting.popleft())
+            while busy or any(parts):
+                while places and any(parts):
+                    busy.append(_Worker(work.function, name, places.pop(0)))
+                    busy[-1].begin(*take(busy[-1]))
                 work.running = len(busy)
                 wait([worker.pipe for worker in busy], POLL_PROCESS)
                 for worker in [worker for worker in busy if worker.has_ended()]:
                     work.running -= 1
                     yield worker.key, worker.outcome()
-                    if worker.alive and waiting and worker.runs != work.per_job:
-                        worker.begin(*waiting.popleft())
+                    if worker.alive and any(parts) and worker.runs != work.per_job:
+                        worker.begin(*take(worker))
                     else:
                         worker.pipe.close()
                         worker.process.join()  # frees the memory of its GPU
@@ -156,11 +164,11 @@ def _interrupt(*_: object) -> None:
 
 
 class _Worker:
-    """Process that executes one run after another at its place: its own CPU cores, and the variables that select its GPU."""
+    """Process that executes one run after another at its place: CPU cores, variables that select a GPU, and a part of the runs."""
 
-    def __init__(self, function: Run, name: str, place: tuple[list[int], dict[str, str]]):
+    def __init__(self, function: Run, name: str, place: tuple[list[int], dict[str, str], deque[tuple[str, Any]]]):
         self.function, self.place, self.runs = function, place, 0
-        cores, selection = place
+        cores, selection, _ = place
         self.pipe, other = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_serve, args=(function, other), name=name)
         with mock.patch.dict(os.environ, selection) if selection else contextlib.nullcontext():
@@ -195,9 +203,18 @@ class _Worker:
         return {"status": FAILED, "error": error, "seconds": time.perf_counter() - self.start}
 
 
+def _keep_compiled() -> None:
+    """Let the processes of a sweep share what they compile, if they have imported JAX."""
+    if "jax" in sys.modules:
+        from lstm_jax.runtime.compilation_cache import keep_compiled
+
+        keep_compiled()
+
+
 def _serve(function: Run, pipe: Connection) -> None:
     """Receive configs until the sweep closes the pipe. Send None when the run of a config begins, and its outcome when it ends."""
     os.dup2(2, 1)  # standard output is that of the sweep
+    _keep_compiled()
     try:
         while True:
             config = pipe.recv()
@@ -283,6 +300,7 @@ class _Job:
 
 def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: Path) -> list[Row]:
     set_main_name(main)
+    _keep_compiled()
     append_rows(path)
     before = {row["id"] for row in read_rows(path)}  # of a job that Slurm has started again
     for key, config in configs.items():

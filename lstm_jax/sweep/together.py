@@ -1,4 +1,4 @@
-"""Groups of runs whose configs differ only in some fields, such as the seed. A group is one call of the function under `jax.vmap`."""
+"""Groups of runs whose configs differ only in some fields, such as the seed. A group is one call of the function under `vmap`."""
 
 import dataclasses
 import re
@@ -88,7 +88,7 @@ def run_group(group: Group) -> dict[str, Any]:
     values = {name: jnp.stack([n if isinstance(n, float) else np.int64(n) for n in column]) for name, column in columns.items()}
     try:
         nnx.RngStream.__init__ = start  # Flax' own takes a seed only if it is an int
-        found = jax.device_get(jax.vmap(run, axis_name=RUNS)(values))
+        found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS))(values))
     except (TypeError, IndexError) as error:
         if not re.search("[Tt]race|concrete|JAX type", str(error)):
             raise

@@ -1,5 +1,6 @@
 """Tests of `machine`: freed memory that a process keeps, measured in page faults, and the cores that it may use."""
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -94,7 +95,7 @@ def test_accelerators(tmp_path, monkeypatch):
         ("xla_cuda13", None, "", []),
         ("xla_cuda13", "cpu", "2", []),
     ):
-        monkeypatch.setattr(machine, "entry_points", lambda group, name=plugin: [EntryPoint(name, "a:b", group)])
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group, name=plugin: [EntryPoint(name, "a:b", group)])
         for name, value in (("JAX_PLATFORMS", platforms), ("CUDA_VISIBLE_DEVICES", visible)):
             monkeypatch.delenv(name, raising=False)
             if value is not None:
