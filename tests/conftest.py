@@ -151,12 +151,13 @@ def eager() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compiles() -> Iterator[None]:
-    """Make XLA and LLVM skip most optimisations. This halves the time of programs that are compiled and run only once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles(request: pytest.FixtureRequest) -> None:
+    """Make XLA and LLVM skip most optimisations, except in modules that set `OPTIMIZED`.
+
+    This halves the time of programs that are compiled and run only once.
+    """
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,6 @@ from lstm_jax.commands import COMMANDS
 from lstm_jax.commands.sentiment import TrainSentiment
 from lstm_jax.config import PRESETS, SentimentConfig, to_json
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TASKS = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
 
 

@@ -24,7 +24,7 @@ from lstm_jax.runtime import processes
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
-CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10, "--no-figures")
+CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10)
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", *MANAGERS[0], *MANAGERS[1])
 
 
@@ -36,7 +36,7 @@ def text(tmp_path_factory) -> Path:
 
 
 def training(text: object, run: Path, *more: object) -> tuple[object, ...]:
-    return "train", "generation", "--data", text, *CHUNKS, "--run", run, *more
+    return "train", "generation", "--data", text, *CHUNKS, "--run", run, "--no-figures", *more
 
 
 def started(*command: Any, place: tuple[str, int, int] | None = None, cwd: Path | None = None, **variables: str) -> subprocess.Popen:

@@ -17,8 +17,6 @@ from lstm_jax.models import CharGenerator, functional
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, method_of
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V = 7
 PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layers=2), V, rngs=nnx.Rngs(params=3)))
 BOTH = {mode: Sampler(REBUILD, V, mode, 5) for mode in ("carried", "window")}

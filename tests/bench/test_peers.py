@@ -17,8 +17,6 @@ from bench.peers import PEERS, ours
 from bench.peers.base import Built, Options
 from bench.workloads import GRIDS, make_arrays, workload
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CHECK = """
 import json, sys
 import numpy as np
@@ -62,7 +60,7 @@ def _check(folder, candidates, names=EVERY_KIND, quick="jax"):
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory, quick_compiles):
+def references(tmp_path_factory):
     """Return the folder of the reference results, from which the default backend differs by less than 1e-5."""
     folder = tmp_path_factory.mktemp("references")
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,6 @@ from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
 from lstm_jax.layers import ClassifierHead
 from lstm_jax.models import CharGenerator, SentimentClassifier, functional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 V, E, H = 7, 3, 4
 
 

@@ -15,8 +15,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.sweep.rows import read_rows
 from lstm_jax.training.optimizers import keras_rmsprop
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def lasting(rows):
     """Return rows without their results, times and surroundings, and without the number of runs in their groups."""

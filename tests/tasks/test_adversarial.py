@@ -20,8 +20,6 @@ from lstm_jax.tasks.adversarial import perturbation
 from lstm_jax.tasks.review_rows import pack_reviews
 from lstm_jax.training.lookups import find_lookups
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, E, H = 20, 4, 3
 RNG = np.random.default_rng(0)
 LENGTHS = np.asarray([5, 3, 8, 1, 2, 4])

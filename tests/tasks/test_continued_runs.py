@@ -16,7 +16,6 @@ from lstm_jax.sweep import override
 from lstm_jax.tasks import forecast, generation
 from lstm_jax.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 CONFIG = ForecastConfig(
     SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16, learning_rate=1e-2)
 )

@@ -11,8 +11,6 @@ from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainCo
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.tasks import demo, generation, sentiment
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture
 def little(monkeypatch):

@@ -12,6 +12,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.training.optimizers import adam, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule
 from lstm_jax.training.row_sparse import RowOptimizer
 
+OPTIMIZED = True
 STEPS = 5
 
 
