@@ -15,9 +15,8 @@ def cell_parameters(cell: str, features: int, units: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-@cache
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
     """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size."""
     budget = cell_parameters(like, features, units)
     a, b, c = (cell_parameters(cell, features, size) for size in (1, 2, 3))  # values of a polynomial of degree 2
-    return next(n for n in count(1) if a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a) > budget)
+    return next(n for n in count(1) if a + n * (b - a + (n - 1) * (c - 2 * b + a) / 2) > budget)

@@ -95,9 +95,8 @@ class Cost:
 
 def variant(config, cell: str, seed: int) -> Any:
     """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell."""
-    features = config.model.embed or CHARACTERS
-    model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
-    return replace(config, model=model, train=replace(config.train, seed=seed))
+    units = equal_units(cell, config.model.embed or CHARACTERS, config.model.units)
+    return replace(config, model=replace(config.model, cell=cell, units=units), train=replace(config.train, seed=seed))
 
 
 def measured(config: Cost) -> Metrics:
@@ -113,7 +112,7 @@ def measured(config: Cost) -> Metrics:
 
         calls[name] = partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
         jax.block_until_ready(calls[name]())
-    samples: dict[str, list[float]] = {name: [] for name in config.cells}
+    samples = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
             start = perf_counter()
@@ -138,7 +137,7 @@ METRICS = {"sentiment": "test_accuracy", "characters": "bits", "converged": "bit
 def differences(rows: Rows, task: str) -> dict[str, Interval]:
     """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed."""
     values = grouped(rows_with(rows, "task", task), ["model.cell", "train.seed"], METRICS[task])
-    gaps: dict[str, list[float]] = defaultdict(list)
+    gaps = defaultdict(list)
     for (cell, seed), (value,) in values.items():
         if cell != "lstm" and ("lstm", seed) in values:
             gaps[cell].append(value - values["lstm", seed][0])
