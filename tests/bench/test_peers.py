@@ -60,10 +60,10 @@ def _check(folder, candidates, names=EVERY_KIND, quick="jax"):
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory):
+def references(tmp_path_factory, peer_rules):
     """Return the folder of the reference results, from which the default backend differs by less than 1e-5."""
     folder = tmp_path_factory.mktemp("references")
-    with pytest.MonkeyPatch.context() as patch:
+    with peer_rules(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})  # the tests have two devices, whatever the machine has
         for work in map(workload, EVERY_KIND):
             arrays, path = make_arrays(work), folder / f"{work.name}.npz"
