@@ -1,14 +1,11 @@
 """Number of parameters of a recurrent cell, and largest hidden size at which a cell has no more parameters than another cell."""
 
-from bisect import bisect_right
-from functools import cache, partial
+from functools import cache
+from itertools import count
 
 import jax
 
 from lstm_jax.cells import CELLS
-
-LARGEST = 2**15
-"""Bound of the hidden sizes that `equal_units` tries."""
 
 
 @cache
@@ -18,8 +15,8 @@ def cell_parameters(cell: str, features: int, units: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-@cache
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
     """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size."""
     budget = cell_parameters(like, features, units)
-    return max(1, bisect_right(range(1, LARGEST), budget, key=partial(cell_parameters, cell, features)))
+    a, b, c = (cell_parameters(cell, features, size) for size in (1, 2, 3))  # values of a polynomial of degree 2
+    return next(n for n in count(1) if a + n * (b - a + (n - 1) * (c - 2 * b + a) / 2) > budget)

@@ -95,9 +95,8 @@ class Cost:
 
 def variant(config, cell: str, seed: int) -> Any:
     """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell."""
-    features = config.model.embed or CHARACTERS
-    model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
-    return replace(config, model=model, train=replace(config.train, seed=seed))
+    units = equal_units(cell, config.model.embed or CHARACTERS, config.model.units)
+    return replace(config, model=replace(config.model, cell=cell, units=units), train=replace(config.train, seed=seed))
 
 
 def measured(config: Cost) -> Metrics:
@@ -113,7 +112,7 @@ def measured(config: Cost) -> Metrics:
 
         calls[name] = partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
         jax.block_until_ready(calls[name]())
-    samples: dict[str, list[float]] = {name: [] for name in config.cells}
+    samples = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
             seconds = timeit(lambda call=call: jax.block_until_ready(call()), number=config.passes)

@@ -22,8 +22,6 @@ from lstm_jax.commands import COMMANDS
 from lstm_jax.commands.sentiment import TrainSentiment
 from lstm_jax.config import PRESETS, SentimentConfig, to_json
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TASKS = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
 
 
@@ -116,9 +114,10 @@ def test_a_reader_that_leaves(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_a_training_whose_reader_leaves(runs, tmp_path):
     """A training goes on to its end if the reader of its output leaves, as in `lstm-jax train ... | head -1`."""
-    command = [sys.executable, "-m", "lstm_jax.cli", *runs.command("generation", tmp_path / "run", "--epochs", "2")]
+    command = [sys.executable, "-m", "lstm_jax.cli", *runs.command("forecast", tmp_path / "run", "--epochs", "2")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as training:
         assert training.stdout is not None
         assert training.stdout.readline()

@@ -15,7 +15,6 @@ from lstm_jax.tasks import generation, onnx_models, sentiment
 
 onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
 runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 REVIEWS = ["the film was good", "the film was not good, it was bad " * 3, "", "unheard words", "good " * 40]
 

@@ -12,8 +12,6 @@ from made_texts import CUT, TEXT, shown
 
 from lstm_jax.tasks import generation
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def run(runs):

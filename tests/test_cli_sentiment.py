@@ -22,8 +22,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.serving import make_server
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def run(runs):

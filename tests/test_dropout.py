@@ -17,8 +17,6 @@ from lstm_jax import LSTM, dropout, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.dropout import check_rate, draw_mask, draw_masks
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @settings(max_examples=10)
 @given(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.integers(0, 2**32 - 1))

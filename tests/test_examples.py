@@ -21,7 +21,6 @@ from flax import nnx
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMPARISONS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def text(tmp_path_factory) -> Path:
 
 
 def training(text: object, run: Path, *more: object) -> tuple[object, ...]:
-    return "train", "generation", "--data", text, *CHUNKS, "--run", run, *more
+    return "train", "generation", "--data", text, *CHUNKS, "--run", run, "--no-figures", *more
 
 
 def started(*command: Any, place: tuple[str, int, int] | None = None, cwd: Path | None = None, **variables: str) -> subprocess.Popen:

@@ -14,8 +14,6 @@ from command_line import assert_error, questions
 from lstm_jax.config import CONFIGS
 from lstm_jax.tasks.forecast import Forecasting
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SEALED = {task: ("config.json", "data.sha256", *kind.files) for task, kind in CONFIGS.items()}
 LEFT = ("environment.json", "metrics.jsonl", "result.json")
 """Files of a run that do not change what a command answers."""

@@ -17,8 +17,6 @@ from lstm_jax.models import CharGenerator, functional
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, method_of
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V = 7
 PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layers=2), V, rngs=nnx.Rngs(params=3)))
 BOTH = {mode: Sampler(REBUILD, V, mode, 5) for mode in ("carried", "window")}
@@ -96,9 +94,11 @@ def test_characters_that_are_excluded_are_never_drawn(vocabulary):
 def test_each_character_has_a_key_of_its_own():
     """The random numbers for character n are drawn with the key `jax.random.fold_in(key, n)`, on one device and on two."""
     rules, prompt, key = make_rules(temperature=0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
+    read = jax.jit(lambda ids, valid: REBUILD(PARAMS)(ids, mask=valid, last=True, deterministic=True)[0])
     text = prompt
     for number in range(6):
-        logits, _ = REBUILD(PARAMS)(text, last=True, deterministic=True)
+        room = 6 - number  # equal lengths, so that the program is compiled once
+        logits = read(jnp.pad(text, ((0, 0), (room, 0))), jnp.tile(jnp.arange(8) >= room, (4, 1)))
         reached = np.cumsum(jax.nn.softmax(logits.astype(float) / 0.8), axis=1, dtype=float)
         uniform = np.asarray(jax.random.uniform(jax.random.fold_in(key, number), (4,)))
         drawn = [int(np.searchsorted(row, u, side="right")) for row, u in zip(reached, uniform, strict=True)]
@@ -130,9 +130,9 @@ def test_rules_that_exclude_nothing_need_no_sorting():
     assert method_of(make_rules(top_k=V - 1), V) == method_of(make_rules(top_p=0.99), V) == "some"
 
 
-@given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))
-def test_top_k_and_top_p_keep_the_likeliest(eighths, k, p):
-    logits = [n / 8 for n in eighths]
+@given(st.permutations(range(-32, 33)), st.sampled_from([2, 5, 9]), st.integers(1, 9), st.floats(0.05, 1.0))
+def test_top_k_and_top_p_keep_the_likeliest(eighths, size, k, p):
+    logits = [n / 8 for n in eighths[:size]]
     got = np.isfinite(allowed_logits(jnp.array([logits], jnp.float32), make_rules(top_k=k, top_p=p))[0])
     probabilities = np.exp(logits) / np.exp(logits).sum()
     order = np.argsort(-probabilities)

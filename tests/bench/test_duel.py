@@ -80,6 +80,7 @@ def test_command(path):
 def taken(monkeypatch):
     """Replace the processes of a round by made-up rows, and return a list that gets their commands and numbers of turns."""
     asked = []
+    monkeypatch.setattr(duel.timing, "require_compiled", lambda folders: None)
 
     def take_turns(commands, turns, folders, environment):
         asked.append((commands, turns))

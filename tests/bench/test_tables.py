@@ -1,9 +1,20 @@
 """Tests that the tables in the README and the documentation agree with the committed rows."""
 
+from functools import cache
+
 import pytest
 
-from bench import report
+from bench import report, schema
 from lstm_jax.errors import InputError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Read each result file only once."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = schema.read_rows
+        patch.setattr(schema, "read_rows", cache(lambda *arguments: list(read(*arguments))))
+        yield
 
 
 def test_tables_are_up_to_date():

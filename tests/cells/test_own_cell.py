@@ -30,8 +30,6 @@ from lstm_jax.models import CharGenerator, Forecaster, SentimentClassifier
 from lstm_jax.recurrence import largest_lyapunov_exponent
 from lstm_jax.tasks import generation
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PAGE = (Path(__file__).parents[2] / "docs" / "contributing" / "own_cell.md").read_text()
 BLOCKS = re.findall(r"^```\{code-cell\}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 

@@ -17,7 +17,7 @@ layers = keras.layers
 # Keras' variables lack the `copy` argument that NumPy 2 asks for.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
-    pytest.mark.usefixtures("only_peers", "quick_compiles"),
+    pytest.mark.usefixtures("only_peers"),
 ]
 
 

@@ -14,8 +14,6 @@ from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, UNITS = 11, 6
 KINDS = pytest.mark.parametrize(("layers", "embed"), [(1, 0), (2, 0), (1, 4), (2, 4), (1, V)])  # embed = V looks most like one-hot
 IDS = np.random.default_rng(0).integers(0, V, (5, 9)).astype(np.int32)

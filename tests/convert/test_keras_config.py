@@ -12,7 +12,7 @@ layers = keras.layers
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
-    pytest.mark.usefixtures("only_peers", "quick_compiles"),
+    pytest.mark.usefixtures("only_peers"),
 ]
 
 

@@ -12,7 +12,6 @@ from made_weights import assert_same, assert_subject, normal, randomized
 
 from lstm_jax import GRU, LSTM, Bidirectional, RecurrentStack, SimpleRNN, convert
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 E, H = 3, 4
 
 

@@ -18,8 +18,6 @@ from lstm_jax.convert.arrays import LAYOUTS, PROJECTED
 
 KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "simple_rnn"}
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 class Config(NamedTuple):
     layers: int

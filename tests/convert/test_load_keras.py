@@ -19,7 +19,6 @@ layers = keras.layers
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
-    pytest.mark.usefixtures("quick_compiles"),
 ]
 E, H = 3, 4
 

@@ -18,7 +18,6 @@ from lstm_jax.models import CharGenerator, SentimentClassifier, functional
 
 onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
 runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 E, UNITS, V = 5, 6, 11
 SIZES = [(1, 1), (4, 7), (3, 2)]

@@ -14,8 +14,6 @@ from lstm_jax import sweep
 from lstm_jax.cells import CELLS
 from lstm_jax.sweep.rows import read_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 RESULTS = sorted(study.RESULTS.iterdir())
 STUDIES = sorted(path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text())
 

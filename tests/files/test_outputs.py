@@ -17,8 +17,6 @@ from refused import refused
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection import figures, text_map
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture
 def keep(tmp_path):

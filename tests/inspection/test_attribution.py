@@ -16,7 +16,6 @@ import lstm_jax
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 T, E = 5, 3
 INPUTS = np.random.default_rng(0).standard_normal((T, E))
 

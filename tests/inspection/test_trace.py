@@ -19,8 +19,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.inspection.trace import trace
 from lstm_jax.layers.recurrent import Recurrent
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def inputs():
     """Return a random input (B, T, E). It is float64 if the test uses the fixture `x64`, else float32."""

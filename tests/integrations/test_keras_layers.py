@@ -11,7 +11,7 @@ keras = pytest.importorskip("keras", reason="Keras is not installed")
 from lstm_jax import InputError  # noqa: E402
 from lstm_jax.integrations.keras import GRU, LAYERS, LSTM, RNN, Bidirectional, SimpleRNN, accelerate, why_not  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("quick_compiles", "only_peers"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.usefixtures("only_peers"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 KINDS = {LSTM: keras.layers.LSTM, GRU: keras.layers.GRU, SimpleRNN: keras.layers.SimpleRNN, RNN: keras.layers.RNN}
 EACH = pytest.mark.parametrize("kind", [LSTM, GRU, SimpleRNN])
 B, T, E, H, V = 3, 5, 4, 6, 11

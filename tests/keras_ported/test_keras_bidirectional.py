@@ -8,8 +8,6 @@ from ported import alike, check_basics, constant, counted, near
 
 from lstm_jax import Bidirectional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def simple(**options) -> Bidirectional:
     return Bidirectional(4, 4, cell="simple_rnn", rngs=nnx.Rngs(0, dropout=1), **options)

@@ -10,8 +10,6 @@ from tables import serving
 
 from lstm_jax import GRU, LSTM, SimpleRNN, convert
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 BACKENDS = serving("float32")
 BACK, STEPS, ZEROS = {"go_backwards": True}, {"return_sequences": True}, {"return_sequences": True, "zero_output_for_mask": True}
 AFTER = {"mask": [[True, True, True, False], [True, True, False, False]]}

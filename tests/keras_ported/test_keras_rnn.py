@@ -9,8 +9,6 @@ from ported import ONE_STATE, TWO_STATES, OneState, TwoStates, alike, check_basi
 
 from lstm_jax import InputError, Recurrent
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CELLS = {"one": ONE_STATE, "two": TWO_STATES}
 FORMS = [(sequences, state) for sequences in (False, True) for state in (False, True)]
 

@@ -11,8 +11,6 @@ from ported import ONE_STATE, TWO_STATES, alike, check_basics, counted, near
 
 from lstm_jax import Cell, LSTMState, Recurrent, RecurrentStack
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def make(cell: str | Cell, sizes: tuple[int, ...], *, features: int = 4, return_sequences: bool = False, **options) -> RecurrentStack:
     rngs, layers = nnx.Rngs(0, dropout=1), []

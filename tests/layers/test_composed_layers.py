@@ -13,8 +13,6 @@ from tables import assert_close
 
 from lstm_jax import CELLS, LSTM, Bidirectional, DropoutMasks, InputError, LSTMState, RecurrentStack, unroll
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LENGTHS = jnp.asarray([6, 0, 3])
 
 

@@ -10,8 +10,6 @@ from tables import assert_close
 from lstm_jax import Embedding
 from lstm_jax.models import functional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, E = 11, 5
 IDS = jnp.asarray([[0, 3, 3, 10], [7, 0, 1, 3]])
 

@@ -17,8 +17,6 @@ from lstm_jax.initializers import NAMES, draw, find_initializer
 from lstm_jax.models import functional
 from lstm_jax.recurrence import capability_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_every_activation_of_keras(keras, peer_rules) -> None:
     from keras.src.activations import ALL_OBJECTS_DICT

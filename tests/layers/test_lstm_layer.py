@@ -11,8 +11,6 @@ from tables import assert_close
 
 from lstm_jax import CELLS, LSTM, Bidirectional, DropoutMasks, LSTMParams, LSTMState, RecurrentStack, unroll
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 MASK = normal(B, T) < 0.5
 STATE = LSTMState(*normal(2, B, H))
 

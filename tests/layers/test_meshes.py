@@ -11,8 +11,6 @@ from tables import assert_close
 
 from lstm_jax import LSTM, Bidirectional, Embedding, RecurrentStack, compiled_code
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 class Model(nnx.Module):
     """Model with a masked embedding, a bidirectional layer, and an LSTM layer with dropout and recurrent dropout."""

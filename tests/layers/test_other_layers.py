@@ -14,8 +14,6 @@ from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, SimpleRNN, unroll
 from lstm_jax.models import functional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_layer_is_unroll_with_its_cell(cell: str) -> None:

@@ -15,8 +15,6 @@ from lstm_jax import LSTM, Bidirectional, DropoutMasks, RecurrentStack, convert,
 from lstm_jax.cells import projected_lstm
 from lstm_jax.convert.arrays import PROJECTED
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SIZES = [(2, 5, 2, 2, 3), (4, 3, 2, 2, 3)]
 """Tuples (features, units, outputs, batch, steps). Only two are used, since operations are compiled anew for each shape."""
 OUTPUTS = 2

@@ -13,8 +13,6 @@ from tables import CELLS, assert_close
 
 from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, make_stepper
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def _learn(layer: Any) -> Any:
     """Set the learned initial states of a layer, if it has any, to random values, and return the layer."""

@@ -66,7 +66,6 @@ def test_logits_of_what_is_hidden_are_the_model_s(config):
     assert_close(states, same, 1e-6)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_remat_changes_no_value():
     """Logits, final states and gradients are equal with and without `remat`, with dropout of one-hot ids and a given initial state."""
     ids = jax.random.randint(jax.random.key(1), (3, 9), 0, 7)

@@ -16,8 +16,6 @@ from lstm_jax.runtime import sharding
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.optimizers import keras_adam
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, E, H, B, T = 50, 6, 5, 8, 7
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, V, (B, T)).astype(np.int32)

@@ -13,8 +13,6 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.models import functional
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, E, H, B, T = 20, 4, 3, 5, 6
 IDS = np.random.default_rng(0).integers(1, V, (B, T)).astype(np.int32)
 IDS[0, :4], IDS[1] = 0, 0  # row 0 begins with padding, row 1 is padding only

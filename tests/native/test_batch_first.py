@@ -16,7 +16,6 @@ from lstm_jax.native.library import PRODUCT_NUMBERS
 
 pytestmark = [
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
-    pytest.mark.usefixtures("quick_compiles"),
 ]
 # T, B, E, H, and options of the call. Some have more steps than a chunk, one has a single step. masks -1: one input mask for each gate
 CALLS: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [

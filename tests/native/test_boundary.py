@@ -23,7 +23,6 @@ from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 
 pytestmark = [
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
-    pytest.mark.usefixtures("quick_compiles"),
 ]
 
 LAST_CELL = len(COMPILED_CELLS) - 1

@@ -31,7 +31,7 @@ def test_traits_of_cells() -> None:
 @pytest.mark.slow(keep=7)
 @pytest.mark.parametrize("cell", CELLS)
 def test_reference_is_the_definition(cell: str) -> None:
-    @settings(max_examples=12 if cell == "lstm" else 4)
+    @settings(max_examples=6 if cell == "lstm" else 4)
     @given(cases, st.booleans(), st.booleans())
     @example(Case(mask="an empty row", dropout="both, per gate", backwards=True), True, False)
     @example(Case(mask="gaps", return_sequences=False, zero_output=True), True, True)

@@ -118,7 +118,7 @@ def compare(keras, peer_rules, case: Case, dtype: str, cell: str = "lstm") -> No
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", LAYERS)
 def test_layers(keras, peer_rules, cell: str, dtype: str) -> None:
-    @settings(max_examples=6 if (cell, dtype) == ("lstm", "float32") else 3)
+    @settings(max_examples=3)
     @given(cases)
     @example(Case(mask="gaps", dropout="both, per gate", backwards=True))
     @example(Case(mask="an empty row", dropout="recurrent, shared", return_sequences=False, initial_state=False))

@@ -1,6 +1,7 @@
 """Tests of `machine`: freed memory that a process keeps, measured in page faults, and the cores that it may use."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from lstm_jax.runtime import machine
 
 PROGRAM = """
-import resource, sys, threading
+import json, os, resource, sys, threading
+from lstm_jax.native import library
 from lstm_jax.runtime import machine
 
 def allocate(size):
@@ -21,48 +23,47 @@ def allocate(size):
 def count(size):
     allocate(size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
+    for _ in range(2 + 2**26 // size):
         allocate(size)
     found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-found = []
-{prepare}
-count(2**23)
-thread = threading.Thread(target=count, args=(2**23,))
-thread.start()
-thread.join()
-count(2**26)
-print(*found)
+for prepare, os.environ["LSTM_JAX_KEEP_MEMORY"] in json.loads(sys.argv[1]):
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    found = []
+    exec(prepare)
+    count(2**23)
+    thread = threading.Thread(target=count, args=(2**23,))
+    thread.start()
+    thread.join()
+    count(2**26)
+    print(*found)
+    break
 """
+KEPT = {
+    ("machine.keep_freed_memory()", "1"): (True, True, True),
+    ("machine.keep_freed_memory(large=False)", "1"): (True, True, False),
+    ("assert not machine.keep_freed_memory()", "0"): (False, False, False),
+    ("assert library.loaded_library()", "1"): (True, True, False),
+    ("assert library.loaded_library()", "0"): (False, False, False),
+}
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-@pytest.mark.parametrize(
-    ("prepare", "keep", "kept"),
-    [
-        ("machine.keep_freed_memory()", "1", (True, True, True)),
-        ("machine.keep_freed_memory(large=False)", "1", (True, True, False)),
-        ("assert not machine.keep_freed_memory()", "0", (False, False, False)),
-        ("from lstm_jax.native import library; assert library.loaded_library()", "1", (True, True, False)),
-        ("from lstm_jax.native import library; assert library.loaded_library()", "0", (False, False, False)),
-    ],
-    ids=["all blocks", "small blocks", "switched off", "compiled code", "compiled code, switched off"],
-)
-def test_freed_memory_is_kept(prepare, keep, kept):
-    """Allocating and freeing three blocks ten times causes fewer than 30 page faults if and only if freed memory is kept.
+def test_freed_memory_is_kept():
+    """Allocating and freeing three blocks three or ten times causes fewer than 30 page faults if and only if freed memory is kept.
 
     The blocks have one size, and have been allocated and freed once before the page faults are counted.
 
-    `kept` has an entry for each of three cases: blocks of 8 MiB in the main thread, of 8 MiB in another thread, and of 64 MiB in the main
-    thread. The entry says whether the freed memory must be kept.
+    `KEPT` has an entry for each of three cases: blocks of 8 MiB in the main thread, of 8 MiB in another thread, and of 64 MiB in the main
+    thread. The entry says whether the freed memory must be kept. Each call of `KEPT` has a process of its own, forked from one process.
     """
-    environment = os.environ | {"LSTM_JAX_KEEP_MEMORY": keep}
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("{prepare}", prepare)], capture_output=True, text=True, env=environment, check=True
-    )
-    faults = [int(number) for number in run.stdout.split()]
-    # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if the system makes large pages
-    assert [number < 30 for number in faults] == list(kept), faults
+    run = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps([*KEPT])], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for (call, kept), line in zip(KEPT.items(), run.stdout.splitlines(), strict=True):
+        # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if the system makes large pages
+        assert [int(number) < 30 for number in line.split()] == list(kept), (call, line)
 
 
 def test_cores(monkeypatch):

@@ -15,7 +15,6 @@ from lstm_jax import Embedding, InputError
 from lstm_jax.models import functional
 from lstm_jax.runtime.sharding import DATA, constrain, gather_columns, make_mesh, on, own_rows, param_spec, replicated, rows, use_cpu_cores
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 two_devices = pytest.mark.skipif("jax.device_count() < 2", reason="needs two devices")
 
 

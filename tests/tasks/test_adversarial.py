@@ -20,8 +20,6 @@ from lstm_jax.tasks.adversarial import perturbation
 from lstm_jax.tasks.review_rows import pack_reviews
 from lstm_jax.training.lookups import find_lookups
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, E, H = 20, 4, 3
 RNG = np.random.default_rng(0)
 LENGTHS = np.asarray([5, 3, 8, 1, 2, 4])
@@ -56,7 +54,7 @@ def test_loss_and_its_gradient(packed):
     batch = jax.tree.map(jnp.asarray, pack_reviews(SPLIT, 9).examples().arrays if packed else (IDS, LABELS))
     weight = jnp.asarray(WEIGHT[: len(batch[0])])
     objective = sentiment.objective(made.rebuild, size)
-    (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(made.params, batch, weight, key)
+    (loss, metrics), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(made.params, batch, weight, key)
 
     def of_vectors(params, ids, label, vectors):
         logit = made.rebuild(params)(ids[None], vectors=vectors, deterministic=True)[0]
@@ -71,13 +69,13 @@ def test_loss_and_its_gradient(packed):
             losses.append(jnp.stack([of_vectors(params, jnp.asarray(ids), label, vectors + by) for by in (0 * change, change)]))
         return jnp.stack(losses).sum() / len(LABELS), jnp.stack(losses)
 
-    (value, losses), expected = jax.value_and_grad(want, has_aux=True)(made.params)
+    (value, losses), expected = jax.jit(jax.value_and_grad(want, has_aux=True))(made.params)
     assert float(loss) == pytest.approx(float(value), rel=1e-6)
     assert float(metrics["loss"]) == pytest.approx(float(losses[:, 0].mean()), rel=1e-6)
     assert (losses[:, 1] > losses[:, 0]).all()
     for name, array in gradient.items():
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # terms of about 0.1 cancel, hence `atol`
-    plain = jax.grad(sentiment.objective(made.rebuild), has_aux=True)(made.params, batch, weight, key)[0]
+    plain = jax.jit(jax.grad(sentiment.objective(made.rebuild), has_aux=True))(made.params, batch, weight, key)[0]
     assert not np.allclose(plain["head/kernel"], gradient["head/kernel"], rtol=1e-3)
 
 

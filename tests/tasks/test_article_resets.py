@@ -18,7 +18,6 @@ from lstm_jax.inspection.text_map import most_active
 from lstm_jax.tasks import generation
 from lstm_jax.tasks.inspecting import Request, make_window
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 ARTICLES = ("an old house stood on the hill. ", "the sea was calm, the sky was clear! ", "who goes there? nobody. ")
 UNITS = 3
 

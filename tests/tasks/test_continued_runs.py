@@ -1,6 +1,8 @@
 """Runs that are resumed with another config: more epochs of a constant schedule are accepted; other changes are listed in an error."""
 
 import json
+import shutil
+from pathlib import Path
 
 import made_texts
 import numpy as np
@@ -28,10 +30,16 @@ def series():
     return Series(np.arange(80.0), np.sin(np.arange(80.0)), False)
 
 
+@pytest.fixture(scope="module")
+def trained(series, tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    forecast.train(CONFIG, run, data=series, figures=False)
+    return run
+
+
 @pytest.fixture
-def run(series, tmp_path):
-    forecast.train(CONFIG, tmp_path / "run", data=series, figures=False)
-    return tmp_path / "run"
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def rows_of(run):

@@ -21,8 +21,6 @@ from lstm_jax.sweep import override
 from lstm_jax.tasks import forecast
 from lstm_jax.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CONFIG = ForecastConfig(SeriesConfig("none", context=6, horizon=3), ForecastModelConfig(units=8), TrainConfig(epochs=3, batch_size=16))
 
 

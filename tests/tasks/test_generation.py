@@ -40,8 +40,6 @@ from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
 from lstm_jax.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TRAIN = {f"train_{name}" for name in ("loss", "bits", "perplexity", "accuracy")}
 REGIMES = pytest.mark.parametrize("regime", ["windows", "stream"])
 
@@ -67,7 +65,7 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(text, tmp_path_factory, quick_compiles):
+def made(text, tmp_path_factory):
     """Return a function made(regime) that returns a trained run of the regime.
 
     The first call for a regime trains the run. Later calls return the same run.

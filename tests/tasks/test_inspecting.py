@@ -22,7 +22,6 @@ from lstm_jax.tasks.inspecting.common import kept_epochs
 from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
 from lstm_jax.tasks.inspecting.reviews import ReviewNetwork
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 TEXT = "what a good film and a bad end"
 
 

@@ -17,8 +17,6 @@ from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.review_rows import NONE, pack_reviews
 from lstm_jax.training.examples import epoch_order
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def config(small):

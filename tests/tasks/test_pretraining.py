@@ -18,8 +18,6 @@ from lstm_jax.sweep import override
 from lstm_jax.tasks import base, pretraining, sentiment
 from lstm_jax.training import loop
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, E, H = 7, 3, 4
 RNG = np.random.default_rng(0)
 

@@ -18,8 +18,6 @@ from lstm_jax.tasks import base, sentiment
 from lstm_jax.training import checkpoint
 from lstm_jax.training.run_folder import environment
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def run(small, tmp_path_factory):

@@ -13,8 +13,6 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import SentimentClassifier, functional, set_products
 from lstm_jax.tasks.serving import make_server
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ from lstm_jax.tasks import sentiment
 from lstm_jax.training.examples import shuffled
 from lstm_jax.training.feeding import FromHost, make_source
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def configs(small, tmp_path_factory):

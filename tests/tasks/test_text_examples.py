@@ -17,8 +17,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V = 7
 
 

@@ -10,8 +10,6 @@ from test_loop import CONFIG, leaf_sums, timeless, train
 from lstm_jax.errors import InputError
 from lstm_jax.training import checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LONG, SHORT = dataclasses.replace(CONFIG, epochs=2), dataclasses.replace(CONFIG, epochs=1, seed=1)
 
 

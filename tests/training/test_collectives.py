@@ -12,6 +12,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.inspection.collectives import collectives
 from lstm_jax.runtime import sharding
 
+OPTIMIZED = True
 BATCH, LENGTH, EMBED, UNITS, WORDS = 4, 7, 16, 8, 1103
 
 

@@ -18,8 +18,6 @@ from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import Interrupted, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def train(stream: bool, made=None, loss=objective, config=CONFIG, **options: Any):
     made = made or tiny()

@@ -21,9 +21,6 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.callbacks import metrics_file
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 SMALL = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
 """Ids and labels of 16 examples, for short trainings."""
 

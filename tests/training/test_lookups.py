@@ -16,8 +16,6 @@ from lstm_jax import Embedding
 from lstm_jax.models import functional
 from lstm_jax.training.lookups import FoundLookups, find_lookups
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ROWS, COLUMNS = 300, 64
 IDS = np.array([[3, 5, 3], [299, 0, 5]])
 

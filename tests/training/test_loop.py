@@ -25,8 +25,6 @@ from lstm_jax.training.examples import Examples, Order, in_parts
 from lstm_jax.training.loop import FitResult, Interrupted, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CONFIG = TrainConfig(epochs=3, batch_size=BATCH, learning_rate=0.05)
 PER_EPOCH = 6
 METRICS = ("loss", "accuracy", "seen")

@@ -16,8 +16,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import clipped
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 WORDS, FEATURES, UNITS, LENGTH, BATCH = 600, 32, 8, 6, 4
 rng = np.random.default_rng(0)
 IDS = rng.integers(0, WORDS, (40, BATCH, LENGTH)).astype(np.int32)

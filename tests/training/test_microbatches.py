@@ -16,7 +16,6 @@ from test_step import TABLE, tall, tiny
 from lstm_jax.runtime import sharding
 from lstm_jax.training.step import _divided
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 BATCH = 12
 
 

@@ -13,7 +13,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.training.loop import Interrupted
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compiles"),
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with"),
 ]
 

@@ -18,8 +18,6 @@ from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 COLUMNS = PartitionSpec(None, "data")
 
 

@@ -19,8 +19,6 @@ from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TOTALS = ("loss", "accuracy", "examples")
 ADAM = keras_adam(0.05)
 TABLE = "embedding/embedding"

@@ -14,8 +14,6 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import text_scores
 from lstm_jax.training.text_scores import Scorer, Scores, bits_and_perplexity
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 V, LENGTH = 7, 5
 
 

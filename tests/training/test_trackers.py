@@ -20,8 +20,6 @@ from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.tasks import forecast
 from lstm_jax.training.trackers import About, Outcome, Service, Tracker
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CONFIG = ForecastConfig(SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16))
 SERIES = Series(np.arange(80.0), np.sin(np.arange(80.0)), False)
 
