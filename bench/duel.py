@@ -201,7 +201,8 @@ def duel(options: argparse.Namespace) -> int:
     items = [{"workload": name, "round": number, "versions": versions} for number in range(options.rounds) for name in works]
     if not options.report:
         timing.require_compiled(list(folders.values()))
-    mine = measure_rounds(options, DUEL, items, lambda item: {name: str(options.peer) for name in folders}, list(folders.values()))
+    roles = dict.fromkeys(folders, str(options.peer))
+    mine = measure_rounds(options, DUEL, items, lambda item: roles, list(folders.values()))
     for name in {*works} - {row["workload"] for row in mine}:
         raise InputError("workload", name, f"{options.results} has no rounds of it with the CPU and flags of the others: measure it")
     verdicts = changes(mine, options.level, options.least)
