@@ -128,9 +128,9 @@ SLURM = [
         ({"function": functools.partial(nothing)}, r"function: functools\.partial\("),
         ({"function": lambda config: {}}, rf"function: {__name__}:<lambda>"),
         ({"function": Table({1: 2}).entries}, rf"function: {__name__}:Table\.entries; give a function with a name"),
-        ({"configs": [Config(), Table({1: "a", "b": 2})]}, "field table of a config: TypeError: "),
-        ({"configs": [Config(), Table({"a": {"b": Path()}})]}, "field table of a config: TypeError: "),
-        ({"configs": [Config(), Table({(1, 2): 3})]}, "field table of a config: TypeError: "),
+        ({"configs": [Config(), Table({1: "a", "b": 2})]}, "field table of a config: "),
+        ({"configs": [Config(), Table({"a": {"b": Path()}})]}, "field table of a config: "),
+        ({"configs": [Config(), Table({(1, 2): 3})]}, "field table of a config: "),
         ({"configs": [Config(), {"units": 1}]}, "config: {'units': 1}"),
         ({"configs": [Config(), Table]}, "config: .*Table'>"),
         *(SLURM if find_spec("submitit") else ()),
@@ -174,12 +174,12 @@ def test_what_another_process_cannot_import(tmp_path):
     """Local functions, and configs that cannot be pickled, are refused before the first run in processes, but may run in this process."""
     inner, own = local()
     for function, config, subject in (
-        (inner, Config(), r"function: AttributeError: Can't pickle local object 'local\.<locals>\.inner'"),
-        (nothing, own, r"config Own: AttributeError: Can't pickle local object 'local\.<locals>\.Own'"),
-        (nothing, Table({1: own}), r"config Table: AttributeError: Can't pickle local object 'local\.<locals>\.Own'"),
-        (nothing, Locked(), r"config Locked: cannot pickle '_thread\.lock' object"),
+        (inner, Config(), "function"),
+        (nothing, own, "config Own"),
+        (nothing, Table({1: own}), "config Table"),
+        (nothing, Locked(), "config Locked"),
     ):
-        with pytest.raises(InputError, match=rf"^{subject}"):
+        with pytest.raises(InputError, match=f"^{subject}: "):
             sweep.run(function, [Config(), config], tmp_path / "rows.jsonl", "processes", workers=1)
         assert not list(tmp_path.iterdir())
     (row,) = sweep.run(inner, [own], tmp_path / "rows.jsonl")
