@@ -27,7 +27,7 @@ def test_train_and_resume(ask, run, runs):
     result = json.loads((run / "result.json").read_text())
     assert_error(ask(*runs.command("generation", run)), "holds a run; resume it with --resume, or name another folder")
     assert_error(ask(*runs.command("generation", run, "--resume", "--seed", "1")), "holds a run of another config")
-    code, out, err = ask(*runs.command("generation", run, "--resume"))
+    code, out, err = ask("train", "generation", "--run", run, "--resume")  # with the flags of the run
     assert (code, err) == (0, "")
     windows = (CUT - 8) // 2
     assert f"1 article, {CUT} characters (18 distinct), {len(TEXT) - CUT} held out; {windows} windows every 2" in " ".join(out.split())

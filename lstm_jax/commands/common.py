@@ -109,7 +109,8 @@ class Train(Command):
     print_config: bool = False
     """Print the whole config as JSON, which --config can read, and do not train."""
     resume: bool = False
-    """Continue the interrupted run in the folder of --run. With --schedule constant, the run may also be given more epochs."""
+    """Continue the interrupted run in the folder of --run. Its config gives the values of the flags that are left out. With --schedule
+    constant, the run may also be given more epochs."""
     allow_other_machine: bool = False
     """Resume even if devices, package versions or compiled code have changed. Later results may then differ in their last bits."""
     figures: bool = True
@@ -127,14 +128,20 @@ class Train(Command):
 
     @classmethod
     def with_defaults(cls, arguments: Sequence[str]) -> "Train":
-        """Return this command with its default values, those of the preset that --preset names, and those of the file --config."""
+        """Return this command with its default values, those of the preset that --preset names, and those of the file --config.
+
+        Without these two flags, --resume takes the config of the run.
+        """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--preset", nargs="?")
-        parser.add_argument("--config", nargs="?")
+        for flag in ("--preset", "--config", "--run"):
+            parser.add_argument(flag, nargs="?")
         given, command = parser.parse_known_args(arguments)[0], cls()  # pyright: ignore[reportCallIssue]
         if preset := PRESETS.get(command.config.task, {}).get(given.preset):
             command = dataclasses.replace(command, config=preset, preset=given.preset)
-        return dataclasses.replace(command, config=override(command.config, user_path(given.config))) if given.config else command
+        file, own = given.config, user_path(given.run or command.run) / "config.json"
+        if "--resume" in arguments and not (file or given.preset) and own.exists():
+            file = own
+        return dataclasses.replace(command, config=override(command.config, user_path(file))) if file else command
 
     following: ClassVar[str]
     """Command to try after the training, without the flag --run."""

@@ -56,6 +56,7 @@ class Inspect(Command):
     def __call__(self, console):
         from lstm_jax.config import read_task
 
+        require(self.out.suffix == ".html", "--out", self.out, "end it in .html; a browser can print or photograph the page")
         check_output(self.out, filter(None, (self.run, self.file)), self.force)
         task = read_task(self.run / "config.json")
         from lstm_jax.inspection.window import write_page

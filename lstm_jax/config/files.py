@@ -116,7 +116,7 @@ def read_config(path: Path, kind: type[C]) -> C:
     try:
         for section in dataclasses.fields(kind):
             if section.name in raw or not section.metadata.get("added"):
-                values = {name: tuple(value) if isinstance(value, list) else value for name, value in raw[section.name].items()}
+                values = _with_tuples(raw[section.name])
                 parts[section.name] = section.type(**values)  # pyright: ignore[reportCallIssue]
         return kind(**parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -154,10 +154,14 @@ def override(config: C, path: Path) -> C:
     sections = {}
     for section, part in raw.items():
         try:
-            sections[section] = dataclasses.replace(getattr(config, section), **part)
+            sections[section] = dataclasses.replace(getattr(config, section), **_with_tuples(part))
         except InputError as error:
             raise InputError(subject, f"{section}.{error.subject}: {error.value}", error.remedy) from error
     return dataclasses.replace(config, **sections)
+
+
+def _with_tuples(section: Values) -> Values:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
 
 
 def _parsed(path: Path, remedy: str) -> Values:

@@ -106,14 +106,14 @@ class SeriesNetwork(Network):
                 Strip(
                     "integrated gradients",
                     path.values.tolist(),
-                    "Shares of the entries in the mean of the forecast, against an input of zeros. "
+                    "Shares of the entries in the mean of all forecast entries, against an input of zeros. "
                     f"They sum to {path.values.sum():+.4g}; the difference is {path.difference:+.4g}.",
                 ),
                 Strip(
                     "replacing the entry",
                     self.replaced(params, entries, ahead),
-                    "Mean of the forecast minus its mean with the entry replaced by the average of its neighbours "
-                    "(at the ends, by its only neighbour).",
+                    "Mean of all forecast entries minus that with the entry replaced by the average of its neighbours "
+                    "(at the ends, by its only neighbour). The last value, which is added to the outputs, is kept.",
                 ),
             ),
             np.asarray(gradient_norms(self.means, entries, params, ahead)),
