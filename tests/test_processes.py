@@ -123,7 +123,7 @@ def test_killed_and_interrupted(text, two, tmp_path):
         results = [ended(process, 60) for process in pair]
         if number == signal.SIGTERM:
             assert [code for code, _ in results] == [75, 75], results
-            assert "run the same command with --resume to continue" in results[0][1]
+            assert "the state is saved; to continue: lstm-jax train" in results[0][1]
         else:
             code, said = results[1 - hit]
             assert (results[hit][0], code, said.count("error: "), "stack" in said) == (-number, 2, 1, False), said
