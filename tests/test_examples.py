@@ -144,6 +144,7 @@ def test_ppo_learns_in_one_program(ppo, settings, peer_rules):
     assert not [path for path, _ in nnx.to_flat_state(shapes[0]) if "recurrent_kernel" in path]
 
 
+@pytest.mark.slow
 def test_seq2seq_learns_and_writes_by_steps_what_it_predicts(peer_rules):
     with imported("seq2seq") as (seq2seq,), peer_rules():  # optax' schedules are not written for strict promotion
         found = seq2seq.run(units=16, digits=2, count=1_000, epochs=3, batch=30, learning_rate=1e-2)

@@ -97,6 +97,7 @@ def two(text: Path, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_are_two_devices(text, two, tmp_path):
     """A run of two processes gives the metrics, the drawn samples and the files of a run of one process with two devices."""
     code, said = ended(started(*training(text, tmp_path / "one", "--devices", 2)))

@@ -90,6 +90,7 @@ def test_kill_and_resume(seed, command, uninterrupted, tmp_path):
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
 
 
+@pytest.mark.slow
 def test_control_c(command, tmp_path):
     code, said = stop_when(command, tmp_path / "run", 5, 0, signal.SIGINT)
     assert code == 130

@@ -91,6 +91,7 @@ throughput.main()
 WORK = "recurrence:B=2,T=3,H=4"
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_its_rows(path):
     """On a single core, each peer gets a row. The row of a peer that fails, here because it needs a GPU, has the error."""
     arguments = f"--workload {WORK} --peer ours ours:backend=cudnn --rounds 1 --seconds 0.05 --results {path}".split()

@@ -125,7 +125,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.slow(keep=3)
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("run", "command", "written"), COMMANDS)
 def test_no_command_replaces_a_file_without_force(run, command, written, ask, runs, tmp_path):
     words, mine = [*command.format(tmp_path).split(), "--run", runs[run]], tmp_path / written

@@ -77,7 +77,7 @@ SERVED = [
 ]
 
 
-@pytest.mark.slow(keep=12)
+@pytest.mark.slow(keep=8)
 @pytest.mark.parametrize(("cell", "backend", "dtype"), SERVED)
 def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
     """Outputs, final state and gradients with respect to every float array equal those of `reference` for every padding mask."""

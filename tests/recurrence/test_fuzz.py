@@ -84,7 +84,7 @@ def gradients(on: Drawing, operands: dict[str, Any], backend: str | None) -> dic
 def test_unroll(x64: bool) -> None:
     count = itertools.count(1)
 
-    @settings(ANY, max_examples=EXAMPLES // 2)
+    @settings(ANY, max_examples=EXAMPLES // (2 if LONG else 4))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         if next(count) % PROGRAMS == 0:

@@ -64,6 +64,7 @@ def test_a_step_of_exact_numbers(cell: str, shape: Shape, products: str) -> None
     assert_close(step(products), step("float32"), 3e-6)
 
 
+@pytest.mark.slow(keep=3)
 @built["int8"]
 @pytest.mark.parametrize("batch", [1, 2, 5])  # one row and two rows that share the units, and a tile of rows
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

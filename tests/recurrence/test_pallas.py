@@ -38,7 +38,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow(keep=4)
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize(("case", "products"), CASES, ids=str)
 def test_gradients_are_the_references(

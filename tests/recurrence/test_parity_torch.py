@@ -74,7 +74,7 @@ def flat(layer: dict) -> dict[str, jax.Array]:
     return {f"{way}/{name}": jnp.asarray(array) for way, arrays in layer.items() for name, array in arrays.items()}
 
 
-@pytest.mark.slow(keep=3)
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("stack", STACKS, ids=lambda stack: stack.name)
 def test_stack(torch, stack: Stack, dtype: str) -> None:

@@ -16,7 +16,7 @@ def test_page_has_all_rows() -> None:
     assert [line.split(" | ")[0].removeprefix("| ") for line in LINES[len(head()) :]] == list(ROWS)
 
 
-@pytest.mark.slow(keep=3)
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name: str) -> None:
     """Each computed entry of a row equals the entry on the page, and is "exact", "exact through reference" or "its own path"."""
