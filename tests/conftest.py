@@ -45,32 +45,8 @@ def _share_one_context() -> None:
         mlir.make_ir_context = lambda: context
 
 
-def _compile_once() -> None:
-    """Let JAX compile equal programs only once, also if they are traced from different functions."""
-    try:
-        from jax._src import compiler
-        from jax._src.cache_key import IgnoreCallbacks, _canonicalize_ir
-    except ImportError:  # another version of JAX: the tests then take longer
-        return
-
-    first, known = compiler.backend_compile_and_load, {}
-
-    def compiled(backend: Any, module: Any, devices: Any, options: Any, callbacks: Any) -> Any:
-        if callbacks:
-            return first(backend, module, devices, options, callbacks)
-        key = _canonicalize_ir(module, IgnoreCallbacks.NO), options.SerializeAsString(), devices
-        if key not in known:
-            known[key] = first(backend, module, devices, options, callbacks)
-        if len(known) > 500:
-            del known[next(iter(known))]
-        return known[key]
-
-    compiler.backend_compile_and_load = compiled
-
-
 if os.environ.get("LSTM_JAX_TEST_XLA") != "default":
     _share_one_context()
-    _compile_once()
 
 
 settings.register_profile("lstm_jax", deadline=None, derandomize=True, max_examples=25)
