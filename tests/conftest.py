@@ -136,7 +136,8 @@ def quick_compiles(request: pytest.FixtureRequest) -> None:
 
     This halves the time of programs that are compiled and run only once.
     """
-    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
+    optimized = getattr(request.module, "OPTIMIZED", False) or os.environ.get("LSTM_JAX_TEST_XLA") == "default"
+    jax.config.update("jax_disable_most_optimizations", not optimized)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.config.shared import flatten
 from lstm_jax.errors import require
 from lstm_jax.inspection.figures import COLOURS, DPI, STYLE
-from lstm_jax.sweep.planner import flatten
 from lstm_jax.sweep.rows import Row
 from lstm_jax.sweep.stats import Interval, Values, t_interval
 
