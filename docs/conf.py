@@ -10,7 +10,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(DOCS / "_ext"), str(ROOT)]
+sys.path[:0] = [str(DOCS / "_ext"), str(ROOT), str(ROOT / "tests" / "keras_ported")]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # of the kernels that run the code cells
 os.environ["KERAS_BACKEND"] = "jax"
 # pages share what XLA compiles: most of their time is compilation

@@ -2,7 +2,6 @@
 
     pip install ".[experiments]"                                # gensim and statsmodels, for two of the studies
     python -m experiments.claims                                # the table, from the results in results/; seconds
-    python -m experiments.claims --write                        # and write it into docs/studies.md
     LSTM_JAX_DATA=... python -m experiments.claims --new        # first run what the claims need with five new seeds; hours
     LSTM_JAX_DATA=... python -m experiments.claims --new --study dropout --workers 2
 
@@ -38,13 +37,8 @@ from experiments import study
 from experiments.claim_list import CLAIMS, SEEDLESS, Claim, Setting
 from experiments.study import Mean, Metrics
 from lstm_jax import sweep
-from lstm_jax.errors import require
-from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep import stats
 
-PAGE = study.HERE.parent / "docs" / "studies.md"
-BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
-"""Lines of the page `PAGE` that mark the beginning and the end of the table."""
 HEAD = "| study | claim | first seeds | verdict | new seeds | verdict | adjusted p |\n| --- | --- | --- | --- | --- | --- | --- |"
 NEW = 5
 """Number of new seeds with which the claims are tested."""
@@ -145,14 +139,6 @@ def table(results: Path) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, results: Path) -> str:
-    """Return the text of a page, with the current table of the claims between the lines `BEGIN` and `END`."""
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    require(bool(found), "page", "no lines for the table", f"it needs {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}"
-
-
 def run(names: Sequence[str], results: Path, workers: int) -> int:
     """Execute, with new seeds (see `configs`), the runs that the claims of some studies need, and return the number of failed runs."""
     failed = 0
@@ -170,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
     parser = make_parser(__doc__)
     names = sorted({claim.study for claim in CLAIMS})
-    add_flags(parser, bool, new=f"first run what the claims need with {NEW} new seeds", write="write the table into docs/studies.md")
+    add_flags(parser, bool, new=f"first run what the claims need with {NEW} new seeds")
     parser.add_argument("--study", choices=names, nargs="+", default=names, help="studies whose claims are run (default: all)")
     add_flags(parser, int, workers="processes at a time; 0 for one a core (default: 1)")
     parser.set_defaults(workers=1)
@@ -178,8 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def call():
         failed = run(options.study, study.RESULTS, options.workers) if options.new else 0
-        if options.write:
-            write_atomically(PAGE, with_table(PAGE.read_text(), study.RESULTS))
         print(table(study.RESULTS))
         if failed:
             print(f"claims: {failed} runs failed, see the result files in {study.RESULTS}", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import api
 import commands
+import keras_table
 import messages
 import outside
 import rows
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parents[1] / "reference" / "generated"
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands.page,
     "bench.md": commands.bench_page,
+    "keras_tests.md": keras_table.page,
     "messages.md": messages.page,
     "rows.md": rows.page,
     "sources.md": sources.page,

@@ -1,12 +1,14 @@
 """Generator of the reference page of the studies, which are the scripts in experiments/ that have result rows in experiments/results.
 
-For each study, the page shows the docstring of the script, the verdict that the script prints about the result rows, and the figure.
+For each study, the page shows the docstring of the script, the verdict that the script prints about the result rows, and the figure. At its
+end it has the table of the claims.
 """
 
 import importlib
 import re
 from pathlib import Path
 
+from experiments import claims
 from experiments.study import RESULTS, Study, conclude
 from lstm_jax import sweep
 
@@ -27,6 +29,11 @@ def page() -> str:
         module = importlib.import_module(f"experiments.{name}")
         figure = f"![{alternatives.get(name, name)}](../../../experiments/figures/{name}.png)"
         parts += [f"## Verdict of {name}", _block(module.__doc__ or ""), _block(_verdict(module.STUDY, path)), figure]
+    parts += [
+        "## Claims on new seeds",
+        "[How certain are the answers?](../../studies.md#how-certain-are-the-answers) explains the columns.",
+        claims.table(RESULTS),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

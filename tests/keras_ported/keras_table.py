@@ -1,12 +1,11 @@
 """Table of the tests of Keras' recurrent layers, with the port of each test or the reason why it is not ported.
 
-python tests/keras_ported/keras_table.py    writes docs/reference/keras_tests.md
+The site shows it as a page.
 """
 
 import ast
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "keras_tests.md"
 FUSED = "about Keras' fused calls of cuDNN, which it chooses inside `Bidirectional`"
 SPY = "about which function of PyTorch Keras calls on CUDA"
 
@@ -58,12 +57,12 @@ def is_ported(where: str) -> bool:
 
 
 def page() -> str:
-    """Return the text of the page docs/reference/keras_tests.md."""
+    """Return the text of the page of the site, in Markdown."""
     ported = sum(is_ported(where) for _, where in TESTS)
     lines = [
         "# Keras' own tests of its recurrent layers, here",
         "",
-        "Written by `python tests/keras_ported/keras_table.py`; a test checks that the list is complete for the installed Keras.",
+        "A test checks that the list is complete for the installed Keras.",
         f"{ported} of {len(TESTS)} tests are ported, with Keras' numbers, and pass. The others are about Keras' internals.",
         "",
         "What is spelled in another way here: penalties of weights are terms of the loss, a stack of cells is a stack of layers",
@@ -74,7 +73,3 @@ def page() -> str:
         "| --- | --- |",
     ]
     return "\n".join(lines + [f"| `{name}` | {f'`{where}`' if is_ported(where) else where} |" for name, where in TESTS]) + "\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())
