@@ -1,18 +1,18 @@
 """Reinforcement learning with an LSTM policy by proximal policy optimisation (PPO), compiled as one program.
 
-    pip install ".[examples]"
-    python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --json returns.json
-    python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --memoryless
+    python examples/recurrent_ppo.py --environment RepeatFirst --length 52 --json returns.json
+    python examples/recurrent_ppo.py --environment RepeatFirst --length 52 --cell memoryless
+    python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3        # with pip install ".[examples]"
 
 PPO is that of Schulman et al. 2017, in the recurrent form of CleanRL and PureJaxRL. A rollout is a record of T steps of B environments. A
 minibatch consists of all T steps of some environments, because the LSTM reads the steps in order.
 
-The policy calls the LSTM layer in two ways. To act in the environments, `layer.step(x, state, reset=...)` runs one step. To compute the
-loss, `layer(x, initial_state=..., resets=...)` runs all steps of a rollout, from the state that the layer had before the rollout. A reset
-replaces the state by zeros where an episode begins, so that nothing passes from one episode to the next. With `--memoryless`, the policy
-has a dense layer instead of the LSTM.
+The policy calls its recurrent layer, of any cell, in two ways. To act in the environments, `layer.step(x, state, reset=...)` runs one
+step. To compute the loss, `layer(x, initial_state=..., resets=...)` runs all steps of a rollout, from the state that the layer had before
+the rollout. A reset replaces the state by zeros where an episode begins, so that nothing passes from one episode to the next. With `--cell
+memoryless`, the policy has a dense layer instead.
 
-The environments are those of bsuite (Osband et al. 2020), as gymnax implements them:
+The environments are those of memory_tasks.py, or two of bsuite (Osband et al. 2020), as gymnax implements them:
 
 - MemoryChain-bsuite shows a bit in the first two of `length` + 1 observations, and asks for the bit in the last one. The return is 1 if the
   last action is this bit, else -1. The expected return is 0 without memory, and up to 1 with memory.
@@ -27,10 +27,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnax  # pyright: ignore[reportMissingImports]
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,21 +38,23 @@ import optax
 from flax import nnx
 from rich.progress import track
 
-from lstm_jax import LSTM
+from lstm_jax import CELLS, Recurrent
 from lstm_jax.files.json_text import json_text
 
 LENGTHS = {"MemoryChain-bsuite": "memory_length", "UmbrellaChain-bsuite": "chain_length"}
-"""Dict from the name of an environment to the name of its parameter that is set to `Settings.length`."""
+"""Dict from the name of an environment of gymnax to the name of its parameter that is set to `Settings.length`."""
+MEMORYLESS = "memoryless"
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of a training: the environment, the size of the policy, and the hyperparameters of PPO."""
 
-    environment: str = "MemoryChain-bsuite"
+    environment: str = "RepeatFirst"
     length: int = 30
-    """Length of an episode, as the value of gymnax's parameter `memory_length` (MemoryChain) or `chain_length` (UmbrellaChain)."""
-    memoryless: bool = False
+    """Length of an episode, in gymnax the parameter `memory_length` (MemoryChain) or `chain_length` (UmbrellaChain)."""
+    cell: str = "lstm"
+    """Name in `lstm_jax.CELLS`, or "memoryless"."""
     units: int = 64
     environments: int = 64
     """Number of environments B that run side by side."""
@@ -74,7 +76,7 @@ class Settings:
 
 
 class Memoryless(nnx.Linear):
-    """Dense layer with tanh that can replace the LSTM layer of a policy. It has the methods of this layer, and an empty state."""
+    """Dense layer with tanh that can replace the recurrent layer of a policy. It has the methods of this layer, and an empty state."""
 
     def initial_state(self, batch):
         return ()
@@ -87,17 +89,17 @@ class Memoryless(nnx.Linear):
 
 
 class Policy(nnx.Module):
-    """Policy network with an LSTM or, if `memoryless` is true, a dense layer. It outputs action logits and values (estimated returns)."""
+    """Policy network around a recurrent layer, or one with the same methods. It outputs action logits and values (estimated returns)."""
 
-    def __init__(self, features: int, actions: int, units: int, memoryless: bool, rngs: nnx.Rngs):
+    def __init__(self, features: int, actions: int, units: int, core: Callable[[int, nnx.Rngs], Any], rngs: nnx.Rngs):
         initial = nnx.initializers.orthogonal
         self.encoder = nnx.Linear(features, units, rngs=rngs)
-        self.core = Memoryless(units, units, rngs=rngs) if memoryless else LSTM(units, units, return_sequences=True, rngs=rngs)
+        self.core = core(units, rngs)
         self.actor = nnx.Linear(units, actions, kernel_init=initial(0.01), rngs=rngs)
         self.critic = nnx.Linear(units, 1, kernel_init=initial(1.0), rngs=rngs)
 
     def initial_state(self, batch: int) -> Any:
-        """Return the state before the first step of an episode, for `batch` environments. Without an LSTM, the state is empty."""
+        """Return the state before the first step of an episode, for `batch` environments."""
         return self.core.initial_state(batch)
 
     def step(self, observation: jax.Array, state: Any, reset: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
@@ -116,10 +118,10 @@ class Policy(nnx.Module):
 
 
 class Simulation(NamedTuple):
-    """Environment of gymnax and its parameters. The methods run B copies of the environment side by side, each with its own random key."""
+    """Environment with the interface of gymnax, and its parameters. The methods run B copies side by side, each with a random key."""
 
     environment: Any
-    params: Any
+    params: Any = None
 
     def reset(self, keys):
         """Start an episode in each of B environments, and return the first observations (B, features) and the environments' states."""
@@ -175,15 +177,28 @@ class Batch(NamedTuple):
 
 def make_simulation(settings: Settings) -> Simulation:
     """Return the environment `settings.environment`, with its length set to `settings.length`."""
+    if settings.environment not in LENGTHS:
+        from memory_tasks import make_task
+
+        return Simulation(make_task(settings.environment, settings.length))
+    import gymnax  # pyright: ignore[reportMissingImports]
+
     environment, params = gymnax.make(settings.environment)
     lengths = {LENGTHS[settings.environment]: settings.length, "max_steps_in_episode": settings.length + 2}
     return Simulation(environment, params.replace(**lengths))
 
 
-def make_policy(settings: Settings, simulation: Simulation, key: jax.Array) -> Policy:
+def make_core(cell: str, units: int, rngs: nnx.Rngs) -> Any:
+    """Return the layer that gives a policy its memory, with `units` inputs and outputs. `cell` is as in `Settings`."""
+    if cell == MEMORYLESS:
+        return Memoryless(units, units, rngs=rngs)
+    return Recurrent(units, units, cell=cell, return_sequences=True, rngs=rngs)
+
+
+def make_policy(settings: Settings, simulation: Simulation, key: jax.Array, core: Callable = make_core) -> Policy:
     """Return a policy with random initial weights. The settings and the environment determine its sizes."""
-    (features,) = simulation.environment.observation_space(simulation.params).shape
-    return Policy(features, simulation.environment.num_actions, settings.units, settings.memoryless, nnx.Rngs(key))
+    features = jax.eval_shape(simulation.reset, key[None])[0].shape[-1]
+    return Policy(features, simulation.environment.num_actions, settings.units, partial(core, settings.cell), nnx.Rngs(key))
 
 
 def begin(settings: Settings, simulation: Simulation, policy: Policy, key: jax.Array) -> Actors:
@@ -276,18 +291,18 @@ def improve(rebuild: Callable, optimizer: Any, weights: Any, batch: Batch, key: 
     return jax.lax.scan(epoch, weights, jax.random.split(key, settings.epochs))[0]
 
 
-def make_train(settings: Settings) -> jax.stages.Wrapped:
-    """Return a compiled function train(key) that runs a whole training.
+def make_train(settings: Settings, simulation: Simulation, core: Callable = make_core) -> jax.stages.Wrapped:
+    """Return a compiled function train(key) that runs a whole training. `core` makes the layer of the policy, see `make_core`.
 
     The function returns the trained parameters and two arrays (updates,): the mean return and the mean last reward of the episodes that end
     in each rollout. Both are NaN if no episode ends in it.
     """
-    simulation, optimizer = make_simulation(settings), make_optimizer(settings)
+    optimizer = make_optimizer(settings)
 
     @jax.jit
     def train(key):
         first, second, third = jax.random.split(key, 3)
-        policy = make_policy(settings, simulation, first)
+        policy = make_policy(settings, simulation, first, core)
         graph, params = nnx.split(policy)
 
         def rebuild(params):
@@ -323,13 +338,13 @@ class Result(NamedTuple):
     seconds: list[float]
 
 
-def run(settings: Settings, seeds: int = 1, progress: bool = False) -> Result:
-    """Run one training for each seed from 0 to `seeds` - 1, and return the results."""
+def run(settings: Settings, simulation: Simulation, seeds: Sequence[int] = (0,), core: Callable = make_core, progress=False) -> Result:
+    """Run one training for each seed, and return the results."""
     began = time.perf_counter()
-    train = make_train(settings).lower(jax.random.key(0)).compile()
+    train = make_train(settings, simulation, core).lower(jax.random.key(0)).compile()
     compilation = time.perf_counter() - began
     means, seconds = [], []
-    for seed in track(range(seeds), settings.environment, transient=True, disable=not progress):
+    for seed in track(seeds, settings.environment, transient=True, disable=not progress):
         began = time.perf_counter()
         means.append(jax.device_get(train(jax.random.key(seed))[1:]))
         seconds.append(time.perf_counter() - began)
@@ -351,21 +366,24 @@ def table(settings: Settings, found: Result, rows: int = 10) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train with the settings of the command line, and print the mean returns and the times."""
+    from memory_tasks import TASKS
+
     parser = argparse.ArgumentParser()
-    parser.add_argument("--environment", choices=LENGTHS, default=Settings.environment)
+    parser.add_argument("--environment", choices=[*TASKS, *LENGTHS], default=Settings.environment)
     parser.add_argument("--length", type=int, default=Settings.length)
     parser.add_argument("--updates", type=int, default=Settings.updates)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--memoryless", action="store_true", help="use a dense layer in place of the LSTM")
+    parser.add_argument("--cell", choices=[*CELLS, MEMORYLESS], default=Settings.cell, help="memoryless: a dense layer")
     parser.add_argument("--json", type=Path, help="file for the settings, the returns of all updates and the times")
     given = parser.parse_args(arguments)
-    settings = Settings(given.environment, given.length, given.memoryless, updates=given.updates)
-    found = run(settings, given.seeds, sys.stdout.isatty())
-    print(f"mean return of {settings.environment} with length {settings.length}, {'dense layer' if given.memoryless else 'LSTM'}")
+    settings = Settings(given.environment, given.length, given.cell, updates=given.updates)
+    found = run(settings, make_simulation(settings), range(given.seeds), progress=sys.stdout.isatty())
+    print(f"mean return of {settings.environment} with length {settings.length}, {settings.cell}")
     print(table(settings, found))
     last = " ".join(f"{mean:.3f}" for mean in np.nanmean(found.last_rewards[:, -settings.updates // 10 :], axis=1))
     print(f"mean of the last reward of an episode, at the end: {last}")
-    print(f"compiled in {found.compilation:.1f} s, then {np.mean(found.seconds):.1f} s a seed")
+    rate = settings.updates * settings.steps * settings.environments / np.mean(found.seconds)
+    print(f"compiled in {found.compilation:.1f} s, then {np.mean(found.seconds):.1f} s a seed, {rate:,.0f} steps a second")
     if given.json:
         row = {"settings": asdict(settings)} | {name: np.asarray(value).tolist() for name, value in found._asdict().items()}
         given.json.write_text(json_text(row) + "\n")
