@@ -1,4 +1,4 @@
-"""Benchmark of FlashRNN's backend "vanilla", a loop over the steps in PyTorch, the only one of its backends that runs on a CPU."""
+"""Benchmark of FlashRNN's backend "vanilla", a loop over the steps in PyTorch. Its compiled backends need a GPU."""
 
 from flashrnn import flashrnn  # pyright: ignore[reportMissingImports]
 

@@ -7,7 +7,7 @@ from bench.peers.torch_lstm import loaded_layer, recurrence
 from bench.workloads import Arrays, Workload
 
 LSTM = 2
-"""Number of the LSTM in PyTorch's `_rnn_helper`."""
+"""Number of the LSTM among the modes of PyTorch's operator `mkldnn_rnn_layer`."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
