@@ -159,7 +159,7 @@ def test_paths_are_there(page):
 @pages
 def test_extras_exist(page):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for names in re.findall(r'"(?:lstm-jax|\.)\[([\w,]+)\]"', page.read_text()):
+    for names in re.findall(r'"(?:lstm-jax|\.)\[([\w,-]+)\]"', page.read_text()):
         assert set(names.split(",")) <= set(project["optional-dependencies"]), names
 
 

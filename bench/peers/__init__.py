@@ -23,10 +23,10 @@ TASKS = {"keras_jax": "bench.peers.keras_tasks", OURS: "bench.peers.ours_tasks"}
 """Dict from a peer to the script with which it trains whole models and draws text."""
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
-COMMON_CELLS = ("gru", "simple_rnn")
+COMMON_CELLS = ("lstm", "gru", "simple_rnn")
 COMMON_KINDS = "sentiment characters evaluation recurrence"
 KINDS = f"{COMMON_KINDS} forward"
-MODULES = {"dm-haiku": "haiku", "tensorflow-cpu": "tensorflow"}
+MODULES = {"ai-edge-litert": "ai_edge_litert", "dm-haiku": "haiku", "tensorflow-cpu": "tensorflow"}
 """Dict from the names of packages to those of their modules, where they differ."""
 
 
@@ -44,7 +44,7 @@ class Peer:
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
         recurrent_dropout: whether the peer has recurrent dropout. If not, it trains without it.
-        cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
+        cells: recurrent cells that the peer can run. Other cells than the LSTM are for workloads of a recurrent layer alone.
         kinds: kinds of workload that the peer can run, separated by blanks.
         resets: whether the peer can reset the state within a sequence.
         loads_jax: whether building and running a workload with the peer imports JAX. If False, a test checks that JAX is not imported.
@@ -60,7 +60,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
     recurrent_dropout: bool = False
-    cells: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ("lstm",)
     kinds: str = COMMON_KINDS
     resets: bool = False
     loads_jax: bool = True
@@ -71,7 +71,7 @@ class Peer:
             return f"no workload of the kind {work.kind}"
         if work.resets and not self.resets:
             return f"no resets in {work.base}"
-        if work.cell == "lstm" or self.name == OURS or (work.layer_alone and work.cell in self.cells):
+        if self.name == OURS or (work.cell in self.cells and (work.cell == "lstm" or work.layer_alone)):
             return ""
         return f"no {work.cell} in {work.base}"
 
@@ -95,6 +95,7 @@ def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
 
 
 _OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
+_RUNTIME: Any = {"kinds": "evaluation", "loads_jax": False}
 _RESETS: Any = {"options": (), "kinds": "recurrence", "resets": True}
 TABLE = (
     Peer(OURS, "this project", "ours", **_OURS | {"options": ("backend", *RATES, "dtype", "slower"), "kinds": KINDS, "resets": True}),
@@ -116,15 +117,28 @@ TABLE = (
         "rl",
         **_RESETS | {"options": ("backend", "dtype"), "loads_jax": False},
     ),
+    Peer("memax", "Memax {memax}", "memax_lstm", ("memax", "equinox"), "more-peers", cells=("lstm_no_output_activation",), **_RESETS),
     Peer(
-        "onnx_runtime",
-        "ONNX Runtime {onnxruntime}",
-        "onnx_runtime",
-        ("onnxruntime", "onnx"),
-        "onnx",
-        options=("dtype",),
-        kinds="evaluation",
+        "flashrnn",
+        "FlashRNN {flashrnn}, vanilla",
+        "flashrnn_lstm",
+        ("flashrnn", "torch"),
+        "more-peers",
+        (),
+        kinds="recurrence forward",
         loads_jax=False,
+    ),
+    Peer("onnx_runtime", "ONNX Runtime {onnxruntime}", "onnx_runtime", ("onnxruntime", "onnx"), "onnx", ("dtype",), **_RUNTIME),
+    Peer("openvino", "OpenVINO {openvino}", "openvino_runtime", ("openvino", "onnx"), "more-peers", (), **_RUNTIME),
+    Peer("litert", "LiteRT {ai-edge-litert}", "litert", ("ai-edge-litert",), "more-peers", (), **_RUNTIME),
+    Peer(
+        "torch_packed",
+        "oneDNN in PyTorch {torch}, packed weights",
+        "torch_packed",
+        ("torch",),
+        "torch",
+        (),
+        **_RUNTIME | {"kinds": "evaluation forward"},
     ),
     _keras("jax", "JAX", "jax", "backend"),
     _keras("torch", "PyTorch", "torch"),

@@ -1,15 +1,18 @@
 """Interface that each benchmarked library (peer) implements: the options that it receives and the built workload that it returns."""
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
 
-from bench.workloads import Weights, Workload
+from bench.workloads import Arrays, Weights, Workload
 
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+"""Number of threads of the runtimes that take one."""
 Run = Callable[[int], None]
 """Function run(count) that executes `count` steps."""
 
@@ -174,6 +177,28 @@ def training(
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
     """Return the `Built` of a workload that evaluates reviews without training, given a function that returns their logits."""
     return Built(repeated(evaluate), lambda: comparable(work, evaluate()), dict, "keras", devices, note, backend)
+
+
+def batches_of_ids(work: Workload, ids: np.ndarray) -> np.ndarray:
+    """Return the ids (N, T) of an evaluation as batches (N / B, B, T). Rows of zeros fill the last one."""
+    spare = np.zeros((-len(ids) % work.batch, work.length), ids.dtype)
+    return np.concatenate([ids, spare]).reshape(-1, work.batch, work.length)
+
+
+def served(work: Workload, ids: np.ndarray, call: Callable[[np.ndarray], np.ndarray], to_logits: ToNumpy = np.asarray) -> Built:
+    """Return the `Built` of an evaluation in a runtime on the CPU, given a function that runs a batch of ids (B, T)."""
+    batches = batches_of_ids(work, ids)
+
+    def outputs():
+        return [call(batch) for batch in batches]
+
+    built = evaluation(work, lambda: to_logits(np.concatenate(outputs())[: len(ids)]), [f"cpu, {THREADS} threads"])
+    return replace(built, run=repeated(outputs))
+
+
+def head(arrays: Arrays, h: np.ndarray) -> np.ndarray:
+    """Return the logits (B, 1) of the output layer for the last outputs (B, H) of the LSTM, computed with NumPy."""
+    return h @ arrays.weights["head/kernel"] + arrays.weights["head/bias"]
 
 
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:

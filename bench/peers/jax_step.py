@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peers.base import Built, evaluation, layer, training
+from bench.peers.base import Built, batches_of_ids, evaluation, layer, training
 from bench.workloads import LAYER, Arrays, Weights, Workload
 
 
@@ -52,9 +52,7 @@ def build(
 
         return layer(work, lambda: both(*operands), to_ours, devices, wait=jax.block_until_ready)
     if work.kind == "evaluation":
-        spare = np.zeros((-len(arrays.inputs) % work.batch, work.length), arrays.inputs.dtype)
-        batches = np.concatenate([arrays.inputs, spare]).reshape(-1, work.batch, work.length)
-        params, batches = jax.device_put((params, batches))
+        params, batches = jax.device_put((params, batches_of_ids(work, arrays.inputs)))
         alone = jax.jit(lambda params, ids: forward(params, ids, None))
 
         def evaluate():

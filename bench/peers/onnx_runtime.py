@@ -4,16 +4,15 @@ The main ONNX operators of the exported model are Gather, LSTM, MatMul and Sigmo
 output layer are quantised by ONNX Runtime's `quantize_dynamic`.
 """
 
-import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
+from scipy.special import logit
 
-from bench.peers.base import Built, Options, evaluation, repeated
+from bench.peers.base import THREADS, Built, Options, served
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 from lstm_jax.errors import require
@@ -23,21 +22,12 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare an evaluation in ONNX Runtime on the CPU, and return functions that run it; see `base.Built`."""
     require(options.dtype != "bfloat16", "dtype", options.dtype, "give float32 or int8")
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    settings.intra_op_num_threads = THREADS
     model = convert.sentiment_to_onnx(arrays.weights, cell=work.cell).SerializeToString()
     if options.dtype == "int8":
         model = _quantised(model)
-    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    batches = np.split(arrays.inputs.astype(np.int64), range(work.batch, len(arrays.inputs), work.batch))
-
-    def call() -> list[Any]:
-        return [session.run(None, {"ids": batch})[0] for batch in batches]
-
-    def logits():
-        probability = np.concatenate(call()).astype(np.float64)
-        return np.log(probability / (1 - probability))
-
-    return replace(evaluation(work, logits, [f"cpu, {settings.intra_op_num_threads} threads"]), run=repeated(call))
+    session: Any = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    return served(work, arrays.inputs.astype(np.int64), lambda ids: session.run(None, {"ids": ids})[0], logit)
 
 
 def _quantised(model: bytes) -> bytes:
