@@ -1,8 +1,10 @@
-"""Generator of the reference page that describes the rows of the result files in bench/results.
+"""Generators of two pages about bench/results: the description of its rows, and the leaderboard that is made from them.
 
-The text is read from `bench.schema`. A row is one benchmark result, a JSON object on a line of its own.
+A row is one benchmark result, a JSON object on a line of its own.
 """
 
+from bench import accuracy, report, throughput
+from bench.report.tables import markdown
 from bench.schema import MEASUREMENTS, TYPES, VERSION, described, required_in
 
 
@@ -35,3 +37,23 @@ def page() -> str:
             "",
         ]
     )
+
+
+ABOUT = """\
+# Leaderboard
+
+Made from all rows of `bench/results/` when the site is built, as by `python -m bench report`. A workload on a machine has the rows of the
+commit that measured the most peers, the newest of several. [Benchmarks](../../benchmarks.md) explains workloads and intervals.
+
+- **ms** and **seconds** are medians. †: some rows are noisy. **of the product**: rate of the step, relative to a large float32 matrix
+  product in the same run; products in bfloat16 or int8 may exceed it, and repeated words that are multiplied once count each time.
+- **our speedup** is the row's time divided by ours on the same machine. Compare times between machines with care.
+- **Time to quality** is training without compilation and evaluation, up to the end of the first epoch with a test accuracy of 0.83 on the
+  IMDB reviews (`sentiment`), or with 2.0 held-out bits a character on Python's documentation (`demo`, the model of `lstm-jax demo`).
+"""
+
+
+def leaderboard() -> str:
+    """Return the text, in Markdown, of the page with the tables over all machines and commits."""
+    tables = report.boards(throughput.PATH, accuracy.PATH)
+    return ABOUT + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in tables.items())
