@@ -93,10 +93,10 @@ def leaderboard(rows: Rows) -> Table:
             used, lines = shown([row for row in select(own, *KINDS, git=git) if row.get("workload", work) == work])
             for line in filter(lambda line: line.rows, lines):
                 share = f"{100 * line.median('gflops') / peaks(used)[0]:.0f} %"
-                times = _ms(line), share, speedup_text(line.speedup)
-                found.append((work, line.ms, [machine, title(line.candidate, used), *times, f"{line.noisy} of {len(line.rows)}", git]))
+                times = _ms(line), speedup_text(line.speedup), share
+                found.append((work, line.ms, [title(line.candidate, used), *times, machine, f"{line.noisy} of {len(line.rows)}", git]))
     found.sort(key=lambda row: ([*SUITE].index(row[0]), row[1]))
-    heads = ["workload", "machine", "library", "ms", "of the product", "our speedup", "noisy", "commit"]
+    heads = ["workload", "library", "ms", "our speedup", "of the product", "machine", "noisy", "commit"]
     return heads, [[work, *cells] for work, _, cells in found]
 
 

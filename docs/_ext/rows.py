@@ -40,14 +40,20 @@ def page() -> str:
 
 
 ABOUT = """\
+---
+html_theme.sidebar_secondary.remove: true
+---
+
 # Leaderboard
 
-Made from all rows of `bench/results/` when the site is built, as by `python -m bench report`. A workload on a machine has the rows of the
-commit that measured the most peers, the newest of several. [Benchmarks](../../benchmarks.md) explains workloads and intervals.
+All machines with rows in `bench/results/`, ours and peers, the fastest first. A workload on a machine has the rows of the commit that
+measured the most peers, the newest of several. `python -m bench report` makes the same tables; [Benchmarks](../../benchmarks.md) explains
+workloads and intervals.
 
-- **ms** and **seconds** are medians. †: some rows are noisy. **of the product**: rate of the step, relative to a large float32 matrix
-  product in the same run; products in bfloat16 or int8 may exceed it, and repeated words that are multiplied once count each time.
-- **our speedup** is the row's time divided by ours on the same machine. Compare times between machines with care.
+- **ms** and **seconds** are medians. †: some rows are noisy.
+- **Our speedup** is the time divided by ours on the same machine.
+- **Of the product** is the rate of all products of a step, relative to a large float32 product in the same run. Products in bfloat16 or
+  int8 may exceed it.
 - **Time to quality** is training without compilation and evaluation, up to the end of the first epoch with a test accuracy of 0.83 on the
   IMDB reviews (`sentiment`), or with 2.0 held-out bits a character on Python's documentation (`demo`, the model of `lstm-jax demo`).
 """
@@ -56,4 +62,6 @@ commit that measured the most peers, the newest of several. [Benchmarks](../../b
 def leaderboard() -> str:
     """Return the text, in Markdown, of the page with the tables over all machines and commits."""
     tables = report.boards(throughput.PATH, accuracy.PATH)
-    return ABOUT + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in tables.items())
+    (_, *heads), rows = tables.pop("Leaderboard")
+    works = {work: (heads, [cells[1:] for cells in rows if cells[0] == work]) for work, *_ in rows}
+    return ABOUT + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in (works | tables).items())
