@@ -17,8 +17,8 @@ for text generation, number of characters from the start of one window to the st
 - "generation" trains on the first nine tenths of the text of newspaper articles: lowest bits per character of the last tenth.
 - "demo" trains the character model of `lstm-jax demo` on Python's documentation: these bits, and the seconds until they reach 2.
 
-Each run is a fresh process on `--cores` cores (default: one); other cores have runs of their own. Results of this commit and number of
-cores are not measured again. A study compares recipes, each a library with flags of its training, whatever the commit.
+Each run is a fresh process on `--cores` cores (default: one); other cores have runs of their own. Results of this commit, machine and
+number of cores are not measured again. A study compares recipes, each a library with flags of its training, whatever the commit.
 """
 
 import math
@@ -32,7 +32,7 @@ from queue import Queue
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, groups, make_parser, read_flags, recipes, timing
+from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
 from bench.schema import GRID, Row, Rows, rows_of_commit
 from bench.summary import print_table
@@ -124,7 +124,7 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
         finally:
             free.put(first)
 
-    items = [run | {"git": sha, "cores": cores} for run in runs]
+    items = [run | {"git": sha, "cores": cores, "machine": hardware.machine_id()} for run in runs]
     timing.measure_missing(
         path,
         GRID,

@@ -68,9 +68,9 @@ class Change:
 
 def timed_rows(text: str, path: Path = PATH) -> list[Row]:
     """Return the rows with step times of one machine: of a result file or of a commit in the file `path`, and after an @ part of a name."""
-    source, _, machine = text.partition("@")
+    source, *machine = [text] if Path(text).exists() else text.rsplit("@", 1)
     rows = rows_of(Path(source), STEP) if Path(source).exists() else rows_of_commit(path, STEP, git=source)
-    machines = by_machine(rows, machine)
+    machines = by_machine(rows, *machine)
     require(len(machines) == 1, f"machines of {source}", "; ".join(machines), f"name one of them, as in {source}@MACHINE")
     return kept(*machines.values())
 

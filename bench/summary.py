@@ -5,7 +5,7 @@ A candidate is a library with its options. The module also has the functions wit
 
 import math
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,17 +202,20 @@ def speedups(rows: Rows) -> dict[str, dict[str, float]]:
     return dict(found)
 
 
-def shown(rows: Rows, workloads: Container[str] = ()) -> Shown:
-    """Return the rows that a table or a page shows, those of `kept` and of the machine, and their summary. No workloads: all."""
-    chosen = [row for row in kept(rows) if not workloads or workload(row["workload"]).base in workloads]
-    return [*select(rows, PEAK, MACHINE), *chosen], summarize(workloads_in(chosen), candidates_in(chosen), chosen)
+def shown(rows: Rows) -> Shown:
+    """Return the rows that a table or a page shows, those of `kept` and of the machine, and their summary."""
+    return [*select(rows, PEAK, MACHINE), *kept(rows)], summarize(workloads_in(rows), candidates_in(rows), rows)
 
 
-def of_commit(path: Path, commit: str = "", workloads: Container[str] = ()) -> dict[str, Shown]:
-    """Return what is shown of the throughput rows of a commit, by machine. Without a commit, it is the newest of each machine."""
-    found = by_machine(rows_of_commit(path, *KINDS, git=commit) if commit else rows_of(path, *KINDS))
-    newest = {name: steps[-1]["git"] for name, rows in found.items() if (steps := select(rows, STEP))}
-    return {name: shown(select(found[name], *KINDS, git=git), workloads) for name, git in newest.items()}
+def of_commit(path: Path, commit: str = "", workloads: Sequence[str] = ()) -> dict[str, Shown]:
+    """Return what is shown of the throughput rows of a commit, of the named workloads or all, by machine.
+
+    Without a commit, it is the newest of each machine.
+    """
+    rows = rows_of_commit(path, *KINDS, git=commit) if commit else rows_of(path, *KINDS)
+    chosen = [row for row in rows if not workloads or row.get("workload", "").partition(":")[0] in ("", *workloads)]
+    found = {name: (own, select(own, STEP)) for name, own in by_machine(chosen).items()}
+    return {name: shown(select(own, *KINDS, git=steps[-1]["git"])) for name, (own, steps) in found.items() if steps}
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

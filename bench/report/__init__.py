@@ -15,7 +15,6 @@ of the commit. The comment after the table is `<!-- end -->`.
 """
 
 import argparse
-import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +37,9 @@ def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
     """Return the Markdown table of the results of a benchmark command."""
     if command == "throughput":
         machines = of_commit(throughput.PATH, commit, workloads)
-        require(len(machines) == 1, "machines", " and ".join(machines), "name a commit that one machine measured")
+        mark = f"{command} {commit} {' '.join(workloads)}"
+        require(len(machines) == 1, "mark", mark, "name a commit that one machine measured, and workloads that have rows")
         ((rows, lines),) = machines.values()
-        require(bool(lines), "mark", f"{command} {commit} {' '.join(workloads)}", "name workloads that have rows")
         return throughput_tables(lines, rows, commit)
     rows = accuracy.grid_rows(accuracy.PATH, commit) if command == "accuracy" else []
     require(bool(rows), "mark", f"{command} {commit}", "name throughput or accuracy, and a commit that has rows of it")
@@ -83,7 +82,7 @@ def boards(results: Path, trained: Path) -> dict[str, Table]:
 def write_report(options: argparse.Namespace) -> None:
     """Write the report (HTML page, figure and Markdown summary) to the folder `options.out`."""
     machines = of_commit(options.results, options.commit, options.workload)
-    require(bool(machines), "rows", options.results, "name a file with rows in --results")
+    require(bool(machines), "rows", options.results, "name a file, and workloads that have rows")
     pages = [options.out / (f"machine_{n}.html" if n else "index.html") for n in range(len(machines))]
     summary, figure = options.out / "summary.md", options.out / "speed.png"
     for path in (*pages, summary, *figure_paths(figure)):
@@ -91,21 +90,20 @@ def write_report(options: argparse.Namespace) -> None:
     tables = boards(options.results, options.accuracy)
     trained = [row for row in rows_of(options.accuracy, GRID) if row["cores"] == accuracy.CORES]
     trained = [row for row in trained if row["git"] == trained[-1]["git"]]
-    links = {name: path.name for name, path in zip(machines, pages, strict=True)} if len(machines) > 1 else {}
+    more = {"tables": tables, "links": {name: path.name for name, path in zip(machines, pages, strict=True)}}
     text = f"<!-- {MARK} -->\n\n"
     for path, (name, (rows, lines)) in zip(pages, machines.items(), strict=True):
         commit = select(rows, STEP)[-1]["git"]
         of_scaling = by_machine(rows_of(scaling.PATH, SCALING, git=commit) if options.results == throughput.PATH else [])
         curves = list(scaling.curves(of_scaling.get(name, []), scaling.MIDDLE, scaling.DEVICES))
-        write_atomically(path, page(lines, rows, curves, html.escape(commit), trained, tables, links), options.force)
+        write_atomically(path, page(lines, rows, curves, commit, trained, more), options.force)
         text += f"Machine {name}.\n\n{throughput_tables(lines, rows, commit)}\n"
         text += "".join(f"- {line}\n" for line in verdicts(rows)) + "\n"
         print(f"{path}: {banner(lines, rows, commit)}")
     text += accuracy_tables(trained) + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in tables.items())
     write_atomically(summary, text, options.force)
-    rows, lines = next(iter(machines.values()))
-    draw_speed(lines, rows, figure, options.force)
-    print(f"{summary}: {', '.join(tables)}")
+    draw_speed(*next(iter(machines.values())), figure, options.force)
+    print(summary)
 
 
 def main() -> int:

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bench.accuracy import TARGETS, summarize
-from bench.report.tables import Table, banner, count_text
+from bench.report.tables import banner, count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, Row, Rows, select
 from bench.summary import Line, peaks, verdicts
@@ -41,16 +41,11 @@ def line_record(line: Line) -> Row:
     return record | {name: _finite(value) for name, value in metrics.items()}
 
 
-def page(
-    lines: Sequence[Line],
-    rows: Rows,
-    curves: Sequence[Curve],
-    commit: str,
-    trained: Rows,
-    tables: Mapping[str, Table],
-    links: Mapping[str, str],
-) -> str:
-    """Return the text of the HTML page that shows the results of one commit, with `tables` by title and `links` by name of a machine."""
+def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows, more: Row) -> str:
+    """Return the text of the HTML page that shows the results of one commit.
+
+    `more` has "tables", a dict from titles to `Table`, and "links", a dict from names of machines to their pages.
+    """
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
     environments = Counter(json.dumps({name: row[name] for name in MACHINE.split()}, sort_keys=True) for row in timed)
@@ -60,8 +55,6 @@ def page(
         "copy": _finite(copy),
         "lines": [line_record(line) for line in lines if not line.error],
         "verdicts": verdicts(rows),
-        "tables": tables,
-        "links": links,
         "scaling": [vars(curve) | {"exponent": exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
         "accuracy": [
             line
@@ -74,4 +67,4 @@ def page(
         "rows": [[row.get(name) for name in COLUMNS.split()] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in environments.most_common()],
     }
-    return fill_template(TEMPLATE, data)
+    return fill_template(TEMPLATE, data | more)

@@ -40,10 +40,6 @@ def page() -> str:
 
 
 ABOUT = """\
----
-html_theme.sidebar_secondary.remove: true
----
-
 # Leaderboard
 
 All machines with rows in `bench/results/`, ours and peers, the fastest first. A workload on a machine has the rows of the commit that
