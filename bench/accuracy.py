@@ -1,33 +1,29 @@
 """Accuracy of models for sentiment analysis and text generation, for several sequence lengths, hidden sizes and training recipes.
 
     LSTM_JAX_DATA=... python -m bench accuracy --preset quick
+    LSTM_JAX_DATA=... python -m bench accuracy --preset quality --peer ours keras_jax --cores 2      # seconds to an accuracy, and to bits
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --length 20,40,80,160 --units 32..256 --seeds 3
     LSTM_JAX_DATA=... python -m bench accuracy --task generation --length 20,40 --step 1,3,5 --units 64,128 --epochs 2
-    LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --peer ours keras_jax --cores 2 --report
     LSTM_JAX_DATA=... python -m bench accuracy --study seeds --first-seed 100 --seeds 20     # imdb_lstm, ours and Keras
     LSTM_JAX_DATA=... python -m bench accuracy --study loss          # lstm_text_generation, training loss by epoch
-    LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # lstm_text_generation, bits per character of held-out text
+    LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # lstm_text_generation, bits per character; about an hour
     LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds per epoch, ours and Keras in turns
 
-Without --study, the command trains models for every combination of sequence length (--length), hidden size (--units) and, for text
-generation, number of characters from the start of one window to the start of the next (--step). The flag --peer names the libraries that
-train, where "ours" is this project. There are two tasks:
+Without --study, each library of --peer ("ours" is this project) trains models for every combination of sequence length, hidden size and,
+for text generation, number of characters from the start of one window to the start of the next (--step). The tasks:
 
-- "sentiment" trains on all 25,000 training reviews of IMDB, as the Keras example imdb_lstm does, and reports the best test accuracy of all
-  epochs. It also reports the training time (without compilation and evaluation) until the test accuracy reaches 0.83.
-- "generation" trains on the first nine tenths of the text of newspaper articles. After each epoch, the model is evaluated on the last
-  tenth. The lowest bits per character of all epochs are reported.
+- "sentiment" trains on the 25,000 training reviews of IMDB as the Keras example imdb_lstm does: best test accuracy of all epochs, and the
+  seconds of training until it reaches 0.83.
+- "generation" trains on the first nine tenths of the text of newspaper articles: lowest bits per character of the last tenth.
+- "demo" trains the character model of `lstm-jax demo` on Python's documentation: these bits, and the seconds until they reach 2.
 
-Each training run is a fresh process on `--cores` cores (default: one). Several runs are executed at the same time if the machine has enough
-cores. A run is skipped if its results for the current commit and this number of cores are already in the result file.
-
-With --study, the command compares several recipes for the models of the Keras examples imdb_lstm and lstm_text_generation. A recipe is a
-library (this project or Keras) together with the command-line flags for its training. A run is skipped if its results are already in the
-result file, whatever their commit. The study held_out takes about an hour.
+Each run is a fresh process on `--cores` cores (default: one); other cores have runs of their own. Results of this commit, machine and
+number of cores are not measured again. A study compares recipes, each a library with flags of its training, whatever the commit.
 """
 
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,38 +32,37 @@ from queue import Queue
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, groups, make_parser, read_flags, recipes, timing
+from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, read_flags, recipes, timing
 from bench.peers import TASKS
 from bench.schema import GRID, Row, Rows, rows_of_commit
 from bench.summary import print_table
 from bench.workloads import Axes, add_size_flags
 from lstm_jax.errors import require
+from lstm_jax.sweep.rows import read_rows
 
 PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
 """Default number of cores of a training run without --study."""
-TARGET = 0.83
-"""Target test accuracy. The report prints how many seconds of training a run needs to reach this accuracy."""
+TARGETS = {"sentiment": 0.83, "demo": 2.0}
+"""Dict from a task to the test accuracy, or bits per character, to which the report prints the seconds of training."""
 REVIEWS = 25_000
 """Number of training reviews of IMDB."""
-EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
-"""Dict from each task to the sizes of its Keras example: length T, step S between windows (text generation only) and hidden size H."""
+EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}, "demo": {"T": 64, "H": 192}}
+"""Dict from each task to the sizes of its example: length T, step S between windows and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
-TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
-TRAINED = {("ours", "sentiment"): "", ("ours", "generation"): "--validation 0.1", ("keras_jax", "sentiment"): "--warm-up"}
+DEMO = "--clean none --regime stream --unseen drop --learning-rate 4e-3 --schedule cosine --clip-norm 1 --sample-chars 0"
+TRAINED = {
+    ("ours", "sentiment"): "",
+    ("ours", "generation"): "--validation 0.1",
+    ("ours", "demo"): f"{DEMO} --quiet --no-figures",
+    ("keras_jax", "sentiment"): "--warm-up",
+}
 """Dict from (library, task) to further flags of the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Default sizes, seeds and epochs of `bench accuracy`, which trains a model for every combination of sizes and seeds.
-
-    Attributes:
-        axes: nested dicts: name of the task -> letter of a varied size -> values of the size, such as {"sentiment": {"T": (80,)}}. The
-            letters are "T" (sequence length), "S" (characters from the start of one window to the start of the next) and "H" (units).
-        seeds: number of seeds.
-        epochs: dict from each task to its number of epochs.
-    """
+    """Default sizes (values by task and letter: T length, S step between windows, H units), seeds, and epochs by task."""
 
     axes: dict[str, Axes]
     seeds: int
@@ -88,6 +83,9 @@ PRESETS = {
         3,
         {"sentiment": 3, "generation": 1},
     ),
+    "quality": Preset(
+        {task: {letter: (size,) for letter, size in EXAMPLE_SIZES[task].items()} for task in TARGETS}, 3, {"sentiment": 3, "demo": 12}
+    ),
 }
 """Dict from the name of each preset to its sizes, seeds and epochs. The preset "standard" took about fifty minutes on two cores."""
 
@@ -104,8 +102,10 @@ def runs_of(axes: dict[str, Axes], peers: Sequence[str], seeds: int, epochs: dic
 def arguments(run: Row) -> list[str]:
     """Return the arguments that `python -m` needs to execute a training run: the module and its flags."""
     peer, task = run["peer"], run["task"]
-    sizes = "".join(f" {flag} {run[letter]}" for letter, flag in TASK_FLAGS[task].items() if letter in run) if peer == "ours" else ""
-    return f"{TASKS[peer]} {task} {TRAINED[peer, task]} --epochs {run['epochs']} --seed {run['seed']}{sizes}".split()
+    flags = FLAGS | ({"T": "--maxlen"} if task == "sentiment" else {})
+    sizes = "".join(f" {flag} {run[letter]}" for letter, flag in flags.items() if letter in run) if peer == "ours" else ""
+    command = "lstm_jax.cli train generation" if task == "demo" else f"{TASKS[peer]} {task}"
+    return f"{command} {TRAINED[peer, task]} --epochs {run['epochs']} --seed {run['seed']}{sizes}".split()
 
 
 def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
@@ -117,12 +117,14 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
     def measure(run: Row):
         first = free.get()
         try:
-            rows = timing.run_module(arguments(run), cores, first=first)
+            with tempfile.TemporaryDirectory() as folder:
+                place = ["--run", f"{folder}/run"] if run["task"] == "demo" else []
+                rows = timing.run_module(arguments(run) + place, cores, first=first) or read_rows(Path(folder, "run", "metrics.jsonl"))
+                return [row for row in rows if isinstance(row["epoch"], int)]
         finally:
             free.put(first)
-        return [row for row in rows if isinstance(row["epoch"], int)]
 
-    items = [run | {"git": sha, "cores": cores} for run in runs]
+    items = [run | {"git": sha, "cores": cores, "machine": hardware.machine_id()} for run in runs]
     timing.measure_missing(
         path,
         GRID,
@@ -139,10 +141,9 @@ def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
 
 
 def summarize(rows: Rows) -> list[Row]:
-    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
+    """Return the metrics over seeds of each combination of task, peer, number of epochs and sizes.
 
-    "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
-    and number of epochs.
+    "front" tells whether it is on the Pareto front of score and examples per second among those of its task and number of epochs.
     """
     names, lines = ("task", "peer", "epochs", *FLAGS), []
     for key, own in groups(rows, names).items():
@@ -150,7 +151,7 @@ def summarize(rows: Rows) -> list[Row]:
         metric, best = ("test_accuracy", max) if line["task"] == "sentiment" else ("validation_bits", min)
         scores = [best(row[metric] for row in run) for run in runs]
         speeds = [row.get("examples_per_second") or REVIEWS / row["seconds"] for row in own]
-        reached = [seconds_to(run) for run in runs] if line["task"] == "sentiment" else [math.nan]
+        reached = [seconds_to(run) for run in runs] if line["task"] in TARGETS else [math.nan]
         line |= {"seeds": len(runs), "score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
         line |= {"speed": float(np.median(speeds)), "epoch_seconds": float(np.median([row["seconds"] for row in own]))}
         lines.append(line | {"seconds_to_target": float(np.median(reached))})
@@ -164,11 +165,11 @@ def summarize(rows: Rows) -> list[Row]:
 
 
 def seconds_to(epochs: Rows) -> float:
-    """Return the training time in seconds up to the end of the first epoch whose test accuracy reaches `TARGET`."""
+    """Return the training time in seconds up to the end of the first epoch that reaches the target of `TARGETS`."""
     spent = 0.0
     for row in sorted(epochs, key=lambda row: row["epoch"]):
         spent += row["seconds"]
-        if row["test_accuracy"] >= TARGET:
+        if row.get("test_accuracy", 0) >= TARGETS["sentiment"] or row.get("validation_bits", math.inf) <= TARGETS["demo"]:
             return spent
     return math.inf
 
@@ -182,8 +183,9 @@ def report(rows: Rows) -> None:
         to_target = "" if math.isnan(middle) else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
         table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *score, *speed, to_target))
-    print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "ex./s", "s/epoch", f"s to {TARGET}"), table)
+    print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "ex./s", "s/epoch", "s to target"), table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
+    print("s to target: seconds of training, without compilation and evaluation, to", TARGETS)
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
 
 
@@ -213,7 +215,11 @@ def main() -> None:
     preset, sha = PRESETS[options.preset], options.commit or commit()
     if not options.report:
         given = {letter: getattr(options, flag.strip("-")) for letter, flag in FLAGS.items()}
-        axes = {task: {letter: given[letter] or sizes for letter, sizes in preset.axes[task].items()} for task in options.task}
+        axes = {
+            task: {letter: given[letter] or sizes for letter, sizes in own.items()}
+            for task, own in preset.axes.items()
+            if task in options.task
+        }
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
         sweep(runs_of(axes, options.peer, options.seeds or preset.seeds, epochs), options.results, sha, options.cores)
     report(grid_rows(options.results, sha, options.cores))

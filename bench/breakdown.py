@@ -3,17 +3,10 @@
     python -m bench breakdown                      # workloads A and B, about a minute on two idle cores
     python -m bench breakdown --report
 
-Workloads A and B are training steps of two Keras examples: imdb_lstm, whose inputs are word ids, and lstm_text_generation, whose inputs are
-one-hot characters.
-
-Each part except "XLA" is one kind of call of this project's compiled C++ code, such as the forward pass of the LSTM. The part "XLA" is all
-other code of the step, which XLA generates. The line "between" of the report has the time of the step minus the sum of the times of all
-parts.
-
-The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
-any other part is the time to copy the smallest number of bytes that the part must move. For workloads without word ids, only the two parts
-of the LSTM have a floor. The peak speed of a matrix product and the speed of a copy are measured in the same run of the command as the
-times of the parts.
+Each part except "XLA" is one kind of call of this project's compiled C++ code. "XLA" is all other code of the step, and "between" the time
+of the step minus that of all parts. The floor of a pass of the LSTM is the time that its matrix products take at the machine's peak speed.
+The floor of any other part is the time to copy the smallest number of bytes that the part must move; without word ids these parts have
+none. The peak speeds are measured in the same run.
 """
 
 import json

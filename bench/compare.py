@@ -2,22 +2,17 @@
 
     python -m bench compare BASELINE CANDIDATE      # result files, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
+    python -m bench compare mine.jsonl@3fa9 mine.jsonl@70bc       # rows of two machines, by a part of their names
 
-Each set has several step times for each pair of a library and a workload (a kind of step with its sizes): one from each process that was
-timed. For each pair that is in both sets, a permutation test (Fisher 1935) compares the mean logarithm of the step times in one set with
-that in the other.
+For each library and workload in both sets, a permutation test (Fisher 1935) compares the mean logarithm of the step times, one from each
+process. A change is reported as faster or slower if its p-value, after Holm's correction for multiple tests (Holm 1979), is at most
+`--level` and its relative size is at least `--least`. On a machine that also runs other work, `bench duel` detects smaller changes.
 
-A change is reported as faster or slower only if two conditions hold. Its p-value, after Holm's correction for multiple tests (Holm 1979),
-must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
-smaller changes.
+The verdict "too few processes" says that the test could not have found a change of any size: its smallest p-value is above the limit
+level / (N - k), with N comparisons of which k are significant. Three processes a side are always too few at the default level.
 
-A change that is not significant gets the verdict "too few processes" if the test could not have found a change of any size. This is the
-case if the smallest p-value that the test can give is above the limit level / (N - k). Here, N is the number of comparisons, and k is the
-number of significant changes. The preset "standard" of `bench throughput` measures three processes for each set, which are always too few
-at the default level.
-
-The exit code is 1 if this project became slower on a workload, whatever the other workloads give. Otherwise it is 2 if this project has too
-few processes on a workload, and 0 if not. It is also 2 if the two sets cannot be compared.
+The exit code is 1 if this project became slower on a workload, else 2 if it has too few processes on one or the sets cannot be compared,
+else 0. If the sets are from two machines, ratios are printed, and the exit code is 0.
 """
 
 import argparse
@@ -32,7 +27,7 @@ import numpy as np
 
 from bench import add_flags, make_parser, read_flags
 from bench.peers import OURS, row_key
-from bench.schema import STEP, Row, Rows, rows_of, rows_of_commit
+from bench.schema import STEP, Row, Rows, by_machine, rows_of, rows_of_commit
 from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
 from lstm_jax.errors import require
@@ -47,15 +42,10 @@ class Change:
     """Change of one library's step time on one workload between two sets of measurements, called baseline and candidate.
 
     Attributes:
-        workload: name of the workload.
-        peer: name of the measured library with its options.
-        ratio: time of the candidate divided by the time of the baseline.
-        low: lower end of the 95 % confidence interval of the ratio.
-        high: upper end of the 95 % confidence interval of the ratio.
-        p: p-value of the test that the ratio is 1.
-        verdict: "faster" or "slower" if the time differs significantly between baseline and candidate, and by enough to count (see
-            `judged`). "too few processes" if the test could not have found any change with so few measurements. Otherwise "same".
-        smallest: smallest p-value that the test can give for this number of measurements.
+        ratio: time of the candidate divided by the time of the baseline, with its 95 % confidence interval from `low` to `high`.
+        p: p-value of the test that the ratio is 1, and `smallest` the smallest that the test can give with so many measurements.
+        verdict: "faster" or "slower" if the time differs significantly and by enough to count (see `judged`), "too few processes" if the
+            test could not have found any change, otherwise "same".
     """
 
     workload: str
@@ -77,15 +67,16 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[Row]:
-    """Return the result rows with step times: all rows of a given result file, or the rows of one commit in the file `path`."""
-    return kept(rows_of(Path(text), STEP) if Path(text).is_file() else rows_of_commit(path, STEP, git=text))
+    """Return the rows with step times of one machine: of a result file or of a commit in the file `path`, and after an @ part of a name."""
+    source, *machine = [text] if Path(text).exists() else text.rsplit("@", 1)
+    rows = rows_of(Path(source), STEP) if Path(source).exists() else rows_of_commit(path, STEP, git=source)
+    machines = by_machine(rows, *machine)
+    require(len(machines) == 1, f"machines of {source}", "; ".join(machines), f"name one of them, as in {source}@MACHINE")
+    return kept(*machines.values())
 
 
 def changes(baseline: Rows, candidate: Rows, level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes of the step times between two sets of results, each with a verdict."""
-    ours = [row for row in (*baseline, *candidate) if row["peer"] == OURS]
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
-    require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)
     names = {row_key(row): (row["workload"], row["candidate"]) for row in candidate}
     shared = [(names[key], before[key], after[key]) for key in before if key in after]
@@ -95,11 +86,6 @@ def changes(baseline: Rows, candidate: Rows, level: float = LEVEL, least: float 
         for name, old, new in shared
     ]
     return judged(found, level, least)
-
-
-def _devices(row: Row) -> list[str]:
-    devices = row["devices"]
-    return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
 
 
 @cache
@@ -144,13 +130,18 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 def main() -> int:
     """Print the changes between two sets of results; return 1 if something is slower, 2 if there were too few processes, else 0."""
     parser = make_parser(__doc__)
-    parser.add_argument("baseline", help="a file of rows, or a commit")
-    parser.add_argument("candidate", help="a file of rows, or a commit")
+    parser.add_argument("baseline", help="file of rows, or commit; with @MACHINE, rows of one machine")
+    parser.add_argument("candidate", help="file of rows, or commit; with @MACHINE, rows of one machine")
     add_test_flags(parser)
     options = read_flags(parser)
-    found = changes(timed_rows(options.baseline), timed_rows(options.candidate), options.level, options.least)
+    sides = timed_rows(options.baseline), timed_rows(options.candidate)
+    found = changes(*sides, options.level, options.least)
     for change in found:
         print(change)
+    after, *before = by_machine([*sides[0], *sides[1]])
+    if before:
+        print(f"baseline on {before[0]}, candidate on {after}: the machines differ, so no verdict on the code")
+        return 0
     ours = [(change.verdict, change.workload) for change in found if change.peer.split(":")[0] == OURS]
     slower = [work for verdict, work in ours if verdict == "slower"]
     line = f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else "")

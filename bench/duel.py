@@ -1,33 +1,23 @@
 """Comparison of the speed of two checkouts of this project, called baseline and candidate. Their processes run in turns.
 
     git worktree add ../before HEAD~3
+    (cd ../before && python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()")   # commits have no compiled code
     python -m bench duel ../before                        # compare with this checkout, workloads A and B; two minutes on two cores
     python -m bench duel ../before ../after --workload A:H=256 --rounds 12
     python -m bench duel --false-alarms                   # error rate of this test; 19 minutes on two cores
     python -m bench duel --false-alarms --report
 
-Workloads A and B are training steps of the Keras examples imdb_lstm and lstm_text_generation.
+Each round starts a fresh process for each checkout. After compilation, one process and then the other runs one block of training steps,
+many times, so that a short slowdown of the machine affects both. The ratio of the round is the median of candidate's time / baseline's time
+of these turns. A sign-flip test (Fisher 1935) is applied to the mean logarithm of the ratios of all rounds, with `--level` and `--least` as
+in `bench compare`. A repeated call measures only the rounds that are missing for the same commits, CPU, number of cores, `--turns` and
+`--seconds`. With --report, nothing is measured, and the most frequent combination of these in the existing rounds is reported.
 
-Each round starts a fresh process for each checkout. After compilation, the round consists of many turns. In each turn, one process and then
-the other runs one block of training steps, so that a short slowdown of the machine affects both processes. Each turn gives a ratio: the
-candidate's time divided by the baseline's time. The ratio of the round is the median of these ratios. A sign-flip test (Fisher 1935) is
-applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
-p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
-A repeated call measures only the rounds that are missing. An existing round counts only if its commits, CPU, number of cores, `--turns` and
-`--seconds` are those of this call. With --report, nothing is measured. The report then uses the combination of CPU, number of cores,
-`--turns` and `--seconds` that is the most frequent one in the existing rounds of these commits, even if this call has another combination.
+Both checkouts must run the same backend. Whether they compute the same results is not checked. The exit code is 1 if the candidate is
+slower on a workload, 2 for bad input, and otherwise 0.
 
-Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
-made, build this code first:
-
-    cd ../before && python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"
-
-`bench duel` does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on a workload, 2 for
-bad input, and otherwise 0.
-
-With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons, a third
-process is compared with the same baseline. That process is made 10 % slower: at the end of each block, it waits for a tenth of the time
-that the steps of the block took.
+With --false-alarms, this checkout is compared with itself twenty times. In the first ten comparisons, a third process is compared with the
+same baseline. It is made 10 % slower: at the end of each block, it waits for a tenth of the time that the steps took.
 """
 
 import argparse

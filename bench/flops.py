@@ -1,14 +1,8 @@
 """Analytic counts of the floating-point operations (FLOPs) and the memory traffic of a training or evaluation step.
 
-The counts of FLOPs include only matrix products, in which a multiply-add is 2 FLOPs. Each product of the forward pass leads to two products
-of the same size in the backward pass, one for the gradient of each operand. The FLOPs of the following operations are not counted:
-
-- the product with a one-hot input: it is a gather of kernel rows, and its gradient is a scatter
-- elementwise operations, about 30 per unit and time step
-- operations with vectors of weights, such as peephole weights
-- the optimiser
-
-`least_bytes` counts the memory traffic.
+The FLOPs are those of matrix products, in which a multiply-add is 2 FLOPs. Each product of the forward pass leads to two of the same size
+in the backward pass, one for the gradient of each operand. Not counted are the product with a one-hot input (a gather of kernel rows),
+elementwise operations (about 30 per unit and time step), those with vectors of weights, such as peepholes, and the optimiser.
 """
 
 from bench.workloads import Workload

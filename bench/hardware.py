@@ -1,7 +1,6 @@
 """Description of this machine and its speed: peaks of a matrix product and a memory copy, or the present speed of the CPU (a probe).
 
     python -m bench.hardware --threads 2     # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
-    python -m bench.hardware --bfloat16      # peak of a product in bfloat16, by each library
     python -m bench.hardware --gpu           # peaks of JAX's first device
     python -m bench.hardware --probe         # present speed of small matrix products
 
@@ -111,23 +110,22 @@ def _best(work: Callable[[], object]) -> float:
     return min(seconds[1:])
 
 
-def gemm_gflops(dtype: str = "float32") -> dict[str, float]:
-    """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s."""
+def gemm_gflops() -> float:
+    """Return the peak speed of a float32 matrix product on the CPU in GFLOP/s, by the fastest library."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     out = np.empty_like(a)
     import jax
 
-    on_cpu = jax.device_put((jax.numpy.asarray(a, dtype), jax.numpy.asarray(b, dtype)), jax.devices("cpu")[0])
+    on_cpu = jax.device_put((a, b), jax.devices("cpu")[0])
     product = jax.jit(jax.numpy.matmul)
-    products: dict[str, Callable[[], object]] = {"numpy": lambda: np.matmul(a, b, out=out)} if dtype == "float32" else {}
-    products["xla"] = lambda: jax.block_until_ready(product(*on_cpu))
+    products: list[Callable[[], object]] = [lambda: np.matmul(a, b, out=out), lambda: jax.block_until_ready(product(*on_cpu))]
     with contextlib.suppress(ImportError):
         import torch  # pyright: ignore[reportMissingImports]
 
-        x, y, z = (torch.tensor(array).to(getattr(torch, dtype)) for array in (a, b, out))
-        products["torch"] = lambda: torch.mm(x, y, out=z)
-    return {name: 2 * SIZE**3 / _best(run) / 1e9 for name, run in products.items()}
+        x, y, z = map(torch.tensor, (a, b, out))
+        products.append(lambda: torch.mm(x, y, out=z))
+    return 2 * SIZE**3 / min(map(_best, products)) / 1e9
 
 
 def copy_gbs(threads: int) -> float:
@@ -174,13 +172,11 @@ def main() -> None:
     parser = make_parser(__doc__)
     group = parser.add_mutually_exclusive_group(required=True)
     add_flags(group, int, threads="measure the peaks of so many threads")
-    add_flags(group, bool, bfloat16="measure the peak of a product in bfloat16", gpu="measure the peaks of JAX's first device")
+    add_flags(group, bool, gpu="measure the peaks of JAX's first device")
     add_flags(group, bool, probe="measure the speed of small products")
     options = parser.parse_args()
     if options.threads:
-        row = {"gemm_gflops": max(gemm_gflops().values()), "copy_gbs": copy_gbs(options.threads)}
-    elif options.bfloat16:
-        row = {f"gemm_gflops_bfloat16_{name}": speed for name, speed in gemm_gflops("bfloat16").items()}
+        row = {"gemm_gflops": gemm_gflops(), "copy_gbs": copy_gbs(options.threads)}
     else:
         row = gpu_peaks() if options.gpu else {"probe_gflops": probe()}
     print(json.dumps(row))

@@ -4,16 +4,13 @@
     python -m bench memory --report
     LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-Without --run, several sequence lengths T are measured. Each combination of T and `remat` (rematerialisation) is measured in a fresh
-process, which takes two training steps. With remat "none" the forward pass keeps all residuals for the backward pass; with "sqrt" the
-backward pass recomputes them in segments. All other sizes are those of the Keras example imdb_lstm: vocabulary V 20,000, features E 128,
-hidden size H 128, batch B 32, both dropout rates 0.2, Adam. The result is the peak memory of the whole process, so it includes the memory
-of JAX itself. Measurements that the result file has for the current commit are skipped. The report covers only the sizes and the backend
-that the flags select. It also prints how fast the memory grows with T, as the exponent of a power law. Before the power law is fitted, the
-peak at the smallest T is subtracted from all peaks, because it is the memory of the libraries, the parameters and the compiler.
+Each combination of the sequence length T and `remat` takes two training steps in a fresh process. With remat "none" the forward pass keeps
+all residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All other sizes are those of the Keras
+example imdb_lstm. The result is the peak memory of the whole process, JAX included. The report also has the exponent with which the memory
+above that at the smallest T grows with T.
 
-With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters; a window starts at each character.
-The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
+With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters, one from each character on. The peak
+is the largest resident memory of the process (ru_maxrss). Each call adds a result.
 """
 
 import json

@@ -25,14 +25,9 @@ FAST = "--learning-rate 5e-3 --schedule cosine --clip-norm 1"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training recipe: a library that trains a task with fixed flags.
+    """Training recipe: a library (peer) that trains a task with fixed flags, without the seed.
 
-    Attributes:
-        name: name of the recipe. Within a study (a group of recipes that are compared), no other recipe of the same task has this name.
-        task: "sentiment" or "generation".
-        peer: library that trains, "ours" or "keras_jax".
-        flags: command-line flags of the training, without the seed.
-        repeats: default number of runs. In all studies except `EPOCH_TIME`, the runs have different seeds.
+    The name is unique for a task in a study. `repeats` is the default number of runs, with other seeds in all studies except `EPOCH_TIME`.
     """
 
     name: str

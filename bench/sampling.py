@@ -5,12 +5,9 @@
     python -m bench sampling --report
     python -m bench sampling --first-round 5            # five more rounds, for example on another machine or version
 
-In each round, a fresh process of Keras and a fresh process of this project run one after the other. Compilation is not timed. Both
-libraries load the same weights from a file, which the first process of Keras writes. Measurements whose results are already in the result
-file are skipped, whatever their commit.
-
-This project draws in two modes. In the mode "carried", the state is carried from character to character. In the mode "window", the model
-reads the last 40 characters for each new character, as Keras does.
+In each round, a fresh process of Keras and one of this project run one after the other, with the same weights; compilation is not timed.
+Results in the file are not measured again, whatever their commit. This project carries the state from character to character (mode
+"carried"), or reads the last 40 characters for each new one, as Keras does ("window").
 """
 
 import tempfile

@@ -1,16 +1,15 @@
 """Growth of an LSTM layer's time and memory (forward and backward pass) with the number of steps T, the hidden size H and the batch size B.
 
     python -m bench scaling                        # about 3 minutes on two idle cores
-    python -m bench scaling --report
+    python -m bench scaling --report --machine "family 26"
 
-One size is varied at a time; the other sizes are T = 80, H = 128 and B = 32. The number of features E equals H. A combination of sizes is
-called a point. In each round, each point is measured twice on two cores: on one CPU device that uses both cores, and on two CPU devices
-that use one core each. Each measurement runs in a fresh process. Measurements that the result file has for the current commit are skipped.
+One size is varied at a time; the others are T = 80, H = 128 and B = 32. The number of features E equals H. In each round, each combination
+of sizes (point) is measured in two fresh processes on two cores: on one CPU device that uses both, and on two that use one each. Points
+that the result file has for this commit and machine are skipped.
 
-The report prints the exponents of the growth. There are two exponents of the time: one is from a log-log fit over all sizes, and the other
-is from the two largest sizes alone. The exponent of the memory is from a fit of constant + factor * size ** exponent, where the constant
-is the memory of JAX and its compiler. The command also draws a figure of the measured times and memories. Unless `--figure` names another
-file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
+The report prints the exponents of the growth for each machine: of the time from a log-log fit over all sizes and from the two largest
+alone, of the memory from a fit of constant + factor * size ** exponent, where the constant is the memory of JAX and its compiler. A figure
+of the times and memories is written to `--figure`.
 """
 
 import argparse
@@ -23,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, groups, make_parser, read_flags, timing, worker
+from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, read_flags, timing, worker
 from bench.memory import exponent
-from bench.schema import SCALING, Row, Rows, require_one_machine, rows_of, rows_of_commit
+from bench.schema import SCALING, Row, Rows, by_machine, rows_of_commit
 from bench.workloads import read_sizes
 
 PATH = RESULTS / "scaling.jsonl"
@@ -39,21 +38,14 @@ Sizes = dict[str, Any]
 
 @dataclass(frozen=True)
 class Curve:
-    """Measured time and memory of an LSTM layer as functions of one size.
-
-    Attributes:
-        letter: letter of the varied size: "T" (steps), "H" (hidden size) or "B" (batch size).
-        devices: number of CPU devices.
-        sizes: values of the varied size.
-        ms: median milliseconds of a forward and backward pass at each size.
-        mib: median peak memory in MiB at each size.
-    """
+    """Median time in ms of a forward and a backward pass, and median peak memory in MiB, over one size ("T", "H" or "B") on a machine."""
 
     letter: str
     devices: int
     sizes: list[int]
     ms: list[float]
     mib: list[float]
+    machine: str = ""
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
@@ -69,7 +61,7 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     return work.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
 
 
-def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
+def curves(rows: Rows, middle: Sizes, devices: Sequence[int], machine: str = "") -> Iterator[Curve]:
     """Yield a curve of time and memory for each varied size and each number of devices."""
     for letter in middle:
         for count in devices:
@@ -77,7 +69,7 @@ def curves(rows: Rows, middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]
             at = groups((row for row in sorted(rows, key=lambda row: row[letter]) if others.items() <= row.items()), [letter])
             ms, mib = ([float(np.median([row[name] for row in group])) for group in at.values()] for name in ("ms_per_step", "peak_mib"))
             if len(at) > 1:
-                yield Curve(letter, count, [size for (size,) in at], ms, mib)
+                yield Curve(letter, count, [size for (size,) in at], ms, mib, machine)
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -100,16 +92,16 @@ def describe(curve: Curve) -> str:
     memory = f"memory {mib[0]:.0f} to {mib[-1]:.0f} MiB"
     if len(sizes) > 3:
         memory += f", above a constant as {letter} ** {exponent_above_constant(sizes, mib):.2f}"
-    return f"{letter} {sizes[0]} to {sizes[-1]}, devices {curve.devices}: {time} {last}; {memory}"
+    return f"{curve.machine}: {letter} {sizes[0]} to {sizes[-1]}, devices {curve.devices}: {time} {last}; {memory}"
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
-    """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes."""
+    """Draw the curves of time and memory over size on logarithmic axes, with a line style for each machine."""
     from matplotlib.ticker import LogLocator
 
     from lstm_jax.inspection.figures import BLUE, ORANGE, log_axis, write_figure
 
-    letters = list(dict.fromkeys(curve.letter for curve in found))
+    letters, names = (list(dict.fromkeys(getattr(curve, field) for curve in found)) for field in ("letter", "machine"))
 
     def fill(figure):
         figure.suptitle(title, x=0.01, ha="left")
@@ -117,9 +109,10 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
         for column, letter in enumerate(letters):
             for curve in (curve for curve in found if curve.letter == letter):
                 colour, word = (BLUE, "device") if curve.devices == 1 else (ORANGE, "devices")
+                style: Any = {"color": colour, "marker": "o", "ms": 4, "linestyle": ("-", "--", ":")[names.index(curve.machine) % 3]}
                 label = f"{curve.devices} {word}: time as {letter} to the {exponent(curve.sizes, curve.ms):.2f}"
-                panels[0, column].loglog(curve.sizes, curve.ms, color=colour, marker="o", ms=4, label=label)
-                panels[1, column].loglog(curve.sizes, curve.mib, color=colour, marker="o", ms=4)
+                panels[0, column].loglog(curve.sizes, curve.ms, label=label + f", {curve.machine}" * (len(names) > 1), **style)
+                panels[1, column].loglog(curve.sizes, curve.mib, **style)
                 for axes in panels[:, column]:
                     log_axis(axes, "x", curve.sizes)
             panels[0, column].legend(fontsize=9)
@@ -148,9 +141,10 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
     add_flags(parser, int, rounds="number of processes of each point")
     add_flags(parser, float, seconds="time to measure for in each process")
+    add_flags(parser, str, machine="part of the name of the machine to report; all if not given")
     add_flags(parser, Path, figure="file of the figure, which ends in .png")
     add_flags(parser, json.loads, here="a point, which is measured in this process")
-    parser.set_defaults(grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE)
+    parser.set_defaults(grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE, machine="")
     options = read_flags(parser)
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))
@@ -164,9 +158,8 @@ def main() -> None:
         return timing.run_module(["bench", "scaling", *here])[-1:]
 
     if not options.report:
-        timing.require_this_machine(rows_of(path, SCALING, git=sha))
         items = [
-            {"round": number, "devices": devices} | middle | {letter: size, "git": sha}
+            {"round": number, "devices": devices} | middle | {letter: size, "git": sha, "machine": hardware.machine_id()}
             for number in range(options.rounds)
             for letter, sizes in options.grid.items()
             for size in sizes
@@ -175,9 +168,8 @@ def main() -> None:
         timing.measure_missing(
             path, SCALING, items, measure, lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
         )
-    rows = rows_of_commit(path, SCALING, git=sha)
-    require_one_machine(rows)
-    found = list(curves(rows, middle, options.devices))
+    machines = by_machine(rows_of_commit(path, SCALING, git=sha), options.machine)
+    found = [curve for name, rows in machines.items() for curve in curves(rows, middle, options.devices, name)]
     for curve in found:
         print(describe(curve))
     if found:

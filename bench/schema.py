@@ -274,8 +274,8 @@ def check(row, place: str) -> Row:
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[Row]:
-    """Read a result file, or all files of a folder, check the rows, and return those of the given kinds of measurements."""
-    files = sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]
+    """Read a result file, or all files below a folder, check the rows, and return those of the given kinds of measurements."""
+    files = sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path]
     rows = [row for file in files for row in read_checked(file)]
     return [row for row in select(rows, *measurements, git=git) if row.get("series", "") == series]
 
@@ -309,17 +309,25 @@ def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -
     return select(rows, *measurements, git=found[0])
 
 
-def by_machine(rows: Rows) -> dict[str, list[Row]]:
-    """Group rows by machine: by the field "machine" or, in old rows, by CPU and cores. Rows with neither are in every group."""
-    names: list[str] = [row.get("machine") or (f"{row['cpu']}, {row['cores']} cores" if "cpu" in row else "") for row in rows]
-    known = list(dict.fromkeys(filter(None, names))) or [""]
-    return {name: [row for row, own in zip(rows, names, strict=True) if own in (name, "")] for name in known}
+def by_machine(rows: Rows, wanted: str = "") -> dict[str, list[Row]]:
+    """Return the rows by the name of their machine (CPU, cores, GPU, id), of the machines whose name contains a text, the newest first.
 
+    Rows without these fields are in every group, an old row without an id in that of the only machine with its CPU and cores.
+    """
 
-def require_one_machine(rows: Rows, remedy: str = "report rows of one machine") -> None:
-    """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores"."""
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in rows})
-    require(len(machines) <= 1, "machines", " and ".join(machines), remedy)
+    def hardware(row: Row):
+        text = f"{row['cpu']}, {row['cores']} cores" if "cpu" in row else ""
+        return text + ", GPU" * ("gpu" in str(row.get("devices")).lower())
+
+    texts = list(map(hardware, rows))
+    known = {row["machine"]: text for row, text in zip(rows, texts, strict=True) if text and "machine" in row}
+    only = {text: number for number, text in known.items() if [*known.values()].count(text) == 1}
+    numbers = [row.get("machine") or only.get(text) for row, text in zip(rows, texts, strict=True)]
+    names = [f"{known.get(n, '')} ({n})".strip() if n else text for n, text in zip(numbers, texts, strict=True)]
+    machines = list(dict.fromkeys(filter(None, reversed(names)))) or [""]
+    found = [name for name in machines if wanted in name]
+    require(bool(found), "machine", wanted, f"name one of {'; '.join(machines)}")
+    return {machine: [row for row, own in zip(rows, names, strict=True) if own in (machine, "")] for machine in found}
 
 
 def select(rows: Rows, *measurements: str, git: str | None = None) -> list[Row]:

@@ -19,6 +19,8 @@ from bench.schema import FAILED, MACHINE, PEAK, STEP, Row, Rows, by_machine, rou
 from bench.workloads import TITLES, WORKLOADS, Workload, workload
 from lstm_jax.sweep import stats
 
+KINDS = STEP, FAILED, PEAK, MACHINE
+"""Kinds of the rows of throughput that are shown."""
 Interval = tuple[float, float, float]
 """Tuple (value, lower end, upper end) of a value and its 95 % confidence interval. Both ends are NaN if the interval is unknown."""
 
@@ -61,16 +63,9 @@ def kept(rows: Rows) -> list[Row]:
 class Line:
     """Throughput of one candidate (a library with its options) on one workload. The metrics are medians over processes.
 
-    Attributes:
-        work: workload, that is, a kind of step with its sizes.
-        candidate: name of the candidate.
-        rows: result rows of the processes that were timed.
-        speedup: our speedup over the candidate (the candidate's time divided by our time), with the 95 % confidence interval. "Our time"
-            is the time of this project without options. If the candidate is another library in a dtype other than float32, "our time" is
-            the time of this project in that dtype, if it was measured. Both ends of the interval are NaN if the candidate or this project
-            was timed in a single process. The speedup is None if the candidate is this project without options, if no process of the
-            candidate succeeded, or if this project has no results on the workload.
-        error: error message of the last process if no process succeeded, else "".
+    `speedup` is the candidate's time divided by our time, None without either. "Our time" is that of this project without options or, for
+    another library in another dtype than float32, in that dtype if it was measured. The ends of its interval are NaN if either was timed in
+    a single process. `error` is the message of the last process if none succeeded, else "".
     """
 
     work: Workload
@@ -94,9 +89,18 @@ class Line:
         return self.median("least_bytes") / self.ms / 1e6
 
     @property
+    def noisy(self) -> int:
+        """Number of noisy rows."""
+        return sum(bool(row.get("noisy")) for row in self.rows)
+
+    @property
     def compile_seconds(self) -> float | None:
         """Seconds spent in XLA's compiler, or None if the candidate does not use JAX."""
         return None if self.rows[-1]["compile_seconds"] is None else self.median("compile_seconds")
+
+
+Shown = tuple[list[Row], list[Line]]
+"""Rows that a table or a page shows, and their summary."""
 
 
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> list[Line]:
@@ -163,7 +167,7 @@ def candidates_in(rows: Rows) -> list[Candidate]:
     return [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
 
 
-def verdicts(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> list[str]:
+def verdicts(rows: Rows) -> list[str]:
     """Return lines of text that say, from the rows that are not noisy, which peers this project is faster than.
 
     The first line has the number of noisy rows, if any.
@@ -172,8 +176,8 @@ def verdicts(works: Sequence[Workload], candidates: Sequence[Candidate], rows: R
     noisy = len(kept(rows)) - len(quiet)
     text = [f"NOISY: {noisy} of {noisy + len(quiet)} rows are noisy; the verdicts below use only the others"] if noisy else []
     tried = {(row["workload"], row_key(row)) for row in select(rows, STEP) if row["peer"] not in OWN}
-    lines = summarize(works, candidates, quiet)
-    for work in (work for work in works if ":" not in work.name):
+    lines = shown(quiet)[1]
+    for work in (work for work in workloads_in(rows) if ":" not in work.name):
         count = sum(name == work.name for name, _ in tried)
         found = {line.candidate: line.speedup for line in lines if line.work == work and line.speedup and line.rows[0]["peer"] not in OWN}
         faster, slower = sum(low > 1 for _, low, _ in found.values()), sum(high < 1 for *_, high in found.values())
@@ -192,22 +196,26 @@ def verdicts(works: Sequence[Workload], candidates: Sequence[Candidate], rows: R
 def speedups(rows: Rows) -> dict[str, dict[str, float]]:
     """Return our speedups, by workload and candidate."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for line in summarize(workloads_in(rows), candidates_in(rows), rows):
+    for line in shown(rows)[1]:
         if line.speedup:
             found[line.work.name][line.candidate] = rounded(line.speedup[0])
     return dict(found)
 
 
-def of_commit(path: Path, commit: str = "") -> dict[str, tuple[list[Row], list[Line]]]:
-    """Return a dict from each machine to all its throughput rows of a commit, and their summary.
+def shown(rows: Rows) -> Shown:
+    """Return the rows that a table or a page shows, those of `kept` and of the machine, and their summary."""
+    return [*select(rows, PEAK, MACHINE), *kept(rows)], summarize(workloads_in(rows), candidates_in(rows), rows)
 
-    Without a commit, the rows are those of the newest commit of each machine.
+
+def of_commit(path: Path, commit: str = "", workloads: Sequence[str] = ()) -> dict[str, Shown]:
+    """Return what is shown of the throughput rows of a commit, of the named workloads or all, by machine.
+
+    Without a commit, it is the newest of each machine.
     """
-    kinds = STEP, FAILED, PEAK, MACHINE
-    found = by_machine(rows_of_commit(path, *kinds, git=commit) if commit else rows_of(path, *kinds))
-    if not commit:
-        found = {name: select(rows, *kinds, git=select(rows, STEP)[-1]["git"]) for name, rows in found.items() if select(rows, STEP)}
-    return {name: (rows, summarize(workloads_in(rows), candidates_in(rows), rows)) for name, rows in found.items()}
+    rows = rows_of_commit(path, *KINDS, git=commit) if commit else rows_of(path, *KINDS)
+    chosen = [row for row in rows if not workloads or row.get("workload", "").partition(":")[0] in ("", *workloads)]
+    found = {name: (own, select(own, STEP)) for name, own in by_machine(chosen).items()}
+    return {name: shown(select(own, *KINDS, git=steps[-1]["git"])) for name, (own, steps) in found.items() if steps}
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -3,21 +3,18 @@
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
     python -m bench throughput --workload A --units 32,64,128 --length 20,80
-    python -m bench throughput --workload recurrence --peer ours torch_lstm haiku --units 32,64 --length 20,80 --batch 32,128
     python -m bench throughput --workload recurrence --cell gru simple_rnn --peer ours torch_lstm keras_jax --batch 32
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-Workload A is the Keras example imdb_lstm, workload B is the Keras example lstm_text_generation, and the workload "recurrence" is a
-recurrent layer alone. The file bench/workloads.py describes all workloads. The values of --peer are names of libraries. A name may be
-followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0` (both dropout rates of A set to
-0). In each round, each library runs in a fresh process on two cores, one library after the other. Before a library is timed for the first
-time, its results are compared with those of this project's reference backend. Measurements that the result file has for the current commit
-are skipped; failed and noisy measurements are repeated. If any measurement is left to make, the machine's peak speeds of a matrix product
-and a memory copy are measured first.
+Workload A is the Keras example imdb_lstm, B is lstm_text_generation, "recurrence" is a recurrent layer alone; bench/workloads.py describes
+all. The name of a peer may be followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0`.
+In each round, each library runs in a fresh process on two cores, one after the other. Before a library is timed for the first time, its
+results are compared with those of our backend `reference`. Results of this commit and machine are not measured again, but failed and noisy
+ones are. The machine's peak speeds of a matrix product and a memory copy are measured first.
 
-With --first-step, pairs of fresh processes measure the time to build the model and the time of the first step. The first process of a pair
-starts with an empty compilation cache (cold). The second process uses the programs that the first one compiled (warm).
+With --first-step, pairs of fresh processes measure the time to build the model and that of the first step: with an empty compilation cache
+(cold), then with the programs that the first process compiled (warm).
 
 On a machine with GPUs, all libraries run on the first GPU in float32 without TF32, and the results are written to a separate file.
 """
@@ -46,11 +43,9 @@ from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz")
 SPREAD, TOLERATED, TRIES = 0.1, 0.1, 3
-"""Limits for noisy measurements.
-
-A measurement is noisy in three cases: the interquartile range of its block times is above `SPREAD` times the median of these times, a probe
-of the CPU (`bench.hardware.probe`) just before or after the measurement was slower than the fastest probe by more than `TOLERATED`, or the
-load average was above twice the number of cores. Measurements are repeated until one is not noisy or `TRIES` were made."""
+"""Limits of a measurement that is not noisy: the interquartile range of its block times relative to their median, and how much slower
+than the fastest probe of the CPU (`bench.hardware.probe`) one beside it may be; a noisy one is repeated until `TRIES` were made (`noise`).
+"""
 STARTING = 6, 19
 """Seconds that a process takes besides its timing, on an idle machine and on a busy one."""
 CACHES = ("cold", "warm")
@@ -181,20 +176,15 @@ def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], r
     for name, note in {line.candidate: line.rows[-1]["note"] for line in lines if line.rows and line.rows[-1]["note"]}.items():
         print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
-    for line in verdicts(works, candidates, used):
-        print(line)
+    print(*verdicts(used), sep="\n")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Default values of the command-line flags of `bench throughput`.
+    """Default values of flags.
 
-    Attributes:
-        workloads: values of each size, as nested dicts: name of the workload -> letter of the size -> values.
-        rounds: number of processes for each workload and each candidate (a library with its options).
-        seconds: duration of each measurement in seconds.
-        without: names of libraries that are left out.
-        tries: largest number of measurements of one process. A process is measured again only if its result was noisy.
+    `rounds` is the number of processes of a candidate, `seconds` the time of each, `without` has peers that are left out, and a process
+    whose results are noisy is measured `tries` times at most.
     """
 
     workloads: dict[str, Axes]
@@ -307,8 +297,9 @@ def main() -> None:
     elif items:
         most = TRIES if options.workload else preset.tries
         named, took = {candidate.name: candidate for candidate in candidates}, options.seconds or preset.seconds
-        low, high = (len(items) * (took + rest) / 60 for rest in STARTING)
-        print(f"{len(items)} processes: {low:.0f} to {high:.0f} minutes if none is measured yet, more with noisy rows", flush=True)
+        # half a minute for the peaks, the probes and the references
+        minutes = 0.5 + len(items) * (took + np.interp(timing.load(), (0, timing.CORES), STARTING)) / 60
+        print(f"{len(items)} processes: {minutes:.0f} minutes at this load if none is measured yet, more with noisy rows", flush=True)
         sweep(items, named, took, options.results, most)
     shown = report_first_step if options.first_step else report
     shown(works, candidates, options.results, sha, options.series)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cpu, hardware
-from bench.schema import Row, Rows, check, make_row, require_one_machine
+from bench import hardware
+from bench.schema import Row, Rows, check, make_row
 from lstm_jax.errors import require
 from lstm_jax.sweep.rows import run_missing
 
@@ -24,11 +24,6 @@ def pinned(cores: int = CORES) -> dict[str, str]:
     """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads."""
     limits = {f"{library}_NUM_THREADS": str(cores) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     return os.environ | limits | (hardware.GPU_SETTINGS if hardware.gpu() else {})
-
-
-def require_this_machine(rows: Rows) -> None:
-    """Check that rows to which others are to be added are from this machine."""
-    require_one_machine([*rows, {"cpu": cpu(), "cores": CORES}], "measure on one machine, or give another file in --results")
 
 
 def _start(arguments: Sequence[str], cores: int, environment: Mapping[str, str] | None, first: int = 0, **pipes) -> Any:

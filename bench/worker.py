@@ -2,13 +2,11 @@
 
     python -m bench.worker ours A --write-reference a.npz
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
-    python -m bench.worker ours:backend=hoisted recurrence:H=64,T=80,B=32 --reference r.npz
     python -m bench.worker torch_lstm A --checked 1.3e-6      # relative error that an earlier process found
 
 With --write-reference, nothing is timed, and the results of one step of our backend `reference` are written to a file. With --reference,
-the library's results are compared with the results in such a file, and the row has the largest relative error as "distance". With
---checked, nothing is compared, and the row has the given number as "distance". If the library fails, the JSON line has the field "error",
-and the exit code is 1.
+the results are compared with those in such a file, and the largest relative error is the "distance" of the row. If the library fails, the
+JSON line has the field "error", and the exit code is 1.
 """
 
 import argparse

@@ -1,25 +1,20 @@
 """Benchmark workloads: the training steps of two Keras examples, an evaluation, and a recurrent layer alone.
 
-A workload is selected by name, optionally with other sizes or another cell:
+A workload is selected by name, optionally with other sizes (batch B, steps T, features E, hidden size H, vocabulary V, resets R) or a cell:
 
     workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("inference:B=8,T=200")
 
-- "A" is a training step of the Keras example imdb_lstm: Embedding(20000, 128), LSTM(128, dropout 0.2, recurrent dropout 0.2), Dense(1). It
-  trains on 80 words of each review, with batch size 32 and Adam.
-- "B" is a training step of the Keras example lstm_text_generation: LSTM(128) on 33 one-hot characters, Dense(33). It trains on windows of
-  40 characters with the softmax cross-entropy of the next character, batch size 128 and Adam.
-- "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews, in batches of 512. The reviews are read from
-  `$LSTM_JAX_DATA` or the download cache.
-- "inference" runs the model of A without dropout on one batch of random reviews, in one call. By default the batch is one review of 80
-  words.
-- "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
-  the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
-- "forward" is the forward pass of "recurrence" alone: it computes the outputs h (B, T, H) and keeps nothing for a backward pass.
-- "resets" is like "recurrence", but the state is reset to zeros before 3 % of all steps, which are drawn at random. The default sizes are
-  128 sequences of 128 steps, with 256 features and 256 units.
-
-The sizes are batch B, steps T, features E, hidden size H, vocabulary V and resets R (percentage of the steps before which the state is
-reset). The recurrent cell is an LSTM, unless the name of the workload gives another cell of `lstm_jax.cells`.
+- "A" is a training step of the Keras example imdb_lstm: Embedding(20000, 128), LSTM(128, dropout 0.2, recurrent dropout 0.2), Dense(1), on
+  80 words of each review, with batch size 32 and Adam.
+- "B" is a training step of the Keras example lstm_text_generation: LSTM(128) on 33 one-hot characters, Dense(33), on windows of 40
+  characters with the softmax cross-entropy of the next character, batch size 128 and Adam.
+- "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews of `$LSTM_JAX_DATA` or the download cache, batch size
+  512.
+- "inference" runs the model of A without dropout on one batch of random reviews, in one call; by default one review of 80 words.
+- "recurrence" is the forward and backward pass of a recurrent layer alone, from inputs x (B, T, E), a zero state and a given cotangent of
+  the outputs h (B, T, H) to h and the gradients of the weights and x. "forward" is the forward pass alone, which keeps nothing for a
+  backward pass.
+- "resets" is like "recurrence", but the state is reset to zeros before R = 3 % of all steps, which are drawn at random.
 """
 
 import argparse
@@ -56,16 +51,11 @@ class Workload:
 
     Attributes:
         name: name that the function `workload` parses, such as "A" or "recurrence:H=64".
-        kind: "sentiment" (training on word ids), "characters" (training on one-hot characters), "evaluation" (a sentiment model without
-            dropout), "recurrence" (forward and backward pass of a recurrent layer alone) or "forward" (only the forward pass of such a
-            layer).
-        batch: batch size B.
-        length: number of steps T.
-        units: hidden size H.
-        features: number of input features E. For one-hot characters it equals V.
-        vocabulary: number of distinct word or character ids V. For a recurrent layer alone it is 0.
-        cell: name of the recurrent cell.
-        resets: percentage of the steps before which the state of a sequence is reset to zeros, for a recurrent layer alone.
+        kind: training on word ids or on one-hot characters, a sentiment model without dropout, or a recurrent layer alone, with and without
+            the backward pass.
+        features: number of input features E; V for one-hot characters.
+        vocabulary: number of distinct word or character ids V; 0 for a layer alone.
+        resets: percentage of the steps of a layer alone before which the state of a sequence is reset to zeros.
         one_call: whether an evaluation is one call on one batch of random reviews, instead of all IMDB test reviews in batches.
     """
 
@@ -192,15 +182,12 @@ class Arrays:
     """Initial weights and data of a workload. All benchmarked libraries get the same arrays.
 
     Attributes:
-        weights: dict from the name of each weight to a float32 array. The names and layouts are those of `lstm_jax.convert`, with the LSTM
-            gates in the order i, f, g, o. The names of the weights of the recurrent cell begin with "recurrent/0/". A
-            workload of a recurrent layer alone has no other weights.
-        inputs: word or character ids (N, T) of N examples. For a recurrent layer alone, they are its inputs x (B, T, E).
-        targets: label or next character (N,) of each example. For a recurrent layer alone, they are the cotangent (B, T, H) of the
-            outputs h.
-        text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. None for other
-            kinds.
-        resets: bool (B, T), True where the state of a sequence is reset before a step. None if the workload has no resets.
+        weights: float32 arrays with the names and layouts of `lstm_jax.convert`, gates in the order i, f, g, o. Names of the recurrent cell
+            begin with "recurrent/0/"; a layer alone has no others.
+        inputs: word or character ids (N, T) of N examples; of a layer alone, its inputs x (B, T, E).
+        targets: label or next character (N,) of each example; of a layer alone, the cotangent (B, T, H) of the outputs h.
+        text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. Else None.
+        resets: bool (B, T), True where the state of a sequence is reset before a step, or None.
     """
 
     weights: Weights

@@ -2,7 +2,7 @@
 
     python -m bench report                              # report on the newest commit with results, written to bench/page/
     python -m bench report --commit 32f0c1 --out page
-    python -m bench report --results mine.jsonl         # of a folder: the newest commit of each machine in its files
+    python -m bench report --results mine.jsonl         # of a file or a folder: the newest commit of each machine
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
     python -m bench report --tables --check             # exit with code 1 if a table would change
 
@@ -15,17 +15,16 @@ of the commit. The comment after the table is `<!-- end -->`.
 """
 
 import argparse
-import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import accuracy, add_flags, make_parser, scaling, throughput
+from bench import RESULTS, accuracy, add_flags, make_parser, scaling, throughput
 from bench.report.figures import draw_speed
 from bench.report.page import page
-from bench.report.tables import accuracy_tables, compare_machines, markdown, throughput_tables
-from bench.schema import GRID, SCALING, STEP, Row, rows_of, select
-from bench.summary import candidates_in, kept, of_commit, print_table, verdicts, workloads_in
+from bench.report.tables import Table, accuracy_tables, banner, history, leaderboard, markdown, quality_table, throughput_tables
+from bench.schema import GRID, SCALING, STEP, by_machine, rows_of, select
+from bench.summary import KINDS, of_commit, verdicts
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection.figures import figure_paths
@@ -34,22 +33,14 @@ ROOT = Path(__file__).parents[2]
 TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
 
 
-def newest(path: Path, measurement: str) -> str:
-    """Find the last result of a given kind in a result file, and return its commit."""
-    rows = rows_of(path, measurement)
-    require(bool(rows), "rows", path, "run bench throughput first, or name a file with rows in --results")
-    return rows[-1]["git"]
-
-
 def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
     """Return the Markdown table of the results of a benchmark command."""
     if command == "throughput":
-        machines = of_commit(throughput.PATH, commit)
-        require(len(machines) == 1, "machines", " and ".join(machines), "name a commit that one machine measured")
+        machines = of_commit(throughput.PATH, commit, workloads)
+        mark = f"{command} {commit} {' '.join(workloads)}"
+        require(len(machines) == 1, "mark", mark, "name a commit that one machine measured, and workloads that have rows")
         ((rows, lines),) = machines.values()
-        shown = [line for line in lines if not workloads or line.work.base in workloads]
-        require(bool(shown), "mark", f"{command} {commit} {' '.join(workloads)}", "name workloads that have rows")
-        return throughput_tables(shown, rows, commit)
+        return throughput_tables(lines, rows, commit)
     rows = accuracy.grid_rows(accuracy.PATH, commit) if command == "accuracy" else []
     require(bool(rows), "mark", f"{command} {commit}", "name throughput or accuracy, and a commit that has rows of it")
     return accuracy_tables(rows)
@@ -78,32 +69,41 @@ def rewrite_tables(check: bool) -> int:
     return int(check and bool(stale))
 
 
+def boards(results: Path, trained: Path) -> dict[str, Table]:
+    """Return the tables over machines and commits by their titles, from all rows of two files or folders."""
+    rows = rows_of(RESULTS if results == throughput.PATH else results, *KINDS)
+    return {
+        "Leaderboard": leaderboard(rows),
+        "Time to quality": quality_table(rows_of(trained, GRID)),
+        "History of A and B": history(rows),
+    }
+
+
 def write_report(options: argparse.Namespace) -> None:
     """Write the report (HTML page, figure and Markdown summary) to the folder `options.out`."""
-    machines = of_commit(options.results, options.commit or ("" if options.results.is_dir() else newest(options.results, STEP)))
-    require(bool(machines), "rows", options.results, "name a file with rows in --results")
+    machines = of_commit(options.results, options.commit, options.workload)
+    require(bool(machines), "rows", options.results, "name a file, and workloads that have rows")
     pages = [options.out / (f"machine_{n}.html" if n else "index.html") for n in range(len(machines))]
     summary, figure = options.out / "summary.md", options.out / "speed.png"
     for path in (*pages, summary, *figure_paths(figure)):
         check_output(path, (options.results, options.accuracy), options.force)
-    trained: list[Row] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
-    heads, compared = compare_machines(machines)
-    table = {"heads": heads, "rows": compared, "pages": {name: path.name for name, path in zip(machines, pages, strict=True)}}
-    text = f"<!-- {MARK} -->\n\n" + (markdown(heads, compared) + "\n" if len(machines) > 1 else "")
+    tables = boards(options.results, options.accuracy)
+    trained = [row for row in rows_of(options.accuracy, GRID) if row["cores"] == accuracy.CORES]
+    trained = [row for row in trained if row["git"] == trained[-1]["git"]]
+    more = {"tables": tables, "links": {name: path.name for name, path in zip(machines, pages, strict=True)}}
+    text = f"<!-- {MARK} -->\n\n"
     for path, (name, (rows, lines)) in zip(pages, machines.items(), strict=True):
         commit = select(rows, STEP)[-1]["git"]
-        of_scaling = rows_of(scaling.PATH, SCALING, git=commit)
-        curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
-        write_atomically(path, page(lines, rows, curves, html.escape(commit), trained, table if len(machines) > 1 else {}), options.force)
-        text += (f"Machine {name}.\n\n" if len(machines) > 1 else "") + throughput_tables(lines, rows, commit) + "\n"
-        text += "".join(f"- {line}\n" for line in verdicts(workloads_in(rows), candidates_in(rows), rows)) + "\n"
-        works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
-        print(f"{path}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
-    write_atomically(summary, text + accuracy_tables(trained), options.force)
-    rows, lines = next(iter(machines.values()))
-    draw_speed(lines, rows, figure, options.force)
-    if len(machines) > 1:
-        print_table(heads, compared)
+        of_scaling = by_machine(rows_of(scaling.PATH, SCALING, git=commit) if options.results == throughput.PATH else [])
+        curves = list(scaling.curves(of_scaling.get(name, []), scaling.MIDDLE, scaling.DEVICES))
+        write_atomically(path, page(lines, rows, curves, commit, trained, more), options.force)
+        text += f"Machine {name}.\n\n{throughput_tables(lines, rows, commit)}\n"
+        text += "".join(f"- {line}\n" for line in verdicts(rows)) + "\n"
+        print(f"{path}: {banner(lines, rows, commit)}")
+    text += accuracy_tables(trained) + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in tables.items())
+    write_atomically(summary, text, options.force)
+    draw_speed(*next(iter(machines.values())), figure, options.force)
+    print(summary)
 
 
 def main() -> int:
@@ -112,6 +112,7 @@ def main() -> int:
     add_flags(parser, Path, results="file of rows of bench throughput, or folder of such files", out="folder of page, figure and summary")
     add_flags(parser, Path, accuracy="file of rows of bench accuracy; its newest commit is reported")
     add_flags(parser, str, commit="commit of the rows; the newest that has some if not given")
+    parser.add_argument("--workload", nargs="+", default=(), help="workloads to show, such as A B; all if not given")
     add_flags(parser, bool, force="replace files in --out that no report wrote", tables="rewrite the tables in README.md and docs/")
     add_flags(parser, bool, check="with --tables: write nothing, end with code 1 if a table would change")
     parser.set_defaults(results=throughput.PATH, out=ROOT / "bench" / "page", accuracy=accuracy.PATH)

@@ -9,7 +9,7 @@ from bench.summary import Line
 from lstm_jax.inspection.figures import BLUE, ORANGE, write_figure
 
 
-def draw_speed(lines: Sequence[Line], rows: Rows, path: Path, force: bool = True) -> None:
+def draw_speed(rows: Rows, lines: Sequence[Line], path: Path, force: bool) -> None:
     """Draw the time of a step of each workload at its own sizes, with a bar for each library. Without such results, nothing is drawn."""
     timed = [line for line in lines if ":" not in line.work.name and not line.error]
     works = list(dict.fromkeys(line.work.name for line in timed))

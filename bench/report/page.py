@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.accuracy import TARGET, summarize
-from bench.report.tables import count_text
+from bench.accuracy import TARGETS, summarize
+from bench.report.tables import banner, count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, Row, Rows, select
-from bench.summary import Line, candidates_in, peaks, verdicts, workloads_in
+from bench.summary import Line, peaks, verdicts
 from lstm_jax.inspection.window import fill_template
 
 METRICS = {"ms": "ms_per_step", "tokens": "tokens_per_second", "gflops": "gflops", "memory": "peak_memory_mib"}
@@ -41,21 +41,20 @@ def line_record(line: Line) -> Row:
     return record | {name: _finite(value) for name, value in metrics.items()}
 
 
-def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows = (), machines: Row | None = None) -> str:
-    """Return the text of the HTML page that shows the benchmark results of one commit.
+def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str, trained: Rows, more: Row) -> str:
+    """Return the text of the HTML page that shows the results of one commit.
 
-    `machines` has the "heads" and "rows" of a table of several machines, and the "pages" of the machines by name.
+    `more` has "tables", a dict from titles to `Table`, and "links", a dict from names of machines to their pages.
     """
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
     environments = Counter(json.dumps({name: row[name] for name in MACHINE.split()}, sort_keys=True) for row in timed)
     data = {
-        "about": f"Commit {commit}: {len(tried)} rows; {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.",
+        "about": banner(lines, rows, commit),
         "gemm": _finite(gemm),
         "copy": _finite(copy),
         "lines": [line_record(line) for line in lines if not line.error],
-        "verdicts": verdicts(workloads_in(rows), candidates_in(rows), rows),
-        "machines": machines or {},
+        "verdicts": verdicts(rows),
         "scaling": [vars(curve) | {"exponent": exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
         "accuracy": [
             line
@@ -63,9 +62,9 @@ def page(lines: Sequence[Line], rows: Rows, curves: Sequence[Curve], commit: str
             for line in summarize(trained)
         ],
         "accuracy_commit": trained[0]["git"] if trained else "",
-        "target": TARGET,
+        "targets": TARGETS,
         "columns": COLUMNS.split(),
         "rows": [[row.get(name) for name in COLUMNS.split()] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in environments.most_common()],
     }
-    return fill_template(TEMPLATE, data)
+    return fill_template(TEMPLATE, data | more)

@@ -4,7 +4,6 @@
 docs/reference/generated. A file is rewritten only if its text has changed, because Sphinx builds the page of a rewritten file again.
 """
 
-import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "bench.md": commands.bench_page,
     "keras_tests.md": keras_table.page,
     "messages.md": messages.page,
+    "leaderboard.md": rows.leaderboard,
     "rows.md": rows.page,
     "sources.md": sources.page,
     "studies.md": studies.page,
@@ -53,8 +53,8 @@ def write(folder: Path = FOLDER) -> None:
 def write_report(app: Sphinx, error: Exception | None) -> None:
     """Write the HTML page with the benchmark results to the folder `report` of the site.
 
-    The page shows the throughput results of one commit: the commit in the command `bench report --commit ...` in README.md, which draws
-    the figure there. Sphinx calls this function at the end of a build.
+    The page shows the rows of the table in README.md: the mark before that table names their commit and their workloads. Sphinx calls this
+    function at the end of a build.
 
     Args:
         app: Sphinx application. Nothing is written if it builds another format than HTML.
@@ -64,10 +64,10 @@ def write_report(app: Sphinx, error: Exception | None) -> None:
         return
     from bench import accuracy, report, throughput
 
-    figure = re.search(r"bench report --commit (\w+)", (report.ROOT / "README.md").read_text())
-    assert figure is not None
-    folder = Path(app.outdir) / "report"
-    report.write_report(Namespace(commit=figure[1], results=throughput.PATH, accuracy=accuracy.PATH, out=folder, force=True))
+    mark = report.TABLE.search((report.ROOT / "README.md").read_text())
+    assert mark is not None
+    shown = {"commit": mark[3], "workload": mark[4].split(), "results": throughput.PATH, "accuracy": accuracy.PATH}
+    report.write_report(Namespace(**shown, out=Path(app.outdir) / "report", force=True))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,8 +1,10 @@
-"""Generator of the reference page that describes the rows of the result files in bench/results.
+"""Generators of two pages about bench/results: the description of its rows, and the leaderboard that is made from them.
 
-The text is read from `bench.schema`. A row is one benchmark result, a JSON object on a line of its own.
+A row is one benchmark result, a JSON object on a line of its own.
 """
 
+from bench import accuracy, report, throughput
+from bench.report.tables import markdown
 from bench.schema import MEASUREMENTS, TYPES, VERSION, described, required_in
 
 
@@ -35,3 +37,27 @@ def page() -> str:
             "",
         ]
     )
+
+
+ABOUT = """\
+# Leaderboard
+
+All machines with rows in `bench/results/`, ours and peers, the fastest first. A workload on a machine has the rows of the commit that
+measured the most peers, the newest of several. `python -m bench report` makes the same tables; [Benchmarks](../../benchmarks.md) explains
+workloads and intervals.
+
+- **ms** and **seconds** are medians. †: some rows are noisy.
+- **Our speedup** is the time divided by ours on the same machine.
+- **Of the product** is the rate of all products of a step, relative to a large float32 product in the same run. Products in bfloat16 or
+  int8 may exceed it.
+- **Time to quality** is training without compilation and evaluation, up to the end of the first epoch with a test accuracy of 0.83 on the
+  IMDB reviews (`sentiment`), or with 2.0 held-out bits a character on Python's documentation (`demo`, the model of `lstm-jax demo`).
+"""
+
+
+def leaderboard() -> str:
+    """Return the text, in Markdown, of the page with the tables over all machines and commits."""
+    tables = report.boards(throughput.PATH, accuracy.PATH)
+    (_, *heads), rows = tables.pop("Leaderboard")
+    works = {work: (heads, [cells[1:] for cells in rows if cells[0] == work]) for work, *_ in rows}
+    return ABOUT + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in (works | tables).items())

@@ -1,12 +1,15 @@
 """Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up rows."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
-from rows import printed, read_lines, run_python
+from rows import printed, read_lines, run_python, write_rows
 
 from bench import accuracy, recipes
 from bench.peers import ours_tasks
+from bench.report.tables import quality_table
 from lstm_jax import InputError
 
 DEFAULTS = {"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}
@@ -30,6 +33,31 @@ def test_runs_of_the_grid():
         config = ours_tasks.config_of(DEFAULTS[task], flags)
         length = config.data.maxlen if task == "sentiment" else config.data.length
         assert (length, config.model.units, config.train.epochs, config.train.seed) == (ours["T"], ours["H"], 3, 1)
+    (demo,) = (
+        run
+        for run in accuracy.runs_of(accuracy.PRESETS["quality"].axes, ["ours"], 1, {"sentiment": 3, "demo": 12})
+        if "demo" in run["task"]
+    )
+    module, command, task, *flags = accuracy.arguments(demo)
+    assert (module, command, task) == ("lstm_jax.cli", "train", "generation")
+    assert flags[-4:] == ["--length", "64", "--units", "192"]
+
+
+def test_time_to_a_quality_of_the_demo(path, monkeypatch):
+    """The rows are those of the run's metrics.jsonl."""
+
+    def process(arguments, *_, **__):
+        run = Path(arguments[arguments.index("--run") + 1])
+        run.mkdir()
+        write_rows(run / "metrics.jsonl", [{"epoch": n, "validation_bits": 3.0 - n / 2, "seconds": 2.0} for n in (1, 2, 3)])
+        return []
+
+    monkeypatch.setattr(accuracy.timing, "run_module", process)
+    flags = ["--preset", "quality", "--task", "demo", "--seeds", "1", "--cores", "1"]
+    shown = printed("accuracy", *flags, "--results", path)
+    assert re.search(r"demo +ours +12 +64 +192 +1 +1\.5000 \* .* 4\.0 *$", "\n".join(shown), re.MULTILINE)
+    heads, rows = quality_table(read_lines(path))
+    assert [rows[0][heads.index(name)] for name in ("task", "seconds", "best")] == ["demo to 2.0", "4.0", "1.500"]
 
 
 def test_summary_and_report_by_hand(capsys):

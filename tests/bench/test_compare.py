@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from rows import bench_here, timed, write_rows
+from rows import bench_here, complaint, timed, write_rows
 
 from bench import compare
 from bench.compare import Change
-from lstm_jax import InputError
 from lstm_jax.sweep import stats
 
 
@@ -60,21 +59,22 @@ def test_verdicts(found, verdicts):
     assert [change.verdict for change in compare.judged(found, 0.02, 0.03)] == verdicts
 
 
-@pytest.mark.parametrize(
-    ("row", "subject"),
-    [
-        (timed("A", "ours", 1.0, cpu="another"), r"machines: another, .* and chip, "),
-        (timed("A", "ours", 1.0, devices=["gpu:H100"]), r"machines: chip, 2 cores, cpu:cpu and chip, 2 cores, gpu:H100;"),
-        (timed("A", "ours", 1.0, devices=["gpu:H100"] * 2), r"machines: .*gpu:H100, gpu:H100;"),
-        (timed("B", "ours", 1.0), "rows: 2 and 1"),
-    ],
-)
-def test_rows_that_cannot_be_compared(row, subject):
-    """Rows that ran on one CPU device and rows that ran on two CPU devices count as rows of one machine."""
+def test_two_machines(tmp_path):
+    """Rows of two machines give no verdict. Rows with one CPU device, with two, and with the id of the only such machine are of one."""
     rows = [timed("A", "ours", 1.0), timed("A", "ours:backend=reference", 1.0, backend="reference", devices=["cpu:cpu"] * 2)]
-    assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
-    with pytest.raises(InputError, match=f"^{subject}"):
-        compare.changes(rows, [row])
+    both = [*rows, timed("A", "ours", 2.0, machine="ab12"), timed("A", "ours", 3.0, machine="cd34", cpu="another")]
+    old, new, mixed = (write_rows(tmp_path / name, found) for name, found in (("old", rows), ("new", both[2:]), ("mixed", both)))
+    assert bench_here("compare", old, f"{new}@ab12").stdout.splitlines()[-1].startswith("1 compared; this project slower in 0")
+    run = bench_here("compare", f"{mixed}@ab12", f"{mixed}@cd34")
+    ratio, note = run.stdout.splitlines()
+    assert (run.returncode, "1.500 times" in ratio) == (0, True)
+    assert note.startswith("baseline on chip, 2 cores (ab12), candidate on another, 2 cores (cd34): ")
+    for sides, subject in (
+        ((mixed, old), f"machines of {mixed}: another, 2 cores (cd34); chip, 2 cores (ab12); "),
+        ((f"{mixed}@ef56", old), "machine: ef56; name one of another, 2 cores (cd34); chip"),
+        ((old, write_rows(tmp_path / "gpu", [timed("B", "ours", 1.0, devices=["gpu:H100"])])), "rows: 2 and 1"),
+    ):
+        assert complaint("compare", *sides).startswith(f"bench: {subject}")
 
 
 @pytest.mark.parametrize(

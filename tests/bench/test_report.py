@@ -69,7 +69,8 @@ def test_data_of_the_page(page):
     assert best["seconds_to_target"] == pytest.approx(51.2)
     assert trained["sentiment, 1 epoch", 20, None, 32]["seconds_to_target"] is None
     assert {key for key, line in trained.items() if not line["front"]} == {("sentiment, 1 epoch", 20, None, 64)}
-    assert data["machines"] == {}
+    assert list(data["tables"]) == ["Leaderboard", "Time to quality", "History of A and B"]
+    assert data["links"] == {"chip, 2 cores": "index.html"}
     assert data["verdicts"][0].startswith("A: faster than 1 of 2 peers beyond noise, slower than 1, undecided 0; nearest flax_nnx, 0.50x (")
     assert data["verdicts"][2].endswith(
         "over flax_nnx, 3 sizes of recurrence of lstm: 0.50x (0.50 to 0.50), 0.50x to 0.50x, we are slower at 3 sizes"
@@ -77,6 +78,24 @@ def test_data_of_the_page(page):
     column = data["columns"].index("error")
     assert NASTY in [row[column] for row in data["rows"]]
     assert "<" not in found
+
+
+def test_the_page_shows_the_rows_of_the_table(tmp_path):
+    """Of each process the last quiet row counts, on the page and in the table; a noisy one is marked. Other workloads are left out."""
+    rows = [timed(name, peer, ms, n) for name in "AB" for peer, ms in (("ours", 4.0), ("haiku", 9.0)) for n in range(2)]
+    rows += [timed("A", "haiku", 7.0, 1, noisy="wide"), timed("A", "ours", 6.0, 2, noisy="wide"), timed("A", "ours", 5.0, 2)]
+    rows += [timed("A", "equinox", 8.0, noisy="wide"), timed("A", "ours", 1.0, git="other")]
+    paths = write_rows(tmp_path / "rows.jsonl", rows), write_rows(tmp_path / "accuracy.jsonl", _trained())
+    printed("report", "--results", paths[0], "--accuracy", paths[1], "--out", tmp_path, "--commit", "abc", "--workload", "A")
+    data = json.loads(
+        re.findall(r'<script id="data" type="application/json">(.*?)</script>', (tmp_path / "index.html").read_text(), re.DOTALL)[0]
+    )
+    table = re.findall(r"^\| ([a-zA-Z]+).*? \| (\d\.\d\d)(†?)", (tmp_path / "summary.md").read_text().split("##")[0], re.MULTILINE)
+    assert table == [("this", "4.00", ""), ("Haiku", "9.00", ""), ("Equinox", "8.00", "†")]
+    assert [f"{line['ms']:#.3g}" for line in data["lines"]] == [ms for _, ms, _ in table]
+    of_rows = sorted((row[1], row[3]) for row in data["rows"])
+    assert of_rows == [("equinox", 8.0), ("haiku", 9.0), ("haiku", 9.0), ("ours", 4.0), ("ours", 4.0), ("ours", 5.0)]
+    assert data["about"].endswith("; 1 of 6 rows are noisy (†).")
 
 
 def test_summary_and_figure(page):

@@ -23,7 +23,7 @@ def test_curves_of_rows():
     by_steps, by_units = scaling.curves(rows, middle, (1, 2))
     assert by_steps == scaling.Curve("T", 1, [10, 20], [3.0, 6.0], [103.0, 106.0])
     assert (by_units.letter, by_units.sizes, by_units.ms) == ("H", [4, 8], [3.0, 9.0])
-    text = "T 10 to 20, devices 1: time 3.000 to 6.000 ms, as T ** 1.00 (last two sizes 1.00); memory 103 to 106 MiB"
+    text = ": T 10 to 20, devices 1: time 3.000 to 6.000 ms, as T ** 1.00 (last two sizes 1.00); memory 103 to 106 MiB"
     assert scaling.describe(by_steps) == text
     assert "as H ** 1.58" in scaling.describe(by_units)
 
@@ -35,20 +35,24 @@ def test_exponents_above_a_constant(power):
 
 
 def test_points_are_measured_once(path, tmp_path, monkeypatch):
-    """The middle is a point of both grids. Rows of other commands do not count, and rows of another machine are refused."""
+    """The middle is a point of both grids. Rows of another command or machine do not count; a report has curves of each machine."""
     asked = []
     write_rows(path, [made(RUN_MEMORY)])
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
     measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
     monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(json.loads(arguments[3])) or [measured])
-    monkeypatch.setattr(scaling.timing, "cpu", lambda: measured["cpu"])
     monkeypatch.setattr(scaling.timing, "CORES", 2)
     flags = ("--results", path, "--figure", tmp_path / "figure.png")
     for _ in range(2):
         printed(*TINY, *flags)
     assert asked == [{"T": T, "H": 4, "B": 2} for T in (3, 6)]
-    monkeypatch.setattr(scaling.timing, "cpu", lambda: "another chip")
-    assert complaint(*TINY, *flags).startswith("bench: machines: ")
+    mine = scaling.hardware.machine_id()
+    monkeypatch.setattr(scaling.hardware, "machine_id", lambda: "ab12")
+    measured["cpu"] = "another chip"
+    names = [line.split(": ")[0] for line in printed(*TINY, *flags)[-2:]]
+    assert (len(asked), names) == (4, ["another chip, 2 cores (ab12)", f"AMD EPYC, 2 cores ({mine})"])
+    assert printed(*TINY, *flags, "--report", "--machine", "ab12")[0].startswith("another chip")
+    assert complaint(*TINY, *flags, "--report", "--machine", "ef56").startswith("bench: machine: ef56; name one of another chip, 2 cores (")
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def submission(path, edit=lambda rows: None, cpu="chip", slower=1.0):
     number, peak = hardware.machine_id(about), {"gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}
     steps = [measured(name, peer, slower * ms, number) for number in range(2) for name, own in MS.items() for peer, ms in own.items()]
     rows = [made("peak", **peak), *steps, failed("A", "haiku", "out of memory")]
-    rows = [row | {"machine": number, "git": SHA} for row in rows]
+    rows = [row | {"machine": number, "git": SHA, "cpu": cpu} for row in rows]
     first = made("machine", hardware=about, machine=number, peaks=peak, git=SHA, seconds=60.0, speedups=speedups(rows))
     rows = [first | {"date": datetime.now(UTC).isoformat()}, *rows]
     edit(rows)
@@ -174,12 +174,17 @@ def test_two_machines(tmp_path):
     trained = made("grid", cores=1, task="sentiment", peer="ours", epochs=1, epoch=1, test_accuracy=0.8, examples_per_second=1.0)
     accuracy = write_rows(tmp_path / "accuracy.jsonl", [trained])
     lines = printed("report", "--results", folder, "--accuracy", accuracy, "--out", tmp_path / "page")
-    assert [line.split(": ")[1] for line in lines[:2]] == ["11 rows, 3 workloads, 3 peers with options"] * 2
-    assert max(map(len, lines[2:])) <= 100
-    assert re.findall(r"A +(\w+) .* +(\d+) %", "\n".join(lines)) == [("fast", "50"), ("slow", "25")]
+    assert [line.split(", 400 GFLOP/s")[0].split(": ")[1] for line in lines[:2]] == [f"Commit {SHA}"] * 2
     pages = [(tmp_path / "page" / name).read_text() for name in ("index.html", "machine_1.html")]
-    assert all('"fast' in page and '"slow' in page for page in pages)
-    assert (tmp_path / "page" / "summary.md").read_text().count("| this project |") == 2
+    assert all('"fast, 2 cores (' in page and '"slow, 2 cores (' in page for page in pages)
+    text = (tmp_path / "page" / "summary.md").read_text()
+    board, history = text.split("## Leaderboard")[1], text.split("## History")[1]
+    ranked = re.findall(r"\| A \| (this project|PyTorch)[^|]* \| [\d.]+ \| [^|]*\| (\d+) % \| (\w+), ", board)
+    assert ranked == [("this project", "50", "fast"), ("PyTorch", "34", "fast"), ("this project", "25", "slow"), ("PyTorch", "17", "slow")]
+    assert re.findall(rf"\| (\w+), [^|]*\|  \| {SHA} \| ([\d.]+) \| ([\d.]+) \| 400 \|", history) == [
+        ("slow", "20.0", "24.0"),
+        ("fast", "10.0", "12.0"),
+    ]
 
 
 def test_a_machine(tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
         asked.append(arguments)
         return [timed("A", "ours", 1.0, probe_gflops=[1.0], distance=0.5) if "--seconds" in arguments else {}]
 
-    for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0, "cpu": lambda: "chip"}.items():
+    for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0}.items():
         monkeypatch.setattr(timing, name, replacement)
     monkeypatch.setattr(throughput, "noise", lambda row, fastest: noisy.pop(0))
     item = {"workload": "A", "candidate": "ours", "git": "abc", "series": None}
@@ -216,7 +216,7 @@ def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
         throughput.sweep([item, item | {"round": int(until < 0)}], {"ours": summary.PLAIN}, 0.1, path, 1, until)
         assert [row["machine"] for row in read_lines(path) if row["measurement"] == "step"] == [other, mine]
     shown = "\n".join(printed("throughput", "--results", path, "--report", "--commit", "abc", "--workload", "A", "--peer", "ours"))
-    assert re.findall(r"machine (\w+);|ours +([\d.]+) ", shown) == [(other, ""), ("", "2.000"), (mine, ""), ("", "4.000")]
+    assert re.findall(r"machine chip, 2 cores \((\w+)\);|ours +([\d.]+) ", shown) == [(mine, ""), ("", "4.000"), (other, ""), ("", "2.000")]
 
 
 def test_verdicts_use_quiet_rows():
@@ -224,6 +224,6 @@ def test_verdicts_use_quiet_rows():
     times = {"ours": (4.0, 4.1, 1.0), "haiku": (6.0, 6.1, 1.0), "equinox": (3.0, 9.0, 1.0), "flax_nnx": (2.0, 2.1, 9.0), "own_loop": (9.0,)}
     rows = [timed("A", name, ms, n, noisy="wide" * (n == 2)) for name, own in times.items() for n, ms in enumerate(own)]
     rows += [timed("A", "torch_lstm", 9.0, noisy="wide"), failed("A", "flax_linen", "out of memory")]
-    banner, verdict = summary.verdicts([workload("A")], summary.candidates_in(rows), rows)
+    banner, verdict = summary.verdicts(rows)
     assert banner.startswith("NOISY: 5 of 15 rows are noisy")
     assert verdict.startswith("A: faster than 1 of 4 peers beyond noise, slower than 1, undecided 2; nearest flax_nnx, 0.51x (")
