@@ -34,7 +34,7 @@ from lstm_jax.bounds import frozen
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, select_rows, split_gradient
-from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops, Residuals
+from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
@@ -300,7 +300,7 @@ def backward_kernel(
 
 def run(options: Options, call: Call):
     """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
-    return apply(HoistedLSTM(LOOPS, options), *call)
+    return apply(PallasLSTM(options), *call)
 
 
 def _launch(kernel: Callable, tiling: Tiling, results, interpret: bool, *args):
@@ -330,32 +330,46 @@ def _on_mesh(function: Callable, options: Options, call: Call, in_specs: tuple, 
     return on_mesh(on_rows, len(call.state.h), specs, out_specs, kernel.astype(dtype), mask, valid, resets, *arrays)
 
 
-def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
-    def loop(tiling, kernel, mask, valid, resets, state, z):
-        all_steps = jax.ShapeDtypeStruct((len(z) + 1, *state.h.shape), jnp.float32)
-        reads_h = options.sequences or keep or not tiling.resident
-        results = (_shapes(state), all_steps if reads_h else None, all_steps if keep else None, _shapes(z) if keep else None)
-        args = (kernel, z, state, mask, valid, resets)
-        final, all_h, all_c, gates = _launch(forward_kernel, tiling, results, interpret, *args)
-        return all_h[1:] if options.sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
+@frozen
+class PallasLSTM(HoistedLSTM):
+    """`HoistedLSTM` whose loops over time are GPU kernels. On other platforms, the loops of `HoistedLSTM` run.
 
-    z = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
-    return _on_mesh(loop, options, call, (BATCH_FIRST, TIME_FIRST), (TIME_FIRST, BATCH_FIRST, TIME_FIRST), call.state, z)
+    Attributes:
+        joined: see `HoistedLSTM`.
+        interpret: whether the kernels are interpreted by Pallas, for tests. They then run on every platform, but slowly.
+    """
 
+    joined: bool = True
+    interpret: bool = False
 
-def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
-    def loop(tiling, kernel, mask, valid, resets, d_final, residuals, d_h):
-        d_state = _shapes(d_final)
-        results = (d_state, resets and d_state, _shapes(residuals.kept))
-        args = (kernel.T, residuals.kept, residuals.all_c, d_h, d_final, mask, valid, resets)
-        return _launch(backward_kernel, tiling, results, interpret, *args)
+    @property
+    def platforms(self):
+        return PLATFORMS if self.interpret else ("cuda", "rocm")
 
-    specs = (BATCH_FIRST, TIME_FIRST, TIME_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)
-    d_state, d_reset, d_z = _on_mesh(loop, options, call, *specs, d_final, residuals, d_h)
-    split = is_per_gate(call.dropout.recurrent) or is_per_gate(call.dropout.input)
-    return d_state, d_reset, tuple(jnp.split(d_z, GATES, axis=-1)) if split else d_z
+    def forward_loop(self, custom, keep, z, call):
+        if not custom:
+            return super().forward_loop(custom, keep, z, call)
+        options = self.options
 
+        def loop(tiling, kernel, mask, valid, resets, state, z):
+            all_steps = jax.ShapeDtypeStruct((len(z) + 1, *state.h.shape), jnp.float32)
+            reads_h = options.sequences or keep or not tiling.resident
+            results = (_shapes(state), all_steps if reads_h else None, all_steps if keep else None, _shapes(z) if keep else None)
+            args = (kernel, z, state, mask, valid, resets)
+            final, all_h, all_c, gates = _launch(forward_kernel, tiling, results, self.interpret, *args)
+            return all_h[1:] if options.sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
 
-LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), ("cuda", "rocm"))
-INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), PLATFORMS)
-"""Loops whose kernels are interpreted by Pallas, for tests. They run on every platform, but slowly."""
+        return _on_mesh(loop, options, call, (BATCH_FIRST, TIME_FIRST), (TIME_FIRST, BATCH_FIRST, TIME_FIRST), call.state, z)
+
+    def backward_loop(self, custom, residuals, d_h, d_final, call):
+        if not custom:
+            return super().backward_loop(custom, residuals, d_h, d_final, call)
+
+        def loop(tiling, kernel, mask, valid, resets, d_final, residuals, d_h):
+            d_state = _shapes(d_final)
+            results = (d_state, resets and d_state, _shapes(residuals.kept))
+            args = (kernel.T, residuals.kept, residuals.all_c, d_h, d_final, mask, valid, resets)
+            return _launch(backward_kernel, tiling, results, self.interpret, *args)
+
+        specs = (BATCH_FIRST, TIME_FIRST, TIME_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)
+        return _on_mesh(loop, self.options, call, *specs, d_final, residuals, d_h)
