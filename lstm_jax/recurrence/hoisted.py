@@ -15,7 +15,6 @@ Two choices make the code faster with XLA's compiler for CPUs (measured for B = 
 separate arrays, and operands are transposed before a loop or a product.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,9 +112,10 @@ class HoistedLSTM(RecurrentOperation):
             h = carry.h if mask is None else (carry.h[None] if per_gate else carry.h) * mask
             r = matmul(h, kernel, options.compute_dtype)
             z_i, z_f, z_g, z_o = (own + by_h for own, by_h in zip(_split(z_t), r if per_gate else _split(r), strict=True))
-            gates = i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+            i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
             c = f * carry.c + i * g
-            new, gates = select_rows(valid_t, (LSTMState(o * jnp.tanh(c), c), gates), (carry, (jnp.zeros_like(c),) * GATES))
+            none = jnp.zeros_like(c)
+            new, gates = select_rows(valid_t, (LSTMState(o * jnp.tanh(c), c), (i, f, g, o)), (carry, (none,) * GATES))
             return new, (new, gates) if keep else (new.h if options.sequences else None)
 
         final, found = lax.scan(body, call.state, (z, call.valid, resets and resets.at))
