@@ -118,7 +118,8 @@ class HoistedLSTM(RecurrentOperation):
             new, gates = select_rows(valid_t, (LSTMState(o * jnp.tanh(c), c), (i, f, g, o)), (carry, (none,) * GATES))
             return new, (new, gates) if keep else (new.h if options.sequences else None)
 
-        final, found = lax.scan(body, call.state, (z, call.valid, resets and resets.at))
+        scanned: Any = lax.scan(body, call.state, (z, call.valid, resets and resets.at))
+        final, found = scanned
         if not keep:
             return found, final, None
         after, gates = found
