@@ -37,7 +37,7 @@ from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.associative import coefficients
 from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, batch_axes, uniform_axes
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS, GATE_RECURRENT, join, join_state, split, split_state
-from lstm_jax.recurrence.hoisted import TWIN, HoistedLSTM, Residuals
+from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
 
 LITTLE = 2**18
 """Largest number of multiplications of a single step that runs in one thread, since it takes longer to wake another one."""
@@ -87,7 +87,7 @@ class CompiledCell(RecurrentOperation):
 
     @property
     def _lstm_twin(self) -> HoistedLSTM | None:
-        return HoistedLSTM(TWIN, self.options) if self.options.cell is CELLS["lstm"] else None
+        return HoistedLSTM(self.options, joined=True) if self.options.cell is CELLS["lstm"] else None
 
     def forward(self, custom, keep, *args):
         options, call = self.options, Call(*args)

@@ -34,7 +34,7 @@ from lstm_jax.bounds import frozen
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, select_rows, split_gradient
-from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops, Residuals
+from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
@@ -137,11 +137,22 @@ def _load(ref, inside: Array | None) -> Array:
 
 
 class Part:
-    """Reader and writer of the rows of arrays (..., B, H) that one program of a GPU kernel computes; see `Blocks`."""
+    """Rows of arrays (..., B, H) that one program of a GPU kernel computes (see `Blocks`), and their products with the recurrent kernel.
 
-    def __init__(self, tiling: Tiling):
-        self.tiling = tiling
+    The products are those of `kernel`, the recurrent kernel (H, 4H) or, if `transposed` is true, its transpose (4H, H). The four gates have
+    one matrix (H, H) each. The matrices stand side by side in the recurrent kernel, and one below the other in its transpose.
+    """
+
+    def __init__(self, tiling: Tiling, kernel, mask, transposed: bool):
+        self.tiling, self.mask = tiling, mask
         self.rows = _indices(pl.program_id(0) * ROWS, ROWS, tiling.batch)  # not within loops (Pallas' interpreter)
+
+        def weights(k, gate, n):  # the rows in block k and the columns in block n of the gate's matrix
+            return Tile(tiling.columns(k, gate * transposed), tiling.columns(n, gate * (not transposed))).read(kernel)
+
+        self._weights = tiling.once(weights, tiling.blocks, range(GATES), tiling.blocks)
+        if mask is not None:
+            self._factors = tiling.once(lambda n, gate: self.tile(n).read(mask, gate), tiling.blocks, range(mask.shape[0]))
 
     def tile(self, block, gate=0) -> Tile:
         return Tile(self.rows, self.tiling.columns(block, gate))
@@ -154,44 +165,28 @@ class Part:
         for n in self.tiling.blocks if ref is not None else ():
             self.tile(n).write(ref, blocks[n], *leading)
 
-    def factors(self, mask) -> Callable:
-        """Return a function of a block of units that returns its dropout mask, one array for each gate of the mask."""
-        gates = range(mask.shape[0])
-        return self.tiling.once(lambda n: tuple(self.tile(n).read(mask, gate) for gate in gates), self.tiling.blocks)
-
     def flags(self, ref, t) -> Array | None:
         """Return a bool array (ROWS,) that is True for batch rows in which `ref` (T, B) is above 0 at step t, or None if `ref` is None."""
         rows, inside = self.rows
         return None if ref is None else _load(ref.at[t, rows], inside) > 0
 
+    def dropped(self, values: Array, block, gate: int) -> Array:
+        """Return the values of a block of units, multiplied by the gate's dropout mask."""
+        return values if self.mask is None else values * self._factors(block, gate % self.mask.shape[0])
 
-def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., Array]:
-    """Return a function read(k, gate, n) that returns one tile of the recurrent kernel, or of its transpose.
+    def add_products(self, sums: Blocks, operand: Callable, n: int) -> Blocks:
+        """Return, for each gate, sums[gate] plus the sum of operand(gate, k) @ weights(k, gate, n) over the blocks k of units."""
 
-    The four gates have one matrix (H, H) each. The matrices stand side by side in the recurrent kernel (H, 4H). In its transpose (4H, H),
-    their transposes stand one below the other. The tile read(k, gate, n) consists of the rows in block k and the columns in block n of the
-    gate's matrix or, if `transposed` is true, of its transpose.
-    """
+        def add(k, sums):
+            pairs = [(operand(gate, k), self._weights(k, gate, n)) for gate in range(GATES)]
+            products = [jnp.dot(a.astype(b.dtype), b, preferred_element_type=jnp.float32) for a, b in pairs]
+            return tuple(total + product for total, product in zip(sums, products, strict=True))
 
-    def read(k, gate, n):
-        return Tile(tiling.columns(k, gate * transposed), tiling.columns(n, gate * (not transposed))).read(kernel)
-
-    return tiling.once(read, tiling.blocks, range(GATES), tiling.blocks)
-
-
-def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, read: Callable, n: int) -> Blocks:
-    """Return, for each gate, sums[gate] plus the sum of operand(gate, k) @ read(k, gate, n) over the blocks k of units."""
-
-    def add(k, sums):
-        pairs = [(operand(gate, k), read(k, gate, n)) for gate in range(GATES)]
-        products = [jnp.dot(a.astype(b.dtype), b, preferred_element_type=jnp.float32) for a, b in pairs]
-        return tuple(total + product for total, product in zip(sums, products, strict=True))
-
-    if not tiling.resident:
-        return lax.fori_loop(jnp.int32(0), jnp.int32(len(tiling.blocks)), add, sums)
-    for k in tiling.blocks:
-        sums = add(k, sums)
-    return sums
+        if not self.tiling.resident:
+            return lax.fori_loop(jnp.int32(0), jnp.int32(len(self.tiling.blocks)), add, sums)
+        for k in self.tiling.blocks:
+            sums = add(k, sums)
+        return sums
 
 
 def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, valid, resets, final, all_h, all_c, gates) -> None:
@@ -200,8 +195,7 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
     `barrier` waits until all threads of the program have called it. `kernel` is the recurrent kernel (H, 4H) in the dtype of the products,
     and z (T, B, 4H) the projected input. If `tiling.resident` is false, `all_h` must not be None: each step reads h from it.
     """
-    part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
-    factors = None if mask is None else part.factors(mask)
+    part, blocks = Part(tiling, kernel, mask, transposed=False), tiling.blocks
     start = Carry(*map(part.read, state))
     part.write(all_h, start.h, 0)
     part.write(all_c, start.c, 0)
@@ -219,15 +213,11 @@ def forward_kernel(tiling: Tiling, barrier: Callable, kernel, z, state, mask, va
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
             if starts is not None and not tiling.resident:
                 before = jnp.where(starts[:, None], part.tile(k).read(resets.state.h), before)
-            if factors is None:
-                return before
-            by_gate = factors(k)
-            return before * by_gate[gate % len(by_gate)]
+            return part.dropped(before, k, gate)
 
         new_h, new_c = [], []
         for n in blocks:
-            sums = tuple(part.tile(n, gate).read(z, t) for gate in range(GATES))
-            sums = _add_products(tiling, sums, operand, read, n)
+            sums = part.add_products(tuple(part.tile(n, gate).read(z, t) for gate in range(GATES)), operand, n)
             i, f, g, o = jax.nn.sigmoid(sums[0]), jax.nn.sigmoid(sums[1]), jnp.tanh(sums[2]), jax.nn.sigmoid(sums[3])
             after = f * c[n] + i * g
             new_c.append(select_rows(runs, after, c[n]))
@@ -251,8 +241,7 @@ def backward_kernel(
     `kernel` is the transposed recurrent kernel (4H, H). d_h (T, B, H) or None, and d_final, are the gradients with respect to h of all
     steps and to the final state.
     """
-    part, blocks, read, steps = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True), gates.shape[0]
-    factors = None if mask is None else part.factors(mask)
+    part, blocks, steps = Part(tiling, kernel, mask, transposed=True), tiling.blocks, gates.shape[0]
 
     def body(done, carries):
         carry, d_starts = carries
@@ -282,11 +271,8 @@ def backward_kernel(
 
         before = []
         for n in blocks:
-            sums = (jnp.zeros((ROWS, tiling.width), jnp.float32),) * GATES
-            sums = _add_products(tiling, sums, operand, read, n)
-            if factors is not None:
-                by_gate = factors(n)
-                sums = tuple(value * by_gate[gate % len(by_gate)] for gate, value in enumerate(sums))
+            sums = part.add_products((jnp.zeros((ROWS, tiling.width), jnp.float32),) * GATES, operand, n)
+            sums = [part.dropped(total, n, gate) for gate, total in enumerate(sums)]
             before.append(select_rows(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
         return split_gradient(Carry(tuple(before), tuple(d_cs)), d_starts, starts)
 
@@ -300,7 +286,7 @@ def backward_kernel(
 
 def run(options: Options, call: Call):
     """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
-    return apply(HoistedLSTM(LOOPS, options), *call)
+    return apply(PallasLSTM(options), *call)
 
 
 def _launch(kernel: Callable, tiling: Tiling, results, interpret: bool, *args):
@@ -330,32 +316,46 @@ def _on_mesh(function: Callable, options: Options, call: Call, in_specs: tuple, 
     return on_mesh(on_rows, len(call.state.h), specs, out_specs, kernel.astype(dtype), mask, valid, resets, *arrays)
 
 
-def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
-    def loop(tiling, kernel, mask, valid, resets, state, z):
-        all_steps = jax.ShapeDtypeStruct((len(z) + 1, *state.h.shape), jnp.float32)
-        reads_h = options.sequences or keep or not tiling.resident
-        results = (_shapes(state), all_steps if reads_h else None, all_steps if keep else None, _shapes(z) if keep else None)
-        args = (kernel, z, state, mask, valid, resets)
-        final, all_h, all_c, gates = _launch(forward_kernel, tiling, results, interpret, *args)
-        return all_h[1:] if options.sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
+@frozen
+class PallasLSTM(HoistedLSTM):
+    """`HoistedLSTM` whose loops over time are GPU kernels. On other platforms, the loops of `HoistedLSTM` run.
 
-    z = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
-    return _on_mesh(loop, options, call, (BATCH_FIRST, TIME_FIRST), (TIME_FIRST, BATCH_FIRST, TIME_FIRST), call.state, z)
+    Attributes:
+        joined: see `HoistedLSTM`.
+        interpret: whether the kernels are interpreted by Pallas, for tests. They then run on every platform, but slowly.
+    """
 
+    joined: bool = True
+    interpret: bool = False
 
-def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
-    def loop(tiling, kernel, mask, valid, resets, d_final, residuals, d_h):
-        d_state = _shapes(d_final)
-        results = (d_state, resets and d_state, _shapes(residuals.kept))
-        args = (kernel.T, residuals.kept, residuals.all_c, d_h, d_final, mask, valid, resets)
-        return _launch(backward_kernel, tiling, results, interpret, *args)
+    @property
+    def platforms(self):
+        return PLATFORMS if self.interpret else ("cuda", "rocm")
 
-    specs = (BATCH_FIRST, TIME_FIRST, TIME_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)
-    d_state, d_reset, d_z = _on_mesh(loop, options, call, *specs, d_final, residuals, d_h)
-    split = is_per_gate(call.dropout.recurrent) or is_per_gate(call.dropout.input)
-    return d_state, d_reset, tuple(jnp.split(d_z, GATES, axis=-1)) if split else d_z
+    def forward_loop(self, custom, keep, z, call):
+        if not custom:
+            return super().forward_loop(custom, keep, z, call)
+        options = self.options
 
+        def loop(tiling, kernel, mask, valid, resets, state, z):
+            all_steps = jax.ShapeDtypeStruct((len(z) + 1, *state.h.shape), jnp.float32)
+            reads_h = options.sequences or keep or not tiling.resident
+            results = (_shapes(state), all_steps if reads_h else None, all_steps if keep else None, _shapes(z) if keep else None)
+            args = (kernel, z, state, mask, valid, resets)
+            final, all_h, all_c, gates = _launch(forward_kernel, tiling, results, self.interpret, *args)
+            return all_h[1:] if options.sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
 
-LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), ("cuda", "rocm"))
-INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), PLATFORMS)
-"""Loops whose kernels are interpreted by Pallas, for tests. They run on every platform, but slowly."""
+        return _on_mesh(loop, options, call, (BATCH_FIRST, TIME_FIRST), (TIME_FIRST, BATCH_FIRST, TIME_FIRST), call.state, z)
+
+    def backward_loop(self, custom, residuals, d_h, d_final, call):
+        if not custom:
+            return super().backward_loop(custom, residuals, d_h, d_final, call)
+
+        def loop(tiling, kernel, mask, valid, resets, d_final, residuals, d_h):
+            d_state = _shapes(d_final)
+            results = (d_state, resets and d_state, _shapes(residuals.kept))
+            args = (kernel.T, residuals.kept, residuals.all_c, d_h, d_final, mask, valid, resets)
+            return _launch(backward_kernel, tiling, results, self.interpret, *args)
+
+        specs = (BATCH_FIRST, TIME_FIRST, TIME_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)
+        return _on_mesh(loop, self.options, call, *specs, d_final, residuals, d_h)

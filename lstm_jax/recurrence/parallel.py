@@ -273,12 +273,11 @@ def _solve_linear(blocks: Array, reverse: bool, matvec: Callable, b: Array) -> A
 
     def repeat(carry):
         d, rest, previous, count = carry
-        new, simple = (
-            d + linear_scan(blocks, rest, reverse).reshape(b.shape),
-            d + rest,
-        )  # simple needs no products of Jacobians, which may overflow
-        finite = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(simple), simple, b))
-        new = jnp.where(jnp.isfinite(new) | (done > count), finite, simple)  # what follows from an exact d is exact, also NaN
+        corrected = d + linear_scan(blocks, rest, reverse).reshape(b.shape)
+        simple = d + rest  # needs no products of Jacobians, which may overflow
+        # what follows from an exact d is exact, also NaN
+        replacement = jnp.where(jnp.isfinite(simple) | (done <= count), simple, b)
+        new = jnp.where(jnp.isfinite(corrected), corrected, replacement)
         return new, b - matvec(new), jnp.minimum(previous, remaining(d, rest)[0]), count + 1
 
     first = (jnp.zeros_like(b), b, jnp.full_like(b[0, :, 0, 0], jnp.inf), jnp.int32(0))

@@ -9,7 +9,7 @@ from tables import Shape, assert_close
 
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, backends, pallas
-from lstm_jax.recurrence.hoisted import HoistedLSTM
+from lstm_jax.recurrence.pallas import PallasLSTM
 from lstm_jax.runtime import sharding
 
 PRODUCTS = (None, "bfloat16")
@@ -20,7 +20,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the backend `pallas` run on every platform, by the interpreter of Pallas."""
 
     def run(options, call):
-        return apply(HoistedLSTM(pallas.INTERPRETED, options), *call)
+        return apply(PallasLSTM(options, interpret=True), *call)
 
     monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=run, platforms=("cpu", "gpu")))
 
