@@ -1,8 +1,6 @@
 """Benchmarks of this project and other libraries.
 
-A command that measures something appends its results to a file in `bench/results/`. It then prints a report of the results in that file.
-
-The docstrings of this package use four terms:
+A command that measures something appends its results to a file in `bench/results/`, and reports what that file has.
 
 - A row is one result: a JSON object on one line of a result file. It has the measurement of one process or of one training epoch.
 - A peer is a library that is measured. This project is one of the peers.
@@ -21,7 +19,6 @@ from typing import Any
 from lstm_jax.errors import require
 
 RESULTS = Path(__file__).parent / "results"
-"""Folder of the result files. Each benchmark command that measures something has its own result file."""
 
 
 def data_file(*names: str) -> str:

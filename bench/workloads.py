@@ -8,12 +8,10 @@ A workload is selected by name, optionally with other sizes (batch B, steps T, f
   80 words of each review, with batch size 32 and Adam.
 - "B" is a training step of the Keras example lstm_text_generation: LSTM(128) on 33 one-hot characters, Dense(33), on windows of 40
   characters with the softmax cross-entropy of the next character, batch size 128 and Adam.
-- "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews of `$LSTM_JAX_DATA` or the download cache, batch size
-  512.
+- "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews, batch size 512.
 - "inference" runs the model of A without dropout on one batch of random reviews, in one call; by default one review of 80 words.
 - "recurrence" is the forward and backward pass of a recurrent layer alone, from inputs x (B, T, E), a zero state and a given cotangent of
-  the outputs h (B, T, H) to h and the gradients of the weights and x. "forward" is the forward pass alone, which keeps nothing for a
-  backward pass.
+  the outputs h (B, T, H) to h and the gradients of the weights and x. "forward" is the forward pass alone, without residuals.
 - "resets" is like "recurrence", but the state is reset to zeros before R = 3 % of all steps, which are drawn at random.
 """
 
@@ -33,16 +31,13 @@ from lstm_jax.errors import InputError
 
 STEP = 5
 """Number of characters from the start of one window to the start of the next."""
-EVALUATED = 25_000
-"""Number of IMDB test reviews."""
+EVALUATED = 25_000  # IMDB's test reviews
 LENGTH, CHARACTERS, CHARS = 40, 33, 400
 """Three numbers of the Keras example lstm_text_generation: characters in a window, distinct characters, characters of a generated text."""
-RATE = 0.2
-"""Rate of the input dropout and rate of the recurrent dropout in the workload "A"."""
+RATE = 0.2  # of both dropouts of A
 
 
 Axes = dict[str, tuple[int, ...]]
-"""Values of sizes by the letters of the sizes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,6 @@ class Workload:
 
     @property
     def words(self) -> bool:
-        """Whether the inputs are word ids, so that the model has an embedding."""
         return self.kind in ("sentiment", "evaluation")
 
     @property
@@ -101,7 +95,6 @@ class Workload:
 
     @property
     def layer_alone(self) -> bool:
-        """Whether the model is a recurrent layer and nothing else."""
         return self.kind in ("recurrence", "forward")
 
     @property
@@ -111,7 +104,6 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens (words, characters or steps of the recurrence) in a step."""
         return self.examples * self.length
 
     @property
@@ -121,12 +113,10 @@ class Workload:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Sizes by their letters, as in result rows."""
         return {letter: getattr(self, LETTERS[letter]) for letter in "BTHEV"}
 
     @property
     def dropout(self) -> float:
-        """Rate of the input dropout."""
         return RATE if self.kind == "sentiment" else 0.0
 
     @property
