@@ -243,59 +243,47 @@ def slurm(work: Work) -> Outcomes:
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).split("\n")[0].rstrip(".")
         raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
-    keys, size, jobs = list(work.missing), work.per_job or 1, list[_Job]()
+    keys, size = list(work.missing), work.per_job or 1
     waiting = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
+    jobs: dict[Path, tuple[Any, list[str]]] = {}  # by the file of their outcomes: the job, and the ids of its runs that have none yet
     try:
         while waiting or jobs:
             while free := min(len(waiting), ARRAY_JOBS, work.workers - len(jobs) if work.workers else ARRAY_JOBS):
-                submitted = []
+                submitted = {}
                 try:
                     with executor.batch():
                         for own in waiting[:free]:
                             path = work.folder / f"{own[0]}.{secrets.token_hex(4)}.jsonl"
                             configs = {key: work.missing[key] for key in own}
-                            job = executor.submit(_attempt_in_job, main_name(), work.function, configs, path)
-                            submitted.append(_Job(job, own, path))
+                            submitted[path] = executor.submit(_attempt_in_job, main_name(), work.function, configs, path), own
                 except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                     message = str(error).strip().split("\n")[-1] or type(error).__name__
                     raise InputError("Slurm", message, "correct the options, or submit fewer jobs") from error
-                jobs += submitted  # only now: a job that is not submitted yet cannot be cancelled
+                jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
                 del waiting[:free]
-            ended = [own for own in jobs if own.job.done()]
-            work.running = sum(own.job.state == "RUNNING" for own in jobs if own not in ended)
-            for own in jobs:
-                yield from own.new_rows(read_rows(own.path))
-            for own in ended:
-                jobs.remove(own)
-                error = ""
-                try:
-                    yield from own.new_rows(own.job.result())
-                except Exception as raised:
-                    first_lines = " ".join(str(raised).split("\n")[:2]).strip()
-                    error = f"{type(raised).__name__}: {first_lines}"
-                lost = own.keys[:1] if own.path.exists() else own.keys  # without the file, no run has begun
-                yield from ((key, {"status": FAILED, "error": error, "seconds": 0.0}) for key in lost)
-                waiting += filter(None, [own.keys[len(lost) :]])
-                own.path.unlink(missing_ok=True)
-            time.sleep(0 if ended else POLL_JOBS)
+            work.running, before = sum(job.state == "RUNNING" for job, _ in jobs.values()), len(jobs)
+            for path, (job, own) in list(jobs.items()):
+                ended, rows, error = job.done(), read_rows(path), ""
+                if ended:
+                    del jobs[path]
+                    try:
+                        rows = job.result()
+                    except Exception as raised:
+                        first_lines = " ".join(str(raised).split("\n")[:2]).strip()
+                        error = f"{type(raised).__name__}: {first_lines}"
+                for row in rows:
+                    if (key := row.pop("id")) in own:
+                        own.remove(key)
+                        yield key, row
+                if ended:
+                    lost = own[:1] if path.exists() else own  # without the file, no run has begun
+                    yield from ((key, {"status": FAILED, "error": error, "seconds": 0.0}) for key in lost)
+                    waiting += filter(None, [own[len(lost) :]])
+                    path.unlink(missing_ok=True)
+            time.sleep(POLL_JOBS if len(jobs) == before else 0)
     finally:
-        for own in jobs:
-            own.job.cancel(check=False)
-
-
-@dataclass
-class _Job:
-    """Job of submitit, the ids of its runs that have no outcome yet, and the file to which it appends their outcomes."""
-
-    job: Any
-    keys: list[str]
-    path: Path
-
-    def new_rows(self, rows: Iterable[Row]) -> Outcomes:
-        for row in rows:
-            if row["id"] in self.keys:
-                self.keys.remove(row["id"])
-                yield row["id"], {name: value for name, value in row.items() if name != "id"}
+        for job, _ in jobs.values():
+            job.cancel(check=False)
 
 
 def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: Path) -> list[Row]:

@@ -66,22 +66,15 @@ def _evaluate(program: core.ClosedJaxpr, args: Sequence, lookup: Callable, given
         elif name == "sharding_constraint" and any(operands[0] is rows for rows in given):
             results = operands
         else:
-            values |= _run(jaxpr, equation, values)
-            continue
+            used = [atom for atom in equation.invars if not isinstance(atom, core.Literal)]
+            alone = jaxpr.replace(constvars=[], invars=used, outvars=equation.outvars, eqns=[equation], effects=equation.effects)
+            results = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*map(read, used))
         values.update(zip(equation.outvars, results, strict=True))
     results = [read(atom) for atom in jaxpr.outvars]
     for result in results:
         if isinstance(result, _Table):
             lookup(result, None, None)
     return results
-
-
-def _run(jaxpr: core.Jaxpr, equation, values: dict) -> dict:
-    """Evaluate one equation (operation) of a jaxpr, and return a dict from the variables of its results to their values."""
-    read = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, core.Literal)))
-    made = [var for var in equation.outvars if type(var).__name__ != "DropVar"]
-    alone = jaxpr.replace(constvars=[], invars=read, outvars=made, eqns=[equation], effects=equation.effects)
-    return dict(zip(made, core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*(values[var] for var in read)), strict=True))
 
 
 def _is_lookup(equation, operands: list) -> bool:

@@ -94,7 +94,7 @@ class RunFolder:
         given = json.loads(config_json)
         with parsing(f"config {self.config}", "the run folder is damaged; name a new one"):
             changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), given)
-        old, new = changes.get(("train", "epochs"), (None, 0))
+        old, new = changes.get("train.epochs", (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
         longer = more and given["train"]["schedule"] == "constant"  # each step is then the same
         note = " (more epochs need a constant schedule)" if more else ""
