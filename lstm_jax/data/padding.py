@@ -1,18 +1,16 @@
 """Padding and truncation of sequences to the same length."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 
 from lstm_jax.bounds import Count, check_number, checked
+from lstm_jax.config.sentiment import End
 from lstm_jax.errors import require
 
-End = Literal["pre", "post"]
 
-
-def _check(maxlen: int, padding: str, truncating: str) -> None:
+def _check(maxlen: int, padding: str, truncating: str):
     check_number("maxlen", maxlen, Count)
     checked("padding", padding, End)
     checked("truncating", truncating, End)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -17,3 +18,20 @@ def _finite(value) -> Any:
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def plain(value) -> Any:
+    """Return a value as JSON represents it, with Python numbers in place of numbers, and of arrays with one entry, of JAX and NumPy.
+
+    Larger arrays become lists, and mappings dicts.
+    """
+    return json.loads(json.dumps(value, default=_converted))
+
+
+def _converted(value) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if getattr(value, "size", 1) != 1:
+        return value.tolist()
+    item = value.item() if hasattr(value, "item") else value
+    return item if isinstance(item, bool | int | float | str) else float(item)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from lstm_jax.aliases import Values
+from lstm_jax.aliases import AnyPath, Values
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
 from lstm_jax.files.reading import KINDS
@@ -36,7 +36,7 @@ def default_cache_dir() -> Path:
     return (named if named.is_absolute() else user_path("~/.cache", "name a folder in XDG_CACHE_HOME")) / "lstm_jax"
 
 
-def user_path(path: str | Path, remedy: str = "give the whole path") -> Path:
+def user_path(path: AnyPath, remedy: str = "give the whole path") -> Path:
     """Return a path in which `~` is replaced by the home folder of this user, and `~name` by the home folder of the user `name`."""
     try:
         return Path(path).expanduser()
@@ -103,7 +103,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
                 temporary.unlink()
 
 
-def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+def _open_temporary(path: Path):
     """Create a temporary file for `path`, and return the path of the temporary file and the open file."""
     while True:
         temporary = _temporary(path)

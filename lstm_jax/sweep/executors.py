@@ -7,7 +7,6 @@ row that says how the run has ended: its status, its result or error, its second
 import contextlib
 import copy
 import dataclasses
-import json
 import multiprocessing
 import os
 import secrets
@@ -16,14 +15,16 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lstm_jax.errors import InputError, Interrupted, require
+from lstm_jax.errors import InputError, Interrupted, parsing, require
+from lstm_jax.files.json_text import plain
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import handled
 from lstm_jax.sweep.configs import is_config
@@ -71,7 +72,7 @@ def attempt(function: Run, config: Any) -> Row:
     """Call `function` on a copy of the config in this process, and return the outcome of this run."""
     start = time.perf_counter()
     try:
-        result = json.loads(json.dumps(dict(function(_copied(config))), default=_plain))
+        result = plain(dict(function(_copied(config))))
         outcome = {"status": DONE, "result": result}
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
@@ -98,13 +99,6 @@ def _copied(value: Any) -> Any:
     for own in dataclasses.fields(value):
         object.__setattr__(new, own.name, _copied(getattr(value, own.name)))
     return new
-
-
-def _plain(value: Any) -> Any:
-    if getattr(value, "size", 1) != 1:
-        return value.tolist()
-    item = value.item() if hasattr(value, "item") else value
-    return item if isinstance(item, bool | int | float | str) else float(item)
 
 
 def here(work: Work) -> Outcomes:
@@ -159,7 +153,7 @@ def processes(work: Work) -> Outcomes:
                     process.join()
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(*_: object):
     raise KeyboardInterrupt("SIGTERM")
 
 
@@ -203,7 +197,7 @@ class _Worker:
         return {"status": FAILED, "error": error, "seconds": time.perf_counter() - self.start}
 
 
-def _keep_compiled() -> None:
+def _keep_compiled():
     """Let the processes of a sweep share what they compile, if they have imported JAX."""
     if "jax" in sys.modules:
         from lstm_jax.runtime.compilation_cache import keep_compiled
@@ -211,7 +205,7 @@ def _keep_compiled() -> None:
         keep_compiled()
 
 
-def _serve(function: Run, pipe: Connection) -> None:
+def _serve(function: Run, pipe: Connection):
     """Receive configs until the sweep closes the pipe. Send None when the run of a config begins, and its outcome when it ends."""
     os.dup2(2, 1)  # standard output is that of the sweep
     _keep_compiled()
@@ -232,20 +226,15 @@ def _serve(function: Run, pipe: Connection) -> None:
 
 def slurm(work: Work) -> Outcomes:
     """Call the function in Slurm jobs, which the package submitit starts, on a few configs in each."""
-    try:
-        import submitit  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError("submitit", "not installed", 'pip install ".[slurm]"') from error
+    with parsing("submitit", 'pip install ".[slurm]"', ImportError):
+        submitit = import_module("submitit")
     parameters = dict(work.options)
-    try:
+    with parsing("options", 'give a cluster such as "local", and parameters of submitit'):
         executor = submitit.AutoExecutor(folder=work.folder, cluster=parameters.pop("cluster", None))
         executor.update_parameters(**parameters)
-    except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-        first_line = str(error).split("\n")[0].rstrip(".")
-        raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
     keys, size = list(work.missing), work.per_job or 1
     waiting = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
-    jobs: dict[Path, tuple[Any, list[str]]] = {}  # by the file of their outcomes: the job, and the ids of its runs that have none yet
+    jobs = {}  # by the file of their outcomes: the job, and the ids of its runs that have none yet
     try:
         while waiting or jobs:
             while free := min(len(waiting), ARRAY_JOBS, work.workers - len(jobs) if work.workers else ARRAY_JOBS):
@@ -286,7 +275,7 @@ def slurm(work: Work) -> Outcomes:
             job.cancel(check=False)
 
 
-def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: Path) -> list[Row]:
+def _attempt_in_job(main: str, function: Run, configs: Mapping, path: Path) -> list[Row]:
     set_main_name(main)
     _keep_compiled()
     append_rows(path)
@@ -297,4 +286,4 @@ def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: 
     return list(read_rows(path))
 
 
-EXECUTORS: dict[str, Callable[[Work], Outcomes]] = {"here": here, "processes": processes, "slurm": slurm}
+EXECUTORS = {"here": here, "processes": processes, "slurm": slurm}

@@ -4,10 +4,10 @@ import dataclasses
 import re
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import require
 from lstm_jax.sweep.configs import override
@@ -21,8 +21,8 @@ class Group:
     """Configs by the ids of their runs, which differ only in the fields `names`, and the function that runs them."""
 
     function: Run
-    names: tuple[str, ...]
-    configs: dict[str, Any]
+    names: Texts
+    configs: Values
 
     def outcomes(self, outcome: Row) -> dict[str, Row]:
         """Return the outcome of each run, from the outcome of `run_group`."""
@@ -36,9 +36,9 @@ class Group:
         return {key: shared | {"result": result} for key, result in zip(self.configs, results, strict=True)}
 
 
-def divide(function: Run, names: tuple[str, ...], configs: Mapping[str, Any]) -> dict[str, Group]:
+def divide(function: Run, names: Texts, configs: Values) -> dict[str, Group]:
     """Divide configs into groups that differ only in the fields `names`, and return each group by the id of its first run."""
-    groups: dict[Any, dict[str, Any]] = {}
+    groups: dict[Any, Values] = {}
     for key, config in configs.items():
         rest = _replaced(config, {name: type(_number(config, name)).__name__ for name in names})
         groups.setdefault((type(config), run_id(function, rest)), {})[key] = config
@@ -52,7 +52,7 @@ def _number(config: Any, name: str) -> int | float:
     return value
 
 
-def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
+def _replaced(config: Any, values: Values) -> Any:
     """Return a copy with other values of some fields, which its class does not check, since a traced value cannot be compared."""
     new = object.__new__(type(config))
     for own in dataclasses.fields(config):
@@ -63,7 +63,7 @@ def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
     return new
 
 
-def run_group(group: Group) -> dict[str, Any]:
+def run_group(group: Group) -> Values:
     """Return the results of all configs of a group, or None in their place if the function needs the values of the fields."""
     import jax
     import jax.numpy as jnp
@@ -74,11 +74,11 @@ def run_group(group: Group) -> dict[str, Any]:
 
     usual, (first, *others) = nnx.RngStream.__init__, group.configs.values()
 
-    def start(self: nnx.RngStream, key: Any, *, tag: str) -> None:
+    def start(self, key, *, tag):
         is_seed = isinstance(key, jax.Array) and key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
         usual(self, jax.random.key(key) if is_seed else key, tag=tag)
 
-    def run(values: dict[str, Any]) -> dict[str, Any]:
+    def run(values):
         return OrderedDict(group.function(_replaced(first, values)))
 
     if not others:

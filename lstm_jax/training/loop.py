@@ -1,10 +1,9 @@
 """Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
 import contextlib
-import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
-from numpy import ndarray
 from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import native
 from lstm_jax.aliases import Texts
+from lstm_jax.aliases import Values as Metrics
 from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, Interrupted, check_class, parsing, require
+from lstm_jax.files.json_text import plain
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.runtime.console import say
 from lstm_jax.runtime.interrupts import Asked, noted_signals
@@ -43,8 +42,6 @@ SAVE_SECONDS = 3.0
 than a checkpoint. The first and the last epoch save one in any case, and so do all with `checkpoint_steps` and each after an interrupt."""
 KEEP = {"latest": 3, "best": 2, "epochs": 0}
 """Dict from the folders in the folder `checkpoints` of `run_epochs` to the number of newest checkpoints that are kept, or 0 for all."""
-
-Metrics = dict[str, Any]
 
 
 @frozen
@@ -154,23 +151,15 @@ class History:
         return History(rows, epoch, value, seconds)
 
 
-def _plain(value):
-    if isinstance(value, Array | ndarray | np.generic):
-        return np.asarray(value).tolist()
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-
-
 def _plain_metrics(found) -> Metrics:
-    """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list."""
+    """Return a dict of metrics as JSON represents them."""
     remedy = "return a dict from names to numbers"
     check_class("metrics", found, Mapping, remedy)
     metrics = {}
     for name, value in found.items():
         require(isinstance(name, str), "name of a metric", repr(name), remedy)
         with parsing(f"metric {name}", "return numbers, texts, or lists and dicts of them"):
-            metrics[name] = json.loads(json.dumps(value, default=_plain))
+            metrics[name] = plain(value)
     return metrics
 
 
@@ -217,7 +206,7 @@ class _Fit:
         state = state._replace(totals=totals, behind=next(iter(state.behind.values()), ()), rounded=rounded)
         return {"state": state} if self.best_params is None else {"state": state, "best": self.best_params}
 
-    def _restore(self, saved: TrainState) -> None:
+    def _restore(self, saved: TrainState):
         """Set the state to one that `_saved` has returned."""
         count = np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded))
         totals = saved.totals | self._copied({EXAMPLES: count, FINITE: np.int32(0)})
@@ -292,7 +281,7 @@ class _Fit:
         self._save("latest", now, self._saved())
         self.saved_at = time.perf_counter()
 
-    def _save(self, part: str, step: int, state, epochs: int | None = None) -> None:
+    def _save(self, part: str, step: int, state, epochs: int | None = None):
         """Save a checkpoint with the history of the first `epochs` epochs, and then remove old checkpoints."""
         if self.checkpoints is not None:
             extra = asdict(self.history) | {"rows": self.history.rows[:epochs], "run": self.identity}
@@ -359,7 +348,7 @@ class _Fit:
         return FitResult(processes.gathered(self.best), tuple(history.rows), best, early, history.seconds)
 
 
-def _chunks(start: int, groups: Iterable[Group], every: int) -> Iterator[tuple]:
+def _chunks(start: int, groups: Iterable[Group], every: int):
     """Divide the steps of groups, from step `start` on, into chunks that take about `CHUNK_SECONDS` each."""
     size, timed = 8, False
     for last, *given in groups:

@@ -96,7 +96,9 @@ class TrainStep:
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
         self._several = jax.jit(partial(lax.scan, self._step), donate_argnums=0)
-        self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, lag_of(optimizer, state, state.step), state)._replace(behind={}))
+        self._catch_up = jax.jit(
+            lambda state: catch_up_if(True, optimizer, lag_of(optimizer, state, state.step), state)._replace(behind={})
+        )
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
