@@ -58,10 +58,8 @@ def pad_sequences(
             continue
         kept = np.asarray(sequence[-steps:] if truncating == "pre" else sequence[:steps], dtype=dtype)
         require(kept.shape[1:] == shape, f"sequence {row}", f"entries of shape {kept.shape[1:]}", f"all others have {shape}")
-        if padding == "pre":
-            padded[row, -len(kept) :] = kept
-        else:
-            padded[row, : len(kept)] = kept
+        begin = steps - len(kept) if padding == "pre" else 0
+        padded[row, begin : begin + len(kept)] = kept
     return padded
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import AnyPath, Texts
+from lstm_jax.aliases import AnyPath, Progress, Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
@@ -44,8 +44,6 @@ READ = 2**16
 OPEN = 160
 """Largest number of shards of a folder whose files are open at the same time."""
 _SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)|index\.json")
-Progress = Callable[[int, int], None]
-"""Function that is called with the number of finished shards and the number of all shards."""
 Record = dict[str, Any]
 """Content of a .json file, or the entry "part" of a record, which describes the part of the input that the shard holds."""
 Write = Callable[[Record, Path], Record]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from lstm_jax.aliases import AnyPath, Values
+from lstm_jax.aliases import AnyPath, Progress, Values
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
 from lstm_jax.files.reading import KINDS
@@ -128,7 +128,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
                     os.unlink(entry.path)
 
 
-def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:
+def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Progress | None = None) -> None:
     """Download `url` to a temporary name, check the file, then rename it to `path`."""
     import http.client  # here, since most commands download nothing
     import urllib.error

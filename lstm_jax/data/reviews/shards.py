@@ -16,13 +16,13 @@ from typing import IO
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import AnyPath
+from lstm_jax.aliases import AnyPath, Progress
 from lstm_jax.bounds import frozen
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import table_reviews
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, content_hashes, ranked_words, tokenize
-from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, Record, open_folder, write_folder
+from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Record, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table
 from lstm_jax.errors import require
 from lstm_jax.files.reading import locate, parsing

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.aliases import AnyPath
+from lstm_jax.aliases import AnyPath, Progress
 from lstm_jax.bounds import checked, frozen
 from lstm_jax.config.generation import Clean as Recipe
 from lstm_jax.config.generation import Unit
-from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Record, Shard, open_folder, write_folder
+from lstm_jax.data.shard_folder import TEXT, MappedIds, Record, Shard, open_folder, write_folder
 from lstm_jax.data.text.characters import BYTES, Characters
 from lstm_jax.data.text.cleaning import clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
