@@ -21,10 +21,7 @@ def _finite(value) -> Any:
 
 
 def plain(value) -> Any:
-    """Return a value as JSON represents it, with Python numbers in place of numbers, and of arrays with one entry, of JAX and NumPy.
-
-    Larger arrays become lists, and mappings dicts.
-    """
+    """Return a value as JSON represents it. An array of JAX or NumPy becomes a list, or a number if it has one entry."""
     return json.loads(json.dumps(value, default=_converted))
 
 

@@ -4,13 +4,12 @@ import dataclasses
 import re
 import traceback
 from collections import OrderedDict
-from functools import reduce
 from typing import Any
 
 from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import frozen
+from lstm_jax.config.shared import flatten
 from lstm_jax.errors import require
-from lstm_jax.sweep.configs import override
 from lstm_jax.sweep.executors import FAILED
 from lstm_jax.sweep.identity import Run, import_name, run_id
 from lstm_jax.sweep.rows import Row
@@ -46,10 +45,11 @@ def divide(function: Run, names: Texts, configs: Values) -> dict[str, Group]:
 
 
 def _number(config: Any, name: str) -> int | float:
-    value: Any = reduce(lambda inner, part: getattr(inner, part, None), name.split("."), config)
-    override(config, {name: value})  # refuses a name that is no field
-    require(isinstance(value, int | float) and not isinstance(value, bool), f"together {name}", value, "name a field of numbers")
-    return value
+    fields = flatten(dataclasses.asdict(config))
+    value = fields.get(name)
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    require(good, f"together {name}", value, f"name a field of numbers, of {', '.join(fields)}")
+    return fields[name]
 
 
 def _replaced(config: Any, values: Values) -> Any:

@@ -138,10 +138,7 @@ class FoundLookups:
     modes: list[str]
     """Mode of each lookup in the table, "fill" or "clip"; see `gather_columns`."""
     batch_axes: Ints
-    """Index of the batch axis of the row indices of each lookup in the table: the first one of the size of the batch.
-
-    It is -1, the last axis, if there is none or only one device.
-    """
+    """Batch axis of the row indices of each lookup: the first axis of the size of the batch, or -1 if there is none or only one device."""
 
     def indices(self, params: Params, *args) -> list[Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""

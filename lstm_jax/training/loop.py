@@ -217,6 +217,13 @@ class _Fit:
         return self.state.params if self.best_params is None else self.best_params
 
     @property
+    def best_step(self) -> int:
+        """Step at the end of the best epoch, or 0 if the parameters at that step are no longer there."""
+        history = self.history
+        step = history.rows[(history.best_epoch or len(history.rows)) - 1]["step"] if history.rows else 0
+        return step if self.monitor or step == int(self.state.step) else 0
+
+    @property
     def is_due(self) -> bool:
         return self.ended or self.config.checkpoint_steps > 0 or time.perf_counter() > self.saved_at + SAVE_SECONDS
 
@@ -262,29 +269,25 @@ class _Fit:
         self.history = History.read(found.extra)
         checkpoint.prune(latest, KEEP["latest"])  # also removes leftovers of a killed process
         checkpoint.prune(best, KEEP["best"], found.step)  # a process may have ended after it saved the best, but not its state
-        epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
-        own = self.history.rows[epoch - 1]["step"] if epoch else 0
-        known = self.monitor or found.step == own  # else the next epoch ends with a new one
-        if epoch and known and (damage := checkpoint.damage(best, own)):
-            say(console, f"best checkpoint of step {own} is damaged ({damage}); saved again")
-            self._save("best", own, self.best, epoch)
+        if self.best_step and (damage := checkpoint.damage(best, self.best_step)):
+            say(console, f"best checkpoint of step {self.best_step} is damaged ({damage}); saved again")
+            self._save("best", self.best_step, self.best)
         say(console, f"resumed after step {found.step} of {most}{note}")
         self.began = time.perf_counter() - self.history.seconds
 
     def save(self) -> None:
         """Save the state and, before it, the parameters of the best epoch, unless they have been saved."""
-        now, epoch = int(self.state.step), self.history.best_epoch or len(self.history.rows)
-        best = self.history.rows[epoch - 1]["step"] if epoch else 0
-        if best != self.saved_best and (self.monitor or best == now):
-            self._save("best", best, self.best, epoch)
-            self.saved_best = best
-        self._save("latest", now, self._saved())
+        if self.best_step not in (0, self.saved_best):
+            self._save("best", self.best_step, self.best)
+            self.saved_best = self.best_step
+        self._save("latest", int(self.state.step), self._saved())
         self.saved_at = time.perf_counter()
 
-    def _save(self, part: str, step: int, state, epochs: int | None = None):
-        """Save a checkpoint with the history of the first `epochs` epochs, and then remove old checkpoints."""
+    def _save(self, part: str, step: int, state):
+        """Save a checkpoint with the history until a step, and then remove old checkpoints."""
         if self.checkpoints is not None:
-            extra = asdict(self.history) | {"rows": self.history.rows[:epochs], "run": self.identity}
+            rows = [row for row in self.history.rows if row["step"] <= step]
+            extra = asdict(self.history) | {"rows": rows, "run": self.identity}
             checkpoint.save(self.checkpoints / part, step, state, extra)
             if KEEP[part]:
                 checkpoint.prune(self.checkpoints / part, KEEP[part])
