@@ -63,39 +63,41 @@ def tfds_dir(data_dir: AnyPath | None = None) -> Path:
 def _builder_class() -> Any:
     tfds = load_tfds()
 
-    class LstmJaxImdb(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Builder of the labelled reviews of the Large Movie Review Dataset, with ids, ratings and movies."""
+    with tfds.core.registered.skip_registration():
 
-        name = TFDS_NAME
-        VERSION = tfds.core.Version(TFDS_VERSION)
-        reviews: TextSplits
+        class LstmJaxImdb(tfds.core.GeneratorBasedBuilder):
+            """Builder of the labelled reviews of the Large Movie Review Dataset, with ids, ratings and movies."""
 
-        def _info(self) -> Any:
-            features = {
-                "text": tfds.features.Text(),
-                "label": tfds.features.ClassLabel(names=list(CLASSES)),
-                "id": np.int64,
-                "rating": np.int64,
-                "movie": tfds.features.Text(),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description="Large Movie Review Dataset (Maas et al., ACL 2011): labelled reviews with id, rating and movie.",
-                features=tfds.features.FeaturesDict(features),
-                supervised_keys=("text", "label"),
-                homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
-                disable_shuffling=True,
-            )
+            name = TFDS_NAME
+            VERSION = tfds.core.Version(TFDS_VERSION)
+            reviews: TextSplits
 
-        def _split_generators(self, dl_manager) -> Any:
-            return {name: self._generate_examples(reviews) for name, reviews in self.reviews.items()}
+            def _info(self) -> Any:
+                features = {
+                    "text": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
+                    "id": np.int64,
+                    "rating": np.int64,
+                    "movie": tfds.features.Text(),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description="Large Movie Review Dataset (Maas et al., ACL 2011): labelled reviews with id, rating and movie.",
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=("text", "label"),
+                    homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
+                    disable_shuffling=True,
+                )
 
-        def _generate_examples(self, reviews: TextSplit) -> Any:
-            for row, (text, label, name) in enumerate(zip(reviews.texts, reviews.labels, reviews.names, strict=True)):
-                match = NAME.fullmatch(name)
-                identity, rating = map(int, match.groups()) if match else (-1, -1)
-                movie = reviews.groups[row] if reviews.groups else ""
-                yield row, {"text": text, "label": int(label), "id": identity, "rating": rating, "movie": movie}
+            def _split_generators(self, dl_manager) -> Any:
+                return {name: self._generate_examples(reviews) for name, reviews in self.reviews.items()}
+
+            def _generate_examples(self, reviews: TextSplit) -> Any:
+                for row, (text, label, name) in enumerate(zip(reviews.texts, reviews.labels, reviews.names, strict=True)):
+                    match = NAME.fullmatch(name)
+                    identity, rating = map(int, match.groups()) if match else (-1, -1)
+                    movie = reviews.groups[row] if reviews.groups else ""
+                    yield row, {"text": text, "label": int(label), "id": identity, "rating": rating, "movie": movie}
 
     return LstmJaxImdb
 
