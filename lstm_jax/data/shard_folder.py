@@ -167,7 +167,7 @@ class Shard:
     """Array in which joint[k] is the id in the joint vocabulary for the id k of the shard."""
     ids: Callable[[], ndarray]
     """Function that returns the ids, mapped into memory."""
-    check: Callable[[], object] = bool
+    check: Callable[[], object] = lambda: None
     """Function that raises InputError if the file of the ids is damaged. It is called before ids are read."""
 
     def take(self, at: ndarray) -> ndarray:

@@ -96,9 +96,7 @@ class TrainStep:
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
         self._several = jax.jit(partial(lax.scan, self._step), donate_argnums=0)
-        self._catch_up = jax.jit(
-            lambda state: catch_up_if(True, optimizer, lag_of(optimizer, state, state.step), state)._replace(behind={})
-        )
+        self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, self._lag(state), state)._replace(behind={}))
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
@@ -203,9 +201,14 @@ class TrainStep:
         return loss, (result, variables)
 
     def _step(self, state: TrainState, batch: tuple) -> tuple:
-        lag = lag_of(self._optimizer, state, state.step) if state.behind else None
+        lag = self._lag(state) if state.behind else None
         lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
-        return (catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state) if lag else state), result
+        if lag:
+            state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
+        return state, result
+
+    def _lag(self, state: TrainState):
+        return lag_of(self._optimizer, state, state.step)
 
     def _caught_up(self, state: TrainState) -> TrainState:
         """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates."""
