@@ -68,7 +68,7 @@ class Work:
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def attempt(function: Run, config: Any) -> Row:
+def attempt(function: Run, config) -> Row:
     """Call `function` on a copy of the config in this process, and return the outcome of this run."""
     start = time.perf_counter()
     try:
@@ -91,7 +91,7 @@ def _surroundings() -> dict[str, str]:
     return found
 
 
-def _copied(value: Any) -> Any:
+def _copied(value) -> Any:
     """Return a copy of a config, with copies of the values of its fields. Other attributes of the config, such as locks, are shared."""
     if not is_config(value):
         return copy.deepcopy(value)
@@ -172,7 +172,7 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):  # the process has ended already
             machine.pin(self.process.pid, cores)
 
-    def begin(self, key: str, config: Any) -> None:
+    def begin(self, key: str, config) -> None:
         self.key, self.start, self.received = key, time.perf_counter(), []
         self.runs += 1
         with contextlib.suppress(OSError):  # the process has ended already

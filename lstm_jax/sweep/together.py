@@ -45,7 +45,7 @@ def divide(function: Run, names: Texts, configs: Values) -> dict[str, Group]:
     return {next(iter(group)): Group(function, names, group) for group in groups.values()}
 
 
-def _number(config: Any, name: str) -> int | float:
+def _number(config, name: str) -> int | float:
     fields = flatten(dataclasses.asdict(config))
     value = fields.get(name)
     good = isinstance(value, int | float) and not isinstance(value, bool)
@@ -53,7 +53,7 @@ def _number(config: Any, name: str) -> int | float:
     return fields[name]
 
 
-def _replaced(config: Any, values: Values) -> Any:
+def _replaced(config, values: Values) -> Any:
     """Return a copy with other values of some fields, which its class does not check, since a traced value cannot be compared."""
     new = object.__new__(type(config))
     for own in dataclasses.fields(config):
