@@ -100,6 +100,4 @@ def joined_rows(values, starts: ndarray, lengths: ndarray) -> ndarray:
 def ragged(rows: Iterable) -> tuple[ndarray, ndarray]:
     """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
-    offsets = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(row) for row in arrays], out=offsets[1:])
-    return np.concatenate([np.zeros(0, np.int32), *arrays]), offsets
+    return np.concatenate([np.zeros(0, np.int32), *arrays]), np.cumsum([0, *map(len, arrays)], dtype=np.int64)

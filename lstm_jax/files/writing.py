@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -89,7 +90,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         try:
             with opened as file:
                 with contextlib.suppress(OSError):  # there is no old file, or the file system has no permissions
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    shutil.copymode(path, temporary)
                 if callable(content):
                     content(file)
                 else:
@@ -116,16 +117,12 @@ def _open_temporary(path: Path):
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
     """Remove the temporary files of killed processes from a folder."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return  # some folders can be written but not listed
-    for entry in entries:
-        match = _TEMPORARY.fullmatch(entry.name)
-        if match and name in ("", match[1]) and entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+    for path in folder.glob(".*.tmp"):  # none in a folder that can be written but not listed
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and name in ("", match[1]) and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError), path.open("rb") as file:
                 if lock_error(file) is None:
-                    os.unlink(entry.path)
+                    path.unlink()
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Progress | None = None) -> None:

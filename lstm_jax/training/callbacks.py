@@ -81,8 +81,10 @@ def tensorboard(folder: AnyPath) -> Callback:
         summaries: Any = summary_pb2
         now, events = time.time(), []
         if path is None or len(record.rows) == 1 or record.step <= last:
-            stamps = [int(match[1]) for old in folder.glob("events.out.tfevents.*") if (match := re.search(r"tfevents\.(\d+)\.", old.name))]
-            stamp = max([int(now), *(old + 1 for old in stamps)])  # the name is the order in which TensorBoard reads the files
+            later = [
+                int(match[1]) + 1 for old in folder.glob("events.out.tfevents.*") if (match := re.search(r"tfevents\.(\d+)\.", old.name))
+            ]
+            stamp = max([int(now), *later])  # the name is the order in which TensorBoard reads the files
             path = folder / f"events.out.tfevents.{stamp:010}.{os.uname().nodename}.{time.time_ns()}"
             events = [protocol.Event(wall_time=now, file_version="brain.Event:2")]
             if record.resumed:
