@@ -51,16 +51,15 @@ def with_task(raw) -> Any:
     return {"task": kind.task} | raw
 
 
-Changes = dict[tuple[str, str], tuple[Any, Any]]
-"""Dict from (section, field) to the pair of the old value and the new value."""
+Changes = dict[str, tuple[Any, Any]]
+"""Dict from the name of a field, such as "train.epochs", to the pair of the old value and the new value."""
 
 
 def config_changes(old, new) -> Changes:
     """Return the fields in which two configs, as parsed JSON, differ. If their tasks differ, only the task is compared."""
     before, after = _flat(old), _flat(new)
     changes = {name: (before.get(name), after.get(name)) for name in after | before if before.get(name) != after.get(name)}
-    task = ("", "task")
-    return {task: changes[task]} if task in changes else changes
+    return {"task": changes["task"]} if "task" in changes else changes
 
 
 def shown_changes(changes: Changes) -> str:
@@ -70,7 +69,7 @@ def shown_changes(changes: Changes) -> str:
         shown = repr(value)
         return shown if len(shown) <= 40 else shown[:37] + "..."
 
-    return "; ".join(f"{name}: {cut(old)} in the run, {cut(new)} given" for (_, name), (old, new) in changes.items())
+    return "; ".join(f"{name.rpartition('.')[2]}: {cut(old)} in the run, {cut(new)} given" for name, (old, new) in changes.items())
 
 
 @cache
@@ -93,13 +92,10 @@ def _as_now(raw: Values) -> Values:
     return raw | parts
 
 
-def _flat(raw) -> dict[tuple[str, str], Any]:
-    """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
+def _flat(raw) -> Values:
+    """Return the fields of a config that was parsed from JSON, by names such as "train.epochs"."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
-    found = {}
-    for name, part in [*_defaults(str(raw.get("task"))).items(), *raw.items()]:
-        found |= {(name, field): value for field, value in part.items()} if isinstance(part, dict) else {("", name): part}
-    return found
+    return flatten(_defaults(str(raw.get("task")))) | flatten(raw)
 
 
 def read_config(path: Path, kind: type[C]) -> C:
@@ -134,7 +130,7 @@ def read_fields(path: Path) -> tuple[Values, list[str]]:
     raw = with_task(_parsed(path, _REMEDY))
     require(all(isinstance(raw.get(name), dict) for name in ("data", "model", "train")), f"config {path}", "not of a run", _REMEDY)
     fields, known = _flat(raw), _flat({"task": raw["task"]})
-    return {".".join(filter(None, name)): value for name, value in fields.items()}, [".".join(name) for name in fields if name not in known]
+    return fields, [name for name in fields if name not in known]
 
 
 def override(config: C, path: Path) -> C:

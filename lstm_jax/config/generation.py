@@ -26,6 +26,7 @@ class GenerationModelConfig(RecurrentConfig):
 
 Clean = Literal["source", "source-cased", "lower", "none", "exact"]
 Unit = Literal["character", "byte"]
+Unseen = Literal["include", "error", "drop"]
 
 
 @frozen
@@ -57,7 +58,7 @@ class TextConfig(Checked):
     """Number of characters from the start of one window to the start of the next. A stream ignores it."""
     validation: Share = 0.1
     """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
-    unseen: Literal["include", "error", "drop"] = "include"
+    unseen: Unseen = "include"
     """Treatment of characters that occur only in the held-out text: 'include' adds them to the vocabulary, 'error' raises an error,
     'drop' removes them from the held-out text."""
 

@@ -7,6 +7,9 @@ from lstm_jax.bounds import Checked, Count, CountOrNone, Rate, RateOrNone, Share
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
 
+Kind = Literal["keras", "frequency"]
+End = Literal["pre", "post"]
+
 
 @frozen
 class DataConfig(Checked):
@@ -24,16 +27,16 @@ class DataConfig(Checked):
     """Column or key that contains the text of a review in a .csv or .jsonl file."""
     label_column: str = "label"
     """Column or key that contains the label (0 or 1) in a .csv or .jsonl file."""
-    vocabulary: Literal["keras", "frequency"] = "keras"
+    vocabulary: Kind = "keras"
     """'keras' uses the word ids of Keras' data set imdb and its order of reviews. 'frequency' numbers the words of the training reviews by
     their frequency."""
     num_words: Words = 20_000
     """Size of the vocabulary. Words whose id would be this number or larger get id 2 (out of vocabulary)."""
     maxlen: Count = 80
     """Number of ids (steps) to which each review is padded or cut."""
-    padding: Literal["pre", "post"] = "pre"
+    padding: End = "pre"
     """Pad a short review with zeros before ('pre') or after ('post') its ids."""
-    truncating: Literal["pre", "post"] = "pre"
+    truncating: End = "pre"
     """Cut a long review at its beginning ('pre') or at its end ('post')."""
     packed: CountOrNone = added(0)
     """Number of ids (steps) of a row in which several reviews are packed. Only reviews longer than a row are cut. The batch size is then a

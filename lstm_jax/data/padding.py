@@ -1,18 +1,16 @@
 """Padding and truncation of sequences to the same length."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 
 from lstm_jax.bounds import Count, check_number, checked
+from lstm_jax.config.sentiment import End
 from lstm_jax.errors import require
 
-End = Literal["pre", "post"]
 
-
-def _check(maxlen: int, padding: str, truncating: str) -> None:
+def _check(maxlen: int, padding: str, truncating: str):
     check_number("maxlen", maxlen, Count)
     checked("padding", padding, End)
     checked("truncating", truncating, End)
@@ -60,10 +58,8 @@ def pad_sequences(
             continue
         kept = np.asarray(sequence[-steps:] if truncating == "pre" else sequence[:steps], dtype=dtype)
         require(kept.shape[1:] == shape, f"sequence {row}", f"entries of shape {kept.shape[1:]}", f"all others have {shape}")
-        if padding == "pre":
-            padded[row, -len(kept) :] = kept
-        else:
-            padded[row, : len(kept)] = kept
+        begin = steps - len(kept) if padding == "pre" else 0
+        padded[row, begin : begin + len(kept)] = kept
     return padded
 
 
@@ -104,6 +100,4 @@ def joined_rows(values, starts: ndarray, lengths: ndarray) -> ndarray:
 def ragged(rows: Iterable) -> tuple[ndarray, ndarray]:
     """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
-    offsets = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(row) for row in arrays], out=offsets[1:])
-    return np.concatenate([np.zeros(0, np.int32), *arrays]), offsets
+    return np.concatenate([np.zeros(0, np.int32), *arrays]), np.cumsum([0, *map(len, arrays)], dtype=np.int64)

@@ -142,7 +142,7 @@ class Series:
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 
 
-def _in_utc(time: date | np.datetime64) -> date | np.datetime64:
+def _in_utc(time):
     return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
 
 
@@ -160,7 +160,7 @@ def _basic_date(text: str) -> str:
     return ""
 
 
-def _read_time(text: str, subject: str) -> tuple[float, str, timedelta | None]:
+def _read_time(text: str, subject: str):
     """Parse the time of a row, and return it as a number or in days since 1970-01-01, its form, and its offset from UTC."""
     if (number := as_number(text)) is not None:
         require(math.isfinite(number), subject, repr(text), "give a finite number, or a date")
@@ -263,9 +263,6 @@ def series_windows(series: Series, context: int, horizon: int, first: int = 0, l
     require(last <= len(series), "last", last, f"the series has {len(series)} entries: give at most as many")
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)
-    if len(origins) == 0:
-        empty = np.zeros((0, horizon))
-        return SeriesWindows(np.zeros((0, context, 2)), empty, empty, origins)
     both = np.stack([series.values, series.gaps], -1)
     back = origins[:, None] + np.arange(-context, 0)
     forth = origins[:, None] + np.arange(horizon)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import Texts
+from lstm_jax.aliases import AnyPath, Progress, Texts
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
@@ -44,8 +44,6 @@ READ = 2**16
 OPEN = 160
 """Largest number of shards of a folder whose files are open at the same time."""
 _SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)|index\.json")
-Progress = Callable[[int, int], None]
-"""Function that is called with the number of finished shards and the number of all shards."""
 Record = dict[str, Any]
 """Content of a .json file, or the entry "part" of a record, which describes the part of the input that the shard holds."""
 Write = Callable[[Record, Path], Record]
@@ -134,7 +132,7 @@ def _write_shard(folder: Path, kind: Kind, write: Write, number: int, part: Reco
     return number, record
 
 
-def _end_with_parent() -> None:
+def _end_with_parent():
     """Start a thread that ends this process as soon as the parent process has ended, even if a signal has killed the parent."""
     parent = parent_process()
     assert parent is not None
@@ -169,13 +167,11 @@ class Shard:
     """Array in which joint[k] is the id in the joint vocabulary for the id k of the shard."""
     ids: Callable[[], ndarray]
     """Function that returns the ids, mapped into memory."""
-    check: Callable[[], object] | None = None
-    """Function that raises InputError if the file of the ids is damaged. It is called before the ids are first read."""
+    check: Callable[[], object] = lambda: None
+    """Function that raises InputError if the file of the ids is damaged. It is called before ids are read."""
 
     def take(self, at: ndarray) -> ndarray:
-        if check := self.check:  # another thread may set it to None meanwhile
-            check()
-            self.check = None
+        self.check()
         ids = self.ids()
         found = self.joint[ids[at]]
         if isinstance(ids.base, mmap.mmap):
@@ -253,7 +249,7 @@ class ShardFolder:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
         self._require(path.is_file() and path.stat().st_size == dtype.itemsize * count, path)
-        return Shard(count, joint, partial(self._mapped, path, dtype, "r"), lambda: self.check(number, "ids"))
+        return Shard(count, joint, partial(self._mapped, path, dtype, "r"), cache(partial(self.check, number, "ids")))
 
     def check(self, number: int, ending: str) -> Path:
         """Return the path of one file of a shard after checking its checksum."""
@@ -261,11 +257,11 @@ class ShardFolder:
         self._require(_digest(path) == digest != "", path)
         return path
 
-    def _require(self, good: bool, path: Path) -> None:
+    def _require(self, good: bool, path: Path):
         require(good, f"shard {path}", "missing or damaged", f"write them again with {self.kind.command}")
 
 
-def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
+def open_folder(folder: AnyPath, *kinds: Kind) -> ShardFolder:
     """Open a folder of shards of one of the given kinds. Only the index and the records are read."""
     folder = Path(folder)
     commands = " or ".join(kind.command for kind in kinds)
@@ -286,7 +282,7 @@ def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
     return ShardFolder(folder, kind, index, records, file_digest(folder / INDEX))
 
 
-def verify_shards(folder: str | Path) -> int:
+def verify_shards(folder: AnyPath) -> int:
     """Check all shards of a text or of reviews against the checksums that were stored when they were written, and return their number.
 
     Raises:

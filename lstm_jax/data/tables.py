@@ -34,6 +34,8 @@ JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .j
 
 Row = dict[str, Any]
 """Dict from the name of each column to the value in this row."""
+Columns = Mapping[str, str]
+"""Dict from the name of each column that a table must have to the flag that names it."""
 NumberedRows = Iterator[tuple[int, Row]]
 """Rows of a table, each with the number of its line."""
 
@@ -48,18 +50,15 @@ def has_columns(path: Path) -> bool:
     return path.name.lower().endswith((*ENDINGS, ".json"))
 
 
-def table_rows(path: Path, wanted: Mapping[str, str], limited: bool = True) -> NumberedRows:
-    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
-
-    `wanted` maps the name of each column that the table must have to the flag that names it.
-    """
+def table_rows(path: Path, wanted: Columns, limited: bool = True) -> NumberedRows:
+    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file."""
     subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         rows = _csv_rows if ".csv" in path.name.lower()[-7:] else _json_rows
         yield from rows(path, _lines(path, file), wanted)
 
 
-def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+def _lines(path: Path, file: IO[bytes]):
     if path.suffix.lower() == ".xz":
         file = expanded(XzStream(file), path.stat().st_size, f"file {path}")
     most = reading.most_bytes()
@@ -98,12 +97,12 @@ def _twice(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _require_columns(columns: Collection[str], wanted: Mapping[str, str], here: str) -> None:
+def _require_columns(columns: Collection[str], wanted: Columns, here: str):
     for column, flag in wanted.items():
         require(column in columns, f"column {column!r} in {here}", f"there are {', '.join(columns)}", f"name one with {flag}")
 
 
-def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> NumberedRows:
+def _json_rows(path: Path, lines: Iterable[str], wanted: Columns) -> NumberedRows:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -115,7 +114,7 @@ def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> N
         yield number, row
 
 
-def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> NumberedRows:
+def _csv_rows(path: Path, lines: Iterator[str], wanted: Columns) -> NumberedRows:
     header = next(lines, "")
     if not header:
         return

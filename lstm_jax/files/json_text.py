@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -17,3 +18,17 @@ def _finite(value) -> Any:
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def plain(value) -> Any:
+    """Return a value as JSON represents it. An array of JAX or NumPy becomes a list, or a number if it has one entry."""
+    return json.loads(json.dumps(value, default=_converted))
+
+
+def _converted(value) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if getattr(value, "size", 1) != 1:
+        return value.tolist()
+    item = value.item() if hasattr(value, "item") else value
+    return item if isinstance(item, bool | int | float | str) else float(item)

@@ -22,12 +22,12 @@ def locked(path: Path, subject: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with system_errors(subject_of_file, "name a folder that can be written"):
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
         if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
             with file:
                 owner = file.read(200).strip() or "another process"
                 raise InputError(subject, f"in use by {owner}", "wait until it ends, or name another folder") from error
-        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        if os.path.exists(path) and os.path.samefile(file.fileno(), path):
             break
         file.close()  # the previous owner removed the file after it was opened here: try again
     try:
@@ -44,7 +44,7 @@ def locked(path: Path, subject: str) -> Iterator[None]:
 
 def held(path: Path) -> bool:
     """Return whether another holder has the lock of a lock file, which need not exist."""
-    with contextlib.suppress(OSError), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+    with contextlib.suppress(OSError), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as file:
         return isinstance(lock_error(file), BlockingIOError)
     return False
 
@@ -52,7 +52,7 @@ def held(path: Path) -> bool:
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of an existing folder, and hold it during a with-statement."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    number = os.open(folder, os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX)

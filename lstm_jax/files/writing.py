@@ -11,12 +11,13 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from lstm_jax.aliases import Values
+from lstm_jax.aliases import AnyPath, Progress, Values
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
 from lstm_jax.files.reading import KINDS
@@ -36,7 +37,7 @@ def default_cache_dir() -> Path:
     return (named if named.is_absolute() else user_path("~/.cache", "name a folder in XDG_CACHE_HOME")) / "lstm_jax"
 
 
-def user_path(path: str | Path, remedy: str = "give the whole path") -> Path:
+def user_path(path: AnyPath, remedy: str = "give the whole path") -> Path:
     """Return a path in which `~` is replaced by the home folder of this user, and `~name` by the home folder of the user `name`."""
     try:
         return Path(path).expanduser()
@@ -89,7 +90,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         try:
             with opened as file:
                 with contextlib.suppress(OSError):  # there is no old file, or the file system has no permissions
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    shutil.copymode(path, temporary)
                 if callable(content):
                     content(file)
                 else:
@@ -103,7 +104,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
                 temporary.unlink()
 
 
-def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+def _open_temporary(path: Path):
     """Create a temporary file for `path`, and return the path of the temporary file and the open file."""
     while True:
         temporary = _temporary(path)
@@ -116,19 +117,15 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
     """Remove the temporary files of killed processes from a folder."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return  # some folders can be written but not listed
-    for entry in entries:
-        match = _TEMPORARY.fullmatch(entry.name)
-        if match and name in ("", match[1]) and entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+    for path in folder.glob(".*.tmp"):  # none in a folder that can be written but not listed
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and name in ("", match[1]) and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError), path.open("rb") as file:
                 if lock_error(file) is None:
-                    os.unlink(entry.path)
+                    path.unlink()
 
 
-def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:
+def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Progress | None = None) -> None:
     """Download `url` to a temporary name, check the file, then rename it to `path`."""
     import http.client  # here, since most commands download nothing
     import urllib.error

@@ -68,7 +68,7 @@ def keep_compiled() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs that compile within a second
 
 
-def _prune(folder: Path) -> None:
+def _prune(folder: Path):
     found = sorted(((path.stat(), path) for path in folder.glob("*-cache")), key=lambda entry: entry[0].st_mtime)
     spare = sum(stat.st_size for stat, _ in found) - MOST_BYTES
     for stat, path in found:
@@ -87,7 +87,7 @@ def _loads(verdict: Path) -> bool:
     return verdict.read_text() == "yes" or jax.default_backend() != "cpu"  # asked last: it starts the backend
 
 
-def _load_a_program() -> None:
+def _load_a_program():
     compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(())).compile()
     serialize_executable.deserialize_and_load(*serialize_executable.serialize(compiled))
 

@@ -26,10 +26,11 @@ CODE = 130
 """Exit code of a process that ends at the second signal."""
 SHOW_CURSOR = b"\x1b[?25h"
 
-_asked, _terminated = threading.Event(), threading.Event()
+_arrived: set[int] = set()
+"""Numbers of the signals that have arrived inside the context `keep_interrupts`."""
 _repeated: list[int] = []
 """Numbers of the signals that `_repeat_later` has repeated and `_watch` has not seen yet."""
-_last_actions: list[Callable[[], object]] = []
+_last_actions = []
 
 
 @contextlib.contextmanager
@@ -51,43 +52,36 @@ def interrupted() -> bool:
 
     The result is true even if a library has caught the `KeyboardInterrupt`.
     """
-    return _asked.is_set()
+    return bool(_arrived)
 
 
 def exit_code() -> int:
     """Return the exit code of a program that an interrupt ends: 75 (`RESTART`) after a SIGTERM inside `terminable`, else 130."""
-    return RESTART if _terminated.is_set() else CODE
+    return RESTART if signal.SIGTERM in _arrived else CODE
 
 
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> contextlib.AbstractContextManager[None]:
     """Return a context manager within which SIGTERM raises `KeyboardInterrupt` and makes `interrupted` true, as SIGINT does.
 
     It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
     """
-
-    def note(_: int, frame: FrameType | None):
-        _terminated.set()
-        _asked.set()
-        _raise(frame)
-
-    with handled(note, signal.SIGTERM):
-        yield
+    return handled(_interrupt, signal.SIGTERM)
 
 
-def _raise(frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None):
     """Raise `KeyboardInterrupt`, but later if a compiled module is being imported, which the exception could crash."""
+    _arrived.add(number)
     if any(above.f_code.co_qualname.startswith("ExtensionFileLoader.") for above, _ in traceback.walk_stack(frame)):
         _repeat_later()
     else:
         raise KeyboardInterrupt
 
 
-def _repeat_later() -> None:
+def _repeat_later():
     """Make the main thread call the handler of the last SIGINT or SIGTERM again soon. This does not count as a second signal."""
 
     def repeat():
-        number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
+        number = signal.SIGTERM if signal.SIGTERM in _arrived else signal.SIGINT
         _repeated.append(number)
         _thread.interrupt_main(number)
 
@@ -117,10 +111,6 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         yield
         return
 
-    def note(_: int, frame: FrameType | None):
-        _asked.set()
-        _raise(frame)
-
     def again(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             _repeat_later()  # an exception raised here and now would be ignored again
@@ -134,7 +124,7 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
     watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
     watcher.start()
     if old is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = again
     try:
         yield
@@ -145,11 +135,10 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
         os.close(writer)
         watcher.join()
         os.close(reader)
-        _asked.clear()
-        _terminated.clear()
+        _arrived.clear()
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: int):
     """Wait for signals, and end the process when a second SIGINT or SIGTERM arrives.
 
     Python writes the number of each arriving signal to a pipe, whose reading end is `reader`, until the pipe is closed. If the process
@@ -184,7 +173,7 @@ def before_end(action: Callable[[], object]) -> Iterator[None]:
         _last_actions.remove(action)
 
 
-def _end() -> None:
+def _end():
     for action in list(_last_actions):
         with contextlib.suppress(Exception):
             action()

@@ -98,7 +98,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
 
 
 @contextlib.contextmanager
-def _one_line_for_lost_processes() -> Iterator[None]:
+def _one_line_for_lost_processes():
     """Let the JAX client that is made in this context print one line if another process dies, where JAX prints a dump of its stack.
 
     JAX passes the error to a callback, but cannot convert it to Python: C++ then calls the handler of `std::terminate`.
@@ -121,7 +121,7 @@ _codes: list[int] = []
 
 
 @ctypes.CFUNCTYPE(None)
-def _end() -> None:
+def _end():
     if not _codes:
         os.write(2, f"error: {prefix()}{LOST}\n".encode())
     os._exit(_codes[0] if _codes else 2)
@@ -152,7 +152,7 @@ def prefix() -> str:
     return f"process {number}: " if number else ""
 
 
-def _reach_coordinator(place: Processes) -> None:
+def _reach_coordinator(place: Processes):
     """Check in process 0 that its port is free, and wait in all others until process 0 listens: JAX would crash without a message."""
     host, _, port = place.coordinator.rpartition(":")
     if not place.process:

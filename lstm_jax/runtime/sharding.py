@@ -173,7 +173,7 @@ def splits(size: int) -> bool:
 def devices() -> int:
     """Return the number of devices along the axis "data", of type `AxisType.Auto`, of the current mesh, or 1 if there is none."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
+    return mesh.shape[DATA] if DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:

@@ -27,7 +27,7 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors=ESCAPE)
 
 
-def _escape(error: UnicodeError) -> tuple[str, int]:
+def _escape(error: UnicodeError):
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end

@@ -59,21 +59,3 @@ from lstm_jax.sweep.executors import DONE, EXECUTORS, FAILED
 from lstm_jax.sweep.identity import Run, run_id
 from lstm_jax.sweep.planner import existing_rows, flatten, run, table, write_table
 from lstm_jax.sweep.summary import plot, summarise
-
-__all__ = [
-    "DONE",
-    "EXECUTORS",
-    "FAILED",
-    "Run",
-    "existing_rows",
-    "flatten",
-    "grid",
-    "override",
-    "plot",
-    "run",
-    "run_id",
-    "summarise",
-    "table",
-    "variants",
-    "write_table",
-]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from lstm_jax.aliases import Values
 from lstm_jax.bounds import as_tuple
 from lstm_jax.errors import require
 
@@ -26,8 +25,7 @@ def override(config, changes: Mapping) -> Any:
     Raises:
         InputError: if a name in `changes` is not a field of the config.
     """
-    new: Values = {}
-    inner: dict[str, Values] = {}
+    new, inner = {}, {}
     for name, value in changes.items():
         field, _, rest = name.partition(".")
         require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")

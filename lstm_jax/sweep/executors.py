@@ -7,7 +7,6 @@ row that says how the run has ended: its status, its result or error, its second
 import contextlib
 import copy
 import dataclasses
-import json
 import multiprocessing
 import os
 import secrets
@@ -16,14 +15,16 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lstm_jax.errors import InputError, Interrupted, require
+from lstm_jax.errors import InputError, Interrupted, parsing, require
+from lstm_jax.files.json_text import plain
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import handled
 from lstm_jax.sweep.configs import is_config
@@ -67,11 +68,11 @@ class Work:
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def attempt(function: Run, config: Any) -> Row:
+def attempt(function: Run, config) -> Row:
     """Call `function` on a copy of the config in this process, and return the outcome of this run."""
     start = time.perf_counter()
     try:
-        result = json.loads(json.dumps(dict(function(_copied(config))), default=_plain))
+        result = plain(dict(function(_copied(config))))
         outcome = {"status": DONE, "result": result}
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
@@ -90,7 +91,7 @@ def _surroundings() -> dict[str, str]:
     return found
 
 
-def _copied(value: Any) -> Any:
+def _copied(value) -> Any:
     """Return a copy of a config, with copies of the values of its fields. Other attributes of the config, such as locks, are shared."""
     if not is_config(value):
         return copy.deepcopy(value)
@@ -98,13 +99,6 @@ def _copied(value: Any) -> Any:
     for own in dataclasses.fields(value):
         object.__setattr__(new, own.name, _copied(getattr(value, own.name)))
     return new
-
-
-def _plain(value: Any) -> Any:
-    if getattr(value, "size", 1) != 1:
-        return value.tolist()
-    item = value.item() if hasattr(value, "item") else value
-    return item if isinstance(item, bool | int | float | str) else float(item)
 
 
 def here(work: Work) -> Outcomes:
@@ -159,7 +153,7 @@ def processes(work: Work) -> Outcomes:
                     process.join()
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(*_: object):
     raise KeyboardInterrupt("SIGTERM")
 
 
@@ -178,7 +172,7 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):  # the process has ended already
             machine.pin(self.process.pid, cores)
 
-    def begin(self, key: str, config: Any) -> None:
+    def begin(self, key: str, config) -> None:
         self.key, self.start, self.received = key, time.perf_counter(), []
         self.runs += 1
         with contextlib.suppress(OSError):  # the process has ended already
@@ -203,7 +197,7 @@ class _Worker:
         return {"status": FAILED, "error": error, "seconds": time.perf_counter() - self.start}
 
 
-def _keep_compiled() -> None:
+def _keep_compiled():
     """Let the processes of a sweep share what they compile, if they have imported JAX."""
     if "jax" in sys.modules:
         from lstm_jax.runtime.compilation_cache import keep_compiled
@@ -211,7 +205,7 @@ def _keep_compiled() -> None:
         keep_compiled()
 
 
-def _serve(function: Run, pipe: Connection) -> None:
+def _serve(function: Run, pipe: Connection):
     """Receive configs until the sweep closes the pipe. Send None when the run of a config begins, and its outcome when it ends."""
     os.dup2(2, 1)  # standard output is that of the sweep
     _keep_compiled()
@@ -232,73 +226,56 @@ def _serve(function: Run, pipe: Connection) -> None:
 
 def slurm(work: Work) -> Outcomes:
     """Call the function in Slurm jobs, which the package submitit starts, on a few configs in each."""
-    try:
-        import submitit  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError("submitit", "not installed", 'pip install ".[slurm]"') from error
+    with parsing("submitit", 'pip install ".[slurm]"', ImportError):
+        submitit = import_module("submitit")
     parameters = dict(work.options)
-    try:
+    with parsing("options", 'give a cluster such as "local", and parameters of submitit'):
         executor = submitit.AutoExecutor(folder=work.folder, cluster=parameters.pop("cluster", None))
         executor.update_parameters(**parameters)
-    except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-        first_line = str(error).split("\n")[0].rstrip(".")
-        raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
-    keys, size, jobs = list(work.missing), work.per_job or 1, list[_Job]()
+    keys, size = list(work.missing), work.per_job or 1
     waiting = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
+    jobs = {}  # by the file of their outcomes: the job, and the ids of its runs that have none yet
     try:
         while waiting or jobs:
             while free := min(len(waiting), ARRAY_JOBS, work.workers - len(jobs) if work.workers else ARRAY_JOBS):
-                submitted = []
+                submitted = {}
                 try:
                     with executor.batch():
                         for own in waiting[:free]:
                             path = work.folder / f"{own[0]}.{secrets.token_hex(4)}.jsonl"
                             configs = {key: work.missing[key] for key in own}
-                            job = executor.submit(_attempt_in_job, main_name(), work.function, configs, path)
-                            submitted.append(_Job(job, own, path))
+                            submitted[path] = executor.submit(_attempt_in_job, main_name(), work.function, configs, path), own
                 except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                     message = str(error).strip().split("\n")[-1] or type(error).__name__
                     raise InputError("Slurm", message, "correct the options, or submit fewer jobs") from error
-                jobs += submitted  # only now: a job that is not submitted yet cannot be cancelled
+                jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
                 del waiting[:free]
-            ended = [own for own in jobs if own.job.done()]
-            work.running = sum(own.job.state == "RUNNING" for own in jobs if own not in ended)
-            for own in jobs:
-                yield from own.new_rows(read_rows(own.path))
-            for own in ended:
-                jobs.remove(own)
-                error = ""
-                try:
-                    yield from own.new_rows(own.job.result())
-                except Exception as raised:
-                    first_lines = " ".join(str(raised).split("\n")[:2]).strip()
-                    error = f"{type(raised).__name__}: {first_lines}"
-                lost = own.keys[:1] if own.path.exists() else own.keys  # without the file, no run has begun
-                yield from ((key, {"status": FAILED, "error": error, "seconds": 0.0}) for key in lost)
-                waiting += filter(None, [own.keys[len(lost) :]])
-                own.path.unlink(missing_ok=True)
-            time.sleep(0 if ended else POLL_JOBS)
+            work.running, before = sum(job.state == "RUNNING" for job, _ in jobs.values()), len(jobs)
+            for path, (job, own) in list(jobs.items()):
+                ended, rows, error = job.done(), read_rows(path), ""
+                if ended:
+                    del jobs[path]
+                    try:
+                        rows = job.result()
+                    except Exception as raised:
+                        first_lines = " ".join(str(raised).split("\n")[:2]).strip()
+                        error = f"{type(raised).__name__}: {first_lines}"
+                for row in rows:
+                    if (key := row.pop("id")) in own:
+                        own.remove(key)
+                        yield key, row
+                if ended:
+                    lost = own[:1] if path.exists() else own  # without the file, no run has begun
+                    yield from ((key, {"status": FAILED, "error": error, "seconds": 0.0}) for key in lost)
+                    waiting += filter(None, [own[len(lost) :]])
+                    path.unlink(missing_ok=True)
+            time.sleep(POLL_JOBS if len(jobs) == before else 0)
     finally:
-        for own in jobs:
-            own.job.cancel(check=False)
+        for job, _ in jobs.values():
+            job.cancel(check=False)
 
 
-@dataclass
-class _Job:
-    """Job of submitit, the ids of its runs that have no outcome yet, and the file to which it appends their outcomes."""
-
-    job: Any
-    keys: list[str]
-    path: Path
-
-    def new_rows(self, rows: Iterable[Row]) -> Outcomes:
-        for row in rows:
-            if row["id"] in self.keys:
-                self.keys.remove(row["id"])
-                yield row["id"], {name: value for name, value in row.items() if name != "id"}
-
-
-def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: Path) -> list[Row]:
+def _attempt_in_job(main: str, function: Run, configs: Mapping, path: Path) -> list[Row]:
     set_main_name(main)
     _keep_compiled()
     append_rows(path)
@@ -309,4 +286,4 @@ def _attempt_in_job(main: str, function: Run, configs: Mapping[str, Any], path: 
     return list(read_rows(path))
 
 
-EXECUTORS: dict[str, Callable[[Work], Outcomes]] = {"here": here, "processes": processes, "slurm": slurm}
+EXECUTORS = {"here": here, "processes": processes, "slurm": slurm}

@@ -1,5 +1,6 @@
 """Names by which other processes import functions and classes, and the ids of runs."""
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -78,7 +79,7 @@ def run_id(function: Run, config) -> str:
 
 def other_classes(value, usual, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
     """Return the inner configs whose class is not the usual one, as a dict from the path of an inner config to the name of its class."""
-    found: dict[str, str] = {}
+    found = {}
     if is_config(value):
         if type(value) is not type(usual) and (dataclasses.is_dataclass(usual) or kinds != {type(value)}):
             found[path[1:]] = import_name(type(value))
@@ -118,17 +119,14 @@ def _dataclasses(annotation) -> frozenset[type]:
 
 def source_commit(function: Run) -> str:
     """Return the commit of the checkout with the file of a function, and "+" if a Python file has uncommitted changes, or ""."""
-    try:
-        file = inspect.getsourcefile(function)
-    except TypeError:
-        return ""
-    return commit_of(Path(file), ":/*.py") if file else ""
+    with contextlib.suppress(TypeError):
+        if file := inspect.getsourcefile(function):
+            return commit_of(Path(file), ":/*.py")
+    return ""
 
 
 def source_digest(function: Run) -> str:
     """Return 16 hex digits of SHA-256 over the source code of a function, or "" if the source is not available."""
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        return ""
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
+    with contextlib.suppress(OSError, TypeError):
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    return ""

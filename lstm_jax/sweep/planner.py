@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import shorten
 
 import lstm_jax
-from lstm_jax.aliases import Texts, Values
+from lstm_jax.aliases import AnyPath, Texts, Values
 from lstm_jax.bounds import checked
 from lstm_jax.config.shared import config_values, flatten
 from lstm_jax.errors import check_choice, parsing, require
@@ -36,7 +36,7 @@ _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 def run(
     function: Run,
     configs: Iterable,
-    path: str | Path,
+    path: AnyPath,
     where: str = "here",
     workers: int = 0,
     retry: bool = False,
@@ -154,7 +154,7 @@ def _shown(value, form: str = ".4g") -> str:
     return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
 
 
-def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: int) -> None:
+def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: int):
     """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
@@ -205,7 +205,7 @@ def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
     return {key: mine[key] for key in wanted if key in mine}, len({row["id"] for row in rows} - mine.keys())
 
 
-def existing_rows(function: Run, configs: Iterable, path: str | Path) -> list[Values]:
+def existing_rows(function: Run, configs: Iterable, path: AnyPath) -> list[Values]:
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
@@ -235,7 +235,7 @@ def table(rows: Iterable[Mapping]) -> tuple[list[str], list[list]]:
     return list(columns), [[part[prefix].get(name, "") for prefix, name in columns.values()] for part in parts]
 
 
-def write_table(rows: Iterable[Mapping], path: str | Path) -> None:
+def write_table(rows: Iterable[Mapping], path: AnyPath) -> None:
     """Write the table of the rows (see `table`) to a CSV file."""
     names, lines = table(rows)
     text = io.StringIO()

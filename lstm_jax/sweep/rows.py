@@ -21,17 +21,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 from rich.text import Text
 
+from lstm_jax.aliases import Values as Row
 from lstm_jax.errors import parsing, require, system_errors
 from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
 
-Row = dict[str, Any]
 Outcomes = Generator[tuple[Sequence[Row], str], None, None]
 """Rows of each item that has been measured, and the line to print for it."""
 Item = TypeVar("Item")
 
 
-def _require_rows(path: Path) -> None:
+def _require_rows(path: Path):
     """Raise `InputError` if the path exists but is not a regular file, or if the first byte of the file cannot begin a row."""
     if path.exists():
         heads = (b"", b"\x1f") if path.suffix == ".gz" else (b"", b"{", b"\n")

@@ -48,7 +48,7 @@ def summarise(
     """
     by, over = ((names,) if isinstance(names, str) else tuple(names) for names in (by, over))
     require(not {*by} & {*_ADDED}, "by", by, f"the summary has columns {', '.join(_ADDED)} of its own")
-    groups: dict[str, tuple[Row, dict[str, list[float]]]] = {}
+    groups = {}
     for row in rows:
         config = flatten(row["config"])
         for name in by:

@@ -4,13 +4,13 @@ import dataclasses
 import re
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
-from functools import reduce
 from typing import Any
+from unittest import mock
 
+from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import frozen
+from lstm_jax.config.shared import flatten
 from lstm_jax.errors import require
-from lstm_jax.sweep.configs import override
 from lstm_jax.sweep.executors import FAILED
 from lstm_jax.sweep.identity import Run, import_name, run_id
 from lstm_jax.sweep.rows import Row
@@ -21,8 +21,8 @@ class Group:
     """Configs by the ids of their runs, which differ only in the fields `names`, and the function that runs them."""
 
     function: Run
-    names: tuple[str, ...]
-    configs: dict[str, Any]
+    names: Texts
+    configs: Values
 
     def outcomes(self, outcome: Row) -> dict[str, Row]:
         """Return the outcome of each run, from the outcome of `run_group`."""
@@ -36,23 +36,24 @@ class Group:
         return {key: shared | {"result": result} for key, result in zip(self.configs, results, strict=True)}
 
 
-def divide(function: Run, names: tuple[str, ...], configs: Mapping[str, Any]) -> dict[str, Group]:
+def divide(function: Run, names: Texts, configs: Values) -> dict[str, Group]:
     """Divide configs into groups that differ only in the fields `names`, and return each group by the id of its first run."""
-    groups: dict[Any, dict[str, Any]] = {}
+    groups: dict[Any, Values] = {}
     for key, config in configs.items():
         rest = _replaced(config, {name: type(_number(config, name)).__name__ for name in names})
         groups.setdefault((type(config), run_id(function, rest)), {})[key] = config
     return {next(iter(group)): Group(function, names, group) for group in groups.values()}
 
 
-def _number(config: Any, name: str) -> int | float:
-    value: Any = reduce(lambda inner, part: getattr(inner, part, None), name.split("."), config)
-    override(config, {name: value})  # refuses a name that is no field
-    require(isinstance(value, int | float) and not isinstance(value, bool), f"together {name}", value, "name a field of numbers")
-    return value
+def _number(config, name: str) -> int | float:
+    fields = flatten(dataclasses.asdict(config))
+    value = fields.get(name)
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    require(good, f"together {name}", value, f"name a field of numbers, of {', '.join(fields)}")
+    return fields[name]
 
 
-def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
+def _replaced(config, values: Values) -> Any:
     """Return a copy with other values of some fields, which its class does not check, since a traced value cannot be compared."""
     new = object.__new__(type(config))
     for own in dataclasses.fields(config):
@@ -63,7 +64,7 @@ def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
     return new
 
 
-def run_group(group: Group) -> dict[str, Any]:
+def run_group(group: Group) -> Values:
     """Return the results of all configs of a group, or None in their place if the function needs the values of the fields."""
     import jax
     import jax.numpy as jnp
@@ -74,11 +75,11 @@ def run_group(group: Group) -> dict[str, Any]:
 
     usual, (first, *others) = nnx.RngStream.__init__, group.configs.values()
 
-    def start(self: nnx.RngStream, key: Any, *, tag: str) -> None:
+    def start(self, key, *, tag):
         is_seed = isinstance(key, jax.Array) and key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
         usual(self, jax.random.key(key) if is_seed else key, tag=tag)
 
-    def run(values: dict[str, Any]) -> dict[str, Any]:
+    def run(values):
         return OrderedDict(group.function(_replaced(first, values)))
 
     if not others:
@@ -87,13 +88,11 @@ def run_group(group: Group) -> dict[str, Any]:
     columns = {name: [_number(config, name) for config in group.configs.values()] for name in group.names}
     values = {name: jnp.stack([n if isinstance(n, float) else np.int64(n) for n in column]) for name, column in columns.items()}
     try:
-        nnx.RngStream.__init__ = start  # Flax' own takes a seed only if it is an int
-        found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS))(values))
+        with mock.patch.object(nnx.RngStream, "__init__", start):  # Flax' own takes a seed only if it is an int
+            found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS))(values))
     except (TypeError, IndexError) as error:
         if not re.search("[Tt]race|concrete|JAX type", str(error)):
             raise
         traceback.print_exc()
         return {"results": None}
-    finally:
-        nnx.RngStream.__init__ = usual
     return {"results": [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(group.configs))]}

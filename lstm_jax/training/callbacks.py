@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lstm_jax.aliases import Values
+from lstm_jax.aliases import AnyPath, Values
 from lstm_jax.bounds import frozen
 from lstm_jax.errors import system_errors
 from lstm_jax.files.json_text import json_text
@@ -50,7 +50,7 @@ class EpochRecord:
 Callback = Callable[[EpochRecord], object]
 
 
-def metrics_file(path: str | Path) -> Callback:
+def metrics_file(path: AnyPath) -> Callback:
     """Return a callback that writes the metrics of all epochs to the file `path`, as one line of JSON per epoch.
 
     After each epoch it writes the whole file anew, so that a resumed run repeats no line. A metric that is not finite has the value null.
@@ -62,7 +62,7 @@ def metrics_file(path: str | Path) -> Callback:
     return write
 
 
-def tensorboard(folder: str | Path) -> Callback:
+def tensorboard(folder: AnyPath) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
     A training begins a new file, also when it is resumed. The file of a resumed training begins with an event that makes TensorBoard drop
@@ -81,8 +81,10 @@ def tensorboard(folder: str | Path) -> Callback:
         summaries: Any = summary_pb2
         now, events = time.time(), []
         if path is None or len(record.rows) == 1 or record.step <= last:
-            stamps = [int(match[1]) for old in folder.glob("events.out.tfevents.*") if (match := re.search(r"tfevents\.(\d+)\.", old.name))]
-            stamp = max([int(now), *(old + 1 for old in stamps)])  # the name is the order in which TensorBoard reads the files
+            later = [
+                int(match[1]) + 1 for old in folder.glob("events.out.tfevents.*") if (match := re.search(r"tfevents\.(\d+)\.", old.name))
+            ]
+            stamp = max([int(now), *later])  # the name is the order in which TensorBoard reads the files
             path = folder / f"events.out.tfevents.{stamp:010}.{os.uname().nodename}.{time.time_ns()}"
             events = [protocol.Event(wall_time=now, file_version="brain.Event:2")]
             if record.resumed:

@@ -46,8 +46,6 @@ from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 from lstm_jax.runtime import processes
 
-__all__ = ["Restored", "check_state", "claimed", "damage", "prune", "restore", "save", "steps"]
-
 ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
 Record = dict[str, Any]
@@ -78,11 +76,7 @@ def steps(folder: Path) -> list[int]:
 
     If the folder does not exist, return [].
     """
-    return sorted(int(match[1]) for entry in _entries(folder) if (match := _MANIFEST.fullmatch(entry.name)))
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+    return sorted(int(match[1]) for entry in folder.glob("*") if (match := _MANIFEST.fullmatch(entry.name)))
 
 
 def save(folder: Path, step: int, state: PyTree, extra: Record) -> Path:
@@ -309,7 +303,7 @@ def _load(folder: Path, manifest: Record, wanted: Record, optional: Mapping[str,
     return loaded, next((f"leaf {name} is damaged" for name, leaf in loaded.items() if _leaf_record(leaf) != saved[name]), "")
 
 
-def _clean(folder: Path) -> None:
+def _clean(folder: Path):
     """Remove the leftovers of interrupted saves: unfinished manifests, and folders of arrays that belong to no finished checkpoint."""
     if not processes.first():
         return
@@ -321,7 +315,7 @@ def _clean(folder: Path) -> None:
 
 
 def _array_folders(folder: Path) -> list[tuple[int, Path]]:
-    return [(int(match[1]), entry) for entry in _entries(folder) if (match := _ARRAYS.fullmatch(entry.name)) and entry.is_dir()]
+    return [(int(match[1]), entry) for entry in folder.glob("*") if (match := _ARRAYS.fullmatch(entry.name)) and entry.is_dir()]
 
 
 def _agreed(damage: str) -> str:
@@ -329,13 +323,13 @@ def _agreed(damage: str) -> str:
     return damage or ("another process found it damaged" if any_damage else "")
 
 
-def _barrier(name: str) -> None:
+def _barrier(name: str):
     if processes.several():
         multihost_utils.sync_global_devices(f"checkpoint {name}")
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path):
     """Convert errors of the file system, and those that TensorStore reports, to `InputError`."""
     try:
         yield
@@ -355,7 +349,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet():
     """Silence some messages of Orbax until the context ends."""
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
@@ -374,7 +368,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _checkpointer(arrays: Path) -> Iterator[tuple]:
+def _checkpointer(arrays: Path):
     """Yield an Orbax checkpointer and a path to the folder `arrays` that contains no glob characters, such as "*" or "["."""
     import orbax.checkpoint as ocp
 
@@ -389,7 +383,7 @@ def _checkpointer(arrays: Path) -> Iterator[tuple]:
         yield checkpointer, path
 
 
-def _save_arrays(arrays: Path, leaves: Record) -> None:
+def _save_arrays(arrays: Path, leaves: Record):
     import orbax.checkpoint as ocp
 
     with _checkpointer(arrays) as (checkpointer, path):

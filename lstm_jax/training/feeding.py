@@ -89,8 +89,8 @@ class FromHost:
         """Read the batches of a group, which consists of S consecutive steps."""
         first = number * self.size
         order = plan(first, min(first + self.size, self.steps))
-        spare = self.size - len(order.rows)  # the last group is filled up, so that all have one shape
-        rows, weight, counts = (np.concatenate([part, np.repeat(part[-1:], spare, axis=0)]) for part in order[:3])
+        filled = np.minimum(np.arange(self.size), len(order.rows) - 1)  # the last group repeats a step, so that all have one shape
+        rows, weight, counts = (part[filled] for part in order[:3])
         own = rows[:, self.rows]
         batches = self.examples.gather(self.examples.arrays, own.reshape(-1))
         batches = jax.tree.map(lambda array: np.asarray(array).reshape(*own.shape, *array.shape[1:]), batches)

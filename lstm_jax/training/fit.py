@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from numpy import ndarray
 from rich.console import Console
 
-from lstm_jax.aliases import Values
+from lstm_jax.aliases import AnyPath, Values
 from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import check_class, require
@@ -42,7 +42,7 @@ def fit(
     monitor: str = "",
     mode: str = "min",
     mesh: Mesh | None = None,
-    checkpoints: str | Path | None = None,
+    checkpoints: AnyPath | None = None,
     checkpoint_steps: int = 0,
     keep_epochs: bool = False,
     resume: bool = False,

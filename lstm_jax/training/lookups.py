@@ -21,13 +21,12 @@ from jax.extend import core
 from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
 from lstm_jax.aliases import Ints
+from lstm_jax.aliases import Values as Params
 from lstm_jax.bounds import frozen
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
 """Least number of entries of a table. A smaller parameter is not treated as a table, because its ordinary update is fast."""
-
-Params = dict[str, Any]
 
 
 @frozen
@@ -48,7 +47,7 @@ def _evaluate(program: core.ClosedJaxpr, args: Sequence, lookup: Callable, given
     holds the results that already have a sharding.
     """
     jaxpr = program.jaxpr
-    values: dict[core.Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
     def read(atom):
         return atom.val if isinstance(atom, core.Literal) else values[atom]
@@ -66,22 +65,15 @@ def _evaluate(program: core.ClosedJaxpr, args: Sequence, lookup: Callable, given
         elif name == "sharding_constraint" and any(operands[0] is rows for rows in given):
             results = operands
         else:
-            values |= _run(jaxpr, equation, values)
-            continue
+            used = [atom for atom in equation.invars if not isinstance(atom, core.Literal)]
+            alone = jaxpr.replace(constvars=[], invars=used, outvars=equation.outvars, eqns=[equation], effects=equation.effects)
+            results = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*map(read, used))
         values.update(zip(equation.outvars, results, strict=True))
     results = [read(atom) for atom in jaxpr.outvars]
     for result in results:
         if isinstance(result, _Table):
             lookup(result, None, None)
     return results
-
-
-def _run(jaxpr: core.Jaxpr, equation, values: dict) -> dict:
-    """Evaluate one equation (operation) of a jaxpr, and return a dict from the variables of its results to their values."""
-    read = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, core.Literal)))
-    made = [var for var in equation.outvars if type(var).__name__ != "DropVar"]
-    alone = jaxpr.replace(constvars=[], invars=read, outvars=made, eqns=[equation], effects=equation.effects)
-    return dict(zip(made, core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*(values[var] for var in read)), strict=True))
 
 
 def _is_lookup(equation, operands: list) -> bool:
@@ -146,10 +138,7 @@ class FoundLookups:
     modes: list[str]
     """Mode of each lookup in the table, "fill" or "clip"; see `gather_columns`."""
     batch_axes: Ints
-    """Index of the batch axis of the row indices of each lookup in the table.
-
-    It is -1, the last axis, if the batch axis is not known or if there is only one device.
-    """
+    """Batch axis of the row indices of each lookup: the first axis of the size of the batch, or -1 if there is none or only one device."""
 
     def indices(self, params: Params, *args) -> list[Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
@@ -189,24 +178,7 @@ def find_lookups(loss: Callable, params: Params, *args, table: str = "") -> Foun
     if not found:
         return None
     largest = max(found, key=lambda name: (params[name].size, name))
-    axes = (-1,) * len(found[largest])
-    if sharding.devices() > 1:
-        axes = _batch_axes(loss, largest, found[largest], params, args) or axes
+    sizes = [leaf.shape[0] for leaf in jax.tree.leaves(args[:2]) if leaf.ndim]
+    batch = sizes[0] if sizes and sharding.devices() > 1 else -1
+    axes = tuple(ids.shape.index(batch) if batch in ids.shape else -1 for ids in found[largest])
     return FoundLookups(largest, program, jax.tree.structure(shapes), [mode for name, mode in modes if name == largest], axes)
-
-
-def _batch_axes(loss: Callable, table: str, small: list, params: Params, args: tuple) -> Ints:
-    """Return the axis of each array of row indices that grows with the batch, or () if the loss takes no other batch size."""
-
-    def doubled(leaf):
-        return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)
-
-    larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
-    try:
-        program = jax.make_jaxpr(loss)(params, *larger)
-        large = jax.eval_shape(lambda *args: _indices(program, (table,), params, args, []), *larger)[table]
-    except Exception:
-        return ()
-    pairs = zip(small, large, strict=True)
-    axes = [[n for n, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[1] == 2 * sizes[0]] for a, b in pairs]
-    return tuple(changed[0] if len(changed) == 1 else -1 for changed in axes)

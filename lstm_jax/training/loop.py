@@ -1,10 +1,9 @@
 """Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
 import contextlib
-import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
-from numpy import ndarray
 from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import native
 from lstm_jax.aliases import Texts
+from lstm_jax.aliases import Values as Metrics
 from lstm_jax.bounds import frozen
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, Interrupted, check_class, parsing, require
+from lstm_jax.files.json_text import plain
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.runtime.console import say
 from lstm_jax.runtime.interrupts import Asked, noted_signals
@@ -43,8 +42,6 @@ SAVE_SECONDS = 3.0
 than a checkpoint. The first and the last epoch save one in any case, and so do all with `checkpoint_steps` and each after an interrupt."""
 KEEP = {"latest": 3, "best": 2, "epochs": 0}
 """Dict from the folders in the folder `checkpoints` of `run_epochs` to the number of newest checkpoints that are kept, or 0 for all."""
-
-Metrics = dict[str, Any]
 
 
 @frozen
@@ -154,23 +151,15 @@ class History:
         return History(rows, epoch, value, seconds)
 
 
-def _plain(value):
-    if isinstance(value, Array | ndarray | np.generic):
-        return np.asarray(value).tolist()
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-
-
 def _plain_metrics(found) -> Metrics:
-    """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list."""
+    """Return a dict of metrics as JSON represents them."""
     remedy = "return a dict from names to numbers"
     check_class("metrics", found, Mapping, remedy)
     metrics = {}
     for name, value in found.items():
         require(isinstance(name, str), "name of a metric", repr(name), remedy)
         with parsing(f"metric {name}", "return numbers, texts, or lists and dicts of them"):
-            metrics[name] = json.loads(json.dumps(value, default=_plain))
+            metrics[name] = plain(value)
     return metrics
 
 
@@ -217,7 +206,7 @@ class _Fit:
         state = state._replace(totals=totals, behind=next(iter(state.behind.values()), ()), rounded=rounded)
         return {"state": state} if self.best_params is None else {"state": state, "best": self.best_params}
 
-    def _restore(self, saved: TrainState) -> None:
+    def _restore(self, saved: TrainState):
         """Set the state to one that `_saved` has returned."""
         count = np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded))
         totals = saved.totals | self._copied({EXAMPLES: count, FINITE: np.int32(0)})
@@ -226,6 +215,13 @@ class _Fit:
     @property
     def best(self) -> Any:
         return self.state.params if self.best_params is None else self.best_params
+
+    @property
+    def best_step(self) -> int:
+        """Step at the end of the best epoch, or 0 if the parameters at that step are no longer there."""
+        history = self.history
+        step = history.rows[(history.best_epoch or len(history.rows)) - 1]["step"] if history.rows else 0
+        return step if self.monitor or step == int(self.state.step) else 0
 
     @property
     def is_due(self) -> bool:
@@ -273,29 +269,25 @@ class _Fit:
         self.history = History.read(found.extra)
         checkpoint.prune(latest, KEEP["latest"])  # also removes leftovers of a killed process
         checkpoint.prune(best, KEEP["best"], found.step)  # a process may have ended after it saved the best, but not its state
-        epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
-        own = self.history.rows[epoch - 1]["step"] if epoch else 0
-        known = self.monitor or found.step == own  # else the next epoch ends with a new one
-        if epoch and known and (damage := checkpoint.damage(best, own)):
-            say(console, f"best checkpoint of step {own} is damaged ({damage}); saved again")
-            self._save("best", own, self.best, epoch)
+        if self.best_step and (damage := checkpoint.damage(best, self.best_step)):
+            say(console, f"best checkpoint of step {self.best_step} is damaged ({damage}); saved again")
+            self._save("best", self.best_step, self.best)
         say(console, f"resumed after step {found.step} of {most}{note}")
         self.began = time.perf_counter() - self.history.seconds
 
     def save(self) -> None:
         """Save the state and, before it, the parameters of the best epoch, unless they have been saved."""
-        now, epoch = int(self.state.step), self.history.best_epoch or len(self.history.rows)
-        best = self.history.rows[epoch - 1]["step"] if epoch else 0
-        if best != self.saved_best and (self.monitor or best == now):
-            self._save("best", best, self.best, epoch)
-            self.saved_best = best
-        self._save("latest", now, self._saved())
+        if self.best_step not in (0, self.saved_best):
+            self._save("best", self.best_step, self.best)
+            self.saved_best = self.best_step
+        self._save("latest", int(self.state.step), self._saved())
         self.saved_at = time.perf_counter()
 
-    def _save(self, part: str, step: int, state, epochs: int | None = None) -> None:
-        """Save a checkpoint with the history of the first `epochs` epochs, and then remove old checkpoints."""
+    def _save(self, part: str, step: int, state):
+        """Save a checkpoint with the history until a step, and then remove old checkpoints."""
         if self.checkpoints is not None:
-            extra = asdict(self.history) | {"rows": self.history.rows[:epochs], "run": self.identity}
+            rows = [row for row in self.history.rows if row["step"] <= step]
+            extra = asdict(self.history) | {"rows": rows, "run": self.identity}
             checkpoint.save(self.checkpoints / part, step, state, extra)
             if KEEP[part]:
                 checkpoint.prune(self.checkpoints / part, KEEP[part])
@@ -359,7 +351,7 @@ class _Fit:
         return FitResult(processes.gathered(self.best), tuple(history.rows), best, early, history.seconds)
 
 
-def _chunks(start: int, groups: Iterable[Group], every: int) -> Iterator[tuple]:
+def _chunks(start: int, groups: Iterable[Group], every: int):
     """Divide the steps of groups, from step `start` on, into chunks that take about `CHUNK_SECONDS` each."""
     size, timed = 8, False
     for last, *given in groups:

@@ -25,7 +25,7 @@ from lstm_jax.native.library import is_off
 from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import try_update
-from lstm_jax.training.row_sparse import Lag, Optimizer, row_sparse
+from lstm_jax.training.row_sparse import Optimizer, row_sparse
 from lstm_jax.training.state import TrainState, create_state, over_runs
 from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, lag_of, largest_table, take_step
 
@@ -96,7 +96,7 @@ class TrainStep:
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
         self._several = jax.jit(partial(lax.scan, self._step), donate_argnums=0)
-        self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, self._lag(state), state)[1]._replace(behind={}))
+        self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, self._lag(state), state)._replace(behind={}))
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
@@ -204,11 +204,11 @@ class TrainStep:
         lag = self._lag(state) if state.behind else None
         lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
         if lag:
-            _, state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
+            state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
         return state, result
 
-    def _lag(self, state: TrainState) -> Lag:
-        return lag_of(self._optimizer, state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL)
+    def _lag(self, state: TrainState):
+        return lag_of(self._optimizer, state, state.step)
 
     def _caught_up(self, state: TrainState) -> TrainState:
         """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates."""

@@ -94,14 +94,14 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
             return tuple(array.astype(dtype) for array in found)
 
         found = jax.tree.map(step, state.mu, state.nu, updates)
-        steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), jax.tree.structure((0, 0, 0)), found)
+        steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, found)
         return steps, optax.ScaleByAdamState(count, m, v)
 
     dense = optax.GradientTransformation(init, update)
     return dense if traced else RowOptimizer(dense, rates, advance)
 
 
-def _check_rate(learning_rate) -> None:
+def _check_rate(learning_rate):
     if not (callable(learning_rate) or isinstance(learning_rate, Tracer)):
         check_number("learning_rate", learning_rate, RateOrNone)
 

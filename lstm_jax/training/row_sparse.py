@@ -31,19 +31,19 @@ Number = float | Array
 
 
 class Lag(NamedTuple):
-    """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
+    """Record of how many steps of an interval between two catch-ups each row of a table has taken.
 
-    In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps count as an epoch.
+    The table has V rows, and the interval has S steps, which is `step.CATCH_UP_INTERVAL`.
     """
 
     scales: Array
-    """(S,): learning rate of each step of the epoch, multiplied by the bias correction of Adam."""
+    """(S,): learning rate of each step of the interval, multiplied by the bias correction of Adam."""
     eps: Array
-    """(S,): small number in the denominator of each step of the epoch."""
+    """(S,): small number in the denominator of each step of the interval."""
     at: Array
-    """int32 (): index of the next step in the epoch, counted from 0."""
+    """int32 (): index of the next step in the interval, counted from 0."""
     done: Array
-    """int32 (V,): number of steps of the epoch that each row has taken."""
+    """int32 (V,): number of steps of the interval that each row has taken."""
 
 
 class Rates(NamedTuple):
@@ -93,10 +93,10 @@ class RowOptimizer:
         return optax.with_extra_args_support(self.dense).update(updates, state, params, **extra)
 
     def begin(self, table: Array, state, steps: int, at=0, behind=0) -> Lag:
-        """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""
+        """Return the `Lag` of a table before step `at` of an interval of `steps` steps, if its rows have missed `behind` steps."""
         at, own = jnp.asarray(at, jnp.int32), self._own(state)
         counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
-        counts = jnp.maximum(counts, 0)  # a new optimiser state within an epoch has fewer steps than the epoch
+        counts = jnp.maximum(counts, 0)  # a new optimiser state within an interval has taken fewer steps
         _, *found = jax.vmap(lambda count: self.advance(own._replace(count=count)))(counts)
         scales, eps = (array.astype(table.dtype) for array in found)
         return Lag(scales, eps, at, jnp.broadcast_to(at - behind, len(table)))

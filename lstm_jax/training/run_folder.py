@@ -6,7 +6,6 @@ trained. An environment is a dict of versions, devices and settings; see `enviro
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.errors import InputError, parsing, require, system_errors
 from lstm_jax.files.commits import commit_of
 from lstm_jax.files.locks import locked
+from lstm_jax.files.reading import file_digest
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 from lstm_jax.runtime.machine import cores
 
@@ -94,7 +94,7 @@ class RunFolder:
         given = json.loads(config_json)
         with parsing(f"config {self.config}", "the run folder is damaged; name a new one"):
             changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), given)
-        old, new = changes.get(("train", "epochs"), (None, 0))
+        old, new = changes.get("train.epochs", (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
         longer = more and given["train"]["schedule"] == "constant"  # each step is then the same
         note = " (more epochs need a constant schedule)" if more else ""
@@ -168,7 +168,7 @@ class RunFolder:
     def _accepting(self) -> str:
         return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(self.path))}"
 
-    def _sealed(self, accept: bool = False) -> tuple[dict[str, str] | None, tuple[Environment, ...]]:
+    def _sealed(self, accept: bool = False):
         """Return the checksums in the manifest, and the environments, oldest first.
 
         If there is no manifest, or a damaged one that is accepted, return None and the environments in environment.json, if it can be read.
@@ -196,10 +196,7 @@ class RunFolder:
         """Return the SHA-256 of a file, or "" if the file does not exist."""
         path = self.path / name
         with system_errors(f"file {path}", _READABLE):
-            if not path.exists():
-                return ""
-            require(path.is_file(), f"file {path}", "not a regular file", "name the folder of a run")
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return file_digest(path) if path.exists() else ""
 
 
 def differences(old: Environment, new: Environment) -> list[str]:

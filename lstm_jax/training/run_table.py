@@ -6,16 +6,15 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lstm_jax.aliases import AnyPath
+from lstm_jax.aliases import Values as Row
 from lstm_jax.config import read_fields
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import held
 from lstm_jax.files.reading import locate, parsing
 from lstm_jax.training.run_folder import RunFolder
 
-Row = dict[str, Any]
 _FACTS = ("run", "task", "state", "epochs", "best_epoch", "metric", "best", "seconds", "problem")
 _SPLITS = ("validation", "test", "train")
 _HEADLINES = [f"{split}_{name}" for split in _SPLITS for name in ("bits", "accuracy", "mae", "loss")]
@@ -39,7 +38,7 @@ def runs(*folders: AnyPath) -> list[Row]:
     Raises:
         InputError: if a folder does not exist, or holds no run.
     """
-    found: dict[Path, None] = {}
+    found = {}
     for folder in folders:
         own = []
         for path, below, files in os.walk(locate(os.fspath(folder), "folder", "name a folder of runs")):

@@ -89,24 +89,23 @@ def make_run_steps(
 
         if not state.behind:
             return lax.fori_loop(start, stop, step, (None, state))[1]
-        last = steps or len(order.rows)
 
         def interval(carried):
-            n, lag, state = carried
+            n, state = carried
             end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
-            lag, state = lax.fori_loop(n, end, step, (lag, state))
-            return end, *catch_up_if((end % CATCH_UP_INTERVAL == 0) | (end == last), optimizer, lag, state)
+            lag, state = lax.fori_loop(n, end, step, (lag_of(optimizer, state, n), state))
+            due = (end % CATCH_UP_INTERVAL == 0) | (end == (steps or len(order.rows)))
+            return end, catch_up_if(due, optimizer, lag, state)
 
-        carried = start, lag_of(optimizer, state, last, start), state
-        return lax.while_loop(lambda carried: carried[0] < stop, interval, carried)[-1]
+        return lax.while_loop(lambda carried: carried[0] < stop, interval, (start, state))[1]
 
     return run_steps
 
 
-def lag_of(optimizer: RowOptimizer, state: TrainState, steps: int, at) -> Lag:
-    """Return the `Lag` of the table that `state.behind` names, before step `at` of an epoch of `steps` steps."""
+def lag_of(optimizer: RowOptimizer, state: TrainState, step) -> Lag:
+    """Return the `Lag` of the table that `state.behind` names, before a step that is counted from a catch-up."""
     ((table, behind),) = state.behind.items()
-    return optimizer.begin(state.params[table], state.opt_state, steps, at, behind)
+    return optimizer.begin(state.params[table], state.opt_state, CATCH_UP_INTERVAL, step % CATCH_UP_INTERVAL, behind)
 
 
 def take_step(loss: Objective, optimizer, state: TrainState, lag, batch, weight, key, microbatches: int = 1) -> tuple[Any, TrainState, Any]:
@@ -159,7 +158,7 @@ def _joined(arrays: list[Array], columns: int) -> Array:
     return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
 
 
-def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tuple[Lag, TrainState]:
+def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> TrainState:
     """Let all rows of the table that `state.behind` names take the steps that they missed, but only if the bool scalar `due` is true.
 
     In each case, set `state.behind` to the numbers of steps that the rows miss then.
@@ -168,8 +167,8 @@ def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> tu
     # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
     whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
     caught, opt_state, params = optimizer.catch_up(table, None, whole, state.opt_state, state.params)
-    lag = lag._replace(done=jnp.where(due, caught.done, lag.done))
-    return lag, state._replace(opt_state=opt_state, params=params, behind={table: lag.at - lag.done})
+    behind = lag.at - jnp.where(due, caught.done, lag.done)
+    return state._replace(opt_state=opt_state, params=params, behind={table: behind})
 
 
 def _divided(count: int, batch, weight, key, carry) -> tuple:

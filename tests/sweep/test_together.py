@@ -137,7 +137,12 @@ def test_a_group_that_raises_an_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("together", "subject"),
-    [("colour", "field: colour"), ("inner.width", "field: width"), ("wrong", "together wrong"), (["number", "inner"], "together inner")],
+    [
+        ("colour", "together colour"),
+        ("inner.width", "together inner.width"),
+        ("wrong", "together wrong"),
+        (["number", "inner"], "together inner"),
+    ],
 )
 def test_fields_that_are_refused(together, subject, tmp_path):
     with pytest.raises(InputError, match=f"^{subject}"):

@@ -58,7 +58,7 @@ def fit(**options: Any) -> loop.FitResult:
         ({"evaluate": lambda model: {1: 2.0}}, "name of a metric: 1; return a dict from names to numbers"),
         (
             {"evaluate": lambda model: {"m": 1j}},
-            "metric m: TypeError: Object of type complex is not JSON serializable; return numbers, texts",
+            "metric m: TypeError: float() argument must be a string or a real number, not 'complex'; return numbers, texts",
         ),
         ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: list; monitor a metric that is a number"),
         ({"monitor": "m"}, "monitor: m; the metrics are epoch, step, train_loss"),

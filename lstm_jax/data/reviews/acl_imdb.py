@@ -5,9 +5,10 @@ import gzip
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from lstm_jax.aliases import Progress
 from lstm_jax.data.reviews.form import CLASSES, Found, Review, TextSplits, text_split
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input, require_utf8
@@ -45,7 +46,7 @@ def verify_archive(path: Path) -> None:
     require(digest.startswith(ARCHIVE_SHA256_PREFIX), f"sha256 of {path}", f"{digest[:16]}... instead of {ARCHIVE_SHA256_PREFIX}...", AGAIN)
 
 
-def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None = None) -> Path:
+def download_archive(folder: Path, on_bytes: Progress | None = None) -> Path:
     """Download the archive of the Large Movie Review Dataset (84 MB) into a folder, unless it is there already, and return its path.
 
     The size and the checksum of a downloaded archive are verified before the file gets its final name. An archive that is there already is

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.bounds import checked
+from lstm_jax.config.sentiment import Kind
 from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, check_size, download_archive
 from lstm_jax.data.reviews.form import TextSplits, check_splits
 from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary, read_keras_npz
 from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Kind, Vocabulary, build_vocabulary, content_hashes, tokenize
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, UNKNOWN, Vocabulary, build_vocabulary, content_hashes, tokenize
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.reading import file_digest, open_input, parsing
 from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
@@ -184,7 +186,7 @@ def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
     return EncodedReviews(train, test, words, hashlib.sha256(content.encode()).hexdigest())
 
 
-def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = None, verify: bool = True) -> Any:
+def build_tfds(source: AnyPath | None = None, data_dir: AnyPath | None = None, verify: bool = True) -> Any:
     """Prepare the TFDS data set `lstm_jax_imdb`, unless it is prepared already, and return its builder.
 
     Args:

@@ -44,7 +44,7 @@ def _with_starts(rows: ndarray, labels: ndarray) -> EncodedSplit:
     return EncodedSplit(ids, offsets + np.arange(len(offsets)), labels.astype(np.int32), np.full(len(labels), -1, np.int32))
 
 
-def _verify(path: Path) -> None:
+def _verify(path: Path):
     digest = file_digest(path, "md5")
     require(digest == WORD_INDEX_MD5, f"md5 of word index {path}", f"{digest} instead of {WORD_INDEX_MD5}", REMEDY)
 

@@ -16,17 +16,20 @@ from typing import IO
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax.aliases import AnyPath, Progress
 from lstm_jax.bounds import frozen
 from lstm_jax.data.reviews.form import check_classes
 from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import table_reviews
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, content_hashes, ranked_words, tokenize
-from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, Record, open_folder, write_folder
+from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Record, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table
 from lstm_jax.errors import require
 from lstm_jax.files.reading import locate, parsing
 from lstm_jax.files.writing import write_atomically
 
+COLUMNS = {"lengths": "i", "labels": "i", "groups": "i", "hashes": "Q"}
+"""Arrays in the .npz file of a shard, and their types as `array.array` names them."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 
@@ -95,7 +98,7 @@ def _tables(names: Sequence[str]) -> list[Path]:
 
 def _write_shard(part: Record, path: Path) -> Record:
     words, counts, movies = {}, Counter(), {}
-    columns = {"lengths": array("i"), "labels": array("i"), "groups": array("i"), "hashes": array("Q")}
+    columns = {name: array(kind) for name, kind in COLUMNS.items()}
 
     def write_ids(file: IO[bytes]):
         for review in table_reviews(Path(part["path"]), part["text_column"], part["label_column"], limited=False):
@@ -159,7 +162,7 @@ class PaddedReviews:
             yield block.padded(self.maxlen, self.padding, self.truncating)
 
 
-def read_review_shards(folder: str | Path, num_words: int | None = None) -> EncodedReviews:
+def read_review_shards(folder: AnyPath, num_words: int | None = None) -> EncodedReviews:
     """Open a folder of shards, and return its reviews. The ids of the reviews stay in memory-mapped files.
 
     Args:
@@ -179,15 +182,12 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Enco
         shards.append(opened.shard(number, joint, np.int32))
         path = opened.check(number, "npz")
         with parsing(f"shard {path}", "write them again"), np.load(path) as file:
-            columns = dict(file)
-        groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
-        columns["groups"] = groups[columns["groups"]]
-        columns["split"] = np.full(len(columns["labels"]), record["split"])
-        found.append(columns)
-    whole = {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
-    offsets = np.concatenate([[0], np.cumsum(whole["lengths"], dtype=np.int64)])
-    places, split_of = np.arange(len(offsets) - 1), whole["split"]
-    reviews = EncodedSplit(MappedIds(shards, np.int32), offsets, whole["labels"], whole["groups"], whole["hashes"], places)
+            lengths, labels, groups, hashes = (file[name] for name in COLUMNS)
+        known_movies = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
+        found.append((lengths, labels, known_movies[groups], hashes, np.full(len(labels), record["split"])))
+    lengths, labels, groups, hashes, split_of = map(np.concatenate, zip(*found, strict=True))
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    reviews = EncodedSplit(MappedIds(shards, np.int32), offsets, labels, groups, hashes, np.arange(len(labels)))
     splits = {name: reviews.select(split_of == name) for name in sorted({*split_of.tolist()})}
     for name, split in splits.items():
         check_classes(split.labels, f"{name} split of {folder}")

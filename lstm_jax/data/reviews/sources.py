@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_folder, read_archive, read_folder
 from lstm_jax.data.reviews.form import Form, Found, TextSplits, check_splits, find_file
 from lstm_jax.data.reviews.tables import find_tables, read_tables
@@ -111,7 +112,7 @@ def read_source(form: Form, found: Found, text_column: str, label_column: str, v
 
 
 def load_reviews(
-    path: str | Path, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
+    path: AnyPath, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
 ) -> TextSplits:
     """Return the reviews at a path as texts.
 
@@ -128,4 +129,4 @@ def load_reviews(
         InputError: if a path does not exist or has no known form, if the source is damaged or cannot be read, if it holds word ranks
             instead of texts, or if a split has no positive or no negative reviews.
     """
-    return read_source(*find_source(str(path), test_path), text_column, label_column, verify)
+    return read_source(*find_source(os.fspath(path), test_path), text_column, label_column, verify)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.aliases import AnyPath
 from lstm_jax.data.reviews.form import CLASSES, Found, Review, TextSplit, TextSplits, check_splits, review_name, text_split
 from lstm_jax.errors import parsing, require
 from lstm_jax.files.writing import user_path
@@ -53,7 +54,7 @@ def load_tfds() -> Any:
     return tensorflow_datasets
 
 
-def tfds_dir(data_dir: str | Path | None = None) -> Path:
+def tfds_dir(data_dir: AnyPath | None = None) -> Path:
     """Return the folder in which TFDS keeps data sets."""
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
@@ -101,7 +102,7 @@ def _builder_class() -> Any:
     return LstmJaxImdb
 
 
-def tfds_builder(data_dir: str | Path | None, prepared: bool = True) -> Any:
+def tfds_builder(data_dir: AnyPath | None, prepared: bool = True) -> Any:
     """Return the builder of the data set `lstm_jax_imdb` after checking, if `prepared` is true, that it is prepared."""
     with quiet_tfds():
         builder = _builder_class()(data_dir=str(tfds_dir(data_dir)), file_format="array_record")
@@ -121,7 +122,7 @@ def _review(row: int, example: Mapping) -> Review:
     return Review(bytes(example["text"]), label, review_name(label, row, *known), bytes(example["movie"]).decode())
 
 
-def reviews_from_tfds(data_dir: str | Path | None = None) -> TextSplits:
+def reviews_from_tfds(data_dir: AnyPath | None = None) -> TextSplits:
     """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
 
     The reviews keep the order of the data set. The name of a review is made from its id and its rating. If the rating is unknown, the name

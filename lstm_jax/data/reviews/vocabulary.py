@@ -12,20 +12,20 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
+from lstm_jax.config.sentiment import Kind
 from lstm_jax.data.padding import ragged
 from lstm_jax.errors import require
 from lstm_jax.files.reading import encode_utf8, parsing, read_input
 from lstm_jax.files.writing import write_atomically
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
-Kind = Literal["keras", "frequency"]
 RESERVED = ("[PAD]", "[START]", "[OOV]", "[UNUSED]")
 FILTERED = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 # A translation table that turns each filtered byte into a space, and A to Z into lower case. As in Keras, other letters are unchanged.

@@ -5,18 +5,17 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from lstm_jax.aliases import Texts
 from lstm_jax.bounds import checked, frozen
+from lstm_jax.config.generation import Unit
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import encode_utf8, read_input
 from lstm_jax.files.writing import write_atomically
-
-Unit = Literal["character", "byte"]
 
 BYTES = tuple(map(chr, range(256)))
 SHOWN = 5  # an error message shows at most this many characters

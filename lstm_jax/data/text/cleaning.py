@@ -1,12 +1,10 @@
 """Cleaning of articles before they are encoded as ids."""
 
 import re
-from collections.abc import Iterator
-from typing import AnyStr, Literal
+from typing import AnyStr
 
 from lstm_jax.bounds import checked
-
-Recipe = Literal["source", "source-cased", "lower", "none", "exact"]
+from lstm_jax.config.generation import Clean as Recipe
 
 _REMOVED = re.compile(r"[^a-zA-Z .,'!;?]+")
 _RUN = re.compile(r"  +")
@@ -44,7 +42,7 @@ def unix_line_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _blocks(text: str) -> Iterator[str]:
+def _blocks(text: str):
     """Yield a text in blocks of about `_BLOCK` characters that can be cleaned separately."""
     start = 0
     while start < len(text):

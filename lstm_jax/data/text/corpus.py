@@ -3,22 +3,21 @@
 import hashlib
 from collections.abc import Sequence
 from itertools import compress
-from pathlib import Path
-from typing import Any, AnyStr, Literal
+from typing import Any, AnyStr
 
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import Texts
+from lstm_jax.aliases import AnyPath, Texts
 from lstm_jax.bounds import Count, Share, check_number, checked, frozen
-from lstm_jax.data.text.characters import Characters, Unit, shown
-from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
+from lstm_jax.config.generation import Clean as Recipe
+from lstm_jax.config.generation import Unit, Unseen
+from lstm_jax.data.text.characters import Characters, shown
+from lstm_jax.data.text.cleaning import clean, unix_line_ends
 from lstm_jax.data.text.shards import ShardedText, read_shards
 from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, read_byte_articles
 from lstm_jax.data.text.windows import require_window
 from lstm_jax.errors import InputError, require
-
-Unseen = Literal["include", "error", "drop"]
 
 
 @frozen
@@ -115,7 +114,7 @@ def prepare_corpus(
 
 
 def sharded_corpus(
-    folder: str | Path, recipe: Recipe = "source", unit: Unit = "character", validation: float = 0.1, length: int = 40
+    folder: AnyPath, recipe: Recipe = "source", unit: Unit = "character", validation: float = 0.1, length: int = 40
 ) -> Corpus:
     """Return a corpus from the shards that `write_shards` has written.
 
@@ -181,7 +180,7 @@ def cleaned_articles(paths: Paths, text_column: str, recipe: Recipe, unit: Unit,
     return list(filter(None, articles)), b" " if unit == "byte" else " ", notes
 
 
-def _require_windows(train: ndarray | ShardedText, held_out: ndarray, length: int, share: float) -> None:
+def _require_windows(train: ndarray | ShardedText, held_out: ndarray, length: int, share: float):
     require_window("training part", len(train), length)
     if share > 0:
         require_window("validation part", len(held_out), length)

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.aliases import AnyPath, Progress
 from lstm_jax.bounds import checked, frozen
-from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Record, Shard, open_folder, write_folder
-from lstm_jax.data.text.characters import BYTES, Characters, Unit
-from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
+from lstm_jax.config.generation import Clean as Recipe
+from lstm_jax.config.generation import Unit
+from lstm_jax.data.shard_folder import TEXT, MappedIds, Record, Shard, open_folder, write_folder
+from lstm_jax.data.text.characters import BYTES, Characters
+from lstm_jax.data.text.cleaning import clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
 from lstm_jax.errors import require
 from lstm_jax.files.reading import READABLE, decode_utf8, parsing, require_no_archive
@@ -164,7 +167,7 @@ class ShardedText(MappedIds):
         return found
 
 
-def read_shards(folder: str | Path) -> ShardedText:
+def read_shards(folder: AnyPath) -> ShardedText:
     """Open a folder of shards, and return its text.
 
     The ids of the text stay in memory-mapped files. The checksum of a shard is verified when it is first read.

@@ -1,8 +1,7 @@
 """Reading of the articles of a character corpus from text files, folders of text files, tables or standard input."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import AnyStr
 
 from lstm_jax.aliases import Texts
 from lstm_jax.bounds import frozen
@@ -104,9 +103,7 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
     return _read(paths, text_column, str.encode, unchanged)
 
 
-def _read(
-    paths: Paths, text_column: str, of_table: Callable[[str], AnyStr], of_file: Callable[[bytes, Path], AnyStr]
-) -> tuple[AnyStr, ...]:
+def _read(paths: Paths, text_column: str, of_table: Callable, of_file: Callable) -> tuple:
     articles = []
     for path, form in _sources(paths):
         if form.texts:
@@ -132,7 +129,7 @@ def embedded_articles() -> Texts:
     return tuple(topics[topic] for topic in sorted(topics) if topics[topic])
 
 
-def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
+def _sources(paths: Paths):
     """Yield a pair (path, form) for each given path, after checking that the path exists."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     require(names and all(names), "corpus", names, DESCRIPTION)
