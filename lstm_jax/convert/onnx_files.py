@@ -89,11 +89,12 @@ class OnnxFile:
         nodes = []
         for number, proto in enumerate(graph.node):
             place = f"{path}{number}/"
-            inputs, attributes = [name and scope[name] for name in proto.input], {}
+            inputs = [name and scope[name] for name in proto.input]
+            attributes: Values = {}
             operator = f"{proto.domain}.{proto.op_type}".removeprefix("ai.onnx").removeprefix(".")
             if operator in RECURRENT:
                 x, w, r, b, lengths, h, c, p = inputs + [""] * (8 - len(inputs))
-                inputs, attributes = [place, x, lengths, h, c], {"weights": [w, r, b, p]}
+                inputs, attributes["weights"] = [place, x, lengths, h, c], [w, r, b, p]
             reads = {*inputs} - {""}
             for attribute in proto.attribute:
                 value = self.onnx.helper.get_attribute_value(attribute)

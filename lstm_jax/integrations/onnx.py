@@ -60,7 +60,7 @@ class RecurrentNode:
 def _cell(node: Node, functions: list, peepholes: bool) -> Cell:
     f, g, h = (functions * 3)[:3]
     if limit := node.attributes.get("clip"):  # ONNX Runtime does not clip the input of h
-        f, g = (lambda x, inner=inner: inner(jnp.clip(x, -limit, limit)) for inner in (f, g))
+        f, g = (lambda x, inner=inner, limit=limit: inner(jnp.clip(x, -limit, limit)) for inner in (f, g))
     if node.operator == "RNN":
         return with_activations(CELLS["simple_rnn"], f, "sigmoid")
     if node.operator == "GRU":
@@ -117,7 +117,7 @@ class OnnxModel:
         names = {name for node in nodes for name in node.attributes["weights"]}
         computed = sorted(names - file.constants.keys() - {""})
         with parsing("recurrent nodes of the ONNX model", "their weights must be constants of the model"):
-            found = jax.jit(lambda big: self._evaluate(file.nodes, computed, self.small | big))(big)
+            found = jax.jit(lambda big: self._evaluate(file.nodes, computed, self.small | big))(big) if computed else []
             known = file.constants | {"": None} | dict(zip(computed, map(np.asarray, found), strict=True))
             self.runs = {node.inputs[0]: _recurrent(node, *(known[name] for name in node.attributes["weights"])) for node in nodes}
         self.recurrent = list(self.runs.values())
@@ -150,8 +150,8 @@ class OnnxModel:
 
     def _run(self, params: Values, arrays: Values) -> Any:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            found = tuple(map(jnp.asarray, self._evaluate(*self.file.body, self.small | params | arrays)))
-        return found if len(found) > 1 else found[0]
+            found = list(map(jnp.asarray, self._evaluate(*self.file.body, self.small | params | arrays)))
+        return tuple(found) if len(found) > 1 else found[0]
 
     def _evaluate(self, nodes: Sequence[Node], outputs: Sequence[str], values: Values) -> list:
         needed, kept = {*outputs}, []
@@ -160,21 +160,30 @@ class OnnxModel:
                 kept.append(node)
                 needed |= node.reads
         for node in reversed(kept):
-            with parsing(f"ONNX node {node.name} ({node.operator})", "sizes and branches may depend on shapes, not on values in arrays"):
+            with parsing(
+                f"ONNX node {node.name} ({node.operator})",
+                "it has other inputs or options than are known here, or needs values of arrays to know a size or a branch",
+            ):
                 values.update(zip(node.outputs, self._compute(node, values), strict=False))
         return [values[name] for name in outputs]
 
     def _compute(self, node: Node, values: Values) -> Sequence:
-        given = [values[name] if name else None for name in node.inputs]
+        given: list[Any] = [values[name] if name else None for name in node.inputs]
         if node.operator == "If":
-            return self._evaluate(*node.attributes["then_branch" if given[0] else "else_branch"], values)
+            nodes, outputs = node.attributes["then_branch" if given[0] else "else_branch"]
+            return self._evaluate(nodes, outputs, values)
         if node.operator in RECURRENT:
             return self.runs[node.inputs[0]].run(*given)
-        require(node.operator in OPERATORS, "operator of an ONNX model", node.operator, "add it to onnx_operators.OPERATORS")
+        require(
+            node.operator in OPERATORS,
+            "operator of an ONNX model",
+            node.operator,
+            "add it to lstm_jax.integrations.onnx_operators.OPERATORS",
+        )
         arrays = [array for array in given if array is not None]
         known = all(isinstance(array, np.ndarray) for array in arrays) and sum(array.size for array in arrays) <= FOLDED
         more = {"Split": {"num_outputs": len(node.outputs)}, "Softmax": {"opset": self.file.opset}}
-        options = more.get(node.operator.removeprefix("Log"), {}) | node.attributes
+        options = node.attributes | more.get(node.operator.removeprefix("Log"), {})
         found = OPERATORS[node.operator](np if known else jnp, *given, **options)
         found = [np.asarray(part) if np.isscalar(part) else part for part in (found if isinstance(found, list | tuple) else [found])]
         for part in found:

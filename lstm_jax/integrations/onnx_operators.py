@@ -1,7 +1,8 @@
 """The table `OPERATORS` of the ONNX operators that `OnnxModel` runs, except the recurrent ones and If; see ONNX's Operators.md.
 
-Each is a function f(xp, *inputs, **attributes). `xp` is NumPy if all inputs are small known arrays, such as shapes, and else `jax.numpy`.
-An input that is left out is None. What has become an input in later versions, such as `axes`, may also be an attribute.
+Each is a function f(xp, *inputs, **attributes) that returns one array or several. Others can be added. `xp` is NumPy if all inputs are
+small known arrays, such as shapes, and else `jax.numpy`. An input that is left out is None. What has become an input in later versions,
+such as `axes`, may also be an attribute.
 """
 
 import math
@@ -67,6 +68,8 @@ def _pairs(pads) -> list:
 def _pad(xp, x, pads, value=None, axes=None, mode="constant"):
     widths = _per_axis(x, axes, _pairs(_ints(pads)), (0, 0))
     if mode != "constant":
+        if (np.max(widths, axis=1) > x.shape).any():
+            raise ValueError("padding wider than the array")  # JAX would add it in a loop
         return jnp.pad(x, widths, mode)
     return lax.pad(x, jnp.reshape(jnp.asarray(0 if value is None else value, x.dtype), ()), [(*width, 0) for width in widths])
 
@@ -90,10 +93,12 @@ def _conv(xp, x, kernel, bias=None, strides=None, pads=None, dilations=None, gro
     return y if bias is None else y + jnp.reshape(bias, (-1, *[1] * rank))
 
 
-def _max_pool(xp, x, kernel_shape, strides=None, pads=None):
+def _max_pool(xp, x, kernel_shape, strides=None, pads=None, ceil_mode=0, dilations=None, storage_order=0):
     rank = x.ndim - 2
-    padding = [[0, 0]] * 2 + _pairs(pads or [0, 0] * rank)
-    return lax.reduce_window(x, np.float32(-np.inf), lax.max, [1, 1, *kernel_shape], [1, 1, *(strides or [1] * rank)], padding)
+    strides, pairs = strides or [1] * rank, _pairs(pads or [0, 0] * rank)
+    padding = [(low, high + ceil_mode * (stride - 1)) for (low, high), stride in zip(pairs, strides, strict=True)]
+    options = {"window_strides": [1, 1, *strides], "window_dilation": [1, 1, *(dilations or [1] * rank)]}
+    return lax.reduce_window(x, np.float32(-np.inf), lax.max, [1, 1, *kernel_shape], padding=[(0, 0), (0, 0), *padding], **options)
 
 
 def _gemm(xp, x, y, bias=0, alpha=1, beta=1, transA=0, transB=0):
