@@ -49,7 +49,7 @@ def float32_of(dtype: np.dtype) -> np.dtype:
 
 
 class OnnxFile:
-    """ONNX model: the dtypes and shapes of its inputs (None is any size), its graph, its constants, and the nodes of all branches."""
+    """ONNX model: the dtypes and shapes of its inputs (0 is any size), its graph, its constants, and the nodes of all branches."""
 
     def __init__(self, source: Any, fixed: Values):
         self.onnx = onnx = import_onnx()
@@ -61,16 +61,15 @@ class OnnxFile:
         with parsing("ONNX model", REMEDY):
             model = onnx.load_model_from_string(source) if isinstance(source, bytes) else source
             graph, newest = model.graph, onnx.defs.onnx_opset_version()
-            (self.opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+            self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
             remedy = f"export the model with one from {OLDEST} to {newest}"
             require(OLDEST <= self.opset <= newest, "opset of the ONNX model", self.opset, remedy)
             self.constants: Arrays = {name: np.asarray(value) for name, value in fixed.items()}
             self.body = self._branch(graph, {})
             onnx.checker.check_model(model)
-            self.inputs = {value.name: value.type.tensor_type for value in graph.input if value.name not in self.constants}
-            self.inputs = {
-                name: (self.dtype(kind.elem_type), [size.dim_value for size in kind.shape.dim]) for name, kind in self.inputs.items()
-            }
+            kinds = {value.name: value.type.tensor_type for value in graph.input if value.name not in self.constants}
+            sizes = {name: [max(size.dim_value, 0) for size in kind.shape.dim] for name, kind in kinds.items()}
+            self.inputs = {name: (self.dtype(kind.elem_type), sizes[name]) for name, kind in kinds.items()}
 
     def dtype(self, number: int) -> np.dtype:
         """Return the dtype with this number in ONNX, or float32 for all floats."""

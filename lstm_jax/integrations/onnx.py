@@ -160,10 +160,8 @@ class OnnxModel:
                 kept.append(node)
                 needed |= node.reads
         for node in reversed(kept):
-            with parsing(
-                f"ONNX node {node.name} ({node.operator})",
-                "it has other inputs or options than are known here, or needs values of arrays to know a size or a branch",
-            ):
+            remedy = "it has inputs or options that are not known here, or needs values of arrays to know a size or a branch"
+            with parsing(f"ONNX node {node.name} ({node.operator})", remedy):
                 values.update(zip(node.outputs, self._compute(node, values), strict=False))
         return [values[name] for name in outputs]
 
@@ -174,12 +172,8 @@ class OnnxModel:
             return self._evaluate(nodes, outputs, values)
         if node.operator in RECURRENT:
             return self.runs[node.inputs[0]].run(*given)
-        require(
-            node.operator in OPERATORS,
-            "operator of an ONNX model",
-            node.operator,
-            "add it to lstm_jax.integrations.onnx_operators.OPERATORS",
-        )
+        remedy = "add it to lstm_jax.integrations.onnx_operators.OPERATORS"
+        require(node.operator in OPERATORS, "operator of an ONNX model", node.operator, remedy)
         arrays = [array for array in given if array is not None]
         known = all(isinstance(array, np.ndarray) for array in arrays) and sum(array.size for array in arrays) <= FOLDED
         more = {"Split": {"num_outputs": len(node.outputs)}, "Softmax": {"opset": self.file.opset}}

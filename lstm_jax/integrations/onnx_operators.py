@@ -160,6 +160,7 @@ OPERATORS: dict[str, Callable] = {
     "Pad": _pad,
     "Reshape": _reshape,
     "Shape": lambda xp, x, start=0, end=None: np.array(x.shape, np.int64)[start:end],
+    "Size": lambda xp, x: np.array(x.size),
     "Slice": _slice,
     "Softmax": partial(_softmax, jax.nn.softmax),
     "Split": _split,

@@ -105,7 +105,7 @@ class Arguments:
         self.ids = random.integers(0, 20, (2, 5)), random.integers(0, 20, (3, 4))
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(18))
 def test_models_of_pytorch(seed):
@@ -157,6 +157,17 @@ def test_models_of_keras(seed):
     x = normal(seed, 2, 5, E)
     ours = check(convert.layers_to_onnx(cell, [weights]).SerializeToString(), {"x": x})
     assert_same(jax.tree.leaves(ours.recurrent[0].weights), jax.tree.leaves(weights))
+
+
+def test_load_reverse_with_peepholes():
+    """ONNX's gates have the order i, o, f, c, and its peepholes the order i, o, f."""
+    weights = {"W": normal(0, 1, 4 * H, E), "R": normal(1, 1, 4 * H, H), "P": normal(2, 1, 3 * H)}
+    node = helper.make_node("LSTM", ["x", "W", "R", "", "", "", "", "P"], ["y"], hidden_size=H, direction="reverse")
+    x = normal(3, 5, 2, E)
+    model = check(made([node], {"x": x}, {"y": 4}, weights), {"x": x})
+    options = {"cell": "lstm_peephole", "go_backwards": True, "keep_order": True, "return_sequences": True}
+    convert.load(layer := Recurrent(E, H, **options, rngs=nnx.Rngs(0)), model.recurrent[0])
+    np.testing.assert_allclose(layer(jnp.asarray(x.swapaxes(0, 1))), model(x)[:, 0].swapaxes(0, 1), rtol=0, atol=1e-6)
 
 
 def test_transformations():
@@ -310,7 +321,7 @@ GOOD = random_node(1)[0]
 NODE = helper.make_node("Relu", ["x"], ["y"])
 BAD = {
     "not a model": (lambda: 3, "ONNX model"),
-    "empty": (lambda: b"", "ONNX model"),
+    "empty": (lambda: b"", "opset of the ONNX model"),
     "truncated": (lambda: GOOD[: len(GOOD) // 2], "ONNX model"),
     "foreign": (lambda: b"PK\x03\x04 a zip archive", "ONNX model"),
     "missing": (lambda: "/missing/model.onnx", "ONNX model /missing/model.onnx"),
