@@ -65,7 +65,7 @@ PACKAGES: dict[str, list[str]] = {
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
     "inspection": [f"lstm_jax.inspection.{name}" for name in _INSPECTION],
     "convert": ["lstm_jax.convert"],
-    "integrations": ["lstm_jax.integrations.keras"],
+    "integrations": ["lstm_jax.integrations.keras", "lstm_jax.integrations.onnx"],
     "runtime": [f"lstm_jax.runtime.{name}" for name in ("sharding", "processes", "machine", "compilation_cache")],
     "native": ["lstm_jax.native"],
     "shapes": ["lstm_jax.shapes"],

@@ -1,6 +1,6 @@
-"""Conversion of weights between lstm_jax and Keras, PyTorch and Flax, and of layers and models to ONNX.
+"""Conversion of weights between lstm_jax and Keras, PyTorch and Flax, and of layers and models from and to ONNX.
 
-Keras, PyTorch and Flax are not imported. The package onnx is imported by the functions that return an ONNX model.
+Keras, PyTorch and Flax are not imported. The package onnx is imported by the functions that return or read an ONNX model.
 
 The layout of weights in lstm_jax consists of dicts of NumPy arrays. V is the size of the vocabulary, E the number of input features and H
 the number of units. The columns of both kernels of an LSTM belong to the gates i, f, g, o, in this order.
@@ -53,6 +53,7 @@ from lstm_jax.convert.keras import (
 )
 from lstm_jax.convert.loading import load
 from lstm_jax.convert.onnx import generation_to_onnx, layers_to_onnx, sentiment_to_onnx
+from lstm_jax.convert.onnx_files import from_onnx
 from lstm_jax.convert.torch import (
     cell_from_torch,
     cell_to_torch,

@@ -52,6 +52,7 @@ LAYOUTS = {
     "gru_reset_before": Layout("a GRU with reset_after=False", cell_shapes("3H"), "GRU", {"Keras": _URN, "ONNX": _URN}),
     "simple_rnn": Layout("a simple RNN", cell_shapes("H"), "RNN", {"Keras": (0,), "PyTorch": (0,), "ONNX": (0,)}),
     PROJECTED: Layout("an LSTM with a projection", cell_shapes("4H", "P", projection=("H", "P")), "LSTM", {"PyTorch": _IFGO}),
+    "lstm_peephole": Layout("an LSTM with peepholes", cell_shapes("4H", peepholes=("3H",)), "LSTM"),
     "dense": Layout("a dense layer", {"kernel": ("in", "out"), "bias": ("out",)}, "Linear"),
     "embedding": Layout("an embedding", {"embedding": ("V", "E")}, "Embedding"),
 }
@@ -158,9 +159,13 @@ def check_stack(layers: Sequence[Params], cell: str, merge: str = "concat", size
     return found
 
 
-def reordered(library: Library, cell: str, arrays: Arrays) -> Arrays:
-    """Return the arrays of a cell with their gates in the order of another library, or in that of lstm_jax if they have the other order."""
+def reordered(library: Library, cell: str, arrays: Arrays, back: bool = False) -> Arrays:
+    """Return the arrays of a cell with their gates in the order of another library, or with `back` in that of lstm_jax.
+
+    The orders of Keras and PyTorch do not need `back`.
+    """
     order = LAYOUTS[cell].orders[library]
+    order = np.argsort(order) if back else order
     gates = {name: array.reshape(*array.shape[:-1], len(order), -1) for name, array in arrays.items() if name != "projection"}
     return arrays | {name: blocks[..., order, :].reshape(arrays[name].shape) for name, blocks in gates.items()}
 

@@ -64,7 +64,8 @@ def _paired_layers(layer, weights: Sequence, where: str = "", allowed: Sequence[
     for number, (part, given) in enumerate(zip(layers, weights, strict=True)):
         at, path = f" of layer {number}" if len(layers) > 1 else "", where.format(number)
         require(is_a(part, OWN, "Recurrent", "Bidirectional"), f"layer{at}", kind_of(part), "give Recurrent and Bidirectional layers")
-        ours, theirs = halves(part), halves(given, path)
+        node = is_a(given, OWN, "RecurrentNode")
+        ours, theirs = halves(part), halves(given.weights if node else given, path)
         remedy = f"the weights have {len(theirs)}: give a {'Recurrent' if len(ours) > 1 else 'Bidirectional'} layer"
         require(len(ours) == len(theirs), f"directions{at}", len(ours), remedy)
         if len(ours) > 1 and _is_keras(given):
@@ -75,6 +76,13 @@ def _paired_layers(layer, weights: Sequence, where: str = "", allowed: Sequence[
             if _is_keras(arrays):
                 name = path.rstrip("/") or "weights"
                 arrays = _from_keras(arrays, half, name + (direction and f".{direction}_layer"), place)
+            elif node:
+                check_computes("the ONNX node", [given.cell.name], half.cell, place)
+                reverse = given.direction == "reverse"
+                remedy = f"the ONNX node reads {given.direction}: give a layer with go_backwards={reverse}, keep_order={reverse}"
+                require(
+                    direction or (half.go_backwards, half.keep_order) == (reverse, reverse), f"go_backwards{at}", half.go_backwards, remedy
+                )
             else:
                 check_computes("the other layer", allowed or CELLS, half.cell if allowed else cell, place)
             found += _paired(half, checked(LAYOUTS[cell], arrays, inner), inner)
@@ -207,6 +215,8 @@ def load(layer, weights, prefix: str = "") -> None:
               must have the same activations as the Keras layer and, if it is a GRU, the same `reset_after`. A `Recurrent` layer must have
               the same `go_backwards`. If `go_backwards` is true, it must also have `keep_order=False`, since Keras returns the outputs in
               the order in which the steps are read. A `Bidirectional` layer must have the same `merge_mode`.
+            - A recurrent node of an ONNX model (see `from_onnx`) or, for a `RecurrentStack`, a list of them. The layer must have the same
+              cell and activations. If the node reads in reverse, the layer must have `go_backwards=True` and `keep_order=True`.
 
             For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or the state dict of an nn.Linear or of a
             model that contains it.

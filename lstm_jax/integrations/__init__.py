@@ -1,1 +1,1 @@
-"""Layers for other libraries. The recurrence of these layers is run by `lstm_jax.unroll`."""
+"""Layers for Keras, and models of ONNX, whose recurrence is run by `lstm_jax.unroll`."""
