@@ -196,14 +196,18 @@ class CompareRuns(Command):
         above = os.path.commonpath(os.path.abspath(row["run"]) for row in rows)
         colours = {os.path.relpath(row["run"], above): colour for row, colour in zip(rows, COLOURS, strict=False)}
         curves: dict[int, dict[str, Any]] = {}
+        panels: dict[str, None] = {}
+        several = len({row["task"] for row in rows}) > 1
         for row, label in zip(rows, colours, strict=True):
             for number, epoch in enumerate(read_epochs(Path(row["run"])) if row["epochs"] else (), 1):
                 curve = curves.setdefault(number, {"epoch": number})
-                for split in ("train", "test", "validation"):  # a later one replaces the earlier ones
-                    curve |= {f"{label}{name.removeprefix(split)}": epoch[name] for name in epoch if name.startswith(split)}
+                for metric, title in METRICS.items():
+                    panel = f"{title}, {row['task']}" if several else title
+                    for split in ("train", "test", "validation"):  # a later one replaces the earlier ones
+                        if f"{split}_{metric}" in epoch and not (metric == "loss" and f"{split}_bits" in epoch):
+                            curve[f"{label}_{panel}"], panels[panel] = epoch[f"{split}_{metric}"], None
         if curves:
-            title = "Learning curves (held out, if any)"
-            learning_curves([*curves.values()], self.out, title, tuple(METRICS), colours, self.force)
+            learning_curves([*curves.values()], self.out, "Learning curves (held out, if any)", tuple(panels), colours, self.force)
             say(console, f"{self.out}")
 
 

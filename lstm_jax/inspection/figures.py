@@ -17,7 +17,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from unittest import mock
 
 import numpy as np
-from jaxtyping import Float, Shaped
 from numpy import ndarray
 
 from lstm_jax.errors import require
@@ -165,7 +164,7 @@ def learning_curves(
             hold the value of a metric on one of the splits (train, validation and test). Values that are absent or None are left out.
         path: path of the .png file; see `write_figure`.
         title: title above the figure.
-        metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".
+        metrics: metrics to draw, such as "loss" (in nats), "bits" (loss in bits per character) or "accuracy".
         colours: dict from the beginning of a key, which is the name of a split or of a run, to the colour of its lines.
         force: see `write_figure`.
 
@@ -191,11 +190,11 @@ def learning_curves(
 
         set_title(figure, title)
         figure.get_layout_engine().set(w_pad=0.08, wspace=0.05)
-        for axes, (metric, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for axes, (metric, lines) in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels.items(), strict=True):
             for split, line in lines.items():
                 size = 5 if len(rows) <= 30 else 0
                 axes.plot(*line, color=colours[split], label=split, lw=2, marker="o", ms=size, clip_on=False)
-            axes.set_title(METRICS[metric], pad=10)
+            axes.set_title(METRICS.get(metric, metric), pad=10)
             axes.set_xlabel("epoch")
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.02, y=0.08)
@@ -216,7 +215,7 @@ def learning_curves(
 
 
 def confusion_matrix(
-    confusion: Sequence[Sequence[int]] | Shaped[ndarray, "2 2"],
+    confusion: Sequence[Sequence[int]] | ndarray,
     path: Path,
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
@@ -321,16 +320,16 @@ def forecast(
 
 
 def embedding_map(
-    coordinates: Float[ndarray, "N 2"],
+    coordinates: ndarray,
     words: Sequence[str],
-    colours: Float[ndarray, "N"],
+    colours: ndarray,
     path: Path,
     title: str,
     force: bool = True,
 ) -> Paths:
-    """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file; see `write_figure`.
+    """Draw N words as points in a plane, with `coordinates` (N, 2), coloured by polarity, as a .png file and an .svg file; see `write_figure`.
 
-    The polarity of a word (`colours`) is the share of positive reviews among the reviews that contain it. A word whose polarity is NaN
+    The polarity of a word (`colours`, (N,)) is the share of positive reviews among the reviews that contain it. A word whose polarity is NaN
     is left out. Labels do not overlap: a word has no label if there is no room for it. The words, the most frequent first, are labelled in
     this order: the first word, the word with the polarity furthest from 0.5, the second word, and so on.
 
