@@ -55,6 +55,7 @@ class Inspect(Command):
 
     def __call__(self, console):
         from lstm_jax.config import read_task
+        from lstm_jax.data import clean
 
         require(self.out.suffix == ".html", "--out", self.out, "end it in .html; a browser can print or photograph the page")
         check_output(self.out, filter(None, (self.run, self.file)), self.force)
@@ -63,6 +64,10 @@ class Inspect(Command):
         from lstm_jax.tasks.inspecting import Request, make_window
 
         trained = load_run(task, self.run)
+        if task == "generation":
+            recipe = trained.config.data.clean
+            changed = ((text, clean(text, recipe)) for text in self.text)
+            warn(f"--text {old[:60]!r} is cleaned as in training (--clean {recipe}): {new[:60]!r}" for old, new in changed if new != old)
         request = Request(self.text, self.file, self.examples, self.chars, self.epochs, self.text_column, self.unknown)
         with console.status("tracing the network"):
             window = make_window(trained, request)
@@ -135,7 +140,7 @@ class Runs(Command):
     folder: Positional[Path] = Path("runs")
     """Folder that is searched for runs, with its subfolders."""
     where: Annotated[Sequence[str], tyro.conf.UseAppendAction] = ()
-    """Condition that the runs must satisfy, such as units=128, task=forecast or state=finished."""
+    """Condition that the runs must satisfy, such as units=128, task=forecast or state=finished; may be repeated."""
     sort: str = "run"
     """Column by which the runs are sorted, such as best, seconds, units or test_loss. Of metrics, the best value comes first."""
     csv: bool = False
