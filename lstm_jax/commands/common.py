@@ -63,7 +63,7 @@ def set_help(kind: Any) -> None:
     for own in dataclasses.fields(kind):
         set_help(next(iter(get_args(own.type)), own.type))
         if text := texts.get(own.name):
-            hint = (lambda default: default and f"(default: {default})") if own.default == () else None
+            hint = (lambda default: default and f"(default: {default})") if own.default in ((), dataclasses.MISSING) else None
             kind.__annotations__[own.name] = Annotated[own.type, tyro.conf.arg(help=" ".join(text.split()), help_behavior_hint=hint)]
 
 

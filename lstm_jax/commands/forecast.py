@@ -29,7 +29,9 @@ class TrainForecast(Train):
 class Forecast(Command):
     """Forecast the entries after the end of a time series with a trained model.
 
-    The time, the mean and the prediction interval of each entry are printed. There are as many entries as the training's --horizon.
+    The time, the mean and the prediction interval of each entry are printed.
+
+    There are as many entries as the training's --horizon.
     """
 
     run: Path = Path("runs/forecast")

@@ -55,11 +55,11 @@ class Inspect(Command):
 
     def __call__(self, console):
         from lstm_jax.config import read_task
-        from lstm_jax.data import clean
 
         require(self.out.suffix == ".html", "--out", self.out, "end it in .html; a browser can print or photograph the page")
         check_output(self.out, filter(None, (self.run, self.file)), self.force)
         task = read_task(self.run / "config.json")
+        from lstm_jax.data import clean
         from lstm_jax.inspection.window import write_page
         from lstm_jax.tasks.inspecting import Request, make_window
 
@@ -132,7 +132,7 @@ class AcceptRun(Command):
 
 @frozen
 class Runs(Command):
-    """Print a table of the training runs in a folder: state, best metric, time, and the fields of the config that differ.
+    """Print a table of the training runs in a folder: state, best metric, time, and what differs.
 
     The command runs compare sets a few of them side by side.
     """
@@ -177,7 +177,7 @@ class Runs(Command):
 
 @frozen
 class CompareRuns(Command):
-    """Compare training runs: fields of the config that differ, metrics side by side, and learning curves in one figure."""
+    """Compare training runs: differing fields of the config, metrics, and one figure of learning curves."""
 
     folders: Positional[tuple[Path, ...]]
     """Folders of 2 to 8 runs."""
