@@ -203,7 +203,7 @@ def run_on_reviews(config: Config) -> Metrics:
 
     epochs, units = max(1, round(config.steps * config.batch / REVIEWS)), units_of(config, EMBED)
     task = SentimentConfig(
-        DataConfig(config.reviews, maxlen=config.lag),
+        DataConfig(config.reviews, vocabulary="frequency" if config.reviews == "synthetic" else "keras", maxlen=config.lag),
         SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0),
         TrainConfig(epochs, config.batch, learning_rate=config.learning_rate, clip_norm=config.clip_norm, seed=config.seed),
     )

@@ -33,7 +33,9 @@ TEXTS: dict[tuple[str, ...], tuple[str, str]] = {
 TOY_REVIEWS = 400, 200
 """Number of training reviews and number of test reviews if the field `data.data` of a config is "synthetic"."""
 
-SMALL_SENTIMENT = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
+SMALL_SENTIMENT = SentimentConfig(
+    DataConfig("synthetic", vocabulary="frequency", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)
+)
 SMALL_GENERATION = GenerationConfig(
     TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)
 )

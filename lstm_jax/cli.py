@@ -89,15 +89,20 @@ def _check_lists(command, arguments: Sequence[str]) -> None:
     """Check that each flag that takes several values is given at most once, and with a value."""
     before_positional = arguments[: arguments.index("--")] if "--" in arguments else arguments
     given = [word.partition("=")[0].replace("_", "-") for word in before_positional]  # tyro reads --a_b as --a-b
-    for name, kind in get_type_hints(command).items():
-        flag = f"--{name.replace('_', '-')}"
-        if dataclasses.is_dataclass(kind):
-            _check_lists(kind, arguments)
-        elif get_origin(kind) is tuple and flag in given:
+    for flag, kind in _flags(command).items():
+        if get_origin(kind) is tuple and flag in given:
             require(given.count(flag) == 1, flag, "given twice", f"give all its values after one {flag}")
             word, *following = before_positional[given.index(flag) :][:2]
             valued = "=" in word or (following and not following[0].startswith("--"))
             require(valued, flag, "without a value", "give one or more, or leave the flag out")
+
+
+def _flags(command: Any) -> dict[str, Any]:
+    """Return the type of each flag of a command and of the sections of its config."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(command).items():
+        found |= _flags(kind) if dataclasses.is_dataclass(kind) else {f"--{name.replace('_', '-')}": kind}
+    return found
 
 
 def _of_flag(error: InputError) -> InputError:
@@ -108,12 +113,15 @@ def _of_flag(error: InputError) -> InputError:
 
 def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`."""
+    from lstm_jax.commands import COMMANDS
+
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
             return _of_flag(cause)
         cause = cause.__context__
-    lines = [" ".join(line.strip("│ ").split()) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    plain = re.sub(r"\x1b\[[\d;]*m", "", box)  # in a terminal the box has colours
+    lines = [" ".join(line.strip("│ ").split()) for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
     message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
     if missing := re.match(r"Missing from [^:]*: (.*)", message):
@@ -131,8 +139,11 @@ def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputErro
     flags = [f"--{word}" for word in ("run", "data", "csv", "text", "prompt") if any(hasattr(part, word) for part in parts)]
     if (stray := re.match(r"Unrecognized options: (?!-)(.*)", message)) and flags:
         return InputError(f"lstm-jax {name}", stray[1], f"name the flag of each value, such as {' or '.join(flags)}; {help_lines}")
+    unknown = re.match(r"Unrecognized options: (--[\w-]+)", message)
     if meant := next((re.findall(r"--[\w-]+", block) for block in blocks if "Perhaps you meant" in block), []):
         help_lines = f"did you mean {' or '.join(dict.fromkeys(meant))}? {help_lines}"
+    elif unknown and (others := [f"lstm-jax {other}" for other, own in COMMANDS.items() if unknown[1] in _flags(own)]):
+        help_lines = f"it is a flag of {', '.join(others[:3])}; {help_lines}"
     return InputError(f"lstm-jax {name}", message, help_lines)
 
 

@@ -162,6 +162,7 @@ TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/ne
         ("export onnx --run x", "--file"),
         ("train sentiment --nonsense 3", "--nonsense"),
         ("train sentiment --unit 3", "did you mean --units?"),
+        ("forecast --horizon 3", "--horizon, 3; it is a flag of lstm-jax train forecast"),
         ("train sentiment --units", "--units"),
         ("train sentiment --units many", "--units: many; give a whole number"),
         ("train sentiment --dropout some", "--dropout: some; give a number"),
@@ -235,6 +236,11 @@ def test_errors_are_one_line(arguments, subject, ask, runs, tmp_path, monkeypatc
     before = contents(folder) | contents(runs.root)
     assert_error(ask(*filled), subject.format(tmp=folder))
     assert contents(folder) | contents(runs.root) == before
+
+
+def test_an_error_in_a_terminal_names_the_flag(ask, monkeypatch):
+    monkeypatch.setattr("tyro._fmtlib._FORCE_ANSI", True)
+    assert_error(ask("export", "onnx", "--run", "x"), "lstm-jax export onnx: --file missing")
 
 
 def contents(folder):

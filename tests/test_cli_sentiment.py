@@ -35,14 +35,14 @@ def probabilities(run, texts):
 def test_predict(ask, run, tmp_path, monkeypatch):
     lines = [b"the film was good", b"", b"nul\x00byte", "ünï \u2028 film [bold]".encode()]
     found = probabilities(run, lines)
-    wanted = "".join(f"{p:.6f}\n" for p in found)
+    wanted, note = "".join(f"{p:.6f}\n" for p in found), "warning: the run does not know 4 of 9 words\n"
     content = b"\n".join(lines) + b"\n"
     (tmp_path / "texts").write_bytes(content)
-    assert ask("predict", "--run", run, "--file", tmp_path / "texts", stdin=b"not to be read\n") == (0, wanted, "")
+    assert ask("predict", "--run", run, "--file", tmp_path / "texts", stdin=b"not to be read\n") == (0, wanted, note)
     for given in (content, content.replace(b"\n", b"\r\n"), codecs.BOM_UTF8 + content):
-        assert ask("predict", "--run", run, stdin=given) == (0, wanted, "")
+        assert ask("predict", "--run", run, stdin=given) == (0, wanted, note)
     code, out, err = ask("predict", "--run", run, "--json", stdin=content)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, note)
     rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
     assert rows == [{"probability": round(p, 6), "text": line.decode()} for line, p in zip(lines, found, strict=True)]
     texts = [b"the film was not good", b"bad \xff good"]
@@ -55,6 +55,8 @@ def test_predict(ask, run, tmp_path, monkeypatch):
     for content in ("good film".encode("utf-16"), gzip.compress(b"good film")):
         assert_error(ask("predict", "--run", run, stdin=content), "file -: ")
     assert ask("predict", "--run", run, stdin=b"") == (0, "", "")
+    (tmp_path / "texts").write_text("")
+    assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, "", f"warning: {tmp_path}/texts: no review in it\n")
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
     assert_error(ask("predict", "--run", run), "text: none given; give --text, --file, or reviews on standard input")
 
@@ -75,7 +77,7 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path):
     flags = ["--run", run, "--no-figures", *(f"--{name}={value}" for name, value in small.items())]
     code, out, err = ask("train", "sentiment", "--preset", "best", *flags)
     assert (code, err) == (0, "")
-    assert "language model, 1 epochs" in out
+    assert "language model, 1 epoch\n" in out
     config = read_config(run / "config.json", SentimentConfig)
     assert config.model == replace(preset.model, units=4, embed=4)
     assert (config.data.packed, config.pretraining.lm_epochs) == (40, 1)

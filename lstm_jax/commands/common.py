@@ -63,7 +63,8 @@ def set_help(kind: Any) -> None:
     for own in dataclasses.fields(kind):
         set_help(next(iter(get_args(own.type)), own.type))
         if text := texts.get(own.name):
-            kind.__annotations__[own.name] = Annotated[own.type, tyro.conf.arg(help=" ".join(text.split()))]
+            hint = (lambda default: default and f"(default: {default})") if own.default in ((), dataclasses.MISSING) else None
+            kind.__annotations__[own.name] = Annotated[own.type, tyro.conf.arg(help=" ".join(text.split()), help_behavior_hint=hint)]
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -29,7 +29,9 @@ class TrainForecast(Train):
 class Forecast(Command):
     """Forecast the entries after the end of a time series with a trained model.
 
-    The time, the mean and the prediction interval of each entry are printed. There are as many entries as the training's --horizon.
+    The time, the mean and the prediction interval of each entry are printed.
+
+    There are as many entries as the training's --horizon.
     """
 
     run: Path = Path("runs/forecast")
@@ -51,7 +53,7 @@ class Forecast(Command):
         digits = max(digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True))
         share = f"{100 * self.level:g}"
         names = ("time", "mean", f"low_{share}", f"high_{share}")
-        table = Table(*(Column(name, justify="right") for name in names), title=f"forecast, and the ends of its {share} % interval")
+        table = Table(*(Column(name, justify="right") for name in names), title=f"forecast with its {share} % interval")
         if not (self.json or console.is_terminal):
             print(",".join(names))
         for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):

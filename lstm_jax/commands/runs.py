@@ -59,10 +59,15 @@ class Inspect(Command):
         require(self.out.suffix == ".html", "--out", self.out, "end it in .html; a browser can print or photograph the page")
         check_output(self.out, filter(None, (self.run, self.file)), self.force)
         task = read_task(self.run / "config.json")
+        from lstm_jax.data import clean
         from lstm_jax.inspection.window import write_page
         from lstm_jax.tasks.inspecting import Request, make_window
 
         trained = load_run(task, self.run)
+        if task == "generation":
+            recipe = trained.config.data.clean
+            changed = ((text, clean(text, recipe)) for text in self.text)
+            warn(f"--text {old[:60]!r} is cleaned as in training (--clean {recipe}): {new[:60]!r}" for old, new in changed if new != old)
         request = Request(self.text, self.file, self.examples, self.chars, self.epochs, self.text_column, self.unknown)
         with console.status("tracing the network"):
             window = make_window(trained, request)
@@ -127,7 +132,7 @@ class AcceptRun(Command):
 
 @frozen
 class Runs(Command):
-    """Print a table of the training runs in a folder: state, best metric, time, and the fields of the config that differ.
+    """Print a table of the training runs in a folder: state, best metric, time, and what differs.
 
     The command runs compare sets a few of them side by side.
     """
@@ -135,7 +140,7 @@ class Runs(Command):
     folder: Positional[Path] = Path("runs")
     """Folder that is searched for runs, with its subfolders."""
     where: Annotated[Sequence[str], tyro.conf.UseAppendAction] = ()
-    """Condition that the runs must satisfy, such as units=128, task=forecast or state=finished."""
+    """Condition that the runs must satisfy, such as units=128, task=forecast or state=finished; may be repeated."""
     sort: str = "run"
     """Column by which the runs are sorted, such as best, seconds, units or test_loss. Of metrics, the best value comes first."""
     csv: bool = False
@@ -172,7 +177,7 @@ class Runs(Command):
 
 @frozen
 class CompareRuns(Command):
-    """Compare training runs: fields of the config that differ, metrics side by side, and learning curves in one figure."""
+    """Compare training runs: differing fields of the config, metrics, and one figure of learning curves."""
 
     folders: Positional[tuple[Path, ...]]
     """Folders of 2 to 8 runs."""
@@ -196,14 +201,18 @@ class CompareRuns(Command):
         above = os.path.commonpath(os.path.abspath(row["run"]) for row in rows)
         colours = {os.path.relpath(row["run"], above): colour for row, colour in zip(rows, COLOURS, strict=False)}
         curves: dict[int, dict[str, Any]] = {}
+        panels: dict[str, None] = {}
+        several = len({row["task"] for row in rows}) > 1
         for row, label in zip(rows, colours, strict=True):
             for number, epoch in enumerate(read_epochs(Path(row["run"])) if row["epochs"] else (), 1):
                 curve = curves.setdefault(number, {"epoch": number})
-                for split in ("train", "test", "validation"):  # a later one replaces the earlier ones
-                    curve |= {f"{label}{name.removeprefix(split)}": epoch[name] for name in epoch if name.startswith(split)}
+                for metric, title in METRICS.items():
+                    panel = f"{title}, {row['task']}" if several else title
+                    for split in ("train", "test", "validation"):  # a later one replaces the earlier ones
+                        if f"{split}_{metric}" in epoch and not (metric == "loss" and f"{split}_bits" in epoch):
+                            curve[f"{label}_{panel}"], panels[panel] = epoch[f"{split}_{metric}"], None
         if curves:
-            title = "Learning curves (held out, if any)"
-            learning_curves([*curves.values()], self.out, title, tuple(METRICS), colours, self.force)
+            learning_curves([*curves.values()], self.out, "Learning curves (held out, if any)", tuple(panels), colours, self.force)
             say(console, f"{self.out}")
 
 

@@ -8,9 +8,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lstm_jax.bounds import Count, CountOrNone, frozen
-from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
+from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say, warn
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.digits import counted
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.reading import STANDARD_INPUT
 from lstm_jax.files.writing import check_output
@@ -75,12 +76,14 @@ class Evaluate(Command):
         if self.json:
             print(json_text(row))
             return
-        meaning = ["meaning"] if console.is_terminal else []
-        table = Table("metric", Column("value", justify="right"), *meaning, title=Text(f"{self.run}, {self.split} reviews"))
+        table = Table("metric", Column("value", justify="right"), "meaning", title=Text(f"{self.run}, {self.split} reviews"))
         for name, value in row.items():
-            told = [MEANINGS[name]] if meaning else []
-            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), *told)
-        console.print(table)
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            table.add_row(name, shown, MEANINGS[name])
+            if not console.is_terminal:
+                print(name, shown)
+        if console.is_terminal:
+            console.print(table)
 
 
 @frozen
@@ -109,10 +112,14 @@ class Predict(Command):
             raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
         require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
         from lstm_jax.data.reviews.tables import read_texts
+        from lstm_jax.data.reviews.vocabulary import UNKNOWN, tokenize
 
         trained, texts = load_run("sentiment", self.run, self.dtype), list[str | bytes](self.text)
         if self.file is not None or not texts:
             texts += read_texts(self.file or Path(STANDARD_INPUT), self.text_column or trained.config.data.text_column)
+        known, words = (trained.vocabulary.encode_all(texts)[0] > UNKNOWN).sum(), sum(len(tokenize(text)) for text in texts)
+        warn([f"{self.file}: no review in it"] if self.file and not texts else [])
+        warn([f"the run does not know {words - known:,} of {counted(words, 'word')}"] if words > known else [])
         for text, p in zip(texts, trained.probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
             if self.json:
@@ -207,7 +214,7 @@ class ExportEmbedding(Command):
         for path, own in files.items():
             check_output(path, (self.run,), self.force, own)
         count = load_run("sentiment", self.run).words.export(self.out, self.format)
-        say(console, f"{count:,} vectors in {self.out}")
+        say(console, f"{counted(count, 'vector')} in {self.out}")
 
 
 COMMANDS = {

@@ -41,7 +41,7 @@ class PrepareData(Command):
         for name, split in (("train", reviews.train), ("test", reviews.test)):
             if split is not None:
                 positive, mean = int(split.labels.sum()), split.lengths.mean()
-                say(console, f"{name}: {len(split):,} reviews, {positive:,} positive, {mean:.1f} ids on average")
+                say(console, f"{name}: {counted(len(split), 'review')}, {positive:,} positive, {mean:.1f} ids on average")
         say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
         say(console, "next: lstm-jax train sentiment with the same flags")
 

@@ -79,6 +79,7 @@ def plot(
     hue: str = "",
     axes: Sequence[Any] = (),
     styles: Mapping[str, Mapping[str, Any]] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Any:
     """Draw the means of a summary with their intervals, and return the matplotlib figure. A notebook shows it, `savefig` writes it.
 
@@ -88,10 +89,11 @@ def plot(
         hue: name of the field whose values have colours of their own, which a legend names, or "".
         axes: matplotlib axes to draw into, one for each metric, without a legend. If empty, a new figure is made.
         styles: dict from values of `hue`, as text, to arguments of matplotlib's `errorbar`, such as color, marker and label.
+        metrics: metrics to draw. If empty, all are drawn.
 
     Raises:
-        InputError: if the summary is empty, if it has no column `x` or `hue`, if it has several rows for one point, or if the number of
-            `axes` is not that of the metrics.
+        InputError: if the summary is empty, if it lacks the column `x` or `hue` or all the metrics, if it has several rows for one
+            point, or if the number of `axes` is not that of the metrics.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -102,7 +104,8 @@ def plot(
             self.savefig(content, format="png")
             return content.getvalue()
 
-    require(summary, "summary", "no rows", "give what summarise returns for runs that have ended")
+    summary = [row for row in summary if not metrics or row["metric"] in metrics]
+    require(summary, "summary", "no rows", "give what summarise returns for runs that have ended, and metrics in it")
     for name in (x, hue or x):
         require(name in summary[0], "field", name, f"the summary has {', '.join(summary[0])}")
     if numeric := all(isinstance(row[x], int | float) for row in summary):

@@ -540,6 +540,7 @@ class Trained(ABC, Generic[C, Own]):
         """
         run = RunFolder(Path(folder))
         notes = run.verify()
+        notes += () if run.result.exists() else (f"run {run.path} has not finished: this is its model so far",)
         config = _with_found_data(read_config(run.config, cls.kind), run)
         own, model = cls._open(run, config)
         like, rebuild = functional(model)

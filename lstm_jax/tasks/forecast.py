@@ -246,7 +246,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         return objective(rebuild)
 
     def notes(self, run):
-        counts = ", ".join(f"{len(part.target):,} {name} windows" for name, part in self.split[0].items())
+        counts = ", ".join(counted(len(part.target), f"{name} window") for name, part in self.split[0].items())
         yield f"{len(self.data):,} entries ({counted(self.data.skipped, 'row')} without a value): {counts}, backend {run.backend}"
 
     @cached_property

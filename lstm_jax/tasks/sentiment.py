@@ -159,6 +159,12 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
         "data": "--maxlen (or --packed)",
     }
 
+    def __init__(self, config, data, mesh):
+        for name, found in (("vocabulary", data.vocabulary.kind), ("num_words", data.vocabulary.size)):
+            given = getattr(config.data, name)
+            require(given == found, f"{name} of the config", given, f"the reviews have {found}: give the same to both")
+        super().__init__(config, data, mesh)
+
     @classmethod
     def read(cls, config, console):
         with console.status("reading reviews") as status:
@@ -216,7 +222,7 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
         epochs = self.config.pretraining.lm_epochs
         if not epochs:
             return {}
-        say(console, f"language model, {epochs} epochs")
+        say(console, f"language model, {counted(epochs, 'epoch')}")
         train, held_out = split_reviews(self.data, self.config)
         trained = pretraining.pretrain(
             self.config,

@@ -111,16 +111,18 @@ def print_row(console: Console, epochs: int = 0) -> Callback:
     and number of bits per character of the training and validation part in `EpochRecord.row` has a column. The heading is printed before
     the first line, and again if the columns change. If the table is wider than the console, the word "accuracy" is abbreviated.
 
-    In a terminal, a training of more than 20 `epochs` prints at most one line a second, and one after its last epoch. A star marks an
-    epoch that is the best so far.
+    In a terminal, a training of more than 20 `epochs` prints at most one line a second, and at its end the best and the last epoch. A star
+    marks an epoch that is the best so far.
     """
     shown: list[str] = []
+    done: set[int] = set()
+    brief = epochs > 20 and console.is_terminal
     printed = waited = 0.0
 
     def show(record):
         nonlocal printed, waited
         waited += record.row["seconds"]
-        if epochs > 20 and console.is_terminal and not record.last and time.monotonic() < printed + 1:
+        if brief and not record.last and time.monotonic() < printed + 1:
             return
         names = [name for name in record.row if name.endswith(_SHOWN) and not name.startswith("test_")]
         splits, metrics = ([name.partition("_")[part] for name in names] for part in (0, 2))
@@ -137,6 +139,10 @@ def print_row(console: Console, epochs: int = 0) -> Callback:
             shown[:] = names
             write("", ("" if split == before else split for before, split in itertools.pairwise(["", *splits])), "", align="<")
             write("epoch", metrics, "seconds", "* best so far" if record.best_epoch else "")
+        best = record.best_epoch
+        if brief and record.last and best and best not in {*done, record.epoch}:
+            write(best, (_number(record.rows[best - 1].get(name)) for name in names), "", "*")
+        done.add(record.epoch)
         write(record.epoch, (_number(record.row[name]) for name in names), f"{waited:.1f}", "*" * (record.epoch == record.best_epoch))
         printed, waited = time.monotonic(), 0.0
 

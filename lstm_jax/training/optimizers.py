@@ -4,6 +4,7 @@
 other name stands for the optimiser of optax with this name. The function `adam`, in contrast, returns the form of Adam that optax computes.
 """
 
+import difflib
 from dataclasses import replace
 from typing import Any
 
@@ -186,6 +187,8 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
         try_update(optimizer)
     except Exception as error:  # optax' functions raise many kinds of errors
         other = ", or no schedule and no warm-up" if callable(schedule) else ""
-        remedy = f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({type(error).__name__}: {error})"
+        near = " or ".join(difflib.get_close_matches(config.optimizer, vars(optax), 3, 0))
+        why = f"{type(error).__name__}: {error}" if hasattr(optax, config.optimizer) else f"did you mean {near}?"
+        remedy = f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({why})"
         raise InputError("optimizer", config.optimizer, remedy) from error
     return clipped(optimizer, config.clip_norm) if config.clip_norm else optimizer

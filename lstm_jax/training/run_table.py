@@ -118,16 +118,23 @@ def select(rows: Sequence[Row], where: Iterable[str] = (), sort: str = "run") ->
     for condition in where:
         name, equals, text = condition.partition("=")
         require(equals, "where", condition, "give NAME=VALUE, such as units=128")
-        key, value = column(name), text
-        with contextlib.suppress(ValueError):
-            value = float(text)
-        kept = [row for row in kept if row[key] == value or str(row[key]).lower() == text.lower()]
+        found = _having(kept, column(name), text)
+        near = [other for other in difflib.get_close_matches(name, names) if not found and _having(kept, names[other], text)]
+        require(not near, "where", condition, f"no run has it; did you mean {' or '.join(near)}?")
+        kept = found
 
     def rank(row: Row) -> tuple:
         value, metric = row[by], row["metric"] if by == "best" else by
         return (1,) if value is None else (0, metric, isinstance(value, str), -value if metric.endswith(("accuracy", "auc")) else value)
 
     return sorted(kept, key=rank)
+
+
+def _having(rows: Sequence[Row], column: str, text: str) -> list[Row]:
+    value: str | float = text
+    with contextlib.suppress(ValueError):
+        value = float(text)
+    return [row for row in rows if row[column] == value or str(row[column]).lower() == text.lower()]
 
 
 def varied(rows: Sequence[Row]) -> list[str]:

@@ -62,7 +62,8 @@ def test_figure():
     assert np.abs(np.array([line.get_xdata() for line in lines]) - [50, 100]).max() < 1
     figure.savefig(content := io.BytesIO(), format="png")
     assert figure._repr_png_() == content.getvalue()
-    (axes, _) = sweep.plot([line for line in summary if line["length"] == 50], x="model.cell").axes
+    (axes,) = sweep.plot([line for line in summary if line["length"] == 50], x="model.cell", metrics=["doubled"]).axes
+    assert axes.get_ylabel() == "doubled"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["lstm", "gru"]
     assert axes.get_legend() is None
 
@@ -90,6 +91,7 @@ def test_what_is_refused():
         (lambda: sweep.plot([], "length"), "summary: no rows"),
         (lambda: sweep.plot(summary, "units"), "field: units"),
         (lambda: sweep.plot(summary, "length", "units"), "field: units"),
+        (lambda: sweep.plot(summary, "length", metrics=["loss"]), "summary: no rows"),
         (lambda: sweep.plot(summary, "length"), "summary: several rows for "),
         (lambda: sweep.plot(summary, "length", "model.cell", [None]), "axes: 1; give one for each of score, doubled"),
     ):

@@ -198,6 +198,9 @@ def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
     with pytest.raises(InputError, match=r"; give shape \(1,\)$"):
         sentiment.train(still, tmp_path / "odd", initial={"head/bias": np.zeros(3)}, figures=False)
     assert not (tmp_path / "odd").exists()
+    for name, value in (("vocabulary", "keras"), ("num_words", 77)):
+        with pytest.raises(InputError, match=f"^{name} of the config: {value}; the reviews have "):
+            sentiment.train(override(still, {f"data.{name}": value}), tmp_path / "odd", data=sentiment.encoded_reviews(still))
 
 
 def test_padded_rows(run):

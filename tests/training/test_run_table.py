@@ -1,6 +1,7 @@
 """Table of training runs: states, best epochs, conditions and order; runs that cannot be read keep a row each."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def test_configs_of_others(config, state, task, problem, folder):
         (["mask_zero=false"], "run", ["sentiment"]),
         (["mask_zero=False"], "run", ["sentiment"]),
         (["units=3"], "run", []),
+        (["unit=16"], "run", None),
         (["units"], "run", None),
         ([f"units={'[' * 5000}"], "run", []),
         ((), "unitz", None),
@@ -182,6 +184,13 @@ def test_the_commands_import_no_jax(folder):
     assert (folder.parent / "runs_compare.svg").is_file()
 
 
+def test_panels_of_several_tasks(folder, ask):
+    code, _, err = ask("runs", "compare", folder, "--out", folder / "all.png")
+    assert (code, err) == (0, "")
+    panels = re.findall(r"<!-- (Loss.*) -->", (folder / "all.svg").read_text())
+    assert panels == ["Loss (nats), forecast", "Loss (nats), generation"]
+
+
 def test_tables(folder, ask):
     code, out, err = ask("runs", folder, "--csv", "--where", "task=forecast", "--where", "units=16")
     header, line = (line.split(",") for line in out.splitlines())
@@ -204,6 +213,7 @@ def test_tables(folder, ask):
         ("runs {tmp}/runs --where units", "where: units; give NAME=VALUE"),
         ("runs {tmp}/runs --where unitss=3", "column: unitss; did you mean units?"),
         ("runs {tmp}/runs --sort colour", "column: colour"),
+        ("runs {tmp}/runs --where unit=16", "where: unit=16; no run has it; did you mean units?"),
         ("runs compare", "folders: 0 runs"),
         ("runs compare {tmp}/runs/sentiment", "folders: 1 run"),
         ("runs compare {tmp}/runs --out {tmp}/notes.png", "notes.png: exists"),

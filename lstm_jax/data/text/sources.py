@@ -105,13 +105,14 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
 
 def _read(paths: Paths, text_column: str, of_table: Callable, of_file: Callable) -> tuple:
     articles = []
-    for path, form in _sources(paths):
+    sources = [*_sources(paths)]
+    for path, form in sources:
         if form.texts:
             articles += map(of_table, form.texts(path, text_column))
         else:
             articles += (of_file(read_input(file), file) for file in form.files(path))
     kept = tuple(filter(None, articles))
-    require(kept, f"corpus {paths}", "no text", DESCRIPTION)
+    require(kept, f"corpus {', '.join(str(path) for path, _ in sources)}", "no text", DESCRIPTION)
     return kept
 
 
