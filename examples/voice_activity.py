@@ -119,12 +119,8 @@ def read_audio(path: str) -> tuple[np.ndarray, int]:
     with parsing(f"file {path}", "give a WAV file"), wave.open(path) as file:
         kind, rate = (file.getnchannels(), file.getsampwidth()), file.getframerate()
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2" if kind == (1, 2) else "u1")
-    require(
-        kind == (1, 2) and rate in (8_000, 16_000),
-        f"file {path}",
-        f"{kind[0]} channels, {8 * kind[1]} bits, {rate} Hz",
-        "give mono, 16 bits, 16000 or 8000 Hz",
-    )
+    readable, found = kind == (1, 2) and rate in (8_000, 16_000), f"{kind[0]} channels, {8 * kind[1]} bits, {rate} Hz"
+    require(readable, f"file {path}", found, "give mono, 16 bits, 16000 or 8000 Hz")
     return samples / np.float32(32768), rate
 
 
@@ -144,18 +140,23 @@ def stream(step, state: Memory, frames: np.ndarray) -> np.ndarray:
 
 def serve(step, state: Memory, recordings: list[np.ndarray]) -> list[np.ndarray]:
     """Return the probabilities of many recordings (T, F), which join the batch when a row is free, and leave it when they end."""
-    rows, waiting = [(-1, 0)] * len(state.context), list(range(len(recordings)))[::-1]  # the recording of each row, and its next frame
-    found = [np.zeros(len(frames)) for frames in recordings]
-    while True:
-        rows = [(n, t) if n >= 0 and t < len(found[n]) else (waiting.pop() if waiting else -1, 0) for n, t in rows]
-        if all(n < 0 for n, _ in rows):
-            return found
-        frames = np.stack([recordings[n][t] for n, t in rows])  # a free row reads any frame
-        probabilities, state = step(frames, state, np.array([t == 0 for _, t in rows]))
-        for (n, t), probability in zip(rows, np.asarray(probabilities), strict=True):
-            if n >= 0:
-                found[n][t] = probability
-        rows = [(n, t + 1) for n, t in rows]
+    found, here = [list[float]() for _ in recordings], dict[int, int]()  # the recording that each row reads
+    waiting = [n for n, frames in enumerate(recordings) if len(frames)][::-1]
+    while waiting or here:
+        frames = np.zeros((len(state.context), 8 * state.context.shape[1]), np.float32)
+        begins = np.zeros(len(frames), bool)
+        for row in range(len(frames)):
+            if row not in here and waiting:
+                here[row], begins[row] = waiting.pop(), True
+            if row in here:
+                frames[row] = recordings[here[row]][len(found[here[row]])]
+        probabilities, state = step(frames, state, begins)
+        probabilities = probabilities.tolist()
+        for row, n in list(here.items()):
+            found[n].append(probabilities[row])
+            if len(found[n]) == len(recordings[n]):
+                del here[row]
+    return [np.array(own) for own in found]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
