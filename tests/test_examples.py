@@ -208,6 +208,7 @@ def test_streaming_gives_what_whole_sentences_give():
             assert total != 0
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is:DeprecationWarning")
 @pytest.mark.parametrize("rate", [16_000, 8_000])
 def test_voice_activity_gives_what_silero_vad_gives(rate, peer_rules):

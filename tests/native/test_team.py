@@ -89,6 +89,7 @@ def test_users_in_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_array_equal(found, user(n))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_limit_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "cores", lambda: [0, 1, 2])
     layer = LSTM(3, 4, rngs=nnx.Rngs(0))
