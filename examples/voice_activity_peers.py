@@ -3,7 +3,7 @@
     pip install silero-vad onnxruntime
     taskset -c 0 python examples/voice_activity_peers.py speech.wav
 
-The models are the stateful ONNX model, the ONNX model for whole files, and the PyTorch model. A time is the least of 100. The difference is
+The models are the stateful ONNX model, the ONNX model for whole files, and the PyTorch model. A time is the least of 200. The difference is
 the largest one from the probabilities of the stateful ONNX model.
 """
 
@@ -90,7 +90,7 @@ def make_whole(detector: Detector) -> Run:
     return lambda frames: np.asarray(whole(weights, jnp.asarray(frames)))
 
 
-def least_times(runs: dict[str, Run], frames: np.ndarray, rounds: int = 100) -> dict[str, float]:
+def least_times(runs: dict[str, Run], frames: np.ndarray, rounds: int = 200) -> dict[str, float]:
     """Return the least time of each function over some rounds, in which they take turns, in milliseconds per frame."""
     found = dict.fromkeys(runs, np.inf)
     for _ in range(rounds):
@@ -111,7 +111,7 @@ def compare(path: str) -> None:
     by_frame = {"ONNX Runtime, stateful": stateful, "PyTorch": make_torch(rate), "lstm_jax": make_steps(detector)}
     whole = {"lstm_jax": make_whole(detector)} | ({"ONNX Runtime, whole file": make_sequence()} if rate == 16_000 else {})
     for title, inputs, runs in (
-        ("one stream", frames[:100, None], by_frame),
+        ("one stream", frames[:40, None], by_frame),
         ("whole file", frames, whole),
         ("64 streams", many, by_frame),
     ):
