@@ -1,11 +1,13 @@
 """Tests of the examples.
 
 Some examples train the same model with this package and with another library, and the losses of both are equal at each step. The examples
-adding, recurrent_ppo, seq2seq, streaming and tagging learn. If an example runs its model both on a whole sequence and step by step, the
-results are equal up to rounding. The example inside_runs is tested in tests/tasks/test_inspecting.py.
+adding, recurrent_ppo, seq2seq, streaming and tagging learn. The example voice_activity has the results of the package silero-vad. If an
+example runs its model both on a whole sequence and step by step, the results are equal up to rounding. The example inside_runs is tested in
+tests/tasks/test_inspecting.py.
 """
 
 import sys
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+
+from lstm_jax import make_stepper
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMPARISONS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
@@ -246,3 +250,49 @@ def test_streaming_gives_what_whole_sentences_give():
                 total, sign = total + sign * value, -1 if word == "not" else 1 if value else sign
             assert (total > 0) == label
             assert total != 0
+
+
+@pytest.mark.slow(keep=1)
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is:DeprecationWarning")
+@pytest.mark.parametrize("rate", [16_000, 8_000])
+def test_voice_activity_gives_what_silero_vad_gives(rate, peer_rules):
+    """On bursts of tones in noise, each of the three ways has the probabilities of Silero's own models."""
+    for package in ("silero_vad", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install silero-vad onnxruntime")
+    with imported("voice_activity", "voice_activity_peers") as (example, peers), peer_rules():
+        detector = example.read_detector(rate)
+        rng, time = np.random.default_rng(0), np.arange(2 * rate + 100) / rate
+        tone = np.sin(2 * np.pi * (150 + 30 * time) * time)
+        audio = 0.2 * np.sign(tone) * (tone > 0.7) * (np.sin(20 * time) > 0) + 0.01 * rng.standard_normal(len(time))
+        frames = example.split(audio, detector.frame)
+        wanted = peers.make_stateful(rate)(frames[:, None])[:, 0]
+        assert np.ptp(wanted) > 0.1
+        found = {"whole": peers.make_whole(detector)(frames), "torch": peers.make_torch(rate)(frames[:, None])[:, 0]}
+        if rate == 16_000:
+            found["sequence"] = peers.make_sequence()(frames)
+        step = make_stepper(detector)
+        found["stream"] = example.stream(step, detector.initial_state(1), frames)
+        for name, probabilities in found.items():
+            np.testing.assert_allclose(probabilities, wanted, rtol=0, atol=1e-5, err_msg=name)
+        lengths = [9, 4, 0, 12, 1, 5, 7]
+        recordings = [np.roll(frames, 9 * n, axis=0)[:length] for n, length in enumerate(lengths)]
+        for own, recording in zip(example.serve(step, detector.initial_state(3), recordings), recordings, strict=True):
+            assert len(own) == len(recording)
+            if len(own):
+                np.testing.assert_allclose(own, peers.make_stateful(rate)(recording[:, None])[:, 0], rtol=0, atol=1e-5)
+
+
+def test_voice_activity_refuses(tmp_path, capsys):
+    """A missing package and a file of another format end the program with one line."""
+    for name, rate in (("speech.wav", 16_000), ("music.wav", 44_100)):
+        with wave.open(str(tmp_path / name), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes(bytes(4_000))
+    with imported("voice_activity") as (example,), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example, "find_spec", lambda name: None)
+        for given, said in (("speech.wav", "pip install silero-vad"), ("music.wav", "44100 Hz"), ("missing.wav", "missing.wav")):
+            with pytest.raises(SystemExit):
+                example.main([str(tmp_path / given)])
+            assert said in capsys.readouterr().err.splitlines()[-1]

@@ -39,8 +39,9 @@ BUILD = "run lstm-jax backends --build"
 NOT_BUILT = "not built"
 VARIABLE = "LSTM_JAX_COMPILED_CODE"
 
-# the value is part of the key of JAX's program caches, so that a program that was traced with another value is not reused
+# the values are part of the key of JAX's program caches, so that a program that was traced with another value is not reused
 _enabled = jax.make_user_context(default_value=os.environ.get(VARIABLE, "1").lower() not in ("0", "false", "off", "no"))
+_threads = jax.make_user_context(default_value=0)
 
 
 def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
@@ -49,11 +50,20 @@ def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
     Without compiled code, the recurrence, the dropout masks and row-sparse updates are computed in JAX. The results with and without
     compiled code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the process,
     except within `compiled_code(True)`.
-
-    Args:
-        enabled: whether to use compiled code within the context.
     """
     return _enabled(enabled)
+
+
+def threads(most: int) -> contextlib.AbstractContextManager:
+    """Return a context manager in which a call of the C++ code uses at most `most` threads, for servers with a Python thread for each user.
+
+        with native.threads(1):
+            output, state = step(x, state)
+
+    JAX compiles a program again for each limit. An `InputError` is raised if `most` is no positive int.
+    """
+    require(type(most) is int and most > 0, "most", most, "give a positive int")
+    return _threads(most)
 
 
 def is_off() -> str:
@@ -118,7 +128,6 @@ _LOADED: dict[Path, Library] = {}
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Load a compiled library, and register its functions with XLA."""
     if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
         raise OSError("built with AddressSanitizer, whose runtime is not preloaded")  # loading it would kill the process
     code = ctypes.CDLL(str(path))
@@ -128,7 +137,6 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _load() -> Library:
-    """Return the compiled library that this process uses."""
     notes, built = [], []
     try:
         built = [library_path()]
@@ -234,7 +242,8 @@ def call(name: str, results, args, aliases: dict[int, int] | None = None, sets: 
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
     # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
-    fixed["threads"] = np.int64(1 if one_thread else max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
+    share = max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu")))
+    fixed["threads"] = np.int64(1 if one_thread else min(share, _threads.value or share))
     leaves, tree = jax.tree.flatten(results)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)

@@ -70,7 +70,6 @@ def candidates(*folders: Path) -> tuple[Path, ...]:
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
-    """Return the compiler flags for a level of the processor architecture, as a list of alternatives."""
     if level not in EXTENSIONS:
         return [["-mcpu=generic"]]
     base = level.removesuffix("-bf16")

@@ -1,12 +1,18 @@
 """Tests that the number of threads changes no bit of the results of calls with few rows, in which the threads divide the units."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import SHAPES, recurrence
+from flax import nnx
 from tables import BACKENDS
 
-from lstm_jax import native
+from lstm_jax import LSTM, InputError, make_stepper, native
+from lstm_jax.native import library
 from lstm_jax.native.library import PRODUCT_NUMBERS
 
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
@@ -61,3 +67,42 @@ def test_few_rows_in_int8(cell: str, ids: bool, kinds: int | None) -> None:
         for threads in (1, 2, 3, 64):
             for got, want in zip(few.run(threads=threads), wanted, strict=True):
                 np.testing.assert_array_equal(got, want)
+
+
+def test_users_in_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that several Python threads call at once, with one to three cores each, have the bits of steps called in turn."""
+    monkeypatch.setattr(library, "cores", lambda: [0, 1, 2])
+    layer = LSTM(8, 140, rngs=nnx.Rngs(0))
+    step = make_stepper(layer)
+
+    def user(n: int) -> list[np.ndarray]:
+        found, state = [], layer.initial_state(1 + n % 2 * 8)
+        with native.threads(1 + n % 3):
+            for x in np.random.default_rng(n).standard_normal((20, len(state.h), 8), np.float32):
+                output, state = step(x, state)
+                found.append(np.asarray(output))
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(user, range(6)))
+    for n, found in enumerate(together):
+        np.testing.assert_array_equal(found, user(n))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_limit_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "cores", lambda: [0, 1, 2])
+    layer = LSTM(3, 4, rngs=nnx.Rngs(0))
+    call = jax.jit(lambda x: layer(x))
+
+    def compiled() -> list[str]:
+        return re.findall(r"threads = (\d+)", call.lower(jnp.zeros((2, 5, 3))).as_text())
+
+    assert compiled() == ["3"]
+    for most, used in ((1, "1"), (2, "2"), (64, "3")):
+        with native.threads(most):
+            assert compiled() == [used]
+    assert compiled() == ["3"]
+    for wrong in (0, -1, True, 1.5, None):
+        with pytest.raises(InputError, match=r"^most: "):
+            native.threads(wrong)  # pyright: ignore[reportArgumentType]
