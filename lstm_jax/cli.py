@@ -45,14 +45,12 @@ def _usage(group: str = "") -> str:
 
 
 def _names(group: str) -> list[str]:
-    """Return the names of the commands of a group that is no command itself, or of all commands if the group is ""."""
     from lstm_jax.commands import COMMANDS
 
     return [name for name in COMMANDS if not group or (name.startswith(f"{group} ") and group not in COMMANDS)]
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Parse the command-line arguments, and return the command, ready to be called."""
     import tyro
 
     from lstm_jax.commands import COMMANDS
@@ -98,7 +96,6 @@ def _check_lists(command, arguments: Sequence[str]) -> None:
 
 
 def _flags(command: Any) -> dict[str, Any]:
-    """Return the type of each flag of a command and of the sections of its config."""
     found: dict[str, Any] = {}
     for name, kind in get_type_hints(command).items():
         found |= _flags(kind) if dataclasses.is_dataclass(kind) else {f"--{name.replace('_', '-')}": kind}

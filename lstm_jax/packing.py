@@ -91,7 +91,6 @@ def _as_array(name: str, sequence) -> ndarray:
 
 
 def _whole(name: str, numbers) -> ndarray:
-    """Return numbers of steps as an int64 array (N,)."""
     array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
     require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
     for wrong in array[~((array >= 0) & (array <= MOST) & (array == np.floor(array)))][:1]:
@@ -100,7 +99,6 @@ def _whole(name: str, numbers) -> ndarray:
 
 
 def _lengths(lengths, least: int, most: int) -> ndarray:
-    """Return the lengths of sequences as an int64 array (N,), after checking that they lie between two bounds."""
     lengths = _whole("lengths", lengths)
     for n in np.flatnonzero((lengths < least) | (lengths > most))[:1]:
         remedy = "leave it out" if lengths[n] < least else f"the longest may have {most}: give a larger number, or cut the sequence"

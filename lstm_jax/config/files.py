@@ -179,7 +179,6 @@ def read_task(path: Path) -> str:
 
 
 def _read_json(path: Path) -> Values:
-    """Read a config from a JSON file, and return it as a dict."""
     raw = with_task(_parsed(path, _REMEDY))
     task = raw["task"]
     require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)

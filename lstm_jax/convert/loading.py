@@ -142,7 +142,6 @@ def _state_dict(value) -> Any:
 
 
 def _plain(kind: str, weights, prefix: str) -> Arrays:
-    """Return the weights of a dense layer or an embedding."""
     if isinstance(weights, Mapping) and not prefix and next(iter(LAYOUTS[kind].shapes)) in weights:
         return checked(LAYOUTS[kind], weights)
     longest = getattr(weights, "max_norm", None)

@@ -156,7 +156,6 @@ def add_layers(
 
 
 def _merge(graph: Graph, merge: str, value: str, directions: int, axis: int) -> str:
-    """Combine the outputs of the directions of a layer, and return the name of the result."""
     if directions == 1:
         return graph.node("Squeeze", value, [axis])
     if merge == "concat":

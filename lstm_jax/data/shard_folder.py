@@ -152,7 +152,6 @@ def _read_record(path: Path) -> Record:
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or "" if the file cannot be read."""
     with contextlib.suppress(InputError):
         return file_digest(path)
     return ""

@@ -185,7 +185,6 @@ def _guess(names: list[str], rows: Collection[Row], path: Path) -> str:
 
 
 def _json_table(path: Path) -> dict[str, Row]:
-    """Return the rows of a JSON file, each with its name in error messages."""
     content = decode_utf8(read_input(path), path)
     with parsing(f"JSON {path}", JSON_FORMS):
         raw = parse_json(content)

@@ -337,7 +337,6 @@ def embedding_map(
 
 
 def _label_order(colours: ndarray) -> ndarray:
-    """Return the indices of the words in the order in which they are labelled."""
     from scipy.stats import rankdata
 
     extreme = rankdata(-np.abs(colours - 0.5), method="ordinal") - 1
@@ -345,7 +344,6 @@ def _label_order(colours: ndarray) -> ndarray:
 
 
 def _label_words(axes, coordinates: ndarray, words: Sequence[str], inks: ndarray, order: ndarray) -> None:
-    """Write words beside their points in a figure, without overlap."""
     from matplotlib.patheffects import withStroke
 
     axes.figure.draw_without_rendering()  # computes the layout, without which positions in pixels are not known

@@ -129,7 +129,6 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
 
 
 def _is_finite(value) -> bool:
-    """Return whether all numbers in a value of dicts, lists, arrays, numbers and texts are finite."""
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value) if not isinstance(leaf, str))
 
 
@@ -165,7 +164,6 @@ def clustered(series: ndarray) -> ndarray:
 
 
 def _text(window: Window, kept: list[ndarray]) -> str:
-    """Return the HTML text of the page that shows the content `window`."""
     shown, total = sum(map(len, kept)), sum(layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers)
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
     content = asdict(replace(window, about=window.about + note, examples=()))

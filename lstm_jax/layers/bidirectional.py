@@ -136,7 +136,6 @@ class Bidirectional(Layer):
         raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
 
     def _pair(self, given, name: str) -> tuple[Any, Any]:
-        """Split an argument of a call into that of the forward layer and that of the backward layer."""
         if given is None:
             return None, None
         parts = [*given] if isinstance(given, tuple | list) and not hasattr(given, "_fields") else []

@@ -213,7 +213,6 @@ class Recurrent(DropoutLayer):
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
     def _carry(self, state) -> None:
-        """Store a state for the next call."""
         if self.carried is None:
             self.carried = nnx.data(tuple(CarriedState(part) for part in state))
         else:

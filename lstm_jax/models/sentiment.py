@@ -116,7 +116,6 @@ class SentimentClassifier(nnx.Module):
         return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
     def _key(self, rngs: Source, number: int) -> Array:
-        """Return a random key for word dropout or for the dropout of the head."""
         key = dropout_key(None, rngs)
         return jax.random.fold_in(key, len(self.recurrent.layers) + number) if is_key(rngs) else key  # layers fold in the smaller numbers
 
@@ -171,7 +170,6 @@ def _largest(h: StepOutputs, places: PackedPlaces) -> PackedOutputs:
 
 @_largest.defjvp
 def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """Return the value of `_largest` and its tangent."""
     h, places = primals
     value = _largest(h, places)
     member = members(places, h.shape[0])

@@ -155,7 +155,6 @@ def _shown(value, form: str = ".4g") -> str:
 
 
 def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: int):
-    """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
     require(not is_importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
@@ -176,7 +175,6 @@ def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: 
 
 
 def _by_id(function: Run, configs: Iterable) -> Values:
-    """Return a dict from the id of each run to its config."""
     wanted: Values = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)

@@ -20,7 +20,6 @@ EXACT = 20_000
 
 
 def _logs(name: str, values: Values) -> ndarray:
-    """Return the logarithms of durations or ratios."""
     array = np.asarray(values, float)
     wrong = array[~((array > 0) & np.isfinite(array))]
     require(not wrong.size, name, wrong[0] if wrong.size else "", "give finite numbers above 0")

@@ -87,7 +87,6 @@ def run(folder: Path, seed: int, console: Console) -> None:
 
 
 def _write_reviews(folder: Path, seed: int) -> None:
-    """Write synthetic reviews to the tables train.csv and test.csv, which `lstm-jax train sentiment --data` can read."""
     for split, reviews in data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed).items():
         table = io.StringIO()
         rows = zip((text.decode() for text in reviews.texts), reviews.labels, strict=True)
@@ -130,7 +129,6 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove all files that an earlier demo wrote to the folder."""
     mark, remedy = folder / MARK, "name a new one with --run"
     with parsing(f"mark {mark}", remedy):
         made = dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}

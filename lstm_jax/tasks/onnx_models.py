@@ -74,7 +74,6 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> Values:
 
 
 def _described(value) -> str:
-    """Return the dtype and shape of an ONNX tensor type as text, such as "int64 (batch, time)"."""
     import onnx
 
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type).name

@@ -65,7 +65,6 @@ def stream_examples(text: ndarray | ShardedText, length: int, batch: int, starts
 
 
 def _is_streamed(text: ndarray | ShardedText) -> bool:
-    """Return whether a text is a `ShardedText`, whose shards are read during the training."""
     streamed = isinstance(text, ShardedText)  # else a training step computes positions in int32
     remedy = f"at most {MOST} fit in memory: write shards with lstm-jax data shard, and read them with --input stream"
     require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)
@@ -73,7 +72,6 @@ def _is_streamed(text: ndarray | ShardedText) -> bool:
 
 
 def _metrics(logits: Array, targets: Array, weight: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the loss of a batch, and a dict with the metrics "loss" and "accuracy"."""
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)
     leading = tuple(range(nats.ndim - 1))

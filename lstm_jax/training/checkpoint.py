@@ -235,7 +235,6 @@ def _manifest_path(folder: Path, step: int) -> Path:
 
 
 def _leaf_record(leaf) -> Record:
-    """Return the entry of a manifest for an array."""
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     array = processes.on_host(jax.random.key_data(leaf) if is_key else leaf)
     dtype, shape = leaf.dtype.name, list(leaf.shape)

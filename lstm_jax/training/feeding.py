@@ -86,7 +86,6 @@ class FromHost:
         yield from placed
 
     def _read(self, plan: Plan, number: int) -> tuple:
-        """Read the batches of a group, which consists of S consecutive steps."""
         first = number * self.size
         order = plan(first, min(first + self.size, self.steps))
         filled = np.minimum(np.arange(self.size), len(order.rows) - 1)  # the last group repeats a step, so that all have one shape

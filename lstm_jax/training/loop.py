@@ -152,7 +152,6 @@ class History:
 
 
 def _plain_metrics(found) -> Metrics:
-    """Return a dict of metrics as JSON represents them."""
     remedy = "return a dict from names to numbers"
     check_class("metrics", found, Mapping, remedy)
     metrics = {}
@@ -207,7 +206,6 @@ class _Fit:
         return {"state": state} if self.best_params is None else {"state": state, "best": self.best_params}
 
     def _restore(self, saved: TrainState):
-        """Set the state to one that `_saved` has returned."""
         count = np.int32(int(saved.totals[EXAMPLES]) + int(saved.rounded))
         totals = saved.totals | self._copied({EXAMPLES: count, FINITE: np.int32(0)})
         self.state = saved._replace(totals=totals, behind=dict.fromkeys(self.state.behind, saved.behind), rounded=())
@@ -284,7 +282,6 @@ class _Fit:
         self.saved_at = time.perf_counter()
 
     def _save(self, part: str, step: int, state):
-        """Save a checkpoint with the history until a step, and then remove old checkpoints."""
         if self.checkpoints is not None:
             rows = [row for row in self.history.rows if row["step"] <= step]
             extra = asdict(self.history) | {"rows": rows, "run": self.identity}

@@ -126,7 +126,6 @@ def reliability(probabilities: ndarray, labels: ndarray, bins: int = 15) -> Reli
 
 
 def _checked(name: str, values: ndarray, labels: ndarray) -> tuple[ndarray, ndarray]:
-    """Check N values and N labels, and return both as float64 arrays of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
         require(array.ndim == 1 or array.shape[1:] == (1,), thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
     v, y = (array.astype(np.float64).ravel() for array in (values, labels))
@@ -138,7 +137,6 @@ def _checked(name: str, values: ndarray, labels: ndarray) -> tuple[ndarray, ndar
 
 
 def _auc(scores: ndarray, labels: ndarray) -> float:
-    """Return the area under the ROC curve, or nan if all labels are the same."""
     from scipy.stats import mannwhitneyu  # takes half a second to import
 
     positive, negative = scores[labels == 1], scores[labels == 0]

@@ -193,7 +193,6 @@ class RunFolder:
         return {name: "missing" if not now else "changed" if before else "added" for name, (before, now) in pairs.items() if now != before}
 
     def _digest(self, name: str) -> str:
-        """Return the SHA-256 of a file, or "" if the file does not exist."""
         path = self.path / name
         with system_errors(f"file {path}", _READABLE):
             return file_digest(path) if path.exists() else ""

@@ -149,7 +149,6 @@ def article_starts(articles: Sequence[AnyStr]) -> ndarray:
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
-    """Find the cut that divides the articles into a training and a validation split."""
     starts = article_starts(articles)
     whole = int(starts[-1]) + len(articles[-1]) if articles else 0
     cut = whole - round(whole * share)

@@ -112,7 +112,6 @@ def _write_shard(part: Record, path: Path) -> Record:
 
 
 def _read(part: Record) -> Any:
-    """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str."""
     path, size = part["path"], part["size"]
     with parsing(f"file {path}", READABLE), open(path, "rb") as file:
         begin, end = _division(file, part["begin"], size), _division(file, part["end"], size)
