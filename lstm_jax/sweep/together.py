@@ -5,7 +5,6 @@ import re
 import traceback
 from collections import OrderedDict
 from typing import Any
-from unittest import mock
 
 from lstm_jax.aliases import Texts, Values
 from lstm_jax.bounds import frozen
@@ -88,11 +87,13 @@ def run_group(group: Group) -> Values:
     columns = {name: [_number(config, name) for config in group.configs.values()] for name in group.names}
     values = {name: jnp.stack([n if isinstance(n, float) else np.int64(n) for n in column]) for name, column in columns.items()}
     try:
-        with mock.patch.object(nnx.RngStream, "__init__", start):  # Flax' own takes a seed only if it is an int
-            found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS))(values))
+        nnx.RngStream.__init__ = start  # Flax' own takes a seed only if it is an int
+        found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS))(values))
     except (TypeError, IndexError) as error:
         if not re.search("[Tt]race|concrete|JAX type", str(error)):
             raise
         traceback.print_exc()
         return {"results": None}
+    finally:
+        nnx.RngStream.__init__ = usual
     return {"results": [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(group.configs))]}
