@@ -44,7 +44,7 @@ from lstm_jax.sweep.rows import append_rows
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz")
 SPREAD, TOLERATED, TRIES = 0.1, 0.1, 3
 """Limits of a measurement that is not noisy: the interquartile range of its block times relative to their median, and how much slower
-than the fastest pair of probes of the CPU (`bench.hardware.probe`) one beside it may be; a noisy one is repeated until `TRIES` were made.
+than the fastest probe of the CPU (`bench.hardware.probe`) one beside it may be; a noisy one is repeated until `TRIES` were made (`noise`).
 """
 STARTING = 6, 19
 """Seconds that a process takes besides its timing, on an idle machine and on a busy one."""
@@ -91,7 +91,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
         nonlocal fastest
         if fastest is None:
             append_rows(path, make_row(PEAK, git=git, machine=mine, cores=timing.CORES, load=timing.load(), **timing.peaks()))
-            fastest = timing.usual_probe()
+            fastest = timing.fastest_probe()
         known = candidates[item["candidate"]].fields(workload(item["workload"])) | {"cores": timing.CORES, "load": timing.load()}
         flags = [*check_flags(item["workload"], row_key(known)), "--seconds", str(seconds)]
         try:
@@ -102,7 +102,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
                 known | {"measurement": FAILED, "error": f"ended with code {error.returncode}"} | (json.loads(lines[-1]) if lines else {})
             )
         distances[row_key(known)] = row["distance"]
-        fastest = max(fastest or 0.0, min(row["probe_gflops"], default=0.0))  # a speed that lasted; one fast probe is chance
+        fastest = max(fastest or 0.0, *row["probe_gflops"])
         return row | {"noisy": noise(row, fastest)}
 
     def measure(item: Row):

@@ -84,7 +84,7 @@ QUICK = """
 from bench import timing, throughput
 
 throughput.noise = lambda row, fastest: ""
-timing.usual_probe = lambda: 0.0
+timing.fastest_probe = lambda: 0.0
 timing.peaks = lambda: {f"{name}_{n}": 10.0 for name in ("gemm_gflops", "copy_gbs") for n in (1, 2)}
 throughput.main()
 """
@@ -119,7 +119,7 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
         asked.append(arguments)
         return [timed("A", "ours", 1.0, probe_gflops=[1.0], distance=0.5) if "--seconds" in arguments else {}]
 
-    for name, replacement in {"run_module": process, "peaks": dict, "usual_probe": lambda: 0.0}.items():
+    for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0}.items():
         monkeypatch.setattr(timing, name, replacement)
     monkeypatch.setattr(throughput, "noise", lambda row, fastest: noisy.pop(0))
     item = {"workload": "A", "candidate": "ours", "git": "abc", "series": None}
@@ -207,7 +207,7 @@ def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
     """Rows of another machine do not count as measured, and each machine has a table of its own."""
     mine, other = hardware.machine_id(), "another"
     process = timed("A", "ours", 4.0, probe_gflops=[1.0], distance=0.5, load=0)
-    replaced = {"run_module": lambda *_, **__: [process], "peaks": dict, "usual_probe": lambda: 0.0}
+    replaced = {"run_module": lambda *_, **__: [process], "peaks": dict, "fastest_probe": lambda: 0.0}
     for name, replacement in replaced.items():
         monkeypatch.setattr(timing, name, replacement)
     write_rows(path, [timed("A", "ours", 2.0, machine=other)])
