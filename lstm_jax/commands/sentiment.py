@@ -112,14 +112,13 @@ class Predict(Command):
             raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
         require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
         from lstm_jax.data.reviews.tables import read_texts
-        from lstm_jax.data.reviews.vocabulary import UNKNOWN, tokenize
 
         trained, texts = load_run("sentiment", self.run, self.dtype), list[str | bytes](self.text)
         if self.file is not None or not texts:
             texts += read_texts(self.file or Path(STANDARD_INPUT), self.text_column or trained.config.data.text_column)
-        known, words = (trained.vocabulary.encode_all(texts)[0] > UNKNOWN).sum(), sum(len(tokenize(text)) for text in texts)
+        words, unknown = trained.vocabulary.count_words(texts)
         warn([f"{self.file}: no review in it"] if self.file and not texts else [])
-        warn([f"the run does not know {words - known:,} of {counted(words, 'word')}"] if words > known else [])
+        warn([f"the run does not know {unknown:,} of {counted(words, 'word')}"] if unknown else [])
         for text, p in zip(texts, trained.probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
             if self.json:

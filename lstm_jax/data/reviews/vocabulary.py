@@ -104,6 +104,11 @@ class Vocabulary:
         """Return the ids of N texts as an int32 array, and int64 offsets (N + 1,): text n is ids[offsets[n] : offsets[n + 1]]."""
         return ragged(map(self.encode, texts))
 
+    def count_words(self, texts: Iterable[bytes | str]) -> tuple[int, int]:
+        """Return the number of words in texts, and the number of those that have no id of their own."""
+        ids = [self._ids.get(word, UNKNOWN) for text in texts for word in tokenize(text)]
+        return len(ids), ids.count(UNKNOWN)
+
     def word(self, identity: int) -> str:
         """Return the word with a given id. For the reserved ids 0 to 3 it is `[PAD]`, `[START]`, `[OOV]` or `[UNUSED]`."""
         end = FIRST_WORD + len(self.words)
