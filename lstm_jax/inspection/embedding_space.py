@@ -1,4 +1,4 @@
-"""Analysis of an embedding table: nearest neighbours, projection to a plane, counts of words, and export to other programs.
+"""Analysis of an embedding table: nearest neighbours, projection to a plane, polarity of words, and export to other programs.
 
 The table is a NumPy array (V, E), where V is the size of the vocabulary and E the number of features of a word.
 """
@@ -66,21 +66,45 @@ def neighbours(
     return ids, scores[ids]
 
 
-def project(rows: Vectors) -> Float[ndarray, "N 2"]:
-    """Project N vectors on their first two principal directions, and return the coordinates (N, 2), in float64 and with mean 0.
+def project(rows: Vectors, method: Literal["pca", "pca+axis"] = "pca", axis: Float[ndarray, "E"] | None = None) -> Float[ndarray, "N 2"]:
+    """Project N vectors to a plane and return their coordinates (N, 2), in float64 and with mean 0.
 
     The principal directions are orthogonal unit vectors, sorted by the variance along them, the greatest first. The sign of a direction is
     arbitrary. It is chosen here so that, of the E entries of the direction, the one with the largest absolute value is positive.
 
+    Args:
+        rows: (N, E) the vectors.
+        method: "pca" (the projections on the first two principal directions) or "pca+axis" (the first coordinate is the projection on
+            `axis`, the second on the direction of greatest variance among those that are orthogonal to `axis`).
+        axis: (E,) a direction of any length for the method "pca+axis", for example the kernel of a linear head, or the mean vector of
+            positive words minus the mean vector of negative words. With the method "pca" the axis must be None.
+
     Raises:
-        InputError: if there are fewer than 2 vectors or features, or a value is not finite.
+        InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given with "pca",
+            or it is missing, zero or not finite with "pca+axis".
     """
+    require(method in ("pca", "pca+axis"), "method", method, "choose pca or pca+axis")
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(np.isfinite(rows).all(), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
     centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    if method == "pca":
+        require(axis is None, "axis", "given", "choose the method pca+axis for it")
+        return centred @ _principal(centred, 2).T
+    if axis is None:
+        raise InputError("axis", None, "give the direction that x shall follow, or choose the method pca")
+    length = float(np.linalg.norm(axis.astype(np.float64)))
+    require(0 < length < np.inf, "axis", f"length {length}", "give a direction that is finite and not zero")
+    unit = axis.astype(np.float64) / length
+    x = centred @ unit
+    rest = centred - np.outer(x, unit)  # orthogonal to the axis but for rounding errors, whose direction is arbitrary
+    y = rest @ _principal(rest, 1)[0]
+    return np.stack([x, y], axis=1)
+
+
+def _principal(centred: ndarray, count: int) -> ndarray:
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
-    return centred @ (directions * np.sign(largest)).T
+    return directions * np.sign(largest)
 
 
 def word_counts(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int) -> tuple[Counts, Counts]:
@@ -93,16 +117,31 @@ def word_counts(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_siz
         vocabulary_size: number V of word ids.
 
     Raises:
-        InputError: if an id is not between 0 and V - 1.
+        InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
     """
     lengths = np.diff(offsets.astype(np.int64))
+    fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
+    remedy = "give one a review and the end: 0 to the count of ids"
+    require(fits, "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
     inside = bool(((values >= 0) & (values < vocabulary_size)).all())
     require(inside, "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
+    require(np.isin(labels, (0, 1)).all(), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))
     once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
     ids, is_positive = once % vocabulary_size, labels[once // vocabulary_size] == 1
     return np.bincount(ids[is_positive], minlength=vocabulary_size), np.bincount(ids, minlength=vocabulary_size)
+
+
+def word_polarity(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int) -> tuple[Float[ndarray, "V"], Counts]:
+    """Return two arrays (V,): the polarity of each word, and the number of reviews that contain each word.
+
+    The polarity of a word is the share of positive reviews among the reviews that contain it, or NaN if there are none. `word_counts`
+    explains the arguments and errors.
+    """
+    positive, count = word_counts(values, offsets, labels, vocabulary_size)
+    with np.errstate(invalid="ignore"):
+        return positive / count, count
 
 
 WORD2VEC = rb"\A\d+ \d+\n"

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -19,6 +20,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import MARK, write_atomically
 
 Paths = tuple[Path, Path]  # of a .png file and of the .svg file beside it
@@ -148,9 +150,10 @@ def learning_curves(
         force: see `write_figure`.
 
     Raises:
-        InputError: if there are no rows, or no row has any of the metrics.
+        InputError: if there are no rows, a row has no key "epoch", or no row has any of the metrics.
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
+    require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
     ordered = sorted(rows, key=lambda row: row["epoch"])
     epochs = [row["epoch"] for row in ordered]
     panels: dict[str, dict[str, ndarray]] = {}
@@ -199,12 +202,20 @@ def learning_curves(
     return write_figure(path, (width, 4.3), draw, force)
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]] | ndarray, path: Path, title: str) -> Paths:
+def confusion_matrix(
+    confusion: Sequence[Sequence[int]] | ndarray, path: Path, title: str, class_names: tuple[str, str] = ("negative", "positive")
+) -> Paths:
     """Draw a confusion matrix. Each cell shows a count, and the share of this count in the sum of the row.
 
-    `confusion` holds the counts [[true negatives, false positives], [false negatives, true positives]]. `write_figure` describes the files.
+    `confusion` holds the counts [[true negatives, false positives], [false negatives, true positives]], `class_names` the names of the
+    negative and the positive class. `write_figure` describes the files.
+
+    Raises:
+        InputError: if `confusion` is not 2 by 2, or has a negative count.
     """
-    counts = np.asarray(confusion)
+    with parsing("confusion matrix", "give 2 by 2 counts"):
+        counts = np.asarray(confusion)
+    require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
 
     def draw(figure):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -215,8 +226,8 @@ def confusion_matrix(confusion: Sequence[Sequence[int]] | ndarray, path: Path, t
             style = {"ha": "center", "va": "center", "color": "white" if share > 0.55 else INK}
             axes.text(column, row - 0.06, f"{counts[row, column]:,}", fontsize=20, **style)
             axes.text(column, row + 0.16, f"{share:.1%} of row", fontsize=11, **style)
-        axes.set_xticks([0, 1], ["negative", "positive"])
-        axes.set_yticks([0, 1], ["negative", "positive"], rotation=90, va="center")
+        axes.set_xticks([0, 1], class_names)
+        axes.set_yticks([0, 1], class_names, rotation=90, va="center")
         axes.set(xlabel="predicted", ylabel="labelled")
         accuracy = np.trace(counts) / max(counts.sum(), 1)
         axes.set_title(f"{accuracy:.2%} of {counts.sum():,} reviews are right", pad=10)
@@ -305,9 +316,18 @@ def embedding_map(
     """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file; see `write_figure`.
 
     `coordinates` (N, 2) are the points. The polarity of a word (`colours`, (N,)) is the share of positive reviews among the reviews that
-    contain it. Labels do not overlap: a word has no label if there is no room for it. The words, the most frequent first, are labelled in
-    this order: the first word, the word with the polarity furthest from 0.5, the second word, and so on.
+    contain it. A word whose polarity is NaN is left out. Labels do not overlap: a word has no label if there is no room for it. The words,
+    the most frequent first, are labelled in this order: the first word, the word with the polarity furthest from 0.5, the second word, and
+    so on.
+
+    Raises:
+        InputError: if `words` and `coordinates` differ in length, or if no word has a polarity.
     """
+    require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
+    known = np.isfinite(colours)
+    require(known.any(), "words of a map", "none with a share", "give words that occur in the reviews")
+    coordinates, colours = coordinates[known], colours[known]
+    shown = list(compress(words, known))
 
     def draw(figure):
         from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -331,7 +351,7 @@ def embedding_map(
         bar.outline.set_visible(False)
         axes.set(xlabel="first coordinate", ylabel="second coordinate")
         axes.margins(0.06)
-        _label_words(axes, coordinates, words, points.to_rgba(colours)[:, :3] * 0.6, _label_order(colours))
+        _label_words(axes, coordinates, shown, points.to_rgba(colours)[:, :3] * 0.6, _label_order(colours))
 
     return write_figure(path, (10.0, 7.6), draw, force)
 

@@ -17,7 +17,6 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -226,8 +225,10 @@ def _serve(function: Run, pipe: Connection):
 
 def slurm(work: Work) -> Outcomes:
     """Call the function in Slurm jobs, which the package submitit starts, on a few configs in each."""
-    with parsing("submitit", 'pip install ".[slurm]"', ImportError):
-        submitit = import_module("submitit")
+    try:
+        import submitit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError("submitit", "not installed", 'pip install ".[slurm]"') from error
     parameters = dict(work.options)
     with parsing("options", 'give a cluster such as "local", and parameters of submitit'):
         executor = submitit.AutoExecutor(folder=work.folder, cluster=parameters.pop("cluster", None))

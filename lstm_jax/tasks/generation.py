@@ -210,6 +210,7 @@ def draw_units(characters: Characters, ids: ndarray, activations: ndarray, path:
     """Write an HTML page that shows a text once for each of the `count` most active hidden units; see `text_map.units_page`."""
     from lstm_jax.inspection import text_map
 
+    require(count >= 1, "count", count, "give 1 unit or more")
     units = text_map.most_active(activations, count)
     title = f"The {len(units)} most active of {activations.shape[1]} units"
     text_map.units_page([characters.characters[i] for i in ids], activations, units, path, title, force)
@@ -291,6 +292,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
                 there is none or the data of the run have changed.
         """
         require(text is None or not paths, "text", "given with files", "give one of the two")
+        require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
         if text is not None:
             ids, starts = self.encode(text, clean, unknown), np.zeros(1, np.int64)
         elif not paths:

@@ -138,7 +138,10 @@ class FoundLookups:
     modes: list[str]
     """Mode of each lookup in the table, "fill" or "clip"; see `gather_columns`."""
     batch_axes: Ints
-    """Batch axis of the row indices of each lookup: the first axis of the size of the batch, or -1 if there is none or only one device."""
+    """Index of the batch axis of the row indices of each lookup in the table.
+
+    It is -1, the last axis, if the batch axis is not known or if there is only one device.
+    """
 
     def indices(self, params: Params, *args) -> list[Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
@@ -178,7 +181,24 @@ def find_lookups(loss: Callable, params: Params, *args, table: str = "") -> Foun
     if not found:
         return None
     largest = max(found, key=lambda name: (params[name].size, name))
-    sizes = [leaf.shape[0] for leaf in jax.tree.leaves(args[:2]) if leaf.ndim]
-    batch = sizes[0] if sizes and sharding.devices() > 1 else -1
-    axes = tuple(ids.shape.index(batch) if batch in ids.shape else -1 for ids in found[largest])
+    axes = (-1,) * len(found[largest])
+    if sharding.devices() > 1:
+        axes = _batch_axes(loss, largest, found[largest], params, args) or axes
     return FoundLookups(largest, program, jax.tree.structure(shapes), [mode for name, mode in modes if name == largest], axes)
+
+
+def _batch_axes(loss: Callable, table: str, small: list, params: Params, args: tuple) -> Ints:
+    """Return the axis of each array of row indices that grows with the batch, or () if the loss takes no other batch size."""
+
+    def doubled(leaf):
+        return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)
+
+    larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
+    try:
+        program = jax.make_jaxpr(loss)(params, *larger)
+        large = jax.eval_shape(lambda *args: _indices(program, (table,), params, args, []), *larger)[table]
+    except Exception:
+        return ()
+    pairs = zip(small, large, strict=True)
+    axes = [[n for n, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[1] == 2 * sizes[0]] for a, b in pairs]
+    return tuple(changed[0] if len(changed) == 1 else -1 for changed in axes)

@@ -1,4 +1,4 @@
-"""Neighbours, projections, word counts and exports of an embedding table are compared with values computed by hand."""
+"""Neighbours, projections, word polarity and exports of an embedding table are compared with values computed by hand."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.errors import InputError
-from lstm_jax.inspection.embedding_space import escape, export_projector, export_word2vec, lookup, neighbours, project, word_counts
+from lstm_jax.inspection.embedding_space import escape, export_projector, export_word2vec, lookup, neighbours, project, word_polarity
 
 # Ids 0 to 3 are reserved and must not be found as neighbours, although the vectors of 1 and 2 are close to those of words.
 TABLE = np.float32([[0, 0], [1, 0], [1, 0.1], [9, 9], [2, 0], [3, 3], [0, 5], [-1, 0], [0, 0], [2, 0]])
@@ -47,22 +47,32 @@ def test_pca_is_centred_uncorrelated_and_fixed_in_sign(seed):
     np.testing.assert_allclose(project(rows + 3), plane, atol=1e-9)
 
 
+def test_an_axis_is_followed_and_y_is_at_right_angles_to_it():
+    rows = np.array([[9.0, 1, 2], [-9, 1, -2], [1, 5, 0], [-1, -7, 0]])
+    plane = project(rows, "pca+axis", axis=np.array([0.0, 3, 0]))
+    np.testing.assert_allclose(plane[:, 0], [1, 1, 5, -7])
+    y_direction = np.linalg.lstsq(rows, plane[:, 1], rcond=None)[0]
+    assert y_direction[1] == pytest.approx(0, abs=1e-12)
+    assert np.linalg.norm(y_direction) == pytest.approx(1)
+    assert y_direction[0] > 0.9
+
+
 @given(st.lists(st.tuples(st.lists(st.integers(0, 6)), st.integers(0, 1)), min_size=1, max_size=8))
-def test_counts_are_what_sets_say(reviews):
+def test_polarity_is_what_sets_say(reviews):
     values = np.array([word for review, _ in reviews for word in review], np.int32)
     offsets = np.cumsum([0] + [len(review) for review, _ in reviews])
-    positive, count = word_counts(values, offsets, np.array([label for _, label in reviews]), 7)
+    share, count = word_polarity(values, offsets, np.array([label for _, label in reviews]), 7)
     for word in range(7):
         holders = [label for review, label in reviews if word in set(review)]
         assert count[word] == len(holders)
-        assert positive[word] == sum(holders)
+        assert share[word] == pytest.approx(np.mean(holders)) if holders else np.isnan(share[word])
 
 
-def test_word_ids_do_not_overflow_narrow_types():
+def test_polarity_ids_do_not_overflow_narrow_types():
     for dtype in (np.uint8, np.uint64):
         values = np.full(70_000, 250, dtype)
-        positive, count = word_counts(values, np.arange(70_001), np.ones(70_000, np.uint8), 60_000)
-        assert (positive[250], count[250], count.sum()) == (70_000, 70_000, 70_000)
+        share, count = word_polarity(values, np.arange(70_001), np.ones(70_000, np.uint8), 60_000)
+        assert (share[250], count[250], count.sum()) == (1, 70_000, 70_000)
 
 
 def test_projector_files(tmp_path):
@@ -85,8 +95,8 @@ def test_escape():
 ONE, ROWS = np.ones((1, 2), np.float32), np.ones((3, 3))
 
 
-def counts(*given):
-    return word_counts(*map(np.array, given), 8)
+def polarity(*given):
+    return word_polarity(*map(np.array, given), 8)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,13 @@ def counts(*given):
         (lambda _: neighbours(TABLE, 4, 0), "count of neighbours: 0"),
         (lambda _: project(ROWS[:1]), "vectors to project: shape"),
         (lambda _: project(ROWS * np.nan), "vectors to project: not finite"),
-        (lambda _: counts([8], [0, 1], [0]), "word ids: "),
+        (lambda _: project(ROWS, "pca", ROWS[0]), "axis: given"),
+        (lambda _: project(ROWS, "pca+axis"), "axis: None"),
+        (lambda _: project(ROWS, "pca+axis", 0 * ROWS[0]), "axis: length 0"),
+        (lambda _: polarity([4], [0, 1], [0, 1]), "offsets: "),
+        (lambda _: polarity([4, 4], [0, 2, 1, 2], [0, 1, 1]), "offsets: "),
+        (lambda _: polarity([8], [0, 1], [0]), "word ids: "),
+        (lambda _: polarity([4], [0, 1], [2]), "labels: "),
         (lambda path: export_word2vec(path / "w.txt", [""], ONE), "word: empty"),
         (lambda path: export_projector(path, ["a", "b"], ONE, {}), "words: 2 for 1 vectors"),
         (lambda path: export_word2vec(path / "w.txt", [], ONE[:0]), "vectors: "),

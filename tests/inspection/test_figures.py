@@ -104,12 +104,12 @@ def test_close_labels_are_pushed_apart(figure):
 
 
 def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
-    figures.confusion_matrix(np.array([[12_345, 5], [1, 3]]), PATH, "Test")
+    figures.confusion_matrix(np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good"))
     (axes,) = figure.axes
     shown = "12,345 100.0%|5 0.0%|1 25.0%|3 75.0%".replace("%", "% of row")
     assert [text.get_text() for text in axes.texts] == [part for cell in shown.split("|") for part in cell.split(" ", 1)]
     assert [text.get_position()[0] for text in axes.texts[::2]] == [0, 1, 0, 1]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["negative", "positive"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
     assert axes.get_title(loc="left") == "99.95% of 12,354 reviews are right"
 
 
@@ -141,11 +141,11 @@ def test_frequent_and_extreme_words_are_labelled_first(figure):
     assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
-def test_odd_words_are_drawn_as_they_are(figure):
-    words = ["$a_1$", "\x96", "漢字", "\udce9"]
+def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(figure):
+    words = ["$a_1$", "\x96", "漢字", "\udce9", "left out"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figures.embedding_map(np.eye(4, 2), words, np.array([0.5] * 4), PATH, "$5 words")
+        figures.embedding_map(np.eye(5, 2), words, np.array([0.5] * 4 + [np.nan]), PATH, "$5 words")
     assert {text.get_text() for text in figure.axes[0].texts} <= {"$a_1$", r"\x96", "漢字", r"\xdce9"}
 
 
@@ -154,6 +154,10 @@ def test_odd_words_are_drawn_as_they_are(figure):
     [
         (lambda path: figures.learning_curves([], path, ""), "none; train for an epoch"),
         (lambda path: figures.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
+        (lambda path: figures.learning_curves([{"train_loss": 1.0}], path, ""), "no epoch in it"),
+        (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
+        (lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
+        (lambda path: figures.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), path, ""), "none with a share"),
         (lambda path: figures.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
     ],
 )

@@ -289,10 +289,12 @@ NOT_WRITTEN = {
         (lambda run: run.score([1]), "text: 1 characters"),
         (lambda run: run.activations([V]), "ids: "),
         (lambda run: run.activations(np.zeros(0, int)), "text: 0 characters"),
+        (lambda run: generation.draw_units(run.characters, np.zeros(1, int), np.zeros((1, 8)), Path("x.html"), 0), "count: 0; "),
         (lambda run: run.score([1, 2], "Carried"), "mode: Carried; "),
         (lambda run: run.encode("the", unknown="#"), "unknown: #; "),
         (lambda run: run.encode(b"the \xff"), r"characters that the run does not know: '\\udcff'"),
         (lambda run: run.read_text(["a.txt"], "the cat"), "text: given with files"),
+        (lambda run: run.read_text(most=-1), "chars: -1"),
         *(
             (lambda run, given={name: value}: run.write(**({"prompt": [1], "chars": 3, "rules": run.rules()} | given)), f"{name}: ")
             for name, values in NOT_WRITTEN.items()
