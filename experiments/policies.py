@@ -1,7 +1,7 @@
 """Study of what a policy with memory learns in five environments that need one, and of how fast it learns it.
 
     python -m experiments.policies --preset toy       # seconds
-    python -m experiments.policies --workers 2        # 20 minutes on two cores
+    python -m experiments.policies --workers 2        # 51 trainings
 
 Proximal policy optimisation (examples/recurrent_ppo.py) trains policies with an LSTM, a GRU and a dense layer ("memoryless") in the five
 environments of examples/memory_tasks.py, for 983,040 steps each, with three seeds. In one environment, policies with the

@@ -74,7 +74,6 @@ GET_WEIGHTS = "give the list that get_weights() returns"
 
 
 def _from_list(kind: str, weights, where: str = "", sizes: dict[str, int] | None = None) -> Arrays:
-    """Convert the list of the arrays of a Keras layer to the dict of arrays that lstm_jax uses."""
     layout = LAYOUTS[kind]
     if kind == "gru":
         layout = layout._replace(shapes=cell_shapes("3H", bias=("2", "3H")))
@@ -89,7 +88,6 @@ def _from_list(kind: str, weights, where: str = "", sizes: dict[str, int] | None
 
 
 def _list(arrays: Arrays) -> Weights:
-    """Return the arrays of a cell in Keras' order, with both biases of a GRU in one array."""
     kernel, recurrent, *biases = arrays.values()
     return [kernel, recurrent, biases[0] if len(biases) == 1 else np.stack(biases)]
 
@@ -288,7 +286,6 @@ def _class(name: str) -> str:
 
 
 def _names(kinds: list[str]) -> list[str]:
-    """Return the names in a file of layers of the given classes, such as "lstm" and "lstm_1"."""
     counts = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
     return [f"{kind}_{count}" if count else kind for kind, count in zip(kinds, counts, strict=True)]
 

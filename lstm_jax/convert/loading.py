@@ -39,7 +39,6 @@ Pairs = list[tuple[Any, ndarray]]
 
 
 def _paired(layer, arrays: Arrays, where: str = "") -> Pairs:
-    """Pair each array with the parameter of the same name, after checking that their shapes are equal."""
     found = []
     for name, array in arrays.items():
         parameter = getattr(layer, name, None)
@@ -136,7 +135,6 @@ def _activation(layer, argument: str, name: str) -> str:
 
 
 def _state_dict(value) -> Any:
-    """Return the state dict of a PyTorch module. Any other value is returned unchanged."""
     is_module = not isinstance(value, type) and callable(getattr(value, "state_dict", None)) and not _is_keras(value)
     return value.state_dict() if is_module else value
 

@@ -315,7 +315,6 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
 
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
-    """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result."""
     words = graph.node("Unsqueeze", _words(graph, _swapped(graph, ids, axes=2)), [2])
     zero, results = np.float32(0), []
     count = graph.node("ReduceSum", graph.node("Cast", words, to=graph.onnx.TensorProto.FLOAT), [0], keepdims=0)

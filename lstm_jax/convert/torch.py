@@ -171,7 +171,6 @@ def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Array
 
 
 def _uniform(cell: str, layers: list) -> list[Layer]:
-    """Return copies of the weights of layers, after checking that one PyTorch module can hold them."""
     found = check_stack(layers, cell)
     shapes = {str([half["recurrent_kernel"].shape for half in halves(layer).values()]) for layer in found}
     remedy = f"an nn.{LAYOUTS[cell].module} has the same in all layers: give all arrays, or convert the layers one by one"

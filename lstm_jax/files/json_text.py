@@ -12,7 +12,6 @@ def json_text(value, **options) -> str:
 
 
 def _finite(value) -> Any:
-    """Return a copy of a value, in which None takes the place of each float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

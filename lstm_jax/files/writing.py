@@ -105,7 +105,6 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
 
 def _open_temporary(path: Path):
-    """Create a temporary file for `path`, and return the path of the temporary file and the open file."""
     while True:
         temporary = _temporary(path)
         file = temporary.open("xb")

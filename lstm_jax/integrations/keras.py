@@ -193,7 +193,6 @@ def _replace(layer, name: str, part) -> None:
 
 
 def _shared(layer, kind: type) -> Any:
-    """Return a layer of class `kind` that has the settings of a Keras layer and shares its weights."""
     made = kind.from_config(layer.get_config())
     _replace(made, "cell", layer.cell)
     made.zero_output_for_mask = layer.zero_output_for_mask

@@ -141,7 +141,6 @@ def run(
 
 
 def _labels(configs: Mapping) -> dict[str, str]:
-    """Return a text for each run: the fields in which the configs differ, or the id if they are all alike."""
     flat = {key: flatten(dataclasses.asdict(config)) for key, config in configs.items()}
     seen = Counter((name, repr(value)) for values in flat.values() for name, value in values.items())
     return {

@@ -27,7 +27,6 @@ def _logs(name: str, values: Values) -> ndarray:
 
 
 def _bootstrap(samples: Sequence[Values], statistic: Callable, draws: int, seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap confidence interval (low, high) of a statistic of one or several samples."""
     from scipy import stats
 
     arrays = [np.asarray(sample, float) for sample in samples]

@@ -168,7 +168,6 @@ def _is_cpu(mesh: Mesh) -> bool:
 
 
 def _bytes(tree, devices: int = 1) -> int:
-    """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()

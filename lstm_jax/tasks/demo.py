@@ -118,7 +118,6 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in the folder, or "" for anything else, such as a link or an empty folder."""
     found = {}
     for path in folder.rglob("*"):
         is_link = path.is_symlink()

@@ -28,8 +28,6 @@ Rebuild = Callable[..., Any]
 
 
 def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
-    """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text."""
-
     def gather(text, numbers):
         positions = (numbers * step)[:, None] + np.arange(length + 1, dtype=numbers.dtype)[None, :]
         return text.take(positions, mode="clip").astype(np.int32)

@@ -223,7 +223,6 @@ def claimed(folder: Path, parts: Iterable[str], resume: bool) -> Iterator[None]:
 
 
 def _named(tree: PyTree) -> Record:
-    """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     require(len(named) == len(flat), "checkpoint state", "two leaves of the same path", "keep dots out of the keys")
@@ -244,7 +243,6 @@ def _leaf_record(leaf) -> Record:
 
 
 def _file_records(arrays: Path, sync: bool = False) -> Record:
-    """Return the entries of a manifest for all files below the folder `arrays`. If `sync` is true, flush the files to disk."""
     records = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
         with path.open("rb") as file:
@@ -256,7 +254,6 @@ def _file_records(arrays: Path, sync: bool = False) -> Record:
 
 
 def _read_manifest(folder: Path, step: int) -> Record:
-    """Return the content of a manifest, or {} if it is damaged."""
     with contextlib.suppress(OSError, KeyError, AttributeError):
         manifest = read_summed(_manifest_path(folder, step).read_bytes()) or {}
         whole = manifest["step"] == step and isinstance(manifest["folder"], str) and isinstance(manifest["extra"], dict)

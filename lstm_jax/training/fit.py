@@ -172,8 +172,6 @@ def fit(
 
 
 def _reseeded(variables, key: Array):
-    """Return the variables of a module's random streams with new keys, derived from `key`, and with all counters set to 0."""
-
     def fresh(number, var):
         if isinstance(var, nnx.RngKey):
             own, shape = jax.random.fold_in(key, number), var[...].shape

@@ -188,7 +188,6 @@ class RunFolder:
         return None, ()
 
     def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
-        """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
         pairs = {name: (sealed.get(name, ""), self._digest(name)) for name in FILES}
         return {name: "missing" if not now else "changed" if before else "added" for name, (before, now) in pairs.items() if now != before}
 

@@ -110,7 +110,6 @@ def read_folder(found: Found, *_: object) -> TextSplits:
 
 
 def _is_read(name: str, shown: str) -> bool:
-    """Return whether a file is one of the files of the data set that are read: a review, `urls_pos.txt` or `urls_neg.txt`."""
     read = MEMBER.fullmatch(name) is not None
     misnamed = not read and REVIEW.fullmatch(name)
     require(not misnamed, f"review {shown}", "not named ID_RATING.txt", "rename it, as in 12_7.txt, or give a CSV or JSON-lines file")

@@ -134,7 +134,6 @@ def _review(draw: random.Random, label: int) -> str:
 
 
 def _judgement(draw: random.Random, label: int) -> str:
-    """Return a random sentence whose verdict is `label` (0 negative, 1 positive)."""
     main, form = _clause(draw, label), draw.randrange(10)
     if form < 2:
         concession = f"despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
@@ -152,7 +151,6 @@ def _judgement(draw: random.Random, label: int) -> str:
 
 
 def _clause(draw: random.Random, label: int) -> str:
-    """Return a random main clause whose verdict is `label`."""
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label
     negation = f"{NEGATION} " if negated else ""

@@ -127,7 +127,6 @@ def _read(part: Record) -> Any:
 
 
 def _division(file, place: int, size: int) -> int:
-    """Return the first position, from `place` on, at which a text file can be divided."""
     if place in (0, size):
         return place
     file.seek(place)
