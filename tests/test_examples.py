@@ -42,10 +42,10 @@ def imported(*names: str) -> Iterator[list[ModuleType]]:
 @pytest.mark.slow
 def test_adding():
     with imported("adding") as (example,):
-        x, y = example.make_batch(jax.random.key(0), 20)
-        np.testing.assert_allclose(y, (x[..., 0] * x[..., 1]).sum(1), rtol=1e-6)
-        assert (x[:, :10, 1].sum(1) == 1).all()
-        assert (x[:, 10:, 1].sum(1) == 1).all()
+        x, y = example.make_batches(jax.random.key(0), 20)
+        np.testing.assert_allclose(y, (x[..., 0] * x[..., 1]).sum(2), rtol=1e-6)
+        assert (x[:, :, :10, 1].sum(2) == 1).all()
+        assert (x[:, :, 10:, 1].sum(2) == 1).all()
         assert example.run(example.Config("gru", 10))["error"] < 0.02
 
 

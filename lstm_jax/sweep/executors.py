@@ -120,7 +120,7 @@ def processes(work: Work) -> Outcomes:
     items = list(work.missing.items())
     parts = [deque(items[number * len(items) // workers : (number + 1) * len(items) // workers]) for number in range(workers)]
     places = list(zip(shares, selections or [{}] * workers, parts, strict=False))
-    busy, name = list[_Worker](), f"sweep {id(work)}"
+    busy, leaving, name = list[_Worker](), list[_Worker](), f"sweep {id(work)}"
 
     def take(worker: _Worker) -> tuple[str, Any]:
         *_, part = worker.place
@@ -131,6 +131,8 @@ def processes(work: Work) -> Outcomes:
         try:
             while busy or any(parts):
                 while places and any(parts):
+                    for worker in leaving:
+                        worker.process.join()  # frees the memory of its GPU
                     busy.append(_Worker(work.function, name, places.pop(0)))
                     busy[-1].begin(*take(busy[-1]))
                 work.running = len(busy)
@@ -142,9 +144,11 @@ def processes(work: Work) -> Outcomes:
                         worker.begin(*take(worker))
                     else:
                         worker.pipe.close()
-                        worker.process.join()  # frees the memory of its GPU
                         busy.remove(worker)
+                        leaving.append(worker)  # its exit takes a while
                         places.append(worker.place)
+            for worker in leaving:
+                worker.process.join()
         finally:
             for process in multiprocessing.active_children():
                 if process.name == name:
