@@ -26,6 +26,7 @@ CHARACTER: Kind = "character model"  # its input is one-hot or embedded, and it 
 OWN = "lstm_jax"
 """Name of this package, which the function `is_a` takes as its argument `package`."""
 DIRECTIONS = ("forward", "backward")
+MERGES = ("concat", "sum", "ave", "mul")
 PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
@@ -223,7 +224,7 @@ class Target(NamedTuple):
 
 TORCH_CELLS = {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
 TORCH = Target("PyTorch", TORCH_CELLS)
-KERAS = Target("Keras", None, ("concat", "sum", "ave", "mul", None), ("dtype", "go_backwards"))
+KERAS = Target("Keras", None, (*MERGES, None), ("dtype", "go_backwards"))
 FLAX = Target("Flax", options=("dtype", "go_backwards"))
 
 

@@ -24,6 +24,7 @@ from lstm_jax.convert.arrays import (
     CHARACTER,
     ENDS,
     LAYOUTS,
+    MERGES,
     OWN,
     SENTIMENT,
     Arrays,
@@ -46,7 +47,6 @@ OPSET = 17
 """Version of ONNX's operators that the graphs use."""
 IR_VERSION = 8
 """Version of ONNX's file format. The first release of ONNX with opset 17 has this version. All programs with opset 17 can read it."""
-MERGES = ("concat", "sum", "ave", "mul")
 LARGEST = 2**31 - 2**20
 """Largest total size of the weights of a model in bytes. The file of a model must be smaller than 2 GiB."""
 

@@ -156,7 +156,8 @@ def cell_to_torch(cell: str, params, prefix: str = "", suffix: str = "_l0", bias
 def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Arrays:
     own, remedy = LAYOUTS[cell], ""
     shapes = {**own.shapes, "recurrent_bias": own.shapes["bias"]}  # PyTorch's cells have both biases, or none
-    layout = own._replace(shapes={theirs: ", ".join(reversed(shapes[name].split(", "))) for name, theirs in NAMES.items() if name in shapes})
+    turned = {theirs: ", ".join(reversed(shapes[name].split(", "))) for name, theirs in NAMES.items() if name in shapes}
+    layout = own._replace(shapes=turned)
     if cell == "lstm" and "weight_hr" in given:
         remedy = f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)"
     for name, array in given.items():
