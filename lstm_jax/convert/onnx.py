@@ -142,8 +142,10 @@ def add_layers(
         parts = [reordered("ONNX", cell, part) for part in halves(layer).values()]
         for part in parts:
             part["bias"] = np.concatenate([part["bias"], part.get("recurrent_bias", np.zeros_like(part["bias"]))])
-        arrays = {name: np.stack([part[name].T for part in parts]) for name in ("kernel", "recurrent_kernel", "bias")}
-        weights = [graph.constant(f"recurrent/{number}/{name}", array) for name, array in arrays.items()]
+        weights = [
+            graph.constant(f"recurrent/{number}/{name}", np.stack([part[name].T for part in parts]))
+            for name in ("kernel", "recurrent_kernel", "bias")
+        ]
         shape = (len(parts), "batch", len(parts[0]["recurrent_kernel"]))
         initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in names if states]
         options = {"hidden_size": shape[-1], "direction": "bidirectional" if len(parts) == 2 else "forward", **attributes}

@@ -159,7 +159,7 @@ def clustered(series: ndarray) -> ndarray:
         return np.arange(count)
     centred = series - series.mean(0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-12)
-    distance = np.clip(1 - np.abs(unit.T @ unit), 0, None)[np.triu_indices(count, 1)].astype(np.float64)
+    distance = np.clip(1 - np.abs(unit.T @ unit), 0, None)[np.triu_indices(count, 1)]
     return leaves_list(optimal_leaf_ordering(linkage(distance, "average"), distance))
 
 

@@ -98,7 +98,7 @@ def _describe(records: list[Record]) -> Record:
             filled.add(article)
             between, within = False, ends
     characters = BYTES if unit == "byte" else sorted(known)
-    return {"unit": unit, "recipe": recipe, "characters": list(characters), "articles": len(filled), "shards": shards}
+    return {"unit": unit, "recipe": recipe, "characters": characters, "articles": len(filled), "shards": shards}
 
 
 def _write_shard(part: Record, path: Path) -> Record:
@@ -108,7 +108,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     characters = Characters.of(text)
     ids = characters.encode(text)
     write_atomically(path, ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
-    return {"characters": list(characters.characters), "count": len(ids), "edges": edges}
+    return {"characters": characters.characters, "count": len(ids), "edges": edges}
 
 
 def _read(part: Record) -> Any:

@@ -100,6 +100,6 @@ class TextNetwork(Network):
             (Strip("surprise", [0.0, *bits[:-1].tolist()], "Bits of each character, given those before it."),),
             norms,
             True,
-            reach(norms).astype(float).tolist(),
+            reach(norms).tolist(),
             [[(characters[i], float(np.exp(row[i]))) for i in chosen] for row, chosen in zip(log_p, best, strict=True)],
         )
