@@ -89,9 +89,11 @@ class Graph:
 
         An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
         """
-        name, names = f"{operator}/{len(self.nodes)}", []
-        for number, value in enumerate(inputs):
-            names.append(value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value)))
+        name = f"{operator}/{len(self.nodes)}"
+        names = [
+            value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value))
+            for number, value in enumerate(inputs)
+        ]
         found = [f"{name}/{number}" for number in range(outputs)]
         self.nodes.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
         return found[0] if outputs == 1 else found
@@ -153,7 +155,7 @@ def add_layers(
         for name, value in zip(names, final, strict=True):
             if number in returned:
                 graph.output(value, f"new_state/{number}/{name}", *shape)
-        x, last = (_merge(graph, merge, value, len(parts), axis) for value, axis in ((all_steps, 1), (final[0], 0)))
+        x, last = _merge(graph, merge, all_steps, len(parts), 1), _merge(graph, merge, final[0], len(parts), 0)
     return x, last
 
 

@@ -66,9 +66,15 @@ def write_review_shards(
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
     require(not trained & tested, "reviews", min(trained & tested, default=""), "a table of both splits: name it for one of them")
     require(trained, "reviews", "no table", DESCRIPTION)
-    options = {"text_column": text_column, "label_column": label_column}
     parts = [
-        {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns} | options
+        {
+            "path": str(path),
+            "split": split,
+            "size": path.stat().st_size,
+            "modified": path.stat().st_mtime_ns,
+            "text_column": text_column,
+            "label_column": label_column,
+        }
         for split, own in tables.items()
         for path in own
     ]

@@ -109,8 +109,8 @@ def prepare_corpus(
     for ids in (train, held_out):
         fingerprint.update(f"|{len(ids)}|".encode())
         fingerprint.update(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data)
-    facts = len(articles), copies, fingerprint.hexdigest()
-    return Corpus(train, held_out, characters, *facts, starts[starts < cut], held_starts, tuple(notes))
+    begins = starts[starts < cut]
+    return Corpus(train, held_out, characters, len(articles), copies, fingerprint.hexdigest(), begins, held_starts, tuple(notes))
 
 
 def sharded_corpus(

@@ -72,8 +72,16 @@ def write_shards(
     for path in source_files(paths):
         size, modified = path.stat().st_size, path.stat().st_mtime_ns
         for begin in range(0, size, shard_bytes):
-            place = {"path": str(path), "begin": begin, "end": min(begin + shard_bytes, size)}  # `_division` moves begin and end
-            parts.append(place | {"size": size, "modified": modified, "recipe": recipe, "unit": unit})
+            part = {
+                "path": str(path),
+                "begin": begin,  # `_division` moves begin and end
+                "end": min(begin + shard_bytes, size),
+                "size": size,
+                "modified": modified,
+                "recipe": recipe,
+                "unit": unit,
+            }
+            parts.append(part)
     require(parts, "text", "empty", DESCRIPTION)
     write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
     return read_shards(folder)
