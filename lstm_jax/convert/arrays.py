@@ -278,7 +278,7 @@ def exported(cell: str, layers, target: Target) -> list[Params]:
             for name, value, reason in refused:
                 remedy = f"{library} {reason}; or give the weights alone, layer.cell_params()._asdict()"
                 require(not value or name in target.options, name + place, value, remedy)
-            arrays[direction] = {name: np.asarray(array) for name, array in half.cell_params()._asdict().items()}
+            arrays[direction] = half.cell_params()._asdict()
         found.append(arrays.get("", arrays))
     require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{library} has the same in all layers: export them one by one")
     return found

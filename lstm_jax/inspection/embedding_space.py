@@ -86,15 +86,16 @@ def project(rows: Vectors, method: Literal["pca", "pca+axis"] = "pca", axis: Flo
     require(method in ("pca", "pca+axis"), "method", method, "choose pca or pca+axis")
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(np.isfinite(rows).all(), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    centred = rows - rows.mean(axis=0, dtype=np.float64)
     if method == "pca":
         require(axis is None, "axis", "given", "choose the method pca+axis for it")
         return centred @ _principal(centred, 2).T
     if axis is None:
         raise InputError("axis", None, "give the direction that x shall follow, or choose the method pca")
-    length = np.linalg.norm(axis.astype(np.float64))
+    direction = axis.astype(np.float64)
+    length = np.linalg.norm(direction)
     require(0 < length < np.inf, "axis", f"length {length}", "give a direction that is finite and not zero")
-    unit = axis.astype(np.float64) / length
+    unit = direction / length
     x = centred @ unit
     rest = centred - np.outer(x, unit)  # orthogonal to the axis but for rounding errors, whose direction is arbitrary
     y = rest @ _principal(rest, 1)[0]

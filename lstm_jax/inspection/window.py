@@ -198,7 +198,7 @@ def _frame(frame: Frame, kept: list[ndarray]) -> dict[str, Any]:
         "curve": _rounded(frame.curve),
         "strips": [*map(_rounded, frame.strips)],
         "layers": [_layer(layer, units) for layer, units in zip(frame.layers, kept, strict=True)],
-        "reach": [float(steps) for steps in frame.reach],
+        "reach": list(frame.reach),
         "likely": [[(character, round(float(p), 4)) for character, p in row] for row in frame.likely],
     }
     if frame.norms is not None:

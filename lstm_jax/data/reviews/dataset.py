@@ -137,7 +137,7 @@ def encode_reviews(splits: TextSplits, num_words: int | None = None) -> EncodedR
 
 def save_cache(path: Path, key: str, arrays: Arrays) -> None:
     """Write arrays to a cache file, together with their key. NumPy adds a checksum of each array."""
-    write_atomically(path, lambda file: np.savez(file, key=np.asarray(key), **arrays))  # pyright: ignore[reportArgumentType]
+    write_atomically(path, lambda file: np.savez(file, key=key, **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def load_cache(path: Path, key: str) -> Arrays | None:

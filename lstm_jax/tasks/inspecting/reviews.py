@@ -132,7 +132,7 @@ class ReviewNetwork(Network):
             ),
             norms,
             self.stepwise,
-            reach(norms).tolist() if self.stepwise else (),
+            reach(norms).astype(float).tolist() if self.stepwise else (),
         )
 
 
