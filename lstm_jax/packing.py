@@ -68,7 +68,7 @@ def pack(sequences: Sequence, length: int) -> Packed:
         InputError: if there is no sequence, `length` is no int of at least 1, a sequence is empty, is longer than `length`, is a single
             number or is no array, or the sequences have different dtypes or, apart from T_n, shapes.
     """
-    sequences, length = as_tuple("sequences", sequences, "give a list of arrays"), check_number("length", length, Count)
+    sequences = as_tuple("sequences", sequences, "give a list of arrays")
     require(len(sequences) >= 1, "sequences", "none", "give one or more")
     arrays = [_as_array(f"sequence {n}", sequence) for n, sequence in enumerate(sequences)]
     first = arrays[0]

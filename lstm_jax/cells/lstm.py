@@ -59,13 +59,19 @@ def gates(
     return {"input": i, "forget": f, "candidate": activation(g), "output": o}
 
 
-def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM."""
+def make_step(
+    activation: Activation, recurrent_activation: Activation, output_activation: Activation | None = None
+) -> Callable[..., LSTMState]:
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM.
+
+    `output_activation` is applied to the cell state. If it is None, it is `activation`.
+    """
+    squash = output_activation or activation
 
     def step(params, state, z, mask=None, compute_dtype=None):
         i, f, g, o = gates(params, state, z, mask, compute_dtype, activation, recurrent_activation).values()
         c = f * state.c + i * g
-        return LSTMState(o * activation(c), c)
+        return LSTMState(o * squash(c), c)
 
     return step
 

@@ -26,6 +26,7 @@ CHARACTER: Kind = "character model"  # its input is one-hot or embedded, and it 
 OWN = "lstm_jax"
 """Name of this package, which the function `is_a` takes as its argument `package`."""
 DIRECTIONS = ("forward", "backward")
+MERGES = ("concat", "sum", "ave", "mul")
 PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
@@ -33,28 +34,28 @@ class Layout(NamedTuple):
     """Layout of the weights of a cell or of another layer, in lstm_jax and in other libraries."""
 
     title: str  # name of the layer with its article, for error messages
-    shapes: Mapping[str, Texts]  # a letter stands for a size that all arrays of the layer share
+    shapes: Mapping[str, str]  # such as "E, 4H"; a letter stands for a size that all arrays of the layer share
     module: str = ""  # name of the layer in PyTorch and ONNX, such as "LSTM"
     # For each library that has the cell: for each gate in the library's order, its position in the order of lstm_jax. Keras' and PyTorch's
     # orders are their own inverses.
     orders: Mapping[Library, Ints] = {}
 
 
-def cell_shapes(columns: str, outputs: str = "H", **others: Texts) -> dict[str, Texts]:
+def cell_shapes(columns: str, outputs: str = "H", **others: str) -> dict[str, str]:
     """Return the shapes of a cell's arrays, given the numbers of columns of the kernels and of rows of the recurrent kernel."""
-    return {"kernel": ("E", columns), "recurrent_kernel": (outputs, columns), "bias": (columns,), **others}
+    return {"kernel": f"E, {columns}", "recurrent_kernel": f"{outputs}, {columns}", "bias": columns, **others}
 
 
 _IFGO, _URN = (0, 1, 2, 3), (0, 1, 2)
 LAYOUTS = {
     "lstm": Layout("an LSTM", cell_shapes("4H"), "LSTM", {"Keras": _IFGO, "PyTorch": _IFGO, "Flax": _IFGO, "ONNX": (0, 3, 1, 2)}),
-    "gru": Layout("a GRU", cell_shapes("3H", recurrent_bias=("3H",)), "GRU", {"Keras": _URN, "PyTorch": (1, 0, 2), "ONNX": _URN}),
+    "gru": Layout("a GRU", cell_shapes("3H", recurrent_bias="3H"), "GRU", {"Keras": _URN, "PyTorch": (1, 0, 2), "ONNX": _URN}),
     "gru_reset_before": Layout("a GRU with reset_after=False", cell_shapes("3H"), "GRU", {"Keras": _URN, "ONNX": _URN}),
     "simple_rnn": Layout("a simple RNN", cell_shapes("H"), "RNN", {"Keras": (0,), "PyTorch": (0,), "ONNX": (0,)}),
-    PROJECTED: Layout("an LSTM with a projection", cell_shapes("4H", "P", projection=("H", "P")), "LSTM", {"PyTorch": _IFGO}),
-    "lstm_peephole": Layout("an LSTM with peepholes", cell_shapes("4H", peepholes=("3H",)), "LSTM"),
-    "dense": Layout("a dense layer", {"kernel": ("in", "out"), "bias": ("out",)}, "Linear"),
-    "embedding": Layout("an embedding", {"embedding": ("V", "E")}, "Embedding"),
+    PROJECTED: Layout("an LSTM with a projection", cell_shapes("4H", "P", projection="H, P"), "LSTM", {"PyTorch": _IFGO}),
+    "lstm_peephole": Layout("an LSTM with peepholes", cell_shapes("4H", peepholes="3H"), "LSTM"),
+    "dense": Layout("a dense layer", {"kernel": "in, out", "bias": "out"}, "Linear"),
+    "embedding": Layout("an embedding", {"embedding": "V, E"}, "Embedding"),
 }
 """Dict from a cell or another kind of layer to its layout, for each layer whose weights can be converted."""
 CELLS = tuple(name for name, layout in LAYOUTS.items() if layout.orders)
@@ -96,27 +97,21 @@ def checked(layout: Layout, arrays, where: str = "", sizes: dict[str, int] | Non
     """
     check_keys(f"{where}weights of {layout.title}", arrays, layout.shapes, remedy)
     found, sizes = {}, {} if sizes is None else sizes
-    sizes[""] = 1
+    sizes["2"] = 2
     # the recurrent kernel alone shows which cell it belongs to
     for name in sorted(layout.shapes, key=lambda name: name not in ("recurrent_kernel", "weight_hh")):
         value = arrays[name]
-        axes = [_axis(symbol) for symbol in layout.shapes[name]]
+        axes = [(int(factor or 1), size) for factor, size in re.findall(r"(\d*)(\w+)", layout.shapes[name])]
         if value is None and "bias" in name:
             value = np.zeros([factor * sizes[size] for factor, size in axes], list(found.values())[-1].dtype)
         found[name] = array = to_numpy(where + name, value)
         shape = array.shape if array.ndim == len(axes) else [0] * len(axes)
         read = {size: length // factor for (factor, size), length in zip(axes, shape, strict=True)} | sizes
         fits = array.size > 0 and array.shape == tuple(factor * read[size] for factor, size in axes)
-        known = ", ".join(f"{size} = {length}" for size, length in sizes.items() if size) or "any sizes"
-        require(fits, where + name, f"shape {array.shape}", f"expected ({', '.join(layout.shapes[name])}) of {layout.title}, {known}")
+        known = ", ".join(f"{size} = {length}" for size, length in sizes.items() if size != "2") or "any sizes"
+        require(fits, where + name, f"shape {array.shape}", f"expected ({layout.shapes[name]}) of {layout.title}, {known}")
         sizes.update(read)
     return {name: found[name] for name in layout.shapes}
-
-
-def _axis(symbol: str) -> tuple[int, str]:
-    """Split the size of an axis into a factor and the size that it multiplies: "4H" into (4, "H"), "H" into (1, "H"), "2" into (2, "")."""
-    size = symbol.lstrip("0123456789")
-    return int(symbol.removesuffix(size) or 1), size
 
 
 def halves(layer, where: str = "") -> dict[str, Any]:
@@ -229,7 +224,7 @@ class Target(NamedTuple):
 
 TORCH_CELLS = {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
 TORCH = Target("PyTorch", TORCH_CELLS)
-KERAS = Target("Keras", None, ("concat", "sum", "ave", "mul", None), ("dtype", "go_backwards"))
+KERAS = Target("Keras", None, (*MERGES, None), ("dtype", "go_backwards"))
 FLAX = Target("Flax", options=("dtype", "go_backwards"))
 
 
@@ -283,7 +278,7 @@ def exported(cell: str, layers, target: Target) -> list[Params]:
             for name, value, reason in refused:
                 remedy = f"{library} {reason}; or give the weights alone, layer.cell_params()._asdict()"
                 require(not value or name in target.options, name + place, value, remedy)
-            arrays[direction] = {name: np.asarray(array) for name, array in half.cell_params()._asdict().items()}
+            arrays[direction] = half.cell_params()._asdict()
         found.append(arrays.get("", arrays))
     require(len(used) <= 1, "activations", ", ".join(sorted(used)), f"{library} has the same in all layers: export them one by one")
     return found

@@ -76,8 +76,8 @@ GET_WEIGHTS = "give the list that get_weights() returns"
 def _from_list(kind: str, weights, where: str = "", sizes: dict[str, int] | None = None) -> Arrays:
     layout = LAYOUTS[kind]
     if kind == "gru":
-        layout = layout._replace(shapes=cell_shapes("3H", bias=("2", "3H")))
-    names, subject = list(layout.shapes), f"{where}weights of {layout.title}"
+        layout = layout._replace(shapes=cell_shapes("3H", bias="2, 3H"))
+    names, subject = layout.shapes, f"{where}weights of {layout.title}"
     weights = as_tuple(subject, weights, GET_WEIGHTS)
     fits = len(names) - ("bias" in names) <= len(weights) <= len(names)
     require(fits, subject, f"{len(weights)} arrays", f"give {', '.join(names)}" + " (or no bias)" * ("bias" in names))

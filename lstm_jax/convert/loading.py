@@ -145,8 +145,8 @@ def _plain(kind: str, weights, prefix: str) -> Arrays:
     longest = getattr(weights, "max_norm", None)
     require(longest is None, "max_norm", longest, "the layer does not change its vectors: give the state dict, if that is intended")
     state = _state_dict(weights)
-    module = f"nn.{LAYOUTS[kind].module}"
-    check_keys("weights", state, remedy=f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted")
+    remedy = f"give an nn.{LAYOUTS[kind].module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
+    check_keys("weights", state, remedy=remedy)
     return plain_from_torch(kind, state, prefix)
 
 

@@ -24,6 +24,7 @@ from lstm_jax.convert.arrays import (
     CHARACTER,
     ENDS,
     LAYOUTS,
+    MERGES,
     OWN,
     SENTIMENT,
     Arrays,
@@ -46,7 +47,6 @@ OPSET = 17
 """Version of ONNX's operators that the graphs use."""
 IR_VERSION = 8
 """Version of ONNX's file format. The first release of ONNX with opset 17 has this version. All programs with opset 17 can read it."""
-MERGES = ("concat", "sum", "ave", "mul")
 LARGEST = 2**31 - 2**20
 """Largest total size of the weights of a model in bytes. The file of a model must be smaller than 2 GiB."""
 
@@ -89,9 +89,11 @@ class Graph:
 
         An input that is not the name of a value becomes a constant: a list of ints, or a number of float32.
         """
-        name, names = f"{operator}/{len(self.nodes)}", []
-        for number, value in enumerate(inputs):
-            names.append(value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value)))
+        name = f"{operator}/{len(self.nodes)}"
+        names = [
+            value if isinstance(value, str) else self.constant(f"{name}/input/{number}", np.asarray(value))
+            for number, value in enumerate(inputs)
+        ]
         found = [f"{name}/{number}" for number in range(outputs)]
         self.nodes.append(self.onnx.helper.make_node(operator, names, found, name=name, **attributes))
         return found[0] if outputs == 1 else found
@@ -142,8 +144,10 @@ def add_layers(
         parts = [reordered("ONNX", cell, part) for part in halves(layer).values()]
         for part in parts:
             part["bias"] = np.concatenate([part["bias"], part.get("recurrent_bias", np.zeros_like(part["bias"]))])
-        arrays = {name: np.stack([part[name].T for part in parts]) for name in ("kernel", "recurrent_kernel", "bias")}
-        weights = [graph.constant(f"recurrent/{number}/{name}", array) for name, array in arrays.items()]
+        weights = [
+            graph.constant(f"recurrent/{number}/{name}", np.stack([part[name].T for part in parts]))
+            for name in ("kernel", "recurrent_kernel", "bias")
+        ]
         shape = (len(parts), "batch", len(parts[0]["recurrent_kernel"]))
         initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in names if states]
         options = {"hidden_size": shape[-1], "direction": "bidirectional" if len(parts) == 2 else "forward", **attributes}
@@ -151,7 +155,7 @@ def add_layers(
         for name, value in zip(names, final, strict=True):
             if number in returned:
                 graph.output(value, f"new_state/{number}/{name}", *shape)
-        x, last = (_merge(graph, merge, value, len(parts), axis) for value, axis in ((all_steps, 1), (final[0], 0)))
+        x, last = _merge(graph, merge, all_steps, len(parts), 1), _merge(graph, merge, final[0], len(parts), 0)
     return x, last
 
 

@@ -68,8 +68,9 @@ class OnnxFile:
             self.body = self._branch(graph, {})
             onnx.checker.check_model(model)
             kinds = {value.name: value.type.tensor_type for value in graph.input if value.name not in self.constants}
-            sizes = {name: [max(size.dim_value, 0) for size in kind.shape.dim] for name, kind in kinds.items()}
-            self.inputs = {name: (self.dtype(kind.elem_type), sizes[name]) for name, kind in kinds.items()}
+            self.inputs = {
+                name: (self.dtype(kind.elem_type), [max(size.dim_value, 0) for size in kind.shape.dim]) for name, kind in kinds.items()
+            }
 
     def dtype(self, number: int) -> np.dtype:
         """Return the dtype with this number in ONNX, or float32 for all floats."""

@@ -156,7 +156,8 @@ def cell_to_torch(cell: str, params, prefix: str = "", suffix: str = "_l0", bias
 def _from_direction(cell: str, given: Mapping[str, object], where: str) -> Arrays:
     own, remedy = LAYOUTS[cell], ""
     shapes = {**own.shapes, "recurrent_bias": own.shapes["bias"]}  # PyTorch's cells have both biases, or none
-    layout = own._replace(shapes={theirs: shapes[name][::-1] for name, theirs in NAMES.items() if name in shapes})
+    turned = {theirs: ", ".join(reversed(shapes[name].split(", "))) for name, theirs in NAMES.items() if name in shapes}
+    layout = own._replace(shapes=turned)
     if cell == "lstm" and "weight_hr" in given:
         remedy = f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)"
     for name, array in given.items():
@@ -251,7 +252,7 @@ def _from_state(state_dict: StateDict, attributes: tuple[str, str, str], kind: K
     return join_model(table, lstm_from_torch(state_dict, lstm), dense, kind)
 
 
-PLAIN = {"dense": {"weight": ("out", "in"), "bias": ("out",)}, "embedding": {"weight": ("V", "E")}}
+PLAIN = {"dense": {"weight": "out, in", "bias": "out"}, "embedding": {"weight": "V, E"}}
 """Dict from a kind of layer to the shapes of its arrays in PyTorch."""
 
 

@@ -93,11 +93,11 @@ def pad_rows(values, starts: ndarray, lengths: ndarray, maxlen: int, padding: st
 
 def joined_rows(values, starts: ndarray, lengths: ndarray) -> ndarray:
     """Return the ids of N rows, one row after the other. Row n is `values[starts[n] : starts[n] + lengths[n]]`."""
-    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return values[np.repeat(starts, lengths) + within]
 
 
 def ragged(rows: Iterable) -> tuple[ndarray, ndarray]:
     """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
-    return np.concatenate([np.zeros(0, np.int32), *arrays]), np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+    return np.concatenate([np.zeros(0, np.int32), *arrays]), np.cumsum([0, *map(len, arrays)])

@@ -259,7 +259,7 @@ def series_windows(series: Series, context: int, horizon: int, first: int = 0, l
             above the length of the series.
     """
     context, horizon = check_number("context", context, Count), check_number("horizon", horizon, Count)
-    first, last = (check_number(name, index, CountOrNone) for name, index in (("first", first), ("last", last)))
+    first, last = check_number("first", first, CountOrNone), check_number("last", last, CountOrNone)
     require(last <= len(series), "last", last, f"the series has {len(series)} entries: give at most as many")
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)

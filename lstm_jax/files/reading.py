@@ -148,7 +148,7 @@ class XzStream:
     def read(self, size: int) -> bytes:
         """Return at most `size` decompressed bytes, or b"" at the end of the file."""
         while True:
-            rest = self.decoder.unused_data if self.decoder.eof else b""
+            rest = self.decoder.unused_data  # b"" before the end of a stream
             if self.decoder.eof:
                 while not (rest := rest.lstrip(b"\0")) and (rest := self.file.read(_XZ_PIECE)):
                     pass

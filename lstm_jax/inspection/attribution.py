@@ -153,5 +153,5 @@ def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
     for k, row in enumerate(rows):
         backwards = np.cumsum(row[: steps - count + k + 1][::-1])
         if np.isfinite(backwards[-1]):
-            reached[k] = int(np.searchsorted(backwards, share * backwards[-1] * (1 - 1e-12)))
+            reached[k] = np.searchsorted(backwards, share * backwards[-1] * (1 - 1e-12))
     return reached

@@ -86,15 +86,16 @@ def project(rows: Vectors, method: Literal["pca", "pca+axis"] = "pca", axis: Flo
     require(method in ("pca", "pca+axis"), "method", method, "choose pca or pca+axis")
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(np.isfinite(rows).all(), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    centred = rows - rows.mean(axis=0, dtype=np.float64)
     if method == "pca":
         require(axis is None, "axis", "given", "choose the method pca+axis for it")
         return centred @ _principal(centred, 2).T
     if axis is None:
         raise InputError("axis", None, "give the direction that x shall follow, or choose the method pca")
-    length = float(np.linalg.norm(axis.astype(np.float64)))
+    direction = axis.astype(np.float64)
+    length = np.linalg.norm(direction)
     require(0 < length < np.inf, "axis", f"length {length}", "give a direction that is finite and not zero")
-    unit = axis.astype(np.float64) / length
+    unit = direction / length
     x = centred @ unit
     rest = centred - np.outer(x, unit)  # orthogonal to the axis but for rounding errors, whose direction is arbitrary
     y = rest @ _principal(rest, 1)[0]
@@ -123,10 +124,10 @@ def word_counts(values: Tokens, offsets: Offsets, labels: Labels, vocabulary_siz
     fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
     remedy = "give one a review and the end: 0 to the count of ids"
     require(fits, "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
-    inside = bool(((values >= 0) & (values < vocabulary_size)).all())
+    inside = ((values >= 0) & (values < vocabulary_size)).all()
     require(inside, "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
     require(np.isin(labels, (0, 1)).all(), "labels", "other than 0 and 1", "give 0 or 1")
-    reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
+    reviews = np.repeat(np.arange(len(labels)), lengths)
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))
     once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
     ids, is_positive = once % vocabulary_size, labels[once // vocabulary_size] == 1

@@ -190,7 +190,7 @@ def learning_curves(
             if epochs[0] == epochs[-1]:
                 axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs[:1])
             # each line is labelled at its end, to the right of the frame; labels that are too close move apart
-            ends = sorted((float(values[-1]), split) for split, (_, values) in lines.items())
+            ends = sorted((values[-1], split) for split, (_, values) in lines.items())
             low, high = axes.get_ylim()
             least = LABEL_GAP * np.arange(len(ends))
             wanted = [(value - low) / (high - low) for value, _ in ends] - least
@@ -215,7 +215,7 @@ def confusion_matrix(
     """
     with parsing("confusion matrix", "give 2 by 2 counts"):
         counts = np.asarray(confusion)
-    require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
+    require(counts.shape == (2, 2) and (counts >= 0).all(), "confusion matrix", confusion, "give 2 by 2 counts")
 
     def draw(figure):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -336,7 +336,8 @@ def embedding_map(
         set_title(figure, title)
         axes = figure.subplots()
         # The colour scale is as wide as the polarities need, so that polarities of 45 to 55 % are not all grey. Its middle is always 50 %.
-        reach = max(0.05, float(np.ceil(np.quantile(np.abs(colours - 0.5), 0.98) * 20)) / 20)
+        away = np.abs(colours - 0.5)
+        reach = max(0.05, np.ceil(np.quantile(away, 0.98) * 20) / 20)
         scale = LinearSegmentedColormap.from_list("polarity", [ORANGE, GREY, BLUE], N=257)
         points = axes.scatter(*coordinates.T, c=colours, cmap=scale, norm=Normalize(0.5 - reach, 0.5 + reach), s=16, lw=0, alpha=0.9)
         bar = figure.colorbar(
@@ -346,7 +347,7 @@ def embedding_map(
             format=PercentFormatter(1, 0),
             pad=0.02,
             shrink=0.7,
-            extend="both" if np.abs(colours - 0.5).max() > reach else "neither",
+            extend="both" if away.max() > reach else "neither",
         )
         bar.outline.set_visible(False)
         axes.set(xlabel="first coordinate", ylabel="second coordinate")

@@ -78,6 +78,6 @@ def most_active(activations: ndarray, count: int, over: int = 25) -> list[int]:
     `units_page`.
     """
     over = min(over, max(1, len(activations) // 2))
-    sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)
+    sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations]), axis=0)
     activity = ((sums[over:] - sums[:-over]) / over).std(axis=0)
-    return [int(unit) for unit in np.argsort(-activity, kind="stable")[:count]]
+    return np.argsort(-activity, kind="stable")[:count].tolist()

@@ -159,7 +159,7 @@ def clustered(series: ndarray) -> ndarray:
         return np.arange(count)
     centred = series - series.mean(0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-12)
-    distance = np.clip(1 - np.abs(unit.T @ unit), 0, None)[np.triu_indices(count, 1)].astype(np.float64)
+    distance = np.clip(1 - np.abs(unit.T @ unit), 0, None)[np.triu_indices(count, 1)]
     return leaves_list(optimal_leaf_ordering(linkage(distance, "average"), distance))
 
 
@@ -195,10 +195,10 @@ def _units_that_fit(window: Window, most_bytes: int) -> list[ndarray]:
 def _frame(frame: Frame, kept: list[ndarray]) -> dict[str, Any]:
     record = {
         "verdict": frame.verdict,
-        "curve": asdict(frame.curve) | {"values": _rounded(frame.curve.values)},
-        "strips": [asdict(strip) | {"values": _rounded(strip.values)} for strip in frame.strips],
+        "curve": _rounded(frame.curve),
+        "strips": [*map(_rounded, frame.strips)],
         "layers": [_layer(layer, units) for layer, units in zip(frame.layers, kept, strict=True)],
-        "reach": [float(steps) for steps in frame.reach],
+        "reach": list(frame.reach),
         "likely": [[(character, round(float(p), 4)) for character, p in row] for row in frame.likely],
     }
     if frame.norms is not None:
@@ -223,9 +223,9 @@ def _bytes(values: ndarray, low: float, high: float) -> str:
     return base64.b64encode(np.clip(scaled, 0, 255).astype(np.uint8).tobytes()).decode()
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    digits = digits_for(values, 5)
-    return [float(f"{float(value):.{digits}g}") for value in values]
+def _rounded(plotted: Curve | Strip) -> dict[str, Any]:
+    digits = digits_for(plotted.values, 5)
+    return asdict(plotted) | {"values": [float(f"{float(value):.{digits}g}") for value in plotted.values]}
 
 
 def fill_template(template: Path, data) -> str:

@@ -187,18 +187,12 @@ for _kind in LAYERS.values():
 _RECURRENT = {getattr(keras.layers, name): kind for name, kind in LAYERS.items()}
 
 
-def _replace(layer, name: str, part) -> None:
-    layer._tracker.untrack(getattr(layer, name))  # Keras would still count its weights
-    setattr(layer, name, part)
-
-
-def _shared(layer, kind: type) -> Any:
+def _copied(layer, kind: type, **parts) -> Any:
+    """Return a layer of another class with the config of a Keras layer and the given parts, which have the weights."""
     made = kind.from_config(layer.get_config())
-    _replace(made, "cell", layer.cell)
-    made.zero_output_for_mask = layer.zero_output_for_mask
-    made.use_cudnn = getattr(layer, "use_cudnn", "auto")
-    object.__setattr__(made, "states", layer.states)  # as in Keras, whose `fit` and `predict` drop a state that they do not track
-    made._expected_batch_size = layer._expected_batch_size
+    for name, part in parts.items():
+        made._tracker.untrack(getattr(made, name))  # Keras would still count its weights
+        setattr(made, name, part)
     made.built = layer.built
     return made
 
@@ -228,11 +222,7 @@ class _Replacing:
             both = {name: self.layer(getattr(layer, name)) for name in ("forward_layer", "backward_layer")}
             if all(part is getattr(layer, name) for name, part in both.items()):
                 return layer
-            made = Bidirectional.from_config(layer.get_config())
-            for name, part in both.items():
-                _replace(made, name, part)
-            made.built = layer.built
-            return made
+            return _copied(layer, Bidirectional, **both)
         if isinstance(layer, keras.Model):
             return self._model(layer)
         if isinstance(layer, _Unrolled) or not isinstance(layer, keras.layers.RNN):
@@ -244,7 +234,12 @@ class _Replacing:
             self.notes.append(f"{layer.name}: {reason}")
             return layer
         self.names.append(layer.name)
-        return _shared(layer, _RECURRENT[kind])
+        made = _copied(layer, _RECURRENT[kind], cell=layer.cell)
+        made.zero_output_for_mask = layer.zero_output_for_mask
+        made.use_cudnn = getattr(layer, "use_cudnn", "auto")
+        object.__setattr__(made, "states", layer.states)  # as in Keras, whose `fit` and `predict` drop a state that they do not track
+        made._expected_batch_size = layer._expected_batch_size
+        return made
 
     def _model(self, model) -> Any:
         kind = type(model)

@@ -12,8 +12,8 @@ from jax.dtypes import canonicalize_dtype
 
 from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
-from lstm_jax.cells import CELLS, Cell, LSTMState, with_activations
-from lstm_jax.cells.lstm import gates
+from lstm_jax.cells import CELLS, Cell, with_activations
+from lstm_jax.cells.lstm import make_step
 from lstm_jax.convert.arrays import Layer, halves
 from lstm_jax.convert.onnx_files import RECURRENT, Node, OnnxFile, recurrent_weights
 from lstm_jax.errors import check_choice, parsing, require
@@ -69,13 +69,7 @@ def _cell(node: Node, functions: list, peepholes: bool) -> Cell:
     require(not (coupled or (mixed and peepholes)), f"ONNX node {node.name}", "input_forget, or peepholes with clip", "no cell has them")
     if not mixed:
         return with_activations(CELLS["lstm_peephole" if peepholes else "lstm"], g, f)
-
-    def step(params, state, z, mask=None, compute_dtype=None):
-        i, forget, new, o = gates(params, state, z, mask, compute_dtype, g, f).values()
-        c = forget * state.c + i * new
-        return LSTMState(o * h(c), c)
-
-    return replace(CELLS["lstm"], name="lstm_onnx", step=step, make_step=None)
+    return replace(CELLS["lstm"], name="lstm_onnx", step=make_step(g, f, h), make_step=None)
 
 
 def _recurrent(node: Node, *weights) -> RecurrentNode:

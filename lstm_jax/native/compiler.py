@@ -63,7 +63,7 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
 
     def run(*arguments: str | Path):
         command = [*compiler, *FLAGS, *flags, *map(str, arguments)]
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment)
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
         if ended.returncode != 0:
             complaint = next((line for line in ended.stderr.splitlines() if "error" in line), f"exit code {ended.returncode}")
             raise InputError(f"compiling with {compiler[0]}", complaint, OTHER)
@@ -80,6 +80,6 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
 def loading_error(path: Path) -> str:
     """Return "" if a library can be loaded in another process, else the error. A broken library may kill the process that loads it."""
     command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(path)]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     complaint = next(reversed(run.stderr.splitlines()), f"exit code {run.returncode}")
     return complaint.removeprefix(f"OSError: {path}: ") if run.returncode else ""

@@ -164,10 +164,7 @@ def _load() -> Library:
 
 def why_not() -> str:
     """Return "" if the compiled C++ code can be used, else why it cannot. The library is loaded, if none is."""
-    if is_off():
-        return is_off()
-    library = _load()
-    return "" if library.path else f"{'; '.join(library.notes)}: {BUILD}"
+    return "" if loaded_library() else is_off() or f"{'; '.join(_load().notes)}: {BUILD}"
 
 
 def warn_if_slow() -> None:
@@ -222,8 +219,7 @@ def describe_library() -> str:
 def register() -> None:
     """Load a compiled library and register its functions with XLA, if this process has not done so yet."""
     library = _load()
-    if not library.path:
-        raise InputError("native code", "; ".join(library.notes), BUILD)
+    require(library.path, "native code", "; ".join(library.notes), BUILD)
 
 
 def call(name: str, results, args, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options) -> Any:

@@ -103,7 +103,7 @@ def prepare(
             if known is None:
                 raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
             words, splits = known, read_keras_npz(found.path)
-            rank = max(int(split.values.max()) for split in splits.values()) - FIRST_WORD + 1
+            rank = max(split.values.max() for split in splits.values()) - FIRST_WORD + 1
             require(rank <= len(words.words), f"data {found.path}", f"rank {rank}", "give Keras' own word index")
         if known:
             rng = np.random.RandomState(KERAS_SEED)
@@ -137,7 +137,7 @@ def encode_reviews(splits: TextSplits, num_words: int | None = None) -> EncodedR
 
 def save_cache(path: Path, key: str, arrays: Arrays) -> None:
     """Write arrays to a cache file, together with their key. NumPy adds a checksum of each array."""
-    write_atomically(path, lambda file: np.savez(file, key=np.asarray(key), **arrays))  # pyright: ignore[reportArgumentType]
+    write_atomically(path, lambda file: np.savez(file, key=key, **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def load_cache(path: Path, key: str) -> Arrays | None:

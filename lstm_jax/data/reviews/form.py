@@ -67,7 +67,7 @@ def check_splits(splits: TextSplits, source: object) -> None:
 
 def check_classes(labels: ndarray, subject: str, remedy: str = "give reviews of both classes") -> None:
     """Check that there are labels of both classes."""
-    negative, positive = int((labels == 0).sum()), int((labels == 1).sum())
+    negative, positive = (labels == 0).sum(), (labels == 1).sum()
     require(min(negative, positive), subject, f"{positive} positive and {negative} negative reviews", remedy)
 
 

@@ -70,7 +70,7 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
         words = sorted(ranks, key=ranks.__getitem__)
         if [ranks[word] for word in words] != list(range(1, len(words) + 1)) or not all(words):
             raise ValueError("the ranks are not 1, 2, 3, ... of words")
-    return Vocabulary(tuple(words), FIRST_WORD + len(words), "keras").capped(num_words)
+    return Vocabulary(tuple(words), FIRST_WORD, "keras").capped(num_words)  # which sets the number of ids
 
 
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:

@@ -66,9 +66,15 @@ def write_review_shards(
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
     require(not trained & tested, "reviews", min(trained & tested, default=""), "a table of both splits: name it for one of them")
     require(trained, "reviews", "no table", DESCRIPTION)
-    options = {"text_column": text_column, "label_column": label_column}
     parts = [
-        {"path": str(path), "split": split, "size": path.stat().st_size, "modified": path.stat().st_mtime_ns} | options
+        {
+            "path": str(path),
+            "split": split,
+            "size": path.stat().st_size,
+            "modified": path.stat().st_mtime_ns,
+            "text_column": text_column,
+            "label_column": label_column,
+        }
         for split, own in tables.items()
         for path in own
     ]
@@ -174,8 +180,7 @@ def read_review_shards(folder: AnyPath, num_words: int | None = None) -> Encoded
             a split has no positive or no negative reviews, or if `num_words` is below 4 and not 0.
     """
     opened = open_folder(folder, REVIEWS)
-    known = opened.index["words"]
-    words = Vocabulary(tuple(known), FIRST_WORD + len(known), "frequency").capped(num_words)
+    words = Vocabulary(tuple(opened.index["words"]), FIRST_WORD, "frequency").capped(num_words)
     shards, movies, found = [], {}, []
     for number, record in enumerate(opened.records):
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in record["words"])], np.int32)
@@ -186,7 +191,7 @@ def read_review_shards(folder: AnyPath, num_words: int | None = None) -> Encoded
         known_movies = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)
         found.append((lengths, labels, known_movies[groups], hashes, np.full(len(labels), record["split"])))
     lengths, labels, groups, hashes, split_of = map(np.concatenate, zip(*found, strict=True))
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
     reviews = EncodedSplit(MappedIds(shards, np.int32), offsets, labels, groups, hashes, np.arange(len(labels)))
     splits = {name: reviews.select(split_of == name) for name in sorted({*split_of.tolist()})}
     for name, split in splits.items():

@@ -56,8 +56,8 @@ class EncodedSplit:
 
     def row(self, number: int) -> ndarray:
         """Return the ids (T,) of the review with the index `number`."""
-        begin = int(self.starts[number])
-        return self.values[begin : begin + int(self.lengths[number])]
+        begin = self.starts[number]
+        return self.values[begin : begin + self.lengths[number]]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
@@ -65,7 +65,7 @@ class EncodedSplit:
 
     def in_memory(self) -> "EncodedSplit":
         """Return the same reviews, with their ids in memory."""
-        offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         values = joined_rows(self.values, self.starts, self.lengths)
         return EncodedSplit(values, offsets, self.labels, self.groups, self.digests)
 
@@ -182,7 +182,7 @@ def _choose(counts: ndarray, fraction: float, order: ndarray, pinned: dict[int, 
     while len(free):
         signs = np.where(chosen[free], -1, 1)
         costs = np.abs(missing - signs[:, None] * counts[free]).sum(axis=1)
-        best = int(costs.argmin())
+        best = costs.argmin()
         if costs[best] >= np.abs(missing).sum():
             break
         chosen[free[best]] = signs[best] > 0

@@ -178,5 +178,5 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
     Raises:
         InputError: if `num_words` is below 4 and not 0.
     """
-    words = tuple(ranked_words(Counter(chain.from_iterable(map(tokenize, texts)))))
-    return Vocabulary(words, FIRST_WORD + len(words), "frequency").capped(num_words)
+    words = ranked_words(Counter(chain.from_iterable(map(tokenize, texts))))
+    return Vocabulary(tuple(words), FIRST_WORD, "frequency").capped(num_words)

@@ -109,8 +109,8 @@ def prepare_corpus(
     for ids in (train, held_out):
         fingerprint.update(f"|{len(ids)}|".encode())
         fingerprint.update(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data)
-    facts = len(articles), copies, fingerprint.hexdigest()
-    return Corpus(train, held_out, characters, *facts, starts[starts < cut], held_starts, tuple(notes))
+    begins = starts[starts < cut]
+    return Corpus(train, held_out, characters, len(articles), copies, fingerprint.hexdigest(), begins, held_starts, tuple(notes))
 
 
 def sharded_corpus(
@@ -145,7 +145,7 @@ def sharded_corpus(
 
 def article_starts(articles: Sequence[AnyStr]) -> ndarray:
     """Return the positions (A,) at which the A articles begin in the text that joins them with one separator between two articles."""
-    return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
+    return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)]
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
@@ -156,7 +156,7 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
     known = set(articles[:begun])
     held = [article for article in articles[begun:] if article not in known]
     copies = len(articles) - begun - len(held)
-    if begun and (end := articles[begun - 1][cut - int(starts[begun - 1]) :]):
+    if begun and (end := articles[begun - 1][cut - starts[begun - 1] :]):
         held.insert(0, end)
     return cut, held, copies
 

@@ -72,8 +72,16 @@ def write_shards(
     for path in source_files(paths):
         size, modified = path.stat().st_size, path.stat().st_mtime_ns
         for begin in range(0, size, shard_bytes):
-            place = {"path": str(path), "begin": begin, "end": min(begin + shard_bytes, size)}  # `_division` moves begin and end
-            parts.append(place | {"size": size, "modified": modified, "recipe": recipe, "unit": unit})
+            part = {
+                "path": str(path),
+                "begin": begin,  # `_division` moves begin and end
+                "end": min(begin + shard_bytes, size),
+                "size": size,
+                "modified": modified,
+                "recipe": recipe,
+                "unit": unit,
+            }
+            parts.append(part)
     require(parts, "text", "empty", DESCRIPTION)
     write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
     return read_shards(folder)
@@ -98,7 +106,7 @@ def _describe(records: list[Record]) -> Record:
             filled.add(article)
             between, within = False, ends
     characters = BYTES if unit == "byte" else sorted(known)
-    return {"unit": unit, "recipe": recipe, "characters": list(characters), "articles": len(filled), "shards": shards}
+    return {"unit": unit, "recipe": recipe, "characters": characters, "articles": len(filled), "shards": shards}
 
 
 def _write_shard(part: Record, path: Path) -> Record:
@@ -108,7 +116,7 @@ def _write_shard(part: Record, path: Path) -> Record:
     characters = Characters.of(text)
     ids = characters.encode(text)
     write_atomically(path, ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
-    return {"characters": list(characters.characters), "count": len(ids), "edges": edges}
+    return {"characters": characters.characters, "count": len(ids), "edges": edges}
 
 
 def _read(part: Record) -> Any:

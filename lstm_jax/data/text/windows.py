@@ -29,7 +29,7 @@ def some_windows(n: int, length: int, step: int) -> int:
 
 def window_starts(n: int, length: int, step: int) -> ndarray:
     """Return the index of the first character of each of the N windows of a text of `n` characters, as int64 (N,); see `windows`."""
-    return step * np.arange(window_count(n, length, step), dtype=np.int64)
+    return step * np.arange(window_count(n, length, step))
 
 
 def windows(ids: ndarray, length: int = 40, step: int = 5) -> tuple[ndarray, ndarray]:
@@ -107,7 +107,7 @@ def stream_chunks(n: int, length: int, batch: int) -> ndarray:
     steps = max(n - 1, 0) // (check_number("length", length, Count) * check_number("batch", batch, Count))
     remedy = f"{batch} streams of {length} characters need {batch * length + 1}: give more text, a smaller batch or length"
     require(steps >= 1, "text", f"{n} characters", remedy)
-    return np.arange(batch * steps, dtype=np.int64).reshape(batch, steps).T
+    return np.arange(batch * steps).reshape(batch, steps).T
 
 
 def require_window(subject: str, n: int, length: int) -> None:

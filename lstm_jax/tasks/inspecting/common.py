@@ -91,7 +91,8 @@ def first_kinds(orders: Mapping[str, ndarray], count: int) -> dict[int, str]:
     """Return the first `count` numbers of each order, as a dict from a number to the first kind whose order begins with it."""
     found: dict[int, str] = {}
     for kind, order in orders.items():
-        found |= {n: kind for n in order[:count].tolist() if n not in found}
+        for n in order[:count].tolist():
+            found.setdefault(n, kind)
     return found
 
 

@@ -87,11 +87,11 @@ class TextNetwork(Network):
 
     def frame(self, params, example: ReadText):
         characters, ids = self.trained.characters.characters, np.asarray(example.ids, np.int32)
-        resets = None if example.starts is None else jnp.asarray(np.isin(np.arange(len(ids) - 1), example.starts))
-        vectors = self.vectors(params, jnp.asarray(ids[:-1]))
+        resets = None if example.starts is None else np.isin(np.arange(len(ids) - 1), example.starts)
+        vectors = self.vectors(params, ids[:-1])
         log_p = np.asarray(self._log_p(vectors, params, resets), np.float64)
         bits = -log_p[np.arange(len(log_p)), ids[1:]] / np.log(2)
-        norms = np.asarray(gradient_norms(self.outputs, vectors, params, jnp.asarray(ids[1:]), resets))
+        norms = np.asarray(gradient_norms(self.outputs, vectors, params, ids[1:], resets))
         best = np.argsort(-log_p, axis=1, kind="stable")[:, :LIKELY]
         return Frame(
             f"{bits.mean():.3f} bits a character on this text.",
