@@ -62,10 +62,7 @@ def gates(
 def make_step(
     activation: Activation, recurrent_activation: Activation, output_activation: Activation | None = None
 ) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM.
-
-    `output_activation` is applied to the cell state. If it is None, it is `activation`.
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM. The cell state's activation is `activation` by default."""
     squash = output_activation or activation
 
     def step(params, state, z, mask=None, compute_dtype=None):
