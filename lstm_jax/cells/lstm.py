@@ -62,7 +62,7 @@ def gates(
 def make_step(
     activation: Activation, recurrent_activation: Activation, output_activation: Activation | None = None
 ) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM. The cell state's activation is `activation` by default."""
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM. The cell state has `activation`, too, by default."""
     squash = output_activation or activation
 
     def step(params, state, z, mask=None, compute_dtype=None):
