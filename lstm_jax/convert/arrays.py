@@ -97,7 +97,7 @@ def checked(layout: Layout, arrays, where: str = "", sizes: dict[str, int] | Non
     """
     check_keys(f"{where}weights of {layout.title}", arrays, layout.shapes, remedy)
     found, sizes = {}, {} if sizes is None else sizes
-    sizes["2"] = 2
+    sizes["2"] = 2  # the axis of both biases of Keras' GRU
     # the recurrent kernel alone shows which cell it belongs to
     for name in sorted(layout.shapes, key=lambda name: name not in ("recurrent_kernel", "weight_hh")):
         value = arrays[name]

@@ -131,8 +131,8 @@ def processes(work: Work) -> Outcomes:
         try:
             while busy or any(parts):
                 while places and any(parts):
-                    for worker in leaving:
-                        worker.process.join()  # frees the memory of its GPU
+                    while leaving:
+                        leaving.pop().process.join()  # frees the memory of its GPU
                     busy.append(_Worker(work.function, name, places.pop(0)))
                     busy[-1].begin(*take(busy[-1]))
                 work.running = len(busy)
@@ -147,8 +147,8 @@ def processes(work: Work) -> Outcomes:
                         busy.remove(worker)
                         leaving.append(worker)  # its exit takes a while
                         places.append(worker.place)
-            for worker in leaving:
-                worker.process.join()
+            while leaving:
+                leaving.pop().process.join()
         finally:
             for process in multiprocessing.active_children():
                 if process.name == name:

@@ -10,6 +10,7 @@ from made_sweep import Config, run_python
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.sweep import executors
 from lstm_jax.sweep.rows import read_rows
 
 
@@ -74,6 +75,14 @@ def test_a_process_executes_several_runs(per_job, wrong, processes, tmp_path):
     errors = {"killed": "killed by signal 9", "exit": "ended with code 3"}
     assert [row.get("error", row["config"]["wrong"]) for row in rows] == [errors.get(how, how) for how in wrong]
     assert len({row["result"]["process"] for row in rows if row["status"] == sweep.DONE}) == processes
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
+def test_processes_that_have_ended_hold_no_files(tmp_path):
+    wanted = {str(number): Config(number, "", str(tmp_path / "log")) for number in range(6)}
+    work = executors.Work(made_sweep.where, wanted, workers=1, per_job=1, runs=len(wanted))
+    counts = [len(os.listdir("/proc/self/fd")) for _ in executors.processes(work)]
+    assert counts[1:] == counts[:1] * (len(wanted) - 1)
 
 
 def test_each_process_has_a_gpu(tmp_path, monkeypatch):
