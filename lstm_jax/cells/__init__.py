@@ -7,20 +7,34 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cell_names import import_cells
-from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, simple_rnn
+from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, rg_lru, simple_rnn
 from lstm_jax.cells.activations import Activation, activation_name, find_activation
-from lstm_jax.cells.cell import MAKERS, Cell, check_cell, made_by
+from lstm_jax.cells.cell import MAKERS, Cell, check_cell, is_ours, made_by
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
 from lstm_jax.cells.layernorm_lstm import LayerNormParams
+from lstm_jax.cells.lru import LRUParams, lru
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.lstm_variants import GateRecurrentParams, GateRecurrentState, PeepholeParams
 from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
+from lstm_jax.cells.rg_lru import RGLRUParams
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
+from lstm_jax.cells.slstm import SLSTMState, slstm
 from lstm_jax.errors import check_choice, require
 
-_ROWS = (lstm.CELL, gru.CELL, gru.RESET_BEFORE, simple_rnn.CELL, layernorm_lstm.CELL, *lstm_variants.CELLS, *min_rnns.CELLS)
+_ROWS = (
+    lstm.CELL,
+    gru.CELL,
+    gru.RESET_BEFORE,
+    simple_rnn.CELL,
+    layernorm_lstm.CELL,
+    *lstm_variants.CELLS,
+    *min_rnns.CELLS,
+    slstm(1),
+    rg_lru.CELL,
+    lru(),
+)
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
 """Set of the cells that this library defines. Cells that a user registers are in `CELLS` but not in this set."""
@@ -32,7 +46,7 @@ def _built_in(name: str) -> Cell:
 
 for _row in _ROWS:
     made_by(_row, _built_in, _row.name)
-_STATES = (LSTMState, HiddenState, GateRecurrentState)
+_STATES = (LSTMState, HiddenState, GateRecurrentState, SLSTMState)
 for _kind in (*_STATES, ProjectedParams, *dict.fromkeys(row.params for row in _ROWS)):  # so that an exported program can have them
     jax.export.register_namedtuple_serialization(_kind, serialized_name=f"lstm_jax.{_kind.__name__}")
 
@@ -49,7 +63,7 @@ def find_cell(cell: str | Cell) -> Cell:
         import_cells()
         check_choice("cell", cell, CELLS)
         return CELLS[cell]
-    if not (isinstance(cell, Cell) and cell in BUILT_IN):
+    if not (isinstance(cell, Cell) and is_ours(cell)):
         check_cell(cell)
     return cell
 
@@ -131,18 +145,23 @@ __all__ = [
     "GateRecurrentParams",
     "GateRecurrentState",
     "HiddenState",
+    "LRUParams",
     "LSTMParams",
     "LSTMState",
     "LayerNormParams",
     "MinParams",
     "PeepholeParams",
     "ProjectedParams",
+    "RGLRUParams",
     "ResetBeforeParams",
+    "SLSTMState",
     "SimpleRNNParams",
     "check_cell",
     "find_cell",
+    "lru",
     "projected_lstm",
     "register_cell",
+    "slstm",
     "with_activations",
     "with_projection",
 ]

@@ -48,6 +48,10 @@ class Cell:
             returns the arrays a and b (..., H) for z (..., gates * H), with any leading axes: z may belong to one step or to all steps.
             For any other cell, this attribute is None. Backends call `linear` in place of `step` only if the state has no field besides
             `h`; see `is_linear`.
+        decay: function decay(params) for a linear cell whose a is the same at all steps and in all rows. It returns a, with the columns of
+            h, and b is the projected input z. For any other cell, this attribute is None.
+        complex_state: whether the H units of a linear cell are complex numbers: h, a and b have 2 H columns, first the real and then the
+            imaginary parts, and a h is the product of complex numbers; see `times`.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`. `make_step` is only used for
             the cells of this library: the activations of other cells cannot be changed.
@@ -66,6 +70,8 @@ class Cell:
     step: Callable
     project: Callable = products.project
     linear: Callable | None = None
+    decay: Callable | None = None
+    complex_state: bool = False
     make_step: Callable | None = None
     outputs: int = 0
     takes_ids: bool | None = None
@@ -79,8 +85,12 @@ class Cell:
         return MAKERS.get(self) or (type(self), tuple(getattr(self, field.name) for field in fields(self)))
 
     def output_size(self, units: int) -> int:
-        """Return the number of columns of the output h: the attribute `outputs` of the cell or, if this is 0, the number `units`."""
-        return self.outputs or units
+        """Return the number of columns of the output h: `outputs` or, if it is 0, `units`, twice as many if `complex_state` is true."""
+        return self.outputs or units * (1 + self.complex_state)
+
+    def times(self, a: Array, h: Array) -> Array:
+        """Return the product of a coefficient a and the output h, (..., columns of h), of which the units may be complex numbers."""
+        return times(self.complex_state, a, h)
 
     @property
     def has_cell_state(self) -> bool:
@@ -89,8 +99,8 @@ class Cell:
 
     @cached_property
     def is_linear(self) -> bool:
-        """Whether `linear` computes the whole step: the cell has this function, and its state has no field besides the output h."""
-        return self.linear is not None and self.state_like()._fields == ("h",)
+        """Whether `linear` or `decay` gives the whole step: the cell has one, and its state has no field besides the output h."""
+        return (self.linear or self.decay) is not None and self.state_like()._fields == ("h",)
 
     def state_like(self, units: int = _UNITS) -> Any:
         """Return the initial state for batch size 1 in float32, with a `jax.ShapeDtypeStruct` in place of each array."""
@@ -110,6 +120,15 @@ class Cell:
     def has_recurrent_kernel(self) -> bool:
         """Whether the cell has a recurrent kernel, a matrix that multiplies the output h of the previous step."""
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def times(of_complex: bool, a: Array, h: Array) -> Array:
+    """Return a h, where a and h have real numbers or, if `of_complex` is true, the real and then the imaginary parts of complex numbers."""
+    a = jnp.broadcast_to(a, h.shape)
+    if not of_complex:
+        return a * h
+    (a_real, a_imaginary), (h_real, h_imaginary) = jnp.split(a, 2, axis=-1), jnp.split(h, 2, axis=-1)
+    return jnp.concatenate([a_real * h_real - a_imaginary * h_imaginary, a_real * h_imaginary + a_imaginary * h_real], axis=-1)
 
 
 def zero_bias(gates: int) -> Callable[..., Array]:
@@ -151,7 +170,7 @@ def made_by(cell: Cell, maker: Callable[..., Cell], *args) -> Cell:
 def is_ours(cell: Cell) -> bool:
     """Return whether all functions of the cell, its activations too, are of this library, so that they depend on their arguments alone."""
     made = MAKERS.get(cell)
-    return made is not None and all(isinstance(arg, str | int) or (isinstance(arg, Cell) and is_ours(arg)) for arg in made[1])
+    return made is not None and all(isinstance(arg, str | int | float) or (isinstance(arg, Cell) and is_ours(arg)) for arg in made[1])
 
 
 def check_cell(cell: Cell) -> None:
@@ -208,6 +227,9 @@ def check_cell(cell: Cell) -> None:
         require(is_pair, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
         for part in pair:
             check("linear", part, (_BATCH, outputs))
+    if cell.decay is not None:
+        require(columns == outputs, f"gates of cell {cell.name}", cell.gates, "with decay, z has as many columns as h")
+        check("decay", result("decay", (params,)), (outputs,))
 
 
 def reads_mask(cell: Cell) -> bool:

@@ -39,22 +39,23 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _share(log_ratio: Array) -> Array:
-    return sigmoid(log_ratio)  # with a derivative that does not round to 0 for a large ratio
+def share(log_ratio: Array) -> Array:
+    """Return a / (a + b) from log(a / b), with a derivative that does not round to 0 for a large ratio."""
+    return sigmoid(log_ratio)
 
 
-@_share.defjvp
+@share.defjvp
 def _share_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (log_ratio,), (change,) = primals, tangents
-    share = _share(log_ratio)
-    return share, share * _share(-log_ratio) * change
+    part = share(log_ratio)
+    return part, part * share(-log_ratio) * change
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise."""
     i, f, g = jnp.split(z, 3, axis=-1)
     log_ratio = log_sigmoid(f) - log_sigmoid(i)  # f / (f + i), accurate also where both gates are near 0
-    return _share(log_ratio), _share(-log_ratio) * g
+    return share(log_ratio), share(-log_ratio) * g
 
 
 def _cell(name: str, gates: int, linear: Callable[[Array], tuple[Array, Array]]) -> Cell:

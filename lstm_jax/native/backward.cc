@@ -34,7 +34,7 @@ template <typename T>
 void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
   const auto [steps, batch, features, units, gates] = run.sizes;
   std::copy_n(run.d_final_h, batch * run.h_size(), run.d_first_h);
-  if (run.d_first_c) std::copy_n(run.d_final_c, batch * units, run.d_first_c);
+  if (run.d_first_c) std::copy_n(run.d_final_c, batch * run.c_size(), run.d_first_c);
   const int64_t columns = gates * units;
   std::fill_n(gradients.kernel, features * columns, T(0));
   if (gradients.recurrent) std::fill_n(gradients.recurrent, run.h_size() * columns, T(0));
@@ -42,7 +42,7 @@ void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
   if (gradients.extras) std::fill_n(gradients.extras, run.cell->extras * units, T(0));
   if (run.d_x) std::fill_n(run.d_x, steps * batch * features, T(0));
   if (run.d_reset_h) std::fill_n(run.d_reset_h, batch * run.h_size(), T(0));
-  if (run.d_reset_c) std::fill_n(run.d_reset_c, batch * units, T(0));
+  if (run.d_reset_c) std::fill_n(run.d_reset_c, batch * run.c_size(), T(0));
 }
 
 template <typename T>
@@ -125,7 +125,7 @@ void lstm_jax::backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   Results out{rets, sets, set};
   const CellShape& cell = kShapes[number];
   const auto [through, through_inner, through_units] = OfCells<T, Backwards>::rows[number];
-  const bool has_c = cell.cell_state;
+  const bool has_c = cell.cells > 0;
   Backward<T> run{sizes_of(args, sets, cell.gates, batch_first && !ids), &cell, through, through_inner};
   const auto [steps, batch, features, units, gates] = run.sizes;
   run.order = order_of(run.sizes, batch_first);

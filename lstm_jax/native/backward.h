@@ -144,15 +144,15 @@ void back(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t ro
 // vector's addresses in d of the state, and slots the one of slot 0.
 template <typename T, typename Cell, typename F>
 LSTM_INLINE void over_tile(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0, const F& f) {
-  const int64_t batch = run.sizes.batch, units = run.sizes.units, width = Cell::kParts * units, panel = tile.chunk * tile.rows * tile.width;
+  const int64_t batch = run.sizes.batch, units = run.sizes.units, width = Cell::kParts * units, c_width = Cell::kCells * units, panel = tile.chunk * tile.rows * tile.width;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row, after = before + batch;
     const bool valid = !run.valid || run.valid[before], starts = run.resets.starts(t, row);
-    T *const d_h = run.d_first_h + row * width, *const d_c = Cell::kCellState ? run.d_first_c + row * units : nullptr;
+    T *const d_h = run.d_first_h + row * width, *const d_c = Cell::kCells ? run.d_first_c + row * c_width : nullptr;
     const T* const kept = Cell::kKept ? run.kept + before * Cell::kKept * units : nullptr;
     const T* const h_before = starts ? run.resets.h + row * width : run.all_h + before * width;
-    const T* const c_before = !Cell::kCellState ? nullptr : starts ? run.resets.c + row * units : run.all_c + before * units;
-    const T *const h = run.all_h + after * width, *const c = Cell::kCellState ? run.all_c + after * units : nullptr;
+    const T* const c_before = !Cell::kCells ? nullptr : starts ? run.resets.c + row * c_width : run.all_c + before * c_width;
+    const T *const h = run.all_h + after * width, *const c = Cell::kCells ? run.all_c + after * c_width : nullptr;
     T* const slots = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
     for (int64_t number = 0; number < tile.panels; ++number) {
       const int64_t column = number * tile.width, end = std::min(tile.width, units - column);
@@ -174,10 +174,12 @@ void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t
     Vec<T> d[Cell::kParts];
     LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) d[n] = load(d_h + n * units, now.count);
     if (d_outputs) d[0] += load(d_outputs + r * run.order.row * units + now.at, now.count);
-    Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d[0], d_c_before;
+    constexpr int kCells = std::max(1, Cell::kCells);
+    Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d[0], by_c[kCells] = {}, d_c_before[kCells];
     if (valid) {
-      Cell::backward(now, parts_of<T>(d), Cell::kCellState ? load(d_c, now.count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
-      if (Cell::kCellState) store(d_c, d_c_before, now.count);
+      LSTM_UNROLL for (int n = 0; n < Cell::kCells; ++n) by_c[n] = load(d_c + n * units, now.count);
+      Cell::backward(now, parts_of<T>(d), parts_of<T>(by_c), d_slots, d_h_before, parts_of<T>(d_c_before));
+      LSTM_UNROLL for (int n = 0; n < Cell::kCells; ++n) store(d_c + n * units, d_c_before[n], now.count);
     }
     // without kDirect, the product with U will overwrite d_h of a step that is not padding
     if (Cell::kDirect || d_outputs) store(d_h, d_h_before, now.count);
@@ -211,7 +213,7 @@ void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t
   for (int64_t row = tile.first; run.resets.at && row < tile.first + tile.rows; ++row) {
     if (!run.resets.starts(t, row)) continue;
     move(row, run.h_size(), run.d_first_h, run.d_reset_h);
-    if (run.d_first_c) move(row, run.sizes.units, run.d_first_c, run.d_reset_c);
+    if (run.d_first_c) move(row, run.c_size(), run.d_first_c, run.d_reset_c);
   }
 }
 
@@ -223,7 +225,7 @@ void prefetch_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
     if (array) tile.prefetcher->add(array + row * size, tile.rows * size * sizeof(T));
   };
   add(run.kept, kept * units);
-  add(run.all_c, units);
+  add(run.all_c, run.c_size());
   if (run.d_h) tile.prefetcher->add_steps(run.d_h, run.order, units, t, t + 1, tile.first, tile.rows);
   add(run.all_h, width);
 }
@@ -299,7 +301,7 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   const auto [steps, batch, features, units, gates] = run.sizes;
   // the gradients of large kernels do not stay in the cache: longer chunks, so that there are fewer passes over them
   const int64_t chunk_rows = std::max({kChunkRows, std::min<int64_t>(96, units * 3 / 4), units / 2});
-  const int64_t rows = last - first, size = rows * units, width = run.h_size(), chunk = chunk_steps(rows, steps, chunk_rows);
+  const int64_t rows = last - first, size = rows * units, width = run.h_size(), c_width = run.c_size(), chunk = chunk_steps(rows, steps, chunk_rows);
   const int64_t largest = std::max(width, run.x ? features : 0), d_z_size = run.cell->slots * sums.panels * sums.width * chunk * rows;
   Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
   Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
@@ -313,10 +315,10 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * sums.panels * sums.width);
   std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel enter no result
   std::memcpy(run.d_first_h + first * width, run.d_final_h + first * width, rows * width * sizeof(T));
-  if (run.d_first_c) std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
+  if (run.d_first_c) std::memcpy(run.d_first_c + first * c_width, run.d_final_c + first * c_width, rows * c_width * sizeof(T));
   if (run.resets.at) {
     std::fill_n(run.d_reset_h + first * width, rows * width, T(0));
-    if (run.d_reset_c) std::fill_n(run.d_reset_c + first * units, size, T(0));
+    if (run.d_reset_c) std::fill_n(run.d_reset_c + first * c_width, rows * c_width, T(0));
   }
   for (int64_t t1 = steps; t1 > 0; t1 -= std::min(chunk, t1)) {
     const int64_t t0 = std::max<int64_t>(0, t1 - chunk);

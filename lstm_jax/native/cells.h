@@ -8,6 +8,7 @@
 #include "layernorm.h"
 #include "lstm_cells.h"
 #include "minimal_cells.h"
+#include "slstm.h"
 
 namespace {
 
@@ -28,11 +29,12 @@ using OfCells = Table<T,
                       LSTMCell<T, kLinearOutput>,    // lstm_no_output_activation
                       MinLSTMCell<T>,                // min_lstm
                       MinGRUCell<T>,                 // min_gru
-                      GateRecurrentCell<T>>;         // lstm_full_gate_recurrence
+                      GateRecurrentCell<T>,          // lstm_full_gate_recurrence
+                      SLSTMCell<T>>;                 // slstm
 
 // Whether a cell has code for few rows.
 template <typename Cell>
-constexpr bool kSharesUnits = Cell::kRecurrent && Cell::kParts == 1 && Cell::kLateGates == 0 && !std::is_same_v<Cell, LayerNormCell>;
+constexpr bool kSharesUnits = Cell::kRecurrent && Cell::kParts == 1 && Cell::kCells < 2 && Cell::kLateGates == 0 && !std::is_same_v<Cell, LayerNormCell>;
 
 template <typename Cell>
 constexpr CellShape shape_in_table() {

@@ -58,7 +58,7 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
        {"bias", real, {gates * H}},
        {of.extra_name, real, {of.extras * H}, of.extras > 0},
        {"h", real, {B, of.parts * H}},
-       {"c", real, {B, H}, of.cell_state},
+       {"c", real, {B, of.cells * H}, of.cells > 0},
        {"input mask", real, {B, E}, input_masks == 1},
        {"input mask", real, {gates, B, E}, input_masks > 1},
        {"recurrent mask", real, {B, of.parts * H}, recurrent_masks == 1},
@@ -67,11 +67,11 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
        {"tokens", ffi::S32, {T, B}, tokens},
        {"resets", ffi::PRED, {T, B}, resets},
        {"h of resets", real, {B, of.parts * H}, resets},
-       {"c of resets", real, {B, H}, resets && of.cell_state}},
+       {"c of resets", real, {B, of.cells * H}, resets && of.cells > 0}},
       {{"final h", real, {B, of.parts * H}},
-       {"final c", real, {B, H}, of.cell_state},
+       {"final c", real, {B, of.cells * H}, of.cells > 0},
        {"h of all steps", real, {T + 1, B, of.parts * H}, keep || (sequences && !batch_first)},
-       {"c of all steps", real, {T + 1, B, H}, keep && of.cell_state},
+       {"c of all steps", real, {T + 1, B, of.cells * H}, keep && of.cells > 0},
        {"kept", real, {T, B, of.kept * H}, keep && of.kept > 0},
        {"outputs", real, {B, T, H}, sequences && batch_first}});
   return error.failure() ? error : check_order(contract, batch_first);
@@ -96,9 +96,9 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
        {of.extra_name, real, {of.extras * H}, of.extras > 0},
        {"kept", real, {T, B, of.kept * H}, of.kept > 0},
        {"h of all steps", real, {T + 1, B, of.parts * H}},
-       {"c of all steps", real, {T + 1, B, H}, of.cell_state},
+       {"c of all steps", real, {T + 1, B, of.cells * H}, of.cells > 0},
        {"d of final h", real, {B, of.parts * H}},
-       {"d of final c", real, {B, H}, of.cell_state},
+       {"d of final c", real, {B, of.cells * H}, of.cells > 0},
        {"d of outputs", real, {T, B, H}, sequences && !batch_first},
        {"d of outputs", real, {B, T, H}, sequences && batch_first},
        {"input mask", real, {B, E}, input_masks == 1},
@@ -109,9 +109,9 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
        {"tokens", ffi::S32, {T, B}, tokens},
        {"resets", ffi::PRED, {T, B}, resets},
        {"h of resets", real, {B, of.parts * H}, resets},
-       {"c of resets", real, {B, H}, resets && of.cell_state}},
+       {"c of resets", real, {B, of.cells * H}, resets && of.cells > 0}},
       {{"d of h", real, {B, of.parts * H}},
-       {"d of c", real, {B, H}, of.cell_state},
+       {"d of c", real, {B, of.cells * H}, of.cells > 0},
        {"d of kernel", real, {E, gates * H}},
        {"d of recurrent kernel", real, {of.parts * H, gates * H}, of.recurrent},
        {"d of bias", real, {gates * H}},
@@ -119,7 +119,7 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
        {"d of x", real, {T, B, E}, d_x && !batch_first},
        {"d of x", real, {B, T, E}, d_x && batch_first},
        {"d of h of resets", real, {B, of.parts * H}, resets},
-       {"d of c of resets", real, {B, H}, resets && of.cell_state}});
+       {"d of c of resets", real, {B, of.cells * H}, resets && of.cells > 0}});
   return error.failure() ? error : check_order(contract, batch_first);
 }
 

@@ -54,12 +54,12 @@ void through_units(const FewBackward<T>& few, int64_t t, int64_t t0, int64_t fir
   for (int64_t r = 0; r < batch; ++r) {
     const int64_t before = t * batch + r;
     const bool valid = !run.valid || run.valid[before], starts = run.resets.starts(t, r);
-    T *const d_h = run.d_first_h + r * units, *const d_c = Cell::kCellState ? run.d_first_c + r * units : nullptr;
+    T *const d_h = run.d_first_h + r * units, *const d_c = Cell::kCells ? run.d_first_c + r * units : nullptr;
     const T* const d_output = run.d_h ? run.d_h + before * units : nullptr;
     const T* const kept = Cell::kKept ? run.kept + before * Cell::kKept * units : nullptr;
     const T* const h_before = starts ? run.resets.h + r * units : run.all_h + before * units;
-    const T* const c_before = !Cell::kCellState ? nullptr : starts ? run.resets.c + r * units : run.all_c + before * units;
-    const T *const h = run.all_h + (before + batch) * units, *const c = Cell::kCellState ? run.all_c + (before + batch) * units : nullptr;
+    const T* const c_before = !Cell::kCells ? nullptr : starts ? run.resets.c + r * units : run.all_c + before * units;
+    const T *const h = run.all_h + (before + batch) * units, *const c = Cell::kCells ? run.all_c + (before + batch) * units : nullptr;
     T* const slots = few.slots((t - t0) * batch + r);
     over_vectors<T>(first, last, [&](int64_t at, int count) __attribute__((always_inline)) {
       Vec<T> d = load(d_h + at, count);
@@ -67,8 +67,8 @@ void through_units(const FewBackward<T>& few, int64_t t, int64_t t0, int64_t fir
       Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d, d_c_before;
       if (valid) {
         const Units<T> now{units, at, count, run.extras, kept, h_before, c_before, h, c};
-        Cell::backward(now, d, Cell::kCellState ? load(d_c + at, count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
-        if (Cell::kCellState) store(d_c + at, d_c_before, count);
+        Cell::backward(now, d, Cell::kCells ? load(d_c + at, count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
+        if (Cell::kCells) store(d_c + at, d_c_before, count);
       }
       store(d_h + at, d_h_before, count);
       for (int n = 0; n < Cell::kSlots; ++n) store(slots + n * units + at, d_slots[n], count);

@@ -176,7 +176,7 @@ void finish_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t r, int6
   const Forward<T>& run = *few.run;
   const int64_t units = run.sizes.units;
   const T *const sums = few.sums + r * few.z_size(), *const z = few_z(few, t, t0, r), *const h_before = few.h_before(t, r);
-  const T* const c_before = Cell::kCellState ? few.c_before(t, r) : nullptr;
+  const T* const c_before = Cell::kCells ? few.c_before(t, r) : nullptr;
   const bool valid = !run.valid || run.valid[t * few.rows() + r];
   over_vectors<T>(first, last, [&](int64_t at, int count) __attribute__((always_inline)) {
     using Numbers = Written<T, std::max(1, Cell::kKept)>;
@@ -184,7 +184,7 @@ void finish_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t r, int6
     if (!valid) {
       now = Numbers{};
       now.h = load(h_before + at, count);
-      if (Cell::kCellState) now.c = load(c_before + at, count);
+      if (Cell::kCells) now.c = load(c_before + at, count);
     } else if constexpr (kIsLSTM<T, Cell>) {
       LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) {
         const Vec<T> sum = load(sums + g * padded(units) + at);

@@ -29,7 +29,7 @@ struct Forwards {
 
 template <typename T>
 void forward_empty(const Forward<T>& run) {
-  const int64_t h_size = run.sizes.batch * run.h_size(), size = run.sizes.batch * run.sizes.units;
+  const int64_t h_size = run.sizes.batch * run.h_size(), size = run.sizes.batch * run.c_size();
   std::copy_n(run.h, h_size, run.final_h);
   if (run.c) std::copy_n(run.c, size, run.final_c);
   if (run.all_h) std::copy_n(run.h, h_size, run.all_h);
@@ -88,7 +88,7 @@ void lstm_jax::forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   Results out{rets, sets, set};
   const CellShape& cell = kShapes[number];
   const auto [step, step_units] = OfCells<T, Forwards>::rows[number];
-  const bool has_c = cell.cell_state;
+  const bool has_c = cell.cells > 0;
   Forward<T> run{sizes_of(args, sets, cell.gates, batch_first && !ids), &cell, step};
   const auto [steps, batch, features, units, gates] = run.sizes;
   run.order = order_of(run.sizes, batch_first);

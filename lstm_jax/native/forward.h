@@ -42,6 +42,7 @@ struct Forward {
   T *all_h, *all_c, *kept, *outputs;
   bool aligned;  // whether all vectors of these four are aligned
   int64_t h_size() const { return cell->parts * sizes.units; }  // numbers of h in a row
+  int64_t c_size() const { return cell->cells * sizes.units; }
 };
 
 // The buffers of one tile of rows.
@@ -205,12 +206,12 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
 // Replace the state of the tile's rows that are reset before step t.
 template <typename T>
 void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) {
-  const int64_t units = run.sizes.units, width = run.h_size();
+  const int64_t width = run.h_size(), c_width = run.c_size();
   for (int64_t r = 0; run.resets.at && r < tile.rows; ++r) {
     const int64_t row = tile.first + r;
     if (!run.resets.starts(t, row)) continue;
     std::copy_n(run.resets.h + row * width, width, tile.h + r * width);
-    if (run.final_c) std::copy_n(run.resets.c + row * units, units, run.final_c + row * units);
+    if (run.final_c) std::copy_n(run.resets.c + row * c_width, c_width, run.final_c + row * c_width);
   }
 }
 
@@ -240,10 +241,10 @@ void multiply_early(const Forward<T>& run, const ForwardTile<T>& tile, int64_t c
 template <typename T>
 void copy_row(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t, int64_t r) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, row = tile.first + r, before = t * batch + row, kept = run.cell->kept * units;
-  const int64_t width = run.h_size();
+  const int64_t width = run.h_size(), c_width = run.c_size();
   std::copy_n(tile.h + r * width, width, tile.h_next + r * width);
   if (run.all_h) std::copy_n(tile.h + r * width, width, run.all_h + (batch + before) * width);
-  if (run.all_c) std::copy_n(run.final_c + row * units, units, run.all_c + (batch + before) * units);
+  if (run.all_c) std::copy_n(run.final_c + row * c_width, c_width, run.all_c + (batch + before) * c_width);
   if (run.kept) std::fill_n(run.kept + before * kept, kept, T(0));
 }
 
@@ -283,7 +284,7 @@ void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* c
 // Step t of a tile: the product of all gates, then the cell's function.
 template <typename T, typename Cell>
 void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
-  const int64_t units = run.sizes.units, batch = run.sizes.batch, width = Cell::kParts * units;
+  const int64_t units = run.sizes.units, batch = run.sizes.batch, width = Cell::kParts * units, c_width = Cell::kCells * units;
   if constexpr (Cell::kRecurrent) multiply_early(run, tile, Cell::kGates - Cell::kLateGates);
   if constexpr (Cell::kLateGates > 0) multiply_late<T, Cell>(run, tile, z_rows);
   for (int64_t r = 0; r < tile.rows; ++r) {
@@ -293,20 +294,20 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
       continue;
     }
     const T *const z = z_rows[r], *const sums = Cell::kRecurrent ? tile.sums + r * Cell::kGates * units : nullptr;
-    T *const h = tile.h_next + r * width, *const c = Cell::kCellState ? run.final_c + row * units : nullptr;
+    T *const h = tile.h_next + r * width, *const c = Cell::kCells ? run.final_c + row * c_width : nullptr;
     T* const all_h = run.all_h ? run.all_h + (batch + before) * width : nullptr;
-    T* const all_c = Cell::kCellState && run.all_c ? run.all_c + (batch + before) * units : nullptr;
+    T* const all_c = Cell::kCells && run.all_c ? run.all_c + (batch + before) * c_width : nullptr;
     T* const all_kept = run.kept ? run.kept + before * Cell::kKept * units : nullptr;
     over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) {
       const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * width, c, nullptr, nullptr};
-      Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h[Cell::kParts], new_c;
+      Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h[Cell::kParts], new_c[std::max(1, Cell::kCells)];
       load_x<T, Cell>(run, z, at, count, x);
       LSTM_UNROLL for (int g = 0; Cell::kRecurrent && g < Cell::kGates; ++g) u[g] = load(sums + g * units + at, count);
-      Cell::forward(now, x, u, parts_of<T>(new_h), new_c, kept);
+      Cell::forward(now, x, u, parts_of<T>(new_h), parts_of<T>(new_c), kept);
       LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) store(h + n * units + at, new_h[n], count);
-      if (Cell::kCellState) store(c + at, new_c, count);
+      LSTM_UNROLL for (int n = 0; n < Cell::kCells; ++n) store(c + n * units + at, new_c[n], count);
       LSTM_UNROLL for (int n = 0; all_h && n < Cell::kParts; ++n) stream(all_h + n * units + at, new_h[n], count, run.aligned);
-      if (all_c) stream(all_c + at, new_c, count, run.aligned);
+      LSTM_UNROLL for (int n = 0; all_c && n < Cell::kCells; ++n) stream(all_c + n * units + at, new_c[n], count, run.aligned);
       if (!all_kept) return;
       LSTM_UNROLL for (int n = 0; n < Cell::kKept; ++n) stream(all_kept + n * units + at, kept[n], count, run.aligned);
     });
@@ -328,7 +329,7 @@ void write_outputs(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t)
 template <typename T>
 void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const auto [steps, batch, features, units, gates] = run.sizes;
-  const int64_t rows = last - first, size = rows * units, width = run.h_size(), h_size = rows * width, chunk = chunk_steps(rows, steps);
+  const int64_t rows = last - first, size = rows * units, width = run.h_size(), h_size = rows * width, c_width = run.c_size(), chunk = chunk_steps(rows, steps);
   ForwardTile<T> tile{first, rows};
   const int64_t z_size = run.ids ? 0 : chunk * gates * size;
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
@@ -354,9 +355,9 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   std::vector<const T*> z_rows(chunk * rows);
   tile.z_rows = z_rows.data();
   std::memcpy(tile.h, run.h + first * width, h_size * sizeof(T));
-  if (run.final_c) std::memcpy(run.final_c + first * units, run.c + first * units, size * sizeof(T));
+  if (run.final_c) std::memcpy(run.final_c + first * c_width, run.c + first * c_width, rows * c_width * sizeof(T));
   if (run.all_h) std::memcpy(run.all_h + first * width, tile.h, h_size * sizeof(T));
-  if (run.all_c) std::memcpy(run.all_c + first * units, run.c + first * units, size * sizeof(T));
+  if (run.all_c) std::memcpy(run.all_c + first * c_width, run.c + first * c_width, rows * c_width * sizeof(T));
   for (int64_t t0 = 0; t0 < steps; t0 += chunk) {
     const int64_t t1 = std::min(steps, t0 + chunk);
     prefetcher.clear();

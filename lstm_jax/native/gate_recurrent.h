@@ -9,7 +9,8 @@ namespace {
 // rows of the matrices that multiply i, f and o; the columns of g have zeros there.
 template <typename T>
 struct GateRecurrentCell {
-  static constexpr bool kCellState = true, kRecurrent = true, kDirect = false;
+  static constexpr int kCells = 1;
+  static constexpr bool kRecurrent = true, kDirect = false;
   static constexpr int kParts = 4, kFirstPartGate = 2, kGates = 4, kKept = 1, kLateGates = 0, kExtras = 0, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";

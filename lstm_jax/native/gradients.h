@@ -36,6 +36,7 @@ struct Backward {
   Resets<T> resets;
   T *d_first_h, *d_first_c, *d_reset_h, *d_reset_c, *d_x;  // d_x may be null, and d_reset_h and d_reset_c if there are no resets
   int64_t h_size() const { return cell->parts * sizes.units; }  // numbers of h in a row
+  int64_t c_size() const { return cell->cells * sizes.units; }
 };
 
 // Gradients summed over the rows of one thread, in panels of `width` columns: d_kernel (G, panels, E, width), d_recurrent

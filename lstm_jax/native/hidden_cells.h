@@ -8,7 +8,8 @@ namespace {
 // h' = tanh(z)
 template <typename T>
 struct SimpleRNNCell {
-  static constexpr bool kCellState = false, kRecurrent = true, kDirect = false;
+  static constexpr int kCells = 0;
+  static constexpr bool kRecurrent = true, kDirect = false;
   static constexpr int kParts = 1, kGates = 1, kKept = 0, kLateGates = 0, kExtras = 0, kSlots = 1, kRecurrentSlots[] = {0}, kBiasSlots[] = {0}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 
@@ -26,7 +27,8 @@ struct SimpleRNNCell {
 // d are the bias of h U
 template <typename T>
 struct GRUCell {
-  static constexpr bool kCellState = false, kRecurrent = true, kDirect = true;
+  static constexpr int kCells = 0;
+  static constexpr bool kRecurrent = true, kDirect = true;
   static constexpr int kParts = 1, kGates = 3, kKept = 4, kLateGates = 0, kExtras = 3, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 3}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0, 1, 3};
   static constexpr const char* kExtraName = "recurrent bias";
@@ -52,7 +54,8 @@ struct GRUCell {
 // u = sigmoid(z_u);  r = sigmoid(z_r);  n = tanh(x W_n + b_n + (r h) U_n);  h' = u h + (1 - u) n
 template <typename T>
 struct ResetBeforeCell {
-  static constexpr bool kCellState = false, kRecurrent = true, kDirect = true;
+  static constexpr int kCells = 0;
+  static constexpr bool kRecurrent = true, kDirect = true;
   static constexpr int kParts = 1, kGates = 3, kKept = 3, kLateGates = 1, kLateFactor = 1, kInnerSlot = 1, kExtras = 0, kSlots = 3;
   static constexpr int kRecurrentSlots[] = {0, 1, 2}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";

@@ -59,7 +59,8 @@ struct Normalised {
 // The sizes of the cell. The further parameters are a_x (4), a_h (4), a_c and b_c; kept are the gates, x W and h U; and the slots are d of x W,
 // of h U, of z, of a_x, of a_h, of a_c and of b_c.
 struct LayerNormCell {
-  static constexpr bool kCellState = true, kRecurrent = true, kDirect = false;
+  static constexpr int kCells = 1;
+  static constexpr bool kRecurrent = true, kDirect = false;
   static constexpr int kParts = 1, kGates = 4, kKept = 12, kLateGates = 0, kExtras = 10, kSlots = 22;
   static constexpr int kRecurrentSlots[] = {4, 5, 6, 7}, kBiasSlots[] = {8, 9, 10, 11}, kExtraSlots[] = {12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
   static constexpr const char* kExtraName = "gains";

@@ -14,7 +14,8 @@ template <typename T, int DIFFERS>
 struct LSTMCell {
   static constexpr bool has(int bit) { return DIFFERS & bit; }
   static constexpr bool kHasI = !has(kNoInputGate), kHasF = !has(kNoForgetGate | kCoupled), kHasO = !has(kNoOutputGate);
-  static constexpr bool kCellState = true, kRecurrent = true, kDirect = false;
+  static constexpr int kCells = 1;
+  static constexpr bool kRecurrent = true, kDirect = false;
   // numbers of the gates among those that the cell has
   static constexpr int kI = 0, kF = kHasI, kG = kF + kHasF, kO = kG + 1;
   static constexpr int kParts = 1, kGates = kO + kHasO, kKept = kGates, kLateGates = 0, kExtras = has(kPeepholes) ? 3 : 0, kSlots = kGates + kExtras;

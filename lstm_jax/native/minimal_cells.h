@@ -8,7 +8,8 @@ namespace {
 // u = sigmoid(z_u);  h' = (1 - u) h + u z_n
 template <typename T>
 struct MinGRUCell {
-  static constexpr bool kCellState = false, kRecurrent = false, kDirect = true;
+  static constexpr int kCells = 0;
+  static constexpr bool kRecurrent = false, kDirect = true;
   static constexpr int kParts = 1, kGates = 2, kKept = 2, kLateGates = 0, kExtras = 0, kSlots = 2, kRecurrentSlots[] = {0, 1}, kBiasSlots[] = {0, 1}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 
@@ -29,7 +30,8 @@ struct MinGRUCell {
 // i = sigmoid(z_i);  f = sigmoid(z_f);  h' = (f h + i z_g) / (f + i)
 template <typename T>
 struct MinLSTMCell {
-  static constexpr bool kCellState = false, kRecurrent = false, kDirect = true;
+  static constexpr int kCells = 0;
+  static constexpr bool kRecurrent = false, kDirect = true;
   static constexpr int kParts = 1, kGates = 3, kKept = 4, kLateGates = 0, kExtras = 0, kSlots = 3;
   static constexpr int kRecurrentSlots[] = {0, 1, 2}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";

@@ -19,30 +19,40 @@ def run(options: Options, call: Call):
     arrays (T, B, H).
     """
     a, b, starts = coefficients(options, call)
-    starts = jnp.zeros((*a.shape[:2], 1), bool) if starts is None else starts[:, :, None]
+    times = options.cell.times
+    starts = jnp.zeros((*b.shape[:2], 1), bool) if starts is None else starts[:, :, None]
 
     def compose(first, second):
         # what comes before a reset is replaced by 0, since 0 times NaN would be NaN
         a, b = (jnp.where(second[2], 0, part) for part in first[:2])
-        return a * second[0], second[0] * b + second[1], first[2] | second[2]
+        return times(second[0], a), times(second[0], b) + second[1], first[2] | second[2]
 
-    a, b, starts = lax.associative_scan(compose, (a, b, starts))
-    h = a * jnp.where(starts, 0, jnp.broadcast_to(call.state.h, a.shape)) + b
+    a, b, starts = lax.associative_scan(compose, (jnp.broadcast_to(a, b.shape), b, starts))
+    h = times(a, jnp.where(starts, 0, jnp.broadcast_to(call.state.h, a.shape))) + b
     return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
 def coefficients(options: Options, call: Call) -> tuple[Array, Array, Array | None]:
     """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
-    a and b are (T, B, H), and the flags bool (T, B), or None without resets. At a padded step a is 1 and b is 0, so that the step copies h.
-    If the state is reset before a step, b already contains the contribution of the reset state, and a is 0. The caller must replace h
-    before a flagged step by 0, since h may be NaN, and 0 times NaN is NaN.
+    a and b are (T, B, columns of h), and the flags bool (T, B), or None without resets. If a is the same at all steps, it has no axes T and
+    B unless steps are padded. At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already
+    contains the contribution of the reset state. The caller must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN
+    is NaN.
     """
     cell, valid, resets = options.cell, call.valid, call.resets
-    assert cell.linear is not None
-    a, b = cell.linear(cell.project(call.params, call.x, call.dropout.input, options.compute_dtype))
-    a, b = select_rows(valid, (a, b), (1, 0))
+    z = cell.project(call.params, call.x, call.dropout.input, options.compute_dtype)
+    if cell.decay:
+        a, b = cell.decay(call.params), z
+    else:
+        assert cell.linear is not None
+        a, b = cell.linear(z)
+    if valid is not None:
+        one = jnp.ones_like(b)
+        if cell.complex_state:
+            one = one.at[..., b.shape[-1] // 2 :].set(0)
+        a, b = select_rows(valid, (jnp.broadcast_to(a, b.shape), b), (one, 0))
     if resets is None:
         return a, b, None
     starts = resets.at[:, :, None]
-    return jnp.where(starts, 0, a), a * jnp.where(starts, resets.state.h[None], 0) + b, resets.at
+    return a, cell.times(a, jnp.where(starts, resets.state.h[None], 0)) + b, resets.at

@@ -27,7 +27,9 @@ from jax import Array, lax
 from lstm_jax import native
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells.cell import times
 from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_ids, is_per_gate
+from lstm_jax.cells.slstm import whole_kernel
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
@@ -36,7 +38,7 @@ from lstm_jax.primitives.partition import SUM, partitioned
 from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.associative import coefficients
 from lstm_jax.recurrence.call import Call, Options, RecurrentOperation, Resets, batch_axes, uniform_axes
-from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS, GATE_RECURRENT, join, join_state, split, split_state
+from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS, GATE_RECURRENT, JOINED, of_one_head
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
 
 LITTLE = 2**18
@@ -51,7 +53,10 @@ def run(options: Options, call: Call):
     Two fields serve this backend alone: `Call.tokens`, and `Options.batch_first`, with which the C++ code reads and writes x, the outputs
     and the gradients with respect to both as (B, T, ...) if there are more than `FEW_ROWS` rows, so that XLA need not transpose them.
     """
-    cell, x = options.cell, call.x
+    cell, x = of_one_head(options.cell), call.x
+    if cell is not options.cell:
+        kernel = whole_kernel(call.params.recurrent_kernel)
+        options, call = replace(options, cell=cell), call._replace(params=call.params._replace(recurrent_kernel=kernel))
     products = options.compute_dtype if options.compute_dtype in PRODUCT_NUMBERS else None
     if cell not in COMPILED_CELLS or (cell.is_linear and x.shape[1] == 1 and products is None):
         return run_linear(options, call)
@@ -59,22 +64,24 @@ def run(options: Options, call: Call):
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         call = call._replace(dropout=jax.tree.map(lambda mask: mask[0] if is_per_gate(mask) else mask, call.dropout))
     operation = CompiledCell(replace(options, compute_dtype=products))
-    if cell != GATE_RECURRENT:
+    if not (joined := JOINED.get(cell)):
         return apply(operation, *call)
-    h, joined = apply(operation, *join(call))
-    return h, split_state(joined)
+    h, state = apply(operation, *joined.join(call))
+    return h, joined.state[1](state)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:
     """Return "" if a cell with parameters in float32 can have matrix products in `dtype`, else a message that says why it cannot."""
-    if cell not in COMPILED_CELLS or (dtype == INT8 and cell == GATE_RECURRENT):  # joined, h and the gates would have one scale
+    if of_one_head(cell) not in COMPILED_CELLS or (
+        dtype == INT8 and cell == GATE_RECURRENT
+    ):  # joined, h and the gates would have one scale
         return f"no products in {dtype} for the cell {cell.name}"
     return native.why_not_products(dtype)
 
 
 @frozen
 class CompiledCell(RecurrentOperation):
-    """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`, in the form of `join` if it joins the cell's.
+    """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`, in the form of `JOINED`.
 
     The gradients of the LSTM's twin are computed from the residuals, which are the values that the forward pass has stored. For any other
     cell, the forward pass of the twin is run again instead.
@@ -95,10 +102,10 @@ class CompiledCell(RecurrentOperation):
         if not custom and keep and self._lstm_twin:
             return self._lstm_twin.forward(False, True, *args)
         if not custom:
-            joined = options.cell == GATE_RECURRENT
-            h, final = reference.run(options, split(call) if joined else call)
+            joined = JOINED.get(options.cell)
+            h, final = reference.run(options, joined.split(call) if joined else call)
             like = jax.eval_shape(partial(self.forward, True, True), *args)[1] if keep else None  # not read by the twin of `backward`
-            return (h, join_state(final) if joined else final), jax.tree.map(jnp.zeros_like, like)
+            return (h, joined.state[0](final) if joined else final), jax.tree.map(jnp.zeros_like, like)
         sequences, count = options.sequences, COMPILED_CELLS[options.cell] if keep else 0
 
         # The operands and results have the order in which the C++ code takes them.
@@ -190,38 +197,49 @@ def _swapped(array):
 def run_linear(options: Options, call: Call):
     """Run a cell with linear steps (`cell.is_linear` is true) over time in C++. The arguments and results are those of `reference.run`."""
     a, b, starts = coefficients(options, call)
-    h = apply(LinearSteps(), a, b, call.state.h, starts)
+    h = apply(LinearSteps(options.cell.complex_state), a, b, call.state.h, starts)
     return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
 @frozen
 class LinearSteps(Operation):
-    """Operation that computes the steps h' = a h + b of a linear recurrence in C++, and returns h after each step (T, B, H).
+    """Operation that computes the steps h' = a h + b of a linear recurrence in C++, and returns h after each step (T, B, Z).
 
-    Its arguments are a (T, B, H), b (T, B, H), the initial h (B, H), and flags, bool (T, B) or None. A flag is True where the state is
-    reset before a step. At such a step h' is b.
+    Its arguments are a (T, B, Z) or, if it is the same at all steps, (Z,), then b (T, B, Z), the initial h (B, Z), and flags, bool (T, B)
+    or None. A flag is True where the state is reset before a step. At such a step h' is b.
+
+    Attributes:
+        complex_state: whether the numbers are complex, as in `Cell.complex_state`.
     """
 
+    complex_state: bool = False
+
     def arg_axes(self, args: tuple) -> Axes:
-        return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
+        return [None if args[0].ndim == 1 else 1, 1, 0, *[1] * (args[3] is not None)]
 
     def result_axes(self, outputs) -> list[int]:
         del outputs
         return [1]
 
+    def _attributes(self, a, starts):
+        return {"complex": self.complex_state, "constant": a.ndim == 1, "resets": starts is not None}
+
     def forward(self, custom, keep, *args):
         """Run all steps and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
 
         def call(a, b, h, starts):
-            return native.call("lstm_jax_linear_forward", a, (a, b, h, starts), resets=starts is not None)
+            return native.call("lstm_jax_linear_forward", b, (a, b, h, starts), **self._attributes(a, starts))
 
         def body(h, step):
             a, b, at = step
-            h = a * (h if at is None else jnp.where(at[:, None], 0, h)) + b
+            h = times(self.complex_state, a, h if at is None else jnp.where(at[:, None], 0, h)) + b
             return h, h
 
         a, b, start, starts = args
-        h = partitioned(call, self.arg_axes(args), 1)(*args) if custom else lax.scan(body, start, (a, b, starts))[1]
+        if custom:
+            h = partitioned(call, self.arg_axes(args), 1)(*args)
+        else:
+            h = lax.scan(body, start, (jnp.broadcast_to(a, b.shape), b, starts))[1]
         return h, h if keep else None
 
     def backward(self, custom, wanted, args, residuals, cotangents):
@@ -230,7 +248,10 @@ class LinearSteps(Operation):
         a, _, h, starts = args
 
         def call(a, h, all_h, d_h, starts):
-            return native.call("lstm_jax_linear_backward", (a, a, h), (a, h, all_h, d_h, starts), resets=starts is not None)
+            results = (h if a.ndim == 1 else a, all_h, h)
+            return native.call("lstm_jax_linear_backward", results, (a, h, all_h, d_h, starts), **self._attributes(a, starts))
 
-        axes = [1, 0, 1, 1] + [1] * (starts is not None)
-        return *partitioned(call, axes, (1, 1, 0))(a, h, residuals, cotangents, starts), None
+        constant = a.ndim == 1
+        axes = [None if constant else 1, 0, 1, 1] + [1] * (starts is not None)
+        d_a, d_b, d_start = partitioned(call, axes, (0 if constant else 1, 1, 0))(a, h, residuals, cotangents, starts)
+        return d_a.sum(0) if constant else d_a, d_b, d_start, None

@@ -42,7 +42,7 @@ class Residuals(NamedTuple):
             `hoisted` keeps four arrays (T, B, H). For any other cell, what each step keeps besides the state: an array (T, B, n H), or None
             if n is 0. n is the number of the cell in `COMPILED_CELLS`.
         all_h: the initial h, followed by h after each step, (T + 1, B, H); (T + 1, B, 4H) for the LSTM with full gate recurrence, see
-            `compiled_cells.join_state`.
+            `compiled_cells.JOINED`.
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """
 

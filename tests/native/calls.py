@@ -20,7 +20,7 @@ class Shape(NamedTuple):
         number: number of the cell in the table of cells.
         gates: number of gates.
         kept: number of residuals (B, H) of a step, which the forward pass keeps for the backward pass.
-        cell_state: whether the state has c besides h.
+        cells: number of arrays (B, H) that are concatenated in the state c, 0 without c.
         extras: name of a further parameter and the number of vectors (H,) in it, or None.
         recurrent: whether the cell has a recurrent kernel U.
         parts: number of arrays (B, H) that are concatenated in the state h, such as 4 for h and three gates.
@@ -29,7 +29,7 @@ class Shape(NamedTuple):
     number: int
     gates: int = 4
     kept: int = 4
-    cell_state: bool = True
+    cells: int = 1
     extras: tuple[str, int] | None = None
     recurrent: bool = True
     parts: int = 1
@@ -37,15 +37,16 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "lstm": Shape(0),
-    "gru": Shape(1, 3, 4, False, ("recurrent bias", 3)),
-    "simple_rnn": Shape(2, 1, 0, False),
-    "gru_reset_before": Shape(3, 3, 3, False),
-    "lstm_layernorm": Shape(4, 4, 12, True, ("gains", 10)),
-    "lstm_peephole": Shape(5, 4, 4, True, ("peepholes", 3)),
+    "gru": Shape(1, 3, 4, 0, ("recurrent bias", 3)),
+    "simple_rnn": Shape(2, 1, 0, 0),
+    "gru_reset_before": Shape(3, 3, 3, 0),
+    "lstm_layernorm": Shape(4, 4, 12, 1, ("gains", 10)),
+    "lstm_peephole": Shape(5, 4, 4, 1, ("peepholes", 3)),
     "lstm_coupled": Shape(9, 3, 3),
-    "min_lstm": Shape(12, 3, 4, False, recurrent=False),
-    "min_gru": Shape(13, 2, 2, False, recurrent=False),
+    "min_lstm": Shape(12, 3, 4, 0, recurrent=False),
+    "min_gru": Shape(13, 2, 2, 0, recurrent=False),
     "lstm_full_gate_recurrence": Shape(14, 4, 1, parts=4),
+    "slstm": Shape(15, 4, 5, 2),
 }
 
 
@@ -173,7 +174,7 @@ def recurrence(
         return (rng.standard_normal(extents) * 0.5).astype(dtype)
 
     def states(name: str, *leading: int) -> dict[str, np.ndarray]:
-        parts = {"h": width, "c": units} if shape.cell_state else {"h": width}
+        parts = {"h": width, "c": shape.cells * units} if shape.cells else {"h": width}
         return {name.format(part): normal(*leading, size) for part, size in parts.items()}
 
     def mask(kind: int, size: int) -> np.ndarray:
@@ -211,17 +212,31 @@ def recurrence(
     return Call(function, operands, {name: _like(dtype, *array.shape) for name, array in results.items()}, attributes)
 
 
-def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS), resets: bool = True) -> Call:
-    """Return a valid call of the forward or backward pass of the linear recurrence h' = a h + b. `sizes` are T, B and H."""
+def linear(
+    backward: bool,
+    dtype: str = "float32",
+    sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS),
+    resets: bool = True,
+    is_complex: bool = False,
+    constant: bool = False,
+) -> Call:
+    """Return a valid call of the forward or backward pass of the linear recurrence h' = a h + b.
+
+    `sizes` are T, B and H. If `is_complex` is true, the arrays have 2 H columns. If `constant` is true, a has no axes T and B.
+    """
     rng = np.random.default_rng(0)
-    a, b, all_h = (rng.standard_normal(sizes).astype(dtype) for _ in range(3))
-    h = rng.standard_normal(sizes[1:]).astype(dtype)
-    steps, state = _like(dtype, *sizes), _like(dtype, *sizes[1:])
-    last: dict[str, Any] = {"resets": rng.random(sizes[:2]) < 0.3} if resets else {}
+    steps, batch, units = sizes
+    width = 2 * units if is_complex else units
+    a, b, all_h = (rng.standard_normal((steps, batch, width)).astype(dtype) for _ in range(3))
+    a, h = a[0, 0] if constant else a, rng.standard_normal((batch, width)).astype(dtype)
+    last: dict[str, Any] = {"resets": rng.random((steps, batch)) < 0.3} if resets else {}
+    attributes = {"complex": is_complex, "constant": constant, "resets": resets}
+    of_steps, of_row = _like(dtype, *b.shape), _like(dtype, *h.shape)
     if not backward:
-        return Call("lstm_jax_linear_forward", {"a": a, "b": b, "h": h, **last}, {"h of all steps": steps}, {"resets": resets})
+        return Call("lstm_jax_linear_forward", {"a": a, "b": b, "h": h, **last}, {"h of all steps": of_steps}, attributes)
     operands = {"a": a, "h": h, "h of all steps": all_h, "d of outputs": b, **last}
-    return Call("lstm_jax_linear_backward", operands, {"d of a": steps, "d of b": steps, "d of h": state}, {"resets": resets})
+    results = {"d of a": of_row if constant else of_steps, "d of b": of_steps, "d of h": of_row}
+    return Call("lstm_jax_linear_backward", operands, results, attributes)
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:

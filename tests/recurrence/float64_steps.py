@@ -117,6 +117,31 @@ def min_gru(row: Row, state: State) -> State:
     return {"h": (1 - u) * state["h"] + u * (row.x(1) + row.part("bias", 1))}
 
 
+def rg_lru(row: Row, state: State) -> State:
+    r, i, x = (row.x(gate) + row.part("bias", gate) for gate in range(3))
+    a = sigmoid(row.p["decay"]) ** (8 * sigmoid(r))
+    return {"h": a * state["h"] + np.sqrt(1 - a**2) * sigmoid(i) * x}
+
+
+def lru(row: Row, state: State) -> State:
+    """The paper's equation in complex numbers, whose real and imaginary parts have masks of their own."""
+    units = len(row.p["nu"])
+    (by_real, by_imaginary), (real, imaginary) = np.split(row.p["kernel"], 2, axis=1), np.split(state["h"], 2)
+    eigenvalues = np.exp(-np.exp(row.p["nu"]) + 1j * np.exp(row.p["theta"]))
+    given = (row.input * row.of_x[0]) @ by_real + 1j * (row.input * row.of_x[1]) @ by_imaginary
+    new = eigenvalues * (real + 1j * imaginary) + np.exp(row.p["gamma"]) * given
+    assert new.shape == (units,)
+    return {"h": np.concatenate([new.real, new.imag])}
+
+
+def slstm(row: Row, state: State) -> State:
+    """The paper's equations, whose cell state is c N and whose normaliser is N = exp(n)."""
+    i, f, g, o = np.exp(row.z(0)), sigmoid(row.z(1)), np.tanh(row.z(2)), sigmoid(row.z(3))
+    before = np.exp(state["n"])
+    cell, normaliser = f * state["c"] * before + i * g, f * before + i
+    return {"h": o * cell / normaliser, "c": cell / normaliser, "n": np.log(normaliser)}
+
+
 def same(c: Vector) -> Vector:
     return c
 
@@ -137,6 +162,9 @@ STEPS: dict[str, Callable[[Row, State], State]] = {
     "lstm_full_gate_recurrence": lstm_full_gate_recurrence,
     "min_lstm": min_lstm,
     "min_gru": min_gru,
+    "rg_lru": rg_lru,
+    "lru": lru,
+    "slstm": slstm,
 }
 
 
@@ -157,13 +185,14 @@ def by_hand(cell: str, case: Case, arrays: Arrays) -> tuple[Vector, State]:
         {name: np.array(part, np.float64) for name, part in (given or zeros)._asdict().items()}
         for given in (arrays.reset_state, arrays.state or arrays.reset_state)
     )
-    outputs, final = np.zeros((batch, steps, units)), start
+    width = CELLS[cell].output_size(units)
+    outputs, final = np.zeros((batch, steps, width)), start
     for row in range(batch):
-        shown, own = np.zeros(units), {name: part[row] for name, part in start.items()}
+        shown, own = np.zeros(width), {name: part[row] for name, part in start.items()}
         for place, step in enumerate(range(steps)[::-1] if case.backwards else range(steps)):
             border = step + 1 if case.backwards else step
             if arrays.resets is not None and border < steps and arrays.resets[row, border]:
-                shown, own = np.zeros(units), {name: part[row] for name, part in restart.items()}
+                shown, own = np.zeros(width), {name: part[row] for name, part in restart.items()}
             valid = arrays.mask is None or bool(arrays.mask[row, step])
             if valid:
                 masks = factors(arrays.dropout.input, row, features), factors(arrays.dropout.recurrent, row, units)

@@ -39,7 +39,7 @@ def test_reference_is_the_definition(cell: str) -> None:
         with jax.enable_x64(True):
             case = case._replace(resets=resets, ids=ids)
             arrays = make_arrays(case, "float64", cell)
-            assume(arrays.dropout.recurrent is None or CELL_TABLE[cell].linear is None)
+            assume(arrays.dropout.recurrent is None or not CELL_TABLE[cell].is_linear)
             outputs, state = jax.jit(lambda arrays: run_case(case, arrays, "reference", cell))(arrays)
             assert_close((outputs, state._asdict()), by_hand(cell, case, arrays), "float64", f"{case} ")
 
@@ -95,7 +95,7 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
             assert_close(got, wanted, dtype, f"{case} ")
 
 
-OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm")
+OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm", "lru", "slstm")
 """Cells that represent all kinds of steps, states and projections."""
 BY_BACKEND = [*(("lstm", backend) for backend in serving("float64")), *((cell, None) for cell in OF_EACH_KIND)]
 

@@ -84,14 +84,14 @@ FLOATS = [pair for pair in PAIRS if "int8" not in pair]
 SERVED_ON_A_CPU = {  # backend -> (dtype of the parameters, dtype of the products) -> cells; other backends are not checked
     "compiled": {
         ("float32", "float32"): EVERY_CELL,
-        ("float32", "bfloat16"): EVERY_CELL,
-        ("float32", "int8"): EVERY_CELL.replace("lstm_full_gate_recurrence ", ""),
+        ("float32", "bfloat16"): EVERY_CELL.replace(" rg_lru lru", ""),
+        ("float32", "int8"): EVERY_CELL.replace("lstm_full_gate_recurrence ", "").replace(" rg_lru lru", ""),
         ("float64", "float64"): EVERY_CELL,
     },
     "hoisted": dict.fromkeys(FLOATS, "lstm"),
     "cudnn": {},
     "pallas": {},
-    "associative": dict.fromkeys(FLOATS, "min_lstm min_gru"),
+    "associative": dict.fromkeys(FLOATS, "min_lstm min_gru rg_lru lru"),
     "reference": dict.fromkeys(PAIRS, EVERY_CELL),
     "parallel": {("float32", "float32"): NEWTON, ("float64", "float64"): NEWTON},
 }
