@@ -27,12 +27,12 @@ Flat = Annotated[tyro.conf.OmitArgPrefixes[T], tyro.conf.arg(name="")]
 Positional = tyro.conf.Positional
 
 
-def start(devices: int = 0) -> None:
-    """Set the number of JAX's CPU devices and enable JAX's compilation cache. Call this function before JAX is first used."""
+def start() -> None:
+    """Give JAX one CPU device per core, and enable JAX's compilation cache. Call this function before JAX is first used."""
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import use_cpu_cores
 
-    use_cpu_cores(devices)
+    use_cpu_cores()
     keep_compiled()
 
 

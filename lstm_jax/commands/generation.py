@@ -11,11 +11,10 @@ from rich.console import Console
 from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written, frozen
 from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
 from lstm_jax.config import GenerationConfig
+from lstm_jax.config.generation import WantedMode
 from lstm_jax.files.digits import counted
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
-
-Mode = Literal["auto", "carried", "window"]
 
 
 @frozen
@@ -59,7 +58,7 @@ class Generate(Command):
     """Number of texts to draw."""
     seed: Seed = 0
     """Seed of the draws; the same seed gives the same texts."""
-    mode: Mode = "auto"
+    mode: WantedMode = "auto"
     """'carried' keeps the state and runs one step per character. 'window' starts from a zero state for each character and reads the window
     of characters before it. 'auto' uses the mode in which the model was trained."""
     clean: bool = False
@@ -123,7 +122,7 @@ class Score(ReadsText):
     If no text is given, the held-out text of the run is used.
     """
 
-    mode: Mode = "auto"
+    mode: WantedMode = "auto"
     """'carried' keeps the state and reads the text in one pass. 'window' starts from a zero state for each character and reads the window
     of characters before it. 'auto' uses the mode in which the model was trained."""
     dtype: Products = ""

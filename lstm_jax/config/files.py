@@ -23,13 +23,9 @@ C = TypeVar("C", bound=RunConfig)
 _REMEDY = "name the folder of a finished or interrupted run"
 
 
-def _configs() -> dict[str, type[RunConfig]]:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        import_module(f"lstm_jax.config.{module.name}")
-    return {kind.task: kind for kind in sorted(RunConfig.__subclasses__(), key=lambda kind: kind.task, reverse=True)}
-
-
-CONFIGS = _configs()
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    import_module(f"lstm_jax.config.{_module.name}")
+CONFIGS = {kind.task: kind for kind in sorted(RunConfig.__subclasses__(), key=lambda kind: kind.task, reverse=True)}
 """Dict from the name of a task to the class of its config."""
 
 

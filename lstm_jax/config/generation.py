@@ -27,6 +27,7 @@ class GenerationModelConfig(RecurrentConfig):
 Clean = Literal["source", "source-cased", "lower", "none", "exact"]
 Unit = Literal["character", "byte"]
 Unseen = Literal["include", "error", "drop"]
+WantedMode = Literal["auto", "carried", "window"]
 
 
 @frozen

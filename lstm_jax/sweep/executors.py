@@ -71,23 +71,18 @@ def attempt(function: Run, config) -> Row:
     """Call `function` on a copy of the config in this process, and return the outcome of this run."""
     start = time.perf_counter()
     try:
-        result = plain(dict(function(_copied(config))))
-        outcome = {"status": DONE, "result": result}
+        outcome = {"status": DONE, "result": plain(dict(function(_copied(config))))}
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         outcome = {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-    return outcome | {"seconds": time.perf_counter() - start, "about": _surroundings()}
-
-
-def _surroundings() -> dict[str, str]:
-    """Return the devices of JAX, if this process has imported it, and the variables that select them."""
-    found = {name: os.environ[name] for name in machine.SELECTORS if name in os.environ}
+    seconds = time.perf_counter() - start
+    about = {name: os.environ[name] for name in machine.SELECTORS if name in os.environ}
     with contextlib.suppress(RuntimeError):  # JAX finds no device
         if jax := sys.modules.get("jax"):
-            found["device"] = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    return found
+            about["device"] = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    return outcome | {"seconds": seconds, "about": about}
 
 
 def _copied(value) -> Any:
@@ -122,7 +117,7 @@ def processes(work: Work) -> Outcomes:
     places = list(zip(shares, selections or [{}] * workers, parts, strict=False))
     busy, leaving, name = list[_Worker](), list[_Worker](), f"sweep {id(work)}"
 
-    def take(worker: _Worker) -> tuple[str, Any]:
+    def take(worker: _Worker):
         *_, part = worker.place
         return part.popleft() if part else max(parts, key=len).pop()
 
@@ -163,7 +158,7 @@ def _interrupt(*_: object):
 class _Worker:
     """Process that executes one run after another at its place: CPU cores, variables that select a GPU, and a part of the runs."""
 
-    def __init__(self, function: Run, name: str, place: tuple[list[int], dict[str, str], deque[tuple[str, Any]]]):
+    def __init__(self, function: Run, name: str, place: tuple):
         self.function, self.place, self.runs = function, place, 0
         cores, selection, _ = place
         self.pipe, other = SPAWN.Pipe()

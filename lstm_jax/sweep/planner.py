@@ -92,7 +92,23 @@ def run(
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
     configs = list(configs)
-    _check(function, configs, where, workers, per_job)
+    importing = "called while a run's process imports its function"
+    is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
+    require(not is_importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
+    check_choice("where", where, EXECUTORS)
+    for argument, value in (("workers", workers), ("per_job", per_job)):
+        require(value >= 0, argument, value, "give 0 (the default) or more")
+    name = import_name(function)
+    bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
+    remedy = "give a function with a name, by which rows are found again, that needs only its config and no other object"
+    require("<lambda>" not in name and not bound, "function", name, remedy)
+    for config in configs:
+        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
+        for field, value in dataclasses.asdict(config).items():
+            with parsing(f"field {field} of a config", "give text or numbers, and dicts with keys of one type"):
+                json.dumps(value, sort_keys=True)
+    if where == "processes":
+        require_importable(function, configs)
     # absolute, since a run may change the working folder
     path, wanted, code = Path(path).absolute(), _by_id(function, configs), source_digest(function)
     found, others = _found(path, wanted)
@@ -108,8 +124,8 @@ def run(
     missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
     names = checked("together", together, Texts)
     groups = divide(function, names, missing) if names else {}
-    call, jobs, cached = run_group if names else function, path.with_suffix(".jobs"), len(wanted) - len(missing)
-    work = Work(call, groups or missing, workers, per_job, jobs, options or {}, len(missing), cached)
+    call, jobs = run_group if names else function, path.with_suffix(".jobs")
+    work = Work(call, groups or missing, workers, per_job, jobs, options or {}, len(missing), len(wanted) - len(missing))
     labels, commit = _labels(wanted), source_commit(function) if missing else ""
     about = {"commit": commit, "python": platform.python_version(), "jax": version("jax"), "lstm_jax": lstm_jax.__version__}
 
@@ -127,7 +143,7 @@ def run(
                         shown = (f"{name} {_shown(value)}" for name, value in results if not isinstance(value, list))
                         text = f"{', '.join(shown)} {seconds}"
                     config = missing[key]
-                    row = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(config))}
+                    row = {"id": key, "run": name, "code": code, "class": import_name(type(config))}
                     row |= {"config": dataclasses.asdict(config)} | outcome
                     date = datetime.now(UTC).isoformat(timespec="seconds")
                     yield [row | {"about": about | {"date": date} | outcome.get("about", {})}], f"{labels[key]}: {text}"
@@ -151,26 +167,6 @@ def _labels(configs: Mapping) -> dict[str, str]:
 
 def _shown(value, form: str = ".4g") -> str:
     return f"{value:{form}}" if isinstance(value, float) else shorten(str(value), 60)
-
-
-def _check(function: Run, configs: Sequence, where: str, workers: int, per_job: int):
-    importing = "called while a run's process imports its function"
-    is_importing = getattr(multiprocessing.current_process(), "_inheriting", False)
-    require(not is_importing, "sweep", importing, 'put the call below if __name__ == "__main__":')
-    check_choice("where", where, EXECUTORS)
-    for argument, value in (("workers", workers), ("per_job", per_job)):
-        require(value >= 0, argument, value, "give 0 (the default) or more")
-    name = import_name(function)
-    bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
-    remedy = "give a function with a name, by which rows are found again, that needs only its config and no other object"
-    require("<lambda>" not in name and not bound, "function", name, remedy)
-    for config in configs:
-        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
-        for field, value in dataclasses.asdict(config).items():
-            with parsing(f"field {field} of a config", "give text or numbers, and dicts with keys of one type"):
-                json.dumps(value, sort_keys=True)
-    if where == "processes":
-        require_importable(function, configs)
 
 
 def _by_id(function: Run, configs: Iterable) -> Values:

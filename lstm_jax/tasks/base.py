@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from numpy import ndarray
 from rich.console import Console
 from rich.table import Column, Table
@@ -34,7 +34,7 @@ from lstm_jax.aliases import AnyPath, Texts
 from lstm_jax.bounds import Trackers, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RunConfig, TrainConfig, read_config, to_json
-from lstm_jax.config.shared import config_values
+from lstm_jax.config.shared import config_values, flatten
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files.json_text import json_text
@@ -131,19 +131,19 @@ class Training(ABC):
         train, mesh = self.train_config, self.mesh
         optimizer = make_optimizer(TrainConfig(optimizer=train.optimizer), 1)
         size = train.batch_size // train.microbatches
-        batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.batch())
 
-        def trace(batch, key):
+        def trace(batch):
             model = self.make_model()
             params, rebuild = functional(model)
-            carried = jax.tree.map(lambda rows: rows[:size], self.carry(model))
+            batch, carried = jax.tree.map(lambda rows: rows[:size], (batch, self.carry(model)))
             loss = self.objective(rebuild)
             rest = (carried,) if jax.tree.leaves(carried) else ()
+            key = jax.random.key(0)
             _, residuals, _ = jax.vjp(lambda params: loss(params, batch, jnp.full(size, 1 / size), key, *rest), params, has_aux=True)
             return params, optimizer.init(params), residuals
 
         with sharding.on(mesh):
-            params, moments, residuals = jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0)))
+            params, moments, residuals = jax.eval_shape(trace, self.batch())
         cpu = _is_cpu(mesh)
         params, moments = (_bytes(tree, 1 if cpu else mesh.size) for tree in (params, moments))
         sharing = len(mesh.local_devices) if cpu else 1  # devices whose arrays lie in the memory that is checked
@@ -170,8 +170,7 @@ def _is_cpu(mesh: Mesh) -> bool:
 def _bytes(tree, devices: int = 1) -> int:
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
-        total += leaf.size * leaf.dtype.itemsize // (devices if divided else 1)
+        total += leaf.size * leaf.dtype.itemsize // (devices if sharding.param_spec(devices, path, leaf) else 1)
     return total
 
 
@@ -241,7 +240,7 @@ class Task(Training, Generic[C, D]):
         metrics = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds} | metrics
         write_atomically(run.result, json_text(metrics, indent=2) + "\n")
         if figures:
-            learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", self.curves)
+            learning_curves(result.rows, run.figures / "learning_curves.png", "Learning curves", self.curves)
             draw()
         return metrics
 
@@ -423,8 +422,7 @@ def _check_processes(config: RunConfig, resume: bool) -> None:
     if not processes.several():
         return
     values = {"processes": str(processes.count()), "platforms": os.environ.get("JAX_PLATFORMS", "any"), "resume": str(resume)}
-    for section, part in config_values(config).items():
-        values |= {f"{section}.{name}": json.dumps(value) for name, value in part.items()}
+    values |= {name: json.dumps(value) for name, value in flatten(config_values(config)).items()}
     values |= versions() | {"compiled code": _compiled_code()["compiled"] or "none", "code": processes.code_digest()}
     processes.require_equal(values, processes.CONNECT_SECONDS)
     processes.require_equal({"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS)
@@ -494,7 +492,7 @@ class Trained(ABC, Generic[C, Own]):
         Each access returns a new module. If the config has dropout, a call of the module applies dropout by default, and needs `rngs`. To
         run the module without dropout, call its method `eval()` first, or pass `deterministic=True`.
         """
-        return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
+        return self.rebuild(jax.tree.map(jnp.asarray, self.params))
 
     def with_products(self: T, dtype: str) -> T:
         """Return a copy of this trained model whose recurrent layers multiply matrices in another dtype; see `models.set_products`.
@@ -547,7 +545,7 @@ class Trained(ABC, Generic[C, Own]):
         lost = {step: f"damaged ({reason})" for step, reason in found.rejected}
         lost |= dict.fromkeys(found.unfinished, "unfinished (it has no manifest)")
         notes += tuple(f"checkpoint of step {step} is {why}; an older one is used" for step, why in lost.items())
-        params = {name: np.asarray(array) for name, array in found.state.items()}
+        params = jax.tree.map(np.asarray, found.state)
         for name, array in params.items():
             remedy = "the training has diverged: train anew with a lower learning rate"
             require(np.isfinite(array).all(), f"run {run.path}", f"{name} is not finite", remedy)

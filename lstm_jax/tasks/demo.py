@@ -9,7 +9,6 @@ import contextlib
 import csv
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +29,7 @@ from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.reading import file_digest, parsing
 from lstm_jax.files.writing import remove_temporaries, write_atomically
 from lstm_jax.runtime.console import say
+from lstm_jax.sweep.configs import override
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.training.run_folder import RunFolder
 
@@ -70,7 +70,11 @@ def run(folder: Path, seed: int, console: Console) -> None:
     with RunFolder(folder).locked():
         _clear(folder)
         try:
-            _write_reviews(folder / "reviews", seed)
+            for split, reviews in data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed).items():
+                table = io.StringIO()
+                rows = zip((text.decode() for text in reviews.texts), reviews.labels, strict=True)
+                csv.writer(table, lineterminator="\n").writerows([("text", "label"), *rows])
+                write_atomically(folder / "reviews" / f"{split}.csv", table.getvalue())
             _sentiment(folder / "sentiment", folder / "reviews", seed, console)
             _generation(folder / "generation", seed, console)
         finally:  # the marker file is also written after an interrupt
@@ -86,18 +90,9 @@ def run(folder: Path, seed: int, console: Console) -> None:
         console.print(Text(f"  lstm-jax {command}  # {purpose}"), soft_wrap=True)
 
 
-def _write_reviews(folder: Path, seed: int) -> None:
-    for split, reviews in data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed).items():
-        table = io.StringIO()
-        rows = zip((text.decode() for text in reviews.texts), reviews.labels, strict=True)
-        csv.writer(table, lineterminator="\n").writerows([("text", "label"), *rows])
-        write_atomically(folder / f"{split}.csv", table.getvalue())
-
-
 def _sentiment(folder: Path, reviews: Path, seed: int, console: Console) -> None:
     say(console, "synthetic reviews from a small grammar: a demonstration, no result")
-    config = replace(SENTIMENT, data=replace(SENTIMENT.data, data=str(reviews)), train=replace(SENTIMENT.train, seed=seed))
-    result = sentiment.train(config, folder, console=console)
+    result = sentiment.train(override(SENTIMENT, {"data.data": str(reviews), "train.seed": seed}), folder, console=console)
     say(console, f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}")
     probabilities = sentiment.load(folder).probabilities(REVIEWS)
     for text, p in zip(REVIEWS, probabilities, strict=True):
@@ -106,8 +101,7 @@ def _sentiment(folder: Path, reviews: Path, seed: int, console: Console) -> None
 
 def _generation(folder: Path, seed: int, console: Console) -> None:
     say(console, "\ncharacters of Python's own documentation")
-    config = replace(GENERATION, train=replace(GENERATION.train, seed=seed))
-    result = generation.train(config, folder, console=console)
+    result = generation.train(override(GENERATION, {"train.seed": seed}), folder, console=console)
     bits = result.rows[result.best_epoch - 1]["validation_bits"]
     say(console, f"held-out text: {bits:.3f} bits a character")
     say(console, f"text from the prompt {PROMPT!r}, at temperature 0.5:")

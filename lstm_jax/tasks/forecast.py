@@ -35,6 +35,7 @@ from numpy import ndarray
 from lstm_jax import data
 from lstm_jax.bounds import Level, check_number, frozen
 from lstm_jax.config import ForecastConfig
+from lstm_jax.config.shared import flatten
 from lstm_jax.data import Series, SeriesWindows
 from lstm_jax.errors import check_class, require
 from lstm_jax.files.digits import counted
@@ -104,7 +105,7 @@ def make_part(windows: SeriesWindows, scale: Scale, config: ForecastConfig, name
         features += [(values - scale.mean) / scale.spread] if config.data.level else []
         target = (windows.target - last[:, None]) / scale.spread
     for part in (*features, target):
-        good = bool((np.abs(part) <= MOST_SPREADS).all())
+        good = (np.abs(part) <= MOST_SPREADS).all()
         found = f"a value lies more than {MOST_SPREADS:g} spreads from another; the spread where trained on is {scale.spread:g}"
         require(good, f"values of {name}", found, "leave out outliers, or give a series of one scale")
     features += [np.log(gaps)] if config.data.gaps else []
@@ -256,8 +257,7 @@ class Forecasting(base.Task[ForecastConfig, Series]):
 
     def evaluate(self, params, name="validation"):
         parts, scale = self.split
-        found = metrics_of(self.predictions(params, parts[name]), parts[name], scale)
-        return {f"{name}_{metric}": value for metric, value in found.items()}
+        return flatten(metrics_of(self.predictions(params, parts[name]), parts[name], scale), f"{name}_")
 
     def results(self, run, params):
         """Return the metrics, and a function that draws the end of the series, with the forecasts for every K-th window of the test split.
@@ -344,7 +344,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         ends = np.concatenate([series.times[-1:], moments.ravel()])
         with np.errstate(invalid="ignore", over="ignore"):  # the difference of two infinite times, or of times near the largest float64
             gaps = series.gaps_between(ends[:-1], ends[1:])
-        good = moments.shape == (horizon,) and bool(((gaps > 0) & np.isfinite(gaps)).all())
+        good = moments.shape == (horizon,) and ((gaps > 0) & np.isfinite(gaps)).all()
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
@@ -372,8 +372,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         level = check_number("level", level, Level)
         part, moments = self.end_of(series, times)
         found = interval(self.predict(part), part.last, self.scale, level)
-        finite = bool(np.isfinite(found).all())
-        require(finite, f"forecast of {self.run.path}", "not finite", "the training has diverged: train anew with a lower learning rate")
+        remedy = "the training has diverged: train anew with a lower learning rate"
+        require(np.isfinite(found).all(), f"forecast of {self.run.path}", "not finite", remedy)
         return Forecast(moments, *(array[0] for array in found))
 
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy import ndarray
 
@@ -19,6 +18,8 @@ from lstm_jax.aliases import Values
 from lstm_jax.bounds import MOST, Count, CountOrNone, Seed, check_number, checked, frozen
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
+from lstm_jax.config.generation import WantedMode
+from lstm_jax.config.shared import flatten
 from lstm_jax.data import Characters, Corpus
 from lstm_jax.data.text.corpus import article_starts, cleaned_articles
 from lstm_jax.errors import InputError, require
@@ -40,8 +41,6 @@ SHOWN = 3000
 text is held out."""
 UNITS = 12
 """Number of hidden units in the HTML page of the most active hidden units."""
-
-WantedMode = Literal["auto", "carried", "window"]
 
 
 def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
@@ -146,7 +145,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
             rows = [row for row in read_samples(run.samples) if row["epoch"] < record.epoch]  # later epochs are trained again
             for number, temperature in enumerate(config.sample_temperatures):
                 key, rules = jax.random.fold_in(draw_key, number), make_rules(temperature=temperature)
-                drawn = sampler.generate(params, key, jnp.asarray(prompt)[None], config.sample_chars, rules)
+                drawn = sampler.generate(params, key, prompt[None], config.sample_chars, rules)
                 texts = {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
                 say(console, f"  temperature {temperature:g}: prompt {texts['prompt']!r}\n{texts['text']}")
                 rows.append({"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode} | texts)
@@ -164,7 +163,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         return Scorer(self.functional.rebuild, self.mesh, reading_mode(self.config), self.config.data.length)
 
     def derive(self, row):
-        return {f"train_{name}": value for name, value in bits_and_perplexity(row["train_loss"]).items()}
+        return flatten(bits_and_perplexity(row["train_loss"]), "train_")
 
     def evaluate(self, params):
         if self.stream or not self.monitor:

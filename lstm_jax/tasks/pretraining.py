@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from numpy import ndarray
 
 from lstm_jax.aliases import Values
-from lstm_jax.config import SentimentConfig, TrainConfig
+from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import require
 from lstm_jax.models import WordLanguageModel, replaced
 from lstm_jax.runtime import sharding
@@ -63,18 +63,18 @@ class LanguageModel(Training):
         self.log_share = np.log(np.maximum(self.counts, 1) / len(text)).astype(np.float32)
         size, parts = -(-BATCH // mesh.size) * mesh.size, config.train.microbatches
         self.steps = config.pretraining.lm_epochs * steps_per_epoch(len(self.windows), size)
-        train = TrainConfig(
+        train = replace(
+            config.train,
             epochs=config.pretraining.lm_epochs,
             batch_size=size,
             microbatches=parts if size % (parts * mesh.size) == 0 else 1,
+            optimizer="adam",
             learning_rate=config.pretraining.lm_learning_rate,
             schedule="cosine",
+            final_learning_rate=0.0,
             warmup_steps=min(WARMUP, self.steps // 10),
             clip_norm=CLIP,
-            seed=config.train.seed,
-            checkpoint_steps=config.train.checkpoint_steps,
-            stop_on_nan=config.train.stop_on_nan,
-            devices=config.train.devices,
+            keep_epochs=False,
         )
         super().__init__(train, mesh)
 

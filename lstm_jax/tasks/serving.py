@@ -42,10 +42,9 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     given = list(params.values())
 
     # each argument of a compiled call takes some tenths of a microsecond, and a dict takes longer than a flat list
-    def run(ids, *given):
+    @jax.jit
+    def compiled(ids, *given):
         return rebuild(dict(zip(params, given, strict=True)))(ids, deterministic=True)
-
-    compiled = jax.jit(run)
 
     def logits(ids):
         return np.asarray(compiled(padded_ids(ids, vocabulary), *given))

@@ -23,9 +23,6 @@ from lstm_jax.errors import require
 from lstm_jax.training.examples import Examples, permuted, shuffled, streams
 from lstm_jax.training.step import Objective
 
-Rebuild = Callable[..., Any]
-"""Function from parameters to a `CharGenerator` with these parameters."""
-
 
 def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     def gather(text, numbers):
@@ -77,7 +74,7 @@ def _metrics(logits: Array, targets: Array, weight: Array) -> tuple[Array, dict[
     return loss, {"loss": loss, "accuracy": accuracy}
 
 
-def window_objective(rebuild: Rebuild) -> Objective:
+def window_objective(rebuild: Callable) -> Objective:
     """Return the training objective for windows: the cross-entropy, in nats, of the character after each window."""
 
     def objective(params, ids, weight, key):
@@ -87,7 +84,7 @@ def window_objective(rebuild: Rebuild) -> Objective:
     return objective
 
 
-def stream_objective(rebuild: Rebuild) -> Objective:
+def stream_objective(rebuild: Callable) -> Objective:
     """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it."""
 
     def objective(params, batch, weight, key, state):

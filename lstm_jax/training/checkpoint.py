@@ -395,7 +395,7 @@ def _restore_arrays(arrays: Path, wanted: Record) -> Record:
         sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    like = {name: described(leaf) for name, leaf in wanted.items()}
+    like = jax.tree.map(described, wanted)
     with _checkpointer(arrays) as (checkpointer, path):
         arguments = ocp.checkpoint_utils.construct_restore_args(like)
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))

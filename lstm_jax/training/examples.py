@@ -115,7 +115,7 @@ def shuffled(key: Array, count: int, batch_size: int) -> Plan:
     """Return a function that computes any part of a random order of `count` examples, for an order that is too large for the memory."""
     import grain
 
-    seed = [int(word) for word in np.asarray(jax.random.key_data(key)).reshape(-1)]
+    seed = jax.random.key_data(key).ravel().tolist()
     blocks, size = count // BLOCK, BLOCK * WINDOW
     windows = max(1, -(-blocks // WINDOW))
 
@@ -123,7 +123,7 @@ def shuffled(key: Array, count: int, batch_size: int) -> Plan:
     def window(number):
         """Return the indices of the examples in the window with the index `number`, permuted."""
         places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
-        chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
+        chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else places
         examples = (np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
         if number == windows - 1:
             examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])

@@ -10,6 +10,7 @@ A training step first reads the rows that the batch looks up. It then evaluates 
 lookups. Therefore it computes the gradient of these rows only, and not of the whole table.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -181,24 +182,17 @@ def find_lookups(loss: Callable, params: Params, *args, table: str = "") -> Foun
     if not found:
         return None
     largest = max(found, key=lambda name: (params[name].size, name))
-    axes = (-1,) * len(found[largest])
-    if sharding.devices() > 1:
-        axes = _batch_axes(loss, largest, found[largest], params, args) or axes
-    return FoundLookups(largest, program, jax.tree.structure(shapes), [mode for name, mode in modes if name == largest], axes)
-
-
-def _batch_axes(loss: Callable, table: str, small: list, params: Params, args: tuple) -> Ints:
-    """Return the axis of each array of row indices that grows with the batch, or () if the loss takes no other batch size."""
 
     def doubled(leaf):
         return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)
 
-    larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
-    try:
-        program = jax.make_jaxpr(loss)(params, *larger)
-        large = jax.eval_shape(lambda *args: _indices(program, (table,), params, args, []), *larger)[table]
-    except Exception:
-        return ()
+    small = large = found[largest]
+    if sharding.devices() > 1:  # the batch axis is the axis that grows with the batch
+        larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
+        with contextlib.suppress(Exception):  # the loss may take no other batch size
+            grown = jax.make_jaxpr(loss)(params, *larger)
+            large = jax.eval_shape(lambda *args: _indices(grown, (largest,), params, args, []), *larger)[largest]
     pairs = zip(small, large, strict=True)
-    axes = [[n for n, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[1] == 2 * sizes[0]] for a, b in pairs]
-    return tuple(changed[0] if len(changed) == 1 else -1 for changed in axes)
+    changed = [[n for n, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[1] == 2 * sizes[0]] for a, b in pairs]
+    axes = tuple(own[0] if len(own) == 1 else -1 for own in changed)
+    return FoundLookups(largest, program, jax.tree.structure(shapes), [mode for name, mode in modes if name == largest], axes)

@@ -122,12 +122,15 @@ def run_epochs(
                 for name in row.keys() & more.keys():
                     raise InputError("metric", name, "the training itself has it: give another name")
                 run.end_epoch(row | more, callbacks, resume)
-                number, due = processes.largest(asked.number, run.is_due)
+                due = run.ended or config.checkpoint_steps > 0 or time.perf_counter() > run.saved_at + SAVE_SECONDS
+                number, due = processes.largest(asked.number, due)
                 if number or due:
                     run.save()
                 if number and not (run.ended and last):
                     raise Interrupted(int(run.state.step), number)
-        return run.result()
+        history, count = run.history, len(run.history.rows)
+        best, early = history.best_epoch or count, count < config.epochs
+        return FitResult(processes.gathered(run.best), tuple(history.rows), best, early, history.seconds)
 
 
 @dataclass
@@ -195,7 +198,7 @@ class _Fit:
         return sharding.put(tree, sharding.replicated(self.mesh))
 
     def _params(self):
-        return jax.tree.map(lambda a: a.copy(), self.state.params)
+        return jax.tree.map(jnp.copy, self.state.params)
 
     def _saved(self) -> dict[str, Any]:
         """Return what a checkpoint stores. The number of examples is a float32, as in older versions, and `rounded` is its error."""
@@ -220,10 +223,6 @@ class _Fit:
         history = self.history
         step = history.rows[(history.best_epoch or len(history.rows)) - 1]["step"] if history.rows else 0
         return step if self.monitor or step == int(self.state.step) else 0
-
-    @property
-    def is_due(self) -> bool:
-        return self.ended or self.config.checkpoint_steps > 0 or time.perf_counter() > self.saved_at + SAVE_SECONDS
 
     @property
     def ended(self) -> bool:
@@ -312,7 +311,7 @@ class _Fit:
                 if number:
                     raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
-        seconds, sums = time.perf_counter() - began, {name: float(total) for name, total in self.state.totals.items()}
+        seconds, sums = time.perf_counter() - began, jax.tree.map(float, self.state.totals)
         row = {"epoch": epoch + 1, "step": int(self.state.step)} | {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
         row |= {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
         return row if self.source.waited is None else row | {"input_seconds": self.source.waited}
@@ -322,9 +321,9 @@ class _Fit:
         history, params = self.history, self.state.params
         epoch, step = len(history.rows) + 1, int(self.state.step)
         if self.config.stop_on_nan:
-            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+            finite = all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
             require(finite, "parameters", f"not finite after epoch {epoch}", TOO_FAST)
-        zeros = self._copied({name: np.zeros((), total.dtype) for name, total in self.state.totals.items()})
+        zeros = self._copied(jax.tree.map(np.zeros_like, self.state.totals))
         self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
         if self.monitor:
             require(self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
@@ -341,11 +340,6 @@ class _Fit:
         record = EpochRecord(epoch, step, row, tuple(history.rows), gathered, self.config.seed, resumed, history.best_epoch, self.ended)
         for callback in callbacks:
             callback(record)
-
-    def result(self) -> FitResult:
-        history, count = self.history, len(self.history.rows)
-        best, early = history.best_epoch or count, count < self.config.epochs
-        return FitResult(processes.gathered(self.best), tuple(history.rows), best, early, history.seconds)
 
 
 def _chunks(start: int, groups: Iterable[Group], every: int):

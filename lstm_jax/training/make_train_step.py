@@ -96,12 +96,14 @@ class TrainStep:
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
         self._several = jax.jit(partial(lax.scan, self._step), donate_argnums=0)
-        self._catch_up = jax.jit(lambda state: catch_up_if(True, optimizer, self._lag(state), state)._replace(behind={}))
+        self._catch_up = jax.jit(
+            lambda state: catch_up_if(True, optimizer, lag_of(optimizer, state, state.step), state)._replace(behind={})
+        )
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
         state, _ = create_state(self._parts.params, self._optimizer, (), self._mesh)
-        variables = jax.tree.map(lambda array: array.copy(), self._parts.variables)
+        variables = jax.tree.map(jnp.copy, self._parts.variables)
         return over_runs(state._replace(carry=sharding.put(variables, sharding.replicated(self._mesh))))
 
     def __call__(self, state: TrainState, *batch) -> tuple:
@@ -135,7 +137,7 @@ class TrainStep:
         """
         with sharding.on(self._mesh):
             state = self._caught_up(state)
-        return self._parts.rebuild(*jax.tree.map(lambda a: a.copy(), (state.params, state.carry)))
+        return self._parts.rebuild(*jax.tree.map(jnp.copy, (state.params, state.carry)))
 
     def caught_up(self, state: TrainState) -> TrainState:
         """Return the training state after all rows of the embedding table (see `table`) have taken the steps that they missed.
@@ -145,7 +147,7 @@ class TrainStep:
         `state = step.caught_up(state); state = state._replace(opt_state=optimizer.init(state.params))`.
         """
         with sharding.on(self._mesh):
-            return self._caught_up(state) if state.behind else jax.tree.map(lambda array: array.copy(), state)
+            return self._caught_up(state) if state.behind else jax.tree.map(jnp.copy, state)
 
     @property
     def table(self) -> str:
@@ -201,14 +203,11 @@ class TrainStep:
         return loss, (result, variables)
 
     def _step(self, state: TrainState, batch: tuple) -> tuple:
-        lag = self._lag(state) if state.behind else None
+        lag = lag_of(self._optimizer, state, state.step) if state.behind else None
         lag, state, result = take_step(self._objective, self._optimizer, state, lag, batch, (), ())
         if lag:
             state = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state)
         return state, result
-
-    def _lag(self, state: TrainState):
-        return lag_of(self._optimizer, state, state.step)
 
     def _caught_up(self, state: TrainState) -> TrainState:
         """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates."""

@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
+from lstm_jax.config.shared import flatten
 from lstm_jax.errors import require
 
 
@@ -42,7 +43,7 @@ class BinaryMetrics:
         row: Values = dataclasses.asdict(self)
         (tn, fp), (fn, tp) = row.pop("confusion")
         row |= {"tn": tn, "fp": fp, "fn": fn, "tp": tp, "auc": None if np.isnan(self.auc) else self.auc}
-        return {prefix + name: value for name, value in row.items()}
+        return flatten(row, prefix)
 
 
 @frozen
@@ -82,16 +83,19 @@ def binary_metrics(logits: ndarray, labels: ndarray) -> BinaryMetrics:
         InputError: if `logits` and `labels` are empty or have different lengths, a logit is not finite, or a label is neither 0 nor 1.
     """
     from scipy.special import expit
+    from scipy.stats import mannwhitneyu  # takes half a second to import
 
     z, y = _checked("logits", logits, labels)
     probabilities = expit(z)
     loss = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     positive = z > 0  # equals p > 0.5, also for logits so small that p rounds to 0.5
+    ones, zeros = z[y == 1], z[y == 0]
+    pairs = ones.size * zeros.size
     (tn, fp), (fn, tp) = np.bincount((2 * y + positive).astype(int), minlength=4).reshape(2, 2).tolist()
     return BinaryMetrics(
         loss=float(loss.mean()),
         accuracy=(tn + tp) / len(y),
-        auc=_auc(z, y),
+        auc=float(mannwhitneyu(ones, zeros, method="asymptotic").statistic / pairs) if pairs else float("nan"),
         confusion=((tn, fp), (fn, tp)),
         ece=reliability(probabilities, y).ece,
         brier=float(np.mean((probabilities - y) ** 2)),
@@ -134,12 +138,3 @@ def _checked(name: str, values: ndarray, labels: ndarray) -> tuple[ndarray, ndar
     for thing, array, good, remedy in ((name, v, np.isfinite(v), diverged), ("labels", y, (y == 0) | (y == 1), "give 0 or 1")):
         require(good.all(), thing, f"{array[~good][:1]} at review {np.argmin(good)}", remedy)
     return v, y
-
-
-def _auc(scores: ndarray, labels: ndarray) -> float:
-    from scipy.stats import mannwhitneyu  # takes half a second to import
-
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    if not (positive.size and negative.size):
-        return float("nan")
-    return float(mannwhitneyu(positive, negative, method="asymptotic").statistic / (positive.size * negative.size))

@@ -67,10 +67,6 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
         b1, b2, eps = float(b1), float(b2), float(eps)  # compiled code takes no other types of numbers
     rates = Rates(b1, b2)
 
-    def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
-
     def advance(state):
         count = optax.safe_increment(state.count)
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
@@ -98,7 +94,7 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
         steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, found)
         return steps, optax.ScaleByAdamState(count, m, v)
 
-    dense = optax.GradientTransformation(init, update)
+    dense = optax.GradientTransformation(optax.scale_by_adam().init, update)
     return dense if traced else RowOptimizer(dense, rates, advance)
 
 

@@ -107,7 +107,7 @@ def select(rows: Sequence[Row], where: Iterable[str] = (), sort: str = "run") ->
     """
     names = {name.rpartition(".")[2]: name for name in reversed(rows[0])} | {name: name for name in rows[0]}
 
-    def column(name: str) -> str:
+    def column(name: str):
         given = name.replace("-", "_")
         if given not in names:
             (nearest,) = difflib.get_close_matches(given, names, 1, 0)
@@ -123,7 +123,7 @@ def select(rows: Sequence[Row], where: Iterable[str] = (), sort: str = "run") ->
         require(not near, "where", condition, f"no run has it; did you mean {' or '.join(near)}?")
         kept = found
 
-    def rank(row: Row) -> tuple:
+    def rank(row: Row):
         value, metric = row[by], row["metric"] if by == "best" else by
         return (1,) if value is None else (0, metric, isinstance(value, str), -value if metric.endswith(("accuracy", "auc")) else value)
 

@@ -74,6 +74,6 @@ def create_state(params, optimizer: Optimizer, totals: Texts, mesh: Mesh, carry=
 
     behind = {table: np.zeros(len(params[table]), np.int32)} if row_sparse(table, optimizer, params) else {}
     shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(make, params, carry, behind))
-    if processes.several():  # arrays on a device of one process are no operands of a function of all processes
-        params, carry = jax.tree.map(np.asarray, (params, carry))
+    # on the host, since arrays on a device of one process are no operands of a function of all processes
+    params, carry = processes.gathered((params, carry))
     return jax.jit(make, out_shardings=shardings)(params, carry, behind), shardings

@@ -205,6 +205,5 @@ def _accumulated(function: Callable, count: int, parts: tuple) -> tuple:
         return jax.tree.map(jnp.add, sums, added), (own, carry)
 
     shapes = jax.eval_shape(lambda parts: function(*_first(count, parts))[0], parts)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    sums, (own, carry) = lax.scan(body, zeros, parts)
+    sums, (own, carry) = lax.scan(body, jax.tree.map(jnp.zeros_like, shapes), parts)
     return sums, own, jax.tree.map(lambda a: sharding.constrain(jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:]), 0), carry)

@@ -19,6 +19,7 @@ from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_jax.bounds import Count, check_number, checked
+from lstm_jax.config.shared import flatten
 from lstm_jax.errors import require
 from lstm_jax.recurrence import as_int32
 from lstm_jax.runtime import processes, sharding
@@ -52,8 +53,7 @@ class Scores(NamedTuple):
         `correct`).
         """
         loss = float(self.nats.mean(dtype=np.float64))
-        metrics = {"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}
-        return {prefix + name: value for name, value in metrics.items()}
+        return flatten({"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}, prefix)
 
 
 def bits_and_perplexity(nats: float) -> dict[str, float]:

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from lstm_jax.aliases import Values
 from lstm_jax.bounds import frozen
+from lstm_jax.config.shared import flatten
 from lstm_jax.errors import Interrupted, parsing, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.runtime import processes
@@ -187,7 +188,7 @@ class Mlflow(Service):
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # else MLflow 3.17 refuses one
         run = self.api.start_run(known, run_name=self.folder.absolute().name)
         if not known:  # a resumed training may have more epochs, but MLflow changes no parameter
-            self.api.log_params({f"{section}.{name}": value for section, part in about.config.items() for name, value in part.items()})
+            self.api.log_params(flatten(about.config))
         return run.info.run_id
 
     def epoch(self, record):

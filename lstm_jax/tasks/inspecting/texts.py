@@ -15,7 +15,7 @@ from lstm_jax.inspection.attribution import gradient_norms, reach
 from lstm_jax.inspection.window import Curve, Frame, Strip
 from lstm_jax.tasks import generation
 from lstm_jax.tasks.generation import ReadText
-from lstm_jax.tasks.inspecting.common import Network, Request, first_kinds
+from lstm_jax.tasks.inspecting.common import Network, first_kinds
 
 LIKELY = 6
 """Number of likeliest next characters that are shown for a step."""
@@ -59,10 +59,8 @@ class TextNetwork(Network):
             found[request.file.name] = read((str(request.file),))
         for name, text in found.items():
             require(len(text.ids) >= 3, name, f"{len(text.ids)} characters", "give 3 or more")
-        return found or self._chosen(request)
-
-    def _chosen(self, request: Request) -> dict[str, ReadText]:
-        """Choose easy and hard parts of the held-out text, and parts of median difficulty."""
+        if found:
+            return found
         held_out, articles = self.trained.read_text(most=READ)
         size = min(request.chars, len(held_out) - 1)
         require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")
@@ -70,7 +68,6 @@ class TextNetwork(Network):
         bits = self.trained.score(held_out, starts=articles).nats[: count * size] / np.log(2)
         means = bits.reshape(count, size).mean(1)
         order, middle = (np.argsort(values, kind="stable") for values in (means, np.abs(means - np.median(means))))
-        found = {}
         for n, kind in first_kinds({"surest": order, "most surprised": order[::-1], "median": middle}, request.examples).items():
             begin = n * size
             name = f"{kind}: held-out text from character {begin}, {means[n]:.2f} bits a character"
