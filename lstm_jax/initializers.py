@@ -20,10 +20,8 @@ Initializer = Callable[..., Array]
 
 
 def _scaled(name: str) -> Initializer:
-    """Return an initialiser of JAX that also draws vectors, each as a column of a matrix.
-
-    With the fans of a vector, fan_in = fan_out = n, Glorot's formula becomes LeCun's.
-    """
+    """Return an initialiser of JAX that also draws vectors, each as a column of a matrix."""
+    # With the fans of a vector, fan_in = fan_out = n, Glorot's formula becomes LeCun's.
     matrix, vector = getattr(plain, name)(), getattr(plain, name.replace("glorot", "lecun"))()
 
     def draw(key: Array, shape: Ints, dtype=jnp.float32):

@@ -23,21 +23,13 @@ from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.cells.slstm import SLSTMState, slstm
 from lstm_jax.errors import check_choice, require
 
-_ROWS = (
-    lstm.CELL,
-    gru.CELL,
-    gru.RESET_BEFORE,
-    simple_rnn.CELL,
-    layernorm_lstm.CELL,
-    *lstm_variants.CELLS,
-    *min_rnns.CELLS,
-    slstm(1),
-    rg_lru.CELL,
-    lru(),
-)
+_OWN_INIT = (slstm(1), rg_lru.CELL, lru())
+_ROWS = (lstm.CELL, gru.CELL, gru.RESET_BEFORE, simple_rnn.CELL, layernorm_lstm.CELL, *lstm_variants.CELLS, *min_rnns.CELLS, *_OWN_INIT)
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
 """Set of the cells that this library defines. Cells that a user registers are in `CELLS` but not in this set."""
+DRAWN_AS_IN_KERAS = BUILT_IN - set(_OWN_INIT)
+"""Set of the cells whose parameters a layer draws by Keras' initialisers. Those of other cells are drawn by their functions `init`."""
 
 
 def _built_in(name: str) -> Cell:

@@ -360,10 +360,8 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def _order_in_config(config, model: Kind, subject: str) -> list[str]:
-    """Return the names of a Keras model's recurrent layers in the order of the model, after checking their options.
-
-    The layers must be a chain in which each layer reads the layer before it.
-    """
+    """Return the names of a Keras model's recurrent layers in the order of the model, after checking their options."""
+    # The layers must be a chain in which each layer reads the layer before it.
     for layer in config["layers"]:
         _check_options(layer, model, subject)
     layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]

@@ -52,11 +52,9 @@ def _paired(layer, arrays: Arrays, where: str = "") -> Pairs:
 
 
 def _paired_layers(layer, weights: Sequence, where: str = "", allowed: Sequence[str] = ()) -> Pairs:
-    """Pair the parameters of recurrent layers with weights, after checking that the weights fit the layers.
-
-    `where` is the path of a layer's weights in error messages. `allowed` are the cells, with their activations, that the weights fit; if it
-    is empty, the activations are not checked.
-    """
+    """Pair the parameters of recurrent layers with weights, after checking that the weights fit the layers."""
+    # `where` is the path of a layer's weights in error messages. `allowed` are the cells, with their activations, that the weights fit; if
+    # it is empty, the activations are not checked.
     layers = layers_of(layer)
     require(len(layers) == len(weights), "layers", len(layers), f"the weights have {len(weights)}: give a RecurrentStack of as many layers")
     found = []

@@ -162,10 +162,9 @@ class XzStream:
 
 
 class _Bounded(io.RawIOBase):
-    """Stream that reads from another stream, and raises `InputError` when the number of bytes read exceeds `most`.
+    """Stream that reads from another stream, and raises `InputError` when the number of bytes read exceeds `most`."""
 
-    `subject` is the name of the file in the error message.
-    """
+    # `subject` is the name of the file in the error message.
 
     def __init__(self, stream: io.BufferedIOBase | XzStream, most: int, subject: str):
         self.stream, self.most, self.subject, self.left = stream, most, subject, most

@@ -28,7 +28,7 @@ def check_size(name: str, value) -> int:
 
 def initial_params(
     cell: Cell,
-    built_in: bool,
+    as_in_keras: bool,
     features: int,
     units: int,
     drawn: Mapping[str, Initial | None],
@@ -39,8 +39,8 @@ def initial_params(
 ) -> dict[str, Array | None]:
     """Return a dict from the name of each parameter of a recurrent layer to its initial value, or to None for a bias without `use_bias`.
 
-    `drawn` is a dict from the names in `ARGUMENTS` to initialisers, or to None for the default of the cell. `built_in` tells whether the
-    cell is one of this library.
+    `drawn` is a dict from the names in `ARGUMENTS` to initialisers, or to None for the default of the cell. `as_in_keras` tells
+    whether Keras' initialisers are the default of the cell, and not its function `init`.
     """
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     for name, given in drawn.items():
@@ -52,7 +52,7 @@ def initial_params(
     def init():
         return cell.init(rngs.params(), features, units, dtype)._asdict()
 
-    if not built_in:
+    if not as_in_keras:
         remedy = f"the function init of the cell {cell.name} gives its bias: leave it out, or give bias_initializer"
         require(unit_forget_bias, "unit_forget_bias", unit_forget_bias, remedy)
         params = init()

@@ -13,7 +13,7 @@ from flax.core import FrozenDict
 from jaxtyping import Array
 
 from lstm_jax.bounds import check_number, checked
-from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
+from lstm_jax.cells import BUILT_IN, DRAWN_AS_IN_KERAS, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.cells.products import is_ids
@@ -157,7 +157,9 @@ class Recurrent(DropoutLayer):
         self.remat: Remat = check_remat(remat)
         self.carried: Any = nnx.data(None)
         drawn = {"kernel": kernel_initializer, "recurrent_kernel": recurrent_initializer, "bias": bias_initializer}
-        params = initial_params(self.definition, base in BUILT_IN, features, units, drawn, param_dtype, rngs, use_bias, unit_forget_bias)
+        params = initial_params(
+            self.definition, base in DRAWN_AS_IN_KERAS, features, units, drawn, param_dtype, rngs, use_bias, unit_forget_bias
+        )
         super().__init__(rngs, bool(dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell))
         if learned_state:
             start = self.definition.initial_state(1, units, param_dtype)

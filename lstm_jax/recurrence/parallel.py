@@ -121,11 +121,9 @@ def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, Arra
 
 
 def _own_units(params, h: Array, z: Array, mask: Mask):
-    """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units.
-
-    In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
-    is added to z or, for a GRU, to the recurrent bias. The values of the step stay the same, apart from rounding.
-    """
+    """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units."""
+    # In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
+    # is added to z or, for a GRU, to the recurrent bias. The values of the step stay the same, apart from rounding.
     kernel = params.recurrent_kernel
     own = kernel * jnp.tile(jnp.eye(len(kernel), dtype=kernel.dtype), (1, kernel.shape[1] // len(kernel)))
     others = masked_matmul(lax.stop_gradient(h), kernel - own, mask)
@@ -136,11 +134,9 @@ def _own_units(params, h: Array, z: Array, mask: Mask):
 
 
 def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
-    """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the steps.
-
-    `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives of the result
-    leave out the terms between different units; see `_own_units`.
-    """
+    # "Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the
+    # steps.""" `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives
+    # of the result leave out the terms between different units; see `_own_units`.
     params, mask, resets, state = call.params, call.dropout.recurrent, call.resets, type(cell.state_like())
 
     def step(before, z, valid, at):
@@ -158,10 +154,8 @@ def _before(states: Array, start: Array) -> Array:
 
 
 def _blocks(cell: Cell, call: Call, before: Array, full: bool) -> Array:
-    """Return the Jacobians (T, B, 1, H * K, H * K) of all steps with respect to the states before the steps.
-
-    If `full` is false, return their diagonal blocks (T, B, H, K, K), one for each unit.
-    """
+    """Return the Jacobians (T, B, 1, H * K, H * K) of all steps with respect to the states before the steps."""
+    # If `full` is false, return their diagonal blocks (T, B, H, K, K), one for each unit.
     units, count = before.shape[2:]
 
     def push(direction):
@@ -220,11 +214,9 @@ def _solved(cell: Cell, options: Newton, call: Call):
 
 @_solved.defjvp
 def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
-    """Differentiate `_solved`, whose iterations and residual have zero tangents.
-
-    The tangents d of the states satisfy d[t] = J[t] d[t - 1] + e[t]. Here J[t] is the Jacobian of step t with respect to the state before
-    the step, and e[t] is the tangent of the step if only the operands change.
-    """
+    """Differentiate `_solved`, whose iterations and residual have zero tangents."""
+    # The tangents d of the states satisfy d[t] = J[t] d[t - 1] + e[t]. Here J[t] is the Jacobian of step t with respect to the state before
+    # the step, and e[t] is the tangent of the step if only the operands change.
     (call,), (d_call,) = primals, tangents
     states, count, residual = _solved(cell, options, call)
 
@@ -247,12 +239,10 @@ def _after(array: Array) -> Array:
 
 
 def _solve_linear(blocks: Array, reverse: bool, matvec: Callable, b: Array) -> Array:
-    """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d.
-
-    One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
-    the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d. The repetitions end when this
-    side is small in each row of the batch, compared with the largest entry of b and d in the row.
-    """
+    """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d."""
+    # One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors.
+    # Therefore the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d. The repetitions end
+    # when this side is small in each row of the batch, compared with the largest entry of b and d in the row.
     tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps
     done = lax.broadcasted_iota(jnp.int32, b.shape, 0)  # number of steps that are computed before a step
     done = jnp.flip(done, 0) if reverse else done
@@ -323,12 +313,11 @@ def linear_scan(a: Array, b: Array, reverse: bool = False) -> Array:
 
 
 class _Filtered(NamedTuple):
-    """Summary of some consecutive steps in the parallel Kalman filter of Särkkä & García-Fernández (2021).
+    """Summary of some consecutive steps in the parallel Kalman filter of Särkkä & García-Fernández (2021)."""
 
-    Let s be the state before these steps. Given s and the observations in these steps, the state after them has the mean a s + b and the
-    covariance c. The likelihood of the observations, given s, is proportional to exp(eta^T s - s^T j s / 2). `a`, `c` and `j` are matrices,
-    and `b` and `eta` are vectors.
-    """
+    # Let s be the state before these steps. Given s and the observations in these steps, the state after them has the mean a s + b and the
+    # covariance c. The likelihood of the observations, given s, is proportional to exp(eta^T s - s^T j s / 2). `a`, `c` and `j` are
+    # matrices, and `b` and `eta` are vectors.
 
     a: Array
     b: Array

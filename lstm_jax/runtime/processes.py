@@ -99,10 +99,8 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
 
 @contextlib.contextmanager
 def _one_line_for_lost_processes():
-    """Let the JAX client that is made in this context print one line if another process dies, where JAX prints a dump of its stack.
-
-    JAX passes the error to a callback, but cannot convert it to Python: C++ then calls the handler of `std::terminate`.
-    """
+    """Let the JAX client that is made in this context print one line if another process dies, where JAX prints a dump of its stack."""
+    # JAX passes the error to a callback, but cannot convert it to Python: C++ then calls the handler of `std::terminate`.
     library: Any = import_module("jaxlib._jax")
     make = library.get_distributed_runtime_client
     try:

@@ -42,11 +42,9 @@ _UNKNOWN = object()
 
 
 def _evaluate(program: core.ClosedJaxpr, args: Sequence, lookup: Callable, given: Sequence = ()) -> list:
-    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results.
-
-    `lookup(table, indices, equation)` returns the result of a lookup, or of any other use of a table, whose `indices` are None. `given`
-    holds the results that already have a sharding.
-    """
+    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results."""
+    # `lookup(table, indices, equation)` returns the result of a lookup, or of any other use of a table, whose `indices` are None. `given`
+    # holds the results that already have a sharding.
     jaxpr = program.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
@@ -108,10 +106,8 @@ def _row_indices(indices, equation) -> Array:
 
 
 def _indices(program: core.ClosedJaxpr, tables: Sequence[str], params: Params, args: tuple, modes: list) -> dict[str, list]:
-    """Return the row indices of each lookup in each of the tables, without the tables that are also used in other ways.
-
-    Pairs of a table and the mode of a lookup in it (see `gather_columns`) are added to `modes`.
-    """
+    """Return the row indices of each lookup in each of the tables, without the tables that are also used in other ways."""
+    # Pairs of a table and the mode of a lookup in it (see `gather_columns`) are added to `modes`.
     found, others = {}, set()
 
     def lookup(table, indices, equation):

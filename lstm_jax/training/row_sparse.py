@@ -147,11 +147,10 @@ def row_sparse(table: str, optimizer, params) -> bool:
 
 @frozen
 class _Rows(Operation):
-    """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`.
+    """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`."""
 
-    "lstm_jax_adam_catch_up" makes the Adam steps that rows have missed, and "lstm_jax_adam_rows" also makes the step of the rows that the
-    batch looks up. In JAX, each training step updates all rows of the table, and there is nothing to catch up.
-    """
+    # "lstm_jax_adam_catch_up" makes the Adam steps that rows have missed, and "lstm_jax_adam_rows" also makes the step of the rows that the
+    # batch looks up. In JAX, each training step updates all rows of the table, and there is nothing to catch up.
 
     target: str
     rates: Rates

@@ -169,10 +169,9 @@ class RunFolder:
         return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(self.path))}"
 
     def _sealed(self, accept: bool = False):
-        """Return the checksums in the manifest, and the environments, oldest first.
-
-        If there is no manifest, or a damaged one that is accepted, return None and the environments in environment.json, if it can be read.
-        """
+        """Return the checksums in the manifest, and the environments, oldest first."""
+        # If there is no manifest, or a damaged one that is accepted, return None and the environments in environment.json, if it can be
+        # read.
         subject = f"manifest {self.manifest}"
         with system_errors(subject, _READABLE):
             content: Any = read_summed(self.manifest.read_bytes()) or {} if self.manifest.exists() else None

@@ -172,10 +172,8 @@ def catch_up_if(due, optimizer: RowOptimizer, lag: Lag, state: TrainState) -> Tr
 
 
 def _divided(count: int, batch, weight, key, carry) -> tuple:
-    """Divide a batch into microbatches, stacked on a new first axis, unless `count` is 1.
-
-    Microbatch k has the rows k, k + count, ..., so that no row moves to another device of a mesh.
-    """
+    """Divide a batch into microbatches, stacked on a new first axis, unless `count` is 1."""
+    # Microbatch k has the rows k, k + count, ..., so that no row moves to another device of a mesh.
     if count == 1:
         return batch, weight, key, carry
 
@@ -192,11 +190,9 @@ def _first(count: int, parts):
 
 
 def _accumulated(function: Callable, count: int, parts: tuple) -> tuple:
-    """Call a function for each microbatch.
-
-    The function returns sums over examples, such as gradients, which are added up; other results, which are stacked; and the carry, whose
-    rows are returned in the order of the batch.
-    """
+    """Call a function for each microbatch."""
+    # The function returns sums over examples, such as gradients, which are added up; other results, which are stacked; and the carry, whose
+    # rows are returned in the order of the batch.
     if count == 1:
         return function(*parts)
 

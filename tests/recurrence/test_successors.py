@@ -91,3 +91,13 @@ def test_the_normaliser_does_not_overflow(gate: float) -> None:
     with jax.enable_x64(True):
         want = run(*jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, x)), "reference")
     assert_close(got, want, 2e-4)
+
+
+@pytest.mark.parametrize("cell", ["slstm", "rg_lru", "lru"])
+def test_a_layer_draws_as_the_cell(cell: str) -> None:
+    """A layer has the initial parameters of the function `init` of these cells, by their names and as objects."""
+    by_name, by_cell = (Recurrent(FEATURES, UNITS, cell=given, rngs=nnx.Rngs(3)) for given in (cell, CELLS[cell]))
+    key = nnx.Rngs(3).params()
+    for name, drawn in CELLS[cell].init(key, FEATURES, UNITS)._asdict().items():
+        np.testing.assert_array_equal(getattr(by_name, name)[...], drawn)
+        np.testing.assert_array_equal(getattr(by_cell, name)[...], drawn)

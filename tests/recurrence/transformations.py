@@ -45,6 +45,8 @@ COLUMNS = (
     Column("compiled", "lstm"),
     Column("compiled", "gru"),
     Column("compiled", "min_gru"),
+    Column("compiled", "slstm"),
+    Column("compiled", "lru"),
     Column("hoisted", "lstm"),
     Column("reference", "lstm"),
     Column("associative", "min_gru"),
