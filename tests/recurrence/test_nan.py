@@ -23,7 +23,14 @@ def test_nan_reaches_its_row_and_all_parameters(eager: None, cell: str, backend:
     for row in (0, 1):
         x = np.ones((batch, 1, 3), np.float32)
         x[row, 0, 1] = np.nan
-        by_params, by_x = jax.grad(lambda *by: weigh(run({"params": by[0], "x": by[1], "mask": valid}, backend, cell)), (0, 1))(params, x)
+
+        def loss(params, x, valid=valid):
+            found = run({"params": params, "x": x, "mask": valid}, backend, cell)
+            return weigh(
+                jax.tree.map(lambda leaf: leaf + leaf * leaf, found)
+            )  # not linear, so that the gradients of a linear cell depend on x
+
+        by_params, by_x = jax.grad(loss, (0, 1))(params, x)
         assert all((np.isnan(leaf) == valid[row]).all() for leaf in by_params)
         np.testing.assert_array_equal(np.isnan(by_x).any((1, 2)), (np.arange(batch) == row) & valid[row])
 

@@ -105,7 +105,7 @@ ALONE: dict[str, Callable[[Problem], Any]] = {
     "grad of grad": lambda p: jax.grad(lambda x: _squares(_both(p.loss)(p.params, x)))(p.x),
     "jvp": lambda p: jax.jvp(p.loss, (p.params, p.x), (p.params, p.x)),
     "jacfwd": lambda p: jax.jacfwd(p.loss, 1)(p.params, p.x),
-    "jacrev": lambda p: jax.jacrev(lambda x: _both(p.loss)(p.params, x)[0].bias)(p.x),
+    "jacrev": lambda p: jax.jacrev(lambda x: _both(p.loss)(p.params, x)[0][-1])(p.x),
     "hessian": lambda p: jax.hessian(lambda kernel: p.loss(p.params._replace(kernel=kernel), p.x))(p.params.kernel),
     "jvp of grad": _jvp_of_grad,
     "checkpoint": lambda p: _both(jax.checkpoint(p.loss))(p.params, p.x),
