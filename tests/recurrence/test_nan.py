@@ -26,9 +26,8 @@ def test_nan_reaches_its_row_and_all_parameters(eager: None, cell: str, backend:
 
         def loss(params, x, valid=valid):
             found = run({"params": params, "x": x, "mask": valid}, backend, cell)
-            return weigh(
-                jax.tree.map(lambda leaf: leaf + leaf * leaf, found)
-            )  # not linear, so that the gradients of a linear cell depend on x
+            # not linear, so that the gradients of a linear cell depend on x
+            return weigh(jax.tree.map(lambda part: part + part * part, found))
 
         by_params, by_x = jax.grad(loss, (0, 1))(params, x)
         assert all((np.isnan(leaf) == valid[row]).all() for leaf in by_params)
