@@ -54,11 +54,15 @@ LAYOUTS = {
     "simple_rnn": Layout("a simple RNN", cell_shapes("H"), "RNN", {"Keras": (0,), "PyTorch": (0,), "ONNX": (0,)}),
     PROJECTED: Layout("an LSTM with a projection", cell_shapes("4H", "P", projection="H, P"), "LSTM", {"PyTorch": _IFGO}),
     "lstm_peephole": Layout("an LSTM with peepholes", cell_shapes("4H", peepholes="3H"), "LSTM"),
+    "slstm": Layout("an sLSTM", cell_shapes("4H", "D")),
+    "rg_lru": Layout("an RG-LRU", {"kernel": "E, 3H", "bias": "3H", "decay": "H"}),
+    "lru": Layout("an LRU", {"kernel": "E, 2H", "nu": "H", "theta": "H", "gamma": "H"}),
     "dense": Layout("a dense layer", {"kernel": "in, out", "bias": "out"}, "Linear"),
     "embedding": Layout("an embedding", {"embedding": "V, E"}, "Embedding"),
 }
 """Dict from a cell or another kind of layer to its layout, for each layer whose weights can be converted."""
 CELLS = tuple(name for name, layout in LAYOUTS.items() if layout.orders)
+SUCCESSORS = ("slstm", "rg_lru", "lru")  # loaded alone
 
 LAYER = "give Recurrent and Bidirectional layers, or dicts of arrays"
 ENDS = ("embedding/embedding", "head/kernel", "head/bias")

@@ -18,6 +18,7 @@ from lstm_jax.convert.arrays import (
     LAYOUTS,
     OWN,
     SENTIMENT,
+    SUCCESSORS,
     TORCH_CELLS,
     Arrays,
     base_cell,
@@ -81,7 +82,7 @@ def _paired_layers(layer, weights: Sequence, where: str = "", allowed: Sequence[
                     direction or (half.go_backwards, half.keep_order) == (reverse, reverse), f"go_backwards{at}", half.go_backwards, remedy
                 )
             else:
-                check_computes("the other layer", allowed or CELLS, half.cell if allowed else cell, place)
+                check_computes("the other layer", allowed or (*CELLS, *SUCCESSORS), half.cell if allowed else cell, place)
             found += _paired(half, checked(LAYOUTS[cell], arrays, inner), inner)
     return found
 

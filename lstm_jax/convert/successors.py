@@ -1,0 +1,93 @@
+"""Weights of the packages xlstm, recurrentgemma and memax as those of the cells slstm, rg_lru and lru."""
+
+import numpy as np
+from numpy import ndarray
+from scipy.linalg import block_diag
+
+from lstm_jax.convert.arrays import LAYOUTS, Arrays, Params, checked, to_numpy
+from lstm_jax.errors import check_class, require
+from lstm_jax.shapes import GATES
+
+
+def _taken(params: Params, prefix: str, *names: str) -> list[ndarray]:
+    found = []
+    for name in names:
+        require(prefix + name in params, f"weight {prefix}{name}", "missing", f"give {', '.join(names)}")
+        found.append(to_numpy(prefix + name, params[prefix + name]))
+    return found
+
+
+def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
+    """Convert the weights of an `sLSTMLayer` of the package xlstm to those of the cell `slstm(heads)`.
+
+    If the layer has a convolution, its gates i and f read the convolved x, and the cell's input is (convolved x, x), (B, T, 2E). The weights
+    of the convolution and of the normalisation are not among the results. As in the package, `fgate` belongs to i, and `igate` to f.
+
+    Args:
+        state_dict: dict from the name of each weight to its array or tensor, of the backend vanilla or cuda.
+        prefix: text that is put before the names of the layer's weights.
+
+    Raises:
+        InputError: if a weight is missing or has a wrong shape.
+    """
+    check_class("state dict", state_dict, dict, "give that of an sLSTMLayer")
+    names = [f"{gate}gate.weight" for gate in "fizo"] + ["slstm_cell._recurrent_kernel_", "slstm_cell._bias_"]
+    *gates, recurrent, bias = _taken(state_dict, prefix, *names)
+    i, f, g, o = (block_diag(*(block.T for block in gate)) for gate in gates)
+    kernel = np.concatenate([i, f, g, o], axis=1)
+    if any(name.startswith(f"{prefix}conv1d.") for name in state_dict):
+        kernel = np.concatenate([np.concatenate([i, f, 0 * g, 0 * o], axis=1), np.concatenate([0 * i, 0 * f, g, o], axis=1)])
+    heads, first, last = recurrent.shape
+    size = min(first, last)
+    require(
+        GATES * size == max(first, last), f"{prefix}{names[-2]}", f"shape {recurrent.shape}", "expected (heads, 4D, D) or (heads, D, 4D)"
+    )
+    if first > last:  # of the backend vanilla, (heads, gates, outputs, inputs); its bias is (gates, heads, outputs)
+        blocks = recurrent.reshape(heads, GATES, size, size).transpose(3, 1, 0, 2)
+    else:  # of the backend cuda, (heads, inputs, gates, outputs); its bias is (heads, gates, outputs)
+        blocks = recurrent.reshape(heads, size, GATES, size).transpose(1, 2, 0, 3)
+        bias = bias.reshape(heads, GATES, size).transpose(1, 0, 2)
+    return checked(LAYOUTS["slstm"], {"kernel": kernel, "recurrent_kernel": blocks.reshape(size, -1), "bias": bias.reshape(-1)})
+
+
+def rg_lru_from_recurrentgemma(params: Params) -> Arrays:
+    """Convert the parameters of an `RGLRU` of the package recurrentgemma to those of the cell `rg_lru`, whose E is H.
+
+    Args:
+        params: {"a_param": (H,), "a_gate": {"w": (heads, H / heads, H / heads), "b": (heads, H / heads)}, "input_gate": the same}.
+
+    Raises:
+        InputError: if a parameter is missing or has a wrong shape.
+    """
+    check_class("parameters", params, dict, "give those of an RGLRU")
+    (decay,) = _taken(params, "", "a_param")
+    gates = [_taken(params.get(name, {}), "", "w", "b") for name in ("a_gate", "input_gate")]
+    kernels, biases = [block_diag(*w) for w, _ in gates], [b.reshape(-1) for _, b in gates]
+    return checked(
+        LAYOUTS["rg_lru"],
+        {
+            "kernel": np.concatenate([*kernels, np.eye(decay.size, dtype=decay.dtype)], axis=1),
+            "bias": np.concatenate([*biases, np.zeros_like(decay)]),
+            "decay": -decay,  # its logarithm of a is -softplus(a_param)
+        },
+    )
+
+
+def lru_from_memax(params: Params) -> tuple[Arrays, Arrays]:
+    """Convert the parameters of an `LRU` of the package memax, or of minimal-LRU, to those of the cell `lru` and of a dense layer.
+
+    The dense layer has the kernel (2H, outputs) of Re(C s). The product D x is left to the caller.
+
+    Args:
+        params: dict with the arrays "B_re", "B_im" (H, E), "C_re", "C_im" (outputs, H), "nu_log", "theta_log" and "gamma_log" (H,).
+
+    Raises:
+        InputError: if a parameter is missing or has a wrong shape.
+    """
+    check_class("parameters", params, dict, "give those of an LRU")
+    b_real, b_imaginary, c_real, c_imaginary, nu, theta, gamma = _taken(
+        params, "", "B_re", "B_im", "C_re", "C_im", "nu_log", "theta_log", "gamma_log"
+    )
+    kernel = np.concatenate([b_real.T, b_imaginary.T], axis=1)
+    cell = checked(LAYOUTS["lru"], {"kernel": kernel, "nu": nu, "theta": theta, "gamma": gamma})
+    return cell, {"kernel": np.concatenate([c_real.T, -c_imaginary.T])}
