@@ -20,8 +20,8 @@ def _taken(params: Params, prefix: str, *names: str) -> list[ndarray]:
 def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
     """Convert the weights of an `sLSTMLayer` of the package xlstm to those of the cell `slstm(heads)`.
 
-    If the layer has a convolution, its gates i and f read the convolved x, and the cell's input is (convolved x, x), (B, T, 2E). The weights
-    of the convolution and of the normalisation are not among the results. As in the package, `fgate` belongs to i, and `igate` to f.
+    If the layer has a convolution, its gates i and f read the convolved x, and the cell's input is (convolved x, x), (B, T, 2E). The
+    weights of the convolution and of the normalisation are not among the results. As in the package, `fgate` belongs to i, `igate` to f.
 
     Args:
         state_dict: dict from the name of each weight to its array or tensor, of the backend vanilla or cuda.

@@ -23,20 +23,30 @@ void over_columns(ffi::ThreadPool pool, int64_t threads, int64_t steps, int64_t 
   });
 }
 
-// Where a part of one row of h lies: its index within the row, that of its first number in an array (B, columns of h), and its length.
+// The numbers of b: T, B, the columns of h, and the distance from a step and from a row to the next one in arrays of all steps.
+struct Steps {
+  int64_t steps, batch, width, step, row;
+};
+Steps steps_of(const ffi::AnyBuffer& b, bool batch_first) {
+  const auto shape = b.dimensions();
+  const int64_t steps = shape[batch_first], batch = shape[!batch_first], width = shape[2];
+  return batch_first ? Steps{steps, batch, width, width, steps * width} : Steps{steps, batch, width, batch * width, width};
+}
+
+// Where a part of one row of h lies: its index within the row, that of its first number in an array (B, columns of h) and in step 0 of an array of
+// all steps, and its length.
 struct Part {
-  int64_t unit, at, length;
+  int64_t unit, at, in_steps, length;
 };
 
 // Call f(part, starts) for the parts of units first..last-1 that belong to one row of `units`; starts: whether the row is reset before step t.
-// `width` is the number of columns of h. If the rows need not be told apart, it is one part.
+// If the rows need not be told apart, it is one part.
 template <typename F>
-LSTM_INLINE void over_rows(bool apart, const uint8_t* at, int64_t t, int64_t batch, int64_t units, int64_t width, int64_t first, int64_t last,
-                           const F& f) {
-  if (!apart) return f(Part{0, first, last - first}, false);
+LSTM_INLINE void over_rows(const Steps& of, bool apart, const uint8_t* at, int64_t t, int64_t units, int64_t first, int64_t last, const F& f) {
+  if (!apart) return f(Part{0, first, first, last - first}, false);
   for (int64_t begin = first; begin < last;) {
     const int64_t row = begin / units, end = std::min(last, (row + 1) * units), unit = begin - row * units;
-    f(Part{unit, row * width + unit, end - begin}, at && at[t * batch + row] != 0);
+    f(Part{unit, row * of.width + unit, row * of.row + unit, end - begin}, at && at[(t * of.step + row * of.row) / of.width] != 0);
     begin = end;
   }
 }
@@ -76,25 +86,26 @@ T* result(const ffi::RemainingRets& rets, size_t n) {
 }
 
 // Operands: a, the same at all steps (Z) or (T, B, Z), b (T, B, Z), h (B, Z), and if `resets` the flags (T, B): at a flagged step h' = b, whatever h
-// is, NaN too. Z is H, or 2 H for complex numbers. Result: h after each step (T, B, Z).
+// is, NaN too. Z is H, or 2 H for complex numbers. Result: h after each step (T, B, Z). If `batch_first`, arrays of all steps are (B, T, ...).
 template <typename T, bool COMPLEX, bool CONSTANT>
-void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, int64_t threads) {
-  const auto shape = args.get<ffi::AnyBuffer>(1)->dimensions();
-  const int64_t steps = shape[0], batch = shape[1], width = shape[2], units = COMPLEX ? width / 2 : width;
+void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, bool batch_first,
+                   int64_t threads) {
+  const Steps of = steps_of(*args.get<ffi::AnyBuffer>(1), batch_first);
+  const int64_t units = COMPLEX ? of.width / 2 : of.width;
   const T *const a = operand<T>(args, 0), *const b = operand<T>(args, 1), *const start = operand<T>(args, 2);
   const uint8_t* const at = resets ? operand<uint8_t>(args, 3) : nullptr;
   T* const h = result<T>(rets, 0);
-  over_columns(pool, threads, steps, batch * units, [&](int64_t first, int64_t last) {
-    for (int64_t t = 0; t < steps; ++t) {
-      const int64_t step = t * batch * width;
-      const T* const before = t == 0 ? start : h + step - batch * width;
-      over_rows(at || COMPLEX || CONSTANT, at, t, batch, units, width, first, last, [&](Part part, bool starts) {
-        const T* const factors = CONSTANT ? a + part.unit : a + step + part.at;
+  over_columns(pool, threads, of.steps, of.batch * units, [&](int64_t first, int64_t last) {
+    for (int64_t t = 0; t < of.steps; ++t) {
+      over_rows(of, at || COMPLEX || CONSTANT || batch_first, at, t, units, first, last, [&](Part part, bool starts) {
+        const int64_t now = t * of.step + part.in_steps;
+        const T* const before = t == 0 ? start + part.at : h + now - of.step;
+        const T* const factors = CONSTANT ? a + part.unit : a + now;
         over_vectors<T>(0, part.length, [&](int64_t n, int count) __attribute__((always_inline)) {
           using Numbers = Number<T, COMPLEX>;
-          Numbers now = Numbers::of(b + step + part.at + n, units, count);
-          if (!starts) now = Numbers::of(factors + n, units, count) * Numbers::of(before + part.at + n, units, count) + now;
-          now.write(h + step + part.at + n, units, count);
+          Numbers next = Numbers::of(b + now + n, units, count);
+          if (!starts) next = Numbers::of(factors + n, units, count) * Numbers::of(before + n, units, count) + next;
+          next.write(h + now + n, units, count);
         });
       });
     }
@@ -104,37 +115,38 @@ void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const 
 // Operands: a, h (B, Z), h after each step (T, B, Z), d of h after each step, and the flags. Results: d of a, of which each row has its own (B, Z) if a
 // is the same at all steps, d of b (T, B, Z) and of h (B, Z).
 template <typename T, bool COMPLEX, bool CONSTANT>
-void linear_backward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, int64_t threads) {
-  const auto shape = args.get<ffi::AnyBuffer>(2)->dimensions();
-  const int64_t steps = shape[0], batch = shape[1], width = shape[2], units = COMPLEX ? width / 2 : width;
+void linear_backward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, bool batch_first,
+                   int64_t threads) {
+  const Steps of = steps_of(*args.get<ffi::AnyBuffer>(2), batch_first);
+  const int64_t units = COMPLEX ? of.width / 2 : of.width;
   const T *const a = operand<T>(args, 0), *const start = operand<T>(args, 1), *const h = operand<T>(args, 2), *const d_h = operand<T>(args, 3);
   const uint8_t* const at = resets ? operand<uint8_t>(args, 4) : nullptr;
   T *const d_a = result<T>(rets, 0), *const d_b = result<T>(rets, 1), *const d_start = result<T>(rets, 2);
-  over_columns(pool, threads, steps, batch * units, [&](int64_t first, int64_t last) {
-    over_rows(COMPLEX, nullptr, 0, batch, units, width, first, last, [&](Part part, bool) {
+  over_columns(pool, threads, of.steps, of.batch * units, [&](int64_t first, int64_t last) {
+    over_rows(of, COMPLEX, nullptr, 0, units, first, last, [&](Part part, bool) {
       over_vectors<T>(0, part.length, [&](int64_t n, int count) __attribute__((always_inline)) {
         Number<T, COMPLEX>{}.write(d_start + part.at + n, units, count);
         if constexpr (CONSTANT) Number<T, COMPLEX>{}.write(d_a + part.at + n, units, count);
       });
     });
-    for (int64_t t = steps - 1; t >= 0; --t) {
-      const int64_t step = t * batch * width;
-      const T* const before = t == 0 ? start : h + step - batch * width;
-      over_rows(at || COMPLEX || CONSTANT, at, t, batch, units, width, first, last, [&](Part part, bool starts) {
-        const T* const factors = CONSTANT ? a + part.unit : a + step + part.at;
+    for (int64_t t = of.steps - 1; t >= 0; --t) {
+      over_rows(of, at || COMPLEX || CONSTANT || batch_first, at, t, units, first, last, [&](Part part, bool starts) {
+        const int64_t now = t * of.step + part.in_steps;
+        const T* const before = t == 0 ? start + part.at : h + now - of.step;
+        const T* const factors = CONSTANT ? a + part.unit : a + now;
         over_vectors<T>(0, part.length, [&](int64_t n, int count) __attribute__((always_inline)) {
           using Numbers = Number<T, COMPLEX>;
           const int64_t own = part.at + n;
-          const Numbers d = Numbers::of(d_start + own, units, count) + Numbers::of(d_h + step + own, units, count);
-          d.write(d_b + step + own, units, count);
+          const Numbers d = Numbers::of(d_start + own, units, count) + Numbers::of(d_h + now + n, units, count);
+          d.write(d_b + now + n, units, count);
           Numbers d_factor{}, d_before{};
           if (!starts) {
-            d_factor = Numbers::of(before + own, units, count).times_gradient(d);
+            d_factor = Numbers::of(before + n, units, count).times_gradient(d);
             d_before = Numbers::of(factors + n, units, count).times_gradient(d);
           }
           d_before.write(d_start + own, units, count);
           if constexpr (CONSTANT) (Numbers::of(d_a + own, units, count) + d_factor).write(d_a + own, units, count);
-          else d_factor.write(d_a + step + own, units, count);
+          else d_factor.write(d_a + now + n, units, count);
         });
       });
     }
@@ -164,40 +176,48 @@ ffi::Error handle(const char* name, const ffi::RemainingArgs& args, const ffi::R
   });
 }
 
-// The shape of a, or of its gradient, of which each row of the batch has its own if a is the same at all steps.
-Shape shape_of_a(bool constant, bool gradient, Extent width) {
-  if (!constant) return {T, B, width};
-  if (gradient) return {B, width};
-  return {width};
-}
+// The shapes of arrays of all steps, of the flags, and of a or its gradient, of which each row of the batch has its own if a is the same at all steps.
+struct Shapes {
+  Extent width;
+  bool constant, batch_first;
+  Shape steps() const { return batch_first ? Shape{B, T, width} : Shape{T, B, width}; }
+  Shape flags() const { return batch_first ? Shape{B, T} : Shape{T, B}; }
+  Shape a() const { return constant ? Shape{width} : steps(); }
+  Shape d_a() const { return constant ? Shape{B, width} : steps(); }
+};
 
 ffi::Error forward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool complex, bool constant, bool resets,
-                           int64_t threads) {
+                           bool batch_first, int64_t threads) {
   const ffi::DataType real = real_type(args, 0);
   const Extent width = complex ? 2 * H : H;
+  const Shapes of{width, constant, batch_first};
   return handle("lstm_jax_linear_forward", args, rets, threads, complex, constant,
-                {{"a", real, shape_of_a(constant, false, width)}, {"b", real, {T, B, width}}, {"h", real, {B, width}}, {"resets", ffi::PRED, {T, B}, resets}},
-                {{"h of all steps", real, {T, B, width}}}, [&](auto number, auto is_complex, auto is_constant) {
-                  linear_forward<decltype(number), is_complex.value, is_constant.value>(pool, args, rets, resets, threads);
+                {{"a", real, of.a()}, {"b", real, of.steps()}, {"h", real, {B, width}}, {"resets", ffi::PRED, of.flags(), resets}},
+                {{"h of all steps", real, of.steps()}}, [&](auto number, auto is_complex, auto is_constant) {
+                  linear_forward<decltype(number), is_complex.value, is_constant.value>(pool, args, rets, resets, batch_first, threads);
                 });
 }
 
 ffi::Error backward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool complex, bool constant, bool resets,
-                            int64_t threads) {
+                            bool batch_first, int64_t threads) {
   const ffi::DataType real = real_type(args, 0);
   const Extent width = complex ? 2 * H : H;
+  const Shapes of{width, constant, batch_first};
   return handle("lstm_jax_linear_backward", args, rets, threads, complex, constant,
-                {{"a", real, shape_of_a(constant, false, width)}, {"h", real, {B, width}}, {"h of all steps", real, {T, B, width}},
-                 {"d of outputs", real, {T, B, width}}, {"resets", ffi::PRED, {T, B}, resets}},
-                {{"d of a", real, shape_of_a(constant, true, width)}, {"d of b", real, {T, B, width}}, {"d of h", real, {B, width}}},
+                {{"a", real, of.a()}, {"h", real, {B, width}}, {"h of all steps", real, of.steps()},
+                 {"d of outputs", real, of.steps()}, {"resets", ffi::PRED, of.flags(), resets}},
+                {{"d of a", real, of.d_a()}, {"d of b", real, of.steps()}, {"d of h", real, {B, width}}},
                 [&](auto number, auto is_complex, auto is_constant) {
-                  linear_backward<decltype(number), is_complex.value, is_constant.value>(pool, args, rets, resets, threads);
+                  linear_backward<decltype(number), is_complex.value, is_constant.value>(pool, args, rets, resets, batch_first, threads);
                 });
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_linear_forward, forward_handler,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<bool>("complex").Attr<bool>("constant").Attr<bool>("resets").Attr<int64_t>("threads"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_linear_backward, backward_handler,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<bool>("complex").Attr<bool>("constant").Attr<bool>("resets").Attr<int64_t>("threads"));
+#define LSTM_LINEAR(NAME, HANDLER)                                                                                                    \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, HANDLER,                                                                                        \
+                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<bool>("complex")         \
+                                    .Attr<bool>("constant").Attr<bool>("resets").Attr<bool>("batch_first").Attr<int64_t>("threads"))
+
+LSTM_LINEAR(lstm_jax_linear_forward, forward_handler);
+LSTM_LINEAR(lstm_jax_linear_backward, backward_handler);

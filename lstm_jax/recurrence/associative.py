@@ -32,27 +32,31 @@ def run(options: Options, call: Call):
     return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
-def coefficients(options: Options, call: Call) -> tuple[Array, Array, Array | None]:
+def coefficients(options: Options, call: Call, batch_first: bool = False) -> tuple[Array, Array, Array | None]:
     """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
     a and b are (T, B, columns of h), and the flags bool (T, B), or None without resets. If a is the same at all steps, it has no axes T and
     B unless steps are padded. At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already
     contains the contribution of the reset state. The caller must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN
-    is NaN.
+    is NaN. With `batch_first` all these arrays are (B, T, ...); there may be no mask of input dropout.
     """
-    cell, valid, resets = options.cell, call.valid, call.resets
-    z = cell.project(call.params, call.x, call.dropout.input, options.compute_dtype)
+    cell, resets = options.cell, call.resets
+
+    def ordered(array):
+        return jnp.swapaxes(array, 0, 1) if batch_first and array is not None else array
+
+    z = cell.project(call.params, ordered(call.x), call.dropout.input, options.compute_dtype)
     if cell.decay:
         a, b = cell.decay(call.params), z
     else:
         assert cell.linear is not None
         a, b = cell.linear(z)
-    if valid is not None:
+    if call.valid is not None:
         one = jnp.ones_like(b)
         if cell.complex_state:
             one = one.at[..., b.shape[-1] // 2 :].set(0)
-        a, b = select_rows(valid, (jnp.broadcast_to(a, b.shape), b), (one, 0))
+        a, b = select_rows(ordered(call.valid), (jnp.broadcast_to(a, b.shape), b), (one, 0))
     if resets is None:
         return a, b, None
-    starts = resets.at[:, :, None]
-    return a, cell.times(a, jnp.where(starts, resets.state.h[None], 0)) + b, resets.at
+    at, state = ordered(resets.at), jnp.expand_dims(resets.state.h, int(batch_first))
+    return a, cell.times(a, jnp.where(at[:, :, None], state, 0)) + b, at

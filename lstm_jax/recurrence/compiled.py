@@ -27,7 +27,7 @@ from jax import Array, lax
 from lstm_jax import native
 from lstm_jax.bounds import frozen
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.cells.cell import times
+from lstm_jax.cells.cell import is_ours, times
 from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_ids, is_per_gate
 from lstm_jax.cells.slstm import whole_kernel
 from lstm_jax.dropout import DropoutMasks
@@ -196,9 +196,12 @@ def _swapped(array):
 
 def run_linear(options: Options, call: Call):
     """Run a cell with linear steps (`cell.is_linear` is true) over time in C++. The arguments and results are those of `reference.run`."""
-    a, b, starts = coefficients(options, call)
-    h = apply(LinearSteps(options.cell.complex_state), a, b, call.state.h, starts)
-    return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
+    # a cell of the user may have a function `project` that needs (T, B, E), as masks do
+    swaps = options.batch_first and is_ours(options.cell) and call.dropout.input is None
+    a, b, starts = coefficients(options, call, swaps)
+    h = apply(LinearSteps(options.cell.complex_state, swaps), a, b, call.state.h, starts)
+    last = h[:, -1] if swaps else h[-1]
+    return (_swapped(h) if swaps else h) if options.sequences else None, jax.tree.map(lambda _: last, call.state)
 
 
 @frozen
@@ -210,25 +213,30 @@ class LinearSteps(Operation):
 
     Attributes:
         complex_state: whether the numbers are complex, as in `Cell.complex_state`.
+        batch_first: whether arrays of all steps are (B, T, ...).
     """
 
     complex_state: bool = False
+    batch_first: bool = False
+
+    @property
+    def residual_axis(self) -> int:
+        return int(not self.batch_first)
 
     def arg_axes(self, args: tuple) -> Axes:
-        return [None if args[0].ndim == 1 else 1, 1, 0, *[1] * (args[3] is not None)]
+        axis = self.residual_axis
+        return [None if args[0].ndim == 1 else axis, axis, 0, *[axis] * (args[3] is not None)]
 
     def result_axes(self, outputs) -> list[int]:
         del outputs
-        return [1]
+        return [self.residual_axis]
 
-    def _attributes(self, a, starts):
-        return {"complex": self.complex_state, "constant": a.ndim == 1, "resets": starts is not None}
+    def _call(self, function: str, results, a, *operands):
+        attributes = {"complex": self.complex_state, "constant": a.ndim == 1, "batch_first": self.batch_first}
+        return native.call(function, results, (a, *operands), resets=operands[-1] is not None, **attributes)
 
     def forward(self, custom, keep, *args):
         """Run all steps and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
-
-        def call(a, b, h, starts):
-            return native.call("lstm_jax_linear_forward", b, (a, b, h, starts), **self._attributes(a, starts))
 
         def body(h, step):
             a, b, at = step
@@ -237,21 +245,27 @@ class LinearSteps(Operation):
 
         a, b, start, starts = args
         if custom:
-            h = partitioned(call, self.arg_axes(args), 1)(*args)
+            run = partitioned(
+                lambda a, b, *more: self._call("lstm_jax_linear_forward", b, a, b, *more), self.arg_axes(args), self.residual_axis
+            )
+            h = run(*args)
         else:
-            h = lax.scan(body, start, (jnp.broadcast_to(a, b.shape), b, starts))[1]
+            steps = jnp.broadcast_to(a, b.shape), b, starts
+            if self.batch_first:
+                steps = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), steps)
+            h = lax.scan(body, start, steps)[1]
+            h = jnp.swapaxes(h, 0, 1) if self.batch_first else h
         return h, h if keep else None
 
     def backward(self, custom, wanted, args, residuals, cotangents):
         if not custom:
             return super().backward(custom, wanted, args, residuals, cotangents)
         a, _, h, starts = args
+        constant, axis = a.ndim == 1, self.residual_axis
 
-        def call(a, h, all_h, d_h, starts):
-            results = (h if a.ndim == 1 else a, all_h, h)
-            return native.call("lstm_jax_linear_backward", results, (a, h, all_h, d_h, starts), **self._attributes(a, starts))
+        def call(a, h, all_h, *more):
+            return self._call("lstm_jax_linear_backward", (h if constant else a, all_h, h), a, h, all_h, *more)
 
-        constant = a.ndim == 1
-        axes = [None if constant else 1, 0, 1, 1] + [1] * (starts is not None)
-        d_a, d_b, d_start = partitioned(call, axes, (0 if constant else 1, 1, 0))(a, h, residuals, cotangents, starts)
+        axes = [None if constant else axis, 0, axis, axis] + [axis] * (starts is not None)
+        d_a, d_b, d_start = partitioned(call, axes, (0 if constant else axis, axis, 0))(a, h, residuals, cotangents, starts)
         return d_a.sum(0) if constant else d_a, d_b, d_start, None

@@ -219,18 +219,21 @@ def linear(
     resets: bool = True,
     is_complex: bool = False,
     constant: bool = False,
+    batch_first: bool = False,
 ) -> Call:
     """Return a valid call of the forward or backward pass of the linear recurrence h' = a h + b.
 
     `sizes` are T, B and H. If `is_complex` is true, the arrays have 2 H columns. If `constant` is true, a has no axes T and B.
+    If `batch_first` is true, arrays of all steps are (B, T, ...).
     """
     rng = np.random.default_rng(0)
     steps, batch, units = sizes
+    lead = (batch, steps) if batch_first else (steps, batch)
     width = 2 * units if is_complex else units
-    a, b, all_h = (rng.standard_normal((steps, batch, width)).astype(dtype) for _ in range(3))
+    a, b, all_h = (rng.standard_normal((*lead, width)).astype(dtype) for _ in range(3))
     a, h = a[0, 0] if constant else a, rng.standard_normal((batch, width)).astype(dtype)
-    last: dict[str, Any] = {"resets": rng.random((steps, batch)) < 0.3} if resets else {}
-    attributes = {"complex": is_complex, "constant": constant, "resets": resets}
+    last: dict[str, Any] = {"resets": rng.random(lead) < 0.3} if resets else {}
+    attributes = {"complex": is_complex, "constant": constant, "resets": resets, "batch_first": batch_first}
     of_steps, of_row = _like(dtype, *b.shape), _like(dtype, *h.shape)
     if not backward:
         return Call("lstm_jax_linear_forward", {"a": a, "b": b, "h": h, **last}, {"h of all steps": of_steps}, attributes)

@@ -243,6 +243,11 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   int8["keep"] = false;
   // steps long enough for several threads
   const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}), flags = bools({T, 64 * B});
+  const Attributes linear = {{"complex", false}, {"constant", false}, {"resets", true}, {"batch_first", false}};
+  // complex numbers with the same a at all steps, (B, T, ...)
+  const int64_t width = 2 * (H + 100);
+  const Array factors = floats({width}), turned = floats({64 * B, T, width}), turned_start = floats({64 * B, width}), turned_flags = bools({64 * B, T});
+  const Attributes turning = {{"complex", true}, {"constant", true}, {"resets", true}, {"batch_first", true}};
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
   const Arrays moments = {floats({B * H, E}), floats({B * H, E}, 0.0f)};
   const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), floats({4}), Array(ints({}, 1))}});
@@ -276,8 +281,11 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, GRU, no tokens", lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, few_gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, without_tokens(gru_backward), B <= kFew},
-      {"linear forward", lstm_jax_linear_forward, {a, a, start, flags}, {a}, {{"resets", true}}, true},
-      {"linear backward", lstm_jax_linear_backward, {a, start, a, a, flags}, {a, a, start}, {{"resets", true}}, true},
+      {"linear forward", lstm_jax_linear_forward, {a, a, start, flags}, {a}, linear, true},
+      {"linear backward", lstm_jax_linear_backward, {a, start, a, a, flags}, {a, a, start}, linear, true},
+      {"linear forward, complex", lstm_jax_linear_forward, {factors, turned, turned_start, turned_flags}, {turned}, turning, true},
+      {"linear backward, complex", lstm_jax_linear_backward, {factors, turned_start, turned, turned, turned_flags}, {turned_start, turned, turned_start},
+       turning, true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
       {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},
