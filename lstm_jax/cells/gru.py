@@ -13,8 +13,6 @@ The two forms differ in n. The reset gate r is applied either after or before h 
 added to h U. The equations of u and r above leave it out. The paper and `keras.layers.GRU` with `reset_after=False` use the second form.
 
 Papers differ on whether h is multiplied by u or by 1 - u. Here h is multiplied by u, as in Keras and PyTorch.
-
-B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable

@@ -6,8 +6,6 @@
 The kernels W and U, the gains a_x, a_h and a_c, and the biases b and b_c are parameters. The function norm subtracts the mean over the last
 axis and divides by the standard deviation over this axis. In x W and h U the last axis contains all four gates. The paper adds one bias to
 norm(x W) and another bias to norm(h U). Here b is the sum of both.
-
-B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 from typing import NamedTuple

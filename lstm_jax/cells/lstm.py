@@ -3,8 +3,6 @@
     z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
 The bias of the forget gate is initialised to 1 (Jozefowicz et al. 2015), as in Keras.
-
-B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable

@@ -13,8 +13,6 @@ The variants of the study:
 
 Here i, f and o are the input, forget and output gates, z_g is the pre-activation of the candidate g, and h' and c' are the output and the
 cell state after a step. A gate that a variant removes has no weights. Unlike in the paper, these variants have no peepholes.
-
-B is the batch size, E the number of input features and H the number of units.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,6 @@
 """The simple recurrent network (Elman 1990), equal to `keras.layers.SimpleRNN` and `torch.nn.RNN`.
 
 h' = tanh(x W + h U + b)
-
-B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Weights of the packages xlstm, recurrentgemma and memax as those of the cells slstm, rg_lru and lru."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy import ndarray
 from scipy.linalg import block_diag
@@ -7,6 +9,10 @@ from scipy.linalg import block_diag
 from lstm_jax.convert.arrays import LAYOUTS, Arrays, Params, checked, to_numpy
 from lstm_jax.errors import check_class, require
 from lstm_jax.shapes import GATES
+
+
+def _diagonal(blocks: Iterable[ndarray]) -> ndarray:
+    return np.asarray(block_diag(*blocks))
 
 
 def _taken(params: Params, prefix: str, *names: str) -> list[ndarray]:
@@ -26,14 +32,11 @@ def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
     Args:
         state_dict: dict from the name of each weight to its array or tensor, of the backend vanilla or cuda.
         prefix: text that is put before the names of the layer's weights.
-
-    Raises:
-        InputError: if a weight is missing or has a wrong shape.
     """
     check_class("state dict", state_dict, dict, "give that of an sLSTMLayer")
     names = [f"{gate}gate.weight" for gate in "fizo"] + ["slstm_cell._recurrent_kernel_", "slstm_cell._bias_"]
     *gates, recurrent, bias = _taken(state_dict, prefix, *names)
-    i, f, g, o = (block_diag(*(block.T for block in gate)) for gate in gates)
+    i, f, g, o = (_diagonal(block.T for block in gate) for gate in gates)
     kernel = np.concatenate([i, f, g, o], axis=1)
     if any(name.startswith(f"{prefix}conv1d.") for name in state_dict):
         kernel = np.concatenate([np.concatenate([i, f, 0 * g, 0 * o], axis=1), np.concatenate([0 * i, 0 * f, g, o], axis=1)])
@@ -55,14 +58,11 @@ def rg_lru_from_recurrentgemma(params: Params) -> Arrays:
 
     Args:
         params: {"a_param": (H,), "a_gate": {"w": (heads, H / heads, H / heads), "b": (heads, H / heads)}, "input_gate": the same}.
-
-    Raises:
-        InputError: if a parameter is missing or has a wrong shape.
     """
     check_class("parameters", params, dict, "give those of an RGLRU")
     (decay,) = _taken(params, "", "a_param")
     gates = [_taken(params.get(name, {}), "", "w", "b") for name in ("a_gate", "input_gate")]
-    kernels, biases = [block_diag(*w) for w, _ in gates], [b.reshape(-1) for _, b in gates]
+    kernels, biases = [_diagonal(w) for w, _ in gates], [b.reshape(-1) for _, b in gates]
     return checked(
         LAYOUTS["rg_lru"],
         {
@@ -80,9 +80,6 @@ def lru_from_memax(params: Params) -> tuple[Arrays, Arrays]:
 
     Args:
         params: dict with the arrays "B_re", "B_im" (H, E), "C_re", "C_im" (outputs, H), "nu_log", "theta_log" and "gamma_log" (H,).
-
-    Raises:
-        InputError: if a parameter is missing or has a wrong shape.
     """
     check_class("parameters", params, dict, "give those of an LRU")
     b_real, b_imaginary, c_real, c_imaginary, nu, theta, gamma = _taken(

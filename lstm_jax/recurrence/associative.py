@@ -4,6 +4,8 @@ A step of such a cell is h' = a h + b, where a and b do not depend on h. The com
 can compute all steps (Blelloch 1990).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -42,7 +44,7 @@ def coefficients(options: Options, call: Call, batch_first: bool = False) -> tup
     """
     cell, resets = options.cell, call.resets
 
-    def ordered(array):
+    def ordered(array: Any) -> Any:
         return jnp.swapaxes(array, 0, 1) if batch_first and array is not None else array
 
     z = cell.project(call.params, ordered(call.x), call.dropout.input, options.compute_dtype)

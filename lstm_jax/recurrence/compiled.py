@@ -12,8 +12,6 @@ with respect to dropout masks. On a device mesh each device runs its own rows of
 
 On processors with AVX512-BF16 the matrix products can be in bfloat16. Their operands are rounded; sums, states and gradients are float32.
 On processors with AVX512-VNNI the products of a forward pass can be in int8, see `cells.products.int8_matmul`.
-
-B is the batch size, T the number of steps and H the number of units.
 """
 
 from dataclasses import replace

@@ -5,8 +5,6 @@ product per step, as for other cells. Let V be the `gate_kernel` (3H, 3H) of thi
 (h, i, f, o) is multiplied by one recurrent kernel (4H, 4H): its first H rows are U, and its other rows are V, with zeros in the columns of
 the candidate g. The functions here convert operands to this form, and results and gradients back.
 It runs the sLSTM with c and n joined into one array, and with one head: the blocks of several are one kernel, with zeros elsewhere.
-
-B is the batch size, T the number of steps and H the number of units.
 """
 
 from collections.abc import Callable

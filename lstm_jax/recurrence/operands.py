@@ -4,8 +4,6 @@ Classes, shapes and dtypes are checked. Values are not, so that the arguments ma
 clipped to the range of int32. The arrays of a `Call` have these dtypes: bool for `valid`, the flags of `resets` and drawn zoneout masks;
 int32 for `tokens` and ids; the dtype of `params.kernel` for all others. Bools and ints are converted to it. Parameters of different dtypes
 are an error, since they are usually a mistake; so are complex numbers.
-
-B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 import contextlib

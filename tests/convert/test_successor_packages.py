@@ -33,7 +33,7 @@ def needs(package: str) -> pytest.MarkDecorator:
 def test_xlstm(lenient: None) -> None:
     """Its state is (h, c N, N exp(-S), S) for our c and n = S + log N; without a convolution, and with one for the gates i and f."""
     torch = pytest.importorskip("torch")
-    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
+    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig  # pyright: ignore[reportMissingImports]
 
     rng = np.random.default_rng(0)
     for number in range(COUNT):
@@ -77,7 +77,7 @@ def test_recurrentgemma(lenient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step of a sequence and those after a reset differ: the package multiplies by 1 there, not by sqrt(1 - a^2)."""
     for module, name in (("typeguard", "typechecked"), ("jaxtyping", "jaxtyped")):  # its annotations do not suit their newer versions
         monkeypatch.setattr(pytest.importorskip(module), name, lambda function=None, **options: function or (lambda inner: inner))
-    from recurrentgemma.jax.layers import RGLRU
+    from recurrentgemma.jax.layers import RGLRU  # pyright: ignore[reportMissingImports]
 
     rng = np.random.default_rng(1)
     for _ in range(COUNT):
@@ -114,7 +114,7 @@ def test_recurrentgemma(lenient: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs("memax")
 def test_memax(lenient: None) -> None:
-    from memax.linen.semigroups.lru import LRU
+    from memax.linen.semigroups.lru import LRU  # pyright: ignore[reportMissingImports]
 
     rng = np.random.default_rng(2)
     for _ in range(COUNT):

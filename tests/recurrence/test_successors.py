@@ -89,7 +89,8 @@ def test_the_normaliser_does_not_overflow(gate: float) -> None:
 
     got = run(params, x, None)
     with jax.enable_x64(True):
-        want = run(*jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, x)), "reference")
+        params, x = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, x))
+        want = run(params, x, "reference")
     assert_close(got, want, 2e-4)
 
 
