@@ -8,7 +8,8 @@ from scipy.linalg import block_diag
 
 from lstm_jax.convert.arrays import LAYOUTS, Arrays, Params, checked, to_numpy
 from lstm_jax.errors import check_class, require
-from lstm_jax.shapes import GATES
+
+_GATES = 4  # lstm_jax.shapes would import JAX
 
 
 def _diagonal(blocks: Iterable[ndarray]) -> ndarray:
@@ -43,13 +44,13 @@ def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
     heads, first, last = recurrent.shape
     size = min(first, last)
     require(
-        GATES * size == max(first, last), f"{prefix}{names[-2]}", f"shape {recurrent.shape}", "expected (heads, 4D, D) or (heads, D, 4D)"
+        _GATES * size == max(first, last), f"{prefix}{names[-2]}", f"shape {recurrent.shape}", "expected (heads, 4D, D) or (heads, D, 4D)"
     )
     if first > last:  # of the backend vanilla, (heads, gates, outputs, inputs); its bias is (gates, heads, outputs)
-        blocks = recurrent.reshape(heads, GATES, size, size).transpose(3, 1, 0, 2)
+        blocks = recurrent.reshape(heads, _GATES, size, size).transpose(3, 1, 0, 2)
     else:  # of the backend cuda, (heads, inputs, gates, outputs); its bias is (heads, gates, outputs)
-        blocks = recurrent.reshape(heads, size, GATES, size).transpose(1, 2, 0, 3)
-        bias = bias.reshape(heads, GATES, size).transpose(1, 0, 2)
+        blocks = recurrent.reshape(heads, size, _GATES, size).transpose(1, 2, 0, 3)
+        bias = bias.reshape(heads, _GATES, size).transpose(1, 0, 2)
     return checked(LAYOUTS["slstm"], {"kernel": kernel, "recurrent_kernel": blocks.reshape(size, -1), "bias": bias.reshape(-1)})
 
 
