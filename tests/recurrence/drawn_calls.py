@@ -210,7 +210,7 @@ def draw_state(on: Drawing) -> None:
     kind = on.one("none", "state", "state", "tuple", "list")
     if kind == "none":
         return
-    shape = (on.shape.batch, on.shape.units)
+    shape = (on.shape.batch, CELL_TABLE[on.cell].output_size(on.shape.units))
     dtypes = [on.usually(*REAL, "complex64", share=4) for _ in like]
     parts, arrays = on.state_parts("initial_state", shape, dtypes, shape)
     on.given["initial_state"] = {"state": lambda: type(like)(*parts), "tuple": lambda: parts, "list": lambda: list(parts)}[kind]()
@@ -220,7 +220,8 @@ def draw_state(on: Drawing) -> None:
 def draw_resets(on: Drawing) -> None:
     if on.one(True, False, False):
         return
-    batch, steps, _, units = on.shape
+    batch, steps = on.shape[:2]
+    units = CELL_TABLE[on.cell].output_size(on.shape.units)
     flags = on.rng.random((batch, steps)) < on.one(0.0, 0.2, 1.0)
     found = on.per_step("resets", flags, on.draw(mostly("bool", "int32", "float32", share=20)), "bools", share=40)
     on.clean["resets"] = None if found is None else jnp.asarray(found)
@@ -232,7 +233,8 @@ def draw_resets(on: Drawing) -> None:
 
 
 def draw_dropout(on: Drawing) -> None:
-    row, (batch, steps, features, units) = CELL_TABLE[on.cell], on.shape
+    row, (batch, steps, features, _) = CELL_TABLE[on.cell], on.shape
+    units = row.output_size(on.shape.units)
     masks, cleans = [], []
     for name, size in (("input", features), ("recurrent", units)):
         kind = on.one("none", "none", "shared", "per gate")
