@@ -88,10 +88,6 @@ class Cell:
         """Return the number of columns of the output h: `outputs` or, if it is 0, `units`, twice as many if `complex_state` is true."""
         return self.outputs or units * (1 + self.complex_state)
 
-    def times(self, a: Array, h: Array) -> Array:
-        """Return the product of a coefficient a and the output h, (..., columns of h), of which the units may be complex numbers."""
-        return times(self.complex_state, a, h)
-
     @property
     def has_cell_state(self) -> bool:
         """Whether the state contains a cell state c in addition to the output h, as in an LSTM."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cells.cell import Cell, made_by
+from lstm_jax.cells.cell import Cell, made_by, times
 from lstm_jax.cells.products import Mask, Projected, Steps, check_sizes, project, zeros
 from lstm_jax.cells.simple_rnn import HiddenState
 from lstm_jax.errors import require
@@ -66,7 +66,7 @@ def lru(least: float = 0.0, most: float = 1.0, phase: float = 2 * pi) -> Cell:
         return LRUParams(kernel, jnp.log(-jnp.log(square) / 2), jnp.log(angle), jnp.log1p(-square) / 2)
 
     def step(params, state, z, mask=None, compute_dtype=None):
-        return HiddenState(cell.times(decay(params), state.h) + z)
+        return HiddenState(times(True, decay(params), state.h) + z)
 
     cell = Cell("lru", 2, LRUParams, init, None, _initial_state, step, _project, decay=decay, complex_state=True, takes_ids=True)
     return made_by(cell, lru, least, most, phase)

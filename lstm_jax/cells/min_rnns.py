@@ -58,6 +58,16 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     return share(log_ratio), share(-log_ratio) * g
 
 
+def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
+    """Return the function step(params, state, z, mask, compute_dtype) of a cell whose output after a step is a h + b, see `Cell.linear`."""
+
+    def step(params, state, z, mask=None, compute_dtype=None):
+        a, b = linear(z)
+        return HiddenState(a * state.h + b)
+
+    return step
+
+
 def _cell(name: str, gates: int, linear: Callable[[Array], tuple[Array, Array]]) -> Cell:
     bias = zero_bias(gates)
 
@@ -65,11 +75,7 @@ def _cell(name: str, gates: int, linear: Callable[[Array], tuple[Array, Array]])
         check_sizes(features, units)
         return MinParams(initializers.glorot_uniform(key, (features, gates * units), dtype), bias(units, dtype))
 
-    def step(params, state, z, mask=None, compute_dtype=None):
-        a, b = linear(z)
-        return HiddenState(a * state.h + b)
-
-    return Cell(name, gates, MinParams, init, bias, initial_state, step, linear=linear)
+    return Cell(name, gates, MinParams, init, bias, initial_state, make_step(linear), linear=linear)
 
 
 CELLS = _cell("min_lstm", 3, linear_lstm), _cell("min_gru", 2, linear_gru)

@@ -15,8 +15,9 @@ from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 
 from lstm_jax.cells.cell import Cell, zero_bias
+from lstm_jax.cells.min_rnns import make_step
 from lstm_jax.cells.products import Mask, Projected, Steps, check_sizes, project
-from lstm_jax.cells.simple_rnn import HiddenState, initial_state
+from lstm_jax.cells.simple_rnn import initial_state
 from lstm_jax.initializers import NAMES
 
 GATES, _POWER, _LEAST, _MOST = 3, 8, 0.9, 0.999
@@ -61,10 +62,5 @@ def _init(key: Array, features: int, units: int, dtype=jnp.float32) -> RGLRUPara
     return RGLRUParams(kernel, bias(units, dtype), jnp.log(decay) - jnp.log1p(-decay))
 
 
-def _step(params, state: HiddenState, z: Array, mask: Mask = None, compute_dtype=None) -> HiddenState:
-    a, b = linear(z)
-    return HiddenState(a * state.h + b)
-
-
 bias = zero_bias(GATES)
-CELL = Cell("rg_lru", GATES, RGLRUParams, _init, bias, initial_state, _step, project=_project, linear=linear, takes_ids=True)
+CELL = Cell("rg_lru", GATES, RGLRUParams, _init, bias, initial_state, make_step(linear), project=_project, linear=linear, takes_ids=True)

@@ -62,9 +62,8 @@ def _by_head(h: Array, kernel: Array, mask: Mask, compute_dtype) -> Array:
 
     kernels = jnp.moveaxis(kernel.reshape(size, GATES, heads, size), 2, 0).reshape(heads, size, GATES * size)
     masks = None if mask is None else cut(mask)
-    products = jax.vmap(lambda h, kernel, mask: masked_matmul(h, kernel, mask, compute_dtype))(
-        cut(h), kernels, masks
-    )  # (heads, B, 4 * H / heads)
+    multiply = jax.vmap(lambda h, kernel, mask: masked_matmul(h, kernel, mask, compute_dtype))
+    products = multiply(cut(h), kernels, masks)  # (heads, B, 4 * H / heads)
     return jnp.moveaxis(products.reshape(heads, -1, GATES, size), 0, 2).reshape(len(h), -1)
 
 

@@ -61,9 +61,10 @@ def rg_lru_from_recurrentgemma(params: Params) -> Arrays:
         params: {"a_param": (H,), "a_gate": {"w": (heads, H / heads, H / heads), "b": (heads, H / heads)}, "input_gate": the same}.
     """
     check_class("parameters", params, dict, "give those of an RGLRU")
-    (decay,) = _taken(params, "", "a_param")
-    gates = [_taken(params.get(name, {}), "", "w", "b") for name in ("a_gate", "input_gate")]
-    kernels, biases = [_diagonal(w) for w, _ in gates], [b.reshape(-1) for _, b in gates]
+    require("a_imag_param" not in params, "weight a_imag_param", "given", "the cell rg_lru has real numbers: give those of only_real=True")
+    parts = {f"{gate}/{name}": array for gate in ("a_gate", "input_gate") for name, array in params.get(gate, {}).items()}
+    decay, *gates = _taken({**params, **parts}, "", "a_param", "a_gate/w", "input_gate/w", "a_gate/b", "input_gate/b")
+    kernels, biases = [_diagonal(w) for w in gates[:2]], [b.reshape(-1) for b in gates[2:]]
     return checked(
         LAYOUTS["rg_lru"],
         {

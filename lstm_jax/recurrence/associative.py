@@ -4,6 +4,7 @@ A step of such a cell is h' = a h + b, where a and b do not depend on h. The com
 can compute all steps (Blelloch 1990).
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.cells import cell as cells
 from lstm_jax.recurrence.call import Call, Options, select_rows
 
 
@@ -21,7 +23,7 @@ def run(options: Options, call: Call):
     arrays (T, B, H).
     """
     a, b, starts = coefficients(options, call)
-    times = options.cell.times
+    times = partial(cells.times, options.cell.complex_state)
     starts = jnp.zeros((*b.shape[:2], 1), bool) if starts is None else starts[:, :, None]
 
     def compose(first, second):
@@ -61,4 +63,4 @@ def coefficients(options: Options, call: Call, batch_first: bool = False) -> tup
     if resets is None:
         return a, b, None
     at, state = ordered(resets.at), jnp.expand_dims(resets.state.h, int(batch_first))
-    return a, cell.times(a, jnp.where(at[:, :, None], state, 0)) + b, at
+    return a, cells.times(cell.complex_state, a, jnp.where(at[:, :, None], state, 0)) + b, at

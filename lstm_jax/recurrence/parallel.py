@@ -134,9 +134,9 @@ def _own_units(params, h: Array, z: Array, mask: Mask):
 
 
 def _steps(cell: Cell, call: Call, before: Array, own: bool = False) -> Array:
-    # "Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the
-    # steps.""" `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives
-    # of the result leave out the terms between different units; see `_own_units`.
+    """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after them."""
+    # `call.x` is the projected input (T, B, gates * H), and `call.state` one array (B, H, K). If `own` is true, the derivatives of the
+    # result leave out the terms between different units; see `_own_units`.
     params, mask, resets, state = call.params, call.dropout.recurrent, call.resets, type(cell.state_like())
 
     def step(before, z, valid, at):

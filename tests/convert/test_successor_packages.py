@@ -179,7 +179,11 @@ def test_refusals() -> None:
             lambda: convert.slstm_from_xlstm(weights | {"slstm_cell._recurrent_kernel_": np.ones((2, 3, 3))}),
             r"slstm_cell._recurrent_kernel_: shape \(2, 3, 3\); expected \(heads, 4D, D\) or \(heads, D, 4D\)",
         ),
-        (lambda: convert.rg_lru_from_recurrentgemma({"a_param": np.ones(3)}), "weight w: missing; give w, b"),
+        (lambda: convert.rg_lru_from_recurrentgemma({"a_param": np.ones(3)}), "weight a_gate/w: missing; give a_param, .*"),
+        (
+            lambda: convert.rg_lru_from_recurrentgemma({"a_param": np.ones(3), "a_imag_param": np.ones(3)}),
+            "weight a_imag_param: given; the cell rg_lru has real numbers: give those of only_real=True",
+        ),
         (lambda: convert.lru_from_memax({"B_re": np.ones((2, 3))}), "weight B_im: missing; give B_re, .*"),
     ):
         with pytest.raises(InputError, match=f"^{text}$"):
