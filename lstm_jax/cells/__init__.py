@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cell_names import import_cells
-from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, rg_lru, simple_rnn
+from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, simple_rnn
 from lstm_jax.cells.activations import Activation, activation_name, find_activation
 from lstm_jax.cells.cell import MAKERS, Cell, check_cell, is_ours, made_by
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
@@ -16,14 +16,16 @@ from lstm_jax.cells.lru import LRUParams, lru
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.lstm_variants import GateRecurrentParams, GateRecurrentState, PeepholeParams
 from lstm_jax.cells.min_rnns import MinParams
+from lstm_jax.cells.mlstm import MLSTMParams, MLSTMState, mlstm
 from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
-from lstm_jax.cells.rg_lru import RGLRUParams
+from lstm_jax.cells.rg_lru import CELL as RG_LRU
+from lstm_jax.cells.rg_lru import RGLRUParams, rg_lru
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.cells.slstm import SLSTMState, slstm
 from lstm_jax.errors import check_choice, require
 
-_OWN_INIT = (slstm(1), rg_lru.CELL, lru())
+_OWN_INIT = (slstm(1), mlstm(1), RG_LRU, lru())
 _ROWS = (lstm.CELL, gru.CELL, gru.RESET_BEFORE, simple_rnn.CELL, layernorm_lstm.CELL, *lstm_variants.CELLS, *min_rnns.CELLS, *_OWN_INIT)
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
@@ -38,7 +40,7 @@ def _built_in(name: str) -> Cell:
 
 for _row in _ROWS:
     made_by(_row, _built_in, _row.name)
-_STATES = (LSTMState, HiddenState, GateRecurrentState, SLSTMState)
+_STATES = (LSTMState, HiddenState, GateRecurrentState, SLSTMState, MLSTMState)
 for _kind in (*_STATES, ProjectedParams, *dict.fromkeys(row.params for row in _ROWS)):  # so that an exported program can have them
     jax.export.register_namedtuple_serialization(_kind, serialized_name=f"lstm_jax.{_kind.__name__}")
 
@@ -141,6 +143,8 @@ __all__ = [
     "LSTMParams",
     "LSTMState",
     "LayerNormParams",
+    "MLSTMParams",
+    "MLSTMState",
     "MinParams",
     "PeepholeParams",
     "ProjectedParams",
@@ -151,8 +155,10 @@ __all__ = [
     "check_cell",
     "find_cell",
     "lru",
+    "mlstm",
     "projected_lstm",
     "register_cell",
+    "rg_lru",
     "slstm",
     "with_activations",
     "with_projection",

@@ -57,8 +57,11 @@ class Cell:
             the cells of this library: the activations of other cells cannot be changed.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
             mask of recurrent dropout. 0 means the number of units H.
+        blocks: number of diagonal blocks of the kernel, which has E / blocks rows. More than 1 is for cells of this library.
         takes_ids: whether `project` also takes int ids (T, B), which need less time and memory than one-hot vectors. None means true if
             `project` is the default function, and false if it is any other function.
+        chunk: function chunk(state, z, valid, resets) of a cell that computes L steps at once, as matrix products. It returns h (L, B, H)
+            and the state after the steps, for z (L, B, ...), `valid` and `resets` as in `Call`. Its h at padded steps may be anything.
     """
 
     name: str
@@ -74,7 +77,9 @@ class Cell:
     complex_state: bool = False
     make_step: Callable | None = None
     outputs: int = 0
+    blocks: int = 1
     takes_ids: bool | None = None
+    chunk: Callable | None = None
 
     def __deepcopy__(self, memo) -> "Cell":
         """Return the cell itself: some backends run a cell only if it is the very object that `CELLS` contains."""
@@ -87,6 +92,10 @@ class Cell:
     def output_size(self, units: int) -> int:
         """Return the number of columns of the output h: `outputs` or, if it is 0, `units`, twice as many if `complex_state` is true."""
         return self.outputs or units * (1 + self.complex_state)
+
+    def features(self, kernel) -> int:
+        """Return the number of input features E of a kernel."""
+        return kernel.shape[0] * self.blocks
 
     @property
     def has_cell_state(self) -> bool:
@@ -110,7 +119,7 @@ class Cell:
         takes_ids = self.project is products.project if self.takes_ids is None else self.takes_ids
         if x.ndim == 3 or (takes_ids and not masked):
             return x
-        return products.one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
+        return products.one_hot_rows(x, self.features(params.kernel), params.kernel.dtype)
 
     @property
     def has_recurrent_kernel(self) -> bool:

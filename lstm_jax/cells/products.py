@@ -85,6 +85,21 @@ def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Ar
     return jnp.concatenate([matmul(masked(x, m), part, compute_dtype) for m, part in parts], axis=-1)
 
 
+def block_matmul(x: Array, kernel: Array, gates: int, mask: Mask, compute_dtype=None) -> Array:
+    """Return the products (..., gates * H) of x (..., H) and the diagonal blocks of a kernel: (H / blocks, gates * H), the columns of a
+    gate being those of each block side by side. `mask` and `compute_dtype` are those of `masked_matmul`."""
+    size, blocks = len(kernel), x.shape[-1] // len(kernel)
+
+    def cut(array):  # (..., H) -> (blocks, ..., H / blocks)
+        return jnp.moveaxis(array.reshape(*array.shape[:-1], blocks, size), -2, 0)
+
+    kernels = jnp.moveaxis(kernel.reshape(size, gates, blocks, size), 2, 0).reshape(blocks, size, gates * size)
+    masks = None if mask is None else cut(mask)
+    multiply = jax.vmap(lambda x, kernel, mask: masked_matmul(x, kernel, mask, compute_dtype))
+    products = multiply(cut(x), kernels, masks)  # (blocks, ..., gates * H / blocks)
+    return jnp.moveaxis(products.reshape(*products.shape[:-1], gates, size), 0, -2).reshape(*x.shape[:-1], -1)
+
+
 def is_ids(x) -> bool:
     """Return whether inputs are int ids, which stand for one-hot vectors, and not floats."""
     return bool(jnp.issubdtype(x.dtype, jnp.integer))

@@ -21,7 +21,7 @@ from jax.nn import log_sigmoid, sigmoid
 from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.lstm import LSTMParams
 from lstm_jax.cells.min_rnns import share
-from lstm_jax.cells.products import Gates, Mask, check_sizes, masked_matmul, zeros
+from lstm_jax.cells.products import Gates, Mask, block_matmul, check_sizes, zeros
 from lstm_jax.errors import require
 from lstm_jax.shapes import GATES
 
@@ -54,21 +54,8 @@ def whole_kernel(kernel: Array) -> Array:
     return blocks.reshape(heads * size, -1)
 
 
-def _by_head(h: Array, kernel: Array, mask: Mask, compute_dtype) -> Array:
-    size, heads = len(kernel), h.shape[-1] // len(kernel)
-
-    def cut(array):  # (..., H) -> (heads, ..., H / heads)
-        return jnp.moveaxis(array.reshape(*array.shape[:-1], heads, size), -2, 0)
-
-    kernels = jnp.moveaxis(kernel.reshape(size, GATES, heads, size), 2, 0).reshape(heads, size, GATES * size)
-    masks = None if mask is None else cut(mask)
-    multiply = jax.vmap(lambda h, kernel, mask: masked_matmul(h, kernel, mask, compute_dtype))
-    products = multiply(cut(h), kernels, masks)  # (heads, B, 4 * H / heads)
-    return jnp.moveaxis(products.reshape(heads, -1, GATES, size), 0, 2).reshape(len(h), -1)
-
-
 def _step(params: LSTMParams, state: SLSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> SLSTMState:
-    i, f, g, o = jnp.split(z + _by_head(state.h, params.recurrent_kernel, mask, compute_dtype), GATES, axis=-1)
+    i, f, g, o = jnp.split(z + block_matmul(state.h, params.recurrent_kernel, GATES, mask, compute_dtype), GATES, axis=-1)
     before = log_sigmoid(f) + state.n
     c = share(before - i) * state.c + share(i - before) * jnp.tanh(g)
     return SLSTMState(sigmoid(o) * c, c, jnp.logaddexp(before, i))

@@ -56,13 +56,15 @@ LAYOUTS = {
     "lstm_peephole": Layout("an LSTM with peepholes", cell_shapes("4H", peepholes="3H"), "LSTM"),
     "slstm": Layout("an sLSTM", cell_shapes("4H", "D")),
     "rg_lru": Layout("an RG-LRU", {"kernel": "E, 3H", "bias": "3H", "decay": "H"}),
+    "rg_lru_blocks": Layout("an RG-LRU with heads", {"kernel": "D, 2H", "bias": "2H", "decay": "H"}),
+    "mlstm": Layout("an mLSTM", {"kernel": "E, 4H", "bias": "4H", "gate_kernel": "E, 2N", "gate_bias": "2N"}),
     "lru": Layout("an LRU", {"kernel": "E, 2H", "nu": "H", "theta": "H", "gamma": "H"}),
     "dense": Layout("a dense layer", {"kernel": "in, out", "bias": "out"}, "Linear"),
     "embedding": Layout("an embedding", {"embedding": "V, E"}, "Embedding"),
 }
 """Dict from a cell or another kind of layer to its layout, for each layer whose weights can be converted."""
 CELLS = tuple(name for name, layout in LAYOUTS.items() if layout.orders)
-SUCCESSORS = ("slstm", "rg_lru", "lru")  # loaded alone
+SUCCESSORS = ("slstm", "mlstm", "rg_lru", "rg_lru_blocks", "lru")  # loaded alone
 
 LAYER = "give Recurrent and Bidirectional layers, or dicts of arrays"
 ENDS = ("embedding/embedding", "head/kernel", "head/bias")

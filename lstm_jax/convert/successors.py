@@ -55,7 +55,7 @@ def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
 
 
 def rg_lru_from_recurrentgemma(params: Params) -> Arrays:
-    """Convert the parameters of an `RGLRU` of the package recurrentgemma to those of the cell `rg_lru`, whose E is H.
+    """Convert the parameters of an `RGLRU` of the package recurrentgemma to those of the cell `rg_lru(heads)`.
 
     Args:
         params: {"a_param": (H,), "a_gate": {"w": (heads, H / heads, H / heads), "b": (heads, H / heads)}, "input_gate": the same}.
@@ -64,15 +64,10 @@ def rg_lru_from_recurrentgemma(params: Params) -> Arrays:
     require("a_imag_param" not in params, "weight a_imag_param", "given", "the cell rg_lru has real numbers: give those of only_real=True")
     parts = {f"{gate}/{name}": array for gate in ("a_gate", "input_gate") for name, array in params.get(gate, {}).items()}
     decay, *gates = _taken({**params, **parts}, "", "a_param", "a_gate/w", "input_gate/w", "a_gate/b", "input_gate/b")
-    kernels, biases = [_diagonal(w) for w in gates[:2]], [b.reshape(-1) for b in gates[2:]]
-    return checked(
-        LAYOUTS["rg_lru"],
-        {
-            "kernel": np.concatenate([*kernels, np.eye(decay.size, dtype=decay.dtype)], axis=1),
-            "bias": np.concatenate([*biases, np.zeros_like(decay)]),
-            "decay": -decay,  # its logarithm of a is -softplus(a_param)
-        },
-    )
+    kernels = [w.transpose(1, 0, 2).reshape(w.shape[1], -1) for w in gates[:2]]
+    biases = [b.reshape(-1) for b in gates[2:]]
+    arrays = {"kernel": np.concatenate(kernels, axis=1), "bias": np.concatenate(biases), "decay": -decay}  # log a is -softplus(a_param)
+    return checked(LAYOUTS["rg_lru_blocks"], arrays)
 
 
 def lru_from_memax(params: Params) -> tuple[Arrays, Arrays]:

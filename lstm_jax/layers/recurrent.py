@@ -236,9 +236,8 @@ class Recurrent(DropoutLayer):
         Raises:
             InputError: if `shape` does not have three entries, or its last entry is neither None nor E.
         """
-        features = self.kernel.shape[0]
-        fits = len(shape) == 3 and shape[2] in (features, None)
-        require(fits, "shape", shape, f"give (batch, steps, {features})")
+        fits = len(shape) == 3 and shape[2] in (self.features, None)
+        require(fits, "shape", shape, f"give (batch, steps, {self.features})")
         outputs = (*shape[:2], self.output_features) if self.return_sequences else (shape[0], self.output_features)
         state = self.definition.state_like(self.units)
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs

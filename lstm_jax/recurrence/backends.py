@@ -19,7 +19,7 @@ from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, check_choice, require
-from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
+from lstm_jax.recurrence import associative, chunkwise, compiled, cudnn, hoisted, pallas, parallel, reference
 from lstm_jax.recurrence.call import Call, Options
 from lstm_jax.recurrence.compiled_cells import is_compiled
 from lstm_jax.recurrence.operands import compute_dtype_name
@@ -179,6 +179,15 @@ _ROWS = (
         platforms=_EVERYWHERE,
         dtypes=_ANY_FLOATS,
         what="a parallel scan over time",
+        dropouts=DROPOUTS[:2],
+    ),
+    Backend(
+        name="chunkwise",
+        run=chunkwise.run,
+        serves=lambda cell: cell.chunk is not None,
+        platforms=_EVERYWHERE,
+        dtypes=_ANY_FLOATS,
+        what="several steps at once, as matrix products",
         dropouts=DROPOUTS[:2],
     ),
     Backend(

@@ -118,11 +118,12 @@ def arrange(given: Arguments, backwards: bool = False, time_major: bool = False)
 def check_ids(given: Arguments, time_major: bool) -> None:
     """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids are known and reading them means no waiting."""
     x: Any = given.x
-    features = given.params.kernel.shape[0]
     if not is_ids(x) or any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids)):
         return
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
+
+    features = given.params.kernel.shape[0]
 
     def out_of_range(ids):
         values = np.asarray(ids)
@@ -182,18 +183,18 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     arrays = [of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS) for field, part in zip(params._fields, params, strict=True)]
     read = type(params)(*(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays))
     shapes = tuple((array.shape, array.dtype) for array in read)
-    return read, *_sizes(cell.init, cell.gates, params._fields, read.kernel.dtype, shapes)
+    return read, *_sizes(cell, params._fields, read.kernel.dtype, shapes)
 
 
 @lru_cache(maxsize=256)
-def _sizes(init: Callable, gates: int, fields: Texts, dtype: np.dtype, given: tuple) -> tuple[int, int]:
+def _sizes(cell: Cell, fields: Texts, dtype: np.dtype, given: tuple) -> tuple[int, int]:
     """Return the numbers of features E and units H, after checking the shape and dtype of each parameter."""
-    shape = given[fields.index("kernel")][0]
+    shape, gates = given[fields.index("kernel")][0], cell.gates
     require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
     remedy = f"give (E, {gates} H), E and H of 1 or more"
     require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % gates == 0, "params.kernel", shape, remedy)
-    features, units = shape[0], shape[1] // gates
-    like = jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
+    features, units = shape[0] * cell.blocks, shape[1] // gates
+    like = jax.eval_shape(lambda: cell.init(jax.random.key(0), features, units, dtype))
     for field, (shape, own), wanted in zip(fields, given, like, strict=True):
         require(shape == wanted.shape, f"params.{field}", shape, f"give shape {wanted.shape}")
         require(own == wanted.dtype, f"params.{field}", own, f"give {wanted.dtype}, as the kernel has")

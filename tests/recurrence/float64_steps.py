@@ -142,6 +142,21 @@ def slstm(row: Row, state: State) -> State:
     return {"h": o * cell / normaliser, "c": cell / normaliser, "n": np.log(normaliser)}
 
 
+def mlstm(row: Row, state: State) -> State:
+    """The paper's equations, with q divided in place of k. c and n are the paper's C^T and n divided by exp(m)."""
+    heads = len(state["m"])
+    q, k, v, o = (row.x(gate) + row.part("bias", gate) for gate in range(4))
+    q, k, v = (part.reshape(heads, -1) for part in (q / np.sqrt(len(q) / heads), k, v))
+    of_gates = [(row.input * row.of_x[1 + gate]) @ row.p["gate_kernel"].reshape(-1, 2, heads)[:, gate] for gate in (0, 1)]
+    i, f = np.exp(of_gates[0] + row.p["gate_bias"][:heads]), sigmoid(of_gates[1] + row.p["gate_bias"][heads:])
+    before, after = np.exp(state["m"]), np.maximum(f * np.exp(state["m"]), i)
+    n = (f * before)[:, None] * state["n"].reshape(heads, -1) + i[:, None] * k
+    c = (f * before)[:, None, None] * state["c"].reshape(heads, k.shape[1], -1) + i[:, None, None] * k[:, :, None] * v[:, None]
+    size = np.maximum(np.abs((n * q).sum(1)), 1)
+    h = sigmoid(o) * (np.einsum("hk,hkv->hv", q, c) / size[:, None]).reshape(-1)
+    return {"h": h, "c": (c / after[:, None, None]).reshape(-1), "n": (n / after[:, None]).reshape(-1), "m": np.log(after)}
+
+
 def same(c: Vector) -> Vector:
     return c
 
@@ -165,6 +180,7 @@ STEPS: dict[str, Callable[[Row, State], State]] = {
     "rg_lru": rg_lru,
     "lru": lru,
     "slstm": slstm,
+    "mlstm": mlstm,
 }
 
 

@@ -95,7 +95,7 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
             assert_close(got, wanted, dtype, f"{case} ")
 
 
-OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm", "lru", "slstm")
+OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm", "lru", "slstm", "mlstm")
 """Cells that represent all kinds of steps, states and projections."""
 BY_BACKEND = [*(("lstm", backend) for backend in serving("float64")), *((cell, None) for cell in OF_EACH_KIND)]
 
