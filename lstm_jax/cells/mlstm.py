@@ -140,4 +140,6 @@ def mlstm(heads: int) -> Cell:
         sizes = (units, units * (units // heads), units, heads)
         return MLSTMState(*(zeros(batch, size, dtype) for size in sizes))
 
-    return made_by(Cell("mlstm", 4, MLSTMParams, init, zero_bias(4), initial_state, _step, _project, takes_ids=True, chunk=chunk), mlstm, heads)
+    return made_by(
+        Cell("mlstm", 4, MLSTMParams, init, zero_bias(4), initial_state, _step, _project, takes_ids=True, chunk=chunk), mlstm, heads
+    )

@@ -75,7 +75,9 @@ def _init(key: Array, features: int, units: int, dtype=jnp.float32) -> RGLRUPara
     return _params(key, units, (features, 3 * units), dtype)
 
 
-CELL = Cell("rg_lru", 3, RGLRUParams, _init, zero_bias(3), initial_state, make_step(linear), project=_project, linear=linear, takes_ids=True)
+CELL = Cell(
+    "rg_lru", 3, RGLRUParams, _init, zero_bias(3), initial_state, make_step(linear), project=_project, linear=linear, takes_ids=True
+)
 
 
 @cache

@@ -54,7 +54,7 @@ from lstm_jax.convert.keras import (
 from lstm_jax.convert.loading import load
 from lstm_jax.convert.onnx import generation_to_onnx, layers_to_onnx, sentiment_to_onnx
 from lstm_jax.convert.onnx_files import from_onnx
-from lstm_jax.convert.successors import lru_from_memax, rg_lru_from_recurrentgemma, slstm_from_xlstm
+from lstm_jax.convert.successors import lru_from_memax, mlstm_from_xlstm, rg_lru_from_recurrentgemma, slstm_from_xlstm
 from lstm_jax.convert.torch import (
     cell_from_torch,
     cell_to_torch,

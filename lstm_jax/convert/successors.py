@@ -1,4 +1,4 @@
-"""Weights of the packages xlstm, recurrentgemma and memax as those of the cells slstm, rg_lru and lru."""
+"""Weights of the packages xlstm, recurrentgemma and memax as those of the cells slstm, mlstm, rg_lru and lru."""
 
 from collections.abc import Iterable
 
@@ -52,6 +52,33 @@ def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
         blocks = recurrent.reshape(heads, size, _GATES, size).transpose(1, 2, 0, 3)
         bias = bias.reshape(heads, _GATES, size).transpose(1, 0, 2)
     return checked(LAYOUTS["slstm"], {"kernel": kernel, "recurrent_kernel": blocks.reshape(size, -1), "bias": bias.reshape(-1)})
+
+
+def mlstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
+    """Convert the weights of an `mLSTMLayer` of the package xlstm to those of the cell `mlstm(heads)`.
+
+    The cell's input is (convolved x, x), (B, T, 2H), after the up-projection. The bias of its gate o is 40, so that o is 1. The weights of
+    the other parts of the layer are not among the results. The arguments are those of `slstm_from_xlstm`.
+    """
+    check_class("state dict", state_dict, dict, "give that of an mLSTMLayer")
+    names = ["q", "k", "v"]
+    q, k, v = (_diagonal(block.T for block in w) for w in _taken(state_dict, prefix, *(f"{name}_proj.weight" for name in names)))
+    given = [name for name in names if f"{prefix}{name}_proj.bias" in state_dict]
+    biases = dict(zip(given, _taken(state_dict, prefix, *(f"{name}_proj.bias" for name in given)), strict=True))
+    none = np.zeros_like(q)
+    bias = np.concatenate([*(biases.get(name, none[0]) for name in names), none[0] + 40])
+    gates = _taken(state_dict, prefix, *(f"mlstm_cell.{gate}gate.{part}" for part in ("weight", "bias") for gate in "if"))
+    reading = np.concatenate(gates[:2]).T  # the gates read (q, k, v)
+    of_vectors = np.block([[q, k, none], [none, none, v]])
+    return checked(
+        LAYOUTS["mlstm"],
+        {
+            "kernel": np.concatenate([of_vectors, np.zeros_like(of_vectors[:, : len(q)])], axis=1),
+            "bias": bias,
+            "gate_kernel": of_vectors @ reading,
+            "gate_bias": np.concatenate(gates[2:]) + bias[: len(reading)] @ reading,
+        },
+    )
 
 
 def rg_lru_from_recurrentgemma(params: Params) -> Arrays:

@@ -1,4 +1,4 @@
-"""Tests that the cells slstm, rg_lru and lru have the outputs, states and gradients of the packages xlstm, recurrentgemma and memax."""
+"""Tests that the successors of the LSTM have the outputs, states and gradients of the packages that published them."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from flax import nnx
 from tables import assert_close
 
 from lstm_jax import CELLS, InputError, Recurrent, convert, unroll
-from lstm_jax.cells import slstm
+from lstm_jax.cells import mlstm, rg_lru, slstm
 from lstm_jax.cells.lstm import LSTMParams
 
 COUNT = 40
@@ -94,22 +94,80 @@ def test_recurrentgemma(lenient: None, monkeypatch: pytest.MonkeyPatch) -> None:
         def theirs(params, x, start, after=after, layer=layer):
             return layer.apply({"params": params}, x, after, start)
 
-        def ours(params, x, start):
-            return unroll(CELLS["rg_lru"], params, x, CELLS["rg_lru"].initial_state(*start.shape)._replace(h=start))
+        def ours(params, x, start, cell=rg_lru(heads)):
+            return unroll(cell, params, x, cell.initial_state(*start.shape)._replace(h=start))
 
-        converted = convert.rg_lru_from_recurrentgemma(jax.tree.map(np.asarray, params))
+        def converted(params):
+            return CELLS["rg_lru"].params(**jax.tree.map(jnp.asarray, convert.rg_lru_from_recurrentgemma(jax.tree.map(np.asarray, params))))
+
         (h, last), pull = jax.vjp(theirs, params, x, start)
-        (outputs, final), pull_ours = jax.vjp(ours, CELLS["rg_lru"].params(**jax.tree.map(jnp.asarray, converted)), x, start)
+        (outputs, final), pull_ours = jax.vjp(ours, converted(params), x, start)
         assert_close((outputs, final.h), (h, last), "float32")
         d_params, *d_rest = pull((weights, jnp.zeros_like(last)))
         found, *rest = pull_ours((weights, jax.tree.map(jnp.zeros_like, final)))
-        assert_close(rest, d_rest, "float32")
-        wanted = convert.rg_lru_from_recurrentgemma(jax.tree.map(np.asarray, d_params))
-        assert_close(found.decay, wanted["decay"], "float32")
-        assert_close(found.bias[: 2 * width], wanted["bias"][: 2 * width], "float32")
-        kernel = np.asarray(found.kernel)[:, : 2 * width]
-        blocks = wanted["kernel"][:, : 2 * width]
-        assert_close(kernel * (blocks != 0), blocks, "float32")
+        wanted = converted(d_params)
+        assert_close((rest, found.kernel, found.bias), (d_rest, wanted.kernel, wanted.bias), "float32")
+        assert_close(found.decay, wanted.decay, "float32")
+
+
+@needs("mlstm_kernels")
+def test_mlstm_kernels(lenient: None, x64: None) -> None:
+    """Its native chunkwise kernel in float64, from random states; the products and the gate o are PyTorch's."""
+    torch = pytest.importorskip("torch")
+    from mlstm_kernels.torch.chunkwise.native import (  # pyright: ignore[reportMissingImports]
+        mlstm_chunkwise__native_autograd as chunkwise,
+    )
+
+    rng = np.random.default_rng(3)
+    for _ in range(COUNT):
+        heads, size, batch, chunks, length, features = (int(rng.integers(1, most)) for most in (5, 7, 4, 4, 9, 5))
+        units, steps = heads * size, chunks * length
+        cell = mlstm(heads)
+        like = cell.init(jax.random.key(0), features, units)
+        arrays = [0.5 * rng.normal(size=leaf.shape) for leaf in (*like, *cell.initial_state(batch, units))]
+        x, weights = (rng.normal(size=(batch, steps, last)) for last in (features, units))
+        operands = [torch.tensor(array, requires_grad=True) for array in (*arrays[:4], *arrays[5:], x)]
+        kernel, bias, gate_kernel, gate_bias, c, n, m, x_in = operands
+        z, of_gates = x_in @ kernel + bias, x_in @ gate_kernel + gate_bias
+        q, k, v = (part.reshape(batch, steps, heads, size).transpose(1, 2) for part in z.split(units, -1)[:3])
+        i, f = (part.transpose(1, 2) for part in of_gates.split(heads, -1))
+        h, (last_c, last_n, last_m) = chunkwise(
+            q, k, v, i, f, c.reshape(batch, heads, size, size), n.reshape(batch, heads, size), m[..., None],
+            return_last_states=True, eps=0.0, chunk_size=length,
+        )  # fmt: skip
+        outputs = torch.sigmoid(z[..., 3 * units :]) * h.transpose(1, 2).reshape(batch, steps, units)
+        (outputs * torch.tensor(weights)).sum().backward()
+
+        def ours(params, state, x, cell=cell):
+            return unroll(cell, params, x, state)
+
+        state = type(cell.initial_state(1, units))(*map(jnp.asarray, arrays[4:]))
+        (found, final), pull = jax.vjp(ours, type(like)(*map(jnp.asarray, arrays[:4])), state, jnp.asarray(x))
+        theirs = [array.detach().numpy() for array in (outputs, last_c.reshape(batch, -1), last_n.reshape(batch, -1), last_m.squeeze(-1))]
+        assert_close((found, *final[1:]), tuple(theirs), 1e-10)
+        params, (_, *states), by_x = pull((jnp.asarray(weights), jax.tree.map(jnp.zeros_like, final)))
+        assert_close((*params, *states, by_x), tuple(operand.grad.numpy() for operand in operands), 1e-10)
+
+
+@needs("xlstm")
+def test_mlstm_of_xlstm(lenient: None) -> None:
+    torch = pytest.importorskip("torch")
+    from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig  # pyright: ignore[reportMissingImports]
+
+    rng = np.random.default_rng(4)
+    for bias in (False, True):
+        config = mLSTMLayerConfig(embedding_dim=8, num_heads=2, proj_factor=1.5, qkv_proj_blocksize=4, bias=bias, context_length=9)
+        layer = mLSTMLayer(config).eval()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(torch.tensor(rng.normal(size=parameter.shape) * 0.7))
+            layer.mlstm_cell.outnorm = torch.nn.Identity()
+            x = torch.tensor(rng.normal(size=(3, 9, 12)), dtype=torch.float32)
+            convolved = layer.conv_act_fn(layer.conv1d(x))
+            want = layer.mlstm_cell(layer.q_proj(convolved), layer.k_proj(convolved), layer.v_proj(x))
+        params = mlstm(2).params(**jax.tree.map(jnp.asarray, convert.mlstm_from_xlstm(layer.state_dict())))
+        got, _ = unroll(mlstm(2), params, jnp.concatenate([convolved.numpy(), x.numpy()], -1))
+        assert_close(got, want.numpy(), "float32")
 
 
 @needs("memax")

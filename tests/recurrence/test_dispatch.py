@@ -68,6 +68,7 @@ def test_a_cell_that_equals_one_of_the_library(cell: str) -> None:
 
 
 EVERY_CELL = " ".join(CELL_TABLE)
+COMPILED = EVERY_CELL.replace(" mlstm", "")
 NEWTON = (
     "lstm gru simple_rnn lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate lstm_coupled lstm_no_input_activation "
     "lstm_no_output_activation"
@@ -83,14 +84,15 @@ PAIRS = [
 FLOATS = [pair for pair in PAIRS if "int8" not in pair]
 SERVED_ON_A_CPU = {  # backend -> (dtype of the parameters, dtype of the products) -> cells; other backends are not checked
     "compiled": {
-        ("float32", "float32"): EVERY_CELL,
-        ("float32", "bfloat16"): EVERY_CELL.replace(" rg_lru lru", ""),
-        ("float32", "int8"): EVERY_CELL.replace("lstm_full_gate_recurrence ", "").replace(" rg_lru lru", ""),
-        ("float64", "float64"): EVERY_CELL,
+        ("float32", "float32"): COMPILED,
+        ("float32", "bfloat16"): COMPILED.replace(" rg_lru lru", ""),
+        ("float32", "int8"): COMPILED.replace("lstm_full_gate_recurrence ", "").replace(" rg_lru lru", ""),
+        ("float64", "float64"): COMPILED,
     },
     "hoisted": dict.fromkeys(FLOATS, "lstm"),
     "cudnn": {},
     "pallas": {},
+    "chunkwise": dict.fromkeys(FLOATS, "mlstm"),
     "associative": dict.fromkeys(FLOATS, "min_lstm min_gru rg_lru lru"),
     "reference": dict.fromkeys(PAIRS, EVERY_CELL),
     "parallel": {("float32", "float32"): NEWTON, ("float64", "float64"): NEWTON},

@@ -50,6 +50,7 @@ COLUMNS = (
     Column("hoisted", "lstm"),
     Column("reference", "lstm"),
     Column("associative", "min_gru"),
+    Column("chunkwise", "mlstm"),
     Column("parallel", "lstm"),
 )
 SHAPE = Shape(4, 3, 2, 3)
