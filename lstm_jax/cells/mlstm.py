@@ -21,8 +21,7 @@ from lstm_jax.errors import require
 
 
 class MLSTMParams(NamedTuple):
-    """Parameters of the mLSTM: kernel (E, 4H) and bias (4H,), with the columns in the order q, k, v, o, and in each those of a head side by
-    side; gate_kernel (E, 2 heads) and gate_bias (2 heads,), in the order i, f."""
+    """Parameters of the mLSTM: kernel (E, 4H) and bias (4H,) in the order q, k, v, o, gate_kernel (E, 2 heads) and gate_bias in that of i, f."""
 
     kernel: Array
     bias: Array
@@ -31,8 +30,7 @@ class MLSTMParams(NamedTuple):
 
 
 class MLSTMState(NamedTuple):
-    """State of the mLSTM: the output h (B, H), the memory c (B, H d), whose order is (heads, key, value), the normaliser n (B, H), and the
-    exponent m (B, heads) of both."""
+    """State of the mLSTM: the output h (B, H), the memory c (B, heads * d * d) of keys and values, the normaliser n (B, H), m (B, heads)."""
 
     h: Array
     c: Array

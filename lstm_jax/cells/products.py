@@ -86,8 +86,7 @@ def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Ar
 
 
 def block_matmul(x: Array, kernel: Array, gates: int, mask: Mask, compute_dtype=None) -> Array:
-    """Return the products (..., gates * H) of x (..., H) and the diagonal blocks of a kernel: (H / blocks, gates * H), the columns of a
-    gate being those of each block side by side. `mask` and `compute_dtype` are those of `masked_matmul`."""
+    """Return the products (..., gates * H) of x (..., H) and a kernel (H / blocks, gates * H) of diagonal blocks; see `masked_matmul`."""
     size, blocks = len(kernel), x.shape[-1] // len(kernel)
 
     def cut(array):  # (..., H) -> (blocks, ..., H / blocks)

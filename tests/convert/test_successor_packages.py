@@ -94,7 +94,8 @@ def test_recurrentgemma(lenient: None, monkeypatch: pytest.MonkeyPatch) -> None:
         def theirs(params, x, start, after=after, layer=layer):
             return layer.apply({"params": params}, x, after, start)
 
-        def ours(params, x, start, cell=rg_lru(heads)):
+        def ours(params, x, start, heads=heads):
+            cell = rg_lru(heads)
             return unroll(cell, params, x, cell.initial_state(*start.shape)._replace(h=start))
 
         def converted(params):
@@ -162,7 +163,7 @@ def test_mlstm_of_xlstm(lenient: None) -> None:
             for parameter in layer.parameters():
                 parameter.copy_(torch.tensor(rng.normal(size=parameter.shape) * 0.7))
             layer.mlstm_cell.outnorm = torch.nn.Identity()
-            x = torch.tensor(rng.normal(size=(3, 9, 12)), dtype=torch.float32)
+            x = torch.tensor(rng.normal(size=(3, 9, layer.q_proj.config.in_features)), dtype=torch.float32)
             convolved = layer.conv_act_fn(layer.conv1d(x))
             want = layer.mlstm_cell(layer.q_proj(convolved), layer.k_proj(convolved), layer.v_proj(x))
         params = mlstm(2).params(**jax.tree.map(jnp.asarray, convert.mlstm_from_xlstm(layer.state_dict())))
