@@ -21,7 +21,7 @@ from lstm_jax.errors import require
 
 
 class MLSTMParams(NamedTuple):
-    """Parameters of the mLSTM: kernel (E, 4H) and bias (4H,) in the order q, k, v, o, gate_kernel (E, 2 heads) and gate_bias in that of i, f."""
+    """Parameters of the mLSTM: kernel (E, 4H) and bias (4H,) of q, k, v, o, gate_kernel (E, 2 heads) and gate_bias (2 heads,) of i, f."""
 
     kernel: Array
     bias: Array
@@ -30,7 +30,7 @@ class MLSTMParams(NamedTuple):
 
 
 class MLSTMState(NamedTuple):
-    """State of the mLSTM: the output h (B, H), the memory c (B, heads * d * d) of keys and values, the normaliser n (B, H), m (B, heads)."""
+    """State of the mLSTM: the output h (B, H), the memory c (B, heads * d * d), the normaliser n (B, H) and the exponent m (B, heads)."""
 
     h: Array
     c: Array

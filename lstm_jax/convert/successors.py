@@ -66,7 +66,7 @@ def mlstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
     given = [name for name in names if f"{prefix}{name}_proj.bias" in state_dict]
     biases = dict(zip(given, _taken(state_dict, prefix, *(f"{name}_proj.bias" for name in given)), strict=True))
     none = np.zeros_like(q)
-    bias = np.concatenate([*(biases.get(name, none[0]) for name in names), none[0] + 40])
+    bias = np.concatenate([*(biases[name] if name in biases else none[0] for name in names), none[0] + 40])
     gates = _taken(state_dict, prefix, *(f"mlstm_cell.{gate}gate.{part}" for part in ("weight", "bias") for gate in "if"))
     reading = np.concatenate(gates[:2]).T  # the gates read (q, k, v)
     of_vectors = np.block([[q, k, none], [none, none, v]])

@@ -17,7 +17,8 @@ def run(options: Options, call: Call):
     with the state.
     """
     cell, valid, resets = options.cell, call.valid, call.resets
-    assert cell.chunk is not None
+    run_chunk = cell.chunk
+    assert run_chunk is not None
     z = cell.project(call.params, call.x, call.dropout.input, options.compute_dtype)
     steps, batch = z.shape[:2]
     if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
@@ -47,7 +48,7 @@ def run(options: Options, call: Call):
 
     def body(state, operands):
         z, valid, at = operands
-        h, state = cell.chunk(state, z, valid, resets and resets._replace(at=at))
+        h, state = run_chunk(state, z, valid, resets and resets._replace(at=at))
         return state, h
 
     final, h = lax.scan(body, state, jax.tree.map(cut, (jnp.where(finite[..., None], z, 0), valid, resets and resets.at)))

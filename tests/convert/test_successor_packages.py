@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -151,24 +152,26 @@ def test_mlstm_kernels(lenient: None, x64: None) -> None:
 
 
 @needs("xlstm")
-def test_mlstm_of_xlstm(lenient: None) -> None:
+def test_mlstm_of_xlstm(lenient: None, x64: None) -> None:
+    """Its cell without the normalisation of h and without the 1e-6 that it adds to the divisor, in float64."""
     torch = pytest.importorskip("torch")
     from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig  # pyright: ignore[reportMissingImports]
 
     rng = np.random.default_rng(4)
     for bias in (False, True):
         config = mLSTMLayerConfig(embedding_dim=8, num_heads=2, proj_factor=1.5, qkv_proj_blocksize=4, bias=bias, context_length=9)
-        layer = mLSTMLayer(config).eval()
+        layer = mLSTMLayer(config).eval().double()
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.copy_(torch.tensor(rng.normal(size=parameter.shape) * 0.7))
             layer.mlstm_cell.outnorm = torch.nn.Identity()
-            x = torch.tensor(rng.normal(size=(3, 9, layer.q_proj.config.in_features)), dtype=torch.float32)
+            layer.mlstm_cell.backend_fn = partial(layer.mlstm_cell.backend_fn, eps=0.0)
+            x = torch.tensor(rng.normal(size=(3, 9, layer.q_proj.config.in_features)), dtype=torch.float64)
             convolved = layer.conv_act_fn(layer.conv1d(x))
             want = layer.mlstm_cell(layer.q_proj(convolved), layer.k_proj(convolved), layer.v_proj(x))
         params = mlstm(2).params(**jax.tree.map(jnp.asarray, convert.mlstm_from_xlstm(layer.state_dict())))
         got, _ = unroll(mlstm(2), params, jnp.concatenate([convolved.numpy(), x.numpy()], -1))
-        assert_close(got, want.numpy(), "float32")
+        assert_close(got, want.numpy(), 1e-10)
 
 
 @needs("memax")
