@@ -195,7 +195,8 @@ def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
         return "exact, gathers the batch"
     if column.backend != "compiled":
         return "exact"
-    return "exact" if "lstm_jax_forward" in compiled and "while(" not in compiled else "exact through reference"
+    called = "lstm_jax_forward" in compiled or "lstm_jax_linear_forward" in compiled
+    return "exact" if called and "while(" not in compiled else "exact through reference"
 
 
 def alone(name: str, column: Column) -> str:
