@@ -1,25 +1,19 @@
 """Conversion of weights between lstm_jax and Keras: the lists that `get_weights()` returns, and Keras 3 weight files.
 
-The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (Keras
-writes c for g) and the same shapes, so no array is transposed. The gates of a GRU have the same order, too (Keras writes z for u). With
-`reset_after=True` it has both biases in one array (2, 3H), and with `reset_after=False`, which is the cell "gru_reset_before", one bias
-(3H,). If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is zeros. Conversion to Keras always returns biases. Keras'
-arrays are defined by the methods `build` in keras/src/layers/rnn/ and keras/src/layers/core/embedding.py (Keras 3.15).
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same order of gates and the same
+shapes. A GRU with `reset_after=True` has both biases in one array (2, 3H); with `reset_after=False`, the cell "gru_reset_before", it has
+one. A bias that a Keras layer does not have is zeros in lstm_jax, and conversion to Keras always returns biases.
 
-Files are read and written without Keras, because the loader of Keras can run code that a file contains. A weight file is an HDF5 file. Each
-layer of a Sequential or functional model is a group, which is named after the class of the layer: the first layer of a class is
-`layers/<class>`, the second is `layers/<class>_1` and so on. The names that the user gave to the layers do not matter. The arrays of a
-layer are named `vars/0`, `vars/1` and so on, in the order in which the layer created them. They are in the group of the layer or, for a
-recurrent layer, in the group of its cell:
+Files are read without Keras, whose loader can run code that a file contains. A weight file is an HDF5 file with a group for each layer,
+named after its class and numbered, whatever the user's names: `layers/<class>`, `layers/<class>_1`. The arrays of a layer are numbered in
+the order in which it created them (Keras 3.0 to 3.15, keras/src/saving/saving_lib.py):
 
     layers/embedding/vars/0                              layers/dense/vars/{0,1}
     layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
-A layer without arrays is an empty group. HDF5 sorts the names as strings (lstm_10 before lstm_2), so the functions of this module sort them
-again. The names show the order of layers of one class, but not the order of layers of different classes. Only the config.json of a `.keras`
-archive has the order of all layers. The paths above are the same from Keras 3.0 to 3.15, and are defined in keras/src/saving/saving_lib.py
-(`_save_state`, `_save_container_state`, `H5IOStore`).
+A layer without arrays is an empty group. HDF5 sorts lstm_10 before lstm_2, so that the names are sorted again here. The order of layers of
+different classes is in the config.json of a `.keras` archive alone.
 """
 
 import io

@@ -1,19 +1,14 @@
 """The backend `pallas`, which runs the loops of the LSTM over time as GPU kernels, written in Pallas and compiled by Triton.
 
-One launch of a GPU kernel runs all steps of a loop as several programs, which run in parallel. Each program computes `ROWS` rows of the
-batch for all T steps, independently of other programs. A program of the forward kernel keeps h and c in registers, and a program of the
-backward kernel keeps their gradients there. The units are divided into blocks whose size is a power of two, as Triton requires. Entries
-beyond the last row of the batch or the last unit are read as 0 and are not written.
+One launch runs all steps of a loop. Each program computes `ROWS` rows of the batch for all T steps, independently of the others, with h and
+c, or their gradients, in registers. The units are divided into blocks whose size is a power of two, as Triton requires.
 
-A small matrix of recurrent weights is read once and stays on the chip (`Tiling.resident` is true). A large matrix is read again at each
-step, tile by tile, from the cache that all programs share. The left operand of the product with a large matrix is also written to memory at
-each step, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
+A small matrix of recurrent weights stays on the chip (`Tiling.resident`). A large one is read again at each step, tile by tile, from the
+cache that all programs share; the left operand of its product, h or d_z, then passes through memory.
 
-The arguments of the two kernels are refs: arrays in memory that a kernel reads, or writes if they are results, which stand last. Results
-that are None are not written. Flags are float32 (T, B), above 0 where they are true; the recurrent dropout mask is (1, B, H) or (4, B, H).
-
-The precision of float32 products depends on the setting `jax_default_matmul_precision`, as in the other backends: TF32 is used unless this
-setting is "highest". Sums and the state are float32. The forward loop keeps `hoisted.Residuals` for the backward loop.
+The arguments of the kernels are refs, the results last; results that are None are not written. Flags are float32 (T, B), above 0 where they
+are true; the recurrent dropout mask is (1, B, H) or (4, B, H). The precision of float32 products depends on the setting
+`jax_default_matmul_precision`, as in the other backends. Sums and the state are float32.
 
 B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x.
 """
