@@ -10,10 +10,10 @@ from lstm_jax.errors import InputError
 
 @pytest.fixture(scope="module", autouse=True)
 def read_once():
-    """Read each result file only once."""
+    """Read and check each result file only once."""
     with pytest.MonkeyPatch.context() as patch:
-        read = schema.read_rows
-        patch.setattr(schema, "read_rows", cache(lambda *arguments: list(read(*arguments))))
+        read = schema.read_checked
+        patch.setattr(schema, "read_checked", cache(lambda path: list(read(path))))
         yield
 
 

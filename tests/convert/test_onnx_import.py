@@ -84,6 +84,12 @@ def test_nodes_made_by_hand(seed):
     check(*random_node(seed))
 
 
+def test_activations_without_parameters():
+    x = {"x": np.linspace(-4, 4, 12, dtype=np.float32).reshape(3, 4)}
+    nodes = [helper.make_node(name, ["x"], [f"y{name}"]) for name in PLAIN]
+    check(made(nodes, x, {f"y{name}": 2 for name in PLAIN}, {}), x)
+
+
 def test_batch_first():
     """ONNX Runtime lacks layout 1, which swaps the axes of the inputs and outputs."""
     _, inputs = random_node(4)

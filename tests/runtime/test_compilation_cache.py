@@ -176,12 +176,13 @@ def test_a_program_loads():
     assert "Error" not in compilation_cache._stderr_of(compilation_cache._load_a_program)
 
 
-def test_the_oldest_go(settings, monkeypatch):
+@pytest.mark.parametrize("most", [25, 20])
+def test_the_oldest_go(most, settings, monkeypatch):
     folder = compilation_cache_dir()
     folder.mkdir(parents=True)
     for age, name in enumerate("dcba"):
         (folder / f"{name}-cache").write_bytes(bytes(10))
         os.utime(folder / f"{name}-cache", (1000 - age, 1000 - age))
-    monkeypatch.setattr(compilation_cache, "MOST_BYTES", 25)
+    monkeypatch.setattr(compilation_cache, "MOST_BYTES", most)
     keep_compiled()
     assert sorted(path.name for path in folder.glob("*-cache")) == ["c-cache", "d-cache"]

@@ -27,7 +27,9 @@ def test_four_writers(name, count, tmp_path, capsys):
     The compressed file gets fewer rows, because each call of `append_rows` rewrites this file as a whole.
     """
     path = tmp_path / name
-    with ProcessPoolExecutor(WRITERS, get_context("spawn")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # one process imports for all
+    with ProcessPoolExecutor(WRITERS, context) as pool:
         for task in [pool.submit(write, path, writer, count) for writer in range(WRITERS)]:
             task.result()
     rows = list(read_rows(path))

@@ -13,13 +13,17 @@ from lstm_jax.tasks import demo, generation, sentiment
 
 
 @pytest.fixture
-def little(monkeypatch):
+def few_reviews(monkeypatch):
+    monkeypatch.setattr(demo, "TRAIN_REVIEWS", 120)
+    monkeypatch.setattr(demo, "TEST_REVIEWS", 40)
+
+
+@pytest.fixture
+def little(few_reviews, monkeypatch):
     train = TrainConfig(epochs=1)
     reviews = replace(demo.SENTIMENT.data, maxlen=10)
     monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
     monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train))
-    monkeypatch.setattr(demo, "TRAIN_REVIEWS", 120)
-    monkeypatch.setattr(demo, "TEST_REVIEWS", 40)
     monkeypatch.setattr(demo, "CHARS", 30)
 
 
@@ -58,7 +62,7 @@ def everything(folder):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(few_reviews, monkeypatch):
     """Replace the two trainings of the demo by functions that only write two small files each."""
     for name in ("sentiment", "generation"):
 

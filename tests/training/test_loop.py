@@ -276,6 +276,18 @@ def test_checkpoints_within_an_epoch_resume_too(damaged, uninterrupted, options,
     assert_same_as(uninterrupted, result, tmp_path)
 
 
+def test_a_checkpoint_holds_a_count_that_float32_cannot():
+    made, mesh = tiny(), sharding.make_mesh(1)
+    optimizer, examples = make_optimizer(CONFIG, 100), Examples.of_rows(made.data)
+    fit = loop._Fit(made.params, objective, optimizer, examples, CONFIG, mesh, CARRY, "", METRICS, "", "min", None)
+    totals = fit.state.totals
+    fit.state = fit.state._replace(totals=totals | {loop.EXAMPLES: jnp.int32(2**24 + 1)})
+    saved = fit._saved()["state"]
+    fit.state = fit.state._replace(totals=totals)
+    fit._restore(saved)
+    assert int(fit.state.totals[loop.EXAMPLES]) == 2**24 + 1
+
+
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "not utf-8 \udcff"])
 def test_folders_of_any_name(name, tmp_path):
