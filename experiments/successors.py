@@ -294,7 +294,7 @@ def verdict(rows: Rows) -> Iterator[str]:
         for (cell,), found in means(timed(own), ["cell"]).items():
             against = f"; against the LSTM {judged(found['gain'])}, at equal time {judged(found['timely_gain'])}" * (cell != "lstm")
             score, early, seconds = (found[name] for name in ("score", "timely", "seconds"))
-            yield f"{task}, {steps} steps, {cell}: {score:.3f}, at equal time {early:.3f}, {1000 * seconds.mean:.1f} ms an update{against}"
+            yield f"{task}, {steps} steps, {cell}: {score:.3g}, at equal time {early:.3g}, {1000 * seconds.mean:.1f} ms an update{against}"
         for (cell,), tracking in groups(own, ["cell"]).items() if tested else ():
             within, beyond = np.sum([learned(row) for row in tracking], 0)
             theory = "can" if cell in TRACKING else "cannot"
@@ -303,6 +303,8 @@ def verdict(rows: Rows) -> Iterator[str]:
 
 def draw(rows: Rows, figure) -> None:
     """Draw the accuracy of state tracking over the steps, other scores over the lag, and yet others over the time of training."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
     tasks = groups(rows, ["task"])
     panels = figure.subplots(2, 4).ravel()
     for axes, (task,) in zip(panels, tasks, strict=False):
@@ -316,6 +318,7 @@ def draw(rows: Rows, figure) -> None:
             points += [flat({"cell": row["cell"], "x": float(at)}, {"y": value}) for at, value in zip(x, y, strict=True)]
         plot_means(axes, points, "y", "x", "cell", STYLES)
         axes.set(title=task, xlabel=label, ylabel=UNITS.get(task, "accuracy"))
+        axes.xaxis.set(major_locator=MaxNLocator(5), major_formatter=ScalarFormatter())
         if own[0]["tested"]:
             axes.axvline(own[0]["steps"], color=GREY, linestyle=":")
     for axes in panels[len(tasks) :]:
