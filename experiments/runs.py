@@ -54,10 +54,10 @@ def _common(result, metric: str) -> Metrics:
 
 
 def corpus_of(text: str) -> data.Corpus:
-    """Return the corpus of the newspaper articles if `text` is `ARTICLES`, else that of a small text for the preset "toy"."""
+    """Return the corpus of a text in `TEXTS`, or that of a small text for the preset "toy"."""
     from lstm_jax.tasks import generation as task
 
-    given = (data_file(*TEXTS[text,]),) if text == ARTICLES else ()
+    given = (data_file(*TEXTS[text,]),) if (text,) in TEXTS else ()
     return task.load_corpus(GenerationConfig(TextConfig(data=given)))
 
 

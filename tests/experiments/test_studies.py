@@ -3,13 +3,15 @@
 import importlib
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import permutations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from experiments import claims, equal, memory, study
+from experiments import claims, equal, memory, study, successors
 from experiments.claim_list import CLAIMS
 from lstm_jax import sweep
 from lstm_jax.cells import CELLS
@@ -107,3 +109,38 @@ def test_gradient_sizes_by_hand():
     sizes = dict(memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1)))
     assert sizes[2] / sizes[1] == pytest.approx(0.5, rel=1e-5)
     assert sizes[5] / sizes[1] == pytest.approx(0.5**4, rel=1e-5)
+
+
+def test_group_words():
+    x, target = successors.task_of(successors.Config("s5")).draw(jax.random.key(0), 3, 30, ())
+    elements, moves = [*permutations(range(5))], ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0))
+    for inputs, states in zip(np.asarray(x), np.asarray(target), strict=True):
+        product = np.arange(5)
+        for now, state in zip(inputs, states, strict=True):
+            product = product[list(moves[now])]
+            assert elements[state] == tuple(product)
+    for name, order in (("parity", 2), ("cycle", 5)):
+        x, target = successors.task_of(successors.Config(name)).draw(jax.random.key(0), 3, 30, ())
+        np.testing.assert_array_equal(target, np.cumsum(x, 1) % order)
+
+
+@pytest.mark.parametrize("cell", successors.COMPARED)
+def test_equal_parameters_of_successors(cell):
+    config = successors.Config("cycle", cell)
+    found = successors.parameters(cell, successors.units_of(cell, config.units))
+    assert found == pytest.approx(successors.parameters("lstm", config.units), rel=0.05)
+    arrays = nnx.state(successors.make_model(config, successors.task_of(config)), nnx.Param)
+    others = 5 * successors.EMBED + successors.READOUT + 5 * (successors.READOUT + 1)  # embedding, bias, last layer
+    assert sum(leaf.size for leaf in jax.tree.leaves(arrays)) == found + others
+
+
+def test_equal_time():
+    """At equal time a cell of twice the time has made half of its updates."""
+    curve = [0.1 * part for part in range(1, successors.PARTS + 1)]
+    rows = [
+        study.flat({"task": "imdb", "cell": cell, "seed": 0, "updates": 100}, {"score": 0.8, "seconds": seconds, "curve": curve})
+        for cell, seconds in (("lstm", 0.02), ("lru", 0.01))
+    ]
+    slow, fast = successors.timed(rows)
+    assert (slow["timely"], fast["timely"]) == pytest.approx((0.4, 0.8))
+    assert (fast["gain"], fast["timely_gain"]) == pytest.approx((0, 0.4))
