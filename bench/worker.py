@@ -35,8 +35,7 @@ from bench.workloads import Arrays, Workload, make_arrays, workload
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 """Largest accepted error of an array for each dtype of the computation, relative to the largest absolute entry of the reference array."""
 BLOCKS = 50
-LONGEST, SKIPPED = 120, "skipped"
-"""Seconds that the first pass of a layer alone may take, and the beginning of the error of a peer that takes longer."""
+LONGEST, SKIPPED = 120, "skipped"  # seconds of the first pass of a layer alone; beginning of the error of a peer that takes longer
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:

@@ -1,7 +1,4 @@
-"""Benchmark of Memax: its LSTM, a `lax.scan`, and its LRU, an associative scan, over one sequence, which vmap maps over the batch.
-
-The LSTM has no tanh of the cell state, as our cell `lstm_no_output_activation`. Of the LRU, the map from the states to outputs is left out.
-"""
+"""Benchmark of Memax: its LSTM, which has no tanh of the cell state, and the states of its LRU, by `vmap` over the batch."""
 
 import equinox as eqx  # pyright: ignore[reportMissingImports]
 import jax

@@ -1,7 +1,4 @@
-"""Benchmark of the mLSTM of mlstm-kernels: its chunkwise kernel `native_autograd`, in PyTorch.
-
-The other one that runs on a CPU, `native_custbw`, has gradients without the derivative of the normaliser.
-"""
+"""Benchmark of the mLSTM of mlstm-kernels: its chunkwise kernel `native_autograd`, in PyTorch. `native_custbw` has other gradients."""
 
 import torch  # pyright: ignore[reportMissingImports]
 from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd  # pyright: ignore[reportMissingImports]
@@ -11,8 +8,7 @@ from bench.peers.base import Built, Options
 from bench.peers.torch_lstm import recurrence
 from bench.workloads import Arrays, Workload, in_layer
 
-LARGEST = 64
-"""Its default number of steps in a chunk. Here a chunk has the largest divisor of T up to this number."""
+LARGEST = 64  # its default number of steps in a chunk; here a chunk has the largest divisor of T up to this number
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
