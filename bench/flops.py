@@ -15,7 +15,10 @@ GATE_MATRICES = {"lstm_full_gate_recurrence": 9}
 def parameters(work: Workload) -> dict[str, int]:
     """Return a dict from each part of the model but the embedding to its number of parameters."""
     H, E = work.units, work.features
-    counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H + GATE_MATRICES.get(work.cell, 0) * H * H}
+    counts = {
+        "recurrent": (E // work.blocks + (H // work.heads if work.sees_state else 0) + 1) * work.gates * H
+        + GATE_MATRICES.get(work.cell, 0) * H * H
+    }
     if work.classes:
         counts["head"] = (H + 1) * work.classes
     return counts
@@ -25,8 +28,10 @@ def forward_flops(work: Workload) -> dict[str, int]:
     """Return the FLOPs of the matrix products of a forward pass."""
     rows = work.examples * work.length
     return {
-        "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
-        "recurrence": 2 * rows * work.units * (work.gates + GATE_MATRICES.get(work.cell, 0)) * work.units if work.sees_state else 0,
+        "projection": 0 if work.kind == "characters" else 2 * rows * work.features // work.blocks * work.gates * work.units,
+        "recurrence": 2 * rows * work.units * (work.gates + GATE_MATRICES.get(work.cell, 0)) * work.units // work.heads
+        if work.sees_state
+        else 0,
         "head": 2 * work.examples * work.units * work.classes,
     }
 
@@ -40,7 +45,7 @@ def least_bytes(work: Workload) -> int:
     """Return a lower bound of the number of bytes that a step reads from and writes to memory."""
     counts, rows = parameters(work), work.examples * work.length
     if work.layer_alone:
-        return (1 if work.kind == "forward" else 2) * FLOAT * (counts["recurrent"] + rows * (work.features + work.units))
+        return (1 if work.kind == "forward" else 2) * FLOAT * (counts["recurrent"] + rows * (work.features + work.outputs))
     small, looked_up = counts["recurrent"] + counts["head"], min(rows, work.vocabulary) * work.features
     if work.kind == "evaluation":
         return FLOAT * (small + looked_up + rows + work.examples)

@@ -3,12 +3,12 @@
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
     python -m bench throughput --workload A --units 32,64,128 --length 20,80
-    python -m bench throughput --workload recurrence --cell gru simple_rnn --peer ours torch_lstm keras_jax --batch 32
+    python -m bench throughput --workload recurrence --cell slstm lru --peer ours ours:backend=reference xlstm memax --batch 32
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-Workload A is the Keras example imdb_lstm, B is lstm_text_generation, "recurrence" is a recurrent layer alone; bench/workloads.py describes
-all. The name of a peer may be followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0`.
+The workloads are described in bench/workloads.py. The name of a peer may be followed by options, such as `ours:backend=reference`,
+`ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0`. A peer whose first pass of a layer takes two minutes is skipped at that size.
 In each round, each library runs in a fresh process on two cores, one after the other. Before a library is timed for the first time, its
 results are compared with those of our backend `reference`. Results of this commit and machine are not measured again, but failed and noisy
 ones are. The machine's peak speeds of a matrix product and a memory copy are measured first.
@@ -36,16 +36,16 @@ from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, rea
 from bench.peers import DTYPES, OURS, PEERS, Candidate, installed, read_candidates, row_key
 from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, by_machine, make_row, rows_of, rows_of_commit, select
 from bench.summary import kept, names_of, peaks, print_table, speedup_text, summarize, verdicts
+from bench.worker import SKIPPED
 from bench.workloads import LENGTHS, LETTERS, UNITS, WORKLOADS, Axes, Workload, add_size_flags, read_workloads, workload
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz")
-SPREAD, TOLERATED, TRIES = 0.1, 0.1, 3
+SPREAD, TOLERATED, TRIES, SLOW = 0.1, 0.1, 3, 10_000
 """Limits of a measurement that is not noisy: the interquartile range of its block times relative to their median, and how much slower
-than the fastest probe of the CPU (`bench.hardware.probe`) one beside it may be; a noisy one is repeated until `TRIES` were made (`noise`).
-"""
+than the fastest probe of the CPU one beside it may be; a noisy one is repeated until `TRIES` were made, unless a step takes `SLOW` ms."""
 STARTING = 6, 19
 """Seconds that a process takes besides its timing, on an idle machine and on a busy one."""
 CACHES = ("cold", "warm")
@@ -67,6 +67,10 @@ def _process(row: Row) -> tuple:
     return row["workload"], row["candidate"], row["round"]
 
 
+def _size(row: Row) -> tuple:
+    return row["workload"], row["candidate"]
+
+
 def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES, until: float = math.inf) -> None:
     """Measure the items that have no result yet or only noisy results, and append the new results to a file.
 
@@ -76,16 +80,19 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
     items = [item | {"machine": mine} for item in items]
     rows = [row for row in rows_of(path, STEP, git=git, series=series or "") if row.get("machine") == mine]
     tries = Counter(_process(row) for row in rows if row["noisy"])
-    distances, references = {row_key(row): row["distance"] for row in rows}, {}  # by candidate and workload; by workload
+    distances, references = {row_key(row): row["distance"] for row in rows}, []  # by candidate and workload; names of workloads
+    failed = [row for row in rows_of(path, FAILED, git=git, series=series or "") if row.get("machine") == mine]
+    skipped = {_size(row) for row in failed if row["error"].startswith(SKIPPED)}
     fastest: float | None = None
 
     def check_flags(name: str, key: tuple):
         if key in distances:
             return ["--checked", str(distances[key])]
+        reference = f"{folder}/reference.npz"
         if name not in references:
-            references[name] = f"{folder}/{len(references)}.npz"
-            timing.run_module(["bench.worker", OURS, name, "--write-reference", references[name]])
-        return ["--reference", references[name]]
+            references[:] = [name]  # one file at a time, because that of a long sequence has gigabytes
+            timing.run_module(["bench.worker", OURS, name, "--write-reference", reference])
+        return ["--reference", reference]
 
     def attempt(item: Row):
         nonlocal fastest
@@ -109,17 +116,19 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
         nonlocal longest
         rows = []
         for _ in range(tries[_process(item)], most):
-            if (began := perf_counter()) + longest > until:
+            if (began := perf_counter()) + longest > until or _size(item) in skipped:
                 break
             rows.append(attempt(item))
             longest = max(longest, perf_counter() - began)
-            if not rows[-1].get("noisy"):
+            if rows[-1].get("error", "").startswith(SKIPPED):
+                skipped.add(_size(item))
+            if not rows[-1].get("noisy") or rows[-1]["ms_per_step"] > SLOW:
                 break
         return rows
 
     def describe(rows: Rows):
         if not rows:
-            return "left out, no time"
+            return "left out, it takes too long"
         result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
         return result + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
 
@@ -155,8 +164,9 @@ def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], r
         if n == 0 or lines[n - 1].work != line.work:
             table.append((line.work.name,))
         if line.error:
-            table.append((f"  {line.candidate}", "failed"))
-            failures.append(f"{line.work.name}, {line.candidate}: failed: {line.error}")
+            ending = SKIPPED if line.error.startswith(SKIPPED) else "failed"
+            table.append((f"  {line.candidate}", ending))
+            failures.append(f"{line.work.name}, {line.candidate}: {ending}: {line.error.removeprefix(SKIPPED + ': ')}")
             continue
         cells = (
             line.rows[-1].get("backend_ran") or "",
@@ -260,7 +270,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
     parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
-    add_size_flags(parser)
+    add_size_flags(parser, (LETTERS[letter] for letter in "HTBN"))
     parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers, those that they have")
     parser.add_argument("--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}")
     parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
@@ -271,7 +281,7 @@ def main() -> None:
     parser.set_defaults(series="")
     options = read_flags(parser)
     preset, sha = PRESETS[options.preset], options.commit or commit()
-    axes = {letter: values for letter in "HTB" if (values := getattr(options, LETTERS[letter]))}
+    axes = {letter: values for letter in "HTBN" if (values := getattr(options, LETTERS[letter]))}
     sizes = {name: {} for name in options.workload} if options.workload else preset.workloads
     works = [work for name, own in sizes.items() for work in read_workloads([name], own | axes, options.cell)]
     names = options.peer or [peer for peer in PEERS if peer not in preset.without]

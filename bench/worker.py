@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from threading import Timer
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +35,7 @@ from bench.workloads import Arrays, Workload, make_arrays, workload
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 """Largest accepted error of an array for each dtype of the computation, relative to the largest absolute entry of the reference array."""
 BLOCKS = 50
+LONGEST, SKIPPED = 120, "skipped"  # seconds of the first pass of a layer alone; beginning of the error of a peer that takes longer
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -83,7 +85,8 @@ def steps_per_block(run: Run, least: float) -> int:
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
-    _time(run, count)  # warm-up: a block of this length that is not timed
+    if count > 1:
+        _time(run, count)  # warm-up: a block of this length that is not timed
     return count
 
 
@@ -115,6 +118,11 @@ def first_step(built: Built) -> dict[str, float | None]:
     return {"first_step_seconds": took, "compile_seconds": sum(compiling) if compiling else None}
 
 
+def _skip(about: Row) -> None:
+    print(json.dumps(about | {"error": f"{SKIPPED}: a pass takes more than {LONGEST} s"}), flush=True)
+    os._exit(1)
+
+
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
     try:
@@ -127,7 +135,13 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.MEANINGS`)."""
     began, options = perf_counter(), candidate.options(work)
     built = build(candidate.peer, work, make_arrays(work), options)
-    row: Row = {"build_seconds": perf_counter() - began} | first_step(built)
+    row: Row = {"build_seconds": perf_counter() - began}
+    too_long = Timer(LONGEST, _skip, [flags.about])
+    too_long.daemon = True
+    if work.layer_alone:
+        too_long.start()
+    row |= first_step(built)
+    too_long.cancel()
     if flags.reference:
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
@@ -181,7 +195,7 @@ def main() -> None:
         return
     if not flags.reference and flags.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
+    flags.about = about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
     try:
         row = timed_row(candidate, work, flags)
     except Exception as error:

@@ -1,8 +1,7 @@
 """Benchmark workloads: the training steps of two Keras examples, an evaluation, and a recurrent layer alone.
 
-A workload is selected by name, optionally with other sizes (batch B, steps T, features E, hidden size H, vocabulary V, resets R) or a cell:
-
-    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("inference:B=8,T=200")
+A workload is selected by name, optionally with other sizes (batch B, steps T, features E, hidden size H, vocabulary V, resets R in %,
+heads N) or a cell: workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("inference:B=8,T=200")
 
 - "A" is a training step of the Keras example imdb_lstm: Embedding(20000, 128), LSTM(128, dropout 0.2, recurrent dropout 0.2), Dense(1), on
   80 words of each review, with batch size 32 and Adam.
@@ -27,7 +26,7 @@ import numpy as np
 from bench import add_flags
 from lstm_jax import data
 from lstm_jax.cell_names import cell_traits
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
 
 STEP = 5
 """Number of characters from the start of one window to the start of the next."""
@@ -51,6 +50,7 @@ class Workload:
         features: number of input features E; V for one-hot characters.
         vocabulary: number of distinct word or character ids V; 0 for a layer alone.
         resets: percentage of the steps of a layer alone before which the state of a sequence is reset to zeros.
+        heads: number of heads of a cell of `HEADED`.
         one_call: whether an evaluation is one call on one batch of random reviews, instead of all IMDB test reviews in batches.
     """
 
@@ -63,16 +63,28 @@ class Workload:
     vocabulary: int
     cell: str = "lstm"
     resets: int = 0
+    heads: int = 1
     one_call: bool = False
 
     @property
     def gates(self) -> int:
         """Number of gates of the cell. For each gate, the kernel has as many columns as the layer has units."""
-        if self.cell in GATES:
-            return GATES[self.cell]
-        from lstm_jax.cells import CELLS  # this imports JAX, which a peer with a cell of `GATES` does not need
+        return GATES.get(self.cell) or self.made.gates
 
-        return CELLS[self.cell].gates
+    @property
+    def outputs(self) -> int:
+        return self.units if self.cell in GATES else self.made.output_size(self.units)
+
+    @property
+    def blocks(self) -> int:
+        return 1 if self.cell in GATES else self.made.blocks
+
+    @property
+    def made(self) -> Any:
+        from lstm_jax import cells  # this imports JAX, which a peer with a cell of `GATES` does not need
+
+        of_heads = self.layer_alone and self.cell in HEADED
+        return getattr(cells, self.cell)(self.heads) if of_heads else cells.CELLS[self.cell]
 
     @property
     def sees_state(self) -> bool:
@@ -127,6 +139,7 @@ class Workload:
 
 GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
 """Dict from the name of a recurrent cell to its number of gates, for the cells that other libraries have too."""
+HEADED = ("slstm", "mlstm", "rg_lru")  # made by functions of `lstm_jax.cells` with these names
 WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
@@ -141,7 +154,7 @@ GRIDS = ("recurrence", "forward")
 """Names of the workloads for which `read_workloads` combines the sizes `UNITS`, `LENGTHS` and `BATCH_SIZES` if no sizes are given."""
 TITLES = {"A": "A", "B": "B", "recurrence": "the recurrence alone", "forward": "its forward pass", "resets": "the recurrence with resets"}
 """Titles of the workloads that are measured at several sizes."""
-LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary", "R": "resets"}
+LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary", "R": "resets", "N": "heads"}
 
 
 def workload(name: str) -> Workload:
@@ -155,6 +168,7 @@ def workload(name: str) -> Workload:
     except (KeyError, ValueError) as error:
         raise InputError("workload", name, f"give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
     cell_traits(cell)  # complains of an unknown cell
+    require(cell in HEADED or sizes.get("heads", 1) == 1, "heads", sizes.get("heads"), f"the cell {cell} has none: {', '.join(HEADED)} do")
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
     if found.layer_alone and "units" in sizes:
@@ -175,7 +189,7 @@ class Arrays:
         weights: float32 arrays with the names and layouts of `lstm_jax.convert`, gates in the order i, f, g, o. Names of the recurrent cell
             begin with "recurrent/0/"; a layer alone has no others.
         inputs: word or character ids (N, T) of N examples; of a layer alone, its inputs x (B, T, E).
-        targets: label or next character (N,) of each example; of a layer alone, the cotangent (B, T, H) of the outputs h.
+        targets: label or next character (N,) of each example; of a layer alone, the cotangent of the outputs h.
         text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. Else None.
         resets: bool (B, T), True where the state of a sequence is reset before a step, or None.
     """
@@ -215,13 +229,14 @@ def make_arrays(work: Workload) -> Arrays:
     elif work.cell not in GATES:
         import jax
 
-        from lstm_jax.cells import CELLS
-
-        shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), E, H))._asdict()
-        layer = {name: layer[name] if name in layer else uniform(0.2, *leaf.shape) for name, leaf in shapes.items()}
+        shapes = jax.eval_shape(lambda: work.made.init(jax.random.key(0), E, H))._asdict()
+        layer = {
+            name: layer[name][tuple(map(slice, leaf.shape))] if name in layer else uniform(0.2, *leaf.shape)
+            for name, leaf in shapes.items()
+        }
     weights = in_layer(layer)
     if work.layer_alone:
-        x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
+        x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, work.outputs))
         return Arrays(weights, x, cotangent, resets=rng.random((B, T)) < work.resets / 100 if work.resets else None)
     weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
     count = work.batches * B
@@ -250,6 +265,7 @@ def read_workloads(names: Iterable[str], axes: Axes, cells: Iterable[str] = ("ls
     found = {}
     for name, cell in product(names, cells):
         over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name in GRIDS else {} if name == "evaluation" else axes
+        over = {letter: sizes for letter, sizes in over.items() if letter != "N" or cell in HEADED}
         for sizes in product(*over.values()):
             pairs = [f"{letter}={size}" for letter, size in zip(over, sizes, strict=True)] + [f"cell={cell}"] * (cell != "lstm")
             work = workload(f"{name}:{','.join(pairs)}" if pairs and ":" not in name else name)

@@ -1,9 +1,9 @@
 """Tests of the examples.
 
 Some examples train the same model with this package and with another library, and the losses of both are equal at each step. The examples
-adding, recurrent_ppo, seq2seq, streaming and tagging learn. The example voice_activity has the results of the package silero-vad. If an
-example runs its model both on a whole sequence and step by step, the results are equal up to rounding. The example inside_runs is tested in
-tests/tasks/test_inspecting.py.
+adding, recurrent_ppo, seq2seq, streaming, tagging and xlstm learn. voice_activity has the results of the package silero-vad, and the blocks
+of xlstm those of the package xlstm. If an example runs its model both on a whole sequence and step by step, the results are equal up to
+rounding. The example inside_runs is tested in tests/tasks/test_inspecting.py.
 """
 
 import sys
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lstm_jax import make_stepper
+from lstm_jax import convert, make_stepper
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMPARISONS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
@@ -215,6 +215,81 @@ def test_seq2seq_learns_and_writes_by_steps_what_it_predicts(peer_rules):
         losses = seq2seq.losses(lambda *_: logits, ids, lengths, answers)
         padded = seq2seq.losses(lambda *_: jnp.pad(logits, ((0, 0), (0, 2), (0, 0))), ids, lengths, jnp.asarray(longer))
         np.testing.assert_allclose(losses, padded, rtol=1e-6)  # what follows the end of an answer does not count
+
+
+@pytest.fixture(scope="module")
+def xlstm() -> Iterator[ModuleType]:
+    with imported("xlstm") as (found,):
+        yield found
+
+
+def block_of_the_package(kind):
+    """Return a block of the package xlstm with random weights, and a dict of these weights as arrays."""
+    torch = pytest.importorskip("torch")
+    blocks = pytest.importorskip("xlstm.xlstm_block_stack", reason="xlstm is not installed: pip install xlstm")
+    made = blocks.sLSTMBlockConfig() if kind == "s" else blocks.mLSTMBlockConfig()
+    layer = made.slstm if kind == "s" else made.mlstm
+    layer.embedding_dim, layer.num_heads, layer.context_length, layer.backend, layer.dtype = 8, 2, 9, "vanilla", "float32"
+    made._num_blocks, made._block_idx = 1, 0
+    made.__post_init__()
+    block = (blocks.sLSTMBlock if kind == "s" else blocks.mLSTMBlock)(made).eval()
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.copy_(torch.tensor(rng.normal(size=parameter.shape) * 0.5))
+    return block, {name: parameter.detach().numpy() for name, parameter in block.named_parameters()}
+
+
+def load_block(block, kind, weights):
+    """Give a block of the example the weights of a block of the package."""
+    mixer, own = block.mixer, {name.removeprefix("xlstm."): array for name, array in weights.items()}
+    block.norm.scale[...] = 1 + own["xlstm_norm.weight"]
+    mixer.conv.kernel[...], mixer.conv.bias[...] = own["conv1d.conv.weight"].transpose(2, 1, 0), own["conv1d.conv.bias"]
+    mixer.norm.scale[...] = 1 + own["group_norm.weight" if kind == "s" else "mlstm_cell.outnorm.weight"]
+    if kind == "s":
+        block.mlp_norm.scale[...] = 1 + own["ffn_norm.weight"]
+        block.up.kernel, block.down.kernel = (nnx.Param(jnp.asarray(own[f"ffn.proj_{name}.weight"].T)) for name in ("up", "down"))
+        return convert.load(mixer.layer, convert.slstm_from_xlstm(own))
+    block.up.kernel[...], block.down.kernel[...] = own["proj_up.weight"].T, own["proj_down.weight"].T
+    block.skip[...] = own["learnable_skip"]
+    return convert.load(mixer.layer, convert.mlstm_from_xlstm(own))
+
+
+@pytest.mark.parametrize("kind", "sm")
+def test_xlstm_blocks_include_those_of_the_package(xlstm, kind, peer_rules):
+    torch = pytest.importorskip("torch")
+    theirs, weights = block_of_the_package(kind)
+    x = np.random.default_rng(1).normal(size=(3, 9, 8)).astype(np.float32)
+    with peer_rules():
+        block = xlstm.BLOCKS[kind](8, 2, 1, nnx.Rngs(0))
+        load_block(block, kind, weights)
+        found, _ = block(jnp.asarray(x), block.mixer.start(3))
+    np.testing.assert_allclose(found, theirs(torch.tensor(x)).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_xlstm_writes_by_steps_what_it_predicts(xlstm, peer_rules):
+    with peer_rules():
+        model = xlstm.XLSTM(7, 8, 2, "ms", nnx.Rngs(0))
+        ids = jax.random.randint(jax.random.key(0), (3, 9), 0, 7)
+        whole, last = model(ids)
+        first, memories = model(ids[:, :4])
+        found = [first]
+        for step in range(4, 9):
+            logits, memories = model(ids[:, step : step + 1], memories)
+            found.append(logits)
+    for got, want in zip(jax.tree.leaves((jnp.concatenate(found, 1), memories)), jax.tree.leaves((whole, last)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_xlstm_learns_and_writes(xlstm, peer_rules, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("to be or not to be, " * 300)
+    with peer_rules():
+        found = xlstm.run([str(path)], "sm", 60, 16, 2, 32, 8, 1e-2, 30)
+    assert found.losses[0] / np.log(2) > 3
+    assert found.bits < 1
+    assert found.text in "to be or not to be, " * 4
 
 
 def test_tagging_follows_its_rule_and_beats_the_most_frequent_tag(peer_rules):

@@ -26,7 +26,7 @@ RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("lstm", "gru", "simple_rnn")
 COMMON_KINDS = "sentiment characters evaluation recurrence"
 KINDS = f"{COMMON_KINDS} forward"
-MODULES = {"ai-edge-litert": "ai_edge_litert", "dm-haiku": "haiku", "tensorflow-cpu": "tensorflow"}
+MODULES = {"ai-edge-litert": "ai_edge_litert", "dm-haiku": "haiku", "mlstm-kernels": "mlstm_kernels", "tensorflow-cpu": "tensorflow"}
 """Dict from the names of packages to those of their modules, where they differ."""
 
 
@@ -39,7 +39,7 @@ class Peer:
         title: name of the peer in a report. A package name in braces, such as "{torch}", is replaced by the version of the package.
         module: module of `bench.peers` that defines `build(workload, arrays, options) -> Built` for the peer.
         packages: packages that must be installed, and whose versions are recorded in the result rows.
-        extra: optional dependency group of this project that installs the packages, as in pip install '.[peers]'.
+        extra: optional dependency group of this project that installs the packages, as in pip install '.[peers]'; or another command.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
@@ -79,7 +79,8 @@ class Peer:
         """Return "" if the library can run on this machine. Otherwise return what is missing: packages or a GPU."""
         packages = [name for name in self.packages if find_spec(MODULES.get(name, name)) is None]
         if packages:
-            return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
+            command = self.extra if " " in self.extra else f"pip install '.[{self.extra}]'"
+            return f"{' and '.join(packages)} is missing: {command}"
         return "a GPU is missing" if self.gpu and not hardware.gpu() else ""
 
 
@@ -97,6 +98,8 @@ def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
 _OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
 _RUNTIME: Any = {"kinds": "evaluation", "loads_jax": False}
 _RESETS: Any = {"options": (), "kinds": "recurrence", "resets": True}
+_SUCCESSOR: Any = {"options": (), "kinds": "recurrence"}
+NO_DEPS = "pip install einops sentencepiece && pip install --no-deps recurrentgemma"  # it needs an older typeguard than tyro does
 TABLE = (
     Peer(OURS, "this project", "ours", **_OURS | {"options": ("backend", *RATES, "dtype", "slower"), "kinds": KINDS, "resets": True}),
     Peer("own_loop", "a user's own loop with our layer", "own_loop", **_OURS, kinds="sentiment characters"),
@@ -117,7 +120,28 @@ TABLE = (
         "rl",
         **_RESETS | {"options": ("backend", "dtype"), "loads_jax": False},
     ),
-    Peer("memax", "Memax {memax}", "memax_lstm", ("memax", "equinox"), "more-peers", cells=("lstm_no_output_activation",), **_RESETS),
+    Peer(
+        "memax", "Memax {memax}", "memax_cells", ("memax", "equinox"), "more-peers", cells=("lstm_no_output_activation", "lru"), **_RESETS
+    ),
+    Peer("xlstm", "xlstm {xlstm}, vanilla", "xlstm_slstm", ("xlstm", "torch"), "more-peers", cells=("slstm",), **_SUCCESSOR),
+    Peer(
+        "mlstm_kernels",
+        "mlstm-kernels {mlstm-kernels}",
+        "mlstm_native",
+        ("mlstm-kernels", "torch"),
+        "more-peers",
+        cells=("mlstm",),
+        **_SUCCESSOR,
+    ),
+    Peer(
+        "recurrentgemma",
+        "recurrentgemma {recurrentgemma}",
+        "recurrentgemma_rg_lru",
+        ("recurrentgemma", "flax"),
+        NO_DEPS,
+        cells=("rg_lru",),
+        **_SUCCESSOR,
+    ),
     Peer(
         "flashrnn",
         "FlashRNN {flashrnn}, vanilla",

@@ -1,7 +1,6 @@
 """Benchmark of an LSTM with resets that is written by hand in JAX: `lax.scan` over the steps.
 
-A reset replaces the state by zeros, with `jnp.where`. The input projection of all steps is computed before the loop. JAX computes the
-gradients by automatic differentiation.
+A reset replaces the state by zeros, with `jnp.where`. The input projection of all steps is computed before the loop.
 """
 
 import jax

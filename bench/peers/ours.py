@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from bench.peers.base import Built, Options, comparable, evaluation, layer
 from bench.workloads import STEP, Arrays, Workload, in_layer
-from lstm_jax import CELLS, unroll
+from lstm_jax import unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import require
 from lstm_jax.models import EMBEDDING, functional, set_products
@@ -100,7 +100,7 @@ def write_reference(path: Path, work: Workload, arrays: Arrays) -> None:
 def _recurrence(work: Workload, arrays: Arrays, mesh: Mesh, backend: str, dtype: str, devices: list[str]) -> Built:
     rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
-    cell = CELLS[work.cell]
+    cell = work.made
     params = jax.device_put(cell.params(**arrays.cell()), copied)
 
     def forward(params, x):

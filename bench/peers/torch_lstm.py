@@ -84,18 +84,27 @@ def loaded_layer(work: Workload, arrays: Arrays, options: Options) -> Any:
     return layer.to(getattr(torch, options.dtype))
 
 
-def recurrence(work: Workload, arrays: Arrays, layer, forward: Callable[[Tensor], Tensor], backend: str = "") -> Built:
-    """Return the `Built` of a workload of a recurrent layer alone.
+def recurrence(
+    work: Workload,
+    arrays: Arrays,
+    layer,
+    forward: Callable[[Tensor], Tensor],
+    backend: str = "",
+    to_ours: Callable[[Weights], Weights] | None = None,
+) -> Built:
+    """Return the `Built` of a recurrent layer alone, which `forward` runs on x (B, T, E), with the result h (B, T, H).
 
-    `layer` is the result of `loaded_layer`. `forward` runs it on x (B, T, E), and returns h (B, T, H).
+    `to_ours` converts the gradients from the names of the layer's parameters. By default, `layer` is the result of `loaded_layer`.
     """
     names, leaves = zip(*layer.named_parameters(), strict=True)
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE, dtype=leaves[0].dtype)
     cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=x.dtype)
-    one_bias = work.cell != "gru"  # our GRU has two biases too, so it needs both gradients
+    one_bias = to_ours is None and work.cell != "gru"  # our GRU has two biases too, so it needs both gradients
 
-    def to_ours(gradients):
+    def converted(gradients):
         state = {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
+        if to_ours:
+            return to_ours(state)
         if one_bias:
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         return in_layer(convert.cell_from_torch(work.cell, state))
@@ -110,7 +119,7 @@ def recurrence(work: Workload, arrays: Arrays, layer, forward: Callable[[Tensor]
         return h, (by_weights, by_x)
 
     step = alone if work.kind == "forward" else both
-    return base.layer(work, step, to_ours, _devices(), "two biases" if one_bias else "", backend, _wait, to_numpy)
+    return base.layer(work, step, converted, _devices(), "two biases" if one_bias else "", backend, _wait, to_numpy)
 
 
 def _model(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:

@@ -6,8 +6,6 @@ The option `backend` selects the argument `recurrent_backend` of LSTMModule:
 - "eager_scan" is TorchRL's backend "scan", a loop over the steps.
 - "scan" is the same loop under torch.compile. This benchmark calls torch.compile; TorchRL does not.
 - "triton" needs a GPU.
-
-If the dtype is bfloat16, the weights, the inputs and the states are in bfloat16.
 """
 
 from typing import Any

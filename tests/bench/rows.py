@@ -23,7 +23,7 @@ TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 
 def run_python(arguments, first=()):
     """Run Python with `arguments` in the root of the checkout, and return its output. `first` precedes Python in the command line."""
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     run = subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout

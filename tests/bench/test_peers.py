@@ -141,6 +141,23 @@ def test_resets_and_other_cells(tmp_path):
     _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("xlstm", "recurrence:B=2,T=6,H=8,E=5,N=2,cell=slstm"),
+        ("mlstm_kernels", "recurrence:B=2,T=6,H=8,E=5,N=2,cell=mlstm"),
+        ("recurrentgemma", "recurrence:B=2,T=6,H=8,N=2,cell=rg_lru"),
+        ("memax", "recurrence:B=2,T=6,H=8,E=5,cell=lru"),
+        ("memax", "resets:B=2,T=9,H=8,E=5,R=30,cell=lru"),
+    ],
+)
+def test_successors_of_the_lstm(tmp_path, peer, name):
+    if missing := PEERS[peer].missing():
+        pytest.skip(missing)
+    _check(tmp_path, [peer, "ours"], [name])
+
+
 @pytest.mark.parametrize(
     ("peer", "name", "lack"),
     [
@@ -151,6 +168,8 @@ def test_resets_and_other_cells(tmp_path):
         ("ours", "B:cell=lstm_coupled", ""),
         ("keras_jax", "forward", "no workload of the kind forward"),
         ("memax", "resets", "no lstm in resets"),
+        ("xlstm", "recurrence:cell=lru", "no lru in recurrence"),
+        ("xlstm", "recurrence:cell=slstm,N=4", ""),
         ("memax", "resets:cell=lstm_no_output_activation", ""),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 
@@ -71,7 +72,7 @@ def test_table_of_peers():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for peer in PEERS.values():
         assert find_spec(f"bench.peers.{peer.module}") is not None
-        assert peer.extra in extras or {*peer.packages} <= {"jax", "flax"}
+        assert peer.extra in extras or peer.extra.startswith("pip install") or {*peer.packages} <= {"jax", "flax"}
         assert set(re.findall(r"{(.*?)}", peer.title)) <= set(peer.packages)
     rows = [{"candidate": "torch_lstm", "versions": {"torch": "2.13.0+cpu"}}]
     assert peers.title("torch_lstm", rows) == "PyTorch 2.13.0, nn.LSTM, fused Adam"
@@ -130,6 +131,28 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
     assert [(row["round"], row["noisy"]) for row in rows] == [(0, "wide"), (0, "wide"), (0, ""), (1, "wide")]
     assert ["--write-reference" in call for call in asked] == [True, False, False, False, False]
     assert [call[3:] for call in asked[2:]] == [["--checked", "0.5", "--seconds", "0.1"]] * 3
+
+
+def test_a_slow_peer_is_skipped(path, monkeypatch):
+    """A peer whose first pass takes too long ends by itself, and is not tried again at this size, in other rounds and later calls."""
+    command = "from bench import worker; worker.LONGEST = 0; worker.main()"
+    given = f"ours {WORK} --checked 0".split()
+    run = subprocess.run([sys.executable, "-c", command, *given], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("{")]
+    assert run.returncode == 1
+    asked = []
+
+    def process(arguments, **_):
+        if "--write-reference" not in arguments:
+            asked.append(arguments)
+            raise subprocess.CalledProcessError(1, arguments, line)
+
+    for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0}.items():
+        monkeypatch.setattr(timing, name, replacement)
+    items = [{"workload": WORK, "candidate": "ours", "git": "abc", "series": None, "round": number} for number in range(2)]
+    for _ in range(2):
+        throughput.sweep(items, {"ours": summary.PLAIN}, 0.1, path)
+    assert len(asked) == 1
 
 
 def test_first_steps_of_a_series(path, monkeypatch):
