@@ -27,13 +27,23 @@ class TrainGeneration(Train):
     config: Flat[GenerationConfig] = GenerationConfig()
     run: Path = Path("runs/generation")
     """Folder in which the run stores its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
-    preset: Literal["none", "shakespeare"] = "none"
+    preset: Literal["none", "shakespeare", "words", "ptb-small", "ptb-medium"] = "none"
     """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
-    'shakespeare' is the recipe for the text tiny Shakespeare. The preset does not contain this text: give it by --data."""
+    'shakespeare' is the recipe for the text tiny Shakespeare, 'words' one for --unit word, 'ptb-small' and 'ptb-medium' those of Zaremba
+    et al. 2014 for the Penn Treebank. No preset contains a text: give it by --data, and another one by --validation-data."""
     following = "generate --prompt '...'"
 
+    @classmethod
+    def with_defaults(cls, arguments):
+        # words need an embedding, and a text with its line ends
+        words = "--unit word" in " ".join(arguments).replace("=", " ")
+        own = not any(word.partition("=")[0] in ("--preset", "--config", "--resume") for word in arguments)
+        return super().with_defaults([*["--preset", "words"] * (words and own), *arguments])
+
     def report(self, result):
-        if "validation_bits" in result:
+        if "validation_bits" in result and self.config.data.unit == "word":
+            yield f"held-out text: perplexity {metric_text(result['validation_perplexity'], '.3f')} a word (epoch {result['best_epoch']})"
+        elif "validation_bits" in result:
             yield f"held-out text: {metric_text(result['validation_bits'], '.4f')} bits a character (epoch {result['best_epoch']})"
 
 
@@ -69,21 +79,25 @@ class Generate(Command):
     """Print each text as a JSON object on its own line."""
 
     def __call__(self, console):
+        from lstm_jax.tasks import generation
+
         trained = load_run("generation", self.run)
         prompt = trained.encode(self.prompt, self.clean, self.unknown)
         rules = trained.rules(self.temperature, self.top_k, self.top_p)
+        last = generation.last_of(prompt)
         pieces = trained.write(prompt, self.chars, rules, seed=self.seed, samples=self.samples, mode=self.mode)
         shown = trained.characters.decode(prompt)
         if self.samples == 1 and not self.json:
             decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a character of several bytes may come in two pieces
             sys.stdout.write(shown)
             for piece in pieces:
-                sys.stdout.write(decode(trained.characters.decode_bytes(piece[0])))
+                sys.stdout.write(decode(trained.characters.decode_bytes(piece[0], last)))
+                last = generation.last_of(piece[0])
                 sys.stdout.flush()
             print(decode(b"", final=True))
             return
         with console.status(f"drawing {self.samples} texts"):
-            texts = trained.texts(pieces, self.samples)
+            texts = trained.texts(pieces, self.samples, last)
         for number, text in enumerate(texts, 1):
             row = {"sample": number, "seed": self.seed, "temperature": self.temperature, "prompt": shown, "text": text}
             print(json.dumps(row, ensure_ascii=False) if self.json else f"--- {number}\n{shown}{text}")
@@ -139,12 +153,13 @@ class Score(ReadsText):
         trained = load_run("generation", self.run, self.dtype)
         read = self.read(trained, self.html)
         scores = trained.score(read.ids, self.mode, read.starts)
-        row = {"characters": len(scores.nats)} | scores.metrics()
+        noun = generation.noun_of(trained.config)
+        row = {f"{noun}s": len(scores.nats)} | scores.metrics()
         if self.json:
             print(json_text(row))
         else:
-            say(console, f"{row['bits']:.4f} bits a character ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
-            say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")
+            say(console, f"{row['bits']:.4f} bits a {noun} ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
+            say(console, f"{row[f'{noun}s']:,} {noun}s, {row['accuracy']:.1%} of them were the likeliest")
         sys.stdout.flush()  # if standard output is full, the error comes before the page is written
         if self.html is not None:
             generation.draw_surprise(trained.characters, read.ids, scores, self.html, "Surprise", self.force)

@@ -1,9 +1,9 @@
 """Config of a text-generation run, with sections for the text, the model, the training and the sampled texts."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from lstm_jax.aliases import Texts
-from lstm_jax.bounds import Checked, Count, CountOrNone, Drawn, Share, Temperature, frozen
+from lstm_jax.bounds import MOST, Bounds, Checked, Count, CountOrNone, Drawn, RateOrNone, Share, Temperature, frozen
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, added
 from lstm_jax.errors import require
 
@@ -16,6 +16,10 @@ class GenerationModelConfig(RecurrentConfig):
     """Number of features of the embedding of the characters. 0 means one-hot characters without an embedding."""
     tied: bool = False
     """Use the transposed embedding table as the kernel of the output layer. This needs embed = units."""
+    step_dropout: Share = added(0.0)
+    """Dropout rate of the embedding's and of each recurrent layer's outputs, drawn anew at each step (Zaremba et al. 2014)."""
+    initial_range: RateOrNone = added(0.0)
+    """Draw all parameters uniformly from minus to plus this number. 0 uses the initialisers of Keras."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -26,6 +30,7 @@ class GenerationModelConfig(RecurrentConfig):
 
 Clean = Literal["source", "source-cased", "lower", "none", "exact"]
 Unit = Literal["character", "byte"]
+Token = Literal["character", "byte", "word"]
 Unseen = Literal["include", "error", "drop"]
 WantedMode = Literal["auto", "carried", "window"]
 
@@ -43,8 +48,12 @@ class TextConfig(Checked):
     """'source' replaces all characters except English letters and . , ' ! ; ? by spaces and uses lower case. 'source-cased' does the same
     but keeps upper case. 'lower' only changes letters to lower case. 'none' and 'exact' keep all characters. All except 'exact' change line
     endings to those of Unix."""
-    unit: Unit = "character"
-    """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
+    unit: Token = "character"
+    """Token of the model: a Unicode character, a byte (of any encoding), or a word between white space. With 'word', all numbers of
+    characters are numbers of words, each line ends with the word <eos>, and the defaults of the command line are those of preset words."""
+    num_words: Annotated[int, Bounds(3, MOST, "give 3 or more (two are <unk> and <eos>)")] = added(20_000)
+    """Size of the vocabulary of words: <unk>, <eos>, and the most frequent words. All others, and those that occur once in a text
+    without <unk>, are read as <unk>."""
     regime: Literal["windows", "stream"] = "windows"
     """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
     'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
@@ -59,9 +68,11 @@ class TextConfig(Checked):
     """Number of characters from the start of one window to the start of the next. A stream ignores it."""
     validation: Share = 0.1
     """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
+    validation_data: Texts = added(())
+    """Files or folders of texts that are held out in place of a share of the training text."""
     unseen: Unseen = "include"
     """Treatment of characters that occur only in the held-out text: 'include' adds them to the vocabulary, 'error' raises an error,
-    'drop' removes them from the held-out text."""
+    'drop' removes them from the held-out text. With 'include', words are read as <unk>."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,6 +80,8 @@ class TextConfig(Checked):
         streams = self.input == "stream"
         require(not streams or len(self.data) == 1, "data", self.data, "for input stream, give one folder of lstm-jax data shard")
         require(not streams or self.unseen == "include", "unseen", self.unseen, "for input stream, give include")
+        require(not streams or self.unit != "word", "unit", self.unit, "for input stream, give character or byte")
+        require(not streams or not self.validation_data, "validation_data", self.validation_data, "for input stream, give a share")
         require(not self.article_resets or self.regime == "stream", "article_resets", f"regime {self.regime}", remedy)
 
 
@@ -96,3 +109,7 @@ class GenerationConfig(RunConfig):
     model: GenerationModelConfig = GenerationModelConfig()
     train: TrainConfig = TrainConfig(epochs=10)
     sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.data.unit != "word" or self.model.embed, "embed", self.model.embed, "words need an embedding: give 1 or more features")

@@ -7,7 +7,7 @@ of the dict. The dict of a config therefore equals the dict that an earlier vers
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from lstm_jax.aliases import Texts, Values
 from lstm_jax.backend_names import AUTO, check_backend
@@ -116,8 +116,13 @@ class TrainConfig(Checked):
     """Name of the optimiser. 'adam' and 'rmsprop' are computed as in Keras. Other names are looked up in optax (sgd, lion, adamw, ...)."""
     learning_rate: Rate = 1e-3
     """Peak learning rate."""
-    schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
-    """Schedule by which the learning rate decays from its peak to `final_learning_rate`. 'constant' keeps it at its peak."""
+    schedule: Literal["constant", "cosine", "linear", "exponential", "epochs"] = "constant"
+    """Schedule by which the learning rate decays from its peak to `final_learning_rate`. 'constant' keeps it at its peak, and 'epochs'
+    divides it by `decay` before each epoch after the first `constant_epochs`."""
+    decay: Annotated[float, Bounds(1, 1e18, "give 1 or more")] = added(2.0)
+    """Number by which the schedule 'epochs' divides the learning rate."""
+    constant_epochs: Count = added(1)
+    """Number of epochs with the peak learning rate in the schedule 'epochs'."""
     final_learning_rate: RateOrNone = 0.0
     """Learning rate at the end of a decaying schedule. The exponential schedule needs a value above 0."""
     warmup_steps: CountOrNone = 0
@@ -140,8 +145,8 @@ class TrainConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        final, remedy = self.final_learning_rate, "a constant schedule keeps the learning rate at its peak: give 0, or another schedule"
-        require(self.schedule != "constant" or not final, "final_learning_rate", final, remedy)
+        final, remedy = self.final_learning_rate, f"the schedule {self.schedule} has no final learning rate: give 0, or another schedule"
+        require(self.schedule not in ("constant", "epochs") or not final, "final_learning_rate", final, remedy)
         require(self.schedule != "exponential" or final > 0, "final_learning_rate", final, "an exponential schedule ends above 0")
 
 

@@ -23,7 +23,7 @@ from lstm_jax.data.reviews.tfds_dataset import reviews_from_tfds
 from lstm_jax.data.reviews.vocabulary import Vocabulary, build_vocabulary, tokenize
 from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
 from lstm_jax.data.shard_folder import verify_shards
-from lstm_jax.data.text.characters import Characters
+from lstm_jax.data.text.characters import Characters, Words
 from lstm_jax.data.text.cleaning import clean, unix_line_ends
 from lstm_jax.data.text.corpus import Corpus, prepare_corpus, sharded_corpus
 from lstm_jax.data.text.shards import ShardedText, read_shards, write_shards

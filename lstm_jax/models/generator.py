@@ -5,17 +5,21 @@ B is the batch size, T the number of steps, H the number of units and V the voca
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax.config import GenerationModelConfig
+from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
-from lstm_jax.layers.base import Source
+from lstm_jax.layers.base import Source, dropout_key, is_training
 from lstm_jax.models.parts import make_stack
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
+
+_FOLDED = 1000  # a stack folds smaller numbers into the key
 
 
 class CharGenerator(nnx.Module):
@@ -27,12 +31,15 @@ class CharGenerator(nnx.Module):
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
-        self.units, self.cell = config.units, config.cell
+        self.units, self.cell, self.dropout = config.units, config.cell, config.step_dropout
         self.embedding: Any = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         self.recurrent = make_stack(config, config.embed or vocabulary, sequences=True, return_state=True, rngs=rngs)
         outputs = self.recurrent.layers[-1].output_features
         require(not config.tied or outputs == config.embed, "tied", f"{outputs} outputs", f"the embedding has {config.embed}: leave it out")
         self.head: Any = TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(outputs, vocabulary, rngs=rngs)
+        if limit := config.initial_range:
+            params = nnx.state(self, nnx.Param)
+            nnx.update(self, jax.tree.map(lambda p: jax.random.uniform(rngs.params(), p.shape, p.dtype, -limit, limit), params))
 
     def initial_state(self, batch: int) -> list:
         """Return a list with the zero state of each recurrent layer, a named tuple of (B, H) arrays such as `LSTMState`."""
@@ -60,8 +67,13 @@ class CharGenerator(nnx.Module):
             rngs: source of the dropout masks.
         """
         steps_first = ids.T
-        return self.recurrent(
-            sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1),
+        x = (
+            sharding.constrain(steps_first, 1)
+            if self.embedding is None
+            else self._drop(self.embedding(steps_first, 1), 0, deterministic, rngs)
+        )
+        h, states = self.recurrent(
+            x,
             mask=None if mask is None else mask.T,
             resets=None if resets is None else resets.T,
             tokens=None if self.embedding is None else steps_first,
@@ -70,6 +82,13 @@ class CharGenerator(nnx.Module):
             rngs=rngs,
             time_major=True,
         )
+        return self._drop(h, 1, deterministic, rngs), states
+
+    def _drop(self, x: Array, number: int, deterministic: bool | None, rngs: Source) -> Array:
+        if not (self.dropout and is_training(self.recurrent, deterministic)):
+            return x
+        key = jax.random.fold_in(dropout_key(self.recurrent.rngs, rngs), _FOLDED + number)
+        return x * draw_mask(key, self.dropout, x.shape, x.dtype)
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Return the logits of the next character, given the outputs of the last recurrent layer."""

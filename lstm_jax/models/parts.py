@@ -15,7 +15,7 @@ from lstm_jax.recurrence import BACKENDS, Request, lacks
 
 
 def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options) -> RecurrentStack:
-    """Return the recurrent layers of a model with the settings of its config, of which `bidirectional` and `merge` may be missing.
+    """Return the recurrent layers of a model with the settings of its config, some of which only one task has.
 
     `features` is the number of input features of the first layer, `sequences` says whether the last layer returns the outputs of all
     steps, as all others do, and `options` are further arguments of each layer.
@@ -44,7 +44,7 @@ def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs:
         )
         layers.append(layer)
         features = layer.output_features
-    return RecurrentStack(layers)
+    return RecurrentStack(layers, dropout=getattr(config, "step_dropout", 0.0), rngs=rngs)
 
 
 Params = dict[str, Array]

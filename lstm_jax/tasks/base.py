@@ -560,7 +560,7 @@ def _with_found_data(config, run: RunFolder) -> Any:
         return str(started / path) if path and not Path(path).exists() and (started / path).exists() else path
 
     own = config.data
-    for name in ("data", "test_data", "csv"):
+    for name in ("data", "test_data", "validation_data", "csv"):
         if value := getattr(own, name, ""):
             own = replace(own, **{name: found(value) if isinstance(value, str) else tuple(map(found, value))})
     return replace(config, data=own)

@@ -21,6 +21,7 @@ from lstm_jax.config import GenerationConfig
 from lstm_jax.config.generation import WantedMode
 from lstm_jax.config.shared import flatten
 from lstm_jax.data import Characters, Corpus
+from lstm_jax.data.text.characters import UNKNOWN
 from lstm_jax.data.text.corpus import article_starts, cleaned_articles
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.digits import counted
@@ -53,11 +54,18 @@ def load_corpus(config: GenerationConfig) -> Corpus:
     text = config.data
     if text.input == "stream":
         return data.sharded_corpus(text.data[0], text.clean, text.unit, text.validation, text.length)
-    corpus = data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
+    corpus = data.prepare_corpus(
+        text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length, text.num_words, text.validation_data
+    )
     if not text.article_resets:
         return corpus
     starts = b"|".join(own.tobytes() for own in (corpus.train_starts, corpus.validation_starts))
     return replace(corpus, fingerprint=f"{corpus.fingerprint} {hashlib.sha256(starts).hexdigest()}")
+
+
+def noun_of(config: GenerationConfig) -> str:
+    """Return what the model predicts: "character" or "word"."""
+    return "word" if config.data.unit == "word" else "character"
 
 
 def reading_mode(config: GenerationConfig) -> Mode:
@@ -99,8 +107,12 @@ class Generation(base.Task[GenerationConfig, Corpus]):
     def examples(self):
         length, (text, starts) = self.config.data.length, self.split("train")
         if self.stream:
-            return stream_examples(text, length, self.config.train.batch_size, starts)
+            return stream_examples(text, length, self.config.train.batch_size, starts, self.noun)
         return window_examples(text, length, self.config.data.step)
+
+    @property
+    def noun(self) -> str:
+        return noun_of(self.config)
 
     def split(self, name: str) -> "ReadText":
         return ReadText(getattr(self.data, name), getattr(self.data, f"{name}_starts") if self.config.data.article_resets else None)
@@ -125,7 +137,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         corpus, config = self.data, self.config
         copies = f", {counted(corpus.copies, 'article')} left out of it as copies" if corpus.copies else ""
         held = f", {len(corpus.validation):,} held out{copies}" if len(corpus.validation) else ""
-        text = f"{counted(corpus.articles, 'article')}, {len(corpus.train):,} characters ({corpus.characters.size} distinct){held}"
+        text = f"{counted(corpus.articles, 'article')}, {len(corpus.train):,} {self.noun}s ({corpus.characters.size} distinct){held}"
         kind = f"chunks of {config.train.batch_size} streams" if self.stream else f"windows every {config.data.step}"
         yield f"{text}; {run.examples:,} {kind}; backend {run.backend}, {counted(self.mesh.size, 'device')}"
         yield from corpus.notes
@@ -146,7 +158,10 @@ class Generation(base.Task[GenerationConfig, Corpus]):
             for number, temperature in enumerate(config.sample_temperatures):
                 key, rules = jax.random.fold_in(draw_key, number), make_rules(temperature=temperature)
                 drawn = sampler.generate(params, key, prompt[None], config.sample_chars, rules)
-                texts = {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}
+                texts = {
+                    "prompt": corpus.characters.decode(prompt),
+                    "text": corpus.characters.decode(np.asarray(drawn[0]), last_of(prompt)),
+                }
                 say(console, f"  temperature {temperature:g}: prompt {texts['prompt']!r}\n{texts['text']}")
                 rows.append({"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": mode} | texts)
             write_atomically(run.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -202,7 +217,7 @@ def draw_surprise(characters: Characters, ids: ndarray, scores: Scores, path: Pa
     """Write an HTML page that shows a text, with each character coloured by its surprise in bits; see `text_map.surprise_page`."""
     from lstm_jax.inspection import text_map
 
-    text_map.surprise_page([characters.characters[i] for i in ids], scores.nats / np.log(2), path, title, force)
+    text_map.surprise_page(characters.pieces(ids), scores.nats / np.log(2), path, title, force)
 
 
 def draw_units(characters: Characters, ids: ndarray, activations: ndarray, path: Path, count: int, force: bool = True) -> None:
@@ -212,7 +227,12 @@ def draw_units(characters: Characters, ids: ndarray, activations: ndarray, path:
     require(count >= 1, "count", count, "give 1 unit or more")
     units = text_map.most_active(activations, count)
     title = f"The {len(units)} most active of {activations.shape[1]} units"
-    text_map.units_page([characters.characters[i] for i in ids], activations, units, path, title, force)
+    text_map.units_page(characters.pieces(ids), activations, units, path, title, force)
+
+
+def last_of(ids: ndarray) -> int | None:
+    """Return the last of some ids, or None if there are none."""
+    return int(ids[-1]) if len(ids) else None
 
 
 class ReadText(NamedTuple):
@@ -256,6 +276,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty and the text has characters outside the vocabulary.
         """
         known = self.characters
+        require(not unknown or known.unit != "word", "unknown", unknown, f"words that the run does not know are {UNKNOWN}: leave it out")
         if known.unit == "byte":
             content = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
             return known.encode(data.clean(content, self.config.data.clean) if clean else content)
@@ -302,6 +323,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         else:
             articles, space, _ = cleaned_articles(paths, text_column, self.config.data.clean, self.characters.unit, clean)
             ids, starts = self.encode(space.join(articles), unknown=unknown), article_starts(articles)
+            if self.characters.unit == "word":
+                starts = article_starts([self.encode(article) for article in articles], 0)
         ids = ids[:most] if most else ids
         return ReadText(ids, starts[starts < len(ids)] if self.config.data.article_resets else None)
 
@@ -354,10 +377,10 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
         return chunks()
 
-    def texts(self, pieces: Iterable[ndarray], samples: int) -> list[str]:
-        """Return the texts that `write` has drawn, from the chunks that it yields for this number of samples."""
+    def texts(self, pieces: Iterable[ndarray], samples: int, after: int | None = None) -> list[str]:
+        """Return the texts that `write` has drawn, from the chunks that it yields for this number of samples, after the id `after`."""
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
-        return [self.characters.decode(row) for row in drawn]
+        return [self.characters.decode(row, after) for row in drawn]
 
     def score(self, ids: ndarray, mode: WantedMode = "auto", starts: ndarray | None = None) -> Scores:
         """Return the scores of the characters 1 to N - 1 of a text, given the characters before each.

@@ -156,6 +156,9 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
             decay = optax.linear_schedule(peak, end, decay_steps)
         case "exponential":
             decay = optax.exponential_decay(peak, decay_steps, end / peak)
+        case "epochs":
+            ends = range(config.constant_epochs, config.epochs)
+            decay = optax.piecewise_constant_schedule(peak, {total_steps // config.epochs * n - warmup: 1 / config.decay for n in ends})
         case _:
             if not warmup:
                 return peak

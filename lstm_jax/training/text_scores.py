@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Integer
 from numpy import ndarray
@@ -26,6 +27,8 @@ from lstm_jax.runtime import processes, sharding
 from lstm_jax.sampling import Mode, check_ids
 from lstm_jax.training.predict import make_predict
 
+LOGITS = 2**23
+"""Largest number of logits that are in memory at a time."""
 CHUNK = 1024
 """Largest number of characters that one compiled call reads from each stream."""
 STREAM = 10_000
@@ -93,7 +96,10 @@ class Scorer:
         def score(params, state, ids, resets, targets, valid):
             model = rebuild(params)
             h, state = model.hidden(ids, mask=valid, resets=resets, state=state, deterministic=True)
-            return _score(model.logits(h), targets.T), state
+            steps = LOGITS // jax.eval_shape(model.logits, h[0]).size
+            if steps >= len(h):
+                return _score(model.logits(h), targets.T), state
+            return lax.map(lambda read: _score(model.logits(read[0]), read[1]), (h, targets.T), batch_size=max(1, steps)), state
 
         @partial(jax.jit, out_shardings=whole)
         def hidden(params, state, ids, resets, *_):
@@ -126,11 +132,7 @@ class Scorer:
         return jax.tree.map(joined, *parts)
 
     def windows(self, params, ids: Integer[ndarray, "N L"]) -> Scores:
-        """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
-
-        Raises:
-            InputError: if `ids` are not ints (N, L).
-        """
+        """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters."""
         return Scores(*self._window(params, check_ids("ids", ids, axes=2)))
 
     def text(self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> Scores:
@@ -157,13 +159,7 @@ class Scorer:
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
     def activations(self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None) -> ndarray:
-        """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
-
-        The arguments are those of `text`.
-
-        Raises:
-            InputError: if `ids` are not ints (N,), or if N is 0.
-        """
+        """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass; see `text`."""
         ids = check_ids("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         return self._read(self._hidden, params, ids, len(ids), starts)

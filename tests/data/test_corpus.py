@@ -106,7 +106,7 @@ def test_bytes_read_any_encoding(tmp_path):
         ("ab" * 100, {}, "validation part: 20 characters; a window and its next character need 41"),
         ("ab" * 100 + "xyz1]-^q" * 5, {"recipe": "none", "validation": 0.17, "unseen": "error"}, r"characters .*'1', '\]' and 3 more"),
         ("ab", {"unseen": "keep"}, "unseen: keep"),
-        ("ab", {"unit": "word"}, "unit: word"),
+        ("ab", {"unit": "token"}, "unit: token"),
         ("ab", {"validation": 1.0}, "validation: 1.0; give a share from 0 to below 1"),
         ("ab", {"validation": float("nan")}, "validation: nan"),
         ("ab", {"length": 0}, "length: 0"),

@@ -1,7 +1,7 @@
-"""Vocabulary of characters, which gives each character an id. A character is a Unicode code point or, with the unit "byte", a byte."""
+"""Vocabularies, which give each character or word an id. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,8 @@ from numpy import ndarray
 
 from lstm_jax.aliases import Texts
 from lstm_jax.bounds import checked, frozen
-from lstm_jax.config.generation import Unit
+from lstm_jax.config.generation import Token, Unit
+from lstm_jax.data.text.cleaning import blocks
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import encode_utf8, read_input
 from lstm_jax.files.writing import write_atomically
@@ -21,6 +22,7 @@ BYTES = tuple(map(chr, range(256)))
 SHOWN = 5  # an error message shows at most this many characters
 _BLOCK = 1 << 20
 _FORMAT = 1
+UNKNOWN, LINE_END = "<unk>", "<eos>"
 
 
 @frozen
@@ -33,7 +35,7 @@ class Characters:
 
     characters: Texts
     """The distinct characters, sorted by code point. With the unit "byte" they are chr(0) to chr(255)."""
-    unit: Unit = "character"
+    unit: Token = "character"
     """Unit of the text: "character" (a Unicode code point) or "byte"."""
 
     def __post_init__(self):
@@ -45,11 +47,7 @@ class Characters:
 
     @staticmethod
     def of(text: str | bytes) -> "Characters":
-        """Return the vocabulary of the distinct characters in a text, or of all 256 bytes if the text is bytes.
-
-        Raises:
-            InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
-        """
+        """Return the vocabulary of the distinct characters in a text, or of all 256 bytes if the text is bytes."""
         return Characters(BYTES, "byte") if isinstance(text, bytes) else Characters(tuple(sorted(set(text))))
 
     @staticmethod
@@ -106,19 +104,25 @@ class Characters:
         distinct = dict.fromkeys(text if self.unit == "character" else "")
         return tuple(character for character in distinct if character not in self.char_to_id)
 
-    def decode(self, ids: Iterable[int] | ndarray) -> str:
+    def decode(self, ids: Iterable[int] | ndarray, after: int | None = None) -> str:
         """Return the text with the given ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
+
+        `after` is the id before them, if any: a word after another begins with a space.
 
         Raises:
             InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
         """
         if self.unit == "byte":
             return self.decode_bytes(ids).decode(errors="replace")
-        return "".join(map(self.characters.__getitem__, self._checked(ids).tolist()))
+        return "".join(self.pieces(ids, after))
 
-    def decode_bytes(self, ids: Iterable[int] | ndarray) -> bytes:
+    def pieces(self, ids: Iterable[int] | ndarray, after: int | None = None) -> list[str]:
+        """Return the part of the decoded text that belongs to each id; see `decode`."""
+        return list(map(self.characters.__getitem__, self._checked(ids).tolist()))
+
+    def decode_bytes(self, ids: Iterable[int] | ndarray, after: int | None = None) -> bytes:
         """Return the text with the given ids (T,) as bytes: with the unit "byte" those of the same values, else the text in UTF-8."""
-        return self._checked(ids).astype(np.uint8).tobytes() if self.unit == "byte" else self.decode(ids).encode()
+        return self._checked(ids).astype(np.uint8).tobytes() if self.unit == "byte" else self.decode(ids, after).encode()
 
     def _checked(self, ids: Iterable[int] | ndarray) -> ndarray:
         array = np.asarray(ids if hasattr(ids, "__array__") else list(ids))
@@ -126,26 +130,24 @@ class Characters:
             return np.zeros(0, np.int64)
         require(array.ndim == 1 and array.dtype.kind in "iu", "ids", f"{array.dtype} {array.shape}", "give (T,) integers")
         wrong = array[(array < 0) | (array >= self.size)]
-        require(wrong.size == 0, "character id", next(iter(wrong), ""), f"ids are 0 to {self.size - 1}")
+        require(wrong.size == 0, f"{self.unit} id", next(iter(wrong), ""), f"ids are 0 to {self.size - 1}")
         return array
 
     def to_json(self) -> bytes:
         """Return the vocabulary as JSON in ASCII, which `from_json` decodes."""
-        characters = "".join(self.characters) if self.unit == "character" else None
+        characters = {"character": "".join(self.characters), "byte": None, "word": list(self.characters)}[self.unit]
         return json.dumps({"format": _FORMAT, "unit": self.unit, "characters": characters}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "characters") -> "Characters":
-        """Return the vocabulary that `to_json` has encoded.
-
-        Raises:
-            InputError: if `content` does not describe a vocabulary of characters. The message names `source`.
-        """
+        """Return the vocabulary that `to_json` has encoded. An `InputError` about another content names `source`."""
         try:
             raw: Any = json.loads(content)
             unit, characters = raw["unit"], raw["characters"]
-            if raw["format"] != _FORMAT or not isinstance(characters, str if unit == "character" else type(None)):
+            if raw["format"] != _FORMAT or not isinstance(characters, {"character": str, "byte": type(None), "word": list}[unit]):
                 raise ValueError("a format this version does not know")
+            if unit == "word":
+                return Words(tuple(characters))
             return Characters(BYTES if characters is None else tuple(characters), unit)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"characters {source}", error, "give the characters.json of a run") from error
@@ -158,6 +160,43 @@ class Characters:
     def load(path: Path) -> "Characters":
         """Load a vocabulary from a file that `save` has written. `InputError` is raised if the file is absent or damaged."""
         return Characters.from_json(read_input(path), path)
+
+
+@frozen
+class Words(Characters):
+    """Vocabulary of words, which are separated by white space. The words 0 and 1 are `<unk>`, for all others, and `<eos>`, a line's end."""
+
+    unit: Token = "word"
+
+    def __post_init__(self):
+        words = self.characters
+        plain = all(isinstance(word, str) and word.split() == [word] for word in words)
+        require(
+            plain and words[:2] == (UNKNOWN, LINE_END) and len(set(words)) == len(words), "words", ascii(words[:SHOWN]), "give each once"
+        )
+
+    def encode(self, text: str | bytes) -> ndarray:
+        """Return the ids (T,) of a text of T words, of which each line end is one; words outside the vocabulary are `<unk>`."""
+        if isinstance(text, bytes):
+            raise InputError("text", text[:20], "give words: these ids are not of bytes")
+        return self.encode_by(text, self.char_to_id.get, self.dtype)
+
+    @staticmethod
+    def encode_by(text: str, find: Callable[..., int | None], dtype: Any = np.int32) -> ndarray:
+        """Return the ids of the words of a text, found by the function `find`, with id 0 for None."""
+        parts = (np.fromiter((find(word) or 0 for word in block.replace("\n", f" {LINE_END} ").split()), dtype) for block in blocks(text))
+        return np.concatenate([np.zeros(0, dtype), *parts])
+
+    def unknown(self, text: str) -> Texts:
+        """Return no words, since every word can be encoded."""
+        return ()
+
+    def pieces(self, ids: Iterable[int] | ndarray, after: int | None = None) -> list[str]:
+        found, begins = [], after in (None, 1)
+        for identity in self._checked(ids).tolist():
+            found.append("\n" if identity == 1 else self.characters[identity] if begins else f" {self.characters[identity]}")
+            begins = identity == 1
+        return found
 
 
 def shown(characters: Texts) -> str:

@@ -31,9 +31,9 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
     if isinstance(text, bytes):
         return text.lower() if recipe == "lower" else clean(text.decode("latin-1"), recipe).encode("latin-1")
     if recipe == "lower":
-        return "".join(block.lower() for block in _blocks(text))
+        return "".join(block.lower() for block in blocks(text))
     # Each block except the last ends in white space, so its result ends in a space; a space at the start of the next block is removed.
-    kept = "".join(_RUN.sub(" ", _REMOVED.sub(" ", block)).removeprefix(" ") for block in _blocks(text)).removesuffix(" ")
+    kept = "".join(_RUN.sub(" ", _REMOVED.sub(" ", block)).removeprefix(" ") for block in blocks(text)).removesuffix(" ")
     return kept if recipe == "source-cased" else kept.lower()
 
 
@@ -42,7 +42,7 @@ def unix_line_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _blocks(text: str):
+def blocks(text: str):
     """Yield a text in blocks of about `_BLOCK` characters that can be cleaned separately."""
     start = 0
     while start < len(text):

@@ -61,9 +61,6 @@ def one_hot(X: ndarray, Y: ndarray, size: int) -> tuple[ndarray, ndarray]:
 
     Returns:
         Two boolean arrays, (N, length, size) and (N, size), with one True value along the last axis.
-
-    Raises:
-        InputError: if an id is below 0 or not below `size`, the number of distinct characters.
     """
     for ids in (X, Y):
         require(((ids >= 0) & (ids < size)).all(), "size", size, "give the number of distinct characters: each id is below it")
@@ -100,9 +97,6 @@ def stream_chunks(n: int, length: int, batch: int) -> ndarray:
     Returns:
         An int64 array (S, batch), where S = (n - 1) // (batch * length). An entry k stands for row k of the arrays that `chunks` returns.
         The entry at [s, b] is b * S + s. For `n` 13, `length` 2 and `batch` 3, the array is [[0, 2, 4], [1, 3, 5]].
-
-    Raises:
-        InputError: if the text is too short for one batch, or if `length` or `batch` is below 1.
     """
     steps = max(n - 1, 0) // (check_number("length", length, Count) * check_number("batch", batch, Count))
     remedy = f"{batch} streams of {length} characters need {batch * length + 1}: give more text, a smaller batch or length"
@@ -110,7 +104,8 @@ def stream_chunks(n: int, length: int, batch: int) -> ndarray:
     return np.arange(batch * steps).reshape(batch, steps).T
 
 
-def require_window(subject: str, n: int, length: int) -> None:
+def require_window(subject: str, n: int, length: int, unit: str = "character") -> None:
     """Check that a text of `n` characters has a window of `length` characters and the character after it."""
-    remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
-    require(n > length, subject, f"{n} characters", remedy)
+    noun = "word" if unit == "word" else "character"
+    remedy = f"a window and its next {noun} need {length + 1}: give more text or a smaller length"
+    require(n > length, subject, f"{n} {noun}s", remedy)
