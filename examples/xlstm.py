@@ -55,7 +55,8 @@ class Mixer(nnx.Module):
 
     def __init__(self, features: int, heads: int, cell: Cell, rngs: nnx.Rngs):
         self.features = features
-        self.conv = nnx.Conv(features, features, WIDTH, feature_group_count=features, padding="VALID", rngs=rngs)
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (WIDTH, features)))
+        self.bias = nnx.Param(jnp.zeros(features))
         self.layer = Recurrent(2 * features, features, cell=cell, return_sequences=True, return_state=True, rngs=rngs)
         self.norm = nnx.GroupNorm(features, heads, use_bias=False, epsilon=1e-5, rngs=rngs)
 
@@ -66,7 +67,9 @@ class Mixer(nnx.Module):
     def __call__(self, x: jax.Array, memory: Memory) -> tuple[jax.Array, jax.Array, Memory]:
         """Return the normalised outputs of the cell and the convolved input, both as x (B, T, features), and the new memory."""
         inputs = jnp.concatenate([memory.inputs, x], axis=1)
-        convolved = nnx.silu(self.conv(inputs))
+        # on a CPU, XLA's convolution with a group for each feature takes far longer
+        places = [kernel * inputs[:, place : place + x.shape[1]] for place, kernel in enumerate(self.kernel[...])]
+        convolved = nnx.silu(sum(places) + self.bias[...])
         h, cell = self.layer(jnp.concatenate([convolved, x], axis=-1), initial_state=memory.cell)
         h = self.norm(h.reshape(-1, self.features)).reshape(h.shape)  # each step by itself
         return h, convolved, Memory(inputs[:, 1 - WIDTH :], cell)

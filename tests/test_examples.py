@@ -244,7 +244,7 @@ def load_block(block, kind, weights):
     """Give a block of the example the weights of a block of the package."""
     mixer, own = block.mixer, {name.removeprefix("xlstm."): array for name, array in weights.items()}
     block.norm.scale[...] = 1 + own["xlstm_norm.weight"]
-    mixer.conv.kernel[...], mixer.conv.bias[...] = own["conv1d.conv.weight"].transpose(2, 1, 0), own["conv1d.conv.bias"]
+    mixer.kernel[...], mixer.bias[...] = own["conv1d.conv.weight"][:, 0].T, own["conv1d.conv.bias"]
     mixer.norm.scale[...] = 1 + own["group_norm.weight" if kind == "s" else "mlstm_cell.outnorm.weight"]
     if kind == "s":
         block.mlp_norm.scale[...] = 1 + own["ffn_norm.weight"]
@@ -286,10 +286,11 @@ def test_xlstm_learns_and_writes(xlstm, peer_rules, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("to be or not to be, " * 300)
     with peer_rules():
-        found = xlstm.run([str(path)], "sm", 60, 16, 2, 32, 8, 1e-2, 30)
+        found = xlstm.run([str(path)], "sm", 150, 16, 2, 32, 8, 1e-2, 30)
     assert found.losses[0] / np.log(2) > 3
     assert found.bits < 1
-    assert found.text in "to be or not to be, " * 4
+    known = [found.text[start : start + 4] in path.read_text() for start in range(len(found.text) - 3)]
+    assert np.mean(known) > 0.5  # it draws at temperature 1
 
 
 def test_tagging_follows_its_rule_and_beats_the_most_frequent_tag(peer_rules):

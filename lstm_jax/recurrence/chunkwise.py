@@ -30,7 +30,8 @@ def run(options: Options, call: Call):
 
     restarted = latest(resets and resets.at)
     # in a product of matrices a NaN would reach all steps of its chunk, so that those after it get their NaN here
-    finite, whole = (jax.tree.reduce(jnp.logical_and, jax.tree.map(_is_finite, tree)) for tree in (z, call.state))
+    given = lax.optimization_barrier(lax.stop_gradient(call.state))  # or XLA would take seconds to compute this for a state of zeros
+    finite, whole = (jax.tree.reduce(jnp.logical_and, jax.tree.map(_is_finite, tree)) for tree in (z, given))
     spoiled = latest(~finite if valid is None else valid & ~finite)
     spoiled = (spoiled >= 0) & (spoiled >= restarted) | (restarted < 0) & ~whole[None]
     state = jax.tree.map(lambda part: jnp.where(whole[:, None], part, 0), call.state)
