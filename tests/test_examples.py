@@ -287,7 +287,7 @@ def test_xlstm_learns_and_writes(xlstm, peer_rules, tmp_path):
     path.write_text("to be or not to be, " * 300)
     with peer_rules():
         found = xlstm.run([str(path)], "sm", 150, 16, 2, 32, 8, 1e-2, 30)
-    assert found.losses[0] / np.log(2) > 3
+    assert found.losses[0] / np.log(2) > 2.5
     assert found.bits < 1
     known = [found.text[start : start + 4] in path.read_text() for start in range(len(found.text) - 3)]
     assert np.mean(known) > 0.5  # it draws at temperature 1
