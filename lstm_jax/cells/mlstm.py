@@ -75,8 +75,7 @@ def _step(params: MLSTMParams, state: MLSTMState, z: Gates, mask: Mask = None, c
 def chunk(state: MLSTMState, z: Array, valid: Array | None, resets: Any) -> tuple[Array, MLSTMState]:
     """Run L steps at once, as `Cell.chunk` describes.
 
-    Step s contributes i_s v_s k_s^T to C after step t, times the product of f from s + 1 to t, if no reset lies between them (Beck et al.
-    2025, "Tiled flash linear attention", section 3).
+    C after step t has i_s v_s k_s^T times f from s + 1 to t, if no reset lies between (Beck et al. 2025, "Tiled flash linear attention").
     """
     heads = state.m.shape[1]
     split = _split(z, heads)

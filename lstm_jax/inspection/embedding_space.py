@@ -216,8 +216,7 @@ def export_projector(
 def escape(word: str) -> str:
     """Percent-encode the white space, the control characters and the invalid UTF-8 in a word, as in URLs: "a b" becomes "a%20b".
 
-    Keras' vocabulary of the reviews has words with a no-break space or NEL (U+0085), which many programs read as a line break. A "%" in a
-    word is not changed.
+    Keras' vocabulary has words with a no-break space or NEL, which many programs read as a line break. A "%" is not changed.
 
     Args:
         word: the word, in which Python's error handler "surrogateescape" has decoded bytes that are not valid UTF-8.

@@ -248,12 +248,7 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
 def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
     """Choose the backend for a call of `unroll` on JAX's default platform, and return it.
 
-    Args:
-        name: name of a backend in `BACKENDS`. If it is None, the first backend in `BACKENDS` that has all needed capabilities is chosen.
-        cell: a cell or its name in `CELLS`.
-        dtype: dtype of the parameters.
-        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
-        more: further fields of `Request`.
+    If `name` is None, it is the first backend in `BACKENDS` that has all needed capabilities. `more` are further fields of `Request`.
 
     Raises:
         InputError: if `name` or `cell` is unknown, if the named backend does not have all needed capabilities, or if `name` is None and no
@@ -281,16 +276,8 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
     """Return the number of CPU devices that JAX should have for training: 1 if the backend `compiled` will run, else 0.
 
-    0 means one device per core. One device suffices for `compiled`, since one call of this backend uses all cores, and a single device need
-    not exchange data with others. The result is 0 if the user names another backend, or if `compiled` does not support the cell or the
-    dtype.
-
-    The number of CPU devices must be set before JAX initialises its platforms. Therefore this function does not initialise them.
-
-    Args:
-        backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.
-        dtype: dtype of the matrix products.
-        cell: name of the cell.
+    0 means one device per core. One suffices for `compiled`, whose calls use all cores. The number must be set before JAX initialises its
+    platforms, which this function does not do. A `backend` of None or "auto" is the one that `resolve_backend` chooses on a CPU.
     """
     chosen = backend in (None, "auto", "compiled")
     parameters = dtype if dtype == "float64" else "float32"

@@ -2,18 +2,13 @@
 
 The method is DEER (Lim et al. 2024, "Parallelizing non-linear sequential models").
 
-The steps of a cell are equations s[t] = f(s[t - 1], x[t]) for the states s. Newton's method solves the equations of all steps together.
-An iteration evaluates f and its Jacobian at the current guess of all states, which needs no loop over time, and then solves a linear
-recurrence with a parallel scan. If the scan uses the full Jacobian of each step, its work grows with the cube of the number of state
-components. If it uses only the blocks on the diagonal of the Jacobian, one for each unit, its work is proportional to the number of units,
-but more iterations are needed (quasi-DEER, Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). Each
-iteration makes at least one more state exact, so that T iterations always suffice.
+An iteration evaluates the steps s[t] = f(s[t - 1], x[t]) and their Jacobians at the current guess of all states s, without a loop over
+time, and then solves a linear recurrence with a parallel scan. With full Jacobians, its work grows with the cube of the number of state
+components. With their diagonal blocks, one for each unit, it is proportional to the number of units, but more iterations are needed
+(quasi-DEER, Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). Each iteration makes at least one more
+state exact, so that T always suffice. Gradients are the solution of another linear recurrence, by the implicit function theorem.
 
-Gradients follow from the implicit function theorem: they are the solution of a linear recurrence, and the iterations are not
-differentiated.
-
-B is the batch size, T the number of steps and H the number of units. A cell has K arrays (B, H) in its state: two for an LSTM, h and c, and
-one for a GRU or a simple RNN. All K arrays together are one array (B, H, K) here.
+B is the batch size, T the number of steps and H the number of units. The K arrays of a state, h and c of an LSTM, are one array (B, H, K).
 """
 
 import math
