@@ -226,17 +226,20 @@ def xlstm() -> Iterator[ModuleType]:
 def block_of_the_package(kind):
     """Return a block of the package xlstm with random weights, and a dict of these weights as arrays."""
     torch = pytest.importorskip("torch")
-    blocks = pytest.importorskip("xlstm.xlstm_block_stack", reason="xlstm is not installed: pip install xlstm")
+    with pytest.MonkeyPatch.context() as patch:  # the example has the package's name
+        patch.delitem(sys.modules, "xlstm")
+        patch.setattr(sys, "path", [folder for folder in sys.path if folder != str(EXAMPLES)])
+        blocks = pytest.importorskip("xlstm.xlstm_block_stack", reason="xlstm is not installed: pip install xlstm")
     made = blocks.sLSTMBlockConfig() if kind == "s" else blocks.mLSTMBlockConfig()
     layer = made.slstm if kind == "s" else made.mlstm
-    layer.embedding_dim, layer.num_heads, layer.context_length, layer.backend, layer.dtype = 8, 2, 9, "vanilla", "float32"
+    layer.embedding_dim, layer.num_heads, layer.context_length, layer.backend, layer.dtype = 32, 2, 9, "vanilla", "float32"
     made._num_blocks, made._block_idx = 1, 0
     made.__post_init__()
     block = (blocks.sLSTMBlock if kind == "s" else blocks.mLSTMBlock)(made).eval()
     rng = np.random.default_rng(0)
     with torch.no_grad():
         for parameter in block.parameters():
-            parameter.copy_(torch.tensor(rng.normal(size=parameter.shape) * 0.5))
+            parameter.copy_(torch.tensor(rng.normal(size=parameter.shape) * 0.2))
     return block, {name: parameter.detach().numpy() for name, parameter in block.named_parameters()}
 
 
@@ -259,9 +262,9 @@ def load_block(block, kind, weights):
 def test_xlstm_blocks_include_those_of_the_package(xlstm, kind, peer_rules):
     torch = pytest.importorskip("torch")
     theirs, weights = block_of_the_package(kind)
-    x = np.random.default_rng(1).normal(size=(3, 9, 8)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(3, 9, 32)).astype(np.float32)
     with peer_rules():
-        block = xlstm.BLOCKS[kind](8, 2, 1, nnx.Rngs(0))
+        block = xlstm.BLOCKS[kind](32, 2, 1, nnx.Rngs(0))
         load_block(block, kind, weights)
         found, _ = block(jnp.asarray(x), block.mixer.start(3))
     np.testing.assert_allclose(found, theirs(torch.tensor(x)).detach().numpy(), rtol=1e-4, atol=1e-5)

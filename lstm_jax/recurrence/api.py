@@ -140,7 +140,7 @@ def unroll(
     """
     given = Arguments(params, x, initial_state, reset_state, mask, lengths, resets, segment_ids, dropout, tokens)
     arguments = check_arguments(cell, given, time_major)
-    check_ids(arguments, time_major)
+    check_ids(cell, arguments, time_major)
     name = None if compute_dtype is None else compute_dtype_name(compute_dtype, arguments.params.kernel.dtype)
     options = Options(cell, name, bool(return_sequences), batch_first=not time_major)
     segments = check_remat(remat)

@@ -115,7 +115,7 @@ def arrange(given: Arguments, backwards: bool = False, time_major: bool = False)
     return Call(given.params, x, given.state, valid, given.dropout, resets, tokens)
 
 
-def check_ids(given: Arguments, time_major: bool) -> None:
+def check_ids(cell: Cell, given: Arguments, time_major: bool) -> None:
     """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids are known and reading them means no waiting."""
     x: Any = given.x
     if not is_ids(x) or any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids)):
@@ -123,7 +123,7 @@ def check_ids(given: Arguments, time_major: bool) -> None:
     if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
 
-    features = given.params.kernel.shape[0]
+    features = cell.features(given.params.kernel)
 
     def out_of_range(ids):
         values = np.asarray(ids)
