@@ -33,7 +33,6 @@ DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its 
 
 
 def _usage(group: str = "") -> str:
-    """Return the usage of all commands, or of the commands of a group, such as "train"."""
     from lstm_jax.commands import COMMANDS
 
     lines = [f"  {name:22} {(COMMANDS[name].__doc__ or '').splitlines()[0]}" for name in _names(group)]
@@ -103,7 +102,6 @@ def _flags(command: Any) -> dict[str, Any]:
 
 
 def _of_flag(error: InputError) -> InputError:
-    """Return the error about the value of a field as one about its flag."""
     variable = error.subject.startswith("$")
     return error if variable else InputError(f"--{error.subject.replace('_', '-')}", error.value, error.remedy)
 

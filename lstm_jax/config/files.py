@@ -89,7 +89,6 @@ def _as_now(raw: Values) -> Values:
 
 
 def _flat(raw) -> Values:
-    """Return the fields of a config that was parsed from JSON, by names such as "train.epochs"."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     return flatten(_defaults(str(raw.get("task")))) | flatten(raw)
 

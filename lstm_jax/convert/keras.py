@@ -239,7 +239,6 @@ MODELS: dict[Kind, str] = {
 
 
 def _from_model(weights: Sequence, kind: Kind) -> Arrays:
-    """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
     weights = as_tuple("model weights", weights, GET_WEIGHTS)
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
     axes = "".join(str(array.ndim) for array in arrays)

@@ -53,7 +53,6 @@ def _paired(layer, arrays: Arrays, where: str = "") -> Pairs:
 
 
 def _paired_layers(layer, weights: Sequence, where: str = "", allowed: Sequence[str] = ()) -> Pairs:
-    """Pair the parameters of recurrent layers with weights, after checking that the weights fit the layers."""
     # `where` is the path of a layer's weights in error messages. `allowed` are the cells, with their activations, that the weights fit; if
     # it is empty, the activations are not checked.
     layers = layers_of(layer)
@@ -104,7 +103,6 @@ def _check_option(layer, name: str, wanted, at: str) -> None:
 
 
 def _from_keras(layer, own, name: str, at: str) -> Arrays:
-    """Return the weights of a recurrent Keras layer, after checking that our layer has its cell, its activations and its direction."""
     cell = next((cell for kind, cell in KERAS_CELLS.items() if is_a(layer, "keras", kind)), "")
     remedy = f"give one of {', '.join(KERAS_CELLS)} and Bidirectional of Keras, or arrays that a function of lstm_jax.convert has converted"
     require(cell, name, type(layer).__name__, remedy)
@@ -150,7 +148,6 @@ def _plain(kind: str, weights, prefix: str) -> Arrays:
 
 
 def _paired_model(model, weights) -> Pairs:
-    """Pair the parameters of a model with a flat dict of weights, after checking that the weights fit the model."""
     layers = split_paths(weights, SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER)
     found = []
     for path in ENDS:
@@ -168,7 +165,6 @@ def _paired_model(model, weights) -> Pairs:
 
 
 def _paired_recurrent(layer, weights, prefix: str) -> Pairs:
-    """Pair the parameters of recurrent layers with weights of one of the kinds that `load` accepts."""
     state = _state_dict(weights)
     if isinstance(state, Mapping) and (prefix or not {"kernel", "recurrent_kernel", "bias", *DIRECTIONS} & set(state)):
         cell = base_cell(next(iter(halves(layers_of(layer)[0]).values())))

@@ -145,7 +145,6 @@ def _end_with_parent():
 
 
 def _read_record(path: Path) -> Record:
-    """Return the content of a .json file, or an empty dict if the file is missing or damaged."""
     with contextlib.suppress(OSError):
         return read_summed(path.read_bytes()) or {}
     return {}

@@ -188,7 +188,6 @@ _RECURRENT = {getattr(keras.layers, name): kind for name, kind in LAYERS.items()
 
 
 def _copied(layer, kind: type, **parts) -> Any:
-    """Return a layer of another class with the config of a Keras layer and the given parts, which have the weights."""
     made = kind.from_config(layer.get_config())
     for name, part in parts.items():
         made._tracker.untrack(getattr(made, name))  # Keras would still count its weights

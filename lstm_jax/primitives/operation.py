@@ -270,8 +270,6 @@ def _folded(leaves: Leaves, dims: Axes, axes: Axes, size: int) -> Leaves:
 
 
 def _unfolded(tree, axes: Axes, size: int) -> Leaves:
-    """Undo `_folded` for the leaves of a tree, and return them."""
-
     def unfold(leaf, axis):
         cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
         return jnp.moveaxis(cut, axis, 0)

@@ -211,7 +211,6 @@ _unroll_jitted = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
 
 
 def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
-    """Return the results of `run(call)`, which runs in segments to save memory."""
     steps = call.x.shape[0]
     if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
         return run(call)

@@ -139,7 +139,6 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
 
 
 def _watch(reader: int):
-    """Wait for signals, and end the process when a second SIGINT or SIGTERM arrives."""
     # Python writes the number of each arriving signal to a pipe, whose reading end is `reader`, until the pipe is closed. If the process
     # still runs `PATIENCE` seconds after the first signal, this function prints how to end the process immediately.
     seen, announced = 0, False

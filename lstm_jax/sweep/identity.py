@@ -104,7 +104,6 @@ def items_of(value) -> dict:
 
 @cache
 def _hints(kind: type) -> Values:
-    """Return the annotations of a class, or {} if a name in them cannot be found."""
     try:
         return get_type_hints(kind)
     except NameError:

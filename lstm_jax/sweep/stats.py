@@ -116,7 +116,6 @@ def paired_p(ratios: Values, seed: int = 0) -> float:
 
 
 def _p(samples: Sequence[ndarray], distance: Callable, kind: Literal["independent", "samples"], seed: int) -> float:
-    """Return the p-value of a permutation test of SciPy, or 1 if a sample has fewer than two values."""
     from scipy import stats
 
     if min(map(len, samples)) < 2:

@@ -383,7 +383,6 @@ class Task(Training, Generic[C, D]):
 
     @contextlib.contextmanager
     def _begin(self, path: Path, backend: str, resume: bool, allow_other_machine: bool, console: Console) -> Iterator[RunFolder]:
-        """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends."""
         data: Any = self.data
         files, fingerprint = self.files(), data.fingerprint
         assert set(files) == set(self.config.files), "the config of a task names each file that the task writes"
@@ -450,7 +449,6 @@ def _compiled_code() -> dict[str, str]:
 
 
 def _check_request(config: RunConfig, mesh: Mesh) -> str:
-    """Check the batch size of a config, choose the backend that computes its recurrent layers, and return the name of the backend."""
     model = config.model
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))

@@ -276,7 +276,6 @@ def _read_verified(folder: Path, step: int) -> tuple[Record, str]:
 
 
 def _load(folder: Path, manifest: Record, wanted: Record, optional: Mapping[str, str]) -> tuple[Record, str]:
-    """Load the arrays of a checkpoint by name, and return them with a description of the first damaged one, or ""."""
     saved, leaves, remedy = manifest["leaves"], {}, "use the config that the run was saved with"
     for name in saved | wanted:
         subject = f"checkpoint leaf {name} of step {manifest['step']}"
@@ -346,7 +345,6 @@ def _explained(folder: Path):
 
 @contextlib.contextmanager
 def _quiet():
-    """Silence some messages of Orbax until the context ends."""
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
 

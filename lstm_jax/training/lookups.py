@@ -42,7 +42,6 @@ _UNKNOWN = object()
 
 
 def _evaluate(program: core.ClosedJaxpr, args: Sequence, lookup: Callable, given: Sequence = ()) -> list:
-    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results."""
     # `lookup(table, indices, equation)` returns the result of a lookup, or of any other use of a table, whose `indices` are None. `given`
     # holds the results that already have a sharding.
     jaxpr = program.jaxpr

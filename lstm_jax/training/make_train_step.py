@@ -188,7 +188,6 @@ class TrainStep:
             return function(state, batch)
 
     def _objective(self, params, batch: tuple, weight, key, variables) -> tuple[Array, Any]:
-        """Call `loss_fn` on the model and the batch, and return (loss, (result, variables))."""
         del weight, key
         model = self._parts.rebuild(params, variables)
         result = self._loss_fn(model, *batch)

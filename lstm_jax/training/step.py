@@ -190,7 +190,6 @@ def _first(count: int, parts):
 
 
 def _accumulated(function: Callable, count: int, parts: tuple) -> tuple:
-    """Call a function for each microbatch."""
     # The function returns sums over examples, such as gradients, which are added up; other results, which are stacked; and the carry, whose
     # rows are returned in the order of the batch.
     if count == 1:

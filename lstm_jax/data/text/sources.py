@@ -131,7 +131,6 @@ def embedded_articles() -> Texts:
 
 
 def _sources(paths: Paths):
-    """Yield a pair (path, form) for each given path, after checking that the path exists."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     require(names and all(names), "corpus", names, DESCRIPTION)
     require(names.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")
