@@ -66,17 +66,18 @@ class CharGenerator(nnx.Module):
             deterministic: whether to run without dropout; for this and `rngs`, see `Recurrent.__call__`.
             rngs: source of the dropout masks.
         """
-        steps_first = ids.T
-        x = (
-            sharding.constrain(steps_first, 1)
-            if self.embedding is None
-            else self._drop(self.embedding(steps_first, 1), 0, deterministic, rngs)
-        )
+        steps_first, tokens = ids.T, None
+        if self.embedding is None:
+            x = sharding.constrain(steps_first, 1)
+        else:
+            found = self.embedding(steps_first, 1)
+            x = self._drop(found, 0, deterministic, rngs)
+            tokens = steps_first if x is found else None  # equal words have other masks
         h, states = self.recurrent(
             x,
             mask=None if mask is None else mask.T,
             resets=None if resets is None else resets.T,
-            tokens=None if self.embedding is None else steps_first,
+            tokens=tokens,
             initial_state=state,
             deterministic=deterministic,
             rngs=rngs,

@@ -185,3 +185,19 @@ def test_initial_range_and_dropout():
     assert 0.4 < kept.mean() < 0.6
     assert (kept[0] != kept[1]).any()  # drawn anew at each step
     assert (np.asarray(model.hidden(ids, deterministic=True)[0]) != 0).all()
+
+
+def test_equal_words_have_dropout_masks_of_their_own():
+    """Loss and gradients are those of the backend `reference`, though a backend may multiply the vector of a repeated word only once."""
+    found = []
+    for backend in ("auto", "reference"):
+        config = GenerationModelConfig(units=8, embed=8, layers=2, step_dropout=0.5, initial_range=0.1, backend=backend)
+        model = CharGenerator(config, 50, rngs=initial_rngs(0))
+        params, rebuild = generation.base.functional(model)
+        args = jnp.full((2, 31), 7, jnp.int32), jnp.full(2, 0.5), jax.random.key(0), model.initial_state(2)
+        found.append(jax.jit(jax.value_and_grad(stream_objective(rebuild), has_aux=True))(params, *args))
+    (loss, _), gradient = found[0]
+    (want, _), wanted = found[1]
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    for name, array in wanted.items():
+        np.testing.assert_allclose(gradient[name], array, rtol=1e-5, atol=1e-7, err_msg=name)
