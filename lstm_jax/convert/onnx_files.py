@@ -21,6 +21,8 @@ from lstm_jax.files.reading import open_input
 OLDEST = 7
 """Oldest version of ONNX's operators that is read. Before it, operators broadcast in another way."""
 RECURRENT = ("LSTM", "GRU", "RNN")
+QUANTIZED = "com.microsoft.DynamicQuantizeLSTM"
+"""LSTM with weights in 8 bits, as `onnxruntime.quantization` makes it. It is read as an LSTM with float32 weights."""
 REMEDY = "give the path, the bytes or the onnx.ModelProto of a model that a program has exported"
 
 
@@ -83,6 +85,14 @@ class OnnxFile:
         array = self.onnx.numpy_helper.to_array(tensor)
         return array.astype(float32_of(array.dtype))
 
+    def _dequantized(self, place: str, inputs: list[str]) -> list[str]:
+        x, *names = inputs[:3]
+        for number, name in enumerate(names):
+            kernel, scale, zero = (self.constants[given] for given in (name, *inputs[8 + 2 * number : 10 + 2 * number]))
+            scale, zero = (array.astype(np.float32).reshape(len(kernel), 1, -1) for array in (scale, zero))
+            self.constants[place + name] = np.swapaxes((kernel - zero) * scale, 1, 2)
+        return [x, *(place + name for name in names), *inputs[3:8]]
+
     def _branch(self, graph: Any, scope: MutableMapping[str, str], path: str = "") -> Branch:
         scope.update((value.name, path + value.name) for value in [*graph.input, *graph.initializer])
         self.constants.update((path + tensor.name, self._array(tensor)) for tensor in graph.initializer)
@@ -92,6 +102,8 @@ class OnnxFile:
             inputs = [name and scope[name] for name in proto.input]
             attributes: Values = {}
             operator = f"{proto.domain}.{proto.op_type}".removeprefix("ai.onnx").removeprefix(".")
+            if operator == QUANTIZED and self.constants.keys() >= {*inputs[1:3], *inputs[8:]}:
+                operator, inputs = "LSTM", self._dequantized(place, inputs)
             if operator in RECURRENT:
                 x, w, r, b, lengths, h, c, p = inputs + [""] * (8 - len(inputs))
                 inputs, attributes["weights"] = [place, x, lengths, h, c], [w, r, b, p]
@@ -132,7 +144,8 @@ def from_onnx(source: AnyPath | bytes | Any, **fixed: Any) -> Any:
         load(layer, model.recurrent[0])            # or a list of nodes, for a RecurrentStack
 
     The recurrent nodes run on the backends of `unroll`. All floats, also those of float16 and float64 models, are computed in float32, and
-    64-bit ints in int32 unless JAX has x64 enabled. Requires the package onnx.
+    64-bit ints in int32 unless JAX has x64 enabled. An LSTM whose weights are 8 bits (`onnxruntime.quantization`) gets them as float32, and
+    its inputs are not rounded. Requires the package onnx.
 
     Args:
         source: path of the file, its bytes, or an `onnx.ModelProto`. Only with a path, weights may be in other files of the same folder.

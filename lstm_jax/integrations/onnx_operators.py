@@ -105,6 +105,39 @@ def _gemm(xp, x, y, bias=0, alpha=1, beta=1, transA=0, transB=0):
     return alpha * ((x.T if transA else x) @ (y.T if transB else y)) + (0 if bias is None else beta * bias)
 
 
+def _quantize(xp, x):
+    low, high = (xp.minimum(x.min(), 0), xp.maximum(x.max(), 0))
+    scale = (high - low) / np.float32(255)
+    zero = xp.clip(xp.round(-low / scale), 0, 255)
+    return xp.clip(xp.round(x / scale) + zero, 0, 255).astype(np.uint8), scale, zero.astype(np.uint8)
+
+
+def _dequantize(xp, x, scale, zero=0, axis=1, **_):
+    shape = [-1 if number == axis % x.ndim else 1 for number in range(x.ndim)] if scale.ndim else ()
+    return (x.astype(np.float32) - _float(xp, zero).reshape(shape)) * scale.reshape(shape)
+
+
+def _float(xp, x):
+    return xp.asarray(0 if x is None else x, np.float32)
+
+
+def _of_ints(function: Callable, xp, x, y, x_zero=None, y_zero=None, **options):
+    # in float32, whose products are fast; sums of more than 2^24 are rounded
+    x, y = (_float(jnp, array) - _float(jnp, zero) for array, zero in ((x, x_zero), (y, y_zero)))
+    return jnp.round(function(jnp, x, y, **options)).astype(np.int32)
+
+
+def _arg_max(xp, x, axis=0, keepdims=1, select_last_index=0):
+    if select_last_index:
+        return x.shape[axis] - 1 - xp.argmax(xp.flip(x, axis), axis, keepdims=bool(keepdims))
+    return xp.argmax(x, axis, keepdims=bool(keepdims))
+
+
+def _batch_norm(xp, x, scale, bias, mean, variance, epsilon=1e-5, **_):
+    scale, bias, mean, variance = (xp.reshape(array, (-1, *[1] * (x.ndim - 2))) for array in (scale, bias, mean, variance))
+    return (x - mean) * (scale / xp.sqrt(variance + np.float32(epsilon))) + bias
+
+
 def _one_hot(xp, ids, depth, values, axis=-1):
     (size,) = _ints(depth)
     return jnp.asarray(values)[jax.nn.one_hot(jnp.where(ids < 0, ids + size, ids), size, axis=axis, dtype=int)]
@@ -138,22 +171,29 @@ OPERATORS: dict[str, Callable] = {
     **{name: lambda xp, *x, f=f: getattr(xp, f)(*x) for name, f in (pair.split(":") for pair in _SAME.split())},
     **{name: lambda xp, x, f=f, known=known, **given: f(x, **known | given) for name, (f, known) in ACTIVATIONS.items()},
     **{f"Reduce{name}": partial(_reduced, name.lower()) for name in ("Sum", "Mean", "Max", "Min", "Prod")},
+    "ArgMax": _arg_max,
+    "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": lambda xp, x, min=None, max=None: xp.clip(x, min, max),
     "Concat": lambda xp, *x, axis: xp.concatenate(x, axis),
     "Constant": lambda xp, **given: (array := np.asarray(*given.values())).astype(float32_of(array.dtype)),
     "ConstantOfShape": lambda xp, shape, value=_ZERO: _broadcast(xp, value[0], shape),
     "Conv": _conv,
+    "ConvInteger": partial(_of_ints, _conv),
+    "DequantizeLinear": _dequantize,
     "Div": _divide,
+    "DynamicQuantizeLinear": _quantize,
     "Erf": lambda xp, x: lax.erf(x),
     "Expand": _broadcast,
     "Flatten": lambda xp, x, axis=1: xp.reshape(x, (math.prod(x.shape[:axis]), -1)),
     "Gather": lambda xp, x, ids, axis=0: xp.take(x, ids, axis),
     "Gemm": _gemm,
+    "GlobalAveragePool": lambda xp, x: x.mean(tuple(range(2, x.ndim)), keepdims=True),
     "Identity": lambda xp, x: x,
     "LayerNormalization": _layer_norm,
     "LogSoftmax": partial(_softmax, jax.nn.log_softmax),
     "Max": lambda xp, *x: reduce(xp.maximum, x),
+    "MatMulInteger": partial(_of_ints, lambda xp, x, y: x @ y),
     "MaxPool": _max_pool,
     "Min": lambda xp, *x: reduce(xp.minimum, x),
     "OneHot": _one_hot,

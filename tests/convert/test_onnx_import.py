@@ -242,6 +242,35 @@ OPERATORS = {
         | {"depth": np.array([4]), "values": np.array([-1, 2], np.float32)},
         3,
     ),
+    "8 bits": (
+        [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+            helper.make_node("ConvInteger", ["q", "kernel", "zero"], ["c"], pads=[1, 1]),
+            helper.make_node("Cast", ["c"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["f"], ["n"], axes=[1]),
+            helper.make_node("MatMulInteger", ["q", "matrix", "", "shift"], ["m"]),
+            helper.make_node("DequantizeLinear", ["m", "scales"], ["d"], axis=2),
+            helper.make_node("Concat", ["n", "d"], ["all"], axis=1),
+            helper.make_node("Mul", ["all", "scale"], ["y"]),
+        ],
+        {"kernel": np.arange(-14, 16, dtype=np.int8).reshape(5, 3, 2), "matrix": np.arange(250, 230, -1).reshape(4, 5).astype(np.uint8)}
+        | {"shift": np.array(7, np.uint8), "scales": 2.0 ** -np.arange(5, dtype=np.float32)},
+        3,
+    ),
+    "means": (
+        [
+            helper.make_node("BatchNormalization", ["x", "scale", "bias", "mean", "variance"], ["n"], epsilon=0.1),
+            helper.make_node("ArgMax", ["n"], ["a"], axis=-1),
+            helper.make_node("ArgMax", ["n"], ["b"], axis=-1, keepdims=1, select_last_index=1),
+            helper.make_node("GlobalAveragePool", ["n"], ["g"]),
+            helper.make_node("Where", ["is_b", "b", "a"], ["i"]),
+            helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["f", "g"], ["y"]),
+        ],
+        {name: normal(number, 3) for number, name in enumerate(["scale", "bias", "mean"])}
+        | {"variance": normal(3, 3) ** 2, "is_b": np.array([[[True], [False], [True]]])},
+        3,
+    ),
 }
 
 
@@ -286,6 +315,31 @@ def test_float16_is_computed_in_float32():
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
     (node,) = convert.from_onnx(model).recurrent
     assert {array.dtype for array in jax.tree.leaves(node.weights)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_lstm_with_weights_in_8_bits(per_channel, tmp_path):
+    """It has the outputs of an LSTM with these weights. ONNX Runtime also rounds the inputs and the state to 8 bits."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    (tmp_path / "float.onnx").write_bytes(convert.layers_to_onnx("lstm", [random_lstm(E, H)]).SerializeToString())
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "small.onnx", per_channel=per_channel, weight_type=QuantType.QUInt8)
+    small, x = onnx.load(tmp_path / "small.onnx"), normal(1, 2, 5, E)
+    assert [node.op_type for node in small.graph.node if "LSTM" in node.op_type] == ["DynamicQuantizeLSTM"]
+    model = convert.from_onnx(small)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
+    (node,) = (node for node in small.graph.node if "LSTM" in node.op_type)
+    for at in (1, 2):
+        kernel, scale, zero = (arrays[name] for name in (node.input[at], *node.input[6 + 2 * at : 8 + 2 * at]))
+        array = (kernel.astype(np.float32) - zero[:, None].reshape(1, 1, -1)) * scale.reshape(1, 1, -1)
+        small.graph.initializer.append(numpy_helper.from_array(array.swapaxes(1, 2), f"kernel{at}"))
+        node.input[at] = f"kernel{at}"
+    rounded = runtime.InferenceSession(tmp_path / "small.onnx").run(None, {"x": x})[0]
+    node.op_type, node.domain = "LSTM", ""
+    del node.input[8:]
+    wanted = runtime.InferenceSession(small.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(model(x), wanted, rtol=0, atol=1e-5)
+    assert 1e-4 < np.abs(rounded - wanted).max() < 0.05
 
 
 def external(location: str) -> Any:
