@@ -1,6 +1,8 @@
 """`convert.from_onnx`: models of PyTorch, of our export and made by hand give the outputs of ONNX Runtime; damaged files are refused."""
 
+import importlib.util
 import io
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -340,6 +342,26 @@ def test_lstm_with_weights_in_8_bits(per_channel, tmp_path):
     wanted = runtime.InferenceSession(small.SerializeToString()).run(None, {"x": x})[0]
     np.testing.assert_allclose(model(x), wanted, rtol=0, atol=1e-5)
     assert 1e-4 < np.abs(rounded - wanted).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "shapes", "error"),
+    [
+        ("silero_vad", "data/silero_vad_16k_sequence.onnx", [(9, 576), (1, 1, 128), (1, 1, 128)], 1e-5),
+        ("ddddocr", "common.onnx", [(1, 1, 64, 80)], 1e-5),
+        ("text2tashkeel", "models/rawi_v3.int8.onnx", [(1, 20)], 0.05),
+    ],
+)
+def test_models_of_packages(package, file, shapes, error):
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        pytest.skip(f"{package} is not installed")
+    path = Path(found.origin).parent / file
+    model = convert.from_onnx(path)
+    arrays = [np.abs(normal(0, *shape)).astype(dtype) for shape, (dtype, _) in zip(shapes, model.inputs.values(), strict=True)]
+    wanted = runtime.InferenceSession(path).run(model.outputs, dict(zip(model.inputs, arrays, strict=True)))
+    for got, want in zip(jax.tree.leaves(model(*arrays)), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=error * np.abs(want).max())
 
 
 def external(location: str) -> Any:
