@@ -43,24 +43,11 @@ from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz")
-SPREAD, TOLERATED, TRIES, SLOW = 0.1, 0.1, 3, 10_000
-"""Limits of a measurement that is not noisy: the interquartile range of its block times relative to their median, and how much slower
-than the fastest probe of the CPU one beside it may be; a noisy one is repeated until `TRIES` were made, unless a step takes `SLOW` ms."""
+TRIES, SLOW = 3, 10_000  # a noisy measurement is repeated until `TRIES` were made, unless a step takes `SLOW` ms
 STARTING = 6, 19
 """Seconds that a process takes besides its timing, on an idle machine and on a busy one."""
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
-
-
-def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return the reason why a time is noisy, or "" if it is not."""
-    low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
-    if (high - low) / middle > SPREAD:
-        return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
-    probes = row.get("probe_gflops")
-    if probes and min(probes) < (1 - TOLERATED) * fastest:
-        return f"a product ran at {min(probes):.0f} GFLOP/s beside it, {fastest:.0f} at best"
-    return f"{row['load']:.1f} processes wanted a core" if row["load"] > 2 * row["cores"] else ""
 
 
 def _process(row: Row) -> tuple:
@@ -71,10 +58,19 @@ def _size(row: Row) -> tuple:
     return row["workload"], row["candidate"]
 
 
-def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path: Path, most: int = TRIES, until: float = math.inf) -> None:
+def sweep(
+    items: Rows,
+    candidates: Mapping[str, Candidate],
+    seconds: float,
+    path: Path,
+    most: int = TRIES,
+    until: float = math.inf,
+    patience: float = 0.0,
+) -> None:
     """Measure the items that have no result yet or only noisy results, and append the new results to a file.
 
-    A process that would probably end later than `until`, a time of `perf_counter`, is left out.
+    A process goes on for `patience` seconds while it is noisy. It is left out if it would probably end later than `until`, a time of
+    `perf_counter`.
     """
     git, series, mine, longest = items[0]["git"], items[0]["series"], hardware.machine_id(), 0.0
     items = [item | {"machine": mine} for item in items]
@@ -101,6 +97,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
             fastest = timing.fastest_probe()
         known = candidates[item["candidate"]].fields(workload(item["workload"])) | {"cores": timing.CORES, "load": timing.load()}
         flags = [*check_flags(item["workload"], row_key(known)), "--seconds", str(seconds)]
+        flags += ["--patience", str(patience), "--fastest", str(fastest)]
         try:
             row = known | timing.run_module(["bench.worker", item["candidate"], item["workload"], *flags])[-1]
         except subprocess.CalledProcessError as error:
@@ -110,7 +107,7 @@ def sweep(items: Rows, candidates: Mapping[str, Candidate], seconds: float, path
             )
         distances[row_key(known)] = row["distance"]
         fastest = max(fastest or 0.0, *row["probe_gflops"])
-        return row | {"noisy": noise(row, fastest)}
+        return row | {"noisy": timing.noise(row, fastest)}
 
     def measure(item: Row):
         nonlocal longest
@@ -276,9 +273,10 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
     add_flags(parser, int, rounds="processes of a candidate; the preset's if not given")
     add_flags(parser, float, seconds="time to measure for in each process; the preset's if not given")
+    add_flags(parser, float, patience="time for which a process goes on measuring while it is noisy, for a machine with neighbours")
     add_flags(parser, str, series="name of rows that are measured and reported apart from the others of their commit")
     add_flags(parser, bool, first_step="measure build and first step, cold and with a cache")
-    parser.set_defaults(series="")
+    parser.set_defaults(series="", patience=0.0)
     options = read_flags(parser)
     preset, sha = PRESETS[options.preset], options.commit or commit()
     axes = {letter: values for letter in "HTBN" if (values := getattr(options, LETTERS[letter]))}
@@ -310,6 +308,6 @@ def main() -> None:
         # half a minute for the peaks, the probes and the references
         minutes = 0.5 + len(items) * (took + np.interp(timing.load(), (0, timing.CORES), STARTING)) / 60
         print(f"{len(items)} processes: {minutes:.0f} minutes at this load if none is measured yet, more with noisy rows", flush=True)
-        sweep(items, named, took, options.results, most)
+        sweep(items, named, took, options.results, most, patience=options.patience)
     shown = report_first_step if options.first_step else report
     shown(works, candidates, options.results, sha, options.series)

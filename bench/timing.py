@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import hardware
 from bench.schema import Row, Rows, check, make_row
 from lstm_jax.errors import require
@@ -17,6 +19,9 @@ from lstm_jax.sweep.rows import run_missing
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
 """Line that a process of `bench.worker --turns` prints when it waits for its turn."""
+SPREAD, TOLERATED = 0.1, 0.1
+"""Limits of a measurement that is not noisy: the interquartile range of its block times relative to their median, and how much slower
+than the fastest probe of the CPU one beside it may be."""
 CORES = min(2, len(os.sched_getaffinity(0)))
 
 
@@ -105,6 +110,17 @@ def peaks() -> dict[str, float]:
 def fastest_probe() -> float:
     """Measure the present speed of the CPU three times with `bench.hardware --probe`, and return the highest speed in GFLOP/s."""
     return 0.0 if hardware.gpu() else max(run_module(["bench.hardware", "--probe"])[-1]["probe_gflops"] for _ in range(3))
+
+
+def noise(row: Row, fastest: float = 0.0) -> str:
+    """Return the reason why a time is noisy, or "" if it is not."""
+    low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
+    if (high - low) / middle > SPREAD:
+        return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
+    probes = row.get("probe_gflops")
+    if probes and min(probes) < (1 - TOLERATED) * fastest:
+        return f"a product ran at {min(probes):.0f} GFLOP/s beside it, {fastest:.0f} at best"
+    return f"{row['load']:.1f} processes wanted a core" if row["load"] > 2 * row["cores"] else ""
 
 
 def compilation_cache(folder: str) -> dict[str, str]:

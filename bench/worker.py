@@ -25,11 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import add_flags, flops, hardware, make_parser
+from bench import add_flags, flops, hardware, make_parser, timing
 from bench.peers import OURS, PEERS, Candidate, read_candidate
 from bench.peers.base import Built, Options, Run, slowed
 from bench.schema import Row
-from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
@@ -96,7 +95,7 @@ def measure(run: Run, seconds: float, block_seconds: float, turns: bool = False)
     samples, end = [], perf_counter() + seconds
     while not samples or turns or perf_counter() < end:
         if turns:
-            print(TURN, flush=True)
+            print(timing.TURN, flush=True)
             if not sys.stdin.readline():
                 break
         samples.append(float(f"{1000 * _time(run, count) / count:.6g}"))
@@ -145,9 +144,14 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     if flags.reference:
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
-    probes = [] if hardware.gpu() else [hardware.probe()]
-    steps, samples = measure(slowed(built.run, options.slower), flags.seconds, built.block_seconds, flags.turns)
-    probes += [] if hardware.gpu() else [hardware.probe()]
+    run, until = slowed(built.run, options.slower), perf_counter() + flags.patience
+    while True:
+        probes = [] if hardware.gpu() else [hardware.probe()]
+        steps, samples = measure(run, flags.seconds, built.block_seconds, flags.turns)
+        probes += [] if hardware.gpu() else [hardware.probe()]
+        timed = {"samples": samples, "probe_gflops": probes, "load": 0, "cores": 1}
+        if perf_counter() > until or not timing.noise(timed, flags.fastest):
+            break
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
     # imported after the measurement, so that the measured memory of a library without JAX does not include JAX
@@ -184,8 +188,9 @@ def main() -> None:
     parser.add_argument("workload", type=workload)
     add_flags(parser, Path, reference="file of reference results", write_reference="file to write reference results to")
     add_flags(parser, float, checked="distance that an earlier process found", seconds="time to measure for")
+    add_flags(parser, float, patience="time to go on measuring while it is noisy", fastest="speed of the fastest probe")
     add_flags(parser, bool, turns="wait for a line before each block, which then takes --seconds")
-    parser.set_defaults(seconds=5.0)
+    parser.set_defaults(seconds=5.0, patience=0.0, fastest=0.0)
     flags = parser.parse_args()
     work, candidate = flags.workload, flags.candidate
     if flags.write_reference:

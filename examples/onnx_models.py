@@ -50,9 +50,9 @@ def compare(path: str, shapes: dict[str, tuple[int, ...]], fixed: dict[str, int 
     def there():
         return session.run(model.outputs, fed)
 
-    found, wanted = jax.tree.leaves(here()), there()
+    found, wanted = jax.tree.leaves(here()), list(map(np.asarray, there()))
     difference = max(np.abs(np.asarray(one) - other).max() for one, other in zip(found, wanted, strict=True))
-    least = {function: math.inf for function in (here, there)}
+    least = dict.fromkeys((here, there), math.inf)
     for _ in range(calls):
         for function in least:
             began = time.perf_counter()

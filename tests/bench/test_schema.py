@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rows import failed, made, timed, write_rows
 
-from bench import RESULTS, schema, summary, throughput
+from bench import RESULTS, schema, summary, timing
 from bench.workloads import workload
 from lstm_jax import InputError
 from lstm_jax.sweep.rows import read_rows
@@ -69,12 +69,12 @@ def test_tokens_of_an_evaluation():
 
 def test_noise():
     steady = {"samples": [1.0, 1.01, 0.99, 1.0], "load": 2.0, "cores": 2}
-    assert throughput.noise(steady) == ""
-    assert throughput.noise(steady | {"samples": [1.0, 1.3, 0.8, 1.2]}).startswith("samples spread")
-    assert throughput.noise(steady | {"load": 9.0}) == "9.0 processes wanted a core"
+    assert timing.noise(steady) == ""
+    assert timing.noise(steady | {"samples": [1.0, 1.3, 0.8, 1.2]}).startswith("samples spread")
+    assert timing.noise(steady | {"load": 9.0}) == "9.0 processes wanted a core"
     beside = steady | {"probe_gflops": [199.0, 144.2]}
-    assert throughput.noise(beside, 202.0) == "a product ran at 144 GFLOP/s beside it, 202 at best"
-    assert throughput.noise(beside, 150.0) == throughput.noise(beside | {"probe_gflops": []}, 202.0) == ""
+    assert timing.noise(beside, 202.0) == "a product ran at 144 GFLOP/s beside it, 202 at best"
+    assert timing.noise(beside, 150.0) == timing.noise(beside | {"probe_gflops": []}, 202.0) == ""
 
 
 def test_noisy_rows_give_way():

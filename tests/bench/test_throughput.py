@@ -1,5 +1,6 @@
 """Tests of `bench throughput`: FLOP counts, sweeps that keep their rows, rows of failures, and summaries. No time is asserted."""
 
+import argparse
 import math
 import os
 import re
@@ -9,11 +10,12 @@ import sys
 import tomllib
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 from rows import ROOT, complaint, failed, printed, read_lines, run_python, timed, write_rows
 
-from bench import flops, hardware, peers, schema, summary, throughput, timing
-from bench.peers import PEERS
+from bench import flops, hardware, peers, schema, summary, throughput, timing, worker
+from bench.peers import PEERS, read_candidate
 from bench.report.page import line_record
 from bench.workloads import workload
 from lstm_jax import InputError
@@ -122,7 +124,7 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
 
     for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0}.items():
         monkeypatch.setattr(timing, name, replacement)
-    monkeypatch.setattr(throughput, "noise", lambda row, fastest: noisy.pop(0))
+    monkeypatch.setattr(timing, "noise", lambda row, fastest: noisy.pop(0))
     item = {"workload": "A", "candidate": "ours", "git": "abc", "series": None}
     for most, number, count in ((1, 0, 1), (3, 0, 3), (3, 0, 3), (1, 1, 4), (1, 1, 4)):
         throughput.sweep([item | {"round": number}], {"ours": summary.PLAIN}, 0.1, path, most)
@@ -130,7 +132,18 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
         assert len(rows) == count
     assert [(row["round"], row["noisy"]) for row in rows] == [(0, "wide"), (0, "wide"), (0, ""), (1, "wide")]
     assert ["--write-reference" in call for call in asked] == [True, False, False, False, False]
-    assert [call[3:] for call in asked[2:]] == [["--checked", "0.5", "--seconds", "0.1"]] * 3
+    assert [call[3:7] for call in asked[2:]] == [["--checked", "0.5", "--seconds", "0.1"]] * 3
+
+
+@pytest.mark.parametrize(("patience", "kept"), [(60.0, [100.0, 99.0]), (0.0, [50.0, 100.0])])
+def test_a_process_waits_for_quiet(patience, kept, monkeypatch):
+    """A process with patience measures again while a product beside it is slow."""
+    probes = iter([50.0, 100.0, 100.0, 99.0])
+    monkeypatch.setattr(worker.hardware, "probe", lambda: next(probes))
+    monkeypatch.setattr(timing, "SPREAD", np.inf)
+    flags = argparse.Namespace(reference=None, checked=0.0, seconds=0.01, turns=False, patience=patience, fastest=100.0, about={})
+    row = worker.timed_row(read_candidate("ours"), workload(WORK), flags)
+    assert row["probe_gflops"] == kept
 
 
 def test_a_slow_peer_is_skipped(path, monkeypatch):
