@@ -106,8 +106,8 @@ def _gemm(xp, x, y, bias=0, alpha=1, beta=1, transA=0, transB=0):
 
 
 def _quantize(xp, x):
-    low, high = (xp.minimum(x.min(), 0), xp.maximum(x.max(), 0))
-    scale = (high - low) / np.float32(255)
+    low, high = xp.minimum(x.min(), 0), xp.maximum(x.max(), 0)
+    scale = xp.where(high > low, (high - low) / np.float32(255), np.float32(1))
     zero = xp.clip(xp.round(-low / scale), 0, 255)
     return xp.clip(xp.round(x / scale) + zero, 0, 255).astype(np.uint8), scale, zero.astype(np.uint8)
 

@@ -283,6 +283,14 @@ def test_operators(name):
     check(made(nodes, X, {"y": axes}, constants), X)
 
 
+def test_zeros_in_8_bits():
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    check(made(nodes, X, {"y": 3, "s": 0}, {}), {"x": np.zeros((2, 3, 4), np.float32)})
+
+
 def test_old_softmax():
     """Before opset 13, all axes from `axis` on are normalised together."""
     check(made([helper.make_node("Softmax", ["x"], ["y"], axis=1)], X, {"y": 3}, {}, opset=11), X)
