@@ -86,7 +86,7 @@ def test_table_of_peers():
 QUICK = """
 from bench import timing, throughput
 
-throughput.noise = lambda row, fastest: ""
+timing.noise = lambda row, fastest: ""
 timing.fastest_probe = lambda: 0.0
 timing.peaks = lambda: {f"{name}_{n}": 10.0 for name in ("gemm_gflops", "copy_gbs") for n in (1, 2)}
 throughput.main()
