@@ -35,11 +35,11 @@ def compare(path: str, shapes: dict[str, tuple[int, ...]], fixed: dict[str, int 
     """Return a line with the recurrent nodes of a model, the largest difference and the largest output, and the times of a call."""
     with parsing("package onnxruntime", "pip install onnxruntime"):
         import onnxruntime
+    constants = {name: np.asarray(value) for name, value in fixed.items()}
+    model = from_onnx(path, **constants)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    constants = {name: np.asarray(value) for name, value in fixed.items()}
-    model = from_onnx(path, **constants)
     given = random_inputs(model.inputs, shapes)
     run = jax.jit(model.apply)
     fed = given | constants

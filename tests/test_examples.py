@@ -6,6 +6,7 @@ of xlstm those of the package xlstm. If an example runs its model both on a whol
 rounding. The example inside_runs is tested in tests/tasks/test_inspecting.py.
 """
 
+import re
 import sys
 import wave
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lstm_jax import convert, make_stepper
+from lstm_jax import GRU, convert, make_stepper
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMPARISONS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
@@ -374,4 +375,25 @@ def test_voice_activity_refuses(tmp_path, capsys):
         for given, said in (("speech.wav", "pip install silero-vad"), ("music.wav", "44100 Hz"), ("missing.wav", "missing.wav")):
             with pytest.raises(SystemExit):
                 example.main([str(tmp_path / given)])
+            assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_onnx_models_compares_and_refuses(tmp_path, capsys):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[onnx]'")
+    path = str(tmp_path / "gru.onnx")
+    Path(path).write_bytes(convert.layers_to_onnx("gru", [GRU(3, 4, rngs=nnx.Rngs(0))]).SerializeToString())
+    with imported("onnx_models") as (example,):
+        (name,) = convert.from_onnx(path).inputs
+        example.main([path, "--shape", f"{name}=2,5,3"])
+        found = re.search(r"nodes: gru forward; largest difference (\S+) of", capsys.readouterr().out)
+        assert found
+        assert float(found[1]) < 1e-5
+        for given, said in (
+            ([path, "--shape", "wide"], "--shape"),
+            ([f"{path}x"], "gru.onnxx"),
+            ([path, "--shape", f"{name}=2,5,9"], name),
+        ):
+            with pytest.raises(SystemExit):
+                example.main(given)
             assert said in capsys.readouterr().err.splitlines()[-1]
