@@ -109,4 +109,6 @@ class CharGenerator(nnx.Module):
             so that a text can be continued. This final h is the initial h of the row, or zeros if a reset has replaced the initial h.
         """
         h, states = self.hidden(ids, **options)
-        return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
+        if last:
+            h = self._drop(states[-1].h, 1, options.get("deterministic"), options.get("rngs"))
+        return self.logits(h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

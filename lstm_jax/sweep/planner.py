@@ -186,6 +186,7 @@ def _key_types(value) -> list[str]:
 
 
 def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
+    # the last row of each config, and the number of configs with rows of other classes
     def check(row, location: str):
         known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")

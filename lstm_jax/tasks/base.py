@@ -449,6 +449,7 @@ def _compiled_code() -> dict[str, str]:
 
 
 def _check_request(config: RunConfig, mesh: Mesh) -> str:
+    # the name of the chosen backend
     model = config.model
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))

@@ -276,6 +276,7 @@ def _read_verified(folder: Path, step: int) -> tuple[Record, str]:
 
 
 def _load(folder: Path, manifest: Record, wanted: Record, optional: Mapping[str, str]) -> tuple[Record, str]:
+    # the arrays by name, and a description of the first damaged one, or ""
     saved, leaves, remedy = manifest["leaves"], {}, "use the config that the run was saved with"
     for name in saved | wanted:
         subject = f"checkpoint leaf {name} of step {manifest['step']}"

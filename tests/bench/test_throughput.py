@@ -132,7 +132,8 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
         assert len(rows) == count
     assert [(row["round"], row["noisy"]) for row in rows] == [(0, "wide"), (0, "wide"), (0, ""), (1, "wide")]
     assert ["--write-reference" in call for call in asked] == [True, False, False, False, False]
-    assert [call[3:7] for call in asked[2:]] == [["--checked", "0.5", "--seconds", "0.1"]] * 3
+    flags = ["--checked", "0.5", "--seconds", "0.1", "--patience", "0.0", "--fastest"]
+    assert [call[3:] for call in asked[2:]] == [[*flags, fastest] for fastest in ("0.0", "1.0", "0.0")]
 
 
 @pytest.mark.parametrize(("patience", "kept"), [(60.0, [100.0, 99.0]), (0.0, [50.0, 100.0])])

@@ -185,6 +185,9 @@ def test_initial_range_and_dropout():
     assert 0.4 < kept.mean() < 0.6
     assert (kept[0] != kept[1]).any()  # drawn anew at each step
     assert (np.asarray(model.hidden(ids, deterministic=True)[0]) != 0).all()
+    model.head = lambda h: h
+    last, _ = model(jnp.full((500, 3), 7, jnp.int32), last=True, rngs=jax.random.key(0), deterministic=False)
+    assert 0.4 < (np.asarray(last) != 0).mean() < 0.6
 
 
 def test_equal_words_have_dropout_masks_of_their_own():
