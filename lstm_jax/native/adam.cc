@@ -46,25 +46,25 @@ struct Table {
   int64_t columns;
   mutable std::atomic<int64_t> invalid_row{-1};  // a row with an invalid number of steps done
 
-  Table(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, double b1, double b2)
+  Table(const ffi::Buffers& args, const ffi::Buffers& rets, double b1, double b2)
       : rates(0, b1, b2, 0),
-        p(data_of<T>(**rets.get<ffi::AnyBuffer>(0))),
-        m(data_of<T>(**rets.get<ffi::AnyBuffer>(1))),
-        v(data_of<T>(**rets.get<ffi::AnyBuffer>(2))),
-        done(data_of<int32_t>(**rets.get<ffi::AnyBuffer>(3))),
-        scales(data_of<const T>(*args.get<ffi::AnyBuffer>(4))),
-        eps(data_of<const T>(*args.get<ffi::AnyBuffer>(5))),
+        p(data_of<T>(rets[0])),
+        m(data_of<T>(rets[1])),
+        v(data_of<T>(rets[2])),
+        done(data_of<int32_t>(rets[3])),
+        scales(data_of<const T>(args[4])),
+        eps(data_of<const T>(args[5])),
         b1(b1),
         root_b2(std::sqrt(b2)),
         shrinks(b1 * b1 <= b2),
-        columns(args.get<ffi::AnyBuffer>(0)->dimensions()[1]) {
+        columns(args[0].dimensions()[1]) {
     for (size_t n = 0; n < 4; ++n) {
-      const auto from = args.get<ffi::AnyBuffer>(n);
-      if (from->untyped_data() != (*rets.get<ffi::AnyBuffer>(n))->untyped_data() && count_of(*from) > 0) {
-        std::memcpy((*rets.get<ffi::AnyBuffer>(n))->untyped_data(), from->untyped_data(), from->size_bytes());
+      const ffi::Buffer from = args[n];
+      if (from.untyped_data() != rets[n].untyped_data() && from.element_count() > 0) {
+        std::memcpy(rets[n].untyped_data(), from.untyped_data(), from.size_bytes());
       }
     }
-    const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
+    const int64_t steps = args[4].element_count();
     largest = std::accumulate(scales, scales + steps, T(0), [](T a, T b) { return std::max(a, std::abs(b)); });  // gradient ascent: below 0
     smallest_eps = steps ? *std::min_element(eps, eps + steps) : T(0);
     double m_power = 1, v_power = 1;
@@ -170,9 +170,9 @@ struct Table {
 struct DistinctIds {
   std::vector<int32_t> rows, starts, positions;
 
-  DistinctIds(const ffi::AnyBuffer& buffer, int64_t count) {
+  DistinctIds(const ffi::Buffer& buffer, int64_t count) {
     const int32_t* ids = data_of<const int32_t>(buffer);
-    const int64_t given = count_of(buffer);
+    const int64_t given = buffer.element_count();
     std::vector<int32_t> number(count, -1), of(given, -1), sizes;
     for (int64_t n = 0; n < given; ++n) {
       const int64_t id = ids[n] < 0 ? ids[n] + count : ids[n];
@@ -198,10 +198,10 @@ struct DistinctIds {
 // Do the missed steps of the rows of the ids or, without ids, of all rows. Operands in order: table, m, v (V, C), steps done by each row (V,),
 // scale and eps of each step (S,), steps to be done, ids. Results: the first four, in place.
 template <typename T>
-ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2,
+ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, double b1, double b2,
                          int64_t threads) {
-  const int64_t to = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(6)), count = args.get<ffi::AnyBuffer>(0)->dimensions()[0];
-  const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
+  const int64_t to = *data_of<const int32_t>(args[6]), count = args[0].dimensions()[0];
+  const int64_t steps = args[4].element_count();
   if (to < 0 || to > steps) return contract.invalid("steps to be done", std::to_string(to), "give 0 to " + std::to_string(steps));
   const Table<T> table(args, rets, b1, b2);
   const auto all_rows = [&](int64_t part, int64_t first, int64_t last) {
@@ -212,7 +212,7 @@ ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::Re
     parallel_for(pool, threads, kPartsPerThread * threads, count, all_rows);
     return table.error(contract, to);
   }
-  const std::vector<int32_t> rows = DistinctIds(*args.get<ffi::AnyBuffer>(7), count).rows;
+  const std::vector<int32_t> rows = DistinctIds(args[7], count).rows;
   threads = threads_for(pool, threads, rows.size());
   parallel_for(pool, threads, kPartsPerThread * threads, rows.size(), [&](int64_t part, int64_t first, int64_t last) {
     for (; first < last; ++first) {
@@ -227,13 +227,13 @@ ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::Re
 // scale and eps of each step (S,), number of the step, ids (N,), their gradients (N, C); gradients of equal ids are summed. Results: the first
 // four, in place.
 template <typename T>
-ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2,
+ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, double b1, double b2,
                      int64_t threads) {
-  const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(6)), steps = count_of(*args.get<ffi::AnyBuffer>(4));
+  const int64_t at = *data_of<const int32_t>(args[6]), steps = args[4].element_count();
   if (at < 0 || at >= steps) return contract.invalid("number of the step", std::to_string(at), "give 0 to " + std::to_string(steps - 1));
   const Table<T> table(args, rets, b1, b2);
-  const DistinctIds distinct(*args.get<ffi::AnyBuffer>(7), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
-  const T* gradients = data_of<const T>(*args.get<ffi::AnyBuffer>(8));
+  const DistinctIds distinct(args[7], args[0].dimensions()[0]);
+  const T* gradients = data_of<const T>(args[8]);
   const int64_t count = distinct.rows.size();
   threads = threads_for(pool, threads, count);
   parallel_for(pool, threads, kPartsPerThread * threads, count, [&](int64_t part, int64_t first, int64_t last) {
@@ -279,36 +279,23 @@ ffi::Error check_attributes(const Contract& contract, double b1, double b2, int6
 }
 
 // Define the handler of a function for float or double, whichever the first operand is.
-#define DEFINE_FOR_BOTH_DTYPES(function)                                                                                                           \
-  ffi::Error function##_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, int64_t threads) {   \
-    return guarded("lstm_jax_" #function, [&] {                                                                                                    \
-      Contract contract("lstm_jax_" #function, args, rets);                                                                                        \
-      const ffi::DataType real = real_type(args, 0);                                                                                               \
-      ffi::Error error = check_attributes(contract, b1, b2, threads);                                                                              \
-      if (!error.failure()) error = check_##function(contract, real, args.size());                                                                 \
-      if (error.failure()) return error;                                                                                                           \
-      return real == ffi::F64 ? function<double>(contract, pool, args, rets, b1, b2, threads)                                                      \
-                              : function<float>(contract, pool, args, rets, b1, b2, threads);                                                      \
-    });                                                                                                                                            \
+#define DEFINE_FOR_BOTH_DTYPES(function)                                                                             \
+  ffi::Error function##_handler(const ffi::Call& call) {                                                             \
+    Contract contract(call.name, call.args, call.rets);                                                              \
+    const ffi::DataType real = real_type(call.args, 0);                                                              \
+    const double b1 = call.attribute<double>("b1"), b2 = call.attribute<double>("b2");                               \
+    const int64_t threads = call.attribute<int64_t>("threads");                                                      \
+    ffi::Error error = check_attributes(contract, b1, b2, threads);                                                  \
+    if (!error.failure()) error = check_##function(contract, real, call.args.size());                                \
+    if (error.failure()) return error;                                                                               \
+    return real == ffi::F64 ? function<double>(contract, call.pool, call.args, call.rets, b1, b2, threads)           \
+                            : function<float>(contract, call.pool, call.args, call.rets, b1, b2, threads);           \
   }
 
 DEFINE_FOR_BOTH_DTYPES(adam_catch_up)
 DEFINE_FOR_BOTH_DTYPES(adam_rows)
 
-auto binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .RemainingArgs()
-      .RemainingRets()
-      .Attr<double>("b1")
-      .Attr<double>("b2")
-      .Attr<int64_t>("threads");
-}
-
 }  // namespace
 
-#define HANDLER(function) \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, function##_handler, binding());
-
-HANDLER(adam_catch_up)
-HANDLER(adam_rows)
+LSTM_HANDLER(lstm_jax_adam_catch_up, adam_catch_up_handler)
+LSTM_HANDLER(lstm_jax_adam_rows, adam_rows_handler)

@@ -118,7 +118,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
 // (if the cell has c, here and below), d of final h, d of final c, d of outputs (if `sequences`), input mask, recurrent mask, valid, tokens,
 // resets. Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if `resets` of their h and c.
 template <typename T>
-void lstm_jax::backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t set, const Options& options) {
+void lstm_jax::backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options) {
   const Sets sets(args, rets, 2);
   const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, d_x, threads] = options;
   Arguments in{args, sets, set};
@@ -159,5 +159,5 @@ void lstm_jax::backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   backward_tiles(pool, run, kernel, recurrent, gradients, threads);
 }
 
-template void lstm_jax::backward<float>(ffi::ThreadPool, ffi::RemainingArgs, ffi::RemainingRets, int64_t, const Options&);
-template void lstm_jax::backward<double>(ffi::ThreadPool, ffi::RemainingArgs, ffi::RemainingRets, int64_t, const Options&);
+template void lstm_jax::backward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);
+template void lstm_jax::backward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);

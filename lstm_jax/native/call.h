@@ -9,7 +9,7 @@
 
 namespace lstm_jax {
 
-// The attributes of both calls, in the order of `binding` in recurrence.cc.
+// The attributes of both calls.
 struct Options {
   int64_t cell;
   bool ids;
@@ -23,9 +23,9 @@ struct Options {
 
 // Both passes of set number `set`, in forward.cc and backward.cc.
 template <typename T>
-void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t set, const Options& options);
+void forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options);
 template <typename T>
-void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t set, const Options& options);
+void backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options);
 
 }  // namespace lstm_jax
 
@@ -35,13 +35,13 @@ using lstm_jax::Options;
 
 // The operands of a call for one of its sets, taken in order.
 struct Arguments {
-  const ffi::RemainingArgs& args;
+  const ffi::Buffers& args;
   const Sets& sets;
   int64_t set;
   size_t next = 0;
   template <typename T>
   const T* take() {
-    const auto buffer = *args.get<ffi::AnyBuffer>(next++);
+    const auto buffer = args[next++];
     return data_of<const T>(buffer) + sets.offset(buffer, set);
   }
   template <typename T>
@@ -63,13 +63,13 @@ struct Arguments {
 
 // The results of a call for one of its sets, taken in order.
 struct Results {
-  const ffi::RemainingRets& rets;
+  const ffi::Buffers& rets;
   const Sets& sets;
   int64_t set;
   size_t next = 0;
   template <typename T>
   T* take() {
-    const auto buffer = **rets.get<ffi::AnyBuffer>(next++);
+    const auto buffer = rets[next++];
     if (set == 0) prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
     return data_of<T>(buffer) + sets.offset(buffer, set);
   }
@@ -80,8 +80,8 @@ struct Results {
 };
 
 // x (T, B, E), or (B, T, E) if `x_batch_first`, or ids (T, B) is operand 0, the kernel (E, GH) operand 1.
-inline Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets, int64_t gates, bool x_batch_first) {
-  const auto x = args.get<ffi::AnyBuffer>(0)->dimensions(), kernel = args.get<ffi::AnyBuffer>(1)->dimensions();
+inline Sizes sizes_of(const ffi::Buffers& args, const Sets& sets, int64_t gates, bool x_batch_first) {
+  const auto x = args[0].dimensions(), kernel = args[1].dimensions();
   const size_t n = sets.rank();
   return {x[n + x_batch_first], x[n + !x_batch_first], kernel[n], kernel[n + 1] / gates, gates};
 }

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
-
 from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError
 from lstm_jax.runtime.machine import cores
@@ -72,7 +70,7 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
     with ThreadPoolExecutor(len(cores())) as pool:
         if "ziglang" in compiler:  # its first link compiles the C++ library, on one core
             pool.submit(run, "-shared", "-x", "c++", os.devnull, "-o", made.with_name("empty.so"))
-        for _ in pool.map(lambda source, to: run("-I", jax.ffi.include_dir(), "-c", source, "-o", to), SOURCES, objects):
+        for _ in pool.map(lambda source, to: run("-c", source, "-o", to), SOURCES, objects):
             pass
     run("-shared", *objects, "-o", made)
 

@@ -41,7 +41,7 @@ inline ffi::Error check_order(const Contract& contract, bool batch_first) {
   return contract.invalid("batch_first", "1", "give 0 for " + std::to_string(kMostFewRows) + " rows or fewer");
 }
 
-inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, const Options& options) {
+inline ffi::Error check_forward(const ffi::Buffers& args, const ffi::Buffers& rets, const Options& options) {
   const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep, threads] = options;
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_forward", args, rets, 2);
@@ -77,7 +77,7 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
   return error.failure() ? error : check_order(contract, batch_first);
 }
 
-inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, const Options& options) {
+inline ffi::Error check_backward(const ffi::Buffers& args, const ffi::Buffers& rets, const Options& options) {
   const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, d_x, threads] = options;
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_backward", args, rets, 2);

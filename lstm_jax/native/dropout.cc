@@ -34,9 +34,9 @@ constexpr int64_t kMinElements = 1 << 16;
 constexpr int64_t kMaxElements = int64_t{1} << 32;
 
 // Operand: the key's two words. Result: float, `scale` with probability `keep`, else 0.
-ffi::Error mask(const Contract& contract, ffi::ThreadPool pool, const ffi::AnyBuffer& key, const ffi::AnyBuffer& result, float keep, float scale,
+ffi::Error mask(const Contract& contract, ffi::ThreadPool pool, const ffi::Buffer& key, const ffi::Buffer& result, float keep, float scale,
                 int64_t threads) {
-  const int64_t size = count_of(result), parts = threads_for(pool, threads, size / kMinElements);
+  const int64_t size = result.element_count(), parts = threads_for(pool, threads, size / kMinElements);
   if (size > kMaxElements) return contract.invalid("mask", std::to_string(size), "give at most " + std::to_string(kMaxElements) + " numbers");
   const uint32_t k0 = data_of<const uint32_t>(key)[0], k1 = data_of<const uint32_t>(key)[1];
   float* const to = data_of<float>(result);
@@ -53,23 +53,16 @@ ffi::Error mask(const Contract& contract, ffi::ThreadPool pool, const ffi::AnyBu
   return ffi::Error::Success();
 }
 
-ffi::Error mask_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float keep, float scale, int64_t threads) {
-  return guarded("lstm_jax_mask", [&] {
-    Contract contract("lstm_jax_mask", args, rets);
-    ffi::Error error = contract.check_attributes({{"keep", keep, keep >= 0 && keep <= 1, "give 0 to 1"}, threads_attribute(threads)});
-    if (!error.failure()) error = contract.check_arrays({{"key", ffi::U32, {2}}}, {{"mask", ffi::F32, Shape::kAny}});
-    if (error.failure()) return error;
-    return mask(contract, pool, *args.get<ffi::AnyBuffer>(0), **rets.get<ffi::AnyBuffer>(0), keep, scale, threads);
-  });
+ffi::Error mask_handler(const ffi::Call& call) {
+  const float keep = call.attribute<float>("keep"), scale = call.attribute<float>("scale");
+  const int64_t threads = call.attribute<int64_t>("threads");
+  Contract contract(call.name, call.args, call.rets);
+  ffi::Error error = contract.check_attributes({{"keep", keep, keep >= 0 && keep <= 1, "give 0 to 1"}, threads_attribute(threads)});
+  if (!error.failure()) error = contract.check_arrays({{"key", ffi::U32, {2}}}, {{"mask", ffi::F32, Shape::kAny}});
+  if (error.failure()) return error;
+  return mask(contract, call.pool, call.args[0], call.rets[0], keep, scale, threads);
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_mask, mask_handler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<float>("keep")
-                                  .Attr<float>("scale")
-                                  .Attr<int64_t>("threads"));
+LSTM_HANDLER(lstm_jax_mask, mask_handler)

@@ -81,7 +81,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 // if `sequences` and `batch_first` the outputs (B, T, H). If `batch_first`, x is (B, T, E) in place of (T, B, E), in the other call also d of x, and d of
 // outputs (B, T, H).
 template <typename T>
-void lstm_jax::forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t set, const Options& options) {
+void lstm_jax::forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options) {
   const Sets sets(args, rets, 2);
   const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep, threads] = options;
   Arguments in{args, sets, set};
@@ -118,5 +118,5 @@ void lstm_jax::forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
 }
 
-template void lstm_jax::forward<float>(ffi::ThreadPool, ffi::RemainingArgs, ffi::RemainingRets, int64_t, const Options&);
-template void lstm_jax::forward<double>(ffi::ThreadPool, ffi::RemainingArgs, ffi::RemainingRets, int64_t, const Options&);
+template void lstm_jax::forward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);
+template void lstm_jax::forward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);

@@ -10,7 +10,6 @@ import functools
 import os
 import tempfile
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +76,7 @@ def _flags() -> Texts:
 
 @functools.cache
 def _key(flags: Texts) -> str:
-    return compiler.short_hash(compiler.source_hash(), version("jaxlib"), processor(), *flags)
+    return compiler.short_hash(compiler.source_hash(), processor(), *flags)
 
 
 def library_path() -> Path:

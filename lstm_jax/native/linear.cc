@@ -27,7 +27,7 @@ void over_columns(ffi::ThreadPool pool, int64_t threads, int64_t steps, int64_t 
 struct Steps {
   int64_t steps, batch, width, step, row;
 };
-Steps steps_of(const ffi::AnyBuffer& b, bool batch_first) {
+Steps steps_of(const ffi::Buffer& b, bool batch_first) {
   const auto shape = b.dimensions();
   const int64_t steps = shape[batch_first], batch = shape[!batch_first], width = shape[2];
   return batch_first ? Steps{steps, batch, width, width, steps * width} : Steps{steps, batch, width, batch * width, width};
@@ -77,20 +77,20 @@ struct Number {
 
 // The operands and results of a call, in order.
 template <typename T>
-const T* operand(const ffi::RemainingArgs& args, size_t n) {
-  return data_of<const T>(*args.get<ffi::AnyBuffer>(n));
+const T* operand(const ffi::Buffers& args, size_t n) {
+  return data_of<const T>(args[n]);
 }
 template <typename T>
-T* result(const ffi::RemainingRets& rets, size_t n) {
-  return data_of<T>(**rets.get<ffi::AnyBuffer>(n));
+T* result(const ffi::Buffers& rets, size_t n) {
+  return data_of<T>(rets[n]);
 }
 
 // Operands: a, the same at all steps (Z) or (T, B, Z), b (T, B, Z), h (B, Z), and if `resets` the flags (T, B): at a flagged step h' = b, whatever h
 // is, NaN too. Z is H, or 2 H for complex numbers. Result: h after each step (T, B, Z). If `batch_first`, arrays of all steps are (B, T, ...).
 template <typename T, bool COMPLEX, bool CONSTANT>
-void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, bool batch_first,
+void linear_forward(ffi::ThreadPool pool, const ffi::Buffers& args, const ffi::Buffers& rets, bool resets, bool batch_first,
                    int64_t threads) {
-  const Steps of = steps_of(*args.get<ffi::AnyBuffer>(1), batch_first);
+  const Steps of = steps_of(args[1], batch_first);
   const int64_t units = COMPLEX ? of.width / 2 : of.width;
   const T *const a = operand<T>(args, 0), *const b = operand<T>(args, 1), *const start = operand<T>(args, 2);
   const uint8_t* const at = resets ? operand<uint8_t>(args, 3) : nullptr;
@@ -115,9 +115,9 @@ void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const 
 // Operands: a, h (B, Z), h after each step (T, B, Z), d of h after each step, and the flags. Results: d of a, of which each row has its own (B, Z) if a
 // is the same at all steps, d of b (T, B, Z) and of h (B, Z).
 template <typename T, bool COMPLEX, bool CONSTANT>
-void linear_backward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, bool batch_first,
+void linear_backward(ffi::ThreadPool pool, const ffi::Buffers& args, const ffi::Buffers& rets, bool resets, bool batch_first,
                    int64_t threads) {
-  const Steps of = steps_of(*args.get<ffi::AnyBuffer>(2), batch_first);
+  const Steps of = steps_of(args[2], batch_first);
   const int64_t units = COMPLEX ? of.width / 2 : of.width;
   const T *const a = operand<T>(args, 0), *const start = operand<T>(args, 1), *const h = operand<T>(args, 2), *const d_h = operand<T>(args, 3);
   const uint8_t* const at = resets ? operand<uint8_t>(args, 4) : nullptr;
@@ -155,27 +155,6 @@ void linear_backward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const
 
 constexpr Extent T = letter_of('T'), B = letter_of('B'), H = letter_of('H');
 
-// Check a call and call run(T(), complex, constant) with the dtype of operand 0 and the attributes as constants.
-template <typename Run>
-ffi::Error handle(const char* name, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t threads, bool complex, bool constant,
-                  std::initializer_list<Operand> operands, std::initializer_list<Operand> results, const Run& run) {
-  return guarded(name, [&] {
-    Contract contract(name, args, rets);
-    ffi::Error error = contract.check_attributes({threads_attribute(threads)});
-    if (!error.failure()) error = contract.check_arrays(operands, results);
-    if (error.failure()) return error;
-    const auto with_dtype = [&](auto number) {
-      if (complex && constant) run(number, std::true_type{}, std::true_type{});
-      else if (complex) run(number, std::true_type{}, std::false_type{});
-      else if (constant) run(number, std::false_type{}, std::true_type{});
-      else run(number, std::false_type{}, std::false_type{});
-    };
-    if (real_type(args, 0) == ffi::F64) with_dtype(double());
-    else with_dtype(float());
-    return ffi::Error::Success();
-  });
-}
-
 // The shapes of arrays of all steps, of the flags, and of a or its gradient, of which each row of the batch has its own if a is the same at all steps.
 struct Shapes {
   Extent width;
@@ -186,38 +165,68 @@ struct Shapes {
   Shape d_a() const { return constant ? Shape{B, width} : steps(); }
 };
 
-ffi::Error forward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool complex, bool constant, bool resets,
-                           bool batch_first, int64_t threads) {
-  const ffi::DataType real = real_type(args, 0);
-  const Extent width = complex ? 2 * H : H;
-  const Shapes of{width, constant, batch_first};
-  return handle("lstm_jax_linear_forward", args, rets, threads, complex, constant,
-                {{"a", real, of.a()}, {"b", real, of.steps()}, {"h", real, {B, width}}, {"resets", ffi::PRED, of.flags(), resets}},
-                {{"h of all steps", real, of.steps()}}, [&](auto number, auto is_complex, auto is_constant) {
-                  linear_forward<decltype(number), is_complex.value, is_constant.value>(pool, args, rets, resets, batch_first, threads);
-                });
+// Check a call and call run(T(), complex, constant) with the dtype of operand 0 and the attributes as constants.
+template <typename Run>
+ffi::Error checked(const ffi::Call& call, int64_t threads, bool complex, bool constant, std::initializer_list<Operand> operands,
+                   std::initializer_list<Operand> results, const Run& run) {
+  Contract contract(call.name, call.args, call.rets);
+  ffi::Error error = contract.check_attributes({threads_attribute(threads)});
+  if (!error.failure()) error = contract.check_arrays(operands, results);
+  if (error.failure()) return error;
+  const auto with_dtype = [&](auto number) {
+    if (complex && constant) run(number, std::true_type{}, std::true_type{});
+    else if (complex) run(number, std::true_type{}, std::false_type{});
+    else if (constant) run(number, std::false_type{}, std::true_type{});
+    else run(number, std::false_type{}, std::false_type{});
+  };
+  if (real_type(call.args, 0) == ffi::F64) with_dtype(double());
+  else with_dtype(float());
+  return ffi::Error::Success();
 }
 
-ffi::Error backward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool complex, bool constant, bool resets,
-                            bool batch_first, int64_t threads) {
-  const ffi::DataType real = real_type(args, 0);
-  const Extent width = complex ? 2 * H : H;
-  const Shapes of{width, constant, batch_first};
-  return handle("lstm_jax_linear_backward", args, rets, threads, complex, constant,
-                {{"a", real, of.a()}, {"h", real, {B, width}}, {"h of all steps", real, of.steps()},
-                 {"d of outputs", real, of.steps()}, {"resets", ffi::PRED, of.flags(), resets}},
-                {{"d of a", real, of.d_a()}, {"d of b", real, of.steps()}, {"d of h", real, {B, width}}},
-                [&](auto number, auto is_complex, auto is_constant) {
-                  linear_backward<decltype(number), is_complex.value, is_constant.value>(pool, args, rets, resets, batch_first, threads);
-                });
+// The attributes of both calls, and the shapes that they give.
+struct Options {
+  bool complex, constant, resets, batch_first;
+  int64_t threads;
+  Extent width;
+  Shapes of;
+  explicit Options(const ffi::Call& call)
+      : complex(call.attribute<bool>("complex")),
+        constant(call.attribute<bool>("constant")),
+        resets(call.attribute<bool>("resets")),
+        batch_first(call.attribute<bool>("batch_first")),
+        threads(call.attribute<int64_t>("threads")),
+        width(complex ? 2 * H : H),
+        of{width, constant, batch_first} {}
+};
+
+ffi::Error forward_handler(const ffi::Call& call) {
+  const Options options(call);
+  const auto& [complex, constant, resets, batch_first, threads, width, of] = options;
+  const ffi::DataType real = real_type(call.args, 0);
+  return checked(call, threads, complex, constant,
+                 {{"a", real, of.a()}, {"b", real, of.steps()}, {"h", real, {B, width}}, {"resets", ffi::PRED, of.flags(), resets}},
+                 {{"h of all steps", real, of.steps()}}, [&](auto number, auto is_complex, auto is_constant) {
+                   linear_forward<decltype(number), is_complex.value, is_constant.value>(call.pool, call.args, call.rets, options.resets,
+                                                                                         options.batch_first, options.threads);
+                 });
+}
+
+ffi::Error backward_handler(const ffi::Call& call) {
+  const Options options(call);
+  const auto& [complex, constant, resets, batch_first, threads, width, of] = options;
+  const ffi::DataType real = real_type(call.args, 0);
+  return checked(call, threads, complex, constant,
+                 {{"a", real, of.a()}, {"h", real, {B, width}}, {"h of all steps", real, of.steps()},
+                  {"d of outputs", real, of.steps()}, {"resets", ffi::PRED, of.flags(), resets}},
+                 {{"d of a", real, of.d_a()}, {"d of b", real, of.steps()}, {"d of h", real, {B, width}}},
+                 [&](auto number, auto is_complex, auto is_constant) {
+                   linear_backward<decltype(number), is_complex.value, is_constant.value>(call.pool, call.args, call.rets, options.resets,
+                                                                                          options.batch_first, options.threads);
+                 });
 }
 
 }  // namespace
 
-#define LSTM_LINEAR(NAME, HANDLER)                                                                                                    \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, HANDLER,                                                                                        \
-                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<bool>("complex")         \
-                                    .Attr<bool>("constant").Attr<bool>("resets").Attr<bool>("batch_first").Attr<int64_t>("threads"))
-
-LSTM_LINEAR(lstm_jax_linear_forward, forward_handler);
-LSTM_LINEAR(lstm_jax_linear_backward, backward_handler);
+LSTM_HANDLER(lstm_jax_linear_forward, forward_handler)
+LSTM_HANDLER(lstm_jax_linear_backward, backward_handler)

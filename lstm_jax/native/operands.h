@@ -5,16 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <initializer_list>
 #include <limits>
-#include <new>
 #include <string>
 
+#include "ffi.h"
 #include "sets.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace {
 
@@ -59,13 +55,6 @@ struct Attribute {
 // Indices into some arrays are 32 bits wide.
 constexpr int64_t kMostExtent = std::numeric_limits<int32_t>::max();
 
-// Return the number of elements in a buffer, without overflow where one of the extents is 0.
-inline int64_t count_of(const ffi::AnyBuffer& buffer) {
-  const auto extents = buffer.dimensions();
-  if (std::find(extents.begin(), extents.end(), 0) != extents.end()) return 0;
-  return buffer.element_count();
-}
-
 inline std::string name_of(ffi::DataType type) {
   switch (type) {
     case ffi::PRED: return "bool";
@@ -88,7 +77,7 @@ inline std::string name_of(ffi::DataType type) {
 class Contract {
  public:
   // rank: the rank of the first result in a call for one set; without it, a call for several sets is refused.
-  Contract(const char* function, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank = std::numeric_limits<size_t>::max())
+  Contract(const char* function, const ffi::Buffers& args, const ffi::Buffers& rets, size_t rank = std::numeric_limits<size_t>::max())
       : function(function), args(args), rets(rets), sets(args, rets, rank) {
     std::fill(std::begin(bound), std::end(bound), -1);
   }
@@ -115,26 +104,21 @@ class Contract {
   }
 
  private:
-  template <typename Buffers>
-  ffi::Error check_all(const char* what, const Buffers& buffers, std::initializer_list<Operand> table, bool shared) {
+  ffi::Error check_all(const char* what, const ffi::Buffers& buffers, std::initializer_list<Operand> table, bool shared) {
     const size_t wanted = std::count_if(table.begin(), table.end(), [](const Operand& operand) { return operand.present; });
     if (buffers.size() != wanted) return invalid(what, std::to_string(buffers.size()), "give " + std::to_string(wanted) + names(table));
     size_t n = 0;
     for (const Operand& operand : table) {
       if (!operand.present) continue;
-      auto found = buffers.template get<ffi::AnyBuffer>(n++);
-      if (!found.has_value()) return invalid(operand.name, "no array", "give one");
-      const ffi::AnyBuffer buffer = buffer_of(*found);
+      if (!buffers.has(n)) return invalid(operand.name, "no array", "give one");
+      const ffi::Buffer buffer = buffers[n++];
       if (buffer.element_type() != operand.type || !fits(buffer.dimensions(), operand.shape, shared)) {
         return invalid(operand.name, described(buffer), "give " + described(operand));
       }
-      if (!buffer.untyped_data() && count_of(buffer) > 0) return invalid(operand.name, "no memory", "give " + described(operand));
+      if (!buffer.untyped_data() && buffer.element_count() > 0) return invalid(operand.name, "no memory", "give " + described(operand));
     }
     return ffi::Error::Success();
   }
-
-  static ffi::AnyBuffer buffer_of(ffi::AnyBuffer buffer) { return buffer; }
-  static ffi::AnyBuffer buffer_of(ffi::Result<ffi::AnyBuffer> buffer) { return *buffer; }
 
   static std::string names(std::initializer_list<Operand> table) {
     std::string all;
@@ -144,10 +128,10 @@ class Contract {
     return all;
   }
 
-  bool fits(ffi::AnyBuffer::Dimensions extents, const Shape& shape, bool shared) {
+  bool fits(ffi::Extents extents, const Shape& shape, bool shared) {
     if (shape.kind == Shape::kAny) return true;
     if (shape.kind == Shape::kLikeFirst) {
-      const auto first = args.get<ffi::AnyBuffer>(0)->dimensions();
+      const auto first = args[0].dimensions();
       return std::equal(first.begin(), first.end(), extents.begin(), extents.end());
     }
     if (extents.size() != shape.rank + sets.rank() || !sets.fit(extents, shared)) return false;
@@ -168,7 +152,7 @@ class Contract {
     return found == value * extent.times + extent.plus;
   }
 
-  static std::string described(const ffi::AnyBuffer& buffer) {
+  static std::string described(const ffi::Buffer& buffer) {
     std::string text;
     for (const int64_t extent : buffer.dimensions()) text += (text.empty() ? "" : ", ") + std::to_string(extent);
     return name_of(buffer.element_type()) + "[" + text + "]";
@@ -197,32 +181,19 @@ class Contract {
   }
 
   const char* const function;
-  const ffi::RemainingArgs& args;
-  const ffi::RemainingRets& rets;
+  const ffi::Buffers& args;
+  const ffi::Buffers& rets;
   const Sets sets;
   int64_t bound[26];
 };
 
 // Return float64 if operand number `n` is float64, else float32.
-inline ffi::DataType real_type(const ffi::RemainingArgs& args, size_t n) {
-  const auto buffer = args.get<ffi::AnyBuffer>(n);
-  return buffer.has_value() && buffer->element_type() == ffi::F64 ? ffi::F64 : ffi::F32;
+inline ffi::DataType real_type(const ffi::Buffers& args, size_t n) {
+  return args.has(n) && args[n].element_type() == ffi::F64 ? ffi::F64 : ffi::F32;
 }
 
 inline Attribute threads_attribute(int64_t threads) {
   return {"threads", static_cast<double>(threads), threads >= 1, "give 1 or more"};
-}
-
-// Call work() and turn its exceptions into errors: none may pass through XLA.
-template <typename Work>
-ffi::Error guarded(const char* function, const Work& work) {
-  try {
-    return work();
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string(function) + ": not enough memory for what it works with");
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(std::string(function) + ": " + error.what());
-  }
 }
 
 }  // namespace

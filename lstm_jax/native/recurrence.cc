@@ -17,12 +17,12 @@
 namespace {
 
 // Whether the call computes in float64: the kernel's dtype decides.
-bool is_float64(const ffi::RemainingArgs& args) { return args.get<ffi::AnyBuffer>(1)->element_type() == ffi::F64; }
+bool is_float64(const ffi::Buffers& args) { return args[1].element_type() == ffi::F64; }
 
 // Call work(set, options) for all sets: as many as there are threads at a time, each in one thread. The last few, for which some threads would have none,
 // run one after the other in all threads, if each has rows for them.
 template <typename Work>
-ffi::Error over_sets(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, const Options& options, const Work& work) {
+ffi::Error over_sets(ffi::ThreadPool pool, const ffi::Buffers& args, const ffi::Buffers& rets, const Options& options, const Work& work) {
   const Sets sets(args, rets, 2);
   const int64_t batch = sizes_of(args, sets, 1, options.batch_first && !options.ids).batch;
   const int64_t threads = threads_for(pool, options.threads, options.threads), left = sets.count % threads;
@@ -37,56 +37,38 @@ ffi::Error over_sets(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const
   return ffi::Error::Success();
 }
 
-template <typename... Rest>
-ffi::Error forward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Rest... rest) {
-  return guarded("lstm_jax_forward", [&] {
-    Options options{rest...};
-    ffi::Error error = check_forward(args, rets, options);
-    if (error.failure()) return error;
-    return over_sets(pool, args, rets, options, [&](int64_t set, const Options& options) {
-      if (is_float64(args)) return lstm_jax::forward<double>(pool, args, rets, set, options);
-      lstm_jax::forward<float>(pool, args, rets, set, options);
-    });
+// Return the attributes of a call; `last` names the one in which the two calls differ.
+Options options_of(const ffi::Call& call, const char* last) {
+  const auto number = [&](const char* name) { return call.attribute<int64_t>(name); };
+  const auto flag = [&](const char* name) { return call.attribute<bool>(name); };
+  return {number("cell"), flag("ids"), number("input_masks"), number("recurrent_masks"), flag("masked"), flag("tokens"), flag("resets"),
+          flag("batch_first"), number("products"), flag("sequences"), flag(last), number("threads")};
+}
+
+ffi::Error forward_handler(const ffi::Call& call) {
+  const Options options = options_of(call, "keep");
+  ffi::Error error = check_forward(call.args, call.rets, options);
+  if (error.failure()) return error;
+  return over_sets(call.pool, call.args, call.rets, options, [&](int64_t set, const Options& options) {
+    if (is_float64(call.args)) return lstm_jax::forward<double>(call.pool, call.args, call.rets, set, options);
+    lstm_jax::forward<float>(call.pool, call.args, call.rets, set, options);
   });
 }
 
-template <typename... Rest>
-ffi::Error backward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Rest... rest) {
-  return guarded("lstm_jax_backward", [&] {
-    Options options{rest...};
-    ffi::Error error = check_backward(args, rets, options);
-    if (error.failure()) return error;
-    return over_sets(pool, args, rets, options, [&](int64_t set, const Options& options) {
-      if (is_float64(args)) return lstm_jax::backward<double>(pool, args, rets, set, options);
-      lstm_jax::backward<float>(pool, args, rets, set, options);
-    });
+ffi::Error backward_handler(const ffi::Call& call) {
+  const Options options = options_of(call, "d_x");
+  ffi::Error error = check_backward(call.args, call.rets, options);
+  if (error.failure()) return error;
+  return over_sets(call.pool, call.args, call.rets, options, [&](int64_t set, const Options& options) {
+    if (is_float64(call.args)) return lstm_jax::backward<double>(call.pool, call.args, call.rets, set, options);
+    lstm_jax::backward<float>(call.pool, call.args, call.rets, set, options);
   });
-}
-
-// The binding of both calls; `last` names the attribute in which they differ.
-auto binding(const char* last) {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .RemainingArgs()
-      .RemainingRets()
-      .Attr<int64_t>("cell")
-      .Attr<bool>("ids")
-      .Attr<int64_t>("input_masks")
-      .Attr<int64_t>("recurrent_masks")
-      .Attr<bool>("masked")
-      .Attr<bool>("tokens")
-      .Attr<bool>("resets")
-      .Attr<bool>("batch_first")
-      .Attr<int64_t>("products")
-      .Attr<bool>("sequences")
-      .Attr<bool>(last)
-      .Attr<int64_t>("threads");
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t, bool, bool, int64_t>), binding("keep"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t, bool, bool, int64_t>), binding("d_x"));
+LSTM_HANDLER(lstm_jax_forward, forward_handler)
+LSTM_HANDLER(lstm_jax_backward, backward_handler)
 
 // Whether the library has products of a kind: the attribute `products` of both calls, see narrow.h.
 extern "C" int lstm_jax_has_products(int64_t products) { return has_products(products); }

@@ -5,9 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "ffi.h"
 
 namespace {
 
@@ -16,18 +14,16 @@ struct Sets {
   int64_t count = 1;
 
   // Read the leading extents from the first result. `rank` is the rank of the first result and of operand 1 in a call for one set.
-  Sets(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank) {
-    auto first = rets.get<ffi::AnyBuffer>(0);
-    const auto kernel = args.get<ffi::AnyBuffer>(1);
-    if (!first.has_value() || !kernel.has_value()) return;
-    const auto found = (*first)->dimensions();
-    if (found.size() > rank && kernel->dimensions().size() == found.size()) extents.assign(found.begin(), found.end() - rank);
+  Sets(const ffi::Buffers& args, const ffi::Buffers& rets, size_t rank) {
+    if (!rets.has(0) || !args.has(1)) return;
+    const auto found = rets[0].dimensions();
+    if (found.size() > rank && args[1].dimensions().size() == found.size()) extents.assign(found.begin(), found.end() - rank);
     for (const int64_t extent : extents) count *= extent;
   }
 
   size_t rank() const { return extents.size(); }
 
-  bool fit(ffi::AnyBuffer::Dimensions found, bool shared) const {
+  bool fit(ffi::Extents found, bool shared) const {
     for (size_t n = 0; n < rank(); ++n) {
       if (found[n] != extents[n] && !(shared && found[n] == 1)) return false;
     }
@@ -35,7 +31,7 @@ struct Sets {
   }
 
   // Return the offset of set number `set` in the buffer's data.
-  int64_t offset(const ffi::AnyBuffer& buffer, int64_t set) const {
+  int64_t offset(const ffi::Buffer& buffer, int64_t set) const {
     const auto found = buffer.dimensions();
     int64_t step = 1, at = 0;
     for (size_t n = rank(); n < found.size(); ++n) step *= found[n];

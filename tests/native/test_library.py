@@ -172,3 +172,17 @@ def test_a_process_loads_what_stands() -> None:
     command = "from lstm_jax import native; print(native.why_not() or 'loaded')"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert run.stdout == "loaded\n"
+
+
+def test_the_interface_of_xla_is_the_one_that_jaxlib_declares() -> None:
+    root = Path(__file__).parents[2]
+    compiler = compiler_module.find_compiler()
+    folders = ("-I", str(root), "-I", jax.ffi.include_dir())
+    run = subprocess.run([*compiler, "-std=c++17", "-fsyntax-only", *folders, str(root / "tests/native/ffi_layout.cc")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_an_installation_compiles_without_other_packages() -> None:
+    command = "import sys; sys.path.insert(0, sys.argv[1]); from lstm_jax.native import packaged; print(packaged.levels_here())"
+    run = subprocess.run([sys.executable, "-S", "-c", command, str(Path(__file__).parents[2])], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
