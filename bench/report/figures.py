@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.peers import OURS, title
+from bench.report.tables import milliseconds
 from bench.schema import Rows
 from bench.summary import Line
 from lstm_jax.inspection.figures import BLUE, ORANGE, write_figure
@@ -21,7 +22,7 @@ def draw_speed(rows: Rows, lines: Sequence[Line], path: Path, force: bool) -> No
                 names = [title(line.candidate, rows).replace("`", "") for line in shown]
                 bars = axes.barh(names, [line.ms for line in shown], color=ink, label=label)
                 speedups = [f" ({line.speedup[0]:.2f}x)" if line.speedup else "" for line in shown]
-                axes.bar_label(bars, [f"{line.ms:#.3g}{speedup}" for line, speedup in zip(shown, speedups, strict=True)], padding=4)
+                axes.bar_label(bars, [f"{milliseconds(line)}{speedup}" for line, speedup in zip(shown, speedups, strict=True)], padding=4)
             axes.set(xlabel=f"{work}: milliseconds a step", xmargin=0.35)
             axes.grid(axis="y", visible=False)
         figure.axes[0].invert_yaxis()

@@ -54,12 +54,13 @@ def _span(counts: Sequence[int]) -> str:
     return " to ".join(dict.fromkeys(map(str, (min(counts), max(counts)))))
 
 
-def _ms(line: Line) -> str:
+def milliseconds(line: Line) -> str:
+    """Return the milliseconds of a line, to three digits, marked if some of its rows are noisy."""
     return (f"{line.ms:#.3g}" if line.ms < 100 else f"{line.ms:,.0f}") + "†" * (line.noisy > 0)
 
 
 def _time(line: Line | None) -> str:
-    return f"{_ms(line)}: {speedup_text(line.speedup)}".removesuffix(": ") if line else ""
+    return f"{milliseconds(line)}: {speedup_text(line.speedup)}".removesuffix(": ") if line else ""
 
 
 def _over_sizes(lines: Sequence[Line], rows: Rows) -> str:
@@ -93,7 +94,7 @@ def leaderboard(rows: Rows) -> Table:
             used, lines = shown([row for row in select(own, *KINDS, git=git) if row.get("workload", work) == work])
             for line in filter(lambda line: line.rows, lines):
                 share = f"{100 * line.median('gflops') / peaks(used)[0]:.0f} %"
-                times = _ms(line), speedup_text(line.speedup), share
+                times = milliseconds(line), speedup_text(line.speedup), share
                 found.append((work, line.ms, [title(line.candidate, used), *times, machine, f"{line.noisy} of {len(line.rows)}", git]))
     found.sort(key=lambda row: ([*SUITE].index(row[0]), row[1]))
     heads = ["workload", "library", "ms", "our speedup", "of the product", "machine", "noisy", "commit"]

@@ -1,7 +1,4 @@
-"""C++ code that JAX calls. It is compiled when lstm_jax is installed, or by the function `build` for the processor of this machine.
-
-The public names are imported on first use, since an installation compiles where there is no JAX.
-"""
+"""C++ code that JAX calls. It is compiled when lstm_jax is installed, or by the function `build` for the processor of this machine."""
 
 from importlib import import_module
 from typing import Any
@@ -19,6 +16,7 @@ __all__ = [
 ]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+# the names are imported on first use, because an installation compiles where there is no JAX
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("lstm_jax.native.library"), name)
