@@ -178,7 +178,9 @@ def test_the_interface_of_xla_is_the_one_that_jaxlib_declares() -> None:
     root = Path(__file__).parents[2]
     compiler = compiler_module.find_compiler()
     folders = ("-I", str(root), "-I", jax.ffi.include_dir())
-    run = subprocess.run([*compiler, "-std=c++17", "-fsyntax-only", *folders, str(root / "tests/native/ffi_layout.cc")], capture_output=True, text=True)
+    run = subprocess.run(
+        [*compiler, "-std=c++17", "-fsyntax-only", *folders, str(root / "tests/native/ffi_layout.cc")], capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
 
 
