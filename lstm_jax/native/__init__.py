@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = [
+_NAMES = (
     "build",
     "call",
     "compiled_code",
@@ -13,11 +13,12 @@ __all__ = [
     "warn_if_slow",
     "why_not",
     "why_not_products",
-]  # pyright: ignore[reportUnsupportedDunderAll]
+)
+__all__ = list(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-# the names are imported on first use, because an installation compiles where there is no JAX
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("lstm_jax.native.library"), name)
-    raise AttributeError(f"module lstm_jax.native has no attribute {name}")
+    # the names are imported on first use, because an installation compiles where there is no JAX
+    if name not in _NAMES:
+        raise AttributeError(f"module lstm_jax.native has no attribute {name}")
+    return globals().setdefault(name, getattr(import_module("lstm_jax.native.library"), name))

@@ -42,8 +42,9 @@ class Team {
   static constexpr int64_t kMost = 16;
   static constexpr int64_t kPatience = 500'000, kArrival = 3'000;  // nanoseconds
 
-  // One thread of a team. All members call `share` and `pieces` in the same order, once for each phase.
-  class Member {
+  // One thread of a team. All members call `share` and `pieces` in the same order, once for each phase. A member writes to itself in each phase, so it
+  // has cache lines of its own: on the leader's stack it lies beside what the other members read.
+  class alignas(64) Member {
    public:
     // Call work(index, size) as member number `index` of the `size` members of this phase.
     template <typename Work>
