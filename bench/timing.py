@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 TURN = "your turn"
 """Line that a process of `bench.worker --turns` prints when it waits for its turn."""
 SPREAD, TOLERATED = 0.1, 0.1
-"""Limits of a quiet measurement: interquartile range of its block times over their median; a probe beside it below the fastest one."""
+"""Limits of a quiet measurement: interquartile range of block times over their median, slowdown of a probe beside it against the best."""
 CORES = min(2, len(os.sched_getaffinity(0)))
 
 

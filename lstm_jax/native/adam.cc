@@ -297,5 +297,5 @@ DEFINE_FOR_BOTH_DTYPES(adam_rows)
 
 }  // namespace
 
-LSTM_HANDLER(lstm_jax_adam_catch_up, adam_catch_up_handler)
-LSTM_HANDLER(lstm_jax_adam_rows, adam_rows_handler)
+LSTM_HANDLER(lstm_jax_adam_catch_up, adam_catch_up_handler, 3)
+LSTM_HANDLER(lstm_jax_adam_rows, adam_rows_handler, 3)

@@ -65,4 +65,4 @@ ffi::Error mask_handler(const ffi::Call& call) {
 
 }  // namespace
 
-LSTM_HANDLER(lstm_jax_mask, mask_handler)
+LSTM_HANDLER(lstm_jax_mask, mask_handler, 3)

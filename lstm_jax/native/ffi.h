@@ -1,6 +1,5 @@
-// XLA's binary interface for compiled code, as far as this folder uses it: version 0.3, whose layout XLA keeps for later versions. With these
-// declarations the code compiles without JAX, and in half the time that XLA's own templates take. tests/native/ffi_layout.cc compares them with
-// jaxlib's header.
+// XLA's binary interface for compiled code, as far as this folder uses it: version 0.3, which XLA accepts for a year after it has a newer one. With
+// these declarations the code compiles without JAX. tests/native/ffi_layout.cc compares them with jaxlib's header.
 #pragma once
 
 #include <cstddef>
@@ -265,18 +264,27 @@ struct Call {
   }
 };
 
+constexpr int32_t kMajor = 0, kMinor = 3;
+
 // Answer XLA's question for the version of the interface, or call function(Call) and turn its exceptions into errors: none may pass through XLA.
+// attributes: how many a call has.
 template <typename Function>
-abi::Failure* handle(const char* name, abi::Frame* frame, const Function& function) noexcept {
+abi::Failure* handle(const char* name, int64_t attributes, abi::Frame* frame, const Function& function) noexcept {
   if (frame->extensions && frame->extensions->type == abi::kMetadata) {
+    const abi::Version& here = frame->api->version;
+    if (here.major != kMajor || here.minor < kMinor) {  // an older one has no room for all of the answer
+      return Error::InvalidArgument(std::string(name) + ": version of XLA's interface: too old; install a newer jaxlib").made_by(frame->api);
+    }
     abi::Metadata* const metadata = reinterpret_cast<abi::MetadataExtension*>(frame->extensions)->metadata;
-    metadata->version = {sizeof(abi::Version), nullptr, 0, 3};
+    metadata->version = {sizeof(abi::Version), nullptr, kMajor, kMinor};
     metadata->traits = 0;
     metadata->state_type = 0;
     return nullptr;
   }
   const auto run = [&]() -> Error {
     const std::string subject = std::string(name) + ": ";
+    const int64_t given = frame->attributes.count;
+    if (given != attributes) return Error::InvalidArgument(subject + "attributes: " + std::to_string(given) + "; give " + std::to_string(attributes));
     try {
       return function(Call{name, frame->attributes, ThreadPool(frame->api, frame->context), Buffers(frame->operands), Buffers(frame->results)});
     } catch (const std::bad_alloc&) {
@@ -292,6 +300,6 @@ abi::Failure* handle(const char* name, abi::Frame* frame, const Function& functi
 
 }  // namespace ffi
 
-// Define the function `name` that XLA calls; `function` takes an ffi::Call and returns an ffi::Error.
-#define LSTM_HANDLER(name, function) \
-  extern "C" ffi::abi::Failure* name(ffi::abi::Frame* frame) { return ffi::handle(#name, frame, function); }
+// Define the function `name` that XLA calls, with a number of attributes; `function` takes an ffi::Call and returns an ffi::Error.
+#define LSTM_HANDLER(name, function, attributes) \
+  extern "C" ffi::abi::Failure* name(ffi::abi::Frame* frame) { return ffi::handle(#name, attributes, frame, function); }

@@ -228,5 +228,5 @@ ffi::Error backward_handler(const ffi::Call& call) {
 
 }  // namespace
 
-LSTM_HANDLER(lstm_jax_linear_forward, forward_handler)
-LSTM_HANDLER(lstm_jax_linear_backward, backward_handler)
+LSTM_HANDLER(lstm_jax_linear_forward, forward_handler, 5)
+LSTM_HANDLER(lstm_jax_linear_backward, backward_handler, 5)

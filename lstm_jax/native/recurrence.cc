@@ -67,8 +67,8 @@ ffi::Error backward_handler(const ffi::Call& call) {
 
 }  // namespace
 
-LSTM_HANDLER(lstm_jax_forward, forward_handler)
-LSTM_HANDLER(lstm_jax_backward, backward_handler)
+LSTM_HANDLER(lstm_jax_forward, forward_handler, 12)
+LSTM_HANDLER(lstm_jax_backward, backward_handler, 12)
 
 // Whether the library has products of a kind: the attribute `products` of both calls, see narrow.h.
 extern "C" int lstm_jax_has_products(int64_t products) { return has_products(products); }

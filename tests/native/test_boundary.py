@@ -159,6 +159,15 @@ def test_attributes_out_of_range(kind: str, name: str, value, remedy: str) -> No
     )
 
 
+def test_attributes_that_a_call_does_not_have() -> None:
+    call = CALLS["mask"]
+    given = {"threads": 1} | call.attributes
+    assert "attributes: 4; give 3" in refusal(call._replace(attributes=given | {"more": 1}).run)
+    assert "attributes: 2; give 3" in refusal(call._replace(attributes={"threads": 1, "keep": given["keep"]}).run)
+    assert "keep: no such attribute" in refusal(call._replace(attributes=given | {"keep": 1}).run)
+    assert "keep: no such attribute" in refusal(call._replace(attributes={"threads": 1, "scale": given["scale"], "more": 1}).run)
+
+
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize("backward", [False, True])
 def test_few_rows_have_one_order(backward: bool, ids: bool) -> None:

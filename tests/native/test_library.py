@@ -176,7 +176,10 @@ def test_a_process_loads_what_stands() -> None:
 
 def test_the_interface_of_xla_is_the_one_that_jaxlib_declares() -> None:
     root = Path(__file__).parents[2]
-    compiler = compiler_module.find_compiler()
+    try:
+        compiler = compiler_module.find_compiler()
+    except InputError as error:
+        pytest.skip(str(error))
     folders = ("-I", str(root), "-I", jax.ffi.include_dir())
     run = subprocess.run(
         [*compiler, "-std=c++17", "-fsyntax-only", *folders, str(root / "tests/native/ffi_layout.cc")], capture_output=True, text=True
