@@ -2,8 +2,8 @@
 
 The wheel contains the library for the level of this machine's processor, or for each level with the environment variable
 LSTM_JAX_LEVELS=all; see lstm_jax/native/packaged.py. The compilation takes less than a minute on two cores. The libraries do not depend
-on the versions of Python and JAX. They are compiled by the first of these compilers that exists: the one in the environment variable CXX, c++, g++,
-clang++, and the build requirement ziglang. If the compilation fails, lstm_jax is installed without the libraries.
+on the versions of Python and JAX. They are compiled by the first of these compilers that exists: the one in the environment variable
+CXX, c++, g++, clang++, and the build requirement ziglang. If the compilation fails, lstm_jax is installed without the libraries.
 
 To compile for another machine, set the environment variable LSTM_JAX_MACHINE to its architecture, such as "aarch64", set CXX to a cross
 compiler, and give the option --plat-name to the command bdist_wheel.
