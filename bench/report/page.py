@@ -34,7 +34,7 @@ def line_record(line: Line) -> Row:
     moved = line.gbs * line.ms * 1e6
     metrics = {name: line.median(field) for name, field in METRICS.items()}
     metrics["intensity"] = metrics["gflops"] * line.ms * 1e6 / moved if moved else float("nan")
-    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": len(line.rows)}
+    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": len(line.rows), "noisy": line.noisy}
     record["speedup"] = None if line.speedup is None else [_finite(value) for value in line.speedup]
     record |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "compile": line.compile_seconds}
     record |= {"device": row["devices"][0].split(":")[0].split(",")[0], "dtype": row["dtype"]}

@@ -30,7 +30,7 @@ def banner(lines: Sequence[Line], rows: Rows, commit: str) -> str:
     gemm, copy = peaks(rows)
     text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy"
     noisy = sum(line.noisy for line in lines)
-    return text + (f"; {noisy} of {len(select(rows, STEP))} rows are noisy (†)." if noisy else ".")
+    return text + (f"; {noisy} of {len(select(rows, STEP))} rows {'is' if noisy == 1 else 'are'} noisy (†)." if noisy else ".")
 
 
 def throughput_tables(lines: Sequence[Line], rows: Rows, commit: str) -> str:

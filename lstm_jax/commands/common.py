@@ -97,6 +97,12 @@ class Command(Checked, ABC):
         """Run the command, and print on `console` what is not the command's answer."""
 
 
+def suggest(console: Console, command: str, run: Path) -> None:
+    """Print the next command for a run; `command` may end with flags."""
+    name, _, flags = command.partition(" --")
+    say(console, f"next: lstm-jax {name} --run {shlex.quote(str(run))}{flags and ' --' + flags}")
+
+
 @frozen
 class Train(Command):
     """Base class of the commands that train a model. Each task has a subclass with the task's config, default folder and report."""
@@ -177,9 +183,10 @@ class Train(Command):
             print(json.dumps(result))
         for line in self.report(result):
             say(console, line)
+        if result["stopped_early"]:
+            say(console, f"stopped early: {self.config.train.patience} epochs without a better one (--patience)")
         run, folder = shlex.quote(str(self.run)), self.run / "figures"
         figures = sorted(f"figures/{path.name}" for path in folder.iterdir() if path.suffix != ".svg") if self.figures else []
         files = ", ".join([*figures, *["metrics.jsonl"] * ("jsonl" in self.tracker), "result.json"])
         say(console, f"in {self.run}: {files}" + f"; tensorboard --logdir {run}" * ("tensorboard" in self.tracker))
-        command, _, flags = self.following.partition(" --")
-        say(console, f"next: lstm-jax {command} --run {run}{flags and ' --' + flags}")
+        suggest(console, self.following, self.run)

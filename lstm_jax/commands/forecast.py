@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from lstm_jax.bounds import Level, frozen
-from lstm_jax.commands.common import Command, Flat, Train, load_run, metric_text, warn
+from lstm_jax.commands.common import Command, Flat, Train, load_run, metric_text, suggest, warn
 from lstm_jax.config import ForecastConfig
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
@@ -66,6 +66,7 @@ class Forecast(Command):
                 print(",".join(texts))
         if table.row_count:
             console.print(table)
+            suggest(console, "inspect", self.run)
 
 
 COMMANDS = {"train forecast": TrainForecast, "forecast": Forecast}

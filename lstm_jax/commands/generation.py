@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lstm_jax.bounds import Count, CountOrNone, Seed, Temperature, Written, frozen
-from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say
+from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say, suggest
 from lstm_jax.config import GenerationConfig
 from lstm_jax.config.generation import WantedMode
 from lstm_jax.files.digits import counted
@@ -160,6 +160,8 @@ class Score(ReadsText):
         else:
             say(console, f"{row['bits']:.4f} bits a {noun} ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
             say(console, f"{row[f'{noun}s']:,} {noun}s, {row['accuracy']:.1%} of them were the likeliest")
+            if console.is_terminal:
+                suggest(console, "units", self.run)
         sys.stdout.flush()  # if standard output is full, the error comes before the page is written
         if self.html is not None:
             generation.draw_surprise(trained.characters, read.ids, scores, self.html, "Surprise", self.force)

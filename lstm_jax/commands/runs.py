@@ -166,7 +166,7 @@ class Runs(Command):
         names = [name for name in found[0] if name in differing]
         lines = [["run", "task", "state", "epochs", "best", "time", *(name.rpartition(".")[2] for name in names)]]
         for row in rows:
-            metric = (row["metric"] or "").removeprefix("validation_")
+            metric = row["metric"] or ""
             epochs = "-" if row["epochs"] is None else f"{row['epochs']}/{row.get('train.epochs')}"
             run, task, state, best, *others = (_text(name, row[name]) for name in ("run", "task", "state", "best", "seconds", *names))
             lines.append([os.path.relpath(run, self.folder), task, state, epochs, f"{metric} {best}".strip(), *others])
@@ -213,7 +213,7 @@ class CompareRuns(Command):
                             curve[f"{label}_{panel}"], panels[panel] = epoch[f"{split}_{metric}"], None
         if curves:
             learning_curves([*curves.values()], self.out, "Learning curves (held out, if any)", tuple(panels), colours, self.force)
-            say(console, f"{self.out}")
+            say(console, " and ".join(map(str, figure_paths(self.out))))
 
 
 def _print_table(console: Console, lines: Sequence[Sequence[str]]) -> None:

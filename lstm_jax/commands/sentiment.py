@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lstm_jax.bounds import Count, CountOrNone, frozen
-from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say, warn
+from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say, suggest, warn
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.digits import counted
@@ -84,6 +84,7 @@ class Evaluate(Command):
                 print(name, shown)
         if console.is_terminal:
             console.print(table)
+            suggest(console, "inspect", self.run)
 
 
 @frozen
@@ -190,7 +191,7 @@ class PlotEmbedding(Command):
         for path in figure_paths(self.out):
             check_output(path, (self.run,), self.force)
         load_run("sentiment", self.run).words.draw(self.out, self.words, self.force)
-        say(console, f"{self.out}")
+        say(console, " and ".join(map(str, figure_paths(self.out))))
 
 
 @frozen

@@ -82,8 +82,16 @@ class Series:
         return np.median(np.diff(self._in_ticks(self.times)))
 
     def times_after(self, count: int) -> ndarray:
-        """Return the times (count,) of `count` further entries, which continue the series at intervals of `usual_gap`."""
-        times = self._in_ticks(self.times)[-1] + self._median_ticks * np.arange(1, count + 1)
+        """Return the times (count,) of further entries, calendar months apart if all entries keep to these, else `usual_gap`."""
+        ahead, ticks = np.arange(1, count + 1), self._in_ticks(self.times)
+        for shift in (0, DAY * 1_000_000) if self.dated and len(self) > 1 else ():  # one day of each month; the last day
+            moments = (ticks + shift).astype("datetime64[us]")
+            months = moments.astype("datetime64[M]")
+            days = moments - months
+            if (days == days[0]).all():
+                step = int(np.median(np.diff(months).astype(np.int64)))
+                return ((months[-1] + step * ahead + days[0]).astype(np.int64) - shift) / TICKS
+        times = ticks[-1] + self._median_ticks * ahead
         return np.rint(times) / TICKS if self.dated else times
 
     def numbers(self, times: ndarray | Sequence) -> ndarray:

@@ -232,7 +232,8 @@ class _Replacing:
         if reason:
             self.notes.append(f"{layer.name}: {reason}")
             return layer
-        self.names.append(layer.name)
+        compiled = all(BACKENDS["compiled"].serves(_cell(cell)) for cell in _cells(layer.cell))
+        self.names.append(layer.name if compiled else f"{layer.name} (no compiled code for its activations: not faster)")
         made = _copied(layer, _RECURRENT[kind], cell=layer.cell)
         made.zero_output_for_mask = layer.zero_output_for_mask
         made.use_cudnn = getattr(layer, "use_cudnn", "auto")
@@ -273,7 +274,7 @@ def accelerate(model, verbose: bool = True) -> Any:
     Args:
         model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are
             also replaced. A model of a subclass of `keras.Sequential` or `keras.Model` is not changed: none of its layers is replaced.
-        verbose: whether to print the names of the layers that are replaced.
+        verbose: whether to print the names of the layers that are replaced, and which of these have no compiled code.
 
     Returns:
         The new model, or the given model if no layer can be replaced.

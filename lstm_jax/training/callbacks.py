@@ -140,10 +140,10 @@ def print_row(console: Console, epochs: int = 0) -> Callback:
             write("", ("" if split == before else split for before, split in itertools.pairwise(["", *splits])), "", align="<")
             write("epoch", metrics, "seconds", "* best so far" if record.best_epoch else "")
         best = record.best_epoch
-        if brief and record.last and best and best not in {*done, record.epoch}:
-            write(best, (_number(record.rows[best - 1].get(name)) for name in names), "", "*")
         done.add(record.epoch)
-        write(record.epoch, (_number(record.row[name]) for name in names), f"{waited:.1f}", "*" * (record.epoch == record.best_epoch))
+        write(record.epoch, (_number(record.row[name]) for name in names), f"{waited:.1f}", "*" * (record.epoch == best))
+        if brief and record.last and best and best not in done:
+            write(best, (_number(record.rows[best - 1].get(name)) for name in names), "", "* the best")
         printed, waited = time.monotonic(), 0.0
 
     return show

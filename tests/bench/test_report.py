@@ -95,7 +95,7 @@ def test_the_page_shows_the_rows_of_the_table(tmp_path):
     assert [f"{line['ms']:#.3g}" for line in data["lines"]] == [ms for _, ms, _ in table]
     of_rows = sorted((row[1], row[3]) for row in data["rows"])
     assert of_rows == [("equinox", 8.0), ("haiku", 9.0), ("haiku", 9.0), ("ours", 4.0), ("ours", 4.0), ("ours", 5.0)]
-    assert data["about"].endswith("; 1 of 6 rows are noisy (†).")
+    assert data["about"].endswith("; 1 of 6 rows is noisy (†).")
 
 
 def test_summary_and_figure(page):

@@ -172,6 +172,22 @@ def test_times_with_an_offset_from_utc(tmp_path):
     refused("a date ends with the year 9999", zulu.shown, 3e6)
 
 
+@pytest.mark.parametrize(
+    ("times", "following"),
+    [
+        (["2019-11", "2019-12", "2020-01"], ["2020-02-01", "2020-03-01"]),
+        (["2023-11-30", "2023-12-31", "2024-01-31"], ["2024-02-29", "2024-03-31"]),
+        (["2024-01-15T12:00", "2024-04-15T12:00", "2024-07-15T12:00"], ["2024-10-15T12:00:00", "2025-01-15T12:00:00"]),
+        (["2020-02-01", "2021-02-01"], ["2022-02-01", "2023-02-01"]),
+        (["2020-01-30", "2020-01-31", "2020-02-01"], ["2020-02-02", "2020-02-03"]),
+        (["2020-01-30", "2020-02-29", "2020-03-30"], ["2020-04-29", "2020-05-29"]),
+    ],
+)
+def test_further_times(tmp_path, times, following):
+    series = read_series(write(tmp_path / "a.csv", "time,value", *(f"{time},1" for time in times)))
+    assert [series.shown(time) for time in series.times_after(2)] == following
+
+
 @pytest.mark.parametrize(("name", "value"), [("horizon", -1), ("context", 0), ("first", -2), ("last", 9)])
 def test_windows_that_no_series_has(name, value):
     series = Series(np.arange(8.0), np.arange(8.0), False)

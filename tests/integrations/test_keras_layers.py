@@ -426,3 +426,9 @@ def test_layers_that_compare_equal_stay_two():
     inner = keras.layers.LSTM(H, return_sequences=True)
     model = keras.Sequential([keras.Input((T, E)), Alike(2.0), inner, Alike(3.0)])
     np.testing.assert_allclose(accelerate(model).predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)
+
+
+def test_names_of_replaced_layers(capsys):
+    layers = [keras.layers.LSTM(H, return_sequences=True, name="usual"), keras.layers.GRU(H, activation="relu", name="unusual")]
+    accelerate(keras.Sequential([keras.Input((T, E)), *layers]))
+    assert capsys.readouterr().out == "run by lstm_jax: usual, unusual (no compiled code for its activations: not faster)\n"

@@ -128,9 +128,9 @@ def test_print_row_keeps_columns_for_any_number(loss, shown):
 
 
 def test_print_row_of_many_epochs():
-    """A star marks the best epoch so far; of many quick epochs the first, the best and the last are printed."""
+    """A star marks the best epoch so far; of many quick epochs the first, the last and the best are printed."""
     shown = ["0.7500", "0.5000", "-"]
     rows = [FIRST | {"epoch": n + 1} for n in range(22)]
     lines = table_of(rows, 80, best=21, epochs=25)
-    assert [line.split() for line in lines[2:]] == [["1", *shown, "2.0", "*"], ["21", *shown, "*"], ["22", *shown, "42.0"]]
+    assert [line.split() for line in lines[2:]] == [["1", *shown, "2.0", "*"], ["22", *shown, "42.0"], ["21", *shown, "*", "the", "best"]]
     assert len(table_of(rows, 80, epochs=20)) == len(table_of(rows, 80)) == 24

@@ -171,8 +171,8 @@ def test_the_commands_import_no_jax(folder):
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[:7] for line in lines[:3]] == [
         ["run", "task", "state", "epochs", "best", "time", "backend"],
-        ["forecast/a", "forecast", "finished", "3/100", "loss", "0.3", "0:00:10"],
-        ["forecast/b", "forecast", "finished", "1/3", "loss", "0.2", "0:01:01"],
+        ["forecast/a", "forecast", "finished", "3/100", "validation_loss", "0.3", "0:00:10"],
+        ["forecast/b", "forecast", "finished", "1/3", "validation_loss", "0.2", "0:01:01"],
     ]
     assert [line for line in lines[6:] if line[0] in ("best", "model.backend", "model.units", "test_mae", "train.seed")] == [
         ["best", "0.3", "0.2"],
@@ -180,7 +180,7 @@ def test_the_commands_import_no_jax(folder):
         ["model.units", "8", "16"],
         ["test_mae", "3", "-"],
     ]
-    assert (lines[-2:], done.stderr) == ([["runs_compare.png"], ["0", "0", "False"]], "")
+    assert (lines[-2:], done.stderr) == ([["runs_compare.png", "and", "runs_compare.svg"], ["0", "0", "False"]], "")
     assert (folder.parent / "runs_compare.svg").is_file()
 
 
