@@ -70,7 +70,7 @@ def draw(rows: Rows, figure) -> None:
     for row in equal:
         kinds.plot(row[KEY[1]], row["test_accuracy"], "o", color=MASKS[row[KEY[0]]]["color"], alpha=0.4, ms=4)
     kinds.set(xlabel="rate of input and of recurrent dropout", ylabel="test accuracy")
-    kinds.legend()
+    kinds.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
 
 STUDY = Study(

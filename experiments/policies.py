@@ -90,7 +90,7 @@ def draw(rows: Rows, figure) -> None:
         axes.set_title(task)
         axes.set_xlabel("million steps")
     figure.axes[0].set_ylabel("mean return")
-    figure.axes[0].legend()
+    figure.axes[0].legend(title="a line for each seed")
 
 
 SMALL = Config(units=8, updates=4, environments=8)
