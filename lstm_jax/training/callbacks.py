@@ -111,7 +111,7 @@ def print_row(console: Console, epochs: int = 0) -> Callback:
     and number of bits per character of the training and validation part in `EpochRecord.row` has a column. The heading is printed before
     the first line, and again if the columns change. If the table is wider than the console, the word "accuracy" is abbreviated.
 
-    In a terminal, a training of more than 20 `epochs` prints at most one line a second, and at its end the best and the last epoch. A star
+    In a terminal, a training of more than 20 `epochs` prints at most one line a second, and at its end the last and the best epoch. A star
     marks an epoch that is the best so far.
     """
     shown: list[str] = []
