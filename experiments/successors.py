@@ -180,6 +180,7 @@ UNITS = {"adding": "mean squared error", "articles": "held-out nats per characte
 """Units of the scores that are losses. All others are accuracies."""
 
 
+@cache
 def parameters(cell: str, units: int) -> int:
     """Return the number of parameters of a cell and of the first dense layer."""
     shapes = jax.eval_shape(lambda key: COMPARED[cell].init(key, EMBED, units), jax.random.key(0))
