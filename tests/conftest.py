@@ -76,12 +76,6 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000)
 
 
-def pytest_sessionfinish() -> None:
-    """Collect once and ignore what is left: pytest collects ten times at its end, half a second each with all of JAX alive."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_sessionstart() -> None:
     """Set the cache folder of the tests, and create the devices of JAX.
 
