@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.nn import initializers as plain
 
@@ -61,7 +62,7 @@ def uniform_embedding(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
 
 def lstm_bias(units: int, dtype=jnp.float32) -> Array:
     """Return the initial bias of an LSTM, an array (4 * units,) with ones for the forget gate and zeros for the other gates."""
-    return jnp.zeros((GATES, units), dtype).at[1].set(1).reshape(-1)
+    return jnp.asarray(np.repeat(np.arange(GATES) == 1, units), dtype)  # JAX would compile each operation for each size
 
 
 NAMES: dict[str, Initializer] = {

@@ -86,9 +86,11 @@ def run_group(group: Group) -> Values:
     # floats keep their weak type, and a seed is cut to 32 bits, as in a run alone
     columns = {name: [_number(config, name) for config in group.configs.values()] for name in group.names}
     values = {name: jnp.stack([n if isinstance(n, float) else np.int64(n) for n in column]) for name, column in columns.items()}
+    # this program is called once: on CPUs, a compilation half as long costs little speed
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     try:
         nnx.RngStream.__init__ = start  # Flax' own takes a seed only if it is an int
-        found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS))(values))
+        found = jax.device_get(jax.jit(jax.vmap(run, axis_name=RUNS), compiler_options=options)(values))
     except (TypeError, IndexError) as error:
         if not re.search("[Tt]race|concrete|JAX type", str(error)):
             raise
