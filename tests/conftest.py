@@ -27,6 +27,7 @@ import pytest
 from hypothesis import settings
 from selection import is_filtered, left_out
 
+gc.disable()  # until all tests are collected
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -73,7 +74,8 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector ignore the objects that exist so far, and run it less often, because JAX allocates many objects."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000)
+    gc.set_threshold(50_000)
+    gc.enable()
 
 
 def pytest_sessionstart() -> None:

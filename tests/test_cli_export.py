@@ -48,6 +48,7 @@ def test_sentiment_run(name, ask, runs, tmp_path):
     assert metadata["task"] == "sentiment"
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("name", ["stream", "windows", "bytes"])
 def test_text_run(name, ask, runs, tmp_path):
     """The exported file gives each character of a text the same probability as `score` in the mode "carried".

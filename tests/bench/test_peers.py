@@ -201,6 +201,7 @@ def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):
     assert capsys.readouterr().out == "jax_rnn: skipped, a GPU is missing\n"
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("name", TINY)
 def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
     """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn` agree with the reference results."""

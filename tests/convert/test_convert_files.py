@@ -54,6 +54,7 @@ def mixed():
     ]
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("functional", [False, True])
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
 def test_mixed_layers(tmp_path, name, functional):

@@ -50,6 +50,7 @@ def keras_model(keras, layers, embed, sequences):
     return model
 
 
+@pytest.mark.slow(keep=3)
 @KINDS
 def test_keras_models(keras, peer_rules, tmp_path, layers, embed):
     sequences, name = layers == 2, "x.keras" if embed == V else "x.weights.h5"

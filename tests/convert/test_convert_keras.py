@@ -13,6 +13,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("kinds", [("lstm",), ("bidirectional",), ("lstm", "bidirectional", "bidirectional", "lstm", "lstm")], ids="-".join)
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_keras_model_list(kinds, use_bias):

@@ -79,6 +79,7 @@ def close(got, want) -> None:
     np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow(keep=6)
 @pytest.mark.usefixtures("x64", "eager")
 @pytest.mark.parametrize("seed", range(len(CONFIGS)))
 @pytest.mark.parametrize("kind", KINDS)

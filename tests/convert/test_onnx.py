@@ -95,7 +95,7 @@ def test_sentiment_cells(cell, bidirectional, mask_zero):
     check_sentiment(cell, mask_zero=mask_zero, bidirectional=bidirectional, layers=2)
 
 
-@pytest.mark.slow(keep=4)
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("merge", ["concat", "sum", "ave", "mul", None])
 @pytest.mark.parametrize("pooling", ["last", "mean", "max", "mean+max"])
 def test_sentiment_merges_and_poolings(merge, pooling):

@@ -33,6 +33,7 @@ def write_files(folder, seed=1, count=3):
     return [str(path) for path in paths]
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("unit", ["character", "byte"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_shards_are_the_text_in_memory(recipe, unit, tmp_path):
@@ -62,7 +63,7 @@ def test_a_text_without_white_space(text, recipe, tmp_path):
     assert got.characters.decode(got[:]) == data.clean(text, recipe)
 
 
-@pytest.mark.slow(keep=6)
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("size", [1, 3, 8, 10, 11, 20])
 @pytest.mark.parametrize("text", ["aaaaaaaaa é", "the last wordword", "one two\n  ", " \n\t", "word"])
 def test_the_last_word_is_whole(text, size, tmp_path):

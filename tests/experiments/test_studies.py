@@ -21,7 +21,7 @@ RESULTS = sorted(study.RESULTS.iterdir())
 STUDIES = sorted(path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text())
 
 
-@pytest.mark.slow(keep=["embedding", "targets"])
+@pytest.mark.slow(keep=["targets"])
 @pytest.mark.parametrize("name", STUDIES)
 def test_toy(name, tmp_path, capsys, peer_rules):
     module = importlib.import_module(f"experiments.{name}")
@@ -124,6 +124,7 @@ def test_group_words():
         np.testing.assert_array_equal(target, np.cumsum(x, 1) % order)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", successors.COMPARED)
 def test_equal_parameters_of_successors(cell):
     config = successors.Config("cycle", cell)

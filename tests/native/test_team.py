@@ -45,6 +45,7 @@ def rows_of(name: str, array: np.ndarray, rows: int) -> np.ndarray:
     return array[:rows] if first else array[:, :rows]
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.skipif(bool(native.why_not_products("int8")), reason="no products in int8")
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
 @pytest.mark.parametrize(("ids", "kinds"), [(True, 0), (False, 1), (False, None)])

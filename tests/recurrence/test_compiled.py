@@ -26,7 +26,7 @@ CALLS = [(*pair, "float64") for pair in PAIRS]
 CALLS += [(*pair, "float32") for pair in PAIRS if pair[0] != "lstm_layernorm" and pair[1].steps <= 20]  # in others, rounding errors grow
 
 
-@pytest.mark.slow(keep=8)
+@pytest.mark.slow(keep=5)
 @built
 @pytest.mark.parametrize(("cell", "shape", "dtype"), CALLS)
 def test_values_and_gradients(cell: str, shape: Shape, dtype: str) -> None:
@@ -60,7 +60,7 @@ def test_a_row_does_not_depend_on_its_batch(products: str | None) -> None:
     np.testing.assert_array_equal(jax.vmap(outputs)(jnp.stack([x, x + 1]))[0], whole)
 
 
-@pytest.mark.slow(keep=5)
+@pytest.mark.slow(keep=3)
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize(

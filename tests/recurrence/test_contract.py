@@ -28,7 +28,7 @@ def test_traits_of_cells() -> None:
     assert found == {name: (row.has_recurrent_kernel, row.has_cell_state) for name, row in CELL_TABLE.items()}
 
 
-@pytest.mark.slow(keep=7)
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("cell", CELLS)
 def test_reference_is_the_definition(cell: str) -> None:
     @settings(max_examples=6 if cell == "lstm" else 4)
@@ -77,7 +77,7 @@ SERVED = [
 ]
 
 
-@pytest.mark.slow(keep=8)
+@pytest.mark.slow(keep=5)
 @pytest.mark.parametrize(("cell", "backend", "dtype"), SERVED)
 def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
     """Outputs, final state and gradients with respect to every float array equal those of `reference` for every padding mask."""
@@ -135,7 +135,7 @@ def test_gradient_of_one_result(backend: str, wanted: str) -> None:
     assert_close(*(jax.grad(loss)(arrays.params, name) for name in (backend, "reference")), "float32")
 
 
-@pytest.mark.slow(keep=4)
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("remat", [None, 3])
 @pytest.mark.parametrize(("cell", "backend"), [*(("lstm", backend) for backend in BACKENDS), *((cell, None) for cell in OF_EACH_KIND)])
 def test_batch_over_two_devices(cell: str, backend: str | None, remat: int | None) -> None:

@@ -14,7 +14,7 @@ from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import unroll
 
 
-@pytest.mark.slow(keep=8)
+@pytest.mark.slow(keep=5)
 @pytest.mark.parametrize(("cell", "backend"), [(cell, backend) for cell in CELLS for backend in serving(cell=cell, mask="mask")])
 @pytest.mark.parametrize("batch", [3, 5])
 def test_nan_reaches_its_row_and_all_parameters(eager: None, cell: str, backend: str, batch: int) -> None:

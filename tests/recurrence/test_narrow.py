@@ -72,7 +72,7 @@ def test_an_inner_dimension_in_pieces(cell: str, batch: int) -> None:
     test_a_step_of_exact_numbers(cell, Shape(batch, 1, 1029, 1030), "int8")
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(
     ("products", "factor"), [pytest.param("bfloat16", 2, marks=built["bfloat16"]), pytest.param("int8", 1.5, marks=built["int8"])]
 )

@@ -38,7 +38,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize(("case", "products"), CASES, ids=str)
 def test_gradients_are_the_references(
@@ -59,7 +59,7 @@ def test_on_a_mesh(interpreted: None, resets: bool) -> None:
     assert_close(got, want, "float32")
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], products: str | None) -> None:

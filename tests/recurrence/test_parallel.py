@@ -25,7 +25,7 @@ def jacobian(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return request.param
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("turn", "cell"), list(enumerate(NEWTON_CELLS)))
 def test_equals_the_reference(jacobian: str, turn: int, cell: str) -> None:
     del jacobian

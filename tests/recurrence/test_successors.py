@@ -19,6 +19,7 @@ def normal(key: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(key), shape)
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("backend", ["reference", None])
 @pytest.mark.parametrize("per_gate", [False, True])
 @pytest.mark.parametrize("heads", [2, 3, 12])
