@@ -321,10 +321,10 @@ def draw(rows: Rows, figure) -> None:
         axes.set(title=task, xlabel=label, ylabel=UNITS.get(task, "accuracy"))
         axes.xaxis.set(major_locator=MaxNLocator(5), major_formatter=ScalarFormatter())
         if own[0]["tested"]:
-            axes.axvline(own[0]["steps"], color=GREY, linestyle=":")
+            axes.axvline(own[0]["steps"], color=GREY, linestyle=":", label="length in training")
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COMPARED))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COMPARED) + 1)
 
 
 def configs(*tasks: Config) -> list[Config]:
