@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
 """Numbers of options of the function mallopt(3) of glibc."""
 LARGE_BLOCK = 2**25
 """Largest threshold in bytes above which glibc (M_MMAP_THRESHOLD) returns each block to the system when the program frees it."""
@@ -80,15 +80,17 @@ def keep_freed_memory(large: bool = True) -> bool:
     If the environment variable LSTM_JAX_KEEP_MEMORY is 0, or if the C library is not glibc, nothing is changed and False is returned.
 
     Args:
-        large: whether blocks above 32 MiB are kept too. If false, each of them is returned when it is freed, unless an earlier call had
-            `large=True`. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps as much memory as it has
-            used at its peak.
+        large: whether blocks above 32 MiB are kept too, such as the temporary arrays of a training step, which XLA allocates in one block.
+            A thread that has allocated before keeps blocks of up to 64 MiB. If false, each of them is returned when it is freed, unless an
+            earlier call had `large=True`. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps as much
+            memory as it has used at its peak.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False
     # JAX also allocates in threads; with less padding than a whole heap, glibc returns a thread's heap once it is empty
     options = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: HEAP}
-    options |= {M_MMAP_MAX: 0} if large else {M_MMAP_THRESHOLD: LARGE_BLOCK}
+    # a block that does not fit into a thread's heap is kept only if all threads share the main heap
+    options |= {M_MMAP_MAX: 0, M_ARENA_MAX: 1} if large else {M_MMAP_THRESHOLD: LARGE_BLOCK}
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(option, value) for option, value in options.items())
 

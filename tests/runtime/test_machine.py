@@ -34,19 +34,20 @@ for prepare, os.environ["LSTM_JAX_KEEP_MEMORY"] in json.loads(sys.argv[1]):
     found = []
     exec(prepare)
     count(2**23)
-    thread = threading.Thread(target=count, args=(2**23,))
-    thread.start()
-    thread.join()
+    for size in 2**23, 3 * 2**25:
+        thread = threading.Thread(target=count, args=(size,))
+        thread.start()
+        thread.join()
     count(2**26)
     print(*found)
     break
 """
 KEPT = {
-    ("machine.keep_freed_memory()", "1"): (True, True, True),
-    ("machine.keep_freed_memory(large=False)", "1"): (True, True, False),
-    ("assert not machine.keep_freed_memory()", "0"): (False, False, False),
-    ("assert library.loaded_library()", "1"): (True, True, False),
-    ("assert library.loaded_library()", "0"): (False, False, False),
+    ("machine.keep_freed_memory()", "1"): (True, True, True, True),
+    ("machine.keep_freed_memory(large=False)", "1"): (True, True, False, False),
+    ("assert not machine.keep_freed_memory()", "0"): (False, False, False, False),
+    ("assert library.loaded_library()", "1"): (True, True, False, False),
+    ("assert library.loaded_library()", "0"): (False, False, False, False),
 }
 
 
@@ -56,8 +57,9 @@ def test_freed_memory_is_kept():
 
     The blocks have one size, and have been allocated and freed once before the page faults are counted.
 
-    `KEPT` has an entry for each of three cases: blocks of 8 MiB in the main thread, of 8 MiB in another thread, and of 64 MiB in the main
-    thread. The entry says whether the freed memory must be kept. Each call of `KEPT` has a process of its own, forked from one process.
+    `KEPT` has an entry for each of four cases: blocks of 8 MiB in the main thread, of 8 and of 96 MiB in other threads, and of 64 MiB in
+    the main thread. The entry says whether the freed memory must be kept. Each call of `KEPT` has a process of its own, forked from one
+    process.
     """
     run = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps([*KEPT])], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
