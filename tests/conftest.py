@@ -56,6 +56,7 @@ settings.load_profile("lstm_jax")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also run the tests and the cases that are marked slow")
+    parser.addoption("--rest", action="store_true", help="run only what the quick suite leaves out")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -63,11 +64,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not is_filtered(config):
+    rest = config.getoption("rest")
+    if not (rest or is_filtered(config)):
         return
-    out = left_out(items)
-    config.hook.pytest_deselected(items=list(out))
-    items[:] = [item for item in items if item not in out]
+    slow = left_out(items)
+    out = [item for item in items if (item in slow) != rest]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if (item in slow) == rest]
 
 
 def pytest_collection_finish() -> None:
