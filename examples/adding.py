@@ -31,16 +31,11 @@ def make_batches(key, length):
     return jax.numpy.stack([values, marked], -1), (values * marked).sum(-1)
 
 
-def loss(model, x, y):
-    """Return the mean squared error."""
-    return ((model(x)[:, 0] - y) ** 2).mean()
-
-
 def run(config):
     """Train one cell, and return its error, as an array of JAX, which runs together need."""
     rngs = nnx.Rngs(config.seed)
     model = nnx.Sequential(Recurrent(2, 32, cell=config.cell, rngs=rngs), nnx.Linear(32, 1, rngs=rngs))
-    step = make_train_step(model, loss, adam(1e-2))
+    step = make_train_step(model, lambda model, x, y: ((model(x)[:, 0] - y) ** 2).mean(), adam(1e-2))
     errors = step.many(step.init(), *make_batches(jax.random.key(config.seed), config.length))[1]
     return {"error": errors[-20:].mean()}
 

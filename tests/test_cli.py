@@ -224,10 +224,9 @@ TRAIN_TEXT = "train generation --length 8 --epochs 1 --no-figures --run {tmp}/ne
         ("demo --run {tmp}", "holds something else"),
     ],
 )
-def test_errors_are_one_line(arguments, subject, ask, runs, tmp_path, monkeypatch):
+def test_errors_are_one_line(arguments, subject, ask, runs, tmp_path):
     if arguments.startswith("export onnx"):
         pytest.importorskip("onnx")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "files"
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
