@@ -1,11 +1,15 @@
-"""Description of this machine and its speed: peaks of a matrix product and a memory copy, or the present speed of the CPU (a probe).
+"""Description of this machine and its speed: peaks of a matrix product and a memory
+copy, or the present speed of the CPU (a probe).
 
-    python -m bench.hardware --threads 2     # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
+    # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
+
+    python -m bench.hardware --threads 2
     python -m bench.hardware --gpu           # peaks of JAX's first device
     python -m bench.hardware --probe         # present speed of small matrix products
 
-Each command prints a JSON line. A peak is the best of several tries. With `--threads`, the peak of the matrix product is that of the
-fastest library among XLA, NumPy and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
+Each command prints a JSON line. A peak is the best of several tries. With `--threads`,
+the peak of the matrix product is that of the fastest library among XLA, NumPy and, if
+it is installed, PyTorch, because none of the three is the fastest on every CPU.
 """
 
 import contextlib
@@ -27,18 +31,23 @@ from lstm_jax.runtime.machine import total_memory
 
 SIZE = 2048
 COPIED = 64 * 2**20
-"""Number of floats in the array that is copied. The array is too large for any cache."""
+"""Number of floats in the array that is copied. The array is too large for any cache.
+"""
 TRIES = 6
 PROBE_SIZE, PROBE_TIMES = 384, 60
 GPU_SETTINGS = {
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
+    # results in TF32 would fail the check against the float32 reference
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "NVIDIA_TF32_OVERRIDE": "0",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a worker starts JAX last, while the measured library still holds GPU memory
+    # a worker starts JAX last, while the measured library still holds GPU memory
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
 
 def gpu() -> bool:
-    """Return whether /dev contains the device file of an NVIDIA GPU. This check does not start JAX or PyTorch."""
+    """Return whether /dev contains the device file of an NVIDIA GPU. This check does
+    not start JAX or PyTorch.
+    """
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
@@ -62,14 +71,18 @@ LSCPU = {
 def _printed(*command: str) -> list[str]:
     """Return the lines that a program prints, or none if it is missing."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}).stdout.splitlines()
+        return subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
+        ).stdout.splitlines()
     except OSError:
         return []
 
 
 @cache
 def lscpu() -> dict[str, str]:
-    """Return what the program lscpu prints about the CPU, or an empty dict if the program is missing."""
+    """Return what the program lscpu prints about the CPU, or an empty dict if the
+    program is missing.
+    """
     pairs = (line.partition(":") for line in _printed("lscpu"))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
@@ -77,31 +90,55 @@ def lscpu() -> dict[str, str]:
 @cache
 def gpus() -> list[list[str]]:
     """Return the name, the memory and the driver of each NVIDIA GPU."""
-    lines = _printed("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader") if gpu() else []
+    lines = (
+        _printed(
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,driver_version",
+            "--format=csv,noheader",
+        )
+        if gpu()
+        else []
+    )
     return [names for line in lines if len(names := line.split(", ")) == 3]
 
 
 def hardware() -> dict[str, Any]:
-    """Return the properties of this machine that do not change: CPU, topology, caches, memory, hypervisor ("" if none) and GPUs."""
-    found: dict[str, Any] = {"cpu": cpu()} | {field: lscpu().get(name, "") for field, name in LSCPU.items()}
-    return found | {"memory_gib": round(total_memory() / 2**30), "gpus": [", ".join(names[:2]) for names in gpus()]}
+    """Return the properties of this machine that do not change: CPU, topology, caches,
+    memory, hypervisor ("" if none) and GPUs.
+    """
+    found: dict[str, Any] = {"cpu": cpu()} | {
+        field: lscpu().get(name, "") for field, name in LSCPU.items()
+    }
+    return found | {
+        "memory_gib": round(total_memory() / 2**30),
+        "gpus": [", ".join(names[:2]) for names in gpus()],
+    }
 
 
 def machine_id(properties: Mapping[str, Any] | None = None) -> str:
-    """Return 12 hexadecimal digits that identify a machine, a checksum of its properties. Equal machines have equal ids."""
+    """Return 12 hexadecimal digits that identify a machine, a checksum of its
+    properties. Equal machines have equal ids.
+    """
     text = json.dumps(hardware() if properties is None else properties, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def settings() -> dict[str, str]:
-    """Return the properties of this machine that may change: governor and highest clock of the CPU ("" if hidden), and the GPU driver."""
+    """Return the properties of this machine that may change: governor and highest clock
+    of the CPU ("" if hidden), and the GPU driver.
+    """
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    found = {"governor": governor.read_text().strip() if governor.exists() else "", "max_mhz": lscpu().get("CPU max MHz", "")}
+    found = {
+        "governor": governor.read_text().strip() if governor.exists() else "",
+        "max_mhz": lscpu().get("CPU max MHz", ""),
+    }
     return found | {"driver": gpus()[0][2] if gpus() else ""}
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Call a function once to warm up, then time `TRIES` more calls, and return the shortest of these times in seconds."""
+    """Call a function once to warm up, then time `TRIES` more calls, and return the
+    shortest of these times in seconds.
+    """
     seconds = []
     for _ in range(TRIES + 1):
         began = perf_counter()
@@ -111,7 +148,9 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def gemm_gflops() -> float:
-    """Return the peak speed of a float32 matrix product on the CPU in GFLOP/s, by the fastest library."""
+    """Return the peak speed of a float32 matrix product on the CPU in GFLOP/s, by the
+    fastest library.
+    """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     out = np.empty_like(a)
@@ -119,7 +158,10 @@ def gemm_gflops() -> float:
 
     on_cpu = jax.device_put((a, b), jax.devices("cpu")[0])
     product = jax.jit(jax.numpy.matmul)
-    products: list[Callable[[], object]] = [lambda: np.matmul(a, b, out=out), lambda: jax.block_until_ready(product(*on_cpu))]
+    products: list[Callable[[], object]] = [
+        lambda: np.matmul(a, b, out=out),
+        lambda: jax.block_until_ready(product(*on_cpu)),
+    ]
     with contextlib.suppress(ImportError):
         import torch  # pyright: ignore[reportMissingImports]
 
@@ -129,11 +171,21 @@ def gemm_gflops() -> float:
 
 
 def copy_gbs(threads: int) -> float:
-    """Return the speed of a memory copy by `threads` threads, in GB/s. Each copied byte counts twice: once as read, once as written."""
+    """Return the speed of a memory copy by `threads` threads, in GB/s. Each copied byte
+    counts twice: once as read, once as written.
+    """
     source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
-    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
+    parts = list(
+        zip(
+            np.array_split(source, threads),
+            np.array_split(target, threads),
+            strict=True,
+        )
+    )
     with ThreadPoolExecutor(threads) as pool:
-        seconds = _best(lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts)))
+        seconds = _best(
+            lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
+        )
     return 2 * source.nbytes / seconds / 1e9
 
 
@@ -151,14 +203,24 @@ def gpu_peaks() -> dict[str, float]:
 
     a = jax.numpy.ones((4 * SIZE, 4 * SIZE))
     flops, moved = 2 * len(a) ** 3, 2 * a.nbytes
-    product_seconds, copy_seconds = (_best(lambda run=run: jax.block_until_ready(run(a))) for run in (product, copy))
-    return {"gemm_gflops_gpu": flops / product_seconds / 1e9, "copy_gbs_gpu": moved / copy_seconds / 1e9}
+    product_seconds, copy_seconds = (
+        _best(lambda run=run: jax.block_until_ready(run(a))) for run in (product, copy)
+    )
+    return {
+        "gemm_gflops_gpu": flops / product_seconds / 1e9,
+        "copy_gbs_gpu": moved / copy_seconds / 1e9,
+    }
 
 
 def probe() -> float:
-    """Measure the present speed of the CPU: return the median GFLOP/s of small NumPy matrix products."""
+    """Measure the present speed of the CPU: return the median GFLOP/s of small NumPy
+    matrix products.
+    """
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))
+    a, b = (
+        rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32)
+        for _ in range(2)
+    )
     out, seconds = np.empty_like(a), []
     for _ in range(PROBE_TIMES + PROBE_TIMES // 2):
         began = perf_counter()
@@ -168,7 +230,9 @@ def probe() -> float:
 
 
 def main() -> None:
-    """Measure the speeds that the command line selects (of matrix products, and of a memory copy), and print them as a JSON line."""
+    """Measure the speeds that the command line selects (of matrix products, and of a
+    memory copy), and print them as a JSON line.
+    """
     parser = make_parser(__doc__)
     group = parser.add_mutually_exclusive_group(required=True)
     add_flags(group, int, threads="measure the peaks of so many threads")

@@ -1,10 +1,13 @@
-"""Description of this machine: hardware, an id made of it, settings, versions, and peak speeds.
+"""Description of this machine: hardware, an id made of it, settings, versions, and peak
+speeds.
 
-    python -m bench machine                 # measures for half a minute, and writes bench/results/machines/ID.json
+    # measures for half a minute, and writes bench/results/machines/ID.json
+    python -m bench machine
     python -m bench machine --out mine.json
 
-The field "machine" of result rows has this id. Machines with equal hardware have the same id; it contains no name of a host or user. A
-virtual machine may hide the clock governor and the caches of its host.
+The field "machine" of result rows has this id. Machines with equal hardware have the
+same id; it contains no name of a host or user. A virtual machine may hide the clock
+governor and the caches of its host.
 """
 
 import json
@@ -20,8 +23,12 @@ from lstm_jax.training import run_folder
 
 
 def describe() -> Row:
-    """Measure the peak speeds of this machine, and return the row that describes the machine."""
-    packages = [name for peer in PEERS.values() if not peer.missing() for name in peer.packages]
+    """Measure the peak speeds of this machine, and return the row that describes the
+    machine.
+    """
+    packages = [
+        name for peer in PEERS.values() if not peer.missing() for name in peer.packages
+    ]
     return make_row(
         MACHINE,
         machine=hardware.machine_id(),
@@ -38,7 +45,11 @@ def describe() -> Row:
 def main() -> None:
     """Write the description of this machine to a file, and print it."""
     parser = make_parser(__doc__)
-    add_flags(parser, Path, out="file to write or replace; bench/results/machines/ID.json if not given")
+    add_flags(
+        parser,
+        Path,
+        out="file to write or replace; bench/results/machines/ID.json if not given",
+    )
     options = parser.parse_args()
     row = describe()
     path = options.out or RESULTS / "machines" / f"{row['machine']}.json"

@@ -1,13 +1,18 @@
-"""Time to draw characters from the model of the Keras example lstm_text_generation, with this project and with calls of Keras' `predict`.
+"""Time to draw characters from the model of the Keras example lstm_text_generation,
+with this project and with calls of Keras' `predict`.
 
-    python -m bench sampling                            # 5 rounds, about 5 minutes on two idle cores
+    # 5 rounds, about 5 minutes on two idle cores
+    python -m bench sampling
     python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
     python -m bench sampling --report
-    python -m bench sampling --first-round 5            # five more rounds, for example on another machine or version
+    # five more rounds, for example on another machine or version
+    python -m bench sampling --first-round 5
 
-In each round, a fresh process of Keras and one of this project run one after the other, with the same weights; compilation is not timed.
-Results in the file are not measured again, whatever their commit. This project carries the state from character to character (mode
-"carried"), or reads the last 40 characters for each new one, as Keras does ("window").
+In each round, a fresh process of Keras and one of this project run one after the other,
+with the same weights; compilation is not timed. Results in the file are not measured
+again, whatever their commit. This project carries the state from character to character
+(mode "carried"), or reads the last 40 characters for each new one, as Keras does
+("window").
 """
 
 import tempfile
@@ -29,48 +34,101 @@ LOOP, MODES = "predict loop", ("carried", "window")
 
 
 def method_of(mode: str, count: int) -> str:
-    """Return the value of the field "method" of a result row of this project, such as "window" or "window, 16 samples"."""
+    """Return the value of the field "method" of a result row of this project, such as
+    "window" or "window, 16 samples".
+    """
     return mode if count == 1 else f"{mode}, {count} samples"
 
 
 def report(rows: Rows, units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to that of one."""
-    times = {method: [row["seconds"] for row in own] for (method,), own in groups(rows, ["method"]).items()}
+    """Print our speedup over Keras' `predict` loop, and the time to draw several texts
+    in one call relative to that of one.
+    """
+    times = {
+        method: [row["seconds"] for row in own]
+        for (method,), own in groups(rows, ["method"]).items()
+    }
     complete = {LOOP, *MODES} <= times.keys()
-    require(complete, "rows", f"{units} units: methods {sorted(times)}", "measure first, or report rounds that have rows")
+    require(
+        complete,
+        "rows",
+        f"{units} units: methods {sorted(times)}",
+        "measure first, or report rounds that have rows",
+    )
     for mode in MODES:
         interval = ratio_interval(times[LOOP], times[mode])
-        print(f"{units} units, {mode}: speedup over Keras' predict loop {speedup_text(interval, 1, CONFIDENCE)}")
+        print(
+            f"{units} units, {mode}: speedup over Keras' predict loop "
+            f"{speedup_text(interval, 1, CONFIDENCE)}"
+        )
         for count in samples:
             if count > 1 and method_of(mode, count) in times:
                 interval = ratio_interval(times[method_of(mode, count)], times[mode])
                 ends = ends_text(interval, label=CONFIDENCE)
-                print(f"{units} units, {mode}: {count} samples take {interval[0]:.2f} times the time of one{ends}")
+                print(
+                    f"{units} units, {mode}: {count} samples take "
+                    f"{interval[0]:.2f} times the time of one{ends}"
+                )
 
 
 def main() -> None:
-    """Run the processes that have no results yet, unless `--report` is given, and print the report."""
+    """Run the processes that have no results yet, unless `--report` is given, and print
+    the report.
+    """
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=ROUNDS, default="standard")
-    add_flags(parser, int, rounds="the preset's if not given", first_round="measure and report rounds from this number on")
+    add_flags(
+        parser,
+        int,
+        rounds="the preset's if not given",
+        first_round="measure and report rounds from this number on",
+    )
     add_flags(parser, int, chars="characters of a text")
-    add_flags(parser, read_sizes, units="sizes, as in 64,128 or 32..256", samples="texts at once; one is always measured")
+    add_flags(
+        parser,
+        read_sizes,
+        units="sizes, as in 64,128 or 32..256",
+        samples="texts at once; one is always measured",
+    )
     parser.set_defaults(first_round=0, chars=CHARS, units=(128,), samples=(1, 64))
     options = read_flags(parser)
-    rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
-    methods = {LOOP: "keras_jax"} | {method_of(mode, count): "ours" for mode in MODES for count in sorted({1, *options.samples})}
+    rounds = range(
+        options.first_round,
+        options.first_round + (options.rounds or ROUNDS[options.preset]),
+    )
+    methods = {LOOP: "keras_jax"} | {
+        method_of(mode, count): "ours"
+        for mode in MODES
+        for count in sorted({1, *options.samples})
+    }
     items = [
-        {"units": units, "round": number, "peer": peer, "chars": options.chars, "method": method}
-        for units, number, (method, peer) in product(options.units, rounds, methods.items())
+        {
+            "units": units,
+            "round": number,
+            "peer": peer,
+            "chars": options.chars,
+            "method": method,
+        }
+        for units, number, (method, peer) in product(
+            options.units, rounds, methods.items()
+        )
     ]
 
     @cache
     def drawn(peer: str, units: int, number: int, chars: int):
         """Run the process of a round once for all its methods."""
         weights = Path(folder) / f"{units}.weights.h5"
-        if peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
+        # an earlier call measured Keras, and its file of weights is gone
+        if peer == "ours" and not weights.exists():
             drawn("keras_jax", units, number, 1)
-        flags = ["--weights", str(weights), "--units", str(units), "--chars", str(chars)]
+        flags = [
+            "--weights",
+            str(weights),
+            "--units",
+            str(units),
+            "--chars",
+            str(chars),
+        ]
         flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
         return timing.run_module([TASKS[peer], "sampling", *flags])
 
@@ -80,7 +138,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         rows = timing.measure_missing(
-            options.results, SAMPLING, items, measure, lambda rows: f"{rows[0]['seconds']:.3f} s", not options.report
+            options.results,
+            SAMPLING,
+            items,
+            measure,
+            lambda rows: f"{rows[0]['seconds']:.3f} s",
+            not options.report,
         )
     for units in options.units:
         report([row for row in rows if row["units"] == units], units, options.samples)

@@ -1,15 +1,18 @@
-"""Growth of an LSTM layer's time and memory (forward and backward pass) with the number of steps T, the hidden size H and the batch size B.
+"""Growth of an LSTM layer's time and memory (forward and backward pass) with the number
+of steps T, the hidden size H and the batch size B.
 
     python -m bench scaling                        # about 3 minutes on two idle cores
     python -m bench scaling --report --machine "family 26"
 
-One size is varied at a time; the others are T = 80, H = 128 and B = 32. The number of features E equals H. In each round, each combination
-of sizes (point) is measured in two fresh processes on two cores: on one CPU device that uses both, and on two that use one each. Points
-that the result file has for this commit and machine are skipped.
+One size is varied at a time; the others are T = 80, H = 128 and B = 32. The number of
+features E equals H. In each round, each combination of sizes (point) is measured in two
+fresh processes on two cores: on one CPU device that uses both, and on two that use one
+each. Points that the result file has for this commit and machine are skipped.
 
-The report prints the exponents of the growth for each machine: of the time from a log-log fit over all sizes and from the two largest
-alone, of the memory from a fit of constant + factor * size ** exponent, where the constant is the memory of JAX and its compiler. A figure
-of the times and memories is written to `--figure`.
+The report prints the exponents of the growth for each machine: of the time from a
+log-log fit over all sizes and from the two largest alone, of the memory from a fit of
+constant + factor * size ** exponent, where the constant is the memory of JAX and its
+compiler. A figure of the times and memories is written to `--figure`.
 """
 
 import argparse
@@ -22,7 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, read_flags, timing, worker
+from bench import (
+    RESULTS,
+    add_flags,
+    commit,
+    groups,
+    hardware,
+    make_parser,
+    read_flags,
+    timing,
+    worker,
+)
 from bench.memory import exponent
 from bench.schema import SCALING, Row, Rows, by_machine, rows_of_commit
 from bench.workloads import read_sizes
@@ -31,14 +44,20 @@ PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
 AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 MIDDLE = {"T": 80, "H": 128, "B": 32}
-GRID = {"T": (20, 40, 80, 160, 320, 640, 1280), "H": (32, 64, 128, 256, 512, 1024), "B": (8, 16, 32, 64, 128, 256, 512)}
+GRID = {
+    "T": (20, 40, 80, 160, 320, 640, 1280),
+    "H": (32, 64, 128, 256, 512, 1024),
+    "B": (8, 16, 32, 64, 128, 256, 512),
+}
 DEVICES = (1, 2)
 Sizes = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Median time in ms of a forward and a backward pass, and median peak memory in MiB, over one size ("T", "H" or "B") on a machine."""
+    """Median time in ms of a forward and a backward pass, and median peak memory in
+    MiB, over one size ("T", "H" or "B") on a machine.
+    """
 
     letter: str
     devices: int
@@ -49,7 +68,9 @@ class Curve:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
-    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.MEANINGS`)."""
+    """Measure the time and memory of an LSTM layer in this process, and return the
+    fields of a result row (`bench.schema.MEANINGS`).
+    """
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
@@ -57,23 +78,53 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     work, built = worker.build_ours(f"recurrence:{sizes}", devices=devices)
     built.run(1)  # the first call compiles
     steps, samples = worker.measure(built.run, seconds, built.block_seconds)
-    found = {"ms_per_step": float(np.median(samples)), "peak_mib": worker.peak_mib(), "steps_per_block": steps, "samples": samples}
-    return work.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
+    found = {
+        "ms_per_step": float(np.median(samples)),
+        "peak_mib": worker.peak_mib(),
+        "steps_per_block": steps,
+        "samples": samples,
+    }
+    return (
+        work.sizes
+        | found
+        | {"backend_ran": built.backend}
+        | environment(make_mesh())
+        | {"devices": devices}
+    )
 
 
-def curves(rows: Rows, middle: Sizes, devices: Sequence[int], machine: str = "") -> Iterator[Curve]:
+def curves(
+    rows: Rows, middle: Sizes, devices: Sequence[int], machine: str = ""
+) -> Iterator[Curve]:
     """Yield a curve of time and memory for each varied size and each number of devices."""
     for letter in middle:
         for count in devices:
-            others = {"devices": count} | {name: size for name, size in middle.items() if name != letter}
-            at = groups((row for row in sorted(rows, key=lambda row: row[letter]) if others.items() <= row.items()), [letter])
-            ms, mib = ([float(np.median([row[name] for row in group])) for group in at.values()] for name in ("ms_per_step", "peak_mib"))
+            others = {"devices": count} | {
+                name: size for name, size in middle.items() if name != letter
+            }
+            at = groups(
+                (
+                    row
+                    for row in sorted(rows, key=lambda row: row[letter])
+                    if others.items() <= row.items()
+                ),
+                [letter],
+            )
+            ms, mib = (
+                [
+                    float(np.median([row[name] for row in group]))
+                    for group in at.values()
+                ]
+                for name in ("ms_per_step", "peak_mib")
+            )
             if len(at) > 1:
                 yield Curve(letter, count, [size for (size,) in at], ms, mib, machine)
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p."""
+    """Fit value = constant + factor * size ** p by least squares of the relative
+    errors, and return the exponent p.
+    """
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
     def miss(power: float):
@@ -85,33 +136,65 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
 
 
 def describe(curve: Curve) -> str:
-    """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory."""
+    """Return the line of the report about a curve, with the ranges and the growth
+    exponents of its time and memory.
+    """
     letter, sizes, ms, mib = curve.letter, curve.sizes, curve.ms, curve.mib
-    time = f"time {ms[0]:.3f} to {ms[-1]:.3f} ms, as {letter} ** {exponent(sizes, ms):.2f}"
+    time = (
+        f"time {ms[0]:.3f} to {ms[-1]:.3f} ms, as {letter} ** {exponent(sizes, ms):.2f}"
+    )
     last = f"(last two sizes {exponent(sizes[-2:], ms[-2:]):.2f})"
     memory = f"memory {mib[0]:.0f} to {mib[-1]:.0f} MiB"
     if len(sizes) > 3:
-        memory += f", above a constant as {letter} ** {exponent_above_constant(sizes, mib):.2f}"
-    return f"{curve.machine}: {letter} {sizes[0]} to {sizes[-1]}, devices {curve.devices}: {time} {last}; {memory}"
+        memory += (
+            f", above a constant as {letter} ** "
+            f"{exponent_above_constant(sizes, mib):.2f}"
+        )
+    return (
+        f"{curve.machine}: {letter} {sizes[0]} to {sizes[-1]}, devices "
+        f"{curve.devices}: {time} {last}; {memory}"
+    )
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
-    """Draw the curves of time and memory over size on logarithmic axes, with a line style for each machine."""
+    """Draw the curves of time and memory over size on logarithmic axes, with a line
+    style for each machine.
+    """
     from matplotlib.ticker import LogLocator
 
     from lstm_jax.inspection.figures import BLUE, ORANGE, log_axis, write_figure
 
-    letters, names = (list(dict.fromkeys(getattr(curve, field) for curve in found)) for field in ("letter", "machine"))
+    letters, names = (
+        list(dict.fromkeys(getattr(curve, field) for curve in found))
+        for field in ("letter", "machine")
+    )
 
     def fill(figure):
         figure.suptitle(title, x=0.01, ha="left")
-        panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
+        panels = figure.subplots(
+            2, len(letters), squeeze=False, sharex="col", sharey="row"
+        )
         for column, letter in enumerate(letters):
             for curve in (curve for curve in found if curve.letter == letter):
-                colour, word = (BLUE, "device") if curve.devices == 1 else (ORANGE, "devices")
-                style: Any = {"color": colour, "marker": "o", "ms": 4, "linestyle": ("-", "--", ":")[names.index(curve.machine) % 3]}
-                label = f"{curve.devices} {word}: time as {letter} to the {exponent(curve.sizes, curve.ms):.2f}"
-                panels[0, column].loglog(curve.sizes, curve.ms, label=label + f", {curve.machine}" * (len(names) > 1), **style)
+                colour, word = (
+                    (BLUE, "device") if curve.devices == 1 else (ORANGE, "devices")
+                )
+                style: Any = {
+                    "color": colour,
+                    "marker": "o",
+                    "ms": 4,
+                    "linestyle": ("-", "--", ":")[names.index(curve.machine) % 3],
+                }
+                label = (
+                    f"{curve.devices} {word}: time as {letter} to the "
+                    f"{exponent(curve.sizes, curve.ms):.2f}"
+                )
+                panels[0, column].loglog(
+                    curve.sizes,
+                    curve.ms,
+                    label=label + f", {curve.machine}" * (len(names) > 1),
+                    **style,
+                )
                 panels[1, column].loglog(curve.sizes, curve.mib, **style)
                 for axes in panels[:, column]:
                     log_axis(axes, "x", curve.sizes)
@@ -127,51 +210,89 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
 
 
 def _sizes(text: str) -> Sizes:
-    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
+    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each
+    size to its values.
+    """
     found = re.findall(r"(\w+)=([^,]*)", text)
     if not found or not {letter for letter, _ in found} <= MIDDLE.keys():
-        raise argparse.ArgumentTypeError(f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, as in T=20:40:80,H=32:64")
+        raise argparse.ArgumentTypeError(
+            f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, as in "
+            "T=20:40:80,H=32:64"
+        )
     return {letter: read_sizes(sizes.replace(":", ",")) for letter, sizes in found}
 
 
 def main() -> None:
-    """Measure the points that have no result yet, unless `--report` is given. Then print the report and draw the figure."""
+    """Measure the points that have no result yet, unless `--report` is given. Then
+    print the report and draw the figure.
+    """
     parser = make_parser(__doc__, PATH)
-    add_flags(parser, _sizes, grid="as in T=20:40:80,H=32:64", middle="as in T=80,H=128,B=32")
+    add_flags(
+        parser, _sizes, grid="as in T=20:40:80,H=32:64", middle="as in T=80,H=128,B=32"
+    )
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
     add_flags(parser, int, rounds="number of processes of each point")
     add_flags(parser, float, seconds="time to measure for in each process")
-    add_flags(parser, str, machine="part of the name of the machine to report; all if not given")
+    add_flags(
+        parser,
+        str,
+        machine="part of the name of the machine to report; all if not given",
+    )
     add_flags(parser, Path, figure="file of the figure, which ends in .png")
     add_flags(parser, json.loads, here="a point, which is measured in this process")
-    parser.set_defaults(grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE, machine="")
+    parser.set_defaults(
+        grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE, machine=""
+    )
     options = read_flags(parser)
     if options.here:
-        print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))
+        print(
+            json.dumps(measure_here(options.here, options.devices[0], options.seconds))
+        )
         return
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha, path = options.commit or commit(), options.results
 
     def measure(item: Row):
         point = json.dumps({letter: item[letter] for letter in MIDDLE})
-        here = ["--here", point, "--devices", str(item["devices"]), "--seconds", str(options.seconds)]
+        here = [
+            "--here",
+            point,
+            "--devices",
+            str(item["devices"]),
+            "--seconds",
+            str(options.seconds),
+        ]
         return timing.run_module(["bench", "scaling", *here])[-1:]
 
     if not options.report:
         items = [
-            {"round": number, "devices": devices} | middle | {letter: size, "git": sha, "machine": hardware.machine_id()}
+            {"round": number, "devices": devices}
+            | middle
+            | {letter: size, "git": sha, "machine": hardware.machine_id()}
             for number in range(options.rounds)
             for letter, sizes in options.grid.items()
             for size in sizes
             for devices in options.devices
         ]
         timing.measure_missing(
-            path, SCALING, items, measure, lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+            path,
+            SCALING,
+            items,
+            measure,
+            lambda rows: (
+                f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+            ),
         )
     machines = by_machine(rows_of_commit(path, SCALING, git=sha), options.machine)
-    found = [curve for name, rows in machines.items() for curve in curves(rows, middle, options.devices, name)]
+    found = [
+        curve
+        for name, rows in machines.items()
+        for curve in curves(rows, middle, options.devices, name)
+    ]
     for curve in found:
         print(describe(curve))
     if found:
         about = ", ".join(f"{letter} {size}" for letter, size in middle.items())
-        draw_scaling(found, options.figure, f"A forward and a backward pass about {about}")
+        draw_scaling(
+            found, options.figure, f"A forward and a backward pass about {about}"
+        )

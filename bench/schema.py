@@ -1,7 +1,9 @@
-"""Schema of the result files in `bench/results`, and functions that create, check and select their rows.
+"""Schema of the result files in `bench/results`, and functions that create, check and
+select their rows.
 
-A row is one result: a JSON object on a line of its own. Rows are only ever appended to a file. Each row contains the version of the schema
-and the kind of measurement. To print all kinds of measurements and all fields, run
+A row is one result: a JSON object on a line of its own. Rows are only ever appended to
+a file. Each row contains the version of the schema and the kind of measurement. To
+print all kinds of measurements and all fields, run
 
     python -m bench.schema
 """
@@ -24,14 +26,27 @@ Rows = Sequence[Row]
 VERSION = 3
 KEPT_SAMPLES = 20
 STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
-GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = "grid", "seeds", "loss", "held_out", "epoch_time"
-SAMPLING, STEP_MEMORY, RUN_MEMORY, SCALING = "sampling", "step_memory", "run_memory", "scaling"
+GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = (
+    "grid",
+    "seeds",
+    "loss",
+    "held_out",
+    "epoch_time",
+)
+SAMPLING, STEP_MEMORY, RUN_MEMORY, SCALING = (
+    "sampling",
+    "step_memory",
+    "run_memory",
+    "scaling",
+)
 BREAKDOWN, DUEL, FALSE_ALARM, MACHINE = "breakdown", "duel", "false_alarm", "machine"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of measurement, with its meaning and the names of the fields that its rows must have, separated by blanks."""
+    """Kind of measurement, with its meaning and the names of the fields that its rows
+    must have, separated by blanks.
+    """
 
     meaning: str
     required: str
@@ -40,14 +55,18 @@ class Kind:
 MEASUREMENTS = {
     STEP: Kind(
         "training steps, evaluation or the recurrence of a peer (throughput)",
-        "git cores load peer candidate versions round workload backend backend_ran dropout recurrent_dropout kind cell B T H E V "
-        "build_seconds first_step_seconds compile_seconds peak_memory_mib ms_per_step samples sample_count steps_per_block "
-        "steps_per_second tokens_per_second flops gflops least_bytes distance note dtype devices threads python platform cpu "
+        "git cores load peer candidate versions round workload backend "
+        "backend_ran dropout recurrent_dropout kind cell B T H E V "
+        "build_seconds first_step_seconds compile_seconds peak_memory_mib "
+        "ms_per_step samples sample_count steps_per_block "
+        "steps_per_second tokens_per_second flops gflops least_bytes distance "
+        "note dtype devices threads python platform cpu "
         "hosts xla_flags matmul_precision noisy",
     ),
     FAILED: Kind(
         "a process of throughput that failed",
-        "git cores load peer candidate round workload backend dropout recurrent_dropout error",
+        "git cores load peer candidate round workload backend dropout "
+        "recurrent_dropout error",
     ),
     PEAK: Kind(
         "matrix product and copy of the machine (throughput)",
@@ -70,7 +89,8 @@ MEASUREMENTS = {
         "peer task recipe seed epoch train_loss",
     ),
     HELD_OUT: Kind(
-        "an epoch of a recipe of text generation, a tenth held out (accuracy --study held_out)",
+        "an epoch of a recipe of text generation, a tenth held out (accuracy "
+        "--study held_out)",
         "peer task recipe seed epoch",
     ),
     EPOCH_TIME: Kind(
@@ -91,23 +111,28 @@ MEASUREMENTS = {
     ),
     SCALING: Kind(
         "time and memory of the recurrence at a size",
-        "git cores load versions round backend_ran B T H E V peak_mib ms_per_step samples sample_count steps_per_block devices "
+        "git cores load versions round backend_ran B T H E V peak_mib "
+        "ms_per_step samples sample_count steps_per_block devices "
         "python platform cpu hosts xla_flags matmul_precision",
     ),
     BREAKDOWN: Kind(
         "parts of a training step",
-        "git cores load workload backend_ran ms_per_step parts_ms floors_ms gemm_gflops copy_gbs",
+        "git cores load workload backend_ran ms_per_step parts_ms floors_ms "
+        "gemm_gflops copy_gbs",
     ),
     DUEL: Kind(
         "blocks of steps of a checkout that takes turns with another",
-        "cores load role versions round workload ms_per_step samples steps_per_block cpu",
+        "cores load role versions round workload ms_per_step samples "
+        "steps_per_block cpu",
     ),
     FALSE_ALARM: Kind(
         "like duel, this checkout against itself (duel --false-alarms)",
-        "git cores load role round comparison workload ms_per_step samples steps_per_block cpu",
+        "git cores load role round comparison workload ms_per_step samples "
+        "steps_per_block cpu",
     ),
     MACHINE: Kind(
-        "a machine (machine); first row of a submission, then with git, seconds, speedups and shared (submit)",
+        "a machine (machine); first row of a submission, then with git, "
+        "seconds, speedups and shared (submit)",
         "machine hardware settings versions python platform peaks date",
     ),
 }
@@ -146,14 +171,20 @@ MEANINGS = {
         "peer": "name in `bench.peers.PEERS`",
         "candidate": "peer and its options, as --peer takes them",
         "role": "baseline, candidate or slower",
-        "series": "name of rows that are kept apart from the others of their commit; empty if absent",
+        "series": (
+            "name of rows that are kept apart from the others of their commit; "
+            "empty if absent"
+        ),
         "workload": "as `bench.workloads.workload` reads it",
         "backend_ran": "backend that ran",
         "kind": "sentiment, characters, evaluation, recurrence or forward",
         "cell": "recurrent cell",
         "task": "sentiment or generation",
         "recipe": "name in `bench.recipes`",
-        "method": "predict loop; carried or window, and the number of samples if more than one",
+        "method": (
+            "predict loop; carried or window, and the number of samples if more "
+            "than one"
+        ),
         "remat": "none, or sqrt for segments",
         "cache": "cold or warm",
         "note": "difference of the peer's work from ours",
@@ -171,7 +202,10 @@ MEANINGS = {
         "load": "load average of the minute before",
         "dropout": "rate of input dropout",
         "recurrent_dropout": "rate of recurrent dropout; the note says what a peer lacks of it",
-        "seconds": "of the epoch's training without compilation, of a call, of a run, of a block of a duel, of a whole submission",
+        "seconds": (
+            "of the epoch's training without compilation, of a call, of a run, of "
+            "a block of a duel, of a whole submission"
+        ),
         "train_loss": "mean loss of the epoch",
         "test_accuracy": "share of 25,000 reviews, of sentiment",
         "validation_bits": "bits a character of the last tenth of the text, of generation",
@@ -182,9 +216,14 @@ MEANINGS = {
         "peak_mib": "peak resident memory",
         "ms_per_step": "median over all blocks of steps",
         "steps_per_second": "1000 / ms_per_step",
-        "tokens_per_second": "steps_per_second T, times the examples of a step: B, of evaluation 25,000",
+        "tokens_per_second": (
+            "steps_per_second T, times the examples of a step: B, of evaluation 25,000"
+        ),
         "gflops": "flops / ms_per_step, in 1e9 a second",
-        "distance": "largest relative distance from the reference, of outputs and one step; found once a commit",
+        "distance": (
+            "largest relative distance from the reference, of outputs and one "
+            "step; found once a commit"
+        ),
         "slower": "share of its time that each call waits on top of it; 0 if absent",
         "gemm_gflops": "of a large float32 product",
         "copy_gbs": "GB/s of a copy",
@@ -192,7 +231,10 @@ MEANINGS = {
     (dict,): {
         "versions": "of packages; of the two checkouts of a duel",
         "flags": "of `lstm-jax train generation`",
-        "hardware": "properties that do not change: CPU, topology, caches, memory, hypervisor, GPUs",
+        "hardware": (
+            "properties that do not change: CPU, topology, caches, memory, "
+            "hypervisor, GPUs"
+        ),
         "settings": "properties that may change: governor, highest clock, driver",
         "peaks": "GFLOP/s of a float32 product and GB/s of a copy, by number of cores",
         "shared": "fields of all later rows of a submission",
@@ -210,38 +252,57 @@ MEANINGS = {
         "compile_seconds": "part of the first step in XLA's compiler; null where JAX does not run",
     },
     (list,): {
-        "samples": f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics",
+        "samples": (
+            f"milliseconds a step of each block; of more than {KEPT_SAMPLES} "
+            "evenly spaced order statistics"
+        ),
         "probe_gflops": "of a product before and after timing, see `bench.hardware.probe`",
     },
     (list, int): {
         "devices": "names of the devices used; their number, of scaling",
     },
 }
-"""Dict from the Python types that a value may have after the JSON object is read to the fields with such values and their meanings."""
+"""Dict from the Python types that a value may have after the JSON object is read to the
+fields with such values and their meanings."""
 TYPES = {name: types for types, fields in MEANINGS.items() for name in fields}
 
 
 def described(name: str) -> tuple[str, str]:
-    """Return the types of a field's values and the meaning of the field, for example ("float or int", "peak resident memory")."""
+    """Return the types of a field's values and the meaning of the field, for example
+    ("float or int", "peak resident memory").
+    """
     types = TYPES[name]
-    return " or ".join("null" if kind is NONE else kind.__name__ for kind in types), MEANINGS[types][name]
+    return " or ".join(
+        "null" if kind is NONE else kind.__name__ for kind in types
+    ), MEANINGS[types][name]
 
 
 def required_in(name: str) -> list[str]:
     """Return the kinds of measurements whose rows must have a field."""
-    return [measurement for measurement, kind in MEASUREMENTS.items() if name in (*EVERY, *kind.required.split())]
+    return [
+        measurement
+        for measurement, kind in MEASUREMENTS.items()
+        if name in (*EVERY, *kind.required.split())
+    ]
 
 
 def make_row(measurement: str, **fields) -> Row:
-    """Return a result row with the current schema version, the kind of measurement and the given fields."""
+    """Return a result row with the current schema version, the kind of measurement and
+    the given fields.
+    """
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in (STEP, SCALING):
-        row = rounded(row | {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])})
+        row = rounded(
+            row
+            | {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])}
+        )
     return row
 
 
 def rounded(value) -> Any:
-    """Return a JSON value in which every floating-point number is rounded to 6 significant digits."""
+    """Return a JSON value in which every floating-point number is rounded to 6
+    significant digits.
+    """
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -250,38 +311,78 @@ def rounded(value) -> Any:
 
 
 def thinned(samples: Sequence[float]) -> list[float]:
-    """Sort the samples, and return at most `KEPT_SAMPLES` of them, evenly spaced by rank and rounded to 4 significant digits."""
+    """Sort the samples, and return at most `KEPT_SAMPLES` of them, evenly spaced by
+    rank and rounded to 4 significant digits.
+    """
     ordered = np.sort(samples)
     places = np.linspace(0, len(ordered) - 1, min(KEPT_SAMPLES, len(ordered)))
     return [float(f"{value:.4g}") for value in ordered[np.round(places).astype(int)]]
 
 
 def check(row, place: str) -> Row:
-    """Check a row of a result file against the schema, and return the row in its current form."""
-    require(isinstance(row, dict), place, row, "give rows of python -m bench, each an object")
-    require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")
+    """Check a row of a result file against the schema, and return the row in its
+    current form.
+    """
+    require(
+        isinstance(row, dict),
+        place,
+        row,
+        "give rows of python -m bench, each an object",
+    )
+    require(
+        row.get("schema") == VERSION,
+        f"{place}: schema",
+        row.get("schema", "missing"),
+        f"give rows of version {VERSION}",
+    )
     measurement = row.get("measurement", "missing")
-    require(measurement in MEASUREMENTS, f"{place}: measurement", measurement, f"give one of {', '.join(MEASUREMENTS)}")
+    require(
+        measurement in MEASUREMENTS,
+        f"{place}: measurement",
+        measurement,
+        f"give one of {', '.join(MEASUREMENTS)}",
+    )
     for name in MEASUREMENTS[measurement].required.split():
         if name not in row:
-            raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({described(name)[1]})")
+            raise InputError(
+                f"{place}: {name}",
+                "missing",
+                f"a row of {measurement} has it ({described(name)[1]})",
+            )
     for name in row.keys() & TYPES.keys():
         if not isinstance(row[name], TYPES[name]) or isinstance(row[name], bool):
-            raise InputError(f"{place}: {name}", row[name], "give {} ({})".format(*described(name)))
+            raise InputError(
+                f"{place}: {name}", row[name], "give {} ({})".format(*described(name))
+            )
     if measurement == STEP and row["kind"] == "evaluation":
-        row = row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
-    return with_current_names(row)  # old rows have another name for the backend `compiled`
+        row = row | {
+            "tokens_per_second": 1000
+            / row["ms_per_step"]
+            * workload(row["workload"]).tokens
+        }
+    # old rows have another name for the backend `compiled`
+    return with_current_names(row)
 
 
-def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[Row]:
-    """Read a result file, or all files below a folder, check the rows, and return those of the given kinds of measurements."""
+def rows_of(
+    path: Path, *measurements: str, git: str | None = None, series: str = ""
+) -> list[Row]:
+    """Read a result file, or all files below a folder, check the rows, and return those
+    of the given kinds of measurements.
+    """
     files = sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path]
     rows = [row for file in files for row in read_checked(file)]
-    return [row for row in select(rows, *measurements, git=git) if row.get("series", "") == series]
+    return [
+        row
+        for row in select(rows, *measurements, git=git)
+        if row.get("series", "") == series
+    ]
 
 
 def read_checked(path: Path) -> Iterator[Row]:
-    """Yield the rows of a result file, checked against the schema and with the fields that the rows of a submission share."""
+    """Yield the rows of a result file, checked against the schema and with the fields
+    that the rows of a submission share.
+    """
     shared: Row = {}
 
     def whole(row, place: str):
@@ -294,25 +395,44 @@ def read_checked(path: Path) -> Iterator[Row]:
     return read_rows(path, whole)
 
 
-def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[Row]:
-    """Return the rows of the given kinds of the commit whose hash begins with the given digits. See `rows_of` for the other arguments.
+def rows_of_commit(
+    path: Path, *measurements: str, git: str, series: str = ""
+) -> list[Row]:
+    """Return the rows of the given kinds of the commit whose hash begins with the given
+    digits. See `rows_of` for the other arguments.
 
-    A commit and the same commit with uncommitted changes, marked by "+", are two commits.
+    A commit and the same commit with uncommitted changes, marked by "+", are two
+    commits.
     """
     rows = rows_of(path, *measurements, series=series)
     commits = list(dict.fromkeys(row["git"] for row in rows))
     digits = git.removesuffix("+")
-    like = [commit for commit in commits if commit.startswith(digits) and commit.endswith("+") == git.endswith("+")]
+    like = [
+        commit
+        for commit in commits
+        if commit.startswith(digits) and commit.endswith("+") == git.endswith("+")
+    ]
     found = [git] if git in commits else like
-    remedy = f"name one of the commits {', '.join(like or commits)}" if commits else "measure some first"
-    require(len(found) == 1, f"rows of commit {git}", f"none in {path}" if not found else f"those of {len(found)} commits", remedy)
+    remedy = (
+        f"name one of the commits {', '.join(like or commits)}"
+        if commits
+        else "measure some first"
+    )
+    require(
+        len(found) == 1,
+        f"rows of commit {git}",
+        f"none in {path}" if not found else f"those of {len(found)} commits",
+        remedy,
+    )
     return select(rows, *measurements, git=found[0])
 
 
 def by_machine(rows: Rows, wanted: str = "") -> dict[str, list[Row]]:
-    """Return the rows by the name of their machine (CPU, cores, GPU, id), of the machines whose name contains a text, the newest first.
+    """Return the rows by the name of their machine (CPU, cores, GPU, id), of the
+    machines whose name contains a text, the newest first.
 
-    Rows without these fields are in every group, an old row without an id in that of the only machine with its CPU and cores.
+    Rows without these fields are in every group, an old row without an id in that of
+    the only machine with its CPU and cores.
     """
 
     def hardware(row: Row):
@@ -320,28 +440,58 @@ def by_machine(rows: Rows, wanted: str = "") -> dict[str, list[Row]]:
         return text + ", GPU" * ("gpu" in str(row.get("devices")).lower())
 
     texts = list(map(hardware, rows))
-    known = {row["machine"]: text for row, text in zip(rows, texts, strict=True) if text and "machine" in row}
-    only = {text: number for number, text in known.items() if [*known.values()].count(text) == 1}
-    numbers = [row.get("machine") or only.get(text) for row, text in zip(rows, texts, strict=True)]
-    names = [f"{known.get(n, '')} ({n})".strip() if n else text for n, text in zip(numbers, texts, strict=True)]
+    known = {
+        row["machine"]: text
+        for row, text in zip(rows, texts, strict=True)
+        if text and "machine" in row
+    }
+    only = {
+        text: number
+        for number, text in known.items()
+        if [*known.values()].count(text) == 1
+    }
+    numbers = [
+        row.get("machine") or only.get(text)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    names = [
+        f"{known.get(n, '')} ({n})".strip() if n else text
+        for n, text in zip(numbers, texts, strict=True)
+    ]
     machines = list(dict.fromkeys(filter(None, reversed(names)))) or [""]
     found = [name for name in machines if wanted in name]
     require(bool(found), "machine", wanted, f"name one of {'; '.join(machines)}")
-    return {machine: [row for row, own in zip(rows, names, strict=True) if own in (machine, "")] for machine in found}
+    return {
+        machine: [
+            row for row, own in zip(rows, names, strict=True) if own in (machine, "")
+        ]
+        for machine in found
+    }
 
 
 def select(rows: Rows, *measurements: str, git: str | None = None) -> list[Row]:
-    """Return the result rows of the given kinds of measurements. If `git` is not None, only rows of this commit are returned."""
-    return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
+    """Return the result rows of the given kinds of measurements. If `git` is not None,
+    only rows of this commit are returned.
+    """
+    return [
+        row
+        for row in rows
+        if row["measurement"] in measurements and (git is None or row["git"] == git)
+    ]
 
 
 def main() -> None:
-    """Print all kinds of measurements, then all fields with their types, their meaning and the measurements that require them."""
+    """Print all kinds of measurements, then all fields with their types, their meaning
+    and the measurements that require them.
+    """
     for name, kind in MEASUREMENTS.items():
         print(f"{name:<20} {kind.meaning}")
     for name in TYPES:
         types, meaning = described(name)
-        print(f"\n{name} ({types}): {meaning}\n  required in {', '.join(required_in(name)) or 'none'}")
+        print(
+            f"\n{name} ({types}): {meaning}\n  required in "
+            f"{', '.join(required_in(name)) or 'none'}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""Time per training step of this project and other libraries (peers), on two Keras examples and on a recurrent layer alone.
+r"""Time per training step of this project and other libraries (peers), on two Keras
+examples and on a recurrent layer alone.
 
     python -m bench throughput --preset quick
-    python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
+    python -m bench throughput --workload A B \
+        --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 \
+            --seconds 3
     python -m bench throughput --workload A --units 32,64,128 --length 20,80
-    python -m bench throughput --workload recurrence --cell slstm lru --peer ours ours:backend=reference xlstm memax --batch 32
+    python -m bench throughput --workload recurrence --cell slstm lru \
+        --peer ours ours:backend=reference xlstm memax --batch 32
     python -m bench throughput --workload A B recurrence --report
-    python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
+    python -m bench throughput --first-step --workload A \
+        --peer ours flax_nnx torch_compiled
 
-The workloads are described in bench/workloads.py. The name of a peer may be followed by options, such as `ours:backend=reference`,
-`ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0`. A peer whose first pass of a layer takes two minutes is skipped at that size.
-In each round, each library runs in a fresh process on two cores, one after the other. Before a library is timed for the first time, its
-results are compared with those of our backend `reference`. Results of this commit and machine are not measured again, but failed and noisy
-ones are. The machine's peak speeds of a matrix product and a memory copy are measured first.
+The workloads are described in bench/workloads.py. The name of a peer may be followed by
+options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or
+`ours:dropout=0:recurrent=0`. A peer whose first pass of a layer takes two minutes is
+skipped at that size. In each round, each library runs in a fresh process on two cores,
+one after the other. Before a library is timed for the first time, its results are
+compared with those of our backend `reference`. Results of this commit and machine are
+not measured again, but failed and noisy ones are. The machine's peak speeds of a matrix
+product and a memory copy are measured first.
 
-With --first-step, pairs of fresh processes measure the time to build the model and that of the first step: with an empty compilation cache
-(cold), then with the programs that the first process compiled (warm).
+With --first-step, pairs of fresh processes measure the time to build the model and that
+of the first step: with an empty compilation cache (cold), then with the programs that
+the first process compiled (warm).
 
-On a machine with GPUs, all libraries run on the first GPU in float32 without TF32, and the results are written to a separate file.
+On a machine with GPUs, all libraries run on the first GPU in float32 without TF32, and
+the results are written to a separate file.
 """
 
 import json
@@ -32,20 +42,71 @@ from time import perf_counter
 
 import numpy as np
 
-from bench import RESULTS, add_flags, commit, groups, hardware, make_parser, read_flags, timing
-from bench.peers import DTYPES, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, Row, Rows, by_machine, make_row, rows_of, rows_of_commit, select
-from bench.summary import kept, names_of, peaks, print_table, speedup_text, summarize, verdicts
+from bench import (
+    RESULTS,
+    add_flags,
+    commit,
+    groups,
+    hardware,
+    make_parser,
+    read_flags,
+    timing,
+)
+from bench.peers import (
+    DTYPES,
+    OURS,
+    PEERS,
+    Candidate,
+    installed,
+    read_candidates,
+    row_key,
+)
+from bench.schema import (
+    FAILED,
+    FIRST_STEP,
+    PEAK,
+    STEP,
+    Row,
+    Rows,
+    by_machine,
+    make_row,
+    rows_of,
+    rows_of_commit,
+    select,
+)
+from bench.summary import (
+    kept,
+    names_of,
+    peaks,
+    print_table,
+    speedup_text,
+    summarize,
+    verdicts,
+)
 from bench.worker import SKIPPED
-from bench.workloads import LENGTHS, LETTERS, UNITS, WORKLOADS, Axes, Workload, add_size_flags, read_workloads, workload
+from bench.workloads import (
+    LENGTHS,
+    LETTERS,
+    UNITS,
+    WORKLOADS,
+    Axes,
+    Workload,
+    add_size_flags,
+    read_workloads,
+    workload,
+)
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import append_rows
 
-PATH = RESULTS / ("throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz")
-TRIES, SLOW = 3, 10_000  # a noisy measurement is repeated until `TRIES` were made, unless a step takes `SLOW` ms
+PATH = RESULTS / (
+    "throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz"
+)
+# a noisy measurement is repeated until `TRIES` were made, unless a step takes `SLOW` ms
+TRIES, SLOW = 3, 10_000
 STARTING = 6, 19
-"""Seconds that a process takes besides its timing, on an idle machine and on a busy one."""
+"""Seconds that a process takes besides its timing, on an idle machine and on a busy
+one."""
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
@@ -67,17 +128,32 @@ def sweep(
     until: float = math.inf,
     patience: float = 0.0,
 ) -> None:
-    """Measure the items that have no result yet or only noisy results, and append the new results to a file.
+    """Measure the items that have no result yet or only noisy results, and append the
+    new results to a file.
 
-    A process goes on for `patience` seconds while it is noisy. It is left out if it would probably end later than `until`, a time of
-    `perf_counter`.
+    A process goes on for `patience` seconds while it is noisy. It is left out if it
+    would probably end later than `until`, a time of `perf_counter`.
     """
-    git, series, mine, longest = items[0]["git"], items[0]["series"], hardware.machine_id(), 0.0
+    git, series, mine, longest = (
+        items[0]["git"],
+        items[0]["series"],
+        hardware.machine_id(),
+        0.0,
+    )
     items = [item | {"machine": mine} for item in items]
-    rows = [row for row in rows_of(path, STEP, git=git, series=series or "") if row.get("machine") == mine]
+    rows = [
+        row
+        for row in rows_of(path, STEP, git=git, series=series or "")
+        if row.get("machine") == mine
+    ]
     tries = Counter(_process(row) for row in rows if row["noisy"])
-    distances, references = {row_key(row): row["distance"] for row in rows}, []  # by candidate and workload; names of workloads
-    failed = [row for row in rows_of(path, FAILED, git=git, series=series or "") if row.get("machine") == mine]
+    # by candidate and workload; names of workloads
+    distances, references = {row_key(row): row["distance"] for row in rows}, []
+    failed = [
+        row
+        for row in rows_of(path, FAILED, git=git, series=series or "")
+        if row.get("machine") == mine
+    ]
     skipped = {_size(row) for row in failed if row["error"].startswith(SKIPPED)}
     fastest: float | None = None
 
@@ -86,24 +162,58 @@ def sweep(
             return ["--checked", str(distances[key])]
         reference = f"{folder}/reference.npz"
         if name not in references:
-            references[:] = [name]  # one file at a time, because that of a long sequence has gigabytes
-            timing.run_module(["bench.worker", OURS, name, "--write-reference", reference])
+            # one file at a time, because that of a long sequence has gigabytes
+            references[:] = [name]
+            timing.run_module(
+                ["bench.worker", OURS, name, "--write-reference", reference]
+            )
         return ["--reference", reference]
 
     def attempt(item: Row):
         nonlocal fastest
         if fastest is None:
-            append_rows(path, make_row(PEAK, git=git, machine=mine, cores=timing.CORES, load=timing.load(), **timing.peaks()))
+            append_rows(
+                path,
+                make_row(
+                    PEAK,
+                    git=git,
+                    machine=mine,
+                    cores=timing.CORES,
+                    load=timing.load(),
+                    **timing.peaks(),
+                ),
+            )
             fastest = timing.fastest_probe()
-        known = candidates[item["candidate"]].fields(workload(item["workload"])) | {"cores": timing.CORES, "load": timing.load()}
-        flags = [*check_flags(item["workload"], row_key(known)), "--seconds", str(seconds)]
+        known = candidates[item["candidate"]].fields(workload(item["workload"])) | {
+            "cores": timing.CORES,
+            "load": timing.load(),
+        }
+        flags = [
+            *check_flags(item["workload"], row_key(known)),
+            "--seconds",
+            str(seconds),
+        ]
         flags += ["--patience", str(patience), "--fastest", str(fastest)]
         try:
-            row = known | timing.run_module(["bench.worker", item["candidate"], item["workload"], *flags])[-1]
+            row = (
+                known
+                | timing.run_module(
+                    ["bench.worker", item["candidate"], item["workload"], *flags]
+                )[-1]
+            )
         except subprocess.CalledProcessError as error:
-            lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
+            lines = [
+                line
+                for line in (error.stdout or "").splitlines()
+                if line.startswith("{")
+            ]
             return (
-                known | {"measurement": FAILED, "error": f"ended with code {error.returncode}"} | (json.loads(lines[-1]) if lines else {})
+                known
+                | {
+                    "measurement": FAILED,
+                    "error": f"ended with code {error.returncode}",
+                }
+                | (json.loads(lines[-1]) if lines else {})
             )
         distances[row_key(known)] = row["distance"]
         fastest = max(fastest or 0.0, *row["probe_gflops"])
@@ -127,7 +237,9 @@ def sweep(
         if not rows:
             return "left out, it takes too long"
         result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
-        return result + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
+        return result + (
+            f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else ""
+        )
 
     def done(row: Row):
         return not row["noisy"] or tries[_process(row)] >= most
@@ -136,26 +248,63 @@ def sweep(
         timing.measure_missing(path, STEP, items, measure, describe, counts=done)
 
 
-def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print, for each machine, a table of the step times of one commit and this project's speedup over every other candidate."""
-    rows = [*rows_of_commit(path, STEP, FAILED, git=sha, series=series), *rows_of(path, PEAK, git=sha)]
+def report(
+    works: Sequence[Workload],
+    candidates: Sequence[Candidate],
+    path: Path,
+    sha: str,
+    series: str = "",
+) -> None:
+    """Print, for each machine, a table of the step times of one commit and this
+    project's speedup over every other candidate.
+    """
+    rows = [
+        *rows_of_commit(path, STEP, FAILED, git=sha, series=series),
+        *rows_of(path, PEAK, git=sha),
+    ]
     have = names_of(row["workload"] for row in select(rows, STEP, FAILED))
     remedy = f"measure them first, or report some of {have}"
-    require(bool(summarize(works, candidates, rows)), f"rows of commit {sha}", "none of these workloads and peers", remedy)
+    require(
+        bool(summarize(works, candidates, rows)),
+        f"rows of commit {sha}",
+        "none of these workloads and peers",
+        remedy,
+    )
     for name, own in by_machine(rows).items():
-        (gemm, copy), device = peaks(own), "a GPU" if hardware.gpu() else f"{timing.CORES} cores"
-        print(f"commit {sha or 'unknown'}; machine {name}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
+        (gemm, copy), device = (
+            peaks(own),
+            "a GPU" if hardware.gpu() else f"{timing.CORES} cores",
+        )
+        print(
+            f"commit {sha or 'unknown'}; machine {name}; {device}: {gemm:.0f} "
+            f"GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy"
+        )
         report_machine(works, candidates, own)
 
 
-def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows) -> None:
-    """Print a table of the step times on one machine, and verdicts, which use only rows that are not noisy."""
+def report_machine(
+    works: Sequence[Workload], candidates: Sequence[Candidate], rows: Rows
+) -> None:
+    """Print a table of the step times on one machine, and verdicts, which use only rows
+    that are not noisy.
+    """
     (gemm, copy), lines = peaks(rows), summarize(works, candidates, rows)
     shown = {candidate.key(work) for candidate in candidates for work in works}
     used = [row for row in kept(rows) if row_key(row) in shown]
     if loads := [row["load"] for row in used]:
         print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
-    heads = "peer", "backend", "ms/step", "our speedup (95 %)", "tokens/s", "prod.", "copy", "comp. s", "MiB", "n"
+    heads = (
+        "peer",
+        "backend",
+        "ms/step",
+        "our speedup (95 %)",
+        "tokens/s",
+        "prod.",
+        "copy",
+        "comp. s",
+        "MiB",
+        "n",
+    )
     table, failures = [], []
     for n, line in enumerate(lines):
         if n == 0 or lines[n - 1].work != line.work:
@@ -163,7 +312,10 @@ def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], r
         if line.error:
             ending = SKIPPED if line.error.startswith(SKIPPED) else "failed"
             table.append((f"  {line.candidate}", ending))
-            failures.append(f"{line.work.name}, {line.candidate}: {ending}: {line.error.removeprefix(SKIPPED + ': ')}")
+            failures.append(
+                f"{line.work.name}, {line.candidate}: {ending}: "
+                f"{line.error.removeprefix(SKIPPED + ': ')}"
+            )
             continue
         cells = (
             line.rows[-1].get("backend_ran") or "",
@@ -179,10 +331,20 @@ def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], r
         table.append((f"  {line.candidate}", *cells))
     print_table(heads, table)
     print(*failures, sep="\n", end="\n" * bool(failures))
-    print("prod., copy: % of the peaks of a product and of a copy; comp. s: seconds in the compiler; n: processes")
-    for name, note in {line.candidate: line.rows[-1]["note"] for line in lines if line.rows and line.rows[-1]["note"]}.items():
+    print(
+        "prod., copy: % of the peaks of a product and of a copy; comp. s: "
+        "seconds in the compiler; n: processes"
+    )
+    for name, note in {
+        line.candidate: line.rows[-1]["note"]
+        for line in lines
+        if line.rows and line.rows[-1]["note"]
+    }.items():
         print(f"{name}: {note}")
-    print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
+    print(
+        "our speedup: the peer's time a step over ours, medians of processes, "
+        "with a bootstrap interval; below 1 we are slower"
+    )
     print(*verdicts(used), sep="\n")
 
 
@@ -190,8 +352,9 @@ def report_machine(works: Sequence[Workload], candidates: Sequence[Candidate], r
 class Preset:
     """Default values of flags.
 
-    `rounds` is the number of processes of a candidate, `seconds` the time of each, `without` has peers that are left out, and a process
-    whose results are noisy is measured `tries` times at most.
+    `rounds` is the number of processes of a candidate, `seconds` the time of each,
+    `without` has peers that are left out, and a process whose results are noisy is
+    measured `tries` times at most.
     """
 
     workloads: dict[str, Axes]
@@ -204,24 +367,39 @@ class Preset:
 EVERY = {"H": UNITS, "T": LENGTHS, "B": (32, 128)}
 PRESETS = {
     "quick": Preset({"A": {}, "B": {}}, 2, 0.7, ("torch_compiled", "keras_torch"), 1),
-    "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
-    "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
+    "standard": Preset(
+        {"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0
+    ),
+    "full": Preset(
+        {"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0
+    ),
 }
-"""Dict from the name of each preset to its default flag values. The preset "quick" leaves out the libraries that are slow to start. On two
-cores, "quick" with all peers took 4 to 12 minutes, and a round of "standard", of which there are three, 24 to 47."""
+"""Dict from the name of each preset to its default flag values. The preset "quick"
+leaves out the libraries that are slow to start. On two cores, "quick" with all peers
+took 4 to 12 minutes, and a round of "standard", of which there are three, 24 to 47."""
 
 
 def sweep_first_step(items: Rows, path: Path) -> None:
-    """Time the first step of each item with an empty compilation cache (cold), then with the filled cache (warm)."""
+    """Time the first step of each item with an empty compilation cache (cold), then
+    with the filled cache (warm).
+    """
 
     @cache
     def pair(candidate: str, name: str, number: int):
-        module, rows = ["bench.worker", candidate, name, "--checked", "0", "--seconds", "0.001"], {}
+        module, rows = (
+            ["bench.worker", candidate, name, "--checked", "0", "--seconds", "0.001"],
+            {},
+        )
         with tempfile.TemporaryDirectory() as folder:
             for state in CACHES:
                 try:
-                    row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
-                    rows[state] = {name: row[name] for name in (*PHASES, "cpu", "versions", "backend_ran")}
+                    row = timing.run_module(
+                        module, environment=timing.compilation_cache(folder)
+                    )[-1]
+                    rows[state] = {
+                        name: row[name]
+                        for name in (*PHASES, "cpu", "versions", "backend_ran")
+                    }
                 except subprocess.CalledProcessError as error:
                     rows[state] = {"error": f"ended with code {error.returncode}"}
         return rows
@@ -233,12 +411,39 @@ def sweep_first_step(items: Rows, path: Path) -> None:
         return rows[0].get("error") or f"{rows[0]['first_step_seconds']:.2f} s"
 
     items = [item | {"cache": state} for item in items for state in CACHES]
-    timing.measure_missing(path, FIRST_STEP, items, measure, describe, counts=lambda row: "error" not in row)
+    timing.measure_missing(
+        path,
+        FIRST_STEP,
+        items,
+        measure,
+        describe,
+        counts=lambda row: "error" not in row,
+    )
 
 
-def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
-    heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "n"), []
+def report_first_step(
+    works: Sequence[Workload],
+    candidates: Sequence[Candidate],
+    path: Path,
+    sha: str,
+    series: str = "",
+) -> None:
+    """Print a table of the time to build the model and the time of the first step, as
+    medians over rounds.
+    """
+    heads, table = (
+        (
+            "workload",
+            "peer",
+            "build s",
+            "first step s",
+            "compiling s",
+            "warm: build s",
+            "first step s",
+            "n",
+        ),
+        [],
+    )
     failures: list[str] = []
 
     def median(rows: Rows, name: str):
@@ -246,68 +451,164 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
         return f"{np.median(found):.2f}" if found else ""
 
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
-    rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
-    require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
+    rows = [
+        row
+        for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series)
+        if (row["workload"], row["candidate"]) in wanted
+    ]
+    require(
+        bool(rows),
+        f"rows of commit {sha}",
+        "none of these workloads and peers",
+        "measure them first",
+    )
     for (work, name), group in groups(rows, ["workload", "candidate"]).items():
-        cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
+        cold, warm = (
+            [row for row in group if row["cache"] == cache and "error" not in row]
+            for cache in CACHES
+        )
         if not (cold and warm):
             table.append((work, name, "failed"))
-            failures.append(f"{work}, {name}: failed: {next(row['error'] for row in reversed(group) if 'error' in row)}")
+            failures.append(
+                f"{work}, {name}: failed: "
+                f"{next(row['error'] for row in reversed(group) if 'error' in row)}"
+            )
             continue
-        medians = [median(cold, phase) for phase in PHASES] + [median(warm, phase) for phase in PHASES[:2]]
+        medians = [median(cold, phase) for phase in PHASES] + [
+            median(warm, phase) for phase in PHASES[:2]
+        ]
         table.append((work, name, *medians, f"{len(cold)}"))
     print_table(heads, table)
     print(*failures, sep="\n", end="\n" * bool(failures))
-    print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
+    print(
+        "build: importing the peer and building the model; compiling: part of "
+        "the first step in XLA's compiler, where JAX runs"
+    )
 
 
 def main() -> None:
-    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
+    """Run the measurements that have no results yet, unless `--report` is given, and
+    print the report.
+    """
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=PRESETS, default="quick")
-    parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
-    parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
+    parser.add_argument(
+        "--workload",
+        nargs="+",
+        help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the "
+        "preset's",
+    )
+    parser.add_argument(
+        "--peer",
+        nargs="+",
+        metavar="PEER",
+        help=f"{', '.join(PEERS)}; the preset's if not given",
+    )
     add_size_flags(parser, (LETTERS[letter] for letter in "HTBN"))
-    parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers, those that they have")
-    parser.add_argument("--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}")
-    parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
+    parser.add_argument(
+        "--cell",
+        nargs="+",
+        default=["lstm"],
+        help="cells of `lstm_jax.cells`; of peers, those that they have",
+    )
+    parser.add_argument(
+        "--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}"
+    )
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        default=["float32"],
+        help=f"of ours, a candidate each: {', '.join(DTYPES)}",
+    )
     add_flags(parser, int, rounds="processes of a candidate; the preset's if not given")
-    add_flags(parser, float, seconds="time to measure for in each process; the preset's if not given")
-    add_flags(parser, float, patience="time for which a process goes on measuring while it is noisy, for a machine with neighbours")
-    add_flags(parser, str, series="name of rows that are measured and reported apart from the others of their commit")
-    add_flags(parser, bool, first_step="measure build and first step, cold and with a cache")
+    add_flags(
+        parser,
+        float,
+        seconds="time to measure for in each process; the preset's if not given",
+    )
+    add_flags(
+        parser,
+        float,
+        patience="time for which a process goes on measuring while it is noisy, for a "
+        "machine with neighbours",
+    )
+    add_flags(
+        parser,
+        str,
+        series="name of rows that are measured and reported apart from the others of "
+        "their commit",
+    )
+    add_flags(
+        parser, bool, first_step="measure build and first step, cold and with a cache"
+    )
     parser.set_defaults(series="", patience=0.0)
     options = read_flags(parser)
     preset, sha = PRESETS[options.preset], options.commit or commit()
-    axes = {letter: values for letter in "HTBN" if (values := getattr(options, LETTERS[letter]))}
-    sizes = {name: {} for name in options.workload} if options.workload else preset.workloads
-    works = [work for name, own in sizes.items() for work in read_workloads([name], own | axes, options.cell)]
+    axes = {
+        letter: values
+        for letter in "HTBN"
+        if (values := getattr(options, LETTERS[letter]))
+    }
+    sizes = (
+        {name: {} for name in options.workload}
+        if options.workload
+        else preset.workloads
+    )
+    works = [
+        work
+        for name, own in sizes.items()
+        for work in read_workloads([name], own | axes, options.cell)
+    ]
     names = options.peer or [peer for peer in PEERS if peer not in preset.without]
     candidates = read_candidates(names, options.backend or [None], options.dtype)
     candidates = candidates if options.report else installed(candidates)
     lacking = [
-        f"{candidate.name}: left out, {lack}" for work in works for candidate in candidates if (lack := PEERS[candidate.peer].lacks(work))
+        f"{candidate.name}: left out, {lack}"
+        for work in works
+        for candidate in candidates
+        if (lack := PEERS[candidate.peer].lacks(work))
     ]
     for line in dict.fromkeys(lacking):
         print(line, flush=True)
     rounds = range(0 if options.report else options.rounds or preset.rounds)
     items = [
-        {"workload": work.name, "candidate": candidate.name, "round": number, "git": sha, "series": options.series or None}
+        {
+            "workload": work.name,
+            "candidate": candidate.name,
+            "round": number,
+            "git": sha,
+            "series": options.series or None,
+        }
         for work in works
         for number in rounds
         for candidate in candidates
         if not PEERS[candidate.peer].lacks(work)
     ]
-    if items and any(candidate.peer == OURS and not candidate.given.get("backend") for candidate in candidates):
+    if items and any(
+        candidate.peer == OURS and not candidate.given.get("backend")
+        for candidate in candidates
+    ):
         timing.require_compiled()
     if items and options.first_step:
         sweep_first_step(items, options.results)
     elif items:
         most = TRIES if options.workload else preset.tries
-        named, took = {candidate.name: candidate for candidate in candidates}, options.seconds or preset.seconds
+        named, took = (
+            {candidate.name: candidate for candidate in candidates},
+            options.seconds or preset.seconds,
+        )
         # half a minute for the peaks, the probes and the references
-        minutes = 0.5 + len(items) * (took + np.interp(timing.load(), (0, timing.CORES), STARTING)) / 60
-        print(f"{len(items)} processes: {minutes:.0f} minutes at this load if none is measured yet, more with noisy rows", flush=True)
+        minutes = (
+            0.5
+            + len(items)
+            * (took + np.interp(timing.load(), (0, timing.CORES), STARTING))
+            / 60
+        )
+        print(
+            f"{len(items)} processes: {minutes:.0f} minutes at this load if "
+            "none is measured yet, more with noisy rows",
+            flush=True,
+        )
         sweep(items, named, took, options.results, most, patience=options.patience)
     shown = report_first_step if options.first_step else report
     shown(works, candidates, options.results, sha, options.series)

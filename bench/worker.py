@@ -1,12 +1,15 @@
-"""Benchmark process of one library (peer) on one workload. The process times the library, and prints a result row as a JSON line.
+"""Benchmark process of one library (peer) on one workload. The process times the
+library, and prints a result row as a JSON line.
 
     python -m bench.worker ours A --write-reference a.npz
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
-    python -m bench.worker torch_lstm A --checked 1.3e-6      # relative error that an earlier process found
+    # relative error that an earlier process found
+    python -m bench.worker torch_lstm A --checked 1.3e-6
 
-With --write-reference, nothing is timed, and the results of one step of our backend `reference` are written to a file. With --reference,
-the results are compared with those in such a file, and the largest relative error is the "distance" of the row. If the library fails, the
-JSON line has the field "error", and the exit code is 1.
+With --write-reference, nothing is timed, and the results of one step of our backend
+`reference` are written to a file. With --reference, the results are compared with those
+in such a file, and the largest relative error is the "distance" of the row. If the
+library fails, the JSON line has the field "error", and the exit code is 1.
 """
 
 import argparse
@@ -32,29 +35,53 @@ from bench.schema import Row
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
-"""Largest accepted error of an array for each dtype of the computation, relative to the largest absolute entry of the reference array."""
+"""Largest accepted error of an array for each dtype of the computation, relative to the
+largest absolute entry of the reference array."""
 BLOCKS = 50
-LONGEST, SKIPPED = 120, "skipped"  # seconds of the first pass of a layer alone; beginning of the error of a peer that takes longer
+# seconds of the first pass of a layer alone; beginning of the error of a peer that
+# takes longer
+LONGEST, SKIPPED = 120, "skipped"
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
     """Build a workload with a benchmarked library, and return it."""
     os.environ.update(PEERS[peer].environment)
-    built = import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
-    lacks = "no recurrent dropout" if options.recurrent_dropout and not PEERS[peer].recurrent_dropout else ""
+    built = import_module(f"bench.peers.{PEERS[peer].module}").build(
+        work, arrays, options
+    )
+    lacks = (
+        "no recurrent dropout"
+        if options.recurrent_dropout and not PEERS[peer].recurrent_dropout
+        else ""
+    )
     return replace(built, note=", ".join(filter(None, (lacks, built.note))))
 
 
 def build_ours(name: str, **given) -> tuple[Workload, Built]:
-    """Build a workload with this project in this process. `given` are fields of `Options`."""
+    """Build a workload with this project in this process. `given` are fields of
+    `Options`.
+    """
     work = workload(name)
-    return work, build(OURS, work, make_arrays(work), Candidate(OURS, OURS, given).options(work))
+    return work, build(
+        OURS, work, make_arrays(work), Candidate(OURS, OURS, given).options(work)
+    )
 
 
-def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
-    """Compare the results of a library with the reference results, and return a dict from the name of each array to its relative error."""
+def distances(
+    work: Workload,
+    built: Built,
+    reference: Mapping[str, np.ndarray],
+    dtype: str = "float32",
+) -> dict[str, float]:
+    """Compare the results of a library with the reference results, and return a dict
+    from the name of each array to its relative error.
+    """
     form = "gradients" if work.layer_alone else built.adam
-    wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
+    wanted = {
+        name.split("/", 1)[1]: reference[name]
+        for name in reference
+        if name.startswith(f"{form}/")
+    }
     wanted["outputs"] = reference["outputs"]
     found = built.after_one_step() | {"outputs": built.outputs()}
     if found.keys() != wanted.keys():
@@ -69,7 +96,10 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
             gaps = gaps[~built.excluded[name]]
         result[name] = float(gaps.max() / np.abs(want).max())
         if not result[name] <= TOLERANCE[dtype]:  # true for NaN too
-            raise ValueError(f"{name}: {result[name]:.2g} of its largest entry away from the reference")
+            raise ValueError(
+                f"{name}: {result[name]:.2g} of its largest entry away from "
+                "the reference"
+            )
     return result
 
 
@@ -80,7 +110,9 @@ def _time(run: Run, count: int) -> float:
 
 
 def steps_per_block(run: Run, least: float) -> int:
-    """Return a number of steps that together take about `least` seconds, and not less than 80 % of it."""
+    """Return a number of steps that together take about `least` seconds, and not less
+    than 80 % of it.
+    """
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
@@ -89,9 +121,15 @@ def steps_per_block(run: Run, least: float) -> int:
     return count
 
 
-def measure(run: Run, seconds: float, block_seconds: float, turns: bool = False) -> tuple[int, list[float]]:
-    """Time blocks of steps one after the other for a given number of seconds, or one of this length for each line of standard input."""
-    count = steps_per_block(run, max(block_seconds, seconds if turns else seconds / BLOCKS))
+def measure(
+    run: Run, seconds: float, block_seconds: float, turns: bool = False
+) -> tuple[int, list[float]]:
+    """Time blocks of steps one after the other for a given number of seconds, or one of
+    this length for each line of standard input.
+    """
+    count = steps_per_block(
+        run, max(block_seconds, seconds if turns else seconds / BLOCKS)
+    )
     samples, end = [], perf_counter() + seconds
     while not samples or turns or perf_counter() < end:
         if turns:
@@ -103,7 +141,9 @@ def measure(run: Run, seconds: float, block_seconds: float, turns: bool = False)
 
 
 def first_step(built: Built) -> dict[str, float | None]:
-    """Run the first step of a workload, and return its duration and the time spent in XLA's compiler."""
+    """Run the first step of a workload, and return its duration and the time spent in
+    XLA's compiler.
+    """
     jax: Any = sys.modules.get("jax")
     compiling: list[float] = []
     if jax is not None:
@@ -114,24 +154,35 @@ def first_step(built: Built) -> dict[str, float | None]:
 
         jax.monitoring.register_event_duration_secs_listener(note)
     took = _time(built.run, 1)
-    return {"first_step_seconds": took, "compile_seconds": sum(compiling) if compiling else None}
+    return {
+        "first_step_seconds": took,
+        "compile_seconds": sum(compiling) if compiling else None,
+    }
 
 
 def _skip(about: Row) -> None:
-    print(json.dumps(about | {"error": f"{SKIPPED}: a pass takes more than {LONGEST} s"}), flush=True)
+    print(
+        json.dumps(about | {"error": f"{SKIPPED}: a pass takes more than {LONGEST} s"}),
+        flush=True,
+    )
     os._exit(1)
 
 
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
     try:
-        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+        return (
+            int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+            / 1024
+        )
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -> Row:
-    """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.MEANINGS`)."""
+    """Build a workload with a library, check its results, time it, and return fields of
+    the result row (`bench.schema.MEANINGS`).
+    """
     began, options = perf_counter(), candidate.options(work)
     built = build(candidate.peer, work, make_arrays(work), options)
     row: Row = {"build_seconds": perf_counter() - began}
@@ -154,7 +205,8 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
             break
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
-    # imported after the measurement, so that the measured memory of a library without JAX does not include JAX
+    # imported after the measurement, so that the measured memory of a library without
+    # JAX does not include JAX
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment, versions
 
@@ -182,14 +234,37 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
 
 
 def main() -> None:
-    """With `--write-reference`, write the reference results of a workload. Otherwise, time a library and print the result row."""
+    """With `--write-reference`, write the reference results of a workload. Otherwise,
+    time a library and print the result row.
+    """
     parser = make_parser(__doc__)
-    parser.add_argument("candidate", type=read_candidate, help="as --peer of bench throughput takes it")
+    parser.add_argument(
+        "candidate", type=read_candidate, help="as --peer of bench throughput takes it"
+    )
     parser.add_argument("workload", type=workload)
-    add_flags(parser, Path, reference="file of reference results", write_reference="file to write reference results to")
-    add_flags(parser, float, checked="distance that an earlier process found", seconds="time to measure for")
-    add_flags(parser, float, patience="time to go on measuring while it is noisy", fastest="speed of the fastest probe")
-    add_flags(parser, bool, turns="wait for a line before each block, which then takes --seconds")
+    add_flags(
+        parser,
+        Path,
+        reference="file of reference results",
+        write_reference="file to write reference results to",
+    )
+    add_flags(
+        parser,
+        float,
+        checked="distance that an earlier process found",
+        seconds="time to measure for",
+    )
+    add_flags(
+        parser,
+        float,
+        patience="time to go on measuring while it is noisy",
+        fastest="speed of the fastest probe",
+    )
+    add_flags(
+        parser,
+        bool,
+        turns="wait for a line before each block, which then takes --seconds",
+    )
     parser.set_defaults(seconds=5.0, patience=0.0, fastest=0.0)
     flags = parser.parse_args()
     work, candidate = flags.workload, flags.candidate
@@ -200,12 +275,17 @@ def main() -> None:
         return
     if not flags.reference and flags.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    flags.about = about = candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
+    flags.about = about = (
+        candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
+    )
     try:
         row = timed_row(candidate, work, flags)
     except Exception as error:
         line = str(error).strip().splitlines() or [""]
-        print(json.dumps(about | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)
+        print(
+            json.dumps(about | {"error": f"{type(error).__name__}: {line[0][:300]}"}),
+            flush=True,
+        )
         raise
     print(json.dumps(about | row), flush=True)
 

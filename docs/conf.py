@@ -11,24 +11,41 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS / "_ext"), str(ROOT), str(ROOT / "tests" / "keras_ported")]
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # of the kernels that run the code cells
+# of the kernels that run the code cells
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), os.environ.get("PYTHONPATH", "")]
+)
 os.environ["KERAS_BACKEND"] = "jax"
 # pages share what XLA compiles: most of their time is compilation
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(DOCS / "_build" / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": str(DOCS / "_build" / "xla"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 os.environ |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 # a kernel warns that its messages are not encrypted; they do not leave this machine
 PROFILE = DOCS / "_build" / "ipython" / "profile_default"
 PROFILE.mkdir(parents=True, exist_ok=True)
-(PROFILE / "ipython_kernel_config.py").write_text('get_config().IPKernelApp.log_level = "ERROR"\n')
+(PROFILE / "ipython_kernel_config.py").write_text(
+    'get_config().IPKernelApp.log_level = "ERROR"\n'
+)
 os.environ["IPYTHONDIR"] = str(PROFILE.parent)
 
 from lstm_jax.runtime.processes import code_digest  # noqa: E402
 
 project = "lstm_jax"
-version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "version"
+]
 copyright = author = "the lstm_jax authors"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design", "generated"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "generated",
+]
 exclude_patterns = ["_build", "_ext", "_static"]
 templates_path: list[str] = []
 default_role = "literal"
@@ -37,7 +54,8 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(DOCS / "_build" / "cells" / code_digest()[:16])  # outputs are kept until the library changes
+# outputs are kept until the library changes
+nb_execution_cache_path = str(DOCS / "_build" / "cells" / code_digest()[:16])
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 600

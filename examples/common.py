@@ -1,7 +1,7 @@
 """Functions that compare two versions of a model. Several examples use them.
 
-The versions differ only in the library that runs the LSTM. The version "theirs" uses a library such as Flax, and the version "ours" uses
-lstm_jax.
+The versions differ only in the library that runs the LSTM. The version "theirs" uses a
+library such as Flax, and the version "ours" uses lstm_jax.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import optax
 
 
 class Sizes(NamedTuple):
-    """Sizes of the model and of a batch. The defaults are those of the Keras example imdb_lstm.
+    """Sizes of the model and of a batch. The defaults are those of the Keras example
+    imdb_lstm.
 
     Attributes:
         vocabulary: number of distinct token ids.
@@ -34,7 +35,8 @@ class Sizes(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Result of a comparison of two versions of a model: the losses of all training steps, and the time per step.
+    """Result of a comparison of two versions of a model: the losses of all training
+    steps, and the time per step.
 
     Attributes:
         theirs: losses of the version that runs the LSTM with another library.
@@ -48,25 +50,32 @@ class Comparison(NamedTuple):
 
 
 def batches(sizes: Sizes, count: int = 8) -> list[tuple[jax.Array, jax.Array]]:
-    """Return random batches for a classifier: pairs of token ids (B, T) and labels (B,), with batch size B and sequence length T.
+    """Return random batches for a classifier: pairs of token ids (B, T) and labels
+    (B,), with batch size B and sequence length T.
 
-    The ids are distributed roughly as words in a text are: small ids are frequent, and large ids are rare. The label of a sequence is 1 if
-    its first id is odd, else 0.
+    The ids are distributed roughly as words in a text are: small ids are frequent, and
+    large ids are rare. The label of a sequence is 1 if its first id is odd, else 0.
 
     Args:
         sizes: sizes of the model and of a batch.
         count: number of batches.
     """
     rng = np.random.default_rng(0)
-    ids = (sizes.vocabulary ** rng.random((count, sizes.batch, sizes.length))).astype(np.int32) - 1
+    ids = (sizes.vocabulary ** rng.random((count, sizes.batch, sizes.length))).astype(
+        np.int32
+    ) - 1
     labels = (ids[:, :, 0] % 2).astype(np.float32)
     return [(jnp.asarray(i), jnp.asarray(y)) for i, y in zip(ids, labels, strict=True)]
 
 
-def jit_loop(loss: Callable, params: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return a function step(ids, labels) that takes one training step on a batch, and returns the loss before the step.
+def jit_loop(
+    loss: Callable, params: Any
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Return a function step(ids, labels) that takes one training step on a batch, and
+    returns the loss before the step.
 
-    A step is one step of Adam, compiled by `jax.jit`. The parameters and the state of Adam are kept between the calls.
+    A step is one step of Adam, compiled by `jax.jit`. The parameters and the state of
+    Adam are kept between the calls.
 
     Args:
         loss: loss(params, ids, labels) returns the mean loss of a batch.
@@ -91,13 +100,17 @@ def jit_loop(loss: Callable, params: Any) -> Callable[[jax.Array, jax.Array], ja
 
 
 def compare(theirs: Callable, ours: Callable, sizes: Sizes, steps: int) -> Comparison:
-    """Train two versions of a model in turns of ten steps each, and return their losses and their median times per step.
+    """Train two versions of a model in turns of ten steps each, and return their losses
+    and their median times per step.
 
-    The medians leave out the first turn, because it includes the compilation. If there is only one turn, they are computed from it.
+    The medians leave out the first turn, because it includes the compilation. If there
+    is only one turn, they are computed from it.
 
     Args:
-        theirs: theirs(ids, labels) takes one training step with the LSTM of another library, and returns the loss.
-        ours: ours(ids, labels) takes one training step with the LSTM of lstm_jax, and returns the loss.
+        theirs: theirs(ids, labels) takes one training step with the LSTM of another
+            library, and returns the loss.
+        ours: ours(ids, labels) takes one training step with the LSTM of lstm_jax, and
+            returns the loss.
         sizes: sizes of the model and of a batch.
         steps: number of training steps of each version.
     """
@@ -111,20 +124,33 @@ def compare(theirs: Callable, ours: Callable, sizes: Sizes, steps: int) -> Compa
             jax.block_until_ready(values)
             seconds.append((time.perf_counter() - began) / count)
             found += map(float, values)
-    first, second = (1e3 * float(np.median(seconds[1:] or seconds)) for seconds in times)  # the first turn compiles
+    # the first turn compiles
+    first, second = (
+        1e3 * float(np.median(seconds[1:] or seconds)) for seconds in times
+    )
     return Comparison(*losses, (first, second))
 
 
-def main(run: Callable[[Sizes, int], Comparison], arguments: Sequence[str] | None = None) -> None:
-    """Run an example from the command line, and print the last loss and the time per step of its model without and with lstm_jax.
+def main(
+    run: Callable[[Sizes, int], Comparison], arguments: Sequence[str] | None = None
+) -> None:
+    """Run an example from the command line, and print the last loss and the time per
+    step of its model without and with lstm_jax.
 
     Args:
-        run: run(sizes, steps) trains the model without and with lstm_jax, for `steps` steps each, and returns the comparison.
+        run: run(sizes, steps) trains the model without and with lstm_jax, for `steps`
+            steps each, and returns the comparison.
         arguments: command-line arguments. If None, they are taken from `sys.argv`.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=100)
     found = run(Sizes(), parser.parse_args(arguments).steps)
     first, second = found.milliseconds
-    print(f"loss of the last step: {found.theirs[-1]:.6f} with the library's own recurrence, {found.ours[-1]:.6f} with lstm_jax")
-    print(f"milliseconds a step: {first:.2f} and {second:.2f}, a speedup of {first / second:.2f}x")
+    print(
+        f"loss of the last step: {found.theirs[-1]:.6f} with the library's "
+        f"own recurrence, {found.ours[-1]:.6f} with lstm_jax"
+    )
+    print(
+        f"milliseconds a step: {first:.2f} and {second:.2f}, a speedup of "
+        f"{first / second:.2f}x"
+    )

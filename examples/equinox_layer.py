@@ -1,9 +1,11 @@
-"""Equinox program in which `lstm_jax.unroll` replaces a scan over `eqx.nn.LSTMCell`, with the same parameters.
+"""Equinox program in which `lstm_jax.unroll` replaces a scan over `eqx.nn.LSTMCell`,
+with the same parameters.
 
     pip install equinox
     python examples/equinox_layer.py
 
-The program trains both versions of the model, and prints the last loss and the time per step of each.
+The program trains both versions of the model, and prints the last loss and the time per
+step of each.
 """
 
 from typing import Any
@@ -20,10 +22,11 @@ CELL = CELLS["lstm"]
 
 
 class Classifier(eqx.Module):
-    """Equinox model that computes the logit of a sequence of token ids: embedding, LSTM, and dense layer with one output.
+    """Equinox model that computes the logit of a sequence of token ids: embedding,
+    LSTM, and dense layer with one output.
 
-    `__call__` takes a single sequence, as is usual in Equinox, and runs the LSTM with Equinox. `of_batch` takes a batch, and runs the LSTM
-    with lstm_jax.
+    `__call__` takes a single sequence, as is usual in Equinox, and runs the LSTM with
+    Equinox. `of_batch` takes a batch, and runs the LSTM with lstm_jax.
     """
 
     embed: Any
@@ -38,18 +41,25 @@ class Classifier(eqx.Module):
 
     def __call__(self, ids):
         x, zeros = jax.vmap(self.embed)(ids), jnp.zeros(self.cell.hidden_size)
-        (h, _), _ = jax.lax.scan(lambda state, x_t: (self.cell(x_t, state), None), (zeros, zeros), x)
+        (h, _), _ = jax.lax.scan(
+            lambda state, x_t: (self.cell(x_t, state), None), (zeros, zeros), x
+        )
         return self.head(h)[0]
 
     def of_batch(self, ids):
-        """Return the logits (B,) of B sequences of T token ids (B, T). The LSTM is run by `lstm_jax.unroll`."""
-        params = LSTMParams(self.cell.weight_ih.T, self.cell.weight_hh.T, self.cell.bias)
+        """Return the logits (B,) of B sequences of T token ids (B, T). The LSTM is run
+        by `lstm_jax.unroll`.
+        """
+        params = LSTMParams(
+            self.cell.weight_ih.T, self.cell.weight_hh.T, self.cell.bias
+        )
         h = unroll(CELL, params, self.embed.weight[ids], tokens=ids)[1].h
         return jax.vmap(self.head)(h)[:, 0]
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+    """Train both versions of the model from the same initial weights, and return their
+    losses and times per step.
 
     One version runs the LSTM with Equinox, and the other runs it with lstm_jax.
 

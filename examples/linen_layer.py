@@ -1,8 +1,10 @@
-"""Flax Linen program in which `lstm_jax.unroll` replaces `nn.RNN`, with the same parameters.
+"""Flax Linen program in which `lstm_jax.unroll` replaces `nn.RNN`, with the same
+parameters.
 
     python examples/linen_layer.py
 
-The program trains both versions of the model, and prints the last loss and the time per step of each.
+The program trains both versions of the model, and prints the last loss and the time per
+step of each.
 """
 
 import flax.linen as nn
@@ -17,9 +19,11 @@ CELL = CELLS["lstm"]
 
 
 class Classifier(nn.Module):
-    """Flax Linen model that computes the logits (B,) of B sequences of token ids (B, T): embedding, LSTM, and dense layer with one output.
+    """Flax Linen model that computes the logits (B,) of B sequences of token ids (B,
+    T): embedding, LSTM, and dense layer with one output.
 
-    If `ours` is true, `lstm_jax.unroll` runs the LSTM with the parameters of Flax's LSTM cell. Otherwise, `nn.RNN` of Flax runs it.
+    If `ours` is true, `lstm_jax.unroll` runs the LSTM with the parameters of Flax's
+    LSTM cell. Otherwise, `nn.RNN` of Flax runs it.
     """
 
     sizes: Sizes
@@ -32,8 +36,12 @@ class Classifier(nn.Module):
         if self.ours and not self.is_initializing():
             gates, tree = "ifgo", cell.variables["params"]
             params = LSTMParams(
-                kernel=jnp.concatenate([tree[f"i{gate}"]["kernel"] for gate in gates], 1),
-                recurrent_kernel=jnp.concatenate([tree[f"h{gate}"]["kernel"] for gate in gates], 1),
+                kernel=jnp.concatenate(
+                    [tree[f"i{gate}"]["kernel"] for gate in gates], 1
+                ),
+                recurrent_kernel=jnp.concatenate(
+                    [tree[f"h{gate}"]["kernel"] for gate in gates], 1
+                ),
                 bias=jnp.concatenate([tree[f"h{gate}"]["bias"] for gate in gates]),
             )
             h = unroll(CELL, params, x, tokens=ids)[1].h
@@ -43,7 +51,8 @@ class Classifier(nn.Module):
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+    """Train both versions of the model from the same initial weights, and return their
+    losses and times per step.
 
     One version runs the LSTM with Flax, and the other runs it with lstm_jax.
 
@@ -56,7 +65,9 @@ def run(sizes: Sizes, steps: int) -> Comparison:
 
     def loop(model: Classifier):
         def loss(params, ids, labels):
-            return optax.sigmoid_binary_cross_entropy(model.apply(params, ids), labels).mean()
+            return optax.sigmoid_binary_cross_entropy(
+                model.apply(params, ids), labels
+            ).mean()
 
         return jit_loop(loss, params)
 

@@ -2,7 +2,8 @@
 
     python examples/nnx_loop.py
 
-The program trains the model with `nnx.RNN` and with `lstm_jax.LSTM`, and prints the last loss and the time per step of each version.
+The program trains the model with `nnx.RNN` and with `lstm_jax.LSTM`, and prints the
+last loss and the time per step of each version.
 """
 
 import optax
@@ -13,16 +14,21 @@ from lstm_jax import LSTM, convert
 
 
 class Classifier(nnx.Module):
-    """Flax NNX model that computes the logits (B,) of B sequences of token ids (B, T): embedding, LSTM, and dense layer with one output.
+    """Flax NNX model that computes the logits (B,) of B sequences of token ids (B, T):
+    embedding, LSTM, and dense layer with one output.
 
-    If `ours` is true, the LSTM is `lstm_jax.LSTM`, whose initial weights are copied from an LSTM of Flax. Otherwise, it is `nnx.RNN` of
-    Flax.
+    If `ours` is true, the LSTM is `lstm_jax.LSTM`, whose initial weights are copied
+    from an LSTM of Flax. Otherwise, it is `nnx.RNN` of Flax.
     """
 
     def __init__(self, sizes: Sizes, ours: bool):
         rngs = nnx.Rngs(0)
         self.embed = nnx.Embed(sizes.vocabulary, sizes.features, rngs=rngs)
-        self.rnn = nnx.RNN(nnx.OptimizedLSTMCell(sizes.features, sizes.units, rngs=rngs), return_carry=True, rngs=False)
+        self.rnn = nnx.RNN(
+            nnx.OptimizedLSTMCell(sizes.features, sizes.units, rngs=rngs),
+            return_carry=True,
+            rngs=False,
+        )
         self.head = nnx.Linear(sizes.units, 1, rngs=rngs)
         if ours:
             weights = convert.lstm_from_nnx(nnx.to_pure_dict(nnx.state(self.rnn)))
@@ -40,9 +46,11 @@ class Classifier(nnx.Module):
 
 
 def loop(model: Classifier):
-    """Return a function step(ids, labels) that takes one training step on a batch, and returns the loss before the step.
+    """Return a function step(ids, labels) that takes one training step on a batch, and
+    returns the loss before the step.
 
-    The function is written like the training loop in the documentation of Flax. It uses Adam, and updates the model in place.
+    The function is written like the training loop in the documentation of Flax. It uses
+    Adam, and updates the model in place.
 
     Args:
         model: model to train.
@@ -62,7 +70,8 @@ def loop(model: Classifier):
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+    """Train both versions of the model from the same initial weights, and return their
+    losses and times per step.
 
     One version runs the LSTM with Flax, and the other runs it with lstm_jax.
 
@@ -70,7 +79,9 @@ def run(sizes: Sizes, steps: int) -> Comparison:
         sizes: sizes of the model and of a batch.
         steps: number of training steps of each version.
     """
-    return compare(loop(Classifier(sizes, False)), loop(Classifier(sizes, True)), sizes, steps)
+    return compare(
+        loop(Classifier(sizes, False)), loop(Classifier(sizes, True)), sizes, steps
+    )
 
 
 if __name__ == "__main__":

@@ -24,26 +24,36 @@ from lstm_jax.config import (
 )
 
 ARTICLES, SHAKESPEARE = "articles", "tiny Shakespeare"
-"""Names of texts. If one of them is the only entry of `TextConfig.data`, `generation` replaces it by the path of the text's file."""
+"""Names of texts. If one of them is the only entry of `TextConfig.data`, `generation`
+replaces it by the path of the text's file."""
 TEXTS: dict[tuple[str, ...], tuple[str, str]] = {
     (ARTICLES,): ("articles", "wp_articles.json"),
     (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt"),
 }
-"""Dict from a value of `TextConfig.data` to the place of its text: a pair (name of a folder in the data folder, name of a file in it)."""
+"""Dict from a value of `TextConfig.data` to the place of its text: a pair (name of a
+folder in the data folder, name of a file in it)."""
 TOY_REVIEWS = 400, 200
-"""Number of training reviews and number of test reviews if the field `data.data` of a config is "synthetic"."""
+"""Number of training reviews and number of test reviews if the field `data.data` of a
+config is "synthetic"."""
 
 SMALL_SENTIMENT = SentimentConfig(
-    DataConfig("synthetic", vocabulary="frequency", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)
+    DataConfig("synthetic", vocabulary="frequency", maxlen=8),
+    SentimentModelConfig(embed=4, units=4),
+    TrainConfig(epochs=1),
 )
 SMALL_GENERATION = GenerationConfig(
-    TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)
+    TextConfig(length=4, step=900),
+    GenerationModelConfig(units=4),
+    TrainConfig(epochs=1),
+    SampleConfig(sample_chars=0),
 )
 """Configs of the runs of the presets "toy"."""
 
 
 def _common(result, metric: str) -> Metrics:
-    """Return the metrics that the runs of all tasks have: a metric of each epoch, the time of an epoch, and the size of the model."""
+    """Return the metrics that the runs of all tasks have: a metric of each epoch, the
+    time of an epoch, and the size of the model.
+    """
     timed = [row for row in result.rows if row["epoch"] > 1] or result.rows
     return {
         "epoch_seconds": min(row["seconds"] for row in timed),
@@ -54,7 +64,9 @@ def _common(result, metric: str) -> Metrics:
 
 
 def corpus_of(text: str) -> data.Corpus:
-    """Return the corpus of a text in `TEXTS`, or that of a small text for the preset "toy"."""
+    """Return the corpus of a text in `TEXTS`, or that of a small text for the preset
+    "toy".
+    """
     from lstm_jax.tasks import generation as task
 
     given = (data_file(*TEXTS[text,]),) if (text,) in TEXTS else ()
@@ -66,7 +78,10 @@ def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
     from lstm_jax.tasks import sentiment as task
 
     if config.data.data == "synthetic":
-        return data.encode_reviews(data.synthetic_splits(*TOY_REVIEWS, config.train.seed), config.data.num_words)
+        return data.encode_reviews(
+            data.synthetic_splits(*TOY_REVIEWS, config.train.seed),
+            config.data.num_words,
+        )
     return task.encoded_reviews(config)
 
 
@@ -81,15 +96,27 @@ def train_sentiment(
 
     reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
-        return reviews, task.train(config, Path(folder) / "run", data=reviews, figures=False, callbacks=callbacks)
+        return reviews, task.train(
+            config,
+            Path(folder) / "run",
+            data=reviews,
+            figures=False,
+            callbacks=callbacks,
+        )
 
 
 def sentiment(config: SentimentConfig) -> Metrics:
     """Train the model of the sentiment task, and return its metrics."""
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
-    row = result.rows[result.best_epoch - 1] if config.data.validation else result.rows[-1]
-    metrics = {name: row[f"{part}_{name}"] for name in ("accuracy", "loss", "ece")} | {"test_accuracy": row["test_accuracy"]}
+    row = (
+        result.rows[result.best_epoch - 1]
+        if config.data.validation
+        else result.rows[-1]
+    )
+    metrics = {name: row[f"{part}_{name}"] for name in ("accuracy", "loss", "ece")} | {
+        "test_accuracy": row["test_accuracy"]
+    }
     return metrics | _common(result, f"{part}_accuracy")
 
 
@@ -104,4 +131,8 @@ def generation(config: GenerationConfig) -> Metrics:
         result = task.train(config, Path(folder) / "run", figures=False)
     metrics = _common(result, "validation_bits")
     bits = metrics["by_epoch"]
-    return {"bits": min(bits), "last_bits": bits[-1], "train_bits": result.rows[-1]["train_bits"]} | metrics
+    return {
+        "bits": min(bits),
+        "last_bits": bits[-1],
+        "train_bits": result.rows[-1]["train_bits"],
+    } | metrics

@@ -1,4 +1,6 @@
-"""Training loop for studies that define their own model, data and loss instead of using a task of the library."""
+"""Training loop for studies that define their own model, data and loss instead of using
+a task of the library.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +20,9 @@ CHUNK = 100
 
 
 class Params(NamedTuple):
-    """Parameters of a recurrent cell, and the kernel and bias of a dense layer that follows it."""
+    """Parameters of a recurrent cell, and the kernel and bias of a dense layer that
+    follows it.
+    """
 
     cell: Any
     kernel: Array
@@ -26,27 +30,50 @@ class Params(NamedTuple):
 
     def dense(self, h: Array) -> Array:
         """Return the outputs of the dense layer for outputs h of the cell."""
-        return h @ self.kernel + jnp.broadcast_to(self.bias, (*h.shape[:-1], len(self.bias)))
+        return h @ self.kernel + jnp.broadcast_to(
+            self.bias, (*h.shape[:-1], len(self.bias))
+        )
 
 
-def initial(cell: str, keys: Sequence[Array], features: int, units: int, outputs: int) -> Params:
-    """Return random initial parameters. The two keys are those of the cell and of the dense layer."""
+def initial(
+    cell: str, keys: Sequence[Array], features: int, units: int, outputs: int
+) -> Params:
+    """Return random initial parameters. The two keys are those of the cell and of the
+    dense layer.
+    """
     kernel = glorot_uniform(keys[1], (units, outputs))
-    return Params(CELLS[cell].init(keys[0], features, units), kernel, jnp.zeros((outputs,)))
+    return Params(
+        CELLS[cell].init(keys[0], features, units), kernel, jnp.zeros((outputs,))
+    )
 
 
-def random_batches(key: Array, size: int, *arrays: Array) -> Callable[[Any], tuple[Array, ...]]:
-    """Return a function from the number of an update to a batch of random rows of the arrays."""
+def random_batches(
+    key: Array, size: int, *arrays: Array
+) -> Callable[[Any], tuple[Array, ...]]:
+    """Return a function from the number of an update to a batch of random rows of the
+    arrays.
+    """
 
     def batch(number):
-        rows = jax.random.randint(jax.random.fold_in(key, number), (size,), 0, len(arrays[0]))
+        rows = jax.random.randint(
+            jax.random.fold_in(key, number), (size,), 0, len(arrays[0])
+        )
         return tuple(array[rows] for array in arrays)
 
     return batch
 
 
-def fit(loss: Callable[[Any, Any], Array], params, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Minimise a loss with gradient clipping and Keras' form of Adam, and return the trained parameters and the training losses."""
+def fit(
+    loss: Callable[[Any, Any], Array],
+    params,
+    batch: Callable[[Any], Any],
+    updates: int,
+    rate: float,
+    clip: float = 1.0,
+):
+    """Minimise a loss with gradient clipping and Keras' form of Adam, and return the
+    trained parameters and the training losses.
+    """
     optimizer = clipped(keras_adam(rate), clip)
 
     @partial(jax.jit, static_argnames="count")

@@ -1,7 +1,7 @@
 """Library to train, measure and inspect LSTMs in JAX.
 
-A public name or a submodule, such as `lstm_jax.data`, is imported only when it is first used, so that `import lstm_jax` and
-`lstm-jax --help` are fast.
+A public name or a submodule, such as `lstm_jax.data`, is imported only when it is first
+used, so that `import lstm_jax` and `lstm-jax --help` are fast.
 """
 
 from importlib import import_module

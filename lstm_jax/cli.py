@@ -1,10 +1,14 @@
-"""Command line of lstm_jax, which parses the arguments, runs a command and prints errors.
+"""Command line of lstm_jax, which parses the arguments, runs a command and prints
+errors.
 
-An error that the user or the machine causes is printed as one line. Such errors are `InputError`, `OSError` with an error number (for
-example a full disk, a folder without permission or a name that is too long), exhausted memory and invalid Unicode. Any other exception is a
-bug and is printed with its traceback. If the environment variable LSTM_JAX_DEBUG is set, every error is printed with its traceback.
+An error that the user or the machine causes is printed as one line. Such errors are
+`InputError`, `OSError` with an error number (for example a full disk, a folder without
+permission or a name that is too long), exhausted memory and invalid Unicode. Any other
+exception is a bug and is printed with its traceback. If the environment variable
+LSTM_JAX_DEBUG is set, every error is printed with its traceback.
 
-Packages that are slow to import are imported within `main`, so that an interrupt during the import is also printed as one line.
+Packages that are slow to import are imported within `main`, so that an interrupt during
+the import is also printed as one line.
 """
 
 import contextlib
@@ -26,7 +30,12 @@ from typing import Any, get_origin, get_type_hints
 import lstm_jax
 from lstm_jax.aliases import Values
 from lstm_jax.errors import InputError, Interrupted, require
-from lstm_jax.runtime.interrupts import exit_code, interrupted, keep_interrupts, terminable
+from lstm_jax.runtime.interrupts import (
+    exit_code,
+    interrupted,
+    keep_interrupts,
+    terminable,
+)
 from lstm_jax.runtime.standard_streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
@@ -35,18 +44,38 @@ DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its 
 def _usage(group: str = "") -> str:
     from lstm_jax.commands import COMMANDS
 
-    lines = [f"  {name:22} {(COMMANDS[name].__doc__ or '').splitlines()[0]}" for name in _names(group)]
+    lines = [
+        f"  {name:22} {(COMMANDS[name].__doc__ or '').splitlines()[0]}"
+        for name in _names(group)
+    ]
     if sys.stdout.isatty():  # into a pipe each command is one line
         width = shutil.get_terminal_size().columns
-        lines = [textwrap.fill(line, width, subsequent_indent=" " * 25, break_on_hyphens=False) for line in lines]
+        lines = [
+            textwrap.fill(
+                line, width, subsequent_indent=" " * 25, break_on_hyphens=False
+            )
+            for line in lines
+        ]
     command = f"lstm-jax {group and group + ' '}COMMAND"
-    return "\n".join([f"usage: {command} [options]; {command} --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
+    return "\n".join(
+        [
+            f"usage: {command} [options]; {command} --help lists them",
+            "",
+            *lines,
+            "",
+            f"{DEBUG}=1: {DEBUG_HELP}",
+        ]
+    )
 
 
 def _names(group: str) -> list[str]:
     from lstm_jax.commands import COMMANDS
 
-    return [name for name in COMMANDS if not group or (name.startswith(f"{group} ") and group not in COMMANDS)]
+    return [
+        name
+        for name in COMMANDS
+        if not group or (name.startswith(f"{group} ") and group not in COMMANDS)
+    ]
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
@@ -56,18 +85,47 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     from lstm_jax.commands.common import set_help
     from lstm_jax.files.writing import user_path
 
-    require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
-    name = next((name for name in (" ".join(arguments[:size]) for size in (2, 1)) if name in COMMANDS), None)
+    require(
+        not any("\0" in word for word in arguments),
+        "arguments",
+        "a null character",
+        "leave it out",
+    )
+    name = next(
+        (
+            name
+            for name in (" ".join(arguments[:size]) for size in (2, 1))
+            if name in COMMANDS
+        ),
+        None,
+    )
     if name is None:
-        given = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), arguments[:2])).strip() or "none"
+        given = (
+            " ".join(
+                itertools.takewhile(
+                    lambda word: not word.startswith("-"), arguments[:2]
+                )
+            ).strip()
+            or "none"
+        )
         own = _names("".join(arguments[:1]))
-        close = difflib.get_close_matches(given, COMMANDS, 2) or [one for one in COMMANDS if given.split()[0] in one.split()]
+        close = difflib.get_close_matches(given, COMMANDS, 2) or [
+            one for one in COMMANDS if given.split()[0] in one.split()
+        ]
         meant = f"did you mean {' or '.join(close)}? lstm-jax --help lists all"
-        raise InputError("command", given, meant if close and not own else f"give one of {', '.join(own or COMMANDS)}")
+        raise InputError(
+            "command",
+            given,
+            meant if close and not own else f"give one of {', '.join(own or COMMANDS)}",
+        )
     kind, arguments = COMMANDS[name], arguments[len(name.split()) :]
     _check_lists(kind, arguments)
     set_help(kind)
-    chosen: Values = {"default": kind.with_defaults(arguments)} if hasattr(kind, "with_defaults") else {}
+    chosen: Values = (
+        {"default": kind.with_defaults(arguments)}
+        if hasattr(kind, "with_defaults")
+        else {}
+    )
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -78,32 +136,61 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
         if stop.code in (0, None):
             raise
         raise _complaint(name, kind, stop, complaint.getvalue()) from stop
-    paths = {field: user_path(value) for field, value in vars(command).items() if isinstance(value, Path)}
+    paths = {
+        field: user_path(value)
+        for field, value in vars(command).items()
+        if isinstance(value, Path)
+    }
     return dataclasses.replace(command, **paths) if paths else command
 
 
 def _check_lists(command, arguments: Sequence[str]) -> None:
-    """Check that each flag that takes several values is given at most once, and with a value."""
-    before_positional = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    given = [word.partition("=")[0].replace("_", "-") for word in before_positional]  # tyro reads --a_b as --a-b
+    """Check that each flag that takes several values is given at most once, and with a
+    value.
+    """
+    before_positional = (
+        arguments[: arguments.index("--")] if "--" in arguments else arguments
+    )
+    # tyro reads --a_b as --a-b
+    given = [word.partition("=")[0].replace("_", "-") for word in before_positional]
     for flag, kind in _flags(command).items():
         if get_origin(kind) is tuple and flag in given:
-            require(given.count(flag) == 1, flag, "given twice", f"give all its values after one {flag}")
+            require(
+                given.count(flag) == 1,
+                flag,
+                "given twice",
+                f"give all its values after one {flag}",
+            )
             word, *following = before_positional[given.index(flag) :][:2]
             valued = "=" in word or (following and not following[0].startswith("--"))
-            require(valued, flag, "without a value", "give one or more, or leave the flag out")
+            require(
+                valued,
+                flag,
+                "without a value",
+                "give one or more, or leave the flag out",
+            )
 
 
 def _flags(command: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in get_type_hints(command).items():
-        found |= _flags(kind) if dataclasses.is_dataclass(kind) else {f"--{name.replace('_', '-')}": kind}
+        found |= (
+            _flags(kind)
+            if dataclasses.is_dataclass(kind)
+            else {f"--{name.replace('_', '-')}": kind}
+        )
     return found
 
 
 def _of_flag(error: InputError) -> InputError:
     variable = error.subject.startswith("$")
-    return error if variable else InputError(f"--{error.subject.replace('_', '-')}", error.value, error.remedy)
+    return (
+        error
+        if variable
+        else InputError(
+            f"--{error.subject.replace('_', '-')}", error.value, error.remedy
+        )
+    )
 
 
 def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputError:
@@ -116,35 +203,80 @@ def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputErro
             return _of_flag(cause)
         cause = cause.__context__
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)  # in a terminal the box has colours
-    lines = [" ".join(line.strip("│ ").split()) for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
-    blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
+    lines = [
+        " ".join(line.strip("│ ").split())
+        for line in plain.splitlines()
+        if not line.startswith(("╭", "╰"))
+    ]
+    blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split(
+        "\n"
+    )
     message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
     if missing := re.match(r"Missing from [^:]*: (.*)", message):
         flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", message)
-        return InputError(f"lstm-jax {name}", f"{' and '.join(flags) or missing[1].split()[0]} missing", help_lines)
-    if choice := re.search(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message):
+        return InputError(
+            f"lstm-jax {name}",
+            f"{' and '.join(flags) or missing[1].split()[0]} missing",
+            help_lines,
+        )
+    if choice := re.search(
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)",
+        message,
+    ):
         return InputError(choice[2], choice[1], f"give one of {choice[3]}")
-    if union := re.match(r"Error parsing (--?[\w-]+): no type matching (\S+) could be instantiated from \['(.*?)'\]", message):
+    if union := re.match(
+        r"Error parsing (--?[\w-]+): no type matching (\S+) could be "
+        r"instantiated from \['(.*?)'\]",
+        message,
+    ):
         return InputError(union[1], union[3], f"give {union[2]}")
-    if number := re.match(r"Error parsing (--?[\w-]+): (?:invalid literal for (int)|could not convert).*: '(.*)'", message):
-        return InputError(number[1], number[3], f"give a {'whole ' if number[2] else ''}number")
+    if number := re.match(
+        r"Error parsing (--?[\w-]+): (?:invalid literal for (int)|could not "
+        r"convert).*: '(.*)'",
+        message,
+    ):
+        return InputError(
+            number[1], number[3], f"give a {'whole ' if number[2] else ''}number"
+        )
     if value := re.fullmatch(r"Error parsing (--?[\w-]+): (.*)", message):
         return InputError(value[1], value[2], help_lines)
     parts = kind, getattr(getattr(kind, "config", None), "data", None)
-    flags = [f"--{word}" for word in ("run", "data", "csv", "text", "prompt") if any(hasattr(part, word) for part in parts)]
+    flags = [
+        f"--{word}"
+        for word in ("run", "data", "csv", "text", "prompt")
+        if any(hasattr(part, word) for part in parts)
+    ]
     if (stray := re.match(r"Unrecognized options: (?!-)(.*)", message)) and flags:
-        return InputError(f"lstm-jax {name}", stray[1], f"name the flag of each value, such as {' or '.join(flags)}; {help_lines}")
+        return InputError(
+            f"lstm-jax {name}",
+            stray[1],
+            f"name the flag of each value, such as {' or '.join(flags)}; {help_lines}",
+        )
     unknown = re.match(r"Unrecognized options: (--[\w-]+)", message)
-    if meant := next((re.findall(r"--[\w-]+", block) for block in blocks if "Perhaps you meant" in block), []):
+    if meant := next(
+        (
+            re.findall(r"--[\w-]+", block)
+            for block in blocks
+            if "Perhaps you meant" in block
+        ),
+        [],
+    ):
         help_lines = f"did you mean {' or '.join(dict.fromkeys(meant))}? {help_lines}"
-    elif unknown and (others := [f"lstm-jax {other}" for other, own in COMMANDS.items() if unknown[1] in _flags(own)]):
+    elif unknown and (
+        others := [
+            f"lstm-jax {other}"
+            for other, own in COMMANDS.items()
+            if unknown[1] in _flags(own)
+        ]
+    ):
         help_lines = f"it is a flag of {', '.join(others[:3])}; {help_lines}"
     return InputError(f"lstm-jax {name}", message, help_lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code."""
-    prepare_streams()  # first: a pipe of the interrupts would get the descriptor of a closed stream
+    # first: a pipe of the interrupts would get the descriptor of a closed stream
+    prepare_streams()
     with keep_interrupts(last=arguments is None):
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
@@ -168,11 +300,18 @@ def _run(arguments: list[str]) -> int:
             from lstm_jax.config.processes import Processes
             from lstm_jax.runtime.console import PipeConsole
 
-            several = arguments[0] == "train" and (Processes().completed()[0].processes > 1 or "--processes" in " ".join(arguments))
-            if several:  # before XLA is imported: `processes.join` says in one line what XLA would log
+            several = arguments[0] == "train" and (
+                Processes().completed()[0].processes > 1
+                or "--processes" in " ".join(arguments)
+            )
+            # before XLA is imported: `processes.join` says in one line what XLA would
+            # log
+            if several:
                 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             command = _parse(arguments)
-            with terminable() if hasattr(command, "resume") else contextlib.nullcontext():
+            with (
+                terminable() if hasattr(command, "resume") else contextlib.nullcontext()
+            ):
                 command(PipeConsole())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe (`| head`)
@@ -184,7 +323,11 @@ def _run(arguments: list[str]) -> int:
         saved, process, resume = "", _process(), getattr(command, "resume", None)
         if resume is not None:
             again = shlex.join(["lstm-jax", *arguments, *["--resume"] * (not resume)])
-            saved = "; the state is saved" + (": run the same command with --resume to continue" if process else f"; to continue: {again}")
+            saved = "; the state is saved" + (
+                ": run the same command with --resume to continue"
+                if process
+                else f"; to continue: {again}"
+            )
         print(f"{process}{error}{saved}", file=sys.stderr)
         return error.code
     except Exception as error:
@@ -207,22 +350,43 @@ def _process() -> str:
 
 
 def _shown(error: Exception) -> InputError | None:
-    """Convert an error that the user or the machine caused to an `InputError`. If the error is a bug, return None."""
+    """Convert an error that the user or the machine caused to an `InputError`. If the
+    error is a bug, return None.
+    """
     match error:
         case InputError():
             return error
         case OSError(errno=int(), strerror=str()):
-            return InputError(_thing(error), error.strerror, "name another, or make room or permissions")
+            return InputError(
+                _thing(error),
+                error.strerror,
+                "name another, or make room or permissions",
+            )
         case MemoryError():
-            return InputError("memory", str(error) or "used up", "give smaller sizes, or less data")
+            return InputError(
+                "memory", str(error) or "used up", "give smaller sizes, or less data"
+            )
         case UnicodeEncodeError():
-            return InputError("text", repr(error.object[error.start : error.end]), "give valid Unicode")
+            return InputError(
+                "text",
+                repr(error.object[error.start : error.end]),
+                "give valid Unicode",
+            )
         case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # raised by XLA
             return InputError("memory", str(error), "give smaller sizes, or less data")
-        case RuntimeError() | ValueError() if re.search("Gloo|CoordinationService", str(error)):  # raised by XLA's communication
+        # raised by XLA's communication
+        case RuntimeError() | ValueError() if re.search(
+            "Gloo|CoordinationService", str(error)
+        ):
             return sys.modules["lstm_jax.runtime.processes"].LOST
-        case RuntimeError() | AssertionError() if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
-            return InputError("$JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS", "unset"), "name a platform of this machine, such as cpu")
+        case RuntimeError() | AssertionError() if traceback.extract_tb(
+            error.__traceback__
+        )[-1].filename.endswith("xla_bridge.py"):
+            return InputError(
+                "$JAX_PLATFORMS",
+                os.environ.get("JAX_PLATFORMS", "unset"),
+                "name a platform of this machine, such as cpu",
+            )
     return None
 
 
@@ -233,7 +397,11 @@ def _thing(error: OSError) -> str:
     except OSError:
         drop_output()
         return "standard output"
-    return str(error.filename) if error.filename is not None else "standard input or output"
+    return (
+        str(error.filename)
+        if error.filename is not None
+        else "standard input or output"
+    )
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ import signal
 from collections.abc import Collection, Iterator
 
 RESTART = 75
-"""Exit code of a training that SIGTERM has ended. The code is EX_TEMPFAIL of sysexits.h. A scheduler that receives this code should start
-the same training again, with `--resume`."""
+"""Exit code of a training that SIGTERM has ended. The code is EX_TEMPFAIL of
+sysexits.h. A scheduler that receives this code should start the same training again,
+with `--resume`."""
 
 
 class InputError(ValueError):
-    """Error caused by invalid input. The command line prints the error as one line and exits with code 2.
+    """Error caused by invalid input. The command line prints the error as one line and
+    exits with code 2.
 
     Args:
-        subject: name of the invalid input, such as "dropout" or "archive /data/aclImdb_v1.tar.gz".
+        subject: name of the invalid input, such as "dropout" or "archive
+            /data/aclImdb_v1.tar.gz".
         value: the invalid value. The message shows at most 80 characters of it.
         remedy: advice to the user on how to correct the input.
     """
@@ -21,13 +24,17 @@ class InputError(ValueError):
     def __init__(self, subject: str, value: object, remedy: str):
         shown = " ".join(str(value).split())
         self.subject, self.value, self.remedy = subject, value, remedy
-        message = f"{subject}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
+        message = (
+            f"{subject}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
+        )
         super().__init__(" ".join(message.splitlines()))
 
     def __reduce__(self) -> tuple:
-        """Return the class and the arguments from which pickle creates the error again, for example in the parent of a worker process.
+        """Return the class and the arguments from which pickle creates the error again,
+        for example in the parent of a worker process.
 
-        The attribute `value` of the error is converted to text, because an arbitrary object may not support pickling.
+        The attribute `value` of the error is converted to text, because an arbitrary
+        object may not support pickling.
         """
         return type(self), (self.subject, str(self.value), self.remedy)
 
@@ -35,10 +42,12 @@ class InputError(ValueError):
 class Interrupted(RuntimeError):
     """Error that ends a training run after SIGINT or SIGTERM.
 
-    The command line then exits with the code in the attribute `code`, which is 75 (`RESTART`) after SIGTERM and 130 after SIGINT.
+    The command line then exits with the code in the attribute `code`, which is 75
+    (`RESTART`) after SIGTERM and 130 after SIGINT.
 
     Args:
-        step: number of completed training steps. The state after these steps has been saved.
+        step: number of completed training steps. The state after these steps has been
+            saved.
         number: number of the signal.
     """
 
@@ -48,25 +57,34 @@ class Interrupted(RuntimeError):
         super().__init__(f"interrupted after step {step}")
 
     def __reduce__(self) -> tuple:
-        """Return the class and the arguments from which pickle creates the error again in another process."""
+        """Return the class and the arguments from which pickle creates the error again
+        in another process.
+        """
         return type(self), (self.step, self.number)
 
 
 def system_errors(subject: str, remedy: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context manager that converts an `OSError` to an `InputError`, for example if a file cannot be written."""
+    """Return a context manager that converts an `OSError` to an `InputError`, for
+    example if a file cannot be written.
+    """
     return parsing(subject, remedy, OSError)
 
 
 @contextlib.contextmanager
-def parsing(subject: str, remedy: str, kind: type[Exception] = Exception) -> Iterator[None]:
-    """Convert any exception of the class `kind` in a with-statement to an `InputError`. An `InputError` is raised again unchanged."""
+def parsing(
+    subject: str, remedy: str, kind: type[Exception] = Exception
+) -> Iterator[None]:
+    """Convert any exception of the class `kind` in a with-statement to an `InputError`.
+    An `InputError` is raised again unchanged.
+    """
     try:
         yield
     except InputError:
         raise
     except kind as error:
         found = getattr(error, "strerror", None) or f"{error}"
-        if not found or isinstance(error, LookupError | TypeError | AttributeError):  # whose messages say little alone
+        # whose messages say little alone
+        if not found or isinstance(error, LookupError | TypeError | AttributeError):
             found = f"{type(error).__name__}: {found}"
         raise InputError(subject, found, remedy) from error
 
@@ -78,15 +96,30 @@ def require(condition: object, subject: str, value: object, remedy: str) -> None
 
 
 def kind_of(value: object) -> str:
-    """Return the name of a value's class for an error message, or "class NAME" if the value is itself a class."""
-    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    """Return the name of a value's class for an error message, or "class NAME" if the
+    value is itself a class.
+    """
+    return (
+        f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    )
 
 
 def check_class(subject: str, value: object, kind, remedy: str) -> None:
-    """Raise an `InputError` that names the class of `value` unless it is an instance of the class `kind`."""
+    """Raise an `InputError` that names the class of `value` unless it is an instance of
+    the class `kind`.
+    """
     require(isinstance(value, kind), subject, kind_of(value), remedy)
 
 
-def check_choice(subject: str, value: object, choices: Collection[str], other: str = "") -> None:
-    """Raise an `InputError` unless `value` is one of some names. `other` says in the message what may be given in their place."""
-    require(isinstance(value, str) and value in choices, subject, value, f"give {other}one of {', '.join(choices)}")
+def check_choice(
+    subject: str, value: object, choices: Collection[str], other: str = ""
+) -> None:
+    """Raise an `InputError` unless `value` is one of some names. `other` says in the
+    message what may be given in their place.
+    """
+    require(
+        isinstance(value, str) and value in choices,
+        subject,
+        value,
+        f"give {other}one of {', '.join(choices)}",
+    )

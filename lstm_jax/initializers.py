@@ -1,8 +1,10 @@
-"""Weight initialisers, with the names that they have in `keras.initializers` of Keras 3.
+"""Weight initialisers, with the names that they have in `keras.initializers` of Keras
+3.
 
-An initialiser is a function (key, shape, dtype) -> array. The formulas are from Glorot & Bengio 2010 (uniform with limit
-sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal), Jozefowicz et al. 2015 (forget bias 1) and He et al. 2015 (He initialisation).
-A vector of n entries has fan_in = fan_out = n, as in Keras.
+An initialiser is a function (key, shape, dtype) -> array. The formulas are from Glorot
+& Bengio 2010 (uniform with limit sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014
+(orthogonal), Jozefowicz et al. 2015 (forget bias 1) and He et al. 2015 (He
+initialisation). A vector of n entries has fan_in = fan_out = n, as in Keras.
 """
 
 from collections.abc import Callable
@@ -21,12 +23,21 @@ Initializer = Callable[..., Array]
 
 
 def _scaled(name: str) -> Initializer:
-    """Return an initialiser of JAX that also draws vectors, each as a column of a matrix."""
+    """Return an initialiser of JAX that also draws vectors, each as a column of a
+    matrix.
+    """
     # With the fans of a vector, fan_in = fan_out = n, Glorot's formula becomes LeCun's.
-    matrix, vector = getattr(plain, name)(), getattr(plain, name.replace("glorot", "lecun"))()
+    matrix, vector = (
+        getattr(plain, name)(),
+        getattr(plain, name.replace("glorot", "lecun"))(),
+    )
 
     def draw(key: Array, shape: Ints, dtype=jnp.float32):
-        return vector(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
+        return (
+            vector(key, (*shape, 1), dtype).reshape(shape)
+            if len(shape) == 1
+            else matrix(key, shape, dtype)
+        )
 
     return draw
 
@@ -36,9 +47,11 @@ zeros: Initializer = plain.zeros
 
 
 def orthogonal(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
-    """Return a random matrix with orthonormal columns or, if it has more columns than rows, with orthonormal rows.
+    """Return a random matrix with orthonormal columns or, if it has more columns than
+    rows, with orthonormal rows.
 
-    If `dtype` has fewer than 32 bits, the matrix is drawn in float32 and then converted, since the QR decomposition needs float32.
+    If `dtype` has fewer than 32 bits, the matrix is drawn in float32 and then
+    converted, since the QR decomposition needs float32.
     """
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
     return plain.orthogonal()(key, shape, drawn_in).astype(dtype)
@@ -56,13 +69,18 @@ def identity(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
 
 
 def uniform_embedding(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
-    """Return an array of numbers drawn uniformly from [-0.05, 0.05), which is the default of Keras' `Embedding`."""
+    """Return an array of numbers drawn uniformly from [-0.05, 0.05), which is the
+    default of Keras' `Embedding`.
+    """
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
 
 def lstm_bias(units: int, dtype=jnp.float32) -> Array:
-    """Return the initial bias of an LSTM, an array (4 * units,) with ones for the forget gate and zeros for the other gates."""
-    return jnp.asarray(np.repeat(np.arange(GATES) == 1, units), dtype)  # JAX would compile each operation for each size
+    """Return the initial bias of an LSTM, an array (4 * units,) with ones for the
+    forget gate and zeros for the other gates.
+    """
+    # JAX would compile each operation for each size
+    return jnp.asarray(np.repeat(np.arange(GATES) == 1, units), dtype)
 
 
 NAMES: dict[str, Initializer] = {
@@ -75,18 +93,37 @@ NAMES: dict[str, Initializer] = {
     "truncated_normal": plain.truncated_normal(0.05),
     "variance_scaling": _scaled("lecun_normal"),
     "glorot_uniform": glorot_uniform,
-    **{name: _scaled(name) for name in ("glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal")},
+    **{
+        name: _scaled(name)
+        for name in (
+            "glorot_normal",
+            "he_uniform",
+            "he_normal",
+            "lecun_uniform",
+            "lecun_normal",
+        )
+    },
 }
-"""Dict from the name of an initialiser to this initialiser with the default arguments of Keras."""
-_ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
+"""Dict from the name of an initialiser to this initialiser with the default arguments
+of Keras."""
+_ALIASES = {
+    "zero": "zeros",
+    "one": "ones",
+    "uniform": "random_uniform",
+    "normal": "random_normal",
+}
 _ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
 _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}
 
 
-def find_initializer(which: str | Initializer, argument: str = "initializer") -> Initializer:
-    """Return the initialiser with a given name. A function (key, shape, dtype) -> array is returned unchanged.
+def find_initializer(
+    which: str | Initializer, argument: str = "initializer"
+) -> Initializer:
+    """Return the initialiser with a given name. A function (key, shape, dtype) -> array
+    is returned unchanged.
 
-    A name is one in `NAMES` such as "glorot_uniform", or a class name of Keras such as "GlorotUniform". `argument` is named in errors.
+    A name is one in `NAMES` such as "glorot_uniform", or a class name of Keras such as
+    "GlorotUniform". `argument` is named in errors.
 
     Raises:
         InputError: if `which` is neither a known name nor a function.
@@ -98,15 +135,30 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
     return NAMES[name]
 
 
-def draw(which: str | Initializer, key: Array, shape: Ints, dtype=jnp.float32, argument: str = "initializer") -> Array:
-    """Return an array of initial weights, drawn by an initialiser that is given as in `find_initializer`.
+def draw(
+    which: str | Initializer,
+    key: Array,
+    shape: Ints,
+    dtype=jnp.float32,
+    argument: str = "initializer",
+) -> Array:
+    """Return an array of initial weights, drawn by an initialiser that is given as in
+    `find_initializer`.
 
     Raises:
-        InputError: if `which` is neither a known name nor a function, the function raises an exception, or it returns an array of
-            another shape.
+        InputError: if `which` is neither a known name nor a function, the function
+            raises an exception, or it returns an array of another shape.
     """
-    found, remedy = find_initializer(which, argument), "give a name, or a function (key, shape, dtype) -> array"
+    found, remedy = (
+        find_initializer(which, argument),
+        "give a name, or a function (key, shape, dtype) -> array",
+    )
     with parsing(argument, remedy):
         drawn = jnp.asarray(found(key, shape, dtype), dtype)
-    require(drawn.shape == shape, argument, f"gave shape {drawn.shape}", f"{shape} was asked for: {remedy}")
+    require(
+        drawn.shape == shape,
+        argument,
+        f"gave shape {drawn.shape}",
+        f"{shape} was asked for: {remedy}",
+    )
     return drawn

@@ -1,6 +1,8 @@
-"""Cells, backends, shapes, tolerances by dtype, padding masks and kinds of dropout that are parameters of many tests, and helpers.
+"""Cells, backends, shapes, tolerances by dtype, padding masks and kinds of dropout that
+are parameters of many tests, and helpers.
 
-The cells and backends are taken from the tables `CELLS` and `BACKENDS` of the library. With `--all`, pytest runs all cases.
+The cells and backends are taken from the tables `CELLS` and `BACKENDS` of the library.
+With `--all`, pytest runs all cases.
 """
 
 import contextlib
@@ -19,21 +21,32 @@ CELLS = tuple(CELL_TABLE)
 
 
 def lacking(backend: str, **request: Any) -> str:
-    """Return the feature of a request that a backend lacks on this machine, or "" if it lacks none. See `Request` for the fields."""
+    """Return the feature of a request that a backend lacks on this machine, or "" if it
+    lacks none. See `Request` for the fields.
+    """
     return lacks(BACKEND_TABLE[backend], Request(**request), jax.default_backend())
 
 
-HELD = tuple(name for name in BACKEND_TABLE if name != "parallel")  # test_parallel.py compares parallel, which iterates, with the reference
+# test_parallel.py compares parallel, which iterates, with the reference
+HELD = tuple(name for name in BACKEND_TABLE if name != "parallel")
 
 
 def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
     """Return the backends in `HELD` that can run a request on this machine."""
-    return tuple(name for name in HELD if not lacking(name, dtype=dtype, compute_dtype=dtype, **request))
+    return tuple(
+        name
+        for name in HELD
+        if not lacking(name, dtype=dtype, compute_dtype=dtype, **request)
+    )
 
 
 BACKENDS = serving()
-EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those that support every dropout and masks
-EVERY_BACKEND = tuple(name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS))  # those that support a cell here
+# those that support every dropout and masks
+EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")
+# those that support a cell here
+EVERY_BACKEND = tuple(
+    name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS)
+)
 
 
 class Shape(NamedTuple):
@@ -43,9 +56,16 @@ class Shape(NamedTuple):
     units: int
 
 
-SHAPES = (Shape(1, 1, 1, 1), Shape(3, 1, 2, 5), Shape(2, 4, 3, 2), Shape(5, 7, 3, 5), Shape(1, 6, 5, 3))
+SHAPES = (
+    Shape(1, 1, 1, 1),
+    Shape(3, 1, 2, 5),
+    Shape(2, 4, 3, 2),
+    Shape(5, 7, 3, 5),
+    Shape(1, 6, 5, 3),
+)
 
-TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the array's largest entry, for outputs, states and gradients
+# of the array's largest entry, for outputs, states and gradients
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
 def _gaps(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
@@ -63,7 +83,9 @@ def _empty_row(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
 
 
 def lengths(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
-    """Draw the lengths (B,) of a batch as int32. They include T and, if B is above 1, also 0."""
+    """Draw the lengths (B,) of a batch as int32. They include T and, if B is above 1,
+    also 0.
+    """
     drawn = rng.integers(0, steps + 1, batch)
     drawn[-1] = 0
     drawn[0] = steps
@@ -112,13 +134,17 @@ def precision(dtype: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def assert_close(got: Any, want: Any, tolerance: float | str, what: str = "") -> None:
-    """Check that two trees have arrays of equal shapes, which differ by at most `tolerance` times the largest absolute entry of `want`.
+    """Check that two trees have arrays of equal shapes, which differ by at most
+    `tolerance` times the largest absolute entry of `want`.
 
-    `tolerance` is a number or a dtype, whose tolerance is in `TOLERANCE`. All entries of `got` must be finite.
+    `tolerance` is a number or a dtype, whose tolerance is in `TOLERANCE`. All entries
+    of `got` must be finite.
     """
     tolerance = TOLERANCE[tolerance] if isinstance(tolerance, str) else tolerance
     got_leaves, want_leaves = jax.tree.leaves_with_path(got), jax.tree.leaves(want)
-    assert len(got_leaves) == len(want_leaves) > 0, f"{what}: {len(got_leaves)} arrays, {len(want_leaves)} wanted"
+    assert len(got_leaves) == len(want_leaves) > 0, (
+        f"{what}: {len(got_leaves)} arrays, {len(want_leaves)} wanted"
+    )
     for (path, a), b in zip(got_leaves, want_leaves, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         name = f"{what}{jax.tree_util.keystr(path)}"
@@ -126,4 +152,6 @@ def assert_close(got: Any, want: Any, tolerance: float | str, what: str = "") ->
         assert np.isfinite(a).all(), f"{name}: not finite"
         scale = np.abs(b).max(initial=0)
         distance = np.abs(a - b).max(initial=0)
-        assert distance <= tolerance * scale, f"{name}: {distance:.3g} away, of {scale:.3g}"
+        assert distance <= tolerance * scale, (
+            f"{name}: {distance:.3g} away, of {scale:.3g}"
+        )

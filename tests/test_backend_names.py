@@ -1,4 +1,6 @@
-"""Tests that files of runs may contain former names of backends, whereas new calls may not."""
+"""Tests that files of runs may contain former names of backends, whereas new calls may
+not.
+"""
 
 import json
 from pathlib import Path
@@ -27,15 +29,31 @@ def test_a_config_with_an_old_name_is_read_and_resumed(tmp_path: Path) -> None:
 
 
 def test_an_environment_with_an_old_name_is_the_current_one() -> None:
-    assert differences({"backend": "native", "cores": 2}, {"backend": "compiled", "cores": 2}) == []
-    assert differences({"backend": "native"}, {"backend": "hoisted"}) == ["backend compiled, now hoisted"]
+    assert (
+        differences(
+            {"backend": "native", "cores": 2}, {"backend": "compiled", "cores": 2}
+        )
+        == []
+    )
+    assert differences({"backend": "native"}, {"backend": "hoisted"}) == [
+        "backend compiled, now hoisted"
+    ]
 
 
 def test_other_values_stay() -> None:
-    for raw in ([1], None, {"backend": ["native"]}, {"model": [1]}, {"data": {"unit": "native"}}, {"model": {"backend": "hoisted"}}):
+    for raw in (
+        [1],
+        None,
+        {"backend": ["native"]},
+        {"model": [1]},
+        {"data": {"unit": "native"}},
+        {"model": {"backend": "hoisted"}},
+    ):
         assert with_current_names(json.loads(json.dumps(raw))) == raw
 
 
 def test_new_calls_have_current_names_only() -> None:
-    with pytest.raises(InputError, match=r"^backend: native; give one of compiled, hoisted, "):
+    with pytest.raises(
+        InputError, match=r"^backend: native; give one of compiled, hoisted, "
+    ):
         resolve_backend("native")

@@ -1,4 +1,6 @@
-"""Tests of the bounds of numeric flags: a value out of bounds or not a number is refused in one line, before the command starts."""
+"""Tests of the bounds of numeric flags: a value out of bounds or not a number is
+refused in one line, before the command starts.
+"""
 
 import dataclasses
 import math
@@ -23,7 +25,9 @@ OWN_RULES = {"top_p"}
 def numbers(kind: Any) -> Iterator[tuple[str, type, Bounds]]:
     """Yield a tuple (flag, type, bounds) for each numeric flag of a command."""
     for field in dataclasses.fields(kind):
-        hint = get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+        hint = (
+            get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+        )
         plain, *notes = get_args(hint) or (hint,)
         if dataclasses.is_dataclass(plain):
             yield from numbers(plain)
@@ -34,7 +38,9 @@ def numbers(kind: Any) -> Iterator[tuple[str, type, Bounds]]:
 
 
 @pytest.mark.slow(keep=5)
-@pytest.mark.parametrize("command", [command for command, kind in COMMANDS.items() if list(numbers(kind))])
+@pytest.mark.parametrize(
+    "command", [command for command, kind in COMMANDS.items() if list(numbers(kind))]
+)
 def test_every_number_has_bounds(command, ask):
     for flag, kind, limits in numbers(COMMANDS[command]):
         value = 2**63 if kind is int else "1e400"
@@ -42,7 +48,11 @@ def test_every_number_has_bounds(command, ask):
         assert (code, out, err.count("\n")) == (2, "", 1), (flag, err)
         assert err.startswith(f"error: {flag}"), (flag, err)
         assert limits.high <= (2**32 if kind is int else 1e18)
-        for odd in [limits.low - 1, 2**63, -(2**63)] if kind is int else [math.nan, math.inf, -math.inf, -1e-320]:
+        for odd in (
+            [limits.low - 1, 2**63, -(2**63)]
+            if kind is int
+            else [math.nan, math.inf, -math.inf, -1e-320]
+        ):
             with pytest.raises(InputError):
                 limits.check(flag, odd, kind)
 
@@ -56,7 +66,12 @@ def test_what_is_no_count(value, ask):
 
 def test_the_remedy_for_what_is_too_large():
     limits = Bounds(1, 5, "give 1 or more")
-    for value, remedy in ((0, "give 1 or more"), (6, "give 1 or more, at most 5"), (2.0, "give 1 or more"), (True, "give 1 or more")):
+    for value, remedy in (
+        (0, "give 1 or more"),
+        (6, "give 1 or more, at most 5"),
+        (2.0, "give 1 or more"),
+        (True, "give 1 or more"),
+    ):
         with pytest.raises(InputError) as error:
             limits.check("n", value, int)
         assert str(error.value) == f"n: {value}; {remedy}"
@@ -94,12 +109,27 @@ def test_numpy_numbers_become_numbers_of_python():
     config = Config(np.int64(3), (np.float32(0.5), 0, np.float64(0.25)))
     check_fields(config)
     assert dataclasses.astuple(config) == (3, (0.5, 0, 0.25))
-    assert [type(value) for value in (config.count, *config.shares)] == [int, float, int, float]
+    assert [type(value) for value in (config.count, *config.shares)] == [
+        int,
+        float,
+        int,
+        float,
+    ]
     for value in (np.array(3), jnp.int32(3)):
         found = bounds.check_number("count", value, bounds.Count)
         assert (found, type(found)) == (3, int)
-    for wrong in (np.float32(3), np.bool_(True), np.int64(0), np.array([3]), np.array(3.5), np.array(True)):
+    for wrong in (
+        np.float32(3),
+        np.bool_(True),
+        np.int64(0),
+        np.array([3]),
+        np.array(3.5),
+        np.array(True),
+    ):
         with pytest.raises(InputError, match=r"^count: "):
             bounds.check_number("count", wrong, bounds.Count)
-    with pytest.raises(InputError, match=r"^share: 1\.0; give a share from 0 to below 1$"):
-        bounds.check_number("share", np.float16(1), bounds.Share)  # 1 - 1e-6 is 1 in float16
+    with pytest.raises(
+        InputError, match=r"^share: 1\.0; give a share from 0 to below 1$"
+    ):
+        # 1 - 1e-6 is 1 in float16
+        bounds.check_number("share", np.float16(1), bounds.Share)

@@ -1,4 +1,6 @@
-"""Tests that every public name, command and flag has an entry on a page of the reference."""
+"""Tests that every public name, command and flag has an entry on a page of the
+reference.
+"""
 
 import importlib
 import pkgutil
@@ -43,15 +45,26 @@ def test_every_exported_name_has_an_entry(api: ModuleType) -> None:
     for package in _top_level():
         module = importlib.import_module(f"lstm_jax.{package.name}")
         if package.name not in api.INTERNAL:
-            assert {f"{module.__name__}.{name}" for name in getattr(module, "__all__", ())} <= found
+            assert {
+                f"{module.__name__}.{name}" for name in getattr(module, "__all__", ())
+            } <= found
 
 
 def test_every_name_of_the_front_page_has_an_entry(api: ModuleType) -> None:
-    assert {f"lstm_jax.{module}.{name}" for name, module in lstm_jax._MODULES.items()} <= api.documented()
+    assert {
+        f"lstm_jax.{module}.{name}" for name, module in lstm_jax._MODULES.items()
+    } <= api.documented()
 
 
 def test_submodules_are_imported_when_they_are_used() -> None:
-    """`import lstm_jax` does not import JAX, and `lstm_jax.data.pad_sequences` is found without an import of `lstm_jax.data`."""
-    code = "import sys, lstm_jax; print('jax' in sys.modules, lstm_jax.data.pad_sequences.__name__, hasattr(lstm_jax, 'nothing'))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    """`import lstm_jax` does not import JAX, and `lstm_jax.data.pad_sequences` is found
+    without an import of `lstm_jax.data`.
+    """
+    code = (
+        "import sys, lstm_jax; print('jax' in sys.modules, "
+        "lstm_jax.data.pad_sequences.__name__, hasattr(lstm_jax, 'nothing'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert ended.stdout.split() == ["False", "pad_sequences", "False"]

@@ -1,4 +1,6 @@
-"""Tests of dropout masks: their values, the share of zeros, their shapes and keys, and their use by the layer."""
+"""Tests of dropout masks: their values, the share of zeros, their shapes and keys, and
+their use by the layer.
+"""
 
 from functools import partial
 
@@ -26,13 +28,16 @@ def test_values_and_share(rate: float, seed: int) -> None:
     np.testing.assert_allclose(mask[kept], 1 / (1 - rate), rtol=1e-6)
     deviation = np.sqrt(rate * (1 - rate) / mask.size)
     assert abs(kept.mean() - (1 - rate)) < 5 * deviation
-    assert abs(mask.mean() - 1) < 5 * deviation / (1 - rate)  # the expectation of x * mask is x
+    # the expectation of x * mask is x
+    assert abs(mask.mean() - 1) < 5 * deviation / (1 - rate)
     # rows and columns are drawn independently of each other
     assert abs(kept.mean(0) - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / 100)
     assert abs(kept.mean(1) - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / 200)
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled draw with")
+@pytest.mark.skipif(
+    "compiled" not in BACKENDS, reason="no C++ compiler to build the compiled draw with"
+)
 @pytest.mark.parametrize("shape", [(), (1,), (37,), (4, 3, 129), (5, 20_000)])
 @pytest.mark.parametrize("rate", [1e-7, 0.2, 0.5, 0.9])
 def test_compiled_draws_are_those_of_jax(shape, rate, monkeypatch) -> None:
@@ -59,10 +64,17 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "dropout", "recurrent", "input_shape", "recurrent_shape"), SHAPES)
-def test_kinds(kind, dropout: float, recurrent: float, input_shape, recurrent_shape) -> None:
+@pytest.mark.parametrize(
+    ("kind", "dropout", "recurrent", "input_shape", "recurrent_shape"), SHAPES
+)
+def test_kinds(
+    kind, dropout: float, recurrent: float, input_shape, recurrent_shape
+) -> None:
     masks = draw_masks(jax.random.key(0), 3, 5, 7, dropout, recurrent, kind)
-    assert tuple(None if mask is None else mask.shape for mask in masks[:2]) == (input_shape, recurrent_shape)
+    assert tuple(None if mask is None else mask.shape for mask in masks[:2]) == (
+        input_shape,
+        recurrent_shape,
+    )
     assert masks.zoneout is None
 
 
@@ -95,17 +107,22 @@ def test_rates(rate: float) -> None:
 
 
 def make_layer(**options) -> LSTM:
-    return made(return_sequences=True, **({"dropout": 0.4, "recurrent_dropout": 0.3} | options))
+    return made(
+        return_sequences=True, **({"dropout": 0.4, "recurrent_dropout": 0.3} | options)
+    )
 
 
 @partial(nnx.jit, static_argnames="deterministic")
 def call(layer, x: jax.Array, **options):
-    """Call a layer in a compiled program, which is compiled only once for calls that differ only in values."""
+    """Call a layer in a compiled program, which is compiled only once for calls that
+    differ only in values.
+    """
     return layer(x, **options)
 
 
 def test_the_layer_applies_the_same_mask_at_each_step() -> None:
-    """The outputs for x with input dropout only equal the outputs without dropout for x multiplied by the mask.
+    """The outputs for x with input dropout only equal the outputs without dropout for x
+    multiplied by the mask.
 
     The mask has the shape (B, E). Each step is multiplied by the same values.
     """
@@ -114,7 +131,11 @@ def test_the_layer_applies_the_same_mask_at_each_step() -> None:
     mask = layer.draw_masks(B, key).input
     assert mask is not None
     outputs = call(layer, X, rngs=key)
-    assert_close(outputs, call(layer, X * jnp.broadcast_to(mask[:, None], X.shape), deterministic=True), "float32")
+    assert_close(
+        outputs,
+        call(layer, X * jnp.broadcast_to(mask[:, None], X.shape), deterministic=True),
+        "float32",
+    )
     assert not np.allclose(outputs, call(layer, X, deterministic=True))
 
 
@@ -125,12 +146,20 @@ def test_the_layer_passes_its_masks_on() -> None:
     drawn = call(layer, X, rngs=key)
     assert_close(drawn, call(layer, X, dropout=masks), "float32")
     assert_close(drawn, call(layer, X, dropout=masks, deterministic=True), "float32")
-    assert_close(drawn, unroll(CELLS["lstm"], layer.cell_params(), X, dropout=masks)[0], "float32")
+    assert_close(
+        drawn,
+        unroll(CELLS["lstm"], layer.cell_params(), X, dropout=masks)[0],
+        "float32",
+    )
 
 
 def test_a_program_for_every_batch_size(unchecked: None) -> None:
-    """A layer with dropout is exported with a symbolic batch size, and draws the same masks as a direct call."""
-    graph, params = nnx.split(LSTM(3, 4, dropout=0.5, recurrent_dropout=0.5, rngs=nnx.Rngs(0)))
+    """A layer with dropout is exported with a symbolic batch size, and draws the same
+    masks as a direct call.
+    """
+    graph, params = nnx.split(
+        LSTM(3, 4, dropout=0.5, recurrent_dropout=0.5, rngs=nnx.Rngs(0))
+    )
 
     def run(params, x, key):
         return nnx.merge(graph, params)(x, rngs=key)
@@ -139,7 +168,12 @@ def test_a_program_for_every_batch_size(unchecked: None) -> None:
     exported = jax.export.export(jax.jit(run))(params, shape, jax.random.key(0))
     for batch in (1, 6):
         x = jax.random.normal(jax.random.key(batch), (batch, 5, 3))
-        np.testing.assert_allclose(exported.call(params, x, jax.random.key(7)), run(params, x, jax.random.key(7)), rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(
+            exported.call(params, x, jax.random.key(7)),
+            run(params, x, jax.random.key(7)),
+            rtol=2e-6,
+            atol=2e-6,
+        )
 
 
 def test_deterministic() -> None:
@@ -157,17 +191,24 @@ def test_deterministic() -> None:
 
 
 def test_sources_of_randomness() -> None:
-    """Masks are drawn from a key, a stream, an `nnx.Rngs` or the layer's own stream. Equal keys or seeds give equal masks."""
+    """Masks are drawn from a key, a stream, an `nnx.Rngs` or the layer's own stream.
+    Equal keys or seeds give equal masks.
+    """
     layer = make_layer()
     key = jax.random.key(7)
     np.testing.assert_array_equal(call(layer, X, rngs=key), call(layer, X, rngs=key))
-    assert not np.allclose(call(layer, X, rngs=key), call(layer, X, rngs=jax.random.key(8)))
+    assert not np.allclose(
+        call(layer, X, rngs=key), call(layer, X, rngs=jax.random.key(8))
+    )
     by_rngs = call(layer, X, rngs=nnx.Rngs(dropout=7))
     np.testing.assert_array_equal(by_rngs, call(layer, X, rngs=nnx.Rngs(dropout=7)))
-    np.testing.assert_array_equal(by_rngs, call(layer, X, rngs=nnx.Rngs(dropout=7).dropout))
+    np.testing.assert_array_equal(
+        by_rngs, call(layer, X, rngs=nnx.Rngs(dropout=7).dropout)
+    )
     rngs = nnx.Rngs(dropout=7)
     np.testing.assert_array_equal(by_rngs, call(layer, X, rngs=rngs))
-    assert not np.allclose(by_rngs, call(layer, X, rngs=rngs))  # the stream has moved on
+    # the stream has moved on
+    assert not np.allclose(by_rngs, call(layer, X, rngs=rngs))
     first, second = call(layer, X), call(layer, X)
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(first, call(make_layer(), X))  # the same seed

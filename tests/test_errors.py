@@ -11,13 +11,23 @@ from lstm_jax.errors import InputError, Interrupted, require
 def test_the_message_names_thing_value_and_remedy():
     error = InputError("dropout", 1.2, "give a share below 1")
     assert str(error) == "dropout: 1.2; give a share below 1"
-    assert (error.subject, error.value, error.remedy) == ("dropout", 1.2, "give a share below 1")
+    assert (error.subject, error.value, error.remedy) == (
+        "dropout",
+        1.2,
+        "give a share below 1",
+    )
     assert isinstance(error, ValueError)
 
 
-@pytest.mark.parametrize(("length", "shown"), [(80, "x" * 80), (81, "x" * 77 + "..."), (5000, "x" * 77 + "...")])
+@pytest.mark.parametrize(
+    ("length", "shown"),
+    [(80, "x" * 80), (81, "x" * 77 + "..."), (5000, "x" * 77 + "...")],
+)
 def test_long_values_are_cut_and_the_remedy_is_not(length, shown):
-    assert str(InputError("text", "x" * length, "shorten it")) == f"text: {shown}; shorten it"
+    assert (
+        str(InputError("text", "x" * length, "shorten it"))
+        == f"text: {shown}; shorten it"
+    )
 
 
 def test_always_one_line():
@@ -26,7 +36,9 @@ def test_always_one_line():
 
 
 def test_errors_can_be_sent_between_processes():
-    error = pickle.loads(pickle.dumps(InputError("file a", ValueError("no such column"), "name another")))
+    error = pickle.loads(
+        pickle.dumps(InputError("file a", ValueError("no such column"), "name another"))
+    )
     assert isinstance(error, InputError)
     assert str(error) == "file a: no such column; name another"
     ended = pickle.loads(pickle.dumps(Interrupted(7, signal.SIGTERM)))

@@ -10,7 +10,10 @@ from lstm_jax import initializers
 from lstm_jax.layers import LSTM, ClassifierHead, Embedding
 
 
-@pytest.mark.parametrize(("name", "limit"), [("glorot_uniform", np.sqrt(6 / (128 + 512))), ("random_uniform", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("glorot_uniform", np.sqrt(6 / (128 + 512))), ("random_uniform", 0.05)],
+)
 def test_uniform(keras, peer_rules, name: str, limit: float) -> None:
     shape = (128, 512)
     ours = np.asarray(initializers.draw(name, jax.random.key(0), shape))
@@ -25,7 +28,9 @@ def test_uniform(keras, peer_rules, name: str, limit: float) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 20), (32, 128), (1, 4)])
 def test_orthogonal(keras, peer_rules, shape: tuple[int, int]) -> None:
-    """The recurrent kernel U (H, 4H) has orthonormal rows (U U^T = I), as the one of Keras has."""
+    """The recurrent kernel U (H, 4H) has orthonormal rows (U U^T = I), as the one of
+    Keras has.
+    """
     ours = np.asarray(initializers.orthogonal(jax.random.key(0), shape, jnp.float32))
     with peer_rules():
         theirs = np.asarray(keras.initializers.Orthogonal(seed=0)(shape))
@@ -36,12 +41,15 @@ def test_orthogonal(keras, peer_rules, shape: tuple[int, int]) -> None:
 
 
 def test_lstm_bias() -> None:
-    np.testing.assert_array_equal(initializers.lstm_bias(3), [0] * 3 + [1] * 3 + [0] * 6)
+    np.testing.assert_array_equal(
+        initializers.lstm_bias(3), [0] * 3 + [1] * 3 + [0] * 6
+    )
     assert initializers.lstm_bias(3, jnp.bfloat16).dtype == jnp.bfloat16
 
 
 def test_the_layers_start_as_keras_layers_do(keras, peer_rules) -> None:
-    """Initial biases equal those of Keras, and kernels have equal shapes and about equal bounds and standard deviations.
+    """Initial biases equal those of Keras, and kernels have equal shapes and about
+    equal bounds and standard deviations.
 
     The recurrent kernels of both are orthogonal.
     """
@@ -50,7 +58,11 @@ def test_the_layers_start_as_keras_layers_do(keras, peer_rules) -> None:
     dense = ClassifierHead(features, 70, rngs=nnx.Rngs(0))
     table = Embedding(500, features, rngs=nnx.Rngs(0))
     with peer_rules():
-        layer, head, embedding = keras.layers.LSTM(units), keras.layers.Dense(70), keras.layers.Embedding(500, features)
+        layer, head, embedding = (
+            keras.layers.LSTM(units),
+            keras.layers.Dense(70),
+            keras.layers.Embedding(500, features),
+        )
         layer.build((None, None, features))
         head.build((None, features))
         embedding.build()
@@ -59,7 +71,11 @@ def test_the_layers_start_as_keras_layers_do(keras, peer_rules) -> None:
         vectors = embedding.get_weights()[0]
     np.testing.assert_array_equal(ours.bias[...], bias)
     np.testing.assert_array_equal(dense.bias[...], head_bias)
-    for mine, theirs in ((ours.kernel, kernel), (dense.kernel, head_kernel), (table.embedding, vectors)):
+    for mine, theirs in (
+        (ours.kernel, kernel),
+        (dense.kernel, head_kernel),
+        (table.embedding, vectors),
+    ):
         mine = np.asarray(mine[...])
         assert mine.shape == theirs.shape
         assert abs(mine.std() / theirs.std() - 1) < 0.1

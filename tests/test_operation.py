@@ -1,4 +1,6 @@
-"""Tests of operations with custom passes: which pass runs on which platform, and how often the passes are traced."""
+"""Tests of operations with custom passes: which pass runs on which platform, and how
+often the passes are traced.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -56,7 +58,9 @@ def test_each_platform_has_its_own_program() -> None:
     x = jnp.arange(3.0)
     for own, here in ((("cpu",), "multiply"), ((), "add"), (("tpu",), "add")):
         traced = jax.jit(lambda x, own=own: apply(Doubled(own), x)).trace(x)
-        assert f"stablehlo.{here}" in traced.lower(lowering_platforms=("cpu",)).as_text()
+        assert (
+            f"stablehlo.{here}" in traced.lower(lowering_platforms=("cpu",)).as_text()
+        )
         tpu = "multiply" if own == ("tpu",) else "add"
         assert f"stablehlo.{tpu}" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
@@ -70,11 +74,15 @@ def test_rows_are_folded_into_one_call() -> None:
 
 @pytest.mark.parametrize("operand", ["x", "parameters", "key"])
 def test_no_calls_under_vmap(operand: str) -> None:
-    """`jax.vmap` over an axis of size 0 gives empty results and gradients of the right shapes, as for other functions of JAX."""
+    """`jax.vmap` over an axis of size 0 gives empty results and gradients of the right
+    shapes, as for other functions of JAX.
+    """
     cell = CELLS["lstm"]
     params = LSTMParams(jnp.ones((5, 28)), jnp.ones((7, 28)), jnp.ones(28))
     if operand == "key":
-        assert jax.vmap(lambda key: draw_mask(key, 0.3, (5,)))(jax.random.split(jax.random.key(0), 2)[:0]).shape == (0, 5)
+        assert jax.vmap(lambda key: draw_mask(key, 0.3, (5,)))(
+            jax.random.split(jax.random.key(0), 2)[:0]
+        ).shape == (0, 5)
         return
     given = {"x": jnp.ones((2, 6, 5)), "params": params}
     name = "x" if operand == "x" else "params"

@@ -1,4 +1,6 @@
-"""Tests of runs of several local processes: results as of one process, kills, resuming, and errors that end all processes."""
+"""Tests of runs of several local processes: results as of one process, kills, resuming,
+and errors that end all processes.
+"""
 
 import contextlib
 import json
@@ -24,8 +26,27 @@ from lstm_jax.runtime import processes
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
-CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10)
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", *MANAGERS[0], *MANAGERS[1])
+CHUNKS = (
+    "--regime",
+    "stream",
+    "--units",
+    16,
+    "--batch-size",
+    8,
+    "--sample-chars",
+    5,
+    "--epochs",
+    2,
+    "--checkpoint-steps",
+    10,
+)
+VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+    *MANAGERS[0],
+    *MANAGERS[1],
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +57,36 @@ def text(tmp_path_factory) -> Path:
 
 
 def training(text: object, run: Path, *more: object) -> tuple[object, ...]:
-    return "train", "generation", "--data", text, *CHUNKS, "--run", run, "--no-figures", *more
+    return (
+        "train",
+        "generation",
+        "--data",
+        text,
+        *CHUNKS,
+        "--run",
+        run,
+        "--no-figures",
+        *more,
+    )
 
 
-def started(*command: Any, place: tuple[str, int, int] | None = None, cwd: Path | None = None, **variables: str) -> subprocess.Popen:
+def started(
+    *command: Any,
+    place: tuple[str, int, int] | None = None,
+    cwd: Path | None = None,
+    **variables: str,
+) -> subprocess.Popen:
     words = [sys.executable, "-m", "lstm_jax.cli", *map(str, command)]
     names = dict(zip(VARIABLES, map(str, place), strict=False)) if place else {}
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    process = subprocess.Popen(words, cwd=cwd, env=clean | names | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        cwd=cwd,
+        env=clean | names | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if place:  # on the cores that `launch` gives it
         os.sched_setaffinity(process.pid, divided_cores(place[1])[place[2]])
     return process
@@ -61,12 +104,23 @@ def free_address() -> str:
 
 
 def numbers(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+    rows = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in row.items() if "second" not in name}
+        for row in rows
+    ]
 
 
 def newest_step(run: Path) -> int:
-    return max((int(path.name.split(".")[0]) for path in run.glob("checkpoints/latest/*.manifest.json")), default=0)
+    return max(
+        (
+            int(path.name.split(".")[0])
+            for path in run.glob("checkpoints/latest/*.manifest.json")
+        ),
+        default=0,
+    )
 
 
 def wait_for_a_checkpoint(run: Path) -> None:
@@ -99,26 +153,41 @@ def two(text: Path, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_are_two_devices(text, two, tmp_path):
-    """A run of two processes gives the metrics, the drawn samples and the files of a run of one process with two devices."""
+    """A run of two processes gives the metrics, the drawn samples and the files of a
+    run of one process with two devices.
+    """
     code, said = ended(started(*training(text, tmp_path / "one", "--devices", 2)))
     assert code == 0, said
     assert_same_numbers(two, tmp_path / "one")
-    assert (two / "samples.jsonl").read_text() == (tmp_path / "one" / "samples.jsonl").read_text()
-    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert (two / "samples.jsonl").read_text() == (
+        tmp_path / "one" / "samples.jsonl"
+    ).read_text()
+    assert sorted(path.name for path in two.iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
     environment = json.loads((two / "environment.json").read_text())
     assert (environment["hosts"], len(environment["devices"])) == (2, 2)
 
 
 @pytest.mark.slow
 def test_killed_and_interrupted(text, two, tmp_path):
-    """Two processes save the state and end after a SIGTERM to one of them. After a SIGKILL to one, the other ends with one line.
+    """Two processes save the state and end after a SIGTERM to one of them. After a
+    SIGKILL to one, the other ends with one line.
 
-    After all interruptions, the resumed run ends with the same bits as an uninterrupted run.
+    After all interruptions, the resumed run ends with the same bits as an uninterrupted
+    run.
     """
     run, address = tmp_path / "run", free_address()
     command = training(text, run)
     for number, hit in ((signal.SIGTERM, 1), (signal.SIGKILL, 1), (signal.SIGKILL, 0)):
-        pair = [started(*command, *(["--resume"] if run.exists() else []), place=(address, 2, index)) for index in range(2)]
+        pair = [
+            started(
+                *command,
+                *(["--resume"] if run.exists() else []),
+                place=(address, 2, index),
+            )
+            for index in range(2)
+        ]
         wait_for_a_checkpoint(run)
         pair[hit].send_signal(number)
         results = [ended(process, 60) for process in pair]
@@ -127,7 +196,12 @@ def test_killed_and_interrupted(text, two, tmp_path):
             assert "the state is saved; to continue: lstm-jax train" in results[0][1]
         else:
             code, said = results[1 - hit]
-            assert (results[hit][0], code, said.count("error: "), "stack" in said) == (-number, 2, 1, False), said
+            assert (results[hit][0], code, said.count("error: "), "stack" in said) == (
+                -number,
+                2,
+                1,
+                False,
+            ), said
     code, said = ended(started("launch", "--", *command, "--resume"))
     assert code == 0, said
     assert numbers(run) == numbers(two)
@@ -156,14 +230,20 @@ def test_resumed_by_one_process(text, two, tmp_path):
 
 @pytest.mark.slow
 def test_sentiment_with_a_sharded_table(runs, tmp_path):
-    """A sentiment run of two processes has the metrics of a run on two devices of one process.
+    """A sentiment run of two processes has the metrics of a run on two devices of one
+    process.
 
-    The embedding table and its moments are sharded over the processes and updated by rows.
+    The embedding table and its moments are sharded over the processes and updated by
+    rows.
     """
     more = ("--embed", "64", "--epochs", "2", "--recurrent-dropout", "0.2")
-    code, said = ended(started("launch", "--", *runs.command("sentiment", tmp_path / "two", *more)))
+    code, said = ended(
+        started("launch", "--", *runs.command("sentiment", tmp_path / "two", *more))
+    )
     assert code == 0, said
-    code, said = ended(started(*runs.command("sentiment", tmp_path / "one", *more, "--devices", "2")))
+    code, said = ended(
+        started(*runs.command("sentiment", tmp_path / "one", *more, "--devices", "2"))
+    )
     assert code == 0, said
     assert_same_numbers(tmp_path / "two", tmp_path / "one")
 
@@ -173,17 +253,37 @@ def test_sentiment_with_a_sharded_table(runs, tmp_path):
     ("flags", "variables", "copies", "said"),
     [
         (("--resume",), {}, 6, ["resume: False on process 0, True on process 1"] * 2),
-        (("--run", "other"), {}, 6, ["run folder, which all processes must share: found on process 0, missing on process 1"] * 2),
+        (
+            ("--run", "other"),
+            {},
+            6,
+            [
+                (
+                    "run folder, which all processes must share: found on process "
+                    "0, missing on process 1"
+                )
+            ]
+            * 2,
+        ),
         ((), {"LSTM_JAX_COMPILED_CODE": "0"}, 6, ["none on process 1"] * 2),
-        ((), {"JAX_NUM_PROCESSES": "3"}, 6, ["processes: 2 on process 0, 3 on process 1"] * 2),
+        (
+            (),
+            {"JAX_NUM_PROCESSES": "3"},
+            6,
+            ["processes: 2 on process 0, 3 on process 1"] * 2,
+        ),
         ((), {}, 7, ["data: "] * 2),
         ((), {}, 0, ["process 1: ended by an error", "no such file or folder"]),
     ],
 )
 def test_processes_that_differ(flags, variables, copies, said, tmp_path):
-    """If process 1 differs, each process ends with one line that names the difference, and no run begins."""
+    """If process 1 differs, each process ends with one line that names the difference,
+    and no run begins.
+    """
     address, pair = free_address(), []
-    for index, (more, changed, times) in enumerate((((), {}, 6), (flags, variables, copies))):
+    for index, (more, changed, times) in enumerate(
+        (((), {}, 6), (flags, variables, copies))
+    ):
         folder = tmp_path / str(index)
         folder.mkdir()
         if times:
@@ -205,16 +305,23 @@ def test_a_signal_ends_a_waiting_process(tmp_path):
 
 
 def test_a_platform_that_this_machine_lacks():
-    said = "error: $JAX_PLATFORMS: nonsense; name a platform of this machine, such as cpu\n"
+    said = (
+        "error: $JAX_PLATFORMS: nonsense; name a platform of this machine, such "
+        "as cpu\n"
+    )
     assert ended(started("backends", JAX_PLATFORMS="nonsense")) == (2, said)
 
 
 def test_codes_of_launched_processes():
-    """`run_processes` returns the exit codes of its processes in the order in which they end.
+    """`run_processes` returns the exit codes of its processes in the order in which
+    they end.
 
     The environment of each process has its number.
     """
-    program = "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); time.sleep(n / 2); sys.exit(0 if n else 7)"
+    program = (
+        "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); "
+        "time.sleep(n / 2); sys.exit(0 if n else 7)"
+    )
     assert run_processes([sys.executable, "-c", program], 2) == [7, 0]
     program = "import os; os.kill(os.getpid(), 9)"
     assert run_processes([sys.executable, "-c", program], 1) == [137]
@@ -232,11 +339,14 @@ raise SystemExit(cli.main(["backends"]))
 
 
 def test_a_second_signal_leaves_no_process():
-    """A second Ctrl-C ends `launch` and its processes at once, even if they ignore Ctrl-C, as they do in the middle of a long step."""
+    """A second Ctrl-C ends `launch` and its processes at once, even if they ignore
+    Ctrl-C, as they do in the middle of a long step.
+    """
     with running(LAUNCH, 2) as launched:
         signal_and_go_on(launched, signal.SIGINT)
         launched.send_signal(signal.SIGINT)
-        launched.communicate(timeout=30)  # the pipe ends with the last process that has it
+        # the pipe ends with the last process that has it
+        launched.communicate(timeout=30)
         assert launched.returncode == 130
 
 
@@ -262,26 +372,34 @@ sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal(ignored):
-    """If `launch` gets two SIGHUPs, each of its processes gets one SIGTERM. Under nohup, a SIGHUP does not end the processes.
+    """If `launch` gets two SIGHUPs, each of its processes gets one SIGTERM. Under
+    nohup, a SIGHUP does not end the processes.
 
-    `launch` gets two SIGHUPs when a terminal that runs bash is closed. After one SIGTERM, a training saves its state. A second SIGTERM
-    would end the training at once.
+    `launch` gets two SIGHUPs when a terminal that runs bash is closed. After one
+    SIGTERM, a training saves its state. A second SIGTERM would end the training at
+    once.
     """
-    action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
-    with running(f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}", 2) as launched:
+    # not what the tests themselves were started with
+    action = "SIG_IGN" if ignored else "SIG_DFL"
+    with running(
+        f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}", 2
+    ) as launched:
         launched.send_signal(signal.SIGHUP)
         time.sleep(0.05)
         if ignored:
             signal_and_go_on(launched, signal.SIGHUP)
         launched.send_signal(signal.SIGTERM if ignored else signal.SIGHUP)
-        launched.communicate(timeout=30)  # the pipe ends with the last process that has it
+        # the pipe ends with the last process that has it
+        launched.communicate(timeout=30)
         assert launched.returncode == 75
 
 
 def test_a_signal_while_processes_start(monkeypatch):
-    """If SIGTERM arrives while `run_processes` starts the second of two processes, both processes end.
+    """If SIGTERM arrives while `run_processes` starts the second of two processes, both
+    processes end.
 
-    At this moment, the second process has been started, but is not yet in the list of processes.
+    At this moment, the second process has been started, but is not yet in the list of
+    processes.
     """
     made: list[subprocess.Popen] = []
 
@@ -293,7 +411,10 @@ def test_a_signal_while_processes_start(monkeypatch):
 
     subprocess_popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", popen)
-    assert run_processes([sys.executable, "-c", "import time; time.sleep(60)"], 2) == [128 + signal.SIGTERM] * 2
+    assert (
+        run_processes([sys.executable, "-c", "import time; time.sleep(60)"], 2)
+        == [128 + signal.SIGTERM] * 2
+    )
 
 
 @pytest.fixture
@@ -305,7 +426,8 @@ def no_place(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_one_process_joins_nothing(no_place):
     assert processes.join() == Processes("", 1, 0)
-    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0")):  # a batch script, which is no step
+    # a batch script, which is no step
+    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0")):
         no_place.setenv(name, value)
     assert processes.join() == Processes("", 1, 0)
 
@@ -341,18 +463,36 @@ def test_a_port_in_use(no_place):
 @pytest.mark.parametrize(
     ("variables", "found"),
     [
-        ({"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}, Processes("h:1", 3, 2)),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"}, Processes("", 4, 3)),
-        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, Processes("", 2, 0)),
+        (
+            {
+                "JAX_COORDINATOR_ADDRESS": "h:1",
+                "JAX_NUM_PROCESSES": "3",
+                "JAX_PROCESS_ID": "2",
+            },
+            Processes("h:1", 3, 2),
+        ),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"},
+            Processes("", 4, 3),
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
+            Processes("", 2, 0),
+        ),
     ],
 )
 def test_places_that_the_environment_names(no_place, variables, found):
-    """The number of processes and the index of this process are read from environment variables, and passed on to JAX.
+    """The number of processes and the index of this process are read from environment
+    variables, and passed on to JAX.
 
     Under Slurm and Open MPI, JAX itself finds the address of process 0.
     """
     calls = []
-    no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
+    no_place.setattr(
+        processes.jax.distributed,
+        "initialize",
+        lambda *args, **options: calls.append((args, options)),
+    )
     no_place.setattr(processes.jax.config, "update", lambda *args: None)
     no_place.setattr(processes, "_reach_coordinator", lambda place: None)
     no_place.setattr(processes, "_one_line_for_lost_processes", contextlib.nullcontext)
@@ -366,5 +506,11 @@ def test_places_that_the_environment_names(no_place, variables, found):
 
 @given(st.integers(0, 64), st.integers(1, 8))
 def test_devices_of_each_process(devices, count):
-    with contextlib.nullcontext() if devices % count == 0 else pytest.raises(InputError, match="devices"):
-        assert processes.own_devices(devices, Processes("", count, 0)) * count == devices
+    with (
+        contextlib.nullcontext()
+        if devices % count == 0
+        else pytest.raises(InputError, match="devices")
+    ):
+        assert (
+            processes.own_devices(devices, Processes("", count, 0)) * count == devices
+        )

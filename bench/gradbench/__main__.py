@@ -1,4 +1,5 @@
-"""A tool that speaks GradBench's protocol: JSON messages on standard input, an answer to each on standard output.
+"""A tool that speaks GradBench's protocol: JSON messages on standard input, an answer
+to each on standard output.
 
 Like GradBench's other tools, it runs on one core unless told otherwise.
 """
@@ -24,18 +25,28 @@ FUNCTIONS = {
 
 
 def evaluate(function, given: Any) -> dict[str, Any]:
-    """Run a function as often as its input asks for, and return its output and times. Compilation counts as `prepare`."""
+    """Run a function as often as its input asks for, and return its output and times.
+    Compilation counts as `prepare`.
+    """
     runs = given if isinstance(given, dict) else {}
-    operands = [jnp.asarray(part, jnp.float64) for part in ([given[name] for name in LSTM] if runs else [given])]
+    operands = [
+        jnp.asarray(part, jnp.float64)
+        for part in ([given[name] for name in LSTM] if runs else [given])
+    ]
     times = [perf_counter_ns()]
     compiled = jax.jit(function).lower(*operands).compile()
     times.append(perf_counter_ns())
     output: Any = None
-    while len(times) < 2 + runs.get("min_runs", 1) or times[-1] - times[1] < 1e9 * runs.get("min_seconds", 0):
+    while len(times) < 2 + runs.get("min_runs", 1) or times[-1] - times[
+        1
+    ] < 1e9 * runs.get("min_seconds", 0):
         output = jax.block_until_ready(compiled(*operands))
         times.append(perf_counter_ns())
     names = chain(["prepare"], repeat("evaluate"))
-    timings = [{"name": name, "nanoseconds": end - begun} for name, (begun, end) in zip(names, pairwise(times), strict=False)]
+    timings = [
+        {"name": name, "nanoseconds": end - begun}
+        for name, (begun, end) in zip(names, pairwise(times), strict=False)
+    ]
     return {"success": True, "output": output.tolist(), "timings": timings}
 
 
@@ -47,7 +58,9 @@ def respond(message: dict[str, Any]) -> dict[str, Any]:
         case {"kind": "define"}:
             return {"success": message["module"] in FUNCTIONS}
         case {"kind": "evaluate"}:
-            return evaluate(FUNCTIONS[message["module"]][message["function"]], message["input"])
+            return evaluate(
+                FUNCTIONS[message["module"]][message["function"]], message["input"]
+            )
     return {}
 
 

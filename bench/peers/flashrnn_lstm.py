@@ -1,4 +1,6 @@
-"""Benchmark of FlashRNN's backend "vanilla", a loop over the steps in PyTorch. Its compiled backends need a GPU."""
+"""Benchmark of FlashRNN's backend "vanilla", a loop over the steps in PyTorch. Its
+compiled backends need a GPU.
+"""
 
 from flashrnn import flashrnn  # pyright: ignore[reportMissingImports]
 
@@ -8,13 +10,18 @@ from bench.workloads import Arrays, Workload
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a workload of an LSTM alone in FlashRNN, and return functions that run it; see `base.Built`."""
+    """Prepare a workload of an LSTM alone in FlashRNN, and return functions that run
+    it; see `base.Built`.
+    """
     lstm = loaded_layer(work, arrays, options)
 
     def forward(x):
         bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
         parts = (x @ lstm.weight_ih_l0.T, 2), (lstm.weight_hh_l0, 0), (bias, 0)
-        gates = (part.unflatten(axis, (4, 1, work.units)) for part, axis in parts)  # i, f, g, o
-        return flashrnn(*gates, function="lstm", backend="vanilla", dtype="float32")[0][0, :, :, 0]
+        # i, f, g, o
+        gates = (part.unflatten(axis, (4, 1, work.units)) for part, axis in parts)
+        return flashrnn(*gates, function="lstm", backend="vanilla", dtype="float32")[0][
+            0, :, :, 0
+        ]
 
     return recurrence(work, arrays, lstm, forward)

@@ -1,4 +1,6 @@
-"""Benchmark of Flax Linen: nn.RNN over nn.OptimizedLSTMCell, which has one kernel for each gate and concatenates them in every step."""
+"""Benchmark of Flax Linen: nn.RNN over nn.OptimizedLSTMCell, which has one kernel for
+each gate and concatenates them in every step.
+"""
 
 from typing import Any
 
@@ -11,9 +13,11 @@ from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """Flax Linen model of a workload: embedding (if the inputs are word ids), LSTM, and dense output layer.
+    """Flax Linen model of a workload: embedding (if the inputs are word ids), LSTM, and
+    dense output layer.
 
-    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
+    The workload "recurrence" measures a recurrent layer alone. For it, the model
+    consists of the LSTM only.
     """
 
     work: Workload
@@ -24,8 +28,13 @@ class Net(nn.Module):
         work = self.work
         if work.words:
             x = nn.Embed(work.vocabulary, work.features, name="embedding")(x)
-            x = nn.Dropout(self.rate, broadcast_dims=(1,))(x, deterministic=not train)  # one mask for all words of a review, as in Keras
-        result: Any = nn.RNN(nn.OptimizedLSTMCell(work.units, name="cell", parent=None), return_carry=True, name="rnn")(x)
+            # one mask for all words of a review, as in Keras
+            x = nn.Dropout(self.rate, broadcast_dims=(1,))(x, deterministic=not train)
+        result: Any = nn.RNN(
+            nn.OptimizedLSTMCell(work.units, name="cell", parent=None),
+            return_carry=True,
+            name="rnn",
+        )(x)
         (_, h), outputs = result
         if not work.classes:
             return outputs
@@ -37,10 +46,21 @@ def _to_ours(tree) -> Weights:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Flax Linen, and return functions that run it; see `base.Built`."""
-    net, tree = Net(work, options.dropout), {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)} | jax_step.outer(arrays)
+    """Prepare a benchmark workload, such as a training step, in Flax Linen, and return
+    functions that run it; see `base.Built`.
+    """
+    net, tree = (
+        Net(work, options.dropout),
+        {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
+        | jax_step.outer(arrays),
+    )
 
     def forward(params, x, key) -> Any:
-        return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})
+        return net.apply(
+            {"params": params},
+            x,
+            key is not None,
+            rngs=None if key is None else {"dropout": key},
+        )
 
     return jax_step.build(work, arrays, tree, forward, _to_ours)

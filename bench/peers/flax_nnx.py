@@ -1,4 +1,5 @@
-"""Benchmark of Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide linear layers) or nnx.LSTMCell (eight linear layers).
+"""Benchmark of Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide linear layers) or
+nnx.LSTMCell (eight linear layers).
 
 The option `backend` names the cell class; the default is OptimizedLSTMCell.
 """
@@ -15,22 +16,38 @@ from lstm_jax import convert
 
 
 class Net(nnx.Module):
-    """Flax NNX model of a workload: embedding (if the inputs are word ids), LSTM, and dense output layer.
+    """Flax NNX model of a workload: embedding (if the inputs are word ids), LSTM, and
+    dense output layer.
 
-    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
+    The workload "recurrence" measures a recurrent layer alone. For it, the model
+    consists of the LSTM only.
     """
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
-        self.dropout = nnx.Dropout(rate, broadcast_dims=(1,))  # one mask for all words of a review, as in Keras
-        self.rnn = nnx.RNN(getattr(nnx, cell)(work.features, work.units, rngs=rngs), return_carry=True, rngs=False)
-        self.head = nnx.Linear(work.units, work.classes, rngs=rngs) if work.classes else None
+        self.embedding = (
+            nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
+        )
+        # one mask for all words of a review, as in Keras
+        self.dropout = nnx.Dropout(rate, broadcast_dims=(1,))
+        self.rnn = nnx.RNN(
+            getattr(nnx, cell)(work.features, work.units, rngs=rngs),
+            return_carry=True,
+            rngs=False,
+        )
+        self.head = (
+            nnx.Linear(work.units, work.classes, rngs=rngs) if work.classes else None
+        )
 
     def __call__(self, x, key):
         if self.embedding is not None:
             x = self.embedding(x)
-            x = x if key is None else self.dropout(x, deterministic=False, rngs=nnx.Rngs(dropout=key))
-        result: Any = self.rnn(x, rngs=nnx.Rngs(0))  # the RNG has no effect: the initial state is zero
+            x = (
+                x
+                if key is None
+                else self.dropout(x, deterministic=False, rngs=nnx.Rngs(dropout=key))
+            )
+        # the RNG has no effect: the initial state is zero
+        result: Any = self.rnn(x, rngs=nnx.Rngs(0))
         (_, h), outputs = result
         if self.head is None:
             return outputs
@@ -43,10 +60,16 @@ def _to_ours(state) -> Weights:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Flax NNX, and return functions that run it; see `base.Built`."""
+    """Prepare a benchmark workload, such as a training step, in Flax NNX, and return
+    functions that run it; see `base.Built`.
+    """
     cell = options.backend or "OptimizedLSTMCell"
-    graph, state, rest = nnx.split(Net(work, options.dropout, cell, nnx.Rngs(0)), nnx.Param, ...)
-    rnn: Any = convert.lstm_to_nnx(arrays.cell(), optimized=cell == "OptimizedLSTMCell", rnn=True)
+    graph, state, rest = nnx.split(
+        Net(work, options.dropout, cell, nnx.Rngs(0)), nnx.Param, ...
+    )
+    rnn: Any = convert.lstm_to_nnx(
+        arrays.cell(), optimized=cell == "OptimizedLSTMCell", rnn=True
+    )
     nnx.replace_by_pure_dict(state, {"rnn": rnn} | jax_step.outer(arrays))
 
     def forward(params, x, key):

@@ -1,6 +1,8 @@
-"""Benchmark of an LSTM with resets as a user of Flax could write it: `lax.scan` over nnx.OptimizedLSTMCell.
+"""Benchmark of an LSTM with resets as a user of Flax could write it: `lax.scan` over
+nnx.OptimizedLSTMCell.
 
-A reset replaces the state by zeros, with `jnp.where`. The user writes the loop because nnx.RNN cannot reset the state within a sequence.
+A reset replaces the state by zeros, with `jnp.where`. The user writes the loop because
+nnx.RNN cannot reset the state within a sequence.
 """
 
 from typing import Any
@@ -14,8 +16,14 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each step; see `base.Built`."""
-    graph, state, rest = nnx.split(nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each
+    step; see `base.Built`.
+    """
+    graph, state, rest = nnx.split(
+        nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)),
+        nnx.Param,
+        ...,
+    )
     tree: dict[str, Any] = convert.lstm_to_nnx(arrays.cell(), optimized=True)
     nnx.replace_by_pure_dict(state, tree)
 

@@ -1,6 +1,8 @@
-"""Benchmark of an LSTM with resets that is written by hand in JAX: `lax.scan` over the steps.
+"""Benchmark of an LSTM with resets that is written by hand in JAX: `lax.scan` over the
+steps.
 
-A reset replaces the state by zeros, with `jnp.where`. The input projection of all steps is computed before the loop.
+A reset replaces the state by zeros, with `jnp.where`. The input projection of all steps
+is computed before the loop.
 """
 
 import jax
@@ -12,7 +14,9 @@ from bench.workloads import Arrays, Workload, in_layer
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM in JAX, and return functions that run it; see `base.Built`."""
+    """Prepare the forward and backward pass of an LSTM in JAX, and return functions
+    that run it; see `base.Built`.
+    """
 
     def forward(params, x, key):
         z = x.swapaxes(0, 1) @ params["kernel"] + params["bias"]

@@ -1,10 +1,13 @@
-"""Benchmark of Keras 3 on the backend that the environment variable KERAS_BACKEND names.
+"""Benchmark of Keras 3 on the backend that the environment variable KERAS_BACKEND
+names.
 
-The models of the Keras examples are trained with `fit`. The time of a training step is the duration of a call of `fit` on many batches,
-divided by the number of batches. The time thus includes a share of the time that `fit` needs to start. For the workload "recurrence", a
-forward and backward pass of a single recurrent Keras layer is timed.
+The models of the Keras examples are trained with `fit`. The time of a training step is
+the duration of a call of `fit` on many batches, divided by the number of batches. The
+time thus includes a share of the time that `fit` needs to start. For the workload
+"recurrence", a forward and backward pass of a single recurrent Keras layer is timed.
 
-On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
+On JAX, the option `backend` may be "accelerated": then
+`lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
 """
 
 import re
@@ -21,31 +24,62 @@ from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert, data
 from lstm_jax.errors import require
 
-REPEATED = "Adam squares the gradients of a word's places in the batch before it adds them, so that words that repeat move otherwise"
+REPEATED = (
+    "Adam squares the gradients of a word's places in the batch before it adds "
+    "them, so that words that repeat move otherwise"
+)
 ACCELERATED = "accelerated"
-LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+LAYERS: Any = {
+    "lstm": keras.layers.LSTM,
+    "gru": keras.layers.GRU,
+    "simple_rnn": keras.layers.SimpleRNN,
+}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Keras, and return functions that run it; see `base.Built`."""
+    """Prepare a benchmark workload, such as a training step, in Keras, and return
+    functions that run it; see `base.Built`.
+    """
     keras.utils.set_random_seed(0)
-    require(options.backend in (None, ACCELERATED), "keras_jax: backend", options.backend, f"give {ACCELERATED}, or none")
-    return _recurrence(work, arrays, options.backend) if work.kind == "recurrence" else _training(work, arrays, options)
+    require(
+        options.backend in (None, ACCELERATED),
+        "keras_jax: backend",
+        options.backend,
+        f"give {ACCELERATED}, or none",
+    )
+    return (
+        _recurrence(work, arrays, options.backend)
+        if work.kind == "recurrence"
+        else _training(work, arrays, options)
+    )
 
 
 def _devices() -> list[str]:
     device: Any = keras.ops.ones(1)
-    platform = "gpu" if re.search("cuda|gpu", str(device.device), re.IGNORECASE) else "cpu"
+    platform = (
+        "gpu" if re.search("cuda|gpu", str(device.device), re.IGNORECASE) else "cpu"
+    )
     return [f"{platform}, Keras on {keras.backend.backend()}"]
 
 
-def make_model(work: Workload, dropout: float = 0.0, recurrent_dropout: float = 0.0, backend: str | None = None) -> Any:
-    """Return the compiled model of the Keras example imdb_lstm (for word ids) or lstm_text_generation, with the sizes of a workload."""
+def make_model(
+    work: Workload,
+    dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    backend: str | None = None,
+) -> Any:
+    """Return the compiled model of the Keras example imdb_lstm (for word ids) or
+    lstm_text_generation, with the sizes of a workload.
+    """
     words = work.words
     layers = [
-        keras.Input((work.length,), dtype="int32") if words else keras.Input((work.length, work.vocabulary)),
+        keras.Input((work.length,), dtype="int32")
+        if words
+        else keras.Input((work.length, work.vocabulary)),
         *([keras.layers.Embedding(work.vocabulary, work.features)] if words else []),
-        keras.layers.LSTM(work.units, dropout=dropout, recurrent_dropout=recurrent_dropout),
+        keras.layers.LSTM(
+            work.units, dropout=dropout, recurrent_dropout=recurrent_dropout
+        ),
         keras.layers.Dense(work.classes, activation="sigmoid" if words else "softmax"),
     ]
     model: Any = keras.Sequential(layers)
@@ -53,16 +87,27 @@ def make_model(work: Workload, dropout: float = 0.0, recurrent_dropout: float = 
         from lstm_jax.integrations.keras import accelerate
 
         model = accelerate(model, verbose=False)
-    loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
-    model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is 1e-7, as in our Adam
+    loss, metrics = (
+        ("binary_crossentropy", ["accuracy"])
+        if words
+        else ("categorical_crossentropy", None)
+    )
+    # the default epsilon of Keras' Adam is 1e-7, as in our Adam
+    model.compile(loss=loss, optimizer="adam", metrics=metrics)
     return model
 
 
 def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     words = work.words
     to_keras = convert.sentiment_to_keras if words else convert.generation_to_keras
-    from_keras = convert.sentiment_from_keras if words else convert.generation_from_keras
-    x, y = (arrays.inputs, arrays.targets) if words else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
+    from_keras = (
+        convert.sentiment_from_keras if words else convert.generation_from_keras
+    )
+    x, y = (
+        (arrays.inputs, arrays.targets)
+        if words
+        else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
+    )
     first = x[: work.batch], y[: work.batch]
 
     def start(*rates):
@@ -89,13 +134,25 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     def after_one_step():
         model = start()
         loss = np.ravel(model.train_on_batch(*first))[0]
-        return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
+        return from_keras([np.asarray(array) for array in model.get_weights()]) | {
+            "loss": np.asarray(loss)
+        }
 
     note, excluded = "", {}
     if words and keras.backend.backend() == "tensorflow":
         seen = np.bincount(first[0].ravel(), minlength=work.vocabulary)
         note, excluded = REPEATED, {"embedding/embedding": seen > 1}
-    return Built(run, lambda: logits(start(), first[0]), after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
+    return Built(
+        run,
+        lambda: logits(start(), first[0]),
+        after_one_step,
+        "keras",
+        _devices(),
+        note,
+        options.backend or "",
+        1.0,
+        excluded,
+    )
 
 
 def _numpy(array) -> np.ndarray:
@@ -107,38 +164,59 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     if backend:
         from lstm_jax.integrations import keras as accelerated
 
-        layer = getattr(accelerated, type(layer).__name__).from_config(layer.get_config())
+        layer = getattr(accelerated, type(layer).__name__).from_config(
+            layer.get_config()
+        )
     layer.build((work.batch, work.length, work.features))
     layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
 
     def to_ours(gradients):
-        return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
+        return in_layer(
+            convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients])
+        )
 
     if keras.backend.backend() == "jax":
         from bench.peers import jax_step
 
-        weights, others = ([variable.value for variable in group] for group in (layer.trainable_variables, layer.non_trainable_variables))
-        built = jax_step.build(work, arrays, weights, lambda weights, x, key: layer.stateless_call(weights, others, x)[0], to_ours)
+        weights, others = (
+            [variable.value for variable in group]
+            for group in (layer.trainable_variables, layer.non_trainable_variables)
+        )
+        built = jax_step.build(
+            work,
+            arrays,
+            weights,
+            lambda weights, x, key: layer.stateless_call(weights, others, x)[0],
+            to_ours,
+        )
         return replace(built, devices=_devices(), backend=backend or "")
     step, block = _differentiated(layer, arrays)
     return base.layer(work, step, to_ours, _devices(), "", "", block, _numpy)
 
 
 def _differentiated(layer, arrays: Arrays) -> tuple[Any, Any]:
-    """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result."""
+    """Return two functions: one runs the forward and backward pass of a recurrent Keras
+    layer, and the other waits for a result.
+    """
     if keras.backend.backend() == "torch":
         import torch  # pyright: ignore[reportMissingImports]
 
         leaves = [variable.value for variable in layer.trainable_variables]
         there = leaves[0].device
-        x, cotangent = torch.tensor(arrays.inputs, requires_grad=True, device=there), torch.tensor(arrays.targets, device=there)
+        x, cotangent = (
+            torch.tensor(arrays.inputs, requires_grad=True, device=there),
+            torch.tensor(arrays.targets, device=there),
+        )
 
         def eager():
             h = layer(x)
             *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
             return h.detach(), (by_weights, by_x)
 
-        return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
+        return (
+            eager,
+            lambda result: torch.cuda.synchronize() if there.type == "cuda" else None,
+        )
     import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
     x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)

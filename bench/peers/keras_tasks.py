@@ -1,16 +1,20 @@
-"""Script that trains a Keras example or samples text with Keras 3 on JAX, and prints JSON lines.
+"""Script that trains a Keras example or samples text with Keras 3 on JAX, and prints
+JSON lines.
 
     python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
     python -m bench.peers.keras_tasks sampling --weights model.weights.h5
 
-`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation) train with `fit`, and print a line for each epoch.
-With --validation, `generation` then prints one more line with the bits per character of the held-out text. This project's code computes
-the bits per character twice. The first time, it predicts each character from the window of 40 characters before it. The second time, it
-carries the state through the text.
+`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation)
+train with `fit`, and print a line for each epoch. With --validation, `generation` then
+prints one more line with the bits per character of the held-out text. This project's
+code computes the bits per character twice. The first time, it predicts each character
+from the window of 40 characters before it. The second time, it carries the state
+through the text.
 
-`sampling` measures the time to draw characters, and prints one line. The weights are loaded from the file that --weights names. If this
-file does not exist, the initial weights are used and written to it.
+`sampling` measures the time to draw characters, and prints one line. The weights are
+loaded from the file that --weights names. If this file does not exist, the initial
+weights are used and written to it.
 """
 
 import argparse
@@ -41,34 +45,54 @@ BATCH = 32
 COMMON = {"peer": "keras_jax", "version": keras.__version__}
 
 
-def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[Row]:
+def _epochs(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace
+) -> Iterator[Row]:
     """Train a Keras model, and yield a result row for each epoch."""
     if options.warm_up:
         short = BATCH + len(x) % BATCH
         model.fit(x[:short], y[:short], batch_size=BATCH, verbose="0")
     for epoch in range(1, options.epochs + 1):
         began = perf_counter()
-        history = model.fit(x, y, batch_size=BATCH, epochs=epoch, initial_epoch=epoch - 1, verbose="0").history
+        history = model.fit(
+            x, y, batch_size=BATCH, epochs=epoch, initial_epoch=epoch - 1, verbose="0"
+        ).history
         row = {"seed": options.seed, "epoch": epoch, "seconds": perf_counter() - began}
-        yield COMMON | row | {f"train_{name}": values[0] for name, values in history.items()}
+        yield (
+            COMMON
+            | row
+            | {f"train_{name}": values[0] for name, values in history.items()}
+        )
 
 
 def sentiment_rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Train the model of imdb_lstm, and yield a result row for each epoch. The rows have test metrics unless `--no-evaluation` is given."""
+    """Train the model of imdb_lstm, and yield a result row for each epoch. The rows
+    have test metrics unless `--no-evaluation` is given.
+    """
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
     model = make_model(WORKLOADS["A"], RATE, RATE)
     for row in _epochs(model, x, y, options):
         if not options.no_evaluation:
             began = perf_counter()
-            loss, accuracy = model.evaluate(x_test, y_test, batch_size=BATCH, verbose="0")
-            row |= {"test_loss": loss, "test_accuracy": accuracy, "test_seconds": perf_counter() - began}
+            loss, accuracy = model.evaluate(
+                x_test, y_test, batch_size=BATCH, verbose="0"
+            )
+            row |= {
+                "test_loss": loss,
+                "test_accuracy": accuracy,
+                "test_seconds": perf_counter() - began,
+            }
         yield row
 
 
 def generation_rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch."""
-    corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=options.validation))))
+    """Train the model of the Keras example lstm_text_generation, and yield a result row
+    for each epoch.
+    """
+    corpus = generation.load_corpus(
+        GenerationConfig(articles(TextConfig(validation=options.validation)))
+    )
     characters = corpus.characters.size
     x, y = data.one_hot(*data.windows(corpus.train[:], LENGTH, STEP), characters)
     keras.utils.set_random_seed(options.seed)
@@ -76,18 +100,35 @@ def generation_rows(options: argparse.Namespace) -> Iterator[Row]:
     for row in _epochs(model, x, y, options):
         yield row | {"validation": options.validation}
     if options.validation:
-        yield COMMON | {"seed": options.seed, "validation": options.validation, "epoch": "last"} | _held_out_bits(model, corpus)
+        yield (
+            COMMON
+            | {"seed": options.seed, "validation": options.validation, "epoch": "last"}
+            | _held_out_bits(model, corpus)
+        )
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return a dict with the bits per character of the validation text, which are computed in two ways."""
-    _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
-    params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
+    """Return a dict with the bits per character of the validation text, which are
+    computed in two ways.
+    """
+    _, rebuild = functional(
+        generation.make_model(GenerationConfig(), corpus.characters.size)
+    )
+    params = convert.generation_from_keras(
+        [np.asarray(array) for array in model.get_weights()]
+    )
     mesh = sharding.make_mesh()
-    return {f"bits_{mode}": Scorer(rebuild, mesh, mode).text(params, corpus.validation).metrics()["bits"] for mode in ("window", "carried")}
+    return {
+        f"bits_{mode}": Scorer(rebuild, mesh, mode)
+        .text(params, corpus.validation)
+        .metrics()["bits"]
+        for mode in ("window", "carried")
+    }
 
 
-def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
+def draw(
+    model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator
+) -> list[int]:
     """Draw characters that continue a text, and return their ids."""
     drawn = []
     for _ in range(chars):
@@ -101,7 +142,9 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
 
 
 def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Draw `options.chars` characters, and yield a result row with the duration in seconds."""
+    """Draw `options.chars` characters, and yield a result row with the duration in
+    seconds.
+    """
     keras.utils.set_random_seed(0)
     model = make_model(workload(f"B:H={options.units}"))
     if options.weights.exists():
@@ -117,12 +160,21 @@ def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Run the task that the command line names, and print its result rows as JSON lines."""
+    """Run the task that the command line names, and print its result rows as JSON
+    lines.
+    """
     parser = make_parser(__doc__)
     tasks = parser.add_subparsers(required=True)
-    sentiment, generation, sampling = (tasks.add_parser(name) for name in ("sentiment", "generation", "sampling"))
+    sentiment, generation, sampling = (
+        tasks.add_parser(name) for name in ("sentiment", "generation", "sampling")
+    )
     for task in (sentiment, generation):
-        add_flags(task, int, seed="seed of weights, dropout and order", epochs="number of epochs")
+        add_flags(
+            task,
+            int,
+            seed="seed of weights, dropout and order",
+            epochs="number of epochs",
+        )
         add_flags(task, bool, warm_up="compile before the first epoch is timed")
     add_flags(sentiment, bool, no_evaluation="leave the test reviews out")
     add_flags(generation, float, validation="share of the text that is held out")

@@ -1,7 +1,9 @@
-"""Benchmark of LiteRT (TensorFlow Lite), whose operator UNIDIRECTIONAL_SEQUENCE_LSTM runs the LSTM of the sentiment model.
+"""Benchmark of LiteRT (TensorFlow Lite), whose operator UNIDIRECTIONAL_SEQUENCE_LSTM
+runs the LSTM of the sentiment model.
 
-The file of the LSTM is written with LiteRT's own schema, without TensorFlow's converter. NumPy gathers the word vectors, into LiteRT's
-memory, and computes the output layer.
+The file of the LSTM is written with LiteRT's own schema, without TensorFlow's
+converter. NumPy gathers the word vectors, into LiteRT's memory, and computes the output
+layer.
 """
 
 from typing import Any
@@ -19,13 +21,17 @@ X, H, C, OUT = range(4)
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare an evaluation in LiteRT on the CPU, and return functions that run it; see `base.Built`."""
+    """Prepare an evaluation in LiteRT on the CPU, and return functions that run it; see
+    `base.Built`.
+    """
     model = Interpreter(model_content=_lstm(work, arrays), num_threads=THREADS)
     model.allocate_tensors()
 
     def call(ids):
         model.reset_all_variables()  # the state, which LiteRT keeps between calls
-        np.take(arrays.weights["embedding/embedding"], ids.T, 0, model.tensor(X)(), "clip")
+        np.take(
+            arrays.weights["embedding/embedding"], ids.T, 0, model.tensor(X)(), "clip"
+        )
         model.invoke()
         return head(arrays, model.get_tensor(H))
 
@@ -34,8 +40,16 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 def _lstm(work: Workload, arrays: Arrays) -> bytes:
     """Return the LSTM as a .tflite file, from x (T, B, E) to h (T, B, H)."""
-    sizes, state = (work.length, work.batch), schema.TensorT((work.batch, work.units), isVariable=True)
-    tensors = [schema.TensorT((*sizes, work.features)), state, state, schema.TensorT((*sizes, work.units))]
+    sizes, state = (
+        (work.length, work.batch),
+        schema.TensorT((work.batch, work.units), isVariable=True),
+    )
+    tensors = [
+        schema.TensorT((*sizes, work.features)),
+        state,
+        state,
+        schema.TensorT((*sizes, work.units)),
+    ]
     buffers = [schema.BufferT()]
 
     def constant(array):
@@ -43,14 +57,38 @@ def _lstm(work: Workload, arrays: Arrays) -> bytes:
         buffers.append(schema.BufferT(np.frombuffer(array.tobytes(), np.uint8)))
         return len(tensors) - 1
 
-    gates = {name: [constant(part) for part in np.split(array.T, 4)] for name, array in arrays.cell().items()}  # in LiteRT's order
+    # in LiteRT's order
+    gates = {
+        name: [constant(part) for part in np.split(array.T, 4)]
+        for name, array in arrays.cell().items()
+    }
     none = [-1] * 4  # no peepholes, projection and layer normalisation
-    inputs = [X, *gates["kernel"], *gates["recurrent_kernel"], *none[:3], *gates["bias"], *none[:2], H, C, *none]
-    options = schema.UnidirectionalSequenceLSTMOptionsT(schema.ActivationFunctionType.TANH, timeMajor=True)
+    inputs = [
+        X,
+        *gates["kernel"],
+        *gates["recurrent_kernel"],
+        *none[:3],
+        *gates["bias"],
+        *none[:2],
+        H,
+        C,
+        *none,
+    ]
+    options = schema.UnidirectionalSequenceLSTMOptionsT(
+        schema.ActivationFunctionType.TANH, timeMajor=True
+    )
     number = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
-    operator = schema.OperatorT(0, inputs, [OUT], schema.BuiltinOptions.UnidirectionalSequenceLSTMOptions, options)
+    operator = schema.OperatorT(
+        0,
+        inputs,
+        [OUT],
+        schema.BuiltinOptions.UnidirectionalSequenceLSTMOptions,
+        options,
+    )
     graph = schema.SubGraphT(tensors, [X], [OUT], [operator])
-    model: Any = schema.ModelT(3, [schema.OperatorCodeT(number, builtinCode=number)], [graph], buffers=buffers)
+    model: Any = schema.ModelT(
+        3, [schema.OperatorCodeT(number, builtinCode=number)], [graph], buffers=buffers
+    )
     builder = flatbuffers.Builder()
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

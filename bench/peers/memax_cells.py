@@ -1,4 +1,6 @@
-"""Benchmark of Memax: its LSTM, which has no tanh of the cell state, and the states of its LRU, by `vmap` over the batch."""
+"""Benchmark of Memax: its LSTM, which has no tanh of the cell state, and the states of
+its LRU, by `vmap` over the batch.
+"""
 
 import equinox as eqx  # pyright: ignore[reportMissingImports]
 import jax
@@ -13,8 +15,11 @@ from bench.workloads import Arrays, Workload, in_layer
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of a layer in Memax, and return functions that run it; see `base.Built`."""
-    resets = jnp.broadcast_to(np.array(arrays.resets, bool), arrays.inputs.shape[:2])  # None becomes False
+    """Prepare the forward and backward pass of a layer in Memax, and return functions
+    that run it; see `base.Built`.
+    """
+    # None becomes False
+    resets = jnp.broadcast_to(np.array(arrays.resets, bool), arrays.inputs.shape[:2])
     run = _lru(work) if work.cell == "lru" else _lstm(work)
 
     def forward(params, x, key):
@@ -27,11 +32,20 @@ def _lstm(work: Workload):
     made = LSTM(work.units, jax.random.key(0))
 
     def parts(lstm):
-        maps = [getattr(lstm.algebra.algebra, f"{kind}_{gate}") for kind in "WU" for gate in "ifco"]
+        maps = [
+            getattr(lstm.algebra.algebra, f"{kind}_{gate}")
+            for kind in "WU"
+            for gate in "ifco"
+        ]
         return [part.bias for part in maps[:4]] + [part.weight for part in maps]
 
-    def run(params, inputs):  # the leaves of `params` are bias, kernel, recurrent_kernel
-        lstm = eqx.tree_at(parts, made, [part for leaf in jax.tree.leaves(params) for part in jnp.split(leaf.T, 4)])
+    # the leaves of `params` are bias, kernel, recurrent_kernel
+    def run(params, inputs):
+        lstm = eqx.tree_at(
+            parts,
+            made,
+            [part for leaf in jax.tree.leaves(params) for part in jnp.split(leaf.T, 4)],
+        )
         return lstm(lstm.initialize_carry(), inputs)[1]
 
     return run
@@ -45,8 +59,14 @@ def _lru(work: Workload):
 
     def run(params, inputs):
         real, imaginary = jnp.split(params["kernel"].T, 2)
-        lru = eqx.tree_at(parts, made, (params["gamma"], real, imaginary, params["nu"], params["theta"]))
-        (_, states), _ = lru.scan(lru.algebra, lru.initialize_carry(), jax.vmap(lru.forward_map)(inputs))
+        lru = eqx.tree_at(
+            parts,
+            made,
+            (params["gamma"], real, imaginary, params["nu"], params["theta"]),
+        )
+        (_, states), _ = lru.scan(
+            lru.algebra, lru.initialize_carry(), jax.vmap(lru.forward_map)(inputs)
+        )
         return jnp.concatenate([states.real, states.imag], axis=-1)
 
     return run

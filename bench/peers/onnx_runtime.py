@@ -1,7 +1,9 @@
-"""Benchmark of ONNX Runtime, which runs the sentiment model as `lstm_jax.convert` exports it.
+"""Benchmark of ONNX Runtime, which runs the sentiment model as `lstm_jax.convert`
+exports it.
 
-The main ONNX operators of the exported model are Gather, LSTM, MatMul and Sigmoid. With the dtype int8, the weights of the LSTM and of the
-output layer are quantised by ONNX Runtime's `quantize_dynamic`.
+The main ONNX operators of the exported model are Gather, LSTM, MatMul and Sigmoid. With
+the dtype int8, the weights of the LSTM and of the output layer are quantised by ONNX
+Runtime's `quantize_dynamic`.
 """
 
 import tempfile
@@ -19,23 +21,41 @@ from lstm_jax.errors import require
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare an evaluation in ONNX Runtime on the CPU, and return functions that run it; see `base.Built`."""
+    """Prepare an evaluation in ONNX Runtime on the CPU, and return functions that run
+    it; see `base.Built`.
+    """
     require(options.dtype != "bfloat16", "dtype", options.dtype, "give float32 or int8")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = THREADS
-    model = convert.sentiment_to_onnx(arrays.weights, cell=work.cell).SerializeToString()
+    model = convert.sentiment_to_onnx(
+        arrays.weights, cell=work.cell
+    ).SerializeToString()
     if options.dtype == "int8":
         model = _quantised(model)
-    session: Any = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    return served(work, arrays.inputs.astype(np.int64), lambda ids: session.run(None, {"ids": ids})[0], logit)
+    session: Any = onnxruntime.InferenceSession(
+        model, settings, providers=["CPUExecutionProvider"]
+    )
+    return served(
+        work,
+        arrays.inputs.astype(np.int64),
+        lambda ids: session.run(None, {"ids": ids})[0],
+        logit,
+    )
 
 
 def _quantised(model: bytes) -> bytes:
-    """Return a copy of a serialised ONNX model with the weights of the LSTM and of the output layer quantised to int8."""
+    """Return a copy of a serialised ONNX model with the weights of the LSTM and of the
+    output layer quantised to int8.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         given.write_bytes(model)
-        quantize_dynamic(given, made, weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM", "MatMul"])
+        quantize_dynamic(
+            given,
+            made,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["LSTM", "MatMul"],
+        )
         return made.read_bytes()

@@ -1,15 +1,19 @@
-"""Script that uses this project to train the model of a Keras example or to sample text, and prints JSON lines.
+r"""Script that uses this project to train the model of a Keras example or to sample
+text, and prints JSON lines.
 
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
-    python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
+    python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 \
+        --validation 0.15 --patience 2
     python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
     python -m bench.peers.ours_tasks sampling --weights model.weights.h5
 
-`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation) take the flags of `lstm-jax train`, and print a line
-for each epoch. If there is a validation split, they print one more line for the best epoch. For sentiment, that line has the test metrics.
-For generation, that line has the CPU seconds of the run and the bits per character of the held-out text. The bits per character are
-computed twice. The first time, each character is predicted from the window of 40 characters before it. The second time, the state is
-carried through the text.
+`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation)
+take the flags of `lstm-jax train`, and print a line for each epoch. If there is a
+validation split, they print one more line for the best epoch. For sentiment, that line
+has the test metrics. For generation, that line has the CPU seconds of the run and the
+bits per character of the held-out text. The bits per character are computed twice. The
+first time, each character is predicted from the window of 40 characters before it. The
+second time, the state is carried through the text.
 
 `sampling` measures the time to draw characters.
 """
@@ -32,22 +36,41 @@ from bench.sampling import method_of
 from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
-from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig, SampleConfig, SentimentConfig, TrainConfig
+from lstm_jax.config import (
+    DataConfig,
+    GenerationConfig,
+    GenerationModelConfig,
+    SampleConfig,
+    SentimentConfig,
+    TrainConfig,
+)
 
 SENTIMENT = SentimentConfig(data=DataConfig(validation=0.0))
-GENERATION = GenerationConfig(train=TrainConfig(epochs=10), sample=SampleConfig(sample_chars=0))
+GENERATION = GenerationConfig(
+    train=TrainConfig(epochs=10), sample=SampleConfig(sample_chars=0)
+)
 CALLS = 10
-"""Number of calls of the sampler. The first call compiles and is not counted in the median time."""
+"""Number of calls of the sampler. The first call compiles and is not counted in the
+median time."""
 
 
 def config_of(default, arguments: list[str]) -> Any:
-    """Return a copy of the task config `default`, changed by the flags of `lstm-jax train` in the list `arguments`."""
-    return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
+    """Return a copy of the task config `default`, changed by the flags of `lstm-jax
+    train` in the list `arguments`.
+    """
+    return tyro.cli(
+        tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments
+    )
 
 
 def _common(run: Path, config) -> Row:
     environment = json.loads((run / "environment.json").read_text())
-    row = {"peer": "ours", "version": environment["git"], "backend": environment["backend"], "seed": config.train.seed}
+    row = {
+        "peer": "ours",
+        "version": environment["git"],
+        "backend": environment["backend"],
+        "seed": config.train.seed,
+    }
     return row | {"validation": config.data.validation}
 
 
@@ -60,7 +83,10 @@ def sentiment_rows(arguments: list[str]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         result = sentiment.train(config, run, figures=False)
-        common, final = _common(run, config), json.loads((run / "result.json").read_text())
+        common, final = (
+            _common(run, config),
+            json.loads((run / "result.json").read_text()),
+        )
     yield from (common | row for row in result.rows)
     if config.data.validation:
         yield common | {"epoch": "best"} | final
@@ -81,17 +107,26 @@ def generation_rows(arguments: list[str]) -> Iterator[Row]:
         held_out = generation.load_corpus(config).validation
     yield from (common | row for row in result.rows)
     if len(held_out):
-        row = {"epoch": "best", "best_epoch": result.best_epoch, "cpu_seconds": used.ru_utime + used.ru_stime}
+        row = {
+            "epoch": "best",
+            "best_epoch": result.best_epoch,
+            "cpu_seconds": used.ru_utime + used.ru_stime,
+        }
         yield (
             common
             | row
             | {"peak_mib": used.ru_maxrss / 1024}
-            | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
+            | {
+                f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"]
+                for mode in ("window", "carried")
+            }
         )
 
 
 def sampling_rows(arguments: list[str]) -> Iterator[Row]:
-    """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts."""
+    """Measure how long it takes to draw characters, and yield a result row for each
+    sampling mode and each number of texts.
+    """
     parser = make_parser(None)
     add_flags(parser, Path, weights="weights of a Keras model")
     add_flags(parser, int, units="hidden size", chars="characters to draw")
@@ -110,11 +145,18 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     from lstm_jax.training.run_folder import environment
 
     use_cpu_cores()
-    like, rebuild = functional(generation.make_model(GenerationConfig(model=GenerationModelConfig(units=options.units)), CHARACTERS))
+    like, rebuild = functional(
+        generation.make_model(
+            GenerationConfig(model=GenerationModelConfig(units=options.units)),
+            CHARACTERS,
+        )
+    )
     params = convert.generation_from_keras_file(options.weights)
     assert params.keys() == like.keys()
     rules, mesh = make_rules(), make_mesh()
-    prompt = jax.numpy.asarray(np.random.default_rng(0).integers(0, CHARACTERS, (1, LENGTH)), jax.numpy.int32)
+    prompt = jax.numpy.asarray(
+        np.random.default_rng(0).integers(0, CHARACTERS, (1, LENGTH)), jax.numpy.int32
+    )
     common = {"peer": "ours", "version": environment(mesh)["git"]}
     for mode in ("carried", "window"):
         sampler = Sampler(rebuild, CHARACTERS, mode, LENGTH, mesh)
@@ -122,7 +164,11 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
             seconds = []
             for _ in range(CALLS):
                 began = perf_counter()
-                np.asarray(sampler.generate(params, jax.random.key(0), prompt, options.chars, rules, samples))
+                np.asarray(
+                    sampler.generate(
+                        params, jax.random.key(0), prompt, options.chars, rules, samples
+                    )
+                )
                 seconds.append(perf_counter() - began)
             row = {
                 "method": method_of(mode, samples),
@@ -134,8 +180,14 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Run the task that the command line names, and print its result rows as JSON lines."""
-    tasks = {"sentiment": sentiment_rows, "generation": generation_rows, "sampling": sampling_rows}
+    """Run the task that the command line names, and print its result rows as JSON
+    lines.
+    """
+    tasks = {
+        "sentiment": sentiment_rows,
+        "generation": generation_rows,
+        "sampling": sampling_rows,
+    }
     parser = make_parser(__doc__)
     parser.add_argument("task", choices=list(tasks))
     for row in tasks[parser.parse_args(sys.argv[1:2]).task](sys.argv[2:]):

@@ -1,13 +1,18 @@
-"""Benchmark of training loops that users of this project's LSTM layer can write themselves, without the project's command line.
+"""Benchmark of training loops that users of this project's LSTM layer can write
+themselves, without the project's command line.
 
-The model is a Flax NNX module that contains this project's `LSTM`. If the layer gets the word ids as its argument `tokens`, it can use the
-fact that steps with equal ids have equal inputs. The option `backend` names the training loop:
+The model is a Flax NNX module that contains this project's `LSTM`. If the layer gets
+the word ids as its argument `tokens`, it can use the fact that steps with equal ids
+have equal inputs. The option `backend` names the training loop:
 
-- "nnx" (the default): `nnx.jit`, `nnx.Optimizer` and `optax.adam`, as the documentation of Flax shows.
-- "donated": like "nnx", but with donation, that is, `nnx.jit` reuses the memory of the model and of the optimizer. The layer gets the word
+- "nnx" (the default): `nnx.jit`, `nnx.Optimizer` and `optax.adam`, as the documentation
+  of Flax shows.
+- "donated": like "nnx", but with donation, that is, `nnx.jit` reuses the memory of the
+  model and of the optimizer. The layer gets the word ids as `tokens`.
+- "functions": a pure function under `jax.jit`, with `optax.adam` and with donation. It
+  takes and returns the parameters.
+- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`. The layer gets the word
   ids as `tokens`.
-- "functions": a pure function under `jax.jit`, with `optax.adam` and with donation. It takes and returns the parameters.
-- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`. The layer gets the word ids as `tokens`.
 """
 
 from collections.abc import Callable
@@ -29,19 +34,28 @@ from lstm_jax.models import functional
 
 
 class Net(nnx.Module):
-    """Flax NNX model as a user of this project could write it: embedding (for word ids), this project's LSTM, and dense output layer."""
+    """Flax NNX model as a user of this project could write it: embedding (for word
+    ids), this project's LSTM, and dense output layer.
+    """
 
     def __init__(self, work: Workload, options: Options):
         rngs, self.shares = nnx.Rngs(0), options.backend in ("donated", "train_step")
-        self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
-        rates: dict[str, Any] = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
+        self.embedding = (
+            nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
+        )
+        rates: dict[str, Any] = {
+            "dropout": options.dropout,
+            "recurrent_dropout": options.recurrent_dropout,
+        }
         self.lstm = lstm_jax.LSTM(work.features, work.units, **rates, rngs=rngs)
         self.head = nnx.Linear(work.units, work.classes, rngs=rngs)
 
     def __call__(self, x):
         if self.embedding is None:
             return self.head(self.lstm(x))
-        return self.head(self.lstm(self.embedding(x), tokens=x if self.shares else None))
+        return self.head(
+            self.lstm(self.embedding(x), tokens=x if self.shares else None)
+        )
 
 
 def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -49,9 +63,11 @@ def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
-"""Function step(inputs, targets) that takes one training step, and returns the loss, computed before the parameters change."""
+"""Function step(inputs, targets) that takes one training step, and returns the loss,
+computed before the parameters change."""
 Loop = tuple[Step, Callable[[], Net]]
-"""Function that trains the model, and function without arguments that returns the trained model."""
+"""Function that trains the model, and function without arguments that returns the
+trained model."""
 
 
 ADAM = optax.adam(1e-3, eps=1e-7)
@@ -111,16 +127,22 @@ LOOPS: dict[str, Callable[[Net], Loop]] = {
     "functions": _functions,
     "train_step": _train_step,
 }
-"""Dict from the name of a training loop to a function that takes a model and returns the loop."""
+"""Dict from the name of a training loop to a function that takes a model and returns
+the loop."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a workload with the training loop that `options.backend` names, and return functions that run it; see `base.Built`."""
+    """Prepare a workload with the training loop that `options.backend` names, and
+    return functions that run it; see `base.Built`.
+    """
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
 
     def make(options):
-        given = {name.replace("recurrent/0", "lstm"): jnp.asarray(array) for name, array in arrays.weights.items()}
+        given = {
+            name.replace("recurrent/0", "lstm"): jnp.asarray(array)
+            for name, array in arrays.weights.items()
+        }
         rebuilt: Any = functional(Net(work, options)).rebuild(given)
         return rebuilt
 
@@ -131,7 +153,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
         def weights():
             params = functional(trained()).params
-            return {name: np.asarray(params[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
+            return {
+                name: np.asarray(params[name.replace("recurrent/0", "lstm")])
+                for name in arrays.weights
+            }
 
         return step, weights
 
@@ -139,4 +164,13 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         return np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), inputs))
 
     devices = [str(jax.devices()[0])]
-    return training(work, batches_of(work, arrays), start, predict, devices, "", kind, jax.block_until_ready)
+    return training(
+        work,
+        batches_of(work, arrays),
+        start,
+        predict,
+        devices,
+        "",
+        kind,
+        jax.block_until_ready,
+    )

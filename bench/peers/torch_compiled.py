@@ -1,4 +1,6 @@
-"""Benchmark of PyTorch with torch.compile, which is applied to the models of `bench.peers.torch_lstm`."""
+"""Benchmark of PyTorch with torch.compile, which is applied to the models of
+`bench.peers.torch_lstm`.
+"""
 
 from functools import partial
 

@@ -1,4 +1,6 @@
-"""Benchmark of the sLSTM of the package xlstm: its backend "vanilla", a loop over the steps in PyTorch. Its other one needs a GPU."""
+"""Benchmark of the sLSTM of the package xlstm: its backend "vanilla", a loop over the
+steps in PyTorch. Its other one needs a GPU.
+"""
 
 from typing import Any
 
@@ -12,20 +14,40 @@ from bench.workloads import Arrays, Workload, in_layer
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an sLSTM in xlstm, and return functions that run it; see `base.Built`."""
+    """Prepare the forward and backward pass of an sLSTM in xlstm, and return functions
+    that run it; see `base.Built`.
+    """
     H, N = work.units, work.heads
-    config = sLSTMCellConfig(hidden_size=H, num_heads=N, backend="vanilla", dtype="float32", output_shape="BSH")
+    config = sLSTMCellConfig(
+        hidden_size=H,
+        num_heads=N,
+        backend="vanilla",
+        dtype="float32",
+        output_shape="BSH",
+    )
     layer: Any = nn.Module()
-    layer.kernel, layer.cell = nn.Linear(work.features, 4 * H, bias=False), sLSTMCell_vanilla(config)
+    layer.kernel, layer.cell = (
+        nn.Linear(work.features, 4 * H, bias=False),
+        sLSTMCell_vanilla(config),
+    )
     own = arrays.cell()
-    with torch.no_grad():  # theirs are (4H, E) and, with the heads N, (N, gates, outputs, inputs)
+    # theirs are (4H, E) and, with the heads N, (N, gates, outputs, inputs)
+    with torch.no_grad():
         layer.kernel.weight.copy_(torch.tensor(own["kernel"].T))
-        blocks = own["recurrent_kernel"].reshape(H // N, 4, N, H // N).transpose(2, 1, 3, 0)
-        layer.cell._recurrent_kernel_.copy_(torch.tensor(blocks.reshape(N, 4 * H // N, -1)))
+        blocks = (
+            own["recurrent_kernel"].reshape(H // N, 4, N, H // N).transpose(2, 1, 3, 0)
+        )
+        layer.cell._recurrent_kernel_.copy_(
+            torch.tensor(blocks.reshape(N, 4 * H // N, -1))
+        )
         layer.cell._bias_.copy_(torch.tensor(own["bias"]))
 
     def to_ours(gradients):
-        blocks = gradients["cell._recurrent_kernel_"].reshape(N, 4, H // N, H // N).transpose(3, 1, 0, 2)
+        blocks = (
+            gradients["cell._recurrent_kernel_"]
+            .reshape(N, 4, H // N, H // N)
+            .transpose(3, 1, 0, 2)
+        )
         return in_layer(
             {
                 "kernel": gradients["kernel.weight"].T,
@@ -34,4 +56,6 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             }
         )
 
-    return recurrence(work, arrays, layer, lambda x: layer.cell(layer.kernel(x))[0], to_ours=to_ours)
+    return recurrence(
+        work, arrays, layer, lambda x: layer.cell(layer.kernel(x))[0], to_ours=to_ours
+    )

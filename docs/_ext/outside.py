@@ -1,6 +1,8 @@
-"""Event handler of Sphinx for pages of the site whose text is in a file outside docs/, such as CHANGELOG.md.
+"""Event handler of Sphinx for pages of the site whose text is in a file outside docs/,
+such as CHANGELOG.md.
 
-In docs/, such a page consists of a single link to a Markdown file. On the site, the page shows the text of this file.
+In docs/, such a page consists of a single link to a Markdown file. On the site, the
+page shows the text of this file.
 """
 
 import os
@@ -15,9 +17,11 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def shown(page: Path) -> Path | None:
-    """Return the path of the file whose text the site shows on a page instead of the text of the page itself, or None.
+    """Return the path of the file whose text the site shows on a page instead of the
+    text of the page itself, or None.
 
-    If a page consists of a single link to a Markdown file, the site shows the text of the linked file. For other pages, the result is None.
+    If a page consists of a single link to a Markdown file, the site shows the text of
+    the linked file. For other pages, the result is None.
 
     Args:
         page: path of the Markdown file of the page in docs/.
@@ -27,17 +31,23 @@ def shown(page: Path) -> Path | None:
 
 
 def with_links(text: str, source: Path, page: Path) -> str:
-    """Return a text in which the relative links are changed so that they work on the page that shows the text.
+    """Return a text in which the relative links are changed so that they work on the
+    page that shows the text.
 
-    Some pages of the site show a Markdown file outside docs/ (see `shown`). A link to such a file is changed to a link to its page. A link
-    to any other file leads to the same file as before. A link to a folder is replaced by the text of the link.
+    Some pages of the site show a Markdown file outside docs/ (see `shown`). A link to
+    such a file is changed to a link to its page. A link to any other file leads to the
+    same file as before. A link to a folder is replaced by the text of the link.
 
     Args:
         text: Markdown text of the file `source`.
         source: path of the file.
         page: path of the page in docs/ that shows the text.
     """
-    pages = {shown(path): path for path in DOCS.rglob("*.md") if "_build" not in path.parts and shown(path)}
+    pages = {
+        shown(path): path
+        for path in DOCS.rglob("*.md")
+        if "_build" not in path.parts and shown(path)
+    }
 
     def link(found: re.Match[str]) -> str:
         image, name, target, anchor = found[1], found[2], found[3], found[4] or ""
@@ -52,14 +62,16 @@ def with_links(text: str, source: Path, page: Path) -> str:
 
 
 def read(app: Sphinx, name: str, content: list[str]) -> None:
-    """Replace the text of a page that consists of a single link by the text of the linked file.
+    """Replace the text of a page that consists of a single link by the text of the
+    linked file.
 
     Sphinx calls this function for each page that it reads.
 
     Args:
         app: Sphinx application.
         name: path of the page, relative to docs/ and without ".md".
-        content: list with the text of the page as its only item. The text is replaced in this list.
+        content: list with the text of the page as its only item. The text is replaced
+            in this list.
     """
     page = DOCS / f"{name}.md"
     if source := shown(page):

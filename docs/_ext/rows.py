@@ -1,4 +1,5 @@
-"""Generators of two pages about bench/results: the description of its rows, and the leaderboard that is made from them.
+"""Generators of two pages about bench/results: the description of its rows, and the
+leaderboard that is made from them.
 
 A row is one benchmark result, a JSON object on a line of its own.
 """
@@ -9,19 +10,26 @@ from bench.schema import MEASUREMENTS, TYPES, VERSION, described, required_in
 
 
 def page() -> str:
-    """Return the text, in Markdown, of the page about the result files of `bench`: the kinds of measurements, then the fields of a row."""
+    """Return the text, in Markdown, of the page about the result files of `bench`: the
+    kinds of measurements, then the fields of a row.
+    """
     kinds = [f"| `{name}` | {kind.meaning} |" for name, kind in MEASUREMENTS.items()]
     fields = []
     for name in TYPES:
         kinds_with = required_in(name)
-        needed = "all" if len(kinds_with) == len(MEASUREMENTS) else ", ".join(f"`{kind}`" for kind in kinds_with) or "none"
+        needed = (
+            "all"
+            if len(kinds_with) == len(MEASUREMENTS)
+            else ", ".join(f"`{kind}`" for kind in kinds_with) or "none"
+        )
         fields.append(f"| `{name}` | {' | '.join(described(name))} | {needed} |")
     return "\n".join(
         [
             "# Rows of the benchmarks",
             "",
             "A row of `bench/results/` is a JSON object on a line of its own. "
-            f"This is version {VERSION} of its schema; `python -m bench.schema` prints it.",
+            f"This is version {VERSION} of its schema; `python -m "
+            "bench.schema` prints it.",
             "",
             "## Measurements",
             "",
@@ -56,8 +64,16 @@ workloads and intervals.
 
 
 def leaderboard() -> str:
-    """Return the text, in Markdown, of the page with the tables over all machines and commits."""
+    """Return the text, in Markdown, of the page with the tables over all machines and
+    commits.
+    """
     tables = report.boards(throughput.PATH, accuracy.PATH)
     (_, *heads), rows = tables.pop("Leaderboard")
-    works = {work: (heads, [cells[1:] for cells in rows if cells[0] == work]) for work, *_ in rows}
-    return ABOUT + "".join(f"\n## {title}\n\n{markdown(*table)}" for title, table in (works | tables).items())
+    works = {
+        work: (heads, [cells[1:] for cells in rows if cells[0] == work])
+        for work, *_ in rows
+    }
+    return ABOUT + "".join(
+        f"\n## {title}\n\n{markdown(*table)}"
+        for title, table in (works | tables).items()
+    )

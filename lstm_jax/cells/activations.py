@@ -1,7 +1,9 @@
-"""Activation functions of Keras, found by the names that they have in `keras.activations`.
+"""Activation functions of Keras, found by the names that they have in
+`keras.activations`.
 
-Three functions of Keras are missing: `glu`, whose output has half the size of its input; `threshold`, which takes further arguments; and
-`sparsemax`, which in Keras 3.15 does not return the distribution that its paper defines (Martins & Astudillo 2016).
+Three functions of Keras are missing: `glu`, whose output has half the size of its
+input; `threshold`, which takes further arguments; and `sparsemax`, which in Keras 3.15
+does not return the distribution that its paper defines (Martins & Astudillo 2016).
 """
 
 from collections.abc import Callable
@@ -22,12 +24,16 @@ def linear(x: Array) -> Array:
 
 
 def leaky_relu(x: Array) -> Array:
-    """Return x where x is positive, and 0.2 x elsewhere. The slope 0.2 is the default of Keras; the default of JAX is 0.01."""
+    """Return x where x is positive, and 0.2 x elsewhere. The slope 0.2 is the default
+    of Keras; the default of JAX is 0.01.
+    """
     return jax.nn.leaky_relu(x, 0.2)
 
 
 def gelu(x: Array) -> Array:
-    """Return x times the cumulative distribution function of the standard normal distribution, computed exactly, as in Keras."""
+    """Return x times the cumulative distribution function of the standard normal
+    distribution, computed exactly, as in Keras.
+    """
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -67,7 +73,9 @@ _OF_JAX = (
     "sparse_sigmoid",
 )
 """Names that `jax.nn` gives to the same functions as Keras."""
-ACTIVATIONS: dict[str, Activation] = {name: getattr(jax.nn, name) for name in _OF_JAX} | {
+ACTIVATIONS: dict[str, Activation] = {
+    name: getattr(jax.nn, name) for name in _OF_JAX
+} | {
     "linear": linear,
     "tanh": jnp.tanh,
     "exponential": jnp.exp,
@@ -82,14 +90,23 @@ ACTIVATIONS: dict[str, Activation] = {name: getattr(jax.nn, name) for name in _O
 }
 
 
-def find_activation(which: str | Activation | None, argument: str = "activation") -> Activation:
-    """Return the activation function with the given name, or check a given function and return it."""
+def find_activation(
+    which: str | Activation | None, argument: str = "activation"
+) -> Activation:
+    """Return the activation function with the given name, or check a given function and
+    return it.
+    """
     if which is None:
         return linear
     if not callable(which):
         check_choice(argument, which, ACTIVATIONS, "a function, or ")
         return ACTIVATIONS[which]
-    require(not is_a(which, "flax", "Module"), argument, type(which).__name__, "its parameters would not be trained: give a function")
+    require(
+        not is_a(which, "flax", "Module"),
+        argument,
+        type(which).__name__,
+        "its parameters would not be trained: give a function",
+    )
     with parsing(argument, "give a function, or an object that has a hash"):
         hash(which)
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
@@ -97,10 +114,19 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         found = jax.eval_shape(which, x)
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
     fits = shape == x.shape and dtype == x.dtype
-    require(fits, argument, f"maps (2, 6) float32 to {shape} {dtype}", "give a function that keeps shape and type")
+    require(
+        fits,
+        argument,
+        f"maps (2, 6) float32 to {shape} {dtype}",
+        "give a function that keeps shape and type",
+    )
     return which
 
 
 def activation_name(function: Activation) -> str | Activation:
-    """Return the name of an activation function, or the function itself if it is not in `ACTIVATIONS`."""
-    return next((name for name, known in ACTIVATIONS.items() if known is function), function)
+    """Return the name of an activation function, or the function itself if it is not in
+    `ACTIVATIONS`.
+    """
+    return next(
+        (name for name, known in ACTIVATIONS.items() if known is function), function
+    )

@@ -1,8 +1,11 @@
-"""The linear recurrent unit, LRU (Orvieto et al. 2023, "Resurrecting recurrent neural networks for long sequences", section 3).
+"""The linear recurrent unit, LRU (Orvieto et al. 2023, "Resurrecting recurrent neural
+networks for long sequences", section 3).
 
-    s' = l s + exp(gamma) x B, in complex numbers, with l = exp(-exp(nu) + i exp(theta));  h = (Re s, Im s)
+    s' = l s + exp(gamma) x B, in complex numbers, with l = exp(-exp(nu) + i exp(theta))
+    h = (Re s, Im s)
 
-The paper's output Re(C s) + D x is linear in h and x, and thus a `Dense` layer for h and one for x.
+The paper's output Re(C s) + D x is linear in h and x, and thus a `Dense` layer for h
+and one for x.
 """
 
 from functools import cache
@@ -20,7 +23,9 @@ from lstm_jax.errors import require
 
 
 class LRUParams(NamedTuple):
-    """Parameters of the LRU: kernel (E, 2H), whose columns are Re B and Im B, and nu, theta and gamma, each (H,)."""
+    """Parameters of the LRU: kernel (E, 2H), whose columns are Re B and Im B, and nu,
+    theta and gamma, each (H,).
+    """
 
     kernel: Array
     nu: Array
@@ -28,7 +33,9 @@ class LRUParams(NamedTuple):
     gamma: Array
 
 
-def _project(params: LRUParams, x: Steps, mask: Mask = None, compute_dtype=None) -> Projected:
+def _project(
+    params: LRUParams, x: Steps, mask: Mask = None, compute_dtype=None
+) -> Projected:
     gain = jnp.broadcast_to(jnp.tile(jnp.exp(params.gamma), 2), params.kernel.shape)
     return project(params._replace(kernel=params.kernel * gain), x, mask, compute_dtype)
 
@@ -45,28 +52,54 @@ def _initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 @cache
 def lru(least: float = 0.0, most: float = 1.0, phase: float = 2 * pi) -> Cell:
-    """Return the cell whose initial eigenvalues l are uniform on the ring from radius `least` to `most`, with angles up to `phase`.
+    """Return the cell whose initial eigenvalues l are uniform on the ring from radius
+    `least` to `most`, with angles up to `phase`.
 
-    The defaults are those of the cell `lru` in `CELLS`. For long memory the paper has a ring near 1 and small angles. The same arguments
-    give the same object.
+    The defaults are those of the cell `lru` in `CELLS`. For long memory the paper has a
+    ring near 1 and small angles. The same arguments give the same object.
 
     Raises:
         InputError: if not 0 <= least < most <= 1, or `phase` is not above 0.
     """
-    require(0 <= least < most <= 1, "ring of the LRU", f"{least} to {most}", "give 0 <= least < most <= 1")
+    require(
+        0 <= least < most <= 1,
+        "ring of the LRU",
+        f"{least} to {most}",
+        "give 0 <= least < most <= 1",
+    )
     require(phase > 0, "phase", phase, "give a number above 0")
 
     def init(key, features, units, dtype=jnp.float32):
         check_sizes(features, units)
         kernel_key, ring_key, phase_key = jax.random.split(key, 3)
         square = jax.random.uniform(ring_key, (units,), dtype, least**2, most**2)
-        square = jnp.clip(square, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).eps)  # so that all logarithms are finite
+        # so that all logarithms are finite
+        square = jnp.clip(square, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).eps)
         angle = phase * (1 - jax.random.uniform(phase_key, (units,), dtype))
-        kernel = jax.random.normal(kernel_key, (features, 2 * units), dtype) / jnp.sqrt(2 * features).astype(dtype)
-        return LRUParams(kernel, jnp.log(-jnp.log(square) / 2), jnp.log(angle), jnp.log1p(-square) / 2)
+        kernel = jax.random.normal(kernel_key, (features, 2 * units), dtype) / jnp.sqrt(
+            2 * features
+        ).astype(dtype)
+        return LRUParams(
+            kernel,
+            jnp.log(-jnp.log(square) / 2),
+            jnp.log(angle),
+            jnp.log1p(-square) / 2,
+        )
 
     def step(params, state, z, mask=None, compute_dtype=None):
         return HiddenState(times(True, decay(params), state.h) + z)
 
-    cell = Cell("lru", 2, LRUParams, init, None, _initial_state, step, _project, decay=decay, complex_state=True, takes_ids=True)
+    cell = Cell(
+        "lru",
+        2,
+        LRUParams,
+        init,
+        None,
+        _initial_state,
+        step,
+        _project,
+        decay=decay,
+        complex_state=True,
+        takes_ids=True,
+    )
     return made_by(cell, lru, least, most, phase)

@@ -1,6 +1,9 @@
-"""The LSTM cell as pure functions (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000).
+"""The LSTM cell as pure functions (Hochreiter & Schmidhuber 1997 with the forget gate
+of Gers et al. 2000).
 
-    z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
+    z = x W + h U + b, split into i, f, g, o
+    c' = sigmoid(f) c + sigmoid(i) tanh(g)
+    h' = sigmoid(o) tanh(c')
 
 The bias of the forget gate is initialised to 1 (Jozefowicz et al. 2015), as in Keras.
 """
@@ -20,7 +23,9 @@ from lstm_jax.shapes import GATES
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b (4H,), with the gates in the order i, f, g, o."""
+    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b
+    (4H,), with the gates in the order i, f, g, o.
+    """
 
     kernel: Array
     recurrent_kernel: Array
@@ -28,7 +33,9 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """State of the LSTM: the output h and the cell state c, each (batch size, number of units)."""
+    """State of the LSTM: the output h and the cell state c, each (batch size, number of
+    units).
+    """
 
     h: Array
     c: Array
@@ -44,27 +51,47 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
 
 
 def preactivations(params, state, z: Gates, mask: Mask, compute_dtype) -> list[Array]:
-    """Return the pre-activations of the gates i, f, g and o: the projected input z plus the product of h and the recurrent kernel."""
-    return jnp.split(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), GATES, axis=-1)
+    """Return the pre-activations of the gates i, f, g and o: the projected input z plus
+    the product of h and the recurrent kernel.
+    """
+    return jnp.split(
+        z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype),
+        GATES,
+        axis=-1,
+    )
 
 
 def gates(
-    params: LSTMParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None, activation=jnp.tanh, recurrent_activation=sigmoid
+    params: LSTMParams,
+    state: LSTMState,
+    z: Gates,
+    mask: Mask = None,
+    compute_dtype=None,
+    activation=jnp.tanh,
+    recurrent_activation=sigmoid,
 ) -> dict[str, Array]:
-    """Return the gates of one step of the LSTM, in the order i, f, g, o; see `Cell.step` and `make_step`."""
+    """Return the gates of one step of the LSTM, in the order i, f, g, o; see
+    `Cell.step` and `make_step`.
+    """
     i, f, g, o = preactivations(params, state, z, mask, compute_dtype)
     i, f, o = recurrent_activation(i), recurrent_activation(f), recurrent_activation(o)
     return {"input": i, "forget": f, "candidate": activation(g), "output": o}
 
 
 def make_step(
-    activation: Activation, recurrent_activation: Activation, output_activation: Activation | None = None
+    activation: Activation,
+    recurrent_activation: Activation,
+    output_activation: Activation | None = None,
 ) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM. The cell state has `activation`, too, by default."""
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM. The
+    cell state has `activation`, too, by default.
+    """
     squash = output_activation or activation
 
     def step(params, state, z, mask=None, compute_dtype=None):
-        i, f, g, o = gates(params, state, z, mask, compute_dtype, activation, recurrent_activation).values()
+        i, f, g, o = gates(
+            params, state, z, mask, compute_dtype, activation, recurrent_activation
+        ).values()
         c = f * state.c + i * g
         return LSTMState(o * squash(c), c)
 
@@ -72,4 +99,6 @@ def make_step(
 
 
 step = make_step(jnp.tanh, sigmoid)
-CELL = Cell("lstm", GATES, LSTMParams, init, bias, initial_state, step, make_step=make_step)
+CELL = Cell(
+    "lstm", GATES, LSTMParams, init, bias, initial_state, step, make_step=make_step
+)

@@ -1,8 +1,11 @@
-"""Matrix products of the recurrent cells. Inputs are float arrays, or int ids that stand for one-hot vectors.
+"""Matrix products of the recurrent cells. Inputs are float arrays, or int ids that
+stand for one-hot vectors.
 
-The products support dropout masks. The argument `compute_dtype` lets a product be computed in another dtype than that of the arrays.
+The products support dropout masks. The argument `compute_dtype` lets a product be
+computed in another dtype than that of the arrays.
 
-B is the batch size, T the number of steps, E the number of input features and H the number of units.
+B is the batch size, T the number of steps, E the number of input features and H the
+number of units.
 """
 
 from typing import TypeGuard
@@ -14,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from lstm_jax.errors import InputError, require
 
-Steps = Float[Array, "T B E"] | Int[Array, "T B"]  # inputs of all steps, or ids that stand for one-hot vectors
+# inputs of all steps, or ids that stand for one-hot vectors
+Steps = Float[Array, "T B E"] | Int[Array, "T B"]
 Projected = Float[Array, "T B Z"]  # projected inputs of all steps, for all gates
 Gates = Float[Array, "B Z"]  # those of one step
 Mask = Array | None
@@ -25,14 +29,17 @@ NOT_DIFFERENTIABLE = "give a float dtype"
 def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
     """Return the matrix product `a @ b`.
 
-    If `compute_dtype` is None, a and b keep their dtypes. If it is int8, the result is that of `int8_matmul`. For any other dtype, a and b
-    are first cast to this dtype, and the product is accumulated and returned in the dtype that b had before the cast.
+    If `compute_dtype` is None, a and b keep their dtypes. If it is int8, the result is
+    that of `int8_matmul`. For any other dtype, a and b are first cast to this dtype,
+    and the product is accumulated and returned in the dtype that b had before the cast.
     """
     if compute_dtype is None:
         return a @ b
     if np.dtype(compute_dtype) == INT8:
         return int8_matmul(a, b)
-    return jnp.matmul(a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype)
+    return jnp.matmul(
+        a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype
+    )
 
 
 def _codes(array: Array, axis: int) -> tuple[Array, Array]:
@@ -42,23 +49,33 @@ def _codes(array: Array, axis: int) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def int8_matmul(a: Array, b: Array) -> Array:
-    """Return the matrix product of a (..., B, D) and b (D, F), computed with numbers that are rounded to int8.
+    """Return the matrix product of a (..., B, D) and b (D, F), computed with numbers
+    that are rounded to int8.
 
-    The result has the shape (..., B, F) and the dtype of b. Each row of a and each column of b is scaled so that its largest absolute
-    number becomes 127. The int8 products are summed exactly. If a and b have fewer than 32 bits, the scales are computed in float32, and
-    only the result is rounded to the dtype of b.
+    The result has the shape (..., B, F) and the dtype of b. Each row of a and each
+    column of b is scaled so that its largest absolute number becomes 127. The int8
+    products are summed exactly. If a and b have fewer than 32 bits, the scales are
+    computed in float32, and only the result is rounded to the dtype of b.
 
-    This function computes the scales of `a` and `b` anew in each call. By contrast, `torch.ao.quantization.quantize_dynamic` and
-    `quantize_dynamic` of ONNX Runtime scale the inputs `a` in each call (dynamic quantisation), but the weights `b` only once.
+    This function computes the scales of `a` and `b` anew in each call. By contrast,
+    `torch.ao.quantization.quantize_dynamic` and `quantize_dynamic` of ONNX Runtime
+    scale the inputs `a` in each call (dynamic quantisation), but the weights `b` only
+    once.
 
     Raises:
         InputError: if the product is differentiated.
     """
-    # float16 has room neither for the sums, which exceed 65504, nor for the scales of small numbers
-    wide_a, wide_b = (array.astype(jnp.float32) if array.dtype.itemsize < 4 else array for array in (a, b))
+    # float16 has room neither for the sums, which exceed 65504, nor for the scales of
+    # small numbers
+    wide_a, wide_b = (
+        array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+        for array in (a, b)
+    )
     (a_codes, a_scale), (b_codes, b_scale) = _codes(wide_a, -1), _codes(wide_b, -2)
     product = jnp.matmul(a_codes, b_codes, preferred_element_type=jnp.int32)
-    scales = jnp.broadcast_to(a_scale, product.shape) * jnp.broadcast_to(b_scale, product.shape)
+    scales = jnp.broadcast_to(a_scale, product.shape) * jnp.broadcast_to(
+        b_scale, product.shape
+    )
     return (product.astype(wide_b.dtype) * scales.astype(wide_b.dtype)).astype(b.dtype)
 
 
@@ -74,68 +91,99 @@ def masked(x: Array, mask: Mask) -> Array:
 
 
 def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Array:
-    """Return the matrix product (x * mask) @ kernel of x (..., B, D) and a kernel (D, gates * H) in `compute_dtype`; see `matmul`.
+    """Return the matrix product (x * mask) @ kernel of x (..., B, D) and a kernel (D,
+    gates * H) in `compute_dtype`; see `matmul`.
 
-    The mask is (B, D) if all gates share it; or (gates, B, D) with one mask per gate, so that the columns of gate n are computed from
-    x * mask[n]; or None.
+    The mask is (B, D) if all gates share it; or (gates, B, D) with one mask per gate,
+    so that the columns of gate n are computed from x * mask[n]; or None.
     """
     if not is_per_gate(mask):
         return matmul(masked(x, mask), kernel, compute_dtype)
     parts = zip(mask, jnp.split(kernel, len(mask), axis=-1), strict=True)
-    return jnp.concatenate([matmul(masked(x, m), part, compute_dtype) for m, part in parts], axis=-1)
+    return jnp.concatenate(
+        [matmul(masked(x, m), part, compute_dtype) for m, part in parts], axis=-1
+    )
 
 
-def block_matmul(x: Array, kernel: Array, gates: int, mask: Mask, compute_dtype=None) -> Array:
-    """Return the products (..., gates * H) of x (..., H) and a kernel (H / blocks, gates * H) of diagonal blocks; see `masked_matmul`."""
+def block_matmul(
+    x: Array, kernel: Array, gates: int, mask: Mask, compute_dtype=None
+) -> Array:
+    """Return the products (..., gates * H) of x (..., H) and a kernel (H / blocks,
+    gates * H) of diagonal blocks; see `masked_matmul`.
+    """
     size, blocks = len(kernel), x.shape[-1] // len(kernel)
 
     def cut(array):  # (..., H) -> (blocks, ..., H / blocks)
         return jnp.moveaxis(array.reshape(*array.shape[:-1], blocks, size), -2, 0)
 
-    kernels = jnp.moveaxis(kernel.reshape(size, gates, blocks, size), 2, 0).reshape(blocks, size, gates * size)
+    kernels = jnp.moveaxis(kernel.reshape(size, gates, blocks, size), 2, 0).reshape(
+        blocks, size, gates * size
+    )
     masks = None if mask is None else cut(mask)
-    multiply = jax.vmap(lambda x, kernel, mask: masked_matmul(x, kernel, mask, compute_dtype))
+    multiply = jax.vmap(
+        lambda x, kernel, mask: masked_matmul(x, kernel, mask, compute_dtype)
+    )
     products = multiply(cut(x), kernels, masks)  # (blocks, ..., gates * H / blocks)
-    return jnp.moveaxis(products.reshape(*products.shape[:-1], gates, size), 0, -2).reshape(*x.shape[:-1], -1)
+    return jnp.moveaxis(
+        products.reshape(*products.shape[:-1], gates, size), 0, -2
+    ).reshape(*x.shape[:-1], -1)
 
 
 def is_ids(x) -> bool:
-    """Return whether inputs are int ids, which stand for one-hot vectors, and not floats."""
+    """Return whether inputs are int ids, which stand for one-hot vectors, and not
+    floats.
+    """
     return bool(jnp.issubdtype(x.dtype, jnp.integer))
 
 
 def is_per_gate(mask) -> TypeGuard[Array]:
-    """Return whether a dropout mask contains one mask per gate: whether its shape is (gates, batch size, columns)."""
+    """Return whether a dropout mask contains one mask per gate: whether its shape is
+    (gates, batch size, columns).
+    """
     return mask is not None and mask.ndim == 3
 
 
 def one_hot_rows(ids: Array, features: int, dtype) -> Array:
-    """Return the one-hot vectors (..., features) of an array of int ids (...) of any shape.
+    """Return the one-hot vectors (..., features) of an array of int ids (...) of any
+    shape.
 
-    A negative id counts from the end: -1 means the last feature. An id out of range gives a vector of NaN. The function `jnp.take` treats
-    ids in the same way.
+    A negative id counts from the end: -1 means the last feature. An id out of range
+    gives a vector of NaN. The function `jnp.take` treats ids in the same way.
     """
     ids = jnp.where(ids < 0, ids + features, ids)
     in_range = (ids >= 0) & (ids < features)
-    return jnp.where(in_range[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan)
+    return jnp.where(
+        in_range[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan
+    )
 
 
-def multiplied(kernel: Array, x: Steps, mask: Mask = None, compute_dtype=None) -> Projected:
-    """Return the product x W (T, B, gates * H) of the inputs x of all steps and a kernel W (E, gates * H).
+def multiplied(
+    kernel: Array, x: Steps, mask: Mask = None, compute_dtype=None
+) -> Projected:
+    """Return the product x W (T, B, gates * H) of the inputs x of all steps and a
+    kernel W (E, gates * H).
 
-    For ids, the product is a lookup of rows of the kernel. `project` describes the other arguments and the error.
+    For ids, the product is a lookup of rows of the kernel. `project` describes the
+    other arguments and the error.
     """
     if is_ids(x):
-        require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
+        require(
+            mask is None,
+            "input mask",
+            "given with ids",
+            "give x as one-hot rows to drop some of it",
+        )
         return jnp.take(kernel, x, axis=0)
     return masked_matmul(x, kernel, mask, compute_dtype)
 
 
 def project(params, x: Steps, mask: Mask = None, compute_dtype=None) -> Projected:
-    """Return the projected inputs x W + b (T, B, gates * H) of all steps, where `gates` is the number of gates of the cell.
+    """Return the projected inputs x W + b (T, B, gates * H) of all steps, where `gates`
+    is the number of gates of the cell.
 
     Args:
-        params: parameters of a cell. W is the field `kernel`, and b is the field `bias`, or 0 if there is no such field.
+        params: parameters of a cell. W is the field `kernel`, and b is the field
+            `bias`, or 0 if there is no such field.
         x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors.
         mask: mask of input dropout, with E columns; see `masked_matmul`.
         compute_dtype: dtype of the product; see `matmul`.
@@ -149,7 +197,9 @@ def project(params, x: Steps, mask: Mask = None, compute_dtype=None) -> Projecte
 
 
 def check_sizes(features: int, units: int) -> None:
-    """Raise an `InputError` if the number of input features or of units of a cell is below 1."""
+    """Raise an `InputError` if the number of input features or of units of a cell is
+    below 1.
+    """
     require(features >= 1, "features", features, "give 1 or more")
     require(units >= 1, "units", units, "give 1 or more")
 

@@ -1,10 +1,15 @@
-"""The LSTM with a recurrent projection (LSTMP, Sak, Senior & Beaufays 2014), equal to `torch.nn.LSTM(proj_size=P)`.
+"""The LSTM with a recurrent projection (LSTMP, Sak, Senior & Beaufays 2014), equal to
+`torch.nn.LSTM(proj_size=P)`.
 
-    z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = (sigmoid(o) tanh(c')) R
+    z = x W + h U + b, split into i, f, g, o
+    c' = sigmoid(f) c + sigmoid(i) tanh(g)
+    h' = (sigmoid(o) tanh(c')) R
 
-The paper also describes a second, non-recurrent projection. As in PyTorch, this projection is left out.
+The paper also describes a second, non-recurrent projection. As in PyTorch, this
+projection is left out.
 
-B is the batch size, E the number of input features, H the number of units and P the number of outputs.
+B is the batch size, E the number of input features, H the number of units and P the
+number of outputs.
 """
 
 from functools import cache
@@ -26,7 +31,8 @@ NAME = "lstm_projected"
 
 
 class ProjectedParams(NamedTuple):
-    """Parameters of the LSTM with a recurrent projection: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias (4H,) and projection R (H, P).
+    """Parameters of the LSTM with a recurrent projection: kernel W (E, 4H),
+    recurrent_kernel U (P, 4H), bias (4H,) and projection R (H, P).
 
     An axis of size 4H contains the gates i, f, g, o, in this order.
     """
@@ -37,17 +43,27 @@ class ProjectedParams(NamedTuple):
     projection: Array
 
 
-def step(params: ProjectedParams, state: LSTMState, z: Gates, mask: Mask = None, compute_dtype=None) -> LSTMState:
-    """Run one step of the LSTM with a recurrent projection, and return the new state: the output h (B, P) and the cell state c (B, H)."""
+def step(
+    params: ProjectedParams,
+    state: LSTMState,
+    z: Gates,
+    mask: Mask = None,
+    compute_dtype=None,
+) -> LSTMState:
+    """Run one step of the LSTM with a recurrent projection, and return the new state:
+    the output h (B, P) and the cell state c (B, H).
+    """
     new = lstm.step(LSTMParams(*params[:3]), state, z, mask, compute_dtype)
     return new._replace(h=matmul(new.h, params.projection, compute_dtype))
 
 
 @cache
 def projected_lstm(outputs: int) -> Cell:
-    """Return the cell of the LSTM with a recurrent projection to `outputs` outputs, the same object for each number.
+    """Return the cell of the LSTM with a recurrent projection to `outputs` outputs, the
+    same object for each number.
 
-    The initial kernel and projection are glorot uniform, the recurrent kernel is orthogonal, and the bias is that of an LSTM.
+    The initial kernel and projection are glorot uniform, the recurrent kernel is
+    orthogonal, and the bias is that of an LSTM.
 
     Raises:
         InputError: if `outputs` is below 1.
@@ -67,5 +83,14 @@ def projected_lstm(outputs: int) -> Cell:
     def initial_state(batch, units, dtype=jnp.float32):
         return LSTMState(zeros(batch, outputs, dtype), zeros(batch, units, dtype))
 
-    cell = Cell(NAME, GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)
+    cell = Cell(
+        NAME,
+        GATES,
+        ProjectedParams,
+        init,
+        lstm.bias,
+        initial_state,
+        step,
+        outputs=outputs,
+    )
     return made_by(cell, projected_lstm, outputs)

@@ -1,11 +1,21 @@
-"""The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
+"""The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a
+forecasting model and forecast with it.
+"""
 
 from pathlib import Path
 
 from rich.table import Column, Table
 
 from lstm_jax.bounds import Level, frozen
-from lstm_jax.commands.common import Command, Flat, Train, load_run, metric_text, suggest, warn
+from lstm_jax.commands.common import (
+    Command,
+    Flat,
+    Train,
+    load_run,
+    metric_text,
+    suggest,
+    warn,
+)
 from lstm_jax.config import ForecastConfig
 from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
@@ -20,9 +30,17 @@ class TrainForecast(Train):
     following = "forecast"
 
     def report(self, result):
-        metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
-        yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
-        yield f"test part, last value repeated: mae {metric_text(result['test_naive_mae'], '.4g')}"
+        metrics = ", ".join(
+            f"{name} {metric_text(result[f'test_{name}'], '.4g')}"
+            for name in ("mae", "rmse", "coverage")
+        )
+        yield (
+            f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
+        )
+        yield (
+            "test part, last value repeated: mae "
+            f"{metric_text(result['test_naive_mae'], '.4g')}"
+        )
 
 
 @frozen
@@ -37,9 +55,11 @@ class Forecast(Command):
     run: Path = Path("runs/forecast")
     """Folder of a trained run."""
     csv: Path | None = None
-    """File of another series to forecast, with the same columns. By default, the series of the run is forecast."""
+    """File of another series to forecast, with the same columns. By default, the series
+    of the run is forecast."""
     level: Level = 0.9
-    """Probability with which a prediction interval should contain the true value, between 0 and 1."""
+    """Probability with which a prediction interval should contain the true value,
+    between 0 and 1."""
     json: bool = False
     """Print one JSON object per line."""
 
@@ -47,19 +67,44 @@ class Forecast(Command):
         trained = load_run("forecast", self.run)
         series = trained.series(self.csv)
         if self.csv is None and not trained.is_own(series):
-            warn(["the series has changed since the run was trained: forecasts begin after its present end"])
+            warn(
+                [
+                    (
+                        "the series has changed since the run was trained: "
+                        "forecasts begin after its present end"
+                    )
+                ]
+            )
         found = trained.ahead(series, self.level)
         times = [series.shown(time) for time in found.times]
-        digits = max(digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True))
+        digits = max(
+            digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True)
+        )
         share = f"{100 * self.level:g}"
         names = ("time", "mean", f"low_{share}", f"high_{share}")
-        table = Table(*(Column(name, justify="right") for name in names), title=f"forecast with its {share} % interval")
+        table = Table(
+            *(Column(name, justify="right") for name in names),
+            title=f"forecast with its {share} % interval",
+        )
         if not (self.json or console.is_terminal):
             print(",".join(names))
-        for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
+        for time, *numbers in zip(
+            times, found.mean, found.low, found.high, strict=True
+        ):
             texts = [time, *(f"{number:.{digits}g}" for number in numbers)]
             if self.json:
-                print(json_text({"time": time} | dict(zip(("mean", "low", "high"), map(float, numbers), strict=True))))
+                print(
+                    json_text(
+                        {"time": time}
+                        | dict(
+                            zip(
+                                ("mean", "low", "high"),
+                                map(float, numbers),
+                                strict=True,
+                            )
+                        )
+                    )
+                )
             elif console.is_terminal:
                 table.add_row(*texts)
             else:
@@ -70,4 +115,5 @@ class Forecast(Command):
 
 
 COMMANDS = {"train forecast": TrainForecast, "forecast": Forecast}
-"""Dict from the name of each command of the forecasting task to the class of the command."""
+"""Dict from the name of each command of the forecasting task to the class of the
+command."""

@@ -8,7 +8,18 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lstm_jax.bounds import Count, CountOrNone, frozen
-from lstm_jax.commands.common import Command, Flat, Positional, Products, Train, load_run, metric_text, say, suggest, warn
+from lstm_jax.commands.common import (
+    Command,
+    Flat,
+    Positional,
+    Products,
+    Train,
+    load_run,
+    metric_text,
+    say,
+    suggest,
+    warn,
+)
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.digits import counted
@@ -41,16 +52,23 @@ class TrainSentiment(Train):
     config: Flat[SentimentConfig] = SentimentConfig()
     run: Path = Path("runs/sentiment")
     preset: Literal["none", "best"] = "none"
-    """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
-    'best' is the recipe with the highest validation accuracy in the study `best` of docs/studies.md. The models of this study are trained
-    on the labelled reviews of IMDB alone."""
+    """Named set of values that replaces the defaults of the other flags. A flag that is
+    given replaces the value of the preset. 'best' is the recipe with the highest
+    validation accuracy in the study `best` of docs/studies.md. The models of this study
+    are trained on the labelled reviews of IMDB alone."""
     following = "predict --text '...'"
 
     def report(self, result):
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
-                accuracy, auc = (metric_text(result[f"{part}_{metric}"], ".4f") for metric in ("accuracy", "auc"))
-                yield f"{part} accuracy {accuracy}, AUC {auc} (epoch {result['best_epoch']})"
+                accuracy, auc = (
+                    metric_text(result[f"{part}_{metric}"], ".4f")
+                    for metric in ("accuracy", "auc")
+                )
+                yield (
+                    f"{part} accuracy {accuracy}, AUC {auc} (epoch "
+                    f"{result['best_epoch']})"
+                )
                 break
 
 
@@ -63,8 +81,9 @@ class Evaluate(Command):
     split: Literal["test", "validation", "train"] = "test"
     """Split of the run's reviews on which the metrics are computed."""
     dtype: Products = ""
-    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
-    the inputs and each column of the kernels is scaled and rounded to 8 bits."""
+    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the
+    training is used. For int8, each row of the inputs and each column of the kernels is
+    scaled and rounded to 8 bits."""
     json: bool = False
     """Print the metrics as JSON."""
 
@@ -76,7 +95,12 @@ class Evaluate(Command):
         if self.json:
             print(json_text(row))
             return
-        table = Table("metric", Column("value", justify="right"), "meaning", title=Text(f"{self.run}, {self.split} reviews"))
+        table = Table(
+            "metric",
+            Column("value", justify="right"),
+            "meaning",
+            title=Text(f"{self.run}, {self.split} reviews"),
+        )
         for name, value in row.items():
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
             table.add_row(name, shown, MEANINGS[name])
@@ -101,31 +125,57 @@ class Predict(Command):
     file: Path | None = None
     """Text file with one review per line, or table (.csv or .jsonl, .xz too)."""
     text_column: str = ""
-    """Column or key that contains the text in a table. If empty, the --text-column of the training is used."""
+    """Column or key that contains the text in a table. If empty, the --text-column of
+    the training is used."""
     dtype: Products = ""
-    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
-    the inputs and each column of the kernels is scaled and rounded to 8 bits."""
+    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the
+    training is used. For int8, each row of the inputs and each column of the kernels is
+    scaled and rounded to 8 bits."""
     json: bool = False
-    """Print one JSON object per line, with the probability and the text of the review."""
+    """Print one JSON object per line, with the probability and the text of the review.
+    """
 
     def __call__(self, console):
         if not self.text and self.file is None and sys.stdin.isatty():
-            raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
+            raise InputError(
+                "text",
+                "none given",
+                "give --text, --file, or reviews on standard input",
+            )
         require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
         from lstm_jax.data.reviews.tables import read_texts
 
-        trained, texts = load_run("sentiment", self.run, self.dtype), list[str | bytes](self.text)
+        trained, texts = (
+            load_run("sentiment", self.run, self.dtype),
+            list[str | bytes](self.text),
+        )
         if self.file is not None or not texts:
-            texts += read_texts(self.file or Path(STANDARD_INPUT), self.text_column or trained.config.data.text_column)
+            texts += read_texts(
+                self.file or Path(STANDARD_INPUT),
+                self.text_column or trained.config.data.text_column,
+            )
         words, unknown = trained.vocabulary.count_words(texts)
         warn([f"{self.file}: no review in it"] if self.file and not texts else [])
-        warn([f"the run does not know {unknown:,} of {counted(words, 'word')}"] if unknown else [])
+        warn(
+            [f"the run does not know {unknown:,} of {counted(words, 'word')}"]
+            if unknown
+            else []
+        )
         for text, p in zip(texts, trained.probabilities(texts), strict=True):
-            shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
+            shown = (
+                text.encode(errors="surrogateescape") if isinstance(text, str) else text
+            ).decode(errors="replace")
             if self.json:
-                print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False))
+                print(
+                    json_text(
+                        {"probability": round(float(p), 6), "text": shown},
+                        ensure_ascii=False,
+                    )
+                )
             elif console.is_terminal:
-                line = "".join(letter if letter.isprintable() else " " for letter in shown)
+                line = "".join(
+                    letter if letter.isprintable() else " " for letter in shown
+                )
                 label = f"{p:.6f}  {'positive' if p > 0.5 else 'negative'}  {line}"
                 console.print(Text(label), no_wrap=True, overflow="ellipsis")
             else:
@@ -145,7 +195,8 @@ class Neighbours(Command):
     metric: Literal["cosine", "euclidean"] = "cosine"
     """Measure of nearness: cosine similarity or Euclidean distance of word vectors."""
     min_reviews: CountOrNone = 100
-    """Leave out words that occur in fewer training reviews than this number. Training has hardly changed the vectors of such words."""
+    """Leave out words that occur in fewer training reviews than this number. Training
+    has hardly changed the vectors of such words."""
     json: bool = False
     """Print one JSON object per line, with a word and its neighbours."""
 
@@ -155,18 +206,34 @@ class Neighbours(Command):
         require(self.words, "words", "none given", "name one or more")
         trained = load_run("sentiment", self.run)
         for word in self.words:
-            near = trained.words.neighbours(word, self.count, self.metric, self.min_reviews)
+            near = trained.words.neighbours(
+                word, self.count, self.metric, self.min_reviews
+            )
             if self.json:
-                found = [[embedding_space.escape(other), round(score, 6)] for other, score in near]
+                found = [
+                    [embedding_space.escape(other), round(score, 6)]
+                    for other, score in near
+                ]
                 print(json_text({"word": word, "neighbours": found}))
                 continue
             if console.is_terminal:
-                table = Table("word", Column(self.metric, justify="right"), title=Text(f"nearest to {word}"))
+                table = Table(
+                    "word",
+                    Column(self.metric, justify="right"),
+                    title=Text(f"nearest to {word}"),
+                )
                 for found, score in near:
                     table.add_row(Text(embedding_space.escape(found)), f"{score:.2f}")
                 console.print(table)
             else:
-                say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
+                say(
+                    console,
+                    f"{word}: "
+                    + ", ".join(
+                        f"{embedding_space.escape(found)} {score:.2f}"
+                        for found, score in near
+                    ),
+                )
 
 
 @frozen
@@ -199,18 +266,24 @@ class ExportEmbedding(Command):
     """Write the learned word vectors to files for other programs."""
 
     out: Positional[Path]
-    """File to write if the format is word2vec, or folder to write to if the format is projector."""
+    """File to write if the format is word2vec, or folder to write to if the format is
+    projector."""
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     format: Literal["word2vec", "projector"] = "word2vec"
-    """Format of the files: word2vec's text format, or three files for TensorBoard's embedding projector."""
+    """Format of the files: word2vec's text format, or three files for TensorBoard's
+    embedding projector."""
     force: bool = False
     """Replace existing files of other formats."""
 
     def __call__(self, console):
         from lstm_jax.inspection.embedding_space import PROJECTOR, WORD2VEC
 
-        files = {self.out: WORD2VEC} if self.format == "word2vec" else {self.out / name: own for name, own in PROJECTOR.items()}
+        files = (
+            {self.out: WORD2VEC}
+            if self.format == "word2vec"
+            else {self.out / name: own for name, own in PROJECTOR.items()}
+        )
         for path, own in files.items():
             check_output(path, (self.run,), self.force, own)
         count = load_run("sentiment", self.run).words.export(self.out, self.format)
@@ -225,4 +298,5 @@ COMMANDS = {
     "embedding plot": PlotEmbedding,
     "embedding export": ExportEmbedding,
 }
-"""Dict from the name of each command of the sentiment task to the class of the command."""
+"""Dict from the name of each command of the sentiment task to the class of the command.
+"""

@@ -1,4 +1,6 @@
-"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `backends` and `completion` of `lstm-jax`."""
+"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `backends`
+and `completion` of `lstm-jax`.
+"""
 
 import dataclasses
 import json
@@ -26,7 +28,8 @@ class PrepareData(Command):
 
     config: Flat[DataConfig] = DataConfig()
     tfds: bool = False
-    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data. If --data is empty, the archive is downloaded."""
+    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data. If --data is
+    empty, the archive is downloaded."""
 
     def __call__(self, console):
         from lstm_jax import data
@@ -41,8 +44,15 @@ class PrepareData(Command):
         for name, split in (("train", reviews.train), ("test", reviews.test)):
             if split is not None:
                 positive, mean = int(split.labels.sum()), split.lengths.mean()
-                say(console, f"{name}: {counted(len(split), 'review')}, {positive:,} positive, {mean:.1f} ids on average")
-        say(console, f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids")
+                say(
+                    console,
+                    f"{name}: {counted(len(split), 'review')}, {positive:,} "
+                    f"positive, {mean:.1f} ids on average",
+                )
+        say(
+            console,
+            f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids",
+        )
         say(console, "next: lstm-jax train sentiment with the same flags")
 
 
@@ -60,7 +70,9 @@ class Shard(Command):
     """Write nothing, and check the shards in --out against their checksums."""
 
     @abstractmethod
-    def write(self, workers: int, on_progress: Callable[[int, int], None]) -> Iterator[str]:
+    def write(
+        self, workers: int, on_progress: Callable[[int, int], None]
+    ) -> Iterator[str]:
         """Write the shards, and yield the lines to print."""
 
     def __call__(self, console):
@@ -73,7 +85,14 @@ class Shard(Command):
         with progress_bar(console) as progress:
             bar = progress.add_task("shards", total=None)
             workers = self.workers or len(cores())
-            lines = list(self.write(workers, lambda done, total: progress.update(bar, completed=done, total=total)))
+            lines = list(
+                self.write(
+                    workers,
+                    lambda done, total: progress.update(
+                        bar, completed=done, total=total
+                    ),
+                )
+            )
         for line in lines:
             say(console, line)
 
@@ -90,16 +109,27 @@ class ShardText(Shard):
     """
 
     clean: Clean = "source"
-    """Recipe by which the text is cleaned. The help of --clean in train generation describes the recipes."""
+    """Recipe by which the text is cleaned. The help of --clean in train generation
+    describes the recipes."""
     unit: Unit = "character"
-    """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
+    """Token of the model: a Unicode character or a byte. With 'byte', a text file may
+    have any encoding."""
 
     def write(self, workers, on_progress):
         from lstm_jax import data
 
-        text = data.write_shards(self.data, self.out, self.clean, self.unit, workers, on_progress)
-        yield f"{self.out}: {counted(len(text), 'character')} ({text.characters.size} distinct) of {counted(text.index.articles, 'file')}"
-        yield f"next: lstm-jax train generation --input stream --data {shlex.quote(str(self.out))} --clean {self.clean} --unit {self.unit}"
+        text = data.write_shards(
+            self.data, self.out, self.clean, self.unit, workers, on_progress
+        )
+        yield (
+            f"{self.out}: {counted(len(text), 'character')} "
+            f"({text.characters.size} distinct) of "
+            f"{counted(text.index.articles, 'file')}"
+        )
+        yield (
+            "next: lstm-jax train generation --input stream --data "
+            f"{shlex.quote(str(self.out))} --clean {self.clean} --unit {self.unit}"
+        )
 
 
 @frozen
@@ -114,7 +144,8 @@ class ShardReviews(Shard):
     """
 
     data: Positional[tuple[str, ...]]
-    """Tables (.csv or .jsonl, .xz too) with training reviews, or folders of such tables. Each table becomes one shard."""
+    """Tables (.csv or .jsonl, .xz too) with training reviews, or folders of such
+    tables. Each table becomes one shard."""
     test: tuple[str, ...] = ()
     """Tables, or folders of tables, with test reviews."""
     text_column: str = "text"
@@ -126,10 +157,18 @@ class ShardReviews(Shard):
         from lstm_jax import data
 
         columns = self.text_column, self.label_column
-        found = data.write_review_shards(self.data, self.out, self.test, *columns, workers, on_progress)
+        found = data.write_review_shards(
+            self.data, self.out, self.test, *columns, workers, on_progress
+        )
         tests = len(found.test) if found.test else 0
-        yield f"{self.out}: {len(found.train):,} training and {tests:,} test reviews, {len(found.vocabulary.words):,} words"
-        yield f"next: lstm-jax train sentiment --input stream --data {shlex.quote(str(self.out))} --vocabulary frequency"
+        yield (
+            f"{self.out}: {len(found.train):,} training and {tests:,} test "
+            f"reviews, {len(found.vocabulary.words):,} words"
+        )
+        yield (
+            "next: lstm-jax train sentiment --input stream --data "
+            f"{shlex.quote(str(self.out))} --vocabulary frequency"
+        )
 
 
 @frozen
@@ -139,9 +178,10 @@ class Backends(Command):
     json: bool = False
     """Print one JSON object per line."""
     build: bool = False
-    """First compile the backend `compiled` for exactly this CPU, and store the library in the user's cache folder. lstm_jax then uses this
-    library instead of the installed one. Compiling takes about a minute and needs a C++ compiler: the command in $CXX, c++, g++,
-    clang++, or the one that the optional dependencies `native` install."""
+    """First compile the backend `compiled` for exactly this CPU, and store the library
+    in the user's cache folder. lstm_jax then uses this library instead of the installed
+    one. Compiling takes about a minute and needs a C++ compiler: the command in $CXX,
+    c++, g++, clang++, or the one that the optional dependencies `native` install."""
 
     def __call__(self, console):
         start()
@@ -155,7 +195,9 @@ class Backends(Command):
             for row in rows:
                 print(json.dumps(row))
             return
-        table = Table("backend", "", "", title="recurrence backends, in the order of choice")
+        table = Table(
+            "backend", "", "", title="recurrence backends, in the order of choice"
+        )
         for row in rows:
             backend = row.pop("backend")
             for name, fact in row.items():
@@ -174,7 +216,8 @@ class Demo(Command):
     """
 
     run: Path = Path("runs/demo")
-    """Folder in which the two runs are stored. The files of an earlier demo in this folder are replaced."""
+    """Folder in which the two runs are stored. The files of an earlier demo in this
+    folder are replaced."""
     seed: Seed = 0
     """Seed of the synthetic reviews, the initial weights and the drawn texts."""
     quiet: bool = False
@@ -192,7 +235,8 @@ class Completion(Command):
     """Print a shell script that completes commands, flags and the values of flags."""
 
     shell: Positional[Literal["bash", "zsh", "fish"]]
-    """Shell that reads the script: `eval "$(lstm-jax completion bash)"`, or `lstm-jax completion fish | source`."""
+    """Shell that reads the script: `eval "$(lstm-jax completion bash)"`, or `lstm-jax
+    completion fish | source`."""
 
     def __call__(self, console):
         from lstm_jax.commands import COMMANDS

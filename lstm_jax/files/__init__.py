@@ -1,1 +1,3 @@
-"""Safe reading of data files, atomic writing (which never leaves an incomplete file), and file locks."""
+"""Safe reading of data files, atomic writing (which never leaves an incomplete file),
+and file locks.
+"""

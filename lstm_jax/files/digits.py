@@ -1,19 +1,26 @@
-"""Numbers as text: as many digits as keep differences visible, and a number with its noun."""
+"""Numbers as text: as many digits as keep differences visible, and a number with its
+noun.
+"""
 
 import math
 from collections.abc import Iterable
 
 MOST = 15
-"""Largest result of `digits_for`. Every decimal number of 15 significant digits can be restored from the float64 number nearest to it."""
+"""Largest result of `digits_for`. Every decimal number of 15 significant digits can be
+restored from the float64 number nearest to it."""
 
 
 def digits_for(values: Iterable[float], least: int) -> int:
-    """Return how many significant digits each of several numbers needs, so that the differences between the numbers remain visible."""
+    """Return how many significant digits each of several numbers needs, so that the
+    differences between the numbers remain visible.
+    """
     finite = [float(value) for value in values if math.isfinite(value)]
     spread = max(finite) - min(finite) if finite else 0.0
     if not 0 < spread < math.inf:
         return min(MOST, least)
-    return min(MOST, least + max(0, math.floor(math.log10(max(map(abs, finite)) / spread))))
+    return min(
+        MOST, least + max(0, math.floor(math.log10(max(map(abs, finite)) / spread)))
+    )
 
 
 def counted(number: int, noun: str) -> str:

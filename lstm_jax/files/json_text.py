@@ -6,13 +6,17 @@ from typing import Any
 
 
 def json_text(value, **options) -> str:
-    """Return a value as JSON text, in which null stands for each float that is not finite, since JSON has neither NaN nor Infinity."""
+    """Return a value as JSON text, in which null stands for each float that is not
+    finite, since JSON has neither NaN nor Infinity.
+    """
     finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
     return json.dumps(finite, allow_nan=False, **options)
 
 
 def plain(value) -> Any:
-    """Return a value as JSON represents it. An array of JAX or NumPy becomes a list, or a number if it has one entry."""
+    """Return a value as JSON represents it. An array of JAX or NumPy becomes a list, or
+    a number if it has one entry.
+    """
     return json.loads(json.dumps(value, default=_converted))
 
 

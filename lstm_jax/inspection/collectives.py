@@ -1,34 +1,43 @@
-"""Function that lists the collectives of a compiled program: the operations, such as all-reduce, by which its devices exchange data."""
+"""Function that lists the collectives of a compiled program: the operations, such as
+all-reduce, by which its devices exchange data.
+"""
 
 import math
 import re
 from typing import NamedTuple
 
-_CALL = re.compile(r" = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
+_CALL = re.compile(
+    r" = (.*?) "
+    r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
+)
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 
 _LAYOUT, _MEMBER = re.compile(r"{.*?}"), re.compile(r"\([^()]*\)|\w+\[[\d,]*\]")
 """Layout of an array, and member of a tuple: an array or a tuple of arrays."""
 _WITH_OPERAND = ("all-gather", "collective-permute", "reduce-scatter", "all-to-all")
-"""Collectives whose asynchronous form returns a tuple of the operands, the results and, on some devices, further members."""
+"""Collectives whose asynchronous form returns a tuple of the operands, the results and,
+on some devices, further members."""
 
 
 class Collective(NamedTuple):
     """Collective operation in a compiled program, such as an all-reduce."""
 
     kind: str
-    """Name in HLO: "all-reduce", "all-gather", "all-to-all", "reduce-scatter" or "collective-permute"."""
+    """Name in HLO: "all-reduce", "all-gather", "all-to-all", "reduce-scatter" or
+    "collective-permute"."""
     bytes: int
     """Size of the result on one device, in bytes."""
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Return the collectives of a compiled program, in the order in which they stand in the text of the program.
+    """Return the collectives of a compiled program, in the order in which they stand in
+    the text of the program.
 
     A collective within a loop is listed once, since the text contains it once.
 
     Args:
-        hlo: text of the compiled program, `jax.jit(function).lower(*arguments).compile().as_text()`.
+        hlo: text of the compiled program,
+            `jax.jit(function).lower(*arguments).compile().as_text()`.
     """
     found = []
     for line in hlo.splitlines():

@@ -1,6 +1,8 @@
-"""Arguments of a call of a recurrent layer: its inputs, its random keys, and a single sequence without a batch axis.
+"""Arguments of a call of a recurrent layer: its inputs, its random keys, and a single
+sequence without a batch axis.
 
-B is the batch size, T the number of steps, E the number of input features and H the number of units.
+B is the batch size, T the number of steps, E the number of input features and H the
+number of units.
 """
 
 import math
@@ -20,7 +22,8 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import as_array
 
 Source = nnx.Rngs | nnx.RngStream | Array | None
-"""Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or None for the stream of the layer itself."""
+"""Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or
+None for the stream of the layer itself."""
 
 
 class Layer(nnx.Module):
@@ -28,11 +31,16 @@ class Layer(nnx.Module):
 
     def count_params(self) -> int:
         """Return the number of scalars in the trainable parameters, as in Keras."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+        return sum(
+            math.prod(leaf.shape)
+            for leaf in jax.tree.leaves(nnx.state(self, nnx.Param))
+        )
 
 
 class DropoutLayer(Layer):
-    """Base class of the layers that draw random masks in training: they have a random stream, and a flag that switches the masks off."""
+    """Base class of the layers that draw random masks in training: they have a random
+    stream, and a flag that switches the masks off.
+    """
 
     def __init__(self, rngs: nnx.Rngs | None, draws: bool):
         stream = getattr(rngs, "dropout", None) if draws else None
@@ -40,12 +48,18 @@ class DropoutLayer(Layer):
         self.deterministic = False
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
-        self.deterministic = self.deterministic if deterministic is None else deterministic
+        """Set whether the layer runs without dropout. None changes nothing.
+        `flax.nnx.view` calls this method.
+        """
+        self.deterministic = (
+            self.deterministic if deterministic is None else deterministic
+        )
 
 
 def is_training(layer: DropoutLayer, deterministic: bool | None) -> bool:
-    """Return whether a call of a layer draws masks, given the argument `deterministic` of the call."""
+    """Return whether a call of a layer draws masks, given the argument `deterministic`
+    of the call.
+    """
     return not (layer.deterministic if deterministic is None else deterministic)
 
 
@@ -55,17 +69,28 @@ def is_key(source: Source) -> TypeGuard[Array]:
 
 
 def dropout_key(own: nnx.RngStream | None, given: Source) -> Array:
-    """Return a random key from the source `given` or, if this is None, from the layer's own stream."""
+    """Return a random key from the source `given` or, if this is None, from the layer's
+    own stream.
+    """
     source = own if given is None else given
-    stream = getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
+    stream = (
+        getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
+    )
     if stream is None:
         shown = source if source is None else "Rngs without a `dropout` stream"
-        raise InputError("rngs", shown, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
+        raise InputError(
+            "rngs",
+            shown,
+            "dropout draws from it: give rngs with a `dropout` stream, or "
+            "deterministic=True",
+        )
     return stream() if isinstance(stream, nnx.RngStream) else stream
 
 
 def read_input(x) -> Any:
-    """Return the input x of a layer as an array: floats (B, T, E) or int ids (B, T), or a single sequence without the axis B."""
+    """Return the input x of a layer as an array: floats (B, T, E) or int ids (B, T), or
+    a single sequence without the axis B.
+    """
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = as_array("x", x, remedy)
     require(array.ndim >= 2 or is_single(array), "x", array.shape, remedy)
@@ -73,12 +98,16 @@ def read_input(x) -> Any:
 
 
 def is_single(x: Array | ndarray) -> bool:
-    """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
+    """Return whether the input of a layer is a single sequence: floats (T, E) or int
+    ids (T,).
+    """
     return x.ndim == (1 if is_ids(x) else 2)
 
 
 def expanded(name: str, value, axis: int) -> Any:
-    """Return an array or list with a new axis at the index `axis`, or at its end if it has fewer axes. None stays None."""
+    """Return an array or list with a new axis at the index `axis`, or at its end if it
+    has fewer axes. None stays None.
+    """
     if value is None:
         return None
     array = as_array(name, value, "give an array, or a list with rows of equal length")
@@ -87,7 +116,9 @@ def expanded(name: str, value, axis: int) -> Any:
 
 
 def with_row(name: str, value) -> Any:
-    """Return an array, or a state of several arrays, with a batch axis of size 1 in front. None stays None."""
+    """Return an array, or a state of several arrays, with a batch axis of size 1 in
+    front. None stays None.
+    """
     if isinstance(value, tuple | list):
         parts = [expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
@@ -95,7 +126,9 @@ def with_row(name: str, value) -> Any:
 
 
 def with_batch(dropout) -> Any:
-    """Add a batch axis before the last axis of each dropout or zoneout mask that has none; rates, None and wrong classes stay."""
+    """Add a batch axis before the last axis of each dropout or zoneout mask that has
+    none; rates, None and wrong classes stay.
+    """
     if not isinstance(dropout, DropoutMasks):
         return dropout
 
@@ -108,5 +141,12 @@ def with_batch(dropout) -> Any:
 
     zoneout: Any = dropout.zoneout
     if isinstance(zoneout, dict):
-        zoneout = {part: batched(f"zoneout of {part}", mask, True) for part, mask in zoneout.items()}
-    return DropoutMasks(batched("input", dropout.input), batched("recurrent", dropout.recurrent), zoneout)
+        zoneout = {
+            part: batched(f"zoneout of {part}", mask, True)
+            for part, mask in zoneout.items()
+        }
+    return DropoutMasks(
+        batched("input", dropout.input),
+        batched("recurrent", dropout.recurrent),
+        zoneout,
+    )

@@ -22,32 +22,44 @@ MERGES = {
     "mul": operator.mul,
     None: lambda *both: both,
 }
-"""Dict from each merge mode to the function that combines the outputs of the forward and the backward layer."""
+"""Dict from each merge mode to the function that combines the outputs of the forward
+and the backward layer."""
 
 
 class Bidirectional(Layer):
-    """Bidirectional recurrent layer (Schuster & Paliwal 1997), which computes the same as `keras.layers.Bidirectional(LSTM(...))`.
+    """Bidirectional recurrent layer (Schuster & Paliwal 1997), which computes the same
+    as `keras.layers.Bidirectional(LSTM(...))`.
 
-    The layer contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. If
-    `return_sequences` is true, the outputs of the backward layer are reversed, so that the outputs of both layers are in the order of time.
-    The outputs of masked steps are then zeros, as in Keras. The last output of the backward layer is the one after the first step.
+    The layer contains a forward layer, which reads the sequence, and a backward layer,
+    which reads the sequence in reverse. If `return_sequences` is true, the outputs of
+    the backward layer are reversed, so that the outputs of both layers are in the order
+    of time. The outputs of masked steps are then zeros, as in Keras. The last output of
+    the backward layer is the one after the first step.
 
     Args:
         features: number of input features E.
         units: number of units H of each layer.
         cell: cell of both layers, as for `Recurrent`.
-        merge_mode: how the two outputs are combined: "concat", "sum", "ave" (average), "mul" (product), or None to return both as a tuple.
-        return_sequences: whether to return the outputs of all steps instead of the last output.
-        return_state: whether to return (outputs, (forward state, backward state)) instead of the outputs alone.
-        backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
-            are not in the dict are the same for both layers. None stands for an empty dict.
-        rngs: random streams; weights are drawn from the stream `params`, and dropout masks from the stream `dropout`.
-        options: further arguments of `Recurrent` for both layers. The arguments `go_backwards` and `keep_order` must not be true, and
-            `zero_output_for_mask` can be given only to a call of the layer.
+        merge_mode: how the two outputs are combined: "concat", "sum", "ave" (average),
+            "mul" (product), or None to return both as a tuple.
+        return_sequences: whether to return the outputs of all steps instead of the last
+            output.
+        return_state: whether to return (outputs, (forward state, backward state))
+            instead of the outputs alone.
+        backward: dict from the name of an argument, for example "units" or "cell", to
+            its value for the backward layer. The arguments that are not in the dict are
+            the same for both layers. None stands for an empty dict.
+        rngs: random streams; weights are drawn from the stream `params`, and dropout
+            masks from the stream `dropout`.
+        options: further arguments of `Recurrent` for both layers. The arguments
+            `go_backwards` and `keep_order` must not be true, and `zero_output_for_mask`
+            can be given only to a call of the layer.
 
     Raises:
-        InputError: if `merge_mode` is unknown, if it is "sum", "ave" or "mul" and the two layers have different numbers of output features,
-            if an argument is given that concerns both layers ("features" and the like in `backward`), or `Recurrent` does not accept one.
+        InputError: if `merge_mode` is unknown, if it is "sum", "ave" or "mul" and the
+            two layers have different numbers of output features, if an argument is
+            given that concerns both layers ("features" and the like in `backward`), or
+            `Recurrent` does not accept one.
     """
 
     reverses = False
@@ -66,84 +78,170 @@ class Bidirectional(Layer):
         rngs: nnx.Rngs,
         **options,
     ):
-        require(merge_mode in MERGES, "merge_mode", merge_mode, "give concat, sum, ave, mul or None")
+        require(
+            merge_mode in MERGES,
+            "merge_mode",
+            merge_mode,
+            "give concat, sum, ave, mul or None",
+        )
         for name in ("go_backwards", "keep_order"):
-            require(not options.get(name), name, options.get(name), "Bidirectional has both directions")
-        zeros, remedy = options.get("zero_output_for_mask"), "Bidirectional returns zeros at padded steps: give it to a call to change that"
+            require(
+                not options.get(name),
+                name,
+                options.get(name),
+                "Bidirectional has both directions",
+            )
+        zeros, remedy = (
+            options.get("zero_output_for_mask"),
+            "Bidirectional returns zeros at padded steps: give it to a call "
+            "to change that",
+        )
         require(zeros is None, "zero_output_for_mask", zeros, remedy)
         other = backward or {}
-        shared = ("features", "rngs", "go_backwards", "keep_order", "return_sequences", "return_state", "stateful", "zero_output_for_mask")
+        shared = (
+            "features",
+            "rngs",
+            "go_backwards",
+            "keep_order",
+            "return_sequences",
+            "return_state",
+            "stateful",
+            "zero_output_for_mask",
+        )
         for name in shared:
-            require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
-        self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
-        both = {"units": units, "cell": cell, "return_sequences": return_sequences, "zero_output_for_mask": return_sequences}
+            require(
+                name not in other,
+                f"backward {name}",
+                other.get(name),
+                "it is that of Bidirectional: leave it out",
+            )
+        self.merge_mode, self.return_sequences, self.return_state = (
+            merge_mode,
+            return_sequences,
+            return_state,
+        )
+        both = {
+            "units": units,
+            "cell": cell,
+            "return_sequences": return_sequences,
+            "zero_output_for_mask": return_sequences,
+        }
         both = options | both | {"return_state": True, "rngs": rngs}
         self.forward = recurrent(features, **both)
         self.backward = recurrent(features, **{**both, **other}, go_backwards=True)
         ahead, back = self.forward.output_features, self.backward.output_features
         fits = ahead == back or merge_mode in ("concat", None)
         name = "units" if back == self.backward.units else "outputs"
-        require(fits, f"backward {name}", back, f"{merge_mode} needs {ahead}, those of the forward layer")
+        require(
+            fits,
+            f"backward {name}",
+            back,
+            f"{merge_mode} needs {ahead}, those of the forward layer",
+        )
 
     @property
     def directions(self) -> tuple[Recurrent, Recurrent]:
-        """The layers that read the sequence, one for each direction: the forward and the backward layer."""
+        """The layers that read the sequence, one for each direction: the forward and
+        the backward layer.
+        """
         return self.forward, self.backward
 
     @property
     def output_features(self) -> int:
         """Number of output features of the merged outputs.
 
-        If `merge_mode` is "concat", this number is the sum of the numbers of both layers. Otherwise it is the number of the forward layer.
+        If `merge_mode` is "concat", this number is the sum of the numbers of both
+        layers. Otherwise it is the number of the forward layer.
         """
-        return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
+        return self.forward.output_features + (
+            self.backward.output_features if self.merge_mode == "concat" else 0
+        )
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs; see `Recurrent.compute_output_shape`.
 
-        It is a pair (forward shape, backward shape) if `merge_mode` is None. If `return_state` is true, the result is a pair: the shape of
-        the outputs, and (shapes of the forward state, shapes of the backward state).
+        It is a pair (forward shape, backward shape) if `merge_mode` is None. If
+        `return_state` is true, the result is a pair: the shape of the outputs, and
+        (shapes of the forward state, shapes of the backward state).
         """
-        (ahead, ahead_state), (back, back_state) = (layer.compute_output_shape(shape) for layer in self.directions)
-        outputs = (ahead, back) if self.merge_mode is None else (*ahead[:-1], self.output_features)
+        (ahead, ahead_state), (back, back_state) = (
+            layer.compute_output_shape(shape) for layer in self.directions
+        )
+        outputs = (
+            (ahead, back)
+            if self.merge_mode is None
+            else (*ahead[:-1], self.output_features)
+        )
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the states that both layers carry between calls; see `Recurrent.reset_state`."""
+        """Reset the states that both layers carry between calls; see
+        `Recurrent.reset_state`.
+        """
         for layer in self.directions:
             layer.reset_state(batch)
 
     def initial_state(self, batch: int | None, dtype=None) -> tuple[Any, Any]:
-        """Return the pair (initial state of the forward layer, initial state of the backward layer); see `Recurrent.initial_state`."""
-        return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
+        """Return the pair (initial state of the forward layer, initial state of the
+        backward layer); see `Recurrent.initial_state`.
+        """
+        return self.forward.initial_state(batch, dtype), self.backward.initial_state(
+            batch, dtype
+        )
 
     def join_states(self, states: tuple[Any, Any]) -> Any:
-        """Join the states of both directions, as the layer returns them, to one state with arrays (B, 2 H), forward units first.
+        """Join the states of both directions, as the layer returns them, to one state
+        with arrays (B, 2 H), forward units first.
 
-        In an encoder-decoder model (Cho et al. 2014; Bahdanau et al. 2015), the joined state can be the initial state of a decoder with 2 H
-        units. If the layers have a projection to P outputs, the decoder needs a projection to 2 P outputs.
+        In an encoder-decoder model (Cho et al. 2014; Bahdanau et al. 2015), the joined
+        state can be the initial state of a decoder with 2 H units. If the layers have a
+        projection to P outputs, the decoder needs a projection to 2 P outputs.
 
         Raises:
             InputError: if the two layers have different cells.
         """
         alike = self.forward.definition == self.backward.definition
-        require(alike, "states", "layers of different cells", "join their arrays yourself")
-        return jax.tree.map(lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states)
+        require(
+            alike, "states", "layers of different cells", "join their arrays yourself"
+        )
+        return jax.tree.map(
+            lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states
+        )
 
     def step(self, *args, **options) -> Any:
-        """Raise an `InputError`, since the backward layer reads a sequence from its end."""
+        """Raise an `InputError`, since the backward layer reads a sequence from its
+        end.
+        """
         del args, options
-        raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
+        raise InputError(
+            "step",
+            "Bidirectional",
+            "its backward layer begins at the end: call the layer on the "
+            "whole sequence",
+        )
 
     def _pair(self, given, name: str) -> tuple[Any, Any]:
         if given is None:
             return None, None
-        parts = [*given] if isinstance(given, tuple | list) and not hasattr(given, "_fields") else []
-        if name != "dropout" and not any(isinstance(part, tuple | list) for part in parts):
-            ahead, back = (len(layer.definition.state_like()) for layer in self.directions)
+        parts = (
+            [*given]
+            if isinstance(given, tuple | list) and not hasattr(given, "_fields")
+            else []
+        )
+        if name != "dropout" and not any(
+            isinstance(part, tuple | list) for part in parts
+        ):
+            ahead, back = (
+                len(layer.definition.state_like()) for layer in self.directions
+            )
             if len(parts) == ahead + back:
                 return tuple(parts[:ahead]), tuple(parts[ahead:])
-        require(len(parts) == 2, name, type(given).__name__, "give a pair, forward and backward")
+        require(
+            len(parts) == 2,
+            name,
+            type(given).__name__,
+            "give a pair, forward and backward",
+        )
         return parts[0], parts[1]
 
     @checked_call
@@ -161,22 +259,44 @@ class Bidirectional(Layer):
     ):
         """Run both layers on a batch of sequences, and return the merged outputs.
 
-        The arguments and the errors are those of `Recurrent.__call__`. `initial_state`, `reset_state` and `dropout` are pairs for the
-        forward and the backward layer, or, as in Keras, one flat list of the arrays of both states. A key as `rngs` is split into one for
-        each layer. By default, `zero_output_for_mask` is true if the outputs of all steps are returned.
+        The arguments and the errors are those of `Recurrent.__call__`. `initial_state`,
+        `reset_state` and `dropout` are pairs for the forward and the backward layer,
+        or, as in Keras, one flat list of the arrays of both states. A key as `rngs` is
+        split into one for each layer. By default, `zero_output_for_mask` is true if the
+        outputs of all steps are returned.
 
         Returns:
-            the outputs: one array, or a pair (forward outputs, backward outputs) if `merge_mode` is None. If `return_state` is true,
-            (outputs, (forward state, backward state)) is returned instead.
+            the outputs: one array, or a pair (forward outputs, backward outputs) if
+            `merge_mode` is None. If `return_state` is true, (outputs, (forward state,
+            backward state)) is returned instead.
         """
         x = read_input(x)
         keys = jax.random.split(rngs) if is_key(rngs) else (rngs, rngs)
-        sequences = self.return_sequences if return_sequences is None else return_sequences
-        options = {"zero_output_for_mask": sequences} | options | {"time_major": time_major, "return_sequences": sequences}
-        states = self._pair(initial_state, "initial_state"), self._pair(reset_state, "reset_state")
-        own = zip(self.directions, *states, self._pair(dropout, "dropout"), keys, strict=True)
+        sequences = (
+            self.return_sequences if return_sequences is None else return_sequences
+        )
+        options = (
+            {"zero_output_for_mask": sequences}
+            | options
+            | {"time_major": time_major, "return_sequences": sequences}
+        )
+        states = (
+            self._pair(initial_state, "initial_state"),
+            self._pair(reset_state, "reset_state"),
+        )
+        own = zip(
+            self.directions, *states, self._pair(dropout, "dropout"), keys, strict=True
+        )
         (ahead, ahead_state), (back, back_state) = (
-            layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options) for layer, start, reset, masks, key in own
+            layer(
+                x,
+                initial_state=start,
+                reset_state=reset,
+                dropout=masks,
+                rngs=key,
+                **options,
+            )
+            for layer, start, reset, masks, key in own
         )
         if sequences:
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)

@@ -1,4 +1,6 @@
-"""The embedding layer, a table of learned vectors with one vector for each token id (Bengio et al. 2003)."""
+"""The embedding layer, a table of learned vectors with one vector for each token id
+(Bengio et al. 2003).
+"""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,19 +14,23 @@ from lstm_jax.runtime import sharding
 
 
 class Embedding(nnx.Module):
-    """Embedding layer, equal to `keras.layers.Embedding`. It maps int ids (...) to vectors (..., features), the rows of a learned table.
+    """Embedding layer, equal to `keras.layers.Embedding`. It maps int ids (...) to
+    vectors (..., features), the rows of a learned table.
 
     Args:
-        vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1. As in `jnp.take`, a negative id counts from the end, and
-            an id out of range gives a vector of NaN.
+        vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1. As
+            in `jnp.take`, a negative id counts from the end, and an id out of range
+            gives a vector of NaN.
         features: number of columns of the table.
         mask_zero: whether id 0 means padding; see `mask`.
-        initializer: initialiser of the table, given as for `Recurrent`. The default draws uniformly from [-0.05, 0.05), as Keras does.
+        initializer: initialiser of the table, given as for `Recurrent`. The default
+            draws uniformly from [-0.05, 0.05), as Keras does.
         param_dtype: dtype of the table.
         rngs: random streams; the initial table is drawn from the stream `params`.
 
     Raises:
-        InputError: if `vocabulary` or `features` is not an int of 1 or more, or the initialiser is unknown.
+        InputError: if `vocabulary` or `features` is not an int of 1 or more, or the
+            initialiser is unknown.
     """
 
     @constructor
@@ -38,19 +44,34 @@ class Embedding(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        vocabulary, features = check_size("vocabulary", vocabulary), check_size("features", features)
+        vocabulary, features = (
+            check_size("vocabulary", vocabulary),
+            check_size("features", features),
+        )
         self.mask_zero = mask_zero
-        self.embedding = nnx.Param(initializers.draw(initializer, rngs.params(), (vocabulary, features), param_dtype))
+        self.embedding = nnx.Param(
+            initializers.draw(
+                initializer, rngs.params(), (vocabulary, features), param_dtype
+            )
+        )
 
-    def __call__(self, ids: Int[Array, "..."], batch_axis: int = 0) -> Float[Array, "... E"]:
-        """Return the vectors (..., E) of ids (...). On a device mesh, the vectors are sharded along their axis `batch_axis`.
+    def __call__(
+        self, ids: Int[Array, "..."], batch_axis: int = 0
+    ) -> Float[Array, "... E"]:
+        """Return the vectors (..., E) of ids (...). On a device mesh, the vectors are
+        sharded along their axis `batch_axis`.
 
         Raises:
             InputError: if the ids are not ints.
         """
-        # ids of few bits cannot be compared with the number of rows, and JAX would wrap ids of 64 bits
-        return sharding.gather_columns(self.embedding[...], as_int32("ids", ids), batch_axis)
+        # ids of few bits cannot be compared with the number of rows, and JAX would wrap
+        # ids of 64 bits
+        return sharding.gather_columns(
+            self.embedding[...], as_int32("ids", ids), batch_axis
+        )
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
-        """Return a bool array that is True where an id is not padding (id 0), or None if the layer has `mask_zero=False`."""
+        """Return a bool array that is True where an id is not padding (id 0), or None
+        if the layer has `mask_zero=False`.
+        """
         return as_int32("ids", ids) != 0 if self.mask_zero else None

@@ -10,18 +10,21 @@ from lstm_jax.layers.refusals import constructor
 
 
 class ClassifierHead(nnx.Module):
-    """Dense output layer x W + b, equal to `keras.layers.Dense` without an activation. It maps features (..., D) to logits (..., classes).
+    """Dense output layer x W + b, equal to `keras.layers.Dense` without an activation.
+    It maps features (..., D) to logits (..., classes).
 
     Args:
         features: number of input features D.
-        classes: number of logits. Two classes need only 1 logit: sigmoid(logit) is then the probability of the second class.
+        classes: number of logits. Two classes need only 1 logit: sigmoid(logit) is then
+            the probability of the second class.
         kernel_initializer: initialiser of W, given as for `Recurrent`.
         bias_initializer: initialiser of b, given in the same way.
         param_dtype: dtype of the parameters.
         rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
-        InputError: if `features` or `classes` is not an int of 1 or more, or an initialiser is unknown.
+        InputError: if `features` or `classes` is not an int of 1 or more, or an
+            initialiser is unknown.
     """
 
     @constructor
@@ -35,11 +38,28 @@ class ClassifierHead(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        features, classes = check_size("features", features), check_size("classes", classes)
-        self.kernel = nnx.Param(
-            initializers.draw(kernel_initializer, rngs.params(), (features, classes), param_dtype, "kernel_initializer")
+        features, classes = (
+            check_size("features", features),
+            check_size("classes", classes),
         )
-        self.bias = nnx.Param(initializers.draw(bias_initializer, rngs.params(), (classes,), param_dtype, "bias_initializer"))
+        self.kernel = nnx.Param(
+            initializers.draw(
+                kernel_initializer,
+                rngs.params(),
+                (features, classes),
+                param_dtype,
+                "kernel_initializer",
+            )
+        )
+        self.bias = nnx.Param(
+            initializers.draw(
+                bias_initializer,
+                rngs.params(),
+                (classes,),
+                param_dtype,
+                "bias_initializer",
+            )
+        )
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... C"]:
         logits: Array = x @ self.kernel[...]
@@ -47,10 +67,12 @@ class ClassifierHead(nnx.Module):
 
 
 class TiedHead(nnx.Module):
-    """Dense output layer with tied weights: its kernel is the transposed table of an embedding layer (Press & Wolf 2017).
+    """Dense output layer with tied weights: its kernel is the transposed table of an
+    embedding layer (Press & Wolf 2017).
 
-    A call takes features x (..., D) and a table (classes, D), and returns the logits x table^T + b, an array (..., classes). The bias b,
-    the only parameter, starts as zeros. The arguments are those of `ClassifierHead`.
+    A call takes features x (..., D) and a table (classes, D), and returns the logits x
+    table^T + b, an array (..., classes). The bias b, the only parameter, starts as
+    zeros. The arguments are those of `ClassifierHead`.
 
     Raises:
         InputError: if `classes` is not an int of 1 or more.
@@ -58,8 +80,12 @@ class TiedHead(nnx.Module):
 
     def __init__(self, classes: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):
         classes = check_size("classes", classes)
-        self.bias = nnx.Param(initializers.zeros(rngs.params(), (classes,), param_dtype))
+        self.bias = nnx.Param(
+            initializers.zeros(rngs.params(), (classes,), param_dtype)
+        )
 
-    def __call__(self, x: Float[Array, "... D"], table: Float[Array, "C D"]) -> Float[Array, "... C"]:
+    def __call__(
+        self, x: Float[Array, "... D"], table: Float[Array, "C D"]
+    ) -> Float[Array, "... C"]:
         logits: Array = x @ table.T
         return logits + jnp.broadcast_to(self.bias[...], logits.shape)

@@ -1,4 +1,6 @@
-"""The function `make_stepper`, which compiles the single step of a layer for a server or an agent."""
+"""The function `make_stepper`, which compiles the single step of a layer for a server
+or an agent.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,26 +16,35 @@ from lstm_jax.recurrence import REAL, check_usable, clipped_int32, of_kinds
 
 
 def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
-    """Return a compiled function step(x, state, reset=None) that returns (output, state) of one step of a layer, without dropout.
+    """Return a compiled function step(x, state, reset=None) that returns (output,
+    state) of one step of a layer, without dropout.
 
         step = make_stepper(layer)
         state = layer.initial_state(1)
         for x in stream:  # each (1, features)
             output, state = step(x, state)
 
-    The function keeps a copy of the weights as they are now, so that a call passes no Flax module. JAX compiles it, and its arguments are
-    checked, at the first call with new shapes. It may be called from several threads.
+    The function keeps a copy of the weights as they are now, so that a call passes no
+    Flax module. JAX compiles it, and its arguments are checked, at the first call with
+    new shapes. It may be called from several threads.
 
     Args:
-        module: a `Recurrent` layer, a `RecurrentStack`, or a module of your own with a method step(x, state, reset=...).
+        module: a `Recurrent` layer, a `RecurrentStack`, or a module of your own with a
+            method step(x, state, reset=...).
 
     Raises:
         InputError: if the module has no method `step`.
     """
     steps = isinstance(module, nnx.Module) and hasattr(module, "step")
-    require(steps, "module", type(module).__name__, "give a recurrent layer or a RecurrentStack")
+    require(
+        steps,
+        "module",
+        type(module).__name__,
+        "give a recurrent layer or a RecurrentStack",
+    )
     graph, variables = nnx.split(module)
-    weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))  # a call passes a flat list faster than a tree
+    # a call passes a flat list faster than a tree
+    weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))
 
     @jax.jit
     def run(x, state, reset, *weights: Array):

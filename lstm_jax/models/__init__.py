@@ -1,6 +1,8 @@
-"""Models for sentiment classification, language modelling, text generation and forecasting.
+"""Models for sentiment classification, language modelling, text generation and
+forecasting.
 
-The models are `flax.nnx` modules. The function `functional` converts a model to a pure function of its parameters.
+The models are `flax.nnx` modules. The function `functional` converts a model to a pure
+function of its parameters.
 """
 
 from lstm_jax.models.forecaster import Forecaster

@@ -1,4 +1,6 @@
-"""What models share: their recurrent layers, their parameters as a dict, the list of their layers, and the dtype of their products."""
+"""What models share: their recurrent layers, their parameters as a dict, the list of
+their layers, and the dtype of their products.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -14,11 +16,20 @@ from lstm_jax.layers import Bidirectional, Recurrent, RecurrentStack, recurrent
 from lstm_jax.recurrence import BACKENDS, Request, lacks
 
 
-def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs: nnx.Rngs, **options) -> RecurrentStack:
-    """Return the recurrent layers of a model with the settings of its config, some of which only one task has.
+def make_stack(
+    config: RecurrentConfig,
+    features: int,
+    *,
+    sequences: bool,
+    rngs: nnx.Rngs,
+    **options,
+) -> RecurrentStack:
+    """Return the recurrent layers of a model with the settings of its config, some of
+    which only one task has.
 
-    `features` is the number of input features of the first layer, `sequences` says whether the last layer returns the outputs of all
-    steps, as all others do, and `options` are further arguments of each layer.
+    `features` is the number of input features of the first layer, `sequences` says
+    whether the last layer returns the outputs of all steps, as all others do, and
+    `options` are further arguments of each layer.
     """
     bidirectional = getattr(config, "bidirectional", False)
     if bidirectional:
@@ -44,7 +55,9 @@ def make_stack(config: RecurrentConfig, features: int, *, sequences: bool, rngs:
         )
         layers.append(layer)
         features = layer.output_features
-    return RecurrentStack(layers, dropout=getattr(config, "step_dropout", 0.0), rngs=rngs)
+    return RecurrentStack(
+        layers, dropout=getattr(config, "step_dropout", 0.0), rngs=rngs
+    )
 
 
 Params = dict[str, Array]
@@ -52,23 +65,32 @@ Params = dict[str, Array]
 
 
 class Functional(NamedTuple):
-    """Parameters of a model, and a pure function that rebuilds the model from parameters."""
+    """Parameters of a model, and a pure function that rebuilds the model from
+    parameters.
+    """
 
     params: Params
-    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array. `lstm_jax.convert` uses the same names."""
+    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array.
+    `lstm_jax.convert` uses the same names."""
     rebuild: Callable[[Params], nnx.Module]
-    """Function that takes a dict like `params` and returns a module with these parameters. It may be called inside or outside of jit."""
+    """Function that takes a dict like `params` and returns a module with these
+    parameters. It may be called inside or outside of jit."""
 
 
 class Parts(NamedTuple):
-    """Parameters and other variables of a module, and a pure function that rebuilds the module from them."""
+    """Parameters and other variables of a module, and a pure function that rebuilds the
+    module from them.
+    """
 
     params: Params
-    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
+    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array.
+    """
     variables: Any
-    """`nnx.State` of all variables that are not parameters, such as the keys and counts of random streams, or running means."""
+    """`nnx.State` of all variables that are not parameters, such as the keys and counts
+    of random streams, or running means."""
     rebuild: Callable[[Params, Any], Any]
-    """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
+    """Function rebuild(params, variables) that returns the module. It may be called
+    inside or outside of jit."""
 
 
 def _name(path: tuple) -> str:
@@ -76,12 +98,16 @@ def _name(path: tuple) -> str:
 
 
 def split_module(module: nnx.Module) -> Parts:
-    """Split a Flax NNX module into its parameters, its other variables, and a function that rebuilds the module from both.
+    """Split a Flax NNX module into its parameters, its other variables, and a function
+    that rebuilds the module from both.
 
-    The returned function, `rebuild`, raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
+    The returned function, `rebuild`, raises `InputError` if a parameter is missing or
+    unknown, or has another shape than in `module`.
     """
     graph, state, rest = nnx.split(module, nnx.Param, ...)
-    named = {_name(path): (path, variable) for path, variable in nnx.to_flat_state(state)}
+    named = {
+        _name(path): (path, variable) for path, variable in nnx.to_flat_state(state)
+    }
     params = {name: variable[...] for name, (_, variable) in named.items()}
     shapes = {name: array.shape for name, array in params.items()}
 
@@ -89,52 +115,86 @@ def split_module(module: nnx.Module) -> Parts:
         found = {name: array.shape for name, array in params.items()}
         if found != shapes:
             odd = sorted(set(found.items()) ^ set(shapes.items()))[0]
-            raise InputError("parameters", f"{odd[0]} {odd[1]}", "give arrays of the model's own config")
-        flat = [(path, variable.replace(params[name])) for name, (path, variable) in named.items()]
-        # copies, since a variable can only be changed at the level of JAX transformations at which it was made
+            raise InputError(
+                "parameters",
+                f"{odd[0]} {odd[1]}",
+                "give arrays of the model's own config",
+            )
+        flat = [
+            (path, variable.replace(params[name]))
+            for name, (path, variable) in named.items()
+        ]
+        # copies, since a variable can only be changed at the level of JAX
+        # transformations at which it was made
         return nnx.merge(graph, nnx.from_flat_state(flat), rest, copy=True)
 
     return Parts(params, rest, rebuild)
 
 
 def functional(model: nnx.Module) -> Functional:
-    """Split a model into its parameters and a function that rebuilds the model from parameters.
+    """Split a model into its parameters and a function that rebuilds the model from
+    parameters.
 
-    The variables of `model` that are not parameters, such as the keys and counts of random streams, are stored at this call, and every
-    rebuilt model gets the stored values. A rebuilt model that draws dropout masks from its own random streams therefore draws the same
-    masks after each `rebuild`. To get new masks, give `rngs` to the call of the model, or use `split_module`.
+    The variables of `model` that are not parameters, such as the keys and counts of
+    random streams, are stored at this call, and every rebuilt model gets the stored
+    values. A rebuilt model that draws dropout masks from its own random streams
+    therefore draws the same masks after each `rebuild`. To get new masks, give `rngs`
+    to the call of the model, or use `split_module`.
 
-    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
+    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or
+    has another shape than in `model`.
     """
     params, variables, rebuild = split_module(model)
     return Functional(params, lambda params: rebuild(params, variables))
 
 
 def replaced(params: Params, others: Mapping) -> Params:
-    """Return a copy of the parameters in which some arrays are replaced by those in `others`, in the dtype of the old arrays.
+    """Return a copy of the parameters in which some arrays are replaced by those in
+    `others`, in the dtype of the old arrays.
 
     Raises:
-        InputError: if a name in `others` is not in `params`, or if a new array has another shape than the old array.
+        InputError: if a name in `others` is not in `params`, or if a new array has
+            another shape than the old array.
     """
     for name, array in others.items():
         require(name in params, "parameter", name, f"the model has {', '.join(params)}")
-        require(array.shape == params[name].shape, f"parameter {name}", array.shape, f"give shape {params[name].shape}")
-    return params | {name: jnp.asarray(array, params[name].dtype) for name, array in others.items()}
+        require(
+            array.shape == params[name].shape,
+            f"parameter {name}",
+            array.shape,
+            f"give shape {params[name].shape}",
+        )
+    return params | {
+        name: jnp.asarray(array, params[name].dtype) for name, array in others.items()
+    }
 
 
 def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
-    """Return a table of the layers of a model, similar to the table that Keras' `summary()` prints: a list with one dict per layer.
+    """Return a table of the layers of a model, similar to the table that Keras'
+    `summary()` prints: a list with one dict per layer.
 
-    A dict has the keys "layer" (the name), "type", "parameters" (their names and shapes) and "count" (number of scalars in the parameters).
-    Layers without parameters of their own are left out.
+    A dict has the keys "layer" (the name), "type", "parameters" (their names and
+    shapes) and "count" (number of scalars in the parameters). Layers without parameters
+    of their own are left out.
     """
     rows = []
     for path, module in nnx.iter_modules(model):
-        own = sorted((name, value) for name, value in vars(module).items() if isinstance(value, nnx.Param))
+        own = sorted(
+            (name, value)
+            for name, value in vars(module).items()
+            if isinstance(value, nnx.Param)
+        )
         if own:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in own)
             count = sum(value.size for _, value in own)
-            rows.append({"layer": _name(path), "type": type(module).__name__, "parameters": shapes, "count": f"{count:,}"})
+            rows.append(
+                {
+                    "layer": _name(path),
+                    "type": type(module).__name__,
+                    "parameters": shapes,
+                    "count": f"{count:,}",
+                }
+            )
     order = {"embedding": 0, "recurrent": 1, "head": 2}
     return sorted(rows, key=lambda row: order.get(row["layer"].split("/")[0], 3))
 
@@ -144,20 +204,26 @@ PRODUCTS = ("float32", "bfloat16", "int8")
 
 
 def check_products(dtype: str) -> None:
-    """Raise an `InputError` unless `dtype`, in which a model is to multiply matrices, is one of `PRODUCTS`."""
+    """Raise an `InputError` unless `dtype`, in which a model is to multiply matrices,
+    is one of `PRODUCTS`.
+    """
     check_choice("dtype", dtype, PRODUCTS)
 
 
 def set_products(model: M, dtype: str) -> M:
-    """Set the dtype in which all recurrent layers of a model multiply matrices, and return the model.
+    """Set the dtype in which all recurrent layers of a model multiply matrices, and
+    return the model.
 
-    The model is changed in place. If the attribute `backend` of a layer names a backend that cannot compute the layer in this dtype on this
-    machine, the attribute is set to None, so that a backend is chosen automatically. A later call with another dtype does not restore the
-    name.
+    The model is changed in place. If the attribute `backend` of a layer names a backend
+    that cannot compute the layer in this dtype on this machine, the attribute is set to
+    None, so that a backend is chosen automatically. A later call with another dtype
+    does not restore the name.
 
     Args:
-        model: a module with recurrent layers of this package, whose parameters are float32.
-        dtype: one of `PRODUCTS`. With "int8", `cells.products.int8_matmul` computes each product, and the model cannot be trained.
+        model: a module with recurrent layers of this package, whose parameters are
+            float32.
+        dtype: one of `PRODUCTS`. With "int8", `cells.products.int8_matmul` computes
+            each product, and the model cannot be trained.
 
     Raises:
         InputError: if `dtype` is not one of `PRODUCTS`.
@@ -166,7 +232,12 @@ def set_products(model: M, dtype: str) -> M:
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Recurrent):
             module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
-            named = BACKENDS.get(module.backend or "")  # an unknown name is an error of the call
-            if named and lacks(named, Request(module.definition, compute_dtype=dtype), jax.default_backend()):
+            # an unknown name is an error of the call
+            named = BACKENDS.get(module.backend or "")
+            if named and lacks(
+                named,
+                Request(module.definition, compute_dtype=dtype),
+                jax.default_backend(),
+            ):
                 module.backend = None
     return model

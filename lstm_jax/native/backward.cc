@@ -1,6 +1,7 @@
 // The backward pass of a call; recurrence.cc says how both passes work.
 
 #include "backward.h"
+
 #include "call.h"
 #include "few_backward.h"
 
@@ -9,7 +10,8 @@ namespace {
 // Numbers in a kernel from which moving it is worth waking threads.
 constexpr int64_t kLargeKernel = 1 << 18;
 
-// A cell's functions for a step back: `inner` for late gates, `units` for few rows, null for a cell that has none.
+// A cell's functions for a step back: `inner` for late gates, `units` for few rows, null for a cell
+// that has none.
 template <typename T>
 struct BackwardCode {
   decltype(Backward<T>::through) through, inner;
@@ -18,11 +20,16 @@ struct BackwardCode {
 
 template <typename T, typename Cell>
 constexpr BackwardCode<T> backward_code() {
-  static_assert(Cell::kRecurrent || (Cell::kDirect && Cell::kLateGates == 0), "without U, d of h has to pass outside of the product with U");
-  if constexpr (std::is_same_v<Cell, LayerNormCell>) return {&through_layernorm<T>, nullptr, nullptr};
-  else if constexpr (Cell::kLateGates > 0) return {&through_cell<T, Cell>, &through_inner<T, Cell>, nullptr};
-  else if constexpr (kSharesUnits<Cell>) return {&through_cell<T, Cell>, nullptr, &through_units<T, Cell>};
-  else return {&through_cell<T, Cell>, nullptr, nullptr};
+  static_assert(Cell::kRecurrent || (Cell::kDirect && Cell::kLateGates == 0),
+                "without U, d of h has to pass outside of the product with U");
+  if constexpr (std::is_same_v<Cell, LayerNormCell>)
+    return {&through_layernorm<T>, nullptr, nullptr};
+  else if constexpr (Cell::kLateGates > 0)
+    return {&through_cell<T, Cell>, &through_inner<T, Cell>, nullptr};
+  else if constexpr (kSharesUnits<Cell>)
+    return {&through_cell<T, Cell>, nullptr, &through_units<T, Cell>};
+  else
+    return {&through_cell<T, Cell>, nullptr, nullptr};
 }
 
 template <typename T, typename... Cells>
@@ -48,19 +55,22 @@ void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
 template <typename T>
 using AllSums = std::vector<std::unique_ptr<Sums<T>>>;
 
-// Add up one member of all threads' sums: (G, panels, size, width) -> (size, GH). slots: the slot of each gate.
+// Add up one member of all threads' sums: (G, panels, size, width) -> (size, GH). slots: the slot
+// of each gate.
 template <typename T>
-void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Sums<T>::* member, const int* slots, int64_t gates, int64_t units,
-            int64_t size, T* to) {
+void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Sums<T>::* member,
+            const int* slots, int64_t gates, int64_t units, int64_t size, T* to) {
   const int64_t width = sums[0]->width, panels = sums[0]->panels, parts = sums.size();
   threads = size * units < kLargeKernel / kMostGates ? 1 : threads;
   parallel_for(pool, threads, threads, size, [&](int64_t, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       for (int64_t panel = 0; panel < gates * panels; ++panel) {
-        const int64_t column = panel % panels * width, count = std::min(width, units - column), gate = panel / panels;
+        const int64_t column = panel % panels * width, count = std::min(width, units - column),
+                      gate = panel / panels;
         T* const sum = to + row * gates * units + gate * units + column;
         for (int64_t part = 0; part < parts; ++part) {
-          const T* from = (*sums[part]).*member + ((slots[gate] * panels + panel % panels) * size + row) * width;
+          const T* from = (*sums[part]).*member +
+                          ((slots[gate] * panels + panel % panels) * size + row) * width;
           for (int64_t n = 0; n < count; ++n) sum[n] = part == 0 ? from[n] : sum[n] + from[n];
         }
       }
@@ -70,41 +80,52 @@ void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Su
 
 // Transpose the kernels, run all tiles and add up the gradients of all threads.
 template <typename T>
-void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, const T* recurrent, const Gradients<T>& gradients,
-                    int64_t threads) {
+void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, const T* recurrent,
+                    const Gradients<T>& gradients, int64_t threads) {
   const auto [steps, batch, features, units, gates] = run.sizes;
   const bool ids = run.ids, d_x = run.d_x;
   const int64_t columns = gates * units;
   const int64_t depth = gates * depth_of(units, run.products);  // of both products
-  const auto size_of = [depth](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * depth; };
+  const auto size_of = [depth](int64_t size) {
+    return panels_of<T>(size) * width_of<T>(size) * depth;
+  };
   const int64_t inner = run.cell->recurrent ? run.h_size() : 0;  // columns of the transposed U
   Aligned<T> room(size_of(inner) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
   run.transposed_kernel = room.get() + size_of(inner);
   const int64_t parts = threads_for(pool, threads, batch);
-  const int64_t recurrent_panels = panels_of<T>(inner), kernel_panels = d_x ? panels_of<T>(features) : 0;
+  const int64_t recurrent_panels = panels_of<T>(inner),
+                kernel_panels = d_x ? panels_of<T>(features) : 0;
   SharedWork transpose(recurrent_panels + kernel_panels);
   AllSums<T> sums(parts);
-  parallel_for(pool, parts, parts, batch, [&, units = units, features = features, gates = gates](int64_t part, int64_t first, int64_t last) {
-    sums[part] = std::make_unique<Sums<T>>(run.sizes, *run.cell, ids);
-    const auto pack = [&](const T* from, int64_t size, T* to, int64_t n) {
-      if (run.products == kPairs) pack_backward_pairs(from, size, units, gates, to, n, n + 1);
-      else pack_backward(from, size, columns, to, n, n + 1);
-    };
-    transpose([&](int64_t n) {
-      if (n < recurrent_panels) return pack(recurrent, inner, room.get(), n);
-      pack(kernel, features, room.get() + size_of(inner), n - recurrent_panels);
-    });
-    over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) {
-      run_backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);
-    });
-  });
-  const auto gather_into = [&, units = units](T* Sums<T>::* member, const int* slots, int64_t count, int64_t size, T* to) {
+  parallel_for(pool, parts, parts, batch,
+               [&, units = units, features = features, gates = gates](int64_t part, int64_t first,
+                                                                      int64_t last) {
+                 sums[part] = std::make_unique<Sums<T>>(run.sizes, *run.cell, ids);
+                 const auto pack = [&](const T* from, int64_t size, T* to, int64_t n) {
+                   if (run.products == kPairs)
+                     pack_backward_pairs(from, size, units, gates, to, n, n + 1);
+                   else
+                     pack_backward(from, size, columns, to, n, n + 1);
+                 };
+                 transpose([&](int64_t n) {
+                   if (n < recurrent_panels) return pack(recurrent, inner, room.get(), n);
+                   pack(kernel, features, room.get() + size_of(inner), n - recurrent_panels);
+                 });
+                 over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) {
+                   run_backward_tile(run, *sums[part], first + begin, first + begin + count,
+                                     begin == 0);
+                 });
+               });
+  const auto gather_into = [&, units = units](T* Sums<T>::* member, const int* slots, int64_t count,
+                                              int64_t size, T* to) {
     gather(pool, parts, sums, member, slots, count, units, size, to);
   };
-  if (gradients.recurrent) gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, inner, gradients.recurrent);
+  if (gradients.recurrent)
+    gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, inner, gradients.recurrent);
   gather_into(&Sums<T>::d_slots, run.cell->bias_slots, gates, 1, gradients.bias);
-  if (gradients.extras) gather_into(&Sums<T>::d_slots, run.cell->extra_slots, run.cell->extras, 1, gradients.extras);
+  if (gradients.extras)
+    gather_into(&Sums<T>::d_slots, run.cell->extra_slots, run.cell->extras, 1, gradients.extras);
   if (!ids) gather_into(&Sums<T>::d_kernel, kInputSlots, gates, features, gradients.kernel);
   for (int64_t n = 0; ids && n < features * columns; ++n) {
     gradients.kernel[n] = 0;
@@ -114,19 +135,24 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
 
 }  // namespace
 
-// Operands in order: x or ids, kernel, recurrent kernel, further parameters (if the cell has any), what is kept, h of all steps, c of all steps
-// (if the cell has c, here and below), d of final h, d of final c, d of outputs (if `sequences`), input mask, recurrent mask, valid, tokens,
-// resets. Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if `resets` of their h and c.
+// Operands in order: x or ids, kernel, recurrent kernel, further parameters (if the cell has any),
+// what is kept, h of all steps, c of all steps (if the cell has c, here and below), d of final h, d
+// of final c, d of outputs (if `sequences`), input mask, recurrent mask, valid, tokens, resets.
+// Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if
+// `resets` of their h and c.
 template <typename T>
-void lstm_jax::backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options) {
+void lstm_jax::backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
+                        const Options& options) {
   const Sets sets(args, rets, 2);
-  const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, d_x, threads] = options;
+  const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
+              products, sequences, d_x, threads] = options;
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   const CellShape& cell = kShapes[number];
   const auto [through, through_inner, through_units] = OfCells<T, Backwards>::rows[number];
   const bool has_c = cell.cells > 0;
-  Backward<T> run{sizes_of(args, sets, cell.gates, batch_first && !ids), &cell, through, through_inner};
+  Backward<T> run{sizes_of(args, sets, cell.gates, batch_first && !ids), &cell, through,
+                  through_inner};
   const auto [steps, batch, features, units, gates] = run.sizes;
   run.order = order_of(run.sizes, batch_first);
   if (ids) run.ids = in.take<int32_t>();
@@ -146,7 +172,8 @@ void lstm_jax::backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers re
   run.resets = in.resets<T>(resets, has_c, batch);
   run.d_first_h = out.take<T>();
   run.d_first_c = out.take_if<T>(has_c);
-  T *d_kernel = out.take<T>(), *d_recurrent = out.take_if<T>(cell.recurrent), *d_bias = out.take<T>(), *d_extras = out.take_if<T>(cell.extras);
+  T *d_kernel = out.take<T>(), *d_recurrent = out.take_if<T>(cell.recurrent),
+    *d_bias = out.take<T>(), *d_extras = out.take_if<T>(cell.extras);
   run.d_x = out.take_if<T>(d_x);
   run.d_reset_h = out.take_if<T>(resets);
   run.d_reset_c = out.take_if<T>(resets && has_c);
@@ -154,10 +181,13 @@ void lstm_jax::backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers re
   if (is_empty(run.sizes)) return backward_empty(run, gradients);
   run.products = static_cast<Products>(products);
   if (shares_units(cell, run.sizes, tokens, run.products)) {
-    return backward_few(pool, run, kernel, recurrent, through_units, gradients, unit_threads(pool, threads, run.sizes));
+    return backward_few(pool, run, kernel, recurrent, through_units, gradients,
+                        unit_threads(pool, threads, run.sizes));
   }
   backward_tiles(pool, run, kernel, recurrent, gradients, threads);
 }
 
-template void lstm_jax::backward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);
-template void lstm_jax::backward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);
+template void lstm_jax::backward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
+                                        const Options&);
+template void lstm_jax::backward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
+                                         const Options&);

@@ -23,9 +23,11 @@ struct Options {
 
 // Both passes of set number `set`, in forward.cc and backward.cc.
 template <typename T>
-void forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options);
+void forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
+             const Options& options);
 template <typename T>
-void backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options);
+void backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
+              const Options& options);
 
 }  // namespace lstm_jax
 
@@ -79,18 +81,23 @@ struct Results {
   }
 };
 
-// x (T, B, E), or (B, T, E) if `x_batch_first`, or ids (T, B) is operand 0, the kernel (E, GH) operand 1.
-inline Sizes sizes_of(const ffi::Buffers& args, const Sets& sets, int64_t gates, bool x_batch_first) {
+// x (T, B, E), or (B, T, E) if `x_batch_first`, or ids (T, B) is operand 0, the kernel (E, GH)
+// operand 1.
+inline Sizes sizes_of(const ffi::Buffers& args, const Sets& sets, int64_t gates,
+                      bool x_batch_first) {
   const auto x = args[0].dimensions(), kernel = args[1].dimensions();
   const size_t n = sets.rank();
   return {x[n + x_batch_first], x[n + !x_batch_first], kernel[n], kernel[n + 1] / gates, gates};
 }
 
 // Whether a call has no steps, rows or units: its final state is the initial one.
-inline bool is_empty(const Sizes& sizes) { return sizes.steps == 0 || sizes.batch == 0 || sizes.units == 0; }
+inline bool is_empty(const Sizes& sizes) {
+  return sizes.steps == 0 || sizes.batch == 0 || sizes.units == 0;
+}
 
 // Whether a call takes few_forward.h and few_backward.h.
-inline bool shares_units(const CellShape& cell, const Sizes& sizes, bool tokens, Products products) {
+inline bool shares_units(const CellShape& cell, const Sizes& sizes, bool tokens,
+                         Products products) {
   return cell.shares_units && sizes.batch <= kMostFewRows && !tokens && products != kPairs;
 }
 
@@ -100,7 +107,8 @@ constexpr int64_t kMemberKernel = 1 << 15;
 // Return the number of threads that share the units.
 inline int64_t unit_threads(ffi::ThreadPool pool, int64_t threads, const Sizes& sizes) {
   const int64_t most = std::min(Team::kMost, padded(sizes.units) / kUnitStep);
-  return threads_for(pool, threads, std::min(most, sizes.gates * sizes.units * sizes.units / kMemberKernel));
+  return threads_for(pool, threads,
+                     std::min(most, sizes.gates * sizes.units * sizes.units / kMemberKernel));
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
-"""Compilation of the C++ code in this folder, with a C++ compiler of the machine or with the one in the Python package ziglang."""
+"""Compilation of the C++ code in this folder, with a C++ compiler of the machine or
+with the one in the Python package ziglang.
+"""
 
 import functools
 import hashlib
@@ -15,21 +17,36 @@ from lstm_jax.aliases import Texts
 from lstm_jax.errors import InputError
 from lstm_jax.runtime.machine import cores
 
-SOURCES = tuple(Path(__file__).with_name(f"{name}.cc") for name in ("forward", "backward", "adam", "recurrence", "linear", "dropout"))
+SOURCES = tuple(
+    Path(__file__).with_name(f"{name}.cc")
+    for name in ("forward", "backward", "adam", "recurrence", "linear", "dropout")
+)
 """C++ files, those that take longest first."""
 FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-fPIC", "-w")
-REMEDY = "install g++ or clang++, or pip install '.[native]', then run lstm-jax backends --build"
+REMEDY = (
+    "install g++ or clang++, or pip install '.[native]', then run lstm-jax "
+    "backends --build"
+)
 OTHER = "name another compiler in CXX"
 
 
 def sanitizer_flags() -> Texts:
-    """Return the compiler flags that enable sanitizers, which detect errors in the C++ code while it runs."""
+    """Return the compiler flags that enable sanitizers, which detect errors in the C++
+    code while it runs.
+    """
     asked = os.environ.get("LSTM_JAX_SANITIZE", "")
     if not asked:
         return ()
-    # the program stops at the first error, since later ones may only follow from it; -fexpensive-optimizations fuses multiplications and
-    # additions, as -O3 does
-    return ("-O1", "-fexpensive-optimizations", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={asked}", "-fno-sanitize-recover=all")
+    # the program stops at the first error, since later ones may only follow from it;
+    # -fexpensive-optimizations fuses multiplications and additions, as -O3 does
+    return (
+        "-O1",
+        "-fexpensive-optimizations",
+        "-g1",
+        "-fno-omit-frame-pointer",
+        f"-fsanitize={asked}",
+        "-fno-sanitize-recover=all",
+    )
 
 
 def short_hash(*parts: str) -> str:
@@ -40,7 +57,9 @@ def short_hash(*parts: str) -> str:
 @functools.cache
 def source_hash() -> str:
     """Return a hash of the C++ code and the compiler flags, as 16 hexadecimal digits."""
-    files = sorted(path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern))
+    files = sorted(
+        path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern)
+    )
     return short_hash(*(path.read_text() for path in files), *FLAGS)
 
 
@@ -61,23 +80,52 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
 
     def run(*arguments: str | Path):
         command = [*compiler, *FLAGS, *flags, *map(str, arguments)]
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
         if ended.returncode != 0:
-            complaint = next((line for line in ended.stderr.splitlines() if "error" in line), f"exit code {ended.returncode}")
+            complaint = next(
+                (line for line in ended.stderr.splitlines() if "error" in line),
+                f"exit code {ended.returncode}",
+            )
             raise InputError(f"compiling with {compiler[0]}", complaint, OTHER)
 
     objects = [made.with_name(f"{source.stem}.o") for source in SOURCES]
     with ThreadPoolExecutor(len(cores())) as pool:
-        if "ziglang" in compiler:  # its first link compiles the C++ library, on one core
-            pool.submit(run, "-shared", "-x", "c++", os.devnull, "-o", made.with_name("empty.so"))
-        for _ in pool.map(lambda source, to: run("-c", source, "-o", to), SOURCES, objects):
+        # its first link compiles the C++ library, on one core
+        if "ziglang" in compiler:
+            pool.submit(
+                run,
+                "-shared",
+                "-x",
+                "c++",
+                os.devnull,
+                "-o",
+                made.with_name("empty.so"),
+            )
+        for _ in pool.map(
+            lambda source, to: run("-c", source, "-o", to), SOURCES, objects
+        ):
             pass
     run("-shared", *objects, "-o", made)
 
 
 def loading_error(path: Path) -> str:
-    """Return "" if a library can be loaded in another process, else the error. A broken library may kill the process that loads it."""
-    command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(path)]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    """Return "" if a library can be loaded in another process, else the error. A broken
+    library may kill the process that loads it.
+    """
+    command = [
+        sys.executable,
+        "-ISc",
+        "import ctypes, sys; ctypes.CDLL(sys.argv[1])",
+        str(path),
+    ]
+    run = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     complaint = next(reversed(run.stderr.splitlines()), f"exit code {run.returncode}")
     return complaint.removeprefix(f"OSError: {path}: ") if run.returncode else ""

@@ -9,40 +9,59 @@ namespace {
 // Steps, rows of the batch, features and units.
 constexpr Extent T = letter_of('T'), B = letter_of('B'), E = letter_of('E'), H = letter_of('H');
 
-inline bool is_kind(int64_t kinds, int64_t gates) { return kinds == 0 || kinds == 1 || kinds == gates; }
+inline bool is_kind(int64_t kinds, int64_t gates) {
+  return kinds == 0 || kinds == 1 || kinds == gates;
+}
 
 // Return whether this library has products of a kind.
-inline bool has_products(int64_t products) { return products == kFull || (products == kPairs && kHasPairs) || (products == kQuads && kHasQuads); }
+inline bool has_products(int64_t products) {
+  return products == kFull || (products == kPairs && kHasPairs) ||
+         (products == kQuads && kHasQuads);
+}
 
 // Check the attributes of both calls.
-inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real, const Options& options, bool keep) {
-  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep_or_d_x, threads] = options;
+inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real,
+                                   const Options& options, bool keep) {
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
+              products, sequences, keep_or_d_x, threads] = options;
   const bool known = cell >= 0 && cell < kCellCount;
   const int64_t gates = known ? kShapes[cell].gates : 1;
-  const std::string kinds = gates == 1 ? "give 0 or 1" : "give 0, 1 or " + std::to_string(gates), numbers = "give 0 to " + std::to_string(kCellCount - 1);
+  const std::string kinds = gates == 1 ? "give 0 or 1" : "give 0, 1 or " + std::to_string(gates),
+                    numbers = "give 0 to " + std::to_string(kCellCount - 1);
   return contract.check_attributes({
       {"cell", double(cell), known, numbers.c_str()},
       {"input_masks", double(input_masks), is_kind(input_masks, gates), kinds.c_str()},
-      {"input_masks", double(input_masks), !ids || input_masks == 0, "give 0 with ids, which have no features to drop"},
+      {"input_masks", double(input_masks), !ids || input_masks == 0,
+       "give 0 with ids, which have no features to drop"},
       {"recurrent_masks", double(recurrent_masks), is_kind(recurrent_masks, gates), kinds.c_str()},
-      {"recurrent_masks", double(recurrent_masks), !known || kShapes[cell].recurrent || recurrent_masks == 0, "give 0 for a cell without a recurrent kernel"},
-      {"products", double(products), products >= 0 && products < kProductsCount, "give 0, 1 (bfloat16) or 2 (int8)"},
-      {"products", double(products), products != kQuads || !known || kShapes[cell].parts == 1, "give 0 or 1 for a cell with several parts of h"},
-      {"products", double(products), has_products(products), "give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI"},
-      {"products", double(products), products == kFull || real == ffi::F32, "give 0 with parameters in float64"},
+      {"recurrent_masks", double(recurrent_masks),
+       !known || kShapes[cell].recurrent || recurrent_masks == 0,
+       "give 0 for a cell without a recurrent kernel"},
+      {"products", double(products), products >= 0 && products < kProductsCount,
+       "give 0, 1 (bfloat16) or 2 (int8)"},
+      {"products", double(products), products != kQuads || !known || kShapes[cell].parts == 1,
+       "give 0 or 1 for a cell with several parts of h"},
+      {"products", double(products), has_products(products),
+       "give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI"},
+      {"products", double(products), products == kFull || real == ffi::F32,
+       "give 0 with parameters in float64"},
       {"products", double(products), products != kQuads || !keep, "give 0 or 1 for a gradient"},
       threads_attribute(threads),
   });
 }
 
-// Check the order of x, after the arrays have been checked: few_forward.h and few_backward.h have one order.
+// Check the order of x, after the arrays have been checked: few_forward.h and few_backward.h have
+// one order.
 inline ffi::Error check_order(const Contract& contract, bool batch_first) {
   if (!batch_first || contract.number_of(B) > kMostFewRows) return ffi::Error::Success();
-  return contract.invalid("batch_first", "1", "give 0 for " + std::to_string(kMostFewRows) + " rows or fewer");
+  return contract.invalid("batch_first", "1",
+                          "give 0 for " + std::to_string(kMostFewRows) + " rows or fewer");
 }
 
-inline ffi::Error check_forward(const ffi::Buffers& args, const ffi::Buffers& rets, const Options& options) {
-  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep, threads] = options;
+inline ffi::Error check_forward(const ffi::Buffers& args, const ffi::Buffers& rets,
+                                const Options& options) {
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
+              products, sequences, keep, threads] = options;
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_forward", args, rets, 2);
   ffi::Error error = check_attributes(contract, real, options, keep);
@@ -77,8 +96,10 @@ inline ffi::Error check_forward(const ffi::Buffers& args, const ffi::Buffers& re
   return error.failure() ? error : check_order(contract, batch_first);
 }
 
-inline ffi::Error check_backward(const ffi::Buffers& args, const ffi::Buffers& rets, const Options& options) {
-  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, d_x, threads] = options;
+inline ffi::Error check_backward(const ffi::Buffers& args, const ffi::Buffers& rets,
+                                 const Options& options) {
+  const auto [cell, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
+              products, sequences, d_x, threads] = options;
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_backward", args, rets, 2);
   ffi::Error error = check_attributes(contract, real, options, true);

@@ -1,5 +1,6 @@
-// XLA's binary interface for compiled code, as far as this folder uses it: version 0.3, which XLA accepts for a year after it has a newer one. With
-// these declarations the code compiles without JAX. tests/native/ffi_layout.cc compares them with jaxlib's header.
+// XLA's binary interface for compiled code, as far as this folder uses it: version 0.3, which XLA
+// accepts for a year after it has a newer one. With these declarations the code compiles without
+// JAX. tests/native/ffi_layout.cc compares them with jaxlib's header.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +16,27 @@
 namespace ffi {
 
 enum DataType : int32_t {
-  PRED = 1, S8 = 2, S16 = 3, S32 = 4, S64 = 5, U8 = 6, U16 = 7, U32 = 8, U64 = 9, F16 = 10, F32 = 11, F64 = 12, BF16 = 16
+  PRED = 1,
+  S8 = 2,
+  S16 = 3,
+  S32 = 4,
+  S64 = 5,
+  U8 = 6,
+  U16 = 7,
+  U32 = 8,
+  U64 = 9,
+  F16 = 10,
+  F32 = 11,
+  F64 = 12,
+  BF16 = 16
 };
 
-enum class ErrorCode : int32_t { kOk = 0, kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
+enum class ErrorCode : int32_t {
+  kOk = 0,
+  kInvalidArgument = 3,
+  kResourceExhausted = 8,
+  kInternal = 13
+};
 
 // The structs that XLA hands over or reads.
 namespace abi {
@@ -145,7 +163,9 @@ class Error {
  public:
   Error(ErrorCode code, std::string message) : code_(code), message_(std::move(message)) {}
   static Error Success() { return {ErrorCode::kOk, ""}; }
-  static Error InvalidArgument(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
+  static Error InvalidArgument(std::string message) {
+    return {ErrorCode::kInvalidArgument, std::move(message)};
+  }
   bool failure() const { return code_ != ErrorCode::kOk; }
   abi::Failure* made_by(const abi::Api* api) const {
     if (!failure()) return nullptr;
@@ -188,10 +208,21 @@ class Buffer {
  private:
   size_t width() const {
     switch (element_type()) {
-      case F64: case S64: case U64: return 8;
-      case F32: case S32: case U32: return 4;
-      case F16: case BF16: case S16: case U16: return 2;
-      default: return 1;
+      case F64:
+      case S64:
+      case U64:
+        return 8;
+      case F32:
+      case S32:
+      case U32:
+        return 4;
+      case F16:
+      case BF16:
+      case S16:
+      case U16:
+        return 2;
+      default:
+        return 1;
     }
   }
   const abi::Buffer* from_;
@@ -253,10 +284,14 @@ struct Call {
   // Return an attribute, an int64_t, bool, float or double.
   template <typename T>
   T attribute(const char* wanted) const {
-    constexpr DataType kType = std::is_same_v<T, bool> ? PRED : std::is_same_v<T, int64_t> ? S64 : std::is_same_v<T, float> ? F32 : F64;
+    constexpr DataType kType = std::is_same_v<T, bool>      ? PRED
+                               : std::is_same_v<T, int64_t> ? S64
+                               : std::is_same_v<T, float>   ? F32
+                                                            : F64;
     for (int64_t n = 0; n < attributes.count; ++n) {
       const abi::Text& found = *attributes.names[n];
-      if (std::string_view(found.data, found.size) != wanted || attributes.types[n] != abi::kScalar) continue;
+      if (std::string_view(found.data, found.size) != wanted || attributes.types[n] != abi::kScalar)
+        continue;
       const auto scalar = static_cast<const abi::Scalar*>(attributes.values[n]);
       if (scalar->type == kType) return *static_cast<const T*>(scalar->value);
     }
@@ -266,16 +301,21 @@ struct Call {
 
 constexpr int32_t kMajor = 0, kMinor = 3;
 
-// Answer XLA's question for the version of the interface, or call function(Call) and turn its exceptions into errors: none may pass through XLA.
-// attributes: how many a call has.
+// Answer XLA's question for the version of the interface, or call function(Call) and turn its
+// exceptions into errors: none may pass through XLA. attributes: how many a call has.
 template <typename Function>
-abi::Failure* handle(const char* name, int64_t attributes, abi::Frame* frame, const Function& function) noexcept {
+abi::Failure* handle(const char* name, int64_t attributes, abi::Frame* frame,
+                     const Function& function) noexcept {
   if (frame->extensions && frame->extensions->type == abi::kMetadata) {
     const abi::Version& here = frame->api->version;
-    if (here.major != kMajor || here.minor < kMinor) {  // an older one has no room for all of the answer
-      return Error::InvalidArgument(std::string(name) + ": version of XLA's interface: too old; install a newer jaxlib").made_by(frame->api);
+    if (here.major != kMajor ||
+        here.minor < kMinor) {  // an older one has no room for all of the answer
+      return Error::InvalidArgument(std::string(name) +
+                                    ": version of XLA's interface: too old; install a newer jaxlib")
+          .made_by(frame->api);
     }
-    abi::Metadata* const metadata = reinterpret_cast<abi::MetadataExtension*>(frame->extensions)->metadata;
+    abi::Metadata* const metadata =
+        reinterpret_cast<abi::MetadataExtension*>(frame->extensions)->metadata;
     metadata->version = {sizeof(abi::Version), nullptr, kMajor, kMinor};
     metadata->traits = 0;
     metadata->state_type = 0;
@@ -284,9 +324,12 @@ abi::Failure* handle(const char* name, int64_t attributes, abi::Frame* frame, co
   const auto run = [&]() -> Error {
     const std::string subject = std::string(name) + ": ";
     const int64_t given = frame->attributes.count;
-    if (given != attributes) return Error::InvalidArgument(subject + "attributes: " + std::to_string(given) + "; give " + std::to_string(attributes));
+    if (given != attributes)
+      return Error::InvalidArgument(subject + "attributes: " + std::to_string(given) + "; give " +
+                                    std::to_string(attributes));
     try {
-      return function(Call{name, frame->attributes, ThreadPool(frame->api, frame->context), Buffers(frame->operands), Buffers(frame->results)});
+      return function(Call{name, frame->attributes, ThreadPool(frame->api, frame->context),
+                           Buffers(frame->operands), Buffers(frame->results)});
     } catch (const std::bad_alloc&) {
       return {ErrorCode::kResourceExhausted, subject + "not enough memory for what it works with"};
     } catch (const std::invalid_argument& error) {
@@ -300,6 +343,9 @@ abi::Failure* handle(const char* name, int64_t attributes, abi::Frame* frame, co
 
 }  // namespace ffi
 
-// Define the function `name` that XLA calls, with a number of attributes; `function` takes an ffi::Call and returns an ffi::Error.
-#define LSTM_HANDLER(name, function, attributes) \
-  extern "C" ffi::abi::Failure* name(ffi::abi::Frame* frame) { return ffi::handle(#name, attributes, frame, function); }
+// Define the function `name` that XLA calls, with a number of attributes; `function` takes an
+// ffi::Call and returns an ffi::Error.
+#define LSTM_HANDLER(name, function, attributes)               \
+  extern "C" ffi::abi::Failure* name(ffi::abi::Frame* frame) { \
+    return ffi::handle(#name, attributes, frame, function);    \
+  }

@@ -1,8 +1,9 @@
 // The forward pass of a call; recurrence.cc says how both passes work.
 
+#include "forward.h"
+
 #include "call.h"
 #include "few_forward.h"
-#include "forward.h"
 #include "fused_lstm.h"
 
 namespace {
@@ -16,10 +17,14 @@ struct ForwardCode {
 
 template <typename T, typename Cell>
 constexpr ForwardCode<T> forward_code() {
-  if constexpr (std::is_same_v<Cell, LayerNormCell>) return {&step_layernorm<T>, nullptr};
-  else if constexpr (std::is_same_v<Cell, LSTMCell<T, 0>>) return {&step_lstm<T>, &step_units<T, Cell>};
-  else if constexpr (kSharesUnits<Cell>) return {&step_of<T, Cell>, &step_units<T, Cell>};
-  else return {&step_of<T, Cell>, nullptr};
+  if constexpr (std::is_same_v<Cell, LayerNormCell>)
+    return {&step_layernorm<T>, nullptr};
+  else if constexpr (std::is_same_v<Cell, LSTMCell<T, 0>>)
+    return {&step_lstm<T>, &step_units<T, Cell>};
+  else if constexpr (kSharesUnits<Cell>)
+    return {&step_of<T, Cell>, &step_units<T, Cell>};
+  else
+    return {&step_of<T, Cell>, nullptr};
 }
 
 template <typename T, typename... Cells>
@@ -40,50 +45,76 @@ void forward_empty(const Forward<T>& run) {
 template <typename T>
 void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, int64_t threads) {
   const auto [steps, batch, features, units, gates] = run.sizes;
-  // packing costs about as much as a step of two rows; for a single row, each block is packed when it is used
+  // packing costs about as much as a step of two rows; for a single row, each block is packed when
+  // it is used
   const int64_t width = width_of<T>(units), panels = gates * panels_of<T>(units);
-  const bool packs = run.products != kFull || units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), fused = run.step == &step_lstm<T>;
-  const int64_t kernel_depth = packed_depth(features, run.products), recurrent_depth = packed_depth(run.h_size(), run.products);
-  const int64_t blocks = packs && fused ? blocks_of<T>(units) : 0, kernel_panels = packs && run.x ? panels : 0;
-  const int64_t recurrent_panels = packs && !fused && run.cell->recurrent ? panels : 0, blocks_size = blocks * kLanes<T> * gates * recurrent_depth;
-  Aligned<T> room(blocks_size + width * (kernel_panels * kernel_depth + recurrent_panels * recurrent_depth));
-  T *const to_kernel = room.get() + blocks_size, *const to_recurrent = to_kernel + width * kernel_panels * kernel_depth;
+  const bool packs = run.products != kFull || units % width != 0 ||
+                     (steps > 1 && steps * batch > 4 * kRows),
+             fused = run.step == &step_lstm<T>;
+  const int64_t kernel_depth = packed_depth(features, run.products),
+                recurrent_depth = packed_depth(run.h_size(), run.products);
+  const int64_t blocks = packs && fused ? blocks_of<T>(units) : 0,
+                kernel_panels = packs && run.x ? panels : 0;
+  const int64_t recurrent_panels = packs && !fused && run.cell->recurrent ? panels : 0,
+                blocks_size = blocks * kLanes<T> * gates * recurrent_depth;
+  Aligned<T> room(blocks_size +
+                  width * (kernel_panels * kernel_depth + recurrent_panels * recurrent_depth));
+  T *const to_kernel = room.get() + blocks_size, *const to_recurrent =
+                                                     to_kernel +
+                                                     width * kernel_panels * kernel_depth;
   const auto panels_at = [&, units = units](const T* packed, const T* whole, int64_t depth) {
-    return packed ? Panels<T>{packed, depth * width, width, panels_of<T>(units) * depth * width} : Panels<T>{whole, width, run.sizes.gates * units, units};
+    return packed ? Panels<T>{packed, depth * width, width, panels_of<T>(units) * depth * width}
+                  : Panels<T>{whole, width, run.sizes.gates * units, units};
   };
   run.kernel = panels_at(kernel_panels ? to_kernel : nullptr, run.w, kernel_depth);
   if (fused) {
-    run.blocks = blocks ? Kernel<T>{room.get(), recurrent_depth * gates * kLanes<T>, gates * kLanes<T>, kLanes<T>} : Kernel<T>{recurrent, kLanes<T>, gates * units, units};
+    run.blocks = blocks ? Kernel<T>{room.get(), recurrent_depth * gates * kLanes<T>,
+                                    gates * kLanes<T>, kLanes<T>}
+                        : Kernel<T>{recurrent, kLanes<T>, gates * units, units};
   } else {
-    run.recurrent = panels_at(recurrent_panels ? to_recurrent : nullptr, recurrent, recurrent_depth);
+    run.recurrent =
+        panels_at(recurrent_panels ? to_recurrent : nullptr, recurrent, recurrent_depth);
   }
-  const int64_t block_pieces = blocks && run.products == kQuads ? quad_pieces<T>(units, gates) : blocks;
+  const int64_t block_pieces =
+      blocks && run.products == kQuads ? quad_pieces<T>(units, gates) : blocks;
   SharedWork pack(block_pieces + kernel_panels + recurrent_panels);
-  parallel_for(pool, threads, threads, batch, [&, units = units, features = features, gates = gates](int64_t, int64_t first, int64_t last) {
-    pack([&](int64_t n) {
-      if (n < block_pieces && run.products == kQuads) return pack_quad_piece(recurrent, units, units, gates, n, room.get());
-      if (n < block_pieces) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1, run.products);
-      n -= block_pieces;
-      if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.products);
-      n -= kernel_panels;
-      pack_panels(recurrent, run.h_size(), units, gates, to_recurrent, n, n + 1, run.products);
-    });
-    over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) { run_forward_tile(run, first + begin, first + begin + count); });
-  });
+  parallel_for(
+      pool, threads, threads, batch,
+      [&, units = units, features = features, gates = gates](int64_t, int64_t first, int64_t last) {
+        pack([&](int64_t n) {
+          if (n < block_pieces && run.products == kQuads)
+            return pack_quad_piece(recurrent, units, units, gates, n, room.get());
+          if (n < block_pieces)
+            return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride,
+                                n, n + 1, run.products);
+          n -= block_pieces;
+          if (n < kernel_panels)
+            return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.products);
+          n -= kernel_panels;
+          pack_panels(recurrent, run.h_size(), units, gates, to_recurrent, n, n + 1, run.products);
+        });
+        over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) {
+          run_forward_tile(run, first + begin, first + begin + count);
+        });
+      });
 }
 
 }  // namespace
 
-// Operands in order: x or ids, kernel, recurrent kernel (if the cell has U, here and below), bias, further parameters (if the cell has any), h, c (if the cell has c, here and
-// below), input mask (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if
-// `resets` the flags (T, B), h and c of the resets.
-// Results: final h, final c, h of all steps (if `keep`, or if `sequences` and not `batch_first`), if `keep` c of all steps and what is kept (T, B, kept H), and
-// if `sequences` and `batch_first` the outputs (B, T, H). If `batch_first`, x is (B, T, E) in place of (T, B, E), in the other call also d of x, and d of
-// outputs (B, T, H).
+// Operands in order: x or ids, kernel, recurrent kernel (if the cell has U, here and below), bias,
+// further parameters (if the cell has any), h, c (if the cell has c, here and below), input mask
+// (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`,
+// tokens if `tokens`, and if `resets` the flags (T, B), h and c of the resets. Results: final h,
+// final c, h of all steps (if `keep`, or if `sequences` and not `batch_first`), if `keep` c of all
+// steps and what is kept (T, B, kept H), and if `sequences` and `batch_first` the outputs (B, T,
+// H). If `batch_first`, x is (B, T, E) in place of (T, B, E), in the other call also d of x, and d
+// of outputs (B, T, H).
 template <typename T>
-void lstm_jax::forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set, const Options& options) {
+void lstm_jax::forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
+                       const Options& options) {
   const Sets sets(args, rets, 2);
-  const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first, products, sequences, keep, threads] = options;
+  const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
+              products, sequences, keep, threads] = options;
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   const CellShape& cell = kShapes[number];
@@ -113,10 +144,14 @@ void lstm_jax::forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers ret
   run.outputs = out.take_if<T>(sequences && batch_first);
   if (is_empty(run.sizes)) return forward_empty(run);
   run.products = static_cast<Products>(products);
-  run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.kept) && aligned(run.outputs);
-  if (shares_units(cell, run.sizes, tokens, run.products)) return forward_few(pool, run, recurrent, step_units, unit_threads(pool, threads, run.sizes));
+  run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) &&
+                aligned(run.kept) && aligned(run.outputs);
+  if (shares_units(cell, run.sizes, tokens, run.products))
+    return forward_few(pool, run, recurrent, step_units, unit_threads(pool, threads, run.sizes));
   forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
 }
 
-template void lstm_jax::forward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);
-template void lstm_jax::forward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t, const Options&);
+template void lstm_jax::forward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
+                                       const Options&);
+template void lstm_jax::forward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
+                                        const Options&);

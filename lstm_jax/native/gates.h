@@ -10,8 +10,8 @@ namespace {
 template <typename T>
 struct Numbers;
 
-// kTerms are the coefficients of (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: for float the polynomial through the Chebyshev nodes, within 3e-8 of
-// exp(r) - 1; for double the Taylor series.
+// kTerms are the coefficients of (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: for float the
+// polynomial through the Chebyshev nodes, within 3e-8 of exp(r) - 1; for double the Taylor series.
 template <>
 struct Numbers<float> {
   typedef int32_t Bits __attribute__((vector_size(kVectorBytes)));
@@ -19,7 +19,8 @@ struct Numbers<float> {
   static constexpr float kMax = 87.0f, kMagic = 12582912.0f;  // 1.5 * 2^23
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr float kTerms[] = {0.5f, 0.16666576266288757f, 0.041666556149721146f, 0.008363194763660431f, 0.0013926203828305006f};
+  static constexpr float kTerms[] = {0.5f, 0.16666576266288757f, 0.041666556149721146f,
+                                     0.008363194763660431f, 0.0013926203828305006f};
 };
 
 template <>
@@ -29,12 +30,15 @@ struct Numbers<double> {
   static constexpr double kMax = 708.0, kMagic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
   static constexpr int kMantissa = 52, kBias = 1023;
-  static constexpr double kTerms[] = {1.0 / 2,     1.0 / 6,      1.0 / 24,      1.0 / 120,      1.0 / 720,       1.0 / 5040,
-                                      1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+  static constexpr double kTerms[] = {
+      1.0 / 2,     1.0 / 6,      1.0 / 24,      1.0 / 120,      1.0 / 720,       1.0 / 5040,
+      1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
 // min(x, most); NaN stays NaN.
-LSTM_INLINE Vec<double> at_most(double most, Vec<double> x) { return x > most ? all<double>(most) : x; }
+LSTM_INLINE Vec<double> at_most(double most, Vec<double> x) {
+  return x > most ? all<double>(most) : x;
+}
 LSTM_INLINE Vec<float> at_most(float most, Vec<float> x) {
 #if defined(__AVX512F__)
   return (Vec<float>)_mm512_min_ps((__m512)all<float>(most), (__m512)x);

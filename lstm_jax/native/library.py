@@ -1,7 +1,10 @@
-"""Functions that choose a compiled library of the C++ code, load it, and call the functions in it.
+"""Functions that choose a compiled library of the C++ code, load it, and call the
+functions in it.
 
-If the function `build` has compiled a library for exactly this processor, that library is used. It is in the user's cache folder. Otherwise
-a library that was installed with lstm_jax is used, or one that an installation of the same sources has left in the cache; see packaged.py.
+If the function `build` has compiled a library for exactly this processor, that library
+is used. It is in the user's cache folder. Otherwise a library that was installed with
+lstm_jax is used, or one that an installation of the same sources has left in the cache;
+see packaged.py.
 """
 
 import contextlib
@@ -33,40 +36,50 @@ TARGETS = (
     "lstm_jax_mask",
 )
 PRODUCT_NUMBERS = {None: 0, "bfloat16": 1, "int8": 2}
-"""Dict from each dtype of matrix products to its number in native/narrow.h. The key None means the dtype of the parameters."""
+"""Dict from each dtype of matrix products to its number in native/narrow.h. The key
+None means the dtype of the parameters."""
 BUILD = "run lstm-jax backends --build"
 NOT_BUILT = "not built"
 VARIABLE = "LSTM_JAX_COMPILED_CODE"
 
-# the values are part of the key of JAX's program caches, so that a program that was traced with another value is not reused
-_enabled = jax.make_user_context(default_value=os.environ.get(VARIABLE, "1").lower() not in ("0", "false", "off", "no"))
+# the values are part of the key of JAX's program caches, so that a program that was
+# traced with another value is not reused
+_enabled = jax.make_user_context(
+    default_value=os.environ.get(VARIABLE, "1").lower()
+    not in ("0", "false", "off", "no")
+)
 _threads = jax.make_user_context(default_value=0)
 
 
 def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
     """Return a context manager that turns the use of compiled C++ code on or off.
 
-    Without compiled code, the recurrence, the dropout masks and row-sparse updates are computed in JAX. The results with and without
-    compiled code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the process,
-    except within `compiled_code(True)`.
+    Without compiled code, the recurrence, the dropout masks and row-sparse updates are
+    computed in JAX. The results with and without compiled code are equal up to
+    rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off
+    for the process, except within `compiled_code(True)`.
     """
     return _enabled(enabled)
 
 
 def threads(most: int) -> contextlib.AbstractContextManager:
-    """Return a context manager in which a call of the C++ code uses at most `most` threads, for servers with a Python thread for each user.
+    """Return a context manager in which a call of the C++ code uses at most `most`
+    threads, for servers with a Python thread for each user.
 
         with native.threads(1):
             output, state = step(x, state)
 
-    JAX compiles a program again for each limit. An `InputError` is raised if `most` is no positive int.
+    JAX compiles a program again for each limit. An `InputError` is raised if `most` is
+    no positive int.
     """
     require(type(most) is int and most > 0, "most", most, "give a positive int")
     return _threads(most)
 
 
 def is_off() -> str:
-    """Return "" if compiled C++ code is turned on, else a message that says how it was turned off."""
+    """Return "" if compiled C++ code is turned on, else a message that says how it was
+    turned off.
+    """
     return "" if _enabled.value else f"turned off by {VARIABLE} or compiled_code(False)"
 
 
@@ -80,18 +93,24 @@ def _key(flags: Texts) -> str:
 
 
 def library_path() -> Path:
-    """Return the path at which `build` stores the library that it compiles. The file may not exist yet."""
+    """Return the path at which `build` stores the library that it compiles. The file
+    may not exist yet.
+    """
     return default_cache_dir() / "native" / f"lstm-{_key(_flags())}.so"
 
 
 def build() -> Path:
-    """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
+    """Compile the C++ library for exactly this processor, store it in the user's cache
+    folder, and return its path.
 
-    The compilation takes about a minute. If the library has been compiled before and can be loaded, it is not compiled again. A process
-    that already uses another compiled library, such as one that was installed with lstm_jax, continues to use that one.
+    The compilation takes about a minute. If the library has been compiled before and
+    can be loaded, it is not compiled again. A process that already uses another
+    compiled library, such as one that was installed with lstm_jax, continues to use
+    that one.
 
     Raises:
-        InputError: if there is no compiler, if it fails or makes a library that cannot be loaded, or if the cache folder cannot be used.
+        InputError: if there is no compiler, if it fails or makes a library that cannot
+            be loaded, or if the cache folder cannot be used.
     """
     path = library_path()
     if not compiler.loading_error(path):
@@ -102,24 +121,33 @@ def build() -> Path:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         loads = not os.statvfs(path.parent).f_flag & getattr(os, "ST_NOEXEC", 0)
         require(loads, f"folder {path.parent}", "is mounted with noexec", elsewhere)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # the usual one may forbid loading
+        # the usual one may forbid loading
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / "lstm.so"
             compiler.compile_library(command, _flags(), made)
             complaint = compiler.loading_error(made)
-            require(not complaint, f"library made by {command[0]}", complaint, compiler.OTHER)
+            require(
+                not complaint,
+                f"library made by {command[0]}",
+                complaint,
+                compiler.OTHER,
+            )
             write_atomically(path, made.read_bytes())
     return path
 
 
 class Library(NamedTuple):
-    """Result of the search for a compiled library: the library to use, if any, and why other libraries cannot be used."""
+    """Result of the search for a compiled library: the library to use, if any, and why
+    other libraries cannot be used.
+    """
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""
     notes: Texts
     """Messages that say why other libraries cannot be used."""
     code: Any = None
-    """The loaded library, a `ctypes.CDLL`, or None if the process can use no library."""
+    """The loaded library, a `ctypes.CDLL`, or None if the process can use no library.
+    """
 
 
 _LOADED: dict[Path, Library] = {}
@@ -127,11 +155,16 @@ _LOADED: dict[Path, Library] = {}
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
-        raise OSError("built with AddressSanitizer, whose runtime is not preloaded")  # loading it would kill the process
+    if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(
+        ctypes.CDLL(None), "__asan_init"
+    ):
+        # loading it would kill the process
+        raise OSError("built with AddressSanitizer, whose runtime is not preloaded")
     code = ctypes.CDLL(str(path))
     for name in TARGETS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(code, name)), platform="cpu")
+        jax.ffi.register_ffi_target(
+            name, jax.ffi.pycapsule(getattr(code, name)), platform="cpu"
+        )
     return code
 
 
@@ -141,13 +174,21 @@ def _load() -> Library:
         built = [library_path()]
     except InputError as error:
         notes.append(str(error))
-    folders = () if os.environ.get("LSTM_JAX_SANITIZE") else (packaged.FOLDER, *(path.parent for path in built))
+    folders = (
+        ()
+        if os.environ.get("LSTM_JAX_SANITIZE")
+        else (packaged.FOLDER, *(path.parent for path in built))
+    )
     paths = (*built, *packaged.candidates(*folders))
     for path in paths:
         if path in _LOADED:
             return _LOADED[path]
     for path in paths:
-        name = "the library built for this processor" if path in built else f"the installed {path.name}"
+        name = (
+            "the library built for this processor"
+            if path in built
+            else f"the installed {path.name}"
+        )
         if not os.path.exists(path):
             notes += [NOT_BUILT] * (path in built)
             continue
@@ -156,18 +197,25 @@ def _load() -> Library:
         except Exception as error:  # XLA raises errors of several classes
             notes.append(f"{name}: cannot be loaded ({' '.join(str(error).split())})")
         else:
-            keep_freed_memory(large=False)  # so that a program that does not donate its arrays pays for new memory once
+            # so that a program that does not donate its arrays pays for new memory once
+            keep_freed_memory(large=False)
             return _LOADED.setdefault(path, Library(path, tuple(notes), code))
     return Library(None, tuple(notes))
 
 
 def why_not() -> str:
-    """Return "" if the compiled C++ code can be used, else why it cannot. The library is loaded, if none is."""
-    return "" if loaded_library() else is_off() or f"{'; '.join(_load().notes)}: {BUILD}"
+    """Return "" if the compiled C++ code can be used, else why it cannot. The library
+    is loaded, if none is.
+    """
+    return (
+        "" if loaded_library() else is_off() or f"{'; '.join(_load().notes)}: {BUILD}"
+    )
 
 
 def warn_if_slow() -> None:
-    """Warn, once in a process, if it has no compiled code that suits this processor, although lstm_jax can be compiled for it."""
+    """Warn, once in a process, if it has no compiled code that suits this processor,
+    although lstm_jax can be compiled for it.
+    """
     if not is_off():
         _warn_if_slow()
 
@@ -184,11 +232,16 @@ def _warn_if_slow() -> None:
         if path.name not in names[1:]:
             return
         reason = f"{path.name} is for an older processor than this one"
-    warnings.warn(f"lstm_jax is slower than it can be: {reason}; {BUILD}, or set {VARIABLE}=0", stacklevel=3)
+    warnings.warn(
+        f"lstm_jax is slower than it can be: {reason}; {BUILD}, or set {VARIABLE}=0",
+        stacklevel=3,
+    )
 
 
 def why_not_products(dtype: str) -> str:
-    """Return "" if the compiled C++ code can multiply in a dtype, "bfloat16" or "int8", else a message that says why it cannot."""
+    """Return "" if the compiled C++ code can multiply in a dtype, "bfloat16" or "int8",
+    else a message that says why it cannot.
+    """
     path = loaded_library()
     if path is None:
         return why_not()
@@ -196,50 +249,90 @@ def why_not_products(dtype: str) -> str:
         return ""
     feature = packaged.NARROW[dtype]
     here = feature in processor().split()
-    return f"{path.name} has no products in {dtype}: {BUILD}" if here else f"this processor lacks {feature}"
+    return (
+        f"{path.name} has no products in {dtype}: {BUILD}"
+        if here
+        else f"this processor lacks {feature}"
+    )
 
 
 def loaded_library() -> Path | None:
-    """Return the path of the compiled library that this process uses, or None if it uses no compiled code."""
+    """Return the path of the compiled library that this process uses, or None if it
+    uses no compiled code.
+    """
     return None if is_off() else _load().path
 
 
 def describe_library() -> str:
-    """Return a text with the file name and the origin of the compiled library that this process uses, or the reason why it uses none."""
+    """Return a text with the file name and the origin of the compiled library that this
+    process uses, or the reason why it uses none.
+    """
     path = loaded_library()
     if path is None:
         return why_not()
-    kept = "built for this processor" if path == library_path() else "kept from an installation"
+    kept = (
+        "built for this processor"
+        if path == library_path()
+        else "kept from an installation"
+    )
     origin = "installed with lstm_jax" if path.parent == packaged.FOLDER else kept
     rejected = [f"{note}: {BUILD}" for note in _load().notes if note != NOT_BUILT]
     return "; ".join([f"{path.name}, {origin}", *rejected])
 
 
 def register() -> None:
-    """Load a compiled library and register its functions with XLA, if this process has not done so yet."""
+    """Load a compiled library and register its functions with XLA, if this process has
+    not done so yet.
+    """
     library = _load()
     require(library.path, "native code", "; ".join(library.notes), BUILD)
 
 
-def call(name: str, results, args, aliases: dict[int, int] | None = None, sets: bool = False, one_thread: bool = False, **options) -> Any:
-    """Call a function of the compiled C++ library on arrays of one device, and return its results, in the structure of `results`.
+def call(
+    name: str,
+    results,
+    args,
+    aliases: dict[int, int] | None = None,
+    sets: bool = False,
+    one_thread: bool = False,
+    **options,
+) -> Any:
+    """Call a function of the compiled C++ library on arrays of one device, and return
+    its results, in the structure of `results`.
 
     Args:
         name: name of the function, one of `TARGETS`.
-        results: pytree of one object for each result, with the shape and dtype of the result.
+        results: pytree of one object for each result, with the shape and dtype of the
+            result.
         args: pytree of the operands.
-        aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
-        sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the
-            sets and calls the function once. If false, `vmap` calls the function once for each set.
+        aliases: dict from the position of an operand to the position of a result that
+            may be stored in the memory of this operand.
+        sets: whether the function also accepts several sets of operands, stacked along
+            an additional first axis. If true, `vmap` stacks the sets and calls the
+            function once. If false, `vmap` calls the function once for each set.
         one_thread: whether the function runs in one thread.
-        options: attributes that are passed to the function; each is a bool, int, float or NumPy number.
+        options: attributes that are passed to the function; each is a bool, int, float
+            or NumPy number.
     """
     register()
-    fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
-    # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
-    share = max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu")))
-    fixed["threads"] = np.int64(1 if one_thread else min(share, _threads.value or share))
+    fixed = {
+        key: np.int64(value) if type(value) is int else value
+        for key, value in options.items()
+    }
+    # devices that run this call at the same time share the cores; a traced program
+    # keeps its number of threads if the cores change later
+    share = max(
+        1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))
+    )
+    fixed["threads"] = np.int64(
+        1 if one_thread else min(share, _threads.value or share)
+    )
     leaves, tree = jax.tree.flatten(results)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
+    function = jax.ffi.ffi_call(
+        name,
+        shapes,
+        vmap_method="expand_dims" if sets else "sequential",
+        input_output_aliases=aliases,
+    )
     return tree.unflatten(function(*jax.tree.leaves(args), **fixed))

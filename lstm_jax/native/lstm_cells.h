@@ -1,4 +1,5 @@
-// The LSTM, the variants of it in which a gate or an activation is missing (Greff et al. 2017), and the LSTM with peepholes (Graves 2013).
+// The LSTM, the variants of it in which a gate or an activation is missing (Greff et al. 2017), and
+// the LSTM with peepholes (Graves 2013).
 #pragma once
 
 #include "cell.h"
@@ -6,23 +7,36 @@
 namespace {
 
 // A bit for each way in which a cell differs from the LSTM.
-enum Differs { kNoInputGate = 1, kNoForgetGate = 2, kNoOutputGate = 4, kCoupled = 8, kLinearInput = 16, kLinearOutput = 32, kPeepholes = 64 };
+enum Differs {
+  kNoInputGate = 1,
+  kNoForgetGate = 2,
+  kNoOutputGate = 4,
+  kCoupled = 8,
+  kLinearInput = 16,
+  kLinearOutput = 32,
+  kPeepholes = 64
+};
 
-// i = sigmoid(z_i);  f = sigmoid(z_f);  g = tanh(z_g);  o = sigmoid(z_o);  c' = f c + i g;  h' = o tanh(c'), but for the bits of `DIFFERS`.
-// `forward` of the plain LSTM runs for few rows alone; for more, `finish_step` of fused_lstm.h, which must agree.
+// i = sigmoid(z_i);  f = sigmoid(z_f);  g = tanh(z_g);  o = sigmoid(z_o);  c' = f c + i g;  h' = o
+// tanh(c'), but for the bits of `DIFFERS`. `forward` of the plain LSTM runs for few rows alone; for
+// more, `finish_step` of fused_lstm.h, which must agree.
 template <typename T, int DIFFERS>
 struct LSTMCell {
   static constexpr bool has(int bit) { return DIFFERS & bit; }
-  static constexpr bool kHasI = !has(kNoInputGate), kHasF = !has(kNoForgetGate | kCoupled), kHasO = !has(kNoOutputGate);
+  static constexpr bool kHasI = !has(kNoInputGate), kHasF = !has(kNoForgetGate | kCoupled),
+                        kHasO = !has(kNoOutputGate);
   static constexpr int kCells = 1;
   static constexpr bool kRecurrent = true, kDirect = false;
   // numbers of the gates among those that the cell has
   static constexpr int kI = 0, kF = kHasI, kG = kF + kHasF, kO = kG + 1;
-  static constexpr int kParts = 1, kGates = kO + kHasO, kKept = kGates, kLateGates = 0, kExtras = has(kPeepholes) ? 3 : 0, kSlots = kGates + kExtras;
+  static constexpr int kParts = 1, kGates = kO + kHasO, kKept = kGates, kLateGates = 0,
+                       kExtras = has(kPeepholes) ? 3 : 0, kSlots = kGates + kExtras;
   static constexpr const char* kExtraName = has(kPeepholes) ? "peepholes" : "";
-  static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3}, kExtraSlots[] = {kGates, kGates + 1, kGates + 2};
+  static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3},
+                       kExtraSlots[] = {kGates, kGates + 1, kGates + 2};
 
-  LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>& c, Vec<T>* kept) {
+  LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h,
+                                  Vec<T>& c, Vec<T>* kept) {
     const Vec<T> c_before = now.of(now.c_before);
     const auto gate = [&](int number, int peephole, Vec<T> c) __attribute__((always_inline)) {
       Vec<T> z = x[number] + u[number];
@@ -40,7 +54,8 @@ struct LSTMCell {
     if constexpr (kHasO) h *= gate(kO, 2, c);
   }
 
-  LSTM_INLINE static void backward(const Units<T>& now, Vec<T> d_h, Vec<T> d_c, Vec<T>* d, Vec<T>&, Vec<T>& d_c_before) {
+  LSTM_INLINE static void backward(const Units<T>& now, Vec<T> d_h, Vec<T> d_c, Vec<T>* d, Vec<T>&,
+                                   Vec<T>& d_c_before) {
     const Vec<T> c = now.of(now.c), c_before = now.of(now.c_before), g = now.kept_of(kG);
     const Vec<T> shown = has(kLinearOutput) ? c : hyperbolic_tangent<T>(c);
     Vec<T> by_c = has(kLinearOutput) ? d_h : d_h * (T(1) - shown * shown);

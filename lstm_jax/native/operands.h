@@ -1,5 +1,6 @@
-// The contract of a call as a table of its operands, results and attributes. A call that breaks it gets an error that names the operand, its
-// shape and dtype, and the expected ones. The check takes some dozens of comparisons for each call.
+// The contract of a call as a table of its operands, results and attributes. A call that breaks it
+// gets an error that names the operand, its shape and dtype, and the expected ones. The check takes
+// some dozens of comparisons for each call.
 #pragma once
 
 #include <algorithm>
@@ -14,17 +15,22 @@
 
 namespace {
 
-// An extent of a shape: a number, or `times` a letter `plus` a number. A letter stands for one number in the whole call, set by the first operand
-// that has the letter.
+// An extent of a shape: a number, or `times` a letter `plus` a number. A letter stands for one
+// number in the whole call, set by the first operand that has the letter.
 struct Extent {
   char letter = 0;
   int64_t times = 0, plus = 0;
   constexpr Extent() = default;
   constexpr Extent(int number) : plus(number) {}
-  constexpr Extent(char letter, int64_t times, int64_t plus) : letter(letter), times(times), plus(plus) {}
+  constexpr Extent(char letter, int64_t times, int64_t plus)
+      : letter(letter), times(times), plus(plus) {}
 };
-constexpr Extent operator*(int times, Extent extent) { return {extent.letter, times * extent.times, times * extent.plus}; }
-constexpr Extent operator+(Extent extent, int more) { return {extent.letter, extent.times, extent.plus + more}; }
+constexpr Extent operator*(int times, Extent extent) {
+  return {extent.letter, times * extent.times, times * extent.plus};
+}
+constexpr Extent operator+(Extent extent, int more) {
+  return {extent.letter, extent.times, extent.plus + more};
+}
 
 constexpr Extent letter_of(char letter) { return {letter, 1, 0}; }
 
@@ -35,7 +41,9 @@ struct Shape {
   size_t rank = 0;
   Extent extents[kMostExtents];
   Shape(Kind kind) : kind(kind) {}
-  Shape(std::initializer_list<Extent> given) : rank(given.size()) { std::copy(given.begin(), given.end(), extents); }
+  Shape(std::initializer_list<Extent> given) : rank(given.size()) {
+    std::copy(given.begin(), given.end(), extents);
+  }
 };
 
 struct Operand {
@@ -57,27 +65,43 @@ constexpr int64_t kMostExtent = std::numeric_limits<int32_t>::max();
 
 inline std::string name_of(ffi::DataType type) {
   switch (type) {
-    case ffi::PRED: return "bool";
-    case ffi::S8: return "int8";
-    case ffi::S16: return "int16";
-    case ffi::S32: return "int32";
-    case ffi::S64: return "int64";
-    case ffi::U8: return "uint8";
-    case ffi::U16: return "uint16";
-    case ffi::U32: return "uint32";
-    case ffi::U64: return "uint64";
-    case ffi::F16: return "float16";
-    case ffi::BF16: return "bfloat16";
-    case ffi::F32: return "float32";
-    case ffi::F64: return "float64";
-    default: return "type " + std::to_string(static_cast<int>(type));
+    case ffi::PRED:
+      return "bool";
+    case ffi::S8:
+      return "int8";
+    case ffi::S16:
+      return "int16";
+    case ffi::S32:
+      return "int32";
+    case ffi::S64:
+      return "int64";
+    case ffi::U8:
+      return "uint8";
+    case ffi::U16:
+      return "uint16";
+    case ffi::U32:
+      return "uint32";
+    case ffi::U64:
+      return "uint64";
+    case ffi::F16:
+      return "float16";
+    case ffi::BF16:
+      return "bfloat16";
+    case ffi::F32:
+      return "float32";
+    case ffi::F64:
+      return "float64";
+    default:
+      return "type " + std::to_string(static_cast<int>(type));
   }
 }
 
 class Contract {
  public:
-  // rank: the rank of the first result in a call for one set; without it, a call for several sets is refused.
-  Contract(const char* function, const ffi::Buffers& args, const ffi::Buffers& rets, size_t rank = std::numeric_limits<size_t>::max())
+  // rank: the rank of the first result in a call for one set; without it, a call for several sets
+  // is refused.
+  Contract(const char* function, const ffi::Buffers& args, const ffi::Buffers& rets,
+           size_t rank = std::numeric_limits<size_t>::max())
       : function(function), args(args), rets(rets), sets(args, rets, rank) {
     std::fill(std::begin(bound), std::end(bound), -1);
   }
@@ -85,13 +109,15 @@ class Contract {
   // Return an error for the first attribute that does not fit.
   ffi::Error check_attributes(std::initializer_list<Attribute> table) const {
     for (const Attribute& attribute : table) {
-      if (!attribute.fits) return invalid(attribute.name, number(attribute.value), attribute.remedy);
+      if (!attribute.fits)
+        return invalid(attribute.name, number(attribute.value), attribute.remedy);
     }
     return ffi::Error::Success();
   }
 
   // Return an error for the first operand or result that does not fit.
-  ffi::Error check_arrays(std::initializer_list<Operand> operands, std::initializer_list<Operand> results) {
+  ffi::Error check_arrays(std::initializer_list<Operand> operands,
+                          std::initializer_list<Operand> results) {
     ffi::Error error = check_all("operands", args, operands, true);
     return error.failure() ? error : check_all("results", rets, results, false);
   }
@@ -99,23 +125,31 @@ class Contract {
   // The number that a letter stands for, once an operand has set it.
   int64_t number_of(const Extent& letter) const { return bound[letter.letter - 'A']; }
 
-  ffi::Error invalid(const std::string& name, const std::string& found, const std::string& remedy) const {
-    return ffi::Error::InvalidArgument(std::string(function) + ": " + name + ": " + found + "; " + remedy);
+  ffi::Error invalid(const std::string& name, const std::string& found,
+                     const std::string& remedy) const {
+    return ffi::Error::InvalidArgument(std::string(function) + ": " + name + ": " + found + "; " +
+                                       remedy);
   }
 
  private:
-  ffi::Error check_all(const char* what, const ffi::Buffers& buffers, std::initializer_list<Operand> table, bool shared) {
-    const size_t wanted = std::count_if(table.begin(), table.end(), [](const Operand& operand) { return operand.present; });
-    if (buffers.size() != wanted) return invalid(what, std::to_string(buffers.size()), "give " + std::to_string(wanted) + names(table));
+  ffi::Error check_all(const char* what, const ffi::Buffers& buffers,
+                       std::initializer_list<Operand> table, bool shared) {
+    const size_t wanted = std::count_if(table.begin(), table.end(),
+                                        [](const Operand& operand) { return operand.present; });
+    if (buffers.size() != wanted)
+      return invalid(what, std::to_string(buffers.size()),
+                     "give " + std::to_string(wanted) + names(table));
     size_t n = 0;
     for (const Operand& operand : table) {
       if (!operand.present) continue;
       if (!buffers.has(n)) return invalid(operand.name, "no array", "give one");
       const ffi::Buffer buffer = buffers[n++];
-      if (buffer.element_type() != operand.type || !fits(buffer.dimensions(), operand.shape, shared)) {
+      if (buffer.element_type() != operand.type ||
+          !fits(buffer.dimensions(), operand.shape, shared)) {
         return invalid(operand.name, described(buffer), "give " + described(operand));
       }
-      if (!buffer.untyped_data() && buffer.element_count() > 0) return invalid(operand.name, "no memory", "give " + described(operand));
+      if (!buffer.untyped_data() && buffer.element_count() > 0)
+        return invalid(operand.name, "no memory", "give " + described(operand));
     }
     return ffi::Error::Success();
   }
@@ -154,16 +188,19 @@ class Contract {
 
   static std::string described(const ffi::Buffer& buffer) {
     std::string text;
-    for (const int64_t extent : buffer.dimensions()) text += (text.empty() ? "" : ", ") + std::to_string(extent);
+    for (const int64_t extent : buffer.dimensions())
+      text += (text.empty() ? "" : ", ") + std::to_string(extent);
     return name_of(buffer.element_type()) + "[" + text + "]";
   }
 
   std::string described(const Operand& operand) const {
     if (operand.shape.kind == Shape::kAny) return name_of(operand.type);
-    if (operand.shape.kind == Shape::kLikeFirst) return name_of(operand.type) + " in the shape of the first operand";
+    if (operand.shape.kind == Shape::kLikeFirst)
+      return name_of(operand.type) + " in the shape of the first operand";
     std::string text;
     for (const int64_t extent : sets.extents) text += std::to_string(extent) + ", ";
-    for (size_t n = 0; n < operand.shape.rank; ++n) text += (n ? ", " : "") + described(operand.shape.extents[n]);
+    for (size_t n = 0; n < operand.shape.rank; ++n)
+      text += (n ? ", " : "") + described(operand.shape.extents[n]);
     return name_of(operand.type) + "[" + text + "]";
   }
 
@@ -171,7 +208,8 @@ class Contract {
     if (!extent.letter) return std::to_string(extent.plus);
     const int64_t value = bound[extent.letter - 'A'];
     if (value >= 0) return std::to_string(value * extent.times + extent.plus);
-    const std::string letter = (extent.times == 1 ? "" : std::to_string(extent.times)) + extent.letter;
+    const std::string letter =
+        (extent.times == 1 ? "" : std::to_string(extent.times)) + extent.letter;
     return extent.plus ? letter + " + " + std::to_string(extent.plus) : letter;
   }
 

@@ -1,10 +1,14 @@
-"""Compiled libraries that are installed with lstm_jax, one for each level of the processor architecture.
+"""Compiled libraries that are installed with lstm_jax, one for each level of the
+processor architecture.
 
-A level is a set of instructions that a processor may have. For x86-64 the levels are x86-64-v2, x86-64-v3, x86-64-v4 and x86-64-v4-bf16.
-The last one adds AVX512-BF16, for products of bfloat16 numbers, and AVX512-VNNI, for products of int8 numbers. For aarch64 the only level
-is armv8-a. A processor supports a level if it has all instructions of the level. A process loads the library of the highest level that its
-processor supports. setup.py compiles the level of its machine with `build_packaged`, or all levels for a wheel that is passed on. The
-libraries are in the folder `lib`, and in the user's cache folder, where other checkouts of the same sources find them.
+A level is a set of instructions that a processor may have. For x86-64 the levels are
+x86-64-v2, x86-64-v3, x86-64-v4 and x86-64-v4-bf16. The last one adds AVX512-BF16, for
+products of bfloat16 numbers, and AVX512-VNNI, for products of int8 numbers. For aarch64
+the only level is armv8-a. A processor supports a level if it has all instructions of
+the level. A process loads the library of the highest level that its processor supports.
+setup.py compiles the level of its machine with `build_packaged`, or all levels for a
+wheel that is passed on. The libraries are in the folder `lib`, and in the user's cache
+folder, where other checkouts of the same sources find them.
 """
 
 import contextlib
@@ -21,7 +25,8 @@ from lstm_jax.native import compiler
 from lstm_jax.runtime.machine import processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
-"""Dict from a dtype to the processor feature, as named in /proc/cpuinfo, that provides instructions for matrix products in this dtype."""
+"""Dict from a dtype to the processor feature, as named in /proc/cpuinfo, that provides
+instructions for matrix products in this dtype."""
 LEVELS = {
     "x86_64": {
         "x86-64-v4-bf16": "avx512_bf16 avx512_vnni",
@@ -31,10 +36,11 @@ LEVELS = {
     },
     "aarch64": {"armv8-a": "fp asimd"},
 }
-"""Processor features of each level, as `LEVELS[machine][level]`. The levels of a machine are in the order from highest to lowest.
+"""Processor features of each level, as `LEVELS[machine][level]`. The levels of a
+machine are in the order from highest to lowest.
 
-`machine` is a result of `platform.machine()`. The features are those that the level adds to the next lower level, by their names in
-/proc/cpuinfo, separated by spaces.
+`machine` is a result of `platform.machine()`. The features are those that the level
+adds to the next lower level, by their names in /proc/cpuinfo, separated by spaces.
 """
 EXTENSIONS = {
     "x86-64-v2": "cx16 sahf popcnt sse4.2",
@@ -42,18 +48,23 @@ EXTENSIONS = {
     "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
     "x86-64-v4-bf16": "avx512bf16 avx512vnni",
 }
-"""Dict from each level of x86-64, lowest first, to the instruction sets that it adds, as compilers name them, separated by spaces."""
+"""Dict from each level of x86-64, lowest first, to the instruction sets that it adds,
+as compilers name them, separated by spaces."""
 FOLDER = Path(__file__).with_name("lib")
 
 
 def file_name(level: str) -> str:
-    """Return the file name of the library for a level of the processor architecture, such as "x86-64-v3"."""
+    """Return the file name of the library for a level of the processor architecture,
+    such as "x86-64-v3".
+    """
     return f"lstm-{level}-{compiler.source_hash()}.so"
 
 
 @functools.cache
 def levels_here() -> Texts:
-    """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first."""
+    """Return the levels of the processor architecture, such as "x86-64-v3", that this
+    processor supports, highest level first.
+    """
     features = set(processor().split())
     levels, found = LEVELS.get(platform.machine(), {}), ()
     for level in reversed(levels):
@@ -65,26 +76,37 @@ def levels_here() -> Texts:
 
 @functools.cache
 def candidates(*folders: Path) -> tuple[Path, ...]:
-    """Return where libraries of these sources that suit this processor may be in some folders, the best first."""
-    return tuple(folder / file_name(level) for level in levels_here() for folder in folders)
+    """Return where libraries of these sources that suit this processor may be in some
+    folders, the best first.
+    """
+    return tuple(
+        folder / file_name(level) for level in levels_here() for folder in folders
+    )
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
     if level not in EXTENSIONS:
         return [["-mcpu=generic"]]
     base = level.removesuffix("-bf16")
-    more = EXTENSIONS[level].split() if level != base else []  # no compiler has a name for this level
+    # no compiler has a name for this level
+    more = EXTENSIONS[level].split() if level != base else []
     if "ziglang" in command:  # it has names of its own for the levels
         return [["+".join([f"-march={base.replace('-', '_')}", *more])]]
     lower = list(EXTENSIONS)[: list(EXTENSIONS).index(level) + 1]
-    return [[f"-march={base}", *(f"-m{name}" for name in more)], [f"-m{name}" for one in lower for name in EXTENSIONS[one].split()]]
+    return [
+        [f"-march={base}", *(f"-m{name}" for name in more)],
+        [f"-m{name}" for one in lower for name in EXTENSIONS[one].split()],
+    ]
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile the libraries that are installed with lstm_jax to a folder, remove others from it, and return their paths.
+    """Compile the libraries that are installed with lstm_jax to a folder, remove others
+    from it, and return their paths.
 
-    A library that this user's cache folder has from the same sources is copied. All levels of `machine`, a key of `LEVELS`, are compiled.
-    "" means the highest level that this processor supports, or all levels with the environment variable LSTM_JAX_LEVELS=all.
+    A library that this user's cache folder has from the same sources is copied. All
+    levels of `machine`, a key of `LEVELS`, are compiled. "" means the highest level
+    that this processor supports, or all levels with the environment variable
+    LSTM_JAX_LEVELS=all.
     """
     every = bool(machine) or os.environ.get("LSTM_JAX_LEVELS") == "all"
     levels = LEVELS.get(machine or platform.machine(), {}) if every else levels_here()
@@ -98,21 +120,26 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
         path = folder / file_name(level)
         try:
             if not path.exists():
-                write_atomically(path, _compiled(level, command, "" if machine else file_name(level)))
+                write_atomically(
+                    path, _compiled(level, command, "" if machine else file_name(level))
+                )
             paths.append(path)
         except InputError as error:
             errors.append(error)
         if paths and not every:
             break
     for stale in set(folder.glob("*.so")) - set(paths):
-        stale.unlink(missing_ok=True)  # another installation may remove it at the same time
+        # another installation may remove it at the same time
+        stale.unlink(missing_ok=True)
     if errors and not paths:
         raise errors[-1]
     return paths
 
 
 def _compiled(level: str, command: list[str], cached: str) -> bytes:
-    """Return the library of a level from the file `cached` of the cache folder, or compile it and store it there, unless `cached` is ""."""
+    """Return the library of a level from the file `cached` of the cache folder, or
+    compile it and store it there, unless `cached` is "".
+    """
     kept: Path | None = None
     with contextlib.suppress(OSError, InputError):  # a user without a home has no cache
         if cached:
@@ -123,8 +150,13 @@ def _compiled(level: str, command: list[str], cached: str) -> bytes:
         made = Path(temporary) / "lstm.so"
         targets = _targets(level, command)
         for flags in targets:
-            with contextlib.nullcontext() if flags is targets[-1] else contextlib.suppress(InputError):
-                compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
+            with (
+                contextlib.nullcontext()
+                if flags is targets[-1]
+                else contextlib.suppress(InputError)
+            ):
+                # without -s, most of a library by zig would be symbols
+                compiler.compile_library(command, [*flags, "-s"], made)
                 break
         library = made.read_bytes()
         with contextlib.suppress(OSError, InputError):

@@ -12,7 +12,8 @@ namespace {
 // Most bytes that are fetched ahead of a chunk of steps, half of a usual L2 cache.
 constexpr int64_t kPrefetchedBytes = 512 << 10;
 
-// Ranges that are fetched into the L2 cache in the order in which they were added, some lines at a time: products call `fetch` once a block.
+// Ranges that are fetched into the L2 cache in the order in which they were added, some lines at a
+// time: products call `fetch` once a block.
 class Prefetcher {
  public:
   // Forget all ranges.
@@ -28,11 +29,14 @@ class Prefetcher {
   }
   // Add steps t0..t1-1 of rows first..first+rows-1 of an array with `size` numbers for each.
   template <typename T>
-  void add_steps(const T* from, const Order& order, int64_t size, int64_t t0, int64_t t1, int64_t first, int64_t rows) {
+  void add_steps(const T* from, const Order& order, int64_t size, int64_t t0, int64_t t1,
+                 int64_t first, int64_t rows) {
     if (order.batch_first()) {
-      for (int64_t row = first; row < first + rows; ++row) add(from + order.at(t0, row) * size, (t1 - t0) * size * sizeof(T));
+      for (int64_t row = first; row < first + rows; ++row)
+        add(from + order.at(t0, row) * size, (t1 - t0) * size * sizeof(T));
     } else {
-      for (int64_t t = t0; t < t1; ++t) add(from + order.at(t, first) * size, rows * size * sizeof(T));
+      for (int64_t t = t0; t < t1; ++t)
+        add(from + order.at(t, first) * size, rows * size * sizeof(T));
     }
   }
   int64_t bytes() const { return bytes_; }  // of all ranges since `clear`

@@ -10,11 +10,14 @@
 
 namespace {
 
-// `size` numbers, initially zeros, for each x that a row of first..last-1 reads more than once, as tokens (T, B) say.
+// `size` numbers, initially zeros, for each x that a row of first..last-1 reads more than once, as
+// tokens (T, B) say.
 template <typename T>
 class Repeats {
  public:
-  Repeats(const int32_t* tokens, int64_t steps, int64_t batch, int64_t first, int64_t last, int64_t size) : size(size) {
+  Repeats(const int32_t* tokens, int64_t steps, int64_t batch, int64_t first, int64_t last,
+          int64_t size)
+      : size(size) {
     if (!tokens) return;
     const int64_t rows = last - first;
     // numbers that do not fit into the caches would not save time
@@ -43,17 +46,24 @@ class Repeats {
   }
 
   bool any() const { return count > 0; }
-  // Return the numbers of row k % rows at step k / rows if the row has read its x before, else null.
-  T* repeated(int64_t k) const { return any() && codes[k] >= 0 && codes[k] % 2 == 1 ? of(codes[k]) : nullptr; }
-  // Return the numbers of row k % rows at step k / rows if the row reads its x for the first time and will again, else null.
-  T* begins(int64_t k) const { return any() && codes[k] >= 0 && codes[k] % 2 == 0 ? of(codes[k]) : nullptr; }
+  // Return the numbers of row k % rows at step k / rows if the row has read its x before, else
+  // null.
+  T* repeated(int64_t k) const {
+    return any() && codes[k] >= 0 && codes[k] % 2 == 1 ? of(codes[k]) : nullptr;
+  }
+  // Return the numbers of row k % rows at step k / rows if the row reads its x for the first time
+  // and will again, else null.
+  T* begins(int64_t k) const {
+    return any() && codes[k] >= 0 && codes[k] % 2 == 0 ? of(codes[k]) : nullptr;
+  }
 
  private:
   static constexpr int32_t kUnique = -1;
   static constexpr int64_t kBytes = 4 << 20;
   T* of(int32_t code) const { return numbers->get() + code / 2 * size; }
   int64_t size, count = 0;
-  std::vector<int32_t> codes;  // 2 n where x number n comes first, 2 n + 1 where it comes again, or kUnique
+  std::vector<int32_t>
+      codes;  // 2 n where x number n comes first, 2 n + 1 where it comes again, or kUnique
   std::unique_ptr<Aligned<T>> numbers;
 };
 

@@ -1,5 +1,6 @@
-// Calls for several sets of arrays at once, as `vmap` makes them: all arrays have the same number of leading extents. The leading extents of the
-// results are the numbers of sets; an operand has 1 where all sets share it.
+// Calls for several sets of arrays at once, as `vmap` makes them: all arrays have the same number
+// of leading extents. The leading extents of the results are the numbers of sets; an operand has 1
+// where all sets share it.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +14,13 @@ struct Sets {
   std::vector<int64_t> extents;
   int64_t count = 1;
 
-  // Read the leading extents from the first result. `rank` is the rank of the first result and of operand 1 in a call for one set.
+  // Read the leading extents from the first result. `rank` is the rank of the first result and of
+  // operand 1 in a call for one set.
   Sets(const ffi::Buffers& args, const ffi::Buffers& rets, size_t rank) {
     if (!rets.has(0) || !args.has(1)) return;
     const auto found = rets[0].dimensions();
-    if (found.size() > rank && args[1].dimensions().size() == found.size()) extents.assign(found.begin(), found.end() - rank);
+    if (found.size() > rank && args[1].dimensions().size() == found.size())
+      extents.assign(found.begin(), found.end() - rank);
     for (const int64_t extent : extents) count *= extent;
   }
 

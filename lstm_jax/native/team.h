@@ -1,9 +1,11 @@
 // A team of threads that go through the phases of one call together and meet after each phase.
 //
-// The pool gives no guarantee that its threads run at the same time, so the thread that makes the call, the leader, never waits for a thread that
-// has not arrived: it begins alone, and a thread that arrives takes part from the next phase on. A phase must give the same bits however many
-// members share it. Members spin between phases. A leader that has waited for kPatience goes on alone, and no team forms for ten times as long as it
-// has waited, so that a machine with more threads than cores loses at most a tenth of its time.
+// The pool gives no guarantee that its threads run at the same time, so the thread that makes the
+// call, the leader, never waits for a thread that has not arrived: it begins alone, and a thread
+// that arrives takes part from the next phase on. A phase must give the same bits however many
+// members share it. Members spin between phases. A leader that has waited for kPatience goes on
+// alone, and no team forms for ten times as long as it has waited, so that a machine with more
+// threads than cores loses at most a tenth of its time.
 #pragma once
 
 #include <atomic>
@@ -26,7 +28,9 @@ inline std::atomic<int64_t> teams_from{0};
 namespace {
 
 inline int64_t nanoseconds_now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 inline void pause_briefly() {
@@ -42,8 +46,9 @@ class Team {
   static constexpr int64_t kMost = 16;
   static constexpr int64_t kPatience = 500'000, kArrival = 3'000;  // nanoseconds
 
-  // One thread of a team. All members call `share` and `pieces` in the same order, once for each phase. A member writes to itself in each phase, so it
-  // has cache lines of its own: on the leader's stack it lies beside what the other members read.
+  // One thread of a team. All members call `share` and `pieces` in the same order, once for each
+  // phase. A member writes to itself in each phase, so it has cache lines of its own: on the
+  // leader's stack it lies beside what the other members read.
   class alignas(64) Member {
    public:
     // Call work(index, size) as member number `index` of the `size` members of this phase.
@@ -65,7 +70,8 @@ class Team {
           return;
         }
         std::atomic<int64_t>& next = team.next_piece[phase & 1];
-        for (int64_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(piece, index);
+        for (int64_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+          work(piece, index);
       });
     }
 
@@ -79,17 +85,21 @@ class Team {
     int64_t phase = 0, first, size = 1;
   };
 
-  // Call work(member) on this thread, and on up to threads - 1 threads of the pool as they arrive. The work must not throw: other members would
-  // wait for ever.
+  // Call work(member) on this thread, and on up to threads - 1 threads of the pool as they arrive.
+  // The work must not throw: other members would wait for ever.
   template <typename Work>
   static void run(ffi::ThreadPool pool, int64_t threads, const Work& work);
 
  private:
-  static constexpr int64_t kClosed = int64_t{1} << 32, kNever = std::numeric_limits<int64_t>::max(), kUnknown = -1;
+  static constexpr int64_t kClosed = int64_t{1} << 32, kNever = std::numeric_limits<int64_t>::max(),
+                           kUnknown = -1;
   static constexpr int64_t kSizeBits = 8, kSizeMask = (1 << kSizeBits) - 1;
 
-  // Sizes of the team in the phase that begins and in the one before it, in one word with the number of the phase.
-  static int64_t packed(int64_t phase, int64_t size, int64_t before) { return (phase << 2 * kSizeBits) | (before << kSizeBits) | size; }
+  // Sizes of the team in the phase that begins and in the one before it, in one word with the
+  // number of the phase.
+  static int64_t packed(int64_t phase, int64_t size, int64_t before) {
+    return (phase << 2 * kSizeBits) | (before << kSizeBits) | size;
+  }
 
   struct alignas(64) Seat {
     std::atomic<int64_t> first{kUnknown};  // phase in which the member begins
@@ -113,7 +123,8 @@ class Team {
   void shut();
   void close();
 
-  alignas(64) std::atomic<int64_t> arrived{1};  // threads, the leader too; kClosed is added once no other may join
+  alignas(64) std::atomic<int64_t> arrived{
+      1};  // threads, the leader too; kClosed is added once no other may join
   alignas(64) std::atomic<int64_t> words[2] = {{-1}, {-1}};  // of even and odd phases
   alignas(64) std::atomic<int64_t> next_piece[2] = {{0}, {0}};
   alignas(64) std::atomic<int64_t> left{1};
@@ -125,7 +136,8 @@ class Team {
 // As the leader, wait until members 1..members-1 have ended the phases before `phase`.
 inline void Team::wait_for(int64_t phase, int64_t members) {
   for (int64_t n = 1; n < members; ++n) {
-    longest_wait = std::max(longest_wait, wait([&] { return seats[n].done.load(std::memory_order_acquire) >= phase; }));
+    longest_wait = std::max(
+        longest_wait, wait([&] { return seats[n].done.load(std::memory_order_acquire) >= phase; }));
   }
 }
 
@@ -172,7 +184,8 @@ inline bool Team::Member::begin() {
   wait([&] { return (found = word.load(std::memory_order_acquire)) >> 2 * kSizeBits >= phase; });
   size = found & kSizeMask;
   for (int64_t n = 1, before = found >> kSizeBits & kSizeMask; n < before; ++n) {
-    if (n != index) wait([&] { return team.seats[n].done.load(std::memory_order_acquire) >= phase; });
+    if (n != index)
+      wait([&] { return team.seats[n].done.load(std::memory_order_acquire) >= phase; });
   }
   if (index >= size) first = kNever;
   return index < size;
@@ -201,7 +214,9 @@ void Team::run(ffi::ThreadPool pool, int64_t threads, const Work& work) {
     team->left.fetch_add(1, std::memory_order_release);
   };
   const int64_t awake = start_threads(pool, threads - 1, team.get(), join);
-  for (const int64_t began = awake ? nanoseconds_now() : 0; team->arrived <= awake && nanoseconds_now() - began < kArrival;) pause_briefly();
+  for (const int64_t began = awake ? nanoseconds_now() : 0;
+       team->arrived <= awake && nanoseconds_now() - began < kArrival;)
+    pause_briefly();
   team->invite(0, 1);
   Member leader(*team, 0, 0);
   work(leader);

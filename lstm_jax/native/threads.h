@@ -22,21 +22,26 @@ namespace lstm_jax {
 
 constexpr std::chrono::microseconds kSpinTime{500};
 
-// Whether this thread is giving a task to a pool. A pool whose queue is full (1024 tasks, if its threads get no processor for a while), or that fails,
-// runs the task at once on the thread that gives it. `work` then returns without a job, which might wait for what this thread does only later.
+// Whether this thread is giving a task to a pool. A pool whose queue is full (1024 tasks, if its
+// threads get no processor for a while), or that fails, runs the task at once on the thread that
+// gives it. `work` then returns without a job, which might wait for what this thread does only
+// later.
 inline thread_local bool scheduling = false;
 
-// Jobs that calls have for other threads, and the pool threads that take them. A thread that has done a job spins for kSpinTime before it sleeps: a
-// sleeping thread takes 0.2 to 0.3 ms to wake on a virtual machine, which is longer than the pause between two calls of a training step. The threads
-// belong to their pools, so no additional threads compete for a core. No call may rely on its jobs being taken.
+// Jobs that calls have for other threads, and the pool threads that take them. A thread that has
+// done a job spins for kSpinTime before it sleeps: a sleeping thread takes 0.2 to 0.3 ms to wake on
+// a virtual machine, which is longer than the pause between two calls of a training step. The
+// threads belong to their pools, so no additional threads compete for a core. No call may rely on
+// its jobs being taken.
 class Jobs {
  public:
   using Job = std::function<void()>;
   enum Taker { kSpins, kScheduled, kMissing };
 
-  // Add a job of a call; return which thread is expected to take it: one that spins, one that a pool has been asked for, or one that the caller has to
-  // ask a pool for, to run `work`. A thread takes any call's job, so that never more tasks are in the pools' queues than there were jobs at a time.
-  // call: an address that belongs to the call until it has withdrawn its jobs.
+  // Add a job of a call; return which thread is expected to take it: one that spins, one that a
+  // pool has been asked for, or one that the caller has to ask a pool for, to run `work`. A thread
+  // takes any call's job, so that never more tasks are in the pools' queues than there were jobs at
+  // a time. call: an address that belongs to the call until it has withdrawn its jobs.
   Taker offer(const void* call, const Job& job) {
     std::lock_guard<std::mutex> lock(mutex);
     waiting.push_back({call, job});
@@ -51,7 +56,9 @@ class Jobs {
   void withdraw(const void* call) {
     if (count == 0) return;
     std::lock_guard<std::mutex> lock(mutex);
-    waiting.erase(std::remove_if(waiting.begin(), waiting.end(), [call](const Waiting& one) { return one.call == call; }), waiting.end());
+    waiting.erase(std::remove_if(waiting.begin(), waiting.end(),
+                                 [call](const Waiting& one) { return one.call == call; }),
+                  waiting.end());
     count = waiting.size();
   }
 
@@ -69,7 +76,8 @@ class Jobs {
     while (!scheduling) {
       ++spinning;
       lock.unlock();
-      for (const auto began = Clock::now(); count == 0 && Clock::now() - began < kSpinTime;) std::this_thread::yield();
+      for (const auto began = Clock::now(); count == 0 && Clock::now() - began < kSpinTime;)
+        std::this_thread::yield();
       lock.lock();
       --spinning;
       if (waiting.empty()) return;
@@ -103,15 +111,17 @@ inline Jobs& jobs() {
 
 namespace {
 
-// Return the number of threads to use for `size` items: at most `threads`, and at most as many as the pool has.
+// Return the number of threads to use for `size` items: at most `threads`, and at most as many as
+// the pool has.
 inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) {
   return std::max<int64_t>(1, std::min({threads, size, pool.num_threads()}));
 }
 
-// Let up to `count` threads call job(), which must not throw, until `withdraw(call)`; return the number of them that are awake. It throws nothing: where
-// memory is missing, fewer threads start.
+// Let up to `count` threads call job(), which must not throw, until `withdraw(call)`; return the
+// number of them that are awake. It throws nothing: where memory is missing, fewer threads start.
 template <typename Job>
-int64_t start_threads(ffi::ThreadPool pool, int64_t count, const void* call, const Job& job) noexcept {
+int64_t start_threads(ffi::ThreadPool pool, int64_t count, const void* call,
+                      const Job& job) noexcept {
   using lstm_jax::Jobs;
   Jobs& jobs = lstm_jax::jobs();
   int64_t awake = 0;
@@ -130,11 +140,13 @@ int64_t start_threads(ffi::ThreadPool pool, int64_t count, const void* call, con
   return awake;
 }
 
-// Call work(part, first, last) for `parts` parts of 0..size-1 on `threads` threads. Threads take parts from a counter, this thread too, so that
-// it only waits for parts that have started: a pool whose threads all wait here cannot deadlock. If parts throw, the first exception is thrown
-// again once all parts have ended.
+// Call work(part, first, last) for `parts` parts of 0..size-1 on `threads` threads. Threads take
+// parts from a counter, this thread too, so that it only waits for parts that have started: a pool
+// whose threads all wait here cannot deadlock. If parts throw, the first exception is thrown again
+// once all parts have ended.
 template <typename Work>
-void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t size, const Work& work) {
+void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t size,
+                  const Work& work) {
   if (threads == 1 && parts == 1) return work(int64_t{0}, int64_t{0}, size);
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
@@ -162,8 +174,10 @@ void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t 
   const auto raise = [&] {
     if (shared->error) std::rethrow_exception(shared->error);
   };
-  // spin first: the other threads are about to end, and waking from sleep takes as long as a tenth of a call
-  for (const auto began = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - began < lstm_jax::kSpinTime;) {
+  // spin first: the other threads are about to end, and waking from sleep takes as long as a tenth
+  // of a call
+  for (const auto began = std::chrono::steady_clock::now();
+       std::chrono::steady_clock::now() - began < lstm_jax::kSpinTime;) {
     if (shared->done == parts) return raise();
   }
   std::unique_lock<std::mutex> lock(shared->mutex);
@@ -171,8 +185,9 @@ void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t 
   raise();
 }
 
-// Work that must be complete before any thread of a `parallel_for` starts on its own part. Each thread that arrives takes pieces from a counter,
-// and waits for the pieces that others have started, so that the time another thread takes to wake is not lost. The work must not throw: the
+// Work that must be complete before any thread of a `parallel_for` starts on its own part. Each
+// thread that arrives takes pieces from a counter, and waits for the pieces that others have
+// started, so that the time another thread takes to wake is not lost. The work must not throw: the
 // other threads would wait for ever.
 class SharedWork {
  public:

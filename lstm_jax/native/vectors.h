@@ -17,7 +17,8 @@
 #endif
 
 #define LSTM_INLINE inline __attribute__((always_inline))
-// Unroll the loop that follows completely, so that its arrays of vectors stay in registers. The compiler must know the trip count, at most 24.
+// Unroll the loop that follows completely, so that its arrays of vectors stay in registers. The
+// compiler must know the trip count, at most 24.
 #define LSTM_UNROLL _Pragma("GCC unroll 24")
 
 namespace {
@@ -85,10 +86,12 @@ LSTM_INLINE void over_vectors(int64_t first, int64_t last, const F& f) {
   if (at < last) f(at, static_cast<int>(last - at));
 }
 
-inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0; }
+inline bool aligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0;
+}
 
-// Write past the caches what is read much later, so that a cache line is not fetched first only to be overwritten. Call `flush_streams` before
-// another thread reads it.
+// Write past the caches what is read much later, so that a cache line is not fetched first only to
+// be overwritten. Call `flush_streams` before another thread reads it.
 template <typename T>
 LSTM_INLINE void stream(T* to, Vec<T> vector, int count, bool aligned) {
 #if defined(__AVX512F__)
@@ -105,7 +108,8 @@ inline void flush_streams() {
 #endif
 }
 
-// Request large pages for new memory before it is first written: a page fault for each 4 KiB takes as long as the arithmetic that fills it.
+// Request large pages for new memory before it is first written: a page fault for each 4 KiB takes
+// as long as the arithmetic that fills it.
 inline void prefer_large_pages(void* data, size_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 2 << 20;

@@ -1,4 +1,5 @@
-"""The function `unroll`, which runs a recurrent cell over a sequence, and its implementations, the backends.
+"""The function `unroll`, which runs a recurrent cell over a sequence, and its
+implementations, the backends.
 
 The module api.py defines `unroll`, and backends.py contains the table of the backends.
 """

@@ -1,7 +1,8 @@
-"""The backend `associative`, a parallel scan over time for cells that are linear in their state.
+"""The backend `associative`, a parallel scan over time for cells that are linear in
+their state.
 
-A step of such a cell is h' = a h + b, where a and b do not depend on h. The composition of steps is associative, so that a parallel scan
-can compute all steps (Blelloch 1990).
+A step of such a cell is h' = a h + b, where a and b do not depend on h. The composition
+of steps is associative, so that a parallel scan can compute all steps (Blelloch 1990).
 """
 
 from functools import partial
@@ -17,39 +18,56 @@ from lstm_jax.recurrence.call import Call, Options, select_rows
 
 
 def run(options: Options, call: Call):
-    """Run a cell that is linear in its state (`cell.is_linear` is true) with a parallel scan over time.
+    """Run a cell that is linear in its state (`cell.is_linear` is true) with a parallel
+    scan over time.
 
-    The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
-    arrays (T, B, H).
+    The arguments and results are those of `reference.run`. For T steps, B rows and H
+    units the scan makes about 2 log2(T) passes over arrays (T, B, H).
     """
     a, b, starts = coefficients(options, call)
     times = partial(cells.times, options.cell.complex_state)
-    starts = jnp.zeros((*b.shape[:2], 1), bool) if starts is None else starts[:, :, None]
+    starts = (
+        jnp.zeros((*b.shape[:2], 1), bool) if starts is None else starts[:, :, None]
+    )
 
     def compose(first, second):
         # what comes before a reset is replaced by 0, since 0 times NaN would be NaN
         a, b = (jnp.where(second[2], 0, part) for part in first[:2])
-        return times(second[0], a), times(second[0], b) + second[1], first[2] | second[2]
+        return (
+            times(second[0], a),
+            times(second[0], b) + second[1],
+            first[2] | second[2],
+        )
 
-    a, b, starts = lax.associative_scan(compose, (jnp.broadcast_to(a, b.shape), b, starts))
+    a, b, starts = lax.associative_scan(
+        compose, (jnp.broadcast_to(a, b.shape), b, starts)
+    )
     h = times(a, jnp.where(starts, 0, jnp.broadcast_to(call.state.h, a.shape))) + b
     return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
-def coefficients(options: Options, call: Call, batch_first: bool = False) -> tuple[Array, Array, Array | None]:
-    """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
+def coefficients(
+    options: Options, call: Call, batch_first: bool = False
+) -> tuple[Array, Array, Array | None]:
+    """Return the coefficients a and b of the steps h' = a h + b of a cell that is
+    linear in its state, and the flags of its resets.
 
-    a and b are (T, B, columns of h), and the flags bool (T, B), or None without resets. If a is the same at all steps, it has no axes T and
-    B unless steps are padded. At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already
-    contains the contribution of the reset state. The caller must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN
-    is NaN. With `batch_first` all these arrays are (B, T, ...); there may be no mask of input dropout.
+    a and b are (T, B, columns of h), and the flags bool (T, B), or None without resets.
+    If a is the same at all steps, it has no axes T and B unless steps are padded. At a
+    padded step a is 1 and b is 0, so that the step copies h. If the state is reset
+    before a step, b already contains the contribution of the reset state. The caller
+    must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN is
+    NaN. With `batch_first` all these arrays are (B, T, ...); there may be no mask of
+    input dropout.
     """
     cell, resets = options.cell, call.resets
 
     def ordered(array: Any) -> Any:
         return jnp.swapaxes(array, 0, 1) if batch_first and array is not None else array
 
-    z = cell.project(call.params, ordered(call.x), call.dropout.input, options.compute_dtype)
+    z = cell.project(
+        call.params, ordered(call.x), call.dropout.input, options.compute_dtype
+    )
     if cell.decay:
         a, b = cell.decay(call.params), z
     else:
@@ -59,8 +77,14 @@ def coefficients(options: Options, call: Call, batch_first: bool = False) -> tup
         one = jnp.ones_like(b)
         if cell.complex_state:
             one = one.at[..., b.shape[-1] // 2 :].set(0)
-        a, b = select_rows(ordered(call.valid), (jnp.broadcast_to(a, b.shape), b), (one, 0))
+        a, b = select_rows(
+            ordered(call.valid), (jnp.broadcast_to(a, b.shape), b), (one, 0)
+        )
     if resets is None:
         return a, b, None
     at, state = ordered(resets.at), jnp.expand_dims(resets.state.h, int(batch_first))
-    return a, cells.times(cell.complex_state, a, jnp.where(at[:, :, None], state, 0)) + b, at
+    return (
+        a,
+        cells.times(cell.complex_state, a, jnp.where(at[:, :, None], state, 0)) + b,
+        at,
+    )

@@ -1,8 +1,10 @@
-"""The table `BACKENDS`, which describes the backends (the implementations of `unroll`), and functions that choose a backend for a call.
+"""The table `BACKENDS`, which describes the backends (the implementations of `unroll`),
+and functions that choose a backend for a call.
 
-If the user names a backend, this backend is used. If it does not have a capability that the call needs, an error names the capability. If
-the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` describes the
-capabilities of all backends for users.
+If the user names a backend, this backend is used. If it does not have a capability that
+the call needs, an error names the capability. If the user names no backend, the first
+backend in the table that has all needed capabilities is chosen. `capability_rows`
+describes the capabilities of all backends for users.
 """
 
 import itertools
@@ -19,12 +21,26 @@ from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, check_choice, require
-from lstm_jax.recurrence import associative, chunkwise, compiled, cudnn, hoisted, pallas, parallel, reference
+from lstm_jax.recurrence import (
+    associative,
+    chunkwise,
+    compiled,
+    cudnn,
+    hoisted,
+    pallas,
+    parallel,
+    reference,
+)
 from lstm_jax.recurrence.call import Call, Options
 from lstm_jax.recurrence.compiled_cells import is_compiled
 from lstm_jax.recurrence.operands import compute_dtype_name
 
-DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
+DROPOUTS = (
+    "input dropout",
+    "input dropout per gate",
+    "recurrent dropout",
+    "recurrent dropout per gate",
+)
 ZONEOUT = "zoneout"
 MASKS = ("lengths", "lengths read backwards", "mask")
 """Kinds of padding.
@@ -43,10 +59,12 @@ class Request:
         cell: a cell or its name in `CELLS`.
         dtype: name of the dtype of the parameters.
         compute_dtype: name of the dtype of the matrix products.
-        dropout: kinds of dropout that the call uses. Each is a member of `DROPOUTS`, or `ZONEOUT`.
+        dropout: kinds of dropout that the call uses. Each is a member of `DROPOUTS`, or
+            `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
         resets: whether the state is reset within the sequence.
-        units: number of units H. 0 means that the limit `Backend.largest` is not checked.
+        units: number of units H. 0 means that the limit `Backend.largest` is not
+            checked.
     """
 
     cell: str | Cell = "lstm"
@@ -60,14 +78,17 @@ class Request:
 
 @frozen
 class Backend:
-    """Backend of `unroll`: a function that computes the recurrence over time, and a description of the calls that it supports."""
+    """Backend of `unroll`: a function that computes the recurrence over time, and a
+    description of the calls that it supports.
+    """
 
     name: str
     run: Callable[[Options, Call], tuple[Any, Any]]
-    """Function that computes the recurrence. Its arguments and results are those of `reference.run`."""
+    """Function that computes the recurrence. Its arguments and results are those of
+    `reference.run`."""
     serves: Callable[[Cell], bool]
-    """Function that returns whether the backend supports a cell. It does not decide by the name alone, since a user's cell may have the
-    name of a cell in `CELLS`."""
+    """Function that returns whether the backend supports a cell. It does not decide by
+    the name alone, since a user's cell may have the name of a cell in `CELLS`."""
     platforms: Texts
     """Platforms on which the backend runs: "cpu", "gpu", "tpu"."""
     dtypes: tuple[tuple[str, str], ...]
@@ -75,9 +96,11 @@ class Backend:
     what: str
     """Description of the backend for users."""
     why_not_mixed: Callable[[Cell, str], str] = lambda cell, dtype: ""
-    """Function why_not_mixed(cell, dtype) for matrix products whose dtype differs from that of the parameters.
+    """Function why_not_mixed(cell, dtype) for matrix products whose dtype differs from
+    that of the parameters.
 
-    It returns "" if this cell can have products in `dtype` on this machine, else the reason why not.
+    It returns "" if this cell can have products in `dtype` on this machine, else the
+    reason why not.
     """
     dropouts: Texts = DROPOUTS
     """Supported kinds of dropout: members of `DROPOUTS`, and `ZONEOUT`."""
@@ -92,7 +115,8 @@ class Backend:
     derivatives: str = "reverse and forward"
     """Modes of differentiation that are supported."""
     why_not: Callable[[], str] = str
-    """Function that returns "" if the backend is available in this installation, else the reason why it is not."""
+    """Function that returns "" if the backend is available in this installation, else
+    the reason why it is not."""
 
     @property
     def any_cell(self) -> bool:
@@ -126,7 +150,14 @@ def _any(cell: Cell) -> bool:
 
 def _why_not_int8(cell: Cell, dtype: str) -> str:
     own = dtype == INT8 and cell not in BUILT_IN
-    return "no products in int8 for a cell of one's own, with other activations or with a projection" if own else ""
+    return (
+        (
+            "no products in int8 for a cell of one's own, with other activations "
+            "or with a projection"
+        )
+        if own
+        else ""
+    )
 
 
 _ROWS = (
@@ -135,8 +166,14 @@ _ROWS = (
         run=compiled.run,
         serves=is_compiled,
         platforms=("cpu",),
-        dtypes=(("float32", "float32"), ("float64", "float64"), ("float32", "bfloat16"), ("float32", INT8)),
-        what="both passes compiled from C++; products in bfloat16 and, forward alone, in int8 with AVX512-BF16 and VNNI",
+        dtypes=(
+            ("float32", "float32"),
+            ("float64", "float64"),
+            ("float32", "bfloat16"),
+            ("float32", INT8),
+        ),
+        what="both passes compiled from C++; products in bfloat16 and, forward "
+        "alone, in int8 with AVX512-BF16 and VNNI",
         why_not_mixed=compiled.why_not_mixed,
         shares=True,
         why_not=native.why_not,
@@ -149,7 +186,8 @@ _ROWS = (
         dtypes=_ANY_FLOATS,
         what="a backward pass of its own, GEMMs outside the loop",
     ),
-    # cudnn and pallas come after hoisted and therefore run only if the user names them, until they are compared with it on a GPU
+    # cudnn and pallas come after hoisted and therefore run only if the user names them,
+    # until they are compared with it on a GPU
     Backend(
         name="cudnn",
         run=cudnn.run,
@@ -200,11 +238,14 @@ _ROWS = (
         why_not_mixed=_why_not_int8,
         dropouts=(*DROPOUTS, ZONEOUT),
     ),
-    # parallel comes after reference and therefore runs only if the user names it: on two cores it is slower than a loop over the steps
+    # parallel comes after reference and therefore runs only if the user names it: on
+    # two cores it is slower than a loop over the steps
     Backend(
         name="parallel",
         run=parallel.run,
-        serves=lambda cell: cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell,
+        serves=lambda cell: (
+            cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell
+        ),
         platforms=_EVERYWHERE,
         dtypes=(("float32", "float32"), ("float64", "float64")),
         what="all steps at once, by Newton's method",
@@ -214,7 +255,8 @@ BACKENDS = {row.name: row for row in _ROWS}
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
-    """Return "" if a backend has all capabilities that a request needs, else a message that names the first missing capability.
+    """Return "" if a backend has all capabilities that a request needs, else a message
+    that names the first missing capability.
 
     Args:
         backend: the backend.
@@ -223,7 +265,9 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     """
     cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
     if not backend.serves(cell):
-        return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
+        return f"no cell {cell.name}" + " of one's own" * (
+            CELLS.get(cell.name) is not cell
+        )
     if platform not in backend.platforms:
         return f"does not run on {platform}"
     dtypes = (request.dtype, request.compute_dtype)
@@ -231,9 +275,18 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
         if request.compute_dtype not in backend.compute_dtypes:
             return f"no products in {request.compute_dtype}"
         other = request.dtype not in (dtype for dtype, _ in backend.dtypes)
-        return f"no parameters in {request.dtype}" if other else f"no products in {request.compute_dtype} for parameters in {request.dtype}"
+        return (
+            f"no parameters in {request.dtype}"
+            if other
+            else (
+                f"no products in {request.compute_dtype} for parameters in "
+                f"{request.dtype}"
+            )
+        )
     # the linear form of a step has no place for a mask of h
-    dropouts = backend.dropouts if not cell.is_linear or backend.any_cell else DROPOUTS[:2]
+    dropouts = (
+        backend.dropouts if not cell.is_linear or backend.any_cell else DROPOUTS[:2]
+    )
     refused = [kind for kind in request.dropout if kind not in dropouts]
     refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
     refused += ["resets"] * (request.resets and not backend.resets)
@@ -242,59 +295,94 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     if backend.largest and request.units > backend.largest:
         return f"no {request.units} units, {backend.largest} at most"
     mixes = request.dtype != request.compute_dtype
-    return backend.why_not() or (backend.why_not_mixed(cell, request.compute_dtype) if mixes else "")
+    return backend.why_not() or (
+        backend.why_not_mixed(cell, request.compute_dtype) if mixes else ""
+    )
 
 
-def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
-    """Choose the backend for a call of `unroll` on JAX's default platform, and return it.
+def resolve_backend(
+    name: str | None,
+    cell: str | Cell = "lstm",
+    dtype="float32",
+    compute_dtype=None,
+    **more,
+) -> Backend:
+    """Choose the backend for a call of `unroll` on JAX's default platform, and return
+    it.
 
-    If `name` is None, it is the first backend in `BACKENDS` that has all needed capabilities. `more` are further fields of `Request`.
+    If `name` is None, it is the first backend in `BACKENDS` that has all needed
+    capabilities. `more` are further fields of `Request`.
 
     Raises:
-        InputError: if `name` or `cell` is unknown, if the named backend does not have all needed capabilities, or if `name` is None and no
-            backend has all needed capabilities.
+        InputError: if `name` or `cell` is unknown, if the named backend does not have
+            all needed capabilities, or if `name` is None and no backend has all needed
+            capabilities.
     """
     platform = jax.default_backend()
     if isinstance(cell, str):
         check_choice("cell", cell, CELLS, "a Cell, or ")
-    request = Request(cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more)
+    request = Request(
+        cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more
+    )
     if name is None:
         missing = {}
         for row in BACKENDS.values():
             missing[row.name] = lacks(row, request, platform)
-            if row.name == "compiled" and (not missing[row.name] or missing[row.name] == native.why_not()):
+            if row.name == "compiled" and (
+                not missing[row.name] or missing[row.name] == native.why_not()
+            ):
                 native.warn_if_slow()
             if not missing[row.name]:
                 return row
-        raise InputError("backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
+        raise InputError(
+            "backend",
+            "; ".join(f"{b}: {why}" for b, why in missing.items()),
+            "see `lstm-jax backends`",
+        )
     check_choice("backend", name, BACKENDS)
     missing = lacks(BACKENDS[name], request, platform)
-    require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")
+    require(
+        not missing,
+        f"backend {name}",
+        missing,
+        "leave the backend out, or see `lstm-jax backends`",
+    )
     return BACKENDS[name]
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """Return the number of CPU devices that JAX should have for training: 1 if the backend `compiled` will run, else 0.
+    """Return the number of CPU devices that JAX should have for training: 1 if the
+    backend `compiled` will run, else 0.
 
-    0 means one device per core. One suffices for `compiled`, whose calls use all cores. The number must be set before JAX initialises its
-    platforms, which this function does not do. A `backend` of None or "auto" is the one that `resolve_backend` chooses on a CPU.
+    0 means one device per core. One suffices for `compiled`, whose calls use all cores.
+    The number must be set before JAX initialises its platforms, which this function
+    does not do. A `backend` of None or "auto" is the one that `resolve_backend` chooses
+    on a CPU.
     """
     chosen = backend in (None, "auto", "compiled")
     parameters = dtype if dtype == "float64" else "float32"
-    return 1 if chosen and not lacks(BACKENDS["compiled"], Request(cell, parameters, dtype), "cpu") else 0
+    return (
+        1
+        if chosen
+        and not lacks(BACKENDS["compiled"], Request(cell, parameters, dtype), "cpu")
+        else 0
+    )
 
 
 def capability_rows() -> list[dict[str, str]]:
-    """Return a table of the backends and their capabilities for users: a list with one row for each backend.
+    """Return a table of the backends and their capabilities for users: a list with one
+    row for each backend.
 
-    A row is a dict from the heading of each column to the text in this column. The rows are in the order in which backends are tried if the
-    user names no backend.
+    A row is a dict from the heading of each column to the text in this column. The rows
+    are in the order in which backends are tried if the user names no backend.
     """
     platform = jax.default_backend()
     return [
         {
             "backend": b.name,
-            "cells": "all, other activations, your own" if b.any_cell else " ".join(b.cells),
+            "cells": "all, other activations, your own"
+            if b.any_cell
+            else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
             "dropout": _dropouts(b),
@@ -311,22 +399,45 @@ def capability_rows() -> list[dict[str, str]]:
 
 def _here(backend: Backend, platform: str) -> str:
     def why(products):
-        return lacks(backend, Request(backend.cells[0], compute_dtype=products), platform)
+        return lacks(
+            backend, Request(backend.cells[0], compute_dtype=products), platform
+        )
 
     if missing := why("float32"):
         return missing
     own = {dtype for dtype, _ in backend.dtypes}
-    lacking = {dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in own}
-    return "; ".join(["yes", *(f"no products in {dtype}: {reason}" for dtype, reason in lacking.items() if reason)])
+    lacking = {
+        dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in own
+    }
+    return "; ".join(
+        [
+            "yes",
+            *(
+                f"no products in {dtype}: {reason}"
+                for dtype, reason in lacking.items()
+                if reason
+            ),
+        ]
+    )
 
 
 def _dropouts(backend: Backend) -> str:
     rest = [kind for kind in backend.dropouts if kind not in DROPOUTS]
-    return ", ".join(["input and recurrent, per gate or shared", *rest] if set(DROPOUTS) <= set(backend.dropouts) else backend.dropouts)
+    return ", ".join(
+        ["input and recurrent, per gate or shared", *rest]
+        if set(DROPOUTS) <= set(backend.dropouts)
+        else backend.dropouts
+    )
 
 
 def dropout_kinds(masks: DropoutMasks) -> Texts:
-    """Return the kinds of dropout that the masks of a call contain: members of `DROPOUTS`, and `ZONEOUT` if there is zoneout."""
+    """Return the kinds of dropout that the masks of a call contain: members of
+    `DROPOUTS`, and `ZONEOUT` if there is zoneout.
+    """
     named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
-    kinds = [name + " per gate" * is_per_gate(mask) for name, mask in named.items() if mask is not None]
+    kinds = [
+        name + " per gate" * is_per_gate(mask)
+        for name, mask in named.items()
+        if mask is not None
+    ]
     return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))

@@ -1,4 +1,6 @@
-"""The backend `chunkwise`, which computes several steps at once, as matrix products, and passes the state from chunk to chunk."""
+"""The backend `chunkwise`, which computes several steps at once, as matrix products,
+and passes the state from chunk to chunk.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +13,38 @@ _SHORTEST, _LONGEST = 32, 128
 
 
 def run(options: Options, call: Call):
-    """Run a cell that has the function `chunk`. The arguments and results are those of `reference.run`.
+    """Run a cell that has the function `chunk`. The arguments and results are those of
+    `reference.run`.
 
-    A chunk has about as many steps as the state has columns for each unit, since the products within a chunk then cost as much as those
-    with the state.
+    A chunk has about as many steps as the state has columns for each unit, since the
+    products within a chunk then cost as much as those with the state.
     """
     cell, valid, resets = options.cell, call.valid, call.resets
     run_chunk = cell.chunk
     assert run_chunk is not None
     z = cell.project(call.params, call.x, call.dropout.input, options.compute_dtype)
     steps, batch = z.shape[:2]
-    if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
+    # symbolic, in a program that is exported for every number of steps
+    if not isinstance(steps, int):
         return reference.run(options, call)
     step = lax.broadcasted_iota(jnp.int32, (steps, batch), 0)
 
     def latest(flags):  # the last step up to each step at which the flag is true, or -1
-        return jnp.full_like(step, -1) if flags is None else lax.cummax(jnp.where(flags, step, -1))
+        return (
+            jnp.full_like(step, -1)
+            if flags is None
+            else lax.cummax(jnp.where(flags, step, -1))
+        )
 
     restarted = latest(resets and resets.at)
-    # in a product of matrices a NaN would reach all steps of its chunk, so that those after it get their NaN here
-    given = lax.optimization_barrier(lax.stop_gradient(call.state))  # or XLA would take seconds to compute this for a state of zeros
-    finite, whole = (jax.tree.reduce(jnp.logical_and, jax.tree.map(_is_finite, tree)) for tree in (z, given))
+    # in a product of matrices a NaN would reach all steps of its chunk, so that those
+    # after it get their NaN here
+    # or XLA would take seconds to compute this for a state of zeros
+    given = lax.optimization_barrier(lax.stop_gradient(call.state))
+    finite, whole = (
+        jax.tree.reduce(jnp.logical_and, jax.tree.map(_is_finite, tree))
+        for tree in (z, given)
+    )
     spoiled = latest(~finite if valid is None else valid & ~finite)
     spoiled = (spoiled >= 0) & (spoiled >= restarted) | (restarted < 0) & ~whole[None]
     state = jax.tree.map(lambda part: jnp.where(whole[:, None], part, 0), call.state)
@@ -52,15 +65,35 @@ def run(options: Options, call: Call):
         h, state = run_chunk(state, z, valid, resets and resets._replace(at=at))
         return state, h
 
-    final, h = lax.scan(body, state, jax.tree.map(cut, (jnp.where(finite[..., None], z, 0), valid, resets and resets.at)))
+    final, h = lax.scan(
+        body,
+        state,
+        jax.tree.map(
+            cut, (jnp.where(finite[..., None], z, 0), valid, resets and resets.at)
+        ),
+    )
     h = h.reshape(-1, *h.shape[2:])[:steps]
-    if call.valid is not None:  # h of the last valid step, or that of the state from which its sequence starts
+    # h of the last valid step, or that of the state from which its sequence starts
+    if call.valid is not None:
         known = latest(call.valid)
-        start = call.state.h[None] if resets is None else jnp.where((restarted >= 0)[..., None], resets.state.h[None], call.state.h[None])
-        h = jnp.where((known >= jnp.maximum(restarted, 0))[..., None], jnp.take_along_axis(h, jnp.maximum(known, 0)[..., None], 0), start)
-    nan = jnp.nan * jnp.where(spoiled[..., None], z, 0).sum(-1, keepdims=True)  # with its gradient
+        start = (
+            call.state.h[None]
+            if resets is None
+            else jnp.where(
+                (restarted >= 0)[..., None], resets.state.h[None], call.state.h[None]
+            )
+        )
+        h = jnp.where(
+            (known >= jnp.maximum(restarted, 0))[..., None],
+            jnp.take_along_axis(h, jnp.maximum(known, 0)[..., None], 0),
+            start,
+        )
+    # with its gradient
+    nan = jnp.nan * jnp.where(spoiled[..., None], z, 0).sum(-1, keepdims=True)
     h = jnp.where(spoiled[..., None], nan, h)
-    final = jax.tree.map(lambda part: jnp.where(spoiled[-1, :, None], nan[-1], part), final)
+    final = jax.tree.map(
+        lambda part: jnp.where(spoiled[-1, :, None], nan[-1], part), final
+    )
     return h if options.sequences else None, final._replace(h=h[-1])
 
 

@@ -1,4 +1,6 @@
-"""Largest Lyapunov exponent of a recurrent cell: how fast two states that are close to each other separate or approach."""
+"""Largest Lyapunov exponent of a recurrent cell: how fast two states that are close to
+each other separate or approach.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,42 +14,77 @@ from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments
 
 
 def largest_lyapunov_exponent(
-    cell: Cell, params, x, initial_state=None, *, time_major: bool = False, skip: int = 0, seed: int = 0
+    cell: Cell,
+    params,
+    x,
+    initial_state=None,
+    *,
+    time_major: bool = False,
+    skip: int = 0,
+    seed: int = 0,
 ) -> Array:
-    """Return the largest Lyapunov exponent (B,) of a cell that is driven by given inputs, in nats per step.
+    """Return the largest Lyapunov exponent (B,) of a cell that is driven by given
+    inputs, in nats per step.
 
-    The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). If the exponent is negative, the cell
-    forgets its initial state. If it is positive, the cell is chaotic. The computation follows Benettin et al. 1980: the derivative of each
-    step propagates a random tangent vector of the state, which is then scaled back to length 1. The exponent is the mean logarithm of the
-    factor by which a step lengthens the vector. If a step maps the vector to zero, the vector stays zero. This step and all later ones then
-    contribute the logarithm of the smallest normal number (-87.3 in float32) instead of minus infinity.
+    The distance of two states that are close to each other grows or shrinks as
+    exp(exponent * steps). If the exponent is negative, the cell
+    forgets its initial state. If it is positive, the cell is chaotic. The computation
+    follows Benettin et al. 1980: the derivative of each step propagates a random
+    tangent vector of the state, which is then scaled back to length 1. The exponent is
+    the mean logarithm of the factor by which a step lengthens the vector. If a step
+    maps the vector to zero, the vector stays zero. This step and all later ones then
+    contribute the logarithm of the smallest normal number (-87.3 in float32) instead of
+    minus infinity.
 
-    Dropout and masks are not supported. The first `skip` steps are left out of the mean, and `seed` is the seed of the random tangent
-    vector. The other arguments are those of `unroll`.
+    Dropout and masks are not supported. The first `skip` steps are left out of the
+    mean, and `seed` is the seed of the random tangent vector. The other arguments are
+    those of `unroll`.
 
     Raises:
-        InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T - 1.
+        InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T -
+            1.
     """
     given = check_arguments(cell, Arguments(params, x, initial_state), time_major)
     params, x, state, *_ = arrange(given, time_major=time_major)
-    require(isinstance(skip, int | np.integer) and 0 <= skip < len(x), "skip", skip, f"give 0 to {len(x) - 1}")
+    require(
+        isinstance(skip, int | np.integer) and 0 <= skip < len(x),
+        "skip",
+        skip,
+        f"give 0 to {len(x) - 1}",
+    )
     z = cell.project(params, cell.projectable(params, x), None, None)
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = jax.tree.unflatten(tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)])
+    drawn = jax.tree.unflatten(
+        tree,
+        [
+            jax.random.normal(key, leaf.shape, leaf.dtype)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ],
+    )
 
     def scaled(difference):
         leaves = jax.tree.leaves(difference)
         largest = jnp.stack([jnp.abs(leaf).max(-1) for leaf in leaves]).max(0)
-        largest = jnp.maximum(largest, jnp.finfo(z.dtype).tiny)  # a difference that has vanished stays 0
-        parts = jax.tree.map(lambda leaf: leaf / largest[:, None], difference)  # their squares neither overflow nor vanish
-        length = jnp.sqrt(jnp.stack([(part**2).sum(-1) for part in jax.tree.leaves(parts)]).sum(0))
+        # a difference that has vanished stays 0
+        largest = jnp.maximum(largest, jnp.finfo(z.dtype).tiny)
+        # their squares neither overflow nor vanish
+        parts = jax.tree.map(lambda leaf: leaf / largest[:, None], difference)
+        length = jnp.sqrt(
+            jnp.stack([(part**2).sum(-1) for part in jax.tree.leaves(parts)]).sum(0)
+        )
         length = jnp.where(length == 0, 1, length)
-        return jax.tree.map(lambda part: part / length[:, None], parts), jnp.log(largest) + jnp.log(length)
+        return jax.tree.map(lambda part: part / length[:, None], parts), jnp.log(
+            largest
+        ) + jnp.log(length)
 
     def step(carry, z_t):
         state, difference = carry
-        after, difference = jax.jvp(lambda state: cell.step(params, state, z_t, None, None), (state,), (difference,))
+        after, difference = jax.jvp(
+            lambda state: cell.step(params, state, z_t, None, None),
+            (state,),
+            (difference,),
+        )
         difference, growth = scaled(difference)
         return (after, difference), growth
 

@@ -1,9 +1,13 @@
-"""The arguments of `unroll`: checked by `check_arguments`, then arranged for the backends by `arrange`.
+"""The arguments of `unroll`: checked by `check_arguments`, then arranged for the
+backends by `arrange`.
 
-Classes, shapes and dtypes are checked. Values are not, so that the arguments may be tracers: lengths are clipped to 0..T, and ids are
-clipped to the range of int32. The arrays of a `Call` have these dtypes: bool for `valid`, the flags of `resets` and drawn zoneout masks;
-int32 for `tokens` and ids; the dtype of `params.kernel` for all others. Bools and ints are converted to it. Parameters of different dtypes
-are an error, since they are usually a mistake; so are complex numbers.
+Classes, shapes and dtypes are checked. Values are not, so that the arguments may be
+tracers: lengths are clipped to 0..T, and ids are
+clipped to the range of int32. The arrays of a `Call` have these dtypes: bool for
+`valid`, the flags of `resets` and drawn zoneout masks; int32 for `tokens` and ids; the
+dtype of `params.kernel` for all others. Bools and ints are converted to it. Parameters
+of different dtypes are an error, since they are usually a mistake; so are complex
+numbers.
 """
 
 import contextlib
@@ -39,7 +43,9 @@ _GIVE_FLOATS = f"give one of {', '.join(FLOATS)}"
 
 
 class Arguments(NamedTuple):
-    """Arguments of `unroll`, as the caller gave them or, from `check_arguments`, as JAX arrays whose classes, shapes and dtypes fit."""
+    """Arguments of `unroll`, as the caller gave them or, from `check_arguments`, as JAX
+    arrays whose classes, shapes and dtypes fit.
+    """
 
     params: Any
     x: Any
@@ -54,13 +60,27 @@ class Arguments(NamedTuple):
 
 
 def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments:
-    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. The order of their axes is kept."""
+    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each
+    other. The order of their axes is kept.
+    """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
-    for name, other in (("lengths", "mask"), ("segment_ids", "mask"), ("segment_ids", "lengths"), ("segment_ids", "resets")):
-        require(getattr(given, name) is None or getattr(given, other) is None, name, f"given with {other}", "give one of the two")
+    for name, other in (
+        ("lengths", "mask"),
+        ("segment_ids", "mask"),
+        ("segment_ids", "lengths"),
+        ("segment_ids", "resets"),
+    ):
+        require(
+            getattr(given, name) is None or getattr(given, other) is None,
+            name,
+            f"given with {other}",
+            "give one of the two",
+        )
     cuts = given.resets is not None or given.segment_ids is not None
     remedy = "give resets or segment_ids too, or initial_state"
-    require(cuts or given.reset_state is None, "reset_state", "given without resets", remedy)
+    require(
+        cuts or given.reset_state is None, "reset_state", "given without resets", remedy
+    )
     params, features, units = _read_params(cell, given.params)
     dtype = params.kernel.dtype
     x = _read_x(given.x, features, dtype)
@@ -74,7 +94,11 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
         value = getattr(given, name)
         return None if value is None else convert(_fitting(name, value, kinds, shape))
 
-    start = state("reset_state", given.reset_state) if given.state is None else state("initial_state", given.state)
+    start = (
+        state("reset_state", given.reset_state)
+        if given.state is None
+        else state("initial_state", given.state)
+    )
     tokens = read("tokens", _INTS, _int32_numbers)
     if tokens is not None and tokens.dtype.itemsize == 8:
         tokens = None  # 64 bits of JAX: distinct tokens could become equal
@@ -92,35 +116,58 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     )
 
 
-def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
-    """Return the operands of a backend: time first, steps in the order of processing, and zeros in x at padded steps."""
+def arrange(
+    given: Arguments, backwards: bool = False, time_major: bool = False
+) -> Call:
+    """Return the operands of a backend: time first, steps in the order of processing,
+    and zeros in x at padded steps.
+    """
     steps: Any = given.x, given.mask, given.resets, given.tokens, given.segment_ids
-    x, valid, at, tokens, ids = steps if time_major else jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), steps)
+    x, valid, at, tokens, ids = (
+        steps
+        if time_major
+        else jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), steps)
+    )
     if given.lengths is not None:
-        valid = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None] < given.lengths[None, :]
+        valid = (
+            jnp.arange(x.shape[0], dtype=jnp.int32)[:, None] < given.lengths[None, :]
+        )
     if ids is not None:
-        # a segment begins where the id changes; the first segment of a row starts from the initial state, also after padding
+        # a segment begins where the id changes; the first segment of a row starts from
+        # the initial state, also after padding
         valid = ids != 0
         at = valid & (ids != _delayed(ids)) & _delayed(jnp.cumsum(valid, axis=0) > 0)
     if valid is not None:
-        # values of x at padded steps must not enter any product, also not in the gradients: masking the results would not help, as 0 * NaN
-        # is NaN
+        # values of x at padded steps must not enter any product, also not in the
+        # gradients: masking the results would not help, as 0 * NaN is NaN
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
-        x, valid, tokens, at = jax.tree.map(lambda array: jnp.flip(array, 0), (x, valid, tokens, at))
-        # the reversed sequence is cut at the same places: a reset before step t acts there before step t - 1
+        x, valid, tokens, at = jax.tree.map(
+            lambda array: jnp.flip(array, 0), (x, valid, tokens, at)
+        )
+        # the reversed sequence is cut at the same places: a reset before step t acts
+        # there before step t - 1
         at = jax.tree.map(_delayed, at)
     resets = None if at is None else Resets(at, given.reset_state)
     return Call(given.params, x, given.state, valid, given.dropout, resets, tokens)
 
 
 def check_ids(cell: Cell, given: Arguments, time_major: bool) -> None:
-    """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids are known and reading them means no waiting."""
+    """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids
+    are known and reading them means no waiting.
+    """
     x: Any = given.x
-    if not is_ids(x) or any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids)):
+    if not is_ids(x) or any(
+        isinstance(part, Tracer)
+        for part in (x, given.mask, given.lengths, given.segment_ids)
+    ):
         return
-    if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
+    if not (
+        x.is_fully_addressable
+        and all(device.platform == "cpu" for device in x.devices())
+        and x.is_ready()
+    ):
         return
 
     features = cell.features(given.params.kernel)
@@ -131,27 +178,52 @@ def check_ids(cell: Cell, given: Arguments, time_major: bool) -> None:
 
     if out_of_range(x).size:
         with jax.ensure_compile_time_eval():  # the call may stand within `jit`
-            found = out_of_range(arrange(given._replace(resets=None, tokens=None), time_major=time_major).x)  # with 0 at padded steps
-        require(not found.size, "x", f"id {found[:1]}", f"give ids below {features}, the number of features")
+            # with 0 at padded steps
+            found = out_of_range(
+                arrange(
+                    given._replace(resets=None, tokens=None), time_major=time_major
+                ).x
+            )
+        require(
+            not found.size,
+            "x",
+            f"id {found[:1]}",
+            f"give ids below {features}, the number of features",
+        )
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
-    """Raise `InputError` unless the state of a cell contains the array `part` ("h" or "c") to which the zoneout `given` applies."""
+    """Raise `InputError` unless the state of a cell contains the array `part` ("h" or
+    "c") to which the zoneout `given` applies.
+    """
     parts = [name for name in cell.state_like()._fields if name in ("h", "c")]
-    require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
+    require(
+        part in parts,
+        f"zoneout of {part}",
+        given,
+        f"the state of {cell.name} has {' and '.join(parts)} alone",
+    )
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
-    """Return the name of the dtype of matrix products: `compute_dtype` or, if it is None, the dtype of the parameters."""
+    """Return the name of the dtype of matrix products: `compute_dtype` or, if it is
+    None, the dtype of the parameters.
+    """
     with parsing("compute_dtype", f"give one of {', '.join(FLOATS)}, int8, or None"):
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
-    fits = name != "float64" or compute_dtype is None or bool(getattr(jax.config, "jax_enable_x64", False))
+    fits = (
+        name != "float64"
+        or compute_dtype is None
+        or bool(getattr(jax.config, "jax_enable_x64", False))
+    )
     require(fits, "compute_dtype", name, "switch jax_enable_x64 on")
     return name
 
 
 def _int32_numbers(array) -> Array:
-    """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit ints of JAX are returned as they are."""
+    """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit
+    ints of JAX are returned as they are.
+    """
     if array.dtype.itemsize < 8:
         return jnp.asarray(array.astype(np.int32))  # values of uint32 wrap around
     if not isinstance(array, ndarray):
@@ -161,16 +233,21 @@ def _int32_numbers(array) -> Array:
 
 
 def _delayed(array: Array) -> Array:
-    # padding, since the slice array[:-1] would be empty if T is 1, and jaxlib 0.10 may lose the attributes of calls of compiled code in a
-    # program with empty arrays
+    # padding, since the slice array[:-1] would be empty if T is 1, and jaxlib 0.10 may
+    # lose the attributes of calls of compiled code in a program with empty arrays
     return lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
 
 
 def _apart_from_padding(tokens: Array, valid: Array) -> Array:
-    # at padded steps x is 0, so that they need a token of their own: the lowest int32, or, in a row where a valid step has it, tokens that
-    # all differ, which claim no equal inputs
+    # at padded steps x is 0, so that they need a token of their own: the lowest int32,
+    # or, in a row where a valid step has it, tokens that all differ, which claim no
+    # equal inputs
     taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)
-    return jnp.where(taken, lax.broadcasted_iota(jnp.int32, tokens.shape, 0), jnp.where(valid, tokens, LOWEST))
+    return jnp.where(
+        taken,
+        lax.broadcasted_iota(jnp.int32, tokens.shape, 0),
+        jnp.where(valid, tokens, LOWEST),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -179,25 +256,52 @@ def _like_state(initial_state: Callable, units: int, dtype):
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    check_class("params", params, cell.params, f"the cell {cell.name} has {cell.params.__name__}")
-    arrays = [of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS) for field, part in zip(params._fields, params, strict=True)]
-    read = type(params)(*(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays))
+    check_class(
+        "params",
+        params,
+        cell.params,
+        f"the cell {cell.name} has {cell.params.__name__}",
+    )
+    arrays = [
+        of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS)
+        for field, part in zip(params._fields, params, strict=True)
+    ]
+    read = type(params)(
+        *(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays)
+    )
     shapes = tuple((array.shape, array.dtype) for array in read)
     return read, *_sizes(cell, params._fields, read.kernel.dtype, shapes)
 
 
 @lru_cache(maxsize=256)
 def _sizes(cell: Cell, fields: Texts, dtype: np.dtype, given: tuple) -> tuple[int, int]:
-    """Return the numbers of features E and units H, after checking the shape and dtype of each parameter."""
+    """Return the numbers of features E and units H, after checking the shape and dtype
+    of each parameter.
+    """
     shape, gates = given[fields.index("kernel")][0], cell.gates
     require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
     remedy = f"give (E, {gates} H), E and H of 1 or more"
-    require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % gates == 0, "params.kernel", shape, remedy)
+    require(
+        len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % gates == 0,
+        "params.kernel",
+        shape,
+        remedy,
+    )
     features, units = shape[0] * cell.blocks, shape[1] // gates
     like = jax.eval_shape(lambda: cell.init(jax.random.key(0), features, units, dtype))
     for field, (shape, own), wanted in zip(fields, given, like, strict=True):
-        require(shape == wanted.shape, f"params.{field}", shape, f"give shape {wanted.shape}")
-        require(own == wanted.dtype, f"params.{field}", own, f"give {wanted.dtype}, as the kernel has")
+        require(
+            shape == wanted.shape,
+            f"params.{field}",
+            shape,
+            f"give shape {wanted.shape}",
+        )
+        require(
+            own == wanted.dtype,
+            f"params.{field}",
+            own,
+            f"give {wanted.dtype}, as the kernel has",
+        )
     return features, units
 
 
@@ -208,40 +312,77 @@ def _read_x(x, features: int, dtype) -> Array:
         require(is_ids(array), "x", f"{array.dtype.name} {array.shape}", remedy)
         return _as_int32(array)
     require(array.ndim == 3, "x", array.shape, remedy)
-    require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
+    require(
+        array.shape[2] == features,
+        "x",
+        array.shape,
+        f"the kernel reads {features} features",
+    )
     return _as_dtype(array, dtype)
 
 
 def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
-    """Return a state with arrays (B, H); for None the initial state of the cell. A part of a "reset_state" may be (H,), for all rows."""
+    """Return a state with arrays (B, H); for None the initial state of the cell. A part
+    of a "reset_state" may be (H,), for all rows.
+    """
     if given is None:
         return cell.initial_state(batch, units, dtype)
     like = _like_state(cell.initial_state, units, dtype)
     listed = type(given) in (tuple, list)
     shown = type(given).__name__ + (f" of {len(given)}" if listed else "")
-    remedy = f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order"
-    require(isinstance(given, type(like)) or (listed and len(given) == len(like)), what, shown, remedy)
+    remedy = (
+        f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or "
+        "list in this order"
+    )
+    require(
+        isinstance(given, type(like)) or (listed and len(given) == len(like)),
+        what,
+        shown,
+        remedy,
+    )
     parts = []
     for field, part, wanted in zip(like._fields, given, like, strict=True):
         shape = (batch, *wanted.shape[1:])
         shapes = (shape, shape[1:]) if what == "reset_state" else (shape,)
-        numbers = _as_dtype(_fitting(f"{what}.{field}", part, REAL, *shapes), wanted.dtype)
-        parts.append(numbers if numbers.shape == shape else jnp.broadcast_to(numbers[None], shape))
+        numbers = _as_dtype(
+            _fitting(f"{what}.{field}", part, REAL, *shapes), wanted.dtype
+        )
+        parts.append(
+            numbers
+            if numbers.shape == shape
+            else jnp.broadcast_to(numbers[None], shape)
+        )
     return type(like)(*parts)
 
 
-def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) -> DropoutMasks:
+def _read_dropout(
+    cell: Cell, given, sizes: tuple[int, int, int], state, dtype
+) -> DropoutMasks:
     if given is None:
         return DropoutMasks()
-    check_class("dropout", given, DropoutMasks, "give DropoutMasks(input, recurrent, zoneout)")
+    check_class(
+        "dropout", given, DropoutMasks, "give DropoutMasks(input, recurrent, zoneout)"
+    )
     steps, features, units = sizes
     batch = state.h.shape[0]
 
     def read(field, mask, size):
-        return mask if mask is None else _as_dtype(_fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)), dtype)
+        return (
+            mask
+            if mask is None
+            else _as_dtype(
+                _fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)),
+                dtype,
+            )
+        )
 
     fits = given.recurrent is None or cell.has_recurrent_kernel
-    require(fits, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
+    require(
+        fits,
+        "dropout.recurrent",
+        "given",
+        f"the cell {cell.name} multiplies no state by a kernel",
+    )
     zoneout = {}
     check_class("dropout.zoneout", given.zoneout, dict | None, "give {'h': mask}")
     for part, value in (given.zoneout or {}).items():
@@ -249,7 +390,12 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
         name = f"dropout.zoneout of {part}"
         array = _fitting(name, value, REAL, (), (steps, *getattr(state, part).shape))
         drawn = array.ndim > 0  # a mask instead of a rate
-        require(not (drawn and jnp.issubdtype(array.dtype, jnp.floating)), name, array.dtype.name, "give bools, or a scalar rate")
+        require(
+            not (drawn and jnp.issubdtype(array.dtype, jnp.floating)),
+            name,
+            array.dtype.name,
+            "give bools, or a scalar rate",
+        )
         zoneout[part] = _as_dtype(array, jnp.bool_ if drawn else dtype)
     return DropoutMasks(
         read("dropout.input", given.input, features),
@@ -260,28 +406,44 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
 
 def check_usable(name: str, value) -> None:
     """Raise `InputError` if a value is a deleted JAX array."""
-    deleted = isinstance(value, Array) and not isinstance(value, Tracer) and value.is_deleted()
-    require(not deleted, name, "a deleted array", "a function that donates its argument took its memory: give the array that it returned")
+    deleted = (
+        isinstance(value, Array)
+        and not isinstance(value, Tracer)
+        and value.is_deleted()
+    )
+    require(
+        not deleted,
+        name,
+        "a deleted array",
+        "a function that donates its argument took its memory: give the array "
+        "that it returned",
+    )
 
 
 def as_array(name: str, value, remedy: str) -> AnyArray:
     """Return a value as a JAX or NumPy array.
 
-    A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
-    contains tracers, becomes a JAX array. None, what cannot be converted, and a deleted JAX array raise an `InputError`.
+    A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list
+    that NumPy cannot convert, for example because it contains tracers, becomes a JAX
+    array. None, what cannot be converted, and a deleted JAX array raise an
+    `InputError`.
     """
     if isinstance(value, AnyArray):
         check_usable(name, value)
         return value
     require(value is not None, name, value, remedy)
-    for convert in (jnp.asarray,) if hasattr(value, "__jax_array__") else (np.asarray, jnp.asarray):
+    for convert in (
+        (jnp.asarray,) if hasattr(value, "__jax_array__") else (np.asarray, jnp.asarray)
+    ):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             return convert(value)
     raise InputError(name, type(value).__name__, remedy)
 
 
 def of_kinds(name: str, value, kinds: tuple, remedy: str) -> AnyArray:
-    """Return a value as `as_array` does, after checking that its dtype is of one of `kinds`, abstract dtypes such as `jnp.integer`."""
+    """Return a value as `as_array` does, after checking that its dtype is of one of
+    `kinds`, abstract dtypes such as `jnp.integer`.
+    """
     array = as_array(name, value, remedy)
     require(_is_of(array.dtype, kinds), name, array.dtype, remedy)
     return array
@@ -302,7 +464,9 @@ def _fitting(name: str, value, kinds: tuple, *shapes: Ints) -> AnyArray:
 def _as_dtype(array: AnyArray, dtype) -> Array:
     if isinstance(array, ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
-            return jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
+            # NumPy converts the array, since jnp.asarray would first truncate int64 to
+            # 32 bits
+            return jnp.asarray(array.astype(dtype))
     return array if array.dtype == dtype else array.astype(dtype)
 
 
@@ -314,39 +478,61 @@ def _as_int32(array: AnyArray) -> Array:
 
 
 def as_int32(name: str, value) -> Array:
-    """Convert an array, a list or a scalar of ints to int32, after clipping it to the range of int32, and return it.
+    """Convert an array, a list or a scalar of ints to int32, after clipping it to the
+    range of int32, and return it.
 
     Raises:
         InputError: if the dtype of `value` is not an int. The message calls it `name`.
     """
-    if isinstance(value, Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
+    # what follows takes tens of microseconds outside of jit
+    if isinstance(value, Array) and value.dtype == jnp.int32:
         return value
     return _as_int32(of_kinds(name, value, _INTS, "give ints"))
 
 
 def check_32_bits(name: str, array) -> None:
-    """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX computes in 64 bits. Other values are not checked.
+    """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX
+    computes in 64 bits. Other values are not checked.
 
-    JAX would keep only the low 32 bits of a value beyond 32 bits. An id beyond the end of an embedding table could then become a valid id.
+    JAX would keep only the low 32 bits of a value beyond 32 bits. An id beyond the end
+    of an embedding table could then become a valid id.
 
     Raises:
-        InputError: if a value is beyond the range of int32 or, in an array of uint64, of uint32.
+        InputError: if a value is beyond the range of int32 or, in an array of uint64,
+            of uint32.
     """
     config: Any = jax.config
-    if not isinstance(array, ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64 or not array.size:
+    if (
+        not isinstance(array, ndarray)
+        or array.dtype not in (np.int64, np.uint64)
+        or config.jax_enable_x64
+        or not array.size
+    ):
         return
     bounds = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
     for value in map(int, (array.min(), array.max())):
-        require(bounds.min <= value <= bounds.max, name, value, "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64")
+        require(
+            bounds.min <= value <= bounds.max,
+            name,
+            value,
+            "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64",
+        )
 
 
 def clipped_int32(array: AnyArray) -> Any:
-    """Convert an array of ints to int32, after clipping it to the range of int32. A NumPy array stays a NumPy array."""
+    """Convert an array of ints to int32, after clipping it to the range of int32. A
+    NumPy array stays a NumPy array.
+    """
     if array.dtype == np.int32:
         return array
     bounds = jnp.iinfo(array.dtype)
     if bounds.max > HIGHEST:
         low = max(LOWEST, int(bounds.min))
-        # a call of a server converts few ids, for which np.clip takes three times as long
-        array = np.minimum(np.maximum(array, low), HIGHEST) if isinstance(array, ndarray) else jnp.clip(array, low, HIGHEST)
+        # a call of a server converts few ids, for which np.clip takes three times as
+        # long
+        array = (
+            np.minimum(np.maximum(array, low), HIGHEST)
+            if isinstance(array, ndarray)
+            else jnp.clip(array, low, HIGHEST)
+        )
     return array.astype(np.int32)

@@ -1,4 +1,5 @@
-"""The backend `reference`, which runs the step of a cell in `lax.scan` and is differentiated by JAX.
+"""The backend `reference`, which runs the step of a cell in `lax.scan` and is
+differentiated by JAX.
 
 All other backends must return the same results up to rounding.
 """
@@ -13,20 +14,31 @@ from jax import Array, lax
 from lstm_jax.recurrence.call import Call, Options, restart, select_rows
 
 
-def run(options: Options, call: Call, record: Callable[[Any, Array, Any], Any] | None = None):
+def run(
+    options: Options, call: Call, record: Callable[[Any, Array, Any], Any] | None = None
+):
     """Run a recurrent cell over T steps, and return (h of all steps, final state).
 
     Args:
         options: static options of the call.
-        call: operands of the call. Any cell is accepted, and all kinds of dropout. A padded step copies the state.
-        record: None, or a function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...). z is
-            the projected input of the step.
+        call: operands of the call. Any cell is accepted, and all kinds of dropout. A
+            padded step copies the state.
+        record: None, or a function record(state before the step, z, state after the
+            step) that returns a pytree of arrays (B, ...). z is the projected input of
+            the step.
 
     Returns:
-        A pair. The first member is h of all steps (T, B, H), or None if `options.sequences` is false; with `record`, it is the results of
-        `record` for all steps, as arrays (T, B, ...). The second member is the final state.
+        A pair. The first member is h of all steps (T, B, H), or None if
+        `options.sequences` is false; with `record`, it is the results of `record` for
+        all steps, as arrays (T, B, ...). The second member is the final state.
     """
-    cell, params, valid, dropout, resets = options.cell, call.params, call.valid, call.dropout, call.resets
+    cell, params, valid, dropout, resets = (
+        options.cell,
+        call.params,
+        call.valid,
+        call.dropout,
+        call.resets,
+    )
     z = cell.project(params, call.x, dropout.input, options.compute_dtype)
     zoneout = dropout.zoneout or {}
     drawn = {name: mask for name, mask in zoneout.items() if mask.ndim}
@@ -34,12 +46,19 @@ def run(options: Options, call: Call, record: Callable[[Any, Array, Any], Any] |
     def body(state, inputs):
         z_t, valid_t, drawn_t, reset_t = inputs
         state = restart(state, reset_t, resets)
-        # a selection, so that after a NaN the gradient with respect to z at a padded step is 0, and not 0 * NaN
+        # a selection, so that after a NaN the gradient with respect to z at a padded
+        # step is 0, and not 0 * NaN
         read = select_rows(valid_t, z_t, 0)
         new = cell.step(params, state, read, dropout.recurrent, options.compute_dtype)
         for name, mask in (zoneout | drawn_t).items():
             old, after = getattr(state, name), getattr(new, name)
-            new = new._replace(**{name: jnp.where(mask, old, after) if name in drawn_t else mask * old + (1 - mask) * after})
+            new = new._replace(
+                **{
+                    name: jnp.where(mask, old, after)
+                    if name in drawn_t
+                    else mask * old + (1 - mask) * after
+                }
+            )
         new = select_rows(valid_t, new, state)
         if record is not None:
             return new, record(state, z_t, new)

@@ -1,7 +1,10 @@
-"""Set-up of JAX's persistent compilation cache in the user's cache folder, for the command line.
+"""Set-up of JAX's persistent compilation cache in the user's cache folder, for the
+command line.
 
-Importing the library changes no setting of JAX. The commands call `keep_compiled`, which enables the cache. The environment variables of
-JAX take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
+Importing the library changes no setting of JAX. The commands call `keep_compiled`,
+which enables the cache. The environment variables of
+JAX take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and
+JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
 """
 
 import hashlib
@@ -22,7 +25,8 @@ from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.runtime.machine import processor
 
 MOST_BYTES = 2**30
-"""Largest size of the cache in bytes. If the cache is larger when a command starts, the oldest programs are removed from it.
+"""Largest size of the cache in bytes. If the cache is larger when a command starts, the
+oldest programs are removed from it.
 
 JAX itself never removes a program.
 """
@@ -30,9 +34,11 @@ VERDICT = "loads_on_cpu.txt"
 
 
 def compilation_cache_dir() -> Path:
-    """Return the folder of JAX's compilation cache for the installed version of jaxlib and the processor of this machine.
+    """Return the folder of JAX's compilation cache for the installed version of jaxlib
+    and the processor of this machine.
 
-    Each kind of processor has its own folder, so that machines that share a home folder do not load programs compiled for another kind.
+    Each kind of processor has its own folder, so that machines that share a home folder
+    do not load programs compiled for another kind.
     """
     key = f"{version('jaxlib')} {processor()}"
     return default_cache_dir() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -41,35 +47,50 @@ def compilation_cache_dir() -> Path:
 def keep_compiled() -> None:
     """Enable JAX's persistent compilation cache in this process.
 
-    Unless the environment variable JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set, the cache also stores programs that compile within a
-    second, which JAX does not store by default. In three cases this function changes no setting of JAX:
+    Unless the environment variable JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set,
+    the cache also stores programs that compile within a second, which JAX does not
+    store by default. In three cases this function changes no setting of JAX:
 
-    - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
-    - The folder `compilation_cache_dir()` cannot be written, or others can write to it, or the user has no home in which it could be.
-    - The default platform is the CPU, and XLA has printed a message or raised an error when it loaded a small program that it had compiled.
-      This test runs once for each folder that `compilation_cache_dir()` returns, which stores its result.
+    - The user has named a folder for the cache, or disabled the cache, by a setting of
+      JAX.
+    - The folder `compilation_cache_dir()` cannot be written, or others can write to it,
+      or the user has no home in which it could be.
+    - The default platform is the CPU, and XLA has printed a message or raised an error
+      when it loaded a small program that it had compiled. This test runs once for each
+      folder that `compilation_cache_dir()` returns, which stores its result.
     """
-    if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
+    if (
+        not jax.config.values["jax_enable_compilation_cache"]
+        or jax.config.values["jax_compilation_cache_dir"]
+    ):
         return
     try:
         folder = compilation_cache_dir()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.stat()
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:  # JAX unpickles what is in it
+        # JAX unpickles what is in it
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
             return
         _prune(folder)
         if not _loads(folder / VERDICT):
             return
     except (OSError, InputError):
         return
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # JAX then compiles as usual
+    # JAX then compiles as usual
+    warnings.filterwarnings(
+        "ignore", "Error (reading|writing) persistent compilation cache entry"
+    )
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs that compile within a second
+        # a run has dozens of programs that compile within a second
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _prune(folder: Path):
-    found = sorted(((path.stat(), path) for path in folder.glob("*-cache")), key=lambda entry: entry[0].st_mtime)
+    found = sorted(
+        ((path.stat(), path) for path in folder.glob("*-cache")),
+        key=lambda entry: entry[0].st_mtime,
+    )
     spare = sum(stat.st_size for stat, _ in found) - MOST_BYTES
     for stat, path in found:
         if spare <= 0:
@@ -79,12 +100,15 @@ def _prune(folder: Path):
 
 
 def _loads(verdict: Path) -> bool:
-    """Return True if XLA prints no message and raises no error when it loads a program that it has compiled on this machine."""
+    """Return True if XLA prints no message and raises no error when it loads a program
+    that it has compiled on this machine.
+    """
     if not verdict.exists():
         if jax.default_backend() != "cpu":
             return True
         write_atomically(verdict, _stderr_of(_load_a_program) or "yes")
-    return verdict.read_text() == "yes" or jax.default_backend() != "cpu"  # asked last: it starts the backend
+    # asked last: it starts the backend
+    return verdict.read_text() == "yes" or jax.default_backend() != "cpu"
 
 
 def _load_a_program():
@@ -93,7 +117,9 @@ def _load_a_program():
 
 
 def _stderr_of(function: Callable[[], object]) -> str:
-    """Call a function and return the text that this process wrote to standard error during the call."""
+    """Call a function and return the text that this process wrote to standard error
+    during the call.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -7,7 +7,8 @@ from lstm_jax.runtime.standard_streams import drop_output
 
 
 class PipeConsole(Console):
-    """Console that discards its output once the reader has closed the pipe (`| head`). The command then runs to its end.
+    """Console that discards its output once the reader has closed the pipe (`| head`).
+    The command then runs to its end.
 
     The console of Rich would end the process with exit code 1.
     """
@@ -19,5 +20,10 @@ class PipeConsole(Console):
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line without markup and colours. Only a terminal wraps it, and only if it is no command to copy."""
-    console.print(Text(line), soft_wrap=not console.is_terminal or line.startswith(("lstm-jax ", "next: ")))
+    """Print a line without markup and colours. Only a terminal wraps it, and only if it
+    is no command to copy.
+    """
+    console.print(
+        Text(line),
+        soft_wrap=not console.is_terminal or line.startswith(("lstm-jax ", "next: ")),
+    )

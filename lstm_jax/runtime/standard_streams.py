@@ -1,6 +1,7 @@
 """Functions that prepare standard input, output and error for the command line.
 
-After a call of `prepare_streams` all three streams are open, and standard output accepts every character.
+After a call of `prepare_streams` all three streams are open, and standard output
+accepts every character.
 """
 
 import codecs
@@ -13,8 +14,12 @@ ESCAPE = "lstm_jax.escape"
 
 
 def prepare_streams() -> None:
-    """Open standard input, output and error if they are closed, and make standard output accept every character."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+    """Open standard input, output and error if they are closed, and make standard
+    output accept every character.
+    """
+    for number, (name, mode) in enumerate(
+        (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+    ):
         try:
             os.fstat(number)
         except OSError:

@@ -1,8 +1,10 @@
-"""Demonstration that trains two small models without any download, in about two minutes.
+"""Demonstration that trains two small models without any download, in about two
+minutes.
 
-The demonstration trains a sentiment classifier on synthetic reviews from a small grammar, and a character model on the documentation of
-Python. It then prints the predictions of the classifier for some short reviews, and a text that the character model has written after a
-prompt.
+The demonstration trains a sentiment classifier on synthetic reviews from a small
+grammar, and a character model on the documentation of Python. It then prints the
+predictions of the classifier for some short reviews, and a text that the character
+model has written after a prompt.
 """
 
 import contextlib
@@ -53,33 +55,46 @@ REVIEWS = (
 )
 PROMPT, CHARS = "The statement ", 400
 MARK = "demo.json"
-"""Name of the marker file in the folder of a demo. It lists the SHA-256 of every file that the demo wrote, so that a later demo removes
-only these files."""
+"""Name of the marker file in the folder of a demo. It lists the SHA-256 of every file
+that the demo wrote, so that a later demo removes only these files."""
 
 
 def run(folder: Path, seed: int, console: Console) -> None:
-    """Train a small sentiment classifier and a small character model, and print examples of their output.
+    """Train a small sentiment classifier and a small character model, and print
+    examples of their output.
 
-    The classifier is applied to pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
-    The files that an earlier demo wrote to the folder are removed first.
+    The classifier is applied to pairs of reviews that differ only in word order or by a
+    negation. The character model continues a prompt. The files that an earlier demo
+    wrote to the folder are removed first.
 
     Raises:
-        InputError: if the folder holds files that no earlier demo wrote or that have changed, if an earlier demo in this folder was killed,
-            or if another process uses the folder.
+        InputError: if the folder holds files that no earlier demo wrote or that have
+            changed, if an earlier demo in this folder was killed, or if another process
+            uses the folder.
     """
     with RunFolder(folder).locked():
         _clear(folder)
         try:
-            for split, reviews in data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed).items():
+            for split, reviews in data.synthetic_splits(
+                TRAIN_REVIEWS, TEST_REVIEWS, seed
+            ).items():
                 table = io.StringIO()
-                rows = zip((text.decode() for text in reviews.texts), reviews.labels, strict=True)
-                csv.writer(table, lineterminator="\n").writerows([("text", "label"), *rows])
+                rows = zip(
+                    (text.decode() for text in reviews.texts),
+                    reviews.labels,
+                    strict=True,
+                )
+                csv.writer(table, lineterminator="\n").writerows(
+                    [("text", "label"), *rows]
+                )
                 write_atomically(folder / "reviews" / f"{split}.csv", table.getvalue())
             _sentiment(folder / "sentiment", folder / "reviews", seed, console)
             _generation(folder / "generation", seed, console)
         finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
-                write_atomically(folder / MARK, json.dumps({"made": _files(folder)}, indent=1) + "\n")
+                write_atomically(
+                    folder / MARK, json.dumps({"made": _files(folder)}, indent=1) + "\n"
+                )
     following = {
         f"predict --run {folder}/sentiment --text 'a good film'": "classify a review of your own",
         f"inspect --run {folder}/sentiment": "see what the network does at each word",
@@ -92,8 +107,16 @@ def run(folder: Path, seed: int, console: Console) -> None:
 
 def _sentiment(folder: Path, reviews: Path, seed: int, console: Console) -> None:
     say(console, "synthetic reviews from a small grammar: a demonstration, no result")
-    result = sentiment.train(override(SENTIMENT, {"data.data": str(reviews), "train.seed": seed}), folder, console=console)
-    say(console, f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}")
+    result = sentiment.train(
+        override(SENTIMENT, {"data.data": str(reviews), "train.seed": seed}),
+        folder,
+        console=console,
+    )
+    say(
+        console,
+        f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: "
+        f"{result.rows[-1]['test_accuracy']:.3f}",
+    )
     probabilities = sentiment.load(folder).probabilities(REVIEWS)
     for text, p in zip(REVIEWS, probabilities, strict=True):
         say(console, f"  {p:.3f}  {text}")
@@ -101,7 +124,9 @@ def _sentiment(folder: Path, reviews: Path, seed: int, console: Console) -> None
 
 def _generation(folder: Path, seed: int, console: Console) -> None:
     say(console, "\ncharacters of Python's own documentation")
-    result = generation.train(override(GENERATION, {"train.seed": seed}), folder, console=console)
+    result = generation.train(
+        override(GENERATION, {"train.seed": seed}), folder, console=console
+    )
     bits = result.rows[result.best_epoch - 1]["validation_bits"]
     say(console, f"held-out text: {bits:.3f} bits a character")
     say(console, f"text from the prompt {PROMPT!r}, at temperature 0.5:")
@@ -117,22 +142,36 @@ def _files(folder: Path) -> dict[str, str]:
         is_link = path.is_symlink()
         filled = path.is_dir() and not is_link and any(path.iterdir())
         if path not in (folder / MARK, RunFolder(folder).lock) and not filled:
-            found[path.relative_to(folder).as_posix()] = file_digest(path) if path.is_file() and not is_link else ""
+            found[path.relative_to(folder).as_posix()] = (
+                file_digest(path) if path.is_file() and not is_link else ""
+            )
     return found
 
 
 def _clear(folder: Path) -> None:
     mark, remedy = folder / MARK, "name a new one with --run"
     with parsing(f"mark {mark}", remedy):
-        made = dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
+        made = (
+            dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
+        )
     with system_errors(f"folder {folder}", remedy):
         remove_temporaries(folder)
         found = _files(folder)
         for name, digest in found.items():
-            own = f"{remedy}, or move {name} away: no demo that ended made it, or it has changed"
-            require(digest and made.get(name) == digest, f"folder {folder}", "holds something else", own)
+            own = (
+                f"{remedy}, or move {name} away: no demo that ended made it, or "
+                "it has changed"
+            )
+            require(
+                digest and made.get(name) == digest,
+                f"folder {folder}",
+                "holds something else",
+                own,
+            )
         for name in found:
             (folder / name).unlink()
         mark.unlink(missing_ok=True)
-        for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        for path in sorted(
+            (path for path in folder.rglob("*") if path.is_dir()), reverse=True
+        ):
             path.rmdir()

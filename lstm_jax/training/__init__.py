@@ -1,1 +1,3 @@
-"""Training of models: compiled steps, training loop, optimisers, metrics, checkpoints and run folders."""
+"""Training of models: compiled steps, training loop, optimisers, metrics, checkpoints
+and run folders.
+"""

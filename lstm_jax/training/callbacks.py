@@ -1,4 +1,5 @@
-"""Callbacks: functions that the training loop calls after each epoch. Their only argument is the record of the epoch (`EpochRecord`).
+"""Callbacks: functions that the training loop calls after each epoch. Their only
+argument is the record of the epoch (`EpochRecord`).
 
 Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from lstm_jax.aliases import AnyPath, Values
@@ -25,19 +34,23 @@ from lstm_jax.files.writing import write_atomically
 
 @frozen
 class EpochRecord:
-    """Record of a training run at the end of an epoch, which the training loop passes to each callback."""
+    """Record of a training run at the end of an epoch, which the training loop passes
+    to each callback.
+    """
 
     epoch: int
     """Number of the epoch, counted from 1."""
     step: int
     """Number of training steps since the start of the run."""
     row: Values
-    """Metrics of this epoch by name, such as epoch, step, train_loss, train_accuracy and seconds, and the metrics of the held-out
-    splits."""
+    """Metrics of this epoch by name, such as epoch, step, train_loss, train_accuracy
+    and seconds, and the metrics of the held-out splits."""
     rows: tuple[Values, ...]
-    """Metrics of all epochs up to this one. In a resumed run they include the epochs before the interruption."""
+    """Metrics of all epochs up to this one. In a resumed run they include the epochs
+    before the interruption."""
     params: Any = field(repr=False)
-    """Parameters of the model. They are valid only until the callback returns, because the next training step reuses their memory."""
+    """Parameters of the model. They are valid only until the callback returns, because
+    the next training step reuses their memory."""
     seed: int = 0
     resumed: bool = False
     """Whether the training was asked to resume from checkpoints, if there are any."""
@@ -51,22 +64,28 @@ Callback = Callable[[EpochRecord], object]
 
 
 def metrics_file(path: AnyPath) -> Callback:
-    """Return a callback that writes the metrics of all epochs to the file `path`, as one line of JSON per epoch.
+    """Return a callback that writes the metrics of all epochs to the file `path`, as
+    one line of JSON per epoch.
 
-    After each epoch it writes the whole file anew, so that a resumed run repeats no line. A metric that is not finite has the value null.
+    After each epoch it writes the whole file anew, so that a resumed run repeats no
+    line. A metric that is not finite has the value null.
     """
 
     def write(record):
-        write_atomically(Path(path), "".join(json_text(row) + "\n" for row in record.rows))
+        write_atomically(
+            Path(path), "".join(json_text(row) + "\n" for row in record.rows)
+        )
 
     return write
 
 
 def tensorboard(folder: AnyPath) -> Callback:
-    """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
+    """Return a callback that writes the metrics of each epoch as TensorBoard scalars to
+    an event file in `folder`.
 
-    A training begins a new file, also when it is resumed. The file of a resumed training begins with an event that makes TensorBoard drop
-    all events of older files from this step on, so that a repeated epoch is shown once.
+    A training begins a new file, also when it is resumed. The file of a resumed
+    training begins with an event that makes TensorBoard drop all events of older files
+    from this step on, so that a repeated epoch is shown once.
     """
     folder = Path(folder)
     path: Path | None = None
@@ -82,19 +101,33 @@ def tensorboard(folder: AnyPath) -> Callback:
         now, events = time.time(), []
         if path is None or len(record.rows) == 1 or record.step <= last:
             later = [
-                int(match[1]) + 1 for old in folder.glob("events.out.tfevents.*") if (match := re.search(r"tfevents\.(\d+)\.", old.name))
+                int(match[1]) + 1
+                for old in folder.glob("events.out.tfevents.*")
+                if (match := re.search(r"tfevents\.(\d+)\.", old.name))
             ]
-            stamp = max([int(now), *later])  # the name is the order in which TensorBoard reads the files
-            path = folder / f"events.out.tfevents.{stamp:010}.{os.uname().nodename}.{time.time_ns()}"
+            # the name is the order in which TensorBoard reads the files
+            stamp = max([int(now), *later])
+            path = (
+                folder
+                / f"events.out.tfevents.{stamp:010}.{os.uname().nodename}.{time.time_ns()}"
+            )
             events = [protocol.Event(wall_time=now, file_version="brain.Event:2")]
             if record.resumed:
                 start = protocol.SessionLog(status=protocol.SessionLog.START)
-                events.append(protocol.Event(wall_time=now, step=record.step, session_log=start))
+                events.append(
+                    protocol.Event(wall_time=now, step=record.step, session_log=start)
+                )
         last = record.step
         for name, value in record.row.items():
             if isinstance(value, int | float) and name not in ("epoch", "step"):
                 scalar = summaries.Summary.Value(tag=name, simple_value=value)
-                events.append(protocol.Event(wall_time=now, step=record.step, summary=summaries.Summary(value=[scalar])))
+                events.append(
+                    protocol.Event(
+                        wall_time=now,
+                        step=record.step,
+                        summary=summaries.Summary(value=[scalar]),
+                    )
+                )
         with system_errors(f"writing {path}", "free some space or name another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
@@ -107,12 +140,15 @@ def tensorboard(folder: AnyPath) -> Callback:
 def print_row(console: Console, epochs: int = 0) -> Callback:
     """Return a callback that prints a table of metrics, one line after each epoch.
 
-    The first column is the number of the epoch, and the last one the seconds since the line before. Between them, each loss, accuracy, AUC
-    and number of bits per character of the training and validation part in `EpochRecord.row` has a column. The heading is printed before
-    the first line, and again if the columns change. If the table is wider than the console, the word "accuracy" is abbreviated.
+    The first column is the number of the epoch, and the last one the seconds since the
+    line before. Between them, each loss, accuracy, AUC and number of bits per character
+    of the training and validation part in `EpochRecord.row` has a column. The heading
+    is printed before the first line, and again if the columns change. If the table is
+    wider than the console, the word "accuracy" is abbreviated.
 
-    In a terminal, a training of more than 20 `epochs` prints at most one line a second, and at its end the last and the best epoch. A star
-    marks an epoch that is the best so far.
+    In a terminal, a training of more than 20 `epochs` prints at most one line a second,
+    and at its end the last and the best epoch. A star marks an epoch that is the best
+    so far.
     """
     shown: list[str] = []
     done: set[int] = set()
@@ -124,26 +160,63 @@ def print_row(console: Console, epochs: int = 0) -> Callback:
         waited += record.row["seconds"]
         if brief and not record.last and time.monotonic() < printed + 1:
             return
-        names = [name for name in record.row if name.endswith(_SHOWN) and not name.startswith("test_")]
-        splits, metrics = ([name.partition("_")[part] for name in names] for part in (0, 2))
-        if sum(max(6, len(metric)) + 2 for metric in metrics) + 14 + 15 * bool(record.best_epoch) > console.width:
+        names = [
+            name
+            for name in record.row
+            if name.endswith(_SHOWN) and not name.startswith("test_")
+        ]
+        splits, metrics = (
+            [name.partition("_")[part] for name in names] for part in (0, 2)
+        )
+        if (
+            sum(max(6, len(metric)) + 2 for metric in metrics)
+            + 14
+            + 15 * bool(record.best_epoch)
+            > console.width
+        ):
             metrics = ["acc." if metric == "accuracy" else metric for metric in metrics]
         widths = [max(6, len(metric)) for metric in metrics]
 
         def write(first, cells, last, mark="", align=">"):
-            middle = (f"{cell:{align}{width}}" for cell, width in zip(cells, widths, strict=True))
+            middle = (
+                f"{cell:{align}{width}}"
+                for cell, width in zip(cells, widths, strict=True)
+            )
             line = "  ".join([f"{first:>5}", *middle, f"{last:>7}", mark]).rstrip()
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         if names != shown:
             shown[:] = names
-            write("", ("" if split == before else split for before, split in itertools.pairwise(["", *splits])), "", align="<")
-            write("epoch", metrics, "seconds", "* best so far" if record.best_epoch else "")
+            write(
+                "",
+                (
+                    "" if split == before else split
+                    for before, split in itertools.pairwise(["", *splits])
+                ),
+                "",
+                align="<",
+            )
+            write(
+                "epoch",
+                metrics,
+                "seconds",
+                "* best so far" if record.best_epoch else "",
+            )
         best = record.best_epoch
         done.add(record.epoch)
-        write(record.epoch, (_number(record.row[name]) for name in names), f"{waited:.1f}", "*" * (record.epoch == best))
+        write(
+            record.epoch,
+            (_number(record.row[name]) for name in names),
+            f"{waited:.1f}",
+            "*" * (record.epoch == best),
+        )
         if brief and record.last and best and best not in done:
-            write(best, (_number(record.rows[best - 1].get(name)) for name in names), "", "* the best")
+            write(
+                best,
+                (_number(record.rows[best - 1].get(name)) for name in names),
+                "",
+                "* the best",
+            )
         printed, waited = time.monotonic(), 0.0
 
     return show
@@ -154,7 +227,9 @@ _SHOWN = ("_loss", "_bits", "_accuracy", "_auc")
 
 
 def _number(value) -> str:
-    """Format a metric as text with four decimals, or with fewer if the text would be longer than six characters."""
+    """Format a metric as text with four decimals, or with fewer if the text would be
+    longer than six characters.
+    """
     if not isinstance(value, (int, float)):
         return "-"
     texts = [f"{value:.{decimals}f}" for decimals in (4, 3, 2, 1, 0)]
@@ -167,6 +242,16 @@ class _Rate(ProgressColumn):
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a progress bar for the steps of an epoch. If the console is not a terminal, the bar shows nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    """Return a progress bar for the steps of an epoch. If the console is not a
+    terminal, the bar shows nothing.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    return Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )

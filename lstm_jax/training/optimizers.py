@@ -1,7 +1,9 @@
 """Optimisers by name, with learning-rate schedules and gradient clipping.
 
-`make_optimizer` returns an optimiser by its name. The names "adam" and "rmsprop" stand for Keras' forms of Adam and RMSprop. Any
-other name stands for the optimiser of optax with this name. The function `adam`, in contrast, returns the form of Adam that optax computes.
+`make_optimizer` returns an optimiser by its name. The names "adam" and "rmsprop" stand
+for Keras' forms of Adam and RMSprop. Any other name stands for the optimiser of optax
+with this name. The function `adam`, in contrast, returns the form of Adam that optax
+computes.
 """
 
 import difflib
@@ -17,59 +19,86 @@ from lstm_jax.aliases import Values
 from lstm_jax.bounds import MOST, RateOrNone, check_number
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
-from lstm_jax.training.row_sparse import Number, Optimizer, Rates, RowOptimizer, adam_step
+from lstm_jax.training.row_sparse import (
+    Number,
+    Optimizer,
+    Rates,
+    RowOptimizer,
+    adam_step,
+)
 
 
-def keras_adam(learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-7) -> Any:
-    """Return the optimiser Adam (Kingma & Ba 2015) as Keras computes it, in the form at the end of section 2 of the paper.
+def keras_adam(
+    learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-7
+) -> Any:
+    """Return the optimiser Adam (Kingma & Ba 2015) as Keras computes it, in the form at
+    the end of section 2 of the paper.
 
-        m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
+        m' = b1 m + (1 - b1) g
+        v' = b2 v + (1 - b2) g^2
+        p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
 
-    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. In this
-    formula eps is added before the bias correction of v. The optimiser `adam` adds eps after the bias correction. The difference matters if
-    gradients are as small as eps.
+    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate
+    and t the number of the step, counted from 1. In this formula eps is added before
+    the bias correction of v. The optimiser `adam` adds eps after the bias correction.
+    The difference matters if gradients are as small as eps.
 
     Args:
-        learning_rate: a number, or a function from the number of past steps to a number.
+        learning_rate: a number, or a function from the number of past steps to a
+            number.
         b1: decay rate of the first moment.
         b2: decay rate of the second moment.
         eps: small number in the denominator.
 
     Raises:
-        InputError: if the learning rate is no number of 0 or more, if a decay rate is below 0 or not below 1, or if `eps` is negative.
+        InputError: if the learning rate is no number of 0 or more, if a decay rate is
+            below 0 or not below 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, False)
 
 
-def adam(learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8) -> Any:
-    """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
+def adam(
+    learning_rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8
+) -> Any:
+    """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam`
+    computes it, with the same results apart from rounding.
 
-    There is one exception. If the square of a gradient overflows (in float32, if the magnitude of the gradient exceeds 1.8e19), the
-    parameter becomes NaN, whereas optax leaves the parameter unchanged.
+    There is one exception. If the square of a gradient overflows (in float32, if the
+    magnitude of the gradient exceeds 1.8e19), the parameter becomes NaN, whereas optax
+    leaves the parameter unchanged.
 
-        m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
+        m' = b1 m + (1 - b1) g
+        v' = b2 v + (1 - b2) g^2
+        p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
 
-    This optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it updates only those rows of
-    the largest embedding table that a batch looks up. If `b1`, `b2` or `eps` is traced, as in `optax.inject_hyperparams`, it updates all
-    rows. `keras_adam` explains the symbols, the arguments and the errors.
+    This optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`.
+    In `make_train_step`, it updates only those rows of the largest embedding table that
+    a batch looks up. If `b1`, `b2` or `eps` is traced, as in
+    `optax.inject_hyperparams`, it updates all rows. `keras_adam` explains the symbols,
+    the arguments and the errors.
     """
     return _adam(learning_rate, b1, b2, eps, True)
 
 
 def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
-    """Return `adam` if `corrects_first` is true, otherwise `keras_adam`. If `b1`, `b2` or `eps` is traced, the result updates all rows."""
+    """Return `adam` if `corrects_first` is true, otherwise `keras_adam`. If `b1`, `b2`
+    or `eps` is traced, the result updates all rows.
+    """
     _check_rate(learning_rate)
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
     if not traced:
         for name, rate in (("b1", b1), ("b2", b2)):
             require(0 <= rate < 1, name, rate, "give 0 or more, below 1")
         require(eps >= 0, "eps", eps, "give 0 or more")
-        b1, b2, eps = float(b1), float(b2), float(eps)  # compiled code takes no other types of numbers
+        # compiled code takes no other types of numbers
+        b1, b2, eps = float(b1), float(b2), float(eps)
     rates = Rates(b1, b2)
 
     def advance(state):
         count = optax.safe_increment(state.count)
-        rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
+        rate = jnp.asarray(
+            learning_rate(state.count) if callable(learning_rate) else learning_rate
+        )
         if rate.dtype not in (jnp.float32, jnp.float64):
             rate = rate.astype(jnp.float32)  # in bfloat16, 1 - 0.999^t would be 0
         time = jnp.asarray(count).astype(rate.dtype)
@@ -83,11 +112,18 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
 
         def step(m, v, g):
             dtype = m.dtype
-            # in float16 eps becomes 0 once it is multiplied by the bias correction, and in bfloat16 a traced rate of 0.999 becomes 1
+            # in float16 eps becomes 0 once it is multiplied by the bias correction, and
+            # in bfloat16 a traced rate of 0.999 becomes 1
             if dtype == jnp.float16 or (traced and dtype == jnp.bfloat16):
                 m, v, g = (array.astype(jnp.float32) for array in (m, v, g))
-            constants = Rates(*(jnp.asarray(rate, m.dtype) for rate in rates)) if traced else rates
-            found = adam_step(constants, m, v, g, *(number.astype(m.dtype) for number in numbers))
+            constants = (
+                Rates(*(jnp.asarray(rate, m.dtype) for rate in rates))
+                if traced
+                else rates
+            )
+            found = adam_step(
+                constants, m, v, g, *(number.astype(m.dtype) for number in numbers)
+            )
             return tuple(array.astype(dtype) for array in found)
 
         found = jax.tree.map(step, state.mu, state.nu, updates)
@@ -103,28 +139,39 @@ def _check_rate(learning_rate):
         check_number("learning_rate", learning_rate, RateOrNone)
 
 
-def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:
+def keras_rmsprop(
+    learning_rate, rho: float = 0.9, eps: float = 1e-7
+) -> optax.GradientTransformation:
     """Return the optimiser RMSprop (Tieleman & Hinton 2012) with the defaults of Keras.
 
         v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
 
-    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate; see `keras_adam`.
+    Here p is the parameter, g its gradient, v the moving average of its squared
+    gradient, and lr the learning rate; see `keras_adam`.
     """
     _check_rate(learning_rate)
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
 def clipped(optimizer: Optimizer, most: float) -> Optimizer:
-    """Return the optimiser with gradient clipping: a gradient whose global norm exceeds `most` is scaled to the norm `most`.
+    """Return the optimiser with gradient clipping: a gradient whose global norm exceeds
+    `most` is scaled to the norm `most`.
 
-    If `optimizer` is a `RowOptimizer` without clipping, the result is a `RowOptimizer`, too. Apart from rounding, both of its updates
-    compute the same norm. The state of the result has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+    If `optimizer` is a `RowOptimizer` without clipping, the result is a `RowOptimizer`,
+    too. Apart from rounding, both of its updates compute the same norm. The state of
+    the result has the structure of `optax.chain(optax.clip_by_global_norm(most),
+    optimizer)`.
 
     Raises:
         InputError: if `most` is not above 0.
     """
     if not isinstance(most, Tracer):  # a traced number has no value yet
-        require(most > 0, "most", most, "give the largest norm of the gradient, a number above 0")
+        require(
+            most > 0,
+            "most",
+            most,
+            "give the largest norm of the gradient, a number above 0",
+        )
     if isinstance(optimizer, RowOptimizer) and optimizer.most is None:
         return replace(optimizer, most=most)
     given: Any = optimizer
@@ -132,22 +179,40 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
 
 
 def try_update(optimizer) -> None:
-    """Trace one update of a small parameter, and pass on any error that the optimiser raises."""
+    """Trace one update of a small parameter, and pass on any error that the optimiser
+    raises.
+    """
     parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
 
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
-    """Return the learning rate: a number if it is constant, otherwise a function of the number of past steps.
+    """Return the learning rate: a number if it is constant, otherwise a function of the
+    number of past steps.
 
     `total_steps` is the number of steps of the run, including the warm-up.
 
     Raises:
-        InputError: if the run has more than `MOST` steps, or if it has no step after the warm-up.
+        InputError: if the run has more than `MOST` steps, or if it has no step after
+            the warm-up.
     """
-    peak, end, warmup = config.learning_rate, config.final_learning_rate, config.warmup_steps
-    require(total_steps <= MOST, "epochs", config.epochs, f"the run would have {total_steps:,} steps: give fewer, {MOST} steps at most")
-    require(warmup < total_steps, "warmup_steps", warmup, f"the run has {total_steps} steps in all")
+    peak, end, warmup = (
+        config.learning_rate,
+        config.final_learning_rate,
+        config.warmup_steps,
+    )
+    require(
+        total_steps <= MOST,
+        "epochs",
+        config.epochs,
+        f"the run would have {total_steps:,} steps: give fewer, {MOST} steps at most",
+    )
+    require(
+        warmup < total_steps,
+        "warmup_steps",
+        warmup,
+        f"the run has {total_steps} steps in all",
+    )
     decay_steps = total_steps - warmup
     match config.schedule:
         case "cosine":
@@ -158,36 +223,62 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
             decay = optax.exponential_decay(peak, decay_steps, end / peak)
         case "epochs":
             ends = range(config.constant_epochs, config.epochs)
-            decay = optax.piecewise_constant_schedule(peak, {total_steps // config.epochs * n - warmup: 1 / config.decay for n in ends})
+            decay = optax.piecewise_constant_schedule(
+                peak,
+                {
+                    total_steps // config.epochs * n - warmup: 1 / config.decay
+                    for n in ends
+                },
+            )
         case _:
             if not warmup:
                 return peak
             decay = optax.constant_schedule(peak)
-    schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup]) if warmup else decay
-    return lambda step: schedule(jnp.asarray(step, float))  # optax mixes dtypes, which JAX' strict promotion forbids
+    schedule = (
+        optax.join_schedules(
+            [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
+        )
+        if warmup
+        else decay
+    )
+    # optax mixes dtypes, which JAX' strict promotion forbids
+    return lambda step: schedule(jnp.asarray(step, float))
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
-    """Return the optimiser of a run of `total_steps` steps, with the learning-rate schedule and the gradient clipping of `config`.
+    """Return the optimiser of a run of `total_steps` steps, with the learning-rate
+    schedule and the gradient clipping of `config`.
 
-    The names "adam" and "rmsprop" of `config.optimizer` stand for `keras_adam` and `keras_rmsprop`. Any other name stands for the function
-    of optax with this name.
+    The names "adam" and "rmsprop" of `config.optimizer` stand for `keras_adam` and
+    `keras_rmsprop`. Any other name stands for the function of optax with this name.
 
     Raises:
-        InputError: if the name is not that of an optimiser that needs only a learning rate and allows the schedule, or if `make_schedule`
-            raises this error.
+        InputError: if the name is not that of an optimiser that needs only a learning
+            rate and allows the schedule, or if `make_schedule` raises this error.
     """
     schedule = make_schedule(config, total_steps)
     ours: Values = {"adam": keras_adam, "rmsprop": keras_rmsprop}
     try:
-        optimizer = (ours.get(config.optimizer) or getattr(optax, config.optimizer))(learning_rate=schedule)
-        if not isinstance(optimizer, Optimizer) or config.optimizer.startswith("scale_by_"):
+        optimizer = (ours.get(config.optimizer) or getattr(optax, config.optimizer))(
+            learning_rate=schedule
+        )
+        if not isinstance(optimizer, Optimizer) or config.optimizer.startswith(
+            "scale_by_"
+        ):
             raise TypeError("no optimiser")
         try_update(optimizer)
     except Exception as error:  # optax' functions raise many kinds of errors
         other = ", or no schedule and no warm-up" if callable(schedule) else ""
-        near = " or ".join(difflib.get_close_matches(config.optimizer, vars(optax), 3, 0))
-        why = f"{type(error).__name__}: {error}" if hasattr(optax, config.optimizer) else f"did you mean {near}?"
-        remedy = f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({why})"
+        near = " or ".join(
+            difflib.get_close_matches(config.optimizer, vars(optax), 3, 0)
+        )
+        why = (
+            f"{type(error).__name__}: {error}"
+            if hasattr(optax, config.optimizer)
+            else f"did you mean {near}?"
+        )
+        remedy = (
+            f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({why})"
+        )
         raise InputError("optimizer", config.optimizer, remedy) from error
     return clipped(optimizer, config.clip_norm) if config.clip_norm else optimizer

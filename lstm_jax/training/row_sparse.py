@@ -1,11 +1,14 @@
 """Adam that can update only those rows of a table that a training step looks up.
 
-A table is a parameter of V rows and E columns, such as an embedding. B is the batch size. A `RowOptimizer` has a dense update in JAX and a
-row-sparse update in compiled code. Apart from rounding, both give the same result. The rows that a row-sparse update leaves out miss a
-step, and their moments do not change. Later, `RowOptimizer.catch_up` lets these rows take the steps that they missed, with a gradient of
-zero. A `Lag` records how many steps each row has taken.
+A table is a parameter of V rows and E columns, such as an embedding. B is the batch
+size. A `RowOptimizer` has a dense update in JAX and a row-sparse update in compiled
+code. Apart from rounding, both give the same result. The rows that a row-sparse update
+leaves out miss a step, and their moments do not change. Later, `RowOptimizer.catch_up`
+lets these rows take the steps that they missed, with a gradient of zero. A `Lag`
+records how many steps each row has taken.
 
-If the compiled code is not available, the row-sparse update is computed in JAX instead, and each step updates the whole table.
+If the compiled code is not available, the row-sparse update is computed in JAX instead,
+and each step updates the whole table.
 """
 
 from collections.abc import Callable
@@ -23,21 +26,25 @@ from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.runtime import sharding
 
 Advance = Callable[[Any], tuple[Any, Array, Array]]
-"""Function from the state of Adam to three values: the number of the next step, counted from 1, the learning rate of that step multiplied
-by the bias correction, and the small number in the denominator of that step."""
+"""Function from the state of Adam to three values: the number of the next step, counted
+from 1, the learning rate of that step multiplied by the bias correction, and the small
+number in the denominator of that step."""
 
 
 Number = float | Array
 
 
 class Lag(NamedTuple):
-    """Record of how many steps of an interval between two catch-ups each row of a table has taken.
+    """Record of how many steps of an interval between two catch-ups each row of a table
+    has taken.
 
-    The table has V rows, and the interval has S steps, which is `step.CATCH_UP_INTERVAL`.
+    The table has V rows, and the interval has S steps, which is
+    `step.CATCH_UP_INTERVAL`.
     """
 
     scales: Array
-    """(S,): learning rate of each step of the interval, multiplied by the bias correction of Adam."""
+    """(S,): learning rate of each step of the interval, multiplied by the bias
+    correction of Adam."""
     eps: Array
     """(S,): small number in the denominator of each step of the interval."""
     at: Array
@@ -47,9 +54,11 @@ class Lag(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Constants of Adam: the decay rate `b1` of the first moment, and the decay rate `b2` of the second moment.
+    """Constants of Adam: the decay rate `b1` of the first moment, and the decay rate
+    `b2` of the second moment.
 
-    The compiled code needs floats. The function `adam_step` also accepts scalar JAX arrays.
+    The compiled code needs floats. The function `adam_step` also accepts scalar JAX
+    arrays.
     """
 
     b1: Number
@@ -65,11 +74,14 @@ def adam_step(rates: Rates, m, v, g, scale, eps):
 
 @frozen
 class RowOptimizer:
-    """Adam with a dense and a row-sparse update. Both use the state that `init` returns.
+    """Adam with a dense and a row-sparse update. Both use the state that `init`
+    returns.
 
-    `dense` is a transformation of optax, which updates whole parameters. The methods `begin`, `catch_up` and `update_rows` update only the
-    rows of a table that a step looks up. If `optax.chain` or another function of optax is applied to a `RowOptimizer`, the result has only
-    the dense update. The result of `optimizers.clipped` has both updates.
+    `dense` is a transformation of optax, which updates whole parameters. The methods
+    `begin`, `catch_up` and `update_rows` update only the rows of a table that a step
+    looks up. If `optax.chain` or another function of optax is applied to a
+    `RowOptimizer`, the result has only the dense update. The result of
+    `optimizers.clipped` has both updates.
     """
 
     adam: optax.GradientTransformation
@@ -82,7 +94,11 @@ class RowOptimizer:
     @property
     def dense(self) -> optax.GradientTransformation:
         """Dense update, with clipping if there is any."""
-        return self.adam if self.most is None else optax.chain(optax.clip_by_global_norm(self.most), self.adam)
+        return (
+            self.adam
+            if self.most is None
+            else optax.chain(optax.clip_by_global_norm(self.most), self.adam)
+        )
 
     def init(self, params):
         """Return the initial state of the optimiser."""
@@ -90,46 +106,79 @@ class RowOptimizer:
 
     def update(self, updates, state, params=None, **extra) -> tuple[Any, Any]:
         """Compute a dense update, as the `update` of an optax transformation does."""
-        return optax.with_extra_args_support(self.dense).update(updates, state, params, **extra)
+        return optax.with_extra_args_support(self.dense).update(
+            updates, state, params, **extra
+        )
 
     def begin(self, table: Array, state, steps: int, at=0, behind=0) -> Lag:
-        """Return the `Lag` of a table before step `at` of an interval of `steps` steps, if its rows have missed `behind` steps."""
+        """Return the `Lag` of a table before step `at` of an interval of `steps` steps,
+        if its rows have missed `behind` steps.
+        """
         at, own = jnp.asarray(at, jnp.int32), self._own(state)
-        counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
-        counts = jnp.maximum(counts, 0)  # a new optimiser state within an interval has taken fewer steps
-        _, *found = jax.vmap(lambda count: self.advance(own._replace(count=count)))(counts)
+        counts = (
+            own.count
+            - at.astype(own.count.dtype)
+            + jnp.arange(steps, dtype=own.count.dtype)
+        )
+        # a new optimiser state within an interval has taken fewer steps
+        counts = jnp.maximum(counts, 0)
+        _, *found = jax.vmap(lambda count: self.advance(own._replace(count=count)))(
+            counts
+        )
         scales, eps = (array.astype(table.dtype) for array in found)
         return Lag(scales, eps, at, jnp.broadcast_to(at - behind, len(table)))
 
     def catch_up(self, name: str, ids, lag: Lag, state, params) -> tuple[Lag, Any, Any]:
-        """Let the rows `ids` of the table `name`, or all if `ids` is None, take the steps that they have missed."""
+        """Let the rows `ids` of the table `name`, or all if `ids` is None, take the
+        steps that they have missed.
+        """
         own = self._own(state)
-        table, m, v, done = self._rows("catch_up", name, params, own, lag, () if ids is None else (ids,))
+        table, m, v, done = self._rows(
+            "catch_up", name, params, own, lag, () if ids is None else (ids,)
+        )
         own = own._replace(mu=own.mu | {name: m}, nu=own.nu | {name: v})
         return lag._replace(done=done), self._state(state, own), params | {name: table}
 
-    def update_rows(self, updates, name: str, ids, rows, lag: Lag, state, params) -> tuple[Lag, Any, Any]:
-        """Take one step of the rows `ids` of the table, whose gradients are `rows`, and of all other parameters.
+    def update_rows(
+        self, updates, name: str, ids, rows, lag: Lag, state, params
+    ) -> tuple[Lag, Any, Any]:
+        """Take one step of the rows `ids` of the table, whose gradients are `rows`, and
+        of all other parameters.
 
-        If a step looks up a row several times, clipping adds up the gradients of this row before it computes the norm.
+        If a step looks up a row several times, clipping adds up the gradients of this
+        row before it computes the norm.
         """
         most, own = self.most, self._own(state)
         if most is not None:
-            norm = optax.tree_utils.tree_norm((updates, summed_rows(ids, rows, params[name], name)))
-            updates, rows = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), (updates, rows))
+            norm = optax.tree_utils.tree_norm(
+                (updates, summed_rows(ids, rows, params[name], name))
+            )
+            updates, rows = jax.tree.map(
+                lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most),
+                (updates, rows),
+            )
         table, m, v, done = self._rows("rows", name, params, own, lag, (ids, rows))
-        rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, own.mu, own.nu))
+        rest, mu, nu = (
+            {key: leaf for key, leaf in tree.items() if key != name}
+            for tree in (params, own.mu, own.nu)
+        )
         found: Any = self.adam.update(updates, own._replace(mu=mu, nu=nu))
         steps, moments = found
         own = moments._replace(mu=moments.mu | {name: m}, nu=moments.nu | {name: v})
-        return lag._replace(at=lag.at + 1, done=done), self._state(state, own), jax.tree.map(jnp.add, rest, steps) | {name: table}
+        return (
+            lag._replace(at=lag.at + 1, done=done),
+            self._state(state, own),
+            jax.tree.map(jnp.add, rest, steps) | {name: table},
+        )
 
     def _rows(self, target: str, name: str, params, own, lag: Lag, given: tuple):
         operation = _Rows(f"lstm_jax_adam_{target}", self.rates, name)
         return apply(operation, params[name], own.mu[name], own.nu[name], lag, given)
 
     def _own(self, state):
-        """Return the state of Adam: with clipping, the state is a pair, as that of `optax.chain`."""
+        """Return the state of Adam: with clipping, the state is a pair, as that of
+        `optax.chain`.
+        """
         return state if self.most is None else state[1]
 
     def _state(self, state, own):
@@ -140,17 +189,27 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 
 
 def row_sparse(table: str, optimizer, params) -> bool:
-    """Return whether training steps use the row-sparse update of the optimiser for the parameter `table`, which is "" for none."""
-    serves = bool(table) and isinstance(optimizer, RowOptimizer) and params[table].dtype in (jnp.float32, jnp.float64)
+    """Return whether training steps use the row-sparse update of the optimiser for the
+    parameter `table`, which is "" for none.
+    """
+    serves = (
+        bool(table)
+        and isinstance(optimizer, RowOptimizer)
+        and params[table].dtype in (jnp.float32, jnp.float64)
+    )
     return serves and not native.why_not()
 
 
 @frozen
 class _Rows(Operation):
-    """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`."""
+    """Operation that updates rows of a table by the compiled function `target`; see
+    `primitives.operation`.
+    """
 
-    # "lstm_jax_adam_catch_up" makes the Adam steps that rows have missed, and "lstm_jax_adam_rows" also makes the step of the rows that the
-    # batch looks up. In JAX, each training step updates all rows of the table, and there is nothing to catch up.
+    # "lstm_jax_adam_catch_up" makes the Adam steps that rows have missed, and
+    # "lstm_jax_adam_rows" also makes the step of the rows that the batch looks up. In
+    # JAX, each training step updates all rows of the table, and there is nothing to
+    # catch up.
 
     target: str
     rates: Rates
@@ -162,40 +221,74 @@ class _Rows(Operation):
 
     def _update(self, table, m, v, lag, given):
         def call(table, m, v, done, scales, eps, at, *given):
-            args = (table, m, v, done, scales, eps, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
-            return tuple(native.call(self.target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **self.rates._asdict()))
+            args = (
+                table,
+                m,
+                v,
+                done,
+                scales,
+                eps,
+                at,
+                *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given),
+            )
+            return tuple(
+                native.call(
+                    self.target,
+                    (table, m, v, done),
+                    args,
+                    {0: 0, 1: 1, 2: 2, 3: 3},
+                    **self.rates._asdict(),
+                )
+            )
 
         split, copied = _table_spec(table, self.name), PartitionSpec()
         specs = [split] * 3 + [copied] * 4
         if given:
             ids, *rows = given
-            given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if split else array for array in rows))
-            specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][: len(given)]
+            given = (
+                ids.astype(jnp.int32),
+                *(
+                    sharding.rows_to_columns(array) if split else array
+                    for array in rows
+                ),
+            )
+            specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][
+                : len(given)
+            ]
         operands = (table, m, v, lag.done, lag.scales, lag.eps, lag.at, *given)
         if sharding.devices() == 1:
             return call(*operands)
-        return jax.shard_map(call, in_specs=tuple(specs), out_specs=tuple(specs[:4]), check_vma=False)(*operands)
+        return jax.shard_map(
+            call, in_specs=tuple(specs), out_specs=tuple(specs[:4]), check_vma=False
+        )(*operands)
 
     def _update_in_jax(self, table, m, v, lag, given):
         if len(given) < 2:
             return table, m, v, lag.done
         gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
-        step, m, v = adam_step(self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at])
+        step, m, v = adam_step(
+            self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at]
+        )
         return table + step, m, v, jnp.full_like(lag.done, lag.at + 1)
 
 
 def _table_spec(table: Array, name: str) -> PartitionSpec:
-    return sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table)
+    return sharding.param_spec(
+        sharding.devices(), (jax.tree_util.DictKey(name),), table
+    )
 
 
 def summed_rows(ids: Array, rows: Array, table: Array, name: str) -> Array:
-    """Add up the gradients that belong to the same row of the table, and return the sums."""
+    """Add up the gradients that belong to the same row of the table, and return the
+    sums.
+    """
     if _table_spec(table, name):
         rows = sharding.rows_to_columns(rows)
     ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
     ids = jnp.where(ids < 0, ids + len(table), ids)
     inside = (ids >= 0) & (ids < len(table))
-    order = jnp.argsort(jnp.where(inside, ids, len(table)))  # the sort is stable, so that the sums have the same bits each time
+    # the sort is stable, so that the sums have the same bits each time
+    order = jnp.argsort(jnp.where(inside, ids, len(table)))
     ids, rows = ids[order], jnp.where(inside[:, None], rows, 0)[order]
     groups = jnp.cumsum(jnp.diff(ids, prepend=ids[:1]) != 0)
     return jax.ops.segment_sum(rows, groups, len(ids), indices_are_sorted=True)

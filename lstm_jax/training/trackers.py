@@ -1,6 +1,8 @@
-"""Trackers: callbacks that a training calls at its beginning, after each epoch and at its end, such as `Wandb` and `Mlflow`.
+"""Trackers: callbacks that a training calls at its beginning, after each epoch and at
+its end, such as `Wandb` and `Mlflow`.
 
-Example: `fit(..., callbacks=[Mlflow()])`. A tracker of one's own is a subclass of `Tracker`.
+Example: `fit(..., callbacks=[Mlflow()])`. A tracker of one's own is a subclass of
+`Tracker`.
 """
 
 import contextlib
@@ -29,16 +31,20 @@ class About:
     """Description of a training that is about to begin."""
 
     config: dict[str, Values]
-    """Config of the training: a dict from the name of a section to the dict of its values."""
+    """Config of the training: a dict from the name of a section to the dict of its
+    values."""
     folder: Path | None = None
     """Folder of the run or, in `fit`, of the checkpoints. If None, nothing is saved."""
     resumed: bool = False
-    """Whether the training was asked to resume the one in the folder, if there is one."""
+    """Whether the training was asked to resume the one in the folder, if there is one.
+    """
 
 
 @frozen
 class Outcome:
-    """Outcome of a training that has ended. Unless its status is "finished", all other fields are empty."""
+    """Outcome of a training that has ended. Unless its status is "finished", all other
+    fields are empty.
+    """
 
     status: str
     """"finished", "interrupted" or "failed"."""
@@ -47,14 +53,16 @@ class Outcome:
     figures: tuple[Path, ...] = ()
     """PNG files of the figures."""
     best: tuple[Path, ...] = ()
-    """Folder of the best checkpoints and, in the run of a task, the other files that `load` reads. All are in `About.folder`."""
+    """Folder of the best checkpoints and, in the run of a task, the other files that
+    `load` reads. All are in `About.folder`."""
 
 
 class Tracker:
     """Base class of trackers, whose methods do nothing.
 
-    If `begin` raises an exception, the training does not begin. The first exception of the other methods is printed as a warning, and the
-    training goes on. In a run of several processes, only process 0 calls a tracker.
+    If `begin` raises an exception, the training does not begin. The first exception of
+    the other methods is printed as a warning, and the training goes on. In a run of
+    several processes, only process 0 calls a tracker.
     """
 
     remedy: ClassVar[str] = "correct it, or leave the tracker out"
@@ -67,15 +75,21 @@ class Tracker:
         """Track an epoch that has ended."""
 
     def end(self, outcome: Outcome) -> None:
-        """Track the end of the training. This method is called if `begin` has returned, also after an interrupt or an error."""
+        """Track the end of the training. This method is called if `begin` has returned,
+        also after an interrupt or an error.
+        """
 
 
 @contextlib.contextmanager
-def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[tuple[list[Callback], Values]]:
-    """Call `begin` of the trackers among `callbacks`, and at the end of the context their method `end`.
+def tracked(
+    callbacks: Sequence[Callback | Tracker], about: About
+) -> Iterator[tuple[list[Callback], Values]]:
+    """Call `begin` of the trackers among `callbacks`, and at the end of the context
+    their method `end`.
 
     Yields:
-        the callbacks, with functions in place of the trackers, and a dict to which the fields of the `Outcome` are to be added.
+        the callbacks, with functions in place of the trackers, and a dict to which the
+        fields of the `Outcome` are to be added.
 
     Raises:
         InputError: if `begin` of a tracker raises an exception.
@@ -89,7 +103,10 @@ def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[t
         except Exception as error:
             if begun[tracker]:
                 shown = f"tracker {type(tracker).__name__}: {shorten(repr(error), 160)}"
-                print(f"warning: {shown}; nothing of the training itself is lost", file=sys.stderr)
+                print(
+                    f"warning: {shown}; nothing of the training itself is lost",
+                    file=sys.stderr,
+                )
             begun[tracker] = False
 
     fields: Values = {"status": "failed"}
@@ -100,7 +117,13 @@ def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[t
                     with parsing(f"tracker {type(tracker).__name__}", tracker.remedy):
                         tracker.begin(about)
                     begun[tracker] = True
-        yield [partial(call, one, one.epoch) if isinstance(one, Tracker) else one for one in callbacks], fields
+        yield (
+            [
+                partial(call, one, one.epoch) if isinstance(one, Tracker) else one
+                for one in callbacks
+            ],
+            fields,
+        )
         fields["status"] = "finished"
     except (Interrupted, KeyboardInterrupt):
         fields["status"] = "interrupted"
@@ -113,17 +136,21 @@ def tracked(callbacks: Sequence[Callback | Tracker], about: About) -> Iterator[t
 class Service(Tracker, ABC):
     """Base class of the trackers of a service, which knows a run by an id.
 
-    The file `NAME.id` in the folder of the training keeps this id, so that a resumed training continues the same run of the service.
+    The file `NAME.id` in the folder of the training keeps this id, so that a resumed
+    training continues the same run of the service.
 
     Raises:
         InputError: if the package of the service is not installed.
     """
 
     package: ClassVar[str]
-    """Name of the package of the service, and of the extra of this project that installs it."""
+    """Name of the package of the service, and of the extra of this project that
+    installs it."""
 
     def __init__(self):
-        with parsing(f"tracker {self.package}", f'pip install ".[{self.package}]"', ImportError):
+        with parsing(
+            f"tracker {self.package}", f'pip install ".[{self.package}]"', ImportError
+        ):
             self.api = import_module(self.package)
 
     @abstractmethod
@@ -134,7 +161,12 @@ class Service(Tracker, ABC):
         self.folder, known = about.folder or Path(), None
         file = self.folder / f"{self.package}.id"
         if about.folder and file.exists():
-            require(about.resumed, f"file {file}", "of another training", "resume that one, or name another folder")
+            require(
+                about.resumed,
+                f"file {file}",
+                "of another training",
+                "resume that one, or name another folder",
+            )
             known = file.read_text()
         found = self.start(about, known)
         if about.folder:
@@ -142,13 +174,19 @@ class Service(Tracker, ABC):
 
 
 def _numbers(metrics, prefix=""):
-    return {prefix + name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return {
+        prefix + name: value
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    }
 
 
 class Wandb(Service):
-    """Tracker of Weights & Biases. It logs the config, the metrics, the figures and, as artifact `best-ID`, `Outcome.best`.
+    """Tracker of Weights & Biases. It logs the config, the metrics, the figures and, as
+    artifact `best-ID`, `Outcome.best`.
 
-    The environment variables of the package wandb apply, such as WANDB_PROJECT, WANDB_MODE and WANDB_DIR.
+    The environment variables of the package wandb apply, such as WANDB_PROJECT,
+    WANDB_MODE and WANDB_DIR.
     """
 
     package, remedy = "wandb", "log in, or set WANDB_MODE=offline; then resume"
@@ -156,7 +194,14 @@ class Wandb(Service):
     def start(self, about, known):
         name, settings = self.folder.absolute().name, {"console": "off"}
         resume = "allow" if known else None
-        self.run = self.api.init(id=known, resume=resume, name=name, config=about.config, reinit="create_new", settings=settings)
+        self.run = self.api.init(
+            id=known,
+            resume=resume,
+            name=name,
+            config=about.config,
+            reinit="create_new",
+            settings=settings,
+        )
         return self.run.id
 
     def epoch(self, record):
@@ -164,7 +209,9 @@ class Wandb(Service):
 
     def end(self, outcome):
         try:
-            images = {f"figures/{path.stem}": self.api.Image(path) for path in outcome.figures}
+            images = {
+                f"figures/{path.stem}": self.api.Image(path) for path in outcome.figures
+            }
             self.run.log(_numbers(outcome.metrics, "result/") | images)
             artifact = self.api.Artifact(f"best-{self.run.id}", "model")
             for path in outcome.best:
@@ -173,21 +220,28 @@ class Wandb(Service):
             if outcome.best:
                 self.run.log_artifact(artifact)
         finally:
-            self.run.finish({"finished": 0, "failed": 1, "interrupted": 255}[outcome.status])  # 255, as wandb's own for Ctrl-C
+            # 255, as wandb's own for Ctrl-C
+            self.run.finish(
+                {"finished": 0, "failed": 1, "interrupted": 255}[outcome.status]
+            )
 
 
 class Mlflow(Service):
-    """Tracker of MLflow. It logs the config as parameters, the metrics and, as artifacts in `run/`, the figures and `Outcome.best`.
+    """Tracker of MLflow. It logs the config as parameters, the metrics and, as
+    artifacts in `run/`, the figures and `Outcome.best`.
 
-    The environment variables of MLflow apply, such as MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME. A file store is allowed.
+    The environment variables of MLflow apply, such as MLFLOW_TRACKING_URI and
+    MLFLOW_EXPERIMENT_NAME. A file store is allowed.
     """
 
     package, remedy = "mlflow", "give a store in MLFLOW_TRACKING_URI; then resume"
 
     def start(self, about, known):
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # else MLflow 3.17 refuses one
+        # else MLflow 3.17 refuses one
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         run = self.api.start_run(known, run_name=self.folder.absolute().name)
-        if not known:  # a resumed training may have more epochs, but MLflow changes no parameter
+        # a resumed training may have more epochs, but MLflow changes no parameter
+        if not known:
             self.api.log_params(flatten(about.config))
         return run.info.run_id
 
@@ -198,10 +252,17 @@ class Mlflow(Service):
         try:
             self.api.log_metrics(_numbers(outcome.metrics, "result/"))
             for path in (*outcome.figures, *outcome.best):
-                self.api.log_artifact(path, str(Path("run", path.relative_to(self.folder)).parent))
+                self.api.log_artifact(
+                    path, str(Path("run", path.relative_to(self.folder)).parent)
+                )
         finally:
-            with contextlib.redirect_stdout(sys.stderr):  # it prints the address of the run
-                self.api.end_run("KILLED" if outcome.status == "interrupted" else outcome.status.upper())
+            # it prints the address of the run
+            with contextlib.redirect_stdout(sys.stderr):
+                self.api.end_run(
+                    "KILLED"
+                    if outcome.status == "interrupted"
+                    else outcome.status.upper()
+                )
 
 
 SERVICES = {"wandb": Wandb, "mlflow": Mlflow}

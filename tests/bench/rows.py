@@ -1,4 +1,6 @@
-"""Helpers for the tests of `bench`: made-up result rows, and functions that run Python and the benchmark commands."""
+"""Helpers for the tests of `bench`: made-up result rows, and functions that run Python
+and the benchmark commands.
+"""
 
 import contextlib
 import io
@@ -22,17 +24,34 @@ TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 
 
 def run_python(arguments, first=()):
-    """Run Python with `arguments` in the root of the checkout, and return its output. `first` precedes Python in the command line."""
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    run = subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+    """Run Python with `arguments` in the root of the checkout, and return its output.
+    `first` precedes Python in the command line.
+    """
+    environment = os.environ | {
+        "KERAS_BACKEND": "jax",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    run = subprocess.run(
+        [*first, sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout
 
 
 def bench_here(*arguments):
-    """Run `python -m bench` with `arguments` in this process. The output of processes that the command starts is not returned."""
+    """Run `python -m bench` with `arguments` in this process. The output of processes
+    that the command starts is not returned.
+    """
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         patch.setattr(sys, "argv", ["bench", *map(str, arguments)])
         patch.chdir(ROOT)
         try:
@@ -68,16 +87,41 @@ def read_lines(path):
 
 
 def made(measurement, **fields):
-    """Return a valid result row of a kind of measurement, in which all fields that are not given have made-up values."""
+    """Return a valid result row of a kind of measurement, in which all fields that are
+    not given have made-up values.
+    """
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
-    row = {name: examples[TYPES[name][0]] for name in MEASUREMENTS[measurement].required.split()}
-    return row | {"schema": VERSION, "measurement": measurement, "git": "abc", "cpu": "chip", "cores": 2} | fields
+    row = {
+        name: examples[TYPES[name][0]]
+        for name in MEASUREMENTS[measurement].required.split()
+    }
+    return (
+        row
+        | {
+            "schema": VERSION,
+            "measurement": measurement,
+            "git": "abc",
+            "cpu": "chip",
+            "cores": 2,
+        }
+        | fields
+    )
 
 
 def timed(name, candidate, ms, number=0, **changes):
-    """Return a valid result row of the round `number`, with the step time `ms` in milliseconds."""
+    """Return a valid result row of the round `number`, with the step time `ms` in
+    milliseconds.
+    """
     work = workload(name)
-    row = made(STEP, peer=candidate.split(":")[0], candidate=candidate, round=number, workload=name, kind=work.kind, cell=work.cell)
+    row = made(
+        STEP,
+        peer=candidate.split(":")[0],
+        candidate=candidate,
+        round=number,
+        workload=name,
+        kind=work.kind,
+        cell=work.cell,
+    )
     row |= work.sizes | {
         "dropout": work.dropout,
         "recurrent_dropout": work.dropout,
@@ -85,11 +129,24 @@ def timed(name, candidate, ms, number=0, **changes):
         "dtype": "float32",
         "devices": ["cpu:cpu"],
     }
-    row |= {"ms_per_step": ms, "samples": [ms] * 5, "tokens_per_second": 1000 / ms * work.tokens, "gflops": 3.0 / ms, "least_bytes": 1000}
+    row |= {
+        "ms_per_step": ms,
+        "samples": [ms] * 5,
+        "tokens_per_second": 1000 / ms * work.tokens,
+        "gflops": 3.0 / ms,
+        "least_bytes": 1000,
+    }
     return row | changes
 
 
 def failed(name, candidate, error):
     """Return a valid result row of a process that failed with the message `error`."""
     row = timed(name, candidate, 1.0)
-    return made(FAILED, **{field: row[field] for field in row.keys() & set(MEASUREMENTS[FAILED].required.split())} | {"error": error})
+    return made(
+        FAILED,
+        **{
+            field: row[field]
+            for field in row.keys() & set(MEASUREMENTS[FAILED].required.split())
+        }
+        | {"error": error},
+    )

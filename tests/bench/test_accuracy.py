@@ -1,4 +1,6 @@
-"""Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up rows."""
+"""Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up
+rows.
+"""
 
 import math
 import re
@@ -17,25 +19,68 @@ DEFAULTS = {"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATI
 
 def _row(task, H, seed, epoch, score, seconds):
     name = "test_accuracy" if task == "sentiment" else "validation_bits"
-    known = {"task": task, "peer": "ours", "T": 80, "H": H, "seed": seed, "epochs": 2, "epoch": epoch, "seconds": seconds}
+    known = {
+        "task": task,
+        "peer": "ours",
+        "T": 80,
+        "H": H,
+        "seed": seed,
+        "epochs": 2,
+        "epoch": epoch,
+        "seconds": seconds,
+    }
     return known | {name: score, "examples_per_second": 1000 / seconds}
 
 
 def test_runs_of_the_grid():
-    runs = list(accuracy.runs_of(accuracy.PRESETS["standard"].axes, ["ours", "keras_jax"], 3, {"sentiment": 3, "generation": 3}))
-    assert len(runs) == 3 * (4 * 4 + 4 * 3 * 4 + 1)  # Keras runs only sentiment, at the sizes of its example
+    runs = list(
+        accuracy.runs_of(
+            accuracy.PRESETS["standard"].axes,
+            ["ours", "keras_jax"],
+            3,
+            {"sentiment": 3, "generation": 3},
+        )
+    )
+    # Keras runs only sentiment, at the sizes of its example
+    assert len(runs) == 3 * (4 * 4 + 4 * 3 * 4 + 1)
     run = next(run for run in runs if run["peer"] == "keras_jax" and run["seed"] == 1)
     assert (run["T"], run["H"]) == (80, 128)
-    assert accuracy.arguments(run) == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    for ours in (run | {"peer": "ours"}, {"task": "generation", "peer": "ours", "seed": 1, "epochs": 3, "T": 20, "S": 5, "H": 64}):
+    assert accuracy.arguments(run) == [
+        "bench.peers.keras_tasks",
+        "sentiment",
+        "--warm-up",
+        "--epochs",
+        "3",
+        "--seed",
+        "1",
+    ]
+    for ours in (
+        run | {"peer": "ours"},
+        {
+            "task": "generation",
+            "peer": "ours",
+            "seed": 1,
+            "epochs": 3,
+            "T": 20,
+            "S": 5,
+            "H": 64,
+        },
+    ):
         module, task, *flags = accuracy.arguments(ours)
         assert (module, task) == ("bench.peers.ours_tasks", ours["task"])
         config = ours_tasks.config_of(DEFAULTS[task], flags)
         length = config.data.maxlen if task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (ours["T"], ours["H"], 3, 1)
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (
+            ours["T"],
+            ours["H"],
+            3,
+            1,
+        )
     (demo,) = (
         run
-        for run in accuracy.runs_of(accuracy.PRESETS["quality"].axes, ["ours"], 1, {"sentiment": 3, "demo": 12})
+        for run in accuracy.runs_of(
+            accuracy.PRESETS["quality"].axes, ["ours"], 1, {"sentiment": 3, "demo": 12}
+        )
         if "demo" in run["task"]
     )
     module, command, task, *flags = accuracy.arguments(demo)
@@ -49,26 +94,56 @@ def test_time_to_a_quality_of_the_demo(path, monkeypatch):
     def process(arguments, *_, **__):
         run = Path(arguments[arguments.index("--run") + 1])
         run.mkdir()
-        write_rows(run / "metrics.jsonl", [{"epoch": n, "validation_bits": 3.0 - n / 2, "seconds": 2.0} for n in (1, 2, 3)])
+        write_rows(
+            run / "metrics.jsonl",
+            [
+                {"epoch": n, "validation_bits": 3.0 - n / 2, "seconds": 2.0}
+                for n in (1, 2, 3)
+            ],
+        )
         return []
 
     monkeypatch.setattr(accuracy.timing, "run_module", process)
     flags = ["--preset", "quality", "--task", "demo", "--seeds", "1", "--cores", "1"]
     shown = printed("accuracy", *flags, "--results", path)
-    assert re.search(r"demo +ours +12 +64 +192 +1 +1\.5000 \* .* 4\.0 *$", "\n".join(shown), re.MULTILINE)
+    assert re.search(
+        r"demo +ours +12 +64 +192 +1 +1\.5000 \* .* 4\.0 *$",
+        "\n".join(shown),
+        re.MULTILINE,
+    )
     heads, rows = quality_table(read_lines(path))
-    assert [rows[0][heads.index(name)] for name in ("task", "seconds", "best")] == ["demo to 2.0", "4.0", "1.500"]
+    assert [rows[0][heads.index(name)] for name in ("task", "seconds", "best")] == [
+        "demo to 2.0",
+        "4.0",
+        "1.500",
+    ]
 
 
 def test_summary_and_report_by_hand(capsys):
-    runs = [(32, 0, 1, 0.82, 2.0), (32, 0, 2, 0.84, 2.0), (32, 1, 1, 0.83, 2.0), (32, 1, 2, 0.80, 2.0), (64, 0, 1, 0.81, 4.0)]
+    runs = [
+        (32, 0, 1, 0.82, 2.0),
+        (32, 0, 2, 0.84, 2.0),
+        (32, 1, 1, 0.83, 2.0),
+        (32, 1, 2, 0.80, 2.0),
+        (64, 0, 1, 0.81, 4.0),
+    ]
     rows = [_row("sentiment", *run) for run in runs]
-    rows += [_row("generation", 32, 0, 1, 3.0, 1.0), _row("generation", 32, 0, 2, 2.5, 1.0)]
+    rows += [
+        _row("generation", 32, 0, 1, 3.0, 1.0),
+        _row("generation", 32, 0, 2, 2.5, 1.0),
+    ]
     small, _, text = lines = accuracy.summarize(rows)
-    assert (small["low"], small["score"], small["high"]) == (0.83, pytest.approx(0.835), 0.84)
-    assert [line["seconds_to_target"] for line in lines] == pytest.approx([3.0, math.inf, math.nan], nan_ok=True)
+    assert (small["low"], small["score"], small["high"]) == (
+        0.83,
+        pytest.approx(0.835),
+        0.84,
+    )
+    assert [line["seconds_to_target"] for line in lines] == pytest.approx(
+        [3.0, math.inf, math.nan], nan_ok=True
+    )
     assert (text["score"], text["speed"]) == (2.5, 1000)
-    assert [line["front"] for line in lines] == [True, False, True]  # the large one is worse and slower
+    # the large one is worse and slower
+    assert [line["front"] for line in lines] == [True, False, True]
     accuracy.report(rows)
     shown = capsys.readouterr().out
     assert "0.8350 *" in shown
@@ -77,14 +152,24 @@ def test_summary_and_report_by_hand(capsys):
 
 def test_recipes():
     for study, of_study in recipes.RECIPES.items():
-        assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(of_study), study
+        assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(
+            of_study
+        ), study
         for recipe in of_study:
             module, task, *flags = recipe.arguments()
-            assert module == f"bench.peers.{'ours' if recipe.peer == 'ours' else 'keras'}_tasks"
+            assert (
+                module
+                == f"bench.peers.{'ours' if recipe.peer == 'ours' else 'keras'}_tasks"
+            )
             if recipe.peer == "ours":
                 ours_tasks.config_of(DEFAULTS[task], flags)
-    assert [recipe.name for recipe in recipes.choose("epoch_time", ["sentiment"], None)] == ["keras_jax", "ours"]
-    for study, names, value in (("held_out", None, "none"), ("seeds", ["ours", "fast"], "fast")):
+    assert [
+        recipe.name for recipe in recipes.choose("epoch_time", ["sentiment"], None)
+    ] == ["keras_jax", "ours"]
+    for study, names, value in (
+        ("held_out", None, "none"),
+        ("seeds", ["ours", "fast"], "fast"),
+    ):
         with pytest.raises(InputError, match=rf"^recipe: {value}; "):
             recipes.choose(study, ["sentiment"], names)
 
@@ -95,21 +180,53 @@ def test_runs_of_a_recipe_are_measured_once(path, monkeypatch, capsys):
     def process(arguments):
         asked.append(" ".join(arguments))
         seed = int(arguments[-1])
-        return [{"peer": "ours", "seed": seed, "epoch": n, "test_accuracy": 0.8 + n / 100 + seed / 1000, "seconds": 1.0} for n in (1, 2)]
+        return [
+            {
+                "peer": "ours",
+                "seed": seed,
+                "epoch": n,
+                "test_accuracy": 0.8 + n / 100 + seed / 1000,
+                "seconds": 1.0,
+            }
+            for n in (1, 2)
+        ]
 
     monkeypatch.setattr(recipes.timing, "run_module", process)
     for _ in range(2):
-        recipes.run("seeds", recipes.choose("seeds", ["sentiment"], ["ours"]), 3, 2, path, measure=True)
-    assert asked == [f"bench.peers.ours_tasks sentiment --epochs 3 --seed {seed}" for seed in (3, 4)]
+        recipes.run(
+            "seeds",
+            recipes.choose("seeds", ["sentiment"], ["ours"]),
+            3,
+            2,
+            path,
+            measure=True,
+        )
+    assert asked == [
+        f"bench.peers.ours_tasks sentiment --epochs 3 --seed {seed}" for seed in (3, 4)
+    ]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "task sentiment, recipe ours, seed 3: test_accuracy 0.8130, 0.8230"
+    assert (
+        lines[0] == "task sentiment, recipe ours, seed 3: test_accuracy 0.8130, 0.8230"
+    )
     assert lines[-1] == "ours: 0.8235 (sd 0.0007; 3: 0.8230, 4: 0.8240)"
     assert len(read_lines(path)) == 4
 
 
 HELD_OUT = {"recipe": "ours held-out", "seed": 0, "test_accuracy": 0.8}
-STREAM = {"recipe": "stream", "seed": 0, "epoch": "best", "bits_window": 2.0, "bits_carried": 1.9, "cpu_seconds": 90.0, "best_epoch": 4}
-LOSSES = [{"recipe": "ours", "epoch": epoch, "train_loss": epoch + float(seed)} for epoch in range(1, 11) for seed in (0, 1)]
+STREAM = {
+    "recipe": "stream",
+    "seed": 0,
+    "epoch": "best",
+    "bits_window": 2.0,
+    "bits_carried": 1.9,
+    "cpu_seconds": 90.0,
+    "best_epoch": 4,
+}
+LOSSES = [
+    {"recipe": "ours", "epoch": epoch, "train_loss": epoch + float(seed)}
+    for epoch in range(1, 11)
+    for seed in (0, 1)
+]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +234,23 @@ LOSSES = [{"recipe": "ours", "epoch": epoch, "train_loss": epoch + float(seed)} 
     [
         (
             "seeds",
-            [HELD_OUT | {"epoch": 1, "test_accuracy": 0.9}, HELD_OUT | {"epoch": "best"}],
+            [
+                HELD_OUT | {"epoch": 1, "test_accuracy": 0.9},
+                HELD_OUT | {"epoch": "best"},
+            ],
             "ours held-out: 0.8000 (sd 0.0000; 0: 0.8000)",
         ),
-        ("loss", LOSSES, "epoch 10: notebook 1.4606; ours 10.5000 (10.0000 to 11.0000)"),
-        ("held_out", [STREAM, {"epoch": 1}], "stream, seed 0: 2.0000 in windows, 1.9000 carried, 1.5 CPU minutes, best epoch 4"),
+        (
+            "loss",
+            LOSSES,
+            "epoch 10: notebook 1.4606; ours 10.5000 (10.0000 to 11.0000)",
+        ),
+        (
+            "held_out",
+            [STREAM, {"epoch": 1}],
+            "stream, seed 0: 2.0000 in windows, 1.9000 carried, 1.5 CPU "
+            "minutes, best epoch 4",
+        ),
     ],
 )
 def test_reports_of_recipes_by_hand(study, rows, line):
@@ -135,7 +264,10 @@ def test_a_cell(path, monkeypatch, data_dir):
     command = f"accuracy --task generation {sizes} --results {path}".split()
     first = run_python(["-m", "bench", *command])
     rows = read_lines(path)
-    assert [(row["epoch"], row["T"], row["S"], row["H"]) for row in rows] == [(1, 5, 500, 4), (2, 5, 500, 4)]
+    assert [(row["epoch"], row["T"], row["S"], row["H"]) for row in rows] == [
+        (1, 5, 500, 4),
+        (2, 5, 500, 4),
+    ]
     assert all(row["validation_bits"] > 1 for row in rows)
     assert printed(*command) == first.splitlines()[1:]
     assert read_lines(path) == rows

@@ -1,4 +1,6 @@
-"""Tests of the commands of `python -m bench`: the list of commands, their help, and the errors for bad input."""
+"""Tests of the commands of `python -m bench`: the list of commands, their help, and the
+errors for bad input.
+"""
 
 import pytest
 from rows import bench_here, complaint
@@ -27,8 +29,14 @@ def test_list():
         ("memory --report --commit abc", "rows of commit abc: none in "),
         ("breakdown --report --commit abc", "rows of commit abc: none in "),
         ("sampling --report --first-round 1000", "rows: 128 units: methods []"),
-        ("throughput --first-step --report --commit deadbeef", "rows of commit deadbeef: none in "),
-        ("throughput --report --commit 8343e8c9e398 --workload A:H=7", "rows of commit 8343e8c9e398: none of these "),
+        (
+            "throughput --first-step --report --commit deadbeef",
+            "rows of commit deadbeef: none in ",
+        ),
+        (
+            "throughput --report --commit 8343e8c9e398 --workload A:H=7",
+            "rows of commit 8343e8c9e398: none of these ",
+        ),
         ("throughput --rounds 0", "rounds: 0"),
         ("throughput --seconds 0", "seconds: 0.0"),
         ("duel", "baseline: none"),
@@ -58,7 +66,9 @@ def test_bad_input(arguments, subject):
     ],
 )
 def test_bad_sizes(arguments, subject):
-    assert complaint(*arguments.split()).startswith(f"python -m bench {arguments.split()[0]}: error: {subject}")
+    assert complaint(*arguments.split()).startswith(
+        f"python -m bench {arguments.split()[0]}: error: {subject}"
+    )
 
 
 def test_ranges_of_sizes():
@@ -72,4 +82,6 @@ def test_a_folder_that_cannot_be_made(monkeypatch):
         raise PermissionError(13, "Permission denied", "/root/rows.jsonl")
 
     monkeypatch.setattr(memory.timing, "measure_missing", measured)
-    assert complaint("memory").startswith("bench: /root/rows.jsonl: Permission denied; ")
+    assert complaint("memory").startswith(
+        "bench: /root/rows.jsonl: Permission denied; "
+    )

@@ -1,4 +1,6 @@
-"""Tests of `bench duel`: verdicts on made-up rounds, two real processes that take turns, and false alarms. No time is asserted."""
+"""Tests of `bench duel`: verdicts on made-up rounds, two real processes that take
+turns, and false alarms. No time is asserted.
+"""
 
 import re
 import subprocess
@@ -15,47 +17,87 @@ from lstm_jax import InputError
 
 
 def _rows(factor, rounds=8, work="A", turns=30, **about):
-    """Return rows of a duel in which the candidate's times are `factor` times the baseline's times, with 2 % noise.
+    """Return rows of a duel in which the candidate's times are `factor` times the
+    baseline's times, with 2 % noise.
 
-    The speed of the made-up machine changes by up to a factor of two from block to block, for both checkouts alike.
+    The speed of the made-up machine changes by up to a factor of two from block to
+    block, for both checkouts alike.
     """
     rng, found = np.random.default_rng(3), []
     for number in range(rounds):
         speed = rng.uniform(10, 20, turns)
         for role, times in (("baseline", speed), ("candidate", factor * speed)):
             samples = (times * rng.lognormal(0, 0.02, turns)).tolist()
-            found.append(made(DUEL, workload=work, round=number, role=role, samples=samples, seconds=0.05) | about)
+            found.append(
+                made(
+                    DUEL,
+                    workload=work,
+                    round=number,
+                    role=role,
+                    samples=samples,
+                    seconds=0.05,
+                )
+                | about
+            )
     return found
 
 
-@pytest.mark.parametrize(("works", "rounds", "subject"), [("A", 6, r"A: 6; .* give 7"), ("ABC", 8, r"A: 8; .* in one of 3 .* give 9")])
+@pytest.mark.parametrize(
+    ("works", "rounds", "subject"),
+    [("A", 6, r"A: 6; .* give 7"), ("ABC", 8, r"A: 8; .* in one of 3 .* give 9")],
+)
 def test_too_few_rounds_are_refused(works, rounds, subject):
-    """Eight rounds are too few for three workloads, where the limit of a p-value is a third of the level; nine rounds are enough."""
-    few, enough = ([row for work in works for row in _rows(3.0, count, work)] for count in (rounds, rounds + 1))
+    """Eight rounds are too few for three workloads, where the limit of a p-value is a
+    third of the level; nine rounds are enough.
+    """
+    few, enough = (
+        [row for work in works for row in _rows(3.0, count, work)]
+        for count in (rounds, rounds + 1)
+    )
     with pytest.raises(InputError, match=f"^rounds of {subject} or more$"):
         duel.changes(few, 0.02, 0.03)
     assert {change.verdict for change in duel.changes(enough, 0.02, 0.03)} == {"slower"}
-    assert complaint("duel", ROOT, "--workload", "A", "B", "A:H=64").startswith("bench: rounds of A: 8; ")  # before anything is measured
+    # before anything is measured
+    assert complaint("duel", ROOT, "--workload", "A", "B", "A:H=64").startswith(
+        "bench: rounds of A: 8; "
+    )
 
 
 def test_checkouts_that_run_different_backends_are_refused(path, monkeypatch):
     """The former name of a backend counts as its current name."""
 
     def rows(baseline):
-        return [row | {"backend_ran": {"baseline": baseline, "candidate": "compiled"}[row["role"]]} for row in _rows(1.0)]
+        return [
+            row
+            | {
+                "backend_ran": {"baseline": baseline, "candidate": "compiled"}[
+                    row["role"]
+                ]
+            }
+            for row in _rows(1.0)
+        ]
 
     subject = "backends of A: baseline hoisted, candidate compiled; "
     with pytest.raises(InputError, match=f"^{subject}"):
         duel.changes(rows("hoisted"), 0.02, 0.03)
     assert duel.changes(rows("native"), 0.02, 0.03)[0].verdict == "same"
     monkeypatch.setattr(duel.timing, "run_in_turns", lambda *_: rows("hoisted")[:2])
-    assert complaint("duel", ROOT, "--workload", "A", "--results", path).startswith(f"bench: {subject}")
+    assert complaint("duel", ROOT, "--workload", "A", "--results", path).startswith(
+        f"bench: {subject}"
+    )
 
 
-@pytest.mark.parametrize(("factor", "verdict", "code"), [(1.1, "slower", 1), (1.0, "same", 0), (0.9, "faster", 0)])
+@pytest.mark.parametrize(
+    ("factor", "verdict", "code"),
+    [(1.1, "slower", 1), (1.0, "same", 0), (0.9, "faster", 0)],
+)
 def test_verdict_and_exit_code_of_the_command(factor, verdict, code, path):
-    rows = _rows(factor, versions=dict.fromkeys(("baseline", "candidate"), duel.version(ROOT)))
-    run = bench("duel", ROOT, "--workload", "A", "--report", "--results", write_rows(path, rows))
+    rows = _rows(
+        factor, versions=dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
+    )
+    run = bench(
+        "duel", ROOT, "--workload", "A", "--report", "--results", write_rows(path, rows)
+    )
     assert run.returncode == code, run.stderr
     (expected,) = duel.changes(rows, 0.02, 0.03)
     assert expected.low < expected.ratio < expected.high
@@ -67,10 +109,15 @@ def test_verdict_and_exit_code_of_the_command(factor, verdict, code, path):
 @pytest.mark.slow
 def test_command(path):
     work = "recurrence:H=4,T=3,B=2"
-    command = f"duel {ROOT} --workload {work} --rounds 2 --turns 3 --seconds 0.001 --level 0.6 --least 9 --results {path}".split()
+    command = (
+        f"duel {ROOT} --workload {work} --rounds 2 --turns 3 --seconds 0.001 "
+        f"--level 0.6 --least 9 --results {path}"
+    ).split()
     first = run_python(["-m", "bench", *command]).splitlines()
     rows = read_lines(path)
-    assert [(row["round"], row["role"], len(row["samples"])) for row in rows] == [(n, role, 3) for n in range(2) for role in duel.ROLES]
+    assert [(row["round"], row["role"], len(row["samples"])) for row in rows] == [
+        (n, role, 3) for n in range(2) for role in duel.ROLES
+    ]
     assert first[-1] == str(duel.changes(rows, 0.6, 9.0)[0])
     assert printed(*command) == first[-2:]
     assert read_lines(path) == rows
@@ -78,22 +125,36 @@ def test_command(path):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Replace the processes of a round by made-up rows, and return a list that gets their commands and numbers of turns."""
+    """Replace the processes of a round by made-up rows, and return a list that gets
+    their commands and numbers of turns.
+    """
     asked = []
     monkeypatch.setattr(duel.timing, "require_compiled", lambda folders: None)
 
     def take_turns(commands, turns, folders, environment):
         asked.append((commands, turns))
-        row = {"ms_per_step": 1.0, "steps_per_block": 1, "cpu": "name in an old checkout"}
-        slower = [1.1 if "slower" in command[1] else 1.0 + (n and len(asked) % 2 / 1000) for n, command in enumerate(commands)]
-        return [row | {"samples": [factor * (1 + number) for number in range(turns)]} for factor in slower]
+        row = {
+            "ms_per_step": 1.0,
+            "steps_per_block": 1,
+            "cpu": "name in an old checkout",
+        }
+        slower = [
+            1.1 if "slower" in command[1] else 1.0 + (n and len(asked) % 2 / 1000)
+            for n, command in enumerate(commands)
+        ]
+        return [
+            row | {"samples": [factor * (1 + number) for number in range(turns)]}
+            for factor in slower
+        ]
 
     monkeypatch.setattr(duel.timing, "run_in_turns", take_turns)
     return asked
 
 
 def test_rounds_of_other_settings_do_not_count(path, monkeypatch, taken):
-    """Rows count with the CPU, the turns, the seconds of a block and the version of the call. Old rows do not tell their seconds."""
+    """Rows count with the CPU, the turns, the seconds of a block and the version of the
+    call. Old rows do not tell their seconds.
+    """
     here = {"cpu": "chip", "version": "abc"}
     monkeypatch.setattr(duel, "cpu", lambda: here["cpu"])
     monkeypatch.setattr(duel, "version", lambda folder: here["version"])
@@ -111,26 +172,52 @@ def test_rounds_of_other_settings_do_not_count(path, monkeypatch, taken):
         assert (measured("--turns 3"), measured("--turns 3")) == (8, 0)
     here["cpu"] = "third"
     assert measured("--report") == 0  # of the newest rounds, which another CPU has run
-    found = [(row["cpu"], row["versions"]["baseline"], len(row["samples"]), row["seconds"]) for row in read_lines(path)[::16]]
+    found = [
+        (row["cpu"], row["versions"]["baseline"], len(row["samples"]), row["seconds"])
+        for row in read_lines(path)[::16]
+    ]
     chip = [("chip", "abc", 3, 0.05), ("chip", "abc", 4, 0.05), ("chip", "abc", 3, 0.2)]
     assert found == [*chip, ("another", "abc", 3, 0.05), ("another", "abd", 3, 0.05)]
-    write_rows(path, [{name: value for name, value in row.items() if name != "seconds"} for row in read_lines(path)[-16:]])
+    write_rows(
+        path,
+        [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in read_lines(path)[-16:]
+        ],
+    )
     here["cpu"] = "another"
     assert measured("--turns 3 --seconds 0.7") == 0
 
 
 def test_a_folder_without_a_commit(tmp_path):
-    """A folder is refused outside of a repository, in one without a commit, and in one whose commit lacks the files."""
+    """A folder is refused outside of a repository, in one without a commit, and in one
+    whose commit lacks the files.
+    """
 
     def git(*arguments):
         subprocess.run(
-            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True, capture_output=True
+            [
+                "git",
+                "-C",
+                str(tmp_path),
+                "-c",
+                "user.name=a",
+                "-c",
+                "user.email=a@b",
+                *arguments,
+            ],
+            check=True,
+            capture_output=True,
         )
 
     copy = tmp_path / "copy"
     (copy / "bench").mkdir(parents=True)
     (copy / "bench" / "worker.py").write_text("")
-    for prepare in ((), ("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "first")):
+    for prepare in (
+        (),
+        ("init", "-q"),
+        ("commit", "-q", "--allow-empty", "-m", "first"),
+    ):
         if prepare:
             git(*prepare)
         with pytest.raises(InputError, match=f"^checkout: {copy}; "):
@@ -141,7 +228,9 @@ def test_a_folder_without_a_commit(tmp_path):
 
 
 def test_a_slower_call_waits_for_its_share(monkeypatch):
-    """On the made-up clock of this test, a step takes one second, and reading the clock takes 0.01 seconds."""
+    """On the made-up clock of this test, a step takes one second, and reading the clock
+    takes 0.01 seconds.
+    """
     now = [0.0]
 
     def look():
@@ -160,29 +249,56 @@ def test_a_slower_call_waits_for_its_share(monkeypatch):
 
 
 def test_false_alarms_by_hand(capsys):
-    """A candidate of the baseline's speed beside a process that is 10 % slower, and a candidate that is 10 % faster, a false alarm."""
-    factors = {(0, "baseline"): 1.0, (0, "candidate"): 1.0, (0, "slower"): 1.1, (1, "baseline"): 1.0, (1, "candidate"): 0.9}
+    """A candidate of the baseline's speed beside a process that is 10 % slower, and a
+    candidate that is 10 % faster, a false alarm.
+    """
+    factors = {
+        (0, "baseline"): 1.0,
+        (0, "candidate"): 1.0,
+        (0, "slower"): 1.1,
+        (1, "baseline"): 1.0,
+        (1, "candidate"): 0.9,
+    }
     rows = [
-        {"comparison": number, "role": role, "round": n, "samples": [factor * speed * (1 + 0.001 * n * (role == "candidate"))] * 3}
+        {
+            "comparison": number,
+            "role": role,
+            "round": n,
+            "samples": [factor * speed * (1 + 0.001 * n * (role == "candidate"))] * 3,
+        }
         for (number, role), factor in factors.items()
         for n, speed in enumerate(np.linspace(1, 2, 8))  # a machine that gets slower
     ]
     for least, alarms in ((0.03, 1), (0.2, 0)):
         duel.report_false_alarms(rows, least=least)
-        assert capsys.readouterr().out.endswith(f"false alarms in {alarms} of 2 comparisons\n10 % slower detected in {alarms} of 1\n")
+        assert capsys.readouterr().out.endswith(
+            f"false alarms in {alarms} of 2 comparisons\n10 % slower detected "
+            f"in {alarms} of 1\n"
+        )
 
 
 def test_flags_of_false_alarms(path, monkeypatch, taken):
     monkeypatch.setattr(duel, "ALIKE", 2)
-    arguments = f"duel --false-alarms --workload B --rounds 3 --turns 2 --seconds 0.5 --results {path}".split()
+    arguments = (
+        "duel --false-alarms --workload B --rounds 3 --turns 2 --seconds 0.5 "
+        f"--results {path}"
+    ).split()
     summary = ["false alarms in 0 of 2 comparisons", "10 % slower detected in 2 of 2"]
     assert printed(*arguments, "--level", "0.3")[-2:] == summary
-    commands = [["bench.worker", name, "B", "--checked", "0", "--seconds", "0.5"] for name in ("ours", "ours", "ours:slower=0.1")]
+    commands = [
+        ["bench.worker", name, "B", "--checked", "0", "--seconds", "0.5"]
+        for name in ("ours", "ours", "ours:slower=0.1")
+    ]
     assert taken == [(commands, 2)] * 6
     assert complaint(*arguments).startswith("bench: rounds of B: 3; ")
-    assert complaint("duel", "--false-alarms", "--workload", "A", "B").startswith("bench: workload: A B; ")
+    assert complaint("duel", "--false-alarms", "--workload", "A", "B").startswith(
+        "bench: workload: A B; "
+    )
 
 
 def test_committed_false_alarms():
     lines = printed("duel", "--false-alarms", "--report", "--commit", "82124adcd1aa")
-    assert lines[-2:] == ["false alarms in 1 of 20 comparisons", "10 % slower detected in 10 of 10"]
+    assert lines[-2:] == [
+        "false alarms in 1 of 20 comparisons",
+        "10 % slower detected in 10 of 10",
+    ]

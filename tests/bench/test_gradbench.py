@@ -1,4 +1,6 @@
-"""GradBench's evaluation `lstm`: the tool's answers are those of the equations, in NumPy, with derivatives by a complex step."""
+"""GradBench's evaluation `lstm`: the tool's answers are those of the equations, in
+NumPy, with derivatives by a complex step.
+"""
 
 import json
 import subprocess
@@ -23,19 +25,25 @@ def sigmoid(z):
 
 
 def loss(main, extra, state, sequence):
-    """Return the loss of P models whose parameters are main (P, 2l, 4H) and extra (P, 3, H)."""
+    """Return the loss of P models whose parameters are main (P, 2l, 4H) and extra (P,
+    3, H).
+    """
     state = list(state)
     total = 0
     for x, gold in pairwise(sequence):
         x = x * extra[:, 0]
         for n in range(0, len(state), 2):
-            (f, i, o, g), (b_f, b_i, b_o, b_g) = (np.split(main[:, k], 4, axis=-1) for k in (n, n + 1))
+            (f, i, o, g), (b_f, b_i, b_o, b_g) = (
+                np.split(main[:, k], 4, axis=-1) for k in (n, n + 1)
+            )
             h, c = state[n : n + 2]
             c = c * sigmoid(x * f + b_f) + sigmoid(h * i + b_i) * np.tanh(h * g + b_g)
             x = sigmoid(x * o + b_o) * np.tanh(c)
             state[n : n + 2] = x, c
         y = x * extra[:, 1] + extra[:, 2]
-        total = total + (gold * (y - np.log(np.exp(y).sum(-1, keepdims=True) + 2))).sum(-1)
+        total = total + (gold * (y - np.log(np.exp(y).sum(-1, keepdims=True) + 2))).sum(
+            -1
+        )
     return -total / sequence[1:].size
 
 
@@ -44,15 +52,28 @@ def by_equations(operands, chosen):
     main, extra, state, sequence = operands
     parameters = np.concatenate([main.ravel(), extra.ravel()])
     moved = parameters + 1j * STEP * np.eye(len(parameters))[chosen]
-    values = loss(moved[:, : main.size].reshape(-1, *main.shape), moved[:, main.size :].reshape(-1, *extra.shape), state, sequence)
+    values = loss(
+        moved[:, : main.size].reshape(-1, *main.shape),
+        moved[:, main.size :].reshape(-1, *extra.shape),
+        state,
+        sequence,
+    )
     return values.real[0], values.imag / STEP
 
 
 def answer(operands, function):
-    given = dict(zip(tool.LSTM, (array.tolist() for array in operands), strict=True)) | {"min_runs": 2, "min_seconds": 0}
+    given = dict(
+        zip(tool.LSTM, (array.tolist() for array in operands), strict=True)
+    ) | {"min_runs": 2, "min_seconds": 0}
     with jax.enable_x64(True):
-        found = tool.respond({"kind": "evaluate", "module": "lstm", "function": function, "input": given})
-    assert [timing["name"] for timing in found["timings"]] == ["prepare", "evaluate", "evaluate"]
+        found = tool.respond(
+            {"kind": "evaluate", "module": "lstm", "function": function, "input": given}
+        )
+    assert [timing["name"] for timing in found["timings"]] == [
+        "prepare",
+        "evaluate",
+        "evaluate",
+    ]
     return np.array(found["output"])
 
 
@@ -74,20 +95,37 @@ def test_every_derivative():
 @pytest.mark.parametrize("layers", [2, 4, 6])
 def test_sizes_of_gradbench(layers, characters):
     operands = make_input(layers, characters)
-    assert_is_equations(operands, np.random.default_rng(1).permutation(operands[0].size + operands[1].size)[:40])
+    assert_is_equations(
+        operands,
+        np.random.default_rng(1).permutation(operands[0].size + operands[1].size)[:40],
+    )
 
 
 def test_messages():
-    """The program answers each line with its id; GradBench's evaluation `hello` is the square and its derivative."""
+    """The program answers each line with its id; GradBench's evaluation `hello` is the
+    square and its derivative.
+    """
     asked = [
         {"kind": "start", "eval": "hello"},
         {"kind": "define", "module": "gmm"},
         {"kind": "define", "module": "hello"},
-        *({"kind": "evaluate", "module": "hello", "function": name, "input": 3.5} for name in ("square", "double")),
+        *(
+            {"kind": "evaluate", "module": "hello", "function": name, "input": 3.5}
+            for name in ("square", "double")
+        ),
         {"kind": "analysis", "of": 4, "valid": True},
     ]
-    lines = "".join(json.dumps(message | {"id": n}) + "\n" for n, message in enumerate(asked))
-    run = subprocess.run([sys.executable, "-m", "bench.gradbench"], input=lines, capture_output=True, text=True, cwd=ROOT, check=True)
+    lines = "".join(
+        json.dumps(message | {"id": n}) + "\n" for n, message in enumerate(asked)
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.gradbench"],
+        input=lines,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
     answers = [json.loads(line) for line in run.stdout.splitlines()]
     assert [answer.pop("id") for answer in answers] == list(range(6))
     assert answers[:3] == [{"tool": "lstm_jax"}, {"success": False}, {"success": True}]
@@ -96,7 +134,9 @@ def test_messages():
 
 
 def test_cell_is_registered():
-    """The cell fits the contract of `Cell`, so that it can be registered under its name."""
+    """The cell fits the contract of `Cell`, so that it can be registered under its
+    name.
+    """
     register_cell(DIAGONAL_LSTM)
     try:
         assert CELLS["diagonal_lstm"] is DIAGONAL_LSTM

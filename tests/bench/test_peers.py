@@ -1,7 +1,8 @@
-"""The peers of the throughput benchmark do the same work as this project: the same outputs, and the same weights or gradients after a step.
+"""The peers of the throughput benchmark do the same work as this project: the same
+outputs, and the same weights or gradients after a step.
 
-The peers run in processes of their own, because some of them give warnings when they are imported, and because Keras can use only one
-backend in a process.
+The peers run in processes of their own, because some of them give warnings when they
+are imported, and because Keras can use only one backend in a process.
 """
 
 import json
@@ -46,12 +47,20 @@ EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
 
 
 def _check(folder, candidates, names=EVERY_KIND, quick="jax"):
-    """Let candidates compute the workloads that they can run, all in one process, and return a row for each.
+    """Let candidates compute the workloads that they can run, all in one process, and
+    return a row for each.
 
     A row has the largest relative error of a result.
     """
-    pairs = [(text, name) for name in names for text in candidates if not PEERS[text.partition(":")[0]].lacks(workload(name))]
-    lines = run_python(["-c", CHECK, quick, str(folder), json.dumps(pairs)]).splitlines()
+    pairs = [
+        (text, name)
+        for name in names
+        for text in candidates
+        if not PEERS[text.partition(":")[0]].lacks(workload(name))
+    ]
+    lines = run_python(
+        ["-c", CHECK, quick, str(folder), json.dumps(pairs)]
+    ).splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
     assert len(rows) == len(pairs)
     for row in rows:
@@ -61,14 +70,19 @@ def _check(folder, candidates, names=EVERY_KIND, quick="jax"):
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory, peer_rules):
-    """Return the folder of the reference results, from which the default backend differs by less than 1e-5."""
+    """Return the folder of the reference results, from which the default backend
+    differs by less than 1e-5.
+    """
     folder = tmp_path_factory.mktemp("references")
     with peer_rules(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})  # the tests have two devices, whatever the machine has
+        # the tests have two devices, whatever the machine has
+        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
         for work in map(workload, EVERY_KIND):
             arrays, path = make_arrays(work), folder / f"{work.name}.npz"
             ours.write_reference(path, work, arrays)
-            built = worker.build("ours", work, arrays, peers.read_candidate("ours").options(work))
+            built = worker.build(
+                "ours", work, arrays, peers.read_candidate("ours").options(work)
+            )
             if work.kind == "sentiment":
                 built.run(1)
             with np.load(path) as reference:
@@ -77,17 +91,25 @@ def references(tmp_path_factory, peer_rules):
 
 
 MORE = {
-    "own_loop": [f"own_loop:backend={loop}" for loop in ("donated", "functions", "train_step")],
+    "own_loop": [
+        f"own_loop:backend={loop}" for loop in ("donated", "functions", "train_step")
+    ],
     "keras_jax": ["keras_jax:backend=accelerated"],
 }
 
 
 def _groups():
-    """Return the candidates by framework, without this project, peers that need a GPU, and the slow peer `torch_compiled`."""
+    """Return the candidates by framework, without this project, peers that need a GPU,
+    and the slow peer `torch_compiled`.
+    """
     groups = defaultdict(list)
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
-            framework = peer.packages[-1] if peer.packages and peer.packages[-1] not in ("flax", "jax") else name[:4]
+            framework = (
+                peer.packages[-1]
+                if peer.packages and peer.packages[-1] not in ("flax", "jax")
+                else name[:4]
+            )
             groups[framework] += [name, *MORE.get(name, ())]
     return list(groups.values())
 
@@ -99,9 +121,13 @@ def test_peers_do_the_same_work(references, candidates):
     if all(missing.values()):
         pytest.skip(missing[candidates[0]])
     candidates = [text for text in candidates if not missing[text]]
-    for row in _check(references, candidates, quick="" if "torch_lstm" in candidates else "jax"):
+    for row in _check(
+        references, candidates, quick="" if "torch_lstm" in candidates else "jax"
+    ):
         if row["kind"] == "sentiment":
-            assert ("no recurrent dropout" in row["note"]) != PEERS[row["candidate"].partition(":")[0]].recurrent_dropout
+            assert ("no recurrent dropout" in row["note"]) != PEERS[
+                row["candidate"].partition(":")[0]
+            ].recurrent_dropout
 
 
 WITHOUT_JAX = """
@@ -120,25 +146,46 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", [name for name, peer in PEERS.items() if not peer.loads_jax])
+@pytest.mark.parametrize(
+    "peer", [name for name, peer in PEERS.items() if not peer.loads_jax]
+)
 def test_peers_without_jax_do_not_load_it(peer):
     """The import of JAX would add to the memory and the time of such a peer."""
     if missing := PEERS[peer].missing():
         pytest.skip(missing)
     names = [name for name in EVERY_KIND if not PEERS[peer].lacks(workload(name))]
-    assert run_python(["-c", WITHOUT_JAX, peer, *names]).splitlines() == [f"{name} False" for name in names]
+    assert run_python(["-c", WITHOUT_JAX, peer, *names]).splitlines() == [
+        f"{name} False" for name in names
+    ]
 
 
 @pytest.mark.slow
 def test_resets_and_other_cells(tmp_path):
-    others = ("torch_compiled", "keras_torch", "keras_tensorflow")  # a minute of compilation, and Keras takes one backend a process
-    here = [name for name, peer in PEERS.items() if not peer.missing() and name not in others]
+    # a minute of compilation, and Keras takes one backend a process
+    others = ("torch_compiled", "keras_torch", "keras_tensorflow")
+    here = [
+        name
+        for name, peer in PEERS.items()
+        if not peer.missing() and name not in others
+    ]
     resets = "resets:B=4,T=9,H=8,R=30"
-    _check(tmp_path, here, [resets, f"{resets},cell=lstm_no_output_activation", "forward:B=4,T=9,H=8"])
+    _check(
+        tmp_path,
+        here,
+        [resets, f"{resets},cell=lstm_no_output_activation", "forward:B=4,T=9,H=8"],
+    )
     for cell in ("gru", "simple_rnn"):
         names = [f"{name}:B=4,T=5,H=8,cell={cell}" for name in GRIDS]
-        _check(tmp_path, [name for name in here if name == "ours" or cell in PEERS[name].cells], names)
-    _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
+        _check(
+            tmp_path,
+            [name for name in here if name == "ours" or cell in PEERS[name].cells],
+            names,
+        )
+    _check(
+        tmp_path,
+        ["ours"],
+        ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"],
+    )
 
 
 @pytest.mark.slow
@@ -179,7 +226,9 @@ def test_what_a_peer_lacks(peer, name, lack):
 
 def test_evaluation_in_batches():
     ids = np.arange(14).reshape(7, 2)
-    built = base.served(workload("inference:B=3,T=2"), ids, lambda batch: batch.sum(1, keepdims=True))
+    built = base.served(
+        workload("inference:B=3,T=2"), ids, lambda batch: batch.sum(1, keepdims=True)
+    )
     np.testing.assert_array_equal(built.outputs(), ids.sum(1))
 
 
@@ -188,11 +237,18 @@ def test_workloads_with_resets_and_any_cell():
     assert resets is not None
     assert abs(resets.mean() - 0.03) < 0.005
     assert make_arrays(workload("resets:B=2,T=3,H=4,R=0")).resets is None
-    assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
+    assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == [
+        "bias",
+        "kernel",
+        "recurrent_bias",
+        "recurrent_kernel",
+    ]
 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):
-    """On a machine with a GPU, the measured processes get the settings for float32 without TF32."""
+    """On a machine with a GPU, the measured processes get the settings for float32
+    without TF32.
+    """
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     for gpu in (False, True):
         monkeypatch.setattr(hardware, "gpu", lambda gpu=gpu: gpu)
@@ -204,11 +260,22 @@ def test_a_peer_that_needs_a_gpu(monkeypatch, capsys):
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("name", TINY)
 def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
-    """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn` agree with the reference results."""
+    """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn`
+    agree with the reference results.
+    """
     from jax.experimental import rnn
 
     def lstm(x, h, c, weights, lengths, features, units, *options):
-        return rnn.lstm_ref(x, h, c, *rnn.unpack_lstm_weights(weights, features, units, 1, False), lengths, features, units, *options[:3])
+        return rnn.lstm_ref(
+            x,
+            h,
+            c,
+            *rnn.unpack_lstm_weights(weights, features, units, 1, False),
+            lengths,
+            features,
+            units,
+            *options[:3],
+        )
 
     monkeypatch.setattr(rnn, "lstm", lstm)
     work = workload(name)
@@ -220,14 +287,26 @@ def test_cudnn_without_it(monkeypatch, references, peer_rules, name):
 def test_an_answer_that_is_off_is_refused():
     right = {"w": np.ones(3), "loss": np.ones(())}
     off = right | {"w": np.array([1, 1, 1.001])}
-    reference = {"outputs": np.ones(4), "keras/w": np.ones(3), "keras/loss": np.ones(())}
+    reference = {
+        "outputs": np.ones(4),
+        "keras/w": np.ones(3),
+        "keras/loss": np.ones(()),
+    }
 
     def distance(outputs, step, **options):
         built = Built(print, lambda: outputs, lambda: step, "keras", [], **options)
         return max(worker.distances(workload(TINY[0]), built, reference).values())
 
-    assert distance(np.ones(4), right) == distance(np.ones(4), off, excluded={"w": np.array([False, False, True])}) == 0
+    assert (
+        distance(np.ones(4), right)
+        == distance(np.ones(4), off, excluded={"w": np.array([False, False, True])})
+        == 0
+    )
     outputs = np.full(4, 1.001), np.ones(3), np.full(4, np.nan)
-    for wrong in (*((array, right) for array in outputs), (np.ones(4), off), (np.ones(4), {"w": np.ones(3)})):
+    for wrong in (
+        *((array, right) for array in outputs),
+        (np.ones(4), off),
+        (np.ones(4), {"w": np.ones(3)}),
+    ):
         with pytest.raises(ValueError, match=r"outputs|w: |arrays"):
             distance(*wrong)

@@ -1,4 +1,6 @@
-"""Tests of `bench scaling` at tiny sizes: curves and exponents of rows, the sweep, and the figure. No time is asserted."""
+"""Tests of `bench scaling` at tiny sizes: curves and exponents of rows, the sweep, and
+the figure. No time is asserted.
+"""
 
 import json
 
@@ -9,21 +11,50 @@ from rows import complaint, made, printed, read_lines, run_python, write_rows
 from bench import RESULTS, scaling
 from bench.schema import RUN_MEMORY
 
-TINY = ["scaling", "--grid", "T=3:6,H=4", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1", "--seconds", "0.02"]
+TINY = [
+    "scaling",
+    "--grid",
+    "T=3:6,H=4",
+    "--middle",
+    "T=3,H=4,B=2",
+    "--devices",
+    "2",
+    "--rounds",
+    "1",
+    "--seconds",
+    "0.02",
+]
 
 
 def test_curves_of_rows():
-    """A curve uses only rows with the same number of devices, in which the other two sizes have their values in `middle`."""
+    """A curve uses only rows with the same number of devices, in which the other two
+    sizes have their values in `middle`.
+    """
     middle = {"T": 10, "H": 4, "B": 2}
 
     def line(ms, devices=1, **sizes):
-        return middle | {"devices": devices, "ms_per_step": ms, "peak_mib": 100 + ms} | sizes
+        return (
+            middle
+            | {"devices": devices, "ms_per_step": ms, "peak_mib": 100 + ms}
+            | sizes
+        )
 
-    rows = [line(1.0), line(3.0), line(5.0), line(6.0, T=20), line(9.0, H=8), line(70.0, T=20, H=8), line(2.0, devices=2)]
+    rows = [
+        line(1.0),
+        line(3.0),
+        line(5.0),
+        line(6.0, T=20),
+        line(9.0, H=8),
+        line(70.0, T=20, H=8),
+        line(2.0, devices=2),
+    ]
     by_steps, by_units = scaling.curves(rows, middle, (1, 2))
     assert by_steps == scaling.Curve("T", 1, [10, 20], [3.0, 6.0], [103.0, 106.0])
     assert (by_units.letter, by_units.sizes, by_units.ms) == ("H", [4, 8], [3.0, 9.0])
-    text = ": T 10 to 20, devices 1: time 3.000 to 6.000 ms, as T ** 1.00 (last two sizes 1.00); memory 103 to 106 MiB"
+    text = (
+        ": T 10 to 20, devices 1: time 3.000 to 6.000 ms, as T ** 1.00 (last two "
+        "sizes 1.00); memory 103 to 106 MiB"
+    )
     assert scaling.describe(by_steps) == text
     assert "as H ** 1.58" in scaling.describe(by_units)
 
@@ -31,16 +62,28 @@ def test_curves_of_rows():
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_exponents_above_a_constant(power):
     sizes = np.array([20, 40, 80, 160, 320])
-    assert scaling.exponent_above_constant(sizes, 250 + 0.003 * sizes**power) == pytest.approx(power, abs=0.011)
+    assert scaling.exponent_above_constant(
+        sizes, 250 + 0.003 * sizes**power
+    ) == pytest.approx(power, abs=0.011)
 
 
 def test_points_are_measured_once(path, tmp_path, monkeypatch):
-    """The middle is a point of both grids. Rows of another command or machine do not count; a report has curves of each machine."""
+    """The middle is a point of both grids. Rows of another command or machine do not
+    count; a report has curves of each machine.
+    """
     asked = []
     write_rows(path, [made(RUN_MEMORY)])
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
-    measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
-    monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(json.loads(arguments[3])) or [measured])
+    measured = {
+        name: value
+        for name, value in known.items()
+        if name not in ("schema", "measurement", "sample_count", "git", "round")
+    }
+    monkeypatch.setattr(
+        scaling.timing,
+        "run_module",
+        lambda arguments: asked.append(json.loads(arguments[3])) or [measured],
+    )
     monkeypatch.setattr(scaling.timing, "CORES", 2)
     flags = ("--results", path, "--figure", tmp_path / "figure.png")
     for _ in range(2):
@@ -50,9 +93,16 @@ def test_points_are_measured_once(path, tmp_path, monkeypatch):
     monkeypatch.setattr(scaling.hardware, "machine_id", lambda: "ab12")
     measured["cpu"] = "another chip"
     names = [line.split(": ")[0] for line in printed(*TINY, *flags)[-2:]]
-    assert (len(asked), names) == (4, ["another chip, 2 cores (ab12)", f"AMD EPYC, 2 cores ({mine})"])
-    assert printed(*TINY, *flags, "--report", "--machine", "ab12")[0].startswith("another chip")
-    assert complaint(*TINY, *flags, "--report", "--machine", "ef56").startswith("bench: machine: ef56; name one of another chip, 2 cores (")
+    assert (len(asked), names) == (
+        4,
+        ["another chip, 2 cores (ab12)", f"AMD EPYC, 2 cores ({mine})"],
+    )
+    assert printed(*TINY, *flags, "--report", "--machine", "ab12")[0].startswith(
+        "another chip"
+    )
+    assert complaint(*TINY, *flags, "--report", "--machine", "ef56").startswith(
+        "bench: machine: ef56; name one of another chip, 2 cores ("
+    )
 
 
 @pytest.mark.slow
@@ -61,7 +111,14 @@ def test_a_sweep(path, tmp_path):
     command = [*TINY, "--results", str(path), "--figure", str(figure)]
     first = run_python(["-m", "bench", *command]).splitlines()
     rows = read_lines(path)
-    assert [(row["T"], row["H"], row["E"], row["B"], row["devices"]) for row in rows] == [(3, 4, 4, 2, 2), (6, 4, 4, 2, 2)]
-    assert all(row["ms_per_step"] > 0 and row["samples"] and row["peak_mib"] > 0 for row in rows)
-    assert all(0 < form.stat().st_size < 2**20 for form in (figure, figure.with_suffix(".svg")))
+    assert [
+        (row["T"], row["H"], row["E"], row["B"], row["devices"]) for row in rows
+    ] == [(3, 4, 4, 2, 2), (6, 4, 4, 2, 2)]
+    assert all(
+        row["ms_per_step"] > 0 and row["samples"] and row["peak_mib"] > 0
+        for row in rows
+    )
+    assert all(
+        0 < form.stat().st_size < 2**20 for form in (figure, figure.with_suffix(".svg"))
+    )
     assert printed(*command) == [line for line in first if not line.startswith("round")]

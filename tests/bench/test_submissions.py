@@ -1,4 +1,6 @@
-"""Tests of descriptions of machines and of submissions: the suite's file, ways to be refused, notes, several machines, committed files."""
+"""Tests of descriptions of machines and of submissions: the suite's file, ways to be
+refused, notes, several machines, committed files.
+"""
 
 import json
 import re
@@ -13,7 +15,11 @@ from bench.summary import speedups
 from bench.workloads import workload
 
 SHA = "abcdef123456"
-MS = {"A": {"ours": 10.0, "torch_lstm": 15.0}, "B": {"ours": 12.0, "torch_lstm": 30.0}, "inference": {"ours": 0.1}}
+MS = {
+    "A": {"ours": 10.0, "torch_lstm": 15.0},
+    "B": {"ours": 12.0, "torch_lstm": 30.0},
+    "inference": {"ours": 0.1},
+}
 
 
 def measured(name, peer, ms, number, **changes):
@@ -21,19 +27,60 @@ def measured(name, peer, ms, number, **changes):
     work = workload(name)
     times = [ms * (1 + n / 100 + number / 1000) for n in (-2, -1, 0, 1, 2)]
     ms, count = times[2], flops.step_flops(work)
-    row = timed(name, peer, ms, number, **read_candidate(peer).fields(work), probe_gflops=[100.0, 100.0], git=SHA, distance=1e-6)
-    row |= {"samples": times, "sample_count": 5, "steps_per_second": 1000 / ms, "tokens_per_second": 1000 / ms * work.tokens}
-    return row | {"flops": count, "gflops": count / ms / 1e6, "least_bytes": flops.least_bytes(work), "backend_ran": "compiled"} | changes
+    row = timed(
+        name,
+        peer,
+        ms,
+        number,
+        **read_candidate(peer).fields(work),
+        probe_gflops=[100.0, 100.0],
+        git=SHA,
+        distance=1e-6,
+    )
+    row |= {
+        "samples": times,
+        "sample_count": 5,
+        "steps_per_second": 1000 / ms,
+        "tokens_per_second": 1000 / ms * work.tokens,
+    }
+    return (
+        row
+        | {
+            "flops": count,
+            "gflops": count / ms / 1e6,
+            "least_bytes": flops.least_bytes(work),
+            "backend_ran": "compiled",
+        }
+        | changes
+    )
 
 
 def submission(path, edit=lambda rows: None, cpu="chip", slower=1.0):
-    """Write a valid submission, in which `edit` may change the rows, and return its path."""
+    """Write a valid submission, in which `edit` may change the rows, and return its
+    path.
+    """
     about = {"cpu": cpu, "cpus": "2", "gpus": []}
-    number, peak = hardware.machine_id(about), {"gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}
-    steps = [measured(name, peer, slower * ms, number) for number in range(2) for name, own in MS.items() for peer, ms in own.items()]
+    number, peak = (
+        hardware.machine_id(about),
+        {"gemm_gflops_2": 400.0, "copy_gbs_2": 50.0},
+    )
+    steps = [
+        measured(name, peer, slower * ms, number)
+        for number in range(2)
+        for name, own in MS.items()
+        for peer, ms in own.items()
+    ]
     rows = [made("peak", **peak), *steps, failed("A", "haiku", "out of memory")]
     rows = [row | {"machine": number, "git": SHA, "cpu": cpu} for row in rows]
-    first = made("machine", hardware=about, machine=number, peaks=peak, git=SHA, seconds=60.0, speedups=speedups(rows))
+    first = made(
+        "machine",
+        hardware=about,
+        machine=number,
+        peaks=peak,
+        git=SHA,
+        seconds=60.0,
+        speedups=speedups(rows),
+    )
     rows = [first | {"date": datetime.now(UTC).isoformat()}, *rows]
     edit(rows)
     path.write_text(submit.packed(rows[0], rows[1:]))
@@ -55,9 +102,16 @@ def test_a_submission_is_accepted(tmp_path):
 def test_notes_of_an_unreliable_submission(tmp_path):
     def edit(rows):
         for n, row in enumerate(rows[2:-1]):
-            row |= {"load": 9.0, "noisy": "wide" * (n < 3), "probe_gflops": [100.0 - 9 * n], "backend_ran": "hoisted"}
+            row |= {
+                "load": 9.0,
+                "noisy": "wide" * (n < 3),
+                "probe_gflops": [100.0 - 9 * n],
+                "backend_ran": "hoisted",
+            }
 
-    text = "\n".join(check.notes(check.verified(submission(tmp_path / "a.jsonl", edit))))
+    text = "\n".join(
+        check.notes(check.verified(submission(tmp_path / "a.jsonl", edit)))
+    )
     for pattern in (
         "3 of 10 rows are noisy",
         "load average up to 9.0 on 2",
@@ -68,7 +122,9 @@ def test_notes_of_an_unreliable_submission(tmp_path):
 
 
 def change(line, **fields):
-    """Return an edit of a submission that changes fields of one row. The line 0 is the machine, and the line 2 is ours on A."""
+    """Return an edit of a submission that changes fields of one row. The line 0 is the
+    machine, and the line 2 is ours on A.
+    """
     return lambda rows: rows[line].update(fields)
 
 
@@ -79,11 +135,21 @@ OTHER = {"cpu": "chip", "cpus": "64", "gpus": []}
 @pytest.mark.parametrize(
     ("edit", "subject"),
     [
-        (lambda rows: [row.update(gemm_gflops_2=100.0) for row in (rows[0]["peaks"], rows[1])], "line 3: gflops: "),
+        (
+            lambda rows: [
+                row.update(gemm_gflops_2=100.0) for row in (rows[0]["peaks"], rows[1])
+            ],
+            "line 3: gflops: ",
+        ),
         (change(2, samples=[10.0] * 5), "line 3: samples: "),
         (change(2, samples=[-10.0, 9.0, 10.0, 11.0, 12.0]), "line 3: samples: -10.0; "),
         (change(2, samples=[0, 9.0, 10.0, 11.0, 12.0]), "line 3: samples: 0; "),
-        (lambda rows: rows[7].update({name: rows[2][name] for name in rows[2] if name != "round"}), "samples: "),
+        (
+            lambda rows: rows[7].update(
+                {name: rows[2][name] for name in rows[2] if name != "round"}
+            ),
+            "samples: ",
+        ),
         (lambda rows: rows[7].update(round=0), "round: "),
         (change(2, ms_per_step=9.0), "line 3: ms_per_step: "),
         (change(2, ms_per_step=float("nan")), "line 3: ms_per_step: "),
@@ -94,7 +160,12 @@ OTHER = {"cpu": "chip", "cpus": "64", "gpus": []}
         (change(2, workload="C"), "line 3: workload: C"),
         (change(2, candidate="onnx_runtime"), "line 3: candidate: onnx_runtime"),
         (change(2, peer="haiku"), "line 3: peer: haiku"),
-        (lambda rows: [rows.remove(row) for row in rows[1:] if row.get("workload") == "B"], "workload: no ours on B"),
+        (
+            lambda rows: [
+                rows.remove(row) for row in rows[1:] if row.get("workload") == "B"
+            ],
+            "workload: no ours on B",
+        ),
         (change(2, distance=0.5), "line 3: distance: 0.5"),
         (lambda rows: rows[2].pop("distance"), "line 3: distance: missing"),
         (change(0, date=FUTURE), "line 1: date: "),
@@ -121,7 +192,13 @@ def test_a_submission_that_is_refused(edit, subject, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "subject"), [("", "rows of "), ("{}\n", ""), ('{"a":' + "[" * 90_000, "submission "), ("\x00", "rows ")]
+    ("content", "subject"),
+    [
+        ("", "rows of "),
+        ("{}\n", ""),
+        ('{"a":' + "[" * 90_000, "submission "),
+        ("\x00", "rows "),
+    ],
 )
 def test_a_file_that_is_no_submission(content, subject, tmp_path):
     path = tmp_path / "a.jsonl"
@@ -138,15 +215,26 @@ def test_committed_submissions():
 
 
 def test_a_suite(tmp_path, monkeypatch):
-    """The file that `submit` writes is accepted, and is not replaced. A checkout with changes is refused."""
+    """The file that `submit` writes is accepted, and is not replaced. A checkout with
+    changes is refused.
+    """
 
     def sweep(items, candidates, seconds, path, *_):
         found = {(item["workload"], item["candidate"], item["round"]) for item in items}
         assert {("A", "ours", 0), ("resets", "jax_scan", 2)} <= found
         about = {"machine": hardware.machine_id()}
-        ours = [(name, number) for name, peer, number in sorted(found) if peer == "ours" and number < 2]
-        steps = [measured(name, "ours", 10.0 + n / 10, number) | about for n, (name, number) in enumerate(ours)]
-        write_rows(path, [made("peak", gemm_gflops_2=9e3) | about | {"git": SHA}, *steps])
+        ours = [
+            (name, number)
+            for name, peer, number in sorted(found)
+            if peer == "ours" and number < 2
+        ]
+        steps = [
+            measured(name, "ours", 10.0 + n / 10, number) | about
+            for n, (name, number) in enumerate(ours)
+        ]
+        write_rows(
+            path, [made("peak", gemm_gflops_2=9e3) | about | {"git": SHA}, *steps]
+        )
 
     path = tmp_path / "a.jsonl"
     monkeypatch.setattr(throughput, "sweep", sweep)
@@ -159,29 +247,69 @@ def test_a_suite(tmp_path, monkeypatch):
     assert "2 complete rounds" in text
     assert len(check.verified(path)) == 20
     before = path.read_bytes()
-    assert complaint("submit", "--out", path).startswith(f"bench: submission {path}: exists")
+    assert complaint("submit", "--out", path).startswith(
+        f"bench: submission {path}: exists"
+    )
     assert path.read_bytes() == before
     monkeypatch.setattr(submit, "commit", lambda: f"{SHA}+")
-    assert complaint("submit", "--out", tmp_path / "b.jsonl").startswith(f"bench: commit: {SHA}+")
+    assert complaint("submit", "--out", tmp_path / "b.jsonl").startswith(
+        f"bench: commit: {SHA}+"
+    )
 
 
 def test_two_machines(tmp_path):
-    """A report of a folder compares the newest commits of its machines, and has a page for each."""
+    """A report of a folder compares the newest commits of its machines, and has a page
+    for each.
+    """
     folder = tmp_path / "folder"
     folder.mkdir()
     for name, slower in (("slow", 2.0), ("fast", 1.0)):
         submission(folder / f"{name}.jsonl", cpu=name, slower=slower)
-    trained = made("grid", cores=1, task="sentiment", peer="ours", epochs=1, epoch=1, test_accuracy=0.8, examples_per_second=1.0)
+    trained = made(
+        "grid",
+        cores=1,
+        task="sentiment",
+        peer="ours",
+        epochs=1,
+        epoch=1,
+        test_accuracy=0.8,
+        examples_per_second=1.0,
+    )
     accuracy = write_rows(tmp_path / "accuracy.jsonl", [trained])
-    lines = printed("report", "--results", folder, "--accuracy", accuracy, "--out", tmp_path / "page")
-    assert [line.split(", 400 GFLOP/s")[0].split(": ")[1] for line in lines[:2]] == [f"Commit {SHA}"] * 2
-    pages = [(tmp_path / "page" / name).read_text() for name in ("index.html", "machine_1.html")]
-    assert all('"fast, 2 cores (' in page and '"slow, 2 cores (' in page for page in pages)
+    lines = printed(
+        "report",
+        "--results",
+        folder,
+        "--accuracy",
+        accuracy,
+        "--out",
+        tmp_path / "page",
+    )
+    assert [line.split(", 400 GFLOP/s")[0].split(": ")[1] for line in lines[:2]] == [
+        f"Commit {SHA}"
+    ] * 2
+    pages = [
+        (tmp_path / "page" / name).read_text()
+        for name in ("index.html", "machine_1.html")
+    ]
+    assert all(
+        '"fast, 2 cores (' in page and '"slow, 2 cores (' in page for page in pages
+    )
     text = (tmp_path / "page" / "summary.md").read_text()
     board, history = text.split("## Leaderboard")[1], text.split("## History")[1]
-    ranked = re.findall(r"\| A \| (this project|PyTorch)[^|]* \| [\d.]+ \| [^|]*\| (\d+) % \| (\w+), ", board)
-    assert ranked == [("this project", "50", "fast"), ("PyTorch", "34", "fast"), ("this project", "25", "slow"), ("PyTorch", "17", "slow")]
-    assert re.findall(rf"\| (\w+), [^|]*\|  \| {SHA} \| ([\d.]+) \| ([\d.]+) \| 400 \|", history) == [
+    ranked = re.findall(
+        r"\| A \| (this project|PyTorch)[^|]* \| [\d.]+ \| [^|]*\| (\d+) % \| (\w+), ",
+        board,
+    )
+    assert ranked == [
+        ("this project", "50", "fast"),
+        ("PyTorch", "34", "fast"),
+        ("this project", "25", "slow"),
+        ("PyTorch", "17", "slow"),
+    ]
+    assert re.findall(
+        rf"\| (\w+), [^|]*\|  \| {SHA} \| ([\d.]+) \| ([\d.]+) \| 400 \|", history
+    ) == [
         ("slow", "20.0", "24.0"),
         ("fast", "10.0", "12.0"),
     ]
@@ -192,10 +320,30 @@ def test_a_machine(tmp_path, monkeypatch):
     path = tmp_path / "machine.json"
     assert printed("machine", "--out", path)[-1] == str(path)
     row = json.loads(path.read_text())
-    assert row["machine"] == hardware.machine_id(row["hardware"]) == hardware.machine_id(dict(reversed(row["hardware"].items())))
+    assert (
+        row["machine"]
+        == hardware.machine_id(row["hardware"])
+        == hardware.machine_id(dict(reversed(row["hardware"].items())))
+    )
     assert row["machine"] != hardware.machine_id(row["hardware"] | {"memory_gib": 1})
-    assert (row["peaks"], row["hardware"]["memory_gib"] > 0) == ({"gemm_gflops_2": 400.0}, True)
-    monkeypatch.setattr(hardware, "lscpu", lambda: {"CPU(s)": "4", "L2 cache": "4 MiB (2 instances)", "Hypervisor vendor": "KVM"})
+    assert (row["peaks"], row["hardware"]["memory_gib"] > 0) == (
+        {"gemm_gflops_2": 400.0},
+        True,
+    )
+    monkeypatch.setattr(
+        hardware,
+        "lscpu",
+        lambda: {
+            "CPU(s)": "4",
+            "L2 cache": "4 MiB (2 instances)",
+            "Hypervisor vendor": "KVM",
+        },
+    )
     found = hardware.hardware()
-    assert [found[name] for name in ("cpus", "cache_l2", "hypervisor", "sockets")] == ["4", "4 MiB (2 instances)", "KVM", ""]
+    assert [found[name] for name in ("cpus", "cache_l2", "hypervisor", "sockets")] == [
+        "4",
+        "4 MiB (2 instances)",
+        "KVM",
+        "",
+    ]
     assert machine.describe()["machine"] == hardware.machine_id(found) != row["machine"]

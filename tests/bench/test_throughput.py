@@ -1,4 +1,6 @@
-"""Tests of `bench throughput`: FLOP counts, sweeps that keep their rows, rows of failures, and summaries. No time is asserted."""
+"""Tests of `bench throughput`: FLOP counts, sweeps that keep their rows, rows of
+failures, and summaries. No time is asserted.
+"""
 
 import argparse
 import math
@@ -12,7 +14,16 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from rows import ROOT, complaint, failed, printed, read_lines, run_python, timed, write_rows
+from rows import (
+    ROOT,
+    complaint,
+    failed,
+    printed,
+    read_lines,
+    run_python,
+    timed,
+    write_rows,
+)
 
 from bench import flops, hardware, peers, schema, summary, throughput, timing, worker
 from bench.peers import PEERS, read_candidate
@@ -25,16 +36,29 @@ from lstm_jax.recurrence import BACKENDS
 @pytest.mark.parametrize(
     ("name", "count", "moved"),
     [
-        # six rows times kernel 5 x 16 and recurrent kernel 4 x 16, two rows times head 4 x 1; backward takes twice the forward
-        # 165 small parameters and the 6 touched rows of 5 in the table, moved 9 times each; 6 ids, 2 labels
+        # six rows times kernel 5 x 16 and recurrent kernel 4 x 16, two rows times head
+        # 4 x 1; backward takes twice the forward 165 small parameters and the 6 touched
+        # rows of 5 in the table, moved 9 times each; 6 ids, 2 labels
         ("A:B=2,T=3,H=4,E=5,V=7", 3 * (960 + 768 + 16), 9 * 165 + 9 * 30 + 6 + 2),
         ("B:B=2,T=3,H=4,V=7", 3 * (768 + 2 * 4 * 7 * 2), 9 * (192 + 35) + 6 + 2),
         # 165 small parameters, 6 rows of 5 of the table (7 at most), 6 ids, 2 logits
         ("inference:B=2,T=3,H=4,E=5,V=7", 2 * (480 + 384 + 8), 165 + 30 + 6 + 2),
-        ("evaluation:T=3,H=4,E=5,V=7", 25_000 * (480 + 384 + 8), 165 + 35 + 75_000 + 25_000),
+        (
+            "evaluation:T=3,H=4,E=5,V=7",
+            25_000 * (480 + 384 + 8),
+            165 + 35 + 75_000 + 25_000,
+        ),
         ("recurrence:H=4,T=3,B=2", 3 * (768 + 768), 2 * (144 + 48)),
-        ("recurrence:H=8,T=5,B=4,cell=min_gru", 3 * 2 * 20 * 8 * 16, 2 * (9 * 16 + 20 * 16)),
-        ("forward:H=8,T=5,B=4,cell=lstm_full_gate_recurrence", 2 * 20 * (16 * 32 + 24 * 24), 17 * 32 + 24 * 24 + 20 * 16),
+        (
+            "recurrence:H=8,T=5,B=4,cell=min_gru",
+            3 * 2 * 20 * 8 * 16,
+            2 * (9 * 16 + 20 * 16),
+        ),
+        (
+            "forward:H=8,T=5,B=4,cell=lstm_full_gate_recurrence",
+            2 * 20 * (16 * 32 + 24 * 24),
+            17 * 32 + 24 * 24 + 20 * 16,
+        ),
     ],
 )
 def test_operations_and_bytes_by_hand(name, count, moved):
@@ -44,10 +68,32 @@ def test_operations_and_bytes_by_hand(name, count, moved):
 
 def test_candidates_are_read():
     changed = peers.read_candidate("ours:backend=reference:recurrent=0")
-    assert peers.read_candidate("ours").key(workload("A")) == ("ours", "A", None, 0.2, 0.2, "float32", 0.0)
-    assert changed.key(workload("A")) == ("ours", "A", "reference", 0.2, 0.0, "float32", 0.0)
-    found = peers.read_candidates(["ours", "haiku"], ["compiled", "hoisted"], ["float32", "bfloat16"])
-    backends = [f"ours:backend={backend}{dtype}" for backend in ("compiled", "hoisted") for dtype in ("", ":dtype=bfloat16")]
+    assert peers.read_candidate("ours").key(workload("A")) == (
+        "ours",
+        "A",
+        None,
+        0.2,
+        0.2,
+        "float32",
+        0.0,
+    )
+    assert changed.key(workload("A")) == (
+        "ours",
+        "A",
+        "reference",
+        0.2,
+        0.0,
+        "float32",
+        0.0,
+    )
+    found = peers.read_candidates(
+        ["ours", "haiku"], ["compiled", "hoisted"], ["float32", "bfloat16"]
+    )
+    backends = [
+        f"ours:backend={backend}{dtype}"
+        for backend in ("compiled", "hoisted")
+        for dtype in ("", ":dtype=bfloat16")
+    ]
     assert [candidate.name for candidate in found] == [*backends, "haiku"]
 
 
@@ -71,15 +117,27 @@ def test_candidates_that_are_refused(text, subject):
 
 
 def test_table_of_peers():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     for peer in PEERS.values():
         assert find_spec(f"bench.peers.{peer.module}") is not None
-        assert peer.extra in extras or peer.extra.startswith("pip install") or {*peer.packages} <= {"jax", "flax"}
+        assert (
+            peer.extra in extras
+            or peer.extra.startswith("pip install")
+            or {*peer.packages} <= {"jax", "flax"}
+        )
         assert set(re.findall(r"{(.*?)}", peer.title)) <= set(peer.packages)
     rows = [{"candidate": "torch_lstm", "versions": {"torch": "2.13.0+cpu"}}]
     assert peers.title("torch_lstm", rows) == "PyTorch 2.13.0, nn.LSTM, fused Adam"
-    assert peers.title("ours:recurrent=0:dropout=0", rows) == "this project, recurrent=0, dropout=0"
-    assert peers.Peer("x", "X", "ours", ("no_such",), "peers").missing() == "no_such is missing: pip install '.[peers]'"
+    assert (
+        peers.title("ours:recurrent=0:dropout=0", rows)
+        == "this project, recurrent=0, dropout=0"
+    )
+    assert (
+        peers.Peer("x", "X", "ours", ("no_such",), "peers").missing()
+        == "no_such is missing: pip install '.[peers]'"
+    )
 
 
 # peaks and the machine's present speed take time and are not tested here
@@ -96,9 +154,18 @@ WORK = "recurrence:B=2,T=3,H=4"
 
 @pytest.mark.slow
 def test_a_sweep_keeps_its_rows(path):
-    """On a single core, each peer gets a row. The row of a peer that fails, here because it needs a GPU, has the error."""
-    arguments = f"--workload {WORK} --peer ours ours:backend=cudnn --rounds 1 --seconds 0.05 --results {path}".split()
-    one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    """On a single core, each peer gets a row. The row of a peer that fails, here
+    because it needs a GPU, has the error.
+    """
+    arguments = (
+        f"--workload {WORK} --peer ours ours:backend=cudnn --rounds 1 --seconds "
+        f"0.05 --results {path}"
+    ).split()
+    one_core = (
+        ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+        if shutil.which("taskset")
+        else []
+    )
     assert "failed" in run_python(["-c", QUICK, *arguments], one_core)
     rows = read_lines(path)
     _, good, bad = rows
@@ -115,43 +182,86 @@ def test_a_sweep_keeps_its_rows(path):
 
 
 def test_noisy_rows_are_repeated(path, monkeypatch):
-    """A noisy row is measured up to three times in all, also in later calls, and the distance from the reference is found once."""
+    """A noisy row is measured up to three times in all, also in later calls, and the
+    distance from the reference is found once.
+    """
     asked, noisy = [], ["wide", "wide", "", "wide"]
 
     def process(arguments, **_):
         asked.append(arguments)
-        return [timed("A", "ours", 1.0, probe_gflops=[1.0], distance=0.5) if "--seconds" in arguments else {}]
+        return [
+            timed("A", "ours", 1.0, probe_gflops=[1.0], distance=0.5)
+            if "--seconds" in arguments
+            else {}
+        ]
 
-    for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0}.items():
+    for name, replacement in {
+        "run_module": process,
+        "peaks": dict,
+        "fastest_probe": lambda: 0.0,
+    }.items():
         monkeypatch.setattr(timing, name, replacement)
     monkeypatch.setattr(timing, "noise", lambda row, fastest: noisy.pop(0))
     item = {"workload": "A", "candidate": "ours", "git": "abc", "series": None}
     for most, number, count in ((1, 0, 1), (3, 0, 3), (3, 0, 3), (1, 1, 4), (1, 1, 4)):
-        throughput.sweep([item | {"round": number}], {"ours": summary.PLAIN}, 0.1, path, most)
+        throughput.sweep(
+            [item | {"round": number}], {"ours": summary.PLAIN}, 0.1, path, most
+        )
         rows = [row for row in read_lines(path) if row["measurement"] == "step"]
         assert len(rows) == count
-    assert [(row["round"], row["noisy"]) for row in rows] == [(0, "wide"), (0, "wide"), (0, ""), (1, "wide")]
-    assert ["--write-reference" in call for call in asked] == [True, False, False, False, False]
+    assert [(row["round"], row["noisy"]) for row in rows] == [
+        (0, "wide"),
+        (0, "wide"),
+        (0, ""),
+        (1, "wide"),
+    ]
+    assert ["--write-reference" in call for call in asked] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     flags = ["--checked", "0.5", "--seconds", "0.1", "--patience", "0.0", "--fastest"]
-    assert [call[3:] for call in asked[2:]] == [[*flags, fastest] for fastest in ("0.0", "1.0", "0.0")]
+    assert [call[3:] for call in asked[2:]] == [
+        [*flags, fastest] for fastest in ("0.0", "1.0", "0.0")
+    ]
 
 
-@pytest.mark.parametrize(("patience", "kept"), [(60.0, [100.0, 99.0]), (0.0, [50.0, 100.0])])
+@pytest.mark.parametrize(
+    ("patience", "kept"), [(60.0, [100.0, 99.0]), (0.0, [50.0, 100.0])]
+)
 def test_a_process_waits_for_quiet(patience, kept, monkeypatch):
     """A process with patience measures again while a product beside it is slow."""
     probes = iter([50.0, 100.0, 100.0, 99.0])
     monkeypatch.setattr(worker.hardware, "probe", lambda: next(probes))
     monkeypatch.setattr(timing, "SPREAD", np.inf)
-    flags = argparse.Namespace(reference=None, checked=0.0, seconds=0.01, turns=False, patience=patience, fastest=100.0, about={})
+    flags = argparse.Namespace(
+        reference=None,
+        checked=0.0,
+        seconds=0.01,
+        turns=False,
+        patience=patience,
+        fastest=100.0,
+        about={},
+    )
     row = worker.timed_row(read_candidate("ours"), workload(WORK), flags)
     assert row["probe_gflops"] == kept
 
 
 def test_a_slow_peer_is_skipped(path, monkeypatch):
-    """A peer whose first pass takes too long ends by itself, and is not tried again at this size, in other rounds and later calls."""
+    """A peer whose first pass takes too long ends by itself, and is not tried again at
+    this size, in other rounds and later calls.
+    """
     command = "from bench import worker; worker.LONGEST = 0; worker.main()"
     given = f"ours {WORK} --checked 0".split()
-    run = subprocess.run([sys.executable, "-c", command, *given], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", command, *given],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("{")]
     assert run.returncode == 1
     asked = []
@@ -161,18 +271,39 @@ def test_a_slow_peer_is_skipped(path, monkeypatch):
             asked.append(arguments)
             raise subprocess.CalledProcessError(1, arguments, line)
 
-    for name, replacement in {"run_module": process, "peaks": dict, "fastest_probe": lambda: 0.0}.items():
+    for name, replacement in {
+        "run_module": process,
+        "peaks": dict,
+        "fastest_probe": lambda: 0.0,
+    }.items():
         monkeypatch.setattr(timing, name, replacement)
-    items = [{"workload": WORK, "candidate": "ours", "git": "abc", "series": None, "round": number} for number in range(2)]
+    items = [
+        {
+            "workload": WORK,
+            "candidate": "ours",
+            "git": "abc",
+            "series": None,
+            "round": number,
+        }
+        for number in range(2)
+    ]
     for _ in range(2):
         throughput.sweep(items, {"ours": summary.PLAIN}, 0.1, path)
     assert len(asked) == 1
 
 
 def test_first_steps_of_a_series(path, monkeypatch):
-    """A first step that failed is measured again. A call with --series measures and reports only rows of its own series."""
+    """A first step that failed is measured again. A call with --series measures and
+    reports only rows of its own series.
+    """
     asked = []
-    seconds = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip", "versions": {}, "backend_ran": "hoisted"}
+    seconds = {
+        "build_seconds": 1.0,
+        "compile_seconds": 1.0,
+        "cpu": "chip",
+        "versions": {},
+        "backend_ran": "hoisted",
+    }
 
     def process(arguments, **_):
         asked.append(arguments)
@@ -182,27 +313,60 @@ def test_first_steps_of_a_series(path, monkeypatch):
 
     monkeypatch.setattr(timing, "run_module", process)
     monkeypatch.setattr(timing, "require_compiled", lambda: None)
-    arguments = ("throughput", "--first-step", "--workload", "B", "--peer", "ours", "--rounds", "1", "--results", path)
+    arguments = (
+        "throughput",
+        "--first-step",
+        "--workload",
+        "B",
+        "--peer",
+        "ours",
+        "--rounds",
+        "1",
+        "--results",
+        path,
+    )
     failure = "failed: ended with code -9"
-    for series, count, shown in (((), 2, failure), ((), 4, failure), ((), 6, "3.00"), ((), 6, "3.00"), (("--series", "s"), 8, "7.00")):
+    for series, count, shown in (
+        ((), 2, failure),
+        ((), 4, failure),
+        ((), 6, "3.00"),
+        ((), 6, "3.00"),
+        (("--series", "s"), 8, "7.00"),
+    ):
         assert shown in "\n".join(printed(*arguments, *series))
         assert len(asked) == count
     assert "none in " in complaint(*arguments, "--report", "--series", "other")
 
 
 def summarized(works, names, rows):
-    return summary.summarize(list(map(workload, works)), list(map(peers.read_candidate, names)), rows)
+    return summary.summarize(
+        list(map(workload, works)), list(map(peers.read_candidate, names)), rows
+    )
 
 
 def test_summary_by_hand():
     """A candidate whose options change nothing on a workload is left out."""
-    rows = [timed("A", name, ms * factor, n) for name, ms in (("ours", 2.0), ("haiku", 3.0)) for n, factor in enumerate((0.9, 1.0, 1.5))]
+    rows = [
+        timed("A", name, ms * factor, n)
+        for name, ms in (("ours", 2.0), ("haiku", 3.0))
+        for n, factor in enumerate((0.9, 1.0, 1.5))
+    ]
     rows += [timed("B", "ours", 4.0), failed("B", "haiku", "out of memory")]
     lines = summarized("AB", ("ours", "haiku", "ours:dropout=0.2:recurrent=0.2"), rows)
     processes = [(line.work.name, line.candidate, len(line.rows)) for line in lines]
-    assert processes == [("A", "ours", 3), ("A", "haiku", 3), ("B", "ours", 1), ("B", "haiku", 0)]
+    assert processes == [
+        ("A", "ours", 3),
+        ("A", "haiku", 3),
+        ("B", "ours", 1),
+        ("B", "haiku", 0),
+    ]
     ours, haiku, _, broken = lines
-    assert (ours.ms, ours.speedup, haiku.ms, broken.error) == (2.0, None, 3.0, "out of memory")
+    assert (ours.ms, ours.speedup, haiku.ms, broken.error) == (
+        2.0,
+        None,
+        3.0,
+        "out of memory",
+    )
     assert haiku.speedup[0] == pytest.approx(1.5)
     assert haiku.speedup[1] <= 1.5 <= haiku.speedup[2]
     mean = summary.mean_speedup([2.0, 0.5, 4.0])
@@ -211,9 +375,20 @@ def test_summary_by_hand():
 
 
 def test_a_peer_in_another_dtype_is_compared_with_ours_in_it():
-    """If ours in that dtype was not measured, ours in float32 takes its place. Ours in bfloat16 is compared with ours in float32."""
-    times = {"ours": 4.0, "ours:dtype=bfloat16": 2.0, "torch_lstm": 6.0, "torch_lstm:dtype=bfloat16": 5.0}
-    rows = [timed("A", name, ms, n, dtype=name.partition("dtype=")[2] or "float32") for name, ms in times.items() for n in range(2)]
+    """If ours in that dtype was not measured, ours in float32 takes its place. Ours in
+    bfloat16 is compared with ours in float32.
+    """
+    times = {
+        "ours": 4.0,
+        "ours:dtype=bfloat16": 2.0,
+        "torch_lstm": 6.0,
+        "torch_lstm:dtype=bfloat16": 5.0,
+    }
+    rows = [
+        timed("A", name, ms, n, dtype=name.partition("dtype=")[2] or "float32")
+        for name, ms in times.items()
+        for n in range(2)
+    ]
     others = [row for row in rows if row["candidate"] != "ours:dtype=bfloat16"]
     for measured, speedups in ((rows, [0.5, 1.5, 2.5]), (others, [1.5, 1.25])):
         _, *lines = summarized("A", times, measured)
@@ -221,13 +396,22 @@ def test_a_peer_in_another_dtype_is_compared_with_ours_in_it():
 
 
 def test_report(path):
-    """A speedup over a single process has no interval, only noisy rows that are shown are counted, and lines have up to 100 characters."""
+    """A speedup over a single process has no interval, only noisy rows that are shown
+    are counted, and lines have up to 100 characters.
+    """
     measured = (("ours", 3, 2.0), ("haiku", 1, 3.0), ("equinox", 2, 4.0))
-    rows = [timed("A", name, ms, n, noisy="wide") for name, count, ms in measured for n in range(count)]
+    rows = [
+        timed("A", name, ms, n, noisy="wide")
+        for name, count, ms in measured
+        for n in range(count)
+    ]
     _, equinox, haiku = summarized("A", ("equinox", "haiku"), rows)
     assert line_record(haiku)["speedup"] == [1.5, None, None]
     assert line_record(equinox)["speedup"] == [2.0, 2.0, 2.0]
-    arguments = f"throughput --report --results {write_rows(path, rows)} --commit abc --workload A --peer ours".split()
+    arguments = (
+        f"throughput --report --results {write_rows(path, rows)} --commit abc "
+        "--workload A --peer ours"
+    ).split()
     assert "\nNOISY: 3 of 3 rows are noisy" in "\n".join(printed(*arguments))
     shown = "\n".join(printed(*arguments, "haiku", "equinox"))
     assert max(map(len, shown.split("peer", 1)[1].splitlines()[:7])) <= 100
@@ -241,26 +425,83 @@ def test_report(path):
 
 
 def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
-    """Rows of another machine do not count as measured, and each machine has a table of its own."""
+    """Rows of another machine do not count as measured, and each machine has a table of
+    its own.
+    """
     mine, other = hardware.machine_id(), "another"
     process = timed("A", "ours", 4.0, probe_gflops=[1.0], distance=0.5, load=0)
-    replaced = {"run_module": lambda *_, **__: [process], "peaks": dict, "fastest_probe": lambda: 0.0}
+    replaced = {
+        "run_module": lambda *_, **__: [process],
+        "peaks": dict,
+        "fastest_probe": lambda: 0.0,
+    }
     for name, replacement in replaced.items():
         monkeypatch.setattr(timing, name, replacement)
     write_rows(path, [timed("A", "ours", 2.0, machine=other)])
-    item = {"workload": "A", "candidate": "ours", "round": 0, "git": "abc", "series": None}
+    item = {
+        "workload": "A",
+        "candidate": "ours",
+        "round": 0,
+        "git": "abc",
+        "series": None,
+    }
     for until in (math.inf, math.inf, -math.inf):
-        throughput.sweep([item, item | {"round": int(until < 0)}], {"ours": summary.PLAIN}, 0.1, path, 1, until)
-        assert [row["machine"] for row in read_lines(path) if row["measurement"] == "step"] == [other, mine]
-    shown = "\n".join(printed("throughput", "--results", path, "--report", "--commit", "abc", "--workload", "A", "--peer", "ours"))
-    assert re.findall(r"machine chip, 2 cores \((\w+)\);|ours +([\d.]+) ", shown) == [(mine, ""), ("", "4.000"), (other, ""), ("", "2.000")]
+        throughput.sweep(
+            [item, item | {"round": int(until < 0)}],
+            {"ours": summary.PLAIN},
+            0.1,
+            path,
+            1,
+            until,
+        )
+        assert [
+            row["machine"] for row in read_lines(path) if row["measurement"] == "step"
+        ] == [other, mine]
+    shown = "\n".join(
+        printed(
+            "throughput",
+            "--results",
+            path,
+            "--report",
+            "--commit",
+            "abc",
+            "--workload",
+            "A",
+            "--peer",
+            "ours",
+        )
+    )
+    assert re.findall(r"machine chip, 2 cores \((\w+)\);|ours +([\d.]+) ", shown) == [
+        (mine, ""),
+        ("", "4.000"),
+        (other, ""),
+        ("", "2.000"),
+    ]
 
 
 def test_verdicts_use_quiet_rows():
-    """A noisy row is left out, and a peer without two quiet rows is undecided. Our own loop is no peer."""
-    times = {"ours": (4.0, 4.1, 1.0), "haiku": (6.0, 6.1, 1.0), "equinox": (3.0, 9.0, 1.0), "flax_nnx": (2.0, 2.1, 9.0), "own_loop": (9.0,)}
-    rows = [timed("A", name, ms, n, noisy="wide" * (n == 2)) for name, own in times.items() for n, ms in enumerate(own)]
-    rows += [timed("A", "torch_lstm", 9.0, noisy="wide"), failed("A", "flax_linen", "out of memory")]
+    """A noisy row is left out, and a peer without two quiet rows is undecided. Our own
+    loop is no peer.
+    """
+    times = {
+        "ours": (4.0, 4.1, 1.0),
+        "haiku": (6.0, 6.1, 1.0),
+        "equinox": (3.0, 9.0, 1.0),
+        "flax_nnx": (2.0, 2.1, 9.0),
+        "own_loop": (9.0,),
+    }
+    rows = [
+        timed("A", name, ms, n, noisy="wide" * (n == 2))
+        for name, own in times.items()
+        for n, ms in enumerate(own)
+    ]
+    rows += [
+        timed("A", "torch_lstm", 9.0, noisy="wide"),
+        failed("A", "flax_linen", "out of memory"),
+    ]
     banner, verdict = summary.verdicts(rows)
     assert banner.startswith("NOISY: 5 of 15 rows are noisy")
-    assert verdict.startswith("A: faster than 1 of 4 peers beyond noise, slower than 1, undecided 2; nearest flax_nnx, 0.51x (")
+    assert verdict.startswith(
+        "A: faster than 1 of 4 peers beyond noise, slower than 1, undecided "
+        "2; nearest flax_nnx, 0.51x ("
+    )

@@ -1,4 +1,6 @@
-"""Weights are converted to and from Flax cells; Flax's outputs equal those of a float64 NumPy LSTM with the converted arrays."""
+"""Weights are converted to and from Flax cells; Flax's outputs equal those of a float64
+NumPy LSTM with the converted arrays.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from numpy_lstm import assert_close, lstm
 from lstm_jax import convert
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
+    # NumPy 2 asks for an argument `copy`
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation:DeprecationWarning:keras"
+    ),
     pytest.mark.usefixtures("only_peers"),
 ]
 
@@ -18,12 +23,19 @@ pytestmark = [
 @FEW
 @given(SHAPES, st.sampled_from(["LSTMCell", "OptimizedLSTMCell"]))
 def test_linen(shape, cell):
-    linen, jax = pytest.importorskip("flax.linen", reason="needs Flax"), pytest.importorskip("jax")
+    linen, jax = (
+        pytest.importorskip("flax.linen", reason="needs Flax"),
+        pytest.importorskip("jax"),
+    )
     b, t, e, h = shape
     x, ours = normal(4, b, t, e), random_lstm(e, h)
     peer = linen.RNN(getattr(linen, cell)(h))
     first = peer.init(jax.random.key(0), x)
-    assert_same(convert.lstm_to_linen(convert.lstm_from_linen(first), rnn=True), jax.tree.map(np.asarray, first["params"]), ordered=False)
+    assert_same(
+        convert.lstm_to_linen(convert.lstm_from_linen(first), rnn=True),
+        jax.tree.map(np.asarray, first["params"]),
+        ordered=False,
+    )
     tree = convert.lstm_to_linen(ours, rnn=True)
     assert_same(convert.lstm_from_linen(tree["cell"]), ours)
     assert_close(peer.apply({"params": tree}, x), lstm(ours, x))
@@ -35,7 +47,9 @@ def test_nnx(shape, optimized):
     nnx = pytest.importorskip("flax.nnx", reason="needs Flax")
     b, t, e, h = shape
     x, ours = normal(4, b, t, e), random_lstm(e, h)
-    cell = (nnx.OptimizedLSTMCell if optimized else nnx.LSTMCell)(e, h, rngs=nnx.Rngs(0))
+    cell = (nnx.OptimizedLSTMCell if optimized else nnx.LSTMCell)(
+        e, h, rngs=nnx.Rngs(0)
+    )
     peer, state = nnx.RNN(cell, rngs=nnx.Rngs(1)), nnx.state(cell)
     nnx.replace_by_pure_dict(state, convert.lstm_to_nnx(ours, optimized))
     nnx.update(cell, state)
@@ -47,7 +61,19 @@ def test_nnx(shape, optimized):
 def test_flax_key_styles():
     ours = random_lstm(3, 5)
     tree = convert.lstm_to_linen(ours)
-    flat = {(layer, name): array for layer, arrays in tree.items() for name, array in arrays.items()}
+    flat = {
+        (layer, name): array
+        for layer, arrays in tree.items()
+        for name, array in arrays.items()
+    }
     assert_same(convert.lstm_from_linen(flat), ours)
-    assert_same(convert.lstm_from_linen({"/".join(("params", "cell", *path)): array for path, array in flat.items()}), ours)
-    assert_same(convert.lstm_from_nnx(convert.lstm_to_nnx(ours, optimized=False, rnn=True)), ours)
+    assert_same(
+        convert.lstm_from_linen(
+            {"/".join(("params", "cell", *path)): array for path, array in flat.items()}
+        ),
+        ours,
+    )
+    assert_same(
+        convert.lstm_from_nnx(convert.lstm_to_nnx(ours, optimized=False, rnn=True)),
+        ours,
+    )

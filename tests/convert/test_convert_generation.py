@@ -1,4 +1,6 @@
-"""Character models of Keras and PyTorch, and a `CharGenerator` with their converted weights, give the same probabilities."""
+"""Character models of Keras and PyTorch, and a `CharGenerator` with their converted
+weights, give the same probabilities.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +17,26 @@ from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 
 V, UNITS = 11, 6
-KINDS = pytest.mark.parametrize(("layers", "embed"), [(1, 0), (2, 0), (1, 4), (2, 4), (1, V)])  # embed = V looks most like one-hot
+# embed = V looks most like one-hot
+KINDS = pytest.mark.parametrize(
+    ("layers", "embed"), [(1, 0), (2, 0), (1, 4), (2, 4), (1, V)]
+)
 IDS = np.random.default_rng(0).integers(0, V, (5, 9)).astype(np.int32)
 SIZES = st.sampled_from([1, 2, 3, 4, 8])
 
 
 def logits(params, **config):
-    """Return the logits (B, T, V) of a `CharGenerator` with the arrays `params`, which must be all of its parameters."""
-    model = CharGenerator(GenerationModelConfig(units=UNITS, **config), V, rngs=nnx.Rngs(params=0))
+    """Return the logits (B, T, V) of a `CharGenerator` with the arrays `params`, which
+    must be all of its parameters.
+    """
+    model = CharGenerator(
+        GenerationModelConfig(units=UNITS, **config), V, rngs=nnx.Rngs(params=0)
+    )
     own, rebuild = functional(model)
     assert params.keys() == own.keys()
-    return rebuild({name: jnp.asarray(array) for name, array in params.items()})(jnp.asarray(IDS), deterministic=True)[0]
+    return rebuild({name: jnp.asarray(array) for name, array in params.items()})(
+        jnp.asarray(IDS), deterministic=True
+    )[0]
 
 
 def close(ours, wanted):
@@ -34,19 +45,34 @@ def close(ours, wanted):
     `wanted` has the probabilities of all steps (B, T, V) or of the last step (B, V).
     """
     probabilities = np.asarray(jax.nn.softmax(ours))
-    np.testing.assert_allclose(probabilities if wanted.ndim == 3 else probabilities[:, -1], wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        probabilities if wanted.ndim == 3 else probabilities[:, -1],
+        wanted,
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 # Keras
 
 
 def keras_model(keras, layers, embed, sequences):
-    """Return a Keras `Sequential` character model with random weights and biases. A new model of Keras has only the biases 0 and 1."""
-    model = keras.Sequential([keras.Input((9,), dtype="int32"), keras.layers.Embedding(V, embed)] if embed else [keras.Input((9, V))])
+    """Return a Keras `Sequential` character model with random weights and biases. A new
+    model of Keras has only the biases 0 and 1.
+    """
+    model = keras.Sequential(
+        [keras.Input((9,), dtype="int32"), keras.layers.Embedding(V, embed)]
+        if embed
+        else [keras.Input((9, V))]
+    )
     for number in range(layers):
-        model.add(keras.layers.LSTM(UNITS, return_sequences=sequences or number + 1 < layers))
+        model.add(
+            keras.layers.LSTM(UNITS, return_sequences=sequences or number + 1 < layers)
+        )
     model.add(keras.layers.Dense(V, activation="softmax"))
-    model.set_weights([normal(place, *array.shape) for place, array in enumerate(model.get_weights())])
+    model.set_weights(
+        [normal(place, *array.shape) for place, array in enumerate(model.get_weights())]
+    )
     return model
 
 
@@ -75,18 +101,34 @@ def test_keras_models(keras, peer_rules, tmp_path, layers, embed):
 
 @given(SIZES, SIZES, SIZES, st.sampled_from([1, 2, 3]), st.booleans())
 def test_shapes_tell_a_table_from_a_kernel(vocabulary, embed, units, layers, embedded):
-    ours = random_model(("lstm",) * layers, vocabulary, embed if embedded else 0, units, outputs=vocabulary)
+    ours = random_model(
+        ("lstm",) * layers,
+        vocabulary,
+        embed if embedded else 0,
+        units,
+        outputs=vocabulary,
+    )
     weights = convert.generation_to_keras(ours)
     assert_same(convert.generation_from_keras(weights), ours)
-    without_biases = {path: np.zeros_like(array) if path.endswith("bias") else array for path, array in ours.items()}
-    assert_same(convert.generation_from_keras([array for array in weights if array.ndim == 2]), without_biases)
+    without_biases = {
+        path: np.zeros_like(array) if path.endswith("bias") else array
+        for path, array in ours.items()
+    }
+    assert_same(
+        convert.generation_from_keras([array for array in weights if array.ndim == 2]),
+        without_biases,
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "read", "message"),
     [
         (random_model(outputs=V), convert.sentiment_from_keras_file, "head/kernel"),
-        (random_model(features=0, outputs=V), convert.sentiment_from_keras_file, "layers dense, lstm;"),
+        (
+            random_model(features=0, outputs=V),
+            convert.sentiment_from_keras_file,
+            "layers dense, lstm;",
+        ),
         (random_model(), convert.generation_from_keras_file, "head/kernel"),
     ],
 )
@@ -100,13 +142,21 @@ def test_the_two_kinds_of_model_are_not_mixed_up(tmp_path, given, read, message)
 
 
 def torch_model(torch, names, layers=1, embed=0, tied=False, **lstm):
-    """Return a PyTorch module, and a function that returns its probabilities (B, T, V) for `IDS`.
+    """Return a PyTorch module, and a function that returns its probabilities (B, T, V)
+    for `IDS`.
 
     `names` are the names of its embedding, LSTM and head.
     """
     table, rnn, head = names
-    parts = {rnn: torch.nn.LSTM(embed or V, UNITS, num_layers=layers, batch_first=True, **lstm), head: torch.nn.Linear(UNITS, V)}
-    module = torch.nn.ModuleDict(({table: torch.nn.Embedding(V, embed)} if embed else {}) | parts)
+    parts = {
+        rnn: torch.nn.LSTM(
+            embed or V, UNITS, num_layers=layers, batch_first=True, **lstm
+        ),
+        head: torch.nn.Linear(UNITS, V),
+    }
+    module = torch.nn.ModuleDict(
+        ({table: torch.nn.Embedding(V, embed)} if embed else {}) | parts
+    )
     if tied:
         module[head].weight = module[table].weight
     with torch.no_grad():
@@ -126,7 +176,9 @@ def torch_model(torch, names, layers=1, embed=0, tied=False, **lstm):
 @pytest.mark.parametrize("bias", [True, False])
 @KINDS
 def test_torch_models(torch, layers, embed, bias):
-    names = ("encoder", "rnn", "decoder") if layers == 2 else ("embedding", "lstm", "fc")
+    names = (
+        ("encoder", "rnn", "decoder") if layers == 2 else ("embedding", "lstm", "fc")
+    )
     module, probabilities = torch_model(torch, names, layers, embed, bias=bias)
     given = module.state_dict()
     if not bias:
@@ -150,5 +202,7 @@ def test_torch_tied_weights(torch):
     state = convert.generation_to_torch(tied, *names)
     assert_same(state, convert.generation_to_torch(untied, *names))
     assert not np.shares_memory(state["encoder.weight"], state["decoder.weight"])
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    module.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in state.items()}
+    )
     np.testing.assert_allclose(probabilities(), wanted, rtol=0, atol=1e-6)

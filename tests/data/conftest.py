@@ -1,4 +1,6 @@
-"""Fixtures with the real reviews and with small made-up ones. Tests in this folder use neither the network nor the user's folders."""
+"""Fixtures with the real reviews and with small made-up ones. Tests in this folder use
+neither the network nor the user's folders.
+"""
 
 import io
 import json
@@ -21,8 +23,12 @@ def imdb(data_dir: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse network access, set a new home folder, and unset `LSTM_JAX_DATA` and `TFDS_DATA_DIR`."""
+def alone(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refuse network access, set a new home folder, and unset `LSTM_JAX_DATA` and
+    `TFDS_DATA_DIR`.
+    """
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
@@ -39,8 +45,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def archive(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes small.tar.gz and returns its path.
 
-    Its arguments are `extra`, tar members without content, and `files`, a dict from paths in `aclImdb` to contents. By default, `files`
-    are the small made reviews.
+    Its arguments are `extra`, tar members without content, and `files`, a dict from
+    paths in `aclImdb` to contents. By default, `files` are the small made reviews.
     """
 
     def write(*extra: tarfile.TarInfo, files: dict[str, bytes] | None = None) -> Path:
@@ -69,10 +75,16 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Path:
-    """Return a folder with made reviews in train.jsonl and test.jsonl, and with a word index."""
+    """Return a folder with made reviews in train.jsonl and test.jsonl, and with a word
+    index.
+    """
     path = tmp_path / "jsonl"
     path.mkdir()
     for split in ("train", "test"):
-        (path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made_rows(split)))
-    (path / "imdb_word_index.json").write_text(json.dumps({word: rank for rank, word in enumerate(WORDS, 1)}))
+        (path / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in made_rows(split))
+        )
+    (path / "imdb_word_index.json").write_text(
+        json.dumps({word: rank for rank, word in enumerate(WORDS, 1)})
+    )
     return path

@@ -1,4 +1,6 @@
-"""Small copies of the archive and the folder of the Large Movie Review Dataset are read; damaged or unsafe copies are refused."""
+"""Small copies of the archive and the folder of the Large Movie Review Dataset are
+read; damaged or unsafe copies are refused.
+"""
 
 import tarfile
 import urllib.request
@@ -15,11 +17,20 @@ from lstm_jax.data.reviews import acl_imdb
 def check(splits):
     for name in ("train", "test"):
         split = splits[name]
-        expected = {f"{'pos' if row['label'] else 'neg'}/{row['id']}_{row['rating']}.txt": row for row in made_rows(name)}
+        expected = {
+            f"{'pos' if row['label'] else 'neg'}/{row['id']}_{row['rating']}.txt": row
+            for row in made_rows(name)
+        }
         assert set(split.names) == set(expected)
-        for text, label, file, movie in zip(split.texts, split.labels, split.names, split.groups, strict=True):
+        for text, label, file, movie in zip(
+            split.texts, split.labels, split.names, split.groups, strict=True
+        ):
             row = expected[file]
-            assert (text, label, movie) == (row["text"].encode(), row["label"], row["movie"])
+            assert (text, label, movie) == (
+                row["text"].encode(),
+                row["label"],
+                row["movie"],
+            )
 
 
 def test_archive_folder_and_its_parent(archive, folder):
@@ -28,7 +39,9 @@ def test_archive_folder_and_its_parent(archive, folder):
 
 
 def test_another_encoding(folder, archive):
-    """In a folder and in an archive, a review in UTF-16 is refused, and a byte-order mark at the start of a review in UTF-8 is removed."""
+    """In a folder and in an archive, a review in UTF-16 is refused, and a byte-order
+    mark at the start of a review in UTF-8 is removed.
+    """
     path = next(folder.glob("train/pos/*.txt"))
     text, name = path.read_bytes(), f"train/pos/{path.name}"
     path.write_bytes(b"\xef\xbb\xbf" + text)
@@ -36,15 +49,23 @@ def test_another_encoding(folder, archive):
     check(load_reviews(archive(files=members() | {name: path.read_bytes()})))
     path.write_bytes(text.decode().encode("utf-16"))
     for source in (folder, archive(files=members() | {name: path.read_bytes()})):
-        refused(rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the file is UTF-16", load_reviews, source)
+        refused(
+            rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the "
+            r"file is UTF-16",
+            load_reviews,
+            source,
+        )
 
 
 @pytest.mark.parametrize("name", ["p1.txt", "5_10.TXT", "5-10.txt"])
 def test_a_review_of_another_name_is_not_left_out(folder, archive, name):
-    (folder / "train" / "pos" / "._5_10.txt").write_text("x")  # a file that a system adds is no review
+    # a file that a system adds is no review
+    (folder / "train" / "pos" / "._5_10.txt").write_text("x")
     check(load_reviews(folder))
     (folder / "train" / "pos" / name).write_text("good")
-    refused(rf"^review .*/train/pos/{name}: not named ID_RATING.txt", load_reviews, folder)
+    refused(
+        rf"^review .*/train/pos/{name}: not named ID_RATING.txt", load_reviews, folder
+    )
     refused(
         rf"^review aclImdb/train/pos/{name} in .*\.tar\.gz: not named ID_RATING.txt",
         load_reviews,
@@ -53,7 +74,11 @@ def test_a_review_of_another_name_is_not_left_out(folder, archive, name):
 
 
 def test_texts_are_bytes(archive):
-    texts = {"train/pos/0_9.txt": b"\xff\xff caf\xe9", "train/neg/0_1.txt": b"nul \x00 here", "train/neg/1_1.txt": b""}
+    texts = {
+        "train/pos/0_9.txt": b"\xff\xff caf\xe9",
+        "train/neg/0_1.txt": b"nul \x00 here",
+        "train/neg/1_1.txt": b"",
+    }
     split = load_reviews(archive(files=texts))["train"]
     assert split.texts == tuple(texts.values())
     assert split.groups is None
@@ -65,7 +90,15 @@ def test_texts_are_bytes(archive):
         ("/etc/passwd", tarfile.REGTYPE),
         ("../outside.txt", tarfile.REGTYPE),
         ("aclImdb/train/pos/../../../x.txt", tarfile.REGTYPE),
-        *(("aclImdb/train/pos/99_9.txt", kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)),
+        *(
+            ("aclImdb/train/pos/99_9.txt", kind)
+            for kind in (
+                tarfile.SYMTYPE,
+                tarfile.LNKTYPE,
+                tarfile.CHRTYPE,
+                tarfile.FIFOTYPE,
+            )
+        ),
     ],
 )
 def test_a_member_outside_a_link_or_a_device_is_refused(archive, name, kind):
@@ -78,14 +111,22 @@ def test_every_truncation_and_flip_is_found(archive):
     path = archive()
     whole = path.read_bytes()
     places = range(0, len(whole), max(1, len(whole) // 40))
-    flipped = [whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :] for place in places if place >= 20]
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]
+        for place in places
+        if place >= 20
+    ]
     for content in [whole[:-1], *(whole[:length] for length in places), *flipped]:
         path.write_bytes(content)
         refused(r"small.tar.gz", load_reviews, path)
 
 
 def test_one_class_or_nothing_is_refused(archive, folder):
-    refused("1 positive and 0 negative", load_reviews, archive(files={"train/pos/0_9.txt": b"good"}))
+    refused(
+        "1 positive and 0 negative",
+        load_reviews,
+        archive(files={"train/pos/0_9.txt": b"good"}),
+    )
     refused("holds training reviews", load_reviews, archive(files={"README": b""}))
     for file in (folder / "test" / "neg").iterdir():
         file.unlink()
@@ -94,17 +135,24 @@ def test_one_class_or_nothing_is_refused(archive, folder):
 
 def test_wrong_checksum(archive, tmp_path, monkeypatch):
     path = archive().rename(tmp_path / acl_imdb.ARCHIVE_NAME)
-    for read in (load_reviews, lambda path: prepare(data=str(path))):  # `prepare` would next download the word index
+    # `prepare` would next download the word index
+    for read in (load_reviews, lambda path: prepare(data=str(path))):
         refused(r"size of .* instead of 84125825.*download it again", read, path)
     monkeypatch.setattr(acl_imdb, "ARCHIVE_BYTES", path.stat().st_size)
-    refused(r"sha256 of .* instead of c40f74a1.*download it again", verify_archive, path)
+    refused(
+        r"sha256 of .* instead of c40f74a1.*download it again", verify_archive, path
+    )
     check(load_reviews(path, verify=False))
     check(load_reviews(tmp_path, verify=False))
     refused("absent", verify_archive, tmp_path / "nothing.tar.gz")
 
 
 def test_download(archive, tmp_path, monkeypatch):
-    refused("no network in tests; give --data the path of a local copy", download_archive, tmp_path / "new")
+    refused(
+        "no network in tests; give --data the path of a local copy",
+        download_archive,
+        tmp_path / "new",
+    )
     assert list((tmp_path / "new").iterdir()) == []
 
     content = archive().read_bytes()
@@ -118,7 +166,9 @@ def test_download(archive, tmp_path, monkeypatch):
 
     monkeypatch.setattr(acl_imdb, "verify_archive", lambda path: None)
     seen = []
-    path = download_archive(tmp_path / "new", lambda done, total: seen.append((done, total)))
+    path = download_archive(
+        tmp_path / "new", lambda done, total: seen.append((done, total))
+    )
     assert path.read_bytes() == content
     assert seen[-1] == (len(content), len(content))
     monkeypatch.setattr(urllib.request, "urlopen", None)

@@ -1,6 +1,8 @@
-"""`clean` returns the text that results if the whole text is cleaned at once, for any block size.
+"""`clean` returns the text that results if the whole text is cleaned at once, for any
+block size.
 
-The default recipe "source" cleans as a variant of the Keras example lstm_text_generation does. This project reproduces that variant.
+The default recipe "source" cleans as a variant of the Keras example
+lstm_text_generation does. This project reproduces that variant.
 """
 
 import re
@@ -13,11 +15,17 @@ from refused import refused
 from lstm_jax.data import clean
 from lstm_jax.data.text import cleaning
 
-TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.characters(exclude_categories=("Cs",)), max_size=80)
+TEXTS = st.text(
+    st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0")
+    | st.characters(exclude_categories=("Cs",)),
+    max_size=80,
+)
 
 
 def naive(text):
-    """Return the result of the recipe "source" for a text, computed for the whole text at once."""
+    """Return the result of the recipe "source" for a text, computed for the whole text
+    at once.
+    """
     text = re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower()
     return " ".join(text.split())
 
@@ -36,7 +44,9 @@ def block(request):
 def test_recipes(block, text):
     assert clean(text, "source") == clean(text) == naive(text)
     assert clean(text, "source-cased").lower() == naive(text)
-    assert clean(text, "source-cased") == " ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).split())
+    assert clean(text, "source-cased") == " ".join(
+        re.sub(r"[^a-zA-Z .,'!;?]", " ", text).split()
+    )
     assert clean(text, "lower") == text.lower()
     assert clean(text, "none") == text
 
@@ -50,6 +60,14 @@ def test_bytes(block, text):
 
 
 def test_examples():
-    assert clean("The House—it's on fire!\n\n  (2019)  Ünder\tIt") == "the house it's on fire! nder it"
+    assert (
+        clean("The House—it's on fire!\n\n  (2019)  Ünder\tIt")
+        == "the house it's on fire! nder it"
+    )
     assert clean(b"caf\xe9 \xff au LAIT") == b"caf au lait"
-    refused(r"clean: lowered; give one of source, source-cased, lower, none", clean, "x", "lowered")
+    refused(
+        r"clean: lowered; give one of source, source-cased, lower, none",
+        clean,
+        "x",
+        "lowered",
+    )

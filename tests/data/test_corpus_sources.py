@@ -1,4 +1,6 @@
-"""Articles are read from every supported kind of source, and invalid sources raise one-line errors."""
+"""Articles are read from every supported kind of source, and invalid sources raise
+one-line errors.
+"""
 
 import io
 import json
@@ -26,12 +28,19 @@ def put_json(path, content):
 
 def test_folder(tmp_path):
     folder = tmp_path / "corpus"
-    for name, content in (("b.txt", RAW[0]), ("a.MD", RAW[1]), ("c.rst", RAW[2]), ("d.text", "")):
+    for name, content in (
+        ("b.txt", RAW[0]),
+        ("a.MD", RAW[1]),
+        ("c.rst", RAW[2]),
+        ("d.text", ""),
+    ):
         put(folder / name, content)
     for name in ("image.png", "noise", ".hidden.txt", "deeper/e.txt"):
         put(folder / name, b"\xff")
     assert read_articles(folder) == (RAW[1], RAW[0], RAW[2])
-    assert read_byte_articles(folder) == tuple(text.encode() for text in (RAW[1], RAW[0], RAW[2]))
+    assert read_byte_articles(folder) == tuple(
+        text.encode() for text in (RAW[1], RAW[0], RAW[2])
+    )
 
 
 def test_files_as_they_are(tmp_path):
@@ -50,22 +59,45 @@ def test_a_file_named_as_standard_input(tmp_path, monkeypatch):
 
 
 def test_several_in_order(tmp_path, monkeypatch):
-    first, second, third = put(tmp_path / "b.txt", "b"), put(tmp_path / "a.txt", "a"), put_json(tmp_path / "c.json", ["c", "d"])
+    first, second, third = (
+        put(tmp_path / "b.txt", "b"),
+        put(tmp_path / "a.txt", "a"),
+        put_json(tmp_path / "c.json", ["c", "d"]),
+    )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é".encode())))
-    assert read_articles([str(first), "-", second, third, first]) == ("b", "é", "a", "c", "d", "b")
+    assert read_articles([str(first), "-", second, third, first]) == (
+        "b",
+        "é",
+        "a",
+        "c",
+        "d",
+        "b",
+    )
 
 
-ROWS = [{"id": n, "title": f"title {n}", "article": text} for n, text in enumerate((*RAW, "", None))]
+ROWS = [
+    {"id": n, "title": f"title {n}", "article": text}
+    for n, text in enumerate((*RAW, "", None))
+]
 
 
 def test_tables(tmp_path):
     tables = [
         put_json(tmp_path / "records.json", ROWS),
-        put_json(tmp_path / "columns.JSON", {key: {str(n): row[key] for n, row in enumerate(ROWS)} for key in ROWS[0]}),
+        put_json(
+            tmp_path / "columns.JSON",
+            {key: {str(n): row[key] for n, row in enumerate(ROWS)} for key in ROWS[0]},
+        ),
         put(tmp_path / "lines.jsonl", "\n".join(map(json.dumps, ROWS))),
-        put(tmp_path / "lines.jsonl.xz", lzma.compress("\n".join(map(json.dumps, ROWS)).encode())),
+        put(
+            tmp_path / "lines.jsonl.xz",
+            lzma.compress("\n".join(map(json.dumps, ROWS)).encode()),
+        ),
         write_csv(tmp_path / "table.csv", ROWS, list(ROWS[0])),
-        put(tmp_path / "bom.json", b"\xef\xbb\xbf" + json.dumps(ROWS, ensure_ascii=False).encode()),
+        put(
+            tmp_path / "bom.json",
+            b"\xef\xbb\xbf" + json.dumps(ROWS, ensure_ascii=False).encode(),
+        ),
     ]
     for path in tables:
         assert read_articles(path) == read_articles(path, "article") == RAW
@@ -77,26 +109,36 @@ def test_tables(tmp_path):
     ("columns", "found"),
     [
         ({"year": ["1984", ""]}, ("1984",)),  # the only column
-        ({"essay": ["x", "y"], "id": ["1", "2.5"]}, ("x", "y")),  # a column of numbers has no texts
-        ({"": ["0", "1"], "essay": ["x", None]}, ("x",)),  # pandas writes its index as a column without a name
+        # a column of numbers has no texts
+        ({"essay": ["x", "y"], "id": ["1", "2.5"]}, ("x", "y")),
+        # pandas writes its index as a column without a name
+        ({"": ["0", "1"], "essay": ["x", None]}, ("x",)),
         ({"body": ["x"], "essay": ["y"]}, ("x",)),
         ({"text": [float("nan"), "x"], "stars": [1.5, 2]}, ("x",)),
-        ({"article": {"10": "a", "9": "b", "1": "c"}}, ("a", "b", "c")),  # in the order of the file
+        # in the order of the file
+        ({"article": {"10": "a", "9": "b", "1": "c"}}, ("a", "b", "c")),
     ],
 )
 def test_column_found(tmp_path, columns, found):
-    raw = {name: column if isinstance(column, dict) else dict(enumerate(column)) for name, column in columns.items()}
+    raw = {
+        name: column if isinstance(column, dict) else dict(enumerate(column))
+        for name, column in columns.items()
+    }
     assert read_articles(put_json(tmp_path / "a.json", raw)) == found
 
 
 def test_rows_of_several_shapes(tmp_path):
-    path = put(tmp_path / "a.jsonl", '{"text": "a"}\n{"note": 1}\n{"text": "b", "note": 2}\n')
+    path = put(
+        tmp_path / "a.jsonl", '{"text": "a"}\n{"note": 1}\n{"text": "b", "note": 2}\n'
+    )
     assert read_articles(path) == ("a", "b")
 
 
 def test_bad_sources(tmp_path):
     path = put_json(tmp_path / "a.json", [{"text": "x", "n": 1}])
-    refused(r"^column 'body' of .*: there are \['n', 'text'\]", read_articles, path, "body")
+    refused(
+        r"^column 'body' of .*: there are \['n', 'text'\]", read_articles, path, "body"
+    )
     for paths, found in (
         ([], "corpus: "),
         (["", "x"], "corpus: "),

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from refused import refused
 
-from lstm_jax.data import build_vocabulary, judge, synthetic_reviews, synthetic_splits, tokenize
+from lstm_jax.data import (
+    build_vocabulary,
+    judge,
+    synthetic_reviews,
+    synthetic_splits,
+    tokenize,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +32,11 @@ def splits():
         ("i expected a bore , yet it is a treat .", 1),
         ("the cast was good , but the script was awful .", 0),
         ("though the cast was not good , the script was lovely .", 1),
-        ("the script was lovely , though the cast was not good . the plot was not fresh , but it is a gem .", 1),
+        (
+            "the script was lovely , though the cast was not good . the plot "
+            "was not fresh , but it is a gem .",
+            1,
+        ),
     ],
 )
 def test_judge(text, verdict):
@@ -34,14 +44,20 @@ def test_judge(text, verdict):
 
 
 def test_judge_refuses_other_texts():
-    for text in ("it lasts about two hours .", "the plot was good . the cast was bad .", ""):
+    for text in (
+        "it lasts about two hours .",
+        "the plot was good . the cast was bad .",
+        "",
+    ):
         refused("synthetic_reviews", judge, text)
 
 
 def test_labels_follow_from_the_words(splits):
     for split in splits.values():
         # the tokens alone determine the label, since a model sees no punctuation
-        assert [judge(b" ".join(tokenize(text)).decode()) for text in split.texts] == split.labels.tolist()
+        assert [
+            judge(b" ".join(tokenize(text)).decode()) for text in split.texts
+        ] == split.labels.tolist()
 
 
 def test_sizes(splits):
@@ -59,9 +75,15 @@ def test_sizes(splits):
 def test_seed(splits):
     """Equal seeds give the same texts in every version, so that runs can be repeated."""
     texts = b"\n".join(splits["train"].texts + splits["test"].texts)
-    assert hashlib.sha256(texts).hexdigest() == "859f50c015cb7fb1891e1badfa174dd1d70f4f0fbf5abffdd2ae9476e21c47a6"
+    assert (
+        hashlib.sha256(texts).hexdigest()
+        == "859f50c015cb7fb1891e1badfa174dd1d70f4f0fbf5abffdd2ae9476e21c47a6"
+    )
     assert synthetic_reviews(10, 1).texts != synthetic_reviews(10, 2).texts
     odd = synthetic_splits(7, 5, 0)
-    assert [sorted(np.bincount(split.labels)) for split in odd.values()] == [[3, 4], [2, 3]]
+    assert [sorted(np.bincount(split.labels)) for split in odd.values()] == [
+        [3, 4],
+        [2, 3],
+    ]
     for count in ((1, 5), (5, 0)):
         refused("synthetic reviews", synthetic_splits, *count, 0)

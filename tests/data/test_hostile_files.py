@@ -1,4 +1,5 @@
-"""Hostile files: each reader returns data or raises `InputError`. None runs forever or expands a file without bound.
+"""Hostile files: each reader returns data or raises `InputError`. None runs forever or
+expands a file without bound.
 
 `tests.fuzz.files` damages files at random.
 """
@@ -41,9 +42,24 @@ def small(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "read", "found"),
     [
-        ("a.jsonl.xz", lzma.compress(b" " * 200_000), load_reviews, "expands to more than 100,000 bytes; set LSTM_JAX_MAX_BYTES"),
-        ("a.tar.gz", gzip.compress(bytes(200_000), mtime=0), load_reviews, "expands to more than 100,000 bytes"),
-        ("a.txt", b"a" * 100_001, read_articles, "100,001 bytes, more than 100,000; set LSTM_JAX_MAX_BYTES"),
+        (
+            "a.jsonl.xz",
+            lzma.compress(b" " * 200_000),
+            load_reviews,
+            "expands to more than 100,000 bytes; set LSTM_JAX_MAX_BYTES",
+        ),
+        (
+            "a.tar.gz",
+            gzip.compress(bytes(200_000), mtime=0),
+            load_reviews,
+            "expands to more than 100,000 bytes",
+        ),
+        (
+            "a.txt",
+            b"a" * 100_001,
+            read_articles,
+            "100,001 bytes, more than 100,000; set LSTM_JAX_MAX_BYTES",
+        ),
     ],
     ids=range(3),
 )
@@ -69,15 +85,24 @@ def test_endless_standard_input_ends(monkeypatch, small):
 
 
 def test_a_table_of_one_long_line(tmp_path, monkeypatch):
-    """A table that is read with `limited=False` may exceed `most_bytes`, but a single line of the table may not.
+    """A table that is read with `limited=False` may exceed `most_bytes`, but a single
+    line of the table may not.
 
     If LSTM_JAX_MAX_BYTES is set, the whole table may not exceed it either.
     """
     (tmp_path / "a.csv").write_text("text\n" + "x\n" * 50 + "y" * 101)
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 100)
-    refused(r"^line 52 of .*a\.csv: more than 100 bytes", list, table_rows(tmp_path / "a.csv", {}, limited=False))
+    refused(
+        r"^line 52 of .*a\.csv: more than 100 bytes",
+        list,
+        table_rows(tmp_path / "a.csv", {}, limited=False),
+    )
     monkeypatch.setenv("LSTM_JAX_MAX_BYTES", "100")
-    refused(r"^file .*a\.csv: 206 bytes, more than 100", list, table_rows(tmp_path / "a.csv", {}, limited=False))
+    refused(
+        r"^file .*a\.csv: 206 bytes, more than 100",
+        list,
+        table_rows(tmp_path / "a.csv", {}, limited=False),
+    )
 
 
 # texts and tables
@@ -88,9 +113,16 @@ TEXT = "It was the best of times,\nit was the worst of times — é.\n" * 4
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (TEXT.encode("utf-16"), "byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it from UTF-16"),
+        (
+            TEXT.encode("utf-16"),
+            "byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert "
+            "it from UTF-16",
+        ),
         (TEXT.encode("utf-32"), "the file is UTF-32"),
-        ("plain words\n".encode("utf-16-le"), "bytes are NUL, as in UTF-16 or a binary file"),
+        (
+            "plain words\n".encode("utf-16-le"),
+            "bytes are NUL, as in UTF-16 or a binary file",
+        ),
         (b"ab\xe9cd", "byte 0xe9 at offset 2"),
         (b"PK\x05\x06", r"is an empty \.zip archive, not a text"),
         (b"PK\x03\x04", r"is a \.zip archive, not a text; unzip it"),
@@ -102,7 +134,11 @@ TEXT = "It was the best of times,\nit was the worst of times — é.\n" * 4
 )
 def test_texts_that_are_none(tmp_path, content, found):
     (tmp_path / "text").write_bytes(content)
-    for read in (read_articles, read_texts, *((read_byte_articles,) if "not a text" in found else ())):
+    for read in (
+        read_articles,
+        read_texts,
+        *((read_byte_articles,) if "not a text" in found else ()),
+    ):
         refused(found, read, tmp_path / "text")
 
 
@@ -114,7 +150,11 @@ def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("a.txt", b"\xef\xbb\xbfgood\r\nbad\n\n\xe2\x80\xa8", ["good", "bad", "", "\u2028"]),
+        (
+            "a.txt",
+            b"\xef\xbb\xbfgood\r\nbad\n\n\xe2\x80\xa8",
+            ["good", "bad", "", "\u2028"],
+        ),
         ("a.csv", b"label,text\n1,good\n,\n", ["good", ""]),
         ("a.json", b'[{"text": "good"},\n {"text": "bad"}]', ["good", "bad"]),
         ("a.jsonl.xz", lzma.compress(b'{"text": "good"}\n'), ["good"]),
@@ -133,22 +173,66 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
     [
         ("a.jsonl", LINES + b'\n{"text": "cut sho', "line 4 of .*one JSON object"),
         ("a.jsonl", LINES + b"[1]", "line 3 of .*one JSON object"),
-        ("a.jsonl", LINES + b'{"text": "caf\xe9", "label": 1}\n', "line 3 of .*utf-8.*save the file as UTF-8"),
-        ("a.jsonl", LINES + b'{"text": "\\ud800", "label": 1}\n', "'text' in line 3 of .*surrogates"),
-        ("a.jsonl", b'{"text": "a", "label": 1, "movie": "\\ud800"}\n', "movie in line 1 of .*surrogates"),
-        ("a.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', "line 1 of .*the name 'text' is there twice"),
-        ("a.jsonl", LINES + b'{"text": "x", "label": 2}', "label 'label' in line 3 of .*: 2;"),
-        ("a.jsonl", LINES + b'{"text": 5, "label": 1}', "'text' in line 3 of .*: 5; give a string"),
-        ("a.jsonl", LINES + b'{"review": "x", "label": 1}', "column 'text' in line 3 of .*there are review, label; .*--text-column"),
-        ("a.jsonl", LINES + b'{"text": "x"}', "column 'label' in line 3 of .*--label-column"),
+        (
+            "a.jsonl",
+            LINES + b'{"text": "caf\xe9", "label": 1}\n',
+            "line 3 of .*utf-8.*save the file as UTF-8",
+        ),
+        (
+            "a.jsonl",
+            LINES + b'{"text": "\\ud800", "label": 1}\n',
+            "'text' in line 3 of .*surrogates",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "label": 1, "movie": "\\ud800"}\n',
+            "movie in line 1 of .*surrogates",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "text": "b", "label": 1}\n',
+            "line 1 of .*the name 'text' is there twice",
+        ),
+        (
+            "a.jsonl",
+            LINES + b'{"text": "x", "label": 2}',
+            "label 'label' in line 3 of .*: 2;",
+        ),
+        (
+            "a.jsonl",
+            LINES + b'{"text": 5, "label": 1}',
+            "'text' in line 3 of .*: 5; give a string",
+        ),
+        (
+            "a.jsonl",
+            LINES + b'{"review": "x", "label": 1}',
+            "column 'text' in line 3 of .*there are review, label; .*--text-column",
+        ),
+        (
+            "a.jsonl",
+            LINES + b'{"text": "x"}',
+            "column 'label' in line 3 of .*--label-column",
+        ),
         ("a.jsonl", b"", "0 positive and 0 negative"),
         ("a.jsonl", LINES[:29], "1 positive and 0 negative"),
         ("a.jsonl.xz", b"\xfd7zXZ", r"file .*a\.jsonl\.xz: .*; give a complete file"),
-        ("a.csv.xz", lzma.compress(gzip.compress(b"text\na b\n", mtime=0)), r"file .*a\.csv\.xz: is compressed by gzip"),
-        ("a.csv", b"text,label\nfine,1\nfoul,0\na, b,1\n", "line 4 of .*1 fields too many"),
+        (
+            "a.csv.xz",
+            lzma.compress(gzip.compress(b"text\na b\n", mtime=0)),
+            r"file .*a\.csv\.xz: is compressed by gzip",
+        ),
+        (
+            "a.csv",
+            b"text,label\nfine,1\nfoul,0\na, b,1\n",
+            "line 4 of .*1 fields too many",
+        ),
         ("a.csv", b"text,label\nfine,1\nfoul\n", "label 'label' in line 3 of .*None"),
         ("a.csv", b'text,label\nfine,1\n"foul,0\n', "line 3 of .*unexpected end"),
-        ("a.csv", b"review,label\nfine,1\n", "column 'text' in line 1 of .*: there are review, label"),
+        (
+            "a.csv",
+            b"review,label\nfine,1\n",
+            "column 'text' in line 1 of .*: there are review, label",
+        ),
         ("a.csv", b"text,text,label\na,b,1\n", "columns of .*'text' twice"),
         ("a.zip", b"PK", r"data .*a \.zip archive"),
         ("a.txt", b"x", "data .*known form"),
@@ -166,13 +250,25 @@ def test_tables_that_are_wrong(tmp_path, name, content, found):
         ("a.json", b'["\\ud800"]', "'text' in record 1 of .*save the text as UTF-8"),
         ("a.json", b'{"text": "x"}\n{"text": "y"}', "JSON .*name it .jsonl"),
         ("a.json", b"[" * 200_000, "JSON .*recursion"),
-        ("a.json", b'{"one": {"0": "x"}, "two": {"0": "y"}}', r"column of the texts of .*: one of \['one', 'two'\]"),
-        ("a.json", b'{"text": {"0": "x"}, "body": {"0": "y"}}', r"one of \['body', 'text'\]"),
+        (
+            "a.json",
+            b'{"one": {"0": "x"}, "two": {"0": "y"}}',
+            r"column of the texts of .*: one of \['one', 'two'\]",
+        ),
+        (
+            "a.json",
+            b'{"text": {"0": "x"}, "body": {"0": "y"}}',
+            r"one of \['body', 'text'\]",
+        ),
         ("a.json", b'{"text": {"0": 5}}', "'text' in row 0 of .*: 5; give a string"),
         ("a.json", b"5", "JSON .*neither records nor columns"),
         ("a.json", b"[]", "corpus .*: no text"),
         ("a.json", b'{"text": {"0": null, "1": ""}}', "corpus .*: no text"),
-        ("a.csv", b"id\ttext\n1\ta b\n", "columns of .*: separated by tabs; give commas"),
+        (
+            "a.csv",
+            b"id\ttext\n1\ta b\n",
+            "columns of .*: separated by tabs; give commas",
+        ),
     ],
 )
 def test_texts_of_tables_that_are_wrong(tmp_path, name, content, found):

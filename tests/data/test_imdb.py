@@ -1,4 +1,6 @@
-"""Tests of the real IMDb reviews: ids, order and labels are those of Keras' data set, as the hash of each split shows."""
+"""Tests of the real IMDb reviews: ids, order and labels are those of Keras' data set,
+as the hash of each split shows.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,10 @@ def test_hashes_and_lengths(reviews):
     assert round(float(lengths.mean()), 2) == 234.76
     assert round(float(lengths.std()), 2) == 172.91
     assert reviews.train.labels.sum() == reviews.test.labels.sum() == 12_500
-    assert reviews.vocabulary.decode(reviews.train.row(0)).startswith("this film was just brilliant casting location scenery story")
+    assert reviews.vocabulary.decode(reviews.train.row(0)).startswith(
+        "this film was just brilliant casting location scenery story"
+    )
     assert reviews.vocabulary.size == 88_588
     assert reviews.train.groups.min() == 0
-    assert 25_000 - len(np.unique(reviews.train.hashes())) >= 96  # the data set is known to hold at least 96 copies
+    # the data set is known to hold at least 96 copies
+    assert 25_000 - len(np.unique(reviews.train.hashes())) >= 96

@@ -21,7 +21,12 @@ SIDES = st.sampled_from(["pre", "post"])
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.none() | st.integers(1, 15), SIDES, SIDES, st.integers(-3, 9))
 def test_integers_equal_keras(rows, maxlen, padding, truncating, value):
-    options = {"maxlen": maxlen, "padding": padding, "truncating": truncating, "value": value}
+    options = {
+        "maxlen": maxlen,
+        "padding": padding,
+        "truncating": truncating,
+        "value": value,
+    }
     ours = pad_sequences(rows, **options)
     assert_array_equal(ours, keras_pad(rows, **options), strict=True)
 
@@ -30,21 +35,47 @@ def test_integers_equal_keras(rows, maxlen, padding, truncating, value):
 @given(ROWS, st.integers(1, 15), SIDES, SIDES)
 def test_ragged_equals_keras(rows, maxlen, padding, truncating):
     ours = pad_ragged(*ragged(rows), maxlen, padding, truncating)
-    assert_array_equal(ours, keras_pad(rows, maxlen, padding=padding, truncating=truncating), strict=True)
+    assert_array_equal(
+        ours,
+        keras_pad(rows, maxlen, padding=padding, truncating=truncating),
+        strict=True,
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=5), min_size=1, max_size=5), SIDES, SIDES)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=5),
+        min_size=1,
+        max_size=5,
+    ),
+    SIDES,
+    SIDES,
+)
 def test_vectors_equal_keras(rows, padding, truncating):
-    options = {"maxlen": 3, "padding": padding, "truncating": truncating, "dtype": "float32", "value": 0.5}
-    assert_array_equal(pad_sequences(rows, **options), keras_pad(rows, **options), strict=True)
+    options = {
+        "maxlen": 3,
+        "padding": padding,
+        "truncating": truncating,
+        "dtype": "float32",
+        "value": 0.5,
+    }
+    assert_array_equal(
+        pad_sequences(rows, **options), keras_pad(rows, **options), strict=True
+    )
 
 
-@pytest.mark.parametrize(("dtype", "value"), [(object, "none"), ("<U5", "none"), ("<U5", 0.0), (object, 0.0), ("float64", -1.5)])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(object, "none"), ("<U5", "none"), ("<U5", 0.0), (object, 0.0), ("float64", -1.5)],
+)
 def test_strings_and_floats_equal_keras(dtype, value):
     rows = [["1"], ["2", "3"], [], ["4", "5", "6"]]
     for maxlen in (None, 2):
-        ours, theirs = (pad(rows, maxlen=maxlen, dtype=dtype, value=value) for pad in (pad_sequences, keras_pad))
+        ours, theirs = (
+            pad(rows, maxlen=maxlen, dtype=dtype, value=value)
+            for pad in (pad_sequences, keras_pad)
+        )
         assert ours.dtype == theirs.dtype
         assert ours.tolist() == theirs.tolist()
 

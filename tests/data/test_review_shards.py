@@ -1,4 +1,6 @@
-"""Reviews in shards have the ids, labels and vocabulary that `encode_reviews` returns; damaged shards and bad input raise errors."""
+"""Reviews in shards have the ids, labels and vocabulary that `encode_reviews` returns;
+damaged shards and bad input raise errors.
+"""
 
 import json
 from dataclasses import replace
@@ -19,7 +21,13 @@ from lstm_jax.data.reviews import splits as splits_module
 @pytest.fixture(scope="module")
 def splits():
     made = data.synthetic_splits(120, 40, seed=3)
-    return {name: replace(split, groups=tuple(["", "b", "a"][n * n % 7 % 3] for n in range(len(split)))) for name, split in made.items()}
+    return {
+        name: replace(
+            split,
+            groups=tuple(["", "b", "a"][n * n % 7 % 3] for n in range(len(split))),
+        )
+        for name, split in made.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +37,11 @@ def folders(splits, tmp_path_factory):
     for name, split in splits.items():
         (root / name).mkdir()
         rows = [
-            json.dumps({"text": text.decode(), "label": int(label), "movie": movie}) + "\n"
-            for text, label, movie in zip(split.texts, split.labels, split.groups, strict=True)
+            json.dumps({"text": text.decode(), "label": int(label), "movie": movie})
+            + "\n"
+            for text, label, movie in zip(
+                split.texts, split.labels, split.groups, strict=True
+            )
         ]
         (root / name / "0.jsonl").write_text("".join(rows[:30]))
         (root / name / "1.jsonl").write_text("".join(rows[30:]))
@@ -38,7 +49,9 @@ def folders(splits, tmp_path_factory):
 
 
 @pytest.mark.parametrize("num_words", [None, 20])
-def test_shards_are_the_reviews_in_memory(splits, folders, num_words, tmp_path, monkeypatch):
+def test_shards_are_the_reviews_in_memory(
+    splits, folders, num_words, tmp_path, monkeypatch
+):
     monkeypatch.setattr(splits_module, "BLOCK", 7)
     monkeypatch.setattr(shard_folder, "OPEN", 1)
     train, test = folders
@@ -48,30 +61,44 @@ def test_shards_are_the_reviews_in_memory(splits, folders, num_words, tmp_path, 
     assert got.vocabulary == want.vocabulary
     for own, other in ((got.train, want.train), (got.test, want.test)):
         assert_array_equal(own.labels, other.labels, strict=True)
-        assert sorted({*zip(own.groups.tolist(), other.groups.tolist(), strict=True)}) == [(-1, -1), (0, 1), (1, 0)]
+        assert sorted(
+            {*zip(own.groups.tolist(), other.groups.tolist(), strict=True)}
+        ) == [(-1, -1), (0, 1), (1, 0)]
         assert own.lengths.tolist() == other.lengths.tolist()
         assert_array_equal(own.row(-1), other.row(-1), strict=True)
         assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
         joined = list(own.blocks())
         assert len(joined) > 5
-        assert_array_equal(np.concatenate([block.values for block in joined]), other.values)
+        assert_array_equal(
+            np.concatenate([block.values for block in joined]), other.values
+        )
     assert data.verify_shards(tmp_path / "s") == 4
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(-5, 130), max_size=9), st.integers(1, 30), st.sampled_from(["pre", "post"]), st.sampled_from(["pre", "post"]))
+@given(
+    st.lists(st.integers(-5, 130), max_size=9),
+    st.integers(1, 30),
+    st.sampled_from(["pre", "post"]),
+    st.sampled_from(["pre", "post"]),
+)
 def test_taken_rows_are_those_of_the_whole(mapped, rows, maxlen, padding, truncating):
     sharded, memory = mapped
     lazy = data.PaddedReviews(sharded.train, maxlen, padding, truncating)
     whole = memory.train.padded(maxlen, padding, truncating)
     assert lazy.shape == whole.shape
-    assert_array_equal(lazy.take(np.asarray(rows, int)), whole.take(np.asarray(rows, int), axis=0, mode="clip"))
+    assert_array_equal(
+        lazy.take(np.asarray(rows, int)),
+        whole.take(np.asarray(rows, int), axis=0, mode="clip"),
+    )
 
 
 @pytest.fixture(scope="module")
 def mapped(splits, folders, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mapped") / "s"
-    return data.write_review_shards([folders[0]], folder, [folders[1]], workers=2), data.encode_reviews(splits)
+    return data.write_review_shards(
+        [folders[0]], folder, [folders[1]], workers=2
+    ), data.encode_reviews(splits)
 
 
 @pytest.mark.parametrize("ending", ["ids", "npz"])
@@ -81,14 +108,24 @@ def test_a_second_call_mends(folders, ending, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     content = before[f"00001.{ending}"]
     (folder / f"00001.{ending}").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    for read in (lambda folder: data.read_review_shards(folder).train.values[:], data.verify_shards):
-        refused(rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$", read, folder)
+    for read in (
+        lambda folder: data.read_review_shards(folder).train.values[:],
+        data.verify_shards,
+    ):
+        refused(
+            rf"^shard .*00001\.{ending}: missing or .*; write them again with "
+            r"lstm-jax data shard-reviews$",
+            read,
+            folder,
+        )
     data.write_review_shards([folders[0]], folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_table_larger_than_the_memory(folders, tmp_path, monkeypatch):
-    """`write_review_shards` accepts tables that are larger than `most_bytes`, the limit for files that are read as a whole."""
+    """`write_review_shards` accepts tables that are larger than `most_bytes`, the limit
+    for files that are read as a whole.
+    """
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 4000)
     assert len(data.write_review_shards([folders[0]], tmp_path / "s").train) == 120
 
@@ -108,15 +145,32 @@ def test_bad_input(folders, tmp_path):
         ([str(tmp_path / "one.csv")], "one", "train split of "),
         ([str(tmp_path / "none.csv")], "none", "table .*none.csv: no reviews"),
     ):
-        refused(f"^{subject}", data.write_review_shards, paths, tmp_path / folder, [test])
-    refused("^shards .*: are of another text", data.write_review_shards, [test], tmp_path / "s")
+        refused(
+            f"^{subject}", data.write_review_shards, paths, tmp_path / folder, [test]
+        )
+    refused(
+        "^shards .*: are of another text",
+        data.write_review_shards,
+        [test],
+        tmp_path / "s",
+    )
     refused("^shards: an empty name", data.write_review_shards, [train], Path(""))
     refused("^shards .*: no index.json", data.read_review_shards, tmp_path)
-    refused("^index .*: of the format 'text 2'", data.read_review_shards, tmp_path / "text")
+    refused(
+        "^index .*: of the format 'text 2'", data.read_review_shards, tmp_path / "text"
+    )
 
 
 def test_bad_tables_in_several_processes(tmp_path):
-    """An error in a worker process is raised in the process that called `write_review_shards`."""
+    """An error in a worker process is raised in the process that called
+    `write_review_shards`.
+    """
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("words,label\ngood,1\n")
-    refused(r"column 'text'", data.write_review_shards, [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], tmp_path / "shards", workers=2)
+    refused(
+        r"column 'text'",
+        data.write_review_shards,
+        [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")],
+        tmp_path / "shards",
+        workers=2,
+    )

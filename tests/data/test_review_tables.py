@@ -1,4 +1,6 @@
-"""Reviews are read from JSON-lines and CSV tables; sources of unknown form and bad tables are refused."""
+"""Reviews are read from JSON-lines and CSV tables; sources of unknown form and bad
+tables are refused.
+"""
 
 import lzma
 
@@ -35,7 +37,10 @@ def test_empty_cells_have_no_value(tmp_path):
     row = '{"text": "a", "label": %d, "movie": NaN, "id": NaN, "rating": NaN}\n'
     table.with_suffix(".jsonl").write_text(row % 0 + row % 1)
     split = load_reviews(table.with_suffix(".jsonl"))["train"]
-    assert (split.groups, split.names) == (None, ("neg/000000000.txt", "pos/000000001.txt"))
+    assert (split.groups, split.names) == (
+        None,
+        ("neg/000000000.txt", "pos/000000001.txt"),
+    )
 
 
 def test_single_files(jsonl, tmp_path):
@@ -55,7 +60,12 @@ def test_single_files(jsonl, tmp_path):
 
 def test_csv_columns_marks_and_odd_texts(tmp_path):
     texts = ['said "no", twice\nand left', "café \x00 nul", "x" * 1_000_000, ""]
-    rows = [{"review": text, "mood": mood} for text, mood in zip(texts, ("neg", "Positive", "1", " negative "), strict=True)]
+    rows = [
+        {"review": text, "mood": mood}
+        for text, mood in zip(
+            texts, ("neg", "Positive", "1", " negative "), strict=True
+        )
+    ]
     path = write_csv(tmp_path / "a.csv", rows, ("review", "mood"))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     split = load_reviews(path, text_column="review", label_column="mood")["train"]
@@ -64,13 +74,18 @@ def test_csv_columns_marks_and_odd_texts(tmp_path):
 
 
 def test_labels_and_empty_trailing_columns(tmp_path):
-    (tmp_path / "a.csv").write_text("text,label,,\na,true,,\nb,False,,,\nc,1.0\nd,0.0,\n")
+    (tmp_path / "a.csv").write_text(
+        "text,label,,\na,true,,\nb,False,,,\nc,1.0\nd,0.0,\n"
+    )
     assert load_reviews(tmp_path / "a.csv")["train"].labels.tolist() == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("between", [b"", bytes(8)])
 def test_an_xz_file_of_two_streams(tmp_path, between):
-    packed, path = lzma.compress(b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'), tmp_path / "a.jsonl.xz"
+    packed, path = (
+        lzma.compress(b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'),
+        tmp_path / "a.jsonl.xz",
+    )
     path.write_bytes(packed + between + packed)
     assert len(load_reviews(path)["train"]) == 4
     path.write_bytes(packed + between + packed[:3] + b"?" + packed[4:])
@@ -87,7 +102,10 @@ def test_sources_that_are_none(tmp_path, jsonl):
         ((jsonl, str(train)), "test_data: .*has a test split of its own"),
         ((train, str(jsonl / "absent.jsonl")), "test_data .*give a file that ends in"),
         ((train, str(train)), "test_data: .*it has the training reviews"),
-        ((tmp_path / "one", str(tmp_path / "one" / "train.csv")), "test_data: .*it has the training reviews"),
+        (
+            (tmp_path / "one", str(tmp_path / "one" / "train.csv")),
+            "test_data: .*it has the training reviews",
+        ),
     ):
         refused(f"^{found}", load_reviews, *paths)
     (jsonl / "train.csv").write_text("text,label\n")

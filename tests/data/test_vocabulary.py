@@ -1,4 +1,6 @@
-"""`tokenize`, `Vocabulary` with its ids and files, and the search for Keras' word index."""
+"""`tokenize`, `Vocabulary` with its ids and files, and the search for Keras' word
+index.
+"""
 
 import json
 import urllib.request
@@ -10,7 +12,13 @@ import pytest
 from numpy.testing import assert_array_equal
 from refused import refused
 
-from lstm_jax.data import Vocabulary, build_vocabulary, find_word_index, keras_vocabulary, tokenize
+from lstm_jax.data import (
+    Vocabulary,
+    build_vocabulary,
+    find_word_index,
+    keras_vocabulary,
+    tokenize,
+)
 from lstm_jax.data.reviews import keras_imdb
 
 KERAS = Vocabulary(("the", "film", "was", "good"), 7, "keras")
@@ -20,9 +28,13 @@ FREQUENCY = Vocabulary(("the", "film", "was"), 7, "frequency")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("The film: <br /><br />it's GOOD-ish!", [b"the", b"film", b"br", b"br", b"it's", b"good", b"ish"]),
+        (
+            "The film: <br /><br />it's GOOD-ish!",
+            [b"the", b"film", b"br", b"br", b"it's", b"good", b"ish"],
+        ),
         ("", []),
-        ("ÉCLAIR Été", ["Éclair".encode(), "Été".encode()]),  # ASCII letters only are lowered
+        # ASCII letters only are lowered
+        ("ÉCLAIR Été", ["Éclair".encode(), "Été".encode()]),
         (b"caf\xe9 \x00Nul\x00 a\rb\x0bc", [b"caf\xe9", b"\x00nul\x00", b"a\rb\x0bc"]),
         ('tab\tnew\nline!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~', [b"tab", b"new", b"line"]),
     ],
@@ -32,9 +44,18 @@ def test_tokenize(text, words):
 
 
 def test_encode_decode():
-    # "the", "film" and "was" have the ids 4, 5 and 6; "good" has 7, which is not below num_words; "odd" has no id
-    assert_array_equal(KERAS.encode("The film was odd, good"), np.asarray([1, 4, 5, 6, 2], np.int32), strict=True)
-    assert_array_equal(FREQUENCY.encode(b"The film was odd, good"), np.asarray([1, 4, 5, 6, 2, 2], np.int32), strict=True)
+    # "the", "film" and "was" have the ids 4, 5 and 6; "good" has 7, which is not below
+    # num_words; "odd" has no id
+    assert_array_equal(
+        KERAS.encode("The film was odd, good"),
+        np.asarray([1, 4, 5, 6, 2], np.int32),
+        strict=True,
+    )
+    assert_array_equal(
+        FREQUENCY.encode(b"The film was odd, good"),
+        np.asarray([1, 4, 5, 6, 2, 2], np.int32),
+        strict=True,
+    )
     assert KERAS.encode("").tolist() == FREQUENCY.encode("").tolist() == [1]
     assert KERAS.decode([0, 0, 1, 4, 2, 6]) == "the [OOV] was"
     assert KERAS.index == {"the": 4, "film": 5, "was": 6, "good": 7}
@@ -59,7 +80,8 @@ def test_capping():
 def test_build_vocabulary():
     texts = ["b a b", b"A c \xff", "b d"]
     whole = build_vocabulary(texts)
-    assert whole.words == ("b", "a", "c", "d", "\udcff")  # counts 3 and 2, then words with equal counts in the order of their bytes
+    # counts 3 and 2, then words with equal counts in the order of their bytes
+    assert whole.words == ("b", "a", "c", "d", "\udcff")
     assert (whole.num_words, whole.kind) == (9, "frequency")
     assert whole.encode(b"\xff d z").tolist() == [1, 8, 7, 2]
     assert build_vocabulary(texts, 6) == Vocabulary(("b", "a"), 6, "frequency")
@@ -75,7 +97,13 @@ def test_save_and_load(tmp_path):
 
 def test_damaged_vocabularies(tmp_path):
     path, good = tmp_path / "vocabulary.json", KERAS.to_json()
-    changes = ({"format": 9}, {"kind": "other"}, {"num_words": 3}, {"words": ["a", "a"]}, {"words": 5})
+    changes = (
+        {"format": 9},
+        {"kind": "other"},
+        {"num_words": 3},
+        {"words": ["a", "a"]},
+        {"words": 5},
+    )
     damaged = [json.dumps(json.loads(good) | change).encode() for change in changes]
     for content in (*damaged, good[:-5], b"[]", b"\xff", b""):
         path.write_bytes(content)
@@ -93,7 +121,9 @@ def test_keras_vocabulary(tmp_path):
     assert made.encode("Film café THE").tolist() == [1, 5, 2, 4]
     for content in ('{"a": 1, "b": 3}', '{"a": "x"}', "[1]", "{", '{"a": 1, "b": 1}'):
         path.write_text(content)
-        refused(r"word index .*--vocabulary frequency", keras_vocabulary, path, check=False)
+        refused(
+            r"word index .*--vocabulary frequency", keras_vocabulary, path, check=False
+        )
 
 
 def test_no_home(tmp_path, monkeypatch):
@@ -103,18 +133,33 @@ def test_no_home(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "expanduser", none)
     (tmp_path / "imdb_word_index.json").write_text("{}")
     monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
-    assert find_word_index(tmp_path / "none" / "data", tmp_path) == tmp_path / "imdb_word_index.json"
+    assert (
+        find_word_index(tmp_path / "none" / "data", tmp_path)
+        == tmp_path / "imdb_word_index.json"
+    )
     monkeypatch.setenv("LSTM_JAX_DATA", "~nobody")
-    refused("path ~nobody: no such user, or no home; give the whole path", find_word_index, tmp_path, tmp_path)
+    refused(
+        "path ~nobody: no such user, or no home; give the whole path",
+        find_word_index,
+        tmp_path,
+        tmp_path,
+    )
 
 
 def test_find_word_index(tmp_path, monkeypatch):
     near, cache = tmp_path / "near", tmp_path / "cache"
     near.mkdir()
-    refused(r"no network in tests; put Keras' .*--vocabulary frequency", find_word_index, near, cache)
+    refused(
+        r"no network in tests; put Keras' .*--vocabulary frequency",
+        find_word_index,
+        near,
+        cache,
+    )
     assert list(cache.iterdir()) == []
 
-    monkeypatch.setattr(keras_imdb, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72")
+    monkeypatch.setattr(
+        keras_imdb, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72"
+    )
     reply = BytesIO(b"abc")
     reply.headers = {}
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: reply)

@@ -1,4 +1,6 @@
-"""Windows, chunks and streams of a text equal those of plain loops; windows and chunks are read-only views of the ids."""
+"""Windows, chunks and streams of a text equal those of plain loops; windows and chunks
+are read-only views of the ids.
+"""
 
 import numpy as np
 from hypothesis import given
@@ -6,7 +8,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from refused import refused
 
-from lstm_jax.data import chunks, one_hot, stream_chunks, window_count, window_starts, windows
+from lstm_jax.data import (
+    chunks,
+    one_hot,
+    stream_chunks,
+    window_count,
+    window_starts,
+    windows,
+)
 
 
 def made_ids(n):
@@ -21,7 +30,9 @@ def check_views(ids, *views):
 
 
 def source_windows(text, length, step):
-    """Return the windows and the character after each window, as the loop of the lstm_text_generation example cuts them."""
+    """Return the windows and the character after each window, as the loop of the
+    lstm_text_generation example cuts them.
+    """
     sentences, following = [], []
     for start in range(0, len(text) - length, step):
         sentences.append(text[start : start + length])
@@ -35,9 +46,19 @@ def test_windows(n, length, step):
     sentences, following = source_windows(ids.tolist(), length, step)
     assert window_count(n, length, step) == len(sentences)
     starts = window_starts(n, length, step)
-    assert (starts.dtype, starts.tolist()) == (np.int64, list(range(0, n - length, step)))
+    assert (starts.dtype, starts.tolist()) == (
+        np.int64,
+        list(range(0, n - length, step)),
+    )
     if not sentences:
-        refused(f"text: {n} characters; a window and its next character need {length + 1}: give more text", windows, ids, length, step)
+        refused(
+            f"text: {n} characters; a window and its next character need "
+            f"{length + 1}: give more text",
+            windows,
+            ids,
+            length,
+            step,
+        )
         return
     X, Y = windows(ids, length, step)
     assert X.dtype == np.uint8
@@ -52,7 +73,9 @@ def test_one_hot(n, length, step):
     sentences, following = source_windows(ids.tolist(), length, step)
     if not sentences:
         return
-    for made, wanted in zip(one_hot(*windows(ids, length, step), 7), (sentences, following), strict=True):
+    for made, wanted in zip(
+        one_hot(*windows(ids, length, step), 7), (sentences, following), strict=True
+    ):
         assert_array_equal(made, np.eye(7, dtype=bool)[wanted], strict=True)
 
 
@@ -67,9 +90,17 @@ def test_one_hot_bounds():
 def test_chunks(n, length):
     ids = made_ids(n)
     text = ids.tolist()
-    pairs = [(text[at : at + length], text[at + 1 : at + 1 + length]) for at in range(0, n - length, length)]
+    pairs = [
+        (text[at : at + length], text[at + 1 : at + 1 + length])
+        for at in range(0, n - length, length)
+    ]
     if not pairs:
-        refused(f"text: {n} characters; a window and its next character need {length + 1}", chunks, ids, length)
+        refused(
+            f"text: {n} characters; a window and its next character need {length + 1}",
+            chunks,
+            ids,
+            length,
+        )
         return
     X, Y = chunks(ids, length)
     assert list(zip(X.tolist(), Y.tolist(), strict=True)) == pairs
@@ -81,7 +112,13 @@ def test_streams(n, length, batch):
     ids = made_ids(n)
     steps = (n - 1) // (batch * length)
     if steps < 1:
-        refused(f"{batch} streams of {length} characters need {batch * length + 1}", stream_chunks, n, length, batch)
+        refused(
+            f"{batch} streams of {length} characters need {batch * length + 1}",
+            stream_chunks,
+            n,
+            length,
+            batch,
+        )
         return
     rows = stream_chunks(n, length, batch)
     assert (rows.shape, rows.dtype) == ((steps, batch), np.int64)

@@ -1,4 +1,6 @@
-"""Tests of the studies: every toy preset runs, draws a figure and gives a verdict; the data and metrics of single studies are right."""
+"""Tests of the studies: every toy preset runs, draws a figure and gives a verdict; the
+data and metrics of single studies are right.
+"""
 
 import importlib
 from contextlib import nullcontext
@@ -18,7 +20,9 @@ from lstm_jax.cells import CELLS
 from lstm_jax.sweep.rows import read_rows
 
 RESULTS = sorted(study.RESULTS.iterdir())
-STUDIES = sorted(path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text())
+STUDIES = sorted(
+    path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text()
+)
 
 
 @pytest.mark.slow(keep=["targets"])
@@ -27,15 +31,33 @@ def test_toy(name, tmp_path, capsys, peer_rules):
     module = importlib.import_module(f"experiments.{name}")
     if module.STUDY.needs:
         pytest.importorskip(module.STUDY.needs)
-    with peer_rules() if name == "policies" else nullcontext():  # it runs Flax' cells and optax' Adam
-        assert study.main(module.STUDY, ["--preset", "toy", "--where", "here", "--out", str(tmp_path)]) == 0
+    # it runs Flax' cells and optax' Adam
+    with peer_rules() if name == "policies" else nullcontext():
+        assert (
+            study.main(
+                module.STUDY,
+                ["--preset", "toy", "--where", "here", "--out", str(tmp_path)],
+            )
+            == 0
+        )
     said = capsys.readouterr().out
     assert "failed" not in said
     rows = list(read_rows(module.STUDY.rows_path(tmp_path)))
     assert len(rows) == len(module.STUDY.presets["toy"])
-    assert {(tmp_path / f"{name}.{ending}").stat().st_size > 5000 for ending in ("png", "svg")} == {True}
-    assert study.main(module.STUDY, ["--preset", "toy", "--report", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == said[said.index(next(iter(module.STUDY.verdict(study.finished(rows))))) :]
+    assert {
+        (tmp_path / f"{name}.{ending}").stat().st_size > 5000
+        for ending in ("png", "svg")
+    } == {True}
+    assert (
+        study.main(
+            module.STUDY, ["--preset", "toy", "--report", "--out", str(tmp_path)]
+        )
+        == 0
+    )
+    assert (
+        capsys.readouterr().out
+        == said[said.index(next(iter(module.STUDY.verdict(study.finished(rows))))) :]
+    )
 
 
 OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
@@ -46,11 +68,22 @@ OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
 def test_the_rows_are_those_of_the_configs(path):
     """Each committed row has the id of a config of its study.
 
-    If a field without the metadata `ADDED` were added to a config, the ids would change, and hours of runs would have to be repeated.
+    If a field without the metadata `ADDED` were added to a config, the ids would
+    change, and hours of runs would have to be repeated.
     """
     own = importlib.import_module(f"experiments.{path.name.split('.')[0]}").STUDY
-    configs = [*own.presets["full"], *(c for claim in CLAIMS if claim.study == own.name for c in claims.configs(claim, new=True))]
-    assert {row["id"] for row in read_rows(path)} - OLD_RECIPE <= {sweep.run_id(own.run, config) for config in configs}
+    configs = [
+        *own.presets["full"],
+        *(
+            c
+            for claim in CLAIMS
+            if claim.study == own.name
+            for c in claims.configs(claim, new=True)
+        ),
+    ]
+    assert {row["id"] for row in read_rows(path)} - OLD_RECIPE <= {
+        sweep.run_id(own.run, config) for config in configs
+    }
 
 
 def test_exit_code_after_failed_runs(tmp_path):
@@ -61,7 +94,13 @@ def test_exit_code_after_failed_runs(tmp_path):
 
     configs = [replace(memory.STUDY.presets["toy"][0], seed=seed) for seed in (0, 1)]
     broken = study.Study(
-        "broken", run, {"toy": configs, "full": []}, lambda rows, figure: None, (2.0, 2.0), lambda rows: [f"{len(rows)} rows"], data=False
+        "broken",
+        run,
+        {"toy": configs, "full": []},
+        lambda rows, figure: None,
+        (2.0, 2.0),
+        lambda rows: [f"{len(rows)} rows"],
+        data=False,
     )
     assert study.main(broken, ["--preset", "toy", "--out", str(tmp_path)]) == 1
 
@@ -70,14 +109,21 @@ def test_data_that_are_not_given(tmp_path, monkeypatch, capsys):
     """Without a folder of data, a study runs nothing and writes no row."""
     monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
     assert study.main(memory.STUDY, ["--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "memory: LSTM_JAX_DATA: not set; name the folder that holds imdb/, articles/ and charlm/\n"
+    assert capsys.readouterr().err == (
+        "memory: LSTM_JAX_DATA: not set; name the folder that holds imdb/, "
+        "articles/ and charlm/\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_equal_units(cell):
     units = equal.equal_units(cell, 7, 20)
-    assert equal.cell_parameters(cell, 7, units) <= equal.cell_parameters("lstm", 7, 20) < equal.cell_parameters(cell, 7, units + 1)
+    assert (
+        equal.cell_parameters(cell, 7, units)
+        <= equal.cell_parameters("lstm", 7, 20)
+        < equal.cell_parameters(cell, 7, units + 1)
+    )
 
 
 def test_adding_and_order():
@@ -102,17 +148,26 @@ def test_copy():
 
 
 def test_gradient_sizes_by_hand():
-    """The gradient of a minimal GRU whose update gate u is 1/2 shrinks by the factor 1 - u in each step."""
+    """The gradient of a minimal GRU whose update gate u is 1/2 shrinks by the factor 1
+    - u in each step.
+    """
     config = memory.Config("adding", "min_gru", lag=6, units=2, batch=3)
     params = memory.untrained_params(config)
-    still = params.cell._replace(kernel=jnp.zeros_like(params.cell.kernel), bias=jnp.zeros_like(params.cell.bias))  # u is 1/2
-    sizes = dict(memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1)))
+    # u is 1/2
+    still = params.cell._replace(
+        kernel=jnp.zeros_like(params.cell.kernel), bias=jnp.zeros_like(params.cell.bias)
+    )
+    sizes = dict(
+        memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1))
+    )
     assert sizes[2] / sizes[1] == pytest.approx(0.5, rel=1e-5)
     assert sizes[5] / sizes[1] == pytest.approx(0.5**4, rel=1e-5)
 
 
 def test_group_words():
-    x, target = successors.task_of(successors.Config("s5")).draw(jax.random.key(0), 3, 30, ())
+    x, target = successors.task_of(successors.Config("s5")).draw(
+        jax.random.key(0), 3, 30, ()
+    )
     elements, moves = [*permutations(range(5))], ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0))
     for inputs, states in zip(np.asarray(x), np.asarray(target), strict=True):
         product = np.arange(5)
@@ -120,7 +175,9 @@ def test_group_words():
             product = product[list(moves[now])]
             assert elements[state] == tuple(product)
     for name, order in (("parity", 2), ("cycle", 5)):
-        x, target = successors.task_of(successors.Config(name)).draw(jax.random.key(0), 3, 30, ())
+        x, target = successors.task_of(successors.Config(name)).draw(
+            jax.random.key(0), 3, 30, ()
+        )
         np.testing.assert_array_equal(target, np.cumsum(x, 1) % order)
 
 
@@ -130,8 +187,11 @@ def test_equal_parameters_of_successors(cell):
     config = successors.Config("cycle", cell)
     found = successors.parameters(cell, successors.units_of(cell, config.units))
     assert found == pytest.approx(successors.parameters("lstm", config.units), rel=0.05)
-    arrays = nnx.state(successors.make_model(config, successors.task_of(config)), nnx.Param)
-    others = 5 * successors.EMBED + successors.READOUT + 5 * (successors.READOUT + 1)  # embedding, bias, last layer
+    arrays = nnx.state(
+        successors.make_model(config, successors.task_of(config)), nnx.Param
+    )
+    # embedding, bias, last layer
+    others = 5 * successors.EMBED + successors.READOUT + 5 * (successors.READOUT + 1)
     assert sum(leaf.size for leaf in jax.tree.leaves(arrays)) == found + others
 
 
@@ -139,7 +199,10 @@ def test_equal_time():
     """At equal time a cell of twice the time has made half of its updates."""
     curve = [0.1 * part for part in range(1, successors.PARTS + 1)]
     rows = [
-        study.flat({"task": "imdb", "cell": cell, "seed": 0, "updates": 100}, {"score": 0.8, "seconds": seconds, "curve": curve})
+        study.flat(
+            {"task": "imdb", "cell": cell, "seed": 0, "updates": 100},
+            {"score": 0.8, "seconds": seconds, "curve": curve},
+        )
         for cell, seconds in (("lstm", 0.02), ("lru", 0.01))
     ]
     slow, fast = successors.timed(rows)

@@ -1,4 +1,6 @@
-"""Tests of `digits_for`: numbers that differ little get as many digits as their difference needs, and other numbers get `least`."""
+"""Tests of `digits_for`: numbers that differ little get as many digits as their
+difference needs, and other numbers get `least`.
+"""
 
 import math
 
@@ -26,9 +28,11 @@ def test_known_numbers(values, least, digits):
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e3), st.integers(3, 6))
 def test_the_difference_keeps_its_digits(low, width, least):
-    """The difference of two numbers that are written with `digits_for` digits has at least `least` - 1 correct digits.
+    """The difference of two numbers that are written with `digits_for` digits has at
+    least `least` - 1 correct digits.
 
-    The difference may have a further error of up to 1e-5, because no number is written with more than 15 digits.
+    The difference may have a further error of up to 1e-5, because no number is written
+    with more than 15 digits.
     """
     high = low + width
     digits = digits_for([low, high], least)

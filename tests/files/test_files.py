@@ -17,7 +17,13 @@ def names(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "wanted"), [("ünï\n", "ünï\n".encode()), (b"\x00\xff", b"\x00\xff"), (lambda file: file.write(b"abc"), b"abc"), ("", b"")]
+    ("content", "wanted"),
+    [
+        ("ünï\n", "ünï\n".encode()),
+        (b"\x00\xff", b"\x00\xff"),
+        (lambda file: file.write(b"abc"), b"abc"),
+        ("", b""),
+    ],
 )
 def test_creates_folders_and_replaces(content, wanted, tmp_path):
     path = tmp_path / "a" / "b" / "file"
@@ -27,7 +33,9 @@ def test_creates_folders_and_replaces(content, wanted, tmp_path):
         assert names(path.parent) == ["file"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), KeyboardInterrupt(), MemoryError()]
+)
 def test_a_writer_that_raises_leaves_the_old_file(error, tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
@@ -55,7 +63,12 @@ def test_a_full_disk(where, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", fail)
     if where == "rename":
         monkeypatch.setattr(pathlib.Path, "replace", fail)
-    refused(f"^writing {path}: No space left on device; ", write_atomically, path, fail if where == "write" else "new")
+    refused(
+        f"^writing {path}: No space left on device; ",
+        write_atomically,
+        path,
+        fail if where == "write" else "new",
+    )
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
@@ -70,7 +83,9 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
 
 
 def test_a_temporary_file_that_another_process_removes(tmp_path, monkeypatch):
-    """`write_atomically` creates a second temporary file if another process, which is about to remove the first one, has locked it."""
+    """`write_atomically` creates a second temporary file if another process, which is
+    about to remove the first one, has locked it.
+    """
     asked = []
 
     def taken(file):
@@ -86,7 +101,11 @@ def test_a_temporary_file_that_another_process_removes(tmp_path, monkeypatch):
 def test_what_cannot_be_a_file(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "below", tmp_path / "folder", tmp_path / ("x" * 300)):
+    for path in (
+        tmp_path / "file" / "below",
+        tmp_path / "folder",
+        tmp_path / ("x" * 300),
+    ):
         refused(r"^writing ", write_atomically, path, "new")
     assert names(tmp_path) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"

@@ -1,4 +1,6 @@
-"""Readers refuse missing files, paths that are no regular files, and files that change while they are read, with one-line errors."""
+"""Readers refuse missing files, paths that are no regular files, and files that change
+while they are read, with one-line errors.
+"""
 
 import os
 import resource
@@ -27,16 +29,27 @@ TEXT = "It was the best of times.\n"
 
 @pytest.fixture
 def strange(tmp_path):
-    """Return a dict of paths that are no regular files. The key of a path is a part of the error message that is expected for it."""
+    """Return a dict of paths that are no regular files. The key of a path is a part of
+    the error message that is expected for it.
+    """
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket"))
-    return {"FIFO": tmp_path / "fifo", "socket": tmp_path / "socket", "device": Path("/dev/zero"), "Is a directory": tmp_path}
+    return {
+        "FIFO": tmp_path / "fifo",
+        "socket": tmp_path / "socket",
+        "device": Path("/dev/zero"),
+        "Is a directory": tmp_path,
+    }
 
 
 def test_only_regular_files_are_opened(strange):
     for kind, path in strange.items():
-        refused(f"file .*: .*{kind}.*; give a file that can be read", input_files.read_input, path)
+        refused(
+            f"file .*: .*{kind}.*; give a file that can be read",
+            input_files.read_input,
+            path,
+        )
 
 
 def test_a_fifo_is_refused_at_once(tmp_path):
@@ -57,7 +70,8 @@ def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     with ThreadPoolExecutor(1) as pool:
-        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that the writer can begin
+        # so that the writer can begin
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         written = pool.submit(path.write_text, TEXT * 9000)
         while not select.select([reader], [], [], 1)[0]:
             pass
@@ -66,7 +80,9 @@ def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path):
         written.result()
 
 
-@pytest.mark.parametrize("path", ["~nosuchuser/a.csv", "x" * 300 + ".csv", "a\0b.csv", "none/at/all.csv"])
+@pytest.mark.parametrize(
+    "path", ["~nosuchuser/a.csv", "x" * 300 + ".csv", "a\0b.csv", "none/at/all.csv"]
+)
 def test_names_of_nothing(path):
     for read in (load_reviews, read_articles, lambda name: read_series(Path(name))):
         refused(r"^[^\n]*$", read, path)
@@ -102,14 +118,24 @@ def test_a_file_that_grows_meanwhile(tmp_path):
 
 
 def test_a_lock_on_a_full_disk(tmp_path):
-    """`locked` raises `InputError` and removes the lock file if this file cannot be written because the disk is full.
+    """`locked` raises `InputError` and removes the lock file if this file cannot be
+    written because the disk is full.
 
-    The full disk is simulated by a limit of 0 bytes for the size of files (RLIMIT_FSIZE).
+    The full disk is simulated by a limit of 0 bytes for the size of files
+    (RLIMIT_FSIZE).
     """
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits, handler = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"^run: lock x.lock: File too large; free some space$"), locked(tmp_path / "x.lock", "run"):
+        with (
+            pytest.raises(
+                InputError, match=r"^run: lock x.lock: File too large; free some space$"
+            ),
+            locked(tmp_path / "x.lock", "run"),
+        ):
             pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -119,4 +145,8 @@ def test_a_lock_on_a_full_disk(tmp_path):
 
 def test_no_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
-    refused(r"^standard input: closed; name a file, or send the text through a pipe$", input_files.read_input, "-")
+    refused(
+        r"^standard input: closed; name a file, or send the text through a pipe$",
+        input_files.read_input,
+        "-",
+    )

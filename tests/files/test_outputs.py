@@ -1,6 +1,8 @@
-"""No command overwrites a file that it reads or, without --force, a file without the mark of lstm-jax.
+"""No command overwrites a file that it reads or, without --force, a file without the
+mark of lstm-jax.
 
-The rule is tested for `check_output` alone and for the commands `score`, `units`, `embedding plot` and `embedding export`.
+The rule is tested for `check_output` alone and for the commands `score`, `units`,
+`embedding plot` and `embedding export`.
 """
 
 import os
@@ -26,7 +28,11 @@ def keep(tmp_path):
 
 
 def test_a_file_of_another_s_needs_force(keep):
-    refused(r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force", check_output, keep)
+    refused(
+        r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force",
+        check_output,
+        keep,
+    )
     check_output(keep, force=True)
     keep.write_text(f"<!-- {MARK} -->")
     check_output(keep)
@@ -34,15 +40,21 @@ def test_a_file_of_another_s_needs_force(keep):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
-    """A file that the command reads is refused as an output, even if another path, a linked folder or a hard link leads to it.
+    """A file that the command reads is refused as an output, even if another path, a
+    linked folder or a hard link leads to it.
 
-    It is also refused if the command reads it as standard input, or reads the folder that contains it. A new file in such a folder is
-    accepted, and so is a file with the mark of lstm-jax.
+    It is also refused if the command reads it as standard input, or reads the folder
+    that contains it. A new file in such a folder is accepted, and so is a file with the
+    mark of lstm-jax.
     """
     os.link(keep, tmp_path / "hard.txt")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "folder").symlink_to(tmp_path)
-    others = (tmp_path / "sub" / ".." / "keep.txt", tmp_path / "sub" / "folder" / "keep.txt", tmp_path / "hard.txt")
+    others = (
+        tmp_path / "sub" / ".." / "keep.txt",
+        tmp_path / "sub" / "folder" / "keep.txt",
+        tmp_path / "hard.txt",
+    )
     for path in (keep, *others):
         refused("the command reads", check_output, path, ["absent", keep], force)
     refused("the command reads", check_output, keep, [tmp_path], force)
@@ -59,7 +71,9 @@ def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
     check_output(tmp_path / "page.html", [tmp_path], force)
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling", "folder", "fifo", "socket", "device"])
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling", "folder", "fifo", "socket", "device"]
+)
 def test_what_is_no_file_is_refused_and_left(kind, keep, tmp_path, monkeypatch):
     path = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
@@ -78,11 +92,17 @@ def test_what_is_no_file_is_refused_and_left(kind, keep, tmp_path, monkeypatch):
         case "device":
             path = Path("/dev/null")
     before = os.lstat(path)
-    for call in (lambda: check_output(path, force=True), lambda: write_atomically(path, "new")):
+    for call in (
+        lambda: check_output(path, force=True),
+        lambda: write_atomically(path, "new"),
+    ):
         refused(f"^writing {path}: Is a", call)
     assert os.lstat(path).st_ino == before.st_ino
     assert keep.read_text() == "mine"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) in (["keep.txt"], ["keep.txt", "out"])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) in (
+        ["keep.txt"],
+        ["keep.txt", "out"],
+    )
 
 
 def test_a_file_that_appears_meanwhile_is_left(tmp_path):
@@ -97,7 +117,16 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "new/" + "x" * 250, "x" * 300 + "/page.html", "file/below/page.html"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 300,
+        "x" * 250,
+        "new/" + "x" * 250,
+        "x" * 300 + "/page.html",
+        "file/below/page.html",
+    ],
+)
 def test_a_name_that_cannot_be_is_refused_before_the_work(name, tmp_path):
     (tmp_path / "file").write_text("")
     refused(r"^writing .*; name ", check_output, tmp_path / name)
@@ -127,8 +156,13 @@ COMMANDS = [
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("run", "command", "written"), COMMANDS)
-def test_no_command_replaces_a_file_without_force(run, command, written, ask, runs, tmp_path):
-    words, mine = [*command.format(tmp_path).split(), "--run", runs[run]], tmp_path / written
+def test_no_command_replaces_a_file_without_force(
+    run, command, written, ask, runs, tmp_path
+):
+    words, mine = (
+        [*command.format(tmp_path).split(), "--run", runs[run]],
+        tmp_path / written,
+    )
     mine.parent.mkdir(exist_ok=True)
     mine.write_text(SENTENCES)
     assert_error(ask(*words), f"writing {mine}: ")
@@ -140,7 +174,14 @@ def test_no_command_replaces_a_file_without_force(run, command, written, ask, ru
 
 def test_a_run_s_own_files_and_text_are_no_outputs(ask, runs, tmp_path):
     copy = Path(shutil.copytree(runs["generation"], tmp_path / "run"))
-    for path in (copy / "config.json", copy / "characters.json", runs.root / "text.txt"):
+    for path in (
+        copy / "config.json",
+        copy / "characters.json",
+        runs.root / "text.txt",
+    ):
         before = path.read_bytes()
-        assert_error(ask("score", "--run", copy, "--html", path, "--force"), f"writing {path}: the command reads ")
+        assert_error(
+            ask("score", "--run", copy, "--html", path, "--force"),
+            f"writing {path}: the command reads ",
+        )
         assert path.read_bytes() == before

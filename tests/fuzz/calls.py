@@ -1,7 +1,9 @@
-"""Commands that read one file or folder each, for the fuzzers of input files and of flipped bits.
+"""Commands that read one file or folder each, for the fuzzers of input files and of
+flipped bits.
 
-Each of them calls a reading function that no lstm-jax command of these fuzzers calls. A command returns 0 if the file is read. If the file
-is refused, the command prints one line of error and returns 2.
+Each of them calls a reading function that no lstm-jax command of these fuzzers calls. A
+command returns 0 if the file is read. If the file is refused, the command prints one
+line of error and returns 2.
 """
 
 import hashlib
@@ -29,7 +31,9 @@ def word_index(path: str) -> int:
 
 def torch_file(path: str) -> int:
     """Read a file with weights of PyTorch, and return the exit code."""
-    return _answer(lambda path: convert.generation_from_torch(convert.read_torch_file(path)), path)
+    return _answer(
+        lambda path: convert.generation_from_torch(convert.read_torch_file(path)), path
+    )
 
 
 def keras_file(path: str) -> int:
@@ -38,14 +42,22 @@ def keras_file(path: str) -> int:
 
 
 def shards(path: str) -> int:
-    """Print a hash of all ids and labels in a folder of shards, and return the exit code."""
+    """Print a hash of all ids and labels in a folder of shards, and return the exit
+    code.
+    """
 
     def read(folder: Path) -> None:
         if folder.name == "text-shards":
             arrays = [data.read_shards(folder)[:]]
         else:
             reviews = data.read_review_shards(folder).train
-            arrays = [reviews.values[:], reviews.lengths, reviews.labels, reviews.groups, reviews.digests]
+            arrays = [
+                reviews.values[:],
+                reviews.lengths,
+                reviews.labels,
+                reviews.groups,
+                reviews.digests,
+            ]
         print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
 
     return _answer(read, path)

@@ -1,4 +1,6 @@
-"""Fuzzer of input files: a valid file of a kind that a command reads is damaged and given to that command."""
+"""Fuzzer of input files: a valid file of a kind that a command reads is damaged and
+given to that command.
+"""
 
 import gzip
 import io
@@ -19,7 +21,9 @@ from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
 from tests.fuzz.shell import Command, Shell
 from tests.fuzz.world import SENTENCES, TRAIN, World, review_lines, review_table, series
 
-REVIEWS = "train sentiment " + TRAIN["sentiment"].replace("--data reviews", "--data FILE")
+REVIEWS = "train sentiment " + TRAIN["sentiment"].replace(
+    "--data reviews", "--data FILE"
+)
 PREPARE = "data prepare --data FILE --vocabulary frequency --cache-dir cache"
 SCORE = "score FILE --run runs/generation --unknown e"
 SERIES = "train forecast " + TRAIN["forecast"].replace("series.csv", "FILE")
@@ -35,12 +39,15 @@ class Form:
 
     Attributes:
         name: last part of the file's name.
-        make: function that returns the content of a valid file. If the name ends in .xz or .gz, the content is not yet compressed.
-        asks: commands that read the file. Each is a command line with the word FILE in place of the file's name, or a function, given as
-            "module:function". A case uses one of them, drawn at random.
+        make: function that returns the content of a valid file. If the name ends in .xz
+            or .gz, the content is not yet compressed.
+        asks: commands that read the file. Each is a command line with the word FILE in
+            place of the file's name, or a function, given as "module:function". A case
+            uses one of them, drawn at random.
         kinds: mutations that damage the bytes of the file.
-        pack: function that damages the content in a way that suits the format, and returns the whole file. If the file is compressed or
-            an archive, the content inside it is damaged and packed again. None if there is no such function.
+        pack: function that damages the content in a way that suits the format, and
+            returns the whole file. If the file is compressed or an archive, the content
+            inside it is damaged and packed again. None if there is no such function.
     """
 
     name: str
@@ -51,11 +58,15 @@ class Form:
 
 
 def _records():
-    return json.dumps([{"text": SENTENCES, "title": "a cat"}, {"text": SENTENCES, "title": "7"}]).encode()
+    return json.dumps(
+        [{"text": SENTENCES, "title": "a cat"}, {"text": SENTENCES, "title": "7"}]
+    ).encode()
 
 
 def _columns():
-    return json.dumps({"article": {"0": SENTENCES, "1": None}, "number": {"0": 1, "1": 2}}).encode()
+    return json.dumps(
+        {"article": {"0": SENTENCES, "1": None}, "number": {"0": 1, "1": 2}}
+    ).encode()
 
 
 def _table():
@@ -67,12 +78,17 @@ def _lines():
 
 
 def _dated():
-    lines = (f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}:00,{hour % 7}.5\n" for hour in range(96))
+    lines = (
+        f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}:00,{hour % 7}.5\n"
+        for hour in range(96)
+    )
     return f"time,value\n{''.join(lines)}".encode()
 
 
 def _series_lines():
-    return "".join(json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)).encode()
+    return "".join(
+        json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)
+    ).encode()
 
 
 def _tar():
@@ -81,8 +97,16 @@ def _tar():
         for split in ("train", "test"):
             for name in ("neg", "pos"):
                 for number in range(4):
-                    _add(tar, f"aclImdb/{split}/{name}/{number}_{9 if name == 'pos' else 2}.txt", f"a {name} film {number}".encode())
-                _add(tar, f"aclImdb/{split}/urls_{name}.txt", b"http://www.imdb.com/title/tt0000001/usercomments\n" * 4)
+                    _add(
+                        tar,
+                        f"aclImdb/{split}/{name}/{number}_{9 if name == 'pos' else 2}.txt",
+                        f"a {name} film {number}".encode(),
+                    )
+                _add(
+                    tar,
+                    f"aclImdb/{split}/urls_{name}.txt",
+                    b"http://www.imdb.com/title/tt0000001/usercomments\n" * 4,
+                )
     return file.getvalue()
 
 
@@ -95,7 +119,9 @@ def _add(tar, name, content, **fields):
 
 
 def _odd_tar(draw):
-    """Return a tar archive with a further member at its end. This member has an odd name, and often also an odd type and pax header."""
+    """Return a tar archive with a further member at its end. This member has an odd
+    name, and often also an odd type and pax header.
+    """
     file = io.BytesIO(_tar())
     names = (
         "aclImdb/train/pos/" + "9" * 5000 + "_9.txt",
@@ -105,11 +131,36 @@ def _odd_tar(draw):
         "aclImdb/train/neg/7_٣.txt",
         "",
     )
-    kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, b"?")
-    heads = ({}, {"size": "-1"}, {"size": "9" * 20}, {"mtime": "nan"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
-    heads += ({"GNU.sparse.map": "0,99999999999"}, {"path": "aclImdb/train/pos/3_9.txt"}, {"hdrcharset": "x"}, {"GNU.sparse.size": "1e9"})
+    kinds = (
+        tarfile.REGTYPE,
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.GNUTYPE_SPARSE,
+        b"?",
+    )
+    heads = (
+        {},
+        {"size": "-1"},
+        {"size": "9" * 20},
+        {"mtime": "nan"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+    )
+    heads += (
+        {"GNU.sparse.map": "0,99999999999"},
+        {"path": "aclImdb/train/pos/3_9.txt"},
+        {"hdrcharset": "x"},
+        {"GNU.sparse.size": "1e9"},
+    )
     with tarfile.open(fileobj=file, mode="a", format=tarfile.PAX_FORMAT) as tar:
-        _add(tar, draw.choice(names), b"text\n" * draw.randint(0, 200), type=draw.choice(kinds), pax_headers=dict(draw.choice(heads)))
+        _add(
+            tar,
+            draw.choice(names),
+            b"text\n" * draw.randint(0, 200),
+            type=draw.choice(kinds),
+            pax_headers=dict(draw.choice(heads)),
+        )
     return file.getvalue()
 
 
@@ -119,22 +170,42 @@ def _gzip_tar(draw, content):
 
 
 def _xz(draw, content):
-    """Return a valid .xz file with damaged content or, less often, a small .xz file that expands to 4 GiB."""
+    """Return a valid .xz file with damaged content or, less often, a small .xz file
+    that expands to 4 GiB.
+    """
     if draw.random() < 0.15:
-        return lzma.compress(content) + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
+        return (
+            lzma.compress(content)
+            + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
+        )
     return lzma.compress(mutated(draw, content, TEXTUAL)[1])
 
 
 def _safetensors():
     from safetensors.numpy import save
 
-    shapes = {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "lstm.bias_hh_l0": (16,)}
+    shapes = {
+        "lstm.weight_ih_l0": (16, 3),
+        "lstm.weight_hh_l0": (16, 4),
+        "lstm.bias_ih_l0": (16,),
+        "lstm.bias_hh_l0": (16,),
+    }
     shapes |= {"fc.weight": (3, 4), "fc.bias": (3,)}
     return save({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
 def _float8(draw, content):
-    kinds = (b"F8_E4M3", b"F8_E5M2", b"BF16", b"F16", b"I64", b"BOOL", b"F4", b"U64", b"F32")
+    kinds = (
+        b"F8_E4M3",
+        b"F8_E5M2",
+        b"BF16",
+        b"F16",
+        b"I64",
+        b"BOOL",
+        b"F4",
+        b"U64",
+        b"F32",
+    )
     return content.replace(b"F32", draw.choice(kinds), draw.choice((1, -1))).replace(
         b"[0,", draw.choice((b"[0,", b"[-1,", b"[99999999999,"))
     )
@@ -145,8 +216,16 @@ def _keras():
 
     from lstm_jax import convert
 
-    params = {"recurrent/0/kernel": (3, 16), "recurrent/0/recurrent_kernel": (4, 16), "recurrent/0/bias": (16,), "head/kernel": (4, 3)}
-    arrays = {name: np.ones(shape, np.float32) for name, shape in (params | {"head/bias": (3,)}).items()}
+    params = {
+        "recurrent/0/kernel": (3, 16),
+        "recurrent/0/recurrent_kernel": (4, 16),
+        "recurrent/0/bias": (16,),
+        "head/kernel": (4, 3),
+    }
+    arrays = {
+        name: np.ones(shape, np.float32)
+        for name, shape in (params | {"head/bias": (3,)}).items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.weights.h5"
         convert.write_keras_weights(path, arrays)
@@ -155,9 +234,14 @@ def _keras():
 
 def _foreign(draw, _):
     latin = SENTENCES.replace("cat", "ch\xe4t").encode("latin-1")
-    images = b"\x89PNG\r\n\x1a\n" + draw.randbytes(400), b"\xff\xd8\xff\xe0" + draw.randbytes(400)
+    images = (
+        b"\x89PNG\r\n\x1a\n" + draw.randbytes(400),
+        b"\xff\xd8\xff\xe0" + draw.randbytes(400),
+    )
     packed = gzip.compress(_tar()), lzma.compress(_lines())
-    return draw.choice((latin, *images, *packed, pickle.dumps(SENTENCES), _safetensors(), _keras()))
+    return draw.choice(
+        (latin, *images, *packed, pickle.dumps(SENTENCES), _safetensors(), _keras())
+    )
 
 
 FORMS = (
@@ -165,24 +249,63 @@ FORMS = (
     Form("table.jsonl", _lines, (PREPARE, PREDICT, REVIEWS)),
     Form("packed.jsonl.xz", _lines, (PREPARE, PREDICT), ANY, _xz),
     Form("reviews.tar.gz", _tar, (PREPARE,), ANY, _gzip_tar),
-    Form("index.json", lambda: json.dumps({f"w{n}": n for n in range(1, 30)}).encode(), ("tests.fuzz.calls:word_index",)),
-    Form("words.txt", lambda: SENTENCES.encode() * 4, (SCORE, "units FILE --count 2 --run runs/generation --unknown e", TEXT)),
-    Form("bytes.txt", lambda: SENTENCES.encode() * 4, (TEXT + " --unit byte", TEXT + " --clean none")),
+    Form(
+        "index.json",
+        lambda: json.dumps({f"w{n}": n for n in range(1, 30)}).encode(),
+        ("tests.fuzz.calls:word_index",),
+    ),
+    Form(
+        "words.txt",
+        lambda: SENTENCES.encode() * 4,
+        (SCORE, "units FILE --count 2 --run runs/generation --unknown e", TEXT),
+    ),
+    Form(
+        "bytes.txt",
+        lambda: SENTENCES.encode() * 4,
+        (TEXT + " --unit byte", TEXT + " --clean none"),
+    ),
     Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, (PREDICT,)),
-    Form(FOREIGN, bytes, (PREDICT, PREDICT.replace("predict", "inspect"), SCORE, "forecast --csv FILE --run runs/forecast"), ANY, _foreign),
+    Form(
+        FOREIGN,
+        bytes,
+        (
+            PREDICT,
+            PREDICT.replace("predict", "inspect"),
+            SCORE,
+            "forecast --csv FILE --run runs/forecast",
+        ),
+        ANY,
+        _foreign,
+    ),
     Form("text.csv", _table, (SCORE,)),
     Form("records.json", _records, (SCORE,)),
     Form("columns.json", _columns, (SCORE,)),
-    Form("series.csv", lambda: series(random.Random(1)).encode(), ("forecast --csv FILE --run runs/forecast", SERIES)),
+    Form(
+        "series.csv",
+        lambda: series(random.Random(1)).encode(),
+        ("forecast --csv FILE --run runs/forecast", SERIES),
+    ),
     Form("dated.csv", _dated, ("forecast --csv FILE --run runs/forecast", SERIES)),
-    Form("series.jsonl", _series_lines, ("forecast --csv FILE --run runs/forecast", SERIES)),
-    Form("weights.safetensors", _safetensors, ("tests.fuzz.calls:torch_file",), ANY, _float8),
+    Form(
+        "series.jsonl",
+        _series_lines,
+        ("forecast --csv FILE --run runs/forecast", SERIES),
+    ),
+    Form(
+        "weights.safetensors",
+        _safetensors,
+        ("tests.fuzz.calls:torch_file",),
+        ANY,
+        _float8,
+    ),
     Form("x.weights.h5", _keras, ("tests.fuzz.calls:keras_file",), ANY),
 )
 
 
 def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
-    """Return a description of the damage, and the damaged content of a file of the given form."""
+    """Return a description of the damage, and the damaged content of a file of the
+    given form.
+    """
     content = form.make()
     if form.pack is not None and (form.name == FOREIGN or draw.random() < 0.6):
         return f"repacked by {form.pack.__name__.strip('_')}", form.pack(draw, content)
@@ -206,7 +329,9 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
         command = Command((name,), call=ask)
     else:
         words = ask.replace("FILE", name).split()
-        command = Command((*words, "--run", "new-run") if words[0] == "train" else tuple(words))
+        command = Command(
+            (*words, "--run", "new-run") if words[0] == "train" else tuple(words)
+        )
     with world.case() as folder:
         (folder / name).write_bytes(content)
         outcome, faults = run_and_judge(command, shell, folder)

@@ -1,4 +1,5 @@
-"""Audit hook for the Python code of a fuzzed command. It forbids the network, and changes of files outside the command's folders.
+"""Audit hook for the Python code of a fuzzed command. It forbids the network, and
+changes of files outside the command's folders.
 
 Unlike file permissions, the hook is effective for root, too.
 """
@@ -10,7 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-PATHS = {  # event -> pairs: index of an argument that is a path, index of the folder descriptor that the path is relative to
+# event -> pairs: index of an argument that is a path, index of the folder descriptor
+# that the path is relative to
+PATHS = {
     "os.rename": ((0, 2), (1, 3)),
     "os.remove": ((0, 1),),
     "os.rmdir": ((0, 1),),
@@ -26,16 +29,20 @@ PATHS = {  # event -> pairs: index of an argument that is a path, index of the f
 
 
 def watch(roots: Sequence[Path], notes: int) -> None:
-    """Install an audit hook that refuses network connections, and changes of files outside `roots`.
+    """Install an audit hook that refuses network connections, and changes of files
+    outside `roots`.
 
-    The hook sees the opening of a file for writing and the events in `PATHS`. It does not see the creation of named pipes, or what
-    compiled libraries (such as HDF5) and other processes do. Character devices may be written everywhere.
+    The hook sees the opening of a file for writing and the events in `PATHS`. It does
+    not see the creation of named pipes, or what compiled libraries (such as HDF5) and
+    other processes do. Character devices may be written everywhere.
 
-    A refused change raises PermissionError. A refused connection or look-up of a host name raises the OSError "Network is unreachable".
+    A refused change raises PermissionError. A refused connection or look-up of a host
+    name raises the OSError "Network is unreachable".
 
     Args:
         roots: folders in which every change is allowed.
-        notes: file descriptor to which a line is written for each refused change of a path that exists.
+        notes: file descriptor to which a line is written for each refused change of a
+            path that exists.
     """
     allowed = tuple(os.path.realpath(root) for root in roots)
 
@@ -49,7 +56,12 @@ def watch(roots: Sequence[Path], notes: int) -> None:
             _check_open(arguments, allowed, refuse)
         elif event in PATHS:
             for number, folder in PATHS[event]:
-                path = _full(arguments[number], arguments[folder] if folder is not None and folder < len(arguments) else None)
+                path = _full(
+                    arguments[number],
+                    arguments[folder]
+                    if folder is not None and folder < len(arguments)
+                    else None,
+                )
                 if path and not _inside(path, allowed):
                     refuse(event, path)
         elif event in ("socket.connect", "socket.getaddrinfo"):
@@ -58,9 +70,15 @@ def watch(roots: Sequence[Path], notes: int) -> None:
     sys.addaudithook(hook)
 
 
-def _check_open(arguments: tuple, allowed: tuple[str, ...], refuse: Callable[[str, str], None]) -> None:
+def _check_open(
+    arguments: tuple, allowed: tuple[str, ...], refuse: Callable[[str, str], None]
+) -> None:
     path, _, flags = arguments
-    if not isinstance(path, str | bytes) or not isinstance(flags, int) or not flags & WRITES:
+    if (
+        not isinstance(path, str | bytes)
+        or not isinstance(flags, int)
+        or not flags & WRITES
+    ):
         return
     full = _full(path, None)
     if not _inside(full, allowed) and not _device(full):
@@ -80,7 +98,9 @@ def _inside(path: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _device(path: str) -> bool:
-    """Return whether a path is an existing character device. Writing to a device changes no file."""
+    """Return whether a path is an existing character device. Writing to a device
+    changes no file.
+    """
     try:
         return stat.S_ISCHR(os.stat(path).st_mode)
     except (OSError, ValueError):

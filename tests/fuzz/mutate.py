@@ -1,4 +1,6 @@
-"""Mutations that damage the bytes of a file: flipped bits, cuts, splices, edited numbers and sizes, other encodings, deep nesting."""
+"""Mutations that damage the bytes of a file: flipped bits, cuts, splices, edited
+numbers and sizes, other encodings, deep nesting.
+"""
 
 import random
 import re
@@ -21,18 +23,46 @@ CHUNKS = (
     b"\x1a",
     b"\x85",
 )
-NUMBERS = (b"-1", b"0", b"nan", b"inf", b"-inf", b"1e300", b"1e400", b"1e-320", b"9" * 5000, b"2147483648", b"9223372036854775808", b"1_0")
-NUMBERS += (b"", b"true", b"null", b"[1]", b"0x10", b"10000-01-01", b"9999-12-31T23:59:59", b"0001-01-01", b"2020-02-30")
+NUMBERS = (
+    b"-1",
+    b"0",
+    b"nan",
+    b"inf",
+    b"-inf",
+    b"1e300",
+    b"1e400",
+    b"1e-320",
+    b"9" * 5000,
+    b"2147483648",
+    b"9223372036854775808",
+    b"1_0",
+)
+NUMBERS += (
+    b"",
+    b"true",
+    b"null",
+    b"[1]",
+    b"0x10",
+    b"10000-01-01",
+    b"9999-12-31T23:59:59",
+    b"0001-01-01",
+    b"2020-02-30",
+)
 SIZES = (0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 
 Mutation = Callable[[random.Random, bytes], bytes]
-"""Function from a source of random numbers and the content of a file to the damaged content."""
+"""Function from a source of random numbers and the content of a file to the damaged
+content."""
 
 
 def flip_bit(draw, content):
     """Flip one bit."""
     place = draw.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+    return (
+        content[:place]
+        + bytes([content[place] ^ 1 << draw.randrange(8)])
+        + content[place + 1 :]
+    )
 
 
 def flip_bits(draw, content):
@@ -56,7 +86,11 @@ def truncate(draw, content):
 def splice(draw, content):
     """Insert a copy of a part of the content at another place."""
     start, place = draw.randrange(len(content)), draw.randrange(len(content))
-    return content[:place] + content[start : start + draw.randint(1, 200)] + content[place:]
+    return (
+        content[:place]
+        + content[start : start + draw.randint(1, 200)]
+        + content[place:]
+    )
 
 
 def remove(draw, content):
@@ -68,7 +102,9 @@ def remove(draw, content):
 def insert(draw, content):
     """Insert bytes that have a special meaning in some file format."""
     place = draw.randrange(len(content) + 1)
-    return content[:place] + draw.choice(CHUNKS) * draw.choice((1, 1, 3)) + content[place:]
+    return (
+        content[:place] + draw.choice(CHUNKS) * draw.choice((1, 1, 3)) + content[place:]
+    )
 
 
 def edit_digit(draw, content):
@@ -77,7 +113,11 @@ def edit_digit(draw, content):
     if not digits:
         return flip_bit(draw, content)
     match = draw.choice(digits)
-    return content[: match.start()] + b"%d" % ((int(match[0]) + draw.randint(1, 9)) % 10) + content[match.end() :]
+    return (
+        content[: match.start()]
+        + b"%d" % ((int(match[0]) + draw.randint(1, 9)) % 10)
+        + content[match.end() :]
+    )
 
 
 def edit_number(draw, content):
@@ -92,40 +132,90 @@ def edit_number(draw, content):
 def edit_size(draw, content):
     """Overwrite four bytes by an integer that a reader may take for a size."""
     place = draw.randrange(max(1, len(content) - 4))
-    return content[:place] + struct.pack(draw.choice("<>") + "I", draw.choice(SIZES)) + content[place + 4 :]
+    return (
+        content[:place]
+        + struct.pack(draw.choice("<>") + "I", draw.choice(SIZES))
+        + content[place + 4 :]
+    )
 
 
 def edit_word(draw, content):
-    """Double or remove a word, convert it to upper case, or replace it by another word, an accented letter or a very long word."""
+    """Double or remove a word, convert it to upper case, or replace it by another word,
+    an accented letter or a very long word.
+    """
     found = list(re.finditer(rb"[A-Za-z_]{2,}", content[:20_000]))
     if not found:
         return content
     match = draw.choice(found[: draw.choice((3, len(found)))])
-    new = draw.choice((b"", match[0] * 2, draw.choice(found)[0], match[0].upper(), b"\xc3\xa9", b"x" * 100_000))
+    new = draw.choice(
+        (
+            b"",
+            match[0] * 2,
+            draw.choice(found)[0],
+            match[0].upper(),
+            b"\xc3\xa9",
+            b"x" * 100_000,
+        )
+    )
     return content[: match.start()] + new + content[match.end() :]
 
 
 def encode(draw, content):
-    """Write the text in another encoding, with other line ends, or with letters that are not valid UTF-8."""
+    """Write the text in another encoding, with other line ends, or with letters that
+    are not valid UTF-8.
+    """
     text = content.decode("latin-1")
     encodings = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-7")
-    ends = (text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.replace("\n", "\u2028"), text.replace("e", "\xe9"))
-    return draw.choice(ends).encode("latin-1", "replace") if draw.random() < 0.4 else text.encode(draw.choice(encodings))
+    ends = (
+        text.replace("\n", "\r\n"),
+        text.replace("\n", "\r"),
+        text.replace("\n", "\u2028"),
+        text.replace("e", "\xe9"),
+    )
+    return (
+        draw.choice(ends).encode("latin-1", "replace")
+        if draw.random() < 0.4
+        else text.encode(draw.choice(encodings))
+    )
 
 
 def nest(draw, content):
-    """Insert brackets that may be nested deeper than a parser's stack, or replace the content by them."""
+    """Insert brackets that may be nested deeper than a parser's stack, or replace the
+    content by them.
+    """
     deep = draw.choice((b"[", b'{"a":', b'{"text": [')) * draw.choice((100, 100_000))
     return deep if draw.random() < 0.5 else content[:20] + deep + content[20:]
 
 
 def empty(draw, content):
     """Replace the content by nothing or by a few bytes without meaning."""
-    return draw.choice((b"", b"\n", b"\x00" * 100, content[:1], b"\xef\xbb\xbf", b" " * 50))
+    return draw.choice(
+        (b"", b"\n", b"\x00" * 100, content[:1], b"\xef\xbb\xbf", b" " * 50)
+    )
 
 
-ANY = (flip_bit, flip_bits, set_byte, truncate, splice, remove, insert, edit_size, empty)
-TEXTUAL = (*ANY, edit_number, edit_number, edit_number, edit_word, edit_word, encode, encode, nest)
+ANY = (
+    flip_bit,
+    flip_bits,
+    set_byte,
+    truncate,
+    splice,
+    remove,
+    insert,
+    edit_size,
+    empty,
+)
+TEXTUAL = (
+    *ANY,
+    edit_number,
+    edit_number,
+    edit_number,
+    edit_word,
+    edit_word,
+    encode,
+    encode,
+    nest,
+)
 
 
 def mutated(draw, content, kinds):

@@ -1,8 +1,11 @@
-"""A server process that imports all modules that commands may need, and then forks a child process for each command line.
+"""A server process that imports all modules that commands may need, and then forks a
+child process for each command line.
 
-A child does what a fresh process would do, but saves the three seconds that the imports take. Requests come as JSON lines on standard
-input, and answers go as JSON lines to standard output. JAX has created no devices when a child is forked, so each command can choose its
-own devices. `python -m tests.fuzz.server` runs the server, and `shell.Shell` sends requests to it.
+A child does what a fresh process would do, but saves the three seconds that the imports
+take. Requests come as JSON lines on standard input, and answers go as JSON lines to
+standard output. JAX has created no devices when a child is forked, so each command can
+choose its own devices. `python -m tests.fuzz.server` runs the server, and `shell.Shell`
+sends requests to it.
 """
 
 import contextlib
@@ -21,21 +24,31 @@ from typing import Any
 POLL = 0.01
 FILE_BYTES = 2**30
 MODULES = (
-    *(f"lstm_jax.tasks.{name}" for name in ("demo", "forecast", "generation", "sentiment")),
-    *(f"lstm_jax.inspection.{name}" for name in ("embedding_space", "figures", "text_map")),
+    *(
+        f"lstm_jax.tasks.{name}"
+        for name in ("demo", "forecast", "generation", "sentiment")
+    ),
+    *(
+        f"lstm_jax.inspection.{name}"
+        for name in ("embedding_space", "figures", "text_map")
+    ),
     *("lstm_jax.cli", "lstm_jax.convert", "lstm_jax.runtime.compilation_cache"),
     # the library imports these on use
     *("orbax.checkpoint", "scipy.stats"),
-    *("tensorboard.compat.proto.summary_pb2", "tensorboard.compat.tensorflow_stub.pywrap_tensorflow"),
+    *(
+        "tensorboard.compat.proto.summary_pb2",
+        "tensorboard.compat.tensorflow_stub.pywrap_tensorflow",
+    ),
 )
 """Modules that a command may need."""
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork a child process for each request on standard input, and write an answer that says how the child ended.
+    """Fork a child process for each request on standard input, and write an answer that
+    says how the child ended.
 
-    The function returns in every process: in a child, it returns the request of this child. In the server itself, it returns None when
-    standard input ends.
+    The function returns in every process: in a child, it returns the request of this
+    child. In the server itself, it returns None when standard input ends.
     """
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -49,7 +62,8 @@ def serve() -> dict[str, Any] | None:
             requests.close()
             answers.close()
             return request
-        with contextlib.suppress(BrokenPipeError):  # the driver has left; the next request will not come
+        # the driver has left; the next request will not come
+        with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(_watch(child, request)).encode() + b"\n")
     return None
 
@@ -57,7 +71,8 @@ def serve() -> dict[str, Any] | None:
 def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
     """Wait until a child has ended, and return the answer to its request.
 
-    The signals in the request are sent to the child at the requested times. The child is killed if it exceeds the limit of time or memory.
+    The signals in the request are sent to the child at the requested times. The child
+    is killed if it exceeds the limit of time or memory.
     """
     began = time.monotonic()
     signals = sorted(request["signals"])
@@ -69,26 +84,34 @@ def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
             answer["code"] = os.waitstatus_to_exitcode(status)
             answer["seconds"] = passed
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child, signal.SIGKILL)  # processes that the child has started and left running
+                # processes that the child has started and left running
+                os.killpg(child, signal.SIGKILL)
             return answer
         while signals and passed >= signals[0][0]:
             os.kill(child, signals.pop(0)[1])
         answer["peak"] = max(answer["peak"], _resident(child))
         if passed > request["limit"] or answer["peak"] > request["memory"]:
-            answer["ended"] = answer["ended"] or ("hang" if passed > request["limit"] else "memory")
+            answer["ended"] = answer["ended"] or (
+                "hang" if passed > request["limit"] else "memory"
+            )
             os.kill(child, signal.SIGKILL)
         time.sleep(POLL)
 
 
 def _resident(process: int) -> int:
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+        return (
+            int(Path(f"/proc/{process}/statm").read_text().split()[1])
+            * resource.getpagesize()
+        )
     except (OSError, IndexError, ValueError):
         return 0
 
 
 def become(request: dict[str, Any]) -> int:
-    """Set up this child process as the request describes, run the command of the request, and return its exit code."""
+    """Set up this child process as the request describes, run the command of the
+    request, and return its exit code.
+    """
     os.setpgid(0, 0)
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,11 +136,16 @@ def become(request: dict[str, Any]) -> int:
 def _standard_streams(request: dict[str, Any]) -> None:
     for number, path in enumerate(request["streams"]):
         if path:
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
+            os.dup2(
+                os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY),
+                number,
+            )
         else:
             os.close(number)
     encoding = request["encoding"]
-    sys.stdin = _stream(0, "r", encoding, "surrogateescape") if request["streams"][0] else None
+    sys.stdin = (
+        _stream(0, "r", encoding, "surrogateescape") if request["streams"][0] else None
+    )
     sys.stdout = _stream(1, "w", encoding, "strict") if request["streams"][1] else None
     sys.stderr = _stream(2, "w", encoding, "backslashreplace")
 

@@ -1,6 +1,7 @@
 """Folder with a subfolder `start` that is copied for every case of the fuzzers.
 
-The subfolder has tiny data of each kind, a finished run of each task, and files that stand for a user's own.
+The subfolder has tiny data of each kind, a finished run of each task, and files that
+stand for a user's own.
 """
 
 import json
@@ -21,11 +22,18 @@ from tests.helpers.command_line import questions
 
 _TINY = "--units 4 --epochs 2 --batch-size 16 --no-figures"
 TRAIN = dict.fromkeys(CONFIGS, _TINY) | {
-    "sentiment": f"--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed 4 --cache-dir cache {_TINY}",
-    "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
+    "sentiment": (
+        "--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed "
+        f"4 --cache-dir cache {_TINY}"
+    ),
+    "generation": (
+        "--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 "
+        f"{_TINY}"
+    ),
     "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
 }
-"""Dict from each task to the flags of its training run, without --run. The default `_TINY` suits tasks that need no file of data."""
+"""Dict from each task to the flags of its training run, without --run. The default
+`_TINY` suits tasks that need no file of data."""
 _QUESTIONS = {
     "sentiment": (
         "evaluate --json --run runs/sentiment",
@@ -41,11 +49,21 @@ _QUESTIONS = {
         "units --text the.cat --count 2 --out page.html --run runs/generation",
         "export onnx --file model.onnx --run runs/generation",
     ),
-    "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
+    "forecast": (
+        "forecast --json --run runs/forecast",
+        "forecast --json --csv series.csv --level 0.5 --run runs/forecast",
+    ),
 }
-ASK = {task: _QUESTIONS.get(task) or tuple(f"{name} --run runs/{task}" for name in questions(task)) for task in CONFIGS}
-"""Dict from each task to command lines, called questions, that read its run. The default is the commands that `questions` returns."""
-SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
+ASK = {
+    task: _QUESTIONS.get(task)
+    or tuple(f"{name} --run runs/{task}" for name in questions(task))
+    for task in CONFIGS
+}
+"""Dict from each task to command lines, called questions, that read its run. The
+default is the commands that `questions` returns."""
+SENTENCES = (
+    "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
+)
 HOME = "home"
 
 
@@ -53,8 +71,8 @@ HOME = "home"
 class World:
     """Folder that all cases share.
 
-    Each case begins with a copy of the subfolder `start`. The cases use the subfolders `cache` and `home` instead of the user's cache
-    folder and home folder.
+    Each case begins with a copy of the subfolder `start`. The cases use the subfolders
+    `cache` and `home` instead of the user's cache folder and home folder.
     """
 
     root: Path
@@ -70,21 +88,27 @@ class World:
     @contextmanager
     def case(self) -> Iterator[Path]:
         """Yield a copy of the folder `start`. The copy is removed at the end."""
-        with tempfile.TemporaryDirectory(dir=self.root, prefix="case-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            dir=self.root, prefix="case-", ignore_cleanup_errors=True
+        ) as folder:
             here = Path(folder) / "w"
-            shutil.copytree(self.start, here, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
+            shutil.copytree(
+                self.start, here, symlinks=True, ignore=shutil.ignore_patterns("fifo")
+            )
             os.mkfifo(here / "fifo")
             yield here
 
 
 @contextmanager
 def make_world(library: Path | None = None) -> Iterator[World]:
-    """Return a context manager that writes tiny data and trains a run per task in a temporary folder, and removes the folder at the end.
+    """Return a context manager that writes tiny data and trains a run per task in a
+    temporary folder, and removes the folder at the end.
 
     Args:
-        library: path of the compiled backend, as `native_library` returns it. It is copied into the cache folder inside the temporary
-            folder, because a new build would take about twenty seconds. None means that the backend could not be built, and nothing is
-            copied.
+        library: path of the compiled backend, as `native_library` returns it. It is
+            copied into the cache folder inside the temporary folder, because a new
+            build would take about twenty seconds. None means that the backend could not
+            be built, and nothing is copied.
     """
     with tempfile.TemporaryDirectory(prefix="lstm_jax-fuzz-") as folder:
         root = Path(folder)
@@ -110,7 +134,9 @@ def make_world(library: Path | None = None) -> Iterator[World]:
 
 def _train(world: World) -> None:
     with world.shell() as shell:
-        lines = [f"train {task} {flags} --run runs/{task}" for task, flags in TRAIN.items()]
+        lines = [
+            f"train {task} {flags} --run runs/{task}" for task, flags in TRAIN.items()
+        ]
         for line in (
             *lines,
             "data shard text.txt keep.txt --out text-shards",
@@ -124,7 +150,9 @@ def _train(world: World) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """Write the data (reviews, a text, a series, a file with one review per line) and files that stand for a user's own."""
+    """Write the data (reviews, a text, a series, a file with one review per line) and
+    files that stand for a user's own.
+    """
     draw = random.Random(7)
     (folder / "reviews").mkdir()
     for split, count in (("train", 64), ("test", 24)):
@@ -144,17 +172,32 @@ def write_data(folder: Path) -> None:
 
 
 def _reviews(draw: random.Random, count: int) -> Iterator[dict[str, str | int]]:
-    """Yield made-up reviews, of which every other one is positive, and four in a row are of one movie."""
+    """Yield made-up reviews, of which every other one is positive, and four in a row
+    are of one movie.
+    """
     for number in range(count):
         label = number % 2
-        words = ["the", "film", "plot", "was", "a", ("bad", "good")[label], ("dull", "fine")[label]]
+        words = [
+            "the",
+            "film",
+            "plot",
+            "was",
+            "a",
+            ("bad", "good")[label],
+            ("dull", "fine")[label],
+        ]
         text = " ".join(draw.choice(words) for _ in range(draw.randint(3, 9)))
         yield {"text": text, "label": label, "movie": f"m{number // 4}"}
 
 
 def review_table(draw: random.Random, count: int) -> str:
     """Return made-up reviews as a CSV table."""
-    return "".join(["text,label\n", *("{text},{label}\n".format(**row) for row in _reviews(draw, count))])
+    return "".join(
+        [
+            "text,label\n",
+            *("{text},{label}\n".format(**row) for row in _reviews(draw, count)),
+        ]
+    )
 
 
 def review_lines(draw: random.Random, count: int) -> str:
@@ -164,4 +207,12 @@ def review_lines(draw: random.Random, count: int) -> str:
 
 def series(draw: random.Random) -> str:
     """Return a made-up series of 120 hours as a CSV table."""
-    return "".join(["time,value\n", *(f"{hour},{math.sin(hour / 5) + draw.gauss(0, 0.1):.4f}\n" for hour in range(120))])
+    return "".join(
+        [
+            "time,value\n",
+            *(
+                f"{hour},{math.sin(hour / 5) + draw.gauss(0, 0.1):.4f}\n"
+                for hour in range(120)
+            ),
+        ]
+    )

@@ -1,6 +1,7 @@
 """Helpers for tests of the command line.
 
-One checks what the fixture `ask` returns for a command. The others read from the class of a command which arguments the command takes.
+One checks what the fixture `ask` returns for a command. The others read from the class
+of a command which arguments the command takes.
 """
 
 import dataclasses
@@ -14,7 +15,9 @@ _POSITIONAL = get_args(Positional[int])[1]
 
 
 def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
-    """Check that a command ended with code 2 and one line of error that holds each of `needles`."""
+    """Check that a command ended with code 2 and one line of error that holds each of
+    `needles`.
+    """
     code, _, err = answer
     assert code == 2
     lines = err.splitlines()
@@ -25,27 +28,55 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
 
 
 def positional(command: str) -> str:
-    """Return the name of the field that a command takes without a flag, or "" if it has none."""
+    """Return the name of the field that a command takes without a flag, or "" if it has
+    none.
+    """
     hints = get_type_hints(COMMANDS[command], include_extras=True)
-    marked = (name for name, hint in hints.items() if get_origin(hint) is Annotated and _POSITIONAL in hint.__metadata__)
+    marked = (
+        name
+        for name, hint in hints.items()
+        if get_origin(hint) is Annotated and _POSITIONAL in hint.__metadata__
+    )
     return next(marked, "")
 
 
 def required(command: str) -> list[str]:
-    """Return arguments for the fields of a command that have no default, each with the value "x"."""
+    """Return arguments for the fields of a command that have no default, each with the
+    value "x".
+    """
     missing = (dataclasses.MISSING, dataclasses.MISSING)
-    names = [field.name for field in dataclasses.fields(COMMANDS[command]) if (field.default, field.default_factory) == missing]
-    return [word for name in names for word in (["x"] if name == positional(command) else [f"--{name.replace('_', '-')}", "x"])]
+    names = [
+        field.name
+        for field in dataclasses.fields(COMMANDS[command])
+        if (field.default, field.default_factory) == missing
+    ]
+    return [
+        word
+        for name in names
+        for word in (
+            ["x"]
+            if name == positional(command)
+            else [f"--{name.replace('_', '-')}", "x"]
+        )
+    ]
 
 
 def questions(task: str) -> tuple[str, ...]:
     """Return the commands of a task that read a run and need no argument.
 
     Raises:
-        AssertionError: if there is none, so that tests must name questions of their own for this task.
+        AssertionError: if there is none, so that tests must name questions of their own
+            for this task.
     """
     own = import_module(f"lstm_jax.commands.{task}").COMMANDS
-    reading = [name for name, kind in own.items() if name.split()[0] != "train" and "run" in kind.__dataclass_fields__]
+    reading = [
+        name
+        for name, kind in own.items()
+        if name.split()[0] != "train" and "run" in kind.__dataclass_fields__
+    ]
     found = tuple(name for name in reading if not required(name))
-    assert found, f"{task}: no command that needs only --run; name questions in tests/test_run_holes.py and tests/fuzz/world.py"
+    assert found, (
+        f"{task}: no command that needs only --run; name questions in "
+        "tests/test_run_holes.py and tests/fuzz/world.py"
+    )
     return found

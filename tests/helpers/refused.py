@@ -8,7 +8,11 @@ import pytest
 from lstm_jax.errors import InputError
 
 
-def refused(found: str, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> None:
-    """Check that a call raises `InputError`, and that the pattern `found` matches its message."""
+def refused(
+    found: str, call: Callable[..., Any], /, *arguments: Any, **options: Any
+) -> None:
+    """Check that a call raises `InputError`, and that the pattern `found` matches its
+    message.
+    """
     with pytest.raises(InputError, match=found):
         call(*arguments, **options)

@@ -10,11 +10,20 @@ import pytest
 
 @contextlib.contextmanager
 def running(program: str, count: int = 1) -> Iterator[subprocess.Popen]:
-    """Start a Python program, wait until it has printed `count` lines "running", and kill it at the end of the context."""
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    """Start a Python program, wait until it has printed `count` lines "running", and
+    kill it at the end of the context.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             assert process.stdout is not None
-            assert [process.stdout.readline() for _ in range(count)] == ["running\n"] * count
+            assert [process.stdout.readline() for _ in range(count)] == [
+                "running\n"
+            ] * count
             yield process
         finally:
             process.kill()

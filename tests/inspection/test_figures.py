@@ -1,4 +1,6 @@
-"""Figures: the tests read what a figure shows from matplotlib's objects, and check the files that it is written to."""
+"""Figures: the tests read what a figure shows from matplotlib's objects, and check the
+files that it is written to.
+"""
 
 import os
 import subprocess
@@ -18,10 +20,26 @@ from lstm_jax.inspection import figures
 from lstm_jax.training.metrics import reliability
 
 ROWS = [
-    {"epoch": 1, "train_loss": 0.4, "train_accuracy": 0.80, "test_loss": 0.38, "test_accuracy": 0.83, "seconds": 9},
-    {"epoch": 2, "train_loss": 0.2, "train_accuracy": 0.92, "test_loss": 0.45, "test_accuracy": 0.82, "validation_loss": None},
+    {
+        "epoch": 1,
+        "train_loss": 0.4,
+        "train_accuracy": 0.80,
+        "test_loss": 0.38,
+        "test_accuracy": 0.83,
+        "seconds": 9,
+    },
+    {
+        "epoch": 2,
+        "train_loss": 0.2,
+        "train_accuracy": 0.92,
+        "test_loss": 0.45,
+        "test_accuracy": 0.82,
+        "validation_loss": None,
+    },
 ]
-BINS = reliability(np.array([0.1, 0.15, 0.5, 0.9, 0.95]), np.array([0, 1, 1, 1, 0]), bins=5)
+BINS = reliability(
+    np.array([0.1, 0.15, 0.5, 0.9, 0.95]), np.array([0, 1, 1, 1, 0]), bins=5
+)
 PATH = Path("figure.png")
 RNG = np.random.default_rng(0)
 WORDS = [f"word{k}" for k in range(300)]
@@ -45,9 +63,13 @@ def figure(monkeypatch):
 
 ALL = {
     "one_epoch": lambda path: figures.learning_curves(ROWS[:1], path, "Run 1"),
-    "no_reviews": lambda path: figures.confusion_matrix(np.zeros((2, 2), int), path, "Test"),
+    "no_reviews": lambda path: figures.confusion_matrix(
+        np.zeros((2, 2), int), path, "Test"
+    ),
     "reliability": lambda path: figures.reliability_curve(BINS, BINS.ece, path, "Test"),
-    "one_word": lambda path: figures.embedding_map(np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"),
+    "one_word": lambda path: figures.embedding_map(
+        np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"
+    ),
 }
 
 
@@ -55,15 +77,27 @@ ALL = {
 @pytest.mark.parametrize("name", ALL)
 def test_both_files(tmp_path, name):
     png, svg = ALL[name](tmp_path / "a" / f"{name}.png")
-    assert 0.005 < np.mean(matplotlib.image.imread(png)[..., :3].min(axis=-1) < 0.9) < 0.9
+    assert (
+        0.005 < np.mean(matplotlib.image.imread(png)[..., :3].min(axis=-1) < 0.9) < 0.9
+    )
     assert svg.read_text().startswith("<?xml")
-    assert sorted(path.name for path in png.parent.iterdir()) == [f"{name}.png", f"{name}.svg"]
+    assert sorted(path.name for path in png.parent.iterdir()) == [
+        f"{name}.png",
+        f"{name}.svg",
+    ]
     assert svg.read_bytes() == ALL[name](tmp_path / "b.png")[1].read_bytes()
 
 
 def test_a_backend_that_is_not_installed(tmp_path):
-    program = "import pathlib, sys; from lstm_jax.inspection import figures; figures.write_figure(pathlib.Path(sys.argv[1]), (2, 2), print)"
-    subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], env=os.environ | {"MPLBACKEND": "nonsense"}, check=True)
+    program = (
+        "import pathlib, sys; from lstm_jax.inspection import figures; "
+        "figures.write_figure(pathlib.Path(sys.argv[1]), (2, 2), print)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.png"],
+        env=os.environ | {"MPLBACKEND": "nonsense"},
+        check=True,
+    )
 
 
 def test_learning_curves_draw_a_line_a_split(figure):
@@ -74,28 +108,49 @@ def test_learning_curves_draw_a_line_a_split(figure):
     assert accuracy.lines[0].get_ydata().tolist() == [0.8, 0.92]
     assert [text.get_text() for text in loss.texts] == ["train 0.200", "test 0.450"]
     colours = {line.get_label(): line.get_color() for line in accuracy.lines}
-    assert {text.get_text().split()[0]: text.get_color() for text in accuracy.texts} == colours
+    assert {
+        text.get_text().split()[0]: text.get_color() for text in accuracy.texts
+    } == colours
 
 
 def test_entries_of_a_day_have_times_of_their_own(figure):
-    """In the figure of a forecast, hourly entries are drawn exactly one hour apart, to the microsecond."""
+    """In the figure of a forecast, hourly entries are drawn exactly one hour apart, to
+    the microsecond.
+    """
     days = 20_000 + np.arange(30) / 24
     values = np.arange(30.0)
-    figures.forecast(days[:24], values[:24], [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)], 0.9, True, PATH)
+    figures.forecast(
+        days[:24],
+        values[:24],
+        [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)],
+        0.9,
+        True,
+        PATH,
+    )
     drawn = [line.get_xdata() for line in figure.axes[0].get_lines()]
     assert sorted(map(len, drawn)) == [6, 24]
     for times in drawn:
-        assert set(np.diff(times.astype("datetime64[us]")).astype(int)) == {3_600_000_000}
+        assert set(np.diff(times.astype("datetime64[us]")).astype(int)) == {
+            3_600_000_000
+        }
 
 
 def test_a_metric_that_is_absent_has_no_panel(figure):
-    figures.learning_curves([{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}], PATH, "Run 1")
+    figures.learning_curves(
+        [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}],
+        PATH,
+        "Run 1",
+    )
     assert len(figure.axes) == 1
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1]
 
 
 def test_close_labels_are_pushed_apart(figure):
-    figures.learning_curves([{"epoch": 1, "train_loss": 1.0, "validation_loss": 1.01, "test_loss": 2.0}], PATH, "Run 1")
+    figures.learning_curves(
+        [{"epoch": 1, "train_loss": 1.0, "validation_loss": 1.01, "test_loss": 2.0}],
+        PATH,
+        "Run 1",
+    )
     train, validation, test = (text.get_position()[1] for text in figure.axes[0].texts)
     assert validation - train == pytest.approx(figures.LABEL_GAP)
     low, high = figure.axes[0].get_ylim()
@@ -104,10 +159,14 @@ def test_close_labels_are_pushed_apart(figure):
 
 
 def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
-    figures.confusion_matrix(np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good"))
+    figures.confusion_matrix(
+        np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good")
+    )
     (axes,) = figure.axes
     shown = "12,345 100.0%|5 0.0%|1 25.0%|3 75.0%".replace("%", "% of row")
-    assert [text.get_text() for text in axes.texts] == [part for cell in shown.split("|") for part in cell.split(" ", 1)]
+    assert [text.get_text() for text in axes.texts] == [
+        part for cell in shown.split("|") for part in cell.split(" ", 1)
+    ]
     assert [text.get_position()[0] for text in axes.texts[::2]] == [0, 1, 0, 1]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
     assert axes.get_title(loc="left") == "99.95% of 12,354 reviews are right"
@@ -145,20 +204,47 @@ def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(
     words = ["$a_1$", "\x96", "漢字", "\udce9", "left out"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figures.embedding_map(np.eye(5, 2), words, np.array([0.5] * 4 + [np.nan]), PATH, "$5 words")
-    assert {text.get_text() for text in figure.axes[0].texts} <= {"$a_1$", r"\x96", "漢字", r"\xdce9"}
+        figures.embedding_map(
+            np.eye(5, 2), words, np.array([0.5] * 4 + [np.nan]), PATH, "$5 words"
+        )
+    assert {text.get_text() for text in figure.axes[0].texts} <= {
+        "$a_1$",
+        r"\x96",
+        "漢字",
+        r"\xdce9",
+    }
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda path: figures.learning_curves([], path, ""), "none; train for an epoch"),
-        (lambda path: figures.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
-        (lambda path: figures.learning_curves([{"train_loss": 1.0}], path, ""), "no epoch in it"),
+        (
+            lambda path: figures.learning_curves([], path, ""),
+            "none; train for an epoch",
+        ),
+        (
+            lambda path: figures.learning_curves([{"epoch": 1}], path, ""),
+            "no loss and no accuracy",
+        ),
+        (
+            lambda path: figures.learning_curves([{"train_loss": 1.0}], path, ""),
+            "no epoch in it",
+        ),
         (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
-        (lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
-        (lambda path: figures.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), path, ""), "none with a share"),
-        (lambda path: figures.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
+        (
+            lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""),
+            "1 for 300 points",
+        ),
+        (
+            lambda path: figures.embedding_map(
+                POINTS[:1], ["a"], np.array([np.nan]), path, ""
+            ),
+            "none with a share",
+        ),
+        (
+            lambda path: figures.learning_curves(ROWS, path.with_suffix(".pdf"), ""),
+            "end it in .png",
+        ),
     ],
 )
 def test_bad_input_is_refused(tmp_path, draw, message):
@@ -169,5 +255,8 @@ def test_bad_input_is_refused(tmp_path, draw, message):
 
 
 def test_matplotlib_is_imported_when_a_figure_is_drawn():
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.inspection.figures; sys.exit('matplotlib' in sys.modules)"
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import "
+        "lstm_jax.inspection.figures; sys.exit('matplotlib' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

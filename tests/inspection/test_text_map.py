@@ -1,4 +1,6 @@
-"""Pages of coloured text are self-contained, escape HTML, show every character, and colour characters by value."""
+"""Pages of coloured text are self-contained, escape HTML, show every character, and
+colour characters by value.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ def test_surprise(tmp_path):
     assert "<script" not in page
     assert "http" not in page
     assert f"{bits.mean():.3f} bits a character" in page
-    assert coloured.index('class="n1"') < coloured.index('class="n11"')  # the last characters have more than 8 bits
+    # the last characters have more than 8 bits
+    assert coloured.index('class="n1"') < coloured.index('class="n11"')
 
 
 def test_units(tmp_path):
@@ -30,7 +33,8 @@ def test_units(tmp_path):
     assert page.index("unit 1") < page.index("unit 0")
     coloured = page[page.index("<pre>") :]
     assert coloured.index('class="n11"') < coloured.index('class="p11"')
-    assert "span" not in page[page.index("unit 1") : page.index("unit 0")]  # a unit whose activation is 0 colours nothing
+    # a unit whose activation is 0 colours nothing
+    assert "span" not in page[page.index("unit 1") : page.index("unit 0")]
 
 
 def test_sizes_that_do_not_fit(tmp_path):
@@ -46,17 +50,32 @@ def test_sizes_that_do_not_fit(tmp_path):
 
 
 def by_hand(column, over):
-    return float(np.std([np.mean(column[at : at + over], dtype=np.float64) for at in range(len(column) - over + 1)]))
+    return float(
+        np.std(
+            [
+                np.mean(column[at : at + over], dtype=np.float64)
+                for at in range(len(column) - over + 1)
+            ]
+        )
+    )
 
 
 def test_activity_is_the_deviation_of_the_mean_over_some_characters():
-    activations = np.random.default_rng(0).uniform(-1, 1, (40, 8)).cumsum(axis=0).astype(np.float32)
+    activations = (
+        np.random.default_rng(0)
+        .uniform(-1, 1, (40, 8))
+        .cumsum(axis=0)
+        .astype(np.float32)
+    )
     for over in (1, 7, 20):
         activity = [by_hand(activations[:, unit], over) for unit in range(8)]
         assert most_active(activations, 8, over) == np.argsort(activity)[::-1].tolist()
 
 
 def test_in_a_short_text_the_mean_is_over_half_of_it():
-    activations = np.stack([np.zeros(8), np.array([1, -1] * 4), np.repeat([1, -1], 4)], axis=1)
+    activations = np.stack(
+        [np.zeros(8), np.array([1, -1] * 4), np.repeat([1, -1], 4)], axis=1
+    )
     assert most_active(activations, 3, over=25) == [2, 0, 1]
-    assert most_active(activations[:1], 2) == [0, 1]  # with one character, the activity of all units is 0
+    # with one character, the activity of all units is 0
+    assert most_active(activations[:1], 2) == [0, 1]

@@ -1,4 +1,6 @@
-"""Helpers of the ported tests: layers with constant weights, the inputs 0, 1, 2, ..., the two cells of Keras' tests, and comparisons."""
+"""Helpers of the ported tests: layers with constant weights, the inputs 0, 1, 2, ...,
+the two cells of Keras' tests, and comparisons.
+"""
 
 from typing import Any, NamedTuple
 
@@ -18,10 +20,11 @@ CONSTANTS: dict[str, Any] = {
 
 
 def constant(kind, features: int, units: int, **options):
-    """Return a layer whose kernel is 0.01, whose recurrent kernel is 0.02 and whose biases are 0.03.
+    """Return a layer whose kernel is 0.01, whose recurrent kernel is 0.02 and whose
+    biases are 0.03.
 
-    The forget bias of an LSTM is 1, unless `unit_forget_bias=False` is given. `options` are options of the layer, and take precedence over
-    these constants.
+    The forget bias of an LSTM is 1, unless `unit_forget_bias=False` is given. `options`
+    are options of the layer, and take precedence over these constants.
     """
     return kind(features, units, rngs=nnx.Rngs(0, dropout=1), **(CONSTANTS | options))
 
@@ -32,24 +35,35 @@ def counted(*shape: int) -> jax.Array:
 
 
 def near(got: Any, want: Any) -> None:
-    """Check that an array equals `want` within the tolerance of Keras' own tests, 1e-5 absolute and relative."""
+    """Check that an array equals `want` within the tolerance of Keras' own tests, 1e-5
+    absolute and relative.
+    """
     want = np.asarray(want)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def alike(rows: list[float], units: int) -> np.ndarray:
-    """Return the expected outputs of a layer with constant weights: each number in `rows` is repeated for all units."""
+    """Return the expected outputs of a layer with constant weights: each number in
+    `rows` is repeated for all units.
+    """
     return np.repeat(np.asarray(rows)[..., None], units, axis=-1)
 
 
-def check_basics(make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **training: Any) -> None:
-    """Check a layer as Keras' `run_layer_test` does: its output shapes, its gradients, a call with a mask, and a call in bfloat16.
+def check_basics(
+    make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **training: Any
+) -> None:
+    """Check a layer as Keras' `run_layer_test` does: its output shapes, its gradients,
+    a call with a mask, and a call in bfloat16.
 
-    make(**options) returns the layer, which must map an input of the shape `shape` to an output of the shape `wanted`. `training` holds the
-    options that set the dropout rates of the layer.
+    make(**options) returns the layer, which must map an input of the shape `shape` to
+    an output of the shape `wanted`. `training` holds the options that set the dropout
+    rates of the layer.
     """
-    x, mask = jax.random.normal(jax.random.key(0), shape), jnp.ones(shape[:2], bool).at[0, -1].set(False)
+    x, mask = (
+        jax.random.normal(jax.random.key(0), shape),
+        jnp.ones(shape[:2], bool).at[0, -1].set(False),
+    )
     layer = make(**training)
     assert layer.compute_output_shape(shape) == wanted
     made, short = functional(layer), functional(make(dtype=jnp.bfloat16, **training))
@@ -60,7 +74,11 @@ def check_basics(make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **t
             return (made.rebuild(params)(x, rngs=jax.random.key(1)) ** 2).sum()
 
         masked = made.rebuild(params)(x, mask=mask, deterministic=True)
-        return masked, short.rebuild(params)(x, rngs=jax.random.key(1)), jax.grad(loss)(params)
+        return (
+            masked,
+            short.rebuild(params)(x, rngs=jax.random.key(1)),
+            jax.grad(loss)(params),
+        )
 
     masked, outputs, gradients = run(made.params)
     for array in (masked, outputs):
@@ -81,7 +99,9 @@ class OneState(NamedTuple):
 
 
 def one_state_init(key, features: int, units: int, dtype=jnp.float32) -> OneStateParams:
-    return OneStateParams(jnp.ones((features, units), dtype), jnp.ones((units, units), dtype))
+    return OneStateParams(
+        jnp.ones((features, units), dtype), jnp.ones((units, units), dtype)
+    )
 
 
 ONE_STATE = Cell(
@@ -90,8 +110,12 @@ ONE_STATE = Cell(
     params=OneStateParams,
     init=one_state_init,
     bias=None,
-    initial_state=lambda batch, units, dtype=jnp.float32: OneState(jnp.zeros((batch, units), dtype)),
-    step=lambda params, state, z, mask=None, compute_dtype=None: OneState(z + state.h @ params.recurrent_kernel),
+    initial_state=lambda batch, units, dtype=jnp.float32: OneState(
+        jnp.zeros((batch, units), dtype)
+    ),
+    step=lambda params, state, z, mask=None, compute_dtype=None: OneState(
+        z + state.h @ params.recurrent_kernel
+    ),
 )
 """Cell h' = x W + h U with all weights 1, which is OneStateRNNCell in Keras' tests."""
 
@@ -103,21 +127,28 @@ class TwoStatesParams(NamedTuple):
 
 
 class TwoStates(NamedTuple):
-    """State of the cell `TWO_STATES`. The field `h` is the output of the cell. In Keras, the output is not a part of the state."""
+    """State of the cell `TWO_STATES`. The field `h` is the output of the cell. In
+    Keras, the output is not a part of the state.
+    """
 
     h: jax.Array
     first: jax.Array
     second: jax.Array
 
 
-def two_states_init(key, features: int, units: int, dtype=jnp.float32) -> TwoStatesParams:
+def two_states_init(
+    key, features: int, units: int, dtype=jnp.float32
+) -> TwoStatesParams:
     square = jnp.ones((units, units), dtype)
     return TwoStatesParams(jnp.ones((features, units), dtype), square, square)
 
 
-def two_states_step(params: TwoStatesParams, state: TwoStates, z, mask=None, compute_dtype=None) -> TwoStates:
+def two_states_step(
+    params: TwoStatesParams, state: TwoStates, z, mask=None, compute_dtype=None
+) -> TwoStates:
     first = z + state.first @ params.recurrent_kernel
-    second = z + state.first @ params.second_kernel  # Keras' cell reads its first state twice
+    # Keras' cell reads its first state twice
+    second = z + state.first @ params.second_kernel
     return TwoStates(first + second, first, second)
 
 
@@ -127,7 +158,9 @@ TWO_STATES = Cell(
     params=TwoStatesParams,
     init=two_states_init,
     bias=None,
-    initial_state=lambda batch, units, dtype=jnp.float32: TwoStates(*(jnp.zeros((batch, units), dtype) for _ in "123")),
+    initial_state=lambda batch, units, dtype=jnp.float32: TwoStates(
+        *(jnp.zeros((batch, units), dtype) for _ in "123")
+    ),
     step=two_states_step,
 )
 """Cell with two states and all weights 1, which is TwoStatesRNNCell in Keras' tests."""

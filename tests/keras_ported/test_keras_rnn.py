@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ported import ONE_STATE, TWO_STATES, OneState, TwoStates, alike, check_basics, counted, near
+from ported import (
+    ONE_STATE,
+    TWO_STATES,
+    OneState,
+    TwoStates,
+    alike,
+    check_basics,
+    counted,
+    near,
+)
 
 from lstm_jax import InputError, Recurrent
 
@@ -19,31 +28,54 @@ def make(cell: str, features: int, units: int, **options) -> Recurrent:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_basics(cell):
-    for options, wanted in (({}, (3, 5)), ({"return_sequences": True}, (3, 2, 5)), ({"go_backwards": True}, (3, 5))):
-        check_basics(lambda options=options, **more: make(cell, 4, 5, **options, **more), (3, 2, 4), wanted)
-    assert len(jax.tree.leaves(nnx.state(make(cell, 4, 5), nnx.Param))) == {"one": 2, "two": 3}[cell]
+    for options, wanted in (
+        ({}, (3, 5)),
+        ({"return_sequences": True}, (3, 2, 5)),
+        ({"go_backwards": True}, (3, 5)),
+    ):
+        check_basics(
+            lambda options=options, **more: make(cell, 4, 5, **options, **more),
+            (3, 2, 4),
+            wanted,
+        )
+    assert (
+        len(jax.tree.leaves(nnx.state(make(cell, 4, 5), nnx.Param)))
+        == {"one": 2, "two": 3}[cell]
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("known", [(3, 4, 5), (None, None, 5)], ids=["known", "dynamic"])
+@pytest.mark.parametrize(
+    "known", [(3, 4, 5), (None, None, 5)], ids=["known", "dynamic"]
+)
 @pytest.mark.parametrize(("sequences", "state"), FORMS)
 def test_compute_output_shape(cell, known, sequences, state):
-    found = make(cell, 5, 8, return_sequences=sequences, return_state=state).compute_output_shape(known)
+    found = make(
+        cell, 5, 8, return_sequences=sequences, return_state=state
+    ).compute_output_shape(known)
     batch, steps, _ = known
     outputs = (batch, steps, 8) if sequences else (batch, 8)
     part = (batch, 8)
-    wanted = (outputs, OneState(part) if cell == "one" else TwoStates(part, part, part)) if state else outputs
+    wanted = (
+        (outputs, OneState(part) if cell == "one" else TwoStates(part, part, part))
+        if state
+        else outputs
+    )
     assert found == wanted
 
 
 def test_compute_output_shape_errors():
     for shape in ((3, 4), (3, 4, 6)):
-        with pytest.raises(InputError, match=r"^shape: \(3, 4.*\); give \(batch, steps, 5\)$"):
+        with pytest.raises(
+            InputError, match=r"^shape: \(3, 4.*\); give \(batch, steps, 5\)$"
+        ):
             make("one", 5, 8).compute_output_shape(shape)
 
 
 def check(cell: str, got: tuple, outputs: list, last: list) -> None:
-    """Check the output and the final state of a call. The output of the second cell is the sum of its states."""
+    """Check the output and the final state of a call. The output of the second cell is
+    the sum of its states.
+    """
     output, state = got
     near(output, np.multiply(outputs, len(state) - 1 if cell == "two" else 1))
     for part in state[1:] or state:
@@ -63,12 +95,21 @@ def test_forward_pass(cell, sequences):
 def test_passing_initial_state(cell):
     ones, last = jnp.ones((2, 2)), [[22.0, 22.0], [22.0, 22.0]]
     start = [ones] if cell == "one" else TwoStates(jnp.zeros((2, 2)), ones, ones)
-    check(cell, make(cell, 2, 2, return_state=True)(jnp.ones((2, 3, 2)), initial_state=start), last, last)
+    check(
+        cell,
+        make(cell, 2, 2, return_state=True)(jnp.ones((2, 3, 2)), initial_state=start),
+        last,
+        last,
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_statefulness(cell):
-    layer, x, last = make(cell, 3, 2, stateful=True, return_state=True), jnp.ones((1, 2, 3)), [[45.0, 45.0]]
+    layer, x, last = (
+        make(cell, 3, 2, stateful=True, return_state=True),
+        jnp.ones((1, 2, 3)),
+        [[45.0, 45.0]],
+    )
     layer(x)
     check(cell, layer(x), last, last)
 
@@ -88,14 +129,21 @@ def test_go_backwards():
 def test_stateful_batch_size_mismatch_raises():
     layer = make("two", 3, 2, stateful=True)
     layer(jnp.ones((4, 5, 3)))
-    with pytest.raises(InputError, match=r"^batch size: 1; the carried state has 4 rows: give as many, or call reset_state\(1\)$"):
+    with pytest.raises(
+        InputError,
+        match=r"^batch size: 1; the carried state has 4 rows: give as many, or call "
+        r"reset_state\(1\)$",
+    ):
         layer(jnp.ones((1, 5, 3)))
     layer.reset_state(1)
     assert layer(jnp.ones((1, 5, 3))).shape == (1, 2)
 
 
 def test_masking():
-    sequence, mask = counted(2, 4, 3), jnp.array([[True, True, True, False], [True, True, False, False]])
+    sequence, mask = (
+        counted(2, 4, 3),
+        jnp.array([[True, True, True, False], [True, True, False, False]]),
+    )
     near(make("one", 3, 2)(sequence, mask=mask), alike([57.0, 126.0], 2))
     outputs = make("one", 3, 2, return_sequences=True)(sequence, mask=mask)
     near(outputs, alike([[3.0, 18.0, 57.0, 57.0], [39.0, 126.0, 126.0, 126.0]], 2))

@@ -15,7 +15,9 @@ def test_every_test_of_keras_is_in_the_table(keras):
 
 
 def test_every_port_exists():
-    ours = set().union(*(names_in(path) for path in Path(__file__).parent.glob("test_keras_*.py")))
+    ours = set().union(
+        *(names_in(path) for path in Path(__file__).parent.glob("test_keras_*.py"))
+    )
     named = {where for _, where in TESTS if is_ported(where)}
     assert named <= ours
     assert all(where.startswith("about ") for _, where in TESTS if not is_ported(where))

@@ -1,4 +1,6 @@
-"""Arguments of layers and of their calls that do not fit are refused; the subject of the error names the argument."""
+"""Arguments of layers and of their calls that do not fit are refused; the subject of
+the error names the argument.
+"""
 
 from typing import Any
 
@@ -9,7 +11,18 @@ from flax import nnx
 from made_layers import B, E, H, X, made
 from made_weights import assert_subject
 
-from lstm_jax import GRU, LSTM, Bidirectional, ClassifierHead, DropoutMasks, Embedding, LSTMState, Recurrent, RecurrentStack, SimpleRNN
+from lstm_jax import (
+    GRU,
+    LSTM,
+    Bidirectional,
+    ClassifierHead,
+    DropoutMasks,
+    Embedding,
+    LSTMState,
+    Recurrent,
+    RecurrentStack,
+    SimpleRNN,
+)
 from lstm_jax.cells import projected_lstm
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -18,7 +31,9 @@ STATE = (jnp.ones((B, H)), jnp.ones((B, H)))
 
 
 def stack(*layers: Any, **options: Any) -> RecurrentStack:
-    return RecurrentStack(layers or (made(return_sequences=True), made(LSTM, H, H)), **options)
+    return RecurrentStack(
+        layers or (made(return_sequences=True), made(LSTM, H, H)), **options
+    )
 
 
 def step(*args: Any, **options: Any) -> Any:
@@ -56,7 +71,11 @@ OPTIONS: list[tuple[Any, dict[str, Any], str]] = [
     (Recurrent, {"cell": "min_lstm", "weight_drop": 0.2}, "weight_drop"),
     (Recurrent, {"cell": "gru", "weight_drop": 1.0}, "weight_drop"),
     (Recurrent, {"cell": "gru", "zoneout_cell": 0.1}, "zoneout of c"),
-    (Recurrent, {"cell": "min_gru", "recurrent_initializer": "ones"}, "recurrent_initializer"),
+    (
+        Recurrent,
+        {"cell": "min_gru", "recurrent_initializer": "ones"},
+        "recurrent_initializer",
+    ),
     (Recurrent, {"kernel_initializer": "glorot"}, "kernel_initializer"),
     (Recurrent, {"kernel_initializer": 0.5}, "kernel_initializer"),
     (Recurrent, {"recurrent_initializer": np.ones((3, 4))}, "recurrent_initializer"),
@@ -73,7 +92,11 @@ OPTIONS: list[tuple[Any, dict[str, Any], str]] = [
     (Bidirectional, {"backward": {"stateful": True}}, "backward stateful"),
     (Bidirectional, {"backward": {"features": 3}}, "backward features"),
     (Bidirectional, {"merge_mode": "sum", "backward": {"units": 3}}, "backward units"),
-    (Bidirectional, {"merge_mode": "sum", "projection": 2, "backward": {"projection": 3}}, "backward outputs"),
+    (
+        Bidirectional,
+        {"merge_mode": "sum", "projection": 2, "backward": {"projection": 3}},
+        "backward outputs",
+    ),
 ]
 CALLS = [
     (lambda: made(Bidirectional, made()), "layer"),
@@ -88,21 +111,48 @@ CALLS = [
     (lambda: RecurrentStack(made()), "layers"),
     (lambda: stack(whole(), nnx.Dropout(0.3)), "layer 1"),
     (lambda: stack(whole(), stack()), "layer 1"),
-    (lambda: stack(made(Bidirectional, merge_mode=None, return_sequences=True), made(LSTM, H, H)), "layer 0"),
+    (
+        lambda: stack(
+            made(Bidirectional, merge_mode=None, return_sequences=True),
+            made(LSTM, H, H),
+        ),
+        "layer 0",
+    ),
     (lambda: stack(made(), made(LSTM, H, H)), "layer 0"),
     (lambda: stack(whole(return_state=True), made(LSTM, H, H)), "layers"),
-    (lambda: stack(whole(), made(LSTM, H, 7, return_sequences=True), residual=True), "residual"),
+    (
+        lambda: stack(whole(), made(LSTM, H, 7, return_sequences=True), residual=True),
+        "residual",
+    ),
     (lambda: stack(residual=True), "layer 1"),
-    (lambda: stack(whole(go_backwards=True), made(LSTM, H, H, return_sequences=True), residual=True), "layer 0"),
-    (lambda: stack(whole(), made(LSTM, H, H, return_sequences=True), residual=True)(X, return_sequences=False), "return_sequences"),
+    (
+        lambda: stack(
+            whole(go_backwards=True),
+            made(LSTM, H, H, return_sequences=True),
+            residual=True,
+        ),
+        "layer 0",
+    ),
+    (
+        lambda: stack(whole(), made(LSTM, H, H, return_sequences=True), residual=True)(
+            X, return_sequences=False
+        ),
+        "return_sequences",
+    ),
     (lambda: stack()(X, initial_state=[None]), "initial_state"),
     (lambda: stack().step(X[:, 0], [None]), "state"),
     (lambda: stack().reset_state(), "stateful"),
     # calls
-    *((lambda layer=layer: layer([[[1.0]], [[1.0]] * 2]), "x") for layer in (made(), made(Bidirectional), RecurrentStack([made()]))),
+    *(
+        (lambda layer=layer: layer([[[1.0]], [[1.0]] * 2]), "x")
+        for layer in (made(), made(Bidirectional), RecurrentStack([made()]))
+    ),
     (lambda: made()(X[0], mask=[[True], [True, False]]), "mask"),
     (lambda: made(dropout=0.3, rngs=nnx.Rngs(params=0))(X), "rngs"),
-    (lambda: made(dropout=0.3, rngs=nnx.Rngs(params=0))(X, rngs=nnx.Rngs(params=1)), "rngs"),
+    (
+        lambda: made(dropout=0.3, rngs=nnx.Rngs(params=0))(X, rngs=nnx.Rngs(params=1)),
+        "rngs",
+    ),
     (lambda: made()(X, training=True), "training"),
     (lambda: made(Bidirectional)(X, training=True), "training"),
     (lambda: made(Bidirectional)(X, initial_state=LSTMState(*STATE)), "initial_state"),
@@ -111,14 +161,23 @@ CALLS = [
     (lambda: made(zoneout=0.1, backend="hoisted")(X), "backend hoisted"),
     (lambda: made(projection=2, backend="hoisted")(X), "backend hoisted"),
     (lambda: made(zoneout=0.1, remat=2)(X), "remat"),
-    (lambda: made()(X, dropout=DropoutMasks(zoneout={"h": jnp.ones((2, 3), bool)})), "dropout.zoneout of h"),
+    (
+        lambda: made()(X, dropout=DropoutMasks(zoneout={"h": jnp.ones((2, 3), bool)})),
+        "dropout.zoneout of h",
+    ),
     (lambda: made(projection=2)(X, initial_state=STATE), "initial_state.h"),
-    (lambda: made(projection=2)(X, dropout=DropoutMasks(recurrent=STATE[0])), "dropout.recurrent"),
+    (
+        lambda: made(projection=2)(X, dropout=DropoutMasks(recurrent=STATE[0])),
+        "dropout.recurrent",
+    ),
     (lambda: made()(X[0], mask=jnp.asarray(True), time_major=True), "mask"),
     (lambda: made(Bidirectional)(X, dropout=DropoutMasks()), "dropout"),
     (lambda: made(Bidirectional)(X, dropout=[None]), "dropout"),
     (lambda: made(Bidirectional)(X, dropout="ab"), "dropout"),
-    (lambda: made(Bidirectional, backward={"cell": "gru"}).join_states((None, None)), "states"),
+    (
+        lambda: made(Bidirectional, backward={"cell": "gru"}).join_states((None, None)),
+        "states",
+    ),
     # steps
     (lambda: made(Bidirectional).step(X[:, 0], None), "step"),
     (lambda: made(go_backwards=True).step(X[:, 0], None), "go_backwards"),
@@ -136,12 +195,23 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "options", "subject"), OPTIONS, ids=[f"{n} {subject}" for n, (*_, subject) in enumerate(OPTIONS)])
+@pytest.mark.parametrize(
+    ("kind", "options", "subject"),
+    OPTIONS,
+    ids=[f"{n} {subject}" for n, (*_, subject) in enumerate(OPTIONS)],
+)
 def test_options(kind: Any, options: dict[str, Any], subject: str) -> None:
-    assert_subject(lambda: kind(**({"features": E, "units": H, "rngs": nnx.Rngs(0)} | options)), subject)
+    assert_subject(
+        lambda: kind(**({"features": E, "units": H, "rngs": nnx.Rngs(0)} | options)),
+        subject,
+    )
 
 
-@pytest.mark.parametrize(("call", "subject"), CALLS, ids=[f"{n} {subject}" for n, (_, subject) in enumerate(CALLS)])
+@pytest.mark.parametrize(
+    ("call", "subject"),
+    CALLS,
+    ids=[f"{n} {subject}" for n, (_, subject) in enumerate(CALLS)],
+)
 def test_calls(call: Any, subject: str) -> None:
     assert_subject(call, subject)
 

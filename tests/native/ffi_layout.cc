@@ -5,9 +5,11 @@
 #include "lstm_jax/native/ffi.h"
 #include "xla/ffi/api/c_api.h"
 
-#define SAME(ours, our_field, theirs, their_field)                                                      \
-  static_assert(offsetof(ours, our_field) == offsetof(theirs, their_field), #ours "::" #our_field);     \
-  static_assert(sizeof(ours::our_field) == sizeof(theirs::their_field), #ours "::" #our_field " size");
+#define SAME(ours, our_field, theirs, their_field)                          \
+  static_assert(offsetof(ours, our_field) == offsetof(theirs, their_field), \
+                #ours "::" #our_field);                                     \
+  static_assert(sizeof(ours::our_field) == sizeof(theirs::their_field),     \
+                #ours "::" #our_field " size");
 
 namespace abi = ffi::abi;
 
@@ -58,7 +60,8 @@ SAME(abi::Frame, operands, XLA_FFI_CallFrame, args)
 SAME(abi::Frame, results, XLA_FFI_CallFrame, rets)
 SAME(abi::Frame, attributes, XLA_FFI_CallFrame, attrs)
 
-#define SAME_NUMBER(ours, theirs) static_assert(static_cast<int>(ours) == static_cast<int>(theirs), #ours);
+#define SAME_NUMBER(ours, theirs) \
+  static_assert(static_cast<int>(ours) == static_cast<int>(theirs), #ours);
 SAME_NUMBER(abi::kMetadata, XLA_FFI_Extension_Metadata)
 SAME_NUMBER(abi::kBuffer, XLA_FFI_ArgType_BUFFER)
 SAME_NUMBER(abi::kBuffer, XLA_FFI_RetType_BUFFER)

@@ -1,4 +1,6 @@
-"""Test of calls of the compiled code while the threads of XLA's pool get no processor time, as on an overloaded machine."""
+"""Test of calls of the compiled code while the threads of XLA's pool get no processor
+time, as on an overloaded machine.
+"""
 
 import contextlib
 import ctypes
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 from tables import BACKENDS
 
-pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+pytestmark = pytest.mark.skipif(
+    "compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"
+)
 
 SEIZE, INTERRUPT = 0x4206, 0x4207  # requests of ptrace
 ALL_THREADS = 0x40000000  # __WALL of waitpid
@@ -37,18 +41,26 @@ for x, want in zip(batches, wanted):
 def stop_pool(process: subprocess.Popen) -> list[int]:
     """Stop the threads of XLA's pool in a child process, and return their ids."""
     libc = ctypes.CDLL(None)
-    libc.ptrace.argtypes, libc.ptrace.restype = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p], ctypes.c_long
+    libc.ptrace.argtypes, libc.ptrace.restype = (
+        [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p],
+        ctypes.c_long,
+    )
     stopped = []
     for task in Path(f"/proc/{process.pid}/task").iterdir():
         if (task / "comm").read_text().startswith("tf_XLAEigen"):
             thread = int(task.name)
-            if libc.ptrace(SEIZE, thread, None, None) == 0 and libc.ptrace(INTERRUPT, thread, None, None) == 0:
+            if (
+                libc.ptrace(SEIZE, thread, None, None) == 0
+                and libc.ptrace(INTERRUPT, thread, None, None) == 0
+            ):
                 stopped.append(thread)
     return stopped
 
 
 def kill(process: subprocess.Popen, stopped: list[int]) -> None:
-    """Kill the child process, and wait for each of its stopped threads separately, as ptrace requires."""
+    """Kill the child process, and wait for each of its stopped threads separately, as
+    ptrace requires.
+    """
     process.kill()
     for thread in stopped:
         with contextlib.suppress(ChildProcessError):
@@ -56,15 +68,23 @@ def kill(process: subprocess.Popen, stopped: list[int]) -> None:
                 pass
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="stops single threads by Linux' ptrace")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="stops single threads by Linux' ptrace"
+)
 def test_calls_end_without_the_pool() -> None:
     """Calls end even if the threads of XLA's pool are stopped.
 
-    The reason is that calls leave few tasks in the pool's queue, so that the queue does not fill. In an earlier version, each call left one
-    task there. When the queue was full, XLA ran the next task at once on the thread of the call, and the call waited for itself. The
-    program tests/native/threads.cc tests calls while the queue is full.
+    The reason is that calls leave few tasks in the pool's queue, so that the queue does
+    not fill. In an earlier version, each call left one task there. When the queue was
+    full, XLA ran the next task at once on the thread of the call, and the call waited
+    for itself. The program tests/native/threads.cc tests calls while the queue is full.
     """
-    with subprocess.Popen([sys.executable, "-c", CALLS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", CALLS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin
         assert process.stdout
         stopped: list[int] = []
@@ -75,7 +95,9 @@ def test_calls_end_without_the_pool() -> None:
                 pytest.skip("no thread of a pool that ptrace may stop")
             process.stdin.write("\n")
             process.stdin.flush()
-            assert select.select([process.stdout], [], [], 60)[0], "3,000 calls do not end"
+            assert select.select([process.stdout], [], [], 60)[0], (
+                "3,000 calls do not end"
+            )
             assert [process.stdout.readline() for _ in range(2)] == ["same\n"] * 2
         finally:
             kill(process, stopped)

@@ -1,6 +1,8 @@
-// The compiled functions called through a small stand-in for XLA, with threads of its own, several calls at once: for ThreadSanitizer, which
-// Python and XLA do not run under. It prints what differs between one thread and several, and what an allocation that fails leaves behind. Calls of
-// few rows, whose threads meet after each step, also run while the pool's threads are late or do not come at all, and while its queue is full.
+// The compiled functions called through a small stand-in for XLA, with threads of its own, several
+// calls at once: for ThreadSanitizer, which Python and XLA do not run under. It prints what differs
+// between one thread and several, and what an allocation that fails leaves behind. Calls of few
+// rows, whose threads meet after each step, also run while the pool's threads are late or do not
+// come at all, and while its queue is full.
 
 #include <algorithm>
 #include <atomic>
@@ -29,7 +31,8 @@ XLA_FFI_Error* lstm_jax_adam_rows(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_mask(XLA_FFI_CallFrame*);
 int lstm_jax_has_products(int64_t);
 
-// Linked with -Wl,--wrap=aligned_alloc: null once `allocations` are spent; at `kNoLimit` there is no limit.
+// Linked with -Wl,--wrap=aligned_alloc: null once `allocations` are spent; at `kNoLimit` there is
+// no limit.
 constexpr int64_t kNoLimit = -1000000;
 std::atomic<int64_t> allocations{kNoLimit};
 void* __real_aligned_alloc(size_t, size_t);
@@ -68,8 +71,10 @@ class Pool {
     changed.notify_one();
   }
   int64_t size() const { return workers.size(); }
-  std::atomic<bool> late{false};  // whether tasks start up to half a millisecond after they are taken
-  std::atomic<bool> full{false};  // whether tasks run at once on the thread that schedules them, as in XLA where its queue is full
+  std::atomic<bool> late{
+      false};  // whether tasks start up to half a millisecond after they are taken
+  std::atomic<bool> full{false};  // whether tasks run at once on the thread that schedules them, as
+                                  // in XLA where its queue is full
 
  private:
   std::atomic<int64_t> tasks_late{0};
@@ -98,14 +103,19 @@ const XLA_FFI_Api* api() {
   static const XLA_FFI_Api made = [] {
     XLA_FFI_Api api{};
     api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
-    api.XLA_FFI_Error_Create = [](XLA_FFI_Error_Create_Args* args) { return new XLA_FFI_Error{args->message, args->errc}; };
-    api.XLA_FFI_Error_GetMessage = [](XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); };
+    api.XLA_FFI_Error_Create = [](XLA_FFI_Error_Create_Args* args) {
+      return new XLA_FFI_Error{args->message, args->errc};
+    };
+    api.XLA_FFI_Error_GetMessage = [](XLA_FFI_Error_GetMessage_Args* args) {
+      args->message = args->error->message.c_str();
+    };
     api.XLA_FFI_Error_Destroy = [](XLA_FFI_Error_Destroy_Args* args) { delete args->error; };
     api.XLA_FFI_ThreadPool_Schedule = [](XLA_FFI_ThreadPool_Schedule_Args* args) -> XLA_FFI_Error* {
       pool->schedule(args->task, args->data);
       return nullptr;
     };
-    api.XLA_FFI_ThreadPool_NumThreads = [](XLA_FFI_ThreadPool_NumThreads_Args* args) -> XLA_FFI_Error* {
+    api.XLA_FFI_ThreadPool_NumThreads =
+        [](XLA_FFI_ThreadPool_NumThreads_Args* args) -> XLA_FFI_Error* {
       *args->num_threads = pool->size();
       return nullptr;
     };
@@ -119,7 +129,8 @@ struct Array {
   std::vector<int64_t> extents;
   std::vector<char> data;
 
-  Array(XLA_FFI_DataType type, std::vector<int64_t> extents, size_t width) : type(type), extents(extents) {
+  Array(XLA_FFI_DataType type, std::vector<int64_t> extents, size_t width)
+      : type(type), extents(extents) {
     size_t count = 1;
     for (const int64_t extent : extents) count *= extent;
     data.resize(count * width);
@@ -137,10 +148,12 @@ Array floats(std::vector<int64_t> extents, float least = -0.5f) {
   return array;
 }
 
-Array ints(std::vector<int64_t> extents, int32_t below, XLA_FFI_DataType type = XLA_FFI_DataType_S32) {
+Array ints(std::vector<int64_t> extents, int32_t below,
+           XLA_FFI_DataType type = XLA_FFI_DataType_S32) {
   Array array(type, extents, sizeof(int32_t));
   int32_t* const to = reinterpret_cast<int32_t*>(array.data.data());
-  std::generate(to, to + array.count(sizeof(int32_t)), [&] { return static_cast<int32_t>(random_numbers() % below); });
+  std::generate(to, to + array.count(sizeof(int32_t)),
+                [&] { return static_cast<int32_t>(random_numbers() % below); });
   return array;
 }
 
@@ -151,14 +164,18 @@ Array bools(std::vector<int64_t> extents) {
 }
 
 using Arrays = std::vector<Array>;
-using Attributes = std::map<std::string, std::variant<bool, int64_t, double, float>>;  // sorted by name, as XLA has them
+using Attributes =
+    std::map<std::string,
+             std::variant<bool, int64_t, double, float>>;  // sorted by name, as XLA has them
 
 // The error's text, empty if there is none.
-std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operands, Arrays& results, Attributes attributes) {
+std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operands, Arrays& results,
+                 Attributes attributes) {
   const auto buffers = [](Arrays& arrays) {
     std::vector<XLA_FFI_Buffer> made;
     for (Array& array : arrays) {
-      made.push_back({XLA_FFI_Buffer_STRUCT_SIZE, nullptr, array.type, array.data.data(), int64_t(array.extents.size()), array.extents.data()});
+      made.push_back({XLA_FFI_Buffer_STRUCT_SIZE, nullptr, array.type, array.data.data(),
+                      int64_t(array.extents.size()), array.extents.data()});
     }
     return made;
   };
@@ -172,10 +189,12 @@ std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operand
   std::deque<XLA_FFI_ByteSpan> names;
   std::deque<XLA_FFI_Scalar> scalars;
   std::vector<XLA_FFI_ByteSpan*> names_at;
-  constexpr XLA_FFI_DataType kTypes[] = {XLA_FFI_DataType_PRED, XLA_FFI_DataType_S64, XLA_FFI_DataType_F64, XLA_FFI_DataType_F32};
+  constexpr XLA_FFI_DataType kTypes[] = {XLA_FFI_DataType_PRED, XLA_FFI_DataType_S64,
+                                         XLA_FFI_DataType_F64, XLA_FFI_DataType_F32};
   for (auto& [name, value] : attributes) {
     names.push_back({name.data(), name.size()});
-    scalars.push_back({kTypes[value.index()], std::visit([](auto& held) { return static_cast<void*>(&held); }, value)});
+    scalars.push_back({kTypes[value.index()],
+                       std::visit([](auto& held) { return static_cast<void*>(&held); }, value)});
     names_at.push_back(&names.back());
     values.push_back(&scalars.back());
   }
@@ -183,9 +202,12 @@ std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operand
   frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
   frame.api = api();
   frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
-  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, int64_t(in.size()), in_types.data(), in_at.data()};
-  frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, int64_t(out.size()), out_types.data(), out_at.data()};
-  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, int64_t(values.size()), types.data(), names_at.data(), values.data()};
+  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, int64_t(in.size()), in_types.data(),
+                in_at.data()};
+  frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, int64_t(out.size()), out_types.data(),
+                out_at.data()};
+  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr,      int64_t(values.size()), types.data(),
+                 names_at.data(),           values.data()};
   XLA_FFI_Error* const error = function(&frame);
   const std::string message = error ? error->message : "";
   delete error;
@@ -203,29 +225,43 @@ struct Case {
 constexpr int64_t kFew = 3;  // kMostFewRows of common.h
 
 std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
-  const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})}, state = {floats({B, H}), floats({B, H})};
-  const Array x = floats({T, B, E}), valid = bools({T, B}), tokens = ints({T, B}, 3), bias = floats({4 * H});
-  const Arrays last = {floats({4, B, E}), floats({4, B, H}), valid, tokens, bools({T, B}), floats({B, H}), floats({B, H})};
+  const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})},
+               state = {floats({B, H}), floats({B, H})};
+  const Array x = floats({T, B, E}), valid = bools({T, B}), tokens = ints({T, B}, 3),
+              bias = floats({4 * H});
+  const Arrays last = {floats({4, B, E}), floats({4, B, H}), valid,         tokens,
+                       bools({T, B}),     floats({B, H}),    floats({B, H})};
   const Arrays all_steps = {floats({T, B, 4 * H}), floats({T + 1, B, H}), floats({T + 1, B, H})};
   const auto all = [](std::vector<Arrays> parts) {
     Arrays whole;
     for (Arrays& part : parts) whole.insert(whole.end(), part.begin(), part.end());
     return whole;
   };
-  const Attributes common = {{"cell", int64_t{0}}, {"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
-                             {"resets", true}, {"batch_first", false}, {"products", int64_t{0}}, {"sequences", true}};
+  const Attributes common = {{"cell", int64_t{0}},
+                             {"ids", false},
+                             {"input_masks", int64_t{4}},
+                             {"recurrent_masks", int64_t{4}},
+                             {"masked", true},
+                             {"tokens", true},
+                             {"resets", true},
+                             {"batch_first", false},
+                             {"products", int64_t{0}},
+                             {"sequences", true}};
   Attributes forward = common, backward = common;
   forward["keep"] = backward["d_x"] = true;
   // the GRU, without masks: three gates, a second bias, no c
-  const Arrays gru = {floats({E, 3 * H}), floats({H, 3 * H}), floats({3 * H}), floats({3 * H})}, gru_last = {valid, tokens, last[4], last[5]};
+  const Arrays gru = {floats({E, 3 * H}), floats({H, 3 * H}), floats({3 * H}), floats({3 * H})},
+               gru_last = {valid, tokens, last[4], last[5]};
   Attributes gru_forward = forward, gru_backward = backward;
   for (Attributes* attributes : {&gru_forward, &gru_backward}) {
     (*attributes)["cell"] = int64_t{1};
     (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
   }
-  // minGRU, which has no U, with x, the outputs and their gradient (B, T, ...) where there are enough rows
+  // minGRU, which has no U, with x, the outputs and their gradient (B, T, ...) where there are
+  // enough rows
   const bool batch_first = B > 3;
-  const Arrays minimal = {floats({E, 2 * H}), floats({2 * H}), floats({T, B, 2 * H}), batch_first ? floats({B, T, E}) : x,
+  const Arrays minimal = {floats({E, 2 * H}), floats({2 * H}), floats({T, B, 2 * H}),
+                          batch_first ? floats({B, T, E}) : x,
                           batch_first ? floats({B, T, H}) : floats({T, B, H})};
   const Arrays minimal_outputs = batch_first ? Arrays{minimal[4]} : Arrays{};
   Attributes minimal_forward = gru_forward, minimal_backward = gru_backward;
@@ -236,60 +272,115 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     attributes["tokens"] = false;
     return attributes;
   };
-  const Arrays few_last = {last[0], last[1], last[2], last[4], last[5], last[6]}, few_gru_last = {valid, last[4], last[5]};
+  const Arrays few_last = {last[0], last[1], last[2], last[4], last[5], last[6]},
+               few_gru_last = {valid, last[4], last[5]};
   Attributes narrow_forward = forward, narrow_backward = backward, int8 = forward;
   narrow_forward["products"] = narrow_backward["products"] = int64_t{lstm_jax_has_products(1)};
   int8["products"] = int64_t{lstm_jax_has_products(2) ? 2 : 0};
   int8["keep"] = false;
   // steps long enough for several threads
-  const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}), flags = bools({T, 64 * B});
-  const Attributes linear = {{"complex", false}, {"constant", false}, {"resets", true}, {"batch_first", false}};
+  const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}),
+              flags = bools({T, 64 * B});
+  const Attributes linear = {
+      {"complex", false}, {"constant", false}, {"resets", true}, {"batch_first", false}};
   // complex numbers with the same a at all steps, (B, T, ...)
   const int64_t width = 2 * (H + 100);
-  const Array factors = floats({width}), turned = floats({64 * B, T, width}), turned_start = floats({64 * B, width}), turned_flags = bools({64 * B, T});
-  const Attributes turning = {{"complex", true}, {"constant", true}, {"resets", true}, {"batch_first", true}};
+  const Array factors = floats({width}), turned = floats({64 * B, T, width}),
+              turned_start = floats({64 * B, width}), turned_flags = bools({64 * B, T});
+  const Attributes turning = {
+      {"complex", true}, {"constant", true}, {"resets", true}, {"batch_first", true}};
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
   const Arrays moments = {floats({B * H, E}), floats({B * H, E}, 0.0f)};
-  const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), floats({4}), Array(ints({}, 1))}});
+  const Arrays table = all({{floats({B * H, E})},
+                            moments,
+                            {ints({B * H}, 3), floats({4}), floats({4}), Array(ints({}, 1))}});
   Arrays late = table, table_results = {table[0], table[1], table[2], table[3]};
   reinterpret_cast<int32_t&>(late[6].data[0]) = 3;
   const Array ids = ints({3 * B}, B * H);
   return {
-      {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
-      {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}, state}), backward,
-       false},
-      {"forward, GRU", lstm_jax_forward, all({{x}, gru, {state[0]}, gru_last}), {state[0], all_steps[1], all_steps[0]}, gru_forward, true},
-      {"backward, GRU", lstm_jax_backward,
-       all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
-       {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
-      {"forward, minGRU", lstm_jax_forward, all({{minimal[3], minimal[0], minimal[1], state[0]}, gru_last}), all({{state[0], all_steps[1], minimal[2]}, minimal_outputs}), minimal_forward,
+      {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}),
+       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
+      {"backward", lstm_jax_backward,
+       all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
+       all({state, kernels, {bias, x}, state}), backward, false},
+      {"forward, GRU",
+       lstm_jax_forward,
+       all({{x}, gru, {state[0]}, gru_last}),
+       {state[0], all_steps[1], all_steps[0]},
+       gru_forward,
        true},
-      {"backward, minGRU", lstm_jax_backward, all({{minimal[3], minimal[0], minimal[2], all_steps[1], state[0], minimal[4]}, gru_last}),
-       {state[0], minimal[0], minimal[1], minimal[3], state[0]}, minimal_backward, false},
-      {"forward, bfloat16", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
-       narrow_forward, true},
-      {"backward, bfloat16", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
+      {"backward, GRU",
+       lstm_jax_backward,
+       all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})},
+            gru_last}),
+       {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]},
+       gru_backward,
+       false},
+      {"forward, minGRU", lstm_jax_forward,
+       all({{minimal[3], minimal[0], minimal[1], state[0]}, gru_last}),
+       all({{state[0], all_steps[1], minimal[2]}, minimal_outputs}), minimal_forward, true},
+      {"backward, minGRU",
+       lstm_jax_backward,
+       all({{minimal[3], minimal[0], minimal[2], all_steps[1], state[0], minimal[4]}, gru_last}),
+       {state[0], minimal[0], minimal[1], minimal[3], state[0]},
+       minimal_backward,
+       false},
+      {"forward, bfloat16", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}),
+       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), narrow_forward, true},
+      {"backward, bfloat16", lstm_jax_backward,
+       all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
        all({state, kernels, {bias, x}, state}), narrow_backward, false},
-      {"forward, int8", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1]}}), int8, true},
-      {"forward, int8, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}), all({state, {all_steps[1]}}), without_tokens(int8), true},
-      {"forward, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
-       without_tokens(forward), true},
-      {"backward, no tokens", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, few_last}),
+      {"forward, int8", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}),
+       all({state, {all_steps[1]}}), int8, true},
+      {"forward, int8, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}),
+       all({state, {all_steps[1]}}), without_tokens(int8), true},
+      {"forward, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}),
+       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), without_tokens(forward), true},
+      {"backward, no tokens", lstm_jax_backward,
+       all({{x}, kernels, all_steps, state, {floats({T, B, H})}, few_last}),
        all({state, kernels, {bias, x}, state}), without_tokens(backward), B <= kFew},
-      {"forward, GRU, no tokens", lstm_jax_forward, all({{x}, gru, {state[0]}, few_gru_last}), {state[0], all_steps[1], all_steps[0]},
-       without_tokens(gru_forward), true},
-      {"backward, GRU, no tokens", lstm_jax_backward,
-       all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, few_gru_last}),
-       {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, without_tokens(gru_backward), B <= kFew},
+      {"forward, GRU, no tokens",
+       lstm_jax_forward,
+       all({{x}, gru, {state[0]}, few_gru_last}),
+       {state[0], all_steps[1], all_steps[0]},
+       without_tokens(gru_forward),
+       true},
+      {"backward, GRU, no tokens",
+       lstm_jax_backward,
+       all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})},
+            few_gru_last}),
+       {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]},
+       without_tokens(gru_backward),
+       B <= kFew},
       {"linear forward", lstm_jax_linear_forward, {a, a, start, flags}, {a}, linear, true},
-      {"linear backward", lstm_jax_linear_backward, {a, start, a, a, flags}, {a, a, start}, linear, true},
-      {"linear forward, complex", lstm_jax_linear_forward, {factors, turned, turned_start, turned_flags}, {turned}, turning, true},
-      {"linear backward, complex", lstm_jax_linear_backward, {factors, turned_start, turned, turned, turned_flags}, {turned_start, turned, turned_start},
-       turning, true},
+      {"linear backward",
+       lstm_jax_linear_backward,
+       {a, start, a, a, flags},
+       {a, a, start},
+       linear,
+       true},
+      {"linear forward, complex",
+       lstm_jax_linear_forward,
+       {factors, turned, turned_start, turned_flags},
+       {turned},
+       turning,
+       true},
+      {"linear backward, complex",
+       lstm_jax_linear_backward,
+       {factors, turned_start, turned, turned, turned_flags},
+       {turned_start, turned, turned_start},
+       turning,
+       true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
-      {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},
-      {"mask", lstm_jax_mask, {ints({2}, 99, XLA_FFI_DataType_U32)}, {floats({3, 70001})}, {{"keep", 0.5f}, {"scale", 2.0f}}, true},
+      {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates,
+       true},
+      {"mask",
+       lstm_jax_mask,
+       {ints({2}, 99, XLA_FFI_DataType_U32)},
+       {floats({3, 70001})},
+       {{"keep", 0.5f}, {"scale", 2.0f}},
+       true},
   };
 }
 
@@ -305,7 +396,8 @@ void run(Case one, const Arrays& wanted, int64_t threads) {
   const std::string error = call(one.function, one.operands, one.results, one.attributes);
   if (!error.empty()) return fault(std::string(one.name) + ": " + error);
   for (size_t n = 0; one.exact && n < wanted.size(); ++n) {
-    if (one.results[n].data != wanted[n].data) fault(std::string(one.name) + ": result " + std::to_string(n) + " differs with threads");
+    if (one.results[n].data != wanted[n].data)
+      fault(std::string(one.name) + ": result " + std::to_string(n) + " differs with threads");
   }
 }
 
@@ -337,10 +429,12 @@ void run_out_of_memory(Case one) {
     allocations = kNoLimit;
     if (error.empty()) {
       const bool allocates = one.function == lstm_jax_forward || one.function == lstm_jax_backward;
-      if (allocates != (allowed > 0)) fault(std::string(one.name) + ": allocations are not counted");
+      if (allocates != (allowed > 0))
+        fault(std::string(one.name) + ": allocations are not counted");
       break;
     }
-    if (error.find("not enough memory") == std::string::npos) fault(std::string(one.name) + ": " + error);
+    if (error.find("not enough memory") == std::string::npos)
+      fault(std::string(one.name) + ": " + error);
     if (allowed > 10000) return fault(std::string(one.name) + ": never enough");
   }
 }
@@ -350,12 +444,15 @@ void run_out_of_memory(Case one) {
 int main() {
   Pool threads(3);
   pool = &threads;
-  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22}, {9, 3, 70, 4}, {5, 26, 3, 22}, {2, 70, 9, 17}, {3, 5, 8, 140}, {70, 1, 9, 140}, {9, 3, 40, 190}, {3, 5, 530, 521}};
+  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22},   {9, 3, 70, 4},   {5, 26, 3, 22},
+                                   {2, 70, 9, 17},  {3, 5, 8, 140},  {70, 1, 9, 140},
+                                   {9, 3, 40, 190}, {3, 5, 530, 521}};
   for (const auto& [T, B, E, H] : kSizes) {
     for (const Case& one : cases(T, B, E, H)) {
       Case alone = one;
       alone.attributes["threads"] = int64_t{1};
-      const std::string error = call(alone.function, alone.operands, alone.results, alone.attributes);
+      const std::string error =
+          call(alone.function, alone.operands, alone.results, alone.attributes);
       if (!error.empty()) fault(std::string(one.name) + ": " + error);
       std::vector<std::thread> callers;
       for (int64_t caller = 0; caller < 3; ++caller) {

@@ -10,10 +10,13 @@ from tables import BACKENDS, Shape
 
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 
-built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+built = pytest.mark.skipif(
+    "compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"
+)
 NAMES = [cell.name for cell in COMPILED_CELLS]
-# odd and even inner dimensions, less than a vector, several panels, blocks and tiles, chunks with an odd number of rows, and an inner
-# dimension that the C++ code cuts into pieces in bfloat16
+# odd and even inner dimensions, less than a vector, several panels, blocks and tiles,
+# chunks with an odd number of rows, and an inner dimension that the C++ code cuts into
+# pieces in bfloat16
 SIZES = [
     Shape(1, 1, 1, 1),
     Shape(1, 6, 9, 20),
@@ -25,7 +28,8 @@ SIZES = [
     Shape(35, 11, 131, 48),
     Shape(7, 3, 525, 530),
 ]
-# rows around 6, 8, 12 and 32, units around the lanes (4, 8, 16), and more steps than a chunk, also for batches that divide the units
+# rows around 6, 8, 12 and 32, units around the lanes (4, 8, 16), and more steps than a
+# chunk, also for batches that divide the units
 MORE_SIZES = [
     Shape(13, 6, 16, 16),
     Shape(14, 6, 5, 17),
@@ -54,12 +58,27 @@ def make_case(cell: str, shape: Shape, kind: int, dtype: str) -> tuple[Case, Arr
     """Return a case of the kind `KINDS[kind]`, and its arrays."""
     case = usable(Case(shape, **KINDS[kind % len(KINDS)]), cell)
     arrays = make_arrays(case, dtype, cell)
-    if not kind % len(KINDS):  # the code leaves out products of a tile of rows whose h is all zeros
-        arrays = arrays._replace(state=arrays.state._replace(h=arrays.state.h.at[:64].set(0)))
+    # the code leaves out products of a tile of rows whose h is all zeros
+    if not kind % len(KINDS):
+        arrays = arrays._replace(
+            state=arrays.state._replace(h=arrays.state.h.at[:64].set(0))
+        )
     return case, arrays
 
 
 def distances(got: Any, want: Any) -> list[float]:
-    """Return, for each array, the norm of its difference from the exact array, divided by the norm of the exact array."""
-    pairs = zip(*(jax.tree.leaves(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)) for tree in (got, want)), strict=True)
-    return [float(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-30)) for a, b in pairs]
+    """Return, for each array, the norm of its difference from the exact array, divided
+    by the norm of the exact array.
+    """
+    pairs = zip(
+        *(
+            jax.tree.leaves(
+                jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+            )
+            for tree in (got, want)
+        ),
+        strict=True,
+    )
+    return [
+        float(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-30)) for a, b in pairs
+    ]

@@ -20,14 +20,18 @@ def normalised(z: Vector) -> Vector:
 
 
 class Row:
-    """Parameters and operands of one row of the batch at one step, and the pre-activations of its gates.
+    """Parameters and operands of one row of the batch at one step, and the
+    pre-activations of its gates.
 
-    For gate g, `x(g)` is the product of the input and the kernel, `h(g)` is the product of the state h and the recurrent kernel, and `z(g)`
-    is the sum of both and the bias.
+    For gate g, `x(g)` is the product of the input and the kernel, `h(g)` is the product
+    of the state h and the recurrent kernel, and `z(g)` is the sum of both and the bias.
     """
 
     def __init__(self, params: Any, x: Vector, h: Vector, of_x: Vector, of_h: Vector):
-        self.p = {name: np.asarray(array, np.float64) for name, array in params._asdict().items()}
+        self.p = {
+            name: np.asarray(array, np.float64)
+            for name, array in params._asdict().items()
+        }
         self.input, self.state, self.of_x, self.of_h = x, h, of_x, of_h
         self.units = len(h)
 
@@ -55,37 +59,57 @@ def gru(row: Row, state: State) -> State:
     def inner(gate: int) -> Vector:
         return row.h(gate) + row.part("recurrent_bias", gate)
 
-    u, r = (sigmoid(row.x(gate) + row.part("bias", gate) + inner(gate)) for gate in (0, 1))
+    u, r = (
+        sigmoid(row.x(gate) + row.part("bias", gate) + inner(gate)) for gate in (0, 1)
+    )
     n = np.tanh(row.x(2) + row.part("bias", 2) + r * inner(2))
     return {"h": u * state["h"] + (1 - u) * n}
 
 
 def gru_reset_before(row: Row, state: State) -> State:
     u, r = sigmoid(row.z(0)), sigmoid(row.z(1))
-    n = np.tanh(row.x(2) + row.part("bias", 2) + (r * state["h"] * row.of_h[2]) @ row.part("recurrent_kernel", 2))
+    n = np.tanh(
+        row.x(2)
+        + row.part("bias", 2)
+        + (r * state["h"] * row.of_h[2]) @ row.part("recurrent_kernel", 2)
+    )
     return {"h": u * state["h"] + (1 - u) * n}
 
 
 def lstm_peephole(row: Row, state: State) -> State:
     p_i, p_f, p_o = np.split(row.p["peepholes"], 3)
     c = state["c"]
-    new = sigmoid(row.z(1) + p_f * c) * c + sigmoid(row.z(0) + p_i * c) * np.tanh(row.z(2))
+    new = sigmoid(row.z(1) + p_f * c) * c + sigmoid(row.z(0) + p_i * c) * np.tanh(
+        row.z(2)
+    )
     return {"h": sigmoid(row.z(3) + p_o * new) * np.tanh(new), "c": new}
 
 
 def lstm_layernorm(row: Row, state: State) -> State:
-    by_x = normalised(np.concatenate([row.x(gate) for gate in range(4)])) * row.p["input_gain"]
-    by_h = normalised(np.concatenate([row.h(gate) for gate in range(4)])) * row.p["recurrent_gain"]
+    by_x = (
+        normalised(np.concatenate([row.x(gate) for gate in range(4)]))
+        * row.p["input_gain"]
+    )
+    by_h = (
+        normalised(np.concatenate([row.h(gate) for gate in range(4)]))
+        * row.p["recurrent_gain"]
+    )
     i, f, g, o = np.split(by_x + by_h + row.p["bias"], 4)
     c = sigmoid(f) * state["c"] + sigmoid(i) * np.tanh(g)
-    return {"h": sigmoid(o) * np.tanh(normalised(c) * row.p["memory_gain"] + row.p["memory_bias"]), "c": c}
+    return {
+        "h": sigmoid(o)
+        * np.tanh(normalised(c) * row.p["memory_gain"] + row.p["memory_bias"]),
+        "c": c,
+    }
 
 
 def ablation(gates: str, **changed: Any) -> Callable[[Row, State], State]:
-    """Return the step of an LSTM in which only the gates in `gates` have weights. A gate without weights is 1.
+    """Return the step of an LSTM in which only the gates in `gates` have weights. A
+    gate without weights is 1.
 
-    `changed` may contain `coupled=True`, which sets f = 1 - i; a function `input`, which replaces the tanh that yields the candidate g; and
-    a function `output`, which replaces the tanh that is applied to c.
+    `changed` may contain `coupled=True`, which sets f = 1 - i; a function `input`,
+    which replaces the tanh that yields the candidate g; and a function `output`, which
+    replaces the tanh that is applied to c.
     """
 
     def step(row: Row, state: State) -> State:
@@ -124,37 +148,67 @@ def rg_lru(row: Row, state: State) -> State:
 
 
 def lru(row: Row, state: State) -> State:
-    """The paper's equation in complex numbers, whose real and imaginary parts have masks of their own."""
+    """The paper's equation in complex numbers, whose real and imaginary parts have
+    masks of their own.
+    """
     units = len(row.p["nu"])
-    (by_real, by_imaginary), (real, imaginary) = np.split(row.p["kernel"], 2, axis=1), np.split(state["h"], 2)
+    (by_real, by_imaginary), (real, imaginary) = (
+        np.split(row.p["kernel"], 2, axis=1),
+        np.split(state["h"], 2),
+    )
     eigenvalues = np.exp(-np.exp(row.p["nu"]) + 1j * np.exp(row.p["theta"]))
-    given = (row.input * row.of_x[0]) @ by_real + 1j * (row.input * row.of_x[1]) @ by_imaginary
+    given = (row.input * row.of_x[0]) @ by_real + 1j * (
+        row.input * row.of_x[1]
+    ) @ by_imaginary
     new = eigenvalues * (real + 1j * imaginary) + np.exp(row.p["gamma"]) * given
     assert new.shape == (units,)
     return {"h": np.concatenate([new.real, new.imag])}
 
 
 def slstm(row: Row, state: State) -> State:
-    """The paper's equations, whose cell state is c N and whose normaliser is N = exp(n)."""
-    i, f, g, o = np.exp(row.z(0)), sigmoid(row.z(1)), np.tanh(row.z(2)), sigmoid(row.z(3))
+    """The paper's equations, whose cell state is c N and whose normaliser is N =
+    exp(n).
+    """
+    i, f, g, o = (
+        np.exp(row.z(0)),
+        sigmoid(row.z(1)),
+        np.tanh(row.z(2)),
+        sigmoid(row.z(3)),
+    )
     before = np.exp(state["n"])
     cell, normaliser = f * state["c"] * before + i * g, f * before + i
     return {"h": o * cell / normaliser, "c": cell / normaliser, "n": np.log(normaliser)}
 
 
 def mlstm(row: Row, state: State) -> State:
-    """The paper's equations, with q divided in place of k. c and n are the paper's C^T and n divided by exp(m)."""
+    """The paper's equations, with q divided in place of k. c and n are the paper's C^T
+    and n divided by exp(m).
+    """
     heads = len(state["m"])
     q, k, v, o = (row.x(gate) + row.part("bias", gate) for gate in range(4))
     q, k, v = (part.reshape(heads, -1) for part in (q / np.sqrt(len(q) / heads), k, v))
-    of_gates = [(row.input * row.of_x[1 + gate]) @ row.p["gate_kernel"].reshape(-1, 2, heads)[:, gate] for gate in (0, 1)]
-    i, f = np.exp(of_gates[0] + row.p["gate_bias"][:heads]), sigmoid(of_gates[1] + row.p["gate_bias"][heads:])
+    of_gates = [
+        (row.input * row.of_x[1 + gate])
+        @ row.p["gate_kernel"].reshape(-1, 2, heads)[:, gate]
+        for gate in (0, 1)
+    ]
+    i, f = (
+        np.exp(of_gates[0] + row.p["gate_bias"][:heads]),
+        sigmoid(of_gates[1] + row.p["gate_bias"][heads:]),
+    )
     before, after = np.exp(state["m"]), np.maximum(f * np.exp(state["m"]), i)
     n = (f * before)[:, None] * state["n"].reshape(heads, -1) + i[:, None] * k
-    c = (f * before)[:, None, None] * state["c"].reshape(heads, k.shape[1], -1) + i[:, None, None] * k[:, :, None] * v[:, None]
+    c = (f * before)[:, None, None] * state["c"].reshape(heads, k.shape[1], -1) + i[
+        :, None, None
+    ] * k[:, :, None] * v[:, None]
     size = np.maximum(np.abs((n * q).sum(1)), 1)
     h = sigmoid(o) * (np.einsum("hk,hkv->hv", q, c) / size[:, None]).reshape(-1)
-    return {"h": h, "c": (c / after[:, None, None]).reshape(-1), "n": (n / after[:, None]).reshape(-1), "m": np.log(after)}
+    return {
+        "h": h,
+        "c": (c / after[:, None, None]).reshape(-1),
+        "n": (n / after[:, None]).reshape(-1),
+        "m": np.log(after),
+    }
 
 
 def same(c: Vector) -> Vector:
@@ -185,10 +239,16 @@ STEPS: dict[str, Callable[[Row, State], State]] = {
 
 
 def by_hand(cell: str, case: Case, arrays: Arrays) -> tuple[Vector, State]:
-    """Return outputs (B, T, H) or (B, H) and the final state from the equations in `STEPS`, one row and one step at a time."""
+    """Return outputs (B, T, H) or (B, H) and the final state from the equations in
+    `STEPS`, one row and one step at a time.
+    """
     gates = CELLS[cell].gates
     batch, steps, features, units = case.shape
-    x = np.eye(features)[np.asarray(arrays.x)] if case.ids else np.asarray(arrays.x, np.float64)
+    x = (
+        np.eye(features)[np.asarray(arrays.x)]
+        if case.ids
+        else np.asarray(arrays.x, np.float64)
+    )
 
     def factors(mask: Any, row: int, width: int) -> Vector:
         if mask is None:
@@ -198,21 +258,38 @@ def by_hand(cell: str, case: Case, arrays: Arrays) -> tuple[Vector, State]:
 
     zeros = CELLS[cell].initial_state(batch, units)
     restart, start = (
-        {name: np.array(part, np.float64) for name, part in (given or zeros)._asdict().items()}
+        {
+            name: np.array(part, np.float64)
+            for name, part in (given or zeros)._asdict().items()
+        }
         for given in (arrays.reset_state, arrays.state or arrays.reset_state)
     )
     width = CELLS[cell].output_size(units)
     outputs, final = np.zeros((batch, steps, width)), start
     for row in range(batch):
         shown, own = np.zeros(width), {name: part[row] for name, part in start.items()}
-        for place, step in enumerate(range(steps)[::-1] if case.backwards else range(steps)):
+        for place, step in enumerate(
+            range(steps)[::-1] if case.backwards else range(steps)
+        ):
             border = step + 1 if case.backwards else step
-            if arrays.resets is not None and border < steps and arrays.resets[row, border]:
-                shown, own = np.zeros(width), {name: part[row] for name, part in restart.items()}
+            if (
+                arrays.resets is not None
+                and border < steps
+                and arrays.resets[row, border]
+            ):
+                shown, own = (
+                    np.zeros(width),
+                    {name: part[row] for name, part in restart.items()},
+                )
             valid = arrays.mask is None or bool(arrays.mask[row, step])
             if valid:
-                masks = factors(arrays.dropout.input, row, features), factors(arrays.dropout.recurrent, row, units)
-                own = STEPS[cell](Row(arrays.params, x[row, step], own["h"], *masks), own)
+                masks = (
+                    factors(arrays.dropout.input, row, features),
+                    factors(arrays.dropout.recurrent, row, units),
+                )
+                own = STEPS[cell](
+                    Row(arrays.params, x[row, step], own["h"], *masks), own
+                )
                 shown = own["h"]
             outputs[row, place] = 0 if case.zero_output and not valid else shown
         for name, part in own.items():

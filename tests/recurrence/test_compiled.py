@@ -1,4 +1,6 @@
-"""Tests that the C++ code of the backend `compiled` has the results of `reference`, for sizes around its block sizes."""
+"""Tests that the C++ code of the backend `compiled` has the results of `reference`, for
+sizes around its block sizes.
+"""
 
 import subprocess
 import sys
@@ -20,30 +22,45 @@ from lstm_jax.recurrence.call import Call, Options
 OTHERS, SHAPES = NAMES[1:], (*SIZES, *MORE_SIZES)
 PAIRS = [
     *(("lstm", shape) for shape in SHAPES),
-    *((OTHERS[(n + turn) % len(OTHERS)], shape) for n, shape in enumerate(SHAPES) for turn in (0, 5, 10)),
+    *(
+        (OTHERS[(n + turn) % len(OTHERS)], shape)
+        for n, shape in enumerate(SHAPES)
+        for turn in (0, 5, 10)
+    ),
 ]
 CALLS = [(*pair, "float64") for pair in PAIRS]
-CALLS += [(*pair, "float32") for pair in PAIRS if pair[0] != "lstm_layernorm" and pair[1].steps <= 20]  # in others, rounding errors grow
+# in others, rounding errors grow
+CALLS += [
+    (*pair, "float32")
+    for pair in PAIRS
+    if pair[0] != "lstm_layernorm" and pair[1].steps <= 20
+]
 
 
 @pytest.mark.slow(keep=5)
 @built
 @pytest.mark.parametrize(("cell", "shape", "dtype"), CALLS)
 def test_values_and_gradients(cell: str, shape: Shape, dtype: str) -> None:
-    """Outputs, final state and gradients equal those of `reference`, for two kinds of options that depend on the cell and the shape."""
+    """Outputs, final state and gradients equal those of `reference`, for two kinds of
+    options that depend on the cell and the shape.
+    """
     turn = NAMES.index(cell) + SHAPES.index(shape)
     for kind in (turn, turn + 3):
         with precision(dtype):
             case, arrays = make_case(cell, shape, kind, dtype)
         tolerance = 1e-5 if dtype == "float32" else 1e-11
-        compare_with_reference("compiled", case, dtype, cell, tolerance, arrays, by_masks=False)
+        compare_with_reference(
+            "compiled", case, dtype, cell, tolerance, arrays, by_masks=False
+        )
 
 
 @pytest.mark.parametrize("products", [None, "bfloat16"])
 def test_a_row_does_not_depend_on_its_batch(products: str | None) -> None:
-    """Each row of an LSTM has bit-identical outputs in a batch of few rows, whose threads divide the units, and in one of many rows.
+    """Each row of an LSTM has bit-identical outputs in a batch of few rows, whose
+    threads divide the units, and in one of many rows.
 
-    The bits are also the same under `vmap` over x, and if only the last output is returned.
+    The bits are also the same under `vmap` over x, and if only the last output is
+    returned.
     """
     if products and native.why_not_products(products):
         pytest.skip(native.why_not_products(products))
@@ -51,7 +68,15 @@ def test_a_row_does_not_depend_on_its_batch(products: str | None) -> None:
 
     def outputs(x, rows=9, **options):
         start = jax.tree.map(lambda leaf: leaf[:rows], state)
-        return unroll(CELLS["lstm"], params, x[:rows], start, backend="compiled", compute_dtype=products, **options)[0]
+        return unroll(
+            CELLS["lstm"],
+            params,
+            x[:rows],
+            start,
+            backend="compiled",
+            compute_dtype=products,
+            **options,
+        )[0]
 
     whole = outputs(x)
     for rows in range(1, 5):
@@ -64,66 +89,133 @@ def test_a_row_does_not_depend_on_its_batch(products: str | None) -> None:
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize(
-    ("batch", "steps", "words", "backwards"), [(1, 90, 30, False), (3, 17, 2, True), (40, 5, 7, True), (33, 64, 1, False)]
+    ("batch", "steps", "words", "backwards"),
+    [(1, 90, 30, False), (3, 17, 2, True), (40, 5, 7, True), (33, 64, 1, False)],
 )
-def test_repeated_words(cell: str, batch: int, steps: int, words: int, backwards: bool) -> None:
-    """In float64, texts of 1 to 30 different words have the results and gradients of `reference`, also with dropout of the inputs."""
+def test_repeated_words(
+    cell: str, batch: int, steps: int, words: int, backwards: bool
+) -> None:
+    """In float64, texts of 1 to 30 different words have the results and gradients of
+    `reference`, also with dropout of the inputs.
+    """
     for dropout in ("none", "input, per gate"):
-        case = Case(Shape(batch, steps, words, 5), dropout=dropout, backwards=backwards, tokens=True)
+        case = Case(
+            Shape(batch, steps, words, 5),
+            dropout=dropout,
+            backwards=backwards,
+            tokens=True,
+        )
         compare_with_reference("compiled", case, "float64", cell, 1e-11, by_masks=False)
 
 
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_gradients_of_equal_tokens_are_summed_at_the_first_step(cell: str) -> None:
-    """The C++ code and its twin, which computes gradients by dropout masks, give the same gradient with respect to each step's x."""
+    """The C++ code and its twin, which computes gradients by dropout masks, give the
+    same gradient with respect to each step's x.
+    """
     rng = np.random.default_rng(0)
-    params, tokens = CELLS[cell].init(jax.random.key(0), 3, 5), jnp.asarray([[4, 2, 4, 4], [1, 1, 3, 1]])
-    x, mask = jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)[tokens], jnp.ones((2, 5))
+    params, tokens = (
+        CELLS[cell].init(jax.random.key(0), 3, 5),
+        jnp.asarray([[4, 2, 4, 4], [1, 1, 3, 1]]),
+    )
+    x, mask = (
+        jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)[tokens],
+        jnp.ones((2, 5)),
+    )
 
     def loss(x, mask):
-        return (unroll(CELLS[cell], params, x, dropout=DropoutMasks(None, mask), tokens=tokens, backend="compiled")[0] ** 2).sum()
+        return (
+            unroll(
+                CELLS[cell],
+                params,
+                x,
+                dropout=DropoutMasks(None, mask),
+                tokens=tokens,
+                backend="compiled",
+            )[0]
+            ** 2
+        ).sum()
 
     d_x = jax.grad(loss)(x, mask)
-    np.testing.assert_array_equal(d_x.any(-1), [[True, True, False, False], [True, False, True, False]])
+    np.testing.assert_array_equal(
+        d_x.any(-1), [[True, True, False, False], [True, False, True, False]]
+    )
     assert_close(jax.grad(loss, (0, 1))(x, mask)[0], d_x, "float32")
 
 
 @built
 def test_repeats_that_do_not_fit_the_cache() -> None:
-    """Tokens do not change the gradients, even if the cache has no room for all repeated words.
+    """Tokens do not change the gradients, even if the cache has no room for all
+    repeated words.
 
-    The text repeats 800 words. With 400 units, the cache of 4 MiB has room for 655 words.
+    The text repeats 800 words. With 400 units, the cache of 4 MiB has room for 655
+    words.
     """
     rng = np.random.default_rng(0)
     params = CELLS["lstm"].init(jax.random.key(0), 2, 400)
-    table, ids = jnp.asarray(rng.standard_normal((800, 2)), jnp.float32), jnp.asarray(rng.permutation(np.repeat(np.arange(800), 3))[None])
+    table, ids = (
+        jnp.asarray(rng.standard_normal((800, 2)), jnp.float32),
+        jnp.asarray(rng.permutation(np.repeat(np.arange(800), 3))[None]),
+    )
 
     def loss(params, table, tokens):
-        return (unroll(CELLS["lstm"], params, table[ids] * 0.1, tokens=tokens, backend="compiled")[0] ** 2).sum()
+        return (
+            unroll(
+                CELLS["lstm"],
+                params,
+                table[ids] * 0.1,
+                tokens=tokens,
+                backend="compiled",
+            )[0]
+            ** 2
+        ).sum()
 
-    both = jax.jit(lambda *args: [jax.grad(loss, (0, 1))(*args, tokens) for tokens in (ids, None)])
+    both = jax.jit(
+        lambda *args: [jax.grad(loss, (0, 1))(*args, tokens) for tokens in (ids, None)]
+    )
     assert_close(*both(params, table), "float32")
 
 
 @built
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gates_far_out(dtype: str) -> None:
-    """Gates of saturated, tiny, infinite or NaN pre-activations have the values of sigmoid and tanh, up to rounding."""
+    """Gates of saturated, tiny, infinite or NaN pre-activations have the values of
+    sigmoid and tanh, up to rounding.
+    """
     with precision(dtype):
-        x = np.concatenate([[0.0, 1e-30, 1e-8, 1e-4, 0.3, 1, 10, 50, 100, 1e4, 1e30, np.inf], np.linspace(0, 20, 500)])
+        x = np.concatenate(
+            [
+                [0.0, 1e-30, 1e-8, 1e-4, 0.3, 1, 10, 50, 100, 1e4, 1e30, np.inf],
+                np.linspace(0, 20, 500),
+            ]
+        )
         x = np.concatenate([x, -x, [np.nan]]).astype(dtype)
         units = len(x)
-        params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), jnp.tile(x, 4))
-        call = Call(params, jnp.zeros((1, 1, 1), dtype), LSTMState(*jnp.zeros((2, 1, units), dtype)), None, DropoutMasks(), None)
-        _, residuals = compiled.CompiledCell(Options(CELLS["lstm"], sequences=False)).forward(True, True, *call)
+        params = LSTMParams(
+            jnp.zeros((1, 4 * units), dtype),
+            jnp.zeros((units, 4 * units), dtype),
+            jnp.tile(x, 4),
+        )
+        call = Call(
+            params,
+            jnp.zeros((1, 1, 1), dtype),
+            LSTMState(*jnp.zeros((2, 1, units), dtype)),
+            None,
+            DropoutMasks(),
+            None,
+        )
+        _, residuals = compiled.CompiledCell(
+            Options(CELLS["lstm"], sequences=False)
+        ).forward(True, True, *call)
     gates = np.asarray(residuals.kept, np.float64).reshape(4, units)
     assert np.isnan(gates[:, -1]).all()
     exact, unit = x[:-1].astype(np.longdouble), np.finfo(dtype).eps
     tanh, sigmoid = np.tanh(exact), 1 / (1 + np.exp(-np.maximum(exact, -11_000)))
     errors = np.abs(gates[:, :-1] - np.stack([sigmoid, sigmoid, tanh, sigmoid]))
     assert errors.max() <= 2 * unit
-    assert (errors[2] <= 4 * unit * np.abs(tanh) + np.finfo(dtype).tiny / unit).all()  # small numbers have a small relative error, too
+    # small numbers have a small relative error, too
+    assert (errors[2] <= 4 * unit * np.abs(tanh) + np.finfo(dtype).tiny / unit).all()
 
 
 THREADS = """
@@ -171,26 +263,47 @@ for batch, units in SIZES:
 @pytest.mark.slow
 @built
 def test_threads_change_nothing() -> None:
-    """The number of threads changes no bit of the outputs of a row and of its gradient with respect to x.
+    """The number of threads changes no bit of the outputs of a row and of its gradient
+    with respect to x.
 
-    The sums over rows, such as the gradients of the parameters, may depend on the number of threads. With a fixed number of threads, no bit
-    of these sums changes from call to call. The test needs a single CPU device that uses all cores. It therefore starts a new process,
-    since this process has two CPU devices.
+    The sums over rows, such as the gradients of the parameters, may depend on the
+    number of threads. With a fixed number of threads, no bit of these sums changes from
+    call to call. The test needs a single CPU device that uses all cores. It therefore
+    starts a new process, since this process has two CPU devices.
     """
     sizes = [(1, 22), (3, 22), (26, 22), (3, 260)]
-    run = subprocess.run([sys.executable, "-c", f"SIZES = {sizes}\n{THREADS}"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", f"SIZES = {sizes}\n{THREADS}"],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     lines = run.stdout.splitlines()
     for batch, units in sizes:
-        assert len({line for line in lines if line.startswith(f"{batch} {units} rows")}) == 1
-        assert len({line for line in lines if line.startswith(f"{batch} {units} sums")}) == 4
+        assert (
+            len({line for line in lines if line.startswith(f"{batch} {units} rows")})
+            == 1
+        )
+        assert (
+            len({line for line in lines if line.startswith(f"{batch} {units} sums")})
+            == 4
+        )
 
 
 @built
-@pytest.mark.parametrize(("cell", "batch"), [("lstm", 2), ("lstm_full_gate_recurrence", 2), ("min_gru", 2), ("min_gru", 1)])
+@pytest.mark.parametrize(
+    ("cell", "batch"),
+    [("lstm", 2), ("lstm_full_gate_recurrence", 2), ("min_gru", 2), ("min_gru", 1)],
+)
 def test_no_tracer_is_kept(cell: str, batch: int) -> None:
     params = CELLS[cell].init(jax.random.key(0), 3, 4)
     options = {"resets": jnp.eye(batch, 5, dtype=bool), "backend": "compiled"}
     with jax.checking_leaks():
-        gradients = jax.jit(jax.grad(lambda params: unroll(CELLS[cell], params, jnp.ones((batch, 5, 3)), **options)[0].sum()))(params)
+        gradients = jax.jit(
+            jax.grad(
+                lambda params: unroll(
+                    CELLS[cell], params, jnp.ones((batch, 5, 3)), **options
+                )[0].sum()
+            )
+        )(params)
     assert all(leaf.any() for leaf in gradients)

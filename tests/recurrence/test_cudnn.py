@@ -1,6 +1,7 @@
 """Tests of the backend `cudnn`. Only `test_on_a_gpu` needs the library cuDNN.
 
-To test the code around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the place of cuDNN.
+To test the code around the calls of cuDNN, the reference implementation in
+jax.experimental.rnn takes the place of cuDNN.
 """
 
 from dataclasses import replace
@@ -29,7 +30,9 @@ def _library(x, h, c, weights, lengths, sizes: tuple[int, int]):
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace cuDNN by the reference implementation in jax.experimental.rnn, and allow the backend `cudnn` on a CPU."""
+    """Replace cuDNN by the reference implementation in jax.experimental.rnn, and allow
+    the backend `cudnn` on a CPU.
+    """
 
     def lstm_fwd(*args):
         assert args[7:] == (1, 0.0, False, jax.lax.Precision.HIGHEST)
@@ -51,31 +54,54 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
     ("case", "counted"),
     [
         (Case(SHAPE), False),
-        (Case(SHAPE, dropout="input, shared", backwards=True, return_sequences=False), False),
+        (
+            Case(
+                SHAPE, dropout="input, shared", backwards=True, return_sequences=False
+            ),
+            False,
+        ),
         (Case(Shape(1, 1, 1, 1), time_major=True, initial_state=False), False),
         (Case(SHAPE), True),
         (Case(SHAPE, zero_output=True, ids=True), True),
     ],
 )
 def test_gradients_are_the_references(library: None, case: Case, counted: bool) -> None:
-    """Results and gradients equal those of `reference`, also with lengths that include 0 and T."""
-    options = {"lengths": jnp.asarray(lengths(np.random.default_rng(0), *case.shape[:2]))} if counted else {}
+    """Results and gradients equal those of `reference`, also with lengths that include
+    0 and T.
+    """
+    options = (
+        {"lengths": jnp.asarray(lengths(np.random.default_rng(0), *case.shape[:2]))}
+        if counted
+        else {}
+    )
     compare_with_reference("cudnn", case, **options)
 
 
 def test_vmap_and_mesh(library: None) -> None:
-    """Under `vmap` over parameter sets, and with rows split over two devices, the loss and its gradients equal those of a plain call."""
+    """Under `vmap` over parameter sets, and with rows split over two devices, the loss
+    and its gradients equal those of a plain call.
+    """
     case = Case(Shape(4, 3, 3, 2))
     arrays = make_arrays(case)
 
     def gradients(params, x):
-        return jax.value_and_grad(lambda params: weigh(run_case(case, arrays._replace(params=params, x=x), "cudnn")))(params)
+        return jax.value_and_grad(
+            lambda params: weigh(
+                run_case(case, arrays._replace(params=params, x=x), "cudnn")
+            )
+        )(params)
 
     alone = jax.jit(gradients)(arrays.params, arrays.x)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), arrays.params)
     together = jax.jit(jax.vmap(gradients, (0, None)))(stacked, arrays.x)
-    doubled = jax.jit(gradients)(jax.tree.map(lambda leaf: 2 * leaf, arrays.params), arrays.x)
-    assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), alone, doubled), "float32")
+    doubled = jax.jit(gradients)(
+        jax.tree.map(lambda leaf: 2 * leaf, arrays.params), arrays.x
+    )
+    assert_close(
+        together,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), alone, doubled),
+        "float32",
+    )
     if jax.device_count() < 2:
         return
     mesh = make_mesh(2)
@@ -88,29 +114,70 @@ def test_no_second_derivative(library: None) -> None:
     arrays = make_arrays(Case(SHAPE))
 
     def norm(x):
-        return (jax.grad(lambda x: weigh(run_case(Case(SHAPE), arrays._replace(x=x), "cudnn")))(x) ** 2).sum()
+        return (
+            jax.grad(
+                lambda x: weigh(run_case(Case(SHAPE), arrays._replace(x=x), "cudnn"))
+            )(x)
+            ** 2
+        ).sum()
 
-    with pytest.raises(InputError, match=r"^backend cudnn: asked for a derivative of order 2; "):
+    with pytest.raises(
+        InputError, match=r"^backend cudnn: asked for a derivative of order 2; "
+    ):
         jax.grad(norm)(arrays.x)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
-    """On a GPU, cuDNN without TF32 has the results and gradients of `reference`, for rows of different lengths."""
-    case, counts = Case(Shape(33, 40, 20, 64)), jnp.asarray(lengths(np.random.default_rng(0), 33, 40))
+    """On a GPU, cuDNN without TF32 has the results and gradients of `reference`, for
+    rows of different lengths.
+    """
+    case, counts = (
+        Case(Shape(33, 40, 20, 64)),
+        jnp.asarray(lengths(np.random.default_rng(0), 33, 40)),
+    )
     compare_with_reference("cudnn", case, tolerance=2e-5, lengths=counts)
 
 
 def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program for a gradient on a GPU contains one forward call and one backward call of cuDNN.
+    """A program for a gradient on a GPU contains one forward call and one backward call
+    of cuDNN.
 
-    Both calls allow TF32, unless full precision is requested. The program is only traced, so that the test needs no GPU.
+    Both calls allow TF32, unless full precision is requested. The program is only
+    traced, so that the test needs no GPU.
     """
-    monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
-    monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str, what="cuDNN itself"))
+    monkeypatch.setattr(
+        rnn.gpu_rnn,
+        "compute_rnn_workspace_reserve_space_sizes",
+        lambda *_: (0, 16),
+        raising=False,
+    )
+    monkeypatch.setitem(
+        backends.BACKENDS,
+        "cudnn",
+        replace(
+            BACKENDS["cudnn"],
+            platforms=("cpu", "gpu"),
+            why_not=str,
+            what="cuDNN itself",
+        ),
+    )
     arrays = make_arrays(Case(SHAPE))
-    for name, tf32 in (("highest", False), ("float32", False), ("default", True), ("high", True)):
+    for name, tf32 in (
+        ("highest", False),
+        ("float32", False),
+        ("default", True),
+        ("high", True),
+    ):
         with jax.default_matmul_precision(name):
-            program = str(jax.make_jaxpr(jax.grad(lambda x: weigh(run_case(Case(SHAPE), arrays._replace(x=x), "cudnn"))))(arrays.x))
+            program = str(
+                jax.make_jaxpr(
+                    jax.grad(
+                        lambda x: weigh(
+                            run_case(Case(SHAPE), arrays._replace(x=x), "cudnn")
+                        )
+                    )
+                )(arrays.x)
+            )
         assert (program.count(" rnn_fwd["), program.count(" rnn_bwd[")) == (1, 1)
         assert program.count(f"cudnn_allow_tf32={tf32}") == 2

@@ -1,4 +1,6 @@
-"""A second SIGINT or SIGTERM ends a process, even in compiled code, and none is lost if Python or a library swallows the exception."""
+"""A second SIGINT or SIGTERM ends a process, even in compiled code, and none is lost if
+Python or a library swallows the exception.
+"""
 
 import contextlib
 import os
@@ -39,7 +41,9 @@ def test_a_second_signal_ends_a_running_step(number):
 
 
 class Deleted:
-    """Object that sends a SIGINT to this process in `__del__`, where Python ignores the `KeyboardInterrupt`."""
+    """Object that sends a SIGINT to this process in `__del__`, where Python ignores the
+    `KeyboardInterrupt`.
+    """
 
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
@@ -76,15 +80,21 @@ def test_a_signal_that_is_raised_again_counts_once(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
-    """Each signal within `keep_interrupts` reaches its handler. The first signal also prints a message.
+    """Each signal within `keep_interrupts` reaches its handler. The first signal also
+    prints a message.
 
-    Only the second signal calls `_end`, which ends the process. Afterwards, the thread that watches for signals has ended, and no wakeup
-    file descriptor is set.
+    Only the second signal calls `_end`, which ends the process. Afterwards, the thread
+    that watches for signals has ended, and no wakeup file descriptor is set.
     """
     ended, told, lines = threading.Event(), threading.Event(), []
     monkeypatch.setattr(interrupts, "_end", ended.set)
     monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
-    monkeypatch.setattr(interrupts, "print", lambda line, **_: (lines.append(line), told.set()), raising=False)
+    monkeypatch.setattr(
+        interrupts,
+        "print",
+        lambda line, **_: (lines.append(line), told.set()),
+        raising=False,
+    )
     threads, handled = threading.active_count(), []
     old = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
     try:
@@ -96,7 +106,9 @@ def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, old)
     assert handled == [signal.SIGTERM] * count
-    assert lines == ["interrupted; the running step is waited for, once more ends it at once"]
+    assert lines == [
+        "interrupted; the running step is waited for, once more ends it at once"
+    ]
     assert threading.active_count() == threads
     assert signal.set_wakeup_fd(-1) == -1
 

@@ -1,4 +1,6 @@
-"""Tests of `machine`: freed memory that a process keeps, measured in page faults, and the cores that it may use."""
+"""Tests of `machine`: freed memory that a process keeps, measured in page faults, and
+the cores that it may use.
+"""
 
 import importlib.metadata
 import json
@@ -51,25 +53,37 @@ KEPT = {
 }
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
+)
 def test_freed_memory_is_kept():
-    """Allocating and freeing three blocks three or ten times causes fewer than 30 page faults if and only if freed memory is kept.
+    """Allocating and freeing three blocks three or ten times causes fewer than 30 page
+    faults if and only if freed memory is kept.
 
-    The blocks have one size, and have been allocated and freed once before the page faults are counted.
+    The blocks have one size, and have been allocated and freed once before the page
+    faults are counted.
 
-    `KEPT` has an entry for each of four cases: blocks of 8 MiB in the main thread, of 8 and of 96 MiB in other threads, and of 64 MiB in
-    the main thread. The entry says whether the freed memory must be kept. Each call of `KEPT` has a process of its own, forked from one
-    process.
+    `KEPT` has an entry for each of four cases: blocks of 8 MiB in the main thread, of 8
+    and of 96 MiB in other threads, and of 64 MiB in the main thread. The entry says
+    whether the freed memory must be kept. Each call of `KEPT` has a process of its own,
+    forked from one process.
     """
-    run = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps([*KEPT])], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps([*KEPT])],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     for (call, kept), line in zip(KEPT.items(), run.stdout.splitlines(), strict=True):
-        # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if the system makes large pages
+        # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if
+        # the system makes large pages
         assert [int(number) < 30 for number in line.split()] == list(kept), (call, line)
 
 
 def test_cores(monkeypatch):
-    """`cores` returns the cores of this process. On a system without CPU affinity it returns all cores, and `pin` does nothing."""
+    """`cores` returns the cores of this process. On a system without CPU affinity it
+    returns all cores, and `pin` does nothing.
+    """
     allowed = os.sched_getaffinity(0)
     assert machine.cores() == sorted(allowed)
     machine.pin(0, [min(allowed)])
@@ -85,8 +99,13 @@ def test_cores(monkeypatch):
 
 
 def test_accelerators(tmp_path, monkeypatch):
-    """The GPUs are those in CUDA_VISIBLE_DEVICES, or those that nvidia-smi lists if JAX can use GPUs."""
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: a)\n  MIG 1g Device 0: (UUID: m)\nGPU 1: A (UUID: b)'\n")
+    """The GPUs are those in CUDA_VISIBLE_DEVICES, or those that nvidia-smi lists if JAX
+    can use GPUs.
+    """
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho 'GPU 0: A (UUID: a)\n  MIG 1g Device 0: (UUID: "
+        "m)\nGPU 1: A (UUID: b)'\n"
+    )
     (tmp_path / "nvidia-smi").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for plugin, platforms, visible, found in (
@@ -97,9 +116,18 @@ def test_accelerators(tmp_path, monkeypatch):
         ("xla_cuda13", None, "", []),
         ("xla_cuda13", "cpu", "2", []),
     ):
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group, name=plugin: [EntryPoint(name, "a:b", group)])
-        for name, value in (("JAX_PLATFORMS", platforms), ("CUDA_VISIBLE_DEVICES", visible)):
+        monkeypatch.setattr(
+            importlib.metadata,
+            "entry_points",
+            lambda group, name=plugin: [EntryPoint(name, "a:b", group)],
+        )
+        for name, value in (
+            ("JAX_PLATFORMS", platforms),
+            ("CUDA_VISIBLE_DEVICES", visible),
+        ):
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, value)
-        assert machine.accelerators() == [{"CUDA_VISIBLE_DEVICES": number} for number in found]
+        assert machine.accelerators() == [
+            {"CUDA_VISIBLE_DEVICES": number} for number in found
+        ]

@@ -1,6 +1,8 @@
-"""Configs and functions of the sweeps in the tests, in a module that the processes of a sweep can import.
+"""Configs and functions of the sweeps in the tests, in a module that the processes of a
+sweep can import.
 
-As a script, the module runs a sweep of twelve runs, two of which fail, or a sweep of two endless runs.
+As a script, the module runs a sweep of twelve runs, two of which fail, or a sweep of
+two endless runs.
 """
 
 import os
@@ -16,13 +18,21 @@ from lstm_jax import sweep
 from lstm_jax.errors import Interrupted
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+}
 """Environment variables of a process that imports the library and this module."""
 
 
 def run_python(*arguments, **options):
     """Run Python in a new process, and return its exit code and its output."""
-    return subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        **options,
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,9 @@ class Adam:
 
 @dataclass(frozen=True)
 class Nested:
-    """Config with values that JSON cannot distinguish, such as tuples and lists, or classes with equal fields."""
+    """Config with values that JSON cannot distinguish, such as tuples and lists, or
+    classes with equal fields.
+    """
 
     optimizer: Sgd | Adam = field(default_factory=Sgd)
     model: Inner = Inner()
@@ -69,7 +81,9 @@ class Nested:
 
 @dataclass(frozen=True)
 class Said:
-    """Config of a run of the function `say`. The field `text` determines whether `say` raises an error or exits."""
+    """Config of a run of the function `say`. The field `text` determines whether `say`
+    raises an error or exits.
+    """
 
     text: str = ""
 
@@ -87,12 +101,16 @@ def draw(config):
     """Return random numbers in JAX, some of them in a list."""
     import jax
 
-    values = config.inner.scale * jax.random.normal(jax.random.key(config.seed), (config.size,))
+    values = config.inner.scale * jax.random.normal(
+        jax.random.key(config.seed), (config.size,)
+    )
     return {"values": values, "first": values[0], "size": config.size}
 
 
 def say(config):
-    """Exit with the text if it begins with "exit", otherwise raise `ValueError` with the text as its message."""
+    """Exit with the text if it begins with "exit", otherwise raise `ValueError` with
+    the text as its message.
+    """
     if config.text.startswith("exit"):
         sys.exit(config.text)
     raise ValueError(config.text)
@@ -104,7 +122,8 @@ def show(config):
 
 
 def nest(config):
-    """Run a sweep with a single run, which calls `show` on `config.inner`, and return the result of this run.
+    """Run a sweep with a single run, which calls `show` on `config.inner`, and return
+    the result of this run.
 
     The sweep runs in processes, and writes its rows to the file `config.log`.
     """
@@ -136,23 +155,40 @@ def score(config):
 
 def where(config):
     """Return the id of this process, and the GPU that it sees."""
-    return score(config) | {"process": os.getpid(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    return score(config) | {
+        "process": os.getpid(),
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+    }
 
 
 def cores(config):
-    """Sleep for `config.number` tenths of a second, and return the cores on which this process may run."""
+    """Sleep for `config.number` tenths of a second, and return the cores on which this
+    process may run.
+    """
     time.sleep(0.1 * config.number)
     return {"cores": sorted(os.sched_getaffinity(0))}
 
 
 def configs(log):
     wrong = {3: "raise", 7: "killed"}
-    return [Config(number, wrong.get(number, "slow"), str(log), inner=Inner(2.0)) for number in range(12)]
+    return [
+        Config(number, wrong.get(number, "slow"), str(log), inner=Inner(2.0))
+        for number in range(12)
+    ]
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore the signal
+    # a shell lets its background jobs ignore the signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[2:] == ["endless"]:
-        sweep.run(score, [Config(n, "endless", str(folder / "log")) for n in range(2)], folder / "rows.jsonl", "processes", workers=2)
-    sweep.run(score, configs(folder / "log"), folder / "rows.jsonl", "processes", workers=2)
+        sweep.run(
+            score,
+            [Config(n, "endless", str(folder / "log")) for n in range(2)],
+            folder / "rows.jsonl",
+            "processes",
+            workers=2,
+        )
+    sweep.run(
+        score, configs(folder / "log"), folder / "rows.jsonl", "processes", workers=2
+    )

@@ -1,4 +1,6 @@
-"""Confidence intervals and permutation tests against direct computations with NumPy, full enumeration, and functions of SciPy."""
+"""Confidence intervals and permutation tests against direct computations with NumPy,
+full enumeration, and functions of SciPy.
+"""
 
 import numpy as np
 import pytest
@@ -22,8 +24,13 @@ def test_interval_of_a_ratio_of_medians():
     ratio, low, high = stats.ratio_interval(slow, fast, seed=2)
     assert ratio == pytest.approx(3.65 / 2)
     rng = np.random.default_rng(2)
-    drawn = [np.median(rng.choice(sample, (10_000, len(sample))), axis=1) for sample in (slow, fast)]
-    assert [low, high] == pytest.approx(np.quantile(drawn[0] / drawn[1], [0.025, 0.975]))
+    drawn = [
+        np.median(rng.choice(sample, (10_000, len(sample))), axis=1)
+        for sample in (slow, fast)
+    ]
+    assert [low, high] == pytest.approx(
+        np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
+    )
     assert stats.ratio_interval([4.0], [2.0]) == (2.0, 2.0, 2.0)
     assert stats.ratio_interval([4.0], [1.0, 2.0]) == pytest.approx((4 / 1.5, 2.0, 4.0))
 
@@ -32,21 +39,29 @@ def test_interval_of_a_geometric_mean():
     ratios = np.array([1.1, 1.2, 0.9, 1.05])
     mean, low, high = stats.geometric_mean_interval(ratios)
     logs = np.log(ratios)
-    want = scipy_stats.t.interval(0.95, len(logs) - 1, logs.mean(), scipy_stats.sem(logs))
-    assert (mean, low, high) == pytest.approx((scipy_stats.gmean(ratios), *np.exp(want)))
+    want = scipy_stats.t.interval(
+        0.95, len(logs) - 1, logs.mean(), scipy_stats.sem(logs)
+    )
+    assert (mean, low, high) == pytest.approx(
+        (scipy_stats.gmean(ratios), *np.exp(want))
+    )
     mean, *ends = stats.geometric_mean_interval([2.0])
     assert mean == pytest.approx(2)
     assert np.isnan(ends).all()
 
 
 def test_independent_samples():
-    # two of the six divisions of 1, 2, 3, 4 have means as far apart as those of 1, 2 and 3, 4
+    # two of the six divisions of 1, 2, 3, 4 have means as far apart as those of 1, 2
+    # and 3, 4
     assert stats.permutation_p([1, 2], [3, 4]) == pytest.approx(2 / 6)
     assert stats.permutation_p([1, 1], [1, 1]) == 1
     assert stats.permutation_p([1], [2, 3, 4]) == 1
     rng = np.random.default_rng(0)
-    many = rng.lognormal(0, 0.1, 30), rng.lognormal(0.05, 0.1, 30)  # too many divisions to enumerate
-    assert stats.permutation_p(*many) == pytest.approx(scipy_stats.ttest_ind(*map(np.log, many)).pvalue, abs=0.02)
+    # too many divisions to enumerate
+    many = rng.lognormal(0, 0.1, 30), rng.lognormal(0.05, 0.1, 30)
+    assert stats.permutation_p(*many) == pytest.approx(
+        scipy_stats.ttest_ind(*map(np.log, many)).pvalue, abs=0.02
+    )
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 0, -1, float("inf")])
@@ -56,7 +71,9 @@ def test_values_without_a_logarithm(wrong):
         lambda: stats.permutation_p([1, 2, 3, 4], [wrong]),
         lambda: stats.paired_p([1.1, wrong, 1.2]),
     ):
-        with pytest.raises(InputError, match=f": {float(wrong)}; give finite numbers above 0$"):
+        with pytest.raises(
+            InputError, match=f": {float(wrong)}; give finite numbers above 0$"
+        ):
             call()
 
 
@@ -67,4 +84,6 @@ def test_paired_ratios():
     assert stats.paired_p([1.5]) == 1
     rng = np.random.default_rng(0)
     many = rng.normal(0.01, 0.05, 40)  # too many signs to enumerate
-    assert stats.paired_p(np.exp(many)) == pytest.approx(scipy_stats.ttest_1samp(many, 0).pvalue, abs=0.02)
+    assert stats.paired_p(np.exp(many)) == pytest.approx(
+        scipy_stats.ttest_1samp(many, 0).pvalue, abs=0.02
+    )

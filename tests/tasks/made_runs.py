@@ -1,14 +1,23 @@
-"""Helpers that write a small file of synthetic reviews or a series, and return a config for training a small model on reviews."""
+"""Helpers that write a small file of synthetic reviews or a series, and return a config
+for training a small model on reviews.
+"""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.config import (
+    DataConfig,
+    SentimentConfig,
+    SentimentModelConfig,
+    TrainConfig,
+)
 
 
 def write_jsonl_with_movies(path: Path, movies: int = 40, each: int = 5) -> None:
-    """Write reviews of both classes as JSON lines, `each` for every movie. Each review contains a word that names its movie."""
+    """Write reviews of both classes as JSON lines, `each` for every movie. Each review
+    contains a word that names its movie.
+    """
     rows = [
         {
             "text": f"review {n} of movie{m} was {('bad', 'good')[(m + n) % 2]}",
@@ -25,17 +34,40 @@ def write_jsonl_with_movies(path: Path, movies: int = 40, each: int = 5) -> None
 
 def small_config(source: Path, cache: Path, **train) -> SentimentConfig:
     return SentimentConfig(
-        DataConfig(data=str(source), vocabulary="frequency", num_words=300, maxlen=20, cache_dir=str(cache)),
+        DataConfig(
+            data=str(source),
+            vocabulary="frequency",
+            num_words=300,
+            maxlen=20,
+            cache_dir=str(cache),
+        ),
         SentimentModelConfig(embed=8, units=8),
         TrainConfig(**({"epochs": 2, "batch_size": 16, "learning_rate": 0.01} | train)),
     )
 
 
-def write_series(path: Path, times: Iterable, values: Iterable, heading: str = "time,value") -> Path:
-    path.write_text("\n".join([heading, *(f"{time},{value}" for time, value in zip(times, values, strict=True))]) + "\n")
+def write_series(
+    path: Path, times: Iterable, values: Iterable, heading: str = "time,value"
+) -> Path:
+    path.write_text(
+        "\n".join(
+            [
+                heading,
+                *(f"{time},{value}" for time, value in zip(times, values, strict=True)),
+            ]
+        )
+        + "\n"
+    )
     return path
 
 
 def timeless(rows: Iterable[dict]) -> list[dict]:
     """Return the metrics of the epochs of a run without durations."""
-    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
+    return [
+        {
+            name: value
+            for name, value in row.items()
+            if name not in ("seconds", "examples_per_second")
+        }
+        for row in rows
+    ]

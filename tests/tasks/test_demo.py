@@ -1,4 +1,6 @@
-"""The demo with small models and little data, and the folders that it refuses to write to."""
+"""The demo with small models and little data, and the folders that it refuses to write
+to.
+"""
 
 import io
 from dataclasses import replace
@@ -22,8 +24,21 @@ def few_reviews(monkeypatch):
 def little(few_reviews, monkeypatch):
     train = TrainConfig(epochs=1)
     reviews = replace(demo.SENTIMENT.data, maxlen=10)
-    monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
-    monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train))
+    monkeypatch.setattr(
+        demo,
+        "SENTIMENT",
+        replace(
+            demo.SENTIMENT,
+            data=reviews,
+            model=SentimentModelConfig(embed=4, units=4),
+            train=train,
+        ),
+    )
+    monkeypatch.setattr(
+        demo,
+        "GENERATION",
+        replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train),
+    )
     monkeypatch.setattr(demo, "CHARS", 30)
 
 
@@ -34,7 +49,9 @@ def test_the_demo_trains_answers_and_replaces_only_itself(little, tmp_path):
 
     def stop(*_):
         (folder / "sentiment").mkdir(parents=True)
-        (folder / "sentiment" / "left.over").write_text("of an earlier demo that was stopped")
+        (folder / "sentiment" / "left.over").write_text(
+            "of an earlier demo that was stopped"
+        )
         raise Interrupted(3)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -48,9 +65,15 @@ def test_the_demo_trains_answers_and_replaces_only_itself(little, tmp_path):
     text = said.getvalue()
     for asked, p in zip(demo.REVIEWS, trained.probabilities(demo.REVIEWS), strict=True):
         assert f"  {p:.3f}  {asked}\n" in text
-    assert f"accuracy on 40 unseen synthetic reviews: {sentiment.evaluate(trained).accuracy:.3f}\n" in text
+    assert (
+        "accuracy on 40 unseen synthetic reviews: "
+        f"{sentiment.evaluate(trained).accuracy:.3f}\n"
+    ) in text
     wrote = generation.load(folder / "generation")
-    ids = np.concatenate(list(wrote.write(wrote.encode(demo.PROMPT), 30, wrote.rules(0.5), seed=4)), axis=1)
+    ids = np.concatenate(
+        list(wrote.write(wrote.encode(demo.PROMPT), 30, wrote.rules(0.5), seed=4)),
+        axis=1,
+    )
     assert demo.PROMPT + wrote.characters.decode(ids[0]) in text
     row = generation.read_samples(wrote.run.samples)[0]
     assert row["text"] in text
@@ -58,12 +81,17 @@ def test_the_demo_trains_answers_and_replaces_only_itself(little, tmp_path):
 
 
 def everything(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.fixture
 def quick(few_reviews, monkeypatch):
-    """Replace the two trainings of the demo by functions that only write two small files each."""
+    """Replace the two trainings of the demo by functions that only write two small
+    files each.
+    """
     for name in ("sentiment", "generation"):
 
         def make(folder, *_):
@@ -78,11 +106,26 @@ def quick(few_reviews, monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "notes.txt").write_text("mine"), r"holds something else; .* move notes\.txt away"),
-        (lambda folder: (folder / "generation" / "config.json").write_text("{ }"), r"move generation/config\.json away"),
-        (lambda folder: (folder / "generation" / "link").symlink_to(folder), "move generation/link away"),
-        (lambda folder: (folder / "demo.json").write_text('{"made": {}}'), "no demo that ended made it"),
-        (lambda folder: (folder / "demo.json").write_text('{"made"'), r"^mark .*demo\.json: "),
+        (
+            lambda folder: (folder / "notes.txt").write_text("mine"),
+            r"holds something else; .* move notes\.txt away",
+        ),
+        (
+            lambda folder: (folder / "generation" / "config.json").write_text("{ }"),
+            r"move generation/config\.json away",
+        ),
+        (
+            lambda folder: (folder / "generation" / "link").symlink_to(folder),
+            "move generation/link away",
+        ),
+        (
+            lambda folder: (folder / "demo.json").write_text('{"made": {}}'),
+            "no demo that ended made it",
+        ),
+        (
+            lambda folder: (folder / "demo.json").write_text('{"made"'),
+            r"^mark .*demo\.json: ",
+        ),
         (lambda folder: (folder / "demo.json").unlink(), "no demo that ended made it"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Text-generation runs in both regimes, from a text file to scores, samples and texts, compared with an LSTM written in NumPy."""
+"""Text-generation runs in both regimes, from a text file to scores, samples and texts,
+compared with an LSTM written in NumPy.
+"""
 
 import functools
 import json
@@ -45,9 +47,11 @@ REGIMES = pytest.mark.parametrize("regime", ["windows", "stream"])
 
 
 class Made(NamedTuple):
-    """Trained run: its folder, config and result, what a callback saw after each epoch, and the run as loaded from its folder.
+    """Trained run: its folder, config and result, what a callback saw after each epoch,
+    and the run as loaded from its folder.
 
-    For each epoch, `seen` has the record, a copy of the parameters, and the number of samples written so far.
+    For each epoch, `seen` has the record, a copy of the parameters, and the number of
+    samples written so far.
     """
 
     folder: Path
@@ -78,7 +82,13 @@ def made(text, tmp_path_factory):
 
         def look(record):
             lines = (folder / "samples.jsonl").read_text().count("\n")
-            seen.append((record, {name: np.array(array) for name, array in record.params.items()}, lines))
+            seen.append(
+                (
+                    record,
+                    {name: np.array(array) for name, array in record.params.items()},
+                    lines,
+                )
+            )
 
         result = generation.train(config, folder, callbacks=[look])
         return Made(folder, config, result, seen, generation.load(folder))
@@ -90,55 +100,89 @@ def made(text, tmp_path_factory):
 def test_rows_and_result(regime, made):
     folder, _, result, seen, trained = made(regime)
     windows = len(range(0, CUT - LENGTH, STEP))
-    steps = -(-windows // BATCH) if regime == "windows" else (CUT - LENGTH) // (LENGTH * BATCH)
+    steps = (
+        -(-windows // BATCH)
+        if regime == "windows"
+        else (CUT - LENGTH) // (LENGTH * BATCH)
+    )
     assert [row["step"] for row in result.rows] == [steps, 2 * steps, 3 * steps]
-    metrics = {f"{part}_{name}" for part in ("train", "validation") for name in ("loss", "bits", "perplexity", "accuracy")}
+    metrics = {
+        f"{part}_{name}"
+        for part in ("train", "validation")
+        for name in ("loss", "bits", "perplexity", "accuracy")
+    }
     held_out = ids_of(TEXT[CUT:])
     for row, (_, params, _) in zip(result.rows, seen, strict=True):
         assert set(row) == metrics | {"epoch", "step", "seconds", "examples_per_second"}
-        assert row["train_bits"] == pytest.approx(row["train_loss"] / np.log(2), rel=1e-12)
-        assert row["train_perplexity"] == pytest.approx(np.exp(row["train_loss"]), rel=1e-12)
+        assert row["train_bits"] == pytest.approx(
+            row["train_loss"] / np.log(2), rel=1e-12
+        )
+        assert row["train_perplexity"] == pytest.approx(
+            np.exp(row["train_loss"]), rel=1e-12
+        )
         # targets: the character after each window, or every character of a stream
         part = slice(LENGTH - 1, None, STEP) if regime == "windows" else slice(None)
         log_p = log_p_by_hand(params, held_out, window_of(regime))[part]
         targets = np.array(held_out[1:])[part]
-        assert row["validation_loss"] == pytest.approx(-log_p[np.arange(len(targets)), targets].mean(), rel=1e-5)
-        assert row["validation_accuracy"] == pytest.approx((log_p.argmax(1) == targets).mean(), abs=1e-6)
+        assert row["validation_loss"] == pytest.approx(
+            -log_p[np.arange(len(targets)), targets].mean(), rel=1e-5
+        )
+        assert row["validation_accuracy"] == pytest.approx(
+            (log_p.argmax(1) == targets).mean(), abs=1e-6
+        )
     assert result.rows[0]["train_loss"] > result.rows[-1]["train_loss"]
     found = json.loads((folder / "result.json").read_text())
-    assert found["best_epoch"] == 1 + int(np.argmin([row["validation_loss"] for row in result.rows]))
-    assert found["validation_loss"] == pytest.approx(nats_by_hand(trained.params, held_out, window_of(regime)).mean(), rel=1e-5)
-    assert set(found) == {"best_epoch", "stopped_early", "seconds"} | {name for name in metrics if name.startswith("validation")}
+    assert found["best_epoch"] == 1 + int(
+        np.argmin([row["validation_loss"] for row in result.rows])
+    )
+    assert found["validation_loss"] == pytest.approx(
+        nats_by_hand(trained.params, held_out, window_of(regime)).mean(), rel=1e-5
+    )
+    assert set(found) == {"best_epoch", "stopped_early", "seconds"} | {
+        name for name in metrics if name.startswith("validation")
+    }
 
 
 @REGIMES
 def test_samples(regime, made):
     folder, _, _, seen, trained = made(regime)
     rows = generation.read_samples(folder / "samples.jsonl")
-    assert [(row["epoch"], row["temperature"]) for row in rows] == [(epoch, t) for epoch in (1, 2, 3) for t in (0.0, 1.0)]
+    assert [(row["epoch"], row["temperature"]) for row in rows] == [
+        (epoch, t) for epoch in (1, 2, 3) for t in (0.0, 1.0)
+    ]
     for row in rows:
-        assert (row["seed"], row["mode"]) == (0, "window" if regime == "windows" else "carried")
+        assert (row["seed"], row["mode"]) == (
+            0,
+            "window" if regime == "windows" else "carried",
+        )
         assert (len(row["prompt"]), len(row["text"])) == (PROMPT, CHARS)
         assert row["prompt"] in TEXT[:CUT]
     assert len({row["prompt"] for row in rows}) == 3
     for greedy, drawn, (_, params, _) in zip(rows[::2], rows[1::2], seen, strict=True):
         assert greedy["prompt"] == drawn["prompt"]
         assert greedy["text"] != drawn["text"]
-        assert ids_of(greedy["text"]) == greedy_by_hand(params, ids_of(greedy["prompt"]), CHARS, window_of(regime))
+        assert ids_of(greedy["text"]) == greedy_by_hand(
+            params, ids_of(greedy["prompt"]), CHARS, window_of(regime)
+        )
         key = jax.random.split(jax.random.fold_in(jax.random.key(0), drawn["epoch"]))[1]
-        sampler = Sampler(trained.rebuild, trained.characters.size, drawn["mode"], LENGTH)
+        sampler = Sampler(
+            trained.rebuild, trained.characters.size, drawn["mode"], LENGTH
+        )
         prompt = jnp.asarray([ids_of(drawn["prompt"])])
-        again = sampler.generate(params, jax.random.fold_in(key, 1), prompt, CHARS, trained.rules(1.0))
+        again = sampler.generate(
+            params, jax.random.fold_in(key, 1), prompt, CHARS, trained.rules(1.0)
+        )
         assert ids_of(drawn["text"]) == again[0].tolist()
 
 
 @pytest.mark.slow(keep=1)
 @REGIMES
 def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
-    """A resumed run ends with the metrics, parameters and files of an uninterrupted run.
+    """A resumed run ends with the metrics, parameters and files of an uninterrupted
+    run.
 
-    The test interrupts each run after the first epoch. A run that reads streams carries a state between steps, and is also interrupted
-    within the second epoch.
+    The test interrupts each run after the first epoch. A run that reads streams carries
+    a state between steps, and is also interrupted within the second epoch.
     """
     config, run = small_config(text, regime), tmp_path / "run"
     whole = made(regime)
@@ -149,9 +193,13 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
 
     with pytest.raises(Interrupted, match=f"after step {steps}$"):
         generation.train(config, run, callbacks=[stop])
-    assert [row["epoch"] for row in generation.read_samples(run / "samples.jsonl")] == [1, 1]
+    assert [row["epoch"] for row in generation.read_samples(run / "samples.jsonl")] == [
+        1,
+        1,
+    ]
     assert not (run / "result.json").exists()
-    with (run / "samples.jsonl").open("a") as file:  # as if killed after writing a sample of epoch 2, but before saving its checkpoint
+    # as if killed after writing a sample of epoch 2, but before saving its checkpoint
+    with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
 
     def one_by_one(start, groups, every):
@@ -172,15 +220,30 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
         assert np.asarray(array).tobytes() == np.asarray(result.params[name]).tobytes()
     for name in ("samples.jsonl", "characters.json", "data.sha256"):
         assert (run / name).read_bytes() == (whole.folder / name).read_bytes()
-    wanted, found = (json.loads((folder / "result.json").read_text()) for folder in (whole.folder, run))
+    wanted, found = (
+        json.loads((folder / "result.json").read_text())
+        for folder in (whole.folder, run)
+    )
     assert found | {"seconds": 0} == wanted | {"seconds": 0}
 
 
 def test_nothing_held_out_and_nothing_drawn(text, tmp_path):
     run = tmp_path / "run"
-    result = generation.train(small_config(text, validation=0.0, sample={"sample_chars": 0}, train={"epochs": 2}), run)
-    assert all(set(row) == {"epoch", "step", "seconds", "examples_per_second"} | TRAIN for row in result.rows)
-    assert json.loads((run / "result.json").read_text()) == {"best_epoch": 2, "stopped_early": False, "seconds": result.seconds}
+    result = generation.train(
+        small_config(
+            text, validation=0.0, sample={"sample_chars": 0}, train={"epochs": 2}
+        ),
+        run,
+    )
+    assert all(
+        set(row) == {"epoch", "step", "seconds", "examples_per_second"} | TRAIN
+        for row in result.rows
+    )
+    assert json.loads((run / "result.json").read_text()) == {
+        "best_epoch": 2,
+        "stopped_early": False,
+        "seconds": result.seconds,
+    }
     assert not (run / "samples.jsonl").exists()
     assert "Surprise, training text" in (run / "figures" / "surprise.html").read_text()
     trained = generation.load(run)
@@ -194,7 +257,10 @@ def test_a_run_is_not_resumed_on_another_text(made, tmp_path):
     config = small_config(tmp_path / "text.txt")
     (folder / "config.json").write_text(to_json(config))
     RunFolder(folder).accept()
-    for call in (lambda: generation.train(config, folder, resume=True), lambda: generation.load(folder).read_text()):
+    for call in (
+        lambda: generation.train(config, folder, resume=True),
+        lambda: generation.load(folder).read_text(),
+    ):
         with pytest.raises(InputError, match="changed since the run began"):
             call()
 
@@ -208,23 +274,48 @@ def test_load_and_score(regime, made):
     ids = trained.read_text().ids
     assert ids.tolist() == ids_of(TEXT[CUT:])
     windows = 0 if regime == "stream" else len(ids) // STEP * (LENGTH + 1)
-    assert generation.Generation(config, generation.load_corpus(config), trained.mesh).data_bytes() == CUT + windows  # bytes of uint8 ids
+    # bytes of uint8 ids
+    assert (
+        generation.Generation(
+            config, generation.load_corpus(config), trained.mesh
+        ).data_bytes()
+        == CUT + windows
+    )
     wanted = json.loads((folder / "result.json").read_text())
     metrics = trained.score(ids).metrics()
-    assert metrics == {name: wanted[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy")}
+    assert metrics == {
+        name: wanted[f"validation_{name}"]
+        for name in ("loss", "bits", "perplexity", "accuracy")
+    }
     for mode, window in (("window", LENGTH), ("carried", None)):
         assert trained.mode(mode) == mode
-        np.testing.assert_allclose(trained.score(ids[:40], mode).nats, nats_by_hand(trained.params, ids[:40], window), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            trained.score(ids[:40], mode).nats,
+            nats_by_hand(trained.params, ids[:40], window),
+            rtol=0,
+            atol=1e-5,
+        )
     assert trained.mode() == ("window" if regime == "windows" else "carried")
 
 
 def test_damaged_samples(tmp_path):
-    for content in (b'{"epoch": 1', b'{"epocj": 1}', b'{"epoch": "1"}', b"[1]", b"\xff"):
+    for content in (
+        b'{"epoch": 1',
+        b'{"epocj": 1}',
+        b'{"epoch": "1"}',
+        b"[1]",
+        b"\xff",
+    ):
         (tmp_path / "samples.jsonl").write_bytes(content)
-        with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
+        with pytest.raises(
+            InputError, match=r"samples .*samples\.jsonl: .*; move the file away"
+        ):
             generation.read_samples(tmp_path / "samples.jsonl")
-    rows = [{"epoch": 1, "text": "a\u2028b\x85"}] * 2  # characters that end a line of a text, but not of JSON lines
-    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    # characters that end a line of a text, but not of JSON lines
+    rows = [{"epoch": 1, "text": "a\u2028b\x85"}] * 2
+    (tmp_path / "samples.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8"
+    )
     assert generation.read_samples(tmp_path / "samples.jsonl") == rows
 
 
@@ -238,7 +329,13 @@ def test_write(trained):
     prompt, rules = trained.encode("the cat "), trained.rules(0.9)
     key = jax.random.key(5)
     sampler = Sampler(trained.rebuild, trained.characters.size, "window", LENGTH)
-    whole = sampler.generate(trained.params, key, jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (3, 8)), 30, rules)
+    whole = sampler.generate(
+        trained.params,
+        key,
+        jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (3, 8)),
+        30,
+        rules,
+    )
     pieces = list(trained.write(prompt, 30, rules, seed=5, samples=3))
     assert [piece.shape for piece in pieces] == [(3, 25), (3, 5)]
     assert np.concatenate(pieces, axis=1).tolist() == whole.tolist()
@@ -246,27 +343,39 @@ def test_write(trained):
     assert [ids_of(text) for text in texts] == whole.tolist()
     assert len(set(texts)) == 3
     assert trained.texts(trained.write(prompt, 0, rules, samples=2), 2) == ["", ""]
-    assert trained.texts(trained.write(prompt, 25, rules, seed=6, samples=3), 3) != [text[:25] for text in texts]
+    assert trained.texts(trained.write(prompt, 25, rules, seed=6, samples=3), 3) != [
+        text[:25] for text in texts
+    ]
 
 
 @pytest.mark.parametrize("prompt", ["", "t", "the red house, and t"])
 def test_write_goes_on_from_any_prompt(prompt, trained):
     ids, firsts = trained.encode(prompt), []
     for mode, window in (("window", LENGTH), ("carried", None)):
-        drawn = np.concatenate(list(trained.write(ids, 12, trained.rules(0.0), mode=mode)), axis=1)[0].tolist()
+        drawn = np.concatenate(
+            list(trained.write(ids, 12, trained.rules(0.0), mode=mode)), axis=1
+        )[0].tolist()
         assert drawn == greedy_by_hand(trained.params, ids, 12, window)
         firsts.append(drawn[0])
     assert firsts[0] == firsts[1] or len(prompt) > LENGTH
 
 
 def test_encode(trained):
-    assert trained.encode("the cat").tolist() == trained.encode(b"the cat").tolist() == ids_of("the cat")
+    assert (
+        trained.encode("the cat").tolist()
+        == trained.encode(b"the cat").tolist()
+        == ids_of("the cat")
+    )
     assert len(trained.encode("")) == 0
-    with pytest.raises(InputError, match=r"^characters that the run does not know: 'T', 'C', 'é'; "):
+    with pytest.raises(
+        InputError, match=r"^characters that the run does not know: 'T', 'C', 'é'; "
+    ):
         trained.encode("The Caté T")
     assert trained.encode("The  Cat\n", clean=True).tolist() == ids_of("the cat")
     assert trained.encode("The Caté", unknown="!").tolist() == ids_of("!he !at!")
-    assert trained.encode("The Caté", clean=True, unknown="!").tolist() == ids_of("the cat")
+    assert trained.encode("The Caté", clean=True, unknown="!").tolist() == ids_of(
+        "the cat"
+    )
 
 
 V = len(set(TEXT))
@@ -289,14 +398,27 @@ NOT_WRITTEN = {
         (lambda run: run.score([1]), "text: 1 characters"),
         (lambda run: run.activations([V]), "ids: "),
         (lambda run: run.activations(np.zeros(0, int)), "text: 0 characters"),
-        (lambda run: generation.draw_units(run.characters, np.zeros(1, int), np.zeros((1, 8)), Path("x.html"), 0), "count: 0; "),
+        (
+            lambda run: generation.draw_units(
+                run.characters, np.zeros(1, int), np.zeros((1, 8)), Path("x.html"), 0
+            ),
+            "count: 0; ",
+        ),
         (lambda run: run.score([1, 2], "Carried"), "mode: Carried; "),
         (lambda run: run.encode("the", unknown="#"), "unknown: #; "),
-        (lambda run: run.encode(b"the \xff"), r"characters that the run does not know: '\\udcff'"),
+        (
+            lambda run: run.encode(b"the \xff"),
+            r"characters that the run does not know: '\\udcff'",
+        ),
         (lambda run: run.read_text(["a.txt"], "the cat"), "text: given with files"),
         (lambda run: run.read_text(most=-1), "chars: -1"),
         *(
-            (lambda run, given={name: value}: run.write(**({"prompt": [1], "chars": 3, "rules": run.rules()} | given)), f"{name}: ")
+            (
+                lambda run, given={name: value}: run.write(
+                    **({"prompt": [1], "chars": 3, "rules": run.rules()} | given)
+                ),
+                f"{name}: ",
+            )
             for name, values in NOT_WRITTEN.items()
             for value in values
         ),
@@ -311,28 +433,46 @@ def test_the_model_as_a_module(trained):
     model = trained.model
     np.testing.assert_array_equal(model.head.kernel[...], trained.params["head/kernel"])
     model.head.kernel[...] *= 0
-    assert trained.model.head.kernel[...].any(), "a later access returns a changed module"
+    assert trained.model.head.kernel[...].any(), (
+        "a later access returns a changed module"
+    )
 
 
 @pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])
 def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
-    """`encode` with `clean=True` converts line ends as the setting `clean` of the run says.
+    """`encode` with `clean=True` converts line ends as the setting `clean` of the run
+    says.
 
-    The setting "exact" keeps line ends. The others replace each line end by a line feed. "source" then replaces line feeds by spaces.
+    The setting "exact" keeps line ends. The others replace each line end by a line
+    feed. "source" then replaces line feeds by spaces.
     """
     config = replace(trained.config, data=replace(trained.config.data, clean=recipe))
     known = replace(trained, config=config, own=Characters.of(TEXT + "\r\n"))
-    wanted = {"source": "the cat sat", "exact": "the cat\r\nsat\r"}.get(recipe, "the cat\nsat\n")
-    assert known.characters.decode(known.encode("the cat\r\nsat\r", clean=True)) == wanted
+    wanted = {"source": "the cat sat", "exact": "the cat\r\nsat\r"}.get(
+        recipe, "the cat\nsat\n"
+    )
+    assert (
+        known.characters.decode(known.encode("the cat\r\nsat\r", clean=True)) == wanted
+    )
     assert known.characters.decode(known.encode("the cat\r\n")) == "the cat\r\n"
 
 
 def test_read_text(trained, tmp_path):
     (tmp_path / "a.txt").write_text("the cat")
-    (tmp_path / "b.json").write_text(json.dumps([{"body": "a dog", "n": 1}, {"body": "", "n": 2}, {"body": "ran!", "n": 3}]))
+    (tmp_path / "b.json").write_text(
+        json.dumps(
+            [{"body": "a dog", "n": 1}, {"body": "", "n": 2}, {"body": "ran!", "n": 3}]
+        )
+    )
     paths = [str(tmp_path / name) for name in ("a.txt", "b.json")]
-    assert trained.read_text(paths, text_column="body").ids.tolist() == ids_of("the cat a dog ran!")
+    assert trained.read_text(paths, text_column="body").ids.tolist() == ids_of(
+        "the cat a dog ran!"
+    )
     assert trained.read_text(paths, most=9).ids.tolist() == ids_of("the cat a")
-    assert trained.read_text(text="The Cat", clean=True).ids.tolist() == ids_of("the cat")
-    assert trained.read_text(text="THE cat", unknown=".", most=5).ids.tolist() == ids_of("... c")
+    assert trained.read_text(text="The Cat", clean=True).ids.tolist() == ids_of(
+        "the cat"
+    )
+    assert trained.read_text(
+        text="THE cat", unknown=".", most=5
+    ).ids.tolist() == ids_of("... c")
     assert trained.read_text(most=7).ids.tolist() == ids_of(TEXT[CUT:][:7])

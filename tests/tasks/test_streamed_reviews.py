@@ -1,4 +1,5 @@
-"""Sentiment runs that stream reviews from shards, compared with runs that hold the same reviews in memory.
+"""Sentiment runs that stream reviews from shards, compared with runs that hold the same
+reviews in memory.
 
 The commands that write shards and train on them are tested, too.
 """
@@ -21,7 +22,9 @@ from lstm_jax.training.feeding import FromHost, make_source
 
 @pytest.fixture(scope="module")
 def configs(small, tmp_path_factory):
-    """Return a config that streams reviews from shards, and a config that reads the same reviews into memory."""
+    """Return a config that streams reviews from shards, and a config that reads the
+    same reviews into memory.
+    """
     reviews, shards = small.data.data, tmp_path_factory.mktemp("streamed") / "s"
     data.write_review_shards([f"{reviews}/train.csv"], shards, [f"{reviews}/test.csv"])
     memory = override(small, {"train.epochs": 3})
@@ -31,7 +34,8 @@ def configs(small, tmp_path_factory):
 def test_a_run(configs, tmp_path):
     """A streamed run learns, and records the time that it waits for its input.
 
-    Its vocabulary, word statistics and evaluations are those of the same reviews in memory.
+    Its vocabulary, word statistics and evaluations are those of the same reviews in
+    memory.
     """
     streamed, memory = configs
     result = sentiment.train(streamed, tmp_path / "run", figures=False)
@@ -43,7 +47,9 @@ def test_a_run(configs, tmp_path):
     reviews = sentiment.encoded_reviews(memory)
     assert trained.vocabulary == reviews.vocabulary
     for split in ("train", "test"):
-        assert sentiment.evaluate(trained, split=split) == sentiment.evaluate(trained, reviews, split)
+        assert sentiment.evaluate(trained, split=split) == sentiment.evaluate(
+            trained, reviews, split
+        )
     assert np.isfinite(trained.probabilities(["the film was good", ""])).all()
     with (tmp_path / "words.npz").open("wb") as file:
         sentiment.write_words(reviews, file)
@@ -53,12 +59,18 @@ def test_a_run(configs, tmp_path):
 
 
 def test_batches_are_those_of_the_order(configs):
-    """A run that streams reviews has the same validation split as a run that holds them in memory.
+    """A run that streams reviews has the same validation split as a run that holds them
+    in memory.
 
     The batches of the streaming run have the rows that `shuffled` names.
     """
-    streamed, memory = (override(config, {"data.validation": 0.25}) for config in configs)
-    mapped, whole = (sentiment.padded_rows(sentiment.encoded_reviews(config), config) for config in (streamed, memory))
+    streamed, memory = (
+        override(config, {"data.validation": 0.25}) for config in configs
+    )
+    mapped, whole = (
+        sentiment.padded_rows(sentiment.encoded_reviews(config), config)
+        for config in (streamed, memory)
+    )
     for split in (mapped.validation, whole.validation, whole.train):
         assert isinstance(split, sentiment.Rows)
     np.testing.assert_array_equal(mapped.validation.ids, whole.validation.ids)
@@ -73,7 +85,9 @@ def test_batches_are_those_of_the_order(configs):
 
 
 def test_memory_of_the_data(configs):
-    """Only the validation and test splits count as data in memory, and their size is computed without reading them."""
+    """Only the validation and test splits count as data in memory, and their size is
+    computed without reading them.
+    """
     streamed, _ = configs
     reviews = sentiment.encoded_reviews(streamed)
     for share, count in ((0.0, 80), (0.25, 60 + 80)):
@@ -86,17 +100,49 @@ def test_memory_of_the_data(configs):
 def test_the_commands(ask, configs, tmp_path):
     write_csvs(tmp_path / "reviews", 60, 20)
     folder, shards = tmp_path / "reviews", tmp_path / "s"
-    code, said, _ = ask("data", "shard-reviews", folder / "train.csv", "--test", folder / "test.csv", "--out", shards, "--workers", 1)
+    code, said, _ = ask(
+        "data",
+        "shard-reviews",
+        folder / "train.csv",
+        "--test",
+        folder / "test.csv",
+        "--out",
+        shards,
+        "--workers",
+        1,
+    )
     assert code == 0
     assert "60 training and 20 test reviews" in said
     command = said.splitlines()[-1].split()
-    assert command == f"next: lstm-jax train sentiment --input stream --data {shards} --vocabulary frequency".split()
-    rest = ("--units", 8, "--embed", 8, "--epochs", 1, "--run", tmp_path / "run", "--no-figures")
+    assert (
+        command
+        == (
+            f"next: lstm-jax train sentiment --input stream --data {shards} "
+            "--vocabulary frequency"
+        ).split()
+    )
+    rest = (
+        "--units",
+        8,
+        "--embed",
+        8,
+        "--epochs",
+        1,
+        "--run",
+        tmp_path / "run",
+        "--no-figures",
+    )
     assert ask(*command[2:], *rest)[0] == 0
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["test_accuracy"] >= 0
+    assert (
+        json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["test_accuracy"]
+        >= 0
+    )
 
 
-@pytest.mark.parametrize(("field", "value"), [("packed", 20), ("test_data", "x.csv"), ("data", ""), ("vocabulary", "keras")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("packed", 20), ("test_data", "x.csv"), ("data", ""), ("vocabulary", "keras")],
+)
 def test_what_a_stream_cannot_have(configs, field, value):
     with pytest.raises(InputError, match="for input stream, give"):
         override(configs[0].data, {field: value})

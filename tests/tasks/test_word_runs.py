@@ -1,4 +1,6 @@
-"""Runs of word models: perplexity compared with NumPy in float64 and with PyTorch, resumption, and the commands that use a run."""
+"""Runs of word models: perplexity compared with NumPy in float64 and with PyTorch,
+resumption, and the commands that use a run.
+"""
 
 import json
 
@@ -9,7 +11,13 @@ import pytest
 from command_line import assert_error
 from scipy.special import expit
 
-from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
+from lstm_jax.config import (
+    GenerationConfig,
+    GenerationModelConfig,
+    SampleConfig,
+    TextConfig,
+    TrainConfig,
+)
 from lstm_jax.models import CharGenerator
 from lstm_jax.tasks import generation
 from lstm_jax.tasks.base import initial_rngs
@@ -19,7 +27,8 @@ from lstm_jax.training.optimizers import make_schedule
 
 LINES = "the cat sat on the mat\na dog ran to the house\n\nthe cat was not there\n" * 20
 HELD_OUT = "the dog sat on a zebra\na cat ran to the mat\n"
-FLAGS = "--unit word --length 5 --batch-size 4 --units 8 --embed 8 --layers 2 --epochs 2 --sample-chars 5 --no-figures".split()  # noqa: SIM905
+SIZES = "--unit word --length 5 --batch-size 4 --units 8 --embed 8 --layers 2"
+FLAGS = [*SIZES.split(), *"--epochs 2 --sample-chars 5 --no-figures".split()]  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +46,18 @@ def made(tmp_path_factory):
             regime="stream",
             length=5,
         ),
-        GenerationModelConfig(units=8, embed=8, layers=2, step_dropout=0.2, initial_range=0.1),
+        GenerationModelConfig(
+            units=8, embed=8, layers=2, step_dropout=0.2, initial_range=0.1
+        ),
         TrainConfig(
-            epochs=3, batch_size=4, optimizer="sgd", learning_rate=5.0, clip_norm=1.0, schedule="epochs", constant_epochs=2, devices=1
+            epochs=3,
+            batch_size=4,
+            optimizer="sgd",
+            learning_rate=5.0,
+            clip_norm=1.0,
+            schedule="epochs",
+            constant_epochs=2,
+            devices=1,
         ),
         SampleConfig(sample_chars=6, sample_prompt=3),
     )
@@ -54,7 +72,11 @@ def log_p(params, ids) -> np.ndarray:
     for identity in ids:
         x = p["embedding/embedding"][identity]
         for n in range(2):
-            gates = x @ p[f"recurrent/{n}/kernel"] + h[n] @ p[f"recurrent/{n}/recurrent_kernel"] + p[f"recurrent/{n}/bias"]
+            gates = (
+                x @ p[f"recurrent/{n}/kernel"]
+                + h[n] @ p[f"recurrent/{n}/recurrent_kernel"]
+                + p[f"recurrent/{n}/bias"]
+            )
             i, f, g, o = np.split(gates, 4)
             c[n] = expit(f) * c[n] + expit(i) * np.tanh(g)
             x = h[n] = expit(o) * np.tanh(c[n])
@@ -64,7 +86,9 @@ def log_p(params, ids) -> np.ndarray:
 
 
 def perplexity(params, ids) -> float:
-    return float(np.exp(-log_p(params, ids[:-1])[np.arange(len(ids) - 1), ids[1:]].mean()))
+    return float(
+        np.exp(-log_p(params, ids[:-1])[np.arange(len(ids) - 1), ids[1:]].mean())
+    )
 
 
 def test_perplexity_by_numpy(made, ask):
@@ -73,7 +97,9 @@ def test_perplexity_by_numpy(made, ask):
     assert ids.tolist().count(0) == 1
     assert ids.tolist().count(1) == 2
     wanted = perplexity(trained.params, ids)
-    assert result.rows[result.best_epoch - 1]["validation_perplexity"] == pytest.approx(wanted, rel=1e-5)
+    assert result.rows[result.best_epoch - 1]["validation_perplexity"] == pytest.approx(
+        wanted, rel=1e-5
+    )
     assert result.rows[-1]["train_perplexity"] < result.rows[0]["train_perplexity"]
     for source in ([root / "held.txt"], [], ["--text", HELD_OUT]):
         code, out, err = ask("score", "--run", root / "run", *source, "--json")
@@ -93,14 +119,25 @@ def test_perplexity_by_torch(made):
     recurrent = torch.nn.LSTM(8, 8, 2)
     with torch.no_grad():
         for n in range(2):
-            own = {name: torch.tensor(params[f"recurrent/{n}/{name}"]) for name in ("kernel", "recurrent_kernel", "bias")}
+            own = {
+                name: torch.tensor(params[f"recurrent/{n}/{name}"])
+                for name in ("kernel", "recurrent_kernel", "bias")
+            }
             getattr(recurrent, f"weight_ih_l{n}").copy_(own["kernel"].T)
             getattr(recurrent, f"weight_hh_l{n}").copy_(own["recurrent_kernel"].T)
             getattr(recurrent, f"bias_ih_l{n}").copy_(own["bias"])
             getattr(recurrent, f"bias_hh_l{n}").zero_()
-        h, _ = recurrent(torch.tensor(params["embedding/embedding"])[torch.tensor(ids[:-1].astype(int))])
-        logits = h @ torch.tensor(params["head/kernel"]) + torch.tensor(params["head/bias"])
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:].astype(int)))
+        h, _ = recurrent(
+            torch.tensor(params["embedding/embedding"])[
+                torch.tensor(ids[:-1].astype(int))
+            ]
+        )
+        logits = h @ torch.tensor(params["head/kernel"]) + torch.tensor(
+            params["head/bias"]
+        )
+        loss = torch.nn.functional.cross_entropy(
+            logits, torch.tensor(ids[1:].astype(int))
+        )
     assert trained.score(ids).metrics()["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -137,48 +174,114 @@ def test_samples_and_texts(made, ask):
     row = generation.read_samples(root / "run" / "samples.jsonl")[0]
     assert (row["prompt"] + row["text"]).startswith(row["prompt"])
     assert len(trained.encode(row["prompt"] + row["text"])) == 9
-    common = ["generate", "--run", root / "run", "--prompt", "the zebra", "--chars", 40, "--seed", 1]
-    ids = np.concatenate([*trained.write(trained.encode("the zebra"), 40, trained.rules(), seed=1)], axis=1)[0]
+    common = [
+        "generate",
+        "--run",
+        root / "run",
+        "--prompt",
+        "the zebra",
+        "--chars",
+        40,
+        "--seed",
+        1,
+    ]
+    ids = np.concatenate(
+        [*trained.write(trained.encode("the zebra"), 40, trained.rules(), seed=1)],
+        axis=1,
+    )[0]
     text = f"the <unk>{trained.characters.decode(ids, after=0)}"
     assert trained.encode(text).tolist() == [2, 0, *ids.tolist()]
     assert ask(*common) == (0, f"{text}\n", "")
-    assert json.loads(ask(*common, "--json")[1])["text"] == text.removeprefix("the <unk>")
-    assert_error(ask(*common, "--unknown", "a"), "words that the run does not know are <unk>")
+    assert json.loads(ask(*common, "--json")[1])["text"] == text.removeprefix(
+        "the <unk>"
+    )
+    assert_error(
+        ask(*common, "--unknown", "a"), "words that the run does not know are <unk>"
+    )
 
 
 def test_the_command_line_has_defaults_for_words(ask, tmp_path):
     (tmp_path / "text.txt").write_text(LINES)
     config = json.loads(ask("train", "generation", *FLAGS, "--print-config")[1])
-    assert (config["data"]["clean"], config["data"]["regime"], config["model"]["tied"]) == ("none", "stream", True)
-    code, out, err = ask("train", "generation", *FLAGS, "--data", tmp_path / "text.txt", "--run", tmp_path / "run")
+    assert (
+        config["data"]["clean"],
+        config["data"]["regime"],
+        config["model"]["tied"],
+    ) == ("none", "stream", True)
+    code, out, err = ask(
+        "train",
+        "generation",
+        *FLAGS,
+        "--data",
+        tmp_path / "text.txt",
+        "--run",
+        tmp_path / "run",
+    )
     assert (code, err) == (0, "")
     assert "held-out text: perplexity " in out
     assert "400 words" not in out
     assert_error(
-        ask("train", "generation", *FLAGS, "--embed", "0", "--no-tied", "--run", tmp_path / "b"), "--embed: 0; words need an embedding"
+        ask(
+            "train",
+            "generation",
+            *FLAGS,
+            "--embed",
+            "0",
+            "--no-tied",
+            "--run",
+            tmp_path / "b",
+        ),
+        "--embed: 0; words need an embedding",
     )
     assert ask("train", "generation", "--run", tmp_path / "run", "--resume")[0] == 0
     for name, steps in (("ptb-small", 20), ("ptb-medium", 35)):
-        config = json.loads(ask("train", "generation", "--preset", name, "--print-config")[1])
-        assert (config["data"]["unit"], config["data"]["length"], config["train"]["learning_rate"]) == ("word", steps, steps)
+        config = json.loads(
+            ask("train", "generation", "--preset", name, "--print-config")[1]
+        )
+        assert (
+            config["data"]["unit"],
+            config["data"]["length"],
+            config["train"]["learning_rate"],
+        ) == ("word", steps, steps)
 
 
 def test_the_schedule_of_zaremba():
-    config = TrainConfig(epochs=13, schedule="epochs", learning_rate=20.0, constant_epochs=4)
+    config = TrainConfig(
+        epochs=13, schedule="epochs", learning_rate=20.0, constant_epochs=4
+    )
     schedule = make_schedule(config, 13 * 7)
     rates = [float(schedule(step)) for step in range(13 * 7)]
-    np.testing.assert_allclose(rates, np.repeat([20 * 0.5 ** max(0, epoch - 3) for epoch in range(13)], 7), rtol=1e-6)
+    np.testing.assert_allclose(
+        rates,
+        np.repeat([20 * 0.5 ** max(0, epoch - 3) for epoch in range(13)], 7),
+        rtol=1e-6,
+    )
 
 
 def test_initial_range_and_dropout():
-    """Each parameter is uniform, and the loss with dropout differs from step to step and from the loss without it."""
-    model = CharGenerator(GenerationModelConfig(units=8, embed=8, layers=2, step_dropout=0.5, initial_range=0.1), 50, rngs=initial_rngs(0))
+    """Each parameter is uniform, and the loss with dropout differs from step to step
+    and from the loss without it.
+    """
+    model = CharGenerator(
+        GenerationModelConfig(
+            units=8, embed=8, layers=2, step_dropout=0.5, initial_range=0.1
+        ),
+        50,
+        rngs=initial_rngs(0),
+    )
     trained = generation.base.functional(model)
     for name, array in trained.params.items():
         assert 0.05 < np.abs(array).max() <= 0.1, name
     ids, weight = jnp.full((2, 31), 7, jnp.int32), jnp.full(2, 0.5)
     objective = stream_objective(trained.rebuild)
-    losses = [float(objective(trained.params, ids, weight, jax.random.key(n), model.initial_state(2))[0]) for n in (0, 0, 1)]
+    losses = [
+        float(
+            objective(
+                trained.params, ids, weight, jax.random.key(n), model.initial_state(2)
+            )[0]
+        )
+        for n in (0, 0, 1)
+    ]
     assert losses[0] == losses[1] != losses[2]
     h, _ = model.hidden(ids, rngs=jax.random.key(0), deterministic=False)
     kept = np.asarray(h) != 0
@@ -186,21 +289,46 @@ def test_initial_range_and_dropout():
     assert (kept[0] != kept[1]).any()  # drawn anew at each step
     assert (np.asarray(model.hidden(ids, deterministic=True)[0]) != 0).all()
     model.head = lambda h: h
-    last, _ = model(jnp.full((500, 3), 7, jnp.int32), last=True, rngs=jax.random.key(0), deterministic=False)
+    last, _ = model(
+        jnp.full((500, 3), 7, jnp.int32),
+        last=True,
+        rngs=jax.random.key(0),
+        deterministic=False,
+    )
     assert 0.4 < (np.asarray(last) != 0).mean() < 0.6
 
 
 def test_equal_words_have_dropout_masks_of_their_own():
-    """Loss and gradients are those of the backend `reference`, though a backend may multiply the vector of a repeated word only once."""
+    """Loss and gradients are those of the backend `reference`, though a backend may
+    multiply the vector of a repeated word only once.
+    """
     found = []
     for backend in ("auto", "reference"):
-        config = GenerationModelConfig(units=8, embed=8, layers=2, step_dropout=0.5, initial_range=0.1, backend=backend)
+        config = GenerationModelConfig(
+            units=8,
+            embed=8,
+            layers=2,
+            step_dropout=0.5,
+            initial_range=0.1,
+            backend=backend,
+        )
         model = CharGenerator(config, 50, rngs=initial_rngs(0))
         params, rebuild = generation.base.functional(model)
-        args = jnp.full((2, 31), 7, jnp.int32), jnp.full(2, 0.5), jax.random.key(0), model.initial_state(2)
-        found.append(jax.jit(jax.value_and_grad(stream_objective(rebuild), has_aux=True))(params, *args))
+        args = (
+            jnp.full((2, 31), 7, jnp.int32),
+            jnp.full(2, 0.5),
+            jax.random.key(0),
+            model.initial_state(2),
+        )
+        found.append(
+            jax.jit(jax.value_and_grad(stream_objective(rebuild), has_aux=True))(
+                params, *args
+            )
+        )
     (loss, _), gradient = found[0]
     (want, _), wanted = found[1]
     np.testing.assert_allclose(loss, want, rtol=1e-6)
     for name, array in wanted.items():
-        np.testing.assert_allclose(gradient[name], array, rtol=1e-5, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            gradient[name], array, rtol=1e-5, atol=1e-7, err_msg=name
+        )

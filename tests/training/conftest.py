@@ -9,7 +9,9 @@ from made_checkpoints import make_state
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory) -> Path:
-    from lstm_jax.training import checkpoint  # imported here, since a module that is imported before the tests is not checked for types
+    # imported here, since a module that is imported before the tests is not checked for
+    # types
+    from lstm_jax.training import checkpoint
 
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     for step in (7, 12):
@@ -19,5 +21,7 @@ def two_steps(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(two_steps, tmp_path) -> Path:
-    """Return a folder with intact checkpoints of steps 7 and 12, which the test may damage."""
+    """Return a folder with intact checkpoints of steps 7 and 12, which the test may
+    damage.
+    """
     return Path(shutil.copytree(two_steps, tmp_path / "copy"))

@@ -11,20 +11,31 @@ Pair = namedtuple("Pair", "mu nu")
 
 
 def make_state(seed: int):
-    """Return a pytree of arrays of several dtypes, some of them sharded, some replicated, and one on the host.
+    """Return a pytree of arrays of several dtypes, some of them sharded, some
+    replicated, and one on the host.
 
     Some entries are -0.0 or NaN with particular bits, which only a bitwise copy keeps.
     """
     mesh = Mesh(np.array(jax.devices()), ("batch",))
-    rows, all_over = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    rows, all_over = (
+        NamedSharding(mesh, PartitionSpec("batch")),
+        NamedSharding(mesh, PartitionSpec()),
+    )
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((40, 8)).astype(np.float32)
-    table.view(np.uint32)[:4, 0] = [0x7FC00001, 0x7F800001, 0xFFC12345, 0x80000000]  # quiet, signalling, negative NaN; -0.0
+    # quiet, signalling, negative NaN; -0.0
+    table.view(np.uint32)[:4, 0] = [0x7FC00001, 0x7F800001, 0xFFC12345, 0x80000000]
     half = rng.integers(0, 2**16, (6, 3), np.uint16).view(jnp.bfloat16)
     return {
         "table": jax.device_put(table, rows),
         "minus_zero": jax.device_put(np.full((16, 2), -0.0, np.float32), rows),
-        "optimizer": (Pair(jax.device_put(half, all_over), jax.device_put(np.int32([seed, -1]), all_over)), ()),
+        "optimizer": (
+            Pair(
+                jax.device_put(half, all_over),
+                jax.device_put(np.int32([seed, -1]), all_over),
+            ),
+            (),
+        ),
         "step": jax.device_put(np.int32(seed), all_over),
         "key": jax.device_put(np.uint32([2**32 - 1, seed]), all_over),
         "host": rng.standard_normal((3, 2)).astype(np.float32),

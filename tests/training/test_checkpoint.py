@@ -1,4 +1,6 @@
-"""Checkpoints are restored bit by bit. In place of a damaged one, an older one is restored. The checkpoint of another model is refused."""
+"""Checkpoints are restored bit by bit. In place of a damaged one, an older one is
+restored. The checkpoint of another model is refused.
+"""
 
 import os
 import shutil
@@ -31,43 +33,79 @@ def assert_falls_back(folder: Path, reason: str):
 
 def test_round_trip_is_bit_exact_and_keeps_shardings(two_steps):
     found = checkpoint.restore(two_steps, make_state(0))
-    assert (found.step, found.extra, found.rejected) == (12, {"epoch": 12, "rate": 0.1}, ())
+    assert (found.step, found.extra, found.rejected) == (
+        12,
+        {"epoch": 12, "rate": 0.1},
+        (),
+    )
     assert_same(found.state, make_state(12))
 
 
 def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
     def describe(leaf):
-        return leaf if isinstance(leaf, np.ndarray) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        return (
+            leaf
+            if isinstance(leaf, np.ndarray)
+            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        )
 
-    assert_same(checkpoint.restore(two_steps, jax.tree.map(describe, make_state(0))).state, make_state(12))
+    assert_same(
+        checkpoint.restore(two_steps, jax.tree.map(describe, make_state(0))).state,
+        make_state(12),
+    )
     bare = {"a": jnp.arange(3)}
     checkpoint.save(two_steps.parent / "bare", 0, bare, {})
-    restored = checkpoint.restore(two_steps.parent / "bare", {"a": jax.ShapeDtypeStruct((3,), jnp.int32)}).state
+    restored = checkpoint.restore(
+        two_steps.parent / "bare", {"a": jax.ShapeDtypeStruct((3,), jnp.int32)}
+    ).state
     assert restored["a"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
 def test_random_keys(tmp_path, generator):
-    """Keys made by `jax.random.key` are restored as keys of the same generator, also if `ShapeDtypeStruct` objects describe them.
+    """Keys made by `jax.random.key` are restored as keys of the same generator, also if
+    `ShapeDtypeStruct` objects describe them.
 
     A key of another generator is refused.
     """
 
     def made(seed):
         key = jax.random.key(seed, impl=generator)
-        return {"key": key, "keys": jax.device_put(jax.random.split(key, 4), make_state(0)["table"].sharding)}
+        return {
+            "key": key,
+            "keys": jax.device_put(
+                jax.random.split(key, 4), make_state(0)["table"].sharding
+            ),
+        }
 
     saved, others = made(3), made(0)
     checkpoint.save(tmp_path, 0, saved, {})
-    for like in (others, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), others)):
+    for like in (
+        others,
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), others),
+    ):
         restored = checkpoint.restore(tmp_path, like).state
-        assert like is not others or restored["keys"].sharding.is_equivalent_to(saved["keys"].sharding, 1)
+        assert like is not others or restored["keys"].sharding.is_equivalent_to(
+            saved["keys"].sharding, 1
+        )
         for name in ("key", "keys"):
             assert restored[name].dtype == saved[name].dtype
-            assert jax.random.key_data(restored[name]).tolist() == jax.random.key_data(saved[name]).tolist()
-        assert jax.random.normal(restored["key"], (3,)).tolist() == jax.random.normal(saved["key"], (3,)).tolist()
-    with pytest.raises(InputError, match=r"^checkpoint leaf key of step 0: saved as \('key<.+>', \[\]\), wanted as \('key<urbg>', \[\]\)"):
-        checkpoint.restore(tmp_path, others | {"key": jax.random.key(0, impl="unsafe_rbg")})
+            assert (
+                jax.random.key_data(restored[name]).tolist()
+                == jax.random.key_data(saved[name]).tolist()
+            )
+        assert (
+            jax.random.normal(restored["key"], (3,)).tolist()
+            == jax.random.normal(saved["key"], (3,)).tolist()
+        )
+    with pytest.raises(
+        InputError,
+        match=r"^checkpoint leaf key of step 0: saved as \('key<.+>', \[\]\), "
+        r"wanted as \('key<urbg>', \[\]\)",
+    ):
+        checkpoint.restore(
+            tmp_path, others | {"key": jax.random.key(0, impl="unsafe_rbg")}
+        )
 
 
 def test_one_flipped_bit_or_a_lost_byte_in_each_file_is_noticed(folder):
@@ -104,15 +142,24 @@ def test_what_orbax_cannot_read_or_reads_wrongly_is_rejected(folder, monkeypatch
 
     def flips_a_sign(path, wanted):
         leaves = true_restore(path, wanted)
-        return leaves | {"minus_zero": -leaves["minus_zero"]} if path.name == "12" else leaves
+        return (
+            leaves | {"minus_zero": -leaves["minus_zero"]}
+            if path.name == "12"
+            else leaves
+        )
 
-    for fault, reason in ((fails_on_12, "orbax cannot read it: DATA_LOSS"), (flips_a_sign, "leaf minus_zero is damaged")):
+    for fault, reason in (
+        (fails_on_12, "orbax cannot read it: DATA_LOSS"),
+        (flips_a_sign, "leaf minus_zero is damaged"),
+    ):
         monkeypatch.setattr(checkpoint, "_restore_arrays", fault)
         assert_falls_back(folder, reason)
 
 
 def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
-    """If another process saves step 20 and removes the older checkpoints while they are read, step 20 is restored."""
+    """If another process saves step 20 and removes the older checkpoints while they are
+    read, step 20 is restored.
+    """
     load, calls = checkpoint._load, []
 
     def load_late(*arguments):
@@ -145,7 +192,12 @@ def test_a_step_without_manifest_is_ignored_and_then_removed(folder):
     found = checkpoint.restore(folder, make_state(0))
     assert (found.step, found.unfinished, found.rejected) == (7, (12,), ())
     checkpoint.save(folder, 20, make_state(20), {})
-    assert sorted(os.listdir(folder)) == ["20", "20.manifest.json", "7", "7.manifest.json"]
+    assert sorted(os.listdir(folder)) == [
+        "20",
+        "20.manifest.json",
+        "7",
+        "7.manifest.json",
+    ]
 
 
 def test_other_files_are_left_alone(folder):
@@ -156,7 +208,9 @@ def test_other_files_are_left_alone(folder):
     (folder / ".9.manifest.json.0a1b2c3d.tmp").write_text("half")
     checkpoint.save(folder, 20, make_state(20), {})
     assert checkpoint.steps(folder) == [7, 12, 20]
-    assert {"config.json", "12.txt", "notes.manifest.json", "plots"} < set(os.listdir(folder))
+    assert {"config.json", "12.txt", "notes.manifest.json", "plots"} < set(
+        os.listdir(folder)
+    )
     assert not [name for name in os.listdir(folder) if name.startswith((".9", "9"))]
 
 
@@ -181,12 +235,17 @@ def test_prune_keeps_the_newest_intact_ones(folder):
     assert checkpoint.steps(folder) == [12, 100]
     checkpoint.prune(folder, keep=1, newest=12)
     assert sorted(os.listdir(folder)) == ["12", "12.manifest.json"]
-    assert [checkpoint.damage(folder, step) for step in (7, 12)] == ["it is missing", ""]
+    assert [checkpoint.damage(folder, step) for step in (7, 12)] == [
+        "it is missing",
+        "",
+    ]
 
 
 def test_leaves_that_older_versions_did_not_save(folder):
     like = make_state(0) | {"behind": np.arange(3)}
-    with pytest.raises(InputError, match="leaf behind of step 12: not in the checkpoint"):
+    with pytest.raises(
+        InputError, match="leaf behind of step 12: not in the checkpoint"
+    ):
         checkpoint.restore(folder, like)
     found = checkpoint.restore(folder, like, optional={"behind": ""}).state
     assert found.pop("behind").tolist() == [0, 1, 2]
@@ -196,31 +255,55 @@ def test_leaves_that_older_versions_did_not_save(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"table": np.zeros((41, 8), np.float32)}, r"leaf table of step 12: saved as .*40, 8.*wanted as .*41, 8"),
-        ({"step": np.float32(0)}, r"leaf step of step 12: saved as .*int32.*wanted as .*float32"),
+        (
+            {"table": np.zeros((41, 8), np.float32)},
+            r"leaf table of step 12: saved as .*40, 8.*wanted as .*41, 8",
+        ),
+        (
+            {"step": np.float32(0)},
+            r"leaf step of step 12: saved as .*int32.*wanted as .*float32",
+        ),
         ({"second": np.zeros(2)}, r"leaf second of step 12: not in the checkpoint"),
         ({"host": None}, r"leaf host of step 12: not in this model"),
-        ({"optimizer": Pair(np.zeros(1), np.zeros(1))}, r"leaf optimizer\.0\.mu .*not in this model"),
+        (
+            {"optimizer": Pair(np.zeros(1), np.zeros(1))},
+            r"leaf optimizer\.0\.mu .*not in this model",
+        ),
     ],
 )
-def test_another_model_is_the_users_error_and_names_the_leaf(two_steps, change, message):
+def test_another_model_is_the_users_error_and_names_the_leaf(
+    two_steps, change, message
+):
     with pytest.raises(InputError, match=message):
         checkpoint.restore(two_steps, make_state(0) | change)
 
 
 def test_each_process_asks_the_others(monkeypatch):
-    """`_agreed` tells each process whether any process has found damage in a checkpoint.
+    """`_agreed` tells each process whether any process has found damage in a
+    checkpoint.
 
-    A process that has found damage itself also takes part in the exchange, because the other processes wait for its answer.
+    A process that has found damage itself also takes part in the exchange, because the
+    other processes wait for its answer.
     """
     asked = []
-    monkeypatch.setattr(processes, "largest", lambda *numbers: asked.append(numbers) or (1,))
+    monkeypatch.setattr(
+        processes, "largest", lambda *numbers: asked.append(numbers) or (1,)
+    )
     assert checkpoint._agreed("cut off") == "cut off"
     assert checkpoint._agreed("") == "another process found it damaged"
     assert asked == [(True,), (False,)]
 
 
-@pytest.mark.parametrize("change", [{"step": 7}, {"folder": None}, {"extra": []}, {"leaves": {"w": 3}}, {"files": {"a": {}}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 7},
+        {"folder": None},
+        {"extra": []},
+        {"leaves": {"w": 3}},
+        {"files": {"a": {}}},
+    ],
+)
 def test_a_manifest_of_other_content_is_damaged(folder, change):
     path = folder / "12.manifest.json"
     content = read_summed(path.read_bytes())

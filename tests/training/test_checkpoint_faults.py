@@ -1,6 +1,7 @@
 """Tests that a save that fails leaves all finished checkpoints intact.
 
-A save fails because of kill -9, a full disk, an error of the file system, or a state that cannot be saved.
+A save fails because of kill -9, a full disk, an error of the file system, or a state
+that cannot be saved.
 """
 
 import errno
@@ -21,7 +22,9 @@ from lstm_jax.training import checkpoint
 
 
 @pytest.mark.parametrize("step", [12, 20])
-@pytest.mark.parametrize("function", ["write_atomically", "_save_arrays", "_leaf_record"])
+@pytest.mark.parametrize(
+    "function", ["write_atomically", "_save_arrays", "_leaf_record"]
+)
 def test_a_save_that_fails_midway_disturbs_nothing(folder, monkeypatch, step, function):
     def fail(*_):
         raise RuntimeError("killed")
@@ -50,9 +53,14 @@ for step in range(10**6):
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.03])
 def test_kill_9_during_saves_leaves_the_last_finished_one(tmp_path, delay):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         while (line := process.stdout.readline()) != "4\n":
             assert line, "the saving process ended by itself"
@@ -75,16 +83,30 @@ def test_kill_9_during_saves_leaves_the_last_finished_one(tmp_path, delay):
     ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "no space left; free some"),
-        (ValueError('RESOURCE_EXHAUSTED: "a": No space left on device [os_error_code=28]'), "no space left; free some"),
-        (ValueError("OUT_OF_RANGE: \n [os_error_code='27']"), r"File too large; allow larger files \(ulimit -f\)"),
-        (ValueError("OUT_OF_RANGE: \n [os_error_code='5']"), "Input/output error; name a folder"),
+        (
+            ValueError(
+                'RESOURCE_EXHAUSTED: "a": No space left on device [os_error_code=28]'
+            ),
+            "no space left; free some",
+        ),
+        (
+            ValueError("OUT_OF_RANGE: \n [os_error_code='27']"),
+            r"File too large; allow larger files \(ulimit -f\)",
+        ),
+        (
+            ValueError("OUT_OF_RANGE: \n [os_error_code='5']"),
+            "Input/output error; name a folder",
+        ),
     ],
 )
-def test_errors_of_the_file_system_are_said_in_a_line(error, message, folder, monkeypatch):
-    """An error of the file system, also one that TensorStore reports with an error number, is an `InputError` with a message of one line.
+def test_errors_of_the_file_system_are_said_in_a_line(
+    error, message, folder, monkeypatch
+):
+    """An error of the file system, also one that TensorStore reports with an error
+    number, is an `InputError` with a message of one line.
 
-    Threads of Orbax that still run may later raise the error "Event loop is closed". This error is not shown to the user. Other errors in
-    threads are shown.
+    Threads of Orbax that still run may later raise the error "Event loop is closed".
+    This error is not shown to the user. Other errors in threads are shown.
     """
 
     def failing(*_):
@@ -106,7 +128,10 @@ def test_errors_of_the_file_system_are_said_in_a_line(error, message, folder, mo
 
 @pytest.mark.parametrize(
     ("state", "message"),
-    [({"a": np.zeros((0, 2))}, "leaf a: shape"), ({"a": {"b": np.zeros(1)}, "a.b": np.zeros(1)}, "two leaves of the same path")],
+    [
+        ({"a": np.zeros((0, 2))}, "leaf a: shape"),
+        ({"a": {"b": np.zeros(1)}, "a.b": np.zeros(1)}, "two leaves of the same path"),
+    ],
 )
 def test_what_cannot_be_saved_is_refused(tmp_path, state, message):
     with pytest.raises(InputError, match=message):
@@ -120,7 +145,8 @@ def test_no_thread_stays_and_orbax_is_silent(tmp_path, capfd):
         checkpoint.save(tmp_path, step, make_state(0), {})
         checkpoint.restore(tmp_path, make_state(0))
     deadline = time.monotonic() + 20
-    while threading.active_count() > before and time.monotonic() < deadline:  # orbax' event loops dismiss theirs without waiting
+    # orbax' event loops dismiss theirs without waiting
+    while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,6 @@
-"""Collectives of a training step: none grows with the vocabulary, and a single all-reduce sums the gradients."""
+"""Collectives of a training step: none grows with the vocabulary, and a single
+all-reduce sums the gradients.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,51 +19,75 @@ BATCH, LENGTH, EMBED, UNITS, WORDS = 4, 7, 16, 8, 1103
 
 
 def expected(others: int) -> list[tuple[str, int]]:
-    """Return the expected collectives of a step on two devices, as pairs of an operation and its size in bytes.
+    """Return the expected collectives of a step on two devices, as pairs of an
+    operation and its size in bytes.
 
-    `others` is the number of entries of all parameters except the embedding table. The loss is added.
+    `others` is the number of entries of all parameters except the embedding table. The
+    loss is added.
     """
     vectors = 4 * (BATCH // 2) * LENGTH * EMBED  # a device's part of the word vectors
     ids = 4 * BATCH * LENGTH
-    return [("all-gather", ids), ("all-reduce", 4 * (others + 1)), ("all-to-all", vectors), ("all-to-all", vectors)]
+    return [
+        ("all-gather", ids),
+        ("all-reduce", 4 * (others + 1)),
+        ("all-to-all", vectors),
+        ("all-to-all", vectors),
+    ]
 
 
 LOOKUPS = {
     "Embedding": lambda table, ids: sharding.gather_columns(table, ids, 0),
     "take": lambda table, ids: jnp.take(table, ids, axis=0),
-    "time first": lambda table, ids: jnp.take(table, ids.T, axis=0, mode="clip").swapaxes(0, 1),
-    "flat": lambda table, ids: jnp.take(table, ids.reshape(-1), axis=0).reshape(*ids.shape, -1),
+    "time first": lambda table, ids: jnp.take(
+        table, ids.T, axis=0, mode="clip"
+    ).swapaxes(0, 1),
+    "flat": lambda table, ids: jnp.take(table, ids.reshape(-1), axis=0).reshape(
+        *ids.shape, -1
+    ),
 }
 
 
 @pytest.mark.slow(keep=2)
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
+@pytest.mark.skipif(
+    "compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code"
+)
 @pytest.mark.parametrize("lookup", LOOKUPS)
 def test_collectives_of_the_public_step(lookup):
-    """For each kind of lookup, the step finds the embedding table, and the devices exchange vectors in only two all-to-all operations.
+    """For each kind of lookup, the step finds the embedding table, and the devices
+    exchange vectors in only two all-to-all operations.
 
     One operation exchanges the vectors, and the other their gradients.
     """
 
     def loss_fn(params, ids, labels):
         vectors = LOOKUPS[lookup](params["embedding"], ids)
-        h, _ = lstm_jax.unroll(CELLS["lstm"], params["lstm"], jnp.tanh(vectors), return_sequences=False)
+        h, _ = lstm_jax.unroll(
+            CELLS["lstm"], params["lstm"], jnp.tanh(vectors), return_sequences=False
+        )
         return ((h @ params["head"] - labels) ** 2).mean()
 
     mesh = sharding.make_mesh(2)
     lstm = lstm_jax.LSTM(EMBED, UNITS, rngs=nnx.Rngs(0)).cell_params()
-    params = {"embedding": jnp.ones((WORDS, EMBED)), "lstm": lstm, "head": jnp.ones(UNITS)}
+    params = {
+        "embedding": jnp.ones((WORDS, EMBED)),
+        "lstm": lstm,
+        "head": jnp.ones(UNITS),
+    }
     step = lstm_jax.make_train_step(params, loss_fn, lstm_jax.adam(1e-3), mesh=mesh)
-    lowered = step.lower(step.init(), np.zeros((BATCH, LENGTH), np.int32), np.zeros(BATCH, np.float32))
+    lowered = step.lower(
+        step.init(), np.zeros((BATCH, LENGTH), np.int32), np.zeros(BATCH, np.float32)
+    )
     assert step.table == "embedding"
     others = sum(leaf.size for leaf in jax.tree.leaves((lstm, params["head"])))
     assert sorted(collectives(lowered.compile().as_text())) == expected(others)
 
 
 def test_collectives_of_a_text():
-    """`collectives` finds the collectives in the text of a compiled program, and their sizes in bytes.
+    """`collectives` finds the collectives in the text of a compiled program, and their
+    sizes in bytes.
 
-    The text has dtypes of several sizes, tuples, scalars, asynchronous operations of a GPU, and an operation that is no collective.
+    The text has dtypes of several sizes, tuples, scalars, asynchronous operations of a
+    GPU, and an operation that is no collective.
     """
     text = """
       %a = f32[8,4]{1,0} all-gather(%x), replica_groups={{0,1}}

@@ -1,4 +1,6 @@
-"""Training with batches fed from the host against training with examples on the devices, and orders of examples that need little memory."""
+"""Training with batches fed from the host against training with examples on the
+devices, and orders of examples that need little memory.
+"""
 
 import dataclasses
 from typing import Any
@@ -22,17 +24,30 @@ from lstm_jax.training.optimizers import make_optimizer
 def train(stream: bool, made=None, loss=objective, config=CONFIG, **options: Any):
     made = made or tiny()
     rows = Examples(made.data, len(made.data[1]), stream=stream)
-    return run_epochs(made.params, loss, make_optimizer(config, 100), rows, config, sharding.make_mesh(0), **options)
+    return run_epochs(
+        made.params,
+        loss,
+        make_optimizer(config, 100),
+        rows,
+        config,
+        sharding.make_mesh(0),
+        **options,
+    )
 
 
 def untimed(rows) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "input_seconds"} for row in timeless(rows)]
+    return [
+        {name: value for name, value in row.items() if name != "input_seconds"}
+        for row in timeless(rows)
+    ]
 
 
 def assert_close(fed, resident):
-    """Assert that the parameters and metrics of two results of `run_epochs` agree up to rounding.
+    """Assert that the parameters and metrics of two results of `run_epochs` agree up to
+    rounding.
 
-    The last bits may differ, because XLA may sum a loss in another order in a program that gets its batches in another way.
+    The last bits may differ, because XLA may sum a loss in another order in a program
+    that gets its batches in another way.
     """
     for name, param in resident.params.items():
         np.testing.assert_allclose(fed.params[name], param, rtol=1e-5, atol=1e-6)
@@ -41,11 +56,15 @@ def assert_close(fed, resident):
 
 
 @pytest.mark.slow(keep=["tiny-4", "tall-4"])
-@pytest.mark.parametrize(("made", "steps"), [("tiny", 1), ("tiny", 4), ("tiny", 100), ("tall", 4)])
+@pytest.mark.parametrize(
+    ("made", "steps"), [("tiny", 1), ("tiny", 4), ("tiny", 100), ("tall", 4)]
+)
 def test_fed_batches_train_as_resident_ones(made, steps, monkeypatch):
-    """Training with batches fed from the host agrees with training on examples that are all on the devices, up to rounding.
+    """Training with batches fed from the host agrees with training on examples that are
+    all on the devices, up to rounding.
 
-    The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last of which is not full, and in a single group.
+    The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last
+    of which is not full, and in a single group.
     """
     monkeypatch.setattr(feeding, "FED_STEPS", steps)
     options = {"made": tall(), "table": TABLE} if made == "tall" else {}
@@ -60,7 +79,9 @@ def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch):
     whole = train(True, checkpoints=tmp_path / "whole")
     config = dataclasses.replace(CONFIG, checkpoint_steps=3)
     with pytest.raises(Interrupted):
-        train(True, config=config, checkpoints=tmp_path / "cut", callbacks=[stop_after(2)])
+        train(
+            True, config=config, checkpoints=tmp_path / "cut", callbacks=[stop_after(2)]
+        )
     resumed = train(True, config=config, checkpoints=tmp_path / "cut", resume=True)
     assert_bits(resumed.params, whole.params)
     assert untimed(resumed.rows) == untimed(whole.rows)
@@ -70,10 +91,13 @@ def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 900), st.integers(1, 64), st.integers(0, 99))
 def test_a_shuffled_order_reads_each_example_once(count, batch, seed):
-    """A shuffled order reads each example once, and any part of it can be computed without the steps before it.
+    """A shuffled order reads each example once, and any part of it can be computed
+    without the steps before it.
 
-    The order shuffles blocks of consecutive examples, and permutes the examples of several shuffled blocks, called a window. In this test,
-    a block has 8 examples and a window has 4 blocks. Most orders therefore have several blocks and windows, and end with incomplete ones.
+    The order shuffles blocks of consecutive examples, and permutes the examples of
+    several shuffled blocks, called a window. In this test, a block has 8 examples and a
+    window has 4 blocks. Most orders therefore have several blocks and windows, and end
+    with incomplete ones.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examples, "BLOCK", 8)
@@ -83,15 +107,21 @@ def test_a_shuffled_order_reads_each_example_once(count, batch, seed):
         whole = plan(0, steps)
         assert_reads_once(whole, count, batch)
         middle = steps // 2
-        again = examples.shuffled(key, count, batch)  # a plan can begin anywhere in the epoch
+        # a plan can begin anywhere in the epoch
+        again = examples.shuffled(key, count, batch)
         for parts in zip(again(middle, steps)[:3], whole[:3], strict=True):
             np.testing.assert_array_equal(parts[0], np.asarray(parts[1])[middle:])
 
 
 def test_a_shuffled_order_mixes():
-    """In a shuffled order, each batch has examples from all parts of the data, and two keys give different orders."""
+    """In a shuffled order, each batch has examples from all parts of the data, and two
+    keys give different orders.
+    """
     count, batch = 1_000_000, 256
-    first, other = (np.asarray(examples.shuffled(jax.random.key(seed), count, batch)(0, 8).rows) for seed in (0, 1))
+    first, other = (
+        np.asarray(examples.shuffled(jax.random.key(seed), count, batch)(0, 8).rows)
+        for seed in (0, 1)
+    )
     assert (first != other).mean() > 0.99
     for rows in first:
         share = np.histogram(rows, 4, (0, count))[0] / batch
@@ -99,7 +129,9 @@ def test_a_shuffled_order_mixes():
 
 
 def test_streams_are_read_in_their_chunks():
-    """`streams` reads the chunks in the order of `data.stream_chunks`, with all positions shifted by one random number of characters."""
+    """`streams` reads the chunks in the order of `data.stream_chunks`, with all
+    positions shifted by one random number of characters.
+    """
     size, length, batch = 1000, 7, 4
     chunks = data.stream_chunks(size - length + 1, length, batch)
     shifts = set()
@@ -108,6 +140,8 @@ def test_streams_are_read_in_their_chunks():
         moved = plan(0, len(chunks)).rows - chunks * length
         shifts.add(int(moved[0, 0]))
         np.testing.assert_array_equal(moved, moved[0, 0])
-        np.testing.assert_array_equal(plan(3, 5).rows, chunks[3:5] * length + moved[0, 0])
+        np.testing.assert_array_equal(
+            plan(3, 5).rows, chunks[3:5] * length + moved[0, 0]
+        )
     assert len(shifts) > 2
     assert shifts <= set(range(length))

@@ -1,4 +1,6 @@
-"""Tests of the public training step on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
+"""Tests of the public training step on users' own models, against Flax' own loop and
+against dense updates, on one and two devices.
+"""
 
 from typing import Any, NamedTuple
 
@@ -34,7 +36,14 @@ class Classifier(nnx.Module):
     def __init__(self, rate: float = 0.0, embed=nnx.Embed, param_dtype=jnp.float32):
         rngs = nnx.Rngs(0)
         self.embed = embed(WORDS, FEATURES, param_dtype=param_dtype, rngs=rngs)
-        self.recurrent = LSTM(FEATURES, UNITS, dropout=rate, recurrent_dropout=rate, param_dtype=param_dtype, rngs=rngs)
+        self.recurrent = LSTM(
+            FEATURES,
+            UNITS,
+            dropout=rate,
+            recurrent_dropout=rate,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
         self.drop = nnx.Dropout(rate, rngs=rngs)
         self.head = nnx.Linear(UNITS, 1, param_dtype=param_dtype, rngs=rngs)
 
@@ -51,7 +60,9 @@ def mean(model, ids, labels):
 
 
 def make_step(model: Any = None, loss=mean, optimizer: Any = None, **options):
-    return lstm_jax.make_train_step(model or Classifier(), loss, optimizer or lstm_jax.adam(1e-2), **options)
+    return lstm_jax.make_train_step(
+        model or Classifier(), loss, optimizer or lstm_jax.adam(1e-2), **options
+    )
 
 
 def take(step, state, *numbers: int):
@@ -68,7 +79,9 @@ def _params(model: nnx.Module) -> dict:
 def assert_near(got: nnx.Module, want: nnx.Module, far: float):
     want = _params(want)
     for path, value in _params(got).items():
-        np.testing.assert_allclose(value[...], want[path][...], rtol=0, atol=far, err_msg=str(path))
+        np.testing.assert_allclose(
+            value[...], want[path][...], rtol=0, atol=far, err_msg=str(path)
+        )
 
 
 def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
@@ -89,33 +102,50 @@ def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
 @pytest.mark.slow(keep=["[0.3]"])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_step_is_that_of_a_loop_of_ones_own(rate, x64, peer_rules):
-    """35 steps of our row-sparse Adam, with a catch-up of all rows among them, give the same parameters as optax' Adam in Flax' loop.
+    """35 steps of our row-sparse Adam, with a catch-up of all rows among them, give the
+    same parameters as optax' Adam in Flax' loop.
 
-    Both draw the same dropout masks from the model's random streams. The test runs in float64, because in float32 Adam enlarges the
-    rounding errors of gradients that are as small as its epsilon.
+    Both draw the same dropout masks from the model's random streams. The test runs in
+    float64, because in float32 Adam enlarges the rounding errors of gradients that are
+    as small as its epsilon.
     """
     model = Classifier(rate, param_dtype=jnp.float64)
     step, before = make_step(model), _params(Classifier(rate, param_dtype=jnp.float64))
     state = take(step, step.init(), *range(35))
     with peer_rules():
-        wanted = _own_loop(Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35)
+        wanted = _own_loop(
+            Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35
+        )
     assert step.table == ("embed/embedding" if "compiled" in BACKENDS else "")
     assert_near(step.model(state), wanted, 1e-10)
-    assert all((value[...] == before[path][...]).all() for path, value in _params(model).items())  # the given model is not changed
-    counts = [value[...] for path, value in nnx.to_flat_state(nnx.state(step.model(state), nnx.RngCount))]
-    assert counts == [value[...] for path, value in nnx.to_flat_state(nnx.state(wanted, nnx.RngCount))]
+    # the given model is not changed
+    assert all(
+        (value[...] == before[path][...]).all()
+        for path, value in _params(model).items()
+    )
+    counts = [
+        value[...]
+        for path, value in nnx.to_flat_state(nnx.state(step.model(state), nnx.RngCount))
+    ]
+    assert counts == [
+        value[...] for path, value in nnx.to_flat_state(nnx.state(wanted, nnx.RngCount))
+    ]
 
 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("embed", [nnx.Embed, Embedding])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_many_steps_a_call(embed, name, x64):
-    """The method `many`, which takes several steps in one call, gives the losses and parameters of single steps, up to rounding.
+    """The method `many`, which takes several steps in one call, gives the losses and
+    parameters of single steps, up to rounding.
 
     It also does so on two devices, and continues a state that a single step has made.
     """
     models = [Classifier(0.2, embed, param_dtype=jnp.float64) for _ in range(2)]
-    one, many = (make_step(model, optimizer=OPTIMIZERS[name], mesh=sharding.make_mesh(n)) for n, model in enumerate(models, 1))
+    one, many = (
+        make_step(model, optimizer=OPTIMIZERS[name], mesh=sharding.make_mesh(n))
+        for n, model in enumerate(models, 1)
+    )
     first, second, single = one.init(), many.init(), []
     for n in range(36):
         first, loss = one(first, IDS[n], LABELS[n])
@@ -131,19 +161,28 @@ def test_many_steps_a_call(embed, name, x64):
 
 def test_a_batch_that_does_not_divide():
     step = make_step(mesh=sharding.make_mesh(2))
-    with pytest.raises(InputError, match=r"^batch: \(3, 6\); give a batch size that is a multiple of the mesh's 2 devices"):
+    with pytest.raises(
+        InputError,
+        match=r"^batch: \(3, 6\); give a batch size that is a multiple of the "
+        r"mesh's 2 devices",
+    ):
         step(step.init(), IDS[0][:3], LABELS[0][:3])
 
 
 def test_further_results_and_variables():
-    """A step returns the auxiliary results of the loss function (`has_aux=True`), and updates the running mean of batch normalisation.
+    """A step returns the auxiliary results of the loss function (`has_aux=True`), and
+    updates the running mean of batch normalisation.
 
-    The state does not include variables that a call creates, such as `nnx.Intermediate`.
+    The state does not include variables that a call creates, such as
+    `nnx.Intermediate`.
     """
 
     class Normed(nnx.Module):
         def __init__(self):
-            self.norm, self.head = nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(1))
+            self.norm, self.head = (
+                nnx.BatchNorm(3, rngs=nnx.Rngs(0)),
+                nnx.Linear(3, 1, rngs=nnx.Rngs(1)),
+            )
 
         def __call__(self, x):
             self.seen = nnx.Intermediate(x)
@@ -161,7 +200,9 @@ def test_further_results_and_variables():
         state, (value, more) = step(state, x)
         model = step.model(state)
         assert float(more["largest"]) == pytest.approx(float(model(x).max()), rel=1e-4)
-    np.testing.assert_allclose(step.model(state).norm.mean[...], x.mean(0) * (1 - 0.99**3), rtol=1e-5)
+    np.testing.assert_allclose(
+        step.model(state).norm.mean[...], x.mean(0) * (1 - 0.99**3), rtol=1e-5
+    )
     assert value > 0
     assert step.table == ""
     assert set(state.params) == {"norm/scale", "norm/bias", "head/kernel", "head/bias"}
@@ -175,20 +216,26 @@ class Pair(NamedTuple):
 
 
 def test_a_pytree_of_parameters(peer_rules):
-    """Steps on a pytree of parameters give the results of a plain loop with `optax.adam`, up to rounding.
+    """Steps on a pytree of parameters give the results of a plain loop with
+    `optax.adam`, up to rounding.
 
-    Leaves of equal shape keep their places in the pytree, although JAX sorts their names, for example "10" before "2".
+    Leaves of equal shape keep their places in the pytree, although JAX sorts their
+    names, for example "10" before "2".
     """
     params: Any = {
         "a": {"b": jnp.ones((2, 2))},
         "a-b": jnp.zeros((2, 2)),
         "c": Pair(jnp.full((2, 2), 2.0), jnp.full((2, 2), 3.0)),
         "d": [jnp.full((2, 2), float(n)) for n in range(12)],
-        "e": {"table": jnp.asarray(rng.standard_normal((WORDS, FEATURES)), jnp.float32)},
+        "e": {
+            "table": jnp.asarray(rng.standard_normal((WORDS, FEATURES)), jnp.float32)
+        },
     }
 
     def loss(params, ids, labels):
-        scale = sum(1e-3 * n * leaf.sum() for n, leaf in enumerate(jax.tree.leaves(params)[:-1]))
+        scale = sum(
+            1e-3 * n * leaf.sum() for n, leaf in enumerate(jax.tree.leaves(params)[:-1])
+        )
         logits = jnp.take(params["e"]["table"], ids, axis=0).mean((1, 2)) * scale
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
@@ -203,17 +250,26 @@ def test_a_pytree_of_parameters(peer_rules):
             params = optax.apply_updates(params, updates)
             assert float(value) == pytest.approx(float(want), rel=1e-5)
     assert step.table == ("e/table" if "compiled" in BACKENDS else "")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), step.model(state), params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+        step.model(state),
+        params,
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
+@pytest.mark.skipif(
+    "compiled" not in BACKENDS,
+    reason="no C++ compiler to build the row-sparse update with",
+)
 def test_a_state_goes_on_in_another_step():
-    """The state that one step function made can be read and continued by other step functions.
+    """The state that one step function made can be read and continued by other step
+    functions.
 
-    A function that has not seen a batch yet can read the state, and a function with dense updates can continue it. If rows of the embedding
-    table still miss steps, the state can be neither read nor continued without compiled code. A state that is made without compiled code
-    can later be continued with it.
+    A function that has not seen a batch yet can read the state, and a function with
+    dense updates can continue it. If rows of the embedding table still miss steps, the
+    state can be neither read nor continued without compiled code. A state that is made
+    without compiled code can later be continued with it.
     """
 
     def penalised(model, ids, labels):
@@ -230,7 +286,10 @@ def test_a_state_goes_on_in_another_step():
     assert "embed/embedding" in kept.behind
     with lstm_jax.compiled_code(False):
         for call in (one.model, lambda kept: take(one, kept, 7)):
-            with pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
+            with pytest.raises(
+                InputError,
+                match=r"^training state: rows of embed/embedding have missed steps; ",
+            ):
                 call(kept)
         late = make_step()
         whole = take(late, late.init(), 0)
@@ -241,9 +300,11 @@ def test_a_state_goes_on_in_another_step():
 
 @pytest.mark.parametrize("caught_up", [True, False])
 def test_a_restarted_optimizer(caught_up, x64, peer_rules):
-    """If all rows catch up and the state of the optimiser is then made anew, further steps give the same parameters as with optax.
+    """If all rows catch up and the state of the optimiser is then made anew, further
+    steps give the same parameters as with optax.
 
-    If rows still miss steps when the state is made anew, the parameters are at least finite.
+    If rows still miss steps when the state is made anew, the parameters are at least
+    finite.
     """
     trained = {}
     for name, optimizer in (("ours", lstm_jax.adam(1e-2)), ("optax", optax.adam(1e-2))):
@@ -251,12 +312,18 @@ def test_a_restarted_optimizer(caught_up, x64, peer_rules):
             step = make_step(Classifier(param_dtype=jnp.float64), optimizer=optimizer)
             state = take(step, step.init(), *range(10))
             state = step.caught_up(state) if caught_up else state
-            state = take(step, state._replace(opt_state=optimizer.init(state.params)), *range(10, 20))
+            state = take(
+                step,
+                state._replace(opt_state=optimizer.init(state.params)),
+                *range(10, 20),
+            )
             trained[name] = step.model(state)
             step.model(step.caught_up(state))  # leaves the state valid
             take(step, step.caught_up(state), 0)
             assert_near(step.model(state), trained[name], 0)
-    assert all(np.isfinite(value[...]).all() for value in _params(trained["ours"]).values())
+    assert all(
+        np.isfinite(value[...]).all() for value in _params(trained["ours"]).values()
+    )
     if caught_up:
         assert_near(trained["ours"], trained["optax"], 1e-10)
 
@@ -266,9 +333,15 @@ def test_a_restarted_optimizer(caught_up, x64, peer_rules):
     ("options", "message"),
     [
         ({"model": nnx.Dropout(0.5)}, "model: Dropout; it has no parameters"),
-        ({"model": {"count": 3}}, "parameter count: int; give a pytree of arrays of floats"),
+        (
+            {"model": {"count": 3}},
+            "parameter count: int; give a pytree of arrays of floats",
+        ),
         ({"model": {"ids": jnp.arange(3)}}, r"parameter ids: int32\[3\]"),
-        ({"model": {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}}, "model: dict; two parameters have the same path"),
+        (
+            {"model": {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}},
+            "model: dict; two parameters have the same path",
+        ),
         ({"mesh": jax.make_mesh((2,), ("rows",))}, r"mesh: Mesh\("),
         ({"loss": "mse"}, "loss_fn: 'mse'"),
         ({"loss": lambda *given: (mean(*given), {})}, "loss: a pair"),

@@ -1,4 +1,6 @@
-"""Metrics against values worked out by hand and against slow, direct implementations of their definitions."""
+"""Metrics against values worked out by hand and against slow, direct implementations of
+their definitions.
+"""
 
 import json
 import math
@@ -17,18 +19,24 @@ LABELS = np.array([1, 0, 0, 1])
 
 def test_values_by_hand():
     found = binary_metrics(LOGITS, LABELS)
-    assert found.loss == pytest.approx(-(math.log(0.9) + math.log(0.8) + math.log(0.25) + math.log(0.1)) / 4, rel=1e-14)
+    assert found.loss == pytest.approx(
+        -(math.log(0.9) + math.log(0.8) + math.log(0.25) + math.log(0.1)) / 4, rel=1e-14
+    )
     assert found.accuracy == 0.5
     assert found.confusion == ((1, 1), (1, 1))
     assert found.auc == 0.5  # 0.9 beats both negatives, 0.1 neither
     assert found.brier == pytest.approx((0.01 + 0.04 + 0.5625 + 0.81) / 4, rel=1e-14)
-    assert found.ece == pytest.approx((0.1 + 0.2 + 0.75 + 0.9) / 4, rel=1e-14)  # each alone in its bin
+    # each alone in its bin
+    assert found.ece == pytest.approx((0.1 + 0.2 + 0.75 + 0.9) / 4, rel=1e-14)
     assert found.count == 4
 
 
 def test_confusion_has_a_row_a_label_and_a_column_a_prediction():
     labels = np.array([0] * 7 + [1] * 8)
-    logits = np.array([-1.0] * 3 + [0.0] + [1.0] * 2 + [1e-300] + [-1.0] * 2 + [1.0] * 6)  # p = 0.5 is negative, as in Keras
+    # p = 0.5 is negative, as in Keras
+    logits = np.array(
+        [-1.0] * 3 + [0.0] + [1.0] * 2 + [1e-300] + [-1.0] * 2 + [1.0] * 6
+    )
     found = binary_metrics(logits, labels)
     assert found.confusion == ((4, 3), (2, 6))
     assert found.accuracy == 10 / 15
@@ -37,20 +45,38 @@ def test_confusion_has_a_row_a_label_and_a_column_a_prediction():
 def test_huge_logits_neither_overflow_nor_saturate():
     found = binary_metrics(np.array([1e4, -1e4, 800.0]), np.array([0, 1, 1]))
     assert found.loss == pytest.approx(2e4 / 3, rel=1e-12)
-    assert binary_metrics(np.array([40.0]), np.array([1])).loss == pytest.approx(math.exp(-40), rel=1e-12)
+    assert binary_metrics(np.array([40.0]), np.array([1])).loss == pytest.approx(
+        math.exp(-40), rel=1e-12
+    )
     assert found.brier == pytest.approx(2 / 3)
 
 
 def test_columns_and_other_types_are_taken():
     flat = binary_metrics(LOGITS, LABELS)
     assert binary_metrics(LOGITS[:, None], LABELS[:, None].astype(bool)) == flat
-    assert binary_metrics(LOGITS.astype(np.float32), LABELS.astype(np.float32)).loss == pytest.approx(flat.loss, rel=1e-6)
+    assert binary_metrics(
+        LOGITS.astype(np.float32), LABELS.astype(np.float32)
+    ).loss == pytest.approx(flat.loss, rel=1e-6)
 
 
 def test_a_row_is_flat_json():
     row = binary_metrics(LOGITS, LABELS).to_row("test_")
     assert json.loads(json.dumps(row, allow_nan=False)) == row
-    assert set(row) == {"test_" + name for name in ("loss", "accuracy", "auc", "ece", "brier", "count", "tn", "fp", "fn", "tp")}
+    assert set(row) == {
+        "test_" + name
+        for name in (
+            "loss",
+            "accuracy",
+            "auc",
+            "ece",
+            "brier",
+            "count",
+            "tn",
+            "fp",
+            "fn",
+            "tp",
+        )
+    }
     assert row["test_fp"] == 1
 
 
@@ -89,13 +115,19 @@ def test_reliability_refuses_logits_and_no_bins():
         reliability(np.array([0.5]), np.array([1]), bins=0)
 
 
-few_scores = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 1)), min_size=2, max_size=40)
+few_scores = st.lists(
+    st.tuples(st.integers(-3, 3), st.integers(0, 1)), min_size=2, max_size=40
+)
 
 
 @given(few_scores)
 def test_auc_is_the_share_of_pairs_in_order(pairs):
     scores, labels = np.array(pairs, np.float64).T
-    wins = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
+    wins = [
+        (p > n) + 0.5 * (p == n)
+        for p in scores[labels == 1]
+        for n in scores[labels == 0]
+    ]
     auc = binary_metrics(scores, labels).auc
     if not wins:  # one class has no AUC
         assert math.isnan(auc)

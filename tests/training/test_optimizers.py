@@ -1,4 +1,6 @@
-"""Optimisers against those of Keras and optax, row-sparse against dense updates, and schedules and clipping against values by hand."""
+"""Optimisers against those of Keras and optax, row-sparse against dense updates, and
+schedules and clipping against values by hand.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,14 @@ from tables import BACKENDS
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.training.optimizers import adam, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule
+from lstm_jax.training.optimizers import (
+    adam,
+    clipped,
+    keras_adam,
+    keras_rmsprop,
+    make_optimizer,
+    make_schedule,
+)
 from lstm_jax.training.row_sparse import RowOptimizer
 
 OPTIMIZED = True
@@ -17,10 +26,15 @@ STEPS = 5
 
 
 def gradients() -> list[np.ndarray]:
-    """Return a gradient (64,) for each step, with magnitudes of about 1e-12 to 1e2, both signs and some exact zeros."""
+    """Return a gradient (64,) for each step, with magnitudes of about 1e-12 to 1e2,
+    both signs and some exact zeros.
+    """
     rng = np.random.default_rng(3)
     size = np.logspace(-12, 2, 64)
-    made = [(size * rng.uniform(0.5, 2, 64) * rng.choice([-1, 1], 64)).astype(np.float32) for _ in range(STEPS)]
+    made = [
+        (size * rng.uniform(0.5, 2, 64) * rng.choice([-1, 1], 64)).astype(np.float32)
+        for _ in range(STEPS)
+    ]
     for gradient in made:
         gradient[::16] = 0
     return made
@@ -36,7 +50,9 @@ def trained(optimizer, params, gradients) -> list:
     return found
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(keras_adam, "Adam"), (keras_rmsprop, "RMSprop")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(keras_adam, "Adam"), (keras_rmsprop, "RMSprop")]
+)
 def test_same_as_keras(ours, theirs, keras, peer_rules):
     with peer_rules():
         peer = getattr(keras.optimizers, theirs)(learning_rate=1e-3)
@@ -45,7 +61,12 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
         for gradient in gradients():
             peer.apply([jnp.asarray(gradient)], [variable])
             wanted.append(np.asarray(variable.value))
-    found = np.asarray([np.zeros(64), *trained(ours(1e-3), jnp.zeros(64), map(jnp.asarray, gradients()))])
+    found = np.asarray(
+        [
+            np.zeros(64),
+            *trained(ours(1e-3), jnp.zeros(64), map(jnp.asarray, gradients())),
+        ]
+    )
     travelled = np.abs(np.diff(found, axis=0)).cumsum(0)
     assert (np.abs(found[1:] - wanted) <= 1e-6 * travelled).all()
     assert (travelled[-1] > 0).sum() == 60
@@ -56,7 +77,8 @@ def clipped_adam(rate) -> RowOptimizer:
 
 
 def adam_of_arrays(rate) -> RowOptimizer:
-    return adam(rate, jnp.float32(0.9), jnp.float32(0.999))  # compiled code needs floats
+    # compiled code needs floats
+    return adam(rate, jnp.float32(0.9), jnp.float32(0.999))
 
 
 def parts(params, state) -> tuple:
@@ -66,51 +88,96 @@ def parts(params, state) -> tuple:
 
 
 @pytest.mark.slow(keep=["5-clipped", "64-keras_adam-float32"])
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif(
+    "compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with"
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("columns", "form"), [(1, keras_adam), (5, clipped_adam), (64, keras_adam), (70, adam_of_arrays)])
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [(1, keras_adam), (5, clipped_adam), (64, keras_adam), (70, adam_of_arrays)],
+)
 def test_adam_by_rows(columns, form, dtype):
-    """The rows of a table equal those of dense Adam whenever a batch looks them up, and after the last step.
+    """The rows of a table equal those of dense Adam whenever a batch looks them up, and
+    after the last step.
 
-    Adam by rows updates a row only when a batch looks it up, and then makes up the steps that the row has missed. The gradients of a row
-    that a batch looks up several times are added up, also before clipping. Negative ids count from the end of the table, and ids outside
-    the table are ignored.
+    Adam by rows updates a row only when a batch looks it up, and then makes up the
+    steps that the row has missed. The gradients of a row that a batch looks up several
+    times are added up, also before clipping. Negative ids count from the end of the
+    table, and ids outside the table are ignored.
     """
     count, steps, rng = 40, 60, np.random.default_rng(columns)
     with jax.enable_x64(dtype == "float64"):
-        params = {name: jnp.asarray(rng.standard_normal((count, columns)), dtype) for name in ("table", "other")}
+        params = {
+            name: jnp.asarray(rng.standard_normal((count, columns)), dtype)
+            for name in ("table", "other")
+        }
         optimizer = form(lambda step: 0.01 / 30 * (step + 1).astype(jnp.float32))
         dense, lazy = (params, optimizer.init(params)), (optimizer.init(params), params)
-        update, catch_up = jax.jit(optimizer.update), jax.jit(optimizer.catch_up, static_argnums=0)
+        update, catch_up = (
+            jax.jit(optimizer.update),
+            jax.jit(optimizer.catch_up, static_argnums=0),
+        )
         update_rows = jax.jit(optimizer.update_rows, static_argnums=1)
-        # rounding is measured by the sizes reached so far, since a moment can go through 0
+        # rounding is measured by the sizes reached so far, since a moment can go
+        # through 0
         reached = jax.tree.map(jnp.abs, parts(*dense))
 
         def check(rows):
             assert jax.tree.structure(lazy[0]) == jax.tree.structure(dense[1])
-            for got, want, far in zip(*map(jax.tree.leaves, (parts(lazy[1], lazy[0]), parts(*dense), reached)), strict=True):
-                assert (np.abs(got - want) <= steps * np.finfo(dtype).eps * far)[rows].all()
+            for got, want, far in zip(
+                *map(
+                    jax.tree.leaves, (parts(lazy[1], lazy[0]), parts(*dense), reached)
+                ),
+                strict=True,
+            ):
+                assert (np.abs(got - want) <= steps * np.finfo(dtype).eps * far)[
+                    rows
+                ].all()
 
-        for call in range(2):  # the second call begins after the first one has let all rows catch up
+        # the second call begins after the first one has let all rows catch up
+        for call in range(2):
             lag = optimizer.begin(params["table"], lazy[0], steps)
             for _ in range(steps // (call + 1)):
-                ids = jnp.asarray(np.floor(float(3 * count) ** rng.random((3, 2))) - 2 * count // 3, jnp.int32)
-                scale = 10.0 ** rng.integers(-9, 1, columns)  # some gradients are as small as epsilon
-                rows, other = (jnp.asarray(rng.standard_normal((*shape, columns)) * scale, dtype) for shape in (ids.shape, (count,)))
+                ids = jnp.asarray(
+                    np.floor(float(3 * count) ** rng.random((3, 2))) - 2 * count // 3,
+                    jnp.int32,
+                )
+                # some gradients are as small as epsilon
+                scale = 10.0 ** rng.integers(-9, 1, columns)
+                rows, other = (
+                    jnp.asarray(rng.standard_normal((*shape, columns)) * scale, dtype)
+                    for shape in (ids.shape, (count,))
+                )
                 lag, *lazy = catch_up("table", ids, lag, *lazy)
                 check(ids[(ids >= -count) & (ids < count)])
-                lag, *lazy = update_rows({"other": other}, "table", ids, rows, lag, *lazy)
-                gradient = {"table": jnp.zeros((count, columns), dtype).at[ids].add(rows), "other": other}
+                lag, *lazy = update_rows(
+                    {"other": other}, "table", ids, rows, lag, *lazy
+                )
+                gradient = {
+                    "table": jnp.zeros((count, columns), dtype).at[ids].add(rows),
+                    "other": other,
+                }
                 updates, state = update(gradient, dense[1])
                 dense = optax.apply_updates(dense[0], updates), state
-                moved = jax.tree.map(lambda far, step: far + jnp.abs(step), reached[0], updates)
-                reached = moved, *jax.tree.map(lambda far, moment: jnp.maximum(far, jnp.abs(moment)), reached[1:], parts(*dense)[1:])
+                moved = jax.tree.map(
+                    lambda far, step: far + jnp.abs(step), reached[0], updates
+                )
+                reached = (
+                    moved,
+                    *jax.tree.map(
+                        lambda far, moment: jnp.maximum(far, jnp.abs(moment)),
+                        reached[1:],
+                        parts(*dense)[1:],
+                    ),
+                )
             assert (lag.done < lag.at).any()
             lag, *lazy = catch_up("table", None, lag, *lazy)
             check(slice(None))
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif(
+    "compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with"
+)
 @pytest.mark.parametrize(
     ("optimizer", "steps"),
     [
@@ -121,12 +188,18 @@ def test_adam_by_rows(columns, form, dtype):
     ids=["far behind", "from 0", "below 0"],
 )
 def test_rows_that_wait(optimizer, steps):
-    """A catch-up on all missed steps equals dense steps with zero gradients, up to rounding, also if the learning rate begins at 0."""
+    """A catch-up on all missed steps equals dense steps with zero gradients, up to
+    rounding, also if the learning rate begins at 0.
+    """
     with jax.enable_x64(False):
         start = jnp.tile(jnp.array([[0.0], [1.0], [1e-8], [1e15]]), 40)
         params = dense = {"table": jnp.ones_like(start)}
-        state = optimizer.init(params)._replace(mu={"table": start}, nu={"table": start * start})
-        lag = optimizer.begin(params["table"], state, 2 * steps)._replace(at=jnp.int32(steps))
+        state = optimizer.init(params)._replace(
+            mu={"table": start}, nu={"table": start * start}
+        )
+        lag = optimizer.begin(params["table"], state, 2 * steps)._replace(
+            at=jnp.int32(steps)
+        )
         _, caught, params = optimizer.catch_up("table", None, lag, state, params)
         update = jax.jit(optimizer.update)
         for _ in range(steps):
@@ -141,13 +214,17 @@ def test_rows_that_wait(optimizer, steps):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
-    """`adam` with a learning rate of half precision equals `optax.adam`, up to rounding.
+    """`adam` with a learning rate of half precision equals `optax.adam`, up to
+    rounding.
 
-    The bias correction must be computed in float32, because in bfloat16 a decay rate of 0.999 is 1.
+    The bias correction must be computed in float32, because in bfloat16 a decay rate of
+    0.999 is 1.
     """
     value = jnp.asarray(2.0**-7, dtype)
     given = [jnp.full(3, gradient) for gradient in (0.5, -2.0, 1.0)]
-    ours, theirs = (form((lambda _: value) if scheduled else value) for form in (adam, optax.adam))
+    ours, theirs = (
+        form((lambda _: value) if scheduled else value) for form in (adam, optax.adam)
+    )
     with peer_rules():
         want = trained(theirs, jnp.zeros(3), given)
     np.testing.assert_allclose(trained(ours, jnp.zeros(3), given), want, rtol=1e-5)
@@ -157,8 +234,14 @@ def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_adam_equals_optax(scheduled, dtype, peer_rules):
-    """Parameters after 20 steps equal those of `optax.adam` up to rounding, for gradients as small as epsilon too."""
-    rate = (lambda step: 0.01 / (1 + 0.1 * jnp.asarray(step, float))) if scheduled else 0.01
+    """Parameters after 20 steps equal those of `optax.adam` up to rounding, for
+    gradients as small as epsilon too.
+    """
+    rate = (
+        (lambda step: 0.01 / (1 + 0.1 * jnp.asarray(step, float)))
+        if scheduled
+        else 0.01
+    )
     rng = np.random.default_rng(0)
     with jax.enable_x64(dtype == "float64"):
         params = {"kernel": jnp.ones((130, 130), dtype), "bias": jnp.ones(3, dtype)}
@@ -166,35 +249,60 @@ def test_adam_equals_optax(scheduled, dtype, peer_rules):
         given = []
         for _ in range(20):
             sizes = jax.tree.map(lambda p: 10.0 ** rng.integers(-6, 1, p.shape), params)
-            given.append(jax.tree.map(lambda size: jnp.asarray(rng.standard_normal(size.shape) * size, dtype), sizes))
+            given.append(
+                jax.tree.map(
+                    lambda size: jnp.asarray(
+                        rng.standard_normal(size.shape) * size, dtype
+                    ),
+                    sizes,
+                )
+            )
         found = trained(ours, params, given)[-1]
         with peer_rules():
             want = trained(theirs, params, given)[-1]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=60 * np.finfo(dtype).eps), found, want)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(
+                a, b, rtol=60 * np.finfo(dtype).eps
+            ),
+            found,
+            want,
+        )
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])  # in bfloat16, 0.999 is 1
+# in bfloat16, 0.999 is 1
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)]
+)
 def test_rates_that_are_traced(dtype, tolerance, peer_rules):
-    """`adam` gives the updates of `optax.adam` if rates are traced, by `vmap` or by `optax.inject_hyperparams`."""
+    """`adam` gives the updates of `optax.adam` if rates are traced, by `vmap` or by
+    `optax.inject_hyperparams`.
+    """
     params = {"w": jnp.asarray([1.0, -2.0, 0.5], dtype)}
 
     def two_steps(optimizer):
         state = optimizer.init(params)
         _, state = optimizer.update(params, state, params)
-        return optimizer.update(jax.tree.map(jnp.square, params), state, params)[0]["w"].astype(jnp.float32)
+        return optimizer.update(jax.tree.map(jnp.square, params), state, params)[0][
+            "w"
+        ].astype(jnp.float32)
 
     rates = jnp.asarray([0.5, 0.9]), jnp.asarray([0.99, 0.999])
     with peer_rules():
         for make in (
-            lambda form: jax.vmap(lambda b1, b2: two_steps(form(0.01, b1=b1, b2=b2)))(*rates),
-            lambda form: jax.jit(two_steps, static_argnums=0)(optax.inject_hyperparams(form)(learning_rate=0.01)),
+            lambda form: jax.vmap(lambda b1, b2: two_steps(form(0.01, b1=b1, b2=b2)))(
+                *rates
+            ),
+            lambda form: jax.jit(two_steps, static_argnums=0)(
+                optax.inject_hyperparams(form)(learning_rate=0.01)
+            ),
         ):
             np.testing.assert_allclose(make(adam), make(optax.adam), rtol=tolerance)
 
 
 @pytest.mark.parametrize("eps", [1e-8, 1e-7])
 def test_half_precision_against_float32(eps):
-    """A step of `adam` changes float16 parameters as it changes float32 parameters, up to rounding.
+    """A step of `adam` changes float16 parameters as it changes float32 parameters, up
+    to rounding.
 
     A parameter with a zero gradient stays unchanged.
     """
@@ -205,13 +313,28 @@ def test_half_precision_against_float32(eps):
         update, _ = optimizer.update(gradient.astype(dtype), optimizer.init(w))
         found[dtype] = w + update
     assert found["float16"].dtype == jnp.float16
-    np.testing.assert_allclose(found["float16"].astype(np.float32), found["float32"], rtol=1e-3)
+    np.testing.assert_allclose(
+        found["float16"].astype(np.float32), found["float32"], rtol=1e-3
+    )
 
 
-RATES = [("learning_rate", value) for value in (float("nan"), float("inf"), -1e-3, "0.1", None)]
+RATES = [
+    ("learning_rate", value)
+    for value in (float("nan"), float("inf"), -1e-3, "0.1", None)
+]
 
 
-@pytest.mark.parametrize(("name", "value"), [*RATES, ("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan")), ("b1", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *RATES,
+        ("b1", 1.5),
+        ("b2", -0.1),
+        ("eps", -1e-8),
+        ("b1", float("nan")),
+        ("b1", 1.0),
+    ],
+)
 @pytest.mark.parametrize("form", [adam, keras_adam])
 def test_impossible_rates(form, name, value):
     with pytest.raises(InputError, match=f"^{name}: {value}; give "):
@@ -221,10 +344,16 @@ def test_impossible_rates(form, name, value):
 @pytest.mark.parametrize(
     ("options", "gradients", "wanted"),
     [
-        ({"optimizer": "rmsprop"}, [[1.0, -2.0, 4.0]], [-0.5 / 0.1**0.5, 0.5 / 0.1**0.5, -0.5 / 0.1**0.5]),
+        (
+            {"optimizer": "rmsprop"},
+            [[1.0, -2.0, 4.0]],
+            [-0.5 / 0.1**0.5, 0.5 / 0.1**0.5, -0.5 / 0.1**0.5],
+        ),
         ({"optimizer": "sgd"}, [[1.0, -2.0, 4.0]], [-0.5, 1.0, -2.0]),
-        ({"optimizer": "adamw"}, [[1.0, -2.0, 4.0]], [-0.5001, 0.4999, -0.5001]),  # decoupled weight decay 1e-4
-        ({"optimizer": "sgd", "warmup_steps": 2}, [[1.0]] * 4, [-1.25]),  # steps of 0, 0.25, 0.5 and 0.5
+        # decoupled weight decay 1e-4
+        ({"optimizer": "adamw"}, [[1.0, -2.0, 4.0]], [-0.5001, 0.4999, -0.5001]),
+        # steps of 0, 0.25, 0.5 and 0.5
+        ({"optimizer": "sgd", "warmup_steps": 2}, [[1.0]] * 4, [-1.25]),
     ],
 )
 def test_names(options, gradients, wanted, peer_rules):
@@ -239,7 +368,15 @@ def test_names(options, gradients, wanted, peer_rules):
     [
         *(
             ({"optimizer": name}, f"optimizer: {name}")
-            for name in ("nonsense", "chain", "scale_by_rprop", "lbfgs", "Schedule", "__doc__", "")
+            for name in (
+                "nonsense",
+                "chain",
+                "scale_by_rprop",
+                "lbfgs",
+                "Schedule",
+                "__doc__",
+                "",
+            )
         ),
         (
             {"optimizer": "optimistic_adam", "schedule": "cosine"},
@@ -266,28 +403,49 @@ def test_what_make_optimizer_refuses(options, subject, peer_rules):
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedules(schedule, quarter, middle, warmup):
     final = 0.0 if schedule == "constant" else 0.1
-    config = TrainConfig(schedule=schedule, learning_rate=0.4, final_learning_rate=final, warmup_steps=warmup)
+    config = TrainConfig(
+        schedule=schedule,
+        learning_rate=0.4,
+        final_learning_rate=final,
+        warmup_steps=warmup,
+    )
     rate = make_schedule(config, 100 + warmup)
     if not callable(rate):
         assert (schedule, warmup, rate) == ("constant", 0, 0.4)
         return
     if warmup:
-        assert [float(rate(step)) for step in (0, 5, 10)] == pytest.approx([0, 0.2, 0.4], rel=1e-6)
+        assert [float(rate(step)) for step in (0, 5, 10)] == pytest.approx(
+            [0, 0.2, 0.4], rel=1e-6
+        )
     end = 0.4 if schedule == "constant" else 0.1
-    assert [float(rate(warmup + step)) for step in (0, 25, 50, 100)] == pytest.approx([0.4, quarter, middle, end], rel=1e-5)
+    assert [float(rate(warmup + step)) for step in (0, 25, 50, 100)] == pytest.approx(
+        [0.4, quarter, middle, end], rel=1e-5
+    )
 
 
 def test_clipping_bounds_the_global_norm():
-    optimizer = make_optimizer(TrainConfig(optimizer="sgd", learning_rate=1.0, clip_norm=0.5), 10)
+    optimizer = make_optimizer(
+        TrainConfig(optimizer="sgd", learning_rate=1.0, clip_norm=0.5), 10
+    )
     for scale, wanted in ((1, (-0.3, -0.4)), (0.01, (-0.03, -0.04))):
         gradient = jnp.array(scale * 3.0), jnp.array(scale * 4.0)
-        assert trained(optimizer, (jnp.zeros(()), jnp.zeros(())), [gradient])[0] == pytest.approx(wanted, rel=1e-6)
+        assert trained(optimizer, (jnp.zeros(()), jnp.zeros(())), [gradient])[
+            0
+        ] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_norms_to_clip_to(unchecked):
     for most in (0.0, -1.0, np.nan):
-        with pytest.raises(InputError, match=f"^most: {most}; give the largest norm of the gradient, a number above 0$"):
+        with pytest.raises(
+            InputError,
+            match=f"^most: {most}; give the largest norm of the gradient, a number "
+            "above 0$",
+        ):
             clipped(optax.sgd(0.1), most)
-    optimizer = optax.inject_hyperparams(lambda most: clipped(optax.sgd(1.0), most))(most=0.5)
-    updates, _ = jax.jit(optimizer.update)({"w": jnp.asarray([3.0, 4.0])}, optimizer.init({"w": jnp.zeros(2)}))
+    optimizer = optax.inject_hyperparams(lambda most: clipped(optax.sgd(1.0), most))(
+        most=0.5
+    )
+    updates, _ = jax.jit(optimizer.update)(
+        {"w": jnp.asarray([3.0, 4.0])}, optimizer.init({"w": jnp.zeros(2)})
+    )
     np.testing.assert_allclose(updates["w"], [-0.3, -0.4], rtol=1e-6)

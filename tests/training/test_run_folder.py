@@ -1,4 +1,6 @@
-"""Folder of a run: it is new, or has a run of the same config that is explicitly resumed. Changes of its files are noticed."""
+"""Folder of a run: it is new, or has a run of the same config that is explicitly
+resumed. Changes of its files are noticed.
+"""
 
 import hashlib
 import json
@@ -19,10 +21,14 @@ CONFIG = '{"units": 8}\n'
 def test_a_run_is_entered_only_on_purpose_and_with_its_config(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start(CONFIG, False)
-    with pytest.raises(InputError, match="holds a run; resume it with --resume, or name another folder"):
+    with pytest.raises(
+        InputError, match="holds a run; resume it with --resume, or name another folder"
+    ):
         run.start(CONFIG, False)
     run.start('{ "units":8 }', True)
-    with pytest.raises(InputError, match="holds a run of another config; give its config to resume it"):
+    with pytest.raises(
+        InputError, match="holds a run of another config; give its config to resume it"
+    ):
         run.start('{"units": 9}', True)
     assert run.config.read_text() == CONFIG
 
@@ -51,23 +57,41 @@ def test_environment():
     assert found["cores"] == len(os.sched_getaffinity(0))
     assert len(found["devices"]) == jax.device_count()
     assert found["devices"][0].startswith(jax.default_backend())
-    assert set(found) >= {"python", "git", "platform", "cpu", "hosts", "xla_flags", "matmul_precision"}
+    assert set(found) >= {
+        "python",
+        "git",
+        "platform",
+        "cpu",
+        "hosts",
+        "xla_flags",
+        "matmul_precision",
+    }
 
 
 def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypatch):
-    """The recorded commit is that of the Git repository that tracks the files of the package.
+    """The recorded commit is that of the Git repository that tracks the files of the
+    package.
 
-    A repository that contains the folder of the package, but does not track it, is ignored. Only uncommitted changes of the package itself
-    add a "+" to the commit.
+    A repository that contains the folder of the package, but does not track it, is
+    ignored. Only uncommitted changes of the package itself add a "+" to the commit.
     """
 
     def git(*words):
         person = ("-c", "user.name=a", "-c", "user.email=a@b")
-        return subprocess.run(["git", "-C", tmp_path, *person, *words], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", tmp_path, *person, *words],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
 
     package = tmp_path / "env" / "lstm_jax"
     (package / "training").mkdir(parents=True)
-    for path in (file := package / "training" / "run_folder.py", package / "errors.py", tmp_path / "other.py"):
+    for path in (
+        file := package / "training" / "run_folder.py",
+        package / "errors.py",
+        tmp_path / "other.py",
+    ):
         path.write_text("x")
     monkeypatch.setattr(run_folder, "__file__", str(file))
     assert run_folder.git_commit() == ""
@@ -85,7 +109,14 @@ def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypat
     assert run_folder.git_commit() == commit + "+"
 
 
-HERE = {"cpu": "a", "cores": 2, "compiled": "lstm-1.so", "devices": ["cpu:cpu"] * 2, "backend": "compiled", "git": "abc"}
+HERE = {
+    "cpu": "a",
+    "cores": 2,
+    "compiled": "lstm-1.so",
+    "devices": ["cpu:cpu"] * 2,
+    "backend": "compiled",
+    "git": "abc",
+}
 HERE |= {"versions": {"jax": "1", "numpy": "2"}}
 
 
@@ -94,9 +125,15 @@ HERE |= {"versions": {"jax": "1", "numpy": "2"}}
     [
         ({"git": "def", "platform": "other"}, []),
         ({"cores": 1}, ["cores 2, now 1"]),
-        ({"compiled": "", "backend": "hoisted"}, ["backend compiled, now hoisted", "compiled lstm-1.so, now none"]),
+        (
+            {"compiled": "", "backend": "hoisted"},
+            ["backend compiled, now hoisted", "compiled lstm-1.so, now none"],
+        ),
         ({"devices": ["cpu:cpu"]}, ["devices 2 x cpu:cpu, now 1 x cpu:cpu"]),
-        ({"devices": ["gpu:H100"] * 2, "cores": 8, "cpu": "b"}, ["devices 2 x cpu:cpu, now 2 x gpu:H100"]),
+        (
+            {"devices": ["gpu:H100"] * 2, "cores": 8, "cpu": "b"},
+            ["devices 2 x cpu:cpu, now 2 x gpu:H100"],
+        ),
         ({"versions": {"jax": "1.1", "numpy": "2"}}, ["jax 1, now 1.1"]),
         ({"xla_flags": "--x"}, []),  # an older version did not record it
     ],
@@ -109,7 +146,9 @@ def test_the_first_environment_is_kept(tmp_path):
     run = RunFolder(tmp_path)
     run.seal((HERE, HERE | {"cores": 1}))
     assert run.environments() == (HERE, HERE | {"cores": 1})
-    assert json.loads(run.environment.read_text()) == HERE | {"resumed": [HERE | {"cores": 1}]}
+    assert json.loads(run.environment.read_text()) == HERE | {
+        "resumed": [HERE | {"cores": 1}]
+    }
     run.environment.write_bytes(b"damaged, and only for readers")
     assert run.environments()[0] == HERE
 
@@ -135,8 +174,13 @@ def sealed(folder) -> RunFolder:
 def test_a_change_is_noticed_until_it_is_accepted(name, content, kind, tmp_path):
     run = sealed(tmp_path)
     assert run.verify() == ()
-    (tmp_path / name).unlink(missing_ok=True) if content is None else (tmp_path / name).write_bytes(content)
-    message = f"{name}: {kind} since the run wrote its files; .*lstm-jax run accept --run {tmp_path}"
+    (tmp_path / name).unlink(missing_ok=True) if content is None else (
+        tmp_path / name
+    ).write_bytes(content)
+    message = (
+        f"{name}: {kind} since the run wrote its files; .*lstm-jax run accept "
+        f"--run {tmp_path}"
+    )
     for call in (run.verify, lambda: run.start(CONFIG, True)):
         with pytest.raises(InputError, match=message):
             call()
@@ -156,7 +200,8 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
         with pytest.raises(InputError, match=r"manifest .*manifest\.json: damaged"):
             run.verify()
     assert set(run.accept()) == {"config.json", "data.sha256", "vocabulary.json"}
-    assert run.manifest.read_bytes() == good  # `accept` has read the environments from environment.json
+    # `accept` has read the environments from environment.json
+    assert run.manifest.read_bytes() == good
 
 
 def test_a_run_without_a_manifest_is_read_and_said_so(tmp_path):
@@ -173,7 +218,9 @@ def test_a_run_without_a_manifest_is_read_and_said_so(tmp_path):
 
 
 def test_killed_before_the_config_was_renamed(tmp_path):
-    """Starting a run removes temporary files of a killed process, but no other files with similar names."""
+    """Starting a run removes temporary files of a killed process, but no other files
+    with similar names.
+    """
     run = RunFolder(tmp_path)
     (tmp_path / ".config.json.0a1b2c3d.tmp").write_text("{")
     with run.locked():
@@ -182,22 +229,34 @@ def test_killed_before_the_config_was_renamed(tmp_path):
     for name in ("notes.tmp", ".notes.tmp", ".metrics.jsonl.0a1b2c3d.tmp"):
         (tmp_path / name).write_text("x")
     run.start(CONFIG, True)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "notes.tmp", ".notes.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "notes.tmp",
+        ".notes.tmp",
+    }
 
 
 def test_one_process_at_a_time(tmp_path):
     run = RunFolder(tmp_path / "new")
     owner = rf"process {os.getpid()} on {os.uname().nodename}"
     with run.locked():
-        with pytest.raises(InputError, match=rf"^run folder .*new: in use by {owner}; wait until it ends, or name another folder$"):
+        with pytest.raises(
+            InputError,
+            match=rf"^run folder .*new: in use by {owner}; wait until it ends, or "
+            r"name another folder$",
+        ):
             run.locked().__enter__()
         assert run.lock.exists()
     assert list(run.path.iterdir()) == []
     run.lock.write_text("process 1 on a host that went down")
     with run.locked():
-        assert run.lock.read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
+        assert (
+            run.lock.read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
+        )
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"^run folder .*file: File exists; name a folder"):
+    with pytest.raises(
+        InputError, match=r"^run folder .*file: File exists; name a folder"
+    ):
         RunFolder(tmp_path / "file").locked().__enter__()
 
 
@@ -214,15 +273,30 @@ def test_data_that_changed_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [{"versions": 1}]}\n', b"no JSON"]
+    "content",
+    [
+        b"[]\n",
+        b"{}\n",
+        b'{"files": 1}\n',
+        b'{"files": {}, "environments": [{"versions": 1}]}\n',
+        b"no JSON",
+    ],
 )
 def test_a_manifest_of_other_content_is_damaged(content, tmp_path):
-    """A manifest with unexpected content counts as damaged, even if its checksum is right."""
+    """A manifest with unexpected content counts as damaged, even if its checksum is
+    right.
+    """
     run = sealed(tmp_path)
     good = run.manifest.read_bytes()
-    run.manifest.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    run.manifest.write_bytes(
+        hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+    )
     for call in (run.verify, run.environments):
-        with pytest.raises(InputError, match=rf"^manifest {run.manifest}: damaged; bring the old one back, or .* accept --run {tmp_path}$"):
+        with pytest.raises(
+            InputError,
+            match=rf"^manifest {run.manifest}: damaged; bring the old one back, or "
+            rf".* accept --run {tmp_path}$",
+        ):
             call()
     run.accept()
     assert run.manifest.read_bytes() == good

@@ -10,14 +10,18 @@ from lstm_jax.errors import InputError
 
 
 def test_a_stateful_layer():
-    """Training steps hand the state of a stateful layer to the next step, and give the losses of a plain loop with `nnx.Optimizer`.
+    """Training steps hand the state of a stateful layer to the next step, and give the
+    losses of a plain loop with `nnx.Optimizer`.
 
-    A stateful layer that has no state yet, because it has not been called on a batch, is refused.
+    A stateful layer that has no state yet, because it has not been called on a batch,
+    is refused.
     """
 
     class Stateful(nnx.Module):
         def __init__(self, learned=False):
-            self.rnn = lstm_jax.LSTM(3, 4, stateful=True, learned_state=learned, rngs=nnx.Rngs(0))
+            self.rnn = lstm_jax.LSTM(
+                3, 4, stateful=True, learned_state=learned, rngs=nnx.Rngs(0)
+            )
 
         def __call__(self, x):
             return self.rnn(x)
@@ -28,9 +32,15 @@ def test_a_stateful_layer():
     x = jax.random.normal(jax.random.key(0), (2, 5, 3))
     for learned in (False, True):
         other = "" if learned else ", or reset_state"
-        refused = rf"^stateful layer rnn: carries no state yet; call the model once on a batch{other}$"
+        refused = (
+            r"^stateful layer rnn: carries no state yet; call the model once on "
+            rf"a batch{other}$"
+        )
         model, adam = Stateful(learned), lstm_jax.adam(1e-2)
-        for function, arrays in ((lstm_jax.make_train_step, ()), (lstm_jax.fit, ([x],))):
+        for function, arrays in (
+            (lstm_jax.make_train_step, ()),
+            (lstm_jax.fit, ([x],)),
+        ):
             with pytest.raises(InputError, match=refused):
                 function(model, loss, adam, *arrays)
         model(x)
@@ -47,7 +57,9 @@ def test_a_stateful_layer():
 
 
 def test_outputs_are_not_the_carried_arrays():
-    """A caller may donate the variables of a stateful layer after a call, and still read the outputs and the state of that call."""
+    """A caller may donate the variables of a stateful layer after a call, and still
+    read the outputs and the state of that call.
+    """
     layer = lstm_jax.LSTM(3, 4, stateful=True, return_state=True, rngs=nnx.Rngs(0))
     outputs, state = layer(jax.random.normal(jax.random.key(0), (2, 5, 3)))
     for variable in layer.carried:

@@ -1,4 +1,6 @@
-"""Trackers: the calls that they get, their errors, and what arrives in Weights & Biases (offline) and in a file store of MLflow."""
+"""Trackers: the calls that they get, their errors, and what arrives in Weights & Biases
+(offline) and in a file store of MLflow.
+"""
 
 import contextlib
 import json
@@ -14,13 +16,22 @@ import pytest
 from command_line import assert_error
 from test_fit import fit
 
-from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
+from lstm_jax.config import (
+    ForecastConfig,
+    ForecastModelConfig,
+    SeriesConfig,
+    TrainConfig,
+)
 from lstm_jax.data import Series
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.tasks import forecast
 from lstm_jax.training.trackers import About, Outcome, Service, Tracker
 
-CONFIG = ForecastConfig(SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16))
+CONFIG = ForecastConfig(
+    SeriesConfig(context=6, horizon=2),
+    ForecastModelConfig(units=3),
+    TrainConfig(epochs=2, batch_size=16),
+)
 SERIES = Series(np.arange(80.0), np.sin(np.arange(80.0)), False)
 
 
@@ -66,25 +77,44 @@ def fail(_):
     raise ZeroDivisionError
 
 
-CASES = [([], "finished", None), ([interrupt], "interrupted", Interrupted), ([fail], "failed", ZeroDivisionError)]
+CASES = [
+    ([], "finished", None),
+    ([interrupt], "interrupted", Interrupted),
+    ([fail], "failed", ZeroDivisionError),
+]
 
 
 @pytest.mark.parametrize(("callbacks", "status", "error"), CASES)
 def test_calls(callbacks, status, error, tmp_path):
     tracker = Noting()
     with pytest.raises(error) if error else contextlib.nullcontext():
-        result = fit(epochs=2, checkpoints=tmp_path / "c", callbacks=[tracker, *callbacks])
+        result = fit(
+            epochs=2, checkpoints=tmp_path / "c", callbacks=[tracker, *callbacks]
+        )
     about, *steps, outcome = tracker.calls
-    assert (about.config["train"]["batch_size"], about.folder, about.resumed) == (8, tmp_path / "c", False)
+    assert (about.config["train"]["batch_size"], about.folder, about.resumed) == (
+        8,
+        tmp_path / "c",
+        False,
+    )
     assert steps == ([2] if error else [2, 4])
-    assert outcome == (Outcome(status) if error else Outcome(status, result.rows[-1], (), (tmp_path / "c" / "best",)))
+    assert outcome == (
+        Outcome(status)
+        if error
+        else Outcome(status, result.rows[-1], (), (tmp_path / "c" / "best",))
+    )
 
 
 def test_a_tracker_that_fails(capsys):
-    """The result has the same bits as without the tracker, whose first error is a warning of one line."""
+    """The result has the same bits as without the tracker, whose first error is a
+    warning of one line.
+    """
     plain, result = fit(epochs=2), fit(epochs=2, callbacks=[Failing()])
     assert capsys.readouterr().err.splitlines() == [
-        "warning: tracker Failing: OSError(28, 'No space left on device'); nothing of the training itself is lost"
+        (
+            "warning: tracker Failing: OSError(28, 'No space left on device'); "
+            "nothing of the training itself is lost"
+        )
     ]
     jax.tree.map(np.testing.assert_array_equal, plain.params, result.params)
 
@@ -103,7 +133,13 @@ def test_refused(options, subject, tmp_path, monkeypatch, unchecked):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     ended = Noting()
     with pytest.raises(InputError) as error:
-        forecast.train(CONFIG, tmp_path / "run", data=SERIES, callbacks=[ended, *options.pop("callbacks", [])], **options)
+        forecast.train(
+            CONFIG,
+            tmp_path / "run",
+            data=SERIES,
+            callbacks=[ended, *options.pop("callbacks", [])],
+            **options,
+        )
     assert error.value.subject == subject
     assert ended.calls[1:] == ([Outcome("failed")] if ended.calls else [])
     assert (tmp_path / "run").exists() == bool(ended.calls)
@@ -120,14 +156,31 @@ def test_the_id_of_a_service(tmp_path):
 
 def test_a_missing_package_on_the_command_line(ask, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert_error(ask("train", "forecast", "--tracker", "jsonl", "wandb", "--run", tmp_path / "run"), "error: tracker wandb: ", ".[wandb]")
+    assert_error(
+        ask(
+            "train",
+            "forecast",
+            "--tracker",
+            "jsonl",
+            "wandb",
+            "--run",
+            tmp_path / "run",
+        ),
+        "error: tracker wandb: ",
+        ".[wandb]",
+    )
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_one_tracker_on_the_command_line(ask, tmp_path):
-    (tmp_path / "s.csv").write_text("time,value\n" + "".join(f"{n},{n % 7}\n" for n in range(90)))
-    flags = f"--csv {tmp_path}/s.csv --context 6 --horizon 2 --units 3 --epochs 1 --no-figures --tracker jsonl --run {tmp_path}/run"
+    (tmp_path / "s.csv").write_text(
+        "time,value\n" + "".join(f"{n},{n % 7}\n" for n in range(90))
+    )
+    flags = (
+        f"--csv {tmp_path}/s.csv --context 6 --horizon 2 --units 3 --epochs 1 "
+        f"--no-figures --tracker jsonl --run {tmp_path}/run"
+    )
     code, out, err = ask("train", "forecast", *flags.split())
     assert (code, err) == (0, "")
     assert "metrics.jsonl" in out
@@ -138,12 +191,19 @@ def test_one_tracker_on_the_command_line(ask, tmp_path):
 
 @pytest.fixture
 def train(tmp_path):
-    """Return a function that trains the run `tmp_path / "run"` with a tracker. The run is interrupted after the first epoch and resumed."""
+    """Return a function that trains the run `tmp_path / "run"` with a tracker. The run
+    is interrupted after the first epoch and resumed.
+    """
 
     def call(tracker, resume):
         options: Any = {"data": SERIES, "tracker": (tracker,), "resume": resume}
         with contextlib.nullcontext() if resume else pytest.raises(Interrupted):
-            return forecast.train(CONFIG, tmp_path / "run", **options, callbacks=[] if resume else [interrupt])
+            return forecast.train(
+                CONFIG,
+                tmp_path / "run",
+                **options,
+                callbacks=[] if resume else [interrupt],
+            )
 
     return call
 
@@ -157,7 +217,9 @@ def assert_loads(folder: Path, params: dict[str, np.ndarray]) -> None:
 
 
 def records(folder: Path) -> list[Any]:
-    """Return the records of an offline run of wandb, whose file has the format of LevelDB's log."""
+    """Return the records of an offline run of wandb, whose file has the format of
+    LevelDB's log.
+    """
     from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportMissingImports]
 
     (file,) = folder.glob("*.wandb")
@@ -176,9 +238,18 @@ def records(folder: Path) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_offline(train, tmp_path, monkeypatch):
-    """Both parts of the run have the same id. All rows, the config, the figures and a folder that can be loaded arrive."""
-    pytest.importorskip("wandb", reason="Weights & Biases is not installed: pip install '.[wandb]'")
-    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "DATA_DIR": str(tmp_path), "SILENT": "true"}.items():
+    """Both parts of the run have the same id. All rows, the config, the figures and a
+    folder that can be loaded arrive.
+    """
+    pytest.importorskip(
+        "wandb", reason="Weights & Biases is not installed: pip install '.[wandb]'"
+    )
+    for name, value in {
+        "MODE": "offline",
+        "DIR": str(tmp_path),
+        "DATA_DIR": str(tmp_path),
+        "SILENT": "true",
+    }.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     train("wandb", False)
     (first,) = (tmp_path / "wandb").glob("offline-run-*")
@@ -187,11 +258,22 @@ def test_wandb_offline(train, tmp_path, monkeypatch):
     for record in (*records(first), *records(second)):
         kinds.add(kind := record.WhichOneof("record_type"))
         if kind == "run":
-            assert (record.run.run_id, record.run.display_name) == ((tmp_path / "run" / "wandb.id").read_text(), "run")
-            config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            assert (record.run.run_id, record.run.display_name) == (
+                (tmp_path / "run" / "wandb.id").read_text(),
+                "run",
+            )
+            config = {
+                item.key: json.loads(item.value_json)
+                for item in record.run.config.update
+            }
             assert config["train"]["batch_size"] == 16
         elif kind == "history":
-            row = {"/".join([item.key, *item.nested_key]).strip("/"): json.loads(item.value_json) for item in record.history.item}
+            row = {
+                "/".join([item.key, *item.nested_key]).strip("/"): json.loads(
+                    item.value_json
+                )
+                for item in record.history.item
+            }
             losses |= {row["step"]: row["train_loss"]} if "step" in row else {}
         elif kind == "artifact":
             for entry in record.artifact.manifest.contents:
@@ -203,15 +285,23 @@ def test_wandb_offline(train, tmp_path, monkeypatch):
     assert losses == {row["step"]: row["train_loss"] for row in result.rows}
     assert codes == [255, 0]
     images = (second / "files" / "media" / "images" / "figures").iterdir()
-    assert {path.read_bytes() for path in images} == {path.read_bytes() for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert {path.read_bytes() for path in images} == {
+        path.read_bytes() for path in (tmp_path / "run" / "figures").glob("*.png")
+    }
     assert_loads(tmp_path / "arrived", result.params)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_file_store(train, tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install '.[mlflow]'")
-    for name, value in {"TRACKING_URI": (tmp_path / "store").as_uri(), "DISABLE_TELEMETRY": "true", "ALLOW_FILE_STORE": "true"}.items():
+    mlflow = pytest.importorskip(
+        "mlflow", reason="MLflow is not installed: pip install '.[mlflow]'"
+    )
+    for name, value in {
+        "TRACKING_URI": (tmp_path / "store").as_uri(),
+        "DISABLE_TELEMETRY": "true",
+        "ALLOW_FILE_STORE": "true",
+    }.items():
         monkeypatch.setenv(f"MLFLOW_{name}", value)
     client = mlflow.MlflowClient()
     train("mlflow", False)
@@ -219,10 +309,18 @@ def test_mlflow_file_store(train, tmp_path, monkeypatch):
     assert client.get_run(number).info.status == "KILLED"
     result = train("mlflow", True)
     found = client.get_run(number)
-    assert (found.info.status, found.info.run_name, found.data.params["train.batch_size"]) == ("FINISHED", "run", "16")
+    assert (
+        found.info.status,
+        found.info.run_name,
+        found.data.params["train.batch_size"],
+    ) == ("FINISHED", "run", "16")
     history = client.get_metric_history(number, "train_loss")
-    assert [(entry.step, entry.value) for entry in history] == [(row["step"], row["train_loss"]) for row in result.rows]
-    assert found.data.metrics["result/validation_loss"] == min(row["validation_loss"] for row in result.rows)
+    assert [(entry.step, entry.value) for entry in history] == [
+        (row["step"], row["train_loss"]) for row in result.rows
+    ]
+    assert found.data.metrics["result/validation_loss"] == min(
+        row["validation_loss"] for row in result.rows
+    )
     arrived = Path(client.download_artifacts(number, "run"))
     for path in (tmp_path / "run" / "figures").glob("*.png"):
         assert (arrived / "figures" / path.name).read_bytes() == path.read_bytes()
