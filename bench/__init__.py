@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,7 +37,7 @@ def commit() -> str:
     `lstm_jax` has uncommitted changes.
     """
     # `run_folder.environment` would start JAX, and JAX's threads forbid a fork
-    from lstm_jax.training import run_folder
+    from lstm_jax.lab.runs import folder as run_folder
 
     return run_folder.git_commit()
 
@@ -46,7 +46,7 @@ def cpu() -> str:
     """Return a text with the name, the family and the model of the CPU. Result rows
     have this text in the field "cpu".
     """
-    from lstm_jax.training import run_folder
+    from lstm_jax.lab.runs import folder as run_folder
 
     return run_folder.cpu_name()
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 
 COMMANDS = {
     "throughput": (

@@ -61,8 +61,8 @@ from bench.peers import TASKS
 from bench.schema import GRID, Row, Rows, rows_of_commit
 from bench.summary import print_table
 from bench.workloads import Axes, add_size_flags
-from lstm_jax.errors import require
-from lstm_jax.sweep.rows import read_rows
+from lstm_jax.base.errors import require
+from lstm_jax.lab.sweep.rows import read_rows
 
 PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
@@ -173,7 +173,9 @@ def arguments(run: Row) -> list[str]:
         else ""
     )
     command = (
-        "lstm_jax.cli train generation" if task == "demo" else f"{TASKS[peer]} {task}"
+        "lstm_jax.lab.cli train generation"
+        if task == "demo"
+        else f"{TASKS[peer]} {task}"
     )
     return (
         f"{command} {TRAINED[peer, task]} --epochs {run['epochs']} --seed "

@@ -27,7 +27,7 @@ from bench import RESULTS, commit, make_parser, read_flags, timing, worker
 from bench.flops import FLOAT, forward_flops
 from bench.schema import BREAKDOWN, Row, rows_of, rows_of_commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 PATH = RESULTS / "breakdown.jsonl"
 STEPS, ROUNDS = 100, 7

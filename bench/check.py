@@ -34,7 +34,7 @@ from bench.schema import (
 from bench.summary import speedups
 from bench.worker import TOLERANCE
 from bench.workloads import workload
-from lstm_jax.errors import parsing, require
+from lstm_jax.base.errors import parsing, require
 
 SUBMISSIONS = RESULTS / "submissions"
 LAYERS = f"{OURS} torch_lstm flax_nnx"

@@ -37,8 +37,8 @@ from bench.peers import OURS, row_key
 from bench.schema import STEP, Row, Rows, by_machine, rows_of, rows_of_commit
 from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
-from lstm_jax.errors import require
-from lstm_jax.sweep import stats
+from lstm_jax.base.errors import require
+from lstm_jax.lab.sweep import stats
 
 LEVEL, LEAST = 0.02, 0.03
 TOO_FEW = "too few processes"

@@ -46,9 +46,9 @@ from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS
 from bench.schema import DUEL, FALSE_ALARM, Row, Rows, rows_of, rows_of_commit
 from bench.workloads import read_workloads
-from lstm_jax.backend_names import RENAMED
-from lstm_jax.errors import InputError, require
-from lstm_jax.sweep import stats
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.lab.names import RENAMED
+from lstm_jax.lab.sweep import stats
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05

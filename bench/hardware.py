@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from bench import add_flags, cpu, make_parser
-from lstm_jax.runtime.machine import total_memory
+from lstm_jax.base.machine import total_memory
 
 SIZE = 2048
 COPIED = 64 * 2**20

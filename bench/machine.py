@@ -18,8 +18,8 @@ from pathlib import Path
 from bench import RESULTS, add_flags, hardware, make_parser, timing
 from bench.peers import PEERS
 from bench.schema import MACHINE, Row, make_row, rounded
-from lstm_jax.files.writing import write_atomically
-from lstm_jax.training import run_folder
+from lstm_jax.base.writing import write_atomically
+from lstm_jax.lab.runs import folder as run_folder
 
 
 def describe() -> Row:

@@ -49,8 +49,8 @@ from bench.schema import (
 )
 from bench.summary import names_of
 from bench.workloads import read_sizes
-from lstm_jax.errors import require
-from lstm_jax.sweep.rows import append_rows
+from lstm_jax.base.errors import require
+from lstm_jax.lab.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
 LENGTHS = {
@@ -118,7 +118,7 @@ def measure_run() -> Row:
         command = [
             sys.executable,
             "-m",
-            "lstm_jax.cli",
+            "lstm_jax.lab.cli",
             "train",
             "generation",
             "--data",

@@ -15,7 +15,7 @@ from bench import groups, timing
 from bench.peers import TASKS
 from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, Row, Rows
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 PRINTED = (
     2.4947,

@@ -26,7 +26,7 @@ from bench.peers import TASKS
 from bench.schema import SAMPLING, Row, Rows
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 PATH = RESULTS / "sampling.jsonl"
 ROUNDS = {"quick": 1, "standard": 5, "full": 10}

@@ -71,8 +71,8 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     """Measure the time and memory of an LSTM layer in this process, and return the
     fields of a result row (`bench.schema.MEANINGS`).
     """
-    from lstm_jax.runtime.sharding import make_mesh
-    from lstm_jax.training.run_folder import environment
+    from lstm_jax.base.sharding import make_mesh
+    from lstm_jax.lab.runs.folder import environment
 
     sizes = ",".join(f"{letter}={size}" for letter, size in point.items())
     work, built = worker.build_ours(f"recurrence:{sizes}", devices=devices)
@@ -162,7 +162,7 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
     """
     from matplotlib.ticker import LogLocator
 
-    from lstm_jax.inspection.figures import BLUE, ORANGE, log_axis, write_figure
+    from lstm_jax.lab.inspection.figures import BLUE, ORANGE, log_axis, write_figure
 
     letters, names = (
         list(dict.fromkeys(getattr(curve, field) for curve in found))

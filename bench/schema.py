@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from bench.workloads import workload
-from lstm_jax.backend_names import with_current_names
-from lstm_jax.errors import InputError, require
-from lstm_jax.sweep.rows import read_rows
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.lab.names import with_current_names
+from lstm_jax.lab.sweep.rows import read_rows
 
 Row = dict[str, Any]
 """Result row, or some of its fields."""

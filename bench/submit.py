@@ -23,8 +23,8 @@ from bench.peers import PEERS, installed, read_candidate
 from bench.schema import FAILED, PEAK, STEP, Row, Rows, rows_of, select
 from bench.summary import speedups
 from bench.workloads import workload
-from lstm_jax.errors import require
-from lstm_jax.files.writing import check_output, write_atomically
+from lstm_jax.base.errors import require
+from lstm_jax.base.writing import check_output, write_atomically
 
 MINUTES, ROUNDS, SECONDS = 10, 3, 0.7  # the rows of 3 rounds take 80 kB
 SHARED = (

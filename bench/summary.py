@@ -31,7 +31,7 @@ from bench.schema import (
     select,
 )
 from bench.workloads import TITLES, WORKLOADS, Workload, workload
-from lstm_jax.sweep import stats
+from lstm_jax.lab.sweep import stats
 
 KINDS = STEP, FAILED, PEAK, MACHINE
 """Kinds of the rows of throughput that are shown."""

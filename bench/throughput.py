@@ -95,9 +95,9 @@ from bench.workloads import (
     read_workloads,
     workload,
 )
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
+from lstm_jax.lab.sweep.rows import append_rows
 from lstm_jax.recurrence import BACKENDS
-from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / (
     "throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz"

@@ -15,8 +15,8 @@ import numpy as np
 
 from bench import hardware
 from bench.schema import Row, Rows, check, make_row
-from lstm_jax.errors import require
-from lstm_jax.sweep.rows import run_missing
+from lstm_jax.base.errors import require
+from lstm_jax.lab.sweep.rows import run_missing
 
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"

@@ -207,8 +207,8 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     row |= {"peak_memory_mib": peak_mib()}
     # imported after the measurement, so that the measured memory of a library without
     # JAX does not include JAX
-    from lstm_jax.runtime.sharding import make_mesh
-    from lstm_jax.training.run_folder import environment, versions
+    from lstm_jax.base.sharding import make_mesh
+    from lstm_jax.lab.runs.folder import environment, versions
 
     about = environment(make_mesh())
     count = flops.step_flops(work)

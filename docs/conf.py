@@ -30,7 +30,7 @@ PROFILE.mkdir(parents=True, exist_ok=True)
 )
 os.environ["IPYTHONDIR"] = str(PROFILE.parent)
 
-from lstm_jax.runtime.processes import code_digest  # noqa: E402
+from lstm_jax.lab.machine.processes import code_digest  # noqa: E402
 
 project = "lstm_jax"
 version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from lstm_jax import Recurrent, adam, make_train_step, sweep
+from lstm_jax import Recurrent, adam, make_train_step
+from lstm_jax.lab import sweep
 
 
 @dataclass(frozen=True)

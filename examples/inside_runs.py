@@ -26,14 +26,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
-from lstm_jax.errors import require
-from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
-from lstm_jax.inspection.trace import trace
-from lstm_jax.tasks import forecast, generation, sentiment
-from lstm_jax.tasks.inspecting.common import kept_epochs
-from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
-from lstm_jax.tasks.inspecting.reviews import ReviewNetwork
-from lstm_jax.tasks.inspecting.texts import TextNetwork
+from lstm_jax.base.errors import require
+from lstm_jax.lab.forecast import task as forecast
+from lstm_jax.lab.forecast.page import SeriesNetwork
+from lstm_jax.lab.generation import task as generation
+from lstm_jax.lab.generation.page import TextNetwork
+from lstm_jax.lab.inspection.attribution import (
+    gradient_norms,
+    integrated_gradients,
+    reach,
+)
+from lstm_jax.lab.inspection.common import kept_epochs
+from lstm_jax.lab.inspection.trace import trace
+from lstm_jax.lab.sentiment import task as sentiment
+from lstm_jax.lab.sentiment.page import ReviewNetwork
 
 SETTLED = 60
 """Number of characters at the start of each text that the measurements of `characters`

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from lstm_jax.base.errors import InputError, parsing
 from lstm_jax.convert import from_onnx
-from lstm_jax.errors import InputError, parsing
 
 
 def random_inputs(

@@ -30,8 +30,8 @@ import numpy as np
 from flax import nnx
 
 from lstm_jax import LSTM, LSTMState, make_stepper
+from lstm_jax.base.errors import InputError, parsing, require
 from lstm_jax.convert import load
-from lstm_jax.errors import InputError, parsing, require
 
 
 class Memory(NamedTuple):

@@ -32,8 +32,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lstm_jax import Recurrent, adam, data, make_train_step
+from lstm_jax import Recurrent, adam, make_train_step
 from lstm_jax.cells import Cell, mlstm, slstm
+from lstm_jax.lab.generation import data
 
 WIDTH = 4
 """Steps that the causal convolution sees."""

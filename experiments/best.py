@@ -57,15 +57,15 @@ import numpy as np
 from bench import groups
 from experiments import nbsvm, runs
 from experiments.study import Mean, Metrics, Rows, Study, main, rows_with
-from lstm_jax import data, sweep
-from lstm_jax.config import (
+from lstm_jax.lab import sweep
+from lstm_jax.lab.inspection.figures import BLUE, LIGHT, ORANGE
+from lstm_jax.lab.sentiment import data
+from lstm_jax.lab.sentiment.config import (
     DataConfig,
     SentimentConfig,
     SentimentModelConfig,
-    TrainConfig,
 )
-from lstm_jax.config.shared import ADDED
-from lstm_jax.inspection.figures import BLUE, LIGHT, ORANGE
+from lstm_jax.training.config import ADDED, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,10 @@ def tested(base: SentimentConfig, group: str, seeds: int) -> list[Config]:
 
 def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
-    from lstm_jax.models import functional
-    from lstm_jax.runtime.sharding import make_mesh
-    from lstm_jax.tasks import sentiment
+    from lstm_jax.base.sharding import make_mesh
+    from lstm_jax.lab.sentiment import task as sentiment
     from lstm_jax.training.metrics import binary_metrics
+    from lstm_jax.training.parts import functional
 
     task, epochs, start = config.task, [], perf_counter()
     callbacks = (
@@ -250,7 +250,7 @@ def _with_grams(
     """Train an NBSVM classifier, mix its logits with those of a model, and return the
     accuracies of the classifier and of the mixture.
     """
-    from lstm_jax.tasks.review_rows import split_reviews
+    from lstm_jax.lab.sentiment.rows import split_reviews
 
     train, held_out = split_reviews(reviews, config.task)
     logits_of = nbsvm.train(train, ORDER)

@@ -38,16 +38,16 @@ import numpy as np
 from bench import groups
 from experiments import runs
 from experiments.study import GREY, SHADES, Metrics, Rows, Study, main, rows_with
-from lstm_jax import sweep
-from lstm_jax.config import (
-    PRESETS,
+from lstm_jax.lab import sweep
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
     TextConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import BLUE, GREEN, ORANGE, PINK, YELLOW
+from lstm_jax.lab.inspection.figures import BLUE, GREEN, ORANGE, PINK, YELLOW
+from lstm_jax.lab.presets import PRESETS
+from lstm_jax.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

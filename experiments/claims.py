@@ -46,8 +46,8 @@ from bench import add_flags, make_parser
 from experiments import study
 from experiments.claim_list import CLAIMS, SEEDLESS, Claim, Setting
 from experiments.study import Mean, Metrics
-from lstm_jax import sweep
-from lstm_jax.sweep import stats
+from lstm_jax.lab import sweep
+from lstm_jax.lab.sweep import stats
 
 HEAD = (
     "| study | claim | first seeds | verdict | new seeds | verdict | adjusted p "

@@ -29,14 +29,14 @@ import numpy as np
 
 from experiments import runs
 from experiments.study import Rows, Study, lines, main, means, plot_means, rows_with
-from lstm_jax import sweep
-from lstm_jax.config import (
+from lstm_jax.lab import sweep
+from lstm_jax.lab.inspection.figures import BLUE, ORANGE
+from lstm_jax.lab.sentiment.config import (
     DataConfig,
     SentimentConfig,
     SentimentModelConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import BLUE, ORANGE
+from lstm_jax.training.config import TrainConfig
 
 RATES, SEEDS = (0.0, 0.2, 0.4, 0.6), 3
 BASE = SentimentConfig(

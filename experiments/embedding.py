@@ -48,10 +48,12 @@ from experiments.study import (
     plot_means,
     rows_with,
 )
-from lstm_jax import data, sweep
-from lstm_jax.config import SentimentConfig, TrainConfig
-from lstm_jax.inspection import embedding_space
-from lstm_jax.inspection.figures import BLUE, GREEN, INK, ORANGE, PINK, YELLOW
+from lstm_jax.lab import sweep
+from lstm_jax.lab.inspection import embedding_space
+from lstm_jax.lab.inspection.figures import BLUE, GREEN, INK, ORANGE, PINK, YELLOW
+from lstm_jax.lab.sentiment import data
+from lstm_jax.lab.sentiment.config import SentimentConfig
+from lstm_jax.training.config import TrainConfig
 
 GROUPS = {
     "praise": (
@@ -130,8 +132,8 @@ def run(config: Config) -> Metrics:
     """Train an embedding, and measure the distances between words before and after
     training.
     """
-    from lstm_jax.models import functional
-    from lstm_jax.tasks import sentiment
+    from lstm_jax.lab.sentiment import task as sentiment
+    from lstm_jax.training.parts import functional
 
     def shuffled(reviews):
         order = np.random.default_rng(config.task.train.seed).permutation(

@@ -45,15 +45,16 @@ import numpy as np
 
 from bench import groups
 from experiments.study import GREY, Metrics, Rows, Study, interval_bars, main, means
-from lstm_jax import data, sweep
-from lstm_jax.commands.common import start_training
-from lstm_jax.config import (
+from lstm_jax.lab import sweep
+from lstm_jax.lab.commands.common import start_training
+from lstm_jax.lab.forecast import data
+from lstm_jax.lab.forecast.config import (
     ForecastConfig,
     ForecastModelConfig,
     SeriesConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import BLUE, INK, LIGHT, ORANGE
+from lstm_jax.lab.inspection.figures import BLUE, INK, LIGHT, ORANGE
+from lstm_jax.training.config import TrainConfig
 
 SEASON = {"sunspots": 11, "co2": 52}
 UNITS = {"sunspots": "sunspot number", "co2": "CO2, ppm"}
@@ -135,7 +136,7 @@ def run(config: Config) -> Metrics:
     """Forecast the test split of a series with one method, and return metrics of the
     forecasts.
     """
-    from lstm_jax.tasks import forecast
+    from lstm_jax.lab.forecast import task as forecast
 
     series, horizon, season = (
         load(config),

@@ -60,18 +60,20 @@ from experiments.study import (
 )
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
-from lstm_jax.config import (
-    DataConfig,
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
+    TextConfig,
+)
+from lstm_jax.lab.inspection.figures import BLUE, INK, ORANGE
+from lstm_jax.lab.sentiment.config import (
+    DataConfig,
     SentimentConfig,
     SentimentModelConfig,
-    TextConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import BLUE, INK, ORANGE
-from lstm_jax.sweep import stats
+from lstm_jax.lab.sweep import stats
+from lstm_jax.training.config import TrainConfig
 
 VARIANTS = (
     "lstm",

@@ -61,13 +61,13 @@ from experiments.study import (
 from experiments.training import Params, fit, initial
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.config import (
+from lstm_jax.lab.inspection.figures import log_axis
+from lstm_jax.lab.sentiment.config import (
     DataConfig,
     SentimentConfig,
     SentimentModelConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import log_axis
+from lstm_jax.training.config import TrainConfig
 
 SYMBOLS, COPIED = 8, 10
 ORDERS = 4
@@ -265,8 +265,8 @@ def run_on_reviews(config: Config) -> Metrics:
     """Train the library's sentiment model and, before and after training, measure the
     gradient of the loss with respect to the state h.
     """
-    from lstm_jax.models import functional
-    from lstm_jax.tasks import sentiment
+    from lstm_jax.lab.sentiment import task as sentiment
+    from lstm_jax.training.parts import functional
 
     epochs, units = (
         max(1, round(config.steps * config.batch / REVIEWS)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data import EncodedSplit
+from lstm_jax.lab.sentiment.data import EncodedSplit
 
 SMOOTHING = 1.0
 """Number that is added, for each n-gram and each label, to the number of texts with

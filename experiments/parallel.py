@@ -62,10 +62,11 @@ from experiments.study import (
     rows_with,
 )
 from experiments.training import fit, random_batches
-from lstm_jax import data, unroll
+from lstm_jax import unroll
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection.figures import INK, log_axis
+from lstm_jax.cells.initializers import glorot_uniform
+from lstm_jax.lab.generation import data
+from lstm_jax.lab.inspection.figures import INK, log_axis
 from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, solve_states
 
 TOLERANCE = 1e-8

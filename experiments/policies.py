@@ -34,7 +34,7 @@ from experiments.study import (
     main,
     rows_with,
 )
-from lstm_jax import sweep
+from lstm_jax.lab import sweep
 
 LENGTHS = dict(zip(memory_tasks.TASKS, (52, 52, 16, 16, 200), strict=True))
 STYLES = {cell: CELL_STYLES[cell] for cell in ("lstm", "gru")} | {

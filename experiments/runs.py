@@ -10,18 +10,22 @@ from typing import Any
 
 from bench import data_file
 from experiments.study import Metrics
-from lstm_jax import data, sweep
-from lstm_jax.commands.common import start_training
-from lstm_jax.config import (
-    DataConfig,
+from lstm_jax.lab import sweep
+from lstm_jax.lab.commands.common import start_training
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
+    TextConfig,
+)
+from lstm_jax.lab.generation.data import Corpus
+from lstm_jax.lab.sentiment.config import (
+    DataConfig,
     SentimentConfig,
     SentimentModelConfig,
-    TextConfig,
-    TrainConfig,
 )
+from lstm_jax.lab.sentiment.data import EncodedReviews, encode_reviews, synthetic_splits
+from lstm_jax.training.config import TrainConfig
 
 ARTICLES, SHAKESPEARE = "articles", "tiny Shakespeare"
 """Names of texts. If one of them is the only entry of `TextConfig.data`, `generation`
@@ -63,23 +67,23 @@ def _common(result, metric: str) -> Metrics:
     }
 
 
-def corpus_of(text: str) -> data.Corpus:
+def corpus_of(text: str) -> Corpus:
     """Return the corpus of a text in `TEXTS`, or that of a small text for the preset
     "toy".
     """
-    from lstm_jax.tasks import generation as task
+    from lstm_jax.lab.generation import task
 
     given = (data_file(*TEXTS[text,]),) if (text,) in TEXTS else ()
     return task.load_corpus(GenerationConfig(TextConfig(data=given)))
 
 
-def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
+def reviews_of(config: SentimentConfig) -> EncodedReviews:
     """Return the reviews that `config.data` selects, encoded as word ids."""
-    from lstm_jax.tasks import sentiment as task
+    from lstm_jax.lab.sentiment import task
 
     if config.data.data == "synthetic":
-        return data.encode_reviews(
-            data.synthetic_splits(*TOY_REVIEWS, config.train.seed),
+        return encode_reviews(
+            synthetic_splits(*TOY_REVIEWS, config.train.seed),
             config.data.num_words,
         )
     return task.encoded_reviews(config)
@@ -87,12 +91,12 @@ def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
 
 def train_sentiment(
     config: SentimentConfig,
-    change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None,
+    change: Callable[[EncodedReviews], EncodedReviews] | None = None,
     callbacks: Sequence[Callable[[Any], None]] = (),
 ) -> tuple[Any, Any]:
     """Train the model of the sentiment task."""
     start_training(config.train.devices, config.model)
-    from lstm_jax.tasks import sentiment as task
+    from lstm_jax.lab.sentiment import task
 
     reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +129,7 @@ def generation(config: GenerationConfig) -> Metrics:
     if names := TEXTS.get(config.data.data):
         config = sweep.override(config, {"data.data": (data_file(*names),)})
     start_training(config.train.devices, config.model)
-    from lstm_jax.tasks import generation as task
+    from lstm_jax.lab.generation import task
 
     with tempfile.TemporaryDirectory() as folder:
         result = task.train(config, Path(folder) / "run", figures=False)

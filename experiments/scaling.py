@@ -39,18 +39,20 @@ import numpy as np
 from bench import groups
 from experiments import runs
 from experiments.study import Metrics, Rows, Study, flat, lines, main, plot_means
-from lstm_jax import sweep
-from lstm_jax.config import (
-    DataConfig,
+from lstm_jax.lab import sweep
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
+    TextConfig,
+)
+from lstm_jax.lab.inspection.figures import log_axis
+from lstm_jax.lab.sentiment.config import (
+    DataConfig,
     SentimentConfig,
     SentimentModelConfig,
-    TextConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import log_axis
+from lstm_jax.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -59,15 +59,15 @@ from experiments.study import (
     plot_means,
     rows_with,
 )
-from lstm_jax import sweep
-from lstm_jax.config import (
+from lstm_jax.lab import sweep
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
     TextConfig,
-    TrainConfig,
 )
-from lstm_jax.inspection.figures import log_axis
+from lstm_jax.lab.inspection.figures import log_axis
+from lstm_jax.training.config import TrainConfig
 
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)

@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import add_flags, groups, make_parser
-from lstm_jax import sweep
-from lstm_jax.errors import InputError, require
-from lstm_jax.files.writing import check_output
-from lstm_jax.inspection.figures import (
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.writing import check_output
+from lstm_jax.lab import sweep
+from lstm_jax.lab.inspection.figures import (
     BLUE,
     GREEN,
     LIGHT,
@@ -40,7 +40,7 @@ from lstm_jax.inspection.figures import (
     figure_paths,
     write_figure,
 )
-from lstm_jax.sweep.stats import Interval, Values
+from lstm_jax.lab.sweep.stats import Interval, Values
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"

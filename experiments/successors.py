@@ -73,10 +73,10 @@ from experiments.study import (
 )
 from lstm_jax import Recurrent
 from lstm_jax.cells import CELLS, Cell, lru, mlstm, slstm
-from lstm_jax.config import DataConfig, SentimentConfig
-from lstm_jax.inspection.figures import INK, ORANGE, YELLOW
-from lstm_jax.models import functional
+from lstm_jax.lab.inspection.figures import INK, ORANGE, YELLOW
+from lstm_jax.lab.sentiment.config import DataConfig, SentimentConfig
 from lstm_jax.training.optimizers import clipped, keras_adam
+from lstm_jax.training.parts import functional
 
 COMPARED: dict[str, Cell] = {
     name: CELLS[name] for name in ("lstm", "gru", "min_lstm", "rg_lru")

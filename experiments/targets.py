@@ -35,9 +35,11 @@ import optax
 from experiments import runs
 from experiments.study import Metrics, Rows, Study, interval_bars, lines, main, means
 from experiments.training import fit, initial, random_batches
-from lstm_jax import data, sweep, unroll
+from lstm_jax import unroll
 from lstm_jax.cells import CELLS
-from lstm_jax.inspection.figures import BLUE, INK, ORANGE
+from lstm_jax.lab import sweep
+from lstm_jax.lab.generation import data
+from lstm_jax.lab.inspection.figures import BLUE, INK, ORANGE
 
 
 @dataclass(frozen=True)

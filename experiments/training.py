@@ -12,7 +12,7 @@ import optax
 from jax import Array, lax
 
 from lstm_jax.cells import CELLS
-from lstm_jax.initializers import glorot_uniform
+from lstm_jax.cells.initializers import glorot_uniform
 from lstm_jax.training.optimizers import clipped, keras_adam
 
 CHUNK = 100

@@ -1,6 +1,6 @@
 """Library to train, measure and inspect LSTMs in JAX.
 
-A public name or a submodule, such as `lstm_jax.data`, is imported only when it is first
+A public name or a submodule, such as `lstm_jax.convert`, is imported only when it is first
 used, so that `import lstm_jax` and `lstm-jax --help` are fast.
 """
 
@@ -24,17 +24,17 @@ _MODULES = {
     "LSTMParams": "cells",
     "LSTMState": "cells",
     "HiddenState": "cells",
-    "DropoutMasks": "dropout",
+    "DropoutMasks": "recurrence.dropout",
     "unroll": "recurrence",
-    "SentimentClassifier": "models",
-    "CharGenerator": "models",
-    "InputError": "errors",
+    "SentimentClassifier": "lab.sentiment.model",
+    "CharGenerator": "lab.generation.model",
+    "InputError": "base.errors",
     "adam": "training.optimizers",
     "keras_adam": "training.optimizers",
     "make_train_step": "training.make_train_step",
     "fit": "training.fit",
-    "runs": "training.run_table",
-    "use_cpu_cores": "runtime.sharding",
+    "runs": "lab.runs.table",
+    "use_cpu_cores": "base.sharding",
     "compiled_code": "native",
 }
 

@@ -110,7 +110,7 @@ def pytest_sessionstart() -> None:
     """
     # not above: what is imported before jaxtyping's hook is not checked for types
     from lstm_jax import native
-    from lstm_jax.errors import InputError
+    from lstm_jax.base.errors import InputError
 
     os.environ["XDG_CACHE_HOME"] = str(
         Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}"
@@ -223,7 +223,7 @@ def ask(capfd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str,
     The function `ask` returns a tuple (exit code, standard output, standard error).
     """
     # not above: what is imported before the tests are is not checked for types
-    from lstm_jax import cli
+    from lstm_jax.lab import cli
 
     # `use_cpu_cores` asks for one device a core; the tests have two, whatever the
     # machine has

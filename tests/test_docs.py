@@ -30,9 +30,9 @@ from pages import (
     spans,
 )
 
-from lstm_jax import cli
-from lstm_jax.commands import COMMANDS
-from lstm_jax.sweep.rows import read_rows
+from lstm_jax.lab import cli
+from lstm_jax.lab.commands import COMMANDS
+from lstm_jax.lab.sweep.rows import read_rows
 
 STUDIES = [
     path.stem

@@ -5,7 +5,7 @@ losses of both are equal at each step. The examples adding, recurrent_ppo, seq2s
 streaming, tagging and xlstm learn. voice_activity has the results of the package
 silero-vad, and the blocks of xlstm those of the package xlstm. If an example runs its
 model both on a whole sequence and step by step, the results are equal up to rounding.
-The example inside_runs is tested in tests/tasks/test_inspecting.py.
+The example inside_runs is tested in tests/lab/tasks/test_inspecting.py.
 """
 
 import re

@@ -14,7 +14,7 @@ from typing import Any
 from bench import hardware
 from bench.peers.base import Options
 from bench.workloads import Workload
-from lstm_jax.errors import InputError, require
+from lstm_jax.base.errors import InputError, require
 
 OURS = "ours"
 """Name of this project in the table of peers."""

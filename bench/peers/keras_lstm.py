@@ -7,7 +7,7 @@ time thus includes a share of the time that `fit` needs to start. For the worklo
 "recurrence", a forward and backward pass of a single recurrent Keras layer is timed.
 
 On JAX, the option `backend` may be "accelerated": then
-`lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
+`lstm_jax.convert.keras_layers.accelerate` replaces the recurrent layers of the model.
 """
 
 import re
@@ -21,8 +21,9 @@ import numpy as np
 from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation
 from bench.workloads import Arrays, Workload, in_layer
-from lstm_jax import convert, data
-from lstm_jax.errors import require
+from lstm_jax import convert
+from lstm_jax.base.errors import require
+from lstm_jax.lab.generation import data
 
 REPEATED = (
     "Adam squares the gradients of a word's places in the batch before it adds "
@@ -84,7 +85,7 @@ def make_model(
     ]
     model: Any = keras.Sequential(layers)
     if backend:
-        from lstm_jax.integrations.keras import accelerate
+        from lstm_jax.convert.keras_layers import accelerate
 
         model = accelerate(model, verbose=False)
     loss, metrics = (
@@ -162,7 +163,7 @@ def _numpy(array) -> np.ndarray:
 def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     layer: Any = LAYERS[work.cell](work.units, return_sequences=True)
     if backend:
-        from lstm_jax.integrations import keras as accelerated
+        from lstm_jax.convert import keras_layers as accelerated
 
         layer = getattr(accelerated, type(layer).__name__).from_config(
             layer.get_config()

@@ -34,12 +34,13 @@ from bench.peers.keras_lstm import make_model
 from bench.peers.task_data import articles, imdb_rows
 from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH, RATE, STEP, WORKLOADS, workload
-from lstm_jax import convert, data
-from lstm_jax.config import GenerationConfig, TextConfig
-from lstm_jax.models import functional
-from lstm_jax.runtime import sharding
-from lstm_jax.tasks import generation
-from lstm_jax.training.text_scores import Scorer
+from lstm_jax import convert
+from lstm_jax.base import sharding
+from lstm_jax.lab.generation import data
+from lstm_jax.lab.generation import task as generation
+from lstm_jax.lab.generation.config import GenerationConfig, TextConfig
+from lstm_jax.lab.generation.scores import Scorer
+from lstm_jax.training.parts import functional
 
 BATCH = 32
 COMMON = {"peer": "keras_jax", "version": keras.__version__}

@@ -17,7 +17,7 @@ from scipy.special import logit
 from bench.peers.base import THREADS, Built, Options, served
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:

@@ -20,21 +20,20 @@ from jax.sharding import Mesh
 from bench.peers.base import Built, Options, comparable, evaluation, layer
 from bench.workloads import STEP, Arrays, Workload, in_layer
 from lstm_jax import unroll
-from lstm_jax.config import (
-    GenerationConfig,
-    GenerationModelConfig,
-    SentimentConfig,
-    SentimentModelConfig,
-)
-from lstm_jax.errors import require
-from lstm_jax.models import EMBEDDING, functional, set_products
+from lstm_jax.base import sharding
+from lstm_jax.base.errors import require
+from lstm_jax.lab.generation import task as generation
+from lstm_jax.lab.generation.config import GenerationConfig, GenerationModelConfig
+from lstm_jax.lab.generation.examples import window_examples, window_objective
+from lstm_jax.lab.sentiment import task as sentiment
+from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
+from lstm_jax.lab.sentiment.model import EMBEDDING
+from lstm_jax.lab.sentiment.serving import make_server
+from lstm_jax.layers.products import set_products
 from lstm_jax.recurrence import cpu_devices, resolve_backend
-from lstm_jax.runtime import sharding
-from lstm_jax.tasks import generation, sentiment
-from lstm_jax.tasks.serving import make_server
-from lstm_jax.tasks.text_examples import window_examples, window_objective
 from lstm_jax.training.examples import Examples, Order
 from lstm_jax.training.optimizers import keras_adam
+from lstm_jax.training.parts import functional
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import EXAMPLES, create_state
 from lstm_jax.training.step import make_run_steps

@@ -35,15 +35,14 @@ from bench.peers.task_data import articles
 from bench.sampling import method_of
 from bench.schema import Row
 from bench.workloads import CHARACTERS, CHARS, LENGTH
-from lstm_jax.commands.common import start_training
-from lstm_jax.config import (
-    DataConfig,
+from lstm_jax.lab.commands.common import start_training
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
-    SentimentConfig,
-    TrainConfig,
 )
+from lstm_jax.lab.sentiment.config import DataConfig, SentimentConfig
+from lstm_jax.training.config import TrainConfig
 
 SENTIMENT = SentimentConfig(data=DataConfig(validation=0.0))
 GENERATION = GenerationConfig(
@@ -78,7 +77,7 @@ def sentiment_rows(arguments: list[str]) -> Iterator[Row]:
     """Train a sentiment model, and yield a result row for each epoch."""
     config = config_of(SENTIMENT, arguments)
     start_training(config.train.devices, config.model)
-    from lstm_jax.tasks import sentiment
+    from lstm_jax.lab.sentiment import task as sentiment
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -97,7 +96,7 @@ def generation_rows(arguments: list[str]) -> Iterator[Row]:
     config = config_of(GENERATION, arguments)
     config = replace(config, data=articles(config.data))
     start_training(config.train.devices, config.model)
-    from lstm_jax.tasks import generation
+    from lstm_jax.lab.generation import task as generation
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -138,11 +137,11 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     import numpy as np
 
     from lstm_jax import convert
-    from lstm_jax.models import functional
-    from lstm_jax.runtime.sharding import make_mesh, use_cpu_cores
-    from lstm_jax.sampling import Sampler, make_rules
-    from lstm_jax.tasks import generation
-    from lstm_jax.training.run_folder import environment
+    from lstm_jax.base.sharding import make_mesh, use_cpu_cores
+    from lstm_jax.lab.generation import task as generation
+    from lstm_jax.lab.generation.sampling import Sampler, make_rules
+    from lstm_jax.lab.runs.folder import environment
+    from lstm_jax.training.parts import functional
 
     use_cpu_cores()
     like, rebuild = functional(

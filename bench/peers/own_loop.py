@@ -29,8 +29,8 @@ import lstm_jax
 from bench.peers.base import Built, Options, training
 from bench.peers.jax_step import batches_of, mean_loss
 from bench.workloads import Arrays, Workload
-from lstm_jax.errors import require
-from lstm_jax.models import functional
+from lstm_jax.base.errors import require
+from lstm_jax.training.parts import functional
 
 
 class Net(nnx.Module):

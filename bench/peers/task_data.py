@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from bench import data_file
-from lstm_jax.config import SentimentConfig, TextConfig
-from lstm_jax.tasks.sentiment import encoded_reviews, padded_rows
+from lstm_jax.lab.generation.config import TextConfig
+from lstm_jax.lab.sentiment.config import SentimentConfig
+from lstm_jax.lab.sentiment.task import encoded_reviews, padded_rows
 
 
 def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from bench.peers import base
 from bench.peers.base import Built, Options, evaluation
 from bench.workloads import Arrays, Weights, Workload, in_layer
 from lstm_jax import convert
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # full float32, as in our models

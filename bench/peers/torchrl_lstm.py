@@ -21,7 +21,7 @@ from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[re
 from bench.peers.base import Built, Options
 from bench.peers.torch_lstm import DEVICE, loaded_layer, recurrence
 from bench.workloads import Arrays, Workload
-from lstm_jax.errors import require
+from lstm_jax.base.errors import require
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:

@@ -42,9 +42,9 @@ from bench.report.tables import (
 )
 from bench.schema import GRID, SCALING, STEP, by_machine, rows_of, select
 from bench.summary import KINDS, of_commit, verdicts
-from lstm_jax.errors import require
-from lstm_jax.files.writing import MARK, check_output, write_atomically
-from lstm_jax.inspection.figures import figure_paths
+from lstm_jax.base.errors import require
+from lstm_jax.base.writing import MARK, check_output, write_atomically
+from lstm_jax.lab.inspection.figures import figure_paths
 
 ROOT = Path(__file__).parents[2]
 TABLE = re.compile(

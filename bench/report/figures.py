@@ -7,7 +7,7 @@ from bench.peers import OURS, title
 from bench.report.tables import milliseconds
 from bench.schema import Rows
 from bench.summary import Line
-from lstm_jax.inspection.figures import BLUE, ORANGE, write_figure
+from lstm_jax.lab.inspection.figures import BLUE, ORANGE, write_figure
 
 
 def draw_speed(rows: Rows, lines: Sequence[Line], path: Path, force: bool) -> None:

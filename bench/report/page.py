@@ -12,7 +12,7 @@ from bench.report.tables import banner, count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, Row, Rows, select
 from bench.summary import Line, peaks, verdicts
-from lstm_jax.inspection.window import fill_template
+from lstm_jax.lab.inspection.window import fill_template
 
 METRICS = {
     "ms": "ms_per_step",

@@ -14,80 +14,59 @@ from itertools import pairwise
 from typing import Any
 
 import lstm_jax
-from lstm_jax.config import CONFIGS
 
-_TRAINING = (
-    "make_train_step",
-    "fit",
-    "optimizers",
-    "step",
-    "loop",
-    "state",
-    "callbacks",
-    "trackers",
-    "metrics",
-    "text_scores",
-    "predict",
-    "checkpoint",
-)
-_INSPECTION = (
-    "figures",
-    "embedding_space",
-    "text_map",
-    "trace",
-    "attribution",
-    "window",
-    "collectives",
-)
-_TASKS = (
-    *CONFIGS,
-    "review_rows",
-    "pretraining",
-    "adversarial",
-    "base",
-    "inspecting",
-    "serving",
-    "onnx_models",
-    "demo",
-)
-_CONFIGS = [
-    kind.__module__
-    for kind in CONFIGS.values()
-    if not hasattr(lstm_jax.config, kind.__name__)
-]
+
+def _modules(package: str, names: str) -> list[str]:
+    return [f"lstm_jax.{package}.{name}" for name in names.split()]
+
+
 PACKAGES: dict[str, list[str]] = {
     "lstm_jax": [],
-    "layers": ["lstm_jax.layers"],
-    "cells": ["lstm_jax.cells", "lstm_jax.cells.products"],
-    "recurrence": ["lstm_jax.recurrence"],
-    "dropout": ["lstm_jax.dropout"],
-    "initializers": ["lstm_jax.initializers"],
-    "models": ["lstm_jax.models", "lstm_jax.sampling"],
-    "packing": ["lstm_jax.packing"],
-    "training": [
-        f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder", "run_table")
+    "layers": ["lstm_jax.layers", "lstm_jax.layers.products"],
+    "cells": [
+        "lstm_jax.cells",
+        "lstm_jax.cells.products",
+        "lstm_jax.cells.initializers",
     ],
-    "tasks": [f"lstm_jax.tasks.{name}" for name in _TASKS],
-    "config": ["lstm_jax.config", *_CONFIGS],
-    "data": ["lstm_jax.data"],
-    "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
-    "inspection": [f"lstm_jax.inspection.{name}" for name in _INSPECTION],
-    "convert": ["lstm_jax.convert"],
-    "integrations": ["lstm_jax.integrations.keras", "lstm_jax.integrations.onnx"],
-    "runtime": [
-        f"lstm_jax.runtime.{name}"
-        for name in ("sharding", "processes", "machine", "compilation_cache")
+    "recurrence": [
+        "lstm_jax.recurrence",
+        "lstm_jax.recurrence.dropout",
+        "lstm_jax.recurrence.packing",
     ],
+    "training": _modules(
+        "training",
+        "make_train_step fit optimizers step loop state callbacks metrics predict "
+        "checkpoint parts config",
+    ),
+    "convert": ["lstm_jax.convert", *_modules("convert", "keras_layers onnx_model")],
     "native": ["lstm_jax.native"],
-    "shapes": ["lstm_jax.shapes"],
-    "errors": ["lstm_jax.errors"],
+    "base": _modules("base", "errors shapes sharding machine"),
+    "sentiment": _modules(
+        "lab.sentiment",
+        "config data model task rows pretraining adversarial serving page",
+    ),
+    "generation": _modules(
+        "lab.generation",
+        "config data model language_model task sampling scores page",
+    ),
+    "forecast": _modules("lab.forecast", "config data model task page"),
+    "task": _modules(
+        "lab", "task config config_files presets model onnx_models demo tasks"
+    ),
+    "runs": _modules("lab.runs", "folder table trackers"),
+    "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],
+    "inspection": _modules(
+        "lab.inspection",
+        "figures embedding_space text_map trace attribution window collectives pages",
+    ),
+    "files": _modules("lab.files", "padding tables shard_folder"),
+    "machine": _modules("lab.machine", "processes compilation_cache"),
 }
 """Dict from the name of each page to its modules. The page "lstm_jax" has no modules:
 it lists the names that the package exports, with links to the other pages."""
-INTERNAL = {"commands", "files", "primitives"}
-"""Packages of `lstm_jax` that are not in `PACKAGES`. The commands have a page of
-another kind, which docs/_ext/commands.py generates. The packages `files` and
-`primitives` have no page, because users do not call them."""
+INTERNAL = {"commands"}
+"""Packages of `lstm_jax.lab` that are not in `PACKAGES`. The commands have a page of
+another kind, which docs/_ext/commands.py generates."""
 
 
 def _sources(module: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import warnings
 import tyro
 
 from bench.__main__ import COMMANDS as BENCH
-from lstm_jax.commands import COMMANDS
+from lstm_jax.lab.commands import COMMANDS
 
 
 def page() -> str:

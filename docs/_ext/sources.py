@@ -2,11 +2,11 @@
 which users can give reviews and articles.
 
 A form is a kind of file, folder or other source. The forms are read from the tables
-`FORMS` of the modules `lstm_jax.data.reviews.sources` and `lstm_jax.data.text.sources`.
+`FORMS` of the modules `lstm_jax.lab.sentiment.data.sources` and `lstm_jax.lab.generation.data.sources`.
 """
 
-from lstm_jax.data.reviews.sources import FORMS as REVIEWS
-from lstm_jax.data.text.sources import FORMS as TEXTS
+from lstm_jax.lab.generation.data.sources import FORMS as TEXTS
+from lstm_jax.lab.sentiment.data.sources import FORMS as REVIEWS
 
 
 def page() -> str:
@@ -31,14 +31,14 @@ def page() -> str:
                 "[What is checked](../safety.md) says what is refused."
             ),
             "## Reviews",
-            "`lstm-jax train sentiment --data` and `lstm_jax.data.prepare` "
+            "`lstm-jax train sentiment --data` and `lstm_jax.lab.sentiment.data.prepare` "
             "take these. Texts other than IMDB's need "
             "`--vocabulary frequency`; else they get the ids of IMDB's words.",
             *_described(reviews),
             "## Texts",
             (
                 "`lstm-jax train generation --data` and "
-                "`lstm_jax.data.prepare_corpus` take one or several of these."
+                "`lstm_jax.lab.generation.data.prepare_corpus` take one or several of these."
             ),
             *_described(texts),
         ]

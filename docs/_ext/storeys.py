@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT, GAP = 820, 34, 6
+ABOVE = ("bench", "experiments", "lstm_jax.lab")
+"""What stands on the core."""
 BLUE, GREEN, GREY = "#2f6f9f", "#3a7d5c", "#777777"
 
 
@@ -22,22 +24,10 @@ def layers() -> list[list[str]]:
     """
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter")
-    lines = rules["importlinter:contract:layers"]["layers"].split("\n")
+    lines = rules["importlinter:contract:floors"]["layers"].split("\n")
     return [
         [name.strip() for name in line.split("|")] for line in lines if line.strip()
     ]
-
-
-def leaves() -> list[str]:
-    """Return the names of the packages called leaves, which the drawing of the code
-    shows beside the storeys (layers).
-
-    Leaves may import only modules of the lowest storeys, apart from a few exceptions in
-    the file .importlinter.
-    """
-    rules = configparser.ConfigParser()
-    rules.read(ROOT / ".importlinter")
-    return rules["importlinter:contract:leaves"]["source_modules"].split()
 
 
 def drawing() -> str:
@@ -45,14 +35,11 @@ def drawing() -> str:
     suit light and dark pages.
     """
     rows = layers()
-    beside, main = 190, WIDTH - 190 - 2 * GAP
     height = len(rows) * (HEIGHT + GAP) + 30
-    parts = [_label(main / 2, 16, "a module imports only what is below it", GREY)]
+    parts = [_label(WIDTH / 2, 16, "a module imports only what is below it", GREY)]
     for number, names in enumerate(rows):
-        y, width = (
-            26 + number * (HEIGHT + GAP),
-            (main - GAP * (len(names) - 1)) / len(names),
-        )
+        y = 26 + number * (HEIGHT + GAP)
+        width = (WIDTH - GAP * (len(names) - 1)) / len(names)
         for place, name in enumerate(names):
             parts.append(
                 _box(
@@ -61,15 +48,9 @@ def drawing() -> str:
                     width,
                     HEIGHT,
                     name,
-                    GREEN if name in ("bench", "experiments") else BLUE,
+                    GREEN if name in ABOVE else BLUE,
                 )
             )
-    x, each = main + 2 * GAP, (height - 30) / len(leaves())
-    parts.append(_label(x + beside / 2, 16, "leaves: ground floor only", GREY))
-    parts += [
-        _box(x, 26 + n * each, beside, each - GAP, name, GREY)
-        for n, name in enumerate(leaves())
-    ]
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} '

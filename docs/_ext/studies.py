@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import claims
 from experiments.study import RESULTS, Study, conclude
-from lstm_jax import sweep
+from lstm_jax.lab import sweep
 
 STUDIES = Path(__file__).parents[1] / "studies.md"
 """Page that shows the same figures, with the alternative texts that this page repeats.

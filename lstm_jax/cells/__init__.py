@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cell_names import import_cells
+from lstm_jax.base.errors import check_choice, require
 from lstm_jax.cells import (
     gru,
     layernorm_lstm,
@@ -30,13 +30,13 @@ from lstm_jax.cells.lstm_variants import (
 )
 from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.mlstm import MLSTMParams, MLSTMState, mlstm
+from lstm_jax.cells.own import import_cells
 from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
 from lstm_jax.cells.rg_lru import CELL as RG_LRU
 from lstm_jax.cells.rg_lru import RGLRUParams, rg_lru
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.cells.slstm import SLSTMState, slstm
-from lstm_jax.errors import check_choice, require
 
 _OWN_INIT = (slstm(1), mlstm(1), RG_LRU, lru())
 _ROWS = (

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.bounds import is_a
-from lstm_jax.errors import check_choice, parsing, require
+from lstm_jax.base.checks import is_a
+from lstm_jax.base.errors import check_choice, parsing, require
 
 Activation = Callable[[Array], Array]
 

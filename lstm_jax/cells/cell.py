@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax import initializers
-from lstm_jax.aliases import Ints
-from lstm_jax.bounds import frozen
-from lstm_jax.cells import products
-from lstm_jax.errors import check_class, parsing, require
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import check_class, parsing, require
+from lstm_jax.base.types import Ints
+from lstm_jax.cells import initializers, products
 
 _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
 Params = TypeVar("Params")

@@ -18,6 +18,7 @@ from jax.lax import rsqrt
 from jax.nn import sigmoid
 from jaxtyping import Float
 
+from lstm_jax.base.shapes import GATES
 from lstm_jax.cells import lstm
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import LSTMState
@@ -29,7 +30,6 @@ from lstm_jax.cells.products import (
     masked_matmul,
     multiplied,
 )
-from lstm_jax.shapes import GATES
 
 EPSILON = 1e-5
 """Number that is added to the variance, so that a variance of 0 causes no division by

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lstm_jax.base.errors import require
 from lstm_jax.cells.cell import Cell, made_by, times
 from lstm_jax.cells.products import Mask, Projected, Steps, check_sizes, project, zeros
 from lstm_jax.cells.simple_rnn import HiddenState
-from lstm_jax.errors import require
 
 
 class LRUParams(NamedTuple):

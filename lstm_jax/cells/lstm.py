@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import sigmoid
 
-from lstm_jax import initializers
+from lstm_jax.base.shapes import GATES
+from lstm_jax.cells import initializers
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import Cell, make_init
 from lstm_jax.cells.products import Gates, Mask, masked_matmul, zeros
-from lstm_jax.shapes import GATES
 
 
 class LSTMParams(NamedTuple):

@@ -33,12 +33,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import sigmoid
 
-from lstm_jax import initializers
-from lstm_jax.cells import lstm
+from lstm_jax.base.shapes import GATES
+from lstm_jax.cells import initializers, lstm
 from lstm_jax.cells.cell import Cell, make_init
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.products import Gates, Mask, masked_matmul, matmul, zeros
-from lstm_jax.shapes import GATES
 
 VARIANTS = {
     "no_input_gate": "fgo",

@@ -20,7 +20,7 @@ from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 from jaxtyping import Float
 
-from lstm_jax import initializers
+from lstm_jax.cells import initializers
 from lstm_jax.cells.cell import Cell, zero_bias
 from lstm_jax.cells.products import check_sizes
 from lstm_jax.cells.simple_rnn import HiddenState, initial_state

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn import log_sigmoid, sigmoid
 
+from lstm_jax.base.errors import require
 from lstm_jax.cells.cell import Cell, made_by, zero_bias
 from lstm_jax.cells.products import (
     Gates,
@@ -33,7 +34,6 @@ from lstm_jax.cells.products import (
     project,
     zeros,
 )
-from lstm_jax.errors import require
 
 
 class MLSTMParams(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.base.errors import InputError, require
 
 # inputs of all steps, or ids that stand for one-hot vectors
 Steps = Float[Array, "T B E"] | Int[Array, "T B"]

@@ -18,13 +18,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, random
 
-from lstm_jax import initializers
-from lstm_jax.cells import lstm
+from lstm_jax.base.errors import require
+from lstm_jax.base.shapes import GATES
+from lstm_jax.cells import initializers, lstm
 from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.products import Gates, Mask, check_sizes, matmul, zeros
-from lstm_jax.errors import require
-from lstm_jax.shapes import GATES
 
 NAME = "lstm_projected"
 """Name of the cell, whatever its number of outputs."""

@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 
+from lstm_jax.base.errors import require
 from lstm_jax.cells.cell import Cell, made_by, zero_bias
+from lstm_jax.cells.initializers import NAMES
 from lstm_jax.cells.min_rnns import make_step
 from lstm_jax.cells.products import (
     Mask,
@@ -33,8 +35,6 @@ from lstm_jax.cells.products import (
     project,
 )
 from lstm_jax.cells.simple_rnn import initial_state
-from lstm_jax.errors import require
-from lstm_jax.initializers import NAMES
 
 _POWER, _LEAST, _MOST = 8, 0.9, 0.999
 

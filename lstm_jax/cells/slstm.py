@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 
+from lstm_jax.base.errors import require
+from lstm_jax.base.shapes import GATES
 from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.lstm import LSTMParams
 from lstm_jax.cells.min_rnns import share
 from lstm_jax.cells.products import Gates, Mask, block_matmul, check_sizes, zeros
-from lstm_jax.errors import require
-from lstm_jax.shapes import GATES
 
 EMPTY = -1e4
 """Logarithm of the normaliser before the first step. exp(-1e4) is 0 in float64."""

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import Ints, Texts
-from lstm_jax.bounds import as_tuple, is_a
-from lstm_jax.errors import check_choice, check_class, kind_of, parsing, require
+from lstm_jax.base.checks import as_tuple, is_a
+from lstm_jax.base.errors import check_choice, check_class, kind_of, parsing, require
+from lstm_jax.base.types import Ints, Texts
 
 Arrays = dict[str, ndarray]
 Params = Mapping[str, Any]  # weights that have not been checked yet

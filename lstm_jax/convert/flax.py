@@ -24,7 +24,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lstm_jax.aliases import Values
+from lstm_jax.base.errors import check_class
+from lstm_jax.base.types import Values
 from lstm_jax.convert.arrays import (
     FLAX,
     LAYOUTS,
@@ -33,7 +34,6 @@ from lstm_jax.convert.arrays import (
     checked,
     exported_layer,
 )
-from lstm_jax.errors import check_class
 
 LINEN = {
     "kernel": [f"i{gate}/kernel" for gate in "ifgo"],

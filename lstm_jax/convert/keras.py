@@ -39,8 +39,11 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import AnyPath, Texts, Values
-from lstm_jax.bounds import as_tuple
+from lstm_jax.base.checks import as_tuple
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.reading import open_input, parsing
+from lstm_jax.base.types import AnyPath, Texts, Values
+from lstm_jax.base.writing import write_atomically
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
@@ -64,9 +67,6 @@ from lstm_jax.convert.arrays import (
     to_numpy,
     widths,
 )
-from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import open_input, parsing
-from lstm_jax.files.writing import write_atomically
 
 Weights = list[ndarray]
 """Arrays in the order of Keras' `get_weights()` and `set_weights`."""

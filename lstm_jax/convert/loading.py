@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.bounds import is_a
+from lstm_jax.base.checks import is_a
+from lstm_jax.base.errors import kind_of, require
 from lstm_jax.convert.arrays import (
     CELLS,
     CHARACTER,
@@ -35,7 +36,6 @@ from lstm_jax.convert.arrays import (
 )
 from lstm_jax.convert.keras import cell_from_keras
 from lstm_jax.convert.torch import layers_from_torch, plain_from_torch
-from lstm_jax.errors import kind_of, require
 
 Pairs = list[tuple[Any, ndarray]]
 """List of pairs: a parameter of a layer, and the array with its new values."""
@@ -354,7 +354,7 @@ def load(layer, weights, prefix: str = "") -> None:
             "recurrent/0/kernel", to the arrays. `sentiment_from_keras_file` and
             `generation_from_torch`, for example, return such a dict. To copy the
             weights of another model object `model` of lstm_jax, give
-            `lstm_jax.models.functional(model).params`. If `layer` is a model, its cell
+            `lstm_jax.training.parts.functional(model).params`. If `layer` is a model, its cell
             must be one that converts, see docs/concepts/cells.md.
         prefix: prefix of the names of the PyTorch module's arrays in the state dict of
             a bigger model, for example "rnn.".

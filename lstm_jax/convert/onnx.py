@@ -22,8 +22,9 @@ import numpy as np
 from numpy import ndarray
 
 import lstm_jax
-from lstm_jax.aliases import Texts
-from lstm_jax.bounds import is_a
+from lstm_jax.base.checks import is_a
+from lstm_jax.base.errors import check_choice, parsing, require
+from lstm_jax.base.types import Texts
 from lstm_jax.convert.arrays import (
     CHARACTER,
     ENDS,
@@ -44,7 +45,6 @@ from lstm_jax.convert.arrays import (
     split_model,
     widths,
 )
-from lstm_jax.errors import check_choice, parsing, require
 
 Metadata = Mapping[str, str] | None
 OPSET = 17

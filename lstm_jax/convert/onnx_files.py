@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.aliases import AnyPath, Values
+from lstm_jax.base.errors import parsing, require
+from lstm_jax.base.reading import open_input
+from lstm_jax.base.types import AnyPath, Values
 from lstm_jax.convert.arrays import (
     DIRECTIONS,
     LAYOUTS,
@@ -24,8 +26,6 @@ from lstm_jax.convert.arrays import (
     reordered,
 )
 from lstm_jax.convert.onnx import import_onnx
-from lstm_jax.errors import parsing, require
-from lstm_jax.files.reading import open_input
 
 OLDEST = 7
 """Oldest version of ONNX's operators that is read. Before it, operators broadcast in
@@ -255,7 +255,7 @@ def from_onnx(source: AnyPath | bytes | Any, **fixed: Any) -> Any:
             which it depends which branch of the model runs.
 
     Returns:
-        a `lstm_jax.integrations.onnx.OnnxModel`.
+        a `lstm_jax.convert.onnx_model.OnnxModel`.
 
     Raises:
         InputError: if the file is damaged, foreign or of an unknown version, names data
@@ -264,6 +264,6 @@ def from_onnx(source: AnyPath | bytes | Any, **fixed: Any) -> Any:
             An operator that is not known is an error when the model is called.
     """
     # not above, since it imports JAX
-    return importlib.import_module("lstm_jax.integrations.onnx").OnnxModel(
+    return importlib.import_module("lstm_jax.convert.onnx_model").OnnxModel(
         OnnxFile(source, fixed)
     )

@@ -8,10 +8,10 @@ import numpy as np
 from numpy import ndarray
 from scipy.linalg import block_diag
 
+from lstm_jax.base.errors import check_class, require
 from lstm_jax.convert.arrays import LAYOUTS, Arrays, Params, checked, to_numpy
-from lstm_jax.errors import check_class, require
 
-_GATES = 4  # lstm_jax.shapes would import JAX
+_GATES = 4  # lstm_jax.base.shapes would import JAX
 
 
 def _diagonal(blocks: Iterable[ndarray]) -> ndarray:

@@ -28,7 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.aliases import AnyPath
+from lstm_jax.base.errors import require
+from lstm_jax.base.reading import open_input, parsing
+from lstm_jax.base.types import AnyPath
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
@@ -52,8 +54,6 @@ from lstm_jax.convert.arrays import (
     reordered,
     split_model,
 )
-from lstm_jax.errors import require
-from lstm_jax.files.reading import open_input, parsing
 
 StateDict = Mapping[str, Any]
 NAMES = {

@@ -16,10 +16,10 @@ from flax import nnx
 from jaxtyping import Array
 from numpy import ndarray
 
+from lstm_jax.base.errors import InputError, require
 from lstm_jax.cells.products import is_ids
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import as_array
+from lstm_jax.recurrence.dropout import DropoutMasks
 
 Source = nnx.Rngs | nnx.RngStream | Array | None
 """Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or

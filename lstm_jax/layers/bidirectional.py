@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lstm_jax.base.errors import InputError, require
 from lstm_jax.cells import Cell
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, require
 from lstm_jax.layers.base import Layer, Source, is_key, is_single, read_input
 from lstm_jax.layers.recurrent import Recurrent, Shape, recurrent
 from lstm_jax.layers.refusals import checked_call, constructor
+from lstm_jax.recurrence.dropout import DropoutMasks
 
 MERGES = {
     "concat": lambda ahead, back: jnp.concatenate([ahead, back], axis=-1),

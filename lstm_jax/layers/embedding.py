@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lstm_jax import initializers
+from lstm_jax.base import sharding
+from lstm_jax.cells import initializers
 from lstm_jax.layers.initial import check_size
 from lstm_jax.layers.refusals import constructor
 from lstm_jax.recurrence import as_int32
-from lstm_jax.runtime import sharding
 
 
 class Embedding(nnx.Module):

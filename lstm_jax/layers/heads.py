@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax import initializers
+from lstm_jax.cells import initializers
 from lstm_jax.layers.initial import check_size
 from lstm_jax.layers.refusals import constructor
 

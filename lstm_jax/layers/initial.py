@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from lstm_jax import initializers
-from lstm_jax.bounds import MOST, Bounds, check_number
-from lstm_jax.cells import Cell
-from lstm_jax.errors import require
-from lstm_jax.initializers import Initializer
+from lstm_jax.base.checks import MOST, Bounds, check_number
+from lstm_jax.base.errors import require
+from lstm_jax.cells import Cell, initializers
+from lstm_jax.cells.initializers import Initializer
 
 Initial = str | Initializer
 Size = Annotated[int, Bounds(1, MOST, "give an int of 1 or more")]

@@ -14,7 +14,8 @@ from flax import nnx
 from flax.core import FrozenDict
 from jaxtyping import Array
 
-from lstm_jax.bounds import check_number, checked
+from lstm_jax.base.checks import check_number, checked
+from lstm_jax.base.errors import require
 from lstm_jax.cells import (
     BUILT_IN,
     DRAWN_AS_IN_KERAS,
@@ -27,8 +28,6 @@ from lstm_jax.cells import (
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.cells.products import is_ids
-from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
-from lstm_jax.errors import require
 from lstm_jax.layers.base import (
     DropoutLayer,
     Source,
@@ -49,6 +48,13 @@ from lstm_jax.recurrence import (
     check_zoneout,
     of_kinds,
     unroll,
+)
+from lstm_jax.recurrence.dropout import (
+    DropoutMasks,
+    MaskKind,
+    check_rate,
+    draw_mask,
+    draw_masks,
 )
 
 Shape = tuple[int | None, ...]
@@ -94,7 +100,7 @@ class Recurrent(DropoutLayer):
             is multiplied by the recurrent kernel. The mask of a row is the same at all
             steps of a call.
         dropout_masks: kind of the masks: "keras", "per_gate" or "variational"; see
-            `lstm_jax.dropout`.
+            `lstm_jax.recurrence.dropout`.
         weight_drop: dropout rate of the entries of the recurrent kernel (DropConnect,
             Merity et al. 2018). The mask is the same for all steps and all rows of a
             call.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from flax import nnx
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.base.errors import InputError, require
 
 _PENALTY = (
     "add the penalty to the loss, such as 1e-4 * jnp.sum(layer.kernel[...] ** 2), "

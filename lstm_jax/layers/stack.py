@@ -7,13 +7,13 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-from lstm_jax.bounds import as_tuple
-from lstm_jax.dropout import check_rate, draw_mask
-from lstm_jax.errors import check_class, require
+from lstm_jax.base.checks import as_tuple
+from lstm_jax.base.errors import check_class, require
 from lstm_jax.layers.base import DropoutLayer, Source, dropout_key, is_key, is_training
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.recurrent import Recurrent, Shape
 from lstm_jax.layers.refusals import checked_call
+from lstm_jax.recurrence.dropout import check_rate, draw_mask
 
 
 class RecurrentStack(DropoutLayer):

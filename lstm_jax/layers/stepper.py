@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from lstm_jax.base.errors import require
 from lstm_jax.cells.products import is_ids
-from lstm_jax.errors import require
 from lstm_jax.recurrence import REAL, check_usable, clipped_int32, of_kinds
 
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lstm_jax.aliases import Texts
-from lstm_jax.errors import InputError
-from lstm_jax.runtime.machine import cores
+from lstm_jax.base.errors import InputError
+from lstm_jax.base.machine import cores
+from lstm_jax.base.types import Texts
 
 SOURCES = tuple(
     Path(__file__).with_name(f"{name}.cc")

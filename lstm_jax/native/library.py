@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.aliases import Texts
-from lstm_jax.errors import InputError, require, system_errors
-from lstm_jax.files.writing import default_cache_dir, write_atomically
+from lstm_jax.base.errors import InputError, require, system_errors
+from lstm_jax.base.machine import cores, keep_freed_memory, processor
+from lstm_jax.base.types import Texts
+from lstm_jax.base.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler, packaged
-from lstm_jax.primitives.partition import devices_at_once
-from lstm_jax.runtime.machine import cores, keep_freed_memory, processor
+from lstm_jax.native.partition import devices_at_once
 
 TARGETS = (
     "lstm_jax_forward",

@@ -18,11 +18,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from lstm_jax.aliases import Texts
-from lstm_jax.errors import InputError
-from lstm_jax.files.writing import default_cache_dir, write_atomically
+from lstm_jax.base.errors import InputError
+from lstm_jax.base.machine import processor
+from lstm_jax.base.types import Texts
+from lstm_jax.base.writing import default_cache_dir, write_atomically
 from lstm_jax.native import compiler
-from lstm_jax.runtime.machine import processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
 """Dict from a dtype to the processor feature, as named in /proc/cpuinfo, that provides

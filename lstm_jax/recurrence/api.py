@@ -31,10 +31,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.base.errors import require
 from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import is_ours
-from lstm_jax.errors import require
-from lstm_jax.primitives.partition import in_automatic_mode, vary_together
+from lstm_jax.native.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence import parallel
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.call import Call, Options, Resets, select_rows
@@ -131,7 +131,7 @@ def unroll(
             adjacent sequences have different ids, and padded steps have the id 0. The
             state is reset at the first step of each sequence except the first one of
             the row. `segment_ids` replaces `resets`, `mask` and `lengths`; see
-            `lstm_jax.packing`.
+            `lstm_jax.recurrence.packing`.
         dropout: `DropoutMasks`, or None for no dropout. Input and recurrent masks are
             constant over time. They are converted to the dtype of the parameters, so
             that in a bool mask True keeps a value and False drops it.

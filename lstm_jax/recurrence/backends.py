@@ -15,12 +15,11 @@ import jax
 import numpy as np
 
 from lstm_jax import native
-from lstm_jax.aliases import Texts
-from lstm_jax.bounds import frozen
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import InputError, check_choice, require
+from lstm_jax.base.types import Texts
 from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, check_choice, require
 from lstm_jax.recurrence import (
     associative,
     chunkwise,
@@ -33,6 +32,7 @@ from lstm_jax.recurrence import (
 )
 from lstm_jax.recurrence.call import Call, Options
 from lstm_jax.recurrence.compiled_cells import is_compiled
+from lstm_jax.recurrence.dropout import DropoutMasks
 from lstm_jax.recurrence.operands import compute_dtype_name
 
 DROPOUTS = (

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from lstm_jax.bounds import frozen
+from lstm_jax.base import sharding
+from lstm_jax.base.checks import frozen
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_per_gate
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.primitives.operation import Axes, Operation
-from lstm_jax.runtime import sharding
+from lstm_jax.native.operation import Axes, Operation
+from lstm_jax.recurrence.dropout import DropoutMasks
 
 
 class Resets(NamedTuple):

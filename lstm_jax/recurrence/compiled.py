@@ -29,16 +29,15 @@ import numpy as np
 from jax import Array, lax
 
 from lstm_jax import native
-from lstm_jax.bounds import frozen
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import require
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.cell import is_ours, times
 from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_ids, is_per_gate
 from lstm_jax.cells.slstm import whole_kernel
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
-from lstm_jax.primitives.operation import Axes, Operation, apply, with_zeros
-from lstm_jax.primitives.partition import SUM, partitioned
+from lstm_jax.native.operation import Axes, Operation, apply, with_zeros
+from lstm_jax.native.partition import SUM, partitioned
 from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.associative import coefficients
 from lstm_jax.recurrence.call import (
@@ -55,6 +54,7 @@ from lstm_jax.recurrence.compiled_cells import (
     JOINED,
     of_one_head,
 )
+from lstm_jax.recurrence.dropout import DropoutMasks
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
 
 LITTLE = 2**18

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from lstm_jax.base.shapes import GATES
 from lstm_jax.cells import (
     CELLS,
     Cell,
@@ -29,7 +30,6 @@ from lstm_jax.cells import (
 from lstm_jax.cells.cell import is_ours
 from lstm_jax.cells.lstm_variants import VARIANTS
 from lstm_jax.recurrence.call import Call
-from lstm_jax.shapes import GATES
 
 GATE_RECURRENT, SLSTM = CELLS["lstm_full_gate_recurrence"], CELLS["slstm"]
 

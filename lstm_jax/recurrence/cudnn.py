@@ -24,9 +24,9 @@ from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
+from lstm_jax.base.errors import InputError
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import is_ids, masked, one_hot_rows
-from lstm_jax.errors import InputError
 from lstm_jax.recurrence.call import (
     BATCH_FIRST,
     COPIED,

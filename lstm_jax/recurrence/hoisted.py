@@ -29,11 +29,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lstm_jax.bounds import frozen
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.shapes import GATES
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import Mask, is_ids, is_per_gate, masked, matmul, project
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.primitives.operation import apply, with_zeros
+from lstm_jax.native.operation import apply, with_zeros
 from lstm_jax.recurrence.call import (
     Call,
     Options,
@@ -43,7 +43,7 @@ from lstm_jax.recurrence.call import (
     select_rows,
     split_gradient,
 )
-from lstm_jax.shapes import GATES
+from lstm_jax.recurrence.dropout import DropoutMasks
 
 _split = partial(jnp.split, indices_or_sections=GATES, axis=-1)
 

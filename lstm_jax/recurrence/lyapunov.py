@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from lstm_jax.base.errors import require
 from lstm_jax.cells import Cell
-from lstm_jax.errors import require
 from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments
 
 

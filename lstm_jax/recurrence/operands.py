@@ -23,12 +23,12 @@ from jax.core import Tracer
 from jaxtyping import Array
 from numpy import ndarray
 
-from lstm_jax.aliases import Ints, Texts
+from lstm_jax.base.errors import InputError, check_class, parsing, require
+from lstm_jax.base.types import Ints, Texts
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_ids
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError, check_class, parsing, require
 from lstm_jax.recurrence.call import Call, Resets
+from lstm_jax.recurrence.dropout import DropoutMasks
 
 AnyArray = Array | ndarray
 FLOATS = ("float16", "bfloat16", "float32", "float64")

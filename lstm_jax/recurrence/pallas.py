@@ -32,9 +32,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from lstm_jax.bounds import frozen
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.shapes import GATES
 from lstm_jax.cells.products import is_per_gate
-from lstm_jax.primitives.operation import PLATFORMS, apply
+from lstm_jax.native.operation import PLATFORMS, apply
 from lstm_jax.recurrence.call import (
     BATCH_FIRST,
     COPIED,
@@ -48,7 +49,6 @@ from lstm_jax.recurrence.call import (
     split_gradient,
 )
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
-from lstm_jax.shapes import GATES
 
 LARGEST = 256
 """Largest number of units H that the backend `pallas` supports.

@@ -28,11 +28,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from lstm_jax.bounds import frozen
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import require
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import Mask, masked_matmul
-from lstm_jax.errors import require
-from lstm_jax.primitives.partition import vary_together
+from lstm_jax.native.partition import vary_together
 from lstm_jax.recurrence.call import Call, Options, restart, select_rows
 
 NEWTON_CELLS = (

@@ -25,11 +25,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from lstm_jax.aliases import AnyPath, Values
-from lstm_jax.bounds import frozen
-from lstm_jax.errors import system_errors
-from lstm_jax.files.json_text import json_text
-from lstm_jax.files.writing import write_atomically
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import system_errors
+from lstm_jax.base.types import AnyPath, Values
+from lstm_jax.base.writing import write_atomically
+from lstm_jax.lab.files.json_text import json_text
 
 
 @frozen

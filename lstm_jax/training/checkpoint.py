@@ -47,17 +47,17 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from numpy import ndarray
 
-from lstm_jax.aliases import Ints
-from lstm_jax.bounds import frozen
-from lstm_jax.errors import InputError, require
-from lstm_jax.files.locks import locked
-from lstm_jax.files.writing import (
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.locks import locked
+from lstm_jax.base.types import Ints
+from lstm_jax.base.writing import (
     read_summed,
     remove_temporaries,
     summed_json,
     write_atomically,
 )
-from lstm_jax.runtime import processes
+from lstm_jax.lab.machine import processes
 
 ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them

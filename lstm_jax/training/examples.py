@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from numpy import ndarray
 
-from lstm_jax.bounds import frozen
+from lstm_jax.base.checks import frozen
 
 AnyArray = Array | ndarray
 

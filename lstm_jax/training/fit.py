@@ -14,14 +14,15 @@ from jax.sharding import Mesh
 from numpy import ndarray
 from rich.console import Console
 
-from lstm_jax.aliases import AnyPath, Values
-from lstm_jax.bounds import as_tuple
-from lstm_jax.config import TrainConfig
-from lstm_jax.errors import check_class, require
+from lstm_jax.base import sharding
+from lstm_jax.base.checks import as_tuple
+from lstm_jax.base.errors import check_class, require
+from lstm_jax.base.types import AnyPath, Values
+from lstm_jax.lab.runs.trackers import About, Tracker, tracked
 from lstm_jax.recurrence import check_32_bits, of_kinds
-from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.make_train_step import (
     check_floats,
@@ -30,7 +31,6 @@ from lstm_jax.training.make_train_step import (
     split_model,
 )
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.trackers import About, Tracker, tracked
 
 
 def fit(

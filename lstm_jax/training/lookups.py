@@ -24,10 +24,10 @@ from jax import Array
 from jax.extend import core
 from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
-from lstm_jax.aliases import Ints
-from lstm_jax.aliases import Values as Params
-from lstm_jax.bounds import frozen
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.types import Ints
+from lstm_jax.base.types import Values as Params
 
 LEAST = 2**14
 """Least number of entries of a table. A smaller parameter is not treated as a table,

@@ -18,17 +18,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import native
-from lstm_jax.aliases import Texts
-from lstm_jax.aliases import Values as Metrics
-from lstm_jax.bounds import frozen
-from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError, Interrupted, check_class, parsing, require
-from lstm_jax.files.json_text import plain
-from lstm_jax.runtime import processes, sharding
-from lstm_jax.runtime.console import say
-from lstm_jax.runtime.interrupts import Asked, noted_signals
+from lstm_jax.base import sharding
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import InputError, Interrupted, check_class, parsing, require
+from lstm_jax.base.types import Texts
+from lstm_jax.base.types import Values as Metrics
+from lstm_jax.lab.files.json_text import plain
+from lstm_jax.lab.machine import processes
+from lstm_jax.lab.machine.console import say
+from lstm_jax.lab.machine.interrupts import Asked, noted_signals
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord, progress_bar
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import Group, make_source
 from lstm_jax.training.row_sparse import Optimizer

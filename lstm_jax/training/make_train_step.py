@@ -20,14 +20,14 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 from numpy import ndarray
 
-from lstm_jax.aliases import Ints
-from lstm_jax.errors import require
+from lstm_jax.base import sharding
+from lstm_jax.base.errors import require
+from lstm_jax.base.types import Ints
 from lstm_jax.layers.recurrent import Recurrent
-from lstm_jax.models import Parts, split_module
 from lstm_jax.native.library import is_off
 from lstm_jax.recurrence import check_32_bits
-from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import try_update
+from lstm_jax.training.parts import Parts, split_module
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
 from lstm_jax.training.state import TrainState, create_state, over_runs
 from lstm_jax.training.step import (
@@ -155,7 +155,7 @@ def checked_mesh(mesh: Mesh | None) -> Mesh:
         and mesh.axis_names == (sharding.DATA,)
         and mesh.axis_types == (AxisType.Auto,)
     )
-    require(fits, "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
+    require(fits, "mesh", repr(mesh), "give lstm_jax.base.sharding.make_mesh()")
     return mesh
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from lstm_jax.aliases import Values
-from lstm_jax.bounds import frozen
-from lstm_jax.config.shared import flatten
-from lstm_jax.errors import require
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.errors import require
+from lstm_jax.base.types import Values
+from lstm_jax.training.config import flatten
 
 
 @frozen

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from lstm_jax.aliases import Values
-from lstm_jax.bounds import MOST, RateOrNone, check_number
-from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError, require
+from lstm_jax.base.checks import MOST, RateOrNone, check_number
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.types import Values
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.row_sparse import (
     Number,
     Optimizer,

@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from lstm_jax.runtime import processes, sharding
+from lstm_jax.base import sharding
+from lstm_jax.lab.machine import processes
 
 
 def make_predict(

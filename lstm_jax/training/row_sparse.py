@@ -21,9 +21,9 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native
-from lstm_jax.bounds import frozen
-from lstm_jax.primitives.operation import Operation, apply
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.base.checks import frozen
+from lstm_jax.native.operation import Operation, apply
 
 Advance = Callable[[Any], tuple[Any, Array, Array]]
 """Function from the state of Adam to three values: the number of the next step, counted

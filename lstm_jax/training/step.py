@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from lstm_jax.errors import InputError
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.base.errors import InputError
 from lstm_jax.training.examples import Gather, take_rows
 from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Lag, RowOptimizer, row_sparse

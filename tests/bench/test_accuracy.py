@@ -84,7 +84,7 @@ def test_runs_of_the_grid():
         if "demo" in run["task"]
     )
     module, command, task, *flags = accuracy.arguments(demo)
-    assert (module, command, task) == ("lstm_jax.cli", "train", "generation")
+    assert (module, command, task) == ("lstm_jax.lab.cli", "train", "generation")
     assert flags[-4:] == ["--length", "64", "--units", "192"]
 
 

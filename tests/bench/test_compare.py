@@ -8,7 +8,7 @@ from rows import bench_here, complaint, timed, write_rows
 
 from bench import compare
 from bench.compare import Change
-from lstm_jax.sweep import stats
+from lstm_jax.lab.sweep import stats
 
 
 def _sides(peer, workloads, old, new, factor=3.0):

@@ -9,7 +9,7 @@ from rows import failed, made, timed, write_rows
 from bench import RESULTS, schema, summary, timing
 from bench.workloads import workload
 from lstm_jax import InputError
-from lstm_jax.sweep.rows import read_rows
+from lstm_jax.lab.sweep.rows import read_rows
 
 
 def test_committed_rows_satisfy_the_schema():

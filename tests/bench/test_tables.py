@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from bench import report, schema
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 
 
 @pytest.fixture(scope="module", autouse=True)

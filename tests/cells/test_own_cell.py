@@ -32,17 +32,17 @@ from lstm_jax import (
     register_cell,
     unroll,
 )
-from lstm_jax.cell_names import _import, import_cells
 from lstm_jax.cells import BUILT_IN, lstm, projected_lstm
-from lstm_jax.config import (
-    ForecastModelConfig,
-    GenerationModelConfig,
-    SentimentModelConfig,
-)
-from lstm_jax.inspection.trace import trace
-from lstm_jax.models import CharGenerator, Forecaster, SentimentClassifier
+from lstm_jax.cells.own import _import, import_cells
+from lstm_jax.lab.forecast.config import ForecastModelConfig
+from lstm_jax.lab.forecast.model import Forecaster
+from lstm_jax.lab.generation import task as generation
+from lstm_jax.lab.generation.config import GenerationModelConfig
+from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.lab.inspection.trace import trace
+from lstm_jax.lab.sentiment.config import SentimentModelConfig
+from lstm_jax.lab.sentiment.model import SentimentClassifier
 from lstm_jax.recurrence import largest_lyapunov_exponent
-from lstm_jax.tasks import generation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "contributing" / "own_cell.md").read_text()
 BLOCKS = re.findall(r"^```\{code-cell\}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

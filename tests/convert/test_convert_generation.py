@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from made_weights import assert_same, edited, normal, random_model
 
 from lstm_jax import convert
-from lstm_jax.config import GenerationModelConfig
-from lstm_jax.errors import InputError
-from lstm_jax.models import CharGenerator, functional
+from lstm_jax.base.errors import InputError
+from lstm_jax.lab.generation.config import GenerationModelConfig
+from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.training.parts import functional
 
 V, UNITS = 11, 6
 # embed = V looks most like one-hot

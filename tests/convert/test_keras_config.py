@@ -7,7 +7,7 @@ import pytest
 from made_weights import assert_same
 
 from lstm_jax import convert
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 
 keras = pytest.importorskip("keras", reason="needs the peer Keras")
 layers = keras.layers

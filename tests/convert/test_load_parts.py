@@ -12,9 +12,12 @@ from flax import nnx
 from made_weights import assert_refused, assert_same, assert_subject, edited, normal
 
 from lstm_jax import Embedding, convert
-from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+from lstm_jax.lab.generation.config import GenerationModelConfig
+from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.lab.sentiment.config import SentimentModelConfig
+from lstm_jax.lab.sentiment.model import SentimentClassifier
 from lstm_jax.layers import ClassifierHead
-from lstm_jax.models import CharGenerator, SentimentClassifier, functional
+from lstm_jax.training.parts import functional
 
 V, E, H = 7, 3, 4
 

@@ -20,10 +20,13 @@ from made_weights import (
 )
 
 from lstm_jax import Bidirectional, Recurrent, RecurrentStack, convert
-from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
 from lstm_jax.convert.arrays import LAYOUTS
 from lstm_jax.convert.onnx import OPSET, state_names
-from lstm_jax.models import CharGenerator, SentimentClassifier, functional
+from lstm_jax.lab.generation.config import GenerationModelConfig
+from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.lab.sentiment.config import SentimentModelConfig
+from lstm_jax.lab.sentiment.model import SentimentClassifier
+from lstm_jax.training.parts import functional
 
 onnx = pytest.importorskip(
     "onnx", reason="ONNX is not installed: pip install '.[onnx]'"

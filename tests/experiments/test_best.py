@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.best import encode_margins, ensemble_accuracy, spread, verdict
-from lstm_jax.sweep import stats
+from lstm_jax.lab.sweep import stats
 
 RNG = np.random.default_rng(0)
 

@@ -12,8 +12,8 @@ from scipy import stats as scipy_stats
 
 from experiments import claim_list, claims, forecast, gates, study
 from experiments.claim_list import CLAIMS, Claim
-from lstm_jax import sweep
-from lstm_jax.sweep import stats
+from lstm_jax.lab import sweep
+from lstm_jax.lab.sweep import stats
 
 
 def claimed(low, high):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import nbsvm
-from lstm_jax.data import EncodedSplit
+from lstm_jax.lab.sentiment.data import EncodedSplit
 
 pytest.importorskip(
     "sklearn", reason="scikit-learn is not installed: pip install '.[experiments]'"

@@ -15,9 +15,9 @@ from flax import nnx
 
 from experiments import claims, equal, memory, study, successors
 from experiments.claim_list import CLAIMS
-from lstm_jax import sweep
 from lstm_jax.cells import CELLS
-from lstm_jax.sweep.rows import read_rows
+from lstm_jax.lab import sweep
+from lstm_jax.lab.sweep.rows import read_rows
 
 RESULTS = sorted(study.RESULTS.iterdir())
 STUDIES = sorted(

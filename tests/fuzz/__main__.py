@@ -92,7 +92,7 @@ def native_library() -> Path | None:
     XDG_CACHE_HOME of this process is set to the tests' own cache folder.
     """
     from lstm_jax import native
-    from lstm_jax.errors import InputError
+    from lstm_jax.base.errors import InputError
 
     os.environ["XDG_CACHE_HOME"] = str(
         Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}"

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lstm_jax import convert, data
-from lstm_jax.errors import InputError
+from lstm_jax import convert
+from lstm_jax.base.errors import InputError
+from lstm_jax.lab.generation.data import read_shards
+from lstm_jax.lab.sentiment.data import keras_vocabulary, read_review_shards
 
 
 def _answer(read: Callable[[Path], object], path: str) -> int:
@@ -26,7 +28,7 @@ def _answer(read: Callable[[Path], object], path: str) -> int:
 
 def word_index(path: str) -> int:
     """Read a file in the format of Keras' word index, and return the exit code."""
-    return _answer(lambda path: data.keras_vocabulary(path, check=False), path)
+    return _answer(lambda path: keras_vocabulary(path, check=False), path)
 
 
 def torch_file(path: str) -> int:
@@ -48,9 +50,9 @@ def shards(path: str) -> int:
 
     def read(folder: Path) -> None:
         if folder.name == "text-shards":
-            arrays = [data.read_shards(folder)[:]]
+            arrays = [read_shards(folder)[:]]
         else:
-            reviews = data.read_review_shards(folder).train
+            reviews = read_review_shards(folder).train
             arrays = [
                 reviews.values[:],
                 reviews.lengths,

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from lstm_jax.errors import RESTART
+from lstm_jax.base.errors import RESTART
 from tests.fuzz.shell import BRISK, Command, Outcome, Shell
 
 NOTHING = re.compile("(?!)")

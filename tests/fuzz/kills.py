@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import RESTART
+from lstm_jax.base.errors import RESTART
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, snapshot
 from tests.fuzz.runs import final
@@ -68,7 +68,7 @@ def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
     if not fresh:
         return shell.run(command, folder)
     began = time.monotonic()
-    words = [sys.executable, "-m", "lstm_jax.cli", *command.arguments]
+    words = [sys.executable, "-m", "lstm_jax.lab.cli", *command.arguments]
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | {
         "stdin": subprocess.DEVNULL
     }

@@ -24,15 +24,12 @@ from typing import Any
 POLL = 0.01
 FILE_BYTES = 2**30
 MODULES = (
+    *(f"lstm_jax.lab.{name}" for name in ("demo", "tasks")),
     *(
-        f"lstm_jax.tasks.{name}"
-        for name in ("demo", "forecast", "generation", "sentiment")
-    ),
-    *(
-        f"lstm_jax.inspection.{name}"
+        f"lstm_jax.lab.inspection.{name}"
         for name in ("embedding_space", "figures", "text_map")
     ),
-    *("lstm_jax.cli", "lstm_jax.convert", "lstm_jax.runtime.compilation_cache"),
+    *("lstm_jax.lab.cli", "lstm_jax.convert", "lstm_jax.lab.machine.compilation_cache"),
     # the library imports these on use
     *("orbax.checkpoint", "scipy.stats"),
     *(
@@ -128,7 +125,7 @@ def become(request: dict[str, Any]) -> int:
     if request["call"]:
         module, _, name = request["call"].partition(":")
         return getattr(importlib.import_module(module), name)(*request["arguments"])
-    from lstm_jax import cli
+    from lstm_jax.lab import cli
 
     return cli.main(request["arguments"])
 

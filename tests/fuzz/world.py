@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_jax.config import CONFIGS
+from lstm_jax.lab.config_files import CONFIGS
 from tests.fuzz.shell import Command, Shell
 from tests.helpers.command_line import questions
 

@@ -8,8 +8,8 @@ import dataclasses
 from importlib import import_module
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-from lstm_jax.commands import COMMANDS
-from lstm_jax.commands.common import Positional
+from lstm_jax.lab.commands import COMMANDS
+from lstm_jax.lab.commands.common import Positional
 
 _POSITIONAL = get_args(Positional[int])[1]
 
@@ -68,7 +68,7 @@ def questions(task: str) -> tuple[str, ...]:
         AssertionError: if there is none, so that tests must name questions of their own
             for this task.
     """
-    own = import_module(f"lstm_jax.commands.{task}").COMMANDS
+    own = import_module(f"lstm_jax.lab.commands.{task}").COMMANDS
     reading = [
         name
         for name, kind in own.items()
@@ -77,6 +77,6 @@ def questions(task: str) -> tuple[str, ...]:
     found = tuple(name for name in reading if not required(name))
     assert found, (
         f"{task}: no command that needs only --run; name questions in "
-        "tests/test_run_holes.py and tests/fuzz/world.py"
+        "tests/lab/test_run_holes.py and tests/fuzz/world.py"
     )
     return found

@@ -7,7 +7,7 @@ import pytest
 from made_reviews import write_csvs
 from made_texts import TEXT
 
-from lstm_jax import cli
+from lstm_jax.lab import cli
 
 SIZES = "--units 8 --batch-size 16 --epochs 1 --learning-rate 0.03 --no-figures"
 _REVIEWS = (

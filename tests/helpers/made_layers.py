@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from lstm_jax import LSTM
-from lstm_jax.models import functional
+from lstm_jax.training.parts import functional
 
 B, T, E, H = 3, 6, 4, 5
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lstm_jax import data
+from lstm_jax.lab.sentiment import data
 
 ROWS = 24
 WORDS = ["the", "film", "was", "good", "bad", "a", "plot", "not"]

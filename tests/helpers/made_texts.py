@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from lstm_jax.config import (
+from lstm_jax.lab.generation.config import (
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
     TextConfig,
-    TrainConfig,
 )
+from lstm_jax.training.config import TrainConfig
 
 SENTENCES = (
     "the cat sat on the mat. a dog ran to the red house, and the cat was not there!"

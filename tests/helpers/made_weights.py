@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
 from lstm_jax import convert
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7])
 SHAPES = st.tuples(SIZES, SIZES, SIZES, SIZES)  # B, T, E, H

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 
 
 def refused(

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from lstm_jax import Cell
-from lstm_jax.models import functional
+from lstm_jax.training.parts import functional
 
 CONSTANTS: dict[str, Any] = {
     "kernel_initializer": jax.nn.initializers.constant(0.01),

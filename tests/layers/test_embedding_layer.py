@@ -10,7 +10,7 @@ from flax import nnx
 from tables import assert_close
 
 from lstm_jax import Embedding
-from lstm_jax.models import functional
+from lstm_jax.training.parts import functional
 
 V, E = 11, 5
 IDS = jnp.asarray([[0, 3, 3, 10], [7, 0, 1, 3]])

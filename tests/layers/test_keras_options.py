@@ -25,9 +25,9 @@ from lstm_jax import (
 )
 from lstm_jax.cells import with_activations
 from lstm_jax.cells.activations import ACTIVATIONS, find_activation
-from lstm_jax.initializers import NAMES, draw, find_initializer
-from lstm_jax.models import functional
+from lstm_jax.cells.initializers import NAMES, draw, find_initializer
 from lstm_jax.recurrence import capability_rows
+from lstm_jax.training.parts import functional
 
 
 def test_every_activation_of_keras(keras, peer_rules) -> None:

@@ -14,7 +14,7 @@ from tables import CELLS, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, SimpleRNN, unroll
-from lstm_jax.models import functional
+from lstm_jax.training.parts import functional
 
 
 @pytest.mark.parametrize("cell", CELLS)

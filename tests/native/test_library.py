@@ -16,8 +16,8 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax import CELLS, native, unroll
-from lstm_jax.errors import InputError
-from lstm_jax.files.writing import default_cache_dir
+from lstm_jax.base.errors import InputError
+from lstm_jax.base.writing import default_cache_dir
 from lstm_jax.native import compiler as compiler_module
 from lstm_jax.native import library, packaged
 from lstm_jax.recurrence.backends import resolve_backend

@@ -19,7 +19,7 @@ import pytest
 from tables import assert_close
 
 from lstm_jax import CELLS, unroll
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 from lstm_jax.native import compiler, library, packaged
 
 V2 = "Linux x86_64 flags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"

@@ -15,9 +15,9 @@ from tables import Shape, assert_close, precision
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.recurrence import compiled, unroll
 from lstm_jax.recurrence.call import Call, Options
+from lstm_jax.recurrence.dropout import DropoutMasks
 
 OTHERS, SHAPES = NAMES[1:], (*SIZES, *MORE_SIZES)
 PAIRS = [

@@ -15,9 +15,9 @@ from jax.experimental import rnn
 from jax.sharding import NamedSharding, PartitionSpec
 from tables import Shape, assert_close, lengths
 
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
+from lstm_jax.base.sharding import DATA, make_mesh, on
 from lstm_jax.recurrence import BACKENDS, backends, cudnn
-from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 SHAPE = Shape(5, 7, 3, 4)
 

@@ -9,10 +9,10 @@ import pytest
 from cases import Case, compare_with_reference, make_arrays, run_case, weigh
 from tables import Shape, assert_close
 
-from lstm_jax.primitives.operation import apply
+from lstm_jax.base import sharding
+from lstm_jax.native.operation import apply
 from lstm_jax.recurrence import BACKENDS, backends, pallas
 from lstm_jax.recurrence.pallas import PallasLSTM
-from lstm_jax.runtime import sharding
 
 PRODUCTS = (None, "bfloat16")
 

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from tables import DROPOUTS, SHAPES, Shape, assert_close, precision, serving
 
 from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, SimpleRNN
-from lstm_jax.models import functional
+from lstm_jax.training.parts import functional
 
 LAYERS: dict[str, tuple[type[Recurrent], dict[str, Any]]] = {
     "lstm": (LSTM, {}),

@@ -13,7 +13,7 @@ from flax import nnx
 from tables import Shape, assert_close, precision, serving
 
 from lstm_jax import CELLS, LSTM, Bidirectional, HiddenState, LSTMState, convert, unroll
-from lstm_jax.models import functional
+from lstm_jax.training.parts import functional
 
 
 class Stack(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 from lstm_jax.training.callbacks import (
     EpochRecord,
     metrics_file,

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from test_loop import CONFIG, leaf_sums, timeless, train
 
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 from lstm_jax.training import checkpoint
 
 LONG, SHORT = (

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from made_checkpoints import assert_same, make_state
 
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 from lstm_jax.training import checkpoint
 
 

@@ -10,9 +10,9 @@ from flax import nnx
 from tables import BACKENDS
 
 import lstm_jax
+from lstm_jax.base import sharding
 from lstm_jax.cells import CELLS
-from lstm_jax.inspection.collectives import collectives
-from lstm_jax.runtime import sharding
+from lstm_jax.lab.inspection.collectives import collectives
 
 OPTIMIZED = True
 BATCH, LENGTH, EMBED, UNITS, WORDS = 4, 7, 16, 8, 1103

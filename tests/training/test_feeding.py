@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_loop import CONFIG, leaf_sums, stop_after, timeless
 from test_step import TABLE, assert_bits, assert_reads_once, objective, tall, tiny
 
-from lstm_jax import data
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.lab.generation import data
 from lstm_jax.training import examples, feeding
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import Interrupted, run_epochs

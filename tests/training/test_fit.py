@@ -26,8 +26,8 @@ from test_make_train_step import (
 )
 
 import lstm_jax
-from lstm_jax.errors import InputError
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.base.errors import InputError
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.callbacks import metrics_file
 

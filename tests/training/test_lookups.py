@@ -15,8 +15,8 @@ import pytest
 from flax import nnx
 
 from lstm_jax import Embedding
-from lstm_jax.models import functional
 from lstm_jax.training.lookups import FoundLookups, find_lookups
+from lstm_jax.training.parts import functional
 
 ROWS, COLUMNS = 300, 64
 IDS = np.array([[3, 5, 3], [299, 0, 5]])

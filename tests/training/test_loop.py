@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec
 from rich.console import Console
 from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, tiny
 
-from lstm_jax.config import TrainConfig
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
 from lstm_jax.training import checkpoint, loop
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import Examples, Order, in_parts
 from lstm_jax.training.loop import FitResult, Interrupted, run_epochs
 from lstm_jax.training.optimizers import make_optimizer

@@ -14,8 +14,8 @@ from tables import BACKENDS
 
 import lstm_jax
 from lstm_jax import LSTM, Embedding
-from lstm_jax.errors import InputError
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.base.errors import InputError
 from lstm_jax.training.optimizers import clipped
 
 WORDS, FEATURES, UNITS, LENGTH, BATCH = 600, 32, 8, 6, 4

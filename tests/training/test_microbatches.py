@@ -15,7 +15,7 @@ from test_loop import CARRY, CONFIG, objective
 from test_loop import train as train_with
 from test_step import TABLE, tall, tiny
 
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
 from lstm_jax.training.step import _divided
 
 BATCH = 12

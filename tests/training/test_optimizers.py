@@ -9,8 +9,8 @@ import optax
 import pytest
 from tables import BACKENDS
 
-from lstm_jax.config import TrainConfig
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.optimizers import (
     adam,
     clipped,

@@ -11,7 +11,7 @@ from test_loop import CONFIG, leaf_sums, stop_after, train, train_until_saved
 from test_step import TABLE, tall
 
 from lstm_jax import native
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 from lstm_jax.training.loop import Interrupted
 
 pytestmark = [

@@ -12,8 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_step import BATCH, COUNT, TOTALS, objective, tiny
 
-from lstm_jax.config import TrainConfig
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import epoch_order
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state

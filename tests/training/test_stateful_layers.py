@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import lstm_jax
-from lstm_jax.errors import InputError
+from lstm_jax.base.errors import InputError
 
 
 def test_a_stateful_layer():

@@ -12,7 +12,7 @@ import optax
 import pytest
 from tables import BACKENDS
 
-from lstm_jax.runtime import sharding
+from lstm_jax.base import sharding
 from lstm_jax.training.examples import Order, epoch_order, steps_per_epoch
 from lstm_jax.training.optimizers import clipped, keras_adam
 from lstm_jax.training.predict import make_predict

@@ -16,16 +16,16 @@ import pytest
 from command_line import assert_error
 from test_fit import fit
 
-from lstm_jax.config import (
+from lstm_jax.base.errors import InputError, Interrupted
+from lstm_jax.lab.forecast import task as forecast
+from lstm_jax.lab.forecast.config import (
     ForecastConfig,
     ForecastModelConfig,
     SeriesConfig,
-    TrainConfig,
 )
-from lstm_jax.data import Series
-from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.tasks import forecast
-from lstm_jax.training.trackers import About, Outcome, Service, Tracker
+from lstm_jax.lab.forecast.data import Series
+from lstm_jax.lab.runs.trackers import About, Outcome, Service, Tracker
+from lstm_jax.training.config import TrainConfig
 
 CONFIG = ForecastConfig(
     SeriesConfig(context=6, horizon=2),

@@ -1,0 +1,1 @@
+"""Files of the laboratory: tables, padded rows, shards, and numbers as text."""

@@ -1,0 +1,1 @@
+"""Text generation, in one folder: config, data, models, task and command."""

@@ -1,0 +1,1 @@
+"""Processes, interrupts, the console and the cache of compiled programs."""

@@ -1,0 +1,1 @@
+"""Sentiment classification, in one folder: config, data, model, task and command."""

@@ -1,0 +1,477 @@
+"""Operations with custom forward and backward passes that support all transformations
+of JAX.
+
+`apply(operation, *args)` runs an `Operation`. The custom passes may be compiled code
+that JAX cannot differentiate. Therefore each operation also has a twin, which is the
+same computation written in JAX.
+- Reverse mode runs the custom passes. Forward mode and derivatives of order 2 and
+  higher differentiate the twin.
+- `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf
+  (array) has no batch axis, the operation that `Operation.mapped` returns is run
+  instead.
+- The custom passes run on the platforms in `Operation.platforms`. Other platforms and
+  exported programs run the twin.
+
+JAX sees one primitive, which runs a pass of an operation: the derivative (JVP) of the
+pass `_Forward` is the pass `_Tangents`, which is linear, and whose transpose is the
+pass `_Backward`.
+
+A leaf is one array of a pytree. The index of a leaf is its position in the list that
+`jax.tree.leaves` returns.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+from lstm_jax.base.checks import frozen
+from lstm_jax.base.types import Ints
+
+Leaves = Sequence
+Axes = Sequence[int | None]
+"""Index of the batch axis of each array, or None for an array that has no batch axis.
+"""
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+class Operation:
+    """Base class of operations. An operation is a function of pytrees of arrays that
+    has custom forward and backward passes.
+
+    Subclasses are frozen dataclasses, whose fields are static options of a JAX program.
+    Several methods have these arguments:
+    - `custom`: whether the custom pass is run. If it is false, its twin is run, which
+      uses ordinary JAX operations.
+    - `keep`: whether the forward pass also returns residuals, which are the arrays that
+      the backward pass reads.
+    - `wanted`: a tree with the structure of `args` that is True where a gradient is
+      wanted, else False.
+    - `cotangents`: the gradients with respect to the outputs, in the structure of the
+      outputs. A gradient that is zero is None.
+    """
+
+    platforms = ("cpu",)
+    """Platforms on which the custom passes run."""
+    residual_axis = 1
+    """Index of the batch axis of each array in the residuals."""
+
+    @abstractmethod
+    def forward(self, custom: bool, keep: bool, *args) -> tuple[Any, Any]:
+        """Run the forward pass and return (outputs, residuals). The residuals, which
+        `backward` reads, are None if `keep` is false.
+        """
+
+    def backward(
+        self, custom: bool, wanted, args: tuple, residuals, cotangents
+    ) -> tuple:
+        """Return the gradients with respect to `args` as a tuple of the same structure.
+        This base class differentiates `forward`'s twin.
+        """
+        del custom, residuals
+        outputs, pull = jax.vjp(
+            lambda *args: self.forward(False, False, *args)[0], *args
+        )
+        return jax.tree.map(
+            lambda want, gradient: gradient if want else None,
+            wanted,
+            pull(with_zeros(cotangents, outputs)),
+        )
+
+    def arg_axes(self, args: tuple) -> Axes:
+        """Return the index of the batch axis of each array in `args`, or None if it has
+        no batch axis. This base class returns None.
+        """
+        return [None] * len(jax.tree.leaves(args))
+
+    @abstractmethod
+    def result_axes(self, outputs) -> list[int]:
+        """Return the index of the batch axis of each array in the outputs. It is called
+        only if `arg_axes` has an axis.
+        """
+
+    def mapped(
+        self, dims: tuple[int | None, ...], size: int, axes: Axes
+    ) -> "Operation":
+        """Return an operation that runs this operation, whose `arg_axes` are `axes`,
+        `size` times, on arguments with a leading axis.
+        """
+        return Vmapped(self, dims, size, tuple(axes))
+
+
+def with_zeros(cotangents, like) -> Any:
+    """Return gradients with the structure of `like`, with zeros in place of each None."""
+    return jax.tree.map(
+        lambda leaf, d: jnp.zeros_like(leaf) if d is None else d, like, cotangents
+    )
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def apply(operation: Operation, *args):
+    """Run an operation on the arguments `args`, which are pytrees of arrays, and return
+    its outputs.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    return _bind(_Forward(operation, False, tree), leaves)[0]
+
+
+@frozen
+class _Forward:
+    """Forward pass as a function of leaves. Like the other passes, it is a static
+    parameter of the primitive, and has two methods.
+
+    - `run(custom, *leaves)` returns the results of the custom pass if `custom` is true,
+      else those of its twin.
+    - `batch(size, leaves, dims, inner)` returns the stacked results of `size` calls.
+      The leaves have the mapped axis in front, those of one call are like `inner`.
+    """
+
+    operation: Operation
+    keep: bool
+    tree: Any
+
+    def run(self, custom, *leaves):
+        return self.operation.forward(custom, self.keep, *self.tree.unflatten(leaves))
+
+    def batch(self, size, leaves, dims, inner):
+        operation = self.operation
+        axes = operation.arg_axes(self.tree.unflatten(inner))
+        if any(
+            dim is not None and axis is None
+            for dim, axis in zip(dims, axes, strict=True)
+        ):
+            return jax.tree.leaves(
+                _bind(
+                    replace(self, operation=operation.mapped(dims, size, axes)), leaves
+                )
+            )
+        outputs, residuals = _bind(self, _folded(leaves, dims, axes, size))
+        rows = [
+            *operation.result_axes(outputs),
+            *[operation.residual_axis] * len(jax.tree.leaves(residuals)),
+        ]
+        return _unfolded((outputs, residuals), rows, size)
+
+
+@frozen
+class _OfResiduals:
+    """Base class of passes whose leaves are those of the arguments, of the residuals,
+    and the tangents or cotangents that are not zero.
+
+    Attributes:
+        trees: structures of the arguments, the residuals and the outputs.
+        given: indices of the argument leaves that have a tangent, or of the output
+            leaves that have a cotangent.
+    """
+
+    operation: Operation
+    trees: tuple[Any, Any, Any]
+    given: Ints
+
+    def cut(self, leaves: Leaves) -> tuple[Any, Any, Leaves]:
+        """Return the arguments and the residuals as trees, and the tangents or
+        cotangents.
+        """
+        of_args, of_residuals, _ = self.trees
+        given = len(leaves) - len(self.given)
+        args, residuals = (
+            leaves[: of_args.num_leaves],
+            leaves[of_args.num_leaves : given],
+        )
+        return (
+            of_args.unflatten(args),
+            of_residuals.unflatten(residuals),
+            leaves[given:],
+        )
+
+
+@frozen
+class _Tangents(_OfResiduals):
+    """Forward-mode differentiation of the twin of `forward`."""
+
+    def run(self, custom, *leaves):
+        args, _, tangents = self.cut(leaves)
+
+        def outputs(*leaves):
+            return self.operation.forward(
+                False, False, *self.trees[0].unflatten(leaves)
+            )[0]
+
+        return _jvp(outputs, jax.tree.leaves(args), self.given, tangents)
+
+    def batch(self, size, leaves, dims, inner):
+        return jax.vmap(partial(self.run, False), in_axes=dims)(*leaves)
+
+
+@frozen
+class _Backward(_OfResiduals):
+    wanted: Ints
+
+    def run(self, custom, *leaves):
+        args, residuals, cotangents = self.cut(leaves)
+        of_args, _, of_outputs = self.trees
+        wanted = of_args.unflatten(
+            [n in self.wanted for n in range(of_args.num_leaves)]
+        )
+        known = dict(zip(self.given, cotangents, strict=True))
+        by_output = of_outputs.unflatten(
+            [known.get(n) for n in range(of_outputs.num_leaves)]
+        )
+        gradients = of_args.flatten_up_to(
+            self.operation.backward(custom, wanted, args, residuals, by_output)
+        )
+        return [gradients[n] for n in self.wanted]
+
+    def batch(self, size, leaves, dims, inner):
+        axes, of_outputs = self.operation.arg_axes(self.cut(inner)[0]), self.trees[2]
+        if not any(
+            axis is None and (dim is not None or n in self.wanted)
+            for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))
+        ):
+            outputs = self.operation.result_axes(
+                of_outputs.unflatten(range(of_outputs.num_leaves))
+            )
+            of_residuals = [self.operation.residual_axis] * self.trees[1].num_leaves
+            by_row = [*axes, *of_residuals, *(outputs[n] for n in self.given)]
+            return _unfolded(
+                _bind_once(self, _folded(leaves, dims, by_row, size)),
+                [axes[n] for n in self.wanted],
+                size,
+            )
+        # each mapped call must return its own gradients; the gradient of an operand
+        # that is not mapped would be the sum over all calls
+        dims_of_args = tuple(
+            0 if n in self.wanted else dim for n, dim in enumerate(dims[: len(axes)])
+        )
+        repeated = [
+            _spread(leaf, dims[n], size) if n >= len(axes) or n in self.wanted else leaf
+            for n, leaf in enumerate(leaves)
+        ]
+        return _bind_once(
+            replace(self, operation=self.operation.mapped(dims_of_args, size, axes)),
+            repeated,
+        )
+
+
+_Pass = _Forward | _Tangents | _Backward
+
+
+def _bind(one: _Pass, leaves: Leaves) -> Any:
+    """Run a pass as a JAX primitive. Both versions are traced here; `_lower` keeps one,
+    once the platform is known.
+    """
+    twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
+    has_custom = one.operation.platforms and not isinstance(one, _Tangents)
+    branches = (
+        jax.make_jaxpr(partial(one.run, True))(*leaves) if has_custom else twin,
+        twin,
+    )
+    return jax.tree.structure(shapes).unflatten(
+        _primitive.bind(*leaves, one=one, branches=branches)
+    )
+
+
+_bind_once = jax.jit(_bind, static_argnums=0, inline=True)
+"""Version of `_bind` that traces a pass once, also outside of `jit`."""
+
+
+def _jvp(
+    function: Callable, leaves: Leaves, given: Sequence[int], tangents: Leaves
+) -> Leaves:
+    """Return the tangents of the results of `function(*leaves)`. There is one tangent
+    for each index in `given`.
+    """
+
+    def of_given(*values):
+        known = dict(zip(given, values, strict=True))
+        return jax.tree.leaves(
+            function(*(known.get(n, leaf) for n, leaf in enumerate(leaves)))
+        )
+
+    return jax.jvp(of_given, tuple(leaves[n] for n in given), tuple(tangents))[1]
+
+
+def _run_jitted(*leaves, **params) -> Leaves:
+    # under jax.disable_jit() this function would call itself without end
+    with jax.disable_jit(False):
+        return jax.jit(partial(_primitive.bind, **params))(*leaves)
+
+
+def _lower(platform: str, context, *leaves, one: _Pass, branches):
+    # an exported program must also run on machines without the compiled code
+    exported = getattr(context.module_context.lowering_parameters, "for_export", False)
+    here = platform in one.operation.platforms and not exported
+    return mlir.lower_fun(
+        jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True
+    )(context, *leaves)
+
+
+def _differentiate(primals, tangents, *, one: _Pass, branches):
+    given = tuple(
+        n
+        for n, t in enumerate(tangents)
+        if not (isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0)
+    )
+    tangents = [tangents[n] for n in given]
+    # a second derivative differentiates the residuals too
+    if not isinstance(one, _Forward) or one.keep:
+        return _primitive.bind(*primals, one=one, branches=branches), _jvp(
+            partial(one.run, False), primals, given, tangents
+        )
+    outputs, residuals = _bind(replace(one, keep=True), primals)
+    trees = (one.tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
+    linear = _Tangents(one.operation, trees, given)
+    return jax.tree.leaves(outputs), _bind(
+        linear, [*primals, *jax.tree.leaves(residuals), *tangents]
+    )
+
+
+def _transpose(cotangents, *leaves, one: _Tangents, branches):
+    del branches
+    given = len(leaves) - len(one.given)
+    known = tuple(
+        n
+        for n, cotangent in enumerate(cotangents)
+        if not isinstance(cotangent, ad.Zero)
+    )
+    found = {
+        n: ad.Zero(t.aval)
+        for n, t in zip(one.given, leaves[given:], strict=True)
+        if ad.is_undefined_primal(t)
+    }
+    if known:
+        backward = _Backward(one.operation, one.trees, known, tuple(found))
+        found = dict(
+            zip(
+                found,
+                _bind_once(
+                    backward, [*leaves[:given], *(cotangents[n] for n in known)]
+                ),
+                strict=True,
+            )
+        )
+    return [None] * given + [found.get(n) for n in one.given]
+
+
+def _batch(leaves, dims, *, one: _Pass, branches):
+    size = next(
+        leaf.shape[dim]
+        for leaf, dim in zip(leaves, dims, strict=True)
+        if dim is not None
+    )
+    leaves = [
+        leaf if dim is None else jnp.moveaxis(leaf, dim, 0)
+        for leaf, dim in zip(leaves, dims, strict=True)
+    ]
+    dims = tuple(None if dim is None else 0 for dim in dims)
+    if size:
+        results = one.batch(size, leaves, dims, branches[1].in_avals)
+    else:  # `vmap` makes no call
+        results = [
+            jnp.zeros((0, *like.shape), like.dtype) for like in branches[1].out_avals
+        ]
+    return results, [0] * len(results)
+
+
+_primitive = Primitive("lstm_jax_operation")
+_primitive.multiple_results = True
+_primitive.def_impl(_run_jitted)
+_primitive.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
+for _platform in PLATFORMS:
+    mlir.register_lowering(_primitive, partial(_lower, _platform), platform=_platform)
+ad.primitive_jvps[_primitive] = _differentiate
+ad.primitive_transposes[_primitive] = _transpose
+batching.primitive_batchers[_primitive] = _batch
+
+
+def _spread(leaf, dim: int | None, size: int):
+    return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
+
+
+def _folded(leaves: Leaves, dims: Axes, axes: Axes, size: int) -> Leaves:
+    """Merge the leading axis, over which `vmap` maps, into the batch axis of each array
+    that has one.
+    """
+
+    def fold(leaf, dim, axis):
+        if axis is None:
+            return leaf
+        return lax.collapse(
+            jnp.moveaxis(_spread(leaf, dim, size), 0, axis), axis, axis + 2
+        )
+
+    return [fold(*each) for each in zip(leaves, dims, axes, strict=True)]
+
+
+def _unfolded(tree, axes: Axes, size: int) -> Leaves:
+    def unfold(leaf, axis):
+        cut = leaf.reshape(
+            *leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :]
+        )
+        return jnp.moveaxis(cut, axis, 0)
+
+    return [unfold(*each) for each in zip(jax.tree.leaves(tree), axes, strict=True)]
+
+
+@frozen
+class Vmapped(Operation):
+    """Operation that runs `inner` several times by `jax.vmap`. `Operation.mapped`
+    describes the other fields.
+    """
+
+    inner: Operation
+    dims: tuple[int | None, ...]
+    size: int
+    axes: tuple[int | None, ...]
+
+    @property
+    def residual_axis(self) -> int:
+        return self.inner.residual_axis + 1
+
+    @property
+    def platforms(self):
+        return self.inner.platforms
+
+    def _over(self, function: Callable, args: tuple, *more):
+        leaves, tree = jax.tree.flatten(args)
+        return jax.vmap(
+            lambda leaves, *more: function(tree.unflatten(leaves), *more),
+            (list(self.dims), *(0 for _ in more)),
+        )(leaves, *more)
+
+    def forward(self, custom, keep, *args):
+        return self._over(lambda args: self.inner.forward(custom, keep, *args), args)
+
+    def backward(self, custom, wanted, args, residuals, cotangents):
+        tree = jax.tree.structure(args)
+        gradients = tree.flatten_up_to(
+            self._over(
+                partial(self.inner.backward, custom, wanted),
+                args,
+                residuals,
+                cotangents,
+            )
+        )
+        each = zip(self.dims, tree.flatten_up_to(wanted), gradients, strict=True)
+        return tree.unflatten(
+            [
+                None if not want else gradient if dim == 0 else gradient.sum(0)
+                for dim, want, gradient in each
+            ]
+        )
+
+    def arg_axes(self, args: tuple) -> Axes:
+        return [
+            axis if axis is None or dim is None else axis + 1
+            for axis, dim in zip(self.axes, self.dims, strict=True)
+        ]
+
+    def result_axes(self, outputs) -> list[int]:
+        return [axis + 1 for axis in self.inner.result_axes(outputs)]

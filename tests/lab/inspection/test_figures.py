@@ -1,0 +1,262 @@
+"""Figures: the tests read what a figure shows from matplotlib's objects, and check the
+files that it is written to.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lstm_jax.base.errors import InputError
+from lstm_jax.lab.inspection import figures
+from lstm_jax.training.metrics import reliability
+
+ROWS = [
+    {
+        "epoch": 1,
+        "train_loss": 0.4,
+        "train_accuracy": 0.80,
+        "test_loss": 0.38,
+        "test_accuracy": 0.83,
+        "seconds": 9,
+    },
+    {
+        "epoch": 2,
+        "train_loss": 0.2,
+        "train_accuracy": 0.92,
+        "test_loss": 0.45,
+        "test_accuracy": 0.82,
+        "validation_loss": None,
+    },
+]
+BINS = reliability(
+    np.array([0.1, 0.15, 0.5, 0.9, 0.95]), np.array([0, 1, 1, 1, 0]), bins=5
+)
+PATH = Path("figure.png")
+RNG = np.random.default_rng(0)
+WORDS = [f"word{k}" for k in range(300)]
+POINTS, SHARES = RNG.standard_normal((300, 2)), RNG.uniform(0.2, 0.8, 300)
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """Figure into which the functions of `figures` draw, instead of writing files."""
+    with matplotlib.rc_context(figures.STYLE):
+        blank = Figure(figsize=(10, 7), layout="constrained")
+        FigureCanvasAgg(blank)
+
+        def write_figure(path, inches, draw, force=True):
+            draw(blank)
+            return path, path
+
+        monkeypatch.setattr(figures, "write_figure", write_figure)
+        yield blank
+
+
+ALL = {
+    "one_epoch": lambda path: figures.learning_curves(ROWS[:1], path, "Run 1"),
+    "no_reviews": lambda path: figures.confusion_matrix(
+        np.zeros((2, 2), int), path, "Test"
+    ),
+    "reliability": lambda path: figures.reliability_curve(BINS, BINS.ece, path, "Test"),
+    "one_word": lambda path: figures.embedding_map(
+        np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"
+    ),
+}
+
+
+@pytest.mark.slow(keep=2)
+@pytest.mark.parametrize("name", ALL)
+def test_both_files(tmp_path, name):
+    png, svg = ALL[name](tmp_path / "a" / f"{name}.png")
+    assert (
+        0.005 < np.mean(matplotlib.image.imread(png)[..., :3].min(axis=-1) < 0.9) < 0.9
+    )
+    assert svg.read_text().startswith("<?xml")
+    assert sorted(path.name for path in png.parent.iterdir()) == [
+        f"{name}.png",
+        f"{name}.svg",
+    ]
+    assert svg.read_bytes() == ALL[name](tmp_path / "b.png")[1].read_bytes()
+
+
+def test_a_backend_that_is_not_installed(tmp_path):
+    program = (
+        "import pathlib, sys; from lstm_jax.lab.inspection import figures; "
+        "figures.write_figure(pathlib.Path(sys.argv[1]), (2, 2), print)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.png"],
+        env=os.environ | {"MPLBACKEND": "nonsense"},
+        check=True,
+    )
+
+
+def test_learning_curves_draw_a_line_a_split(figure):
+    figures.learning_curves(ROWS[::-1], PATH, "Run 1")
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["train", "test"]
+    assert loss.lines[1].get_ydata().tolist() == [0.38, 0.45]
+    assert accuracy.lines[0].get_ydata().tolist() == [0.8, 0.92]
+    assert [text.get_text() for text in loss.texts] == ["train 0.200", "test 0.450"]
+    colours = {line.get_label(): line.get_color() for line in accuracy.lines}
+    assert {
+        text.get_text().split()[0]: text.get_color() for text in accuracy.texts
+    } == colours
+
+
+def test_entries_of_a_day_have_times_of_their_own(figure):
+    """In the figure of a forecast, hourly entries are drawn exactly one hour apart, to
+    the microsecond.
+    """
+    days = 20_000 + np.arange(30) / 24
+    values = np.arange(30.0)
+    figures.forecast(
+        days[:24],
+        values[:24],
+        [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)],
+        0.9,
+        True,
+        PATH,
+    )
+    drawn = [line.get_xdata() for line in figure.axes[0].get_lines()]
+    assert sorted(map(len, drawn)) == [6, 24]
+    for times in drawn:
+        assert set(np.diff(times.astype("datetime64[us]")).astype(int)) == {
+            3_600_000_000
+        }
+
+
+def test_a_metric_that_is_absent_has_no_panel(figure):
+    figures.learning_curves(
+        [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}],
+        PATH,
+        "Run 1",
+    )
+    assert len(figure.axes) == 1
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1]
+
+
+def test_close_labels_are_pushed_apart(figure):
+    figures.learning_curves(
+        [{"epoch": 1, "train_loss": 1.0, "validation_loss": 1.01, "test_loss": 2.0}],
+        PATH,
+        "Run 1",
+    )
+    train, validation, test = (text.get_position()[1] for text in figure.axes[0].texts)
+    assert validation - train == pytest.approx(figures.LABEL_GAP)
+    low, high = figure.axes[0].get_ylim()
+    assert (train + validation) / 2 == pytest.approx((1.005 - low) / (high - low))
+    assert test == pytest.approx((2.0 - low) / (high - low))
+
+
+def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
+    figures.confusion_matrix(
+        np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good")
+    )
+    (axes,) = figure.axes
+    shown = "12,345 100.0%|5 0.0%|1 25.0%|3 75.0%".replace("%", "% of row")
+    assert [text.get_text() for text in axes.texts] == [
+        part for cell in shown.split("|") for part in cell.split(" ", 1)
+    ]
+    assert [text.get_position()[0] for text in axes.texts[::2]] == [0, 1, 0, 1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
+    assert axes.get_title(loc="left") == "99.95% of 12,354 reviews are right"
+
+
+def test_reliability_curve_leaves_empty_bins_out(figure):
+    figures.reliability_curve(BINS, 0.25, PATH, "Test")
+    curve, histogram = figure.axes
+    points = curve.lines[1]
+    np.testing.assert_allclose(points.get_xdata(), [0.125, 0.5, 0.925])
+    np.testing.assert_allclose(points.get_ydata(), [0.5, 1, 0.5])
+    assert [bar.get_height() for bar in histogram.patches] == [2, 0, 1, 0, 2]
+    assert "0.250" in curve.get_title(loc="left")
+
+
+def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
+    figures.embedding_map(POINTS, WORDS, SHARES, PATH, "Words")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert 60 < len(boxes) < 300
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert figure.axes[0].bbox.count_contains(box.corners()) == 4
+
+
+def test_frequent_and_extreme_words_are_labelled_first(figure):
+    shares = np.full(5, 0.55)
+    shares[4] = 0.1
+    assert figures._label_order(shares)[:2].tolist() == [0, 4]
+    figures.embedding_map(np.zeros((5, 2)), list("abcde"), shares, PATH, "Words")
+    assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(figure):
+    words = ["$a_1$", "\x96", "漢字", "\udce9", "left out"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figures.embedding_map(
+            np.eye(5, 2), words, np.array([0.5] * 4 + [np.nan]), PATH, "$5 words"
+        )
+    assert {text.get_text() for text in figure.axes[0].texts} <= {
+        "$a_1$",
+        r"\x96",
+        "漢字",
+        r"\xdce9",
+    }
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (
+            lambda path: figures.learning_curves([], path, ""),
+            "none; train for an epoch",
+        ),
+        (
+            lambda path: figures.learning_curves([{"epoch": 1}], path, ""),
+            "no loss and no accuracy",
+        ),
+        (
+            lambda path: figures.learning_curves([{"train_loss": 1.0}], path, ""),
+            "no epoch in it",
+        ),
+        (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
+        (
+            lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""),
+            "1 for 300 points",
+        ),
+        (
+            lambda path: figures.embedding_map(
+                POINTS[:1], ["a"], np.array([np.nan]), path, ""
+            ),
+            "none with a share",
+        ),
+        (
+            lambda path: figures.learning_curves(ROWS, path.with_suffix(".pdf"), ""),
+            "end it in .png",
+        ),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, draw, message):
+    (tmp_path / "figure.png").write_text("a file, no folder")
+    with pytest.raises(InputError, match=message):
+        draw(tmp_path / "figure.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_matplotlib_is_imported_when_a_figure_is_drawn():
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import "
+        "lstm_jax.lab.inspection.figures; sys.exit('matplotlib' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
