@@ -1,4 +1,4 @@
-"""The tasks: `TASKS` maps the name of a task to its module, with `train` and `load`."""
+"""The table of the tasks."""
 
 from types import ModuleType
 
@@ -11,3 +11,4 @@ TASKS: dict[str, ModuleType] = {
     "generation": generation,
     "forecast": forecast,
 }
+"""Dict from the name of a task to its module, which has `train` and `load`."""

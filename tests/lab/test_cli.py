@@ -129,7 +129,7 @@ def test_starts_without_what_takes_time_to_import():
     imports, where it would give a traceback.
     """
     code = (
-        "import sys; from lstm_jax import cli; print({'tyro', 'rich', 'numpy', "
+        "import sys; from lstm_jax.lab import cli; print({'tyro', 'rich', 'numpy', "
         "'jax'} & set(sys.modules)); "
     )
     code += "cli.main(['--help']); cli.main(['evaluate', '--nonsense']); "

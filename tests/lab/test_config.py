@@ -284,7 +284,7 @@ def test_a_task_has_its_names(task):
     assert kind.task == task == kind.__module__.split(".")[2]
     assert (
         set(kind.commands.split(" or "))
-        <= import_module(f"lstm_jax.lab.commands.{task}").COMMANDS.keys()
+        <= import_module(f"lstm_jax.lab.{task}.command").COMMANDS.keys()
     )
 
 

@@ -329,7 +329,7 @@ def test_codes_of_launched_processes():
 
 LAUNCH = """
 import sys
-from lstm_jax import cli
+from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS, launch
 
 child = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); os.write(1, b'running' + bytes([10])); time.sleep(60)"

@@ -36,7 +36,7 @@ import jax, lstm_jax.lab.sentiment.task
 assert jax.config.jax_compilation_cache_dir is None  # an import switches nothing on
 counts = {}
 jax.monitoring.register_event_listener(lambda event, **_: counts.__setitem__(event, counts.get(event, 0) + 1))
-from lstm_jax import cli
+from lstm_jax.lab import cli
 code = cli.main(sys.argv[1:])
 params = lstm_jax.lab.sentiment.task.load(Path(sys.argv[sys.argv.index("--run") + 1])).params
 bits = hashlib.sha256(b"".join(params[name].tobytes() for name in sorted(params))).hexdigest()

@@ -16,7 +16,7 @@ from lstm_jax.lab.machine.interrupts import interrupted, keep_interrupts, noted_
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from lstm_jax import cli
+from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS
 from lstm_jax.lab.machine.interrupts import noted_signals
 

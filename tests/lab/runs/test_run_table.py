@@ -248,7 +248,7 @@ def test_the_commands_import_no_jax(folder):
     config = RunFolder(folder / "forecast/a").config
     config.write_text(config.read_text().replace('"auto"', '"hoisted"'))
     RunFolder(folder / "forecast/a").accept()
-    code = "import sys; from lstm_jax import cli; "
+    code = "import sys; from lstm_jax.lab import cli; "
     code += (
         "print(cli.main(['runs']), cli.main(['runs', 'compare', "
         "'runs/forecast']), 'jax' in sys.modules)"

@@ -242,7 +242,7 @@ def test_what_another_process_cannot_import(tmp_path):
 
 SCRIPT = """
 from dataclasses import dataclass
-from lstm_jax import sweep
+from lstm_jax.lab import sweep
 
 @dataclass(frozen=True)
 class Config:

@@ -35,7 +35,7 @@ def move(config):
 
 SCRIPT = """
 from dataclasses import dataclass
-from lstm_jax import sweep
+from lstm_jax.lab import sweep
 
 @dataclass(frozen=True)
 class Config:
