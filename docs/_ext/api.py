@@ -175,7 +175,7 @@ def _entry(module: str, name: str) -> str:
     if inspect.isfunction(found):
         return f".. autofunction:: {name}"
     text = _docs(_sources(module).get(name, module)).get(name) or _described(found)
-    body = "\n".join(f"   {_linked(line)}".rstrip() for line in text)
+    body = "\n".join(f"   {_linked(line)}".rstrip() for line in _whole(text))
     return f".. py:data:: {name}\n\n{body}"
 
 
@@ -319,6 +319,7 @@ def to_rst(
     the last line before the empty line is indented or begins a list item.
     """
     del app, name, found, options
+    lines[:] = _whole(lines)
     # napoleon would read the words before a colon as a type: an empty comment in front
     # keeps it from doing so
     result, before, code = (
@@ -371,6 +372,17 @@ def _targets() -> dict[str, str]:
         f"lstm_jax.{name}": f"lstm_jax.{module}.{name}"
         for name, module in lstm_jax._MODULES.items()
     }
+
+
+def _whole(lines: list[str]) -> list[str]:
+    """Join lines between which code in backticks is broken."""
+    found: list[str] = []
+    for line in lines:
+        if found and found[-1].count("`") % 2:
+            found[-1] += f" {line.strip()}"
+        else:
+            found.append(line)
+    return found
 
 
 def _linked(line: str) -> str:

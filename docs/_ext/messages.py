@@ -23,7 +23,7 @@ def page() -> str:
         tables.setdefault(package, []).extend(_rows(path))
     parts = [
         "# Error messages",
-        "A wrong call, file or flag raises an [InputError](errors.rst) of one "
+        "A wrong call, file or flag raises an [InputError](base.rst) of one "
         "line, `subject: value; remedy`. These are the subjects and "
         "remedies of the library, read from its code; words in braces are "
         "filled in. [What is checked](../safety.md) says when they arise.",

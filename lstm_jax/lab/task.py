@@ -1,13 +1,8 @@
 """Base class of the tasks (`Task`), and base class of the trained models of the tasks
 (`Trained`).
 
-A new task needs three modules, each with the name of the task:
-- One in this folder, with a subclass of `Task`, a subclass of `Trained`, and the
-  functions `train` and `load`.
-- One in `lstm_jax.lab`, with the class of its config. The dict
-  `lstm_jax.lab.config_files.CONFIGS` then contains this class.
-- One in `lstm_jax.lab.commands`, with the classes of the task's commands, and a dict
-  `COMMANDS` from the name of each command to its class.
+A task is one folder, whose modules `config`, `task` and `command` hold its config, its
+`Task`, `Trained`, `train` and `load`, and its commands.
 """
 
 import contextlib
