@@ -47,7 +47,6 @@ from bench.peers import OURS
 from bench.schema import DUEL, FALSE_ALARM, Row, Rows, rows_of, rows_of_commit
 from bench.workloads import read_workloads
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.lab.names import RENAMED
 from lstm_jax.lab.sweep import stats
 
 PATH = RESULTS / "duel.jsonl"
@@ -102,10 +101,7 @@ def require_one_backend(work: str, rows: Rows) -> None:
     same backend on a workload.
     """
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
-    # an old checkout may give a former name
-    found = dict.fromkeys(
-        (role, RENAMED.get(backend, backend)) for role, backend in ran
-    )
+    found = dict.fromkeys(ran)
     shown = ", ".join(f"{role} {backend}" for role, backend in found)
     require(
         len({backend for _, backend in found}) <= 1,

@@ -2,10 +2,7 @@
 select their rows.
 
 A row is one result: a JSON object on a line of its own. Rows are only ever appended to
-a file. Each row contains the version of the schema and the kind of measurement. To
-print all kinds of measurements and all fields, run
-
-    python -m bench.schema
+a file. Each row contains the version of the schema and the kind of measurement.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +14,6 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.lab.names import with_current_names
 from lstm_jax.lab.sweep.rows import read_rows
 
 Row = dict[str, Any]
@@ -320,9 +316,7 @@ def thinned(samples: Sequence[float]) -> list[float]:
 
 
 def check(row, place: str) -> Row:
-    """Check a row of a result file against the schema, and return the row in its
-    current form.
-    """
+    """Check a row of a result file against the schema, and return it."""
     require(
         isinstance(row, dict),
         place,
@@ -355,13 +349,13 @@ def check(row, place: str) -> Row:
                 f"{place}: {name}", row[name], "give {} ({})".format(*described(name))
             )
     if measurement == STEP and row["kind"] == "evaluation":
+        # old rows count the tokens of one batch
         row = row | {
             "tokens_per_second": 1000
             / row["ms_per_step"]
             * workload(row["workload"]).tokens
         }
-    # old rows have another name for the backend `compiled`
-    return with_current_names(row)
+    return row
 
 
 def rows_of(
@@ -478,21 +472,3 @@ def select(rows: Rows, *measurements: str, git: str | None = None) -> list[Row]:
         for row in rows
         if row["measurement"] in measurements and (git is None or row["git"] == git)
     ]
-
-
-def main() -> None:
-    """Print all kinds of measurements, then all fields with their types, their meaning
-    and the measurements that require them.
-    """
-    for name, kind in MEASUREMENTS.items():
-        print(f"{name:<20} {kind.meaning}")
-    for name in TYPES:
-        types, meaning = described(name)
-        print(
-            f"\n{name} ({types}): {meaning}\n  required in "
-            f"{', '.join(required_in(name)) or 'none'}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -203,22 +203,14 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
         timed = {"samples": samples, "probe_gflops": probes, "load": 0, "cores": 1}
         if perf_counter() > until or not timing.noise(timed, flags.fastest):
             break
-    median = float(np.median(samples))
-    row |= {"peak_memory_mib": peak_mib()}
+    row["peak_memory_mib"] = peak_mib()
     # imported after the measurement, so that the measured memory of a library without
     # JAX does not include JAX
     from lstm_jax.base.sharding import make_mesh
     from lstm_jax.lab.runs.folder import environment, versions
 
     about = environment(make_mesh())
-    count = flops.step_flops(work)
-    row |= {
-        "ms_per_step": median,
-        "steps_per_second": 1000 / median,
-        "tokens_per_second": 1000 / median * work.tokens,
-        "flops": count,
-        "gflops": count / median / 1e6,
-        "least_bytes": flops.least_bytes(work),
+    row |= flops.speeds(work, float(np.median(samples))) | {
         "steps_per_block": steps,
         "probe_gflops": [float(f"{value:.4g}") for value in probes],
         "samples": samples,
@@ -275,9 +267,7 @@ def main() -> None:
         return
     if not flags.reference and flags.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    flags.about = about = (
-        candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
-    )
+    flags.about = about = candidate.fields(work) | work.fields
     try:
         row = timed_row(candidate, work, flags)
     except Exception as error:

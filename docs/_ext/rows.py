@@ -28,8 +28,7 @@ def page() -> str:
             "# Rows of the benchmarks",
             "",
             "A row of `bench/results/` is a JSON object on a line of its own. "
-            f"This is version {VERSION} of its schema; `python -m "
-            "bench.schema` prints it.",
+            f"This is version {VERSION} of its schema.",
             "",
             "## Measurements",
             "",
