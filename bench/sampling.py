@@ -75,7 +75,7 @@ def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print
     the report.
     """
-    parser = make_parser(__doc__, PATH)
+    parser = make_parser(__doc__, PATH, of_commits=False)
     parser.add_argument("--preset", choices=ROUNDS, default="standard")
     add_flags(
         parser,

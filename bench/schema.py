@@ -122,7 +122,7 @@ MEASUREMENTS = {
         "steps_per_block cpu",
     ),
     FALSE_ALARM: Kind(
-        "like duel, this checkout against itself (duel --false-alarms)",
+        "like duel, a checkout against itself; in old rows",
         "git cores load role round comparison workload ms_per_step samples "
         "steps_per_block cpu",
     ),
@@ -166,7 +166,7 @@ MEANINGS = {
         "git": "commit of this project, + if its code differed",
         "peer": "name in `bench.peers.PEERS`",
         "candidate": "peer and its options, as --peer takes them",
-        "role": "baseline, candidate or slower",
+        "role": "baseline or candidate; in old rows also slower",
         "series": (
             "name of rows that are kept apart from the others of their commit; "
             "empty if absent"
@@ -220,7 +220,7 @@ MEANINGS = {
             "largest relative distance from the reference, of outputs and one "
             "step; found once a commit"
         ),
-        "slower": "share of its time that each call waits on top of it; 0 if absent",
+        "slower": "share of its time that each call waited on top of it; in old rows",
         "gemm_gflops": "of a large float32 product",
         "copy_gbs": "GB/s of a copy",
     },

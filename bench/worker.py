@@ -30,7 +30,7 @@ import numpy as np
 
 from bench import add_flags, flops, hardware, make_parser, timing
 from bench.peers import OURS, PEERS, Candidate, read_candidate
-from bench.peers.base import Built, Options, Run, slowed
+from bench.peers.base import Built, Options, Run
 from bench.schema import Row
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
@@ -195,10 +195,12 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     if flags.reference:
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
-    run, until = slowed(built.run, options.slower), perf_counter() + flags.patience
+    until = perf_counter() + flags.patience
     while True:
         probes = [] if hardware.gpu() else [hardware.probe()]
-        steps, samples = measure(run, flags.seconds, built.block_seconds, flags.turns)
+        steps, samples = measure(
+            built.run, flags.seconds, built.block_seconds, flags.turns
+        )
         probes += [] if hardware.gpu() else [hardware.probe()]
         timed = {"samples": samples, "probe_gflops": probes, "load": 0, "cores": 1}
         if perf_counter() > until or not timing.noise(timed, flags.fastest):

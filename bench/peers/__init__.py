@@ -4,7 +4,6 @@ The flag gives the name of a peer and its options, which together are called a
 candidate. Each peer runs in its own process.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -149,7 +148,7 @@ TABLE = (
         "ours",
         **_OURS
         | {
-            "options": ("backend", *RATES, "dtype", "slower"),
+            "options": ("backend", *RATES, "dtype"),
             "kinds": KINDS,
             "resets": True,
         },
@@ -323,8 +322,7 @@ class Candidate:
 
 
 KEY = dict.fromkeys(("peer", "workload", "backend", "dropout", "recurrent_dropout")) | {
-    "dtype": "float32",
-    "slower": 0.0,
+    "dtype": "float32"
 }
 """Fields that identify what a row has measured, with the values that stand for absent
 fields."""
@@ -371,7 +369,7 @@ def read_candidate(text: str) -> Candidate:
             given["backend"],
             f"give one of {', '.join(BACKENDS)}",
         )
-    for option in given.keys() & {*RATES, "slower"}:
+    for option in given.keys() & {*RATES}:
         try:
             given[option] = float(given[option])
         except ValueError as error:
@@ -379,10 +377,7 @@ def read_candidate(text: str) -> Candidate:
                 "peer", text, f"give numbers as in {name}:dropout=0.2"
             ) from error
         require(
-            0 <= given[option] < (1 if option in RATES else math.inf),
-            option,
-            given[option],
-            "give 0 or more, a rate below 1",
+            0 <= given[option] < 1, option, given[option], "give 0 or more, below 1"
         )
     if "recurrent" in given:
         given["recurrent_dropout"] = given.pop("recurrent")

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
-from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -42,9 +41,6 @@ class Options:
             accepts all three, but "int8" only for inference. "torch_lstm" and "torchrl"
             accept "float32" and "bfloat16". "onnx_runtime" accepts "float32" and
             "int8". All other peers compute in float32.
-        slower: artificial slowdown, which tests whether a benchmark detects a slower
-            process. After each call of `Built.run`, the measured process waits for this
-            fraction of the call's duration.
     """
 
     backend: str | None = None
@@ -53,7 +49,6 @@ class Options:
     remat: str = "none"
     devices: int = 0
     dtype: str = "float32"
-    slower: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,19 +99,6 @@ class Built:
     backend: str = ""
     block_seconds: float = 0.05
     excluded: Weights = field(default_factory=dict)
-
-
-def slowed(run: Run, share: float) -> Run:
-    """Return a slower version of `run`, which waits in a busy loop after each call."""
-
-    def longer(count):
-        began = perf_counter()
-        run(count)
-        end = (1 + share) * perf_counter() - share * began
-        while perf_counter() < end:
-            pass
-
-    return longer if share else run
 
 
 Wait = Callable[[Any], object]

@@ -75,7 +75,6 @@ def test_candidates_are_read():
         0.2,
         0.2,
         "float32",
-        0.0,
     )
     assert changed.key(workload("A")) == (
         "ours",
@@ -84,7 +83,6 @@ def test_candidates_are_read():
         0.2,
         0.0,
         "float32",
-        0.0,
     )
     found = peers.read_candidates(
         ["ours", "haiku"], ["compiled", "hoisted"], ["float32", "bfloat16"]
@@ -107,7 +105,7 @@ def test_candidates_are_read():
         ("ours:dropout=half", "peer"),
         ("ours:dropout=1", "dropout"),
         ("ours:recurrent=nan", "recurrent"),
-        ("ours:slower=-1", "slower"),
+        ("ours:slower=1", "peer"),
         ("jax_scan:dropout=0", "peer"),
     ],
 )
