@@ -13,7 +13,6 @@ number of bytes that the part must move; without word ids these parts have none.
 peak speeds are measured in the same run.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -163,21 +162,11 @@ def main() -> None:
     """
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
-    parser.add_argument(
-        "--one",
-        action="store_true",
-        help="measure one workload in this process, and print its row",
-    )
     options = read_flags(parser)
     path, sha, names = options.results, options.commit, options.workload
-    if options.one:
-        print(json.dumps(measure(names[0])))
-        return
 
     def measured(item: Row):
-        row = timing.run_module(
-            ["bench", "breakdown", "--one", "--workload", item["workload"]]
-        )[-1]
+        row = timing.run_function("bench.breakdown:measure", name=item["workload"])
         peaks, work = timing.peaks(), workload(item["workload"])
         speeds = {
             name: peaks[f"{name}_{timing.CORES}"]

@@ -245,15 +245,10 @@ def notes(rows: Rows) -> Iterator[str]:
         yield f"failed: {row['candidate']} on {row['workload']}: {row['error']}"
     tried = {(row["workload"], row["candidate"]) for row in select(rows, STEP, FAILED)}
     for name, peers in SUITE.items():
-        can = [
-            peer
-            for peer in map(PEERS.__getitem__, peers.split())
-            if about["hardware"]["gpus"] or not peer.gpu
-        ]
         if left := [
-            peer.name
-            for peer in can
-            if (name, peer.name) not in tried and not peer.lacks(workload(name))
+            peer
+            for peer in peers.split()
+            if (name, peer) not in tried and not PEERS[peer].lacks(workload(name))
         ]:
             yield f"not measured: {', '.join(left)} on {name}"
     rounds = 1 + min(

@@ -18,7 +18,6 @@ With --run, `lstm-jax train generation` trains for one epoch on 1.1 million wind
 the process (ru_maxrss). Each call adds a result.
 """
 
-import json
 import resource
 import subprocess
 import sys
@@ -151,14 +150,7 @@ def main() -> None:
         backend="backend of our recurrence",
     )
     add_flags(parser, bool, run="measure a training run")
-    parser.add_argument(
-        "--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process"
-    )
     options = read_flags(parser)
-    if options.here:
-        name, remat = options.here
-        print(json.dumps(measure_here(name, remat, options.backend)))
-        return
     if options.run:
         if not options.report:
             append_rows(options.results, measure_run())
@@ -175,10 +167,8 @@ def main() -> None:
     ]
 
     def measure(item: Row):
-        flags = ["--backend", backend] if backend else []
-        row = timing.run_module(
-            ["bench", "memory", "--here", item["workload"], item["remat"], *flags]
-        )[-1]
+        given = {"name": item["workload"], "remat": item["remat"], "backend": backend}
+        row = timing.run_function("bench.memory:measure_here", **given)
         return [row | {"backend": backend}]
 
     items = [

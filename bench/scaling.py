@@ -16,7 +16,6 @@ compiler. A figure of the times and memories is written to `--figure`.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -239,30 +238,21 @@ def main() -> None:
         machine="part of the name of the machine to report; all if not given",
     )
     add_flags(parser, Path, figure="file of the figure, which ends in .png")
-    add_flags(parser, json.loads, here="a point, which is measured in this process")
     parser.set_defaults(
         grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE, machine=""
     )
     options = read_flags(parser)
-    if options.here:
-        print(
-            json.dumps(measure_here(options.here, options.devices[0], options.seconds))
-        )
-        return
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha, path = options.commit or commit(), options.results
 
     def measure(item: Row):
-        point = json.dumps({letter: item[letter] for letter in MIDDLE})
-        here = [
-            "--here",
-            point,
-            "--devices",
-            str(item["devices"]),
-            "--seconds",
-            str(options.seconds),
-        ]
-        return timing.run_module(["bench", "scaling", *here])[-1:]
+        row = timing.run_function(
+            "bench.scaling:measure_here",
+            point={letter: item[letter] for letter in MIDDLE},
+            devices=item["devices"],
+            seconds=options.seconds,
+        )
+        return [row]
 
     if not options.report:
         items = [

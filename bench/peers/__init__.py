@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
-from bench import hardware
 from bench.peers.base import Options
 from bench.workloads import Workload
 from lstm_jax.base.errors import InputError, require
@@ -53,7 +52,6 @@ class Peer:
             in pip install '.[peers]'; or another command.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
-        gpu: whether the peer needs a GPU.
         recurrent_dropout: whether the peer has recurrent dropout. If not, it trains
             without it.
         cells: recurrent cells that the peer can run. Other cells than the LSTM are for
@@ -72,7 +70,6 @@ class Peer:
     extra: str = ""
     options: tuple[str, ...] = RATES
     environment: Mapping[str, str] = field(default_factory=dict)
-    gpu: bool = False
     recurrent_dropout: bool = False
     cells: tuple[str, ...] = ("lstm",)
     kinds: str = COMMON_KINDS
@@ -94,18 +91,16 @@ class Peer:
         return f"no {work.cell} in {work.base}"
 
     def missing(self) -> str:
-        """Return "" if the library can run on this machine. Otherwise return what is
-        missing: packages or a GPU.
+        """Return "" if the packages of the library are installed, or else what is
+        missing.
         """
         packages = [
             name for name in self.packages if find_spec(MODULES.get(name, name)) is None
         ]
-        if packages:
-            command = (
-                self.extra if " " in self.extra else f"pip install '.[{self.extra}]'"
-            )
-            return f"{' and '.join(packages)} is missing: {command}"
-        return "a GPU is missing" if self.gpu and not hardware.gpu() else ""
+        if not packages:
+            return ""
+        command = self.extra if " " in self.extra else f"pip install '.[{self.extra}]'"
+        return f"{' and '.join(packages)} is missing: {command}"
 
 
 def _torch(name: str, title: str, *options: str) -> Peer:
@@ -162,7 +157,6 @@ TABLE = (
     ),
     _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
-    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", ("jax",), gpu=True),
     Peer(
         "flax_nnx",
         "Flax {flax}, nnx.RNN",

@@ -1,9 +1,8 @@
 """Functions that run workloads (training, evaluation or the recurrence alone) with the
 JAX model of any library.
 
-The benchmarks of Equinox, Flax, Haiku, jax.experimental.rnn and lax.scan share them. A
-training step is one jit-compiled function that donates its state. All steps run on
-JAX's default device.
+The benchmarks of Equinox, Flax, Haiku and lax.scan share them. A training step is one
+jit-compiled function that donates its state. All steps run on JAX's default device.
 """
 
 from collections import defaultdict
@@ -26,7 +25,6 @@ def build(
     params: Any,
     forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array],
     to_ours: Callable[[Any], Weights],
-    note: str = "",
 ) -> Built:
     """Prepare a benchmark workload, such as a training step, for a JAX model, and
     return functions that run it; see `base.Built`.
@@ -44,7 +42,6 @@ def build(
         to_ours: to_ours(tree) converts a pytree with the structure of `params` (weights
             or gradients) to a dict with the names and layout of
             `bench.workloads.Arrays.weights`.
-        note: what this library computes differently from this project, or "".
     """
     first = jax.devices()[0]
     devices = [f"{first.platform}:{first.device_kind}"]
@@ -71,7 +68,7 @@ def build(
                 ]
             )[: len(arrays.inputs)]
 
-        return evaluation(work, evaluate, devices, note)
+        return evaluation(work, evaluate, devices)
     optimizer = optax.adam(1e-3, eps=1e-7)
 
     def loss(params, inputs, targets, key):
@@ -107,7 +104,6 @@ def build(
         start,
         predict,
         devices,
-        note,
         wait=jax.block_until_ready,
     )
 

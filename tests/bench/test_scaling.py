@@ -81,8 +81,8 @@ def test_points_are_measured_once(path, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(
         scaling.timing,
-        "run_module",
-        lambda arguments: asked.append(json.loads(arguments[3])) or [measured],
+        "run_function",
+        lambda name, point, **_: asked.append(point) or measured,
     )
     monkeypatch.setattr(scaling.timing, "CORES", 2)
     flags = ("--results", path, "--figure", tmp_path / "figure.png")
