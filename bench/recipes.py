@@ -51,11 +51,13 @@ class Recipe:
     flags: str = ""
     repeats: int = 1
 
-    def arguments(self) -> list[str]:
-        """Return the arguments that `python -m` needs to train with this recipe: the
-        module, the task and the flags without the seed.
+    def train(self, *more: str) -> list[Row]:
+        """Train with this recipe and more flags in a fresh process, and return the rows
+        of the epochs.
         """
-        return [TASKS[self.peer], self.task, *self.flags.split()]
+        return timing.run_function(
+            f"{TASKS[self.peer]}:{self.task}_rows", flags=[*self.flags.split(), *more]
+        )
 
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
@@ -185,9 +187,7 @@ def run(
 
     def train(item: Row):
         seed = [] if study == EPOCH_TIME else ["--seed", str(item["seed"])]
-        rows = timing.run_module(
-            by_name[item["task"], item["recipe"]].arguments() + seed
-        )
+        rows = by_name[item["task"], item["recipe"]].train(*seed)
         return rows[-1:] if study == EPOCH_TIME else rows
 
     def describe(rows: Rows):

@@ -121,16 +121,10 @@ def main() -> None:
         # an earlier call measured Keras, and its file of weights is gone
         if peer == "ours" and not weights.exists():
             drawn("keras_jax", units, number, 1)
-        flags = [
-            "--weights",
-            str(weights),
-            "--units",
-            str(units),
-            "--chars",
-            str(chars),
-        ]
-        flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
-        return timing.run_module([TASKS[peer], "sampling", *flags])
+        given: Row = {"weights": str(weights), "units": units, "chars": chars}
+        if peer == "ours":
+            given["samples"] = options.samples
+        return timing.run_function(f"{TASKS[peer]}:sampling_rows", **given)
 
     def measure(item: Row):
         rows = drawn(item["peer"], item["units"], item["round"], options.chars)

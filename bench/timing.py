@@ -82,13 +82,12 @@ def run_module(
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
-def run_function(function: str, cores: int = CORES, /, **given) -> Any:
+def run_function(function: str, cores: int = CORES, first: int = 0, /, **given) -> Any:
     """Call a function, such as "bench.memory:measure_here", in a fresh process, and
-    return its result. Arguments and result are JSON values.
+    return its result. Arguments and result are JSON values; an iterator becomes a list.
     """
-    return run_module(["bench.timing", function, json.dumps(given)], cores)[-1][
-        "result"
-    ]
+    arguments = ["bench.timing", function, json.dumps(given)]
+    return run_module(arguments, cores, first=first)[-1]["result"]
 
 
 def require_compiled(folders: Sequence[Path] = (ROOT,)) -> None:
@@ -283,4 +282,5 @@ def measure_missing(
 if __name__ == "__main__":
     module, function = sys.argv[1].split(":")
     called = getattr(import_module(module), function)
-    print(json.dumps({"result": called(**json.loads(sys.argv[2]))}))
+    result = called(**json.loads(sys.argv[2]))
+    print(json.dumps({"result": result}, default=list))

@@ -37,22 +37,19 @@ def asked(monkeypatch) -> list:
     """
     calls = []
 
-    def run_module(arguments):
-        module, _, *flags = arguments
-        weights = Path(flags[flags.index("--weights") + 1])
-        calls.append((module.rpartition(".")[2], *flags[flags.index("--chars") + 1 :]))
-        if module.endswith("keras_tasks"):
-            weights.touch()
+    def run_function(function, weights, units, chars, samples=()):
+        calls.append((chars, *samples))
+        if "keras_tasks" in function:
+            Path(weights).touch()
             return [{"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}]
-        assert weights.exists()
-        counts = sorted({1, *map(int, flags[flags.index("--samples") + 1 :])})
+        assert Path(weights).exists()
         return [
             {"method": sampling.method_of(mode, count), "seconds": 1.0}
             for mode in ("carried", "window")
-            for count in counts
+            for count in sorted({1, *samples})
         ]
 
-    monkeypatch.setattr(sampling.timing, "run_module", run_module)
+    monkeypatch.setattr(sampling.timing, "run_function", run_function)
     return calls
 
 
@@ -71,7 +68,7 @@ def test_a_round_that_was_interrupted_is_completed(path, asked):
     )
     write_rows(path, [row])
     printed(*ARGUMENTS, "1", "--results", path)
-    assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]
+    assert asked == [(1,), (5, 1)]
     assert [row["method"] for row in read_lines(path)] == [
         "predict loop",
         "carried",
