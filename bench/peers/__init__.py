@@ -24,7 +24,8 @@ TASKS = {"keras_jax": "bench.peers.keras_tasks", OURS: "bench.peers.ours_tasks"}
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("lstm", "gru", "simple_rnn")
-COMMON_KINDS = "sentiment characters evaluation recurrence"
+MODEL_KINDS = "sentiment characters evaluation"
+COMMON_KINDS = f"{MODEL_KINDS} recurrence"
 KINDS = f"{COMMON_KINDS} forward"
 MODULES = {
     "ai-edge-litert": "ai_edge_litert",
@@ -116,6 +117,7 @@ def _torch(name: str, title: str, *options: str) -> Peer:
 def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
     about: Any = {
         "options": (*options, *RATES),
+        "kinds": COMMON_KINDS if backend == "jax" else MODEL_KINDS,
         "cells": COMMON_CELLS,
         "recurrent_dropout": True,
     }
