@@ -10,9 +10,7 @@ from bench.workloads import Arrays, Workload
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a workload of an LSTM alone in FlashRNN, and return functions that run
-    it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     lstm = loaded_layer(work, arrays, options)
 
     def forward(x):

@@ -16,12 +16,7 @@ from lstm_jax import convert
 
 
 class Net(nnx.Module):
-    """Flax NNX model of a workload: embedding (if the inputs are word ids), LSTM, and
-    dense output layer.
-
-    The workload "recurrence" measures a recurrent layer alone. For it, the model
-    consists of the LSTM only.
-    """
+    """Embedding (of word ids), LSTM and dense layer (not of an LSTM alone)."""
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = (
@@ -60,9 +55,7 @@ def _to_ours(state) -> Weights:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Flax NNX, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     cell = options.backend or "OptimizedLSTMCell"
     graph, state, rest = nnx.split(
         Net(work, options.dropout, cell, nnx.Rngs(0)), nnx.Param, ...

@@ -37,9 +37,7 @@ LAYERS: Any = {
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Keras, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     keras.utils.set_random_seed(0)
     require(
         options.backend in (None, ACCELERATED),

@@ -59,9 +59,7 @@ def _mesh(work: Workload, options: Options) -> Mesh:
 def build(
     work: Workload, arrays: Arrays, options: Options, optimizer: Any = None
 ) -> Built:
-    """Prepare a benchmark workload, such as a training step, with this project, and
-    return functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     mesh, backend = (
         _mesh(work, options),
         resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name,

@@ -132,9 +132,7 @@ the loop."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a workload with the training loop that `options.backend` names, and
-    return functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
 

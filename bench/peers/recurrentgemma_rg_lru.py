@@ -14,9 +14,7 @@ typeguard.typechecked = lambda function: function
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an RG-LRU in recurrentgemma; see
-    `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     layer = import_module("recurrentgemma.jax.layers").RGLRU(work.units, work.heads)
     # it computes other outputs at the position 0
     after = jnp.broadcast_to(1 + jnp.arange(work.length), arrays.inputs.shape[:2])

@@ -28,9 +28,7 @@ COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
-    """PyTorch model of a training or evaluation workload: embedding (for word ids),
-    LSTM and a dense output layer.
-    """
+    """Embedding (of word ids), LSTM and dense layer."""
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()
@@ -55,9 +53,7 @@ class Net(nn.Module):
 def build(
     work: Workload, arrays: Arrays, options: Options, compiled: bool = False
 ) -> Built:
-    """Prepare a benchmark workload, such as a training step, in PyTorch, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     runs = ("float32",) if work.kind == "evaluation" else ("float32", "bfloat16")
     require(
         options.dtype in runs,
