@@ -168,8 +168,7 @@ MEANINGS = {
         "candidate": "peer and its options, as --peer takes them",
         "role": "baseline or candidate; in old rows also slower",
         "series": (
-            "name of rows that are kept apart from the others of their commit; "
-            "empty if absent"
+            "name of old rows that are kept apart from the others of their commit"
         ),
         "workload": "as `bench.workloads.workload` reads it",
         "backend_ran": "backend that ran",
@@ -358,19 +357,13 @@ def check(row, place: str) -> Row:
     return row
 
 
-def rows_of(
-    path: Path, *measurements: str, git: str | None = None, series: str = ""
-) -> list[Row]:
+def rows_of(path: Path, *measurements: str, git: str | None = None) -> list[Row]:
     """Read a result file, or all files below a folder, check the rows, and return those
-    of the given kinds of measurements.
+    of the given kinds of measurements. Old rows of a series of their own are left out.
     """
     files = sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path]
     rows = [row for file in files for row in read_checked(file)]
-    return [
-        row
-        for row in select(rows, *measurements, git=git)
-        if row.get("series", "") == series
-    ]
+    return [row for row in select(rows, *measurements, git=git) if "series" not in row]
 
 
 def read_checked(path: Path) -> Iterator[Row]:
@@ -389,16 +382,14 @@ def read_checked(path: Path) -> Iterator[Row]:
     return read_rows(path, whole)
 
 
-def rows_of_commit(
-    path: Path, *measurements: str, git: str, series: str = ""
-) -> list[Row]:
+def rows_of_commit(path: Path, *measurements: str, git: str) -> list[Row]:
     """Return the rows of the given kinds of the commit whose hash begins with the given
-    digits. See `rows_of` for the other arguments.
+    digits.
 
     A commit and the same commit with uncommitted changes, marked by "+", are two
     commits.
     """
-    rows = rows_of(path, *measurements, series=series)
+    rows = rows_of(path, *measurements)
     commits = list(dict.fromkeys(row["git"] for row in rows))
     digits = git.removesuffix("+")
     like = [

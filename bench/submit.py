@@ -82,7 +82,6 @@ def main() -> None:
             "candidate": peer,
             "round": number,
             "git": git,
-            "series": None,
         }
         for number in range(ROUNDS)
         for name, peers in SUITE.items()

@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from threading import Timer
 from time import perf_counter
 from typing import Any
 
@@ -38,9 +37,6 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 """Largest accepted error of an array for each dtype of the computation, relative to the
 largest absolute entry of the reference array."""
 BLOCKS = 50
-# seconds of the first pass of a layer alone; beginning of the error of a peer that
-# takes longer
-LONGEST, SKIPPED = 120, "skipped"
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -160,14 +156,6 @@ def first_step(built: Built) -> dict[str, float | None]:
     }
 
 
-def _skip(about: Row) -> None:
-    print(
-        json.dumps(about | {"error": f"{SKIPPED}: a pass takes more than {LONGEST} s"}),
-        flush=True,
-    )
-    os._exit(1)
-
-
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
     try:
@@ -185,13 +173,7 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     """
     began, options = perf_counter(), candidate.options(work)
     built = build(candidate.peer, work, make_arrays(work), options)
-    row: Row = {"build_seconds": perf_counter() - began}
-    too_long = Timer(LONGEST, _skip, [flags.about])
-    too_long.daemon = True
-    if work.layer_alone:
-        too_long.start()
-    row |= first_step(built)
-    too_long.cancel()
+    row: Row = {"build_seconds": perf_counter() - began} | first_step(built)
     if flags.reference:
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
@@ -269,7 +251,7 @@ def main() -> None:
         return
     if not flags.reference and flags.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    flags.about = about = candidate.fields(work) | work.fields
+    about = candidate.fields(work) | work.fields
     try:
         row = timed_row(candidate, work, flags)
     except Exception as error:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from importlib.util import find_spec
 
@@ -200,7 +199,7 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
     }.items():
         monkeypatch.setattr(timing, name, replacement)
     monkeypatch.setattr(timing, "noise", lambda row, fastest: noisy.pop(0))
-    item = {"workload": "A", "candidate": "ours", "git": "abc", "series": None}
+    item = {"workload": "A", "candidate": "ours", "git": "abc"}
     for most, number, count in ((1, 0, 1), (3, 0, 3), (3, 0, 3), (1, 1, 4), (1, 1, 4)):
         throughput.sweep(
             [item | {"round": number}], {"ours": summary.PLAIN}, 0.1, path, most
@@ -241,99 +240,33 @@ def test_a_process_waits_for_quiet(patience, kept, monkeypatch):
         turns=False,
         patience=patience,
         fastest=100.0,
-        about={},
     )
     row = worker.timed_row(read_candidate("ours"), workload(WORK), flags)
     assert row["probe_gflops"] == kept
 
 
-def test_a_slow_peer_is_skipped(path, monkeypatch):
-    """A peer whose first pass takes too long ends by itself, and is not tried again at
-    this size, in other rounds and later calls.
-    """
-    command = "from bench import worker; worker.LONGEST = 0; worker.main()"
-    given = f"ours {WORK} --checked 0".split()
-    run = subprocess.run(
-        [sys.executable, "-c", command, *given],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    (line,) = [line for line in run.stdout.splitlines() if line.startswith("{")]
-    assert run.returncode == 1
+def test_first_steps(path, monkeypatch):
+    """A pair of processes that failed is measured again."""
     asked = []
-
-    def process(arguments, **_):
-        if "--write-reference" not in arguments:
-            asked.append(arguments)
-            raise subprocess.CalledProcessError(1, arguments, line)
-
-    for name, replacement in {
-        "run_module": process,
-        "peaks": dict,
-        "fastest_probe": lambda: 0.0,
-    }.items():
-        monkeypatch.setattr(timing, name, replacement)
-    items = [
-        {
-            "workload": WORK,
-            "candidate": "ours",
-            "git": "abc",
-            "series": None,
-            "round": number,
-        }
-        for number in range(2)
-    ]
-    for _ in range(2):
-        throughput.sweep(items, {"ours": summary.PLAIN}, 0.1, path)
-    assert len(asked) == 1
-
-
-def test_first_steps_of_a_series(path, monkeypatch):
-    """A first step that failed is measured again. A call with --series measures and
-    reports only rows of its own series.
-    """
-    asked = []
-    seconds = {
-        "build_seconds": 1.0,
-        "compile_seconds": 1.0,
-        "cpu": "chip",
-        "versions": {},
-        "backend_ran": "hoisted",
-    }
+    row = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip"}
+    row |= {"versions": {}, "backend_ran": "hoisted"}
 
     def process(arguments, **_):
         asked.append(arguments)
-        if len(asked) in (1, 2, 4):
+        if len(asked) == 2:
             raise subprocess.CalledProcessError(-9, arguments)
-        return [seconds | {"first_step_seconds": float(len(asked))}]
+        return [row | {"first_step_seconds": float(len(asked))}]
 
     monkeypatch.setattr(timing, "run_module", process)
     monkeypatch.setattr(timing, "require_compiled", lambda: None)
-    arguments = (
-        "throughput",
-        "--first-step",
-        "--workload",
-        "B",
-        "--peer",
-        "ours",
-        "--rounds",
-        "1",
-        "--results",
-        path,
-    )
-    failure = "failed: ended with code -9"
-    for series, count, shown in (
-        ((), 2, failure),
-        ((), 4, failure),
-        ((), 6, "3.00"),
-        ((), 6, "3.00"),
-        (("--series", "s"), 8, "7.00"),
-    ):
-        assert shown in "\n".join(printed(*arguments, *series))
-        assert len(asked) == count
-    assert "none in " in complaint(*arguments, "--report", "--series", "other")
+    command = (
+        f"throughput --first-step --workload B --peer ours --rounds 1 --results {path}"
+    ).split()
+    assert "none in " in complaint(*command)
+    for _ in range(2):
+        shown = "\n".join(printed(*command))
+        assert re.search(r"B +ours +1\.00 +3\.00 +1\.00 +1\.00 +4\.00 +1", shown)
+        assert len(asked) == 4
 
 
 def summarized(works, names, rows):
@@ -441,7 +374,6 @@ def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
         "candidate": "ours",
         "round": 0,
         "git": "abc",
-        "series": None,
     }
     for until in (math.inf, math.inf, -math.inf):
         throughput.sweep(
