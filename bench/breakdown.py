@@ -18,7 +18,6 @@ import re
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
@@ -117,11 +116,9 @@ def measure(name: str) -> Row:
         )
         _, built = worker.build_ours(name)
         built.run(3 * STEPS)
-        times = []
-        for _ in range(ROUNDS):
-            began = perf_counter()
-            built.run(STEPS)
-            times.append((perf_counter() - began) / STEPS * 1e3)
+        times = [
+            worker.seconds_of(built.run, STEPS) / STEPS * 1e3 for _ in range(ROUNDS)
+        ]
         by_target = targets(dump)
         parts: defaultdict[str, float] = defaultdict(float)
         for operation, ms in traced(built.run, trace).items():

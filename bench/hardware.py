@@ -129,16 +129,20 @@ def settings() -> dict[str, str]:
     return found | {"driver": gpus()[0][2] if gpus() else ""}
 
 
+def _seconds(work: Callable[[], object], count: int) -> list[float]:
+    seconds = []
+    for _ in range(count):
+        began = perf_counter()
+        work()
+        seconds.append(perf_counter() - began)
+    return seconds
+
+
 def _best(work: Callable[[], object]) -> float:
     """Call a function once to warm up, then time `TRIES` more calls, and return the
     shortest of these times in seconds.
     """
-    seconds = []
-    for _ in range(TRIES + 1):
-        began = perf_counter()
-        work()
-        seconds.append(perf_counter() - began)
-    return min(seconds[1:])
+    return min(_seconds(work, TRIES + 1)[1:])
 
 
 def gemm_gflops() -> float:
@@ -218,13 +222,7 @@ def probe() -> float:
     matrix products.
     """
     rng = np.random.default_rng(0)
-    a, b = (
-        rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32)
-        for _ in range(2)
-    )
-    out, seconds = np.empty_like(a), []
-    for _ in range(PROBE_TIMES + PROBE_TIMES // 2):
-        began = perf_counter()
-        np.matmul(a, b, out=out)
-        seconds.append(perf_counter() - began)
-    return 2 * PROBE_SIZE**3 / float(np.median(seconds[PROBE_TIMES // 2 :])) / 1e9
+    a, b = rng.standard_normal((2, PROBE_SIZE, PROBE_SIZE)).astype(np.float32)
+    out, warm_up = np.empty_like(a), PROBE_TIMES // 2
+    seconds = _seconds(lambda: np.matmul(a, b, out=out), PROBE_TIMES + warm_up)
+    return 2 * PROBE_SIZE**3 / float(np.median(seconds[warm_up:])) / 1e9

@@ -52,11 +52,7 @@ from lstm_jax.base.errors import require
 from lstm_jax.lab.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
-LENGTHS = {
-    "quick": (1, 100, 1000),
-    "standard": (1, 100, 1000, 10_000),
-    "full": (1, 100, 300, 1000, 3000, 10_000, 30_000),
-}
+LENGTHS = (1, 100, 1000, 10_000)
 RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
 
 
@@ -141,8 +137,7 @@ def measure_run() -> Row:
 def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=LENGTHS, default="standard")
-    add_flags(parser, read_sizes, length="as in 1,100,1000; the preset's if not given")
+    add_flags(parser, read_sizes, length="steps T, as in 1,100,1000")
     add_flags(
         parser,
         str,
@@ -150,6 +145,7 @@ def main() -> None:
         backend="backend of our recurrence",
     )
     add_flags(parser, bool, run="measure a training run")
+    parser.set_defaults(length=LENGTHS)
     options = read_flags(parser)
     if options.run:
         if not options.report:
@@ -163,7 +159,7 @@ def main() -> None:
     sha, backend = options.commit or commit(), options.backend
     names = [
         f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
-        for length in options.length or LENGTHS[options.preset]
+        for length in options.length
     ]
 
     def measure(item: Row):

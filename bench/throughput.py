@@ -100,9 +100,6 @@ PATH = RESULTS / (
 )
 # a noisy measurement is repeated until `TRIES` were made, unless a step takes `SLOW` ms
 TRIES, SLOW = 3, 10_000
-STARTING = 6, 19
-"""Seconds that a process takes besides its timing, on an idle machine and on a busy
-one."""
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
@@ -482,23 +479,9 @@ def main() -> None:
     if items and options.first_step:
         sweep_first_step(items, options.results)
     elif items:
+        named = {candidate.name: candidate for candidate in candidates}
         most = TRIES if options.workload else preset.tries
-        named, took = (
-            {candidate.name: candidate for candidate in candidates},
-            options.seconds or preset.seconds,
-        )
-        # half a minute for the peaks, the probes and the references
-        minutes = (
-            0.5
-            + len(items)
-            * (took + np.interp(timing.load(), (0, timing.CORES), STARTING))
-            / 60
-        )
-        print(
-            f"{len(items)} processes: {minutes:.0f} minutes at this load if "
-            "none is measured yet, more with noisy rows",
-            flush=True,
-        )
-        sweep(items, named, took, options.results, most, patience=options.patience)
+        seconds = options.seconds or preset.seconds
+        sweep(items, named, seconds, options.results, most, patience=options.patience)
     shown = report_first_step if options.first_step else report
     shown(works, candidates, options.results, sha)

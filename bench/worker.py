@@ -99,7 +99,8 @@ def distances(
     return result
 
 
-def _time(run: Run, count: int) -> float:
+def seconds_of(run: Run, count: int) -> float:
+    """Return the seconds that `count` steps take."""
     began = perf_counter()
     run(count)
     return perf_counter() - began
@@ -110,10 +111,10 @@ def steps_per_block(run: Run, least: float) -> int:
     than 80 % of it.
     """
     count = 1
-    while (took := _time(run, count)) < 0.8 * least:
+    while (took := seconds_of(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
     if count > 1:
-        _time(run, count)  # warm-up: a block of this length that is not timed
+        seconds_of(run, count)  # warm-up: a block of this length that is not timed
     return count
 
 
@@ -132,7 +133,7 @@ def measure(
             print(timing.TURN, flush=True)
             if not sys.stdin.readline():
                 break
-        samples.append(float(f"{1000 * _time(run, count) / count:.6g}"))
+        samples.append(float(f"{1000 * seconds_of(run, count) / count:.6g}"))
     return count, samples
 
 
@@ -149,7 +150,7 @@ def first_step(built: Built) -> dict[str, float | None]:
                 compiling.append(duration)
 
         jax.monitoring.register_event_duration_secs_listener(note)
-    took = _time(built.run, 1)
+    took = seconds_of(built.run, 1)
     return {
         "first_step_seconds": took,
         "compile_seconds": sum(compiling) if compiling else None,

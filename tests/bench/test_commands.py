@@ -58,9 +58,7 @@ def test_bad_input(arguments, subject):
         ("throughput --units 0..8", "argument --units: sizes: 0..8; "),
         ("throughput --units 64..32", "argument --units: sizes: 64..32; "),
         ("memory --length 5,x", "argument --length: sizes: 5,x; "),
-        ("scaling --grid T", "argument --grid: sizes: T; "),
-        ("scaling --grid T=3:0", "argument --grid: sizes: 3,0; "),
-        ("scaling --middle E=3", "argument --middle: sizes: E=3; "),
+        ("memory --length 3,0", "argument --length: sizes: 3,0; "),
     ],
 )
 def test_bad_sizes(arguments, subject):
