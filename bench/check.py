@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, flops, hardware, make_parser
-from bench.peers import KEY, OURS, PEERS, TABLE, read_candidate
+from bench.peers import KEY, OURS, TABLE, read_candidate
 from bench.schema import (
     FAILED,
     MACHINE,
@@ -210,8 +210,8 @@ def _check_row(row: Row, about: Row, peak: float, place: str) -> None:
 
 
 def notes(rows: Rows) -> Iterator[str]:
-    """Yield lines of text about a submission: the machine, then what is missing from it
-    or makes its times less reliable.
+    """Yield lines of text about a submission: the machine, then what makes its times
+    less reliable.
     """
     about, steps = rows[0], select(rows, STEP)
     yield (
@@ -243,23 +243,6 @@ def notes(rows: Rows) -> Iterator[str]:
             )
     for row in select(rows, FAILED):
         yield f"failed: {row['candidate']} on {row['workload']}: {row['error']}"
-    tried = {(row["workload"], row["candidate"]) for row in select(rows, STEP, FAILED)}
-    for name, peers in SUITE.items():
-        if left := [
-            peer
-            for peer in peers.split()
-            if (name, peer) not in tried and not PEERS[peer].lacks(workload(name))
-        ]:
-            yield f"not measured: {', '.join(left)} on {name}"
-    rounds = 1 + min(
-        max(row["round"] for row in steps if row["workload"] == name)
-        for name in {row["workload"] for row in steps}
-    )
-    if rounds < 5:
-        yield (
-            f"{rounds} complete round{'s' * (rounds > 1)}: with fewer than 5, "
-            "intervals are too narrow"
-        )
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ baseline's time of these turns. A sign-flip test (Fisher 1935) is applied to the
 logarithm of the ratios of all rounds, with `--level` and `--least` as in `bench
 compare`. A repeated call measures only the rounds that are missing for the same
 commits, CPU, number of cores, `--turns` and `--seconds`. With --report, nothing is
-measured, and the most frequent combination of these in the existing rounds is reported.
+measured, and the newest rounds of the commits are reported, whatever these were.
 
 Both checkouts must run the same backend. Whether they compute the same results is not
 checked. The exit code is 1 if the candidate is slower on a workload, 2 for bad input,
@@ -38,7 +38,7 @@ import numpy as np
 from bench import RESULTS, add_flags, cpu, groups, make_parser, read_flags, timing
 from bench.compare import Change, add_test_flags, fewest, judged
 from bench.peers import OURS
-from bench.schema import DUEL, Row, Rows, rows_of
+from bench.schema import DUEL, Row, Rows
 from bench.workloads import read_workloads
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.lab.sweep import stats
@@ -119,24 +119,10 @@ def measure_rounds(
     `--report` is given, and return their rows.
     """
 
-    def setting(row: Row):
-        # old rows have no seconds
-        return (
-            row["cpu"],
-            row["cores"],
-            len(row["samples"]),
-            row.get("seconds", options.seconds),
-        )
-
-    wanted = cpu(), timing.CORES, options.turns, options.seconds
-    if options.report:
-        versions = items[0]["versions"]
-        settings = [
-            setting(row)
-            for row in rows_of(options.results, DUEL)
-            if row["versions"] == versions
-        ]
-        wanted = max(reversed(settings), key=settings.count, default=wanted)
+    def counts(row: Row):
+        settings = row["cpu"], row["cores"], len(row["samples"]), row.get("seconds")
+        mine = cpu(), timing.CORES, options.turns, options.seconds
+        return options.report or settings == mine
 
     def measure(item: Row):
         command = ["bench.worker", options.peer, item["workload"]]
@@ -171,7 +157,7 @@ def measure_rounds(
             measure,
             lambda rows: f"candidate {ratio(*rows):.3f} times the baseline's time",
             not options.report,
-            lambda row: setting(row) == wanted,
+            counts,
         )
 
 
@@ -234,8 +220,7 @@ def duel(options: argparse.Namespace) -> int:
         raise InputError(
             "workload",
             name,
-            f"{options.results} has no rounds of it with the CPU and flags of "
-            "the others: measure it",
+            f"{options.results} has no rounds of it: measure it",
         )
     found = changes(rows, options.level, options.least)
     print(", ".join(f"{name} {versions[name]} in {folders[name]}" for name in folders))

@@ -56,9 +56,9 @@ LENGTHS = (1, 100, 1000, 10_000)
 RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
 
 
-def measure_here(name: str, remat: str, backend: str | None) -> Row:
+def measure_here(name: str, remat: str) -> Row:
     """Take two training steps in this process, and return fields of the result row."""
-    work, built = worker.build_ours(name, backend=backend, remat=remat)
+    work, built = worker.build_ours(name, remat=remat)
     before = worker.peak_mib()
     built.run(2)
     return work.sizes | {
@@ -138,12 +138,7 @@ def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
     add_flags(parser, read_sizes, length="steps T, as in 1,100,1000")
-    add_flags(
-        parser,
-        str,
-        sizes="other sizes, as in B=4,H=8,E=8,V=30",
-        backend="backend of our recurrence",
-    )
+    add_flags(parser, str, sizes="other sizes, as in B=4,H=8,E=8,V=30")
     add_flags(parser, bool, run="measure a training run")
     parser.set_defaults(length=LENGTHS)
     options = read_flags(parser)
@@ -156,19 +151,20 @@ def main() -> None:
                 f"{row['seconds']:.0f} s"
             )
         return
-    sha, backend = options.commit or commit(), options.backend
+    sha = options.commit or commit()
     names = [
         f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
         for length in options.length
     ]
 
     def measure(item: Row):
-        given = {"name": item["workload"], "remat": item["remat"], "backend": backend}
-        row = timing.run_function("bench.memory:measure_here", **given)
-        return [row | {"backend": backend}]
+        row = timing.run_function(
+            "bench.memory:measure_here", name=item["workload"], remat=item["remat"]
+        )
+        return [row | {"backend": None}]
 
     items = [
-        {"workload": name, "remat": remat, "backend": backend, "git": sha}
+        {"workload": name, "remat": remat, "git": sha}
         for name in names
         for remat in ("none", "sqrt")
     ]

@@ -51,12 +51,11 @@ from bench import (
     timing,
 )
 from bench.peers import (
-    DTYPES,
     OURS,
     PEERS,
     Candidate,
     installed,
-    read_candidates,
+    read_candidate,
     row_key,
 )
 from bench.schema import (
@@ -93,7 +92,6 @@ from bench.workloads import (
 )
 from lstm_jax.base.errors import require
 from lstm_jax.lab.sweep.rows import append_rows
-from lstm_jax.recurrence import BACKENDS
 
 PATH = RESULTS / (
     "throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz"
@@ -405,15 +403,6 @@ def main() -> None:
         default=["lstm"],
         help="cells of `lstm_jax.cells`; of peers, those that they have",
     )
-    parser.add_argument(
-        "--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}"
-    )
-    parser.add_argument(
-        "--dtype",
-        nargs="+",
-        default=["float32"],
-        help=f"of ours, a candidate each: {', '.join(DTYPES)}",
-    )
     add_flags(parser, int, rounds="processes of a candidate; the preset's if not given")
     add_flags(
         parser,
@@ -448,7 +437,7 @@ def main() -> None:
         for work in read_workloads([name], own | axes, options.cell)
     ]
     names = options.peer or [peer for peer in PEERS if peer not in preset.without]
-    candidates = read_candidates(names, options.backend or [None], options.dtype)
+    candidates = list(map(read_candidate, names))
     candidates = candidates if options.report else installed(candidates)
     lacking = [
         f"{candidate.name}: left out, {lack}"

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -159,13 +158,9 @@ def first_step(built: Built) -> dict[str, float | None]:
 
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
-    try:
-        return (
-            int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-            / 1024
-        )
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # the peak of `getrusage` begins with the memory of the parent process
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -> Row:

@@ -7,7 +7,6 @@ candidate. Each peer runs in its own process.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import product
 from typing import Any
 
 from bench.peers.base import Options
@@ -159,13 +158,7 @@ TABLE = (
     ),
     _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
-    Peer(
-        "flax_nnx",
-        "Flax {flax}, nnx.RNN",
-        "flax_nnx",
-        ("flax",),
-        options=("backend", *RATES),
-    ),
+    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", ("flax",)),
     Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", ("flax",)),
     Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("dm-haiku",), "peers"),
     Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), "peers"),
@@ -391,24 +384,6 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
         else:
             found.append(candidate)
     return found
-
-
-def read_candidates(
-    names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]
-) -> list[Candidate]:
-    """Parse the values of the flag `--peer`, and return the candidates, that is,
-    libraries with options.
-    """
-    pairs = product(
-        (f":backend={backend}" if backend else "" for backend in backends),
-        (f":dtype={dtype}" for dtype in dtypes),
-    )
-    choices = ["".join(pair).replace(":dtype=float32", "") for pair in pairs]
-    return [
-        read_candidate(name + options)
-        for name in names
-        for options in (choices if name == OURS else [""])
-    ]
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:

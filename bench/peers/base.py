@@ -25,10 +25,9 @@ class Options:
 
     Attributes:
         backend: what to run instead of the peer's default. For "ours" it is a backend
-            of the recurrence, for "own_loop" a training loop, for "flax_nnx" a cell
-            class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent
-            backend of TorchRL. None stands for the default. All other peers ignore this
-            option.
+            of the recurrence, for "own_loop" a training loop, for "keras_jax" the text
+            "accelerated", and for "torchrl" a recurrent backend of TorchRL. None stands
+            for the default.
         dropout: rate of the input dropout in training. On one-hot characters (workload
             B), only "ours", "own_loop" and Keras apply it.
         recurrent_dropout: rate of the recurrent dropout in training. Some peers have no
