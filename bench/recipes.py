@@ -64,13 +64,6 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     SEEDS: (
         Recipe("ours", "sentiment", "ours", "--epochs 3", 5),
         Recipe(
-            "ours bfloat16",
-            "sentiment",
-            "ours",
-            "--epochs 3 --dtype bfloat16 --backend hoisted",
-            5,
-        ),
-        Recipe(
             "ours bfloat16, compiled",
             "sentiment",
             "ours",
@@ -92,12 +85,6 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
     HELD_OUT: (
         Recipe("windows", "generation", "ours"),
-        Recipe(
-            "windows, bfloat16",
-            "generation",
-            "ours",
-            "--dtype bfloat16 --backend hoisted",
-        ),
         Recipe(
             "windows, bfloat16, compiled", "generation", "ours", COMPILED_BFLOAT16, 5
         ),

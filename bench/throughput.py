@@ -33,7 +33,7 @@ import math
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -108,7 +108,6 @@ def _process(row: Row) -> tuple:
 
 def sweep(
     items: Rows,
-    candidates: Mapping[str, Candidate],
     seconds: float,
     path: Path,
     most: int = TRIES,
@@ -150,7 +149,7 @@ def sweep(
             append_rows(path, make_row(PEAK, **machine, **timing.peaks()))
             fastest = timing.fastest_probe()
         work = workload(item["workload"])
-        known = candidates[item["candidate"]].fields(work) | about
+        known = read_candidate(item["candidate"]).fields(work) | about
         flags = [
             *check_flags(item["workload"], row_key(known)),
             "--seconds",
@@ -468,9 +467,8 @@ def main() -> None:
     if items and options.first_step:
         sweep_first_step(items, options.results)
     elif items:
-        named = {candidate.name: candidate for candidate in candidates}
         most = TRIES if options.workload else preset.tries
         seconds = options.seconds or preset.seconds
-        sweep(items, named, seconds, options.results, most, patience=options.patience)
+        sweep(items, seconds, options.results, most, patience=options.patience)
     shown = report_first_step if options.first_step else report
     shown(works, candidates, options.results, sha)

@@ -127,18 +127,16 @@ def layer(
     work: Workload,
     step: Callable[[], Any],
     to_ours: Callable[[Any], Weights],
-    devices: list[str],
-    note: str = "",
-    backend: str = "",
     wait: Wait = no_wait,
     to_numpy: ToNumpy = np.asarray,
+    **about: Any,
 ) -> Built:
     """Return the `Built` of a recurrent layer alone.
 
     step() returns (h, (gradients of the weights, gradient of x)) or, for the forward
     pass alone, h. `to_ours` converts the gradients of the weights to the names and
-    layouts of `bench.workloads.Arrays.weights`, and `wait` waits for a result of
-    `step`.
+    layouts of `bench.workloads.Arrays.weights`, `wait` waits for a result of `step`,
+    and `about` has other fields of `Built`.
     """
     forward = work.kind == "forward"
 
@@ -154,9 +152,7 @@ def layer(
         outputs,
         dict if forward else gradients,
         "keras",
-        devices,
-        note,
-        backend,
+        **about,
     )
 
 
@@ -165,11 +161,9 @@ def training(
     batches: Sequence[tuple[Any, Any]],
     start: Callable[[bool], tuple[Callable[[Any, Any], Any], Callable[[], Weights]]],
     predict: Callable[[Any], np.ndarray],
-    devices: list[str],
-    note: str = "",
-    backend: str = "",
     wait: Wait = no_wait,
     to_numpy: ToNumpy = np.asarray,
+    **about: Any,
 ) -> Built:
     """Return the `Built` of a training workload with the form "corrected" of Adam.
 
@@ -192,18 +186,14 @@ def training(
         lambda: comparable(work, predict(batches[0][0])),
         after_one_step,
         "corrected",
-        devices,
-        note,
-        backend,
+        **about,
     )
 
 
 def evaluation(
     work: Workload,
     evaluate: Callable[[], np.ndarray],
-    devices: list[str],
-    note: str = "",
-    backend: str = "",
+    **about: Any,
 ) -> Built:
     """Return the `Built` of a workload that evaluates reviews without training, given a
     function that returns their logits.
@@ -213,9 +203,7 @@ def evaluation(
         lambda: comparable(work, evaluate()),
         dict,
         "keras",
-        devices,
-        note,
-        backend,
+        **about,
     )
 
 
@@ -244,7 +232,7 @@ def served(
     built = evaluation(
         work,
         lambda: to_logits(np.concatenate(outputs())[: len(ids)]),
-        [f"cpu, {THREADS} threads"],
+        devices=[f"cpu, {THREADS} threads"],
     )
     return replace(built, run=repeated(outputs))
 

@@ -54,7 +54,11 @@ def build(
             return h, back(cotangent)
 
         return layer(
-            work, lambda: both(*operands), to_ours, devices, wait=jax.block_until_ready
+            work,
+            lambda: both(*operands),
+            to_ours,
+            jax.block_until_ready,
+            devices=devices,
         )
     if work.kind == "evaluation":
         params, batches = jax.device_put((params, batches_of_ids(work, arrays.inputs)))
@@ -68,7 +72,7 @@ def build(
                 ]
             )[: len(arrays.inputs)]
 
-        return evaluation(work, evaluate, devices)
+        return evaluation(work, evaluate, devices=devices)
     optimizer = optax.adam(1e-3, eps=1e-7)
 
     def loss(params, inputs, targets, key):
@@ -103,8 +107,8 @@ def build(
         batches_of(work, arrays),
         start,
         predict,
-        devices,
-        wait=jax.block_until_ready,
+        jax.block_until_ready,
+        devices=devices,
     )
 
 

@@ -119,7 +119,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
 
     model = start(options.dropout, options.recurrent_dropout)
     if work.kind == "evaluation":
-        return evaluation(work, lambda: logits(model, x), _devices())
+        return evaluation(work, lambda: logits(model, x), devices=_devices())
 
     @lru_cache(maxsize=1)
     def rows(count):

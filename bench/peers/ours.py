@@ -78,9 +78,9 @@ def build(
             return evaluation(
                 work,
                 lambda: serve(arrays.inputs),
-                devices[:1],
-                f"{note}, which is not timed",
-                backend,
+                devices=devices[:1],
+                note=f"{note}, which is not timed",
+                backend=backend,
             )
         placed = jax.device_put(params, sharding.replicated(mesh))
         # as `lstm-jax evaluate`
@@ -88,7 +88,11 @@ def build(
             lambda params: set_products(rebuild(params), options.dtype), mesh
         )
         return evaluation(
-            work, lambda: logits(placed, arrays.inputs), devices, note, backend
+            work,
+            lambda: logits(placed, arrays.inputs),
+            devices=devices,
+            note=note,
+            backend=backend,
         )
     require(
         options.dtype != "int8",
@@ -199,10 +203,9 @@ def _recurrence(
         work,
         step,
         lambda gradients: in_layer(gradients._asdict()),
-        devices,
-        "",
-        backend,
         jax.block_until_ready,
+        devices=devices,
+        backend=backend,
     )
     return replace(
         built,

@@ -167,8 +167,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         batches_of(work, arrays),
         start,
         predict,
-        devices,
-        "",
-        kind,
         jax.block_until_ready,
+        devices=devices,
+        backend=kind,
     )

@@ -183,7 +183,7 @@ def test_a_suite(tmp_path, monkeypatch):
     changes is refused.
     """
 
-    def sweep(items, candidates, seconds, path, *_):
+    def sweep(items, seconds, path, *_):
         found = {(item["workload"], item["candidate"], item["round"]) for item in items}
         assert {("A", "ours", 0), ("resets", "jax_scan", 2)} <= found
         about = {"machine": hardware.machine_id()}

@@ -192,9 +192,7 @@ def test_noisy_rows_are_repeated(path, monkeypatch):
     monkeypatch.setattr(timing, "noise", lambda row, fastest: noisy.pop(0))
     item = {"workload": "A", "candidate": "ours", "git": "abc"}
     for most, number, count in ((1, 0, 1), (3, 0, 3), (3, 0, 3), (1, 1, 4), (1, 1, 4)):
-        throughput.sweep(
-            [item | {"round": number}], {"ours": summary.PLAIN}, 0.1, path, most
-        )
+        throughput.sweep([item | {"round": number}], 0.1, path, most)
         rows = [row for row in read_lines(path) if row["measurement"] == "step"]
         assert len(rows) == count
     assert [(row["round"], row["noisy"]) for row in rows] == [
@@ -369,7 +367,6 @@ def test_rows_of_two_machines_are_not_mixed(path, monkeypatch):
     for until in (math.inf, math.inf, -math.inf):
         throughput.sweep(
             [item, item | {"round": int(until < 0)}],
-            {"ours": summary.PLAIN},
             0.1,
             path,
             1,
