@@ -165,7 +165,6 @@ def version(folder: Path) -> str:
     """Return the Git commit of a checkout, followed by "+" and a hash of the
     uncommitted changes of its code if there are any.
     """
-    worker = Path("bench", "worker.py")
 
     def git(*arguments: str):
         return subprocess.run(
@@ -175,15 +174,9 @@ def version(folder: Path) -> str:
             check=False,
         ).stdout
 
-    found, sha = (
-        (folder / worker).is_file(),
-        git("rev-parse", "--short=12", "HEAD").strip(),
-    )
-    # a copy in a folder of another repository has the commit of that repository, which
-    # does not track it
-    tracked = found and sha != "" and git("ls-files", "--", str(worker)) != ""
+    sha = git("rev-parse", "--short=12", "HEAD").strip()
     require(
-        tracked,
+        sha and (folder / "bench" / "worker.py").is_file(),
         "checkout",
         folder,
         "name a folder that `git worktree add` or `git clone` made",

@@ -138,7 +138,6 @@ def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
     add_flags(parser, read_sizes, length="steps T, as in 1,100,1000")
-    add_flags(parser, str, sizes="other sizes, as in B=4,H=8,E=8,V=30")
     add_flags(parser, bool, run="measure a training run")
     parser.set_defaults(length=LENGTHS)
     options = read_flags(parser)
@@ -152,10 +151,7 @@ def main() -> None:
             )
         return
     sha = options.commit or commit()
-    names = [
-        f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
-        for length in options.length
-    ]
+    names = [f"A:T={length}" for length in options.length]
 
     def measure(item: Row):
         row = timing.run_function(

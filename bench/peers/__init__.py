@@ -217,16 +217,6 @@ TABLE = (
         **_SUCCESSOR,
     ),
     Peer(
-        "flashrnn",
-        "FlashRNN {flashrnn}, vanilla",
-        "flashrnn_lstm",
-        ("flashrnn", "torch"),
-        "more-peers",
-        (),
-        kinds="recurrence forward",
-        loads_jax=False,
-    ),
-    Peer(
         "onnx_runtime",
         "ONNX Runtime {onnxruntime}",
         "onnx_runtime",

@@ -142,7 +142,6 @@ OTHER = {"cpu": "chip", "cpus": "64", "gpus": []}
         ),
         (change(2, distance=0.5), "line 3: distance: 0.5"),
         (lambda rows: rows[2].pop("distance"), "line 3: distance: missing"),
-        (change(0, date="yesterday"), "line 1: date: "),
         (change(0, speedups={"A": {"torch_lstm": 9.0}}), "speedups: "),
         (change(0, hardware=OTHER), "line 1: machine: "),
         (change(2, machine="0" * 12), "line 3: machine: "),
