@@ -74,19 +74,16 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     work, built = worker.build_ours(f"recurrence:{sizes}", devices=devices)
     built.run(1)  # the first call compiles
     steps, samples = worker.measure(built.run, seconds, built.block_seconds)
-    found = {
+    return {
+        **work.sizes,
         "ms_per_step": float(np.median(samples)),
         "peak_mib": worker.peak_mib(),
         "steps_per_block": steps,
         "samples": samples,
+        "backend_ran": built.backend,
+        **environment(make_mesh()),
+        "devices": devices,
     }
-    return (
-        work.sizes
-        | found
-        | {"backend_ran": built.backend}
-        | environment(make_mesh())
-        | {"devices": devices}
-    )
 
 
 def curves(

@@ -272,15 +272,6 @@ def described(name: str) -> tuple[str, str]:
     ), MEANINGS[types][name]
 
 
-def required_in(name: str) -> list[str]:
-    """Return the kinds of measurements whose rows must have a field."""
-    return [
-        measurement
-        for measurement, kind in MEASUREMENTS.items()
-        if name in (*EVERY, *kind.required.split())
-    ]
-
-
 def make_row(measurement: str, **fields) -> Row:
     """Return a result row with the current schema version, the kind of measurement and
     the given fields.

@@ -275,11 +275,6 @@ class Candidate:
     peer: str
     given: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def dtype(self) -> str:
-        """Dtype of the matrix products, a member of `DTYPES`."""
-        return self.given.get("dtype", "float32")
-
     def options(self, work: Workload) -> Options:
         """Return the options with which the peer builds a workload."""
         return replace(
