@@ -207,14 +207,11 @@ def test_successors_of_the_lstm(tmp_path, peer, name):
     ("peer", "name", "lack"),
     [
         ("torch_lstm", "resets", "no resets in resets"),
-        ("torch_lstm", "B:cell=lstm_coupled", "no lstm_coupled in B"),
         ("torch_lstm", "A:cell=gru", "no gru in A"),
         ("torch_lstm", "recurrence:cell=gru", ""),
         ("ours", "B:cell=lstm_coupled", ""),
         ("keras_jax", "forward", "no workload of the kind forward"),
         ("memax", "resets", "no lstm in resets"),
-        ("xlstm", "recurrence:cell=lru", "no lru in recurrence"),
-        ("xlstm", "recurrence:cell=slstm,N=4", ""),
         ("memax", "resets:cell=lstm_no_output_activation", ""),
     ],
 )
