@@ -211,15 +211,13 @@ def compilation_cache(folder: str) -> dict[str, str]:
     """Return environment variables that make JAX and PyTorch store all compiled
     programs in a folder and load them from there.
     """
-    kept = {
+    return {
         "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla",
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
-    }
-    kept |= {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
 
 
 def measure_missing(

@@ -49,7 +49,7 @@ class Peer:
         packages: packages that must be installed, and whose versions are recorded in
             the result rows.
         extra: optional dependency group of this project that installs the packages, as
-            in pip install '.[peers]'; or another command.
+            in pip install '.[peers]'.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         recurrent_dropout: whether the peer has recurrent dropout. If not, it trains
@@ -99,8 +99,7 @@ class Peer:
         ]
         if not packages:
             return ""
-        command = self.extra if " " in self.extra else f"pip install '.[{self.extra}]'"
-        return f"{' and '.join(packages)} is missing: {command}"
+        return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
 
 
 def _torch(name: str, title: str, *options: str) -> Peer:
@@ -135,8 +134,6 @@ _OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
 _RUNTIME: Any = {"kinds": "evaluation", "loads_jax": False}
 _RESETS: Any = {"options": (), "kinds": "recurrence", "resets": True}
 _SUCCESSOR: Any = {"options": (), "kinds": "recurrence"}
-# it needs an older typeguard than tyro does
-NO_DEPS = "pip install einops sentencepiece && pip install --no-deps recurrentgemma"
 TABLE = (
     Peer(
         OURS,
@@ -205,15 +202,6 @@ TABLE = (
         ("mlstm-kernels", "torch"),
         "more-peers",
         cells=("mlstm",),
-        **_SUCCESSOR,
-    ),
-    Peer(
-        "recurrentgemma",
-        "recurrentgemma {recurrentgemma}",
-        "recurrentgemma_rg_lru",
-        ("recurrentgemma", "flax"),
-        NO_DEPS,
-        cells=("rg_lru",),
         **_SUCCESSOR,
     ),
     Peer(

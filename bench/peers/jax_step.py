@@ -92,12 +92,7 @@ def build(
             partial(update, dropout and work.dropout > 0), donate_argnums=0
         )
 
-        def step(inputs, targets):
-            nonlocal state
-            state, value = compiled(state, inputs, targets)
-            return value
-
-        return step, lambda: to_ours(state[0])
+        return carried(compiled, state, lambda state: to_ours(state[0]))
 
     def predict(inputs):
         return np.asarray(jax.jit(forward, static_argnums=2)(params, inputs, None))
@@ -110,6 +105,23 @@ def build(
         jax.block_until_ready,
         devices=devices,
     )
+
+
+def carried(
+    compiled: Callable[[Any, Any, Any], tuple[Any, Any]],
+    state: Any,
+    result: Callable[[Any], Any],
+) -> tuple[Callable[[Any, Any], Any], Callable[[], Any]]:
+    """Return step(inputs, targets), which replaces the state by that of a training step
+    and returns the loss, and a function that returns the result of the last state.
+    """
+
+    def step(inputs, targets):
+        nonlocal state
+        state, value = compiled(state, inputs, targets)
+        return value
+
+    return step, lambda: result(state)
 
 
 def outer(arrays: Arrays) -> dict[str, Weights]:

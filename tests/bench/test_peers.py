@@ -192,7 +192,6 @@ def test_resets_and_other_cells(tmp_path):
     [
         ("xlstm", "recurrence:B=2,T=6,H=8,E=5,N=2,cell=slstm"),
         ("mlstm_kernels", "recurrence:B=2,T=6,H=8,E=5,N=2,cell=mlstm"),
-        ("recurrentgemma", "recurrence:B=2,T=6,H=8,N=2,cell=rg_lru"),
         ("memax", "recurrence:B=2,T=6,H=8,E=5,cell=lru"),
         ("memax", "resets:B=2,T=9,H=8,E=5,R=30,cell=lru"),
     ],
