@@ -219,10 +219,8 @@ def summarize(rows: Rows) -> list[Row]:
     """
     names, lines = ("task", "peer", "epochs", *FLAGS), []
     for key, own in groups(rows, names).items():
-        line, runs = (
-            dict(zip(names, key, strict=True)),
-            list(groups(own, ["seed"]).values()),
-        )
+        line = dict(zip(names, key, strict=True))
+        runs = list(groups(own, ["seed"]).values())
         metric, best = (
             ("test_accuracy", max)
             if line["task"] == "sentiment"
@@ -232,20 +230,19 @@ def summarize(rows: Rows) -> list[Row]:
         speeds = [
             row.get("examples_per_second") or REVIEWS / row["seconds"] for row in own
         ]
-        reached = (
-            [seconds_to(run) for run in runs] if line["task"] in TARGETS else [math.nan]
-        )
+        reached = [math.nan]
+        if line["task"] in TARGETS:
+            reached = [seconds_to(run) for run in runs]
         line |= {
             "seeds": len(runs),
             "score": float(np.mean(scores)),
             "low": min(scores),
             "high": max(scores),
-        }
-        line |= {
             "speed": float(np.median(speeds)),
             "epoch_seconds": float(np.median([row["seconds"] for row in own])),
+            "seconds_to_target": float(np.median(reached)),
         }
-        lines.append(line | {"seconds_to_target": float(np.median(reached))})
+        lines.append(line)
 
     def better_and_faster(line: Row, other: Row):
         sign = 1 if line["task"] == "sentiment" else -1
@@ -282,46 +279,25 @@ def report(rows: Rows) -> None:
     number of epochs and sizes.
     """
     table = []
-    for line in sorted(
-        summarize(rows),
-        key=lambda line: [
-            line[name] or 0 for name in ("task", "peer", "epochs", *FLAGS)
-        ],
-    ):
-        score = (
-            f"{line['score']:.4f}{' *' if line['front'] else '  '}",
-            f"{line['low']:.4f} to {line['high']:.4f}",
-        )
-        speed, middle = (
-            (f"{line['speed']:,.0f}", f"{line['epoch_seconds']:.1f}"),
-            line["seconds_to_target"],
-        )
-        to_target = (
-            ""
-            if math.isnan(middle)
-            else f"{middle:.1f}"
-            if np.isfinite(middle)
-            else "not reached"
-        )
-        sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
+    names = ("task", "peer", "epochs", *FLAGS)
+    lines = summarize(rows)
+    for line in sorted(lines, key=lambda line: [line[name] or 0 for name in names]):
+        seconds = line["seconds_to_target"]
+        to_target = "not reached" if math.isinf(seconds) else f"{seconds:.1f}"
         table.append(
             (
-                line["task"],
-                line["peer"],
-                str(line["epochs"]),
-                *sizes,
+                *("" if line[name] is None else str(line[name]) for name in names),
                 str(line["seeds"]),
-                *score,
-                *speed,
-                to_target,
+                f"{line['score']:.4f}{' *' if line['front'] else '  '}",
+                f"{line['low']:.4f} to {line['high']:.4f}",
+                f"{line['speed']:,.0f}",
+                f"{line['epoch_seconds']:.1f}",
+                "" if math.isnan(seconds) else to_target,
             )
         )
     print_table(
         (
-            "task",
-            "peer",
-            "epochs",
-            *FLAGS,
+            *names,
             "seeds",
             "score",
             "range",

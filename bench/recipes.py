@@ -139,9 +139,8 @@ def choose(
         for recipe in of_study
         if recipe.task in tasks and (names is None or recipe.name in names)
     ]
-    known = not unknown and bool(chosen)
     require(
-        known,
+        chosen and not unknown,
         "recipe",
         ", ".join(sorted(unknown)) or "none",
         f"give some of {', '.join(recipe.name for recipe in of_study)}",
@@ -229,14 +228,10 @@ def report_held_out(rows: Rows) -> Iterator[str]:
     """
     for row in rows:
         if isinstance(row["epoch"], str):
-            cost = (
-                (
-                    f", {row['cpu_seconds'] / 60:.1f} CPU minutes, best epoch "
-                    f"{row['best_epoch']}"
-                )
-                if "cpu_seconds" in row
-                else ""
-            )
+            cost = ""
+            if "cpu_seconds" in row:
+                minutes = row["cpu_seconds"] / 60
+                cost = f", {minutes:.1f} CPU minutes, best epoch {row['best_epoch']}"
             yield (
                 f"{row['recipe']}, seed {row['seed']}: {row['bits_window']:.4f} "
                 f"in windows, {row['bits_carried']:.4f} carried{cost}"

@@ -163,6 +163,11 @@ def peak_mib() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def probe() -> list[float]:
+    """Return the speed of the CPU beside a measurement, or nothing on a GPU."""
+    return [] if hardware.gpu() else [hardware.probe()]
+
+
 def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -> Row:
     """Build a workload with a library, check its results, time it, and return fields of
     the result row (`bench.schema.MEANINGS`).
@@ -175,11 +180,11 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
             flags.checked = max(distances(work, built, file, options.dtype).values())
     until = perf_counter() + flags.patience
     while True:
-        probes = [] if hardware.gpu() else [hardware.probe()]
+        before = probe()
         steps, samples = measure(
             built.run, flags.seconds, built.block_seconds, flags.turns
         )
-        probes += [] if hardware.gpu() else [hardware.probe()]
+        probes = before + probe()
         timed = {"samples": samples, "probe_gflops": probes, "load": 0, "cores": 1}
         if perf_counter() > until or not timing.noise(timed, flags.fastest):
             break

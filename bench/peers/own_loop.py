@@ -149,13 +149,12 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def predict(inputs):
         return np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), inputs))
 
-    devices = [str(jax.devices()[0])]
     return training(
         work,
         batches_of(work, arrays),
         start,
         predict,
         jax.block_until_ready,
-        devices=devices,
+        devices=[str(jax.devices()[0])],
         backend=kind,
     )
