@@ -64,10 +64,10 @@ def groups(
 
 
 def make_parser(
-    doc: str | None, results: Path | None = None
+    doc: str | None, results: Path | None = None, of_commits: bool = True
 ) -> argparse.ArgumentParser:
     """Return an argument parser with a module's docstring; if `results` is given, with
-    the flags of the commands that measure.
+    the flags of the commands that measure (their rows are of commits or not).
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -80,6 +80,7 @@ def make_parser(
             help="file of rows, compressed if its name ends in .gz",
         )
         add_flags(parser, bool, report="measure nothing")
+    if results and of_commits:
         note = (
             "with --report: commit whose rows are reported; this checkout's, of "
             "breakdown the newest, if not given"

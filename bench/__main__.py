@@ -23,10 +23,7 @@ COMMANDS = {
     ),
     "scaling": "growth of time and memory with T, H and B",
     "breakdown": "parts of a training step and their lower bounds",
-    "duel": (
-        "two checkouts that take turns: whether one is faster; with "
-        "--false-alarms, the error rate of this test"
-    ),
+    "duel": ("two checkouts that take turns: whether one is faster"),
     "compare": "changes between two sets of rows of throughput, beyond noise",
     "machine": (
         "description of this machine in a file: hardware, id, versions, peak speeds"

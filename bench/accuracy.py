@@ -159,28 +159,23 @@ def runs_of(
                 } | sizes
 
 
-def arguments(run: Row) -> list[str]:
-    """Return the arguments that `python -m` needs to execute a training run: the module
-    and its flags.
+def train(run: Row, cores: int, first: int) -> list[Row]:
+    """Execute a training run on `cores` cores from the core `first` on, and return the
+    rows of its epochs.
     """
     peer, task = run["peer"], run["task"]
-    flags = FLAGS | ({"T": "--maxlen"} if task == "sentiment" else {})
-    sizes = (
-        "".join(
-            f" {flag} {run[letter]}" for letter, flag in flags.items() if letter in run
-        )
-        if peer == "ours"
-        else ""
-    )
-    command = (
-        "lstm_jax.lab.cli train generation"
-        if task == "demo"
-        else f"{TASKS[peer]} {task}"
-    )
-    return (
-        f"{command} {TRAINED[peer, task]} --epochs {run['epochs']} --seed "
-        f"{run['seed']}{sizes}"
-    ).split()
+    flags = f"{TRAINED[peer, task]} --epochs {run['epochs']} --seed {run['seed']}"
+    if peer == "ours":
+        names = FLAGS | ({"T": "--maxlen"} if task == "sentiment" else {})
+        for letter in [letter for letter in names if letter in run]:
+            flags += f" {names[letter]} {run[letter]}"
+    if task != "demo":
+        function = f"{TASKS[peer]}:{task}_rows"
+        return timing.run_function(function, cores, first, flags=flags.split())
+    with tempfile.TemporaryDirectory() as folder:
+        command = f"lstm_jax.lab.cli train generation --run {folder}/run {flags}"
+        timing.run_module(command.split(), cores, first=first)
+        return list(read_rows(Path(folder, "run", "metrics.jsonl")))
 
 
 def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
@@ -194,30 +189,18 @@ def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
     def measure(run: Row):
         first = free.get()
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                place = ["--run", f"{folder}/run"] if run["task"] == "demo" else []
-                rows = timing.run_module(
-                    arguments(run) + place, cores, first=first
-                ) or read_rows(Path(folder, "run", "metrics.jsonl"))
-                return [row for row in rows if isinstance(row["epoch"], int)]
+            rows = train(run, cores, first)
         finally:
             free.put(first)
+        return [row for row in rows if isinstance(row["epoch"], int)]
 
-    items = [
-        run | {"git": sha, "cores": cores, "machine": hardware.machine_id()}
-        for run in runs
-    ]
-    timing.measure_missing(
-        path,
-        GRID,
-        items,
-        measure,
-        lambda rows: ", ".join(
-            f"{row.get('test_accuracy', row.get('validation_bits')):.4f}"
-            for row in rows
-        ),
-        workers=free.qsize(),
-    )
+    def describe(rows: Rows):
+        scores = (row.get("test_accuracy", row.get("validation_bits")) for row in rows)
+        return ", ".join(f"{score:.4f}" for score in scores)
+
+    about = {"git": sha, "cores": cores, "machine": hardware.machine_id()}
+    items = [run | about for run in runs]
+    timing.measure_missing(path, GRID, items, measure, describe, workers=free.qsize())
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
@@ -236,10 +219,8 @@ def summarize(rows: Rows) -> list[Row]:
     """
     names, lines = ("task", "peer", "epochs", *FLAGS), []
     for key, own in groups(rows, names).items():
-        line, runs = (
-            dict(zip(names, key, strict=True)),
-            list(groups(own, ["seed"]).values()),
-        )
+        line = dict(zip(names, key, strict=True))
+        runs = list(groups(own, ["seed"]).values())
         metric, best = (
             ("test_accuracy", max)
             if line["task"] == "sentiment"
@@ -249,20 +230,19 @@ def summarize(rows: Rows) -> list[Row]:
         speeds = [
             row.get("examples_per_second") or REVIEWS / row["seconds"] for row in own
         ]
-        reached = (
-            [seconds_to(run) for run in runs] if line["task"] in TARGETS else [math.nan]
-        )
+        reached = [math.nan]
+        if line["task"] in TARGETS:
+            reached = [seconds_to(run) for run in runs]
         line |= {
             "seeds": len(runs),
             "score": float(np.mean(scores)),
             "low": min(scores),
             "high": max(scores),
-        }
-        line |= {
             "speed": float(np.median(speeds)),
             "epoch_seconds": float(np.median([row["seconds"] for row in own])),
+            "seconds_to_target": float(np.median(reached)),
         }
-        lines.append(line | {"seconds_to_target": float(np.median(reached))})
+        lines.append(line)
 
     def better_and_faster(line: Row, other: Row):
         sign = 1 if line["task"] == "sentiment" else -1
@@ -299,46 +279,25 @@ def report(rows: Rows) -> None:
     number of epochs and sizes.
     """
     table = []
-    for line in sorted(
-        summarize(rows),
-        key=lambda line: [
-            line[name] or 0 for name in ("task", "peer", "epochs", *FLAGS)
-        ],
-    ):
-        score = (
-            f"{line['score']:.4f}{' *' if line['front'] else '  '}",
-            f"{line['low']:.4f} to {line['high']:.4f}",
-        )
-        speed, middle = (
-            (f"{line['speed']:,.0f}", f"{line['epoch_seconds']:.1f}"),
-            line["seconds_to_target"],
-        )
-        to_target = (
-            ""
-            if math.isnan(middle)
-            else f"{middle:.1f}"
-            if np.isfinite(middle)
-            else "not reached"
-        )
-        sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
+    names = ("task", "peer", "epochs", *FLAGS)
+    lines = summarize(rows)
+    for line in sorted(lines, key=lambda line: [line[name] or 0 for name in names]):
+        seconds = line["seconds_to_target"]
+        to_target = "not reached" if math.isinf(seconds) else f"{seconds:.1f}"
         table.append(
             (
-                line["task"],
-                line["peer"],
-                str(line["epochs"]),
-                *sizes,
+                *("" if line[name] is None else str(line[name]) for name in names),
                 str(line["seeds"]),
-                *score,
-                *speed,
-                to_target,
+                f"{line['score']:.4f}{' *' if line['front'] else '  '}",
+                f"{line['low']:.4f} to {line['high']:.4f}",
+                f"{line['speed']:,.0f}",
+                f"{line['epoch_seconds']:.1f}",
+                "" if math.isnan(seconds) else to_target,
             )
         )
     print_table(
         (
-            "task",
-            "peer",
-            "epochs",
-            *FLAGS,
+            *names,
             "seeds",
             "score",
             "range",

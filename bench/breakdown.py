@@ -13,13 +13,11 @@ number of bytes that the part must move; without word ids these parts have none.
 peak speeds are measured in the same run.
 """
 
-import json
 import os
 import re
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
@@ -118,11 +116,9 @@ def measure(name: str) -> Row:
         )
         _, built = worker.build_ours(name)
         built.run(3 * STEPS)
-        times = []
-        for _ in range(ROUNDS):
-            began = perf_counter()
-            built.run(STEPS)
-            times.append((perf_counter() - began) / STEPS * 1e3)
+        times = [
+            worker.seconds_of(built.run, STEPS) / STEPS * 1e3 for _ in range(ROUNDS)
+        ]
         by_target = targets(dump)
         parts: defaultdict[str, float] = defaultdict(float)
         for operation, ms in traced(built.run, trace).items():
@@ -163,21 +159,11 @@ def main() -> None:
     """
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
-    parser.add_argument(
-        "--one",
-        action="store_true",
-        help="measure one workload in this process, and print its row",
-    )
     options = read_flags(parser)
     path, sha, names = options.results, options.commit, options.workload
-    if options.one:
-        print(json.dumps(measure(names[0])))
-        return
 
     def measured(item: Row):
-        row = timing.run_module(
-            ["bench", "breakdown", "--one", "--workload", item["workload"]]
-        )[-1]
+        row = timing.run_function("bench.breakdown:measure", name=item["workload"])
         peaks, work = timing.peaks(), workload(item["workload"])
         speeds = {
             name: peaks[f"{name}_{timing.CORES}"]

@@ -10,22 +10,19 @@ proven to be true: the peak speeds, for example, are measured by the same machin
 
 import math
 import re
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import RESULTS, flops, hardware, make_parser
-from bench.peers import KEY, OURS, PEERS, TABLE, read_candidate
+from bench.peers import KEY, OURS, TABLE, read_candidate
 from bench.schema import (
     FAILED,
-    KEPT_SAMPLES,
     MACHINE,
     PEAK,
     STEP,
-    TYPES,
     Row,
     Rows,
     read_checked,
@@ -75,113 +72,63 @@ def verified(path: Path) -> list[Row]:
             f"give .jsonl of {BYTES:,} bytes at most",
         )
         rows = list(read_checked(path))
-        whole = (
-            len(rows) == len(path.read_bytes().splitlines())
-            and [row["measurement"] for row in rows].count(MACHINE) == 1
-        )
+        kinds = [row["measurement"] for row in rows]
         require(
-            whole and rows[0]["measurement"] == MACHINE,
+            len(rows) == len(path.read_bytes().splitlines())
+            and kinds.count(MACHINE) == 1
+            and kinds[0] == MACHINE,
             f"rows of {path}",
             len(rows),
             "give a row of a machine, then complete lines",
         )
-        _check_machine(rows[0], f"{path}, line 1")
-        speeds = [rows[0]["peaks"], *select(rows, PEAK)]
+        about, *measured = rows
+        _check_machine(about, f"{path}, line 1")
         peak = max(
             value
-            for row in speeds
+            for row in (about["peaks"], *select(rows, PEAK))
             for name, value in row.items()
             if name.startswith("gemm_gflops")
         )
-        for number, row in enumerate(rows[1:], 2):
-            _check_row(row, rows[0], peak, f"{path}, line {number}")
-        steps = select(rows, STEP)
-        for what, known in (
-            (
-                "samples",
-                [str(row["samples"]) for row in steps if len(row["samples"]) > 4],
-            ),
-            (
-                "round",
-                [
-                    (row["workload"], row["candidate"], row["round"])
-                    for row in select(rows, STEP, FAILED)
-                ],
-            ),
-        ):
-            twice = next(
-                (value for n, value in enumerate(known) if value in known[:n]), None
-            )
-            require(
-                twice is None, f"{path}: {what}", twice, "give each measurement once"
-            )
-        missing = {"A", "B"} - {
-            row["workload"] for row in steps if row["candidate"] == OURS
-        }
+        for number, row in enumerate(measured, 2):
+            _check_row(row, about, peak, f"{path}, line {number}")
+        processes = [
+            (row["workload"], row["candidate"], row["round"])
+            for row in select(rows, STEP, FAILED)
+        ]
         require(
-            not missing,
+            len(set(processes)) == len(processes),
+            f"{path}: round",
+            f"{len(processes)} rows",
+            "give each measurement once",
+        )
+        ours = {row["workload"] for row in select(rows, STEP) if row["peer"] == OURS}
+        require(
+            {"A", "B"} <= ours,
             f"{path}: workload",
-            f"no {OURS} on {' and '.join(sorted(missing))}",
-            "measure again",
+            f"{OURS} on {', '.join(sorted(ours))}",
+            "measure again, with A and B",
         )
-        spent = sum(_seconds(row) for row in steps)
         require(
-            spent <= rows[0]["seconds"],
-            f"{path}: seconds",
-            rows[0]["seconds"],
-            f"its samples took {spent:.0f} s",
+            speedups(rows) == about["speedups"],
+            f"{path}: speedups",
+            about["speedups"],
+            "do not follow from the samples",
         )
-        ratios, stated = speedups(rows), rows[0]["speedups"]
-        same = ratios.keys() == stated.keys() and all(
-            stated[name].keys() == own.keys() for name, own in ratios.items()
-        )
-        for name in ratios if same else ():
-            same = same and all(
-                math.isclose(stated[name][peer], ratio, rel_tol=1e-3)
-                for peer, ratio in ratios[name].items()
-            )
-        require(same, f"{path}: speedups", stated, "do not follow from the samples")
         return rows
-
-
-def _seconds(row: Row) -> float:
-    return (
-        row["build_seconds"]
-        + row["first_step_seconds"]
-        + row["sample_count"] * row["steps_per_block"] * row["ms_per_step"] / 1000
-    )
 
 
 def _check_numbers(row: Row, place: str) -> None:
     for name, value in row.items():
-        require(
-            name in TYPES or re.fullmatch(r"(gemm_gflops|copy_gbs)_(gpu|\d+)", name),
-            f"{place}: {name}",
-            value,
-            "no such field",
-        )
-        for number in (
-            value
-            if isinstance(value, list)
-            else value.values()
-            if name == "peaks"
-            else [value]
-        ):
-            good = not isinstance(number, int | float) or (
-                0 <= number < math.inf
-                and (number > 0 or name not in ("samples", "peaks"))
+        for number in value if isinstance(value, list) else [value]:
+            require(
+                not isinstance(number, int | float) or 0 <= number < math.inf,
+                f"{place}: {name}",
+                number,
+                "give a positive number",
             )
-            require(good, f"{place}: {name}", number, "give a positive number")
 
 
 def _check_machine(row: Row, place: str) -> None:
-    for name in ("git", "seconds", "speedups", "shared"):
-        require(
-            name in row,
-            f"{place}: {name}",
-            "missing",
-            "give a file of python -m bench submit",
-        )
     _check_numbers(row, place)
     own = hardware.machine_id(row["hardware"])
     require(
@@ -196,78 +143,41 @@ def _check_machine(row: Row, place: str) -> None:
         row["git"],
         "measure a commit without changes",
     )
-    with parsing(f"{place}: date", "give UTC, as in 2026-01-31T12:00:00+00:00"):
-        future = datetime.fromisoformat(row["date"]) > datetime.now(UTC) + timedelta(
-            days=1
-        )
-    require(not future, f"{place}: date", row["date"], "lies in the future")
 
 
 def _check_row(row: Row, about: Row, peak: float, place: str) -> None:
     _check_numbers(row, place)
-    kinds = PEAK, FAILED, STEP
-    require(
-        row["measurement"] in kinds,
-        f"{place}: measurement",
-        row["measurement"],
-        f"a submission has {', '.join(kinds)}",
-    )
-    for name in ("machine", "git"):
+
+    def require_one_of(field: str, choices: Sequence[str]):
         require(
-            row.get(name) == about[name],
-            f"{place}: {name}",
-            row.get(name),
-            f"the first row has {about[name]}",
+            row.get(field) in choices,
+            f"{place}: {field}",
+            row.get(field),
+            f"give one of {', '.join(choices)}",
         )
+
+    require_one_of("measurement", (PEAK, FAILED, STEP))
+    require_one_of("machine", [about["machine"]])
+    require_one_of("git", [about["git"]])
     if row["measurement"] == PEAK:
         return
-    name, samples = row["workload"], row.get("samples", [])
-    require(
-        name in SUITE, f"{place}: workload", name, f"give one of {', '.join(SUITE)}"
-    )
-    require(
-        row["candidate"] in SUITE[name].split(),
-        f"{place}: candidate",
-        row["candidate"],
-        f"give one of {SUITE[name]}",
-    )
+    require_one_of("workload", list(SUITE))
+    require_one_of("candidate", SUITE[row["workload"]].split())
     if row["measurement"] == FAILED:
         return
-    work, ms, count = workload(name), row["ms_per_step"], len(samples)
-    kept = samples == sorted(samples) and count == min(
-        row["sample_count"], KEPT_SAMPLES
-    )
-    require(
-        kept,
-        f"{place}: samples",
-        count,
-        f"give {KEPT_SAMPLES} of sample_count at most, in order",
-    )
-    require(
-        len(set(samples)) >= min(3, (count + 1) // 2),
-        f"{place}: samples",
-        samples,
-        "measured times differ",
-    )
-    low, high = samples[(count - 1) // 2], samples[count // 2]
+    work, ms, samples = workload(row["workload"]), row["ms_per_step"], row["samples"]
+    low, high = samples[(len(samples) - 1) // 2], samples[len(samples) // 2]
     require(
         0.999 * low <= ms <= 1.001 * high,
         f"{place}: ms_per_step",
         ms,
         f"the median of the samples is about {low}",
     )
-    count = flops.step_flops(work)
     known = (
         read_candidate(row["candidate"]).fields(work)
-        | work.sizes
-        | {"kind": work.kind, "cell": work.cell}
+        | work.fields
+        | flops.speeds(work, ms)
     )
-    known |= {
-        "flops": count,
-        "least_bytes": flops.least_bytes(work),
-        "steps_per_second": 1000 / ms,
-    }
-    known |= {"tokens_per_second": 1000 / ms * work.tokens, "gflops": count / ms / 1e6}
     for field, value in known.items():
         given: Any = row.get(field, KEY.get(field))
         same = given == value or (
@@ -286,11 +196,8 @@ def _check_row(row: Row, about: Row, peak: float, place: str) -> None:
         "too far from the reference",
     )
     # products of repeated words, and of the kernel before inference, can be saved
-    speed = (
-        (count - (flops.forward_flops(work)["projection"] if work.words else 0))
-        / ms
-        / 1e6
-    )
+    saved = flops.forward_flops(work)["projection"] if work.words else 0
+    speed = (row["flops"] - saved) / ms / 1e6
     require(
         speed <= ABOVE * peak,
         f"{place}: gflops",
@@ -300,8 +207,8 @@ def _check_row(row: Row, about: Row, peak: float, place: str) -> None:
 
 
 def notes(rows: Rows) -> Iterator[str]:
-    """Yield lines of text about a submission: the machine, then what is missing from it
-    or makes its times less reliable.
+    """Yield lines of text about a submission: the machine, then what makes its times
+    less reliable.
     """
     about, steps = rows[0], select(rows, STEP)
     yield (
@@ -333,28 +240,6 @@ def notes(rows: Rows) -> Iterator[str]:
             )
     for row in select(rows, FAILED):
         yield f"failed: {row['candidate']} on {row['workload']}: {row['error']}"
-    tried = {(row["workload"], row["candidate"]) for row in select(rows, STEP, FAILED)}
-    for name, peers in SUITE.items():
-        can = [
-            peer
-            for peer in map(PEERS.__getitem__, peers.split())
-            if about["hardware"]["gpus"] or not peer.gpu
-        ]
-        if left := [
-            peer.name
-            for peer in can
-            if (name, peer.name) not in tried and not peer.lacks(workload(name))
-        ]:
-            yield f"not measured: {', '.join(left)} on {name}"
-    rounds = 1 + min(
-        max(row["round"] for row in steps if row["workload"] == name)
-        for name in {row["workload"] for row in steps}
-    )
-    if rounds < 5:
-        yield (
-            f"{rounds} complete round{'s' * (rounds > 1)}: with fewer than 5, "
-            "intervals are too narrow"
-        )
 
 
 def main() -> None:

@@ -68,20 +68,11 @@ class Change:
     verdict: str = "same"
     smallest: float = 0.0
 
-    @property
-    def times(self) -> str:
-        """Text with `ratio` and the confidence interval of `ratio`. If the interval is
-        unknown, the text has only `ratio`.
-        """
-        return (
-            f"{self.ratio:.3f} times the baseline's "
-            f"time{ends_text((self.ratio, self.low, self.high), 3)}"
-        )
-
     def __str__(self) -> str:
+        ends = ends_text((self.ratio, self.low, self.high), 3)
         return (
-            f"{self.workload:<28} {self.peer:<28} {self.times}, p {self.p:.3f}: "
-            f"{self.verdict}"
+            f"{self.workload:<28} {self.peer:<28} {self.ratio:.3f} times the "
+            f"baseline's time{ends}, p {self.p:.3f}: {self.verdict}"
         )
 
 

@@ -62,6 +62,19 @@ def step_flops(work: Workload) -> int:
     )
 
 
+def speeds(work: Workload, ms: float) -> dict[str, float]:
+    """Return the fields of a row of throughput that follow from the time of a step."""
+    flops = step_flops(work)
+    return {
+        "ms_per_step": ms,
+        "steps_per_second": 1000 / ms,
+        "tokens_per_second": 1000 / ms * work.tokens,
+        "flops": flops,
+        "gflops": flops / ms / 1e6,
+        "least_bytes": least_bytes(work),
+    }
+
+
 def least_bytes(work: Workload) -> int:
     """Return a lower bound of the number of bytes that a step reads from and writes to
     memory.

@@ -1,15 +1,9 @@
 """Description of this machine and its speed: peaks of a matrix product and a memory
 copy, or the present speed of the CPU (a probe).
 
-    # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
-
-    python -m bench.hardware --threads 2
-    python -m bench.hardware --gpu           # peaks of JAX's first device
-    python -m bench.hardware --probe         # present speed of small matrix products
-
-Each command prints a JSON line. A peak is the best of several tries. With `--threads`,
-the peak of the matrix product is that of the fastest library among XLA, NumPy and, if
-it is installed, PyTorch, because none of the three is the fastest on every CPU.
+A peak is the best of several tries. The peak of a matrix product is that of the fastest
+library among XLA, NumPy and, if it is installed, PyTorch, because none of the three is
+the fastest on every CPU.
 """
 
 import contextlib
@@ -26,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import add_flags, cpu, make_parser
+from bench import cpu
 from lstm_jax.base.machine import total_memory
 
 SIZE = 2048
@@ -135,16 +129,20 @@ def settings() -> dict[str, str]:
     return found | {"driver": gpus()[0][2] if gpus() else ""}
 
 
+def _seconds(work: Callable[[], object], count: int) -> list[float]:
+    seconds = []
+    for _ in range(count):
+        began = perf_counter()
+        work()
+        seconds.append(perf_counter() - began)
+    return seconds
+
+
 def _best(work: Callable[[], object]) -> float:
     """Call a function once to warm up, then time `TRIES` more calls, and return the
     shortest of these times in seconds.
     """
-    seconds = []
-    for _ in range(TRIES + 1):
-        began = perf_counter()
-        work()
-        seconds.append(perf_counter() - began)
-    return min(seconds[1:])
+    return min(_seconds(work, TRIES + 1)[1:])
 
 
 def gemm_gflops() -> float:
@@ -189,6 +187,13 @@ def copy_gbs(threads: int) -> float:
     return 2 * source.nbytes / seconds / 1e9
 
 
+def cpu_peaks(threads: int) -> dict[str, float]:
+    """Return the peak speeds of the CPU in this process, whose libraries use so many
+    threads.
+    """
+    return {"gemm_gflops": gemm_gflops(), "copy_gbs": copy_gbs(threads)}
+
+
 def gpu_peaks() -> dict[str, float]:
     """Return the peak speeds of JAX's first device."""
     import jax
@@ -217,34 +222,7 @@ def probe() -> float:
     matrix products.
     """
     rng = np.random.default_rng(0)
-    a, b = (
-        rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32)
-        for _ in range(2)
-    )
-    out, seconds = np.empty_like(a), []
-    for _ in range(PROBE_TIMES + PROBE_TIMES // 2):
-        began = perf_counter()
-        np.matmul(a, b, out=out)
-        seconds.append(perf_counter() - began)
-    return 2 * PROBE_SIZE**3 / float(np.median(seconds[PROBE_TIMES // 2 :])) / 1e9
-
-
-def main() -> None:
-    """Measure the speeds that the command line selects (of matrix products, and of a
-    memory copy), and print them as a JSON line.
-    """
-    parser = make_parser(__doc__)
-    group = parser.add_mutually_exclusive_group(required=True)
-    add_flags(group, int, threads="measure the peaks of so many threads")
-    add_flags(group, bool, gpu="measure the peaks of JAX's first device")
-    add_flags(group, bool, probe="measure the speed of small products")
-    options = parser.parse_args()
-    if options.threads:
-        row = {"gemm_gflops": gemm_gflops(), "copy_gbs": copy_gbs(options.threads)}
-    else:
-        row = gpu_peaks() if options.gpu else {"probe_gflops": probe()}
-    print(json.dumps(row))
-
-
-if __name__ == "__main__":
-    main()
+    a, b = rng.standard_normal((2, PROBE_SIZE, PROBE_SIZE)).astype(np.float32)
+    out, warm_up = np.empty_like(a), PROBE_TIMES // 2
+    seconds = _seconds(lambda: np.matmul(a, b, out=out), PROBE_TIMES + warm_up)
+    return 2 * PROBE_SIZE**3 / float(np.median(seconds[warm_up:])) / 1e9

@@ -18,7 +18,6 @@ With --run, `lstm-jax train generation` trains for one epoch on 1.1 million wind
 the process (ru_maxrss). Each call adds a result.
 """
 
-import json
 import resource
 import subprocess
 import sys
@@ -53,17 +52,13 @@ from lstm_jax.base.errors import require
 from lstm_jax.lab.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
-LENGTHS = {
-    "quick": (1, 100, 1000),
-    "standard": (1, 100, 1000, 10_000),
-    "full": (1, 100, 300, 1000, 3000, 10_000, 30_000),
-}
+LENGTHS = (1, 100, 1000, 10_000)
 RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
 
 
-def measure_here(name: str, remat: str, backend: str | None) -> Row:
+def measure_here(name: str, remat: str) -> Row:
     """Take two training steps in this process, and return fields of the result row."""
-    work, built = worker.build_ours(name, backend=backend, remat=remat)
+    work, built = worker.build_ours(name, remat=remat)
     before = worker.peak_mib()
     built.run(2)
     return work.sizes | {
@@ -142,23 +137,10 @@ def measure_run() -> Row:
 def main() -> None:
     """Measure the peak memory, unless `--report` is given. Then print the report."""
     parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=LENGTHS, default="standard")
-    add_flags(parser, read_sizes, length="as in 1,100,1000; the preset's if not given")
-    add_flags(
-        parser,
-        str,
-        sizes="other sizes, as in B=4,H=8,E=8,V=30",
-        backend="backend of our recurrence",
-    )
+    add_flags(parser, read_sizes, length="steps T, as in 1,100,1000")
     add_flags(parser, bool, run="measure a training run")
-    parser.add_argument(
-        "--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process"
-    )
+    parser.set_defaults(length=LENGTHS)
     options = read_flags(parser)
-    if options.here:
-        name, remat = options.here
-        print(json.dumps(measure_here(name, remat, options.backend)))
-        return
     if options.run:
         if not options.report:
             append_rows(options.results, measure_run())
@@ -168,21 +150,17 @@ def main() -> None:
                 f"{row['seconds']:.0f} s"
             )
         return
-    sha, backend = options.commit or commit(), options.backend
-    names = [
-        f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
-        for length in options.length or LENGTHS[options.preset]
-    ]
+    sha = options.commit or commit()
+    names = [f"A:T={length}" for length in options.length]
 
     def measure(item: Row):
-        flags = ["--backend", backend] if backend else []
-        row = timing.run_module(
-            ["bench", "memory", "--here", item["workload"], item["remat"], *flags]
-        )[-1]
-        return [row | {"backend": backend}]
+        row = timing.run_function(
+            "bench.memory:measure_here", name=item["workload"], remat=item["remat"]
+        )
+        return [row | {"backend": None}]
 
     items = [
-        {"workload": name, "remat": remat, "backend": backend, "git": sha}
+        {"workload": name, "remat": remat, "git": sha}
         for name in names
         for remat in ("none", "sqrt")
     ]

@@ -51,23 +51,18 @@ class Recipe:
     flags: str = ""
     repeats: int = 1
 
-    def arguments(self) -> list[str]:
-        """Return the arguments that `python -m` needs to train with this recipe: the
-        module, the task and the flags without the seed.
+    def train(self, *more: str) -> list[Row]:
+        """Train with this recipe and more flags in a fresh process, and return the rows
+        of the epochs.
         """
-        return [TASKS[self.peer], self.task, *self.flags.split()]
+        return timing.run_function(
+            f"{TASKS[self.peer]}:{self.task}_rows", flags=[*self.flags.split(), *more]
+        )
 
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     SEEDS: (
         Recipe("ours", "sentiment", "ours", "--epochs 3", 5),
-        Recipe(
-            "ours bfloat16",
-            "sentiment",
-            "ours",
-            "--epochs 3 --dtype bfloat16 --backend hoisted",
-            5,
-        ),
         Recipe(
             "ours bfloat16, compiled",
             "sentiment",
@@ -90,12 +85,6 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
     HELD_OUT: (
         Recipe("windows", "generation", "ours"),
-        Recipe(
-            "windows, bfloat16",
-            "generation",
-            "ours",
-            "--dtype bfloat16 --backend hoisted",
-        ),
         Recipe(
             "windows, bfloat16, compiled", "generation", "ours", COMPILED_BFLOAT16, 5
         ),
@@ -150,9 +139,8 @@ def choose(
         for recipe in of_study
         if recipe.task in tasks and (names is None or recipe.name in names)
     ]
-    known = not unknown and bool(chosen)
     require(
-        known,
+        chosen and not unknown,
         "recipe",
         ", ".join(sorted(unknown)) or "none",
         f"give some of {', '.join(recipe.name for recipe in of_study)}",
@@ -185,9 +173,7 @@ def run(
 
     def train(item: Row):
         seed = [] if study == EPOCH_TIME else ["--seed", str(item["seed"])]
-        rows = timing.run_module(
-            by_name[item["task"], item["recipe"]].arguments() + seed
-        )
+        rows = by_name[item["task"], item["recipe"]].train(*seed)
         return rows[-1:] if study == EPOCH_TIME else rows
 
     def describe(rows: Rows):
@@ -242,14 +228,10 @@ def report_held_out(rows: Rows) -> Iterator[str]:
     """
     for row in rows:
         if isinstance(row["epoch"], str):
-            cost = (
-                (
-                    f", {row['cpu_seconds'] / 60:.1f} CPU minutes, best epoch "
-                    f"{row['best_epoch']}"
-                )
-                if "cpu_seconds" in row
-                else ""
-            )
+            cost = ""
+            if "cpu_seconds" in row:
+                minutes = row["cpu_seconds"] / 60
+                cost = f", {minutes:.1f} CPU minutes, best epoch {row['best_epoch']}"
             yield (
                 f"{row['recipe']}, seed {row['seed']}: {row['bits_window']:.4f} "
                 f"in windows, {row['bits_carried']:.4f} carried{cost}"

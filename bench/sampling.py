@@ -3,7 +3,7 @@ with this project and with calls of Keras' `predict`.
 
     # 5 rounds, about 5 minutes on two idle cores
     python -m bench sampling
-    python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
+    python -m bench sampling --rounds 1 --units 64,256 --samples 1,16 --chars 100
     python -m bench sampling --report
     # five more rounds, for example on another machine or version
     python -m bench sampling --first-round 5
@@ -29,7 +29,6 @@ from bench.workloads import CHARS, read_sizes
 from lstm_jax.base.errors import require
 
 PATH = RESULTS / "sampling.jsonl"
-ROUNDS = {"quick": 1, "standard": 5, "full": 10}
 LOOP, MODES = "predict loop", ("carried", "window")
 
 
@@ -75,27 +74,25 @@ def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print
     the report.
     """
-    parser = make_parser(__doc__, PATH)
-    parser.add_argument("--preset", choices=ROUNDS, default="standard")
+    parser = make_parser(__doc__, PATH, of_commits=False)
     add_flags(
         parser,
         int,
-        rounds="the preset's if not given",
+        rounds="number of rounds",
         first_round="measure and report rounds from this number on",
+        chars="characters of a text",
     )
-    add_flags(parser, int, chars="characters of a text")
     add_flags(
         parser,
         read_sizes,
         units="sizes, as in 64,128 or 32..256",
         samples="texts at once; one is always measured",
     )
-    parser.set_defaults(first_round=0, chars=CHARS, units=(128,), samples=(1, 64))
-    options = read_flags(parser)
-    rounds = range(
-        options.first_round,
-        options.first_round + (options.rounds or ROUNDS[options.preset]),
+    parser.set_defaults(
+        rounds=5, first_round=0, chars=CHARS, units=(128,), samples=(1, 64)
     )
+    options = read_flags(parser)
+    rounds = range(options.first_round, options.first_round + options.rounds)
     methods = {LOOP: "keras_jax"} | {
         method_of(mode, count): "ours"
         for mode in MODES
@@ -121,16 +118,10 @@ def main() -> None:
         # an earlier call measured Keras, and its file of weights is gone
         if peer == "ours" and not weights.exists():
             drawn("keras_jax", units, number, 1)
-        flags = [
-            "--weights",
-            str(weights),
-            "--units",
-            str(units),
-            "--chars",
-            str(chars),
-        ]
-        flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
-        return timing.run_module([TASKS[peer], "sampling", *flags])
+        given: Row = {"weights": str(weights), "units": units, "chars": chars}
+        if peer == "ours":
+            given["samples"] = options.samples
+        return timing.run_function(f"{TASKS[peer]}:sampling_rows", **given)
 
     def measure(item: Row):
         rows = drawn(item["peer"], item["units"], item["round"], options.chars)

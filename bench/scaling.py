@@ -15,9 +15,6 @@ constant + factor * size ** exponent, where the constant is the memory of JAX an
 compiler. A figure of the times and memories is written to `--figure`.
 """
 
-import argparse
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +35,6 @@ from bench import (
 )
 from bench.memory import exponent
 from bench.schema import SCALING, Row, Rows, by_machine, rows_of_commit
-from bench.workloads import read_sizes
 
 PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
@@ -78,29 +74,26 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> Row:
     work, built = worker.build_ours(f"recurrence:{sizes}", devices=devices)
     built.run(1)  # the first call compiles
     steps, samples = worker.measure(built.run, seconds, built.block_seconds)
-    found = {
+    return {
+        **work.sizes,
         "ms_per_step": float(np.median(samples)),
         "peak_mib": worker.peak_mib(),
         "steps_per_block": steps,
         "samples": samples,
+        "backend_ran": built.backend,
+        **environment(make_mesh()),
+        "devices": devices,
     }
-    return (
-        work.sizes
-        | found
-        | {"backend_ran": built.backend}
-        | environment(make_mesh())
-        | {"devices": devices}
-    )
 
 
 def curves(
-    rows: Rows, middle: Sizes, devices: Sequence[int], machine: str = ""
+    rows: Rows, devices: Sequence[int] = DEVICES, machine: str = ""
 ) -> Iterator[Curve]:
     """Yield a curve of time and memory for each varied size and each number of devices."""
-    for letter in middle:
+    for letter in MIDDLE:
         for count in devices:
             others = {"devices": count} | {
-                name: size for name, size in middle.items() if name != letter
+                name: size for name, size in MIDDLE.items() if name != letter
             }
             at = groups(
                 (
@@ -209,27 +202,11 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
     write_figure(path, (11.5, 6.5), fill)
 
 
-def _sizes(text: str) -> Sizes:
-    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each
-    size to its values.
-    """
-    found = re.findall(r"(\w+)=([^,]*)", text)
-    if not found or not {letter for letter, _ in found} <= MIDDLE.keys():
-        raise argparse.ArgumentTypeError(
-            f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, as in "
-            "T=20:40:80,H=32:64"
-        )
-    return {letter: read_sizes(sizes.replace(":", ",")) for letter, sizes in found}
-
-
 def main() -> None:
     """Measure the points that have no result yet, unless `--report` is given. Then
     print the report and draw the figure.
     """
     parser = make_parser(__doc__, PATH)
-    add_flags(
-        parser, _sizes, grid="as in T=20:40:80,H=32:64", middle="as in T=80,H=128,B=32"
-    )
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES)
     add_flags(parser, int, rounds="number of processes of each point")
     add_flags(parser, float, seconds="time to measure for in each process")
@@ -239,38 +216,26 @@ def main() -> None:
         machine="part of the name of the machine to report; all if not given",
     )
     add_flags(parser, Path, figure="file of the figure, which ends in .png")
-    add_flags(parser, json.loads, here="a point, which is measured in this process")
-    parser.set_defaults(
-        grid=GRID, middle={}, rounds=2, seconds=1.0, figure=FIGURE, machine=""
-    )
+    parser.set_defaults(rounds=2, seconds=1.0, figure=FIGURE, machine="")
     options = read_flags(parser)
-    if options.here:
-        print(
-            json.dumps(measure_here(options.here, options.devices[0], options.seconds))
-        )
-        return
-    middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha, path = options.commit or commit(), options.results
 
     def measure(item: Row):
-        point = json.dumps({letter: item[letter] for letter in MIDDLE})
-        here = [
-            "--here",
-            point,
-            "--devices",
-            str(item["devices"]),
-            "--seconds",
-            str(options.seconds),
-        ]
-        return timing.run_module(["bench", "scaling", *here])[-1:]
+        row = timing.run_function(
+            "bench.scaling:measure_here",
+            point={letter: item[letter] for letter in MIDDLE},
+            devices=item["devices"],
+            seconds=options.seconds,
+        )
+        return [row]
 
     if not options.report:
         items = [
             {"round": number, "devices": devices}
-            | middle
+            | MIDDLE
             | {letter: size, "git": sha, "machine": hardware.machine_id()}
             for number in range(options.rounds)
-            for letter, sizes in options.grid.items()
+            for letter, sizes in GRID.items()
             for size in sizes
             for devices in options.devices
         ]
@@ -287,12 +252,12 @@ def main() -> None:
     found = [
         curve
         for name, rows in machines.items()
-        for curve in curves(rows, middle, options.devices, name)
+        for curve in curves(rows, options.devices, name)
     ]
     for curve in found:
         print(describe(curve))
     if found:
-        about = ", ".join(f"{letter} {size}" for letter, size in middle.items())
+        about = ", ".join(f"{letter} {size}" for letter, size in MIDDLE.items())
         draw_scaling(
             found, options.figure, f"A forward and a backward pass about {about}"
         )

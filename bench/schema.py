@@ -2,10 +2,7 @@
 select their rows.
 
 A row is one result: a JSON object on a line of its own. Rows are only ever appended to
-a file. Each row contains the version of the schema and the kind of measurement. To
-print all kinds of measurements and all fields, run
-
-    python -m bench.schema
+a file. Each row contains the version of the schema and the kind of measurement.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +14,6 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.lab.names import with_current_names
 from lstm_jax.lab.sweep.rows import read_rows
 
 Row = dict[str, Any]
@@ -126,7 +122,7 @@ MEASUREMENTS = {
         "steps_per_block cpu",
     ),
     FALSE_ALARM: Kind(
-        "like duel, this checkout against itself (duel --false-alarms)",
+        "like duel, a checkout against itself; in old rows",
         "git cores load role round comparison workload ms_per_step samples "
         "steps_per_block cpu",
     ),
@@ -170,10 +166,9 @@ MEANINGS = {
         "git": "commit of this project, + if its code differed",
         "peer": "name in `bench.peers.PEERS`",
         "candidate": "peer and its options, as --peer takes them",
-        "role": "baseline, candidate or slower",
+        "role": "baseline or candidate; in old rows also slower",
         "series": (
-            "name of rows that are kept apart from the others of their commit; "
-            "empty if absent"
+            "name of old rows that are kept apart from the others of their commit"
         ),
         "workload": "as `bench.workloads.workload` reads it",
         "backend_ran": "backend that ran",
@@ -224,7 +219,7 @@ MEANINGS = {
             "largest relative distance from the reference, of outputs and one "
             "step; found once a commit"
         ),
-        "slower": "share of its time that each call waits on top of it; 0 if absent",
+        "slower": "share of its time that each call waited on top of it; in old rows",
         "gemm_gflops": "of a large float32 product",
         "copy_gbs": "GB/s of a copy",
     },
@@ -277,15 +272,6 @@ def described(name: str) -> tuple[str, str]:
     ), MEANINGS[types][name]
 
 
-def required_in(name: str) -> list[str]:
-    """Return the kinds of measurements whose rows must have a field."""
-    return [
-        measurement
-        for measurement, kind in MEASUREMENTS.items()
-        if name in (*EVERY, *kind.required.split())
-    ]
-
-
 def make_row(measurement: str, **fields) -> Row:
     """Return a result row with the current schema version, the kind of measurement and
     the given fields.
@@ -320,9 +306,7 @@ def thinned(samples: Sequence[float]) -> list[float]:
 
 
 def check(row, place: str) -> Row:
-    """Check a row of a result file against the schema, and return the row in its
-    current form.
-    """
+    """Check a row of a result file against the schema, and return it."""
     require(
         isinstance(row, dict),
         place,
@@ -355,28 +339,22 @@ def check(row, place: str) -> Row:
                 f"{place}: {name}", row[name], "give {} ({})".format(*described(name))
             )
     if measurement == STEP and row["kind"] == "evaluation":
+        # old rows count the tokens of one batch
         row = row | {
             "tokens_per_second": 1000
             / row["ms_per_step"]
             * workload(row["workload"]).tokens
         }
-    # old rows have another name for the backend `compiled`
-    return with_current_names(row)
+    return row
 
 
-def rows_of(
-    path: Path, *measurements: str, git: str | None = None, series: str = ""
-) -> list[Row]:
+def rows_of(path: Path, *measurements: str, git: str | None = None) -> list[Row]:
     """Read a result file, or all files below a folder, check the rows, and return those
-    of the given kinds of measurements.
+    of the given kinds of measurements. Old rows of a series of their own are left out.
     """
     files = sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path]
     rows = [row for file in files for row in read_checked(file)]
-    return [
-        row
-        for row in select(rows, *measurements, git=git)
-        if row.get("series", "") == series
-    ]
+    return [row for row in select(rows, *measurements, git=git) if "series" not in row]
 
 
 def read_checked(path: Path) -> Iterator[Row]:
@@ -395,16 +373,14 @@ def read_checked(path: Path) -> Iterator[Row]:
     return read_rows(path, whole)
 
 
-def rows_of_commit(
-    path: Path, *measurements: str, git: str, series: str = ""
-) -> list[Row]:
+def rows_of_commit(path: Path, *measurements: str, git: str) -> list[Row]:
     """Return the rows of the given kinds of the commit whose hash begins with the given
-    digits. See `rows_of` for the other arguments.
+    digits.
 
     A commit and the same commit with uncommitted changes, marked by "+", are two
     commits.
     """
-    rows = rows_of(path, *measurements, series=series)
+    rows = rows_of(path, *measurements)
     commits = list(dict.fromkeys(row["git"] for row in rows))
     digits = git.removesuffix("+")
     like = [
@@ -478,21 +454,3 @@ def select(rows: Rows, *measurements: str, git: str | None = None) -> list[Row]:
         for row in rows
         if row["measurement"] in measurements and (git is None or row["git"] == git)
     ]
-
-
-def main() -> None:
-    """Print all kinds of measurements, then all fields with their types, their meaning
-    and the measurements that require them.
-    """
-    for name, kind in MEASUREMENTS.items():
-        print(f"{name:<20} {kind.meaning}")
-    for name in TYPES:
-        types, meaning = described(name)
-        print(
-            f"\n{name} ({types}): {meaning}\n  required in "
-            f"{', '.join(required_in(name)) or 'none'}"
-        )
-
-
-if __name__ == "__main__":
-    main()

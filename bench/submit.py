@@ -73,28 +73,19 @@ def main() -> None:
     check_output(path)
     timing.require_compiled()
     names = dict.fromkeys(name for peers in SUITE.values() for name in peers.split())
-    candidates = {
-        candidate.name: candidate for candidate in installed(map(read_candidate, names))
-    }
+    candidates = installed(map(read_candidate, names))
+    here = [candidate.name for candidate in candidates]
     items = [
-        {
-            "workload": name,
-            "candidate": peer,
-            "round": number,
-            "git": git,
-            "series": None,
-        }
+        {"workload": name, "candidate": peer, "round": number, "git": git}
         for number in range(ROUNDS)
         for name, peers in SUITE.items()
         for peer in peers.split()
-        if peer in candidates and not PEERS[peer].lacks(workload(name))
+        if peer in here and not PEERS[peer].lacks(workload(name))
     ]
     with tempfile.TemporaryDirectory() as folder:
         measured = Path(folder) / "rows.jsonl"
         # half a minute is left for the peaks at the end
-        throughput.sweep(
-            items, candidates, SECONDS, measured, 1, began + 60 * MINUTES - 30
-        )
+        throughput.sweep(items, SECONDS, measured, 1, began + 60 * MINUTES - 30)
         rows = rows_of(measured, PEAK, FAILED, STEP)
     about = machine.describe() | {
         "git": git,
@@ -106,8 +97,6 @@ def main() -> None:
         f"{path}: {path.stat().st_size / 1000:.0f} kB, {len(rows)} rows, "
         f"{about['seconds'] / 60:.1f} minutes"
     )
-    throughput.report_machine(
-        [workload(name) for name in SUITE], list(candidates.values()), rows
-    )
+    throughput.report_machine([workload(name) for name in SUITE], candidates, rows)
     for line in notes(verified(path)):
         print(line)

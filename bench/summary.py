@@ -167,26 +167,18 @@ def summarize(
         }
         for candidate in (PLAIN, *distinct.values()):
             found = by_key.get(candidate.key(work), [])
-            good = [row for row in found if row["measurement"] == STEP]
+            if not found:
+                continue
+            good = select(found, STEP)
+            ours = times(PLAIN, work)
+            if candidate.peer != OURS:
+                dtype = candidate.given.get("dtype", "float32")
+                ours = times(Candidate(OURS, OURS, {"dtype": dtype}), work) or ours
             speedup = None
-            if good and candidate != PLAIN:
-                same = (
-                    times(Candidate(OURS, OURS, {"dtype": candidate.dtype}), work)
-                    if candidate.peer != OURS
-                    else []
-                )
-                ours = same or times(PLAIN, work)
-                speedup = ratio_interval(times(candidate, work), ours) if ours else None
-            if found:
-                lines.append(
-                    Line(
-                        work,
-                        candidate.name,
-                        good,
-                        speedup,
-                        "" if good else found[-1]["error"],
-                    )
-                )
+            if good and ours and candidate != PLAIN:
+                speedup = ratio_interval(times(candidate, work), ours)
+            error = "" if good else found[-1]["error"]
+            lines.append(Line(work, candidate.name, good, speedup, error))
     return lines
 
 
@@ -257,50 +249,40 @@ def verdicts(rows: Rows) -> list[str]:
 
     The first line has the number of noisy rows, if any.
     """
-    quiet = [row for row in kept(rows) if not row.get("noisy")]
-    noisy = len(kept(rows)) - len(quiet)
-    text = (
-        [
-            (
-                f"NOISY: {noisy} of {noisy + len(quiet)} rows are noisy; the "
-                "verdicts below use only the others"
-            )
-        ]
-        if noisy
-        else []
-    )
+    used = kept(rows)
+    quiet = [row for row in used if not row.get("noisy")]
+    text = []
+    if noisy := len(used) - len(quiet):
+        text.append(
+            f"NOISY: {noisy} of {len(used)} rows are noisy; the "
+            "verdicts below use only the others"
+        )
     tried = {
         (row["workload"], row_key(row))
         for row in select(rows, STEP)
         if row["peer"] not in OWN
     }
     lines = shown(quiet)[1]
-    for work in (work for work in workloads_in(rows) if ":" not in work.name):
+    for work in workloads_in(rows):
         count = sum(name == work.name for name, _ in tried)
+        if ":" in work.name or not count:
+            continue
         found = {
             line.candidate: line.speedup
             for line in lines
             if line.work == work and line.speedup and line.rows[0]["peer"] not in OWN
         }
-        faster, slower = (
-            sum(low > 1 for _, low, _ in found.values()),
-            sum(high < 1 for *_, high in found.values()),
-        )
-        if not count:
-            continue
-        said = (
+        faster = sum(low > 1 for _, low, _ in found.values())
+        slower = sum(high < 1 for *_, high in found.values())
+        verdict = (
             f"{work.name}: faster than {faster} of {count} peers beyond noise, "
             f"slower than {slower}, undecided {count - faster - slower}"
         )
-        nearest = min(found, key=lambda name: found[name][0], default="")
-        text.append(
-            said
-            + (
-                f"; nearest {nearest}, {speedup_text(found[nearest], label=CONFIDENCE)}"
-                if nearest
-                else ""
-            )
-        )
+        if found:
+            nearest = min(found, key=lambda name: found[name][0])
+            speedup = speedup_text(found[nearest], label=CONFIDENCE)
+            verdict += f"; nearest {nearest}, {speedup}"
+        text.append(verdict)
     for cell in dict.fromkeys(line.work.cell for line in lines):
         for name in TITLES:
             for peer, ratios in speedups_over_sizes(lines, name, cell).items():

@@ -14,8 +14,7 @@ examples and on a recurrent layer alone.
 
 The workloads are described in bench/workloads.py. The name of a peer may be followed by
 options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or
-`ours:dropout=0:recurrent=0`. A peer whose first pass of a layer takes two minutes is
-skipped at that size. In each round, each library runs in a fresh process on two cores,
+`ours:dropout=0:recurrent=0`. In each round, each library runs in a fresh process on two cores,
 one after the other. Before a library is timed for the first time, its results are
 compared with those of our backend `reference`. Results of this commit and machine are
 not measured again, but failed and noisy ones are. The machine's peak speeds of a matrix
@@ -34,9 +33,8 @@ import math
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -53,12 +51,11 @@ from bench import (
     timing,
 )
 from bench.peers import (
-    DTYPES,
     OURS,
     PEERS,
     Candidate,
     installed,
-    read_candidates,
+    read_candidate,
     row_key,
 )
 from bench.schema import (
@@ -72,7 +69,6 @@ from bench.schema import (
     make_row,
     rows_of,
     rows_of_commit,
-    select,
 )
 from bench.summary import (
     kept,
@@ -83,7 +79,6 @@ from bench.summary import (
     summarize,
     verdicts,
 )
-from bench.worker import SKIPPED
 from bench.workloads import (
     LENGTHS,
     LETTERS,
@@ -97,16 +92,12 @@ from bench.workloads import (
 )
 from lstm_jax.base.errors import require
 from lstm_jax.lab.sweep.rows import append_rows
-from lstm_jax.recurrence import BACKENDS
 
 PATH = RESULTS / (
     "throughput_gpu.jsonl.gz" if hardware.gpu() else "throughput.jsonl.gz"
 )
 # a noisy measurement is repeated until `TRIES` were made, unless a step takes `SLOW` ms
 TRIES, SLOW = 3, 10_000
-STARTING = 6, 19
-"""Seconds that a process takes besides its timing, on an idle machine and on a busy
-one."""
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
@@ -115,13 +106,8 @@ def _process(row: Row) -> tuple:
     return row["workload"], row["candidate"], row["round"]
 
 
-def _size(row: Row) -> tuple:
-    return row["workload"], row["candidate"]
-
-
 def sweep(
     items: Rows,
-    candidates: Mapping[str, Candidate],
     seconds: float,
     path: Path,
     most: int = TRIES,
@@ -134,28 +120,14 @@ def sweep(
     A process goes on for `patience` seconds while it is noisy. It is left out if it
     would probably end later than `until`, a time of `perf_counter`.
     """
-    git, series, mine, longest = (
-        items[0]["git"],
-        items[0]["series"],
-        hardware.machine_id(),
-        0.0,
-    )
+    git, mine = items[0]["git"], hardware.machine_id()
     items = [item | {"machine": mine} for item in items]
-    rows = [
-        row
-        for row in rows_of(path, STEP, git=git, series=series or "")
-        if row.get("machine") == mine
-    ]
+    rows = [row for row in rows_of(path, STEP, git=git) if row.get("machine") == mine]
     tries = Counter(_process(row) for row in rows if row["noisy"])
-    # by candidate and workload; names of workloads
-    distances, references = {row_key(row): row["distance"] for row in rows}, []
-    failed = [
-        row
-        for row in rows_of(path, FAILED, git=git, series=series or "")
-        if row.get("machine") == mine
-    ]
-    skipped = {_size(row) for row in failed if row["error"].startswith(SKIPPED)}
+    distances = {row_key(row): row["distance"] for row in rows}
+    references: list[str] = []  # names of workloads
     fastest: float | None = None
+    longest = 0.0
 
     def check_flags(name: str, key: tuple):
         if key in distances:
@@ -171,50 +143,30 @@ def sweep(
 
     def attempt(item: Row):
         nonlocal fastest
+        about = {"cores": timing.CORES, "load": timing.load()}
         if fastest is None:
-            append_rows(
-                path,
-                make_row(
-                    PEAK,
-                    git=git,
-                    machine=mine,
-                    cores=timing.CORES,
-                    load=timing.load(),
-                    **timing.peaks(),
-                ),
-            )
+            machine = {"git": git, "machine": mine} | about
+            append_rows(path, make_row(PEAK, **machine, **timing.peaks()))
             fastest = timing.fastest_probe()
-        known = candidates[item["candidate"]].fields(workload(item["workload"])) | {
-            "cores": timing.CORES,
-            "load": timing.load(),
-        }
+        work = workload(item["workload"])
+        known = read_candidate(item["candidate"]).fields(work) | about
         flags = [
             *check_flags(item["workload"], row_key(known)),
             "--seconds",
             str(seconds),
         ]
         flags += ["--patience", str(patience), "--fastest", str(fastest)]
+        command = ["bench.worker", item["candidate"], item["workload"], *flags]
         try:
-            row = (
-                known
-                | timing.run_module(
-                    ["bench.worker", item["candidate"], item["workload"], *flags]
-                )[-1]
-            )
+            row = known | timing.run_module(command)[-1]
         except subprocess.CalledProcessError as error:
-            lines = [
-                line
-                for line in (error.stdout or "").splitlines()
-                if line.startswith("{")
-            ]
-            return (
-                known
-                | {
-                    "measurement": FAILED,
-                    "error": f"ended with code {error.returncode}",
-                }
-                | (json.loads(lines[-1]) if lines else {})
-            )
+            printed = (error.stdout or "").splitlines()
+            lines = [line for line in printed if line.startswith("{")]
+            failure = {
+                "measurement": FAILED,
+                "error": f"ended with code {error.returncode}",
+            }
+            return known | failure | (json.loads(lines[-1]) if lines else {})
         distances[row_key(known)] = row["distance"]
         fastest = max(fastest or 0.0, *row["probe_gflops"])
         return row | {"noisy": timing.noise(row, fastest)}
@@ -223,12 +175,10 @@ def sweep(
         nonlocal longest
         rows = []
         for _ in range(tries[_process(item)], most):
-            if (began := perf_counter()) + longest > until or _size(item) in skipped:
+            if (began := perf_counter()) + longest > until:
                 break
             rows.append(attempt(item))
             longest = max(longest, perf_counter() - began)
-            if rows[-1].get("error", "").startswith(SKIPPED):
-                skipped.add(_size(item))
             if not rows[-1].get("noisy") or rows[-1]["ms_per_step"] > SLOW:
                 break
         return rows
@@ -236,10 +186,9 @@ def sweep(
     def describe(rows: Rows):
         if not rows:
             return "left out, it takes too long"
-        result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
-        return result + (
-            f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else ""
-        )
+        row = rows[-1]
+        noisy = f", noisy: {row['noisy']}" if row.get("noisy") else ""
+        return row.get("error") or f"{row['ms_per_step']:.3f} ms a step{noisy}"
 
     def done(row: Row):
         return not row["noisy"] or tries[_process(row)] >= most
@@ -249,32 +198,22 @@ def sweep(
 
 
 def report(
-    works: Sequence[Workload],
-    candidates: Sequence[Candidate],
-    path: Path,
-    sha: str,
-    series: str = "",
+    works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str
 ) -> None:
     """Print, for each machine, a table of the step times of one commit and this
     project's speedup over every other candidate.
     """
-    rows = [
-        *rows_of_commit(path, STEP, FAILED, git=sha, series=series),
-        *rows_of(path, PEAK, git=sha),
-    ]
-    have = names_of(row["workload"] for row in select(rows, STEP, FAILED))
-    remedy = f"measure them first, or report some of {have}"
+    rows = rows_of_commit(path, STEP, FAILED, git=sha)
+    have = names_of(row["workload"] for row in rows)
     require(
         bool(summarize(works, candidates, rows)),
         f"rows of commit {sha}",
         "none of these workloads and peers",
-        remedy,
+        f"measure them first, or report some of {have}",
     )
-    for name, own in by_machine(rows).items():
-        (gemm, copy), device = (
-            peaks(own),
-            "a GPU" if hardware.gpu() else f"{timing.CORES} cores",
-        )
+    device = "a GPU" if hardware.gpu() else f"{timing.CORES} cores"
+    for name, own in by_machine([*rows, *rows_of(path, PEAK, git=sha)]).items():
+        gemm, copy = peaks(own)
         print(
             f"commit {sha or 'unknown'}; machine {name}; {device}: {gemm:.0f} "
             f"GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy"
@@ -310,12 +249,8 @@ def report_machine(
         if n == 0 or lines[n - 1].work != line.work:
             table.append((line.work.name,))
         if line.error:
-            ending = SKIPPED if line.error.startswith(SKIPPED) else "failed"
-            table.append((f"  {line.candidate}", ending))
-            failures.append(
-                f"{line.work.name}, {line.candidate}: {ending}: "
-                f"{line.error.removeprefix(SKIPPED + ': ')}"
-            )
+            table.append((f"  {line.candidate}", "failed"))
+            failures.append(f"{line.work.name}, {line.candidate}: failed: {line.error}")
             continue
         cells = (
             line.rows[-1].get("backend_ran") or "",
@@ -384,76 +319,36 @@ def sweep_first_step(items: Rows, path: Path) -> None:
     with the filled cache (warm).
     """
 
-    @cache
-    def pair(candidate: str, name: str, number: int):
-        module, rows = (
-            ["bench.worker", candidate, name, "--checked", "0", "--seconds", "0.001"],
-            {},
-        )
+    def measure(item: Row):
+        command = ["bench.worker", item["candidate"], item["workload"]]
+        command += ["--checked", "0", "--seconds", "0.001"]
+        rows = []
         with tempfile.TemporaryDirectory() as folder:
             for state in CACHES:
-                try:
-                    row = timing.run_module(
-                        module, environment=timing.compilation_cache(folder)
-                    )[-1]
-                    rows[state] = {
-                        name: row[name]
-                        for name in (*PHASES, "cpu", "versions", "backend_ran")
-                    }
-                except subprocess.CalledProcessError as error:
-                    rows[state] = {"error": f"ended with code {error.returncode}"}
+                environment = timing.compilation_cache(folder)
+                row = timing.run_module(command, environment=environment)[-1]
+                kept = (*PHASES, "cpu", "versions", "backend_ran")
+                rows.append({"cache": state} | {name: row[name] for name in kept})
         return rows
 
-    def measure(item: Row):
-        return [pair(item["candidate"], item["workload"], item["round"])[item["cache"]]]
-
     def describe(rows: Rows):
-        return rows[0].get("error") or f"{rows[0]['first_step_seconds']:.2f} s"
+        return ", ".join(
+            f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows
+        )
 
-    items = [item | {"cache": state} for item in items for state in CACHES]
-    timing.measure_missing(
-        path,
-        FIRST_STEP,
-        items,
-        measure,
-        describe,
-        counts=lambda row: "error" not in row,
-    )
+    timing.measure_missing(path, FIRST_STEP, items, measure, describe)
 
 
 def report_first_step(
-    works: Sequence[Workload],
-    candidates: Sequence[Candidate],
-    path: Path,
-    sha: str,
-    series: str = "",
+    works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str
 ) -> None:
     """Print a table of the time to build the model and the time of the first step, as
     medians over rounds.
     """
-    heads, table = (
-        (
-            "workload",
-            "peer",
-            "build s",
-            "first step s",
-            "compiling s",
-            "warm: build s",
-            "first step s",
-            "n",
-        ),
-        [],
-    )
-    failures: list[str] = []
-
-    def median(rows: Rows, name: str):
-        found = [row[name] for row in rows if row[name] is not None]
-        return f"{np.median(found):.2f}" if found else ""
-
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [
         row
-        for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series)
+        for row in rows_of_commit(path, FIRST_STEP, git=sha)
         if (row["workload"], row["candidate"]) in wanted
     ]
     require(
@@ -462,24 +357,20 @@ def report_first_step(
         "none of these workloads and peers",
         "measure them first",
     )
-    for (work, name), group in groups(rows, ["workload", "candidate"]).items():
-        cold, warm = (
-            [row for row in group if row["cache"] == cache and "error" not in row]
-            for cache in CACHES
-        )
-        if not (cold and warm):
-            table.append((work, name, "failed"))
-            failures.append(
-                f"{work}, {name}: failed: "
-                f"{next(row['error'] for row in reversed(group) if 'error' in row)}"
-            )
-            continue
-        medians = [median(cold, phase) for phase in PHASES] + [
-            median(warm, phase) for phase in PHASES[:2]
-        ]
+
+    def median(rows: Rows, phase: str):
+        found = [row[phase] for row in rows if row[phase] is not None]
+        return f"{np.median(found):.2f}" if found else ""
+
+    heads = ["workload", "peer", "build s", "first step s", "compiling s"]
+    heads += ["warm: build s", "first step s", "n"]
+    table = []
+    for (work, name), own in groups(rows, ["workload", "candidate"]).items():
+        cold, warm = ([row for row in own if row["cache"] == state] for state in CACHES)
+        medians = [median(cold, phase) for phase in PHASES]
+        medians += [median(warm, phase) for phase in PHASES[:2]]
         table.append((work, name, *medians, f"{len(cold)}"))
     print_table(heads, table)
-    print(*failures, sep="\n", end="\n" * bool(failures))
     print(
         "build: importing the peer and building the model; compiling: part of "
         "the first step in XLA's compiler, where JAX runs"
@@ -511,15 +402,6 @@ def main() -> None:
         default=["lstm"],
         help="cells of `lstm_jax.cells`; of peers, those that they have",
     )
-    parser.add_argument(
-        "--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}"
-    )
-    parser.add_argument(
-        "--dtype",
-        nargs="+",
-        default=["float32"],
-        help=f"of ours, a candidate each: {', '.join(DTYPES)}",
-    )
     add_flags(parser, int, rounds="processes of a candidate; the preset's if not given")
     add_flags(
         parser,
@@ -533,15 +415,9 @@ def main() -> None:
         "machine with neighbours",
     )
     add_flags(
-        parser,
-        str,
-        series="name of rows that are measured and reported apart from the others of "
-        "their commit",
-    )
-    add_flags(
         parser, bool, first_step="measure build and first step, cold and with a cache"
     )
-    parser.set_defaults(series="", patience=0.0)
+    parser.set_defaults(patience=0.0)
     options = read_flags(parser)
     preset, sha = PRESETS[options.preset], options.commit or commit()
     axes = {
@@ -560,7 +436,7 @@ def main() -> None:
         for work in read_workloads([name], own | axes, options.cell)
     ]
     names = options.peer or [peer for peer in PEERS if peer not in preset.without]
-    candidates = read_candidates(names, options.backend or [None], options.dtype)
+    candidates = list(map(read_candidate, names))
     candidates = candidates if options.report else installed(candidates)
     lacking = [
         f"{candidate.name}: left out, {lack}"
@@ -577,7 +453,6 @@ def main() -> None:
             "candidate": candidate.name,
             "round": number,
             "git": sha,
-            "series": options.series or None,
         }
         for work in works
         for number in rounds
@@ -593,22 +468,7 @@ def main() -> None:
         sweep_first_step(items, options.results)
     elif items:
         most = TRIES if options.workload else preset.tries
-        named, took = (
-            {candidate.name: candidate for candidate in candidates},
-            options.seconds or preset.seconds,
-        )
-        # half a minute for the peaks, the probes and the references
-        minutes = (
-            0.5
-            + len(items)
-            * (took + np.interp(timing.load(), (0, timing.CORES), STARTING))
-            / 60
-        )
-        print(
-            f"{len(items)} processes: {minutes:.0f} minutes at this load if "
-            "none is measured yet, more with noisy rows",
-            flush=True,
-        )
-        sweep(items, named, took, options.results, most, patience=options.patience)
+        seconds = options.seconds or preset.seconds
+        sweep(items, seconds, options.results, most, patience=options.patience)
     shown = report_first_step if options.first_step else report
-    shown(works, candidates, options.results, sha, options.series)
+    shown(works, candidates, options.results, sha)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ def run_module(
         print(messages, end="", file=sys.stderr)  # else they are a library's chatter
         raise subprocess.CalledProcessError(process.returncode, process.args, printed)
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+def run_function(function: str, cores: int = CORES, first: int = 0, /, **given) -> Any:
+    """Call a function, such as "bench.memory:measure_here", in a fresh process, and
+    return its result. Arguments and result are JSON values; an iterator becomes a list.
+    """
+    arguments = ["bench.timing", function, json.dumps(given)]
+    return run_module(arguments, cores, first=first)[-1]["result"]
 
 
 def require_compiled(folders: Sequence[Path] = (ROOT,)) -> None:
@@ -160,24 +169,21 @@ def peaks() -> dict[str, float]:
     """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory
     copy (GB/s).
     """
-    found = run_module(["bench.hardware", "--gpu"])[-1] if hardware.gpu() else {}
+    found = run_function("bench.hardware:gpu_peaks") if hardware.gpu() else {}
     for cores in (1, CORES):
-        row = run_module(f"bench.hardware --threads {cores}".split(), cores)[-1]
+        row = run_function("bench.hardware:cpu_peaks", cores, threads=cores)
         found |= {f"{name}_{cores}": value for name, value in row.items()}
     return found
 
 
 def fastest_probe() -> float:
-    """Measure the present speed of the CPU three times with `bench.hardware --probe`,
+    """Measure the present speed of the CPU three times with `hardware.probe`,
     and return the highest speed in GFLOP/s.
     """
     return (
         0.0
         if hardware.gpu()
-        else max(
-            run_module(["bench.hardware", "--probe"])[-1]["probe_gflops"]
-            for _ in range(3)
-        )
+        else max(run_function("bench.hardware:probe") for _ in range(3))
     )
 
 
@@ -205,15 +211,13 @@ def compilation_cache(folder: str) -> dict[str, str]:
     """Return environment variables that make JAX and PyTorch store all compiled
     programs in a folder and load them from there.
     """
-    kept = {
+    return {
         "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla",
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
-    }
-    kept |= {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
 
 
 def measure_missing(
@@ -271,3 +275,10 @@ def measure_missing(
         workers,
     )
     return [row for row in rows if key_of_row(row) in by_key]
+
+
+if __name__ == "__main__":
+    module, function = sys.argv[1].split(":")
+    called = getattr(import_module(module), function)
+    result = called(**json.loads(sys.argv[2]))
+    print(json.dumps({"result": result}, default=list))

@@ -16,13 +16,11 @@ import argparse
 import json
 import math
 import os
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from threading import Timer
 from time import perf_counter
 from typing import Any
 
@@ -30,7 +28,7 @@ import numpy as np
 
 from bench import add_flags, flops, hardware, make_parser, timing
 from bench.peers import OURS, PEERS, Candidate, read_candidate
-from bench.peers.base import Built, Options, Run, slowed
+from bench.peers.base import Built, Options, Run
 from bench.schema import Row
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
@@ -38,9 +36,6 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 """Largest accepted error of an array for each dtype of the computation, relative to the
 largest absolute entry of the reference array."""
 BLOCKS = 50
-# seconds of the first pass of a layer alone; beginning of the error of a peer that
-# takes longer
-LONGEST, SKIPPED = 120, "skipped"
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -103,7 +98,8 @@ def distances(
     return result
 
 
-def _time(run: Run, count: int) -> float:
+def seconds_of(run: Run, count: int) -> float:
+    """Return the seconds that `count` steps take."""
     began = perf_counter()
     run(count)
     return perf_counter() - began
@@ -114,10 +110,10 @@ def steps_per_block(run: Run, least: float) -> int:
     than 80 % of it.
     """
     count = 1
-    while (took := _time(run, count)) < 0.8 * least:
+    while (took := seconds_of(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
     if count > 1:
-        _time(run, count)  # warm-up: a block of this length that is not timed
+        seconds_of(run, count)  # warm-up: a block of this length that is not timed
     return count
 
 
@@ -136,7 +132,7 @@ def measure(
             print(timing.TURN, flush=True)
             if not sys.stdin.readline():
                 break
-        samples.append(float(f"{1000 * _time(run, count) / count:.6g}"))
+        samples.append(float(f"{1000 * seconds_of(run, count) / count:.6g}"))
     return count, samples
 
 
@@ -153,30 +149,23 @@ def first_step(built: Built) -> dict[str, float | None]:
                 compiling.append(duration)
 
         jax.monitoring.register_event_duration_secs_listener(note)
-    took = _time(built.run, 1)
+    took = seconds_of(built.run, 1)
     return {
         "first_step_seconds": took,
         "compile_seconds": sum(compiling) if compiling else None,
     }
 
 
-def _skip(about: Row) -> None:
-    print(
-        json.dumps(about | {"error": f"{SKIPPED}: a pass takes more than {LONGEST} s"}),
-        flush=True,
-    )
-    os._exit(1)
-
-
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB."""
-    try:
-        return (
-            int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-            / 1024
-        )
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # the peak of `getrusage` begins with the memory of the parent process
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def probe() -> list[float]:
+    """Return the speed of the CPU beside a measurement, or nothing on a GPU."""
+    return [] if hardware.gpu() else [hardware.probe()]
 
 
 def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -> Row:
@@ -185,40 +174,28 @@ def timed_row(candidate: Candidate, work: Workload, flags: argparse.Namespace) -
     """
     began, options = perf_counter(), candidate.options(work)
     built = build(candidate.peer, work, make_arrays(work), options)
-    row: Row = {"build_seconds": perf_counter() - began}
-    too_long = Timer(LONGEST, _skip, [flags.about])
-    too_long.daemon = True
-    if work.layer_alone:
-        too_long.start()
-    row |= first_step(built)
-    too_long.cancel()
+    row: Row = {"build_seconds": perf_counter() - began} | first_step(built)
     if flags.reference:
         with np.load(flags.reference) as file:
             flags.checked = max(distances(work, built, file, options.dtype).values())
-    run, until = slowed(built.run, options.slower), perf_counter() + flags.patience
+    until = perf_counter() + flags.patience
     while True:
-        probes = [] if hardware.gpu() else [hardware.probe()]
-        steps, samples = measure(run, flags.seconds, built.block_seconds, flags.turns)
-        probes += [] if hardware.gpu() else [hardware.probe()]
+        before = probe()
+        steps, samples = measure(
+            built.run, flags.seconds, built.block_seconds, flags.turns
+        )
+        probes = before + probe()
         timed = {"samples": samples, "probe_gflops": probes, "load": 0, "cores": 1}
         if perf_counter() > until or not timing.noise(timed, flags.fastest):
             break
-    median = float(np.median(samples))
-    row |= {"peak_memory_mib": peak_mib()}
+    row["peak_memory_mib"] = peak_mib()
     # imported after the measurement, so that the measured memory of a library without
     # JAX does not include JAX
     from lstm_jax.base.sharding import make_mesh
     from lstm_jax.lab.runs.folder import environment, versions
 
     about = environment(make_mesh())
-    count = flops.step_flops(work)
-    row |= {
-        "ms_per_step": median,
-        "steps_per_second": 1000 / median,
-        "tokens_per_second": 1000 / median * work.tokens,
-        "flops": count,
-        "gflops": count / median / 1e6,
-        "least_bytes": flops.least_bytes(work),
+    row |= flops.speeds(work, float(np.median(samples))) | {
         "steps_per_block": steps,
         "probe_gflops": [float(f"{value:.4g}") for value in probes],
         "samples": samples,
@@ -273,11 +250,7 @@ def main() -> None:
 
         ours.write_reference(flags.write_reference, work, make_arrays(work))
         return
-    if not flags.reference and flags.checked is None:
-        parser.error("give --reference, --checked or --write-reference")
-    flags.about = about = (
-        candidate.fields(work) | {"kind": work.kind, "cell": work.cell} | work.sizes
-    )
+    about = candidate.fields(work) | work.fields
     try:
         row = timed_row(candidate, work, flags)
     except Exception as error:

@@ -160,6 +160,11 @@ class Workload:
         return {letter: getattr(self, LETTERS[letter]) for letter in "BTHEV"}
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of a row of throughput that describe the workload."""
+        return {"kind": self.kind, "cell": self.cell} | self.sizes
+
+    @property
     def dropout(self) -> float:
         return RATE if self.kind == "sentiment" else 0.0
 

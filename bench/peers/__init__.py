@@ -4,14 +4,11 @@ The flag gives the name of a peer and its options, which together are called a
 candidate. Each peer runs in its own process.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import product
 from typing import Any
 
-from bench import hardware
 from bench.peers.base import Options
 from bench.workloads import Workload
 from lstm_jax.base.errors import InputError, require
@@ -26,7 +23,8 @@ TASKS = {"keras_jax": "bench.peers.keras_tasks", OURS: "bench.peers.ours_tasks"}
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("lstm", "gru", "simple_rnn")
-COMMON_KINDS = "sentiment characters evaluation recurrence"
+MODEL_KINDS = "sentiment characters evaluation"
+COMMON_KINDS = f"{MODEL_KINDS} recurrence"
 KINDS = f"{COMMON_KINDS} forward"
 MODULES = {
     "ai-edge-litert": "ai_edge_litert",
@@ -51,10 +49,9 @@ class Peer:
         packages: packages that must be installed, and whose versions are recorded in
             the result rows.
         extra: optional dependency group of this project that installs the packages, as
-            in pip install '.[peers]'; or another command.
+            in pip install '.[peers]'.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
-        gpu: whether the peer needs a GPU.
         recurrent_dropout: whether the peer has recurrent dropout. If not, it trains
             without it.
         cells: recurrent cells that the peer can run. Other cells than the LSTM are for
@@ -73,7 +70,6 @@ class Peer:
     extra: str = ""
     options: tuple[str, ...] = RATES
     environment: Mapping[str, str] = field(default_factory=dict)
-    gpu: bool = False
     recurrent_dropout: bool = False
     cells: tuple[str, ...] = ("lstm",)
     kinds: str = COMMON_KINDS
@@ -95,18 +91,15 @@ class Peer:
         return f"no {work.cell} in {work.base}"
 
     def missing(self) -> str:
-        """Return "" if the library can run on this machine. Otherwise return what is
-        missing: packages or a GPU.
+        """Return "" if the packages of the library are installed, or else what is
+        missing.
         """
         packages = [
             name for name in self.packages if find_spec(MODULES.get(name, name)) is None
         ]
-        if packages:
-            command = (
-                self.extra if " " in self.extra else f"pip install '.[{self.extra}]'"
-            )
-            return f"{' and '.join(packages)} is missing: {command}"
-        return "a GPU is missing" if self.gpu and not hardware.gpu() else ""
+        if not packages:
+            return ""
+        return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
 
 
 def _torch(name: str, title: str, *options: str) -> Peer:
@@ -122,6 +115,7 @@ def _torch(name: str, title: str, *options: str) -> Peer:
 def _keras(backend: str, title: str, package: str, *options: str) -> Peer:
     about: Any = {
         "options": (*options, *RATES),
+        "kinds": COMMON_KINDS if backend == "jax" else MODEL_KINDS,
         "cells": COMMON_CELLS,
         "recurrent_dropout": True,
     }
@@ -140,8 +134,6 @@ _OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
 _RUNTIME: Any = {"kinds": "evaluation", "loads_jax": False}
 _RESETS: Any = {"options": (), "kinds": "recurrence", "resets": True}
 _SUCCESSOR: Any = {"options": (), "kinds": "recurrence"}
-# it needs an older typeguard than tyro does
-NO_DEPS = "pip install einops sentencepiece && pip install --no-deps recurrentgemma"
 TABLE = (
     Peer(
         OURS,
@@ -149,7 +141,7 @@ TABLE = (
         "ours",
         **_OURS
         | {
-            "options": ("backend", *RATES, "dtype", "slower"),
+            "options": ("backend", *RATES, "dtype"),
             "kinds": KINDS,
             "resets": True,
         },
@@ -163,14 +155,7 @@ TABLE = (
     ),
     _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
-    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", ("jax",), gpu=True),
-    Peer(
-        "flax_nnx",
-        "Flax {flax}, nnx.RNN",
-        "flax_nnx",
-        ("flax",),
-        options=("backend", *RATES),
-    ),
+    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", ("flax",)),
     Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", ("flax",)),
     Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("dm-haiku",), "peers"),
     Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), "peers"),
@@ -218,25 +203,6 @@ TABLE = (
         "more-peers",
         cells=("mlstm",),
         **_SUCCESSOR,
-    ),
-    Peer(
-        "recurrentgemma",
-        "recurrentgemma {recurrentgemma}",
-        "recurrentgemma_rg_lru",
-        ("recurrentgemma", "flax"),
-        NO_DEPS,
-        cells=("rg_lru",),
-        **_SUCCESSOR,
-    ),
-    Peer(
-        "flashrnn",
-        "FlashRNN {flashrnn}, vanilla",
-        "flashrnn_lstm",
-        ("flashrnn", "torch"),
-        "more-peers",
-        (),
-        kinds="recurrence forward",
-        loads_jax=False,
     ),
     Peer(
         "onnx_runtime",
@@ -297,11 +263,6 @@ class Candidate:
     peer: str
     given: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def dtype(self) -> str:
-        """Dtype of the matrix products, a member of `DTYPES`."""
-        return self.given.get("dtype", "float32")
-
     def options(self, work: Workload) -> Options:
         """Return the options with which the peer builds a workload."""
         return replace(
@@ -323,8 +284,7 @@ class Candidate:
 
 
 KEY = dict.fromkeys(("peer", "workload", "backend", "dropout", "recurrent_dropout")) | {
-    "dtype": "float32",
-    "slower": 0.0,
+    "dtype": "float32"
 }
 """Fields that identify what a row has measured, with the values that stand for absent
 fields."""
@@ -371,7 +331,7 @@ def read_candidate(text: str) -> Candidate:
             given["backend"],
             f"give one of {', '.join(BACKENDS)}",
         )
-    for option in given.keys() & {*RATES, "slower"}:
+    for option in given.keys() & {*RATES}:
         try:
             given[option] = float(given[option])
         except ValueError as error:
@@ -379,10 +339,7 @@ def read_candidate(text: str) -> Candidate:
                 "peer", text, f"give numbers as in {name}:dropout=0.2"
             ) from error
         require(
-            0 <= given[option] < (1 if option in RATES else math.inf),
-            option,
-            given[option],
-            "give 0 or more, a rate below 1",
+            0 <= given[option] < 1, option, given[option], "give 0 or more, below 1"
         )
     if "recurrent" in given:
         given["recurrent_dropout"] = given.pop("recurrent")
@@ -400,24 +357,6 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
         else:
             found.append(candidate)
     return found
-
-
-def read_candidates(
-    names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]
-) -> list[Candidate]:
-    """Parse the values of the flag `--peer`, and return the candidates, that is,
-    libraries with options.
-    """
-    pairs = product(
-        (f":backend={backend}" if backend else "" for backend in backends),
-        (f":dtype={dtype}" for dtype in dtypes),
-    )
-    choices = ["".join(pair).replace(":dtype=float32", "") for pair in pairs]
-    return [
-        read_candidate(name + options)
-        for name in names
-        for options in (choices if name == OURS else [""])
-    ]
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:

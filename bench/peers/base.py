@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
-from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +25,9 @@ class Options:
 
     Attributes:
         backend: what to run instead of the peer's default. For "ours" it is a backend
-            of the recurrence, for "own_loop" a training loop, for "flax_nnx" a cell
-            class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent
-            backend of TorchRL. None stands for the default. All other peers ignore this
-            option.
+            of the recurrence, for "own_loop" a training loop, for "keras_jax" the text
+            "accelerated", and for "torchrl" a recurrent backend of TorchRL. None stands
+            for the default.
         dropout: rate of the input dropout in training. On one-hot characters (workload
             B), only "ours", "own_loop" and Keras apply it.
         recurrent_dropout: rate of the recurrent dropout in training. Some peers have no
@@ -42,9 +40,6 @@ class Options:
             accepts all three, but "int8" only for inference. "torch_lstm" and "torchrl"
             accept "float32" and "bfloat16". "onnx_runtime" accepts "float32" and
             "int8". All other peers compute in float32.
-        slower: artificial slowdown, which tests whether a benchmark detects a slower
-            process. After each call of `Built.run`, the measured process waits for this
-            fraction of the call's duration.
     """
 
     backend: str | None = None
@@ -53,7 +48,6 @@ class Options:
     remat: str = "none"
     devices: int = 0
     dtype: str = "float32"
-    slower: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,19 +100,6 @@ class Built:
     excluded: Weights = field(default_factory=dict)
 
 
-def slowed(run: Run, share: float) -> Run:
-    """Return a slower version of `run`, which waits in a busy loop after each call."""
-
-    def longer(count):
-        began = perf_counter()
-        run(count)
-        end = (1 + share) * perf_counter() - share * began
-        while perf_counter() < end:
-            pass
-
-    return longer if share else run
-
-
 Wait = Callable[[Any], object]
 """Function that waits for a result."""
 ToNumpy = Callable[[Any], np.ndarray]
@@ -146,18 +127,16 @@ def layer(
     work: Workload,
     step: Callable[[], Any],
     to_ours: Callable[[Any], Weights],
-    devices: list[str],
-    note: str = "",
-    backend: str = "",
     wait: Wait = no_wait,
     to_numpy: ToNumpy = np.asarray,
+    **about: Any,
 ) -> Built:
     """Return the `Built` of a recurrent layer alone.
 
     step() returns (h, (gradients of the weights, gradient of x)) or, for the forward
     pass alone, h. `to_ours` converts the gradients of the weights to the names and
-    layouts of `bench.workloads.Arrays.weights`, and `wait` waits for a result of
-    `step`.
+    layouts of `bench.workloads.Arrays.weights`, `wait` waits for a result of `step`,
+    and `about` has other fields of `Built`.
     """
     forward = work.kind == "forward"
 
@@ -173,9 +152,7 @@ def layer(
         outputs,
         dict if forward else gradients,
         "keras",
-        devices,
-        note,
-        backend,
+        **about,
     )
 
 
@@ -184,11 +161,9 @@ def training(
     batches: Sequence[tuple[Any, Any]],
     start: Callable[[bool], tuple[Callable[[Any, Any], Any], Callable[[], Weights]]],
     predict: Callable[[Any], np.ndarray],
-    devices: list[str],
-    note: str = "",
-    backend: str = "",
     wait: Wait = no_wait,
     to_numpy: ToNumpy = np.asarray,
+    **about: Any,
 ) -> Built:
     """Return the `Built` of a training workload with the form "corrected" of Adam.
 
@@ -211,18 +186,14 @@ def training(
         lambda: comparable(work, predict(batches[0][0])),
         after_one_step,
         "corrected",
-        devices,
-        note,
-        backend,
+        **about,
     )
 
 
 def evaluation(
     work: Workload,
     evaluate: Callable[[], np.ndarray],
-    devices: list[str],
-    note: str = "",
-    backend: str = "",
+    **about: Any,
 ) -> Built:
     """Return the `Built` of a workload that evaluates reviews without training, given a
     function that returns their logits.
@@ -232,9 +203,7 @@ def evaluation(
         lambda: comparable(work, evaluate()),
         dict,
         "keras",
-        devices,
-        note,
-        backend,
+        **about,
     )
 
 
@@ -263,7 +232,7 @@ def served(
     built = evaluation(
         work,
         lambda: to_logits(np.concatenate(outputs())[: len(ids)]),
-        [f"cpu, {THREADS} threads"],
+        devices=[f"cpu, {THREADS} threads"],
     )
     return replace(built, run=repeated(outputs))
 

@@ -16,11 +16,8 @@ from bench.workloads import Arrays, Weights, Workload
 
 
 class Net(eqx.Module):
-    """Equinox model of a workload, applied to a single sequence: embedding (if the
-    inputs are word ids), LSTM, and dense output layer.
-
-    The workload "recurrence" measures a recurrent layer alone. For it, the model
-    consists of the LSTM only.
+    """Embedding (of word ids), LSTM and dense layer (not of an LSTM alone), applied to a
+    single sequence.
     """
 
     embedding: Any
@@ -83,9 +80,7 @@ def _turned(arrays: Mapping[str, Any]) -> Weights:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Equinox, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     net, given = Net(work, options.dropout, jax.random.key(0)), _turned(arrays.weights)
     net = eqx.tree_at(
         lambda net: list(_arrays(net).values()),

@@ -13,12 +13,7 @@ from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """Flax Linen model of a workload: embedding (if the inputs are word ids), LSTM, and
-    dense output layer.
-
-    The workload "recurrence" measures a recurrent layer alone. For it, the model
-    consists of the LSTM only.
-    """
+    """Embedding (of word ids), LSTM and dense layer (not of an LSTM alone)."""
 
     work: Workload
     rate: float
@@ -46,9 +41,7 @@ def _to_ours(tree) -> Weights:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Flax Linen, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     net, tree = (
         Net(work, options.dropout),
         {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}

@@ -1,8 +1,4 @@
-"""Benchmark of Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide linear layers) or
-nnx.LSTMCell (eight linear layers).
-
-The option `backend` names the cell class; the default is OptimizedLSTMCell.
-"""
+"""Benchmark of Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide linear layers)."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,21 +12,16 @@ from lstm_jax import convert
 
 
 class Net(nnx.Module):
-    """Flax NNX model of a workload: embedding (if the inputs are word ids), LSTM, and
-    dense output layer.
+    """Embedding (of word ids), LSTM and dense layer (not of an LSTM alone)."""
 
-    The workload "recurrence" measures a recurrent layer alone. For it, the model
-    consists of the LSTM only.
-    """
-
-    def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
+    def __init__(self, work: Workload, rate: float, rngs: nnx.Rngs):
         self.embedding = (
             nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
         )
         # one mask for all words of a review, as in Keras
         self.dropout = nnx.Dropout(rate, broadcast_dims=(1,))
         self.rnn = nnx.RNN(
-            getattr(nnx, cell)(work.features, work.units, rngs=rngs),
+            nnx.OptimizedLSTMCell(work.features, work.units, rngs=rngs),
             return_carry=True,
             rngs=False,
         )
@@ -60,20 +51,15 @@ def _to_ours(state) -> Weights:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Flax NNX, and return
-    functions that run it; see `base.Built`.
-    """
-    cell = options.backend or "OptimizedLSTMCell"
+    """Build a workload; see `base.Built`."""
     graph, state, rest = nnx.split(
-        Net(work, options.dropout, cell, nnx.Rngs(0)), nnx.Param, ...
+        Net(work, options.dropout, nnx.Rngs(0)), nnx.Param, ...
     )
-    rnn: Any = convert.lstm_to_nnx(
-        arrays.cell(), optimized=cell == "OptimizedLSTMCell", rnn=True
-    )
+    rnn: Any = convert.lstm_to_nnx(arrays.cell(), optimized=True, rnn=True)
     nnx.replace_by_pure_dict(state, {"rnn": rnn} | jax_step.outer(arrays))
 
     def forward(params, x, key):
         return nnx.merge(graph, params, rest)(x, key)
 
     built = jax_step.build(work, arrays, state, forward, _to_ours)
-    return replace(built, backend=cell)
+    return replace(built, backend="OptimizedLSTMCell")

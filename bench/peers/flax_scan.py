@@ -16,9 +16,7 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each
-    step; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     graph, state, rest = nnx.split(
         nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)),
         nnx.Param,

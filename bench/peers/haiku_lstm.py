@@ -27,9 +27,7 @@ def _forget(units: int) -> np.ndarray:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Haiku, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     lstm, units = arrays.cell(), work.units
     w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}

@@ -14,9 +14,7 @@ from bench.workloads import Arrays, Workload, in_layer
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM in JAX, and return functions
-    that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
 
     def forward(params, x, key):
         z = x.swapaxes(0, 1) @ params["kernel"] + params["bias"]

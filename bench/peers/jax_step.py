@@ -1,9 +1,8 @@
 """Functions that run workloads (training, evaluation or the recurrence alone) with the
 JAX model of any library.
 
-The benchmarks of Equinox, Flax, Haiku, jax.experimental.rnn and lax.scan share them. A
-training step is one jit-compiled function that donates its state. All steps run on
-JAX's default device.
+The benchmarks of Equinox, Flax, Haiku and lax.scan share them. A training step is one
+jit-compiled function that donates its state. All steps run on JAX's default device.
 """
 
 from collections import defaultdict
@@ -26,7 +25,6 @@ def build(
     params: Any,
     forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array],
     to_ours: Callable[[Any], Weights],
-    note: str = "",
 ) -> Built:
     """Prepare a benchmark workload, such as a training step, for a JAX model, and
     return functions that run it; see `base.Built`.
@@ -44,7 +42,6 @@ def build(
         to_ours: to_ours(tree) converts a pytree with the structure of `params` (weights
             or gradients) to a dict with the names and layout of
             `bench.workloads.Arrays.weights`.
-        note: what this library computes differently from this project, or "".
     """
     first = jax.devices()[0]
     devices = [f"{first.platform}:{first.device_kind}"]
@@ -57,7 +54,11 @@ def build(
             return h, back(cotangent)
 
         return layer(
-            work, lambda: both(*operands), to_ours, devices, wait=jax.block_until_ready
+            work,
+            lambda: both(*operands),
+            to_ours,
+            jax.block_until_ready,
+            devices=devices,
         )
     if work.kind == "evaluation":
         params, batches = jax.device_put((params, batches_of_ids(work, arrays.inputs)))
@@ -71,7 +72,7 @@ def build(
                 ]
             )[: len(arrays.inputs)]
 
-        return evaluation(work, evaluate, devices, note)
+        return evaluation(work, evaluate, devices=devices)
     optimizer = optax.adam(1e-3, eps=1e-7)
 
     def loss(params, inputs, targets, key):
@@ -91,12 +92,7 @@ def build(
             partial(update, dropout and work.dropout > 0), donate_argnums=0
         )
 
-        def step(inputs, targets):
-            nonlocal state
-            state, value = compiled(state, inputs, targets)
-            return value
-
-        return step, lambda: to_ours(state[0])
+        return carried(compiled, state, lambda state: to_ours(state[0]))
 
     def predict(inputs):
         return np.asarray(jax.jit(forward, static_argnums=2)(params, inputs, None))
@@ -106,10 +102,26 @@ def build(
         batches_of(work, arrays),
         start,
         predict,
-        devices,
-        note,
-        wait=jax.block_until_ready,
+        jax.block_until_ready,
+        devices=devices,
     )
+
+
+def carried(
+    compiled: Callable[[Any, Any, Any], tuple[Any, Any]],
+    state: Any,
+    result: Callable[[Any], Any],
+) -> tuple[Callable[[Any, Any], Any], Callable[[], Any]]:
+    """Return step(inputs, targets), which replaces the state by that of a training step
+    and returns the loss, and a function that returns the result of the last state.
+    """
+
+    def step(inputs, targets):
+        nonlocal state
+        state, value = compiled(state, inputs, targets)
+        return value
+
+    return step, lambda: result(state)
 
 
 def outer(arrays: Arrays) -> dict[str, Weights]:

@@ -3,10 +3,10 @@ names.
 
 The models of the Keras examples are trained with `fit`. The time of a training step is
 the duration of a call of `fit` on many batches, divided by the number of batches. The
-time thus includes a share of the time that `fit` needs to start. For the workload
-"recurrence", a forward and backward pass of a single recurrent Keras layer is timed.
+time thus includes a share of the time that `fit` needs to start.
 
-On JAX, the option `backend` may be "accelerated": then
+On JAX, the workload "recurrence" times a forward and backward pass of a single layer,
+and the option `backend` may be "accelerated": then
 `lstm_jax.convert.keras_layers.accelerate` replaces the recurrent layers of the model.
 """
 
@@ -18,7 +18,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation
 from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert
@@ -38,9 +37,7 @@ LAYERS: Any = {
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in Keras, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     keras.utils.set_random_seed(0)
     require(
         options.backend in (None, ACCELERATED),
@@ -122,7 +119,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
 
     model = start(options.dropout, options.recurrent_dropout)
     if work.kind == "evaluation":
-        return evaluation(work, lambda: logits(model, x), _devices())
+        return evaluation(work, lambda: logits(model, x), devices=_devices())
 
     @lru_cache(maxsize=1)
     def rows(count):
@@ -156,11 +153,9 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     )
 
 
-def _numpy(array) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(array))
-
-
 def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
+    from bench.peers import jax_step
+
     layer: Any = LAYERS[work.cell](work.units, return_sequences=True)
     if backend:
         from lstm_jax.convert import keras_layers as accelerated
@@ -173,61 +168,18 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
 
     def to_ours(gradients):
         return in_layer(
-            convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients])
+            convert.cell_from_keras(work.cell, list(map(np.asarray, gradients)))
         )
 
-    if keras.backend.backend() == "jax":
-        from bench.peers import jax_step
-
-        weights, others = (
-            [variable.value for variable in group]
-            for group in (layer.trainable_variables, layer.non_trainable_variables)
-        )
-        built = jax_step.build(
-            work,
-            arrays,
-            weights,
-            lambda weights, x, key: layer.stateless_call(weights, others, x)[0],
-            to_ours,
-        )
-        return replace(built, devices=_devices(), backend=backend or "")
-    step, block = _differentiated(layer, arrays)
-    return base.layer(work, step, to_ours, _devices(), "", "", block, _numpy)
-
-
-def _differentiated(layer, arrays: Arrays) -> tuple[Any, Any]:
-    """Return two functions: one runs the forward and backward pass of a recurrent Keras
-    layer, and the other waits for a result.
-    """
-    if keras.backend.backend() == "torch":
-        import torch  # pyright: ignore[reportMissingImports]
-
-        leaves = [variable.value for variable in layer.trainable_variables]
-        there = leaves[0].device
-        x, cotangent = (
-            torch.tensor(arrays.inputs, requires_grad=True, device=there),
-            torch.tensor(arrays.targets, device=there),
-        )
-
-        def eager():
-            h = layer(x)
-            *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
-            return h.detach(), (by_weights, by_x)
-
-        return (
-            eager,
-            lambda result: torch.cuda.synchronize() if there.type == "cuda" else None,
-        )
-    import tensorflow as tf  # pyright: ignore[reportMissingImports]
-
-    x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)
-    variables = [variable.value for variable in layer.trainable_variables]
-
-    @tf.function
-    def traced(x, cotangent):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            h = layer(x)
-        return h, tape.gradient(h, (variables, x), output_gradients=cotangent)
-
-    return lambda: traced(x, cotangent), base.no_wait
+    weights, others = (
+        [variable.value for variable in group]
+        for group in (layer.trainable_variables, layer.non_trainable_variables)
+    )
+    built = jax_step.build(
+        work,
+        arrays,
+        weights,
+        lambda weights, x, key: layer.stateless_call(weights, others, x)[0],
+        to_ours,
+    )
+    return replace(built, devices=_devices(), backend=backend or "")

@@ -1,24 +1,12 @@
-"""Script that trains a Keras example or samples text with Keras 3 on JAX, and prints
-JSON lines.
+"""Training and sampling of the two Keras examples with Keras 3 on JAX.
 
-    python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
-    python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
-    python -m bench.peers.keras_tasks sampling --weights model.weights.h5
-
-`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation)
-train with `fit`, and print a line for each epoch. With --validation, `generation` then
-prints one more line with the bits per character of the held-out text. This project's
-code computes the bits per character twice. The first time, it predicts each character
-from the window of 40 characters before it. The second time, it carries the state
-through the text.
-
-`sampling` measures the time to draw characters, and prints one line. The weights are
-loaded from the file that --weights names. If this file does not exist, the initial
-weights are used and written to it.
+`bench accuracy` and `bench sampling` call these functions in fresh processes. Training
+takes the flags `--seed`, `--epochs`, `--warm-up` (compile before the first epoch is
+timed), `--no-evaluation` (leave the test reviews out) and `--validation` (share of the
+text that is held out).
 """
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +21,7 @@ from bench import add_flags, make_parser
 from bench.peers.keras_lstm import make_model
 from bench.peers.task_data import articles, imdb_rows
 from bench.schema import Row
-from bench.workloads import CHARACTERS, CHARS, LENGTH, RATE, STEP, WORKLOADS, workload
+from bench.workloads import CHARACTERS, LENGTH, RATE, STEP, WORKLOADS, workload
 from lstm_jax import convert
 from lstm_jax.base import sharding
 from lstm_jax.lab.generation import data
@@ -49,7 +37,6 @@ COMMON = {"peer": "keras_jax", "version": keras.__version__}
 def _epochs(
     model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace
 ) -> Iterator[Row]:
-    """Train a Keras model, and yield a result row for each epoch."""
     if options.warm_up:
         short = BATCH + len(x) % BATCH
         model.fit(x[:short], y[:short], batch_size=BATCH, verbose="0")
@@ -66,10 +53,20 @@ def _epochs(
         )
 
 
-def sentiment_rows(options: argparse.Namespace) -> Iterator[Row]:
+def _read(flags: list[str]) -> argparse.Namespace:
+    parser = make_parser(None)
+    add_flags(parser, int, seed="", epochs="")
+    add_flags(parser, bool, warm_up="", no_evaluation="")
+    add_flags(parser, float, validation="")
+    parser.set_defaults(seed=0, epochs=10, validation=0.0)
+    return parser.parse_args(flags)
+
+
+def sentiment_rows(flags: list[str]) -> Iterator[Row]:
     """Train the model of imdb_lstm, and yield a result row for each epoch. The rows
     have test metrics unless `--no-evaluation` is given.
     """
+    options = _read(flags)
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
     model = make_model(WORKLOADS["A"], RATE, RATE)
@@ -87,10 +84,15 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[Row]:
         yield row
 
 
-def generation_rows(options: argparse.Namespace) -> Iterator[Row]:
+def generation_rows(flags: list[str]) -> Iterator[Row]:
     """Train the model of the Keras example lstm_text_generation, and yield a result row
     for each epoch.
+
+    With `--validation`, one more row has the bits per character of the held-out text,
+    each character predicted from the window of 40 characters before it, and with the
+    state carried through the text.
     """
+    options = _read(flags)
     corpus = generation.load_corpus(
         GenerationConfig(articles(TextConfig(validation=options.validation)))
     )
@@ -109,9 +111,6 @@ def generation_rows(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return a dict with the bits per character of the validation text, which are
-    computed in two ways.
-    """
     _, rebuild = functional(
         generation.make_model(GenerationConfig(), corpus.characters.size)
     )
@@ -142,52 +141,21 @@ def draw(
     return drawn
 
 
-def sampling_rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Draw `options.chars` characters, and yield a result row with the duration in
-    seconds.
+def sampling_rows(weights: str, units: int, chars: int) -> Iterator[Row]:
+    """Draw characters, and yield a result row with the duration in seconds.
+
+    The weights are loaded from a file. If it does not exist, the initial weights are
+    used and written to it.
     """
     keras.utils.set_random_seed(0)
-    model = make_model(workload(f"B:H={options.units}"))
-    if options.weights.exists():
-        model.load_weights(options.weights)
+    model = make_model(workload(f"B:H={units}"))
+    if Path(weights).exists():
+        model.load_weights(weights)
     else:
-        model.save_weights(options.weights)
+        model.save_weights(weights)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, CHARACTERS, LENGTH)
     draw(model, ids, 3, rng)
     began = perf_counter()
-    draw(model, ids, options.chars, rng)
+    draw(model, ids, chars, rng)
     yield COMMON | {"method": "predict loop", "seconds": perf_counter() - began}
-
-
-def main() -> None:
-    """Run the task that the command line names, and print its result rows as JSON
-    lines.
-    """
-    parser = make_parser(__doc__)
-    tasks = parser.add_subparsers(required=True)
-    sentiment, generation, sampling = (
-        tasks.add_parser(name) for name in ("sentiment", "generation", "sampling")
-    )
-    for task in (sentiment, generation):
-        add_flags(
-            task,
-            int,
-            seed="seed of weights, dropout and order",
-            epochs="number of epochs",
-        )
-        add_flags(task, bool, warm_up="compile before the first epoch is timed")
-    add_flags(sentiment, bool, no_evaluation="leave the test reviews out")
-    add_flags(generation, float, validation="share of the text that is held out")
-    sentiment.set_defaults(rows=sentiment_rows, seed=0, epochs=3)
-    generation.set_defaults(rows=generation_rows, seed=0, epochs=10, validation=0.0)
-    add_flags(sampling, Path, weights="file of weights")
-    add_flags(sampling, int, units="hidden size", chars="characters to draw")
-    sampling.set_defaults(rows=sampling_rows, units=128, chars=CHARS)
-    options = parser.parse_args()
-    for row in options.rows(options):
-        print(json.dumps(row), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,9 +21,7 @@ X, H, C, OUT = range(4)
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare an evaluation in LiteRT on the CPU, and return functions that run it; see
-    `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     model = Interpreter(model_content=_lstm(work, arrays), num_threads=THREADS)
     model.allocate_tensors()
 

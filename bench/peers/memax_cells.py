@@ -15,9 +15,7 @@ from bench.workloads import Arrays, Workload, in_layer
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of a layer in Memax, and return functions
-    that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     # None becomes False
     resets = jnp.broadcast_to(np.array(arrays.resets, bool), arrays.inputs.shape[:2])
     run = _lru(work) if work.cell == "lru" else _lstm(work)

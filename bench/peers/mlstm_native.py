@@ -16,9 +16,7 @@ LARGEST = 64
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an mLSTM in mlstm-kernels, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     size = next(size for size in range(LARGEST, 0, -1) if work.length % size == 0)
     layer = nn.ParameterDict(
         {name: torch.tensor(array) for name, array in arrays.cell().items()}

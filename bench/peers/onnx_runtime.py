@@ -21,9 +21,7 @@ from lstm_jax.base.errors import require
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare an evaluation in ONNX Runtime on the CPU, and return functions that run
-    it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     require(options.dtype != "bfloat16", "dtype", options.dtype, "give float32 or int8")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = THREADS

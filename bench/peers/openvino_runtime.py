@@ -14,9 +14,7 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare an evaluation in OpenVINO on the CPU, and return functions that run it;
-    see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     core = openvino.Core()
     model = core.read_model(
         convert.sentiment_to_onnx(arrays.weights, cell=work.cell).SerializeToString()

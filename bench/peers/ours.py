@@ -59,9 +59,7 @@ def _mesh(work: Workload, options: Options) -> Mesh:
 def build(
     work: Workload, arrays: Arrays, options: Options, optimizer: Any = None
 ) -> Built:
-    """Prepare a benchmark workload, such as a training step, with this project, and
-    return functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     mesh, backend = (
         _mesh(work, options),
         resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name,
@@ -80,9 +78,9 @@ def build(
             return evaluation(
                 work,
                 lambda: serve(arrays.inputs),
-                devices[:1],
-                f"{note}, which is not timed",
-                backend,
+                devices=devices[:1],
+                note=f"{note}, which is not timed",
+                backend=backend,
             )
         placed = jax.device_put(params, sharding.replicated(mesh))
         # as `lstm-jax evaluate`
@@ -90,7 +88,11 @@ def build(
             lambda params: set_products(rebuild(params), options.dtype), mesh
         )
         return evaluation(
-            work, lambda: logits(placed, arrays.inputs), devices, note, backend
+            work,
+            lambda: logits(placed, arrays.inputs),
+            devices=devices,
+            note=note,
+            backend=backend,
         )
     require(
         options.dtype != "int8",
@@ -201,10 +203,9 @@ def _recurrence(
         work,
         step,
         lambda gradients: in_layer(gradients._asdict()),
-        devices,
-        "",
-        backend,
         jax.block_until_ready,
+        devices=devices,
+        backend=backend,
     )
     return replace(
         built,

@@ -1,26 +1,12 @@
-r"""Script that uses this project to train the model of a Keras example or to sample
-text, and prints JSON lines.
+"""Training and sampling of the two Keras examples with this project.
 
-    python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
-    python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 \
-        --validation 0.15 --patience 2
-    python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
-    python -m bench.peers.ours_tasks sampling --weights model.weights.h5
-
-`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation)
-take the flags of `lstm-jax train`, and print a line for each epoch. If there is a
-validation split, they print one more line for the best epoch. For sentiment, that line
-has the test metrics. For generation, that line has the CPU seconds of the run and the
-bits per character of the held-out text. The bits per character are computed twice. The
-first time, each character is predicted from the window of 40 characters before it. The
-second time, the state is carried through the text.
-
-`sampling` measures the time to draw characters.
+`bench accuracy` and `bench sampling` call these functions in fresh processes. Training
+takes the flags of `lstm-jax train`, and yields a row for each epoch. If there is a
+validation split, one more row is of the best epoch.
 """
 
 import json
 import resource
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,11 +16,10 @@ from typing import Any
 
 import tyro
 
-from bench import add_flags, make_parser
 from bench.peers.task_data import articles
 from bench.sampling import method_of
 from bench.schema import Row
-from bench.workloads import CHARACTERS, CHARS, LENGTH
+from bench.workloads import CHARACTERS, LENGTH
 from lstm_jax.lab.commands.common import start_training
 from lstm_jax.lab.generation.config import (
     GenerationConfig,
@@ -73,9 +58,11 @@ def _common(run: Path, config) -> Row:
     return row | {"validation": config.data.validation}
 
 
-def sentiment_rows(arguments: list[str]) -> Iterator[Row]:
-    """Train a sentiment model, and yield a result row for each epoch."""
-    config = config_of(SENTIMENT, arguments)
+def sentiment_rows(flags: list[str]) -> Iterator[Row]:
+    """Train a sentiment model, and yield a result row for each epoch. The row of the
+    best epoch has the test metrics.
+    """
+    config = config_of(SENTIMENT, flags)
     start_training(config.train.devices, config.model)
     from lstm_jax.lab.sentiment import task as sentiment
 
@@ -91,9 +78,14 @@ def sentiment_rows(arguments: list[str]) -> Iterator[Row]:
         yield common | {"epoch": "best"} | final
 
 
-def generation_rows(arguments: list[str]) -> Iterator[Row]:
-    """Train a text generation model, and yield a result row for each epoch."""
-    config = config_of(GENERATION, arguments)
+def generation_rows(flags: list[str]) -> Iterator[Row]:
+    """Train a text generation model, and yield a result row for each epoch.
+
+    The row of the best epoch has the CPU seconds of the run and the bits per character
+    of the held-out text, each character predicted from the window of 40 characters
+    before it, and with the state carried through the text.
+    """
+    config = config_of(GENERATION, flags)
     config = replace(config, data=articles(config.data))
     start_training(config.train.devices, config.model)
     from lstm_jax.lab.generation import task as generation
@@ -122,17 +114,12 @@ def generation_rows(arguments: list[str]) -> Iterator[Row]:
         )
 
 
-def sampling_rows(arguments: list[str]) -> Iterator[Row]:
+def sampling_rows(
+    weights: str, units: int, chars: int, samples: list[int]
+) -> Iterator[Row]:
     """Measure how long it takes to draw characters, and yield a result row for each
     sampling mode and each number of texts.
     """
-    parser = make_parser(None)
-    add_flags(parser, Path, weights="weights of a Keras model")
-    add_flags(parser, int, units="hidden size", chars="characters to draw")
-    parser.add_argument("--samples", type=int, nargs="+", default=[1, 64])
-    parser.set_defaults(units=128, chars=CHARS)
-    options = parser.parse_args(arguments)
-
     import jax
     import numpy as np
 
@@ -146,11 +133,11 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     use_cpu_cores()
     like, rebuild = functional(
         generation.make_model(
-            GenerationConfig(model=GenerationModelConfig(units=options.units)),
+            GenerationConfig(model=GenerationModelConfig(units=units)),
             CHARACTERS,
         )
     )
-    params = convert.generation_from_keras_file(options.weights)
+    params = convert.generation_from_keras_file(weights)
     assert params.keys() == like.keys()
     rules, mesh = make_rules(), make_mesh()
     prompt = jax.numpy.asarray(
@@ -159,39 +146,20 @@ def sampling_rows(arguments: list[str]) -> Iterator[Row]:
     common = {"peer": "ours", "version": environment(mesh)["git"]}
     for mode in ("carried", "window"):
         sampler = Sampler(rebuild, CHARACTERS, mode, LENGTH, mesh)
-        for samples in sorted({1, *options.samples}):
+        for count in sorted({1, *samples}):
             seconds = []
             for _ in range(CALLS):
                 began = perf_counter()
                 np.asarray(
                     sampler.generate(
-                        params, jax.random.key(0), prompt, options.chars, rules, samples
+                        params, jax.random.key(0), prompt, chars, rules, count
                     )
                 )
                 seconds.append(perf_counter() - began)
             row = {
-                "method": method_of(mode, samples),
+                "method": method_of(mode, count),
                 "seconds": float(np.median(seconds[1:])),
                 "compile_seconds": seconds[0],
                 "samples": seconds[1:],
             }
             yield common | row
-
-
-def main() -> None:
-    """Run the task that the command line names, and print its result rows as JSON
-    lines.
-    """
-    tasks = {
-        "sentiment": sentiment_rows,
-        "generation": generation_rows,
-        "sampling": sampling_rows,
-    }
-    parser = make_parser(__doc__)
-    parser.add_argument("task", choices=list(tasks))
-    for row in tasks[parser.parse_args(sys.argv[1:2]).task](sys.argv[2:]):
-        print(json.dumps(row), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -27,7 +27,7 @@ from flax import nnx
 
 import lstm_jax
 from bench.peers.base import Built, Options, training
-from bench.peers.jax_step import batches_of, mean_loss
+from bench.peers.jax_step import batches_of, carried, mean_loss
 from bench.workloads import Arrays, Workload
 from lstm_jax.base.errors import require
 from lstm_jax.training.parts import functional
@@ -101,24 +101,12 @@ def _functions(net: Net) -> Loop:
         updates, opt_state = ADAM.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, rest), value
 
-    def step(inputs, targets):
-        nonlocal state
-        state, value = compiled(state, inputs, targets)
-        return value
-
-    return step, lambda: nnx.merge(graph, state[0], state[2])
+    return carried(compiled, state, lambda state: nnx.merge(graph, state[0], state[2]))
 
 
 def _train_step(net: Net) -> Loop:
     compiled = lstm_jax.make_train_step(net, _loss, lstm_jax.adam(1e-3, eps=1e-7))
-    state = compiled.init()
-
-    def step(inputs, targets):
-        nonlocal state
-        state, value = compiled(state, inputs, targets)
-        return value
-
-    return step, lambda: compiled.model(state)
+    return carried(compiled, compiled.init(), compiled.model)
 
 
 LOOPS: dict[str, Callable[[Net], Loop]] = {
@@ -132,9 +120,7 @@ the loop."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a workload with the training loop that `options.backend` names, and
-    return functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
 
@@ -163,14 +149,12 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def predict(inputs):
         return np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), inputs))
 
-    devices = [str(jax.devices()[0])]
     return training(
         work,
         batches_of(work, arrays),
         start,
         predict,
-        devices,
-        "",
-        kind,
         jax.block_until_ready,
+        devices=[str(jax.devices()[0])],
+        backend=kind,
     )

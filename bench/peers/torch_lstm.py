@@ -28,9 +28,7 @@ COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
-    """PyTorch model of a training or evaluation workload: embedding (for word ids),
-    LSTM and a dense output layer.
-    """
+    """Embedding (of word ids), LSTM and dense layer."""
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()
@@ -55,9 +53,7 @@ class Net(nn.Module):
 def build(
     work: Workload, arrays: Arrays, options: Options, compiled: bool = False
 ) -> Built:
-    """Prepare a benchmark workload, such as a training step, in PyTorch, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     runs = ("float32",) if work.kind == "evaluation" else ("float32", "bfloat16")
     require(
         options.dtype in runs,
@@ -156,11 +152,11 @@ def recurrence(
         work,
         step,
         converted,
-        _devices(),
-        "two biases" if one_bias else "",
-        backend,
         _wait,
         to_numpy,
+        devices=_devices(),
+        note="two biases" if one_bias else "",
+        backend=backend,
     )
 
 
@@ -183,6 +179,7 @@ def _model(
     def loaded(rate):
         return _loaded(Net(work, rate), to_torch(arrays.weights))
 
+    about: Any = {"devices": _devices(), "note": BIASES}
     if work.kind == "evaluation":
         evaluated = wrapped(loaded(0.0).eval())
 
@@ -190,7 +187,7 @@ def _model(
         def evaluate():
             return to_numpy(torch.cat([evaluated(batch) for batch in inputs]))
 
-        return evaluation(work, evaluate, _devices(), BIASES)
+        return evaluation(work, evaluate, **about)
     targets = torch.tensor(
         arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE
     ).split(work.batch)
@@ -228,6 +225,4 @@ def _model(
         return to_numpy(wrapped(loaded(0.0))(x))
 
     batches = list(zip(inputs, targets, strict=True))
-    return base.training(
-        work, batches, start, predict, _devices(), BIASES, "", _wait, to_numpy
-    )
+    return base.training(work, batches, start, predict, _wait, to_numpy, **about)

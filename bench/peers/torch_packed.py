@@ -13,9 +13,7 @@ LSTM = 2
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a forward pass or an evaluation with oneDNN on the CPU, and return
-    functions that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     lstm, zeros = (
         loaded_layer(work, arrays, options).requires_grad_(False),
         torch.zeros(work.batch, work.units),

@@ -25,9 +25,7 @@ from lstm_jax.base.errors import require
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM in TorchRL, and return functions
-    that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     require(
         options.dtype in ("float32", "bfloat16"),
         "dtype",

@@ -14,9 +14,7 @@ from bench.workloads import Arrays, Workload, in_layer
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an sLSTM in xlstm, and return functions
-    that run it; see `base.Built`.
-    """
+    """Build a workload; see `base.Built`."""
     H, N = work.units, work.heads
     config = sLSTMCellConfig(
         hidden_size=H,

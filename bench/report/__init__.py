@@ -162,9 +162,7 @@ def write_report(options: argparse.Namespace) -> None:
             if options.results == throughput.PATH
             else []
         )
-        curves = list(
-            scaling.curves(of_scaling.get(name, []), scaling.MIDDLE, scaling.DEVICES)
-        )
+        curves = list(scaling.curves(of_scaling.get(name, [])))
         write_atomically(
             path, page(lines, rows, curves, commit, trained, more), options.force
         )

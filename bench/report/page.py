@@ -47,28 +47,23 @@ def line_record(line: Line) -> Row:
     metrics["intensity"] = (
         metrics["gflops"] * line.ms * 1e6 / moved if moved else float("nan")
     )
-    record = {
+    speedup = None if line.speedup is None else list(map(_finite, line.speedup))
+    return {
         "name": work.name,
         "kind": work.kind,
         "candidate": line.candidate,
         "processes": len(line.rows),
         "noisy": line.noisy,
-    }
-    record["speedup"] = (
-        None if line.speedup is None else [_finite(value) for value in line.speedup]
-    )
-    record |= {
+        "speedup": speedup,
         "B": work.batch,
         "T": work.length,
         "H": work.units,
         "E": work.features,
         "compile": line.compile_seconds,
-    }
-    record |= {
         "device": row["devices"][0].split(":")[0].split(",")[0],
         "dtype": row["dtype"],
+        **{name: _finite(value) for name, value in metrics.items()},
     }
-    return record | {name: _finite(value) for name, value in metrics.items()}
 
 
 def page(

@@ -6,7 +6,7 @@ A row is one benchmark result, a JSON object on a line of its own.
 
 from bench import accuracy, report, throughput
 from bench.report.tables import markdown
-from bench.schema import MEASUREMENTS, TYPES, VERSION, described, required_in
+from bench.schema import EVERY, MEASUREMENTS, TYPES, VERSION, described
 
 
 def page() -> str:
@@ -16,7 +16,11 @@ def page() -> str:
     kinds = [f"| `{name}` | {kind.meaning} |" for name, kind in MEASUREMENTS.items()]
     fields = []
     for name in TYPES:
-        kinds_with = required_in(name)
+        kinds_with = [
+            measurement
+            for measurement, kind in MEASUREMENTS.items()
+            if name in (*EVERY, *kind.required.split())
+        ]
         needed = (
             "all"
             if len(kinds_with) == len(MEASUREMENTS)
@@ -28,8 +32,7 @@ def page() -> str:
             "# Rows of the benchmarks",
             "",
             "A row of `bench/results/` is a JSON object on a line of its own. "
-            f"This is version {VERSION} of its schema; `python -m "
-            "bench.schema` prints it.",
+            f"This is version {VERSION} of its schema.",
             "",
             "## Measurements",
             "",

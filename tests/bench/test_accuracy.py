@@ -32,66 +32,55 @@ def _row(task, H, seed, epoch, score, seconds):
     return known | {name: score, "examples_per_second": 1000 / seconds}
 
 
-def test_runs_of_the_grid():
-    runs = list(
-        accuracy.runs_of(
-            accuracy.PRESETS["standard"].axes,
-            ["ours", "keras_jax"],
-            3,
-            {"sentiment": 3, "generation": 3},
-        )
-    )
+@pytest.fixture
+def asked(monkeypatch):
+    """Replace the processes by made-up epochs, and return a list that gets the
+    functions and the flags of the trainings.
+    """
+    calls = []
+
+    def call(function, *_, flags):
+        calls.append((function, flags))
+        seed = int(flags[flags.index("--seed") + 1])
+        row = {"peer": "ours", "seed": seed, "seconds": 1.0}
+        return [
+            row | {"epoch": n, "test_accuracy": 0.8 + n / 100 + seed / 1000}
+            for n in (1, 2)
+        ]
+
+    monkeypatch.setattr(accuracy.timing, "run_function", call)
+    return calls
+
+
+def test_runs_of_the_grid(asked):
+    axes = accuracy.PRESETS["standard"].axes
+    epochs = {"sentiment": 3, "generation": 3}
+    runs = list(accuracy.runs_of(axes, ["ours", "keras_jax"], 3, epochs))
     # Keras runs only sentiment, at the sizes of its example
     assert len(runs) == 3 * (4 * 4 + 4 * 3 * 4 + 1)
     run = next(run for run in runs if run["peer"] == "keras_jax" and run["seed"] == 1)
     assert (run["T"], run["H"]) == (80, 128)
-    assert accuracy.arguments(run) == [
-        "bench.peers.keras_tasks",
-        "sentiment",
-        "--warm-up",
-        "--epochs",
-        "3",
-        "--seed",
-        "1",
-    ]
-    for ours in (
-        run | {"peer": "ours"},
-        {
-            "task": "generation",
-            "peer": "ours",
-            "seed": 1,
-            "epochs": 3,
-            "T": 20,
-            "S": 5,
-            "H": 64,
-        },
+    text = {"task": "generation", "T": 20, "S": 5, "H": 64}
+    for training in (run, run | {"peer": "ours"}, run | {"peer": "ours"} | text):
+        accuracy.train(training, 1, 0)
+    (keras, flags), *ours = asked
+    assert keras == "bench.peers.keras_tasks:sentiment_rows"
+    assert flags == ["--warm-up", "--epochs", "3", "--seed", "1"]
+    for (function, flags), task, sizes in zip(
+        ours, ("sentiment", "generation"), ((80, 128), (20, 64)), strict=True
     ):
-        module, task, *flags = accuracy.arguments(ours)
-        assert (module, task) == ("bench.peers.ours_tasks", ours["task"])
+        assert function == f"bench.peers.ours_tasks:{task}_rows"
         config = ours_tasks.config_of(DEFAULTS[task], flags)
         length = config.data.maxlen if task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (
-            ours["T"],
-            ours["H"],
-            3,
-            1,
-        )
-    (demo,) = (
-        run
-        for run in accuracy.runs_of(
-            accuracy.PRESETS["quality"].axes, ["ours"], 1, {"sentiment": 3, "demo": 12}
-        )
-        if "demo" in run["task"]
-    )
-    module, command, task, *flags = accuracy.arguments(demo)
-    assert (module, command, task) == ("lstm_jax.lab.cli", "train", "generation")
-    assert flags[-4:] == ["--length", "64", "--units", "192"]
+        assert (length, config.model.units) == sizes
+        assert (config.train.epochs, config.train.seed) == (3, 1)
 
 
 def test_time_to_a_quality_of_the_demo(path, monkeypatch):
     """The rows are those of the run's metrics.jsonl."""
 
     def process(arguments, *_, **__):
+        assert arguments[-4:] == ["--length", "64", "--units", "192"]
         run = Path(arguments[arguments.index("--run") + 1])
         run.mkdir()
         write_rows(
@@ -152,20 +141,13 @@ def test_summary_and_report_by_hand(capsys):
 
 def test_recipes():
     for study, of_study in recipes.RECIPES.items():
-        assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(
-            of_study
-        ), study
+        names = {(recipe.task, recipe.name) for recipe in of_study}
+        assert len(names) == len(of_study), study
         for recipe in of_study:
-            module, task, *flags = recipe.arguments()
-            assert (
-                module
-                == f"bench.peers.{'ours' if recipe.peer == 'ours' else 'keras'}_tasks"
-            )
             if recipe.peer == "ours":
-                ours_tasks.config_of(DEFAULTS[task], flags)
-    assert [
-        recipe.name for recipe in recipes.choose("epoch_time", ["sentiment"], None)
-    ] == ["keras_jax", "ours"]
+                ours_tasks.config_of(DEFAULTS[recipe.task], recipe.flags.split())
+    found = recipes.choose("epoch_time", ["sentiment"], None)
+    assert [recipe.name for recipe in found] == ["keras_jax", "ours"]
     for study, names, value in (
         ("held_out", None, "none"),
         ("seeds", ["ours", "fast"], "fast"),
@@ -174,35 +156,13 @@ def test_recipes():
             recipes.choose(study, ["sentiment"], names)
 
 
-def test_runs_of_a_recipe_are_measured_once(path, monkeypatch, capsys):
-    asked = []
-
-    def process(arguments):
-        asked.append(" ".join(arguments))
-        seed = int(arguments[-1])
-        return [
-            {
-                "peer": "ours",
-                "seed": seed,
-                "epoch": n,
-                "test_accuracy": 0.8 + n / 100 + seed / 1000,
-                "seconds": 1.0,
-            }
-            for n in (1, 2)
-        ]
-
-    monkeypatch.setattr(recipes.timing, "run_module", process)
+def test_runs_of_a_recipe_are_measured_once(path, asked, capsys):
+    chosen = recipes.choose("seeds", ["sentiment"], ["ours"])
     for _ in range(2):
-        recipes.run(
-            "seeds",
-            recipes.choose("seeds", ["sentiment"], ["ours"]),
-            3,
-            2,
-            path,
-            measure=True,
-        )
+        recipes.run("seeds", chosen, 3, 2, path, measure=True)
     assert asked == [
-        f"bench.peers.ours_tasks sentiment --epochs 3 --seed {seed}" for seed in (3, 4)
+        ("bench.peers.ours_tasks:sentiment_rows", ["--epochs", "3", "--seed", seed])
+        for seed in "34"
     ]
     lines = capsys.readouterr().out.splitlines()
     assert (

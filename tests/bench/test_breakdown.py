@@ -2,24 +2,18 @@
 (floors), and the report. No time is asserted.
 """
 
-import json
-
 import numpy as np
 import pytest
-from rows import TINY, complaint, run_python
+from rows import TINY, complaint
 from tables import BACKENDS
 
-from bench import breakdown
+from bench import breakdown, timing
 from bench.workloads import make_arrays, workload
 
 
 @pytest.mark.slow
 def test_a_row_names_the_parts():
-    row = json.loads(
-        run_python(
-            ["-m", "bench", "breakdown", "--one", "--workload", TINY[0]]
-        ).splitlines()[-1]
-    )
+    row = timing.run_function("bench.breakdown:measure", name=TINY[0])
     assert row["workload"] == TINY[0]
     assert len(row["samples_ms"]) == breakdown.ROUNDS
     compiled = set(breakdown.PARTS.values())

@@ -39,15 +39,10 @@ def test_list():
         ),
         ("throughput --rounds 0", "rounds: 0"),
         ("throughput --seconds 0", "seconds: 0.0"),
-        ("duel", "baseline: none"),
         ("compare a b --level nan", "level: nan"),
         ("compare a b --least inf", "least: inf"),
         ("report --commit 0000000", "rows of commit 0000000: none in "),
-        *(
-            (f"{name} --commit c5e447ebe3d5", "commit: c5e447ebe3d5; give --report too")
-            for name in COMMANDS
-            if name not in ("compare", "report", "machine", "submit", "check")
-        ),
+        ("memory --commit c5e447ebe3d5", "commit: c5e447ebe3d5; give --report too"),
     ],
 )
 def test_bad_input(arguments, subject):
@@ -60,9 +55,7 @@ def test_bad_input(arguments, subject):
         ("throughput --units 0..8", "argument --units: sizes: 0..8; "),
         ("throughput --units 64..32", "argument --units: sizes: 64..32; "),
         ("memory --length 5,x", "argument --length: sizes: 5,x; "),
-        ("scaling --grid T", "argument --grid: sizes: T; "),
-        ("scaling --grid T=3:0", "argument --grid: sizes: 3,0; "),
-        ("scaling --middle E=3", "argument --middle: sizes: E=3; "),
+        ("memory --length 3,0", "argument --length: sizes: 3,0; "),
     ],
 )
 def test_bad_sizes(arguments, subject):

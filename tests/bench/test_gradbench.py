@@ -13,9 +13,7 @@ import pytest
 from rows import ROOT
 
 import bench.gradbench.__main__ as tool
-from bench.gradbench.lstm import DIAGONAL_LSTM
 from bench.gradbench.race import make_input
-from lstm_jax import CELLS, register_cell
 
 STEP = 1e-30
 
@@ -77,28 +75,19 @@ def answer(operands, function):
     return np.array(found["output"])
 
 
-def assert_is_equations(operands, chosen):
+@pytest.mark.parametrize(
+    ("layers", "characters", "bits"),
+    [(2, 24, 3), pytest.param(6, 1024, 14, marks=pytest.mark.slow)],
+)
+def test_loss_and_derivatives(layers, characters, bits):
+    operands = make_input(layers, characters, bits)
+    count = operands[0].size + operands[1].size
+    chosen = np.random.default_rng(1).permutation(count)[:60]
     value, derivatives = by_equations(operands, chosen)
     np.testing.assert_allclose(answer(operands, "objective"), value, rtol=1e-13)
     gradient = answer(operands, "jacobian")
-    assert gradient.size == operands[0].size + operands[1].size
+    assert gradient.size == count
     np.testing.assert_allclose(gradient[chosen], derivatives, rtol=1e-10, atol=1e-15)
-
-
-def test_every_derivative():
-    operands = make_input(2, 24, bits=3)
-    assert_is_equations(operands, np.arange(operands[0].size + operands[1].size))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("characters", [1024, 4096, 8192])
-@pytest.mark.parametrize("layers", [2, 4, 6])
-def test_sizes_of_gradbench(layers, characters):
-    operands = make_input(layers, characters)
-    assert_is_equations(
-        operands,
-        np.random.default_rng(1).permutation(operands[0].size + operands[1].size)[:40],
-    )
 
 
 def test_messages():
@@ -131,14 +120,3 @@ def test_messages():
     assert answers[:3] == [{"tool": "lstm_jax"}, {"success": False}, {"success": True}]
     assert [answer["output"] for answer in answers[3:5]] == [12.25, 7.0]
     assert answers[5] == {}
-
-
-def test_cell_is_registered():
-    """The cell fits the contract of `Cell`, so that it can be registered under its
-    name.
-    """
-    register_cell(DIAGONAL_LSTM)
-    try:
-        assert CELLS["diagonal_lstm"] is DIAGONAL_LSTM
-    finally:
-        del CELLS["diagonal_lstm"]

@@ -4,6 +4,7 @@ the page in a browser.
 
 import json
 import re
+from itertools import product
 
 import pytest
 from browser import needs_browser, open_page
@@ -44,81 +45,61 @@ def _trained():
     generation model was also trained for two epochs, with one seed. The report must not
     mix these rows with the rows of one epoch.
     """
-    rows, common = (
-        [],
-        {"git": "def", "cores": 1, "peer": "ours", "epochs": 1, "epoch": 1},
-    )
+    about = {"git": "def", "cores": 1, "peer": "ours", "epochs": 1, "epoch": 1}
+
+    def row(task, seconds, speed, **fields):
+        rates = {"seconds": seconds, "examples_per_second": speed}
+        return made("grid", task=task, **about | rates | fields)
+
+    rows = []
     for seed in range(2):
-        for T, H in ((20, 32), (20, 64), (80, 32), (80, 64)):
-            score = (
-                0.80 + T / 2000 + H / 32000 + seed / 1000 - 0.02 * ((T, H) == (20, 64))
-            )
-            about = {
-                "T": T,
-                "H": H,
-                "seed": seed,
-                "seconds": T * H / 100,
-                "examples_per_second": 1e6 / T / H,
-            }
-            rows.append(
-                made("grid", task="sentiment", test_accuracy=score, **common, **about)
-            )
+        for T, H in product((20, 80), (32, 64)):
+            score = 0.80 + T / 2000 + H / 32000 + seed / 1000
+            score -= 0.02 * ((T, H) == (20, 64))
+            fields = {"T": T, "H": H, "seed": seed, "test_accuracy": score}
+            rows.append(row("sentiment", T * H / 100, 1e6 / T / H, **fields))
         for S in (3, 5):
-            about = {
-                "T": 20,
-                "S": S,
-                "H": 32,
-                "seed": seed,
-                "seconds": 30 / S,
-                "examples_per_second": 1000.0 * S,
-            }
-            rows.append(
-                made(
-                    "grid",
-                    task="generation",
-                    validation_bits=2.0 + S / 10,
-                    **common,
-                    **about,
-                )
-            )
-    longer = rows[-2] | {
-        "seed": 0,
-        "epochs": 2,
-        "seconds": 10,
-        "examples_per_second": 9000.0,
-    }
-    return [
-        *rows,
-        *(longer | {"epoch": n, "validation_bits": 2.1 - n / 10} for n in (1, 2)),
+            fields = {"T": 20, "S": S, "H": 32, "seed": seed}
+            fields["validation_bits"] = 2.0 + S / 10
+            rows.append(row("generation", 30 / S, 1000.0 * S, **fields))
+    for epoch in (1, 2):
+        fields = {"T": 20, "S": 3, "H": 32, "seed": 0, "epochs": 2, "epoch": epoch}
+        fields["validation_bits"] = 2.1 - epoch / 10
+        rows.append(row("generation", 10, 9000.0, **fields))
+    return rows
+
+
+def _report(folder, rows, *flags):
+    """Write the report of throughput rows to a folder, and return the page's data."""
+    paths = [
+        write_rows(folder / name, found)
+        for name, found in (("rows.jsonl", rows), ("accuracy.jsonl", _trained()))
     ]
+    out = folder / "page"
+    command = ["report", "--results", paths[0], "--accuracy", paths[1], "--out", out]
+    printed(*command, *flags)
+    text = (out / "index.html").read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # opens offline
+    pattern = r'<script id="data" type="application/json">(.*?)</script>'
+    (found,) = re.findall(pattern, text, re.DOTALL)
+    assert "<" not in found
+    return json.loads(found)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def made_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    paths = [
-        write_rows(folder / name, rows)
-        for name, rows in (("rows.jsonl", _rows()), ("accuracy.jsonl", _trained()))
-    ]
-    printed(
-        "report",
-        "--results",
-        paths[0],
-        "--accuracy",
-        paths[1],
-        "--out",
-        folder / "page",
-    )
-    return folder / "page"
+    data = _report(folder, _rows())
+    return folder / "page", data
 
 
-def test_data_of_the_page(page):
-    text = (page / "index.html").read_text()
-    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # opens offline
-    (found,) = re.findall(
-        r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL
-    )
-    data = json.loads(found)
+@pytest.fixture
+def page(made_page):
+    return made_page[0]
+
+
+def test_data_of_the_page(made_page):
+    _, data = made_page
     assert (data["gemm"], data["copy"]) == (400.0, 50.0)
     assert len(data["rows"]) == 3 * 3 * 4 + 1
     line = next(
@@ -163,7 +144,6 @@ def test_data_of_the_page(page):
     )
     column = data["columns"].index("error")
     assert NASTY in [row[column] for row in data["rows"]]
-    assert "<" not in found
 
 
 def test_the_page_shows_the_rows_of_the_table(tmp_path):
@@ -185,33 +165,10 @@ def test_the_page_shows_the_rows_of_the_table(tmp_path):
         timed("A", "equinox", 8.0, noisy="wide"),
         timed("A", "ours", 1.0, git="other"),
     ]
-    paths = (
-        write_rows(tmp_path / "rows.jsonl", rows),
-        write_rows(tmp_path / "accuracy.jsonl", _trained()),
-    )
-    printed(
-        "report",
-        "--results",
-        paths[0],
-        "--accuracy",
-        paths[1],
-        "--out",
-        tmp_path,
-        "--commit",
-        "abc",
-        "--workload",
-        "A",
-    )
-    data = json.loads(
-        re.findall(
-            r'<script id="data" type="application/json">(.*?)</script>',
-            (tmp_path / "index.html").read_text(),
-            re.DOTALL,
-        )[0]
-    )
+    data = _report(tmp_path, rows, "--commit", "abc", "--workload", "A")
     table = re.findall(
         r"^\| ([a-zA-Z]+).*? \| (\d\.\d\d)(†?)",
-        (tmp_path / "summary.md").read_text().split("##")[0],
+        (tmp_path / "page" / "summary.md").read_text().split("##")[0],
         re.MULTILINE,
     )
     assert table == [

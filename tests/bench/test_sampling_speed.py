@@ -9,7 +9,6 @@ from rows import made, printed, read_lines, run_python, write_rows
 
 from bench import sampling
 from bench.schema import SAMPLING
-from lstm_jax import InputError
 
 ARGUMENTS = ["sampling", "--rounds", "1", "--units", "4", "--chars", "5", "--samples"]
 
@@ -37,22 +36,19 @@ def asked(monkeypatch) -> list:
     """
     calls = []
 
-    def run_module(arguments):
-        module, _, *flags = arguments
-        weights = Path(flags[flags.index("--weights") + 1])
-        calls.append((module.rpartition(".")[2], *flags[flags.index("--chars") + 1 :]))
-        if module.endswith("keras_tasks"):
-            weights.touch()
+    def run_function(function, weights, units, chars, samples=()):
+        calls.append((chars, *samples))
+        if "keras_tasks" in function:
+            Path(weights).touch()
             return [{"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}]
-        assert weights.exists()
-        counts = sorted({1, *map(int, flags[flags.index("--samples") + 1 :])})
+        assert Path(weights).exists()
         return [
             {"method": sampling.method_of(mode, count), "seconds": 1.0}
             for mode in ("carried", "window")
-            for count in counts
+            for count in sorted({1, *samples})
         ]
 
-    monkeypatch.setattr(sampling.timing, "run_module", run_module)
+    monkeypatch.setattr(sampling.timing, "run_function", run_function)
     return calls
 
 
@@ -71,7 +67,7 @@ def test_a_round_that_was_interrupted_is_completed(path, asked):
     )
     write_rows(path, [row])
     printed(*ARGUMENTS, "1", "--results", path)
-    assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]
+    assert asked == [(1,), (5, 1)]
     assert [row["method"] for row in read_lines(path)] == [
         "predict loop",
         "carried",
@@ -99,27 +95,5 @@ def test_other_numbers_of_samples_are_measured(path, asked):
     # one process a side gives no interval
     assert "4 units, carried: speedup over Keras' predict loop 10.0x" in lines
     assert "4 units, window: 16 samples take 1.00 times the time of one" in lines
+    assert "4 units, window: speedup over Keras' predict loop 10.0x" in lines
     assert len(asked) == 4
-
-
-def test_report_by_hand(capsys):
-    times = {
-        "predict loop": 10.0,
-        "carried": 0.1,
-        "window": 1.0,
-        "carried, 64 samples": 0.7,
-        "window, 64 samples": 20.0,
-    }
-    sampling.report(
-        [{"method": method, "seconds": seconds} for method, seconds in times.items()],
-        128,
-        (1, 64),
-    )
-    assert capsys.readouterr().out.splitlines() == [
-        "128 units, carried: speedup over Keras' predict loop 100.0x",
-        "128 units, carried: 64 samples take 7.00 times the time of one",
-        "128 units, window: speedup over Keras' predict loop 10.0x",
-        "128 units, window: 64 samples take 20.00 times the time of one",
-    ]
-    with pytest.raises(InputError, match=r"^rows: 128 units: methods \[\]"):
-        sampling.report([], 128, (64,))

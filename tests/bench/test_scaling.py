@@ -6,35 +6,30 @@ import json
 
 import numpy as np
 import pytest
-from rows import complaint, made, printed, read_lines, run_python, write_rows
+from rows import complaint, made, printed, read_lines, write_rows
 
 from bench import RESULTS, scaling
 from bench.schema import RUN_MEMORY
 
-TINY = [
-    "scaling",
-    "--grid",
-    "T=3:6,H=4",
-    "--middle",
-    "T=3,H=4,B=2",
-    "--devices",
-    "2",
-    "--rounds",
-    "1",
-    "--seconds",
-    "0.02",
-]
+MIDDLE = {"T": 10, "H": 4, "B": 2}
+COMMAND = ["scaling", "--devices", "2", "--rounds", "1", "--seconds", "0.02"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Replace the sizes by tiny ones; the middle is a point of both varied sizes."""
+    monkeypatch.setattr(scaling, "MIDDLE", MIDDLE)
+    monkeypatch.setattr(scaling, "GRID", {"T": (10, 20), "H": (4,)})
 
 
 def test_curves_of_rows():
     """A curve uses only rows with the same number of devices, in which the other two
     sizes have their values in `middle`.
     """
-    middle = {"T": 10, "H": 4, "B": 2}
 
     def line(ms, devices=1, **sizes):
         return (
-            middle
+            MIDDLE
             | {"devices": devices, "ms_per_step": ms, "peak_mib": 100 + ms}
             | sizes
         )
@@ -48,7 +43,7 @@ def test_curves_of_rows():
         line(70.0, T=20, H=8),
         line(2.0, devices=2),
     ]
-    by_steps, by_units = scaling.curves(rows, middle, (1, 2))
+    by_steps, by_units = scaling.curves(rows)
     assert by_steps == scaling.Curve("T", 1, [10, 20], [3.0, 6.0], [103.0, 106.0])
     assert (by_units.letter, by_units.sizes, by_units.ms) == ("H", [4, 8], [3.0, 9.0])
     text = (
@@ -68,8 +63,8 @@ def test_exponents_above_a_constant(power):
 
 
 def test_points_are_measured_once(path, tmp_path, monkeypatch):
-    """The middle is a point of both grids. Rows of another command or machine do not
-    count; a report has curves of each machine.
+    """Rows of another command or machine do not count; a report has curves of each
+    machine.
     """
     asked = []
     write_rows(path, [made(RUN_MEMORY)])
@@ -81,26 +76,26 @@ def test_points_are_measured_once(path, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(
         scaling.timing,
-        "run_module",
-        lambda arguments: asked.append(json.loads(arguments[3])) or [measured],
+        "run_function",
+        lambda name, point, **_: asked.append(point) or measured,
     )
     monkeypatch.setattr(scaling.timing, "CORES", 2)
     flags = ("--results", path, "--figure", tmp_path / "figure.png")
     for _ in range(2):
-        printed(*TINY, *flags)
-    assert asked == [{"T": T, "H": 4, "B": 2} for T in (3, 6)]
+        printed(*COMMAND, *flags)
+    assert asked == [MIDDLE | {"T": T} for T in (10, 20)]
     mine = scaling.hardware.machine_id()
     monkeypatch.setattr(scaling.hardware, "machine_id", lambda: "ab12")
     measured["cpu"] = "another chip"
-    names = [line.split(": ")[0] for line in printed(*TINY, *flags)[-2:]]
+    names = [line.split(": ")[0] for line in printed(*COMMAND, *flags)[-2:]]
     assert (len(asked), names) == (
         4,
         ["another chip, 2 cores (ab12)", f"AMD EPYC, 2 cores ({mine})"],
     )
-    assert printed(*TINY, *flags, "--report", "--machine", "ab12")[0].startswith(
+    assert printed(*COMMAND, *flags, "--report", "--machine", "ab12")[0].startswith(
         "another chip"
     )
-    assert complaint(*TINY, *flags, "--report", "--machine", "ef56").startswith(
+    assert complaint(*COMMAND, *flags, "--report", "--machine", "ef56").startswith(
         "bench: machine: ef56; name one of another chip, 2 cores ("
     )
 
@@ -108,12 +103,12 @@ def test_points_are_measured_once(path, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_sweep(path, tmp_path):
     figure = tmp_path / "figures" / "scaling.png"
-    command = [*TINY, "--results", str(path), "--figure", str(figure)]
-    first = run_python(["-m", "bench", *command]).splitlines()
+    command = [*COMMAND, "--results", str(path), "--figure", str(figure)]
+    printed(*command)
     rows = read_lines(path)
     assert [
         (row["T"], row["H"], row["E"], row["B"], row["devices"]) for row in rows
-    ] == [(3, 4, 4, 2, 2), (6, 4, 4, 2, 2)]
+    ] == [(10, 4, 4, 2, 2), (20, 4, 4, 2, 2)]
     assert all(
         row["ms_per_step"] > 0 and row["samples"] and row["peak_mib"] > 0
         for row in rows
@@ -121,4 +116,3 @@ def test_a_sweep(path, tmp_path):
     assert all(
         0 < form.stat().st_size < 2**20 for form in (figure, figure.with_suffix(".svg"))
     )
-    assert printed(*command) == [line for line in first if not line.startswith("round")]
