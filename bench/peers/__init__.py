@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
+from bench import hardware
 from bench.peers.base import Options
 from bench.workloads import Workload
 from lstm_jax.base.errors import InputError, require
@@ -49,9 +50,10 @@ class Peer:
         packages: packages that must be installed, and whose versions are recorded in
             the result rows.
         extra: optional dependency group of this project that installs the packages, as
-            in pip install '.[peers]'.
+            in pip install '.[peers]'; or another command.
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
+        gpu: whether the peer needs a GPU.
         recurrent_dropout: whether the peer has recurrent dropout. If not, it trains
             without it.
         cells: recurrent cells that the peer can run. Other cells than the LSTM are for
@@ -70,6 +72,7 @@ class Peer:
     extra: str = ""
     options: tuple[str, ...] = RATES
     environment: Mapping[str, str] = field(default_factory=dict)
+    gpu: bool = False
     recurrent_dropout: bool = False
     cells: tuple[str, ...] = ("lstm",)
     kinds: str = COMMON_KINDS
@@ -91,15 +94,18 @@ class Peer:
         return f"no {work.cell} in {work.base}"
 
     def missing(self) -> str:
-        """Return "" if the packages of the library are installed, or else what is
-        missing.
+        """Return "" if the library can run on this machine. Otherwise return what is
+        missing: packages or a GPU.
         """
         packages = [
             name for name in self.packages if find_spec(MODULES.get(name, name)) is None
         ]
         if not packages:
-            return ""
-        return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
+            return "a GPU is missing" if self.gpu and not hardware.gpu() else ""
+        command = self.extra
+        if " " not in command:
+            command = f"pip install '.[{command}]'"
+        return f"{' and '.join(packages)} is missing: {command}"
 
 
 def _torch(name: str, title: str, *options: str) -> Peer:
@@ -134,6 +140,8 @@ _OURS: Any = {"options": ("backend", *RATES), "recurrent_dropout": True}
 _RUNTIME: Any = {"kinds": "evaluation", "loads_jax": False}
 _RESETS: Any = {"options": (), "kinds": "recurrence", "resets": True}
 _SUCCESSOR: Any = {"options": (), "kinds": "recurrence"}
+# it needs an older typeguard than tyro does
+NO_DEPS = "pip install einops sentencepiece && pip install --no-deps recurrentgemma"
 TABLE = (
     Peer(
         OURS,
@@ -155,6 +163,7 @@ TABLE = (
     ),
     _torch("torch_lstm", "nn.LSTM, fused Adam", "dtype"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
+    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", ("jax",), gpu=True),
     Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", ("flax",)),
     Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", ("flax",)),
     Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("dm-haiku",), "peers"),
@@ -202,6 +211,15 @@ TABLE = (
         ("mlstm-kernels", "torch"),
         "more-peers",
         cells=("mlstm",),
+        **_SUCCESSOR,
+    ),
+    Peer(
+        "recurrentgemma",
+        "recurrentgemma {recurrentgemma}",
+        "recurrentgemma_rg_lru",
+        ("recurrentgemma", "flax"),
+        NO_DEPS,
+        cells=("rg_lru",),
         **_SUCCESSOR,
     ),
     Peer(
