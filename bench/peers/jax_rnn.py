@@ -1,5 +1,6 @@
 """Benchmark of jax.experimental.rnn, which is cuDNN's LSTM and needs a GPU."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -75,4 +76,5 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             | rest
         )
 
-    return jax_step.build(work, arrays, tree, forward, to_ours, BIASES)
+    built = jax_step.build(work, arrays, tree, forward, to_ours)
+    return replace(built, note=BIASES)
