@@ -49,7 +49,7 @@ def near(got: Any, want: Any) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def alike(rows: list[float], units: int) -> np.ndarray:
+def alike(rows: Any, units: int) -> np.ndarray:
     """Repeat each number for all units."""
     return np.repeat(np.asarray(rows)[..., None], units, axis=-1)
 
@@ -373,7 +373,8 @@ def test_compute_output_shape(sequences):
     for batch, steps in ((3, 4), (None, None)):
         layer = make("two", 5, 8, return_sequences=sequences, return_state=True)
         outputs = (batch, steps, 8) if sequences else (batch, 8)
-        wanted = (outputs, TwoStates(*[(batch, 8)] * 3))
+        part: Any = (batch, 8)
+        wanted = (outputs, TwoStates(part, part, part))
         assert layer.compute_output_shape((batch, steps, 5)) == wanted
     for shape in ((3, 4), (3, 4, 6)):
         with pytest.raises(InputError, match=r"; give \(batch, steps, 5\)$"):
