@@ -10,7 +10,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(DOCS / "_ext"), str(ROOT), str(ROOT / "tests" / "keras_ported")]
+sys.path[:0] = [str(DOCS / "_ext"), str(ROOT)]
 # of the kernels that run the code cells
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT), os.environ.get("PYTHONPATH", "")]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import api
 import commands
-import keras_table
 import messages
 import outside
 import rows
@@ -25,7 +24,6 @@ FOLDER = Path(__file__).parents[1] / "reference" / "generated"
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands.page,
     "bench.md": commands.bench_page,
-    "keras_tests.md": keras_table.page,
     "messages.md": messages.page,
     "leaderboard.md": rows.leaderboard,
     "rows.md": rows.page,

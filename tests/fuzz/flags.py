@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import tyro
 
 from lstm_jax.lab.commands import COMMANDS
-from tests.fuzz.case import Verdict
-from tests.fuzz.judge import NOTHING, run_and_judge
+from tests.fuzz.judge import NOTHING, Verdict, run_and_judge
 from tests.fuzz.shell import Command, Shell
 from tests.fuzz.world import ASK, TRAIN, World
 

@@ -5,27 +5,21 @@ The results of the resumed run must be bit-identical to those of an uninterrupte
 """
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.base.errors import RESTART
-from tests.fuzz.case import Verdict
-from tests.fuzz.judge import fault_of, left_behind, snapshot
-from tests.fuzz.runs import final
-from tests.fuzz.shell import HANGS, PATIENT, Command, Outcome, Shell
+from tests.fuzz.files import final, without_times
+from tests.fuzz.judge import Verdict, fault_of, left_behind, snapshot
+from tests.fuzz.shell import Command, Outcome, Shell
 from tests.fuzz.world import TRAIN, World
 
-EPOCHS = 3
 FLAGS = {
-    task: f"{flags.replace('--epochs 2', f'--epochs {EPOCHS}')} --checkpoint-steps 2"
+    task: f"{flags.replace('--epochs 2', '--epochs 3')} --checkpoint-steps 2"
     for task, flags in TRAIN.items()
 }
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -48,55 +42,17 @@ _lock = threading.Lock()
 
 
 def command_of(
-    task: str, resume: bool, signals: tuple[tuple[float, int], ...] = ()
+    task: str, folder: Path, signals: tuple[tuple[float, int], ...] = ()
 ) -> Command:
-    """Return the command that trains or resumes a run of a task.
+    """Return the command that trains a run of a task, or resumes it if it has begun.
 
     The command gets the given signals, which are pairs (seconds after the start, number
     of the signal).
     """
-    return Command(
-        ("train", task, *FLAGS[task].split(), "--run", RUN, *["--resume"] * resume),
-        signals=signals,
-    )
-
-
-def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
-    """Run a command: in a new Python process if `fresh` is true, else in a process that
-    is forked from the server.
-    """
-    if not fresh:
-        return shell.run(command, folder)
-    began = time.monotonic()
-    words = [sys.executable, "-m", "lstm_jax.lab.cli", *command.arguments]
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | {
-        "stdin": subprocess.DEVNULL
-    }
-    environment = shell.environment | {"TMPDIR": str(folder.parent)}
-    with subprocess.Popen(
-        words,
-        cwd=folder,
-        env=environment,
-        process_group=0,
-        text=True,
-        errors="replace",
-        **pipes,
-    ) as process:
-        timers = [
-            threading.Timer(moment, process.send_signal, [number])
-            for moment, number in command.signals
-        ]
-        hang = threading.Timer(
-            PATIENT + HANGS, os.killpg, [process.pid, signal.SIGKILL]
-        )
-        for timer in (*timers, hang):
-            timer.start()
-        out, err = process.communicate()
-        seconds = time.monotonic() - began
-        for timer in (*timers, hang):
-            timer.cancel()
-    ended = "hang" if seconds >= PATIENT + HANGS else ""
-    return Outcome(command, process.returncode, out, err, ended, seconds, False, ())
+    words = ["train", task, *FLAGS[task].split(), "--run", RUN]
+    if (folder / RUN / "config.json").exists():
+        words.append("--resume")
+    return Command(tuple(words), signals=signals)
 
 
 def whole(task: str, shell: Shell, world: World) -> Whole:
@@ -104,77 +60,49 @@ def whole(task: str, shell: Shell, world: World) -> Whole:
     with _lock:
         if (world.root, task) not in _whole:
             with world.case() as folder:
-                outcome = shell.run(command_of(task, resume=False), folder)
+                outcome = shell.run(command_of(task, folder), folder)
                 if outcome.code != 0:
                     raise RuntimeError(f"{outcome.command}: {outcome.err}")
-                _whole[world.root, task] = Whole(
-                    final(folder / RUN), rows_of(folder), outcome.seconds
-                )
+                found = Whole(final(folder / RUN), rows_of(folder), outcome.seconds)
+                _whole[world.root, task] = found
         return _whole[world.root, task]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl without times."""
-    rows = [
-        json.loads(line)
-        for line in (folder / RUN / "metrics.jsonl").read_text().splitlines()
-    ]
-    return [
-        {key: value for key, value in row.items() if "second" not in key}
-        for row in rows
-    ]
+    lines = (folder / RUN / "metrics.jsonl").read_text().splitlines()
+    return without_times([json.loads(line) for line in lines])
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     """Stop a run once or twice, resume it, compare it with the uninterrupted run, and
     return the verdict.
     """
-    task, fresh = draw.choice(list(FLAGS)), draw.random() < 0.4
+    task = draw.choice(list(FLAGS))
     known = whole(task, shell, world)
-    seconds = known.seconds + shell.startup * fresh
-    stops = [
-        (draw.uniform(0, 1.05), draw.choice(SIGNALS))
-        for _ in range(draw.choice((1, 1, 2)))
-    ]
-    told = ", then ".join(
-        f"{signal.Signals(number).name} after {share:.0%}" for share, number in stops
-    )
-    line = f"train {task} {'as a new process' if fresh else 'forked'}: {told}"
+    count = draw.choice((1, 1, 2))
+    stops = [(draw.uniform(0, 1.05), draw.choice(SIGNALS)) for _ in range(count)]
+    names = [f"{number.name} after {share:.0%}" for share, number in stops]
     with world.case() as folder:
         before = set(snapshot(folder))
-        fault = ""
+        faults = []
         for share, number in stops:
-            command = command_of(task, _begun(folder), ((share * seconds, number),))
-            outcome = start(fresh, command, shell, folder)
-            fault = fault or _stop_fault(outcome, number)
-        outcome = start(False, command_of(task, _begun(folder)), shell, folder)
-        fault = fault or _end_fault(outcome, folder, known, before)
-    return Verdict.of(line, outcome, [fault])
+            signals = ((share * known.seconds, number),)
+            outcome = shell.run(command_of(task, folder, signals), folder)
+            faults.append(_stop_fault(outcome, number))
+        outcome = shell.run(command_of(task, folder), folder)
+        faults.append(_end_fault(outcome, folder, known, before))
+    return Verdict.of(f"train {task}: {', then '.join(names)}", outcome, faults)
 
 
-def _begun(folder: Path) -> bool:
-    """Return whether the folder holds a run that can be resumed, that is, whether the
-    config file of the run exists.
-
-    If it does not exist, the training command must be given without --resume.
-    """
-    return (folder / RUN / "config.json").exists()
-
-
-def _stop_fault(outcome: Outcome, number: int) -> str:
-    name = signal.Signals(number).name
+def _stop_fault(outcome: Outcome, number: signal.Signals) -> str:
     if fault := fault_of(outcome):
-        return f"{name}: {fault}"
-    # interrupted while Python starts or ends, see `fault_of`
+        return f"{number.name}: {fault}"
+    # interrupted while Python ends, see `fault_of`
     by_python = outcome.code == 1 and "Traceback" in outcome.err
-    expected = (
-        (0, 130, RESTART, -number) if number == signal.SIGTERM else (0, 130, -number)
-    )
-    return (
-        ""
-        if by_python or outcome.code in expected
-        else f"exit code {outcome.code} after {name}: {outcome.err[-200:]}"
-    )
+    expected = {0, 130, -number} | ({RESTART} if number == signal.SIGTERM else set())
+    if by_python or outcome.code in expected:
+        return ""
+    return f"exit code {outcome.code} after {number.name}: {outcome.err[-200:]}"
 
 
 def _end_fault(outcome: Outcome, folder: Path, known: Whole, before: set[str]) -> str:

@@ -1,5 +1,5 @@
 """Mutations that damage the bytes of a file: flipped bits, cuts, splices, edited
-numbers and sizes, other encodings, deep nesting.
+numbers and words, other encodings, deep nesting.
 """
 
 import random
@@ -7,13 +7,13 @@ import re
 import struct
 from collections.abc import Callable
 
-CHUNKS = (
+SPECIAL = (
+    b"",
     b"\x00",
     b"\xff\xfe",
     b"\xef\xbb\xbf",
     b'"',
     b"\n",
-    b"\r\n",
     b"\r",
     b",",
     b"\\ud800",
@@ -22,33 +22,16 @@ CHUNKS = (
     b"]",
     b"\x1a",
     b"\x85",
+    # a reader may take these for a size
+    *(struct.pack("<I", size) for size in (0, 1, 2**15, 2**31 - 1, 2**31, 2**32 - 1)),
 )
+"""Bytes that have a meaning in some file format."""
 NUMBERS = (
-    b"-1",
-    b"0",
-    b"nan",
-    b"inf",
-    b"-inf",
-    b"1e300",
-    b"1e400",
-    b"1e-320",
-    b"9" * 5000,
-    b"2147483648",
-    b"9223372036854775808",
-    b"1_0",
-)
-NUMBERS += (
-    b"",
-    b"true",
-    b"null",
-    b"[1]",
-    b"0x10",
-    b"10000-01-01",
-    b"9999-12-31T23:59:59",
-    b"0001-01-01",
-    b"2020-02-30",
-)
-SIZES = (0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
+    b"-1 0 nan inf -inf 1e300 1e400 1e-320 2147483648 9223372036854775808 1_0 true null"
+    b" [1] 0x10 10000-01-01 9999-12-31T23:59:59 0001-01-01 2020-02-30"
+).split()
+NUMBERS += [b"", b"9" * 5000]
+ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-7")
 
 Mutation = Callable[[random.Random, bytes], bytes]
 """Function from a source of random numbers and the content of a file to the damaged
@@ -56,55 +39,29 @@ content."""
 
 
 def flip_bit(draw, content):
-    """Flip one bit."""
     place = draw.randrange(len(content))
-    return (
-        content[:place]
-        + bytes([content[place] ^ 1 << draw.randrange(8)])
-        + content[place + 1 :]
-    )
-
-
-def flip_bits(draw, content):
-    """Flip 2 to 20 bits."""
-    for _ in range(draw.randint(2, 20)):
-        content = flip_bit(draw, content)
-    return content
-
-
-def set_byte(draw, content):
-    """Replace one byte by a random one."""
-    place = draw.randrange(len(content))
-    return content[:place] + bytes([draw.randrange(256)]) + content[place + 1 :]
+    flipped = content[place] ^ 1 << draw.randrange(8)
+    return content[:place] + bytes([flipped]) + content[place + 1 :]
 
 
 def truncate(draw, content):
-    """Keep only the beginning of the content."""
     return content[: draw.randrange(len(content))]
 
 
 def splice(draw, content):
-    """Insert a copy of a part of the content at another place."""
-    start, place = draw.randrange(len(content)), draw.randrange(len(content))
-    return (
-        content[:place]
-        + content[start : start + draw.randint(1, 200)]
-        + content[place:]
+    """Replace a part of the content, which may be empty, by special bytes, a copy of
+    another part, or a random byte.
+    """
+    place, start = draw.randrange(len(content)), draw.randrange(len(content))
+    new = draw.choice(
+        (
+            draw.choice(SPECIAL),
+            content[start : start + draw.randint(1, 200)],
+            draw.randbytes(1),
+        )
     )
-
-
-def remove(draw, content):
-    """Remove a part of the content."""
-    start = draw.randrange(len(content))
-    return content[:start] + content[start + draw.randint(1, 200) :]
-
-
-def insert(draw, content):
-    """Insert bytes that have a special meaning in some file format."""
-    place = draw.randrange(len(content) + 1)
-    return (
-        content[:place] + draw.choice(CHUNKS) * draw.choice((1, 1, 3)) + content[place:]
-    )
+    end = place + draw.choice((0, len(new), draw.randint(1, 200)))
+    return content[:place] + new + content[end:]
 
 
 def edit_digit(draw, content):
@@ -113,11 +70,8 @@ def edit_digit(draw, content):
     if not digits:
         return flip_bit(draw, content)
     match = draw.choice(digits)
-    return (
-        content[: match.start()]
-        + b"%d" % ((int(match[0]) + draw.randint(1, 9)) % 10)
-        + content[match.end() :]
-    )
+    new = (int(match[0]) + draw.randint(1, 9)) % 10
+    return content[: match.start()] + b"%d" % new + content[match.end() :]
 
 
 def edit_number(draw, content):
@@ -129,16 +83,6 @@ def edit_number(draw, content):
     return content[: match.start()] + draw.choice(NUMBERS) + content[match.end() :]
 
 
-def edit_size(draw, content):
-    """Overwrite four bytes by an integer that a reader may take for a size."""
-    place = draw.randrange(max(1, len(content) - 4))
-    return (
-        content[:place]
-        + struct.pack(draw.choice("<>") + "I", draw.choice(SIZES))
-        + content[place + 4 :]
-    )
-
-
 def edit_word(draw, content):
     """Double or remove a word, convert it to upper case, or replace it by another word,
     an accented letter or a very long word.
@@ -147,16 +91,8 @@ def edit_word(draw, content):
     if not found:
         return content
     match = draw.choice(found[: draw.choice((3, len(found)))])
-    new = draw.choice(
-        (
-            b"",
-            match[0] * 2,
-            draw.choice(found)[0],
-            match[0].upper(),
-            b"\xc3\xa9",
-            b"x" * 100_000,
-        )
-    )
+    word, other = match[0], draw.choice(found)[0]
+    new = draw.choice((b"", word * 2, other, word.upper(), b"\xc3\xa9", b"x" * 100_000))
     return content[: match.start()] + new + content[match.end() :]
 
 
@@ -165,18 +101,12 @@ def encode(draw, content):
     are not valid UTF-8.
     """
     text = content.decode("latin-1")
-    encodings = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-7")
-    ends = (
-        text.replace("\n", "\r\n"),
-        text.replace("\n", "\r"),
-        text.replace("\n", "\u2028"),
-        text.replace("e", "\xe9"),
+    if draw.random() < 0.6:
+        return text.encode(draw.choice(ENCODINGS))
+    old, new = draw.choice(
+        (("\n", "\r\n"), ("\n", "\r"), ("\n", "\u2028"), ("e", "\xe9"))
     )
-    return (
-        draw.choice(ends).encode("latin-1", "replace")
-        if draw.random() < 0.4
-        else text.encode(draw.choice(encodings))
-    )
+    return text.replace(old, new).encode("latin-1", "replace")
 
 
 def nest(draw, content):
@@ -189,33 +119,11 @@ def nest(draw, content):
 
 def empty(draw, content):
     """Replace the content by nothing or by a few bytes without meaning."""
-    return draw.choice(
-        (b"", b"\n", b"\x00" * 100, content[:1], b"\xef\xbb\xbf", b" " * 50)
-    )
+    return draw.choice((b"", b"\n", b"\x00" * 100, content[:1], b" " * 50))
 
 
-ANY = (
-    flip_bit,
-    flip_bits,
-    set_byte,
-    truncate,
-    splice,
-    remove,
-    insert,
-    edit_size,
-    empty,
-)
-TEXTUAL = (
-    *ANY,
-    edit_number,
-    edit_number,
-    edit_number,
-    edit_word,
-    edit_word,
-    encode,
-    encode,
-    nest,
-)
+ANY = (flip_bit, flip_bit, truncate, splice, splice, splice, empty)
+TEXTUAL = (*ANY, edit_number, edit_number, edit_word, edit_word, encode, encode, nest)
 
 
 def mutated(draw, content, kinds):

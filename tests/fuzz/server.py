@@ -24,18 +24,19 @@ from typing import Any
 POLL = 0.01
 FILE_BYTES = 2**30
 MODULES = (
-    *(f"lstm_jax.lab.{name}" for name in ("demo", "tasks")),
-    *(
-        f"lstm_jax.lab.inspection.{name}"
-        for name in ("embedding_space", "figures", "text_map")
-    ),
-    *("lstm_jax.lab.cli", "lstm_jax.convert", "lstm_jax.lab.machine.compilation_cache"),
+    "lstm_jax.convert",
+    "lstm_jax.lab.cli",
+    "lstm_jax.lab.demo",
+    "lstm_jax.lab.inspection.embedding_space",
+    "lstm_jax.lab.inspection.figures",
+    "lstm_jax.lab.inspection.text_map",
+    "lstm_jax.lab.machine.compilation_cache",
+    "lstm_jax.lab.tasks",
     # the library imports these on use
-    *("orbax.checkpoint", "scipy.stats"),
-    *(
-        "tensorboard.compat.proto.summary_pb2",
-        "tensorboard.compat.tensorflow_stub.pywrap_tensorflow",
-    ),
+    "orbax.checkpoint",
+    "scipy.stats",
+    "tensorboard.compat.proto.summary_pb2",
+    "tensorboard.compat.tensorflow_stub.pywrap_tensorflow",
 )
 """Modules that a command may need."""
 
@@ -73,7 +74,7 @@ def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
     """
     began = time.monotonic()
     signals = sorted(request["signals"])
-    answer: dict[str, Any] = {"ended": "", "peak": 0}
+    answer: dict[str, Any] = {"ended": ""}
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         passed = time.monotonic() - began
@@ -86,12 +87,13 @@ def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
             return answer
         while signals and passed >= signals[0][0]:
             os.kill(child, signals.pop(0)[1])
-        answer["peak"] = max(answer["peak"], _resident(child))
-        if passed > request["limit"] or answer["peak"] > request["memory"]:
-            answer["ended"] = answer["ended"] or (
-                "hang" if passed > request["limit"] else "memory"
-            )
-            os.kill(child, signal.SIGKILL)
+        if not answer["ended"]:
+            if passed > request["limit"]:
+                answer["ended"] = "hang"
+            elif _resident(child) > request["memory"]:
+                answer["ended"] = "memory"
+            if answer["ended"]:
+                os.kill(child, signal.SIGKILL)
         time.sleep(POLL)
 
 
@@ -122,9 +124,6 @@ def become(request: dict[str, Any]) -> int:
     from tests.fuzz.guard import watch
 
     watch([Path(root) for root in request["roots"]], notes)
-    if request["call"]:
-        module, _, name = request["call"].partition(":")
-        return getattr(importlib.import_module(module), name)(*request["arguments"])
     from lstm_jax.lab import cli
 
     return cli.main(request["arguments"])

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,6 @@ class Command:
         stdout: "file" to return standard output, "closed" to close it, or the path of a
             file or device that gets it.
         encoding: encoding of the standard streams.
-        call: function "module:function" that is called with the arguments instead of
-            lstm-jax, or "".
         signals: signals to send to the command, as pairs (seconds after its start,
             signal number). If there are any, the command is not interrupted when it
             takes long.
@@ -51,7 +48,6 @@ class Command:
     stdin: bytes = b""
     stdout: str = "file"
     encoding: str = "utf-8"
-    call: str = ""
     signals: tuple[tuple[float, int], ...] = ()
 
     def __str__(self) -> str:
@@ -59,11 +55,7 @@ class Command:
         around += (
             "" if self.encoding == "utf-8" else f" (PYTHONIOENCODING={self.encoding})"
         )
-        return (
-            (f"{self.call}(...) " if self.call else "lstm-jax ")
-            + shlex.join(self.arguments)
-            + around
-        )
+        return f"lstm-jax {shlex.join(self.arguments)}{around}"
 
 
 @dataclass(frozen=True)
@@ -116,8 +108,6 @@ class Shell:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self.writable = tuple(writable)
-        self.startup = 0.0
-        """Seconds that the server took to start, mostly for imports."""
         self._process: Any = None
 
     def __enter__(self) -> Self:
@@ -150,7 +140,6 @@ class Shell:
         answer = self._answer(
             {
                 "arguments": command.arguments,
-                "call": command.call,
                 "folder": str(folder),
                 "roots": [str(root) for root in (folder, names["tmp"], *self.writable)],
                 "notes": str(names["notes"]),
@@ -180,13 +169,12 @@ class Shell:
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._process is None or self._process.poll() is not None:
-            began, words = time.monotonic(), [sys.executable, "-m", "tests.fuzz.server"]
+            words = [sys.executable, "-m", "tests.fuzz.server"]
             pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
             self._process = subprocess.Popen(
                 words, env=self.environment, cwd=ROOT, start_new_session=True, **pipes
             )
             self._process.stdout.readline()
-            self.startup = time.monotonic() - began
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
