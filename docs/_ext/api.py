@@ -59,7 +59,7 @@ PACKAGES: dict[str, list[str]] = {
         "lab.inspection",
         "figures embedding_space text_map trace attribution window collectives pages",
     ),
-    "files": _modules("lab.files", "padding tables shard_folder"),
+    "files": _modules("lab.files", "padding tables mapped"),
     "machine": _modules("lab.machine", "processes compilation_cache"),
 }
 """Dict from the name of each page to its modules. The page "lstm_jax" has no modules:

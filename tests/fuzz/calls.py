@@ -50,7 +50,7 @@ def shards(path: str) -> int:
 
     def read(folder: Path) -> None:
         if folder.name == "text-shards":
-            arrays = [read_shards(folder)[:]]
+            arrays = [read_shards(folder).ids[:]]
         else:
             reviews = read_review_shards(folder).train
             arrays = [

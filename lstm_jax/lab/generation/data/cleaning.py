@@ -1,6 +1,7 @@
 """Cleaning of articles before they are encoded as ids."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import AnyStr
 
 from lstm_jax.base.checks import checked
@@ -32,23 +33,31 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
 
     No recipe normalises Unicode. `InputError` is raised if `recipe` has another value.
     """
-    if checked("clean", recipe, Recipe) in ("none", "exact"):
-        return text
-    if isinstance(text, bytes):
-        return (
-            text.lower()
-            if recipe == "lower"
-            else clean(text.decode("latin-1"), recipe).encode("latin-1")
-        )
-    if recipe == "lower":
-        return "".join(block.lower() for block in blocks(text))
-    # Each block except the last ends in white space, so its result ends in a space; a
-    # space at the start of the next block is removed.
-    kept = "".join(
-        _RUN.sub(" ", _REMOVED.sub(" ", block)).removeprefix(" ")
-        for block in blocks(text)
-    ).removesuffix(" ")
-    return kept if recipe == "source-cased" else kept.lower()
+    checked("clean", recipe, Recipe)
+    if isinstance(text, str):
+        return "".join(clean_pieces(blocks(text), recipe))
+    if recipe.startswith("source"):
+        return clean(text.decode("latin-1"), recipe).encode("latin-1")
+    return text.lower() if recipe == "lower" else text
+
+
+def clean_pieces(pieces: Iterable[str], recipe: str) -> Iterator[str]:
+    """Yield a text, which comes in pieces, cleaned; see `clean`. With the recipe
+    "lower", no word may be divided.
+    """
+    gap = begun = False  # whether a space, or any text, stands before a piece
+    for piece in pieces:
+        if not recipe.startswith("source"):
+            yield piece.lower() if recipe == "lower" else piece
+            continue
+        spaced = _RUN.sub(" ", _REMOVED.sub(" ", piece))
+        kept = spaced.strip(" ")
+        if recipe == "source":
+            kept = kept.lower()
+        gap = gap or spaced.startswith(" ")
+        if kept:
+            yield f" {kept}" if gap and begun else kept
+            begun, gap = True, spaced.endswith(" ")
 
 
 def unix_line_ends(text: str) -> str:

@@ -15,6 +15,7 @@ from numpy import ndarray
 from lstm_jax.base.checks import Count, Share, check_number, checked, frozen
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.types import AnyPath, Texts
+from lstm_jax.lab.files.mapped import MappedIds
 from lstm_jax.lab.generation.config import Clean as Recipe
 from lstm_jax.lab.generation.config import Token, Unseen
 from lstm_jax.lab.generation.data.characters import (
@@ -25,7 +26,7 @@ from lstm_jax.lab.generation.data.characters import (
     shown,
 )
 from lstm_jax.lab.generation.data.cleaning import clean, unix_line_ends
-from lstm_jax.lab.generation.data.shards import ShardedText, read_shards
+from lstm_jax.lab.generation.data.shards import read_shards
 from lstm_jax.lab.generation.data.sources import (
     Paths,
     embedded_articles,
@@ -41,9 +42,9 @@ class Corpus:
     split.
     """
 
-    train: ndarray | ShardedText
+    train: ndarray | MappedIds
     """(T,) ids of the training split. For a corpus in shards, this field is a
-    `ShardedText`, whose ids stay in memory-mapped files. The dtype is the smallest of
+    `MappedIds`, whose ids stay in memory-mapped files. The dtype is the smallest of
     uint8, uint16 and int32 that can represent every id."""
     validation: ndarray
     """(T',) ids of the validation split, which is the end of the text. The dtype is
@@ -314,26 +315,24 @@ def sharded_corpus(
     check_number("validation", validation, Share)
     text = read_shards(folder)
     for name, wanted, found in (
-        ("clean", recipe, text.index.recipe),
+        ("clean", recipe, text.recipe),
         ("unit", unit, text.characters.unit),
     ):
-        require(
-            wanted == found,
-            name,
-            wanted,
-            f"the shards in {folder} have {found}: give it, or write others",
-        )
-    cut = len(text) - round(len(text) * validation)
-    train, held_out = text.part(0, cut), text[cut:]
+        remedy = f"the shards in {folder} have {found}: give it, or write others"
+        require(wanted == found, name, wanted, remedy)
+    ids = text.ids
+    cut = len(ids) - round(len(ids) * validation)
+    train = ids.part(0, cut)
+    held_out = ids[cut:]
     _require_windows(train, held_out, length, validation)
     unknown = article_starts([])
     return Corpus(
         train,
         held_out,
         text.characters,
-        text.index.articles,
+        text.articles,
         0,
-        text.index.fingerprint,
+        text.fingerprint,
         unknown,
         unknown,
     )
@@ -411,7 +410,7 @@ def cleaned_articles(
 
 
 def _require_windows(
-    train: ndarray | ShardedText,
+    train: ndarray | MappedIds,
     held_out: ndarray,
     length: int,
     share: float,

@@ -21,9 +21,6 @@ from lstm_jax.lab.sentiment.data.grammar import (
 from lstm_jax.lab.sentiment.data.keras_imdb import find_word_index, keras_vocabulary
 from lstm_jax.lab.sentiment.data.shards import (
     PaddedReviews,
-    Reviews,
-    ShardedReviews,
-    ShardedSplit,
     read_review_shards,
     write_review_shards,
 )

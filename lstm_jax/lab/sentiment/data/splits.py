@@ -29,10 +29,10 @@ class EncodedSplit:
     values: Any
     """One-dimensional int32 array of the ids of all reviews, concatenated. Each review
     begins with the start id 1. For reviews in files, it is a `MappedIds` with all
-    reviews in the folder, including those of other splits."""
+    reviews of the file."""
     offsets: ndarray
     """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`. For reviews in
-    files, the offsets of all reviews in the folder."""
+    files, the offsets of all reviews of the file."""
     labels: ndarray
     """(N,) int32: 0 negative, 1 positive."""
     groups: ndarray
