@@ -11,10 +11,10 @@ from made_reviews import made_rows, members
 from refused import refused
 
 from lstm_jax.lab.sentiment.data import (
-    acl_imdb,
     download_archive,
     load_reviews,
     prepare,
+    reviews,
     verify_archive,
 )
 
@@ -139,11 +139,11 @@ def test_one_class_or_nothing_is_refused(archive, folder):
 
 
 def test_wrong_checksum(archive, tmp_path, monkeypatch):
-    path = archive().rename(tmp_path / acl_imdb.ARCHIVE_NAME)
+    path = archive().rename(tmp_path / reviews.ARCHIVE_NAME)
     # `prepare` would next download the word index
     for read in (load_reviews, lambda path: prepare(data=str(path))):
         refused(r"size of .* instead of 84125825.*download it again", read, path)
-    monkeypatch.setattr(acl_imdb, "ARCHIVE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(reviews, "ARCHIVE_BYTES", path.stat().st_size)
     refused(
         r"sha256 of .* instead of c40f74a1.*download it again", verify_archive, path
     )
@@ -169,7 +169,7 @@ def test_download(archive, tmp_path, monkeypatch):
     refused("size of", download_archive, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
-    monkeypatch.setattr(acl_imdb, "verify_archive", lambda path: None)
+    monkeypatch.setattr(reviews, "verify_archive", lambda path: None)
     seen = []
     path = download_archive(
         tmp_path / "new", lambda done, total: seen.append((done, total))

@@ -19,8 +19,8 @@ from lstm_jax.lab.files.tables import table_rows
 from lstm_jax.lab.generation.data import read_articles, read_byte_articles
 from lstm_jax.lab.generation.data.sources import FORMS as TEXT_FORMS
 from lstm_jax.lab.sentiment.data import load_reviews
+from lstm_jax.lab.sentiment.data.reviews import read_texts
 from lstm_jax.lab.sentiment.data.sources import FORMS
-from lstm_jax.lab.sentiment.data.tables import read_texts
 
 
 def test_the_documented_examples_are_read(tmp_path):

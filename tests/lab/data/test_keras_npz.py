@@ -15,9 +15,9 @@ from keras.datasets import imdb as keras_imdb
 from keras.src.datasets import imdb as keras_source
 from refused import refused
 
-from lstm_jax.lab.sentiment.data import keras_imdb as files
+from lstm_jax.lab.sentiment.data import dataset as files
 from lstm_jax.lab.sentiment.data import load_reviews, prepare
-from lstm_jax.lab.sentiment.data.keras_imdb import read_keras_npz
+from lstm_jax.lab.sentiment.data.dataset import read_keras_npz
 
 RNG = np.random.default_rng(0)
 

@@ -170,21 +170,6 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
         )
 
 
-def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypatch):
-    """The fingerprint differs from that of older versions only if older versions may
-    have made another validation part.
-
-    All copies of a review are in the same part. Reviews are copies if they have the
-    same words; in older versions, if they had the same ids. For the reviews of this
-    test, the two rules differ with `num_words=4`, but not with all words.
-    """
-    options["vocabulary"] = "frequency"
-    few, many = (prepare(**options | {"num_words": number}) for number in (4, None))
-    monkeypatch.setattr(dataset, "row_sets", lambda *_: (None, 0))
-    assert prepare(**options | {"num_words": 4}).fingerprint != few.fingerprint
-    assert prepare(**options | {"num_words": None}).fingerprint == many.fingerprint
-
-
 def test_reviews_without_a_word_of_keras(jsonl, options):
     table = jsonl / "chinese.csv"
     table.write_text(

@@ -32,7 +32,7 @@ from lstm_jax.lab.sentiment.data import (
     synthetic_splits,
     write_review_shards,
 )
-from lstm_jax.lab.sentiment.data import splits as reviews_module
+from lstm_jax.lab.sentiment.data import dataset as reviews_module
 
 PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", "x")
 RECIPES = ("source", "source-cased", "lower", "none", "exact")

@@ -15,8 +15,8 @@ from refused import refused
 from lstm_jax.lab.sentiment.data import (
     Vocabulary,
     build_vocabulary,
+    dataset,
     find_word_index,
-    keras_imdb,
     keras_vocabulary,
     tokenize,
 )
@@ -157,9 +157,7 @@ def test_find_word_index(tmp_path, monkeypatch):
     )
     assert list(cache.iterdir()) == []
 
-    monkeypatch.setattr(
-        keras_imdb, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72"
-    )
+    monkeypatch.setattr(dataset, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72")
     reply = BytesIO(b"abc")
     reply.headers = {}
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: reply)

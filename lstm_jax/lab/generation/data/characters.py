@@ -18,7 +18,7 @@ from lstm_jax.base.reading import encode_utf8, read_input
 from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.generation.config import Token, Unit
-from lstm_jax.lab.generation.data.cleaning import blocks
+from lstm_jax.lab.generation.data.sources import blocks
 
 BYTES = tuple(map(chr, range(256)))
 SHOWN = 5  # an error message shows at most this many characters

@@ -26,8 +26,12 @@ from lstm_jax.lab.files.mapped import (
 from lstm_jax.lab.generation.config import Clean as Recipe
 from lstm_jax.lab.generation.config import Unit
 from lstm_jax.lab.generation.data.characters import Characters
-from lstm_jax.lab.generation.data.cleaning import clean_pieces
-from lstm_jax.lab.generation.data.sources import DESCRIPTION, Paths, source_files
+from lstm_jax.lab.generation.data.sources import (
+    DESCRIPTION,
+    Paths,
+    clean_pieces,
+    source_files,
+)
 
 PIECE = 1 << 20
 """Number of characters of a file that are read at a time, besides the rest of a line."""

@@ -14,7 +14,12 @@ import random
 import numpy as np
 
 from lstm_jax.base.errors import require
-from lstm_jax.lab.sentiment.data.form import Review, TextSplit, TextSplits, text_split
+from lstm_jax.lab.sentiment.data.reviews import (
+    Review,
+    TextSplit,
+    TextSplits,
+    text_split,
+)
 
 
 def _words(text: str, between: str = " ") -> list[str]:

@@ -21,9 +21,8 @@ from lstm_jax.base.types import AnyPath, Progress, Values
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.files.mapped import REVIEWS, open_folder, write_folder, write_ids
 from lstm_jax.lab.files.tables import ENDINGS, is_table
-from lstm_jax.lab.sentiment.data.form import check_classes
-from lstm_jax.lab.sentiment.data.splits import EncodedReviews, EncodedSplit
-from lstm_jax.lab.sentiment.data.tables import table_reviews
+from lstm_jax.lab.sentiment.data.dataset import EncodedReviews, EncodedSplit
+from lstm_jax.lab.sentiment.data.reviews import check_classes, table_reviews
 from lstm_jax.lab.sentiment.data.vocabulary import (
     FIRST_WORD,
     UNKNOWN,

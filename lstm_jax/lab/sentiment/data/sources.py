@@ -10,20 +10,19 @@ from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.reading import locate
 from lstm_jax.base.types import AnyPath
 from lstm_jax.lab.files.tables import ENDINGS
-from lstm_jax.lab.sentiment.data.acl_imdb import (
+from lstm_jax.lab.sentiment.data.reviews import (
     ARCHIVE_NAME,
-    find_folder,
-    read_archive,
-    read_folder,
-)
-from lstm_jax.lab.sentiment.data.form import (
     Form,
     Found,
     TextSplits,
     check_splits,
     find_file,
+    find_folder,
+    find_tables,
+    read_archive,
+    read_folder,
+    read_tables,
 )
-from lstm_jax.lab.sentiment.data.tables import find_tables, read_tables
 from lstm_jax.lab.sentiment.data.tfds_dataset import find_tfds, reviews_from_tfds
 
 FORMS = (

@@ -25,7 +25,7 @@ import numpy as np
 from lstm_jax.base.errors import parsing, require
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.writing import user_path
-from lstm_jax.lab.sentiment.data.form import (
+from lstm_jax.lab.sentiment.data.reviews import (
     CLASSES,
     Found,
     Review,
