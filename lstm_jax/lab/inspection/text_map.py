@@ -57,16 +57,9 @@ def surprise_page(
     `files.writing.MARK`.
 
     Raises:
-        InputError: if N is below 2, if `bits` does not have N - 1 values, or if the
-            file cannot be written.
+        InputError: if N is below 2, or if the file cannot be written.
     """
     require(len(text) >= 2, "text", f"{len(text)} characters", "give 2 or more")
-    require(
-        len(bits) == len(text) - 1,
-        "bits",
-        len(bits),
-        f"give one less than the text's {len(text)} characters",
-    )
     shades = "".join(
         f'<span class="n{level}">&nbsp;{level * _MOST_BITS / _LEVELS:.1f}&nbsp;</span>'
         for level in range(1, _LEVELS + 1)
@@ -96,20 +89,11 @@ def units_page(
     `surprise_page` describes the other arguments.
 
     Raises:
-        InputError: if `activations` does not have N rows, an entry of `units` is not
-            below H, or the file cannot be written.
+        InputError: if the file cannot be written.
     """
-    require(
-        len(activations) == len(text),
-        "activations",
-        len(activations),
-        f"give one row for each of {len(text)} characters",
-    )
-    sections = []
-    for unit in units:
-        size = activations.shape[1]
-        require(0 <= unit < size, "unit", unit, f"give 0 to {size - 1}")
-        sections.append(f"<h2>unit {unit}</h2>{_coloured(text, activations[:, unit])}")
+    sections = [
+        f"<h2>unit {unit}</h2>{_coloured(text, activations[:, unit])}" for unit in units
+    ]
     ends = (
         '<span class="n11">&nbsp;-1&nbsp;</span> to <span '
         'class="p11">&nbsp;1&nbsp;</span>'

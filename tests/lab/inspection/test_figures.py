@@ -227,15 +227,6 @@ def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(
             "no loss and no accuracy",
         ),
         (
-            lambda path: figures.learning_curves([{"train_loss": 1.0}], path, ""),
-            "no epoch in it",
-        ),
-        (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
-        (
-            lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""),
-            "1 for 300 points",
-        ),
-        (
             lambda path: figures.embedding_map(
                 POINTS[:1], ["a"], np.array([np.nan]), path, ""
             ),
