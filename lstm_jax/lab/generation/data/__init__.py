@@ -13,7 +13,6 @@ from lstm_jax.lab.generation.data.corpus import (
     some_windows,
     stream_chunks,
     window_count,
-    window_starts,
     windows,
 )
 from lstm_jax.lab.generation.data.shards import ShardedText, read_shards, write_shards

@@ -41,15 +41,11 @@ from lstm_jax.lab.generation.data.sources import (
 
 
 def window_count(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text of `n` characters; see `windows`.
-
-    It is `len(range(0, n - length, step))`, as in the Keras example
-    lstm_text_generation: a window counts only if a character follows it.
+    """Return the number of windows of a text of `n` characters; see `windows`. A window
+    counts only if a character follows it.
     """
-    length, step = (
-        check_number("length", length, Count),
-        check_number("step", step, Count),
-    )
+    check_number("length", length, Count)
+    check_number("step", step, Count)
     return len(range(0, n - length, step))
 
 
@@ -62,31 +58,15 @@ def some_windows(n: int, length: int, step: int) -> int:
     return count
 
 
-def window_starts(n: int, length: int, step: int) -> ndarray:
-    """Return the index of the first character of each of the N windows of a text of `n`
-    characters, as int64 (N,); see `windows`.
-    """
-    return step * np.arange(window_count(n, length, step))
-
-
 def windows(ids: ndarray, length: int = 40, step: int = 5) -> tuple[ndarray, ndarray]:
-    """Return the windows of a text and the character after each window. The windows
-    start `step` characters apart.
+    """Return the windows X (N, length) of a text and their targets Y (N,), as read-only
+    views of its ids (T,).
 
-    Args:
-        ids: (T,) ids of the T characters of the text.
-        length: number of characters of a window.
-        step: number of characters from the start of one window to the start of the
-            next.
-
-    Returns:
-        The N windows X (N, length) and their targets Y (N,), as read-only views of
-        `ids`. X[k] is ids[k * step : k * step + length], and Y[k] is the id after that
-        window.
+    X[k] is ids[k * step : k * step + length], and Y[k] is the id after that window.
 
     Raises:
-        InputError: if the text is too short for a window of `length` characters and the
-            character after it, or if `length` or `step` is below 1.
+        InputError: if the text is too short for a window and the character after it, or
+            if `length` or `step` is below 1.
     """
     some_windows(len(ids), length, step)
     X, Y = sliding_window_view(ids[:-1], length)[::step], ids[length::step]
@@ -96,14 +76,8 @@ def windows(ids: ndarray, length: int = 40, step: int = 5) -> tuple[ndarray, nda
 
 def one_hot(X: ndarray, Y: ndarray, size: int) -> tuple[ndarray, ndarray]:
     """Return windows (N, length) and targets (N,) in one-hot encoding, as the Keras
-    example lstm_text_generation stores them.
-
-    The result takes N * (length + 1) * size bytes. Use this function only to inspect a
-    few windows, such as `X[:100]`.
-
-    Returns:
-        Two boolean arrays, (N, length, size) and (N, size), with one True value along
-        the last axis.
+    example lstm_text_generation stores them: boolean arrays (N, length, size) and
+    (N, size), which take N * (length + 1) * size bytes.
     """
     for ids in (X, Y):
         require(
@@ -117,49 +91,39 @@ def one_hot(X: ndarray, Y: ndarray, size: int) -> tuple[ndarray, ndarray]:
 
 
 def chunks(ids: ndarray, length: int) -> tuple[ndarray, ndarray]:
-    """Cut a text into consecutive chunks of `length` characters. The target of each
-    character is the next character.
+    """Cut a text into N = (T - 1) // length consecutive chunks, and return the inputs X
+    and the targets Y, both as read-only views (N, length) of `ids` (T,).
 
-    Returns:
-        The inputs X and the targets Y of N = (T - 1) // length chunks, both as
-        read-only views (N, length) of `ids` (T,). Chunk X[k] begins at the index k *
-        length of `ids`, and Y[k] begins one index later. Characters at the end that do
-        not fill a chunk are left out.
+    X[k] begins at the index k * length of `ids`, and Y[k] one index later. Characters
+    at the end that do not fill a chunk are left out.
 
     Raises:
-        InputError: if the text is too short for a chunk of `length` characters and the
-            character after it, or if `length` is below 1.
+        InputError: if the text is too short for a chunk and the character after it, or
+            if `length` is below 1.
     """
     some_windows(len(ids), length, 1)
-    return sliding_window_view(ids[:-1], length)[::length], sliding_window_view(
-        ids[1:], length
-    )[::length]
+    X = sliding_window_view(ids[:-1], length)[::length]
+    Y = sliding_window_view(ids[1:], length)[::length]
+    return X, Y
 
 
 def stream_chunks(n: int, length: int, batch: int) -> ndarray:
     """Return the indices of the chunks that form each batch of truncated
     back-propagation through time.
 
-    The text is cut into `batch` consecutive streams of equal length, and each stream
-    into S chunks. Batch s consists of chunk s of every stream. Row b of batch s
-    therefore continues row b of batch s - 1. Characters at the end that do not fill one
-    more chunk in every stream are left out. The last character of the text has no next
-    character, so it is never an input.
-
-    Args:
-        n: number of characters of the text.
-        length: number of characters of a chunk.
-        batch: number of streams, which is the batch size.
+    A text of `n` characters is cut into `batch` consecutive streams of equal length,
+    and each stream into S = (n - 1) // (batch * length) chunks. Batch s consists of
+    chunk s of every stream, so that row b of batch s continues row b of batch s - 1.
+    Characters at the end that do not fill one more chunk in every stream are left out.
 
     Returns:
-        An int64 array (S, batch), where S = (n - 1) // (batch * length). An entry k
-        stands for row k of the arrays that `chunks` returns. The entry at [s, b] is b *
-        S + s. For `n` 13, `length` 2 and `batch` 3, the array is [[0, 2, 4], [1, 3,
-        5]].
+        An int64 array (S, batch). The entry at [s, b] is b * S + s, the index of a row
+        of the arrays that `chunks` returns. For `n` 13, `length` 2 and `batch` 3, the
+        array is [[0, 2, 4], [1, 3, 5]].
     """
-    steps = max(n - 1, 0) // (
-        check_number("length", length, Count) * check_number("batch", batch, Count)
-    )
+    check_number("length", length, Count)
+    check_number("batch", batch, Count)
+    steps = max(n - 1, 0) // (length * batch)
     remedy = (
         f"{batch} streams of {length} characters need {batch * length + 1}: give "
         "more text, a smaller batch or length"
@@ -187,16 +151,13 @@ class Corpus:
     """
 
     train: ndarray | MappedIds
-    """(T,) ids of the training split. For a corpus in shards, this field is a
-    `MappedIds`, whose ids stay in memory-mapped files. The dtype is the smallest of
-    uint8, uint16 and int32 that can represent every id."""
+    """(T,) ids of the training split, of the dtype of the vocabulary. For a corpus in
+    shards, they stay in a memory-mapped file."""
     validation: ndarray
-    """(T',) ids of the validation split, which is the end of the text. The dtype is
-    that of `train`. If nothing is held out, T' is 0."""
+    """(T',) ids of the validation split, which is the end of the text. If nothing is
+    held out, T' is 0."""
     characters: Characters
-    """Vocabulary of the characters in both splits. If `prepare_corpus` was called with
-    `unseen` "error" or "drop", the vocabulary has only the characters of the training
-    split."""
+    """Vocabulary of both splits."""
     articles: int
     """Number of articles that are not empty after cleaning."""
     copies: int
@@ -204,18 +165,15 @@ class Corpus:
     with the same text begins in the training split."""
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits or, for a corpus in
-    shards, of the index file of the shards. If a model resets its state where an
-    article begins, `tasks.generation.load_corpus` appends a space and the SHA-256 of
-    `train_starts` and `validation_starts`."""
+    shards, of their index."""
     train_starts: ndarray
     """(A,) int64: positions in `train` at which the articles begin, in ascending order.
-    The first is 0. The array is empty for a corpus in shards."""
+    The array is empty for a corpus in shards."""
     validation_starts: ndarray
     """(A',) int64: positions in `validation` at which the articles begin. If an article
     begins in `train` and ends in `validation`, its second part counts as an article."""
     notes: Texts = ()
-    """Messages to the user, with one sentence for each kind of change that was made to
-    the text when it was read."""
+    """Sentences that tell the user how the text was changed when it was read."""
 
 
 def prepare_corpus(
@@ -231,19 +189,16 @@ def prepare_corpus(
 ) -> Corpus:
     """Read a corpus of articles and return it as ids.
 
-    The articles are cleaned and then joined with spaces. They keep their order. The
-    joined text is cut at one point, which may lie within an article. The text before
-    the cut is the training split, and the text after the cut is the validation split.
-    If an article that begins after the cut is a copy of an article that begins before
-    the cut, the copy is left out, because the loss on a copy would measure
-    memorisation.
+    The articles are cleaned and then joined with spaces, in their order. The joined
+    text is cut at one point, which may lie within an article, into the training split
+    and the validation split. A copy in the validation split of an article that begins
+    in the training split is left out.
 
     Args:
         paths: one path or a list of paths; see `read_articles`. If there are none, the
             articles are those of `embedded_articles()`.
         text_column: name of the column of the texts in tables; see `read_articles`.
-        recipe: recipe by which `clean` cleans each article: "source", "source-cased",
-            "lower", "none" or "exact".
+        recipe: recipe by which `clean` cleans each article.
         unit: unit of the text: "character" (a Unicode code point), "byte" (text files
             may then have any encoding) or "word".
         validation: share of the text in the validation split, at least 0 and below 1.
@@ -251,10 +206,8 @@ def prepare_corpus(
             "include" (they get ids like the other characters), "error" (raise an error)
             or "drop" (remove them from the validation split). With "include", words
             become `<unk>`.
-        length: number of ids (one for each character or byte) of the windows on which a
-            model will be trained. Each split must have more ids than a window. If
-            `validation` is 0, the validation split is empty and only the training split
-            is checked.
+        length: number of ids of a window; each split that is not empty by choice must
+            have more.
         num_words: size of the vocabulary of words; see `TextConfig`.
         validation_paths: paths of the validation split, which replace the share.
 
@@ -439,18 +392,9 @@ def sharded_corpus(
 ) -> Corpus:
     """Return a corpus from the shards that `write_shards` has written.
 
-    The training split stays in the memory-mapped files of the shards. The validation
-    split is read into memory. The arrays `train_starts` and `validation_starts` of the
-    result are empty, because it is unknown at which positions the articles (the
-    original text files) begin.
-
-    Args:
-        folder: folder of the shards.
-        recipe: recipe with which `write_shards` must have cleaned the text.
-        unit: unit with which `write_shards` must have been called.
-        validation: share of the ids in the validation split; for this and `length`, see
-            `prepare_corpus`.
-        length: length of a window.
+    The training split stays in a memory-mapped file. The validation split is read into
+    memory. `recipe` and `unit` must be those of the shards; `prepare_corpus` describes
+    the other arguments.
 
     Raises:
         InputError: if `validation` is out of range, if the shards cannot be read or

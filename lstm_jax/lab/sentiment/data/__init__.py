@@ -11,7 +11,6 @@ from lstm_jax.lab.sentiment.data.dataset import (
     encode_reviews,
     find_word_index,
     grouped_split,
-    keras_check_hash,
     keras_vocabulary,
     prepare,
 )

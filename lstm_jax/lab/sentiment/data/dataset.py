@@ -178,20 +178,6 @@ class EncodedReviews:
     the checksums of the files of all shards, and of the size of the vocabulary."""
 
 
-def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 hash of the ids and labels of a split, by which tests compare it
-    with the split of Keras without Keras.
-
-    The hash covers the ids of each review as little-endian int32 followed by b"|", and
-    then the labels as little-endian int32.
-    """
-    whole = hashlib.sha256()
-    for number in range(len(split)):
-        whole.update(split.row(number).astype("<i4").tobytes() + b"|")
-    whole.update(split.labels.astype("<i4").tobytes())
-    return whole.hexdigest()
-
-
 def grouped_split(
     labels: ndarray,
     groups: ndarray,
