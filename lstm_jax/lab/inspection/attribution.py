@@ -18,7 +18,7 @@ from jaxtyping import Array
 from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.errors import require
 
 Function = Callable[..., Array]  # called as function(inputs, *args)
 MOST_POINTS = 2048
@@ -67,9 +67,8 @@ def integrated_gradients(
     Args:
         function: a function that is called as function(inputs, *args) and returns a
             scalar, the output. A method of an object that is no NNX module is compiled
-            once for each shape of the arguments, with the arrays that the object then
-            holds: parameters that change must be passed in `args`. Any other function
-            is compiled at each call.
+            once for each shape of the arguments: parameters that change must be passed
+            in `args`. Any other function is compiled at each call.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
@@ -193,8 +192,8 @@ def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
         share: fraction of the sum of the norms, above 0 and at most 1.
 
     Raises:
-        InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K,
-            T) with K at most T, or if a norm is negative.
+        InputError: if `share` is not above 0 and at most 1, or if `norms` is no array
+            (K, T) with K at most T.
     """
     require(0 < share <= 1, "share", share, "give a number above 0, at most 1")
     require(
@@ -204,8 +203,6 @@ def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
         "give (K, T), with K at most T",
     )
     rows = np.asarray(norms, np.float64)
-    for wrong in rows[rows < 0][:1]:
-        raise InputError("norms", wrong, "give norms, 0 or more")
     count, steps = rows.shape
     reached = np.zeros(count, int)
     for k, row in enumerate(rows):

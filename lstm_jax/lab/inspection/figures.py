@@ -272,50 +272,6 @@ def learning_curves(
     return write_figure(path, (width, 4.3), draw, force)
 
 
-def confusion_matrix(
-    confusion: Sequence[Sequence[int]] | ndarray,
-    path: Path,
-    title: str,
-    class_names: tuple[str, str] = ("negative", "positive"),
-) -> Paths:
-    """Draw a confusion matrix. Each cell shows a count, and the share of this count in
-    the sum of the row.
-
-    `confusion` holds the counts [[true negatives, false positives], [false negatives,
-    true positives]], `class_names` the names of the negative and the positive class.
-    `write_figure` describes the files.
-    """
-    counts = np.asarray(confusion)
-
-    def draw(figure):
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        set_title(figure, title)
-        axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            style = {
-                "ha": "center",
-                "va": "center",
-                "color": "white" if share > 0.55 else INK,
-            }
-            axes.text(
-                column, row - 0.06, f"{counts[row, column]:,}", fontsize=20, **style
-            )
-            axes.text(column, row + 0.16, f"{share:.1%} of row", fontsize=11, **style)
-        axes.set_xticks([0, 1], class_names)
-        axes.set_yticks([0, 1], class_names, rotation=90, va="center")
-        axes.set(xlabel="predicted", ylabel="labelled")
-        accuracy = np.trace(counts) / max(counts.sum(), 1)
-        axes.set_title(f"{accuracy:.2%} of {counts.sum():,} reviews are right", pad=10)
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        axes.axhline(0.5, color="white", lw=3)
-        axes.axvline(0.5, color="white", lw=3)
-
-    return write_figure(path, (5.2, 5.1), draw)
-
-
 def reliability_curve(reliability: Any, ece: float, path: Path, title: str) -> Paths:
     """Draw a reliability curve, and below it a histogram of the predicted
     probabilities.

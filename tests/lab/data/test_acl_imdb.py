@@ -90,26 +90,16 @@ def test_texts_are_bytes(archive):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("/etc/passwd", tarfile.REGTYPE),
-        ("../outside.txt", tarfile.REGTYPE),
-        ("aclImdb/train/pos/../../../x.txt", tarfile.REGTYPE),
-        *(
-            ("aclImdb/train/pos/99_9.txt", kind)
-            for kind in (
-                tarfile.SYMTYPE,
-                tarfile.LNKTYPE,
-                tarfile.CHRTYPE,
-                tarfile.FIFOTYPE,
-            )
-        ),
-    ],
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 )
-def test_a_member_outside_a_link_or_a_device_is_refused(archive, name, kind):
-    info = tarfile.TarInfo(name)
+def test_a_link_or_a_device_is_refused(archive, kind):
+    info = tarfile.TarInfo("aclImdb/train/pos/99_9.txt")
     info.type, info.linkname = kind, "/etc/passwd"
-    refused(f"member of .*small.tar.gz: .*{name[-8:]}", load_reviews, archive(info))
+    refused(
+        "member aclImdb/train/pos/99_9.txt of .*: no plain file",
+        load_reviews,
+        archive(info),
+    )
 
 
 def test_every_truncation_and_flip_is_found(archive):

@@ -63,9 +63,6 @@ def figure(monkeypatch):
 
 ALL = {
     "one_epoch": lambda path: figures.learning_curves(ROWS[:1], path, "Run 1"),
-    "no_reviews": lambda path: figures.confusion_matrix(
-        np.zeros((2, 2), int), path, "Test"
-    ),
     "reliability": lambda path: figures.reliability_curve(BINS, BINS.ece, path, "Test"),
     "one_word": lambda path: figures.embedding_map(
         np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"
@@ -156,20 +153,6 @@ def test_close_labels_are_pushed_apart(figure):
     low, high = figure.axes[0].get_ylim()
     assert (train + validation) / 2 == pytest.approx((1.005 - low) / (high - low))
     assert test == pytest.approx((2.0 - low) / (high - low))
-
-
-def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
-    figures.confusion_matrix(
-        np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good")
-    )
-    (axes,) = figure.axes
-    shown = "12,345 100.0%|5 0.0%|1 25.0%|3 75.0%".replace("%", "% of row")
-    assert [text.get_text() for text in axes.texts] == [
-        part for cell in shown.split("|") for part in cell.split(" ", 1)
-    ]
-    assert [text.get_position()[0] for text in axes.texts[::2]] == [0, 1, 0, 1]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
-    assert axes.get_title(loc="left") == "99.95% of 12,354 reviews are right"
 
 
 def test_reliability_curve_leaves_empty_bins_out(figure):

@@ -69,8 +69,7 @@ class EncodedSplit:
 
     values: Any
     """One-dimensional int32 array of the ids of all reviews, concatenated. Each review
-    begins with the start id 1. For reviews in files, it is a `MappedIds` with all
-    reviews of the file."""
+    begins with the start id 1. For reviews in files, the `MappedIds` of the file."""
     offsets: ndarray
     """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`. For reviews in
     files, the offsets of all reviews of the file."""
@@ -149,18 +148,11 @@ class EncodedSplit:
 
     def hashes(self) -> ndarray:
         """Return a hash of the words of each review, or of its ids if `digests` is
-        None, as a uint64 array (N,).
-
-        Reviews of the same words have equal hashes. `grouped_split` uses the hashes to
-        keep copies of a review in the same split. Hashes of
-        the ids are less exact: all rare words have the id 2, so reviews that differ
-        only in rare words have the same ids.
+        None, as a uint64 array (N,). Copies of a review have equal hashes.
         """
-        return (
-            content_hashes(self.row(number).data for number in range(len(self)))
-            if self.digests is None
-            else self.digests
-        )
+        if self.digests is not None:
+            return self.digests
+        return content_hashes(self.row(number).data for number in range(len(self)))
 
 
 @frozen
@@ -173,9 +165,8 @@ class EncodedReviews:
     test: EncodedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the content of the source and of every option that affects the ids or
-    the order of the reviews. For reviews in shards, of the file index.json, which has
-    the checksums of the files of all shards, and of the size of the vocabulary."""
+    """SHA-256 of the content of the source, or of the index of the shards, and of every
+    option that affects the ids or the order of the reviews."""
 
 
 def grouped_split(
@@ -187,22 +178,17 @@ def grouped_split(
 ) -> tuple[ndarray, ndarray]:
     """Divide N rows (labelled reviews) into a training and a validation split.
 
-    Rows of the same group are in the same split. If `text_hashes` is given, rows with
-    the same text are in the same split too. The validation split therefore contains
-    only approximately the share `fraction` of the rows of each class. For the IMDB
-    reviews, where a movie has at most 30 reviews, it contains a few rows more or fewer
-    than this share.
+    Rows of the same group or the same text are in the same split. The validation split
+    therefore has only about the share `fraction` of the rows of each class.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
         groups: (N,) index of the group (movie) of each row. A row with the index -1 is
             a group of its own.
         fraction: share of the rows in the validation split, above 0 and below 1.
-        seed: seed of the random choice of the groups in the validation split. Equal
-            seeds give equal splits.
+        seed: seed of the random choice of the groups in the validation split.
         text_hashes: (N,) integers that are equal for rows with equal texts, such as
-            `EncodedSplit.hashes()`. If None, texts are not compared, and copies of a
-            text can be in different splits.
+            `EncodedSplit.hashes()`. If None, texts are not compared.
 
     Returns:
         The indices of the rows in the training split, and the indices of the rows in
@@ -370,8 +356,7 @@ def keras_vocabulary(
 
     Args:
         word_index_path: path of Keras' `imdb_word_index.json`.
-        num_words: number of ids; see `Vocabulary.capped`. If None or 0, there are
-            88,588 ids.
+        num_words: number of ids; see `Vocabulary.capped`.
         check: whether the MD5 of the file is compared with that of Keras' file.
 
     Raises:
@@ -397,15 +382,9 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     """Return the path of Keras' word index. If the file is not found on this machine,
     download it to the cache.
 
-    It is searched for in the folder of the data, in `$LSTM_JAX_DATA/imdb` if the
-    variable is set, in `~/.keras/datasets` and in the folder of the cache, in this
-    order.
-
-    Args:
-        near: path of the data: a folder, which is searched first, and its parent folder
-            next, or a file, whose folder is searched.
-        cache_dir: folder of the cache. If None, it is the folder that
-            `default_cache_dir` returns.
+    It is searched for in the folder `near` of the data (or of their file) and its
+    parent, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the folder of the
+    cache (by default, `default_cache_dir()`), in this order.
 
     Raises:
         InputError: if the file is not found and the download fails.
@@ -455,15 +434,13 @@ def prepare(
             for the data set that `build_tfds` made. If empty, the path is
             `$LSTM_JAX_DATA/imdb`.
         test_data: path of a second file of the same form as `data`, which has the test
-            split. It may be given only if `data` has none, and if its form allows a
-            second file (see the page "Sources of data" of the documentation).
+            split. Not every form has one: see the page "Sources of data".
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training
             texts).
         num_words: number of ids; see `Vocabulary.capped`.
-        cache_dir: folder of the cache. If empty, it is the folder that
-            `default_cache_dir` returns.
+        cache_dir: folder of the cache; by default, `default_cache_dir()`.
         verify: whether two files are checked against the published checksums: a file
             named aclImdb_v1.tar.gz, and Keras' word index.
         on_progress: function that is called with the name of the current stage and the
@@ -541,12 +518,10 @@ def encode_reviews(splits: TextSplits, num_words: int | None = None) -> EncodedR
     """Encode reviews that are given as texts, and return them as ids. The reviews keep
     their order.
 
-    The vocabulary is built from the training texts by `build_vocabulary`. More frequent
-    words have smaller ids.
+    The vocabulary is built from the training texts by `build_vocabulary`.
 
     Args:
-        splits: dict with the splits "train" and, if there are test reviews, "test", as
-            `synthetic_splits` and `load_reviews` return it.
+        splits: dict with the splits "train" and, if there are test reviews, "test".
         num_words: number of ids; see `Vocabulary.capped`.
 
     Raises:
@@ -650,15 +625,10 @@ def build_tfds(
 
     Args:
         source: path of reviews that `load_reviews` reads. If None, the archive
-            aclImdb_v1.tar.gz of the Large Movie Review Dataset is downloaded to the
-            subfolder `downloads` of the folder that `data_dir` gives.
+            aclImdb_v1.tar.gz of the Large Movie Review Dataset is downloaded.
         data_dir: see `reviews_from_tfds`.
         verify: whether a file named aclImdb_v1.tar.gz is checked against the published
             size and checksum.
-
-    Returns:
-        The `tfds.core.DatasetBuilder`, whose method `as_data_source()` reads the data
-        set.
 
     Raises:
         InputError: if tensorflow-datasets is not installed, the source cannot be read,

@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -146,19 +146,16 @@ class Form:
     """
 
     name: str
-    """Name of the form, which is part of the key of a cache file. If it changed, all
-    reviews of this form would be encoded anew."""
+    """Name of the form, a part of the key of a cache file."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews
     there, or None if there are none of this form."""
     read: Callable[[Found, str, str, bool], TextSplits] | None = None
     """Function read(found, text_column, label_column, verify) that returns the texts of
-    each split, or None for Keras' word ranks, which `read_keras_npz` reads. It ignores
-    the options that do not apply to its form."""
+    each split, or None for Keras' word ranks, which `read_keras_npz` reads."""
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form.
-    A form with a keyword has a function `find` that ignores its argument. If the
-    keyword is empty, the form is recognised by the path."""
+    """
     takes_test_file: bool = False
     """Whether the user may give the test split as a second file."""
     description: str = ""
@@ -293,9 +290,6 @@ def verify_archive(path: Path) -> None:
     """Check the size of the archive aclImdb_v1.tar.gz and the first 32 bits of its
     SHA-256.
 
-    This project knows only these 32 bits of the correct checksum. The check detects a
-    broken download, but not a deliberate change.
-
     Raises:
         InputError: if the archive is absent, or if its size or checksum is wrong.
     """
@@ -314,13 +308,8 @@ def download_archive(folder: Path, on_bytes: Progress | None = None) -> Path:
     """Download the archive of the Large Movie Review Dataset (84 MB) into a folder,
     unless it is there already, and return its path.
 
-    The size and the checksum of a downloaded archive are verified before the file gets
-    its final name. An archive that is there already is not verified.
-
-    Args:
-        folder: the folder.
-        on_bytes: function that is called after each MiB with the number of bytes
-            received so far and that of all, or 0 if it is unknown.
+    `on_bytes` is called after each MiB with the number of bytes received so far and
+    that of all, or 0 if it is unknown.
 
     Raises:
         InputError: if the download fails, or if the server sends a different file.
@@ -355,27 +344,14 @@ def read_archive(
             stream = expanded(whole, path.stat().st_size, subject)
             archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
             for member in archive:
-                name = PurePosixPath(member.name)
-                plain = member.isdir() or (member.isreg() and not member.issparse())
-                safe = (
-                    not name.is_absolute()
-                    and ".." not in name.parts
-                    and plain
-                    and member.size >= 0
-                )
-                require(
-                    safe,
-                    f"member of {path}",
-                    member.name,
-                    "an archive of reviews holds plain files and folders only; "
-                    + AGAIN,
-                )
-                own = name.as_posix().removeprefix("aclImdb/")
-                if (
-                    own != name.as_posix()
-                    and _is_read(own, f"{name} in {path}")
-                    and (content := archive.extractfile(member))
-                ):
+                name = member.name.removeprefix("./")
+                own = name.removeprefix("aclImdb/")
+                if own != name and _is_read(own, f"{name} in {path}"):
+                    plain = member.isreg() and not member.issparse()
+                    found = "no plain file"
+                    require(plain, f"member {name} of {path}", found, AGAIN)
+                    content = archive.extractfile(member)
+                    assert content is not None
                     yield own, content.read()
             # read to the end, so that gzip compares the checksum
             while stream.read(1 << 20):
