@@ -7,16 +7,12 @@ is needed. The colours are from the palette of Okabe and Ito, which colour-blind
 can tell apart. The same data always give the same .svg file.
 """
 
-import contextlib
 import io
-import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import numpy as np
 from numpy import ndarray
@@ -120,12 +116,6 @@ def write_figure(
     Raises:
         InputError: if the path does not end in .png, or if a file cannot be written.
     """
-    if "matplotlib" not in sys.modules and (backend := os.environ.get("MPLBACKEND")):
-        # the import fails if this backend is not installed, and none is needed here
-        with mock.patch.dict(os.environ, MPLBACKEND=""):
-            import matplotlib
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = backend
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -191,18 +181,12 @@ def learning_curves(
     for metric in metrics:
         for split in colours:
             values = np.array([row.get(f"{split}_{metric}") for row in ordered], float)
-            known = np.isfinite(values)
-            if known.any():
-                panels.setdefault(metric, {})[split] = np.stack([epochs, values])[
-                    :, known
-                ]
+            line = np.stack([epochs, values])[:, np.isfinite(values)]
+            if line.size:
+                panels.setdefault(metric, {})[split] = line
     missing = f"no {' and no '.join(metrics)} in them"
-    require(
-        panels,
-        "rows of a learning curve",
-        missing,
-        f"give train_{metrics[0]}, validation_{metrics[0]} or the like",
-    )
+    remedy = f"give train_{metrics[0]}, validation_{metrics[0]} or the like"
+    require(panels, "rows of a learning curve", missing, remedy)
 
     longest = max(len(split) for lines in panels.values() for split in lines)
     # inches beside a panel, for the ticks and for the labels of the lines

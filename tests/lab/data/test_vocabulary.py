@@ -5,7 +5,6 @@ index.
 import json
 import urllib.request
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,26 +123,6 @@ def test_keras_vocabulary(tmp_path):
         refused(
             r"word index .*--vocabulary frequency", keras_vocabulary, path, check=False
         )
-
-
-def test_no_home(tmp_path, monkeypatch):
-    def none(_=None):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "expanduser", none)
-    (tmp_path / "imdb_word_index.json").write_text("{}")
-    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
-    assert (
-        find_word_index(tmp_path / "none" / "data", tmp_path)
-        == tmp_path / "imdb_word_index.json"
-    )
-    monkeypatch.setenv("LSTM_JAX_DATA", "~nobody")
-    refused(
-        "path ~nobody: no such user, or no home; give the whole path",
-        find_word_index,
-        tmp_path,
-        tmp_path,
-    )
 
 
 def test_find_word_index(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 files that it is written to.
 """
 
-import os
 import subprocess
 import sys
 import warnings
@@ -85,18 +84,6 @@ def test_both_files(tmp_path, name):
     assert svg.read_bytes() == ALL[name](tmp_path / "b.png")[1].read_bytes()
 
 
-def test_a_backend_that_is_not_installed(tmp_path):
-    program = (
-        "import pathlib, sys; from lstm_jax.lab.inspection import figures; "
-        "figures.write_figure(pathlib.Path(sys.argv[1]), (2, 2), print)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "a.png"],
-        env=os.environ | {"MPLBACKEND": "nonsense"},
-        check=True,
-    )
-
-
 def test_learning_curves_draw_a_line_a_split(figure):
     figures.learning_curves(ROWS[::-1], PATH, "Run 1")
     loss, accuracy = figure.axes
@@ -130,16 +117,6 @@ def test_entries_of_a_day_have_times_of_their_own(figure):
         assert set(np.diff(times.astype("datetime64[us]")).astype(int)) == {
             3_600_000_000
         }
-
-
-def test_a_metric_that_is_absent_has_no_panel(figure):
-    figures.learning_curves(
-        [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}],
-        PATH,
-        "Run 1",
-    )
-    assert len(figure.axes) == 1
-    assert figure.axes[0].lines[0].get_xdata().tolist() == [1]
 
 
 def test_close_labels_are_pushed_apart(figure):
