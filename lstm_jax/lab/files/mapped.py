@@ -29,6 +29,10 @@ INDEX = "index.json"
 UNFINISHED = "unfinished.txt"
 """Name of a file in a folder that is being written, or whose writing was interrupted."""
 LOCK = "shards.lock"
+READ = 1024
+"""Number of ids that are read before the pages of the mapped file leave the memory: the
+kernel may map megabytes of the file around each id.
+"""
 TEXT, REVIEWS = "text 3", "reviews 2"
 COMMANDS = {TEXT: "lstm-jax data shard", REVIEWS: "lstm-jax data shard-reviews"}
 """Dict from the format of a folder to the command that writes it."""
@@ -59,15 +63,21 @@ class MappedIds:
         return len(self.ids)
 
     def __getitem__(self, where: slice | ndarray) -> ndarray:
-        return self._read(np.array(self.ids[where]))
+        return self._read(where) if isinstance(where, slice) else self.take(where)
 
     def take(self, places: ndarray, mode: str = "clip") -> ndarray:
-        """Return the ids at the indices `places`, as an array of the same shape."""
-        return self._read(np.take(self.ids, places, mode="clip"))
+        """Return the ids at the indices `places`, as an array of the same shape.
+        Indices beyond the ends are clipped.
+        """
+        flat = np.clip(places, 0, len(self) - 1).ravel()
+        found = np.empty(flat.shape, self.dtype)
+        for begin in range(0, len(flat), READ):
+            found[begin : begin + READ] = self._read(flat[begin : begin + READ])
+        return found.reshape(np.shape(places))
 
-    def _read(self, found: ndarray) -> ndarray:
+    def _read(self, where: slice | ndarray) -> ndarray:
+        found = np.array(self.ids[where])
         self.file.madvise(mmap.MADV_DONTNEED)
-        found = np.asarray(found)
         found[found >= self.end] = self.unknown
         return found
 
