@@ -13,12 +13,13 @@ import mmap
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
+from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.locks import locked
 from lstm_jax.base.reading import file_digest, parsing
@@ -147,7 +148,8 @@ def write_folder(
         (folder / UNFINISHED).unlink()
 
 
-class Folder(NamedTuple):
+@frozen
+class Folder:
     """Opened folder of arrays."""
 
     path: Path
