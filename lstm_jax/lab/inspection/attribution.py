@@ -58,11 +58,10 @@ def integrated_gradients(
     """Return how much each step of an input contributes to an output, by integrated
     gradients (Sundararajan, Taly & Yan 2017).
 
-    The gradient of the output is integrated along the straight line from a baseline to
-    the input by Gauss-Legendre quadrature, and multiplied by the input minus the
-    baseline. The number of points is doubled until the sum of all contributions is, up
-    to `tolerance`, the output for the input minus the output for the baseline, or until
-    there are `MOST_POINTS` points.
+    The gradient is integrated along the straight line from a baseline to the input by
+    Gauss-Legendre quadrature. The number of points is doubled until the sum of all
+    contributions is, up to `tolerance`, the output for the input minus the output for
+    the baseline, or until there are `MOST_POINTS` points.
 
     Args:
         function: a function that is called as function(inputs, *args) and returns a
@@ -178,14 +177,12 @@ def _norms(function: Function, inputs: Array, *args) -> Array:
 
 
 def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
-    """Return how many earlier steps of the input matter to each output, judged by the
-    norms of the gradients of the output.
+    """Return how many earlier steps of the input matter to each output, as an int array
+    (K,).
 
-    The input has T steps, and the model computes one output after each of the last K
-    steps. Output k is computed after step s = T - K + k. The result for output k, an
-    int array (K,), is the smallest n for which the norms of the steps s - n to s sum to
-    at least `share` times the sum of the norms of the steps 0 to s. n is 0 if one of
-    these norms is not finite.
+    Output k comes after step s = T - K + k. Its result is the smallest n for which the
+    norms of the steps s - n to s sum to at least `share` times the sum of the norms of
+    the steps 0 to s, or 0 if one of these norms is not finite.
 
     Args:
         norms: norms (K, T), as `gradient_norms` returns them.

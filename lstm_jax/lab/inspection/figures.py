@@ -104,14 +104,10 @@ def write_figure(
     """Draw a figure and write it as a .png file, and as an .svg file beside it.
 
     Args:
-        path: path of the .png file, which must end in .png.
+        path: path of the .png file.
         inches: width and height of the figure in inches.
         draw: function that takes an empty matplotlib figure and draws into it.
-        force: whether to replace existing files that lstm-jax has not written; see
-            `files.writing.MARK`.
-
-    Returns:
-        The paths of the .png file and the .svg file.
+        force: whether to replace existing files that lstm-jax has not written.
 
     Raises:
         InputError: if the path does not end in .png, or if a file cannot be written.
@@ -157,10 +153,8 @@ def learning_curves(
     each split.
 
     Args:
-        rows: one dict for each epoch. The key "epoch" holds the number of the epoch,
-            from 1. Keys such as "train_loss" or "test_accuracy" hold the value of a
-            metric on one of the splits (train, validation and test). Values that are
-            absent or None are left out.
+        rows: one dict for each epoch, with the keys "epoch" and such as "train_loss" or
+            "test_accuracy". Values that are absent or None are left out.
         path: path of the .png file; see `write_figure`.
         title: title above the figure.
         metrics: metrics to draw, such as "loss" (in nats), "bits" (loss in bits per
@@ -381,12 +375,10 @@ def embedding_map(
     """Draw N words as points in a plane, coloured by polarity, as a .png file and an
     .svg file; see `write_figure`.
 
-    `coordinates` (N, 2) are the points. The polarity of a word (`colours`, (N,)) is the
-    share of positive reviews among the reviews that
-    contain it. A word whose polarity is NaN is left out. Labels do not overlap: a word
-    has no label if there is no room for it. The words,
-    the most frequent first, are labelled in this order: the first word, the word with
-    the polarity furthest from 0.5, the second word, and so on.
+    `coordinates` (N, 2) are the points, and `colours` (N,) the polarities: the share of
+    positive reviews among the reviews that contain a word. A word whose polarity is NaN
+    is left out. Labels do not overlap: frequent words, which come first in `words`, and
+    words of an extreme polarity get theirs before others.
 
     Raises:
         InputError: if no word has a polarity.

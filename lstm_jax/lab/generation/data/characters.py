@@ -29,11 +29,8 @@ UNKNOWN, LINE_END = "<unk>", "<eos>"
 
 @frozen
 class Characters:
-    """Vocabulary of the distinct characters of a corpus. The id of a character is its
-    index in `characters`.
-
-    If the field `unit` is "byte", the vocabulary has all 256 bytes instead, and the id
-    of a byte is its value. In this case every text can be encoded.
+    """Vocabulary of the distinct characters of a corpus, or of all 256 bytes. The id of
+    a character is its index in `characters`.
     """
 
     characters: Texts
@@ -114,8 +111,7 @@ class Characters:
         return table
 
     def encode(self, text: str | bytes) -> ndarray:
-        """Return the ids (T,) of a text of T characters. Their dtype is the smallest of
-        uint8, uint16 and int32 that can hold every id.
+        """Return the ids (T,) of a text of T characters, of the vocabulary's dtype.
 
         Args:
             text: a str. With the unit "byte", the text may also be bytes, and a str is

@@ -35,17 +35,12 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
       becomes a space, letters become lower case, runs of spaces become one space, and
       spaces at the start and the end are removed, as in the variant of the Keras
       example lstm_text_generation that this project reproduces. At most 33 distinct
-      characters are left. The result equals `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ",
-      text).lower().split())`.
-    - "source-cased": like "source", but letters keep their case, so that at most 59
-      distinct characters are left.
-    - "lower": letters become lower case, and nothing else changes. In bytes only ASCII
-      letters are changed.
+      characters are left.
+    - "source-cased": like "source", but letters keep their case.
+    - "lower": letters become lower case; in bytes, only ASCII letters.
     - "none" and "exact": the text is unchanged. With any recipe but "exact", and with
       `unit="character"`, `prepare_corpus` and `write_shards` replace the line endings
       of Windows and old Macs by LF before they call `clean`.
-
-    No recipe normalises Unicode. `InputError` is raised if `recipe` has another value.
     """
     checked("clean", recipe, Recipe)
     if isinstance(text, str):
@@ -100,12 +95,7 @@ Paths = str | Path | Sequence[str | Path]
 
 @frozen
 class Form:
-    """Form in which articles can be given, for example a folder of text files, with
-    functions that recognise and read it.
-
-    Each file that `files` returns is an article, unless the form has `texts`, which
-    reads several articles from a file.
-    """
+    """Form in which articles can be given, for example a folder of text files."""
 
     matches: Callable[[Path], bool]
     """Function that returns whether a path has this form."""
@@ -115,7 +105,7 @@ class Form:
     """Phrase that describes the content of a source of this form in the documentation.
     """
     files: Callable[[Path], list[Path]] = lambda path: [path]
-    """Function that returns the text files at a path."""
+    """Function that returns the text files at a path, each of which is an article."""
     texts: Callable[[Path, str], list[str]] | None = None
     """Function texts(path, text_column) that returns the articles. Articles of such a
     form cannot be written as shards."""
@@ -184,12 +174,12 @@ def read_articles(paths: Paths, text_column: str = "") -> Texts:
     """Read the articles at one or several paths, and return them in the order of the
     paths. Empty articles are left out.
 
-    The tuple `FORMS` lists the forms that a source of articles can have. All files must
-    be UTF-8. Every character is kept except a byte-order mark at the start of a file.
+    All files must be UTF-8. Every character is kept except a byte-order mark at the
+    start of a file.
 
     Args:
         paths: one path or a list of paths. A path leads to a file or folder of one of
-            the forms, or is "-" for standard input.
+            the forms in `FORMS`, or is "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is
             guessed.
 
@@ -236,11 +226,8 @@ def _read(
 
 
 def embedded_articles() -> Texts:
-    """Return about 80 English articles that need no download.
-
-    The articles are the topics of Python's language reference that `help()` shows,
-    sorted by name. They are read from `pydoc_data.topics` of the running Python. Their
-    text therefore depends on the version of Python.
+    """Return about 80 English articles that need no download: the topics of the running
+    Python's language reference, sorted by name.
 
     Raises:
         InputError: if this Python was installed without `pydoc_data`.
