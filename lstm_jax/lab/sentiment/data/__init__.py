@@ -15,7 +15,6 @@ from lstm_jax.lab.sentiment.data.dataset import (
     prepare,
 )
 from lstm_jax.lab.sentiment.data.grammar import (
-    judge,
     synthetic_reviews,
     synthetic_splits,
 )

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -238,14 +238,6 @@ class Vocabulary:
         )
 
 
-def ranked_words(counts: Mapping[bytes, int]) -> list[str]:
-    """Return the words of a dict from words to counts, the most frequent one first.
-    Words with equal counts are sorted by their bytes.
-    """
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    return [word.decode("utf-8", "surrogateescape") for word in ranked]
-
-
 def build_vocabulary(
     texts: Iterable[bytes | str], num_words: int | None = None
 ) -> Vocabulary:
@@ -258,5 +250,7 @@ def build_vocabulary(
     Raises:
         InputError: if `num_words` is below 4 and not 0.
     """
-    words = ranked_words(Counter(chain.from_iterable(map(tokenize, texts))))
-    return Vocabulary(tuple(words), FIRST_WORD, "frequency").capped(num_words)
+    counts = Counter(chain.from_iterable(map(tokenize, texts)))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    words = tuple(word.decode("utf-8", "surrogateescape") for word in ranked)
+    return Vocabulary(words, FIRST_WORD, "frequency").capped(num_words)
