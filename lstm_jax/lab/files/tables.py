@@ -58,7 +58,8 @@ def has_columns(path: Path) -> bool:
 
 def table_rows(path: Path, wanted: Columns, limited: bool = True) -> NumberedRows:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file."""
-    subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
+    subject = f"file {path.absolute()}"
+    remedy = "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         rows = _csv_rows if ".csv" in path.name.lower()[-7:] else _json_rows
         yield from rows(path, _lines(path, file), wanted)
@@ -101,7 +102,8 @@ def _json_rows(path: Path, lines: Iterable[str], wanted: Columns) -> NumberedRow
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        here, remedy = f"line {number} of {path}", "each line is one JSON object"
+        here = f"line {number} of {path}"
+        remedy = "each line is one JSON object"
         with parsing(here, remedy):
             row = json.loads(line)
         require(isinstance(row, dict), here, line, remedy)

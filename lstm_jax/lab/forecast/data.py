@@ -98,7 +98,8 @@ class Series:
         """Return the times (count,) of further entries, calendar months apart if all
         entries keep to these, else `usual_gap`.
         """
-        ahead, ticks = np.arange(1, count + 1), self._in_ticks(self.times)
+        ahead = np.arange(1, count + 1)
+        ticks = self._in_ticks(self.times)
         # one day of each month; the last day
         for shift in (0, DAY * 1_000_000) if self.dated and len(self) > 1 else ():
             moments = (ticks + shift).astype("datetime64[us]")
@@ -288,7 +289,9 @@ def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Seri
                 repr(text),
                 "give a finite number, or nothing where there is none",
             )
-        when, subject, before = str(row.get(time)).strip(), f"{time!r} in {here}", form
+        when = str(row.get(time)).strip()
+        subject = f"{time!r} in {here}"
+        before = form
         moment, form, offset = _read_time(when, subject)
         if times:
             same = (
@@ -326,10 +329,8 @@ def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Seri
         offset,
     )
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        gaps, whole = (
-            series.gaps,
-            (series.times[-1] - series.times[0]) / series.usual_gap,
-        )
+        gaps = series.gaps
+        whole = (series.times[-1] - series.times[0]) / series.usual_gap
     even = (gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole)
     require(
         even,
@@ -379,14 +380,10 @@ def series_windows(
             `last` is no int of 0 or more, or if `last` is above the length of the
             series.
     """
-    context, horizon = (
-        check_number("context", context, Count),
-        check_number("horizon", horizon, Count),
-    )
-    first, last = (
-        check_number("first", first, CountOrNone),
-        check_number("last", last, CountOrNone),
-    )
+    context = check_number("context", context, Count)
+    horizon = check_number("horizon", horizon, Count)
+    first = check_number("first", first, CountOrNone)
+    last = check_number("last", last, CountOrNone)
     require(
         last <= len(series),
         "last",

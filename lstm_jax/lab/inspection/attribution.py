@@ -86,11 +86,9 @@ def integrated_gradients(
         f"shape {start.shape}",
         f"give the shape of the inputs, {inputs.shape}",
     )
-    step, output_of, shares_of = (
-        inputs - start,
-        _compiled(operator.call, function),
-        _compiled(_shares, function),
-    )
+    step = inputs - start
+    output_of = _compiled(operator.call, function)
+    shares_of = _compiled(_shares, function)
     output = output_of(inputs, *args)
     _check_axes("function", output, 0, "return a scalar")
     difference = float(output) - float(output_of(start, *args))

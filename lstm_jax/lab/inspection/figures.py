@@ -264,10 +264,8 @@ def reliability_curve(reliability: Any, ece: float, path: Path, title: str) -> P
         set_title(figure, title)
         curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         filled = reliability.count > 0
-        confidence, frequency = (
-            reliability.confidence[filled],
-            reliability.frequency[filled],
-        )
+        confidence = reliability.confidence[filled]
+        frequency = reliability.frequency[filled]
         curve.plot(
             [0, 1],
             [0, 1],

@@ -35,7 +35,8 @@ def _coloured(text: Sequence[str], values: ndarray) -> str:
     """Return HTML of a text whose characters have values from -1 to 1, with a <span>
     element for each run of characters of one colour.
     """
-    levels, parts = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(int), []
+    levels = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(int)
+    parts = []
     for level, run in groupby(zip(levels, text, strict=True), itemgetter(0)):
         shown = html.escape("".join(character for _, character in run))
         parts.append(

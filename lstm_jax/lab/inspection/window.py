@@ -192,11 +192,9 @@ def clustered(series: ndarray) -> ndarray:
 
 
 def _text(window: Window, kept: list[ndarray]) -> str:
-    shown, total = (
-        sum(map(len, kept)),
-        sum(
-            layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers
-        ),
+    shown = sum(map(len, kept))
+    total = sum(
+        layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers
     )
     note = (
         f" Shown are {shown} of {total} units, those whose outputs vary most."

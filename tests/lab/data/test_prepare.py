@@ -19,10 +19,8 @@ from lstm_jax.lab.sentiment.data import (
     encode_reviews,
     load_reviews,
     prepare,
-    write_review_shards,
 )
 from lstm_jax.lab.sentiment.data.dataset import save_cache
-from lstm_jax.lab.sentiment.data.shards import read_review_shards
 
 
 @pytest.fixture
@@ -143,14 +141,11 @@ def test_padded_select_and_hashes(options):
 def test_reviews_of_rare_words_are_no_copies(tmp_path):
     """Reviews with different words have different hashes, even if a small vocabulary
     gives all reviews the same ids.
-
-    The same reviews read from shards have the same hashes.
     """
     table = tmp_path / "a.csv"
     table.write_text(
         "text,label\n" + "".join(f"film{n % 9},{n % 2}\n" for n in range(18))
     )
-    write_review_shards([str(table)], tmp_path / "shards")
     for num_words in (None, 4):
         split = prepare(
             data=str(table),
@@ -164,10 +159,6 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
         hashes = split.hashes().tolist()
         assert hashes[:9] == hashes[9:]
         assert len(set(hashes)) == 9
-        assert (
-            read_review_shards(tmp_path / "shards", num_words).train.hashes().tolist()
-            == hashes
-        )
 
 
 def test_reviews_without_a_word_of_keras(jsonl, options):

@@ -3,7 +3,6 @@ memory; damaged files and bad input raise errors.
 """
 
 import json
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from refused import refused
 
-from lstm_jax.base.locks import locked
-from lstm_jax.lab.files.mapped import LOCK, verify_shards
+from lstm_jax.lab.files.mapped import verify_shards
 from lstm_jax.lab.generation.data import (
     clean,
     prepare_corpus,
@@ -88,24 +86,6 @@ def test_a_text_in_long_lines(text, recipe, tmp_path, monkeypatch):
     assert got.characters.decode(got.ids[:]) == want.replace("\r", "\n")
 
 
-@pytest.mark.slow(keep=3)
-@pytest.mark.parametrize("size", [1, 3, 8, 11])
-@pytest.mark.parametrize(
-    "text", ["aaaaaaaaa é", "the last wordword", "one two\n  ", " \n\t", "word"]
-)
-def test_the_last_word_is_whole(text, size, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_shards, "PIECE", size)
-    first, last = tmp_path / "first.txt", tmp_path / "last.txt"
-    first.write_text("first text")
-    last.write_text(text)
-    paths = [first, last, last, first, last]  # a file may be given twice
-    for recipe in RECIPES:
-        got = write_shards(paths, tmp_path / recipe, recipe)
-        want = prepare_corpus(paths, "", recipe, validation=0.0, length=2)
-        assert got.characters.decode(got.ids[:]) == want.characters.decode(want.train)
-        assert got.articles == want.articles
-
-
 def test_a_text_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(text_shards, "PIECE", 10)
     path = tmp_path / "a.txt"
@@ -146,19 +126,6 @@ def test_an_interrupt(tmp_path, monkeypatch):
     refused("no index.json", read_shards, folder)
     got = write_shards(files[:2], folder)
     assert_array_equal(got.ids[:], prepare_corpus(files[:2], validation=0.0).train)
-
-
-def test_one_process_writes_at_a_time(tmp_path):
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    with locked(folder / LOCK, "shards"):
-        refused(
-            rf"^shards {folder}: in use by process {os.getpid()}",
-            write_shards,
-            write_files(tmp_path),
-            folder,
-        )
-    assert not list(folder.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,8 @@ class Characters:
             raise InputError(
                 "text", text[:20], "give characters: these ids are not of bytes"
             )
-        ids, table = np.empty(len(text), self.dtype), self._id_of_code
+        ids = np.empty(len(text), self.dtype)
+        table = self._id_of_code
         for start in range(0, len(text), _BLOCK):
             codes = np.frombuffer(
                 text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4"

@@ -69,7 +69,8 @@ def windows(ids: ndarray, length: int = 40, step: int = 5) -> tuple[ndarray, nda
             if `length` or `step` is below 1.
     """
     some_windows(len(ids), length, step)
-    X, Y = sliding_window_view(ids[:-1], length)[::step], ids[length::step]
+    X = sliding_window_view(ids[:-1], length)[::step]
+    Y = ids[length::step]
     Y.flags.writeable = False
     return X, Y
 
@@ -234,7 +235,8 @@ def prepare_corpus(
     cut, held, copies = _hold_out(articles, 0.0 if given else validation)
     held = given or held
     train_text, tail = space.join(articles)[:cut], space.join(held)
-    starts, held_starts = article_starts(articles), article_starts(held)
+    starts = article_starts(articles)
+    held_starts = article_starts(held)
     characters = Characters.of(train_text)
     missing = () if unit == "byte" else characters.unknown(tail)
     if missing and unseen == "error":
@@ -252,15 +254,14 @@ def prepare_corpus(
         stays = np.fromiter(
             map(characters.char_to_id.__contains__, tail), bool, len(tail)
         )
-        tail, held_starts = (
-            "".join(compress(tail, stays)),
-            (np.cumsum(stays) - stays)[held_starts],
-        )
+        tail = "".join(compress(tail, stays))
+        held_starts = (np.cumsum(stays) - stays)[held_starts]
         notes.append(
             f"{(~stays).sum():,} characters are left out of the held-out "
             f"part, which alone has them: {shown(missing)}"
         )
-    train, held_out = characters.encode(train_text), characters.encode(tail)
+    train = characters.encode(train_text)
+    held_out = characters.encode(tail)
     begins = starts[starts < cut]
     corpus = Corpus(
         train,
@@ -296,16 +297,14 @@ def _word_corpus(
     texts = [*map(encode, articles)]
     cut, held, copies = _hold_out(articles, 0.0 if given else validation, texts)
     held = [*map(encode, given)] or held
-    train, tail = (
-        np.concatenate(texts)[:cut],
-        np.concatenate([np.zeros(0, np.int32), *held]),
-    )
-    starts, held_starts = article_starts(texts, 0), article_starts(held, 0)
-    words, counts = tuple(ids_of), np.bincount(train, minlength=len(ids_of))
-    once, spoken = (
-        int((counts[line_end + 1 :] == 1).sum()),
-        len(train) - int(counts[line_end]),
-    )
+    train = np.concatenate(texts)[:cut]
+    tail = np.concatenate([np.zeros(0, np.int32), *held])
+    starts = article_starts(texts, 0)
+    held_starts = article_starts(held, 0)
+    words = tuple(ids_of)
+    counts = np.bincount(train, minlength=len(ids_of))
+    once = int((counts[line_end + 1 :] == 1).sum())
+    spoken = len(train) - int(counts[line_end])
     remedy = "give a longer text or, if it has no spaces, the unit character"
     require(
         once <= max(spoken / 2, 1),
@@ -326,10 +325,8 @@ def _word_corpus(
             f"{lacking.sum():,} words are left out of the held-out part, "
             f"which alone has them: {strange}"
         )
-        tail, held_starts = (
-            tail[~lacking],
-            (np.cumsum(~lacking) - ~lacking)[held_starts],
-        )
+        tail = tail[~lacking]
+        held_starts = (np.cumsum(~lacking) - ~lacking)[held_starts]
     kept = counts > (0 if counts[unknown] else 1)
     kept[[unknown, line_end]] = False
     frequent = [
@@ -363,11 +360,9 @@ def _word_corpus(
 
 def _checked(corpus: Corpus, length: int, validation: float) -> Corpus:
     """Return the corpus with its fingerprint, after checking the lengths of its splits."""
-    train, held_out, characters = (
-        cast(ndarray, corpus.train),
-        corpus.validation,
-        corpus.characters,
-    )
+    train = cast(ndarray, corpus.train)
+    held_out = corpus.validation
+    characters = corpus.characters
     _require_windows(train, held_out, length, validation, characters.unit)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
     require(

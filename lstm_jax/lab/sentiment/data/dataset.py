@@ -389,7 +389,8 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     Raises:
         InputError: if the file is not found and the download fails.
     """
-    root, cache = os.environ.get("LSTM_JAX_DATA", ""), cache_dir or default_cache_dir()
+    root = os.environ.get("LSTM_JAX_DATA", "")
+    cache = cache_dir or default_cache_dir()
     own = [user_path(root) / "imdb"] if root else []
     # unlike Path.home(), raises nothing for a user without a home
     keras = Path(os.path.expanduser("~")) / ".keras" / "datasets"
@@ -612,7 +613,8 @@ def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
             np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others
         )
 
-    train, test = split("train"), split("test") if "test_labels" in arrays else None
+    train = split("train")
+    test = split("test") if "test_labels" in arrays else None
     fingerprint = hashlib.sha256(f"{key} {words.num_words}".encode()).hexdigest()
     return EncodedReviews(train, test, words, fingerprint)
 

@@ -219,10 +219,8 @@ def table_reviews(
     )
     for count, (number, row) in enumerate(rows):
         here = f"line {number} of {path}"
-        text, label = (
-            row.get(text_column),
-            LABELS.get(str(row.get(label_column)).strip().lower()),
-        )
+        text = row.get(text_column)
+        label = LABELS.get(str(row.get(label_column)).strip().lower())
         if not isinstance(text, str):
             raise InputError(f"{text_column!r} in {here}", repr(text), "give a string")
         if label is None:

@@ -204,7 +204,9 @@ class Vocabulary:
         """
         with parsing(f"vocabulary {source}", "give the vocabulary.json of a run"):
             raw: Any = json.loads(content)
-            words, size, kind = raw["words"], raw["num_words"], raw["kind"]
+            words = raw["words"]
+            size = raw["num_words"]
+            kind = raw["kind"]
             good = (
                 raw["format"] == _FORMAT
                 and kind in ("keras", "frequency")
