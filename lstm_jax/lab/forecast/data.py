@@ -361,24 +361,18 @@ class SeriesWindows(NamedTuple):
 def series_windows(
     series: Series, context: int, horizon: int, first: int = 0, last: int = 0
 ) -> SeriesWindows:
-    """Return all windows of a time series whose targets lie in the entries `first` to
+    """Return all windows of a series whose targets lie in the entries `first` to
     `last` - 1.
-
-    The windows overlap: each one starts one entry after the previous one.
 
     Args:
         series: the series.
-        context: number of context entries of a window, which a model reads. They
-            precede the targets and may lie before `first`.
+        context: number of context entries of a window, which may lie before `first`.
         horizon: number of targets of a window.
         first: index of the first entry that may be a target.
-        last: index after the last entry that may be a target. If 0, it is the length of
-            the series.
+        last: index after the last entry that may be a target, or 0 for the end.
 
     Raises:
-        InputError: if `context` or `horizon` is no int of 1 or more, if `first` or
-            `last` is no int of 0 or more, or if `last` is above the length of the
-            series.
+        InputError: if a number is out of range.
     """
     context = check_number("context", context, Count)
     horizon = check_number("horizon", horizon, Count)

@@ -149,15 +149,8 @@ def gradient_norms(function: Function, inputs: Array, *args) -> Array:
     """Return an array (K, T): the Euclidean norms of the gradients of K outputs with
     respect to the features of each step of the input.
 
-    Args:
-        function: a function that is called as function(inputs, *args) and returns an
-            array (K,) of K outputs; see `integrated_gradients`.
-        inputs: the input (T, E).
-        args: further arguments of the function: pytrees of arrays, such as parameters.
-
-    Raises:
-        InputError: as `integrated_gradients` does, or if the function does not return
-            an array with one axis.
+    `function` returns the outputs, an array (K,). `integrated_gradients` describes the
+    arguments and errors.
     """
     _check_inputs(inputs)
     return _compiled(_norms, function)(inputs, *args)

@@ -53,13 +53,13 @@ def neighbours(
     """Return the ids and the scores of the nearest neighbours of a word in an embedding
     table, the nearest first.
 
-    Scores are computed in float64, and words with equal scores are sorted by id. The
-    word itself is left out, and so are the ids below 4, which do not stand for words.
+    The word itself and the ids below 4, which do not stand for words, are left out. Words
+    with equal scores are sorted by id.
 
     Args:
         table: the embedding table.
         index: id of the word.
-        count: number of neighbours. There are fewer if the vocabulary is too small.
+        count: largest number of neighbours.
         metric: "cosine" (cosine similarity, 1 is nearest) or "euclidean" (distance, 0
             is nearest). The similarity with a zero vector is 0.
 
@@ -207,14 +207,10 @@ def export_projector(
 
 def escape(word: str) -> str:
     """Percent-encode the white space, the control characters and the invalid UTF-8 in a
-    word, as in URLs: "a b" becomes "a%20b".
+    word, as in URLs: "a b" becomes "a%20b". A "%" is not changed.
 
     Keras' vocabulary has words with a no-break space or NEL, which many programs read
-    as a line break. A "%" is not changed.
-
-    Args:
-        word: the word, in which Python's error handler "surrogateescape" has decoded
-            bytes that are not valid UTF-8.
+    as a line break.
 
     Raises:
         InputError: if the word is empty, or contains a surrogate that the error handler

@@ -54,8 +54,7 @@ def surprise_page(
     character shaded by its surprise (see the module).
 
     `bits` (N - 1,) is the surprise of each character except the first. `force` tells
-    whether to replace an existing file that lstm-jax has not written; see
-    `files.writing.MARK`.
+    whether to replace an existing file that lstm-jax has not written.
 
     Raises:
         InputError: if N is below 2, or if the file cannot be written.
@@ -82,12 +81,10 @@ def units_page(
     title: str,
     force: bool = True,
 ) -> None:
-    """Write an HTML page that shows a text once for each of some units. Each character
-    is coloured by the unit's activation after it.
+    """Write an HTML page that shows a text of N characters once for each of the given
+    units, with each character coloured by the unit's activation after it.
 
-    `activations` (N, H) are those of the H units after each of the N characters, from
-    -1 to 1, and `units` the indices of the units to show, in this order.
-    `surprise_page` describes the other arguments.
+    `activations` is (N, H), for H units, from -1 to 1.
 
     Raises:
         InputError: if the file cannot be written.
@@ -104,12 +101,12 @@ def units_page(
 
 
 def most_active(activations: ndarray, count: int, over: int = 25) -> list[int]:
-    """Return the indices of the `count` most active units, the most active first.
+    """Return the indices of the `count` most active of the H units in `activations` (N, H),
+    the most active first.
 
-    The activity of a unit is the standard deviation, over the text, of the moving
-    average of its activation over `over` (at most N // 2) characters. It is large for a
-    unit that, for example, is high inside quotations and low elsewhere. `activations`
-    is (N, H), as for `units_page`.
+    The activity of a unit is the standard deviation of the moving average of its
+    activation over `over` (at most N // 2) characters. It is large for a unit that, for
+    example, is high inside quotations and low elsewhere.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(

@@ -67,8 +67,7 @@ def write_shards(
     ids, and before that, with the unit "character", once for the vocabulary.
 
     Args:
-        paths: text files, and folders of text files. Each file is an article, and
-            articles are joined as in `prepare_corpus`.
+        paths: text files, and folders of text files. Each file is an article.
         folder: folder to write. It is created if it does not exist.
         recipe: recipe by which `clean` cleans the articles.
         unit: unit of the text: "character" or "byte".
@@ -78,8 +77,8 @@ def write_shards(
     Raises:
         InputError: if a path leads to no text file, or all files are empty; if a file
             cannot be read, is an archive, changes while it is read or, with the unit
-            "character", is not UTF-8; if the folder cannot be written, holds other
-            files, or another process writes to it.
+            "character", is not UTF-8; if the folder cannot be written, or holds other
+            files.
     """
     checked("clean", recipe, Recipe)
     checked("unit", unit, Unit)

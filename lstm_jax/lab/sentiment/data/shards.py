@@ -49,8 +49,7 @@ def write_review_shards(
     the reviews.
 
     The tables are read row by row, those of the training reviews twice: first for the
-    vocabulary. The ids in the result equal those that `encode_reviews` returns for the
-    same reviews.
+    vocabulary. The ids equal those that `encode_reviews` returns for the same reviews.
 
     Args:
         paths: tables with training reviews, and folders of such tables.
@@ -62,10 +61,9 @@ def write_review_shards(
             read, and the number of all tables to read.
 
     Raises:
-        InputError: if a path leads to no table, or none has training reviews; if a
-            table is in both splits, cannot be read or has no reviews; if a split lacks
-            reviews of a class; or if the folder cannot be written, holds other files,
-            or another process writes to it.
+        InputError: if a path leads to no table, or a table is in both splits, cannot be
+            read or has no reviews; if a split lacks reviews of a class; or if the folder
+            cannot be written, or holds other files.
     """
     tables = {"train": _tables(paths), "test": _tables(test_paths)}
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
@@ -187,9 +185,7 @@ def read_review_shards(folder: AnyPath, num_words: int | None = None) -> Encoded
     """Open the reviews in a folder that `write_review_shards` has written, after
     comparing the checksums of its files. Their ids stay in memory-mapped files.
 
-    Args:
-        folder: the folder.
-        num_words: number of ids; see `Vocabulary.capped`.
+    `num_words` is the number of ids; see `Vocabulary.capped`.
 
     Raises:
         InputError: if the folder holds no finished reviews, if a file is missing or

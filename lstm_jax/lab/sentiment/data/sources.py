@@ -176,24 +176,20 @@ def load_reviews(
     label_column: str = "label",
     verify: bool = True,
 ) -> TextSplits:
-    """Return the reviews at a path as texts.
-
-    The result is a dict that contains the training reviews under the key "train" and
-    the test reviews, if any, under the key "test".
+    """Return the reviews at a path as texts: a dict with the key "train" and, if there are
+    test reviews, "test".
 
     Args:
-        path: path of a source of texts. `lstm_jax.lab.sentiment.data.sources.FORMS` lists the
-            forms that a source can have.
-        test_path: path of a second file; see `test_data` of `prepare`, which also
-            describes the other arguments.
+        path: path of a source of texts, of one of the forms in `FORMS`.
+        test_path: path of a second file, as `test_data` of `prepare`.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked.
 
     Raises:
         InputError: if a path does not exist or has no known form, if the source is
-            damaged or cannot be read, if it holds word ranks instead of texts, or if a
-            split has no positive or no negative reviews.
+            damaged or holds word ranks instead of texts, or if a split has no positive or
+            no negative reviews.
     """
     return read_source(
         *find_source(os.fspath(path), test_path), text_column, label_column, verify
