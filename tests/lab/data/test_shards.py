@@ -23,14 +23,13 @@ from lstm_jax.lab.generation.data import (
     write_shards,
 )
 from lstm_jax.lab.generation.data import shards as text_shards
+from lstm_jax.lab.sentiment.data import dataset as reviews_module
 from lstm_jax.lab.sentiment.data import (
-    PaddedReviews,
     encode_reviews,
     read_review_shards,
     synthetic_splits,
     write_review_shards,
 )
-from lstm_jax.lab.sentiment.data import dataset as reviews_module
 
 PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", "x")
 RECIPES = ("source", "source-cased", "lower", "none", "exact")
@@ -247,26 +246,6 @@ def test_reviews_are_those_in_memory(splits, mapped, num_words, monkeypatch):
             np.concatenate([block.values for block in joined]), other.values
         )
     assert verify_shards(mapped) == 4
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.lists(st.integers(-5, 130), max_size=9),
-    st.integers(1, 30),
-    st.sampled_from(["pre", "post"]),
-    st.sampled_from(["pre", "post"]),
-)
-def test_taken_rows_are_those_of_the_whole(
-    splits, mapped, rows, maxlen, padding, truncating
-):
-    sharded = read_review_shards(mapped).train
-    lazy = PaddedReviews(sharded, maxlen, padding, truncating)
-    whole = encode_reviews(splits).train.padded(maxlen, padding, truncating)
-    assert lazy.shape == whole.shape
-    assert_array_equal(
-        lazy.take(np.asarray(rows, int)),
-        whole.take(np.asarray(rows, int), axis=0, mode="clip"),
-    )
 
 
 def _flip(path):
