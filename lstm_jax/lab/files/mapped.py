@@ -42,19 +42,19 @@ COMMANDS = {TEXT: "lstm-jax data shard", REVIEWS: "lstm-jax data shard-reviews"}
 class MappedIds:
     """One-dimensional array of ids in a file. It is read where it is indexed, and what
     was read does not stay in memory.
+
+    `ids` is the mapped array or a part of it, and `file` the mapped file. Ids of `end`,
+    the size of the vocabulary, or more are read as the id `unknown`.
     """
 
     nbytes = 0
     """Number of bytes in memory."""
 
     def __init__(self, ids: ndarray, file: mmap.mmap, end: int, unknown: int = 0):
-        """Args:
-        ids: the mapped array, or a part of it.
-        file: the mapped file.
-        end: end of the vocabulary. Larger ids are read as the id `unknown`.
-        """
-        self.ids, self.file = ids, file
-        self.end, self.unknown = end, unknown
+        self.ids = ids
+        self.file = file
+        self.end = end
+        self.unknown = unknown
 
     @property
     def dtype(self) -> np.dtype:

@@ -4,6 +4,7 @@ memory; damaged files and bad input raise errors.
 
 import json
 import random
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def test_a_text_in_long_lines(text, recipe, tmp_path, monkeypatch):
     got = write_shards(str(tmp_path / "a.txt"), tmp_path / "s", recipe)
     want = clean(text.removeprefix("\ufeff").replace("\r\n", "\n"), recipe)
     assert got.characters.decode(got.ids[:]) == want.replace("\r", "\n")
+
+
+@pytest.mark.parametrize("unit", ["character", "byte"])
+def test_a_text_larger_than_the_memory(unit, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_shards, "PIECE", 1 << 12)
+    (tmp_path / "a.txt").write_text("It was the best of times.\n" * 50_000)
+    tracemalloc.start()
+    write_shards(str(tmp_path / "a.txt"), tmp_path / "s", "source", unit)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**6 < (tmp_path / "a.txt").stat().st_size
 
 
 def test_a_text_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):

@@ -97,7 +97,9 @@ def write_shards(
     def write(folder: Path) -> tuple[list[str], Values]:
         characters = Characters.all_bytes()
         if unit == "character":
-            found = set().union(*(text for _, text in pieces(0)))
+            found = set()
+            for _, text in pieces(0):
+                found.update(text)
             characters = Characters(tuple(sorted(found)))
         articles = 0
 
@@ -128,7 +130,8 @@ def _joined(
     """Yield the cleaned text of some files in pieces, each with the number of articles
     so far.
     """
-    articles, before = 0, 0
+    articles = 0
+    before = 0  # bytes of the files before
     for path in files:
         begins = True
         pieces = _read(path, recipe, unit, before, report)
