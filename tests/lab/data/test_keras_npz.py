@@ -91,14 +91,3 @@ def test_another_pickle_is_refused(npz):
         read_keras_npz,
         npz,
     )
-
-
-def test_rank_beyond_the_index_is_refused(npz, tmp_path, monkeypatch):
-    publish(monkeypatch, npz, x_train=objects([[51]] * 30))
-    refused(
-        "rank 51",
-        prepare,
-        data=str(npz),
-        cache_dir=str(tmp_path / "cache"),
-        verify=False,
-    )

@@ -489,13 +489,6 @@ def prepare(
                     "use --vocabulary keras",
                 )
             words, splits = known, read_keras_npz(found.path)
-            rank = max(split.values.max() for split in splits.values()) - FIRST_WORD + 1
-            require(
-                rank <= len(words.words),
-                f"data {found.path}",
-                f"rank {rank}",
-                "give Keras' own word index",
-            )
         if known:
             rng = np.random.RandomState(KERAS_SEED)
             splits = {
