@@ -57,9 +57,9 @@ PACKAGES: dict[str, list[str]] = {
     "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],
     "inspection": _modules(
         "lab.inspection",
-        "figures embedding_space text_map trace attribution window collectives pages",
+        "figures embedding_space text_map trace attribution window pages",
     ),
-    "files": _modules("lab.files", "padding tables shard_folder"),
+    "files": _modules("lab.files", "padding tables mapped"),
     "machine": _modules("lab.machine", "processes compilation_cache"),
 }
 """Dict from the name of each page to its modules. The page "lstm_jax" has no modules:

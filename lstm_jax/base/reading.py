@@ -66,6 +66,7 @@ MARKS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+NOT_UTF8 = "convert the file to UTF-8, or read it as bytes (--unit byte)"
 # a file with one NUL or more in this many bytes is refused: in English text as UTF-16
 # every second byte is NUL
 _NULS = 5
@@ -298,27 +299,15 @@ def require_utf8(start: bytes, subject: str) -> None:
     )
 
 
-def decode_utf8(
-    content: bytes,
-    path: str | Path,
-    remedy: str = "convert the file to UTF-8, or read it as bytes (--unit byte)",
-    begin: int = 0,
-) -> str:
-    """Return the text of a UTF-8 file, or of its part from the byte `begin` on, without
-    a byte-order mark at the start of the file.
-    """
-    if begin == 0:
-        require_no_archive(content, path)
-        require_utf8(content, f"file {path}")
+def decode_utf8(content: bytes, path: str | Path, remedy: str = NOT_UTF8) -> str:
+    """Return the text of a UTF-8 file, without a byte-order mark at its start."""
+    require_no_archive(content, path)
+    require_utf8(content, f"file {path}")
     try:
-        text = content.decode()
+        return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        found = (
-            f"byte 0x{content[error.start]:02x} at offset {begin + error.start} "
-            "is not UTF-8"
-        )
-        raise InputError(f"file {path}", found, remedy) from error
-    return text if begin else text.removeprefix("\ufeff")
+        found = f"byte 0x{content[error.start]:02x} at offset {error.start}"
+        raise InputError(f"file {path}", f"{found} is not UTF-8", remedy) from error
 
 
 def encode_utf8(

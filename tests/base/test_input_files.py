@@ -21,7 +21,7 @@ from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.lab.forecast.data import read_series
 from lstm_jax.lab.generation.data import read_articles
 from lstm_jax.lab.sentiment.data import load_reviews
-from lstm_jax.lab.sentiment.data.keras_imdb import read_keras_npz
+from lstm_jax.lab.sentiment.data.dataset import read_keras_npz
 
 TEXT = "It was the best of times.\n"
 

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.extras import SubcommandApp
 
-from lstm_jax.base.checks import CountOrNone, Seed, frozen
-from lstm_jax.base.machine import cores
+from lstm_jax.base.checks import Seed, frozen
 from lstm_jax.lab.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.generation.config import Clean, Unit
@@ -64,35 +63,27 @@ class Shard(Command):
     """Text files, or folders of text files."""
     out: Path = Path("shards")
     """Folder of the shards."""
-    workers: CountOrNone = 0
-    """Number of processes that write shards at the same time. 0 means one per core."""
     verify: bool = False
     """Write nothing, and check the shards in --out against their checksums."""
 
     @abstractmethod
-    def write(
-        self, workers: int, on_progress: Callable[[int, int], None]
-    ) -> Iterator[str]:
+    def write(self, on_progress: Callable[[int, int], None]) -> Iterator[str]:
         """Write the shards, and yield the lines to print."""
 
     def __call__(self, console):
-        from lstm_jax.lab.files.shard_folder import verify_shards
+        from lstm_jax.lab.files.mapped import verify_shards
         from lstm_jax.training.callbacks import progress_bar
 
         if self.verify:
-            say(console, f"{self.out}: {verify_shards(self.out):,} intact shards")
+            say(console, f"{self.out}: {verify_shards(self.out):,} intact files")
             return
         with progress_bar(console) as progress:
-            bar = progress.add_task("shards", total=None)
-            workers = self.workers or len(cores())
-            lines = list(
-                self.write(
-                    workers,
-                    lambda done, total: progress.update(
-                        bar, completed=done, total=total
-                    ),
-                )
-            )
+            bar = progress.add_task("read", total=None)
+
+            def report(done: int, total: int):
+                progress.update(bar, completed=done, total=total)
+
+            lines = list(self.write(report))
         for line in lines:
             say(console, line)
 
@@ -103,7 +94,7 @@ class ShardText(Shard):
 
     Use shards for a text that is larger than the memory.
 
-    After an interrupt, the same command continues where it stopped.
+    After an interrupt, the same command begins anew.
 
     To train on the shards, use train generation --input stream.
     """
@@ -115,16 +106,13 @@ class ShardText(Shard):
     """Token of the model: a Unicode character or a byte. With 'byte', a text file may
     have any encoding."""
 
-    def write(self, workers, on_progress):
+    def write(self, on_progress):
         from lstm_jax.lab.generation.data import write_shards
 
-        text = write_shards(
-            self.data, self.out, self.clean, self.unit, workers, on_progress
-        )
+        text = write_shards(self.data, self.out, self.clean, self.unit, on_progress)
         yield (
-            f"{self.out}: {counted(len(text), 'character')} "
-            f"({text.characters.size} distinct) of "
-            f"{counted(text.index.articles, 'file')}"
+            f"{self.out}: {counted(len(text.ids), 'character')} "
+            f"({text.characters.size} distinct) of {counted(text.articles, 'file')}"
         )
         yield (
             "next: lstm-jax train generation --input stream --data "
@@ -138,14 +126,14 @@ class ShardReviews(Shard):
 
     Use shards for a set of reviews that is larger than the memory.
 
-    After an interrupt, the same command continues where it stopped.
+    After an interrupt, the same command begins anew.
 
     To train on the shards, use train sentiment --input stream.
     """
 
     data: Positional[tuple[str, ...]]
     """Tables (.csv or .jsonl, .xz too) with training reviews, or folders of such
-    tables. Each table becomes one shard."""
+    tables."""
     test: tuple[str, ...] = ()
     """Tables, or folders of tables, with test reviews."""
     text_column: str = "text"
@@ -153,12 +141,12 @@ class ShardReviews(Shard):
     label_column: str = "label"
     """Column or key that contains the label (0 or 1)."""
 
-    def write(self, workers, on_progress):
+    def write(self, on_progress):
         from lstm_jax.lab.sentiment.data import write_review_shards
 
         columns = self.text_column, self.label_column
         found = write_review_shards(
-            self.data, self.out, self.test, *columns, workers, on_progress
+            self.data, self.out, self.test, *columns, on_progress
         )
         tests = len(found.test) if found.test else 0
         yield (

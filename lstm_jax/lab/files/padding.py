@@ -108,14 +108,8 @@ def pad_ragged(
     """Pad N rows of ids with 0 or cut them to the same length, and return them as one
     int32 array (N, maxlen).
 
-    Args:
-        values: one-dimensional array of the ids of all rows, concatenated.
-        offsets: (N + 1,) offsets of the rows in `values`. Row n is
-            `values[offsets[n]:offsets[n + 1]]`.
-        maxlen: number of ids of each row of the result.
-        padding: where 0 is added to a short row; for this and `truncating`, see
-            `pad_sequences`.
-        truncating: where a long row is cut.
+    Row n is `values[offsets[n]:offsets[n + 1]]`; `pad_sequences` describes the other
+    arguments.
 
     Raises:
         InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither

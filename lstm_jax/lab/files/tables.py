@@ -9,7 +9,6 @@ text, ...}}`.
 import csv
 import itertools
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -59,7 +58,8 @@ def has_columns(path: Path) -> bool:
 
 def table_rows(path: Path, wanted: Columns, limited: bool = True) -> NumberedRows:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file."""
-    subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
+    subject = f"file {path.absolute()}"
+    remedy = "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         rows = _csv_rows if ".csv" in path.name.lower()[-7:] else _json_rows
         yield from rows(path, _lines(path, file), wanted)
@@ -88,26 +88,6 @@ def as_number(text: str) -> float | None:
         return None
 
 
-def parse_json(text: str) -> Any:
-    """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted
-    too, as by `json.loads`.
-    """
-
-    def without_copies(pairs: list[tuple[str, Any]]):
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError(
-                f"the name {_twice(name for name, _ in pairs)[0]!r} is there twice"
-            )
-        return found
-
-    return json.loads(text, object_pairs_hook=without_copies)
-
-
-def _twice(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
 def _require_columns(columns: Collection[str], wanted: Columns, here: str):
     for column, flag in wanted.items():
         require(
@@ -122,9 +102,10 @@ def _json_rows(path: Path, lines: Iterable[str], wanted: Columns) -> NumberedRow
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        here, remedy = f"line {number} of {path}", "each line is one JSON object"
+        here = f"line {number} of {path}"
+        remedy = "each line is one JSON object"
         with parsing(here, remedy):
-            row = parse_json(line)
+            row = json.loads(line)
         require(isinstance(row, dict), here, line, remedy)
         _require_columns(row, wanted, here)
         yield number, row
@@ -137,22 +118,14 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Columns) -> NumberedRows
     csv.field_size_limit(max(FIELD_LIMIT, csv.field_size_limit()))
     reader = csv.reader(itertools.chain([header], lines), strict=True)
     try:
+        first = next(csv.reader([header])) or [""]
         for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
-            by_mark, by_comma = (
-                next(csv.reader([header], delimiter=delimiter), [""])
-                for delimiter in (mark, ",")
-            )
-            other = (
-                wanted.keys() <= set(by_mark) and not wanted.keys() <= set(by_comma)
-                if wanted
-                else mark in by_comma[0]
-            )
             converted = (
                 f"pandas.read_csv({path.name!r}, sep={mark!r}, "
                 "decimal=',').to_csv('new.csv', index=False)"
             )
             require(
-                not other,
+                mark not in first[0] or (wanted and wanted.keys() <= {*first}),
                 f"columns of {path}",
                 f"separated by {shown}",
                 f"give commas, and points in numbers: {converted}",
@@ -164,11 +137,10 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Columns) -> NumberedRows
             names, f"line 1 of {path}", "empty", "give the names of the columns there"
         )
         _require_columns(names, wanted, f"line 1 of {path}")
-        twice = _twice(names)
         require(
-            not twice,
+            len({*names}) == len(names),
             f"columns of {path}",
-            f"{', '.join(map(repr, twice))} twice",
+            f"{', '.join(names)}",
             "give each column a name of its own",
         )
         for fields in reader:
@@ -253,7 +225,7 @@ def _guess(names: list[str], rows: Collection[Row], path: Path) -> str:
 def _json_table(path: Path) -> dict[str, Row]:
     content = decode_utf8(read_input(path), path)
     with parsing(f"JSON {path}", JSON_FORMS):
-        raw = parse_json(content)
+        raw = json.loads(content)
     if isinstance(raw, dict) and all(
         isinstance(column, dict) for column in raw.values()
     ):

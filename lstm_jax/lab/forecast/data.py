@@ -6,8 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +22,6 @@ MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 """Texts that stand for a missing value, in lower case."""
 NUMBER = "a number"
 DAY = 86_400
-YEARS = 292_000
-"""Years before and after 1970 whose microseconds an int64 holds."""
 TICKS = DAY * 1e6
 """Microseconds of a day. The gaps between dates are computed in microseconds, in which
 they are exact."""
@@ -102,7 +98,8 @@ class Series:
         """Return the times (count,) of further entries, calendar months apart if all
         entries keep to these, else `usual_gap`.
         """
-        ahead, ticks = np.arange(1, count + 1), self._in_ticks(self.times)
+        ahead = np.arange(1, count + 1)
+        ticks = self._in_ticks(self.times)
         # one day of each month; the last day
         for shift in (0, DAY * 1_000_000) if self.dated and len(self) > 1 else ():
             moments = (ticks + shift).astype("datetime64[us]")
@@ -117,18 +114,11 @@ class Series:
         return np.rint(times) / TICKS if self.dated else times
 
     def numbers(self, times: ndarray | Sequence) -> ndarray:
-        """Return the given times as float64 numbers in the unit of the attribute
-        `Series.times`.
+        """Return times as float64 numbers in the unit of `times`.
 
-        Args:
-            times: numbers in this unit. For a dated series, dates are allowed too:
-                datetime64 values in UTC, `datetime.date` objects, and
-                `datetime.datetime` objects, which are in UTC if they have no offset
-                from UTC.
-
-        Raises:
-            InputError: if the times are neither numbers nor dates, or if dates are
-                given and the series is not dated.
+        They are numbers in this unit or, for a dated series, dates: datetime64 in UTC,
+        `datetime.date`, or `datetime.datetime`, in UTC if it has no offset. An
+        `InputError` is raised for others.
         """
         remedy = (
             "give numbers, or dates such as datetime64"
@@ -139,32 +129,18 @@ class Series:
         with parsing("times", remedy):
             found = np.asarray(times)
             objects = found.ravel().tolist() if found.dtype == object else []
-            if objects and all(
-                isinstance(time, date | np.datetime64) for time in objects
-            ):
-                found = np.asarray(
-                    [_in_utc(time) for time in objects], "datetime64[us]"
-                ).reshape(found.shape)
+            if objects and all(isinstance(t, date | np.datetime64) for t in objects):
+                moments = [_in_utc(time) for time in objects]
+                found = np.asarray(moments, "datetime64[us]").reshape(found.shape)
             if found.dtype.kind == "M":
                 require(self.dated, "times", found.dtype, remedy)
-                if np.datetime_data(found.dtype)[0] in ("ns", "ps", "fs", "as"):
-                    found = found.astype("datetime64[us]")
-                years = found.astype("datetime64[Y]").astype(np.int64)
-                held = (years > -YEARS) & (years < YEARS)  # false for NaT, too
-                require(
-                    held.all(),
-                    "times",
-                    found[~held][:1].tolist(),
-                    "give times that datetime64 holds in microseconds",
-                )
-                return found.astype("datetime64[us]").astype(np.float64) / TICKS
-            numbers = found.dtype.kind in "iufO" or found.dtype.name == "bfloat16"
-            require(
-                numbers and all(isinstance(time, Real | Decimal) for time in objects),
-                "times",
-                found.tolist(),
-                remedy,
-            )
+                exact = found.astype("datetime64[us]")
+                # NumPy wraps around what microseconds do not hold; NaT equals nothing
+                held = exact.astype("datetime64[Y]") == found.astype("datetime64[Y]")
+                remedy = "give times that datetime64 holds in microseconds"
+                require(held.all(), "times", found[~held][:1].tolist(), remedy)
+                return exact.astype(np.float64) / TICKS
+            require(found.dtype.kind in "iuf", "times", found.tolist(), remedy)
             return found.astype(np.float64)
 
     @property
@@ -186,9 +162,8 @@ class Series:
         """Return a time of this series as text: an ISO date if the series is dated,
         else a number with up to 15 digits.
 
-        If the series has an offset from UTC (`offset`), a date is written with its time
-        of day and this offset. Otherwise a date is written without an offset, and the
-        time of day is left out if it is 00:00.
+        With `offset`, a date is written with its time of day and this offset. Without
+        it, the time of day is left out if it is 00:00.
 
         Raises:
             InputError: if the date is before the year 1 or after the year 9999.
@@ -279,15 +254,12 @@ def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Seri
     A row without a value is left out. The series then has one longer gap, from the
     previous row to the next row.
 
-    A time in digits alone, such as 202611, 261125, 2026329 or 20261125, is a number. If
-    all times look like dates in such a format, the series is refused, because the
-    numbers would have a wide gap at the end of a day, a month or a year. Numbers
-    without such a gap are not refused: months of a single year as in 202611, and days
-    of a single month as in 261125 or of a single year as in 2026329.
+    A time in digits alone, such as 20261125, is a number. If all times look like dates
+    in such a format, and the numbers would have a wide gap at the end of a day, a month
+    or a year, the series is refused.
 
-    A date may have an offset from UTC. The offset may change within the file, for
-    example because of summer time, and all dates are converted to UTC. If no date has
-    an offset, all are read as UTC.
+    A date may have an offset from UTC, which may change within the file, for example
+    because of summer time. If no date has an offset, all are read as UTC.
 
     Args:
         path: the file.
@@ -297,11 +269,9 @@ def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Seri
     Raises:
         InputError: if the file cannot be read, lacks a column, or separates its columns
             by semicolons or tabs; if a value is not a finite number, or a time neither
-            a finite number nor an ISO date; if the times do not increase, or are not
-            all numbers, all dates with an offset or all dates without; if they look
-            like dates in digits alone whose numbers have a wide gap; if fewer than two
-            rows have a value; or if float64 cannot represent the gaps in units of the
-            median gap.
+            a finite number nor an ISO date; if the times do not increase or are of
+            several kinds; if fewer than two rows have a value; or if float64 cannot
+            represent the gaps.
     """
     path = user_path(os.fspath(path))
     times, values = [], []
@@ -319,7 +289,9 @@ def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Seri
                 repr(text),
                 "give a finite number, or nothing where there is none",
             )
-        when, subject, before = str(row.get(time)).strip(), f"{time!r} in {here}", form
+        when = str(row.get(time)).strip()
+        subject = f"{time!r} in {here}"
+        before = form
         moment, form, offset = _read_time(when, subject)
         if times:
             same = (
@@ -357,10 +329,8 @@ def read_series(path: AnyPath, time: str = "time", value: str = "value") -> Seri
         offset,
     )
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        gaps, whole = (
-            series.gaps,
-            (series.times[-1] - series.times[0]) / series.usual_gap,
-        )
+        gaps = series.gaps
+        whole = (series.times[-1] - series.times[0]) / series.usual_gap
     even = (gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole)
     require(
         even,
@@ -391,33 +361,23 @@ class SeriesWindows(NamedTuple):
 def series_windows(
     series: Series, context: int, horizon: int, first: int = 0, last: int = 0
 ) -> SeriesWindows:
-    """Return all windows of a time series whose targets lie in the entries `first` to
+    """Return all windows of a series whose targets lie in the entries `first` to
     `last` - 1.
-
-    The windows overlap: each one starts one entry after the previous one.
 
     Args:
         series: the series.
-        context: number of context entries of a window, which a model reads. They
-            precede the targets and may lie before `first`.
+        context: number of context entries of a window, which may lie before `first`.
         horizon: number of targets of a window.
         first: index of the first entry that may be a target.
-        last: index after the last entry that may be a target. If 0, it is the length of
-            the series.
+        last: index after the last entry that may be a target, or 0 for the end.
 
     Raises:
-        InputError: if `context` or `horizon` is no int of 1 or more, if `first` or
-            `last` is no int of 0 or more, or if `last` is above the length of the
-            series.
+        InputError: if a number is out of range.
     """
-    context, horizon = (
-        check_number("context", context, Count),
-        check_number("horizon", horizon, Count),
-    )
-    first, last = (
-        check_number("first", first, CountOrNone),
-        check_number("last", last, CountOrNone),
-    )
+    context = check_number("context", context, Count)
+    horizon = check_number("horizon", horizon, Count)
+    first = check_number("first", first, CountOrNone)
+    last = check_number("last", last, CountOrNone)
     require(
         last <= len(series),
         "last",

@@ -4,7 +4,7 @@ in windows or as streams.
 The model starts each window from a zero state. In a stream it carries its recurrent
 state from one training step to the next.
 
-The text is stored as character ids, in an array or in shards on disk, and the examples
+The text is stored as character ids, in an array or in a file, and the examples
 are not stored: `Examples.gather` cuts an example out of the text, at a position that it
 computes from the number of the example.
 """
@@ -21,8 +21,8 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import MOST
 from lstm_jax.base.errors import require
+from lstm_jax.lab.files.mapped import MappedIds
 from lstm_jax.lab.generation import data
-from lstm_jax.lab.generation.data import ShardedText
 from lstm_jax.training.examples import Examples, permuted, shuffled, streams
 from lstm_jax.training.step import Objective
 
@@ -37,7 +37,7 @@ def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     return gather
 
 
-def window_examples(text: ndarray | ShardedText, length: int, step: int) -> Examples:
+def window_examples(text: ndarray | MappedIds, length: int, step: int) -> Examples:
     """Return the training examples of a text that is read in windows. Each epoch reads
     the windows in random order.
     """
@@ -49,7 +49,7 @@ def window_examples(text: ndarray | ShardedText, length: int, step: int) -> Exam
 
 
 def stream_examples(
-    text: ndarray | ShardedText,
+    text: ndarray | MappedIds,
     length: int,
     batch: int,
     starts: ndarray | None = None,
@@ -88,9 +88,9 @@ def stream_examples(
     return Examples((text, flags), count, gather_both, plan)
 
 
-def _is_streamed(text: ndarray | ShardedText) -> bool:
+def _is_streamed(text: ndarray | MappedIds) -> bool:
     # else a training step computes positions in int32
-    streamed = isinstance(text, ShardedText)
+    streamed = isinstance(text, MappedIds)
     remedy = (
         f"at most {MOST} fit in memory: write shards with lstm-jax data shard, "
         "and read them with --input stream"

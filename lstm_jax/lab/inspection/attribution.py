@@ -18,7 +18,7 @@ from jaxtyping import Array
 from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.errors import require
 
 Function = Callable[..., Array]  # called as function(inputs, *args)
 MOST_POINTS = 2048
@@ -58,18 +58,16 @@ def integrated_gradients(
     """Return how much each step of an input contributes to an output, by integrated
     gradients (Sundararajan, Taly & Yan 2017).
 
-    The gradient of the output is integrated along the straight line from a baseline to
-    the input by Gauss-Legendre quadrature, and multiplied by the input minus the
-    baseline. The number of points is doubled until the sum of all contributions is, up
-    to `tolerance`, the output for the input minus the output for the baseline, or until
-    there are `MOST_POINTS` points.
+    The gradient is integrated along the straight line from a baseline to the input by
+    Gauss-Legendre quadrature. The number of points is doubled until the sum of all
+    contributions is, up to `tolerance`, the output for the input minus the output for
+    the baseline, or until there are `MOST_POINTS` points.
 
     Args:
         function: a function that is called as function(inputs, *args) and returns a
             scalar, the output. A method of an object that is no NNX module is compiled
-            once for each shape of the arguments, with the arrays that the object then
-            holds: parameters that change must be passed in `args`. Any other function
-            is compiled at each call.
+            once for each shape of the arguments: parameters that change must be passed
+            in `args`. Any other function is compiled at each call.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
@@ -88,11 +86,9 @@ def integrated_gradients(
         f"shape {start.shape}",
         f"give the shape of the inputs, {inputs.shape}",
     )
-    step, output_of, shares_of = (
-        inputs - start,
-        _compiled(operator.call, function),
-        _compiled(_shares, function),
-    )
+    step = inputs - start
+    output_of = _compiled(operator.call, function)
+    shares_of = _compiled(_shares, function)
     output = output_of(inputs, *args)
     _check_axes("function", output, 0, "return a scalar")
     difference = float(output) - float(output_of(start, *args))
@@ -153,15 +149,8 @@ def gradient_norms(function: Function, inputs: Array, *args) -> Array:
     """Return an array (K, T): the Euclidean norms of the gradients of K outputs with
     respect to the features of each step of the input.
 
-    Args:
-        function: a function that is called as function(inputs, *args) and returns an
-            array (K,) of K outputs; see `integrated_gradients`.
-        inputs: the input (T, E).
-        args: further arguments of the function: pytrees of arrays, such as parameters.
-
-    Raises:
-        InputError: as `integrated_gradients` does, or if the function does not return
-            an array with one axis.
+    `function` returns the outputs, an array (K,). `integrated_gradients` describes the
+    arguments and errors.
     """
     _check_inputs(inputs)
     return _compiled(_norms, function)(inputs, *args)
@@ -179,22 +168,20 @@ def _norms(function: Function, inputs: Array, *args) -> Array:
 
 
 def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
-    """Return how many earlier steps of the input matter to each output, judged by the
-    norms of the gradients of the output.
+    """Return how many earlier steps of the input matter to each output, as an int array
+    (K,).
 
-    The input has T steps, and the model computes one output after each of the last K
-    steps. Output k is computed after step s = T - K + k. The result for output k, an
-    int array (K,), is the smallest n for which the norms of the steps s - n to s sum to
-    at least `share` times the sum of the norms of the steps 0 to s. n is 0 if one of
-    these norms is not finite.
+    Output k comes after step s = T - K + k. Its result is the smallest n for which the
+    norms of the steps s - n to s sum to at least `share` times the sum of the norms of
+    the steps 0 to s, or 0 if one of these norms is not finite.
 
     Args:
         norms: norms (K, T), as `gradient_norms` returns them.
         share: fraction of the sum of the norms, above 0 and at most 1.
 
     Raises:
-        InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K,
-            T) with K at most T, or if a norm is negative.
+        InputError: if `share` is not above 0 and at most 1, or if `norms` is no array
+            (K, T) with K at most T.
     """
     require(0 < share <= 1, "share", share, "give a number above 0, at most 1")
     require(
@@ -204,8 +191,6 @@ def reach(norms: ndarray | Array, share: float = 0.9) -> ndarray:
         "give (K, T), with K at most T",
     )
     rows = np.asarray(norms, np.float64)
-    for wrong in rows[rows < 0][:1]:
-        raise InputError("norms", wrong, "give norms, 0 or more")
     count, steps = rows.shape
     reached = np.zeros(count, int)
     for k, row in enumerate(rows):

@@ -45,10 +45,9 @@ class Request(Checked):
     """File with the examples. Depending on the task, it holds reviews, one text, or one
     series, whose last window is shown."""
     examples: Count = 2
-    """Number of examples of each kind that are chosen from the held-out data. The kinds
-    depend on the task. For reviews, the three kinds are the most certain correct
-    classifications, the most certain wrong classifications, and the least certain
-    classifications."""
+    """Number of examples of each kind that are chosen from the held-out data. For
+    reviews, the three kinds are the most certain correct classifications, the most
+    certain wrong ones, and the least certain ones."""
     chars: Annotated[int, Bounds(2, MOST, "give 2 or more")] = 200
     """Number of characters that are shown of each text."""
     epochs: Count = 6

@@ -35,12 +35,12 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
     """
     if word not in words_index:
         close = difflib.get_close_matches(word, words_index, n=5)
-        none = "nothing is spelt like it; words are lower-case and hold no punctuation"
-        raise InputError(
-            "unknown word",
-            word,
-            f"close spellings: {', '.join(close)}" if close else none,
+        remedy = (
+            "nothing is spelt like it; words are lower-case and hold no punctuation"
         )
+        if close:
+            remedy = f"close spellings: {', '.join(close)}"
+        raise InputError("unknown word", word, remedy)
     return words_index[word]
 
 
@@ -53,13 +53,13 @@ def neighbours(
     """Return the ids and the scores of the nearest neighbours of a word in an embedding
     table, the nearest first.
 
-    Scores are computed in float64, and words with equal scores are sorted by id. The
-    word itself is left out, and so are the ids below 4, which do not stand for words.
+    The word itself and the ids below 4, which do not stand for words, are left out. Words
+    with equal scores are sorted by id.
 
     Args:
         table: the embedding table.
         index: id of the word.
-        count: number of neighbours. There are fewer if the vocabulary is too small.
+        count: largest number of neighbours.
         metric: "cosine" (cosine similarity, 1 is nearest) or "euclidean" (distance, 0
             is nearest). The similarity with a zero vector is 0.
 
@@ -82,79 +82,27 @@ def neighbours(
     return ids, scores[ids]
 
 
-def project(
-    rows: Vectors,
-    method: Literal["pca", "pca+axis"] = "pca",
-    axis: Float[ndarray, "E"] | None = None,
-) -> Float[ndarray, "N 2"]:
-    """Project N vectors to a plane and return their coordinates (N, 2), in float64 and
-    with mean 0.
+def project(rows: Vectors) -> Float[ndarray, "N 2"]:
+    """Project N vectors (N, E) on their first two principal directions, and return
+    their coordinates (N, 2), in float64 and with mean 0.
 
-    The principal directions are orthogonal unit vectors, sorted by the variance along
-    them, the greatest first. The sign of a direction is arbitrary. It is chosen here so
-    that, of the E entries of the direction, the one with the largest absolute value is
-    positive.
-
-    Args:
-        rows: (N, E) the vectors.
-        method: "pca" (the projections on the first two principal directions) or
-            "pca+axis" (the first coordinate is the projection on `axis`, the second on
-            the direction of greatest variance among those that are orthogonal to
-            `axis`).
-        axis: (E,) a direction of any length for the method "pca+axis", for example the
-            kernel of a linear head, or the mean vector of positive words minus the mean
-            vector of negative words. With the method "pca" the axis must be None.
+    The sign of a direction is arbitrary: here the entry with the largest absolute value
+    is positive.
 
     Raises:
-        InputError: if there are fewer than 2 vectors or features, a value is not
-            finite, `method` is unknown, `axis` is given with "pca", or it is missing,
-            zero or not finite with "pca+axis".
+        InputError: if there are fewer than 2 vectors or features, or a value is not
+            finite.
     """
-    require(method in ("pca", "pca+axis"), "method", method, "choose pca or pca+axis")
-    require(
-        min(rows.shape) >= 2,
-        "vectors to project",
-        f"shape {rows.shape}",
-        "give at least 2 rows of at least 2 features",
-    )
-    require(
-        np.isfinite(rows).all(),
-        "vectors to project",
-        "not finite",
-        "the model has diverged: lower the learning rate",
-    )
+    subject = "vectors to project"
+    remedy = "give at least 2 rows of at least 2 features"
+    require(min(rows.shape) >= 2, subject, f"shape {rows.shape}", remedy)
+    remedy = "the model has diverged: lower the learning rate"
+    require(np.isfinite(rows).all(), subject, "not finite", remedy)
     centred = rows - rows.mean(axis=0, dtype=np.float64)
-    if method == "pca":
-        require(axis is None, "axis", "given", "choose the method pca+axis for it")
-        return centred @ _principal(centred, 2).T
-    if axis is None:
-        raise InputError(
-            "axis",
-            None,
-            "give the direction that x shall follow, or choose the method pca",
-        )
-    direction = axis.astype(np.float64)
-    length = np.linalg.norm(direction)
-    require(
-        0 < length < np.inf,
-        "axis",
-        f"length {length}",
-        "give a direction that is finite and not zero",
-    )
-    unit = direction / length
-    x = centred @ unit
-    # orthogonal to the axis but for rounding errors, whose direction is arbitrary
-    rest = centred - np.outer(x, unit)
-    y = rest @ _principal(rest, 1)[0]
-    return np.stack([x, y], axis=1)
-
-
-def _principal(centred: ndarray, count: int) -> ndarray:
-    directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
-    largest = np.take_along_axis(
-        directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1
-    )
-    return directions * np.sign(largest)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    at = np.abs(directions).argmax(axis=1, keepdims=True)
+    signs = np.sign(np.take_along_axis(directions, at, axis=1))
+    return centred @ (directions * signs).T
 
 
 def word_counts(
@@ -169,50 +117,17 @@ def word_counts(
             offsets[r + 1]].
         labels: label of each review, 0 (negative) or 1 (positive).
         vocabulary_size: number V of word ids.
-
-    Raises:
-        InputError: if `offsets` does not fit `values` and `labels`, an id is not
-            between 0 and V - 1, or a label is neither 0 nor 1.
     """
-    lengths = np.diff(offsets.astype(np.int64))
-    fits = (
-        len(offsets) == len(labels) + 1
-        and offsets[0] == 0
-        and offsets[-1] == len(values)
-        and (lengths >= 0).all()
-    )
-    remedy = "give one a review and the end: 0 to the count of ids"
-    require(fits, "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
-    inside = ((values >= 0) & (values < vocabulary_size)).all()
-    require(
-        inside, "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}"
-    )
-    require(
-        np.isin(labels, (0, 1)).all(), "labels", "other than 0 and 1", "give 0 or 1"
-    )
-    reviews = np.repeat(np.arange(len(labels)), lengths)
+    reviews = np.repeat(np.arange(len(labels)), np.diff(offsets))
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))
     # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
     once = pairs[np.diff(pairs, prepend=-1) > 0]
-    ids, is_positive = once % vocabulary_size, labels[once // vocabulary_size] == 1
-    return np.bincount(ids[is_positive], minlength=vocabulary_size), np.bincount(
-        ids, minlength=vocabulary_size
+    ids = once % vocabulary_size
+    positive = ids[labels[once // vocabulary_size] == 1]
+    return (
+        np.bincount(positive, minlength=vocabulary_size),
+        np.bincount(ids, minlength=vocabulary_size),
     )
-
-
-def word_polarity(
-    values: Tokens, offsets: Offsets, labels: Labels, vocabulary_size: int
-) -> tuple[Float[ndarray, "V"], Counts]:
-    """Return two arrays (V,): the polarity of each word, and the number of reviews that
-    contain each word.
-
-    The polarity of a word is the share of positive reviews among the reviews that
-    contain it, or NaN if there are none. `word_counts` explains the arguments and
-    errors.
-    """
-    positive, count = word_counts(values, offsets, labels, vocabulary_size)
-    with np.errstate(invalid="ignore"):
-        return positive / count, count
 
 
 WORD2VEC = rb"\A\d+ \d+\n"
@@ -225,12 +140,10 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Vectors) -> None:
 
     The first line is "N E", and each of the N lines after it "word v1 v2 ...". The
     features have 9 significant digits, so that every float32 can be restored exactly.
-    White space and control characters in words are percent-encoded (see `escape`).
 
     Raises:
-        InputError: if there are no vectors, if a word is empty or occurs twice, if the
-            numbers of words and vectors differ, if a value is not finite, or if the
-            file cannot be written.
+        InputError: if there are no vectors, if a word is empty or occurs twice after
+            `escape`, or if the file cannot be written.
     """
     written = _checked_words(words, vectors)
     lines = [
@@ -253,7 +166,7 @@ def export_projector(
     folder: Path,
     words: Sequence[str],
     vectors: Vectors,
-    columns: Mapping[str, Sequence[object] | ndarray],
+    columns: Mapping[str, ndarray],
 ) -> None:
     """Write word vectors as files for TensorBoard's embedding projector: vectors.tsv,
     metadata.tsv and projector_config.pbtxt.
@@ -266,41 +179,15 @@ def export_projector(
         words: the N words, which label the points. White space and control characters
             in them are percent-encoded (see `escape`).
         vectors: (N, E) the vector of each word.
-        columns: further columns of metadata: a dict from the name of a column, such as
-            "polarity", to its N values.
+        columns: one or more further columns of metadata: a dict from the name of a
+            column to its N numbers.
 
     Raises:
-        InputError: if a column is named "word", does not have N values, or has a name
-            or a value that is empty or contains a tab or a line break, and for the
-            reasons of `export_word2vec`.
+        InputError: for the reasons of `export_word2vec`.
     """
-    written = _checked_words(words, vectors)
-    table = {"word": written} | {
-        name: [str(value) for value in column] for name, column in columns.items()
-    }
-    require(
-        len(table) == len(columns) + 1,
-        "column",
-        "word",
-        "choose another name: it is taken by the words",
-    )
-    for name, column in table.items():
-        require(
-            len(column) == len(words),
-            f"column {name}",
-            f"{len(column)} values for {len(words)} words",
-            "give one a word",
-        )
-        for cell in (name, *column):
-            require(
-                not set(cell) & set("\t\r\n") and cell != "",
-                f"column {name}",
-                repr(cell),
-                "give text without tabs and line breaks",
-            )
-    # The projector takes the first line as the names of the columns only if there are
-    # two or more columns.
-    rows = [*([tuple(table)] if columns else []), *zip(*table.values(), strict=True)]
+    table = {"word": _checked_words(words, vectors)}
+    table |= {name: [*map(str, column)] for name, column in columns.items()}
+    rows = [tuple(table), *zip(*table.values(), strict=True)]
     config = (
         "embeddings {",
         '  tensor_name: "embedding"',
@@ -309,24 +196,21 @@ def export_projector(
         '  metadata_path: "metadata.tsv"',
         "}",
     )
-    for name, lines in zip(
-        PROJECTOR,
-        ([_numbers(vector, "\t") for vector in vectors], map("\t".join, rows), config),
-        strict=True,
-    ):
+    contents = (
+        (_numbers(vector, "\t") for vector in vectors),
+        map("\t".join, rows),
+        config,
+    )
+    for name, lines in zip(PROJECTOR, contents, strict=True):
         _write_lines(folder / name, lines)
 
 
 def escape(word: str) -> str:
     """Percent-encode the white space, the control characters and the invalid UTF-8 in a
-    word, as in URLs: "a b" becomes "a%20b".
+    word, as in URLs: "a b" becomes "a%20b". A "%" is not changed.
 
     Keras' vocabulary has words with a no-break space or NEL, which many programs read
-    as a line break. A "%" is not changed.
-
-    Args:
-        word: the word, in which Python's error handler "surrogateescape" has decoded
-            bytes that are not valid UTF-8.
+    as a line break.
 
     Raises:
         InputError: if the word is empty, or contains a surrogate that the error handler
@@ -343,26 +227,12 @@ def escape(word: str) -> str:
 
 
 def _checked_words(words: Sequence[str], vectors: ndarray) -> list[str]:
-    require(
-        len(words) == len(vectors),
-        "words",
-        f"{len(words)} for {len(vectors)} vectors",
-        "give one a vector",
-    )
-    require(
-        vectors.size > 0,
-        "vectors",
-        f"shape {vectors.shape}",
-        "give at least one, with at least one feature",
-    )
+    remedy = "give at least one, with at least one feature"
+    require(vectors.size > 0, "vectors", f"shape {vectors.shape}", remedy)
     written = [escape(word) for word in words]
-    for word, count in Counter(written).most_common(1):
-        require(
-            count == 1,
-            "word",
-            repr(word),
-            "give each word once: readers keep only one of a spelling",
-        )
+    word, count = Counter(written).most_common(1)[0]
+    remedy = "give each word once: readers keep only one of a spelling"
+    require(count == 1, "word", repr(word), remedy)
     return written
 
 

@@ -7,22 +7,17 @@ is needed. The colours are from the palette of Okabe and Ito, which colour-blind
 can tell apart. The same data always give the same .svg file.
 """
 
-import contextlib
 import io
-import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.errors import require
-from lstm_jax.base.reading import parsing
 from lstm_jax.base.writing import MARK, write_atomically
 
 Paths = tuple[Path, Path]  # of a .png file and of the .svg file beside it
@@ -109,24 +104,14 @@ def write_figure(
     """Draw a figure and write it as a .png file, and as an .svg file beside it.
 
     Args:
-        path: path of the .png file, which must end in .png.
+        path: path of the .png file.
         inches: width and height of the figure in inches.
         draw: function that takes an empty matplotlib figure and draws into it.
-        force: whether to replace existing files that lstm-jax has not written; see
-            `files.writing.MARK`.
-
-    Returns:
-        The paths of the .png file and the .svg file.
+        force: whether to replace existing files that lstm-jax has not written.
 
     Raises:
         InputError: if the path does not end in .png, or if a file cannot be written.
     """
-    if "matplotlib" not in sys.modules and (backend := os.environ.get("MPLBACKEND")):
-        # the import fails if this backend is not installed, and none is needed here
-        with mock.patch.dict(os.environ, MPLBACKEND=""):
-            import matplotlib
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = backend
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -168,10 +153,8 @@ def learning_curves(
     each split.
 
     Args:
-        rows: one dict for each epoch. The key "epoch" holds the number of the epoch,
-            from 1. Keys such as "train_loss" or "test_accuracy" hold the value of a
-            metric on one of the splits (train, validation and test). Values that are
-            absent or None are left out.
+        rows: one dict for each epoch, with the keys "epoch" and such as "train_loss" or
+            "test_accuracy". Values that are absent or None are left out.
         path: path of the .png file; see `write_figure`.
         title: title above the figure.
         metrics: metrics to draw, such as "loss" (in nats), "bits" (loss in bits per
@@ -181,17 +164,10 @@ def learning_curves(
         force: see `write_figure`.
 
     Raises:
-        InputError: if there are no rows, a row has no key "epoch", or no row has any of
-            the metrics.
+        InputError: if there are no rows, or no row has any of the metrics.
     """
     require(
         len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first"
-    )
-    require(
-        all("epoch" in row for row in rows),
-        "row of a learning curve",
-        "no epoch in it",
-        "give one row an epoch",
     )
     ordered = sorted(rows, key=lambda row: row["epoch"])
     epochs = [row["epoch"] for row in ordered]
@@ -199,18 +175,12 @@ def learning_curves(
     for metric in metrics:
         for split in colours:
             values = np.array([row.get(f"{split}_{metric}") for row in ordered], float)
-            known = np.isfinite(values)
-            if known.any():
-                panels.setdefault(metric, {})[split] = np.stack([epochs, values])[
-                    :, known
-                ]
+            line = np.stack([epochs, values])[:, np.isfinite(values)]
+            if line.size:
+                panels.setdefault(metric, {})[split] = line
     missing = f"no {' and no '.join(metrics)} in them"
-    require(
-        panels,
-        "rows of a learning curve",
-        missing,
-        f"give train_{metrics[0]}, validation_{metrics[0]} or the like",
-    )
+    remedy = f"give train_{metrics[0]}, validation_{metrics[0]} or the like"
+    require(panels, "rows of a learning curve", missing, remedy)
 
     longest = max(len(split) for lines in panels.values() for split in lines)
     # inches beside a panel, for the ticks and for the labels of the lines
@@ -280,60 +250,6 @@ def learning_curves(
     return write_figure(path, (width, 4.3), draw, force)
 
 
-def confusion_matrix(
-    confusion: Sequence[Sequence[int]] | ndarray,
-    path: Path,
-    title: str,
-    class_names: tuple[str, str] = ("negative", "positive"),
-) -> Paths:
-    """Draw a confusion matrix. Each cell shows a count, and the share of this count in
-    the sum of the row.
-
-    `confusion` holds the counts [[true negatives, false positives], [false negatives,
-    true positives]], `class_names` the names of the negative and the positive class.
-    `write_figure` describes the files.
-
-    Raises:
-        InputError: if `confusion` is not 2 by 2, or has a negative count.
-    """
-    with parsing("confusion matrix", "give 2 by 2 counts"):
-        counts = np.asarray(confusion)
-    require(
-        counts.shape == (2, 2) and (counts >= 0).all(),
-        "confusion matrix",
-        confusion,
-        "give 2 by 2 counts",
-    )
-
-    def draw(figure):
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        set_title(figure, title)
-        axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            style = {
-                "ha": "center",
-                "va": "center",
-                "color": "white" if share > 0.55 else INK,
-            }
-            axes.text(
-                column, row - 0.06, f"{counts[row, column]:,}", fontsize=20, **style
-            )
-            axes.text(column, row + 0.16, f"{share:.1%} of row", fontsize=11, **style)
-        axes.set_xticks([0, 1], class_names)
-        axes.set_yticks([0, 1], class_names, rotation=90, va="center")
-        axes.set(xlabel="predicted", ylabel="labelled")
-        accuracy = np.trace(counts) / max(counts.sum(), 1)
-        axes.set_title(f"{accuracy:.2%} of {counts.sum():,} reviews are right", pad=10)
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        axes.axhline(0.5, color="white", lw=3)
-        axes.axvline(0.5, color="white", lw=3)
-
-    return write_figure(path, (5.2, 5.1), draw)
-
-
 def reliability_curve(reliability: Any, ece: float, path: Path, title: str) -> Paths:
     """Draw a reliability curve, and below it a histogram of the predicted
     probabilities.
@@ -348,10 +264,8 @@ def reliability_curve(reliability: Any, ece: float, path: Path, title: str) -> P
         set_title(figure, title)
         curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         filled = reliability.count > 0
-        confidence, frequency = (
-            reliability.confidence[filled],
-            reliability.frequency[filled],
-        )
+        confidence = reliability.confidence[filled]
+        frequency = reliability.frequency[filled]
         curve.plot(
             [0, 1],
             [0, 1],
@@ -459,30 +373,17 @@ def embedding_map(
     """Draw N words as points in a plane, coloured by polarity, as a .png file and an
     .svg file; see `write_figure`.
 
-    `coordinates` (N, 2) are the points. The polarity of a word (`colours`, (N,)) is the
-    share of positive reviews among the reviews that
-    contain it. A word whose polarity is NaN is left out. Labels do not overlap: a word
-    has no label if there is no room for it. The words,
-    the most frequent first, are labelled in this order: the first word, the word with
-    the polarity furthest from 0.5, the second word, and so on.
+    `coordinates` (N, 2) are the points, and `colours` (N,) the polarities: the share of
+    positive reviews among the reviews that contain a word. A word whose polarity is NaN
+    is left out. Labels do not overlap: frequent words, which come first in `words`, and
+    words of an extreme polarity get theirs before others.
 
     Raises:
-        InputError: if `words` and `coordinates` differ in length, or if no word has a
-            polarity.
+        InputError: if no word has a polarity.
     """
-    require(
-        len(words) == len(coordinates),
-        "words of a map",
-        f"{len(words)} for {len(coordinates)} points",
-        "give one a point",
-    )
     known = np.isfinite(colours)
-    require(
-        known.any(),
-        "words of a map",
-        "none with a share",
-        "give words that occur in the reviews",
-    )
+    remedy = "give words that occur in the reviews"
+    require(known.any(), "words of a map", "none with a share", remedy)
     coordinates, colours = coordinates[known], colours[known]
     shown = list(compress(words, known))
 

@@ -23,14 +23,12 @@ the task shows."""
 
 
 def make_window(trained: base.Trained, request: Request | None = None) -> Window:
-    """Return the content of an HTML page about a trained run.
-    `inspection.window.write_page` writes the page to a file.
+    """Return the content of an HTML page about a trained run, for
+    `inspection.window.write_page`.
 
     For each step of each example, the page shows the gates and states of all recurrent
-    layers, and the output of the network. For a review, it also shows how much each
-    word contributes to the logit. For a series, it also shows how much each entry
-    contributes to the forecast. For a text, it also shows the likeliest next
-    characters.
+    layers and the output of the network; for a review or a series, also how much each
+    word or entry contributes to it, and for a text the likeliest next characters.
 
     Raises:
         InputError: if the run is of another task, if an example cannot be read, if the

@@ -35,7 +35,8 @@ def _coloured(text: Sequence[str], values: ndarray) -> str:
     """Return HTML of a text whose characters have values from -1 to 1, with a <span>
     element for each run of characters of one colour.
     """
-    levels, parts = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(int), []
+    levels = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(int)
+    parts = []
     for level, run in groupby(zip(levels, text, strict=True), itemgetter(0)):
         shown = html.escape("".join(character for _, character in run))
         parts.append(
@@ -53,20 +54,12 @@ def surprise_page(
     character shaded by its surprise (see the module).
 
     `bits` (N - 1,) is the surprise of each character except the first. `force` tells
-    whether to replace an existing file that lstm-jax has not written; see
-    `files.writing.MARK`.
+    whether to replace an existing file that lstm-jax has not written.
 
     Raises:
-        InputError: if N is below 2, if `bits` does not have N - 1 values, or if the
-            file cannot be written.
+        InputError: if N is below 2, or if the file cannot be written.
     """
     require(len(text) >= 2, "text", f"{len(text)} characters", "give 2 or more")
-    require(
-        len(bits) == len(text) - 1,
-        "bits",
-        len(bits),
-        f"give one less than the text's {len(text)} characters",
-    )
     shades = "".join(
         f'<span class="n{level}">&nbsp;{level * _MOST_BITS / _LEVELS:.1f}&nbsp;</span>'
         for level in range(1, _LEVELS + 1)
@@ -88,28 +81,17 @@ def units_page(
     title: str,
     force: bool = True,
 ) -> None:
-    """Write an HTML page that shows a text once for each of some units. Each character
-    is coloured by the unit's activation after it.
+    """Write an HTML page that shows a text of N characters once for each of the given
+    units, with each character coloured by the unit's activation after it.
 
-    `activations` (N, H) are those of the H units after each of the N characters, from
-    -1 to 1, and `units` the indices of the units to show, in this order.
-    `surprise_page` describes the other arguments.
+    `activations` is (N, H), for H units, from -1 to 1.
 
     Raises:
-        InputError: if `activations` does not have N rows, an entry of `units` is not
-            below H, or the file cannot be written.
+        InputError: if the file cannot be written.
     """
-    require(
-        len(activations) == len(text),
-        "activations",
-        len(activations),
-        f"give one row for each of {len(text)} characters",
-    )
-    sections = []
-    for unit in units:
-        size = activations.shape[1]
-        require(0 <= unit < size, "unit", unit, f"give 0 to {size - 1}")
-        sections.append(f"<h2>unit {unit}</h2>{_coloured(text, activations[:, unit])}")
+    sections = [
+        f"<h2>unit {unit}</h2>{_coloured(text, activations[:, unit])}" for unit in units
+    ]
     ends = (
         '<span class="n11">&nbsp;-1&nbsp;</span> to <span '
         'class="p11">&nbsp;1&nbsp;</span>'
@@ -119,12 +101,12 @@ def units_page(
 
 
 def most_active(activations: ndarray, count: int, over: int = 25) -> list[int]:
-    """Return the indices of the `count` most active units, the most active first.
+    """Return the indices of the `count` most active of the H units in `activations` (N, H),
+    the most active first.
 
-    The activity of a unit is the standard deviation, over the text, of the moving
-    average of its activation over `over` (at most N // 2) characters. It is large for a
-    unit that, for example, is high inside quotations and low elsewhere. `activations`
-    is (N, H), as for `units_page`.
+    The activity of a unit is the standard deviation of the moving average of its
+    activation over `over` (at most N // 2) characters. It is large for a unit that, for
+    example, is high inside quotations and low elsewhere.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(

@@ -86,7 +86,9 @@ def trace(model: nnx.Module, *args, **options) -> tuple[Any, list[LayerTrace]]:
             `scan`. The values inside a transformation cannot be read from outside.
     """
     check_class("model", model, nnx.Module, "give an nnx.Module")
-    copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
+    copied = nnx.clone(model)
+    running = [""]
+    found = list[LayerTrace]()
     for path, node in nnx.iter_graph(copied):
         if isinstance(node, Recurrent):
             _name(node, "/".join(map(str, path)), running)

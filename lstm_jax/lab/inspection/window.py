@@ -86,13 +86,12 @@ class Frame:
     layers: Sequence[Layer]
     strips: Sequence[Strip] = ()
     norms: ndarray | None = None
-    """Norms (K, T) of the gradients of K outputs with respect to the T steps. If the
-    field `each_step` is true, there is one output after each step, so that K is T.
-    Otherwise all outputs come after the last step."""
+    """Norms (K, T) of the gradients of K outputs with respect to the T steps. The
+    outputs come after the last step or, if `each_step` is true, one after each."""
     each_step: bool = False
     reach: Sequence[float] = ()
-    """Number of steps that each output reaches back (see `attribution.reach`). The
-    sequence is empty if `each_step` is false."""
+    """Number of steps that each output reaches back (see `attribution.reach`), if
+    `each_step` is true."""
     likely: Sequence[Sequence[tuple[str, float]]] = ()
     """For each step, the likeliest next characters with their probabilities."""
 
@@ -131,12 +130,8 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
     """Return the HTML text of the page that shows what a recurrent network does at each
     step of some examples.
 
-    If the page with all units would be too large, it shows only those units of each
-    layer whose outputs vary most.
-
-    Args:
-        window: content of the page.
-        most_bytes: largest allowed size of the page in bytes.
+    If the page with all units would exceed `most_bytes`, it shows only those units of
+    each layer whose outputs vary most.
 
     Raises:
         InputError: if a value is not finite, or if the page would be larger than
@@ -174,27 +169,16 @@ def _is_finite(value) -> bool:
 
 
 def write_page(window: Window, path: Path, force: bool = True) -> None:
-    """Write the page of `page`, which describes the other errors.
-
-    Args:
-        window: content of the page.
-        path: path of the page.
-        force: whether to replace an existing file that lstm-jax has not written; see
-            `files.writing.MARK`.
-
-    Raises:
-        InputError: if the file cannot be written.
+    """Write the page of `page` to a file. `force` tells whether to replace a file that
+    lstm-jax has not written.
     """
     write_atomically(path, page(window), force)
 
 
 def clustered(series: ndarray) -> ndarray:
     """Return an order of the units with the outputs `series` (T, H) in which units with
-    similar outputs are neighbours.
-
-    The units are clustered hierarchically by average linkage of the distance 1 -
-    |correlation|, and the leaves of the tree are ordered so that the distances between
-    neighbours are small (Bar-Joseph et al. 2001).
+    similar outputs are neighbours: the optimal order of the leaves (Bar-Joseph et al.
+    2001) of a tree by average linkage of the distance 1 - |correlation|.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
@@ -208,11 +192,9 @@ def clustered(series: ndarray) -> ndarray:
 
 
 def _text(window: Window, kept: list[ndarray]) -> str:
-    shown, total = (
-        sum(map(len, kept)),
-        sum(
-            layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers
-        ),
+    shown = sum(map(len, kept))
+    total = sum(
+        layer.arrays["h"].shape[1] for layer in window.examples[0].frames[0].layers
     )
     note = (
         f" Shown are {shown} of {total} units, those whose outputs vary most."
@@ -317,12 +299,9 @@ def _rounded(plotted: Curve | Strip) -> dict[str, Any]:
 
 
 def fill_template(template: Path, data) -> str:
-    """Return the HTML text of a page, made from a template, data for JSON, and the
-    style sheet and script that all pages share.
-
-    `SHARED_STYLE` in the template becomes offline.css, `SHARED_SCRIPT` offline.js, and
-    `DATA` before `</script>` the data as JSON. The mark of lstm-jax
-    (`files.writing.MARK`) is added after `<!doctype html>`.
+    """Return the HTML text of a template in which `SHARED_STYLE` becomes offline.css,
+    `SHARED_SCRIPT` offline.js, and `DATA` before `</script>` the data as JSON, with the
+    mark of lstm-jax.
     """
     text = template.read_text(encoding="utf-8").replace(
         "<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1

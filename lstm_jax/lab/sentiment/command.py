@@ -143,7 +143,7 @@ class Predict(Command):
                 "give --text, --file, or reviews on standard input",
             )
         require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
-        from lstm_jax.lab.sentiment.data.tables import read_texts
+        from lstm_jax.lab.sentiment.data.reviews import read_texts
 
         trained, texts = (
             load_run("sentiment", self.run, self.dtype),

@@ -21,7 +21,7 @@ from lstm_jax.lab.inspection.attribution import (
 from lstm_jax.lab.inspection.common import Network
 from lstm_jax.lab.inspection.window import Curve, Frame, Strip
 from lstm_jax.lab.sentiment import task as sentiment
-from lstm_jax.lab.sentiment.data.tables import read_texts
+from lstm_jax.lab.sentiment.data.reviews import read_texts
 
 NEIGHBOURS = 8
 """Number of nearest words that are shown for a word."""

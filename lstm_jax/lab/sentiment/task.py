@@ -511,8 +511,7 @@ class WordSpace:
 def draw_figures(
     run: RunFolder, params, scored: tuple[ndarray, ndarray] | None, split: str
 ) -> None:
-    """Draw a confusion matrix, a reliability curve and an embedding map into the folder
-    of a run.
+    """Draw a reliability curve and an embedding map into the folder of a run.
 
     The embedding map needs 3 common words (see `WordSpace.common`) and word vectors
     with 2 entries. `scored` holds the logits (N,) and labels (N,) of N reviews of the
@@ -520,11 +519,6 @@ def draw_figures(
     """
     if scored is not None:
         metrics = binary_metrics(*scored)
-        figures.confusion_matrix(
-            metrics.confusion,
-            run.figures / "confusion_matrix.png",
-            f"Confusion matrix, {split} reviews",
-        )
         curve = reliability(probabilities(scored[0]), scored[1])
         figures.reliability_curve(
             curve,

@@ -11,10 +11,10 @@ from made_reviews import made_rows, members
 from refused import refused
 
 from lstm_jax.lab.sentiment.data import (
-    acl_imdb,
     download_archive,
     load_reviews,
     prepare,
+    reviews,
     verify_archive,
 )
 
@@ -90,26 +90,16 @@ def test_texts_are_bytes(archive):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("/etc/passwd", tarfile.REGTYPE),
-        ("../outside.txt", tarfile.REGTYPE),
-        ("aclImdb/train/pos/../../../x.txt", tarfile.REGTYPE),
-        *(
-            ("aclImdb/train/pos/99_9.txt", kind)
-            for kind in (
-                tarfile.SYMTYPE,
-                tarfile.LNKTYPE,
-                tarfile.CHRTYPE,
-                tarfile.FIFOTYPE,
-            )
-        ),
-    ],
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 )
-def test_a_member_outside_a_link_or_a_device_is_refused(archive, name, kind):
-    info = tarfile.TarInfo(name)
+def test_a_link_or_a_device_is_refused(archive, kind):
+    info = tarfile.TarInfo("aclImdb/train/pos/99_9.txt")
     info.type, info.linkname = kind, "/etc/passwd"
-    refused(f"member of .*small.tar.gz: .*{name[-8:]}", load_reviews, archive(info))
+    refused(
+        "member aclImdb/train/pos/99_9.txt of .*: no plain file",
+        load_reviews,
+        archive(info),
+    )
 
 
 def test_every_truncation_and_flip_is_found(archive):
@@ -139,11 +129,11 @@ def test_one_class_or_nothing_is_refused(archive, folder):
 
 
 def test_wrong_checksum(archive, tmp_path, monkeypatch):
-    path = archive().rename(tmp_path / acl_imdb.ARCHIVE_NAME)
+    path = archive().rename(tmp_path / reviews.ARCHIVE_NAME)
     # `prepare` would next download the word index
     for read in (load_reviews, lambda path: prepare(data=str(path))):
         refused(r"size of .* instead of 84125825.*download it again", read, path)
-    monkeypatch.setattr(acl_imdb, "ARCHIVE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(reviews, "ARCHIVE_BYTES", path.stat().st_size)
     refused(
         r"sha256 of .* instead of c40f74a1.*download it again", verify_archive, path
     )
@@ -169,7 +159,7 @@ def test_download(archive, tmp_path, monkeypatch):
     refused("size of", download_archive, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
-    monkeypatch.setattr(acl_imdb, "verify_archive", lambda path: None)
+    monkeypatch.setattr(reviews, "verify_archive", lambda path: None)
     seen = []
     path = download_archive(
         tmp_path / "new", lambda done, total: seen.append((done, total))

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from refused import refused
 
-from lstm_jax.lab.generation.data import clean, cleaning
+from lstm_jax.lab.generation.data import clean, sources
 
 TEXTS = st.text(
     st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0")
@@ -32,7 +32,7 @@ def naive(text):
 @pytest.fixture(params=[1, 7, 1 << 20], ids="block{}".format, scope="module")
 def block(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_BLOCK", request.param)
+        patch.setattr(sources, "_BLOCK", request.param)
         yield request.param
 
 

@@ -8,7 +8,7 @@ from refused import refused
 
 from lstm_jax.lab.sentiment.data import (
     build_vocabulary,
-    judge,
+    grammar,
     synthetic_reviews,
     synthetic_splits,
     tokenize,
@@ -20,44 +20,34 @@ def splits():
     return synthetic_splits(5000, 2000, 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "verdict"),
-    [
-        ("the plot was not bad .", 1),
-        ("the plot was not very good . it is a mess .", 0),
-        ("the film starts well , then it ends badly .", 0),
-        ("the film starts badly , then it ends well .", 1),
-        ("despite its dull start , the cast was superb .", 1),
-        ("the cast was dull despite its superb start .", 0),
-        ("i expected a bore , yet it is a treat .", 1),
-        ("the cast was good , but the script was awful .", 0),
-        ("though the cast was not good , the script was lovely .", 1),
-        (
-            "the script was lovely , though the cast was not good . the plot "
-            "was not fresh , but it is a gem .",
-            1,
-        ),
-    ],
-)
-def test_judge(text, verdict):
-    assert judge(text) == verdict
-
-
-def test_judge_refuses_other_texts():
-    for text in (
-        "it lasts about two hours .",
-        "the plot was good . the cast was bad .",
-        "",
-    ):
-        refused("synthetic_reviews", judge, text)
+def judge(words):
+    """Return the verdict of a text: 1 if its words of praise or blame that a "not" does
+    not invert, and that stand in no concession, are positive.
+    """
+    signs = dict.fromkeys((*grammar.PRAISE, *grammar.WELL, *grammar.HIT), 1)
+    signs |= dict.fromkeys((*grammar.BLAME, *grammar.BADLY, *grammar.MISS), 0)
+    verdicts = []
+    negated = conceded = False
+    for word in words:
+        conceded |= word in ("despite", "though", "expected", "starts")
+        negated |= word == "not"
+        if word == "but" and verdicts:
+            verdicts.pop()
+        elif word in signs:
+            if not conceded:
+                verdicts.append(signs[word] ^ negated)
+            negated = conceded = False
+    (verdict,) = set(verdicts)
+    return verdict
 
 
 def test_labels_follow_from_the_words(splits):
     for split in splits.values():
         # the tokens alone determine the label, since a model sees no punctuation
-        assert [
-            judge(b" ".join(tokenize(text)).decode()) for text in split.texts
-        ] == split.labels.tolist()
+        found = [
+            judge(b" ".join(tokenize(text)).decode().split()) for text in split.texts
+        ]
+        assert found == split.labels.tolist()
 
 
 def test_sizes(splits):

@@ -19,8 +19,8 @@ from lstm_jax.lab.files.tables import table_rows
 from lstm_jax.lab.generation.data import read_articles, read_byte_articles
 from lstm_jax.lab.generation.data.sources import FORMS as TEXT_FORMS
 from lstm_jax.lab.sentiment.data import load_reviews
+from lstm_jax.lab.sentiment.data.reviews import read_texts
 from lstm_jax.lab.sentiment.data.sources import FORMS
-from lstm_jax.lab.sentiment.data.tables import read_texts
 
 
 def test_the_documented_examples_are_read(tmp_path):
@@ -173,7 +173,6 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
     ("name", "content", "found"),
     [
         ("a.jsonl", LINES + b'\n{"text": "cut sho', "line 4 of .*one JSON object"),
-        ("a.jsonl", LINES + b"[1]", "line 3 of .*one JSON object"),
         (
             "a.jsonl",
             LINES + b'{"text": "caf\xe9", "label": 1}\n',
@@ -183,16 +182,6 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
             "a.jsonl",
             LINES + b'{"text": "\\ud800", "label": 1}\n',
             "'text' in line 3 of .*surrogates",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "a", "label": 1, "movie": "\\ud800"}\n',
-            "movie in line 1 of .*surrogates",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "a", "text": "b", "label": 1}\n',
-            "line 1 of .*the name 'text' is there twice",
         ),
         (
             "a.jsonl",
@@ -214,7 +203,6 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
             LINES + b'{"text": "x"}',
             "column 'label' in line 3 of .*--label-column",
         ),
-        ("a.jsonl", b"", "0 positive and 0 negative"),
         ("a.jsonl", LINES[:29], "1 positive and 0 negative"),
         ("a.jsonl.xz", b"\xfd7zXZ", r"file .*a\.jsonl\.xz: .*; give a complete file"),
         (
@@ -234,7 +222,11 @@ LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
             b"review,label\nfine,1\n",
             "column 'text' in line 1 of .*: there are review, label",
         ),
-        ("a.csv", b"text,text,label\na,b,1\n", "columns of .*'text' twice"),
+        (
+            "a.csv",
+            b"text,text,label\na,b,1\n",
+            "columns of .*: text, text, label; give each",
+        ),
         ("a.zip", b"PK", r"data .*a \.zip archive"),
         ("a.txt", b"x", "data .*known form"),
     ],
@@ -256,13 +248,7 @@ def test_tables_that_are_wrong(tmp_path, name, content, found):
             b'{"one": {"0": "x"}, "two": {"0": "y"}}',
             r"column of the texts of .*: one of \['one', 'two'\]",
         ),
-        (
-            "a.json",
-            b'{"text": {"0": "x"}, "body": {"0": "y"}}',
-            r"one of \['body', 'text'\]",
-        ),
         ("a.json", b'{"text": {"0": 5}}', "'text' in row 0 of .*: 5; give a string"),
-        ("a.json", b"5", "JSON .*neither records nor columns"),
         ("a.json", b"[]", "corpus .*: no text"),
         ("a.json", b'{"text": {"0": null, "1": ""}}', "corpus .*: no text"),
         (

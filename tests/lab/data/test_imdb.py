@@ -2,13 +2,26 @@
 as the hash of each split shows.
 """
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from lstm_jax.lab.sentiment.data import keras_check_hash, prepare
+from lstm_jax.lab.sentiment.data import prepare
 
 TRAIN = "79fab1839f451a3f076ab3f1e9f47cf60bef48e2849bb542c0e398b3e5d620fc"
 TEST = "2be01e9a5e7d343542f734e9609c8a6fce5138ea4cc01fb22c89a4a21e3c1d5d"
+
+
+def keras_check_hash(split):
+    """Return the SHA-256 of the ids of each review, as little-endian int32 followed by
+    b"|", and then of the labels.
+    """
+    whole = hashlib.sha256()
+    for number in range(len(split)):
+        whole.update(split.row(number).astype("<i4").tobytes() + b"|")
+    whole.update(split.labels.astype("<i4").tobytes())
+    return whole.hexdigest()
 
 
 @pytest.fixture(scope="module")

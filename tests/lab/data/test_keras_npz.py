@@ -15,9 +15,9 @@ from keras.datasets import imdb as keras_imdb
 from keras.src.datasets import imdb as keras_source
 from refused import refused
 
-from lstm_jax.lab.sentiment.data import keras_imdb as files
+from lstm_jax.lab.sentiment.data import dataset as files
 from lstm_jax.lab.sentiment.data import load_reviews, prepare
-from lstm_jax.lab.sentiment.data.keras_imdb import read_keras_npz
+from lstm_jax.lab.sentiment.data.dataset import read_keras_npz
 
 RNG = np.random.default_rng(0)
 
@@ -90,15 +90,4 @@ def test_another_pickle_is_refused(npz):
         r"not the published imdb\.npz: its sha256 is [0-9a-f]{16}\.\.\.;",
         read_keras_npz,
         npz,
-    )
-
-
-def test_rank_beyond_the_index_is_refused(npz, tmp_path, monkeypatch):
-    publish(monkeypatch, npz, x_train=objects([[51]] * 30))
-    refused(
-        "rank 51",
-        prepare,
-        data=str(npz),
-        cache_dir=str(tmp_path / "cache"),
-        verify=False,
     )

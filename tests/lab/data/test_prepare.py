@@ -19,10 +19,8 @@ from lstm_jax.lab.sentiment.data import (
     encode_reviews,
     load_reviews,
     prepare,
-    write_review_shards,
 )
 from lstm_jax.lab.sentiment.data.dataset import save_cache
-from lstm_jax.lab.sentiment.data.shards import read_review_shards
 
 
 @pytest.fixture
@@ -143,14 +141,11 @@ def test_padded_select_and_hashes(options):
 def test_reviews_of_rare_words_are_no_copies(tmp_path):
     """Reviews with different words have different hashes, even if a small vocabulary
     gives all reviews the same ids.
-
-    The same reviews read from shards have the same hashes.
     """
     table = tmp_path / "a.csv"
     table.write_text(
         "text,label\n" + "".join(f"film{n % 9},{n % 2}\n" for n in range(18))
     )
-    write_review_shards([str(table)], tmp_path / "shards")
     for num_words in (None, 4):
         split = prepare(
             data=str(table),
@@ -164,25 +159,6 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
         hashes = split.hashes().tolist()
         assert hashes[:9] == hashes[9:]
         assert len(set(hashes)) == 9
-        assert (
-            read_review_shards(tmp_path / "shards", num_words).train.hashes().tolist()
-            == hashes
-        )
-
-
-def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypatch):
-    """The fingerprint differs from that of older versions only if older versions may
-    have made another validation part.
-
-    All copies of a review are in the same part. Reviews are copies if they have the
-    same words; in older versions, if they had the same ids. For the reviews of this
-    test, the two rules differ with `num_words=4`, but not with all words.
-    """
-    options["vocabulary"] = "frequency"
-    few, many = (prepare(**options | {"num_words": number}) for number in (4, None))
-    monkeypatch.setattr(dataset, "row_sets", lambda *_: (None, 0))
-    assert prepare(**options | {"num_words": 4}).fingerprint != few.fingerprint
-    assert prepare(**options | {"num_words": None}).fingerprint == many.fingerprint
 
 
 def test_reviews_without_a_word_of_keras(jsonl, options):

@@ -137,12 +137,6 @@ def test_a_header_that_is_wrong(tmp_path):
         refused(f"^{subject}", read_series, write(tmp_path / "a.csv", *lines))
 
 
-def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
-    write(tmp_path / "a.csv", "time,value", "1,2", "2,3")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_series("~/a.csv").values.tolist() == [2, 3]
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -165,17 +159,6 @@ def test_a_series_that_is_none(name, value):
             name: np.array(value),
         },
     )
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_a_series_of_other_dtypes():
-    for times in (range(3), np.arange(3, dtype=">f4")):
-        series = Series(times, np.ones(3, np.float32), False)
-        assert (series.times.tolist(), series.times.dtype, series.values.dtype) == (
-            [0, 1, 2],
-            np.float64,
-            np.float64,
-        )
 
 
 @pytest.mark.parametrize("time", ["NaT", "300000-01-01"])

@@ -5,7 +5,6 @@ index.
 import json
 import urllib.request
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from refused import refused
 from lstm_jax.lab.sentiment.data import (
     Vocabulary,
     build_vocabulary,
+    dataset,
     find_word_index,
-    keras_imdb,
     keras_vocabulary,
     tokenize,
 )
@@ -126,26 +125,6 @@ def test_keras_vocabulary(tmp_path):
         )
 
 
-def test_no_home(tmp_path, monkeypatch):
-    def none(_=None):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "expanduser", none)
-    (tmp_path / "imdb_word_index.json").write_text("{}")
-    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
-    assert (
-        find_word_index(tmp_path / "none" / "data", tmp_path)
-        == tmp_path / "imdb_word_index.json"
-    )
-    monkeypatch.setenv("LSTM_JAX_DATA", "~nobody")
-    refused(
-        "path ~nobody: no such user, or no home; give the whole path",
-        find_word_index,
-        tmp_path,
-        tmp_path,
-    )
-
-
 def test_find_word_index(tmp_path, monkeypatch):
     near, cache = tmp_path / "near", tmp_path / "cache"
     near.mkdir()
@@ -157,9 +136,7 @@ def test_find_word_index(tmp_path, monkeypatch):
     )
     assert list(cache.iterdir()) == []
 
-    monkeypatch.setattr(
-        keras_imdb, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72"
-    )
+    monkeypatch.setattr(dataset, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72")
     reply = BytesIO(b"abc")
     reply.headers = {}
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: reply)

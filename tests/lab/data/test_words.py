@@ -1,8 +1,5 @@
 """Tests of the vocabulary of words and of corpora of words."""
 
-import time
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -124,24 +121,6 @@ def test_another_script(tmp_path):
         corpus(tmp_path, text).characters.decode(corpus(tmp_path, text).train)
         == "यह घर <unk>\nयह घर <unk>\n"
     )
-
-
-def test_a_million_words(tmp_path):
-    drawn = np.random.default_rng(0).zipf(1.3, 10**6) % 50_000
-    text = "\n".join(" ".join(map(str, line)) for line in drawn.reshape(-1, 20)) + "\n"
-    (tmp_path / "text.txt").write_text(text)
-    tracemalloc.start()
-    began = time.perf_counter()
-    found = prepare_corpus(tmp_path / "text.txt", recipe="none", unit="word")
-    seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(found.train) + len(found.validation) == 1_050_000
-    assert (
-        found.characters.size == 20_000
-        or found.characters.size < len(set(drawn.tolist())) + 2
-    )
-    assert peak < 12 * len(text)
-    assert seconds < 60
 
 
 def test_the_file_of_a_vocabulary(tmp_path):

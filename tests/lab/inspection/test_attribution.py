@@ -138,7 +138,6 @@ def test_reach():
     ("call", "subject"),
     [
         (lambda: integrated_gradients(cubic, jnp.ones(3)), "inputs: float32[3]"),
-        (lambda: integrated_gradients(cubic, jnp.ones((0, 3))), "inputs: float32[0,3]"),
         (
             lambda: integrated_gradients(
                 cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3))
@@ -154,25 +153,11 @@ def test_reach():
             "function: shape (3,)",
         ),
         (
-            lambda: integrated_gradients(lambda x: (x.sum(), x), jnp.ones((3, 2))),
-            "function: tuple",
-        ),
-        (
-            lambda: gradient_norms(lambda x: x.sum(0), jnp.ones((3, 2), int)),
-            "inputs: int32[3,2]",
-        ),
-        (
             lambda: gradient_norms(lambda x: x, jnp.ones((3, 2))),
             "outputs: shape (3, 2)",
         ),
-        (
-            lambda: gradient_norms(lambda x: (x[0], x[0]), jnp.ones((3, 2))),
-            "outputs: tuple",
-        ),
         (lambda: reach(np.ones((2, 5)), 1.5), "share: 1.5"),
-        (lambda: reach(np.ones((2, 5)), float("nan")), "share: nan"),
         (lambda: reach(np.ones((5, 2))), "norms: shape (5, 2)"),
-        (lambda: reach(np.asarray([[1.0, -2.0]])), "norms: -2.0"),
     ],
 )
 def test_arguments_and_functions_that_do_not_fit(call, subject):

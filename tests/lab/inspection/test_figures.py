@@ -2,7 +2,6 @@
 files that it is written to.
 """
 
-import os
 import subprocess
 import sys
 import warnings
@@ -63,9 +62,6 @@ def figure(monkeypatch):
 
 ALL = {
     "one_epoch": lambda path: figures.learning_curves(ROWS[:1], path, "Run 1"),
-    "no_reviews": lambda path: figures.confusion_matrix(
-        np.zeros((2, 2), int), path, "Test"
-    ),
     "reliability": lambda path: figures.reliability_curve(BINS, BINS.ece, path, "Test"),
     "one_word": lambda path: figures.embedding_map(
         np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"
@@ -86,18 +82,6 @@ def test_both_files(tmp_path, name):
         f"{name}.svg",
     ]
     assert svg.read_bytes() == ALL[name](tmp_path / "b.png")[1].read_bytes()
-
-
-def test_a_backend_that_is_not_installed(tmp_path):
-    program = (
-        "import pathlib, sys; from lstm_jax.lab.inspection import figures; "
-        "figures.write_figure(pathlib.Path(sys.argv[1]), (2, 2), print)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "a.png"],
-        env=os.environ | {"MPLBACKEND": "nonsense"},
-        check=True,
-    )
 
 
 def test_learning_curves_draw_a_line_a_split(figure):
@@ -135,16 +119,6 @@ def test_entries_of_a_day_have_times_of_their_own(figure):
         }
 
 
-def test_a_metric_that_is_absent_has_no_panel(figure):
-    figures.learning_curves(
-        [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}],
-        PATH,
-        "Run 1",
-    )
-    assert len(figure.axes) == 1
-    assert figure.axes[0].lines[0].get_xdata().tolist() == [1]
-
-
 def test_close_labels_are_pushed_apart(figure):
     figures.learning_curves(
         [{"epoch": 1, "train_loss": 1.0, "validation_loss": 1.01, "test_loss": 2.0}],
@@ -156,20 +130,6 @@ def test_close_labels_are_pushed_apart(figure):
     low, high = figure.axes[0].get_ylim()
     assert (train + validation) / 2 == pytest.approx((1.005 - low) / (high - low))
     assert test == pytest.approx((2.0 - low) / (high - low))
-
-
-def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
-    figures.confusion_matrix(
-        np.array([[12_345, 5], [1, 3]]), PATH, "Test", ("bad", "good")
-    )
-    (axes,) = figure.axes
-    shown = "12,345 100.0%|5 0.0%|1 25.0%|3 75.0%".replace("%", "% of row")
-    assert [text.get_text() for text in axes.texts] == [
-        part for cell in shown.split("|") for part in cell.split(" ", 1)
-    ]
-    assert [text.get_position()[0] for text in axes.texts[::2]] == [0, 1, 0, 1]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
-    assert axes.get_title(loc="left") == "99.95% of 12,354 reviews are right"
 
 
 def test_reliability_curve_leaves_empty_bins_out(figure):
@@ -225,15 +185,6 @@ def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(
         (
             lambda path: figures.learning_curves([{"epoch": 1}], path, ""),
             "no loss and no accuracy",
-        ),
-        (
-            lambda path: figures.learning_curves([{"train_loss": 1.0}], path, ""),
-            "no epoch in it",
-        ),
-        (lambda path: figures.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
-        (
-            lambda path: figures.embedding_map(POINTS, ["a"], SHARES, path, ""),
-            "1 for 300 points",
         ),
         (
             lambda path: figures.embedding_map(

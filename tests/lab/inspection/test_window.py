@@ -172,18 +172,6 @@ def test_similar_units_are_neighbours():
     assert sorted(clustered(np.ones((40, 5))).tolist()) == list(range(5))
 
 
-def test_a_file_of_the_user_is_kept(tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text("mine")
-    with pytest.raises(InputError, match="--force"):
-        write_page(WINDOW, path, force=False)
-    assert path.read_text() == "mine"
-    write_page(WINDOW, path)
-    # a page that lstm-jax wrote may be replaced
-    write_page(replace(WINDOW, title="Other"), path, force=False)
-    assert content(path.read_text())["title"] == "Other"
-
-
 @needs_browser
 def test_in_a_browser(tmp_path):
     """Each action of a user changes what the page shows, and the browser's console has

@@ -5,8 +5,6 @@ file to a forecast, and error messages.
 import json
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
-from decimal import Decimal
-from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
@@ -181,7 +179,6 @@ def test_forecast_times(tmp_path):
             ],
             [21, 22, 24.5],
         ),
-        ([Decimal(21), np.float32(22), Fraction(49, 2)], [21, 22, 24.5]),
     ):
         part, times = trained.end_of(series, given)
         np.testing.assert_array_equal(times, wanted)

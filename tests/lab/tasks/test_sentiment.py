@@ -56,7 +56,7 @@ def test_the_folder_s_contents(run):
         json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
     ] == list(result.rows)
     assert len(list((folder / "events").iterdir())) == 1
-    for stem in ("learning_curves", "confusion_matrix", "reliability", "embedding_map"):
+    for stem in ("learning_curves", "reliability", "embedding_map"):
         assert (folder / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "figures" / f"{stem}.svg").is_file()
     assert checkpoint.steps(folder / "checkpoints" / "latest") == [15, 30]

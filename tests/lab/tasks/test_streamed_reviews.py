@@ -108,8 +108,6 @@ def test_the_commands(ask, configs, tmp_path):
         folder / "test.csv",
         "--out",
         shards,
-        "--workers",
-        1,
     )
     assert code == 0
     assert "60 training and 20 test reviews" in said

@@ -4,20 +4,22 @@ This package does not need JAX.
 """
 
 from lstm_jax.lab.generation.data.characters import Characters, Words
-from lstm_jax.lab.generation.data.cleaning import clean, unix_line_ends
-from lstm_jax.lab.generation.data.corpus import Corpus, prepare_corpus, sharded_corpus
-from lstm_jax.lab.generation.data.shards import ShardedText, read_shards, write_shards
-from lstm_jax.lab.generation.data.sources import (
-    embedded_articles,
-    read_articles,
-    read_byte_articles,
-)
-from lstm_jax.lab.generation.data.windows import (
+from lstm_jax.lab.generation.data.corpus import (
+    Corpus,
     chunks,
     one_hot,
+    prepare_corpus,
+    sharded_corpus,
     some_windows,
     stream_chunks,
     window_count,
-    window_starts,
     windows,
+)
+from lstm_jax.lab.generation.data.shards import ShardedText, read_shards, write_shards
+from lstm_jax.lab.generation.data.sources import (
+    clean,
+    embedded_articles,
+    read_articles,
+    read_byte_articles,
+    unix_line_ends,
 )

@@ -18,7 +18,7 @@ from lstm_jax.base.reading import encode_utf8, read_input
 from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.generation.config import Token, Unit
-from lstm_jax.lab.generation.data.cleaning import blocks
+from lstm_jax.lab.generation.data.sources import blocks
 
 BYTES = tuple(map(chr, range(256)))
 SHOWN = 5  # an error message shows at most this many characters
@@ -29,11 +29,8 @@ UNKNOWN, LINE_END = "<unk>", "<eos>"
 
 @frozen
 class Characters:
-    """Vocabulary of the distinct characters of a corpus. The id of a character is its
-    index in `characters`.
-
-    If the field `unit` is "byte", the vocabulary has all 256 bytes instead, and the id
-    of a byte is its value. In this case every text can be encoded.
+    """Vocabulary of the distinct characters of a corpus, or of all 256 bytes. The id of
+    a character is its index in `characters`.
     """
 
     characters: Texts
@@ -114,8 +111,7 @@ class Characters:
         return table
 
     def encode(self, text: str | bytes) -> ndarray:
-        """Return the ids (T,) of a text of T characters. Their dtype is the smallest of
-        uint8, uint16 and int32 that can hold every id.
+        """Return the ids (T,) of a text of T characters, of the vocabulary's dtype.
 
         Args:
             text: a str. With the unit "byte", the text may also be bytes, and a str is
@@ -133,7 +129,8 @@ class Characters:
             raise InputError(
                 "text", text[:20], "give characters: these ids are not of bytes"
             )
-        ids, table = np.empty(len(text), self.dtype), self._id_of_code
+        ids = np.empty(len(text), self.dtype)
+        table = self._id_of_code
         for start in range(0, len(text), _BLOCK):
             codes = np.frombuffer(
                 text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4"

@@ -1,5 +1,8 @@
-"""Preparation of a character corpus. Articles are joined to one text, which is divided
-into two splits and encoded as ids.
+"""Character corpora. Articles are joined to one text, which is divided into two splits
+and encoded as ids. Its windows are views of the array of ids, so that nothing is copied.
+
+The Keras example lstm_text_generation stores the N windows of 40 characters in one-hot
+encoding, as a boolean array (N, 40, 33).
 """
 
 import hashlib
@@ -11,10 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 from numpy import ndarray
+from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_jax.base.checks import Count, Share, check_number, checked, frozen
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.types import AnyPath, Texts
+from lstm_jax.lab.files.mapped import MappedIds
 from lstm_jax.lab.generation.config import Clean as Recipe
 from lstm_jax.lab.generation.config import Token, Unseen
 from lstm_jax.lab.generation.data.characters import (
@@ -24,15 +29,120 @@ from lstm_jax.lab.generation.data.characters import (
     Words,
     shown,
 )
-from lstm_jax.lab.generation.data.cleaning import clean, unix_line_ends
-from lstm_jax.lab.generation.data.shards import ShardedText, read_shards
+from lstm_jax.lab.generation.data.shards import read_shards
 from lstm_jax.lab.generation.data.sources import (
     Paths,
+    clean,
     embedded_articles,
     read_articles,
     read_byte_articles,
+    unix_line_ends,
 )
-from lstm_jax.lab.generation.data.windows import require_window
+
+
+def window_count(n: int, length: int, step: int) -> int:
+    """Return the number of windows of a text of `n` characters; see `windows`. A window
+    counts only if a character follows it.
+    """
+    check_number("length", length, Count)
+    check_number("step", step, Count)
+    return len(range(0, n - length, step))
+
+
+def some_windows(n: int, length: int, step: int) -> int:
+    """Return the number of windows of a text like `window_count`, and raise
+    `InputError` if there are no windows.
+    """
+    count = window_count(n, length, step)
+    require_window("text", n, length)
+    return count
+
+
+def windows(ids: ndarray, length: int = 40, step: int = 5) -> tuple[ndarray, ndarray]:
+    """Return the windows X (N, length) of a text and their targets Y (N,), as read-only
+    views of its ids (T,).
+
+    X[k] is ids[k * step : k * step + length], and Y[k] is the id after that window.
+
+    Raises:
+        InputError: if the text is too short for a window and the character after it, or
+            if `length` or `step` is below 1.
+    """
+    some_windows(len(ids), length, step)
+    X = sliding_window_view(ids[:-1], length)[::step]
+    Y = ids[length::step]
+    Y.flags.writeable = False
+    return X, Y
+
+
+def one_hot(X: ndarray, Y: ndarray, size: int) -> tuple[ndarray, ndarray]:
+    """Return windows (N, length) and targets (N,) in one-hot encoding, as the Keras
+    example lstm_text_generation stores them: boolean arrays (N, length, size) and
+    (N, size), which take N * (length + 1) * size bytes.
+    """
+    for ids in (X, Y):
+        require(
+            ((ids >= 0) & (ids < size)).all(),
+            "size",
+            size,
+            "give the number of distinct characters: each id is below it",
+        )
+    characters = np.arange(size)
+    return X[..., None] == characters, Y[..., None] == characters
+
+
+def chunks(ids: ndarray, length: int) -> tuple[ndarray, ndarray]:
+    """Cut a text into N = (T - 1) // length consecutive chunks, and return the inputs X
+    and the targets Y, both as read-only views (N, length) of `ids` (T,).
+
+    X[k] begins at the index k * length of `ids`, and Y[k] one index later. Characters
+    at the end that do not fill a chunk are left out.
+
+    Raises:
+        InputError: if the text is too short for a chunk and the character after it, or
+            if `length` is below 1.
+    """
+    some_windows(len(ids), length, 1)
+    X = sliding_window_view(ids[:-1], length)[::length]
+    Y = sliding_window_view(ids[1:], length)[::length]
+    return X, Y
+
+
+def stream_chunks(n: int, length: int, batch: int) -> ndarray:
+    """Return the indices of the chunks that form each batch of truncated
+    back-propagation through time.
+
+    A text of `n` characters is cut into `batch` consecutive streams of equal length,
+    and each stream into S = (n - 1) // (batch * length) chunks. Batch s consists of
+    chunk s of every stream, so that row b of batch s continues row b of batch s - 1.
+    Characters at the end that do not fill one more chunk in every stream are left out.
+
+    Returns:
+        An int64 array (S, batch). The entry at [s, b] is b * S + s, the index of a row
+        of the arrays that `chunks` returns. For `n` 13, `length` 2 and `batch` 3, the
+        array is [[0, 2, 4], [1, 3, 5]].
+    """
+    check_number("length", length, Count)
+    check_number("batch", batch, Count)
+    steps = max(n - 1, 0) // (length * batch)
+    remedy = (
+        f"{batch} streams of {length} characters need {batch * length + 1}: give "
+        "more text, a smaller batch or length"
+    )
+    require(steps >= 1, "text", f"{n} characters", remedy)
+    return np.arange(batch * steps).reshape(batch, steps).T
+
+
+def require_window(subject: str, n: int, length: int, unit: str = "character") -> None:
+    """Check that a text of `n` characters has a window of `length` characters and the
+    character after it.
+    """
+    noun = "word" if unit == "word" else "character"
+    remedy = (
+        f"a window and its next {noun} need {length + 1}: give more text or a "
+        "smaller length"
+    )
+    require(n > length, subject, f"{n} {noun}s", remedy)
 
 
 @frozen
@@ -41,17 +151,14 @@ class Corpus:
     split.
     """
 
-    train: ndarray | ShardedText
-    """(T,) ids of the training split. For a corpus in shards, this field is a
-    `ShardedText`, whose ids stay in memory-mapped files. The dtype is the smallest of
-    uint8, uint16 and int32 that can represent every id."""
+    train: ndarray | MappedIds
+    """(T,) ids of the training split, of the dtype of the vocabulary. For a corpus in
+    shards, they stay in a memory-mapped file."""
     validation: ndarray
-    """(T',) ids of the validation split, which is the end of the text. The dtype is
-    that of `train`. If nothing is held out, T' is 0."""
+    """(T',) ids of the validation split, which is the end of the text. If nothing is
+    held out, T' is 0."""
     characters: Characters
-    """Vocabulary of the characters in both splits. If `prepare_corpus` was called with
-    `unseen` "error" or "drop", the vocabulary has only the characters of the training
-    split."""
+    """Vocabulary of both splits."""
     articles: int
     """Number of articles that are not empty after cleaning."""
     copies: int
@@ -59,18 +166,15 @@ class Corpus:
     with the same text begins in the training split."""
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits or, for a corpus in
-    shards, of the index file of the shards. If a model resets its state where an
-    article begins, `tasks.generation.load_corpus` appends a space and the SHA-256 of
-    `train_starts` and `validation_starts`."""
+    shards, of their index."""
     train_starts: ndarray
     """(A,) int64: positions in `train` at which the articles begin, in ascending order.
-    The first is 0. The array is empty for a corpus in shards."""
+    The array is empty for a corpus in shards."""
     validation_starts: ndarray
     """(A',) int64: positions in `validation` at which the articles begin. If an article
     begins in `train` and ends in `validation`, its second part counts as an article."""
     notes: Texts = ()
-    """Messages to the user, with one sentence for each kind of change that was made to
-    the text when it was read."""
+    """Sentences that tell the user how the text was changed when it was read."""
 
 
 def prepare_corpus(
@@ -86,19 +190,16 @@ def prepare_corpus(
 ) -> Corpus:
     """Read a corpus of articles and return it as ids.
 
-    The articles are cleaned and then joined with spaces. They keep their order. The
-    joined text is cut at one point, which may lie within an article. The text before
-    the cut is the training split, and the text after the cut is the validation split.
-    If an article that begins after the cut is a copy of an article that begins before
-    the cut, the copy is left out, because the loss on a copy would measure
-    memorisation.
+    The articles are cleaned and then joined with spaces, in their order. The joined
+    text is cut at one point, which may lie within an article, into the training split
+    and the validation split. A copy in the validation split of an article that begins
+    in the training split is left out.
 
     Args:
         paths: one path or a list of paths; see `read_articles`. If there are none, the
             articles are those of `embedded_articles()`.
         text_column: name of the column of the texts in tables; see `read_articles`.
-        recipe: recipe by which `clean` cleans each article: "source", "source-cased",
-            "lower", "none" or "exact".
+        recipe: recipe by which `clean` cleans each article.
         unit: unit of the text: "character" (a Unicode code point), "byte" (text files
             may then have any encoding) or "word".
         validation: share of the text in the validation split, at least 0 and below 1.
@@ -106,10 +207,8 @@ def prepare_corpus(
             "include" (they get ids like the other characters), "error" (raise an error)
             or "drop" (remove them from the validation split). With "include", words
             become `<unk>`.
-        length: number of ids (one for each character or byte) of the windows on which a
-            model will be trained. Each split must have more ids than a window. If
-            `validation` is 0, the validation split is empty and only the training split
-            is checked.
+        length: number of ids of a window; each split that is not empty by choice must
+            have more.
         num_words: size of the vocabulary of words; see `TextConfig`.
         validation_paths: paths of the validation split, which replace the share.
 
@@ -136,7 +235,8 @@ def prepare_corpus(
     cut, held, copies = _hold_out(articles, 0.0 if given else validation)
     held = given or held
     train_text, tail = space.join(articles)[:cut], space.join(held)
-    starts, held_starts = article_starts(articles), article_starts(held)
+    starts = article_starts(articles)
+    held_starts = article_starts(held)
     characters = Characters.of(train_text)
     missing = () if unit == "byte" else characters.unknown(tail)
     if missing and unseen == "error":
@@ -154,15 +254,14 @@ def prepare_corpus(
         stays = np.fromiter(
             map(characters.char_to_id.__contains__, tail), bool, len(tail)
         )
-        tail, held_starts = (
-            "".join(compress(tail, stays)),
-            (np.cumsum(stays) - stays)[held_starts],
-        )
+        tail = "".join(compress(tail, stays))
+        held_starts = (np.cumsum(stays) - stays)[held_starts]
         notes.append(
             f"{(~stays).sum():,} characters are left out of the held-out "
             f"part, which alone has them: {shown(missing)}"
         )
-    train, held_out = characters.encode(train_text), characters.encode(tail)
+    train = characters.encode(train_text)
+    held_out = characters.encode(tail)
     begins = starts[starts < cut]
     corpus = Corpus(
         train,
@@ -198,16 +297,14 @@ def _word_corpus(
     texts = [*map(encode, articles)]
     cut, held, copies = _hold_out(articles, 0.0 if given else validation, texts)
     held = [*map(encode, given)] or held
-    train, tail = (
-        np.concatenate(texts)[:cut],
-        np.concatenate([np.zeros(0, np.int32), *held]),
-    )
-    starts, held_starts = article_starts(texts, 0), article_starts(held, 0)
-    words, counts = tuple(ids_of), np.bincount(train, minlength=len(ids_of))
-    once, spoken = (
-        int((counts[line_end + 1 :] == 1).sum()),
-        len(train) - int(counts[line_end]),
-    )
+    train = np.concatenate(texts)[:cut]
+    tail = np.concatenate([np.zeros(0, np.int32), *held])
+    starts = article_starts(texts, 0)
+    held_starts = article_starts(held, 0)
+    words = tuple(ids_of)
+    counts = np.bincount(train, minlength=len(ids_of))
+    once = int((counts[line_end + 1 :] == 1).sum())
+    spoken = len(train) - int(counts[line_end])
     remedy = "give a longer text or, if it has no spaces, the unit character"
     require(
         once <= max(spoken / 2, 1),
@@ -228,10 +325,8 @@ def _word_corpus(
             f"{lacking.sum():,} words are left out of the held-out part, "
             f"which alone has them: {strange}"
         )
-        tail, held_starts = (
-            tail[~lacking],
-            (np.cumsum(~lacking) - ~lacking)[held_starts],
-        )
+        tail = tail[~lacking]
+        held_starts = (np.cumsum(~lacking) - ~lacking)[held_starts]
     kept = counts > (0 if counts[unknown] else 1)
     kept[[unknown, line_end]] = False
     frequent = [
@@ -265,11 +360,9 @@ def _word_corpus(
 
 def _checked(corpus: Corpus, length: int, validation: float) -> Corpus:
     """Return the corpus with its fingerprint, after checking the lengths of its splits."""
-    train, held_out, characters = (
-        cast(ndarray, corpus.train),
-        corpus.validation,
-        corpus.characters,
-    )
+    train = cast(ndarray, corpus.train)
+    held_out = corpus.validation
+    characters = corpus.characters
     _require_windows(train, held_out, length, validation, characters.unit)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
     require(
@@ -294,18 +387,9 @@ def sharded_corpus(
 ) -> Corpus:
     """Return a corpus from the shards that `write_shards` has written.
 
-    The training split stays in the memory-mapped files of the shards. The validation
-    split is read into memory. The arrays `train_starts` and `validation_starts` of the
-    result are empty, because it is unknown at which positions the articles (the
-    original text files) begin.
-
-    Args:
-        folder: folder of the shards.
-        recipe: recipe with which `write_shards` must have cleaned the text.
-        unit: unit with which `write_shards` must have been called.
-        validation: share of the ids in the validation split; for this and `length`, see
-            `prepare_corpus`.
-        length: length of a window.
+    The training split stays in a memory-mapped file. The validation split is read into
+    memory. `recipe` and `unit` must be those of the shards; `prepare_corpus` describes
+    the other arguments.
 
     Raises:
         InputError: if `validation` is out of range, if the shards cannot be read or
@@ -314,26 +398,24 @@ def sharded_corpus(
     check_number("validation", validation, Share)
     text = read_shards(folder)
     for name, wanted, found in (
-        ("clean", recipe, text.index.recipe),
+        ("clean", recipe, text.recipe),
         ("unit", unit, text.characters.unit),
     ):
-        require(
-            wanted == found,
-            name,
-            wanted,
-            f"the shards in {folder} have {found}: give it, or write others",
-        )
-    cut = len(text) - round(len(text) * validation)
-    train, held_out = text.part(0, cut), text[cut:]
+        remedy = f"the shards in {folder} have {found}: give it, or write others"
+        require(wanted == found, name, wanted, remedy)
+    ids = text.ids
+    cut = len(ids) - round(len(ids) * validation)
+    train = ids.part(0, cut)
+    held_out = ids[cut:]
     _require_windows(train, held_out, length, validation)
     unknown = article_starts([])
     return Corpus(
         train,
         held_out,
         text.characters,
-        text.index.articles,
+        text.articles,
         0,
-        text.index.fingerprint,
+        text.fingerprint,
         unknown,
         unknown,
     )
@@ -411,7 +493,7 @@ def cleaned_articles(
 
 
 def _require_windows(
-    train: ndarray | ShardedText,
+    train: ndarray | MappedIds,
     held_out: ndarray,
     length: int,
     share: float,

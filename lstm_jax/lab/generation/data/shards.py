@@ -1,49 +1,56 @@
-"""Character corpora that are larger than the memory. The ids of a text stay in
-memory-mapped files (shards), one for each part of the text.
-
-Each shard has its own vocabulary, which its record holds. It can therefore be written
-before the text of the other shards has been read. The index of the folder holds the
-joint vocabulary. `shard_folder` describes the files.
+"""Character corpora that are larger than the memory, whose ids stay in a memory-mapped
+file; `lab.files.mapped` describes the folder.
 """
 
-import copy
-import os
-import re
-from collections.abc import Sequence
+import io
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lstm_jax.base.checks import checked, frozen
-from lstm_jax.base.errors import require
-from lstm_jax.base.reading import READABLE, decode_utf8, parsing, require_no_archive
-from lstm_jax.base.types import AnyPath, Progress
-from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.files.shard_folder import (
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.reading import (
+    NOT_UTF8,
+    open_input,
+    require_no_archive,
+    require_utf8,
+)
+from lstm_jax.base.types import AnyPath, Progress, Values
+from lstm_jax.lab.files.mapped import (
     TEXT,
     MappedIds,
-    Record,
-    Shard,
     open_folder,
     write_folder,
+    write_ids,
 )
 from lstm_jax.lab.generation.config import Clean as Recipe
 from lstm_jax.lab.generation.config import Unit
-from lstm_jax.lab.generation.data.characters import BYTES, Characters
-from lstm_jax.lab.generation.data.cleaning import clean, unix_line_ends
-from lstm_jax.lab.generation.data.sources import DESCRIPTION, Paths, source_files
+from lstm_jax.lab.generation.data.characters import Characters
+from lstm_jax.lab.generation.data.sources import (
+    DESCRIPTION,
+    Paths,
+    clean_pieces,
+    source_files,
+)
 
-SHARD_BYTES = 32 * 2**20
-"""Size, in bytes, of the part of a text file that becomes one shard."""
-SEPARATOR = " "
-"""Character between two articles. If the recipe removes white space at the ends of a
-text, this character also stands between two shards of an article, unless the text was
-divided within a word."""
-SPACE = re.compile(rb"[ \t\n]")
-"""Bytes after which a text may be divided. The carriage return is left out, since the
-two bytes of a Windows line end must stay together."""
-_SEARCHED = 2**16
+PIECE = 1 << 20
+"""Number of characters of a file that are read at a time, besides the rest of a line."""
+FILE = "text.npy"
+ASCII_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
+
+
+@frozen
+class ShardedText:
+    """Text whose ids stay in a memory-mapped file."""
+
+    ids: MappedIds
+    characters: Characters
+    recipe: str
+    """Recipe by which the text was cleaned."""
+    articles: int
+    """Number of articles that are not empty after cleaning."""
+    fingerprint: str
+    """SHA-256 of index.json."""
 
 
 def write_shards(
@@ -51,207 +58,135 @@ def write_shards(
     folder: Path,
     recipe: Recipe = "source",
     unit: Unit = "character",
-    workers: int = 1,
     on_progress: Progress | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> "ShardedText":
-    """Encode text files as ids, write the ids to a folder of shards, and return the
-    text as a `ShardedText`.
+) -> ShardedText:
+    """Encode text files as ids, write the ids to a folder, and return the text.
 
-    A shard holds the ids of one part of a file. The ids of the returned text equal the
-    training split that `prepare_corpus` returns for the same files, recipe and unit
-    with `validation=0`.
-
-    If an earlier call for the same folder was interrupted, the intact shards that it
-    has written are kept.
+    The ids equal the training split that `prepare_corpus` returns for the same files,
+    recipe and unit with `validation=0`. The files are read piece by piece: once for the
+    ids, and before that, with the unit "character", once for the vocabulary.
 
     Args:
-        paths: text files, and folders of text files. Each file is an article, and
-            articles are joined as in `prepare_corpus`.
-        folder: folder of the shards. It is created if it does not exist.
+        paths: text files, and folders of text files. Each file is an article.
+        folder: folder to write. It is created if it does not exist.
         recipe: recipe by which `clean` cleans the articles.
         unit: unit of the text: "character" or "byte".
-        workers: number of processes that write shards at the same time.
-        on_progress: function that is called with the number of finished shards and the
-            number of all shards.
-        shard_bytes: size, in bytes, of the part of a file that becomes one shard.
+        on_progress: function that is called with the number of bytes that have been
+            read, and the number of all bytes to read.
 
     Raises:
         InputError: if a path leads to no text file, or all files are empty; if a file
             cannot be read, is an archive, changes while it is read or, with the unit
-            "character", is not UTF-8; if the folder cannot be written, or another
-            process writes shards to it; or if it holds shards of another text or of
-            other options, or foreign files with the names of shard files.
+            "character", is not UTF-8; if the folder cannot be written, or holds other
+            files.
     """
     checked("clean", recipe, Recipe)
     checked("unit", unit, Unit)
-    parts = []
-    for path in source_files(paths):
-        size, modified = path.stat().st_size, path.stat().st_mtime_ns
-        for begin in range(0, size, shard_bytes):
-            part = {
-                "path": str(path),
-                "begin": begin,  # `_division` moves begin and end
-                "end": min(begin + shard_bytes, size),
-                "size": size,
-                "modified": modified,
-                "recipe": recipe,
-                "unit": unit,
-            }
-            parts.append(part)
-    require(parts, "text", "empty", DESCRIPTION)
-    write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
+    files = source_files(paths)
+    size = sum(path.stat().st_size for path in files)
+    require(size, "text", "empty", DESCRIPTION)
+    passes = 1 if unit == "byte" else 2
+
+    def pieces(first: int):
+        def report(done: int):
+            if on_progress:
+                on_progress(first + done, passes * size)
+
+        return _joined(files, recipe, unit, report)
+
+    def write(folder: Path) -> tuple[list[str], Values]:
+        characters = Characters.all_bytes()
+        if unit == "character":
+            found = set()
+            for _, text in pieces(0):
+                found.update(text)
+            characters = Characters(tuple(sorted(found)))
+        articles = 0
+
+        def ids():
+            nonlocal articles
+            for number, text in pieces((passes - 1) * size):
+                articles = number
+                yield characters.encode(
+                    text.encode("latin-1") if unit == "byte" else text
+                )
+
+        write_ids(folder / FILE, characters.dtype, ids())
+        facts = {
+            "unit": unit,
+            "recipe": recipe,
+            "characters": characters.characters,
+            "articles": articles,
+        }
+        return [FILE], facts
+
+    write_folder(folder, TEXT, write)
     return read_shards(folder)
 
 
-def _describe(records: list[Record]) -> Record:
-    """Return the content of the index. "apart" is true for a shard if a separator
-    stands before it.
+def _joined(
+    files: Sequence[Path], recipe: Recipe, unit: Unit, report
+) -> Iterator[tuple[int, str]]:
+    """Yield the cleaned text of some files in pieces, each with the number of articles
+    so far.
     """
-    unit, recipe = records[0]["part"]["unit"], records[0]["part"]["recipe"]
-    shards, known, article = [], set(), 0
-    filled = set()  # articles that have an id so far
-    within = False  # whether the last id lies within a word that goes on
-    # whether there is white space, or the begin of an article, between the last id so
-    # far and the next shard
-    between = True
-    for record in records:
-        begins, ends = record["edges"] or (True, False)  # a shard without text has None
-        starts_article = record["part"]["begin"] == 0
-        article += starts_article
-        between = (
-            between
-            or starts_article
-            or (recipe.startswith("source") and not (within and begins))
-        )
-        apart = bool(filled and between and record["count"])
-        shards.append(
-            {name: record[name] for name in ("characters", "count", "sha256")}
-            | {"apart": apart}
-        )
-        known.update(record["characters"], SEPARATOR * apart)
-        if record["count"]:
-            filled.add(article)
-            between, within = False, ends
-    characters = BYTES if unit == "byte" else sorted(known)
-    return {
-        "unit": unit,
-        "recipe": recipe,
-        "characters": characters,
-        "articles": len(filled),
-        "shards": shards,
-    }
+    articles = 0
+    before = 0  # bytes of the files before
+    for path in files:
+        begins = True
+        pieces = _read(path, recipe, unit, before, report)
+        if unit == "byte" and recipe == "lower":
+            texts = (piece.translate(ASCII_LOWER) for piece in pieces)
+        else:
+            texts = clean_pieces(pieces, recipe)
+        for text in texts:
+            if not text:
+                continue
+            articles += begins
+            yield articles, f" {text}" if begins and articles > 1 else text
+            begins = False
+        before += path.stat().st_size
 
 
-def _write_shard(part: Record, path: Path) -> Record:
-    raw, recipe = _read(part), part["recipe"]
-    text = clean(raw, recipe)
-    # whether they lie within words
-    edges = [bool(clean(edge, recipe)) for edge in (raw[:1], raw[-1:])] if raw else None
-    characters = Characters.of(text)
-    ids = characters.encode(text)
-    write_atomically(
-        path, ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes()
-    )
-    return {"characters": characters.characters, "count": len(ids), "edges": edges}
-
-
-def _read(part: Record) -> Any:
-    path, size = part["path"], part["size"]
-    with parsing(f"file {path}", READABLE), open(path, "rb") as file:
-        begin, end = (
-            _division(file, part["begin"], size),
-            _division(file, part["end"], size),
-        )
-        file.seek(begin)
-        content, found = file.read(end - begin), os.fstat(file.fileno())
-        same = (found.st_size, found.st_mtime_ns) == (size, part["modified"])
-        require(
-            same,
-            f"file {path}",
-            "changed while it was read",
-            "read it when nothing writes to it, into a new folder",
-        )
-    if part["unit"] == "byte":
-        require_no_archive(content if begin == 0 else b"", path)
-        return content
-    text = decode_utf8(content, path, begin=begin)
-    return text if part["recipe"] == "exact" else unix_line_ends(text)
-
-
-def _division(file, place: int, size: int) -> int:
-    if place in (0, size):
-        return place
-    file.seek(place)
-    ahead = file.read(_SEARCHED)
-    if space := SPACE.search(ahead):
-        return place + space.end()
-    if place + len(ahead) >= size:
-        return size
-    return place + next(
-        (number for number, byte in enumerate(ahead) if byte & 0xC0 != 0x80), 0
-    )
-
-
-@frozen
-class Index:
-    """Facts about a text in shards: the recipe of its cleaning, the number of its
-    articles, and the SHA-256 of the index file.
-    """
-
-    recipe: str
-    articles: int
-    fingerprint: str
-
-
-class ShardedText(MappedIds):
-    """Ids of a text, or of a part of the text, that stay in memory-mapped files
-    (shards) and are read when they are used.
-
-    It has those operations of a NumPy array that training needs. The attribute
-    `characters` is the joint vocabulary of all shards, and `index` has facts about the
-    whole text, such as the number of its articles.
-    """
-
-    def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index):
-        super().__init__(shards, characters.dtype)
-        self.characters, self.index = characters, index
-
-    def part(self, begin: int, end: int) -> "ShardedText":
-        """Return the ids `begin` to `end` - 1 of this text as a `ShardedText`, without
-        reading them.
-        """
-        found = copy.copy(self)
-        found.begin, found.end = self.begin + begin, self.begin + end
-        return found
+def _read(path: Path, recipe: Recipe, unit: Unit, before: int, report) -> Iterator[str]:
+    # Latin-1 gives each byte the character of its number
+    encoding = "latin-1" if unit == "byte" else "utf-8-sig"
+    newline = "" if unit == "byte" or recipe == "exact" else None
+    with open_input(path, limited=False) as file:
+        start = file.peek(1 << 16)
+        require_no_archive(start, path)
+        if unit == "character":
+            require_utf8(start, f"file {path}")
+        text = io.TextIOWrapper(file, encoding, newline=newline)
+        try:
+            # lower() needs whole words
+            while piece := text.read(PIECE) + text.readline(PIECE):
+                yield piece
+                report(before + file.tell())
+        except UnicodeDecodeError as error:
+            offset = file.tell() - len(error.object) + error.start
+            found = f"byte 0x{error.object[error.start]:02x} at offset {offset}"
+            raise InputError(
+                f"file {path}", f"{found} is not UTF-8", NOT_UTF8
+            ) from error
+        text.detach()
 
 
 def read_shards(folder: AnyPath) -> ShardedText:
-    """Open a folder of shards, and return its text.
-
-    The ids of the text stay in memory-mapped files. The checksum of a shard is verified
-    when it is first read.
+    """Open the text in a folder that `write_shards` has written, after comparing the
+    checksums of its files. Its ids stay in a memory-mapped file.
 
     Raises:
-        InputError: if the folder holds no finished shards of a text, if a shard is
-            missing or cut off, or if a record is damaged or belongs to another text.
+        InputError: if the folder holds no finished text, or if a file is missing or
+            damaged.
     """
-    opened, shards = open_folder(folder, TEXT), []
-    unit = opened.index["unit"]
-    characters = Characters(tuple(opened.index["characters"]), unit)
-    for number, record in enumerate(opened.records):
-        if record["apart"]:
-            shards.append(
-                Shard(1, characters.encode(SEPARATOR), lambda: np.zeros(1, np.uint8))
-            )
-        own = Characters(tuple(record["characters"]), unit)
-        joint = np.asarray(
-            [characters.char_to_id[character] for character in own.characters],
-            characters.dtype,
-        )
-        shards.append(opened.shard(number, joint, own.dtype))
+    opened = open_folder(folder, TEXT)
+    index = opened.index
+    characters = Characters(tuple(index["characters"]), index["unit"])
     return ShardedText(
-        shards,
+        opened.ids(FILE, characters.size),
         characters,
-        Index(opened.index["recipe"], opened.index["articles"], opened.fingerprint),
+        index["recipe"],
+        index["articles"],
+        opened.fingerprint,
     )

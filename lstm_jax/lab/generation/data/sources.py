@@ -1,11 +1,13 @@
 """Reading of the articles of a character corpus from text files, folders of text files,
-tables or standard input.
+tables or standard input, and their cleaning.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import AnyStr
 
-from lstm_jax.base.checks import frozen
+from lstm_jax.base.checks import checked, frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.reading import (
     STANDARD_INPUT,
@@ -17,6 +19,74 @@ from lstm_jax.base.reading import (
 )
 from lstm_jax.base.types import Texts
 from lstm_jax.lab.files.tables import has_columns, read_text_column
+from lstm_jax.lab.generation.config import Clean as Recipe
+
+_REMOVED = re.compile(r"[^a-zA-Z .,'!;?]+")
+_RUN = re.compile(r"  +")
+_SPACE = re.compile(r"\s")
+# characters of a block; a regex or lower() takes some 60 bytes of memory per character
+_BLOCK = 1 << 20
+
+
+def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
+    """Return the text after cleaning it by one of five recipes.
+
+    - "source": every character except English letters, spaces and ``. , ' ! ; ?``
+      becomes a space, letters become lower case, runs of spaces become one space, and
+      spaces at the start and the end are removed, as in the variant of the Keras
+      example lstm_text_generation that this project reproduces. At most 33 distinct
+      characters are left.
+    - "source-cased": like "source", but letters keep their case.
+    - "lower": letters become lower case; in bytes, only ASCII letters.
+    - "none" and "exact": the text is unchanged. With any recipe but "exact", and with
+      `unit="character"`, `prepare_corpus` and `write_shards` replace the line endings
+      of Windows and old Macs by LF before they call `clean`.
+    """
+    checked("clean", recipe, Recipe)
+    if isinstance(text, str):
+        return "".join(clean_pieces(blocks(text), recipe))
+    if recipe.startswith("source"):
+        return clean(text.decode("latin-1"), recipe).encode("latin-1")
+    return text.lower() if recipe == "lower" else text
+
+
+def clean_pieces(pieces: Iterable[str], recipe: str) -> Iterator[str]:
+    """Yield a text, which comes in pieces, cleaned; see `clean`. With the recipe
+    "lower", no word may be divided.
+    """
+    gap = begun = False  # whether a space, or any text, stands before a piece
+    for piece in pieces:
+        if not recipe.startswith("source"):
+            yield piece.lower() if recipe == "lower" else piece
+            continue
+        spaced = _RUN.sub(" ", _REMOVED.sub(" ", piece))
+        kept = spaced.strip(" ")
+        if recipe == "source":
+            kept = kept.lower()
+        gap = gap or spaced.startswith(" ")
+        if kept:
+            yield f" {kept}" if gap and begun else kept
+            begun, gap = True, spaced.endswith(" ")
+
+
+def unix_line_ends(text: str) -> str:
+    """Return the text with the line endings of Windows (CR LF) and of old Macs (CR)
+    replaced by those of Unix (LF).
+    """
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def blocks(text: str):
+    """Yield a text in blocks of about `_BLOCK` characters that can be cleaned
+    separately.
+    """
+    start = 0
+    while start < len(text):
+        space = _SPACE.search(text, start + _BLOCK)
+        end = space.end() if space else len(text)
+        yield text[start:end]
+        start = end
+
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 
@@ -25,12 +95,7 @@ Paths = str | Path | Sequence[str | Path]
 
 @frozen
 class Form:
-    """Form in which articles can be given, for example a folder of text files, with
-    functions that recognise and read it.
-
-    Each file that `files` returns is an article, unless the form has `texts`, which
-    reads several articles from a file.
-    """
+    """Form in which articles can be given, for example a folder of text files."""
 
     matches: Callable[[Path], bool]
     """Function that returns whether a path has this form."""
@@ -40,7 +105,7 @@ class Form:
     """Phrase that describes the content of a source of this form in the documentation.
     """
     files: Callable[[Path], list[Path]] = lambda path: [path]
-    """Function that returns the text files at a path."""
+    """Function that returns the text files at a path, each of which is an article."""
     texts: Callable[[Path, str], list[str]] | None = None
     """Function texts(path, text_column) that returns the articles. Articles of such a
     form cannot be written as shards."""
@@ -109,12 +174,12 @@ def read_articles(paths: Paths, text_column: str = "") -> Texts:
     """Read the articles at one or several paths, and return them in the order of the
     paths. Empty articles are left out.
 
-    The tuple `FORMS` lists the forms that a source of articles can have. All files must
-    be UTF-8. Every character is kept except a byte-order mark at the start of a file.
+    All files must be UTF-8. Every character is kept except a byte-order mark at the
+    start of a file.
 
     Args:
         paths: one path or a list of paths. A path leads to a file or folder of one of
-            the forms, or is "-" for standard input.
+            the forms in `FORMS`, or is "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is
             guessed.
 
@@ -161,11 +226,8 @@ def _read(
 
 
 def embedded_articles() -> Texts:
-    """Return about 80 English articles that need no download.
-
-    The articles are the topics of Python's language reference that `help()` shows,
-    sorted by name. They are read from `pydoc_data.topics` of the running Python. Their
-    text therefore depends on the version of Python.
+    """Return about 80 English articles that need no download: the topics of the running
+    Python's language reference, sorted by name.
 
     Raises:
         InputError: if this Python was installed without `pydoc_data`.

@@ -1,5 +1,5 @@
-"""Preparation of reviews, which are read from any source, encoded as ids, put in order
-and stored in a cache.
+"""Encoded reviews: their division into a training and a validation split that have no
+movie and no text in common, Keras' files of IMDB, and the preparation of any source.
 
 A cache file is an .npz file that contains the reviews of one source, encoded with
 certain options. Its name contains a hash of the source and the options. The checksums
@@ -8,33 +8,39 @@ of its arrays are verified whenever the file is read.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from lstm_jax.base.checks import checked
+from lstm_jax.base.checks import checked, frozen
 from lstm_jax.base.errors import InputError, require, system_errors
-from lstm_jax.base.reading import file_digest, open_input, parsing
+from lstm_jax.base.reading import file_digest, open_input, parsing, read_input
 from lstm_jax.base.types import AnyPath
-from lstm_jax.base.writing import default_cache_dir, user_path, write_atomically
+from lstm_jax.base.writing import (
+    default_cache_dir,
+    download,
+    user_path,
+    write_atomically,
+)
+from lstm_jax.lab.files.padding import joined_rows, pad_rows, ragged
 from lstm_jax.lab.sentiment.config import Kind
-from lstm_jax.lab.sentiment.data.acl_imdb import (
+from lstm_jax.lab.sentiment.data.reviews import (
     ARCHIVE_NAME,
+    TextSplits,
+    check_classes,
     check_size,
+    check_splits,
     download_archive,
 )
-from lstm_jax.lab.sentiment.data.form import TextSplits, check_splits
-from lstm_jax.lab.sentiment.data.keras_imdb import (
-    find_word_index,
-    keras_vocabulary,
-    read_keras_npz,
-)
 from lstm_jax.lab.sentiment.data.sources import find_source, load_reviews, read_source
-from lstm_jax.lab.sentiment.data.splits import EncodedReviews, EncodedSplit, row_sets
 from lstm_jax.lab.sentiment.data.tfds_dataset import (
     load_tfds,
     quiet_tfds,
@@ -43,12 +49,357 @@ from lstm_jax.lab.sentiment.data.tfds_dataset import (
 )
 from lstm_jax.lab.sentiment.data.vocabulary import (
     FIRST_WORD,
+    START,
     UNKNOWN,
     Vocabulary,
     build_vocabulary,
     content_hashes,
     tokenize,
 )
+
+BLOCK = 4096
+"""Number of reviews that `EncodedSplit.blocks` reads at a time."""
+
+
+@frozen
+class EncodedSplit:
+    """N encoded reviews. Their word ids are in memory or, if they were read by
+    `read_review_shards`, in memory-mapped files.
+    """
+
+    values: Any
+    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review
+    begins with the start id 1. For reviews in files, the `MappedIds` of the file."""
+    offsets: ndarray
+    """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`. For reviews in
+    files, the offsets of all reviews of the file."""
+    labels: ndarray
+    """(N,) int32: 0 negative, 1 positive."""
+    groups: ndarray
+    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A
+    movie has the same index in every split."""
+    digests: ndarray | None = None
+    """(N,) uint64: hash of the words of each review, or None if only the ids are known.
+    """
+    places: Any = ...
+    """For reviews in files, the index (N,) of each review in `offsets`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the ids are in memory-mapped files."""
+        return not isinstance(self.values, ndarray)
+
+    @cached_property
+    def starts(self) -> ndarray:
+        """Index in `values` of the first id of each review, as an array (N,)."""
+        return self.offsets[:-1][self.places]
+
+    @cached_property
+    def lengths(self) -> ndarray:
+        """Number of ids of each review, including the start id, as an array (N,)."""
+        return self.offsets[1:][self.places] - self.starts
+
+    def row(self, number: int) -> ndarray:
+        """Return the ids (T,) of the review with the index `number`."""
+        begin = self.starts[number]
+        return self.values[begin : begin + self.lengths[number]]
+
+    def padded(
+        self, maxlen: int, padding: str = "pre", truncating: str = "pre"
+    ) -> ndarray:
+        """Pad the reviews with 0 or cut them to the same length, and return them as an
+        int32 array (N, maxlen); see `pad_ragged`.
+        """
+        return pad_rows(
+            self.values, self.starts, self.lengths, maxlen, padding, truncating
+        )
+
+    def in_memory(self) -> "EncodedSplit":
+        """Return the same reviews, with their ids in memory."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        values = joined_rows(self.values, self.starts, self.lengths)
+        return EncodedSplit(values, offsets, self.labels, self.groups, self.digests)
+
+    def select(self, rows: ndarray | slice) -> "EncodedSplit":
+        """Return the reviews with the indices `rows`, in the order of `rows`. Ids in
+        files are not read.
+        """
+        places = self.places if self.mapped else np.arange(len(self))
+        digests = None if self.digests is None else self.digests[rows]
+        chosen = EncodedSplit(
+            self.values,
+            self.offsets,
+            self.labels[rows],
+            self.groups[rows],
+            digests,
+            places[rows],
+        )
+        return chosen if self.mapped else chosen.in_memory()
+
+    def blocks(self) -> "Iterator[EncodedSplit]":
+        """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in
+        memory. The last block may be smaller.
+        """
+        for begin in range(0, len(self), BLOCK):
+            yield self.select(slice(begin, begin + BLOCK)).in_memory()
+
+    def hashes(self) -> ndarray:
+        """Return a hash of the words of each review, or of its ids if `digests` is
+        None, as a uint64 array (N,). Copies of a review have equal hashes.
+        """
+        if self.digests is not None:
+            return self.digests
+        return content_hashes(self.row(number).data for number in range(len(self)))
+
+
+@frozen
+class EncodedReviews:
+    """Data set of encoded reviews, in memory or in files, with the vocabulary that
+    encoded them.
+    """
+
+    train: EncodedSplit
+    test: EncodedSplit | None
+    vocabulary: Vocabulary
+    fingerprint: str
+    """SHA-256 of the content of the source, or of the index of the shards, and of every
+    option that affects the ids or the order of the reviews."""
+
+
+def grouped_split(
+    labels: ndarray,
+    groups: ndarray,
+    fraction: float,
+    seed: int,
+    text_hashes: ndarray | None = None,
+) -> tuple[ndarray, ndarray]:
+    """Divide N rows (labelled reviews) into a training and a validation split.
+
+    Rows of the same group or the same text are in the same split. The validation split
+    therefore has only about the share `fraction` of the rows of each class.
+
+    Args:
+        labels: (N,) class of each row, 0 or 1.
+        groups: (N,) index of the group (movie) of each row. A row with the index -1 is
+            a group of its own.
+        fraction: share of the rows in the validation split, above 0 and below 1.
+        seed: seed of the random choice of the groups in the validation split.
+        text_hashes: (N,) integers that are equal for rows with equal texts, such as
+            `EncodedSplit.hashes()`. If None, texts are not compared.
+
+    Returns:
+        The indices of the rows in the training split, and the indices of the rows in
+        the validation split, as sorted int64 arrays.
+
+    Raises:
+        InputError: if `fraction` is not between 0 and 1, or if the groups are so large
+            that one of the classes is missing in a split.
+    """
+    require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
+    counts, component = row_sets(labels, groups, text_hashes)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    chosen = _choose(counts, fraction, order, {})
+    if min(counts[chosen].sum(axis=0).min(), counts[~chosen].sum(axis=0).min()) == 0:
+        chosen = _choose(counts, fraction, order, _pinned(counts, order))
+    mask = chosen[component]
+    parts = np.flatnonzero(~mask), np.flatnonzero(mask)
+    for name, part in zip(("training", "validation"), parts, strict=True):
+        check_classes(
+            labels[part],
+            f"{name} part of {len(labels)} reviews",
+            "give more reviews or movies, or another share",
+        )
+    return parts
+
+
+def row_sets(
+    labels: ndarray, groups: ndarray, text_hashes: ndarray | None
+) -> tuple[ndarray, ndarray]:
+    """Divide N rows into C sets of rows that must be in the same split.
+
+    Returns:
+        The number of rows of each class in each set (C, 2), and the index of the set of
+        each row (N,).
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.arange(len(labels))
+    edges = []  # each row is connected with the first row of the same key
+    for key in (
+        np.where(groups < 0, -1 - rows, groups),
+        *(() if text_hashes is None else (text_hashes,)),
+    ):
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        edges.append(
+            coo_array(
+                (np.ones(len(rows)), (rows, first[inverse])),
+                shape=(len(rows), len(rows)),
+            )
+        )
+    count, component = connected_components(sum(edges), directed=False)
+    return np.bincount(2 * component + labels, minlength=2 * count).reshape(
+        -1, 2
+    ), component
+
+
+def _choose(
+    counts: ndarray, fraction: float, order: ndarray, pinned: dict[int, bool]
+) -> ndarray:
+    """Choose sets of rows for the validation split, so that it has about `fraction` of
+    the rows of each class.
+    """
+    chosen = np.zeros(len(counts), bool)
+    chosen[list(pinned)] = list(pinned.values())
+    missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[
+        chosen
+    ].sum(axis=0)
+    free = order[~np.isin(order, list(pinned))]
+    for number in free.tolist():
+        if (counts[number] <= missing).all():
+            chosen[number] = True
+            missing -= counts[number]
+    # No remaining set fits. Now add or remove the one set that brings both shares
+    # nearest to their aim, until no set improves them.
+    while len(free):
+        signs = np.where(chosen[free], -1, 1)
+        costs = np.abs(missing - signs[:, None] * counts[free]).sum(axis=1)
+        best = costs.argmin()
+        if costs[best] >= np.abs(missing).sum():
+            break
+        chosen[free[best]] = signs[best] > 0
+        missing -= signs[best] * counts[free[best]]
+    return chosen
+
+
+def _pinned(counts: ndarray, order: ndarray) -> dict[int, bool]:
+    """Choose sets of rows for the validation split (True) and the training split
+    (False), so that both have rows of each class.
+    """
+    pinned = {}
+    sizes = counts.sum(axis=1)
+    for label in (0, 1):
+        holders = sorted(
+            (number for number in order.tolist() if counts[number, label]),
+            key=sizes.__getitem__,
+        )[:2]
+        if len(holders) == 2:
+            first, second = holders
+            if pinned.get(first) is False or pinned.get(second):
+                first, second = second, first
+            pinned |= {first: True, second: False}
+    return pinned
+
+
+SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
+"""Checksum of the published imdb.npz, which `keras.datasets.imdb.load_data` checks too.
+No other file is read, since a pickle can run code."""
+WORD_INDEX_NAME = "imdb_word_index.json"
+WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
+WORD_INDEX_URL = (
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb_word_index.json"
+)
+REMEDY = f"put Keras' {WORD_INDEX_NAME} beside the data, or use --vocabulary frequency"
+
+
+def read_keras_npz(path: Path) -> dict[str, EncodedSplit]:
+    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to
+    its reviews, without a limit of the ids.
+    """
+    content = read_input(path)
+    digest = hashlib.sha256(content).hexdigest()
+    remedy = (
+        "give the imdb.npz that keras.datasets.imdb.load_data() downloads, or a "
+        "table of texts; no other pickle is read"
+    )
+    require(
+        digest == SHA256,
+        f"file {path}",
+        f"not the published imdb.npz: its sha256 is {digest[:16]}...",
+        remedy,
+    )
+    with np.load(io.BytesIO(content), allow_pickle=True) as file:
+        return {
+            split: _with_starts(file[f"x_{split}"], file[f"y_{split}"])
+            for split in ("train", "test")
+        }
+
+
+def _with_starts(rows: ndarray, labels: ndarray) -> EncodedSplit:
+    ranks, offsets = ragged(rows)
+    ids = np.insert(ranks + FIRST_WORD - 1, offsets[:-1], START)
+    return EncodedSplit(
+        ids,
+        offsets + np.arange(len(offsets)),
+        labels.astype(np.int32),
+        np.full(len(labels), -1, np.int32),
+    )
+
+
+def _verify(path: Path):
+    digest = file_digest(path, "md5")
+    require(
+        digest == WORD_INDEX_MD5,
+        f"md5 of word index {path}",
+        f"{digest} instead of {WORD_INDEX_MD5}",
+        REMEDY,
+    )
+
+
+def keras_vocabulary(
+    word_index_path: Path, num_words: int | None = None, check: bool = True
+) -> Vocabulary:
+    """Return the vocabulary of `keras.datasets.imdb`, which has 88,584 words.
+
+    Args:
+        word_index_path: path of Keras' `imdb_word_index.json`.
+        num_words: number of ids; see `Vocabulary.capped`.
+        check: whether the MD5 of the file is compared with that of Keras' file.
+
+    Raises:
+        InputError: if the file cannot be read, its MD5 differs, the ranks of its words
+            are not 1, 2, 3, ..., or `num_words` is below 4 and not 0.
+    """
+    if check:
+        _verify(word_index_path)
+    subject = f"word index {word_index_path}"
+    content = read_input(word_index_path, subject, REMEDY)
+    with parsing(subject, REMEDY):
+        ranks = json.loads(content)
+        words = sorted(ranks, key=ranks.__getitem__)
+        if [ranks[word] for word in words] != list(range(1, len(words) + 1)) or not all(
+            words
+        ):
+            raise ValueError("the ranks are not 1, 2, 3, ... of words")
+    # which sets the number of ids
+    return Vocabulary(tuple(words), FIRST_WORD, "keras").capped(num_words)
+
+
+def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
+    """Return the path of Keras' word index. If the file is not found on this machine,
+    download it to the cache.
+
+    It is searched for in the folder `near` of the data (or of their file) and its
+    parent, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the folder of the
+    cache (by default, `default_cache_dir()`), in this order.
+
+    Raises:
+        InputError: if the file is not found and the download fails.
+    """
+    root = os.environ.get("LSTM_JAX_DATA", "")
+    cache = cache_dir or default_cache_dir()
+    own = [user_path(root) / "imdb"] if root else []
+    # unlike Path.home(), raises nothing for a user without a home
+    keras = Path(os.path.expanduser("~")) / ".keras" / "datasets"
+    for folder in (near, near.parent, *own, keras, cache):
+        if os.path.isfile(folder / WORD_INDEX_NAME):
+            return folder / WORD_INDEX_NAME
+    download(WORD_INDEX_URL, cache / WORD_INDEX_NAME, _verify, REMEDY)
+    return cache / WORD_INDEX_NAME
+
 
 CACHE_FORMAT = 1
 KERAS_SEED = 113
@@ -84,15 +435,13 @@ def prepare(
             for the data set that `build_tfds` made. If empty, the path is
             `$LSTM_JAX_DATA/imdb`.
         test_data: path of a second file of the same form as `data`, which has the test
-            split. It may be given only if `data` has none, and if its form allows a
-            second file (see the page "Sources of data" of the documentation).
+            split. Not every form has one: see the page "Sources of data".
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training
             texts).
         num_words: number of ids; see `Vocabulary.capped`.
-        cache_dir: folder of the cache. If empty, it is the folder that
-            `default_cache_dir` returns.
+        cache_dir: folder of the cache; by default, `default_cache_dir()`.
         verify: whether two files are checked against the published checksums: a file
             named aclImdb_v1.tar.gz, and Keras' word index.
         on_progress: function that is called with the name of the current stage and the
@@ -140,13 +489,6 @@ def prepare(
                     "use --vocabulary keras",
                 )
             words, splits = known, read_keras_npz(found.path)
-            rank = max(split.values.max() for split in splits.values()) - FIRST_WORD + 1
-            require(
-                rank <= len(words.words),
-                f"data {found.path}",
-                f"rank {rank}",
-                "give Keras' own word index",
-            )
         if known:
             rng = np.random.RandomState(KERAS_SEED)
             splits = {
@@ -170,12 +512,10 @@ def encode_reviews(splits: TextSplits, num_words: int | None = None) -> EncodedR
     """Encode reviews that are given as texts, and return them as ids. The reviews keep
     their order.
 
-    The vocabulary is built from the training texts by `build_vocabulary`. More frequent
-    words have smaller ids.
+    The vocabulary is built from the training texts by `build_vocabulary`.
 
     Args:
-        splits: dict with the splits "train" and, if there are test reviews, "test", as
-            `synthetic_splits` and `load_reviews` return it.
+        splits: dict with the splits "train" and, if there are test reviews, "test".
         num_words: number of ids; see `Vocabulary.capped`.
 
     Raises:
@@ -266,19 +606,10 @@ def _unpack(arrays: Arrays, key: str, num_words: int | None) -> EncodedReviews:
             np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others
         )
 
-    train, test = split("train"), split("test") if "test_labels" in arrays else None
-    # Older versions compared the ids of the reviews. Where that gives the same sets,
-    # the fingerprint is theirs.
-    of_words, of_ids = (
-        row_sets(train.labels, train.groups, own.hashes())[1]
-        for own in (train, replace(train, digests=None))
-    )
-    content = (
-        f"{key} {words.num_words}{'' if np.array_equal(of_words, of_ids) else ' words'}"
-    )
-    return EncodedReviews(
-        train, test, words, hashlib.sha256(content.encode()).hexdigest()
-    )
+    train = split("train")
+    test = split("test") if "test_labels" in arrays else None
+    fingerprint = hashlib.sha256(f"{key} {words.num_words}".encode()).hexdigest()
+    return EncodedReviews(train, test, words, fingerprint)
 
 
 def build_tfds(
@@ -289,15 +620,10 @@ def build_tfds(
 
     Args:
         source: path of reviews that `load_reviews` reads. If None, the archive
-            aclImdb_v1.tar.gz of the Large Movie Review Dataset is downloaded to the
-            subfolder `downloads` of the folder that `data_dir` gives.
+            aclImdb_v1.tar.gz of the Large Movie Review Dataset is downloaded.
         data_dir: see `reviews_from_tfds`.
         verify: whether a file named aclImdb_v1.tar.gz is checked against the published
             size and checksum.
-
-    Returns:
-        The `tfds.core.DatasetBuilder`, whose method `as_data_source()` reads the data
-        set.
 
     Raises:
         InputError: if tensorflow-datasets is not installed, the source cannot be read,

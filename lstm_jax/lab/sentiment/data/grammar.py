@@ -1,7 +1,7 @@
 """Synthetic reviews from a small grammar, which serve as training data without a
 download.
 
-Each text has a verdict, positive or negative, which `judge` computes from its words.
+Each text has a verdict, positive or negative, which follows from its words.
 The verdict depends on the order of the words. After "not", a word of praise counts as
 blame, and a word of blame as praise. A word in a concession does not count. Examples of
 concessions are "despite its dull start", "i expected a bore , yet", "it starts well ,
@@ -14,7 +14,12 @@ import random
 import numpy as np
 
 from lstm_jax.base.errors import require
-from lstm_jax.lab.sentiment.data.form import Review, TextSplit, TextSplits, text_split
+from lstm_jax.lab.sentiment.data.reviews import (
+    Review,
+    TextSplit,
+    TextSplits,
+    text_split,
+)
 
 
 def _words(text: str, between: str = " ") -> list[str]:
@@ -80,57 +85,15 @@ FILLED = {
     "where": WHERE,
     "aspect": ASPECT,
 }
-SIGNS = dict.fromkeys((*PRAISE, *WELL, *HIT), 1) | dict.fromkeys(
-    (*BLAME, *BADLY, *MISS), -1
-)
 LONGEST, SHORTEST = 60, 8
-# After one of these words, the next word of praise or blame belongs to a concession.
-# The word "but" makes the one before it a concession.
-CONCEDING = ("despite", "though", "expected", "starts")
-NEGATION = "not"
-
-
-def judge(text: str) -> int:
-    """Return the verdict (0 negative, 1 positive) of a text that the grammar made.
-
-    Each word of praise or blame is a judgement, positive or negative. A "not" before
-    the word inverts its judgement. Judgements in concessions, such as "despite its dull
-    start", are dropped. In a text that the grammar made, all remaining judgements are
-    equal, and their common value is the verdict.
-
-    Raises:
-        InputError: if no judgement remains, or if the remaining judgements disagree.
-            The grammar makes no such text.
-    """
-    verdicts = []
-    negated = conceded = False
-    for word in text.replace(",", " ").replace(".", " ").split():
-        if word in CONCEDING:
-            conceded = True
-        elif word == NEGATION:
-            negated = True
-        elif word == "but" and verdicts:
-            verdicts.pop()
-        elif word in SIGNS:
-            if not conceded:
-                verdicts.append(-SIGNS[word] if negated else SIGNS[word])
-            negated = conceded = False
-    require(
-        len(set(verdicts)) == 1, "text", text, "give a text that synthetic_reviews made"
-    )
-    return int(verdicts[0] > 0)
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
     """Return `count` synthetic reviews of 8 to 60 words, which all differ from each
     other.
 
-    If `count` is even, half of the reviews are positive. If it is odd, there is one
-    more negative than positive review. The names are "synthetic/0", "synthetic/1" and
-    so on. The field `groups` (movie ids) is None, since no review is about a real
-    movie.
-
-    Equal seeds give equal reviews. `InputError` is raised if `count` is below 2.
+    Half of the reviews are positive; if `count` is odd, one more is negative. Equal
+    seeds give equal reviews. `InputError` is raised if `count` is below 2.
     """
     require(count >= 2, "synthetic reviews", count, "give 2 or more")
     draw = random.Random(seed)
@@ -221,7 +184,7 @@ def _judgement(draw: random.Random, label: int) -> str:
 def _clause(draw: random.Random, label: int) -> str:
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label
-    negation = f"{NEGATION} " if negated else ""
+    negation = "not " if negated else ""
     if draw.random() < 0.2:
         return f"it is {negation}a {draw.choice((MISS, HIT)[sign])}"
     degree = f"{draw.choice(DEGREE)} " if draw.random() < 0.5 else ""

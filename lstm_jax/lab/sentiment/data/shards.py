@@ -1,52 +1,39 @@
-"""Data sets of reviews that are larger than the memory. Each table of reviews becomes a
-shard, whose ids stay in a memory-mapped file.
+"""Reviews that are larger than the memory, whose ids stay in memory-mapped files;
+`lab.files.mapped` describes the folder.
 
-Besides the files of `shard_folder`, each shard has a file NNNNN.npz with the number of
-ids, the label, the movie and a hash of the words of each review. In the file of ids,
-the id 0 marks the start of each review. The record of a shard holds its words with
-their counts, and its movies. The index holds the joint vocabulary of the training
-tables. An opened folder takes 32 bytes of memory for each review, and 4 bytes for each
-word of each shard's vocabulary.
+Each split has a file SPLIT.npy with the ids of its reviews, and a file SPLIT.npz with
+the length, the label, the movie and a hash of the words of each review. The index has
+the vocabulary. An opened folder takes 32 bytes of memory for each review.
 """
 
 import hashlib
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
-from lstm_jax.base.reading import locate, parsing
-from lstm_jax.base.types import AnyPath, Progress
+from lstm_jax.base.reading import locate
+from lstm_jax.base.types import AnyPath, Progress, Values
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.files.shard_folder import (
-    REVIEWS,
-    MappedIds,
-    Record,
-    open_folder,
-    write_folder,
-)
+from lstm_jax.lab.files.mapped import REVIEWS, open_folder, write_folder, write_ids
 from lstm_jax.lab.files.tables import ENDINGS, is_table
-from lstm_jax.lab.sentiment.data.form import check_classes
-from lstm_jax.lab.sentiment.data.splits import EncodedReviews, EncodedSplit
-from lstm_jax.lab.sentiment.data.tables import table_reviews
+from lstm_jax.lab.sentiment.data.dataset import EncodedReviews, EncodedSplit
+from lstm_jax.lab.sentiment.data.reviews import check_classes, table_reviews
 from lstm_jax.lab.sentiment.data.vocabulary import (
     FIRST_WORD,
-    START,
     UNKNOWN,
     Vocabulary,
+    build_vocabulary,
     content_hashes,
-    ranked_words,
     tokenize,
 )
 
-COLUMNS = {"lengths": "i", "labels": "i", "groups": "i", "hashes": "Q"}
-"""Arrays in the .npz file of a shard, and their types as `array.array` names them."""
+COLUMNS = {"lengths": "q", "labels": "i", "groups": "i", "hashes": "Q"}
+"""Arrays in the .npz file of a split, and their types as `array.array` names them."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 
@@ -56,32 +43,27 @@ def write_review_shards(
     test_paths: Sequence[str] = (),
     text_column: str = "text",
     label_column: str = "label",
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> EncodedReviews:
-    """Encode the reviews of some tables as ids, write the ids to a folder of shards,
-    and return the reviews.
+    """Encode the reviews of some tables as ids, write the ids to a folder, and return
+    the reviews.
 
-    Each table becomes one shard, and is read row by row, so that it need not fit in
-    memory. The ids in the result equal those that `encode_reviews` returns for the same
-    reviews. If an earlier call for the same folder was interrupted, the intact shards
-    that it has written are kept.
+    The tables are read row by row, those of the training reviews twice: first for the
+    vocabulary. The ids equal those that `encode_reviews` returns for the same reviews.
 
     Args:
         paths: tables with training reviews, and folders of such tables.
-        folder: folder of the shards; for this, `workers` and `on_progress`, see
-            `write_shards`.
+        folder: folder to write. It is created if it does not exist.
         test_paths: tables with test reviews, and folders of such tables.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
-        workers: number of processes.
-        on_progress: function of the progress.
+        on_progress: function that is called with the number of tables that have been
+            read, and the number of all tables to read.
 
     Raises:
-        InputError: if a path leads to no table, or none has training reviews; if a
-            table is in both splits, cannot be read or has no reviews; if a split lacks
-            reviews of a class; or if the folder cannot be written, holds shards of
-            other reviews, or another process writes to it.
+        InputError: if a path leads to no table, or a table is in both splits, cannot be
+            read or has no reviews; if a split lacks reviews of a class; or if the folder
+            cannot be written, or holds other files.
     """
     tables = {"train": _tables(paths), "test": _tables(test_paths)}
     trained, tested = ({path.resolve() for path in own} for own in tables.values())
@@ -92,35 +74,50 @@ def write_review_shards(
         "a table of both splits: name it for one of them",
     )
     require(trained, "reviews", "no table", DESCRIPTION)
-    parts = [
-        {
-            "path": str(path),
-            "split": split,
-            "size": path.stat().st_size,
-            "modified": path.stat().st_mtime_ns,
-            "text_column": text_column,
-            "label_column": label_column,
-        }
-        for split, own in tables.items()
-        for path in own
-    ]
-    write_folder(folder, REVIEWS, parts, _write_shard, _describe, workers, on_progress)
-    return read_review_shards(folder)
+    done, total = 0, 2 * len(tables["train"]) + len(tables["test"])
 
+    def reviews(split: str):
+        nonlocal done
+        for path in tables[split]:
+            empty = True
+            for review in table_reviews(path, text_column, label_column, limited=False):
+                empty = False
+                yield review
+            remedy = "leave it out, or give at least one review"
+            require(not empty, f"table {path}", "no reviews", remedy)
+            done += 1
+            if on_progress:
+                on_progress(done, total)
 
-def _describe(records: list[Record]) -> Record:
-    counts = Counter()
-    for record in records:
-        if record["part"]["split"] == "train":
-            words = (
-                word.encode("utf-8", "surrogateescape") for word in record["words"]
+    def write(folder: Path) -> tuple[list[str], Values]:
+        vocabulary = build_vocabulary(review.text for review in reviews("train"))
+        movies, files = {}, []
+        for split in ("train", "test") if tested else ("train",):
+            columns = {name: array(kind) for name, kind in COLUMNS.items()}
+
+            def encoded(split=split, columns=columns) -> Iterator[ndarray]:
+                for review in reviews(split):
+                    ids = vocabulary.encode(review.text)
+                    movie = -1
+                    if review.group:
+                        movie = movies.setdefault(review.group, len(movies))
+                    words = b" ".join(tokenize(review.text))
+                    row = len(ids), review.label, movie, content_hashes([words])[0]
+                    for column, value in zip(columns.values(), row, strict=True):
+                        column.append(value)
+                    yield ids
+
+            write_ids(folder / f"{split}.npy", np.int32, encoded())
+            check_classes(np.asarray(columns["labels"]), f"{split} split of {folder}")
+            write_atomically(
+                folder / f"{split}.npz",
+                lambda file, columns=columns: np.savez(file, **columns),  # pyright: ignore[reportArgumentType]
             )
-            counts.update(dict(zip(words, record["counts"], strict=True)))
-    shards = [
-        {"split": record["part"]["split"], "sha256": record["sha256"]}
-        for record in records
-    ]
-    return {"words": ranked_words(counts), "shards": shards}
+            files += [f"{split}.npy", f"{split}.npz"]
+        return files, {"words": vocabulary.words}
+
+    write_folder(folder, REVIEWS, write)
+    return read_review_shards(folder)
 
 
 def _tables(names: Sequence[str]) -> list[Path]:
@@ -137,44 +134,6 @@ def _tables(names: Sequence[str]) -> list[Path]:
         require(inside and all(map(is_table, inside)), "reviews", path, DESCRIPTION)
         found += inside
     return found
-
-
-def _write_shard(part: Record, path: Path) -> Record:
-    words, counts, movies = {}, Counter(), {}
-    columns = {name: array(kind) for name, kind in COLUMNS.items()}
-
-    def write_ids(file: IO[bytes]):
-        for review in table_reviews(
-            Path(part["path"]), part["text_column"], part["label_column"], limited=False
-        ):
-            tokens = tokenize(review.text)
-            counts.update(tokens)
-            ids = [0, *(words.setdefault(word, len(words) + 1) for word in tokens)]
-            file.write(np.asarray(ids, "<i4").tobytes())
-            group = movies.setdefault(review.group, len(movies)) if review.group else -1
-            row = len(ids), review.label, group, content_hashes([b" ".join(tokens)])[0]
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-
-    write_atomically(path, write_ids)
-    require(
-        columns["labels"],
-        f"table {part['path']}",
-        "no reviews",
-        "leave it out, or give at least one review",
-    )
-    write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **columns))  # pyright: ignore[reportArgumentType]
-    return {
-        "words": [word.decode("utf-8", "surrogateescape") for word in words],
-        "counts": [*counts.values()],
-        "movies": list(movies),
-        "count": sum(columns["lengths"]),
-    }
-
-
-# former names of reviews in files
-ShardedSplit = EncodedSplit
-ShardedReviews = Reviews = EncodedReviews
 
 
 @frozen
@@ -223,63 +182,29 @@ class PaddedReviews:
 
 
 def read_review_shards(folder: AnyPath, num_words: int | None = None) -> EncodedReviews:
-    """Open a folder of shards, and return its reviews. The ids of the reviews stay in
-    memory-mapped files.
+    """Open the reviews in a folder that `write_review_shards` has written, after
+    comparing the checksums of its files. Their ids stay in memory-mapped files.
 
-    Args:
-        folder: folder that `write_review_shards` has written.
-        num_words: number of ids; see `Vocabulary.capped`.
+    `num_words` is the number of ids; see `Vocabulary.capped`.
 
     Raises:
-        InputError: if the folder holds no finished shards, if a shard is missing, is
-            damaged or does not match the index of the folder, if a split has no
-            positive or no negative reviews, or if `num_words` is below 4 and not 0.
+        InputError: if the folder holds no finished reviews, if a file is missing or
+            damaged, or if `num_words` is below 4 and not 0.
     """
     opened = open_folder(folder, REVIEWS)
     words = Vocabulary(tuple(opened.index["words"]), FIRST_WORD, "frequency").capped(
         num_words
     )
-    shards, movies, found = [], {}, []
-    for number, record in enumerate(opened.records):
-        joint = np.asarray(
-            [START, *(words.index.get(word, UNKNOWN) for word in record["words"])],
-            np.int32,
-        )
-        shards.append(opened.shard(number, joint, np.int32))
-        path = opened.check(number, "npz")
-        with parsing(f"shard {path}", "write them again"), np.load(path) as file:
-            lengths, labels, groups, hashes = (file[name] for name in COLUMNS)
-        known_movies = np.asarray(
-            [*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1],
-            np.int32,
-        )
-        found.append(
-            (
-                lengths,
-                labels,
-                known_movies[groups],
-                hashes,
-                np.full(len(labels), record["split"]),
-            )
-        )
-    lengths, labels, groups, hashes, split_of = map(
-        np.concatenate, zip(*found, strict=True)
-    )
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    reviews = EncodedSplit(
-        MappedIds(shards, np.int32),
-        offsets,
-        labels,
-        groups,
-        hashes,
-        np.arange(len(labels)),
-    )
-    splits = {
-        name: reviews.select(split_of == name) for name in sorted({*split_of.tolist()})
-    }
-    for name, split in splits.items():
-        check_classes(split.labels, f"{name} split of {folder}")
-    fingerprint = hashlib.sha256(
-        f"{opened.fingerprint} {words.num_words}".encode()
-    ).hexdigest()
-    return EncodedReviews(splits["train"], splits.get("test"), words, fingerprint)
+
+    def split(name: str) -> EncodedSplit:
+        with np.load(opened.path / f"{name}.npz") as file:
+            lengths, labels, groups, hashes = (file[column] for column in COLUMNS)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = opened.ids(f"{name}.npy", words.size, UNKNOWN)
+        places = np.arange(len(labels))
+        return EncodedSplit(ids, offsets, labels, groups, hashes, places)
+
+    test = split("test") if "test.npy" in opened.index["files"] else None
+    content = f"{opened.fingerprint} {words.num_words}"
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return EncodedReviews(split("train"), test, words, fingerprint)

@@ -10,20 +10,19 @@ from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.reading import locate
 from lstm_jax.base.types import AnyPath
 from lstm_jax.lab.files.tables import ENDINGS
-from lstm_jax.lab.sentiment.data.acl_imdb import (
+from lstm_jax.lab.sentiment.data.reviews import (
     ARCHIVE_NAME,
-    find_folder,
-    read_archive,
-    read_folder,
-)
-from lstm_jax.lab.sentiment.data.form import (
     Form,
     Found,
     TextSplits,
     check_splits,
     find_file,
+    find_folder,
+    find_tables,
+    read_archive,
+    read_folder,
+    read_tables,
 )
-from lstm_jax.lab.sentiment.data.tables import find_tables, read_tables
 from lstm_jax.lab.sentiment.data.tfds_dataset import find_tfds, reviews_from_tfds
 
 FORMS = (
@@ -177,24 +176,20 @@ def load_reviews(
     label_column: str = "label",
     verify: bool = True,
 ) -> TextSplits:
-    """Return the reviews at a path as texts.
-
-    The result is a dict that contains the training reviews under the key "train" and
-    the test reviews, if any, under the key "test".
+    """Return the reviews at a path as texts: a dict with the key "train" and, if there are
+    test reviews, "test".
 
     Args:
-        path: path of a source of texts. `lstm_jax.lab.sentiment.data.sources.FORMS` lists the
-            forms that a source can have.
-        test_path: path of a second file; see `test_data` of `prepare`, which also
-            describes the other arguments.
+        path: path of a source of texts, of one of the forms in `FORMS`.
+        test_path: path of a second file, as `test_data` of `prepare`.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked.
 
     Raises:
         InputError: if a path does not exist or has no known form, if the source is
-            damaged or cannot be read, if it holds word ranks instead of texts, or if a
-            split has no positive or no negative reviews.
+            damaged or holds word ranks instead of texts, or if a split has no positive or
+            no negative reviews.
     """
     return read_source(
         *find_source(os.fspath(path), test_path), text_column, label_column, verify

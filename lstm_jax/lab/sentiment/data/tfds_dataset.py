@@ -25,7 +25,7 @@ import numpy as np
 from lstm_jax.base.errors import parsing, require
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.writing import user_path
-from lstm_jax.lab.sentiment.data.form import (
+from lstm_jax.lab.sentiment.data.reviews import (
     CLASSES,
     Found,
     Review,
@@ -180,11 +180,8 @@ def _review(row: int, example: Mapping) -> Review:
 
 
 def reviews_from_tfds(data_dir: AnyPath | None = None) -> TextSplits:
-    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from
-    the name of each split to its reviews.
-
-    The reviews keep the order of the data set. The name of a review is made from its id
-    and its rating. If the rating is unknown, the name is made from the row number.
+    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, in its order, as a
+    dict from the name of each split to its reviews.
 
     Args:
         data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR`

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -41,13 +41,10 @@ _FORMAT = 1
 def tokenize(text: bytes | str) -> list[bytes]:
     """Return the words of a text, as bytes.
 
-    The letters A to Z become lower case, and the text is split at spaces and at the
-    bytes in `FILTERED`, which are punctuation, tabs and line feeds. Apostrophes, NUL
-    bytes, carriage returns and invalid UTF-8 are parts of words. Keras' IMDB data set
-    was made in the same way, by `text_to_word_sequence` applied to bytes.
-
-    Args:
-        text: the text. A str is first encoded as UTF-8.
+    The letters A to Z become lower case, and the text, as UTF-8, is split at spaces and
+    at the bytes in `FILTERED`. Apostrophes, NUL bytes, carriage returns and invalid
+    UTF-8 are parts of words. Keras' IMDB data set was made in the same way, by
+    `text_to_word_sequence` applied to bytes.
     """
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
@@ -76,15 +73,10 @@ def _as_bytes(text: bytes | str) -> bytes:
 class Vocabulary:
     """Vocabulary that maps the words of a review to ids.
 
-    - A word in `words` whose id is below `num_words` is encoded as this id.
-    - A word in `words` whose id is `num_words` or more is encoded as the id 2, which
-      stands for all unknown words.
-    - A word that is not in `words` is encoded as the id 2 if `kind` is "frequency". It
-      is dropped if `kind` is "keras", because such words were dropped when Keras' data
-      set was made.
-
-    A vocabulary of the kind "keras" keeps all words of Keras' index in `words`, so that
-    rare words are encoded as the id 2 and not dropped.
+    A word in `words` whose id is `num_words` or more is encoded as the id 2, which
+    stands for all unknown words. A word that is not in `words` is encoded as the id 2
+    if `kind` is "frequency", and dropped if `kind` is "keras", as when Keras' data set
+    was made.
     """
 
     words: Texts
@@ -106,18 +98,12 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of ids, which is the number of rows of the embedding table. Encoded
-        ids are 0 to size - 1.
-        """
+        """Number of ids, `num_words`."""
         return self.num_words
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Dict from each word in `words` to its id.
-
-        The dict also contains the words whose id is `num_words` or more. `encode`
-        replaces such an id by 2, the id of unknown words.
-        """
+        """Dict from each word in `words` to its id, which may be `num_words` or more."""
         return {word: identity for identity, word in enumerate(self.words, FIRST_WORD)}
 
     @cached_property
@@ -184,23 +170,17 @@ class Vocabulary:
     def capped(self, num_words: int | None) -> "Vocabulary":
         """Return a copy of this vocabulary that has `num_words` ids.
 
-        If the id of a word is `num_words` or more, the copy encodes the word as the id
-        2. If `kind` is "frequency", its `words` lack it.
-
         Args:
             num_words: number of ids, including the four reserved ids 0 to 3. If None or
-                0, there is no limit: in the copy, every word in `words` of this
-                vocabulary has its own id.
+                0, there is no limit: every word in `words` has its own id.
 
         Raises:
             InputError: if `num_words` is below 4 and not 0.
         """
         size = num_words or FIRST_WORD + len(self.words)
-        kept = (
-            self.words
-            if self.kind == "keras"
-            else self.words[: max(size - FIRST_WORD, 0)]
-        )
+        kept = self.words
+        if self.kind == "frequency":
+            kept = kept[: max(size - FIRST_WORD, 0)]
         return dataclasses.replace(self, words=kept, num_words=size)
 
     def to_json(self) -> bytes:
@@ -224,7 +204,9 @@ class Vocabulary:
         """
         with parsing(f"vocabulary {source}", "give the vocabulary.json of a run"):
             raw: Any = json.loads(content)
-            words, size, kind = raw["words"], raw["num_words"], raw["kind"]
+            words = raw["words"]
+            size = raw["num_words"]
+            kind = raw["kind"]
             good = (
                 raw["format"] == _FORMAT
                 and kind in ("keras", "frequency")
@@ -258,14 +240,6 @@ class Vocabulary:
         )
 
 
-def ranked_words(counts: Mapping[bytes, int]) -> list[str]:
-    """Return the words of a dict from words to counts, the most frequent one first.
-    Words with equal counts are sorted by their bytes.
-    """
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    return [word.decode("utf-8", "surrogateescape") for word in ranked]
-
-
 def build_vocabulary(
     texts: Iterable[bytes | str], num_words: int | None = None
 ) -> Vocabulary:
@@ -278,5 +252,7 @@ def build_vocabulary(
     Raises:
         InputError: if `num_words` is below 4 and not 0.
     """
-    words = ranked_words(Counter(chain.from_iterable(map(tokenize, texts))))
-    return Vocabulary(tuple(words), FIRST_WORD, "frequency").capped(num_words)
+    counts = Counter(chain.from_iterable(map(tokenize, texts)))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    words = tuple(word.decode("utf-8", "surrogateescape") for word in ranked)
+    return Vocabulary(words, FIRST_WORD, "frequency").capped(num_words)
