@@ -30,13 +30,13 @@ from typing import Any, get_origin, get_type_hints
 import lstm_jax
 from lstm_jax.base.errors import InputError, Interrupted, require
 from lstm_jax.base.types import Values
+from lstm_jax.lab.machine.console import drop_output, prepare_streams
 from lstm_jax.lab.machine.interrupts import (
     exit_code,
     interrupted,
     keep_interrupts,
     terminable,
 )
-from lstm_jax.lab.machine.standard_streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 

@@ -70,8 +70,7 @@ import the module. If they are defined in the script itself or inside a function
 code is stored.
 """
 
-from lstm_jax.lab.sweep.configs import grid, override, variants
+from lstm_jax.lab.sweep.configs import Run, grid, override, run_id, variants
 from lstm_jax.lab.sweep.executors import DONE, EXECUTORS, FAILED
-from lstm_jax.lab.sweep.identity import Run, run_id
 from lstm_jax.lab.sweep.planner import existing_rows, flatten, run, table, write_table
-from lstm_jax.lab.sweep.summary import plot, summarise
+from lstm_jax.lab.sweep.stats import plot, summarise

@@ -24,20 +24,18 @@ from lstm_jax.base.errors import check_choice, parsing, require
 from lstm_jax.base.locks import locked
 from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.sweep.configs import is_config
-from lstm_jax.lab.sweep.executors import EXECUTORS, FAILED, Work
-from lstm_jax.lab.sweep.identity import (
+from lstm_jax.lab.sweep.configs import (
     Run,
     import_name,
-    items_of,
+    is_config,
     require_importable,
     run_id,
     source_commit,
     source_digest,
 )
+from lstm_jax.lab.sweep.executors import EXECUTORS, FAILED, Work, divide, run_group
 from lstm_jax.lab.sweep.rows import Row, read_rows, record
-from lstm_jax.lab.sweep.together import divide, run_group
-from lstm_jax.training.config import config_values, flatten
+from lstm_jax.training.config import flatten
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 """Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of
@@ -298,25 +296,14 @@ def _by_id(function: Run, configs: Iterable) -> Values:
     wanted: Values = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
-        one, other = (
-            f"{import_name(type(item))} with keys {_key_types(config_values(item))}"
-            for item in (first, config)
-        )
-        remedy = "run each class in a call of its own, and give keys of one type"
+        one, other = import_name(type(first)), import_name(type(config))
         require(
-            one == other, "configs with the same values", f"{one} and {other}", remedy
+            one == other,
+            "configs with the same values",
+            f"{one} and {other}",
+            "run each class in a call of its own",
         )
     return wanted
-
-
-def _key_types(value) -> list[str]:
-    """Return the names of the types of all keys of the dicts in a value, in the order
-    of the keys as texts.
-    """
-    items = sorted(items_of(value).items(), key=lambda item: str(item[0]))
-    return [
-        name for key, item in items for name in (type(key).__name__, *_key_types(item))
-    ]
 
 
 def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:

@@ -15,7 +15,7 @@ from command_line import assert_error
 
 from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS
-from lstm_jax.lab.machine.standard_streams import ESCAPE, prepare_streams
+from lstm_jax.lab.machine.console import ESCAPE, prepare_streams
 
 TEXT = 'naïve 🎬 "\udcff"'
 
