@@ -17,7 +17,6 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.lab.names import with_current_names
 from lstm_jax.lab.sweep.rows import read_rows
 
 Row = dict[str, Any]
@@ -362,6 +361,20 @@ def check(row, place: str) -> Row:
         }
     # old rows have another name for the backend `compiled`
     return with_current_names(row)
+
+
+RENAMED = {"native": "compiled"}
+"""Dict from the former name of a backend to its current name."""
+
+
+def with_current_names(row: Row) -> Row:
+    """Return a row whose backends have their current names."""
+    backend, model = row.get("backend"), row.get("model")
+    if isinstance(backend, str) and backend in RENAMED:
+        row = row | {"backend": RENAMED[backend]}
+    return (
+        row | {"model": with_current_names(model)} if isinstance(model, dict) else row
+    )
 
 
 def rows_of(

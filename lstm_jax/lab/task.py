@@ -1,13 +1,10 @@
 """Base class of the tasks (`Task`), and base class of the trained models of the tasks
 (`Trained`).
 
-A new task needs three modules, each with the name of the task:
-- One in this folder, with a subclass of `Task`, a subclass of `Trained`, and the
-  functions `train` and `load`.
-- One in `lstm_jax.lab`, with the class of its config. The dict
-  `lstm_jax.lab.config_files.CONFIGS` then contains this class.
-- One in `lstm_jax.lab.commands`, with the classes of the task's commands, and a dict
-  `COMMANDS` from the name of each command to its class.
+A task is one folder of `lstm_jax.lab` and one row in `lstm_jax.lab.tasks`. Its modules
+are `config`, `task` (a subclass of `Task`, a subclass of `Trained`, and the functions
+`train` and `load`) and `command` (a dict `COMMANDS` from the name of each command to its
+class).
 """
 
 import contextlib
@@ -21,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, ClassVar, Generic, TypeVar
+from typing import IO, Any, ClassVar, Generic, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +33,12 @@ from rich.table import Column, Table
 from lstm_jax import native
 from lstm_jax.base import machine, sharding
 from lstm_jax.base.checks import Trackers, checked, frozen
-from lstm_jax.base.errors import require
-from lstm_jax.base.reading import read_input
-from lstm_jax.base.types import AnyPath, Texts
-from lstm_jax.base.writing import write_atomically
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.reading import parsing, read_input
+from lstm_jax.base.types import AnyPath, Texts, Values
+from lstm_jax.base.writing import MARK, write_atomically
 from lstm_jax.cells import CELLS
-from lstm_jax.lab.config import RunConfig
-from lstm_jax.lab.config_files import read_config, to_json
+from lstm_jax.lab.config import RunConfig, read_config, to_json
 from lstm_jax.lab.files.json_text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
 from lstm_jax.lab.machine import processes
@@ -82,6 +78,13 @@ binary file (see `write_atomically`)."""
 SHARED_SECONDS = 10.0
 """Number of seconds until each process must see a file that process 0 has written. A
 network file system can delay it."""
+
+
+@frozen
+class TaskResult(FitResult):
+    """Result of the training of a task, with the metrics in its result.json."""
+
+    metrics: Metrics
 
 
 @frozen
@@ -387,7 +390,7 @@ class Task(Training, Generic[C, D]):
         callbacks: Sequence[Callback | Tracker] = (),
         figures: bool = True,
         tracker: Trackers = ("tensorboard", "jsonl"),
-    ) -> FitResult:
+    ) -> TaskResult:
         """Train a model and write the folder of the run, as the command `lstm-jax
         train` does.
 
@@ -554,7 +557,7 @@ class Task(Training, Generic[C, D]):
                 f"time: data {read:.1f} s, start {prepared:.1f} s, "
                 f"{training}, results and figures {finished:.1f} s",
             )
-            return result
+            return TaskResult(**vars(result), metrics=metrics)
 
     @contextlib.contextmanager
     def _begin(
@@ -770,6 +773,80 @@ class Trained(ABC, Generic[C, Own]):
             else 0
         )
 
+    def network(self) -> Any:
+        """Return what `lstm-jax inspect` shows of the model, an
+        `lstm_jax.lab.inspection.common.Network`.
+        """
+        raise InputError("task", self.config.task, "its runs have no page")
+
+    def to_onnx(self) -> Any:
+        """Convert the model to an `onnx.ModelProto`, whose metadata are the name of the
+        task, the settings with which the run encodes a text, and the vocabulary.
+
+        See `convert.sentiment_to_onnx` and `convert.generation_to_onnx`.
+
+        Raises:
+            InputError: if the run is of another task, if ONNX cannot express its model,
+                or if the package onnx is not installed.
+        """
+        remedy = "name a run of sentiment or generation"
+        raise InputError("task", self.config.task, remedy)
+
+    def _to_onnx(self, convert: Callable, settings: Values, **options) -> Any:
+        task, model, own = self.config.task, self.config.model, cast(Any, self.own)
+        for name in ("zoneout", "zoneout_cell"):
+            rate = getattr(model, name)
+            require(
+                rate == 0,
+                name,
+                rate,
+                "ONNX's recurrent operators have no zoneout: train without it to export",
+            )
+        require(
+            model.dtype == "float32",
+            "dtype",
+            model.dtype,
+            "ONNX's recurrent operators multiply in float32: train with dtype float32",
+        )
+        return convert(
+            self.params,
+            cell=model.cell,
+            description=f"{task} model, {MARK}",
+            metadata={"task": task}
+            | {name: str(value) for name, value in settings.items()}
+            | {"vocabulary": own.to_json().decode()},
+            **options,
+        )
+
+    def write_onnx(self, path: Path, force: bool = True) -> Values:
+        """Write the model to an ONNX file, and return a description of the file.
+
+        An existing file is kept until the new file is complete. Only if `force` is
+        true, a file without the mark of lstm-jax is replaced.
+
+        Returns:
+            A dict with "file", "task", "bytes", "opset" (version of the ONNX
+            operators), "inputs" and "outputs", which are dicts from names to dtype and
+            shape as text, such as "int64 (batch, time)".
+
+        Raises:
+            InputError: if `to_onnx` raises an error, or if the file cannot be written
+                or may not be replaced.
+        """
+        model = self.to_onnx()
+        # protobuf refuses files of 2 GiB and more
+        with parsing("ONNX model", "give a smaller model"):
+            content = model.SerializeToString(deterministic=True)
+        write_atomically(path, content, force)
+        return {
+            "file": str(path),
+            "task": self.config.task,
+            "bytes": len(content),
+            "opset": model.opset_import[0].version,
+            "inputs": dict(map(_described, model.graph.input)),
+            "outputs": dict(map(_described, model.graph.output)),
+        }
+
     def is_own(self, data) -> bool:
         """Return whether `data`, such as a series, equal the data that the run was
         trained on.
@@ -839,6 +916,15 @@ class Trained(ABC, Generic[C, Own]):
                 remedy,
             )
         return cls(run, config, params, notes, rebuild, own)
+
+
+def _described(value) -> tuple[str, str]:
+    import onnx
+
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    axes = [axis.dim_param or str(axis.dim_value) for axis in kind.shape.dim]
+    return value.name, f"{dtype} ({', '.join(axes)}{',' * (len(axes) == 1)})"
 
 
 def _with_found_data(config, run: RunFolder) -> Any:

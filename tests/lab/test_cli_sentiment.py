@@ -19,13 +19,12 @@ from tables import BACKENDS
 
 from experiments import best
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.config_files import read_config
+from lstm_jax.lab.config import read_config
 from lstm_jax.lab.files.padding import pad_ragged
-from lstm_jax.lab.presets import PRESETS
 from lstm_jax.lab.sentiment import task as sentiment
-from lstm_jax.lab.sentiment.config import SentimentConfig
+from lstm_jax.lab.sentiment.config import PRESETS, SentimentConfig
 from lstm_jax.lab.sentiment.data import encode_reviews, synthetic_splits
-from lstm_jax.lab.sentiment.serving import make_server
+from lstm_jax.lab.sentiment.task import make_server
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path):
     language model, and removes the checkpoints of the language model at the end. The
     run's probabilities equal those computed from the logits of `make_server`.
     """
-    preset = PRESETS["sentiment"]["best"]
+    preset = PRESETS["best"]
     wide = best.choices(best.BASE)[best.WIDE].task
     assert preset == replace(wide, model=replace(wide.model, dtype="float32"))
     small = {

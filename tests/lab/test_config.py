@@ -4,7 +4,6 @@ config.
 
 import dataclasses
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +15,7 @@ from hypothesis import strategies as st
 
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab.commands.common import set_help
-from lstm_jax.lab.config import RunConfig
-from lstm_jax.lab.config_files import CONFIGS, read_config, to_json, with_task
+from lstm_jax.lab.config import RunConfig, read_config, to_json
 from lstm_jax.lab.forecast.config import (
     ForecastConfig,
     ForecastModelConfig,
@@ -34,6 +32,7 @@ from lstm_jax.lab.sentiment.config import (
     SentimentConfig,
     SentimentModelConfig,
 )
+from lstm_jax.lab.tasks import TASKS
 from lstm_jax.training.config import TrainConfig
 
 FIELDS = {
@@ -110,17 +109,6 @@ def test_json_round_trip(tmp_path_factory, paths, temperatures, length, share, r
 def read_config_of(config, folder):
     (folder / "config.json").write_text(to_json(config))
     return read_config(folder / "config.json", type(config))
-
-
-@pytest.mark.parametrize("kind", [SentimentConfig, GenerationConfig, ForecastConfig])
-def test_the_task_is_written_and_guessed_for_older_runs(kind, tmp_path):
-    path = tmp_path / "config.json"
-    written = json.loads(to_json(kind()))
-    assert next(iter(written)) == "task"
-    old = {name: value for name, value in written.items() if name != "task"}
-    assert with_task(old) == written == with_task(written)
-    path.write_text(json.dumps(old))
-    assert read_config(path, kind) == kind()
 
 
 @pytest.mark.parametrize("part", FIELDS)
@@ -272,7 +260,7 @@ def test_a_class_variable_is_no_flag():
     assert Own.files == ()
 
 
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_task_has_its_names(task):
     """The config class of a task is in the module with the name of the task, and its
     attribute `task` is this name.
@@ -280,12 +268,9 @@ def test_a_task_has_its_names(task):
     Its attribute `commands`, which error messages print, contains only names of
     commands that exist.
     """
-    kind = CONFIGS[task]
+    kind = TASKS[task].config
     assert kind.task == task == kind.__module__.split(".")[2]
-    assert (
-        set(kind.commands.split(" or "))
-        <= import_module(f"lstm_jax.lab.{task}.command").COMMANDS.keys()
-    )
+    assert set(kind.commands.split(" or ")) <= TASKS[task].commands().keys()
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():

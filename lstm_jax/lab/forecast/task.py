@@ -479,6 +479,11 @@ class Trained(base.Trained[ForecastConfig, Scale]):
             scale = Scale(**json.loads(run.scale.read_text()))
         return scale, make_model(config)
 
+    def network(self):
+        from lstm_jax.lab.forecast.page import SeriesNetwork
+
+        return SeriesNetwork(self)
+
     def series(self, path: str | os.PathLike[str] | None = None) -> Series:
         """Read the series that the config of the run names, or one with the same
         columns from the file `path`.

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from numpy import ndarray
 
+from lstm_jax import convert
 from lstm_jax.base.checks import (
     MOST,
     Count,
@@ -425,6 +426,20 @@ class Trained(base.Trained[GenerationConfig, Characters]):
     def _open(run, config):
         characters = Characters.load(run.characters)
         return characters, make_model(config, characters.size)
+
+    def network(self):
+        from lstm_jax.lab.generation.page import TextNetwork
+
+        return TextNetwork(self)
+
+    def to_onnx(self):
+        data = self.config.data
+        settings = {
+            "mode": reading_mode(self.config),
+            "length": data.length,
+            "clean": data.clean,
+        }
+        return self._to_onnx(convert.generation_to_onnx, settings)
 
     def encode(
         self, text: str | bytes, clean: bool = False, unknown: str = ""

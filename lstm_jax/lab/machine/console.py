@@ -9,9 +9,10 @@ import io
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:  # the command line imports this module before it reads its flags
+    from rich.console import Console
 
 ESCAPE = "lstm_jax.escape"
 
@@ -46,23 +47,26 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class PipeConsole(Console):
-    """Console that discards its output once the reader has closed the pipe (`| head`).
-    The command then runs to its end.
-
-    The console of Rich would end the process with exit code 1.
+def pipe_console() -> "Console":
+    """Return a console that discards its output once the reader has closed the pipe
+    (`| head`), so that the command runs to its end.
     """
+    from rich.console import Console
 
-    def on_broken_pipe(self) -> None:
-        """Discard this and all further output."""
-        self.quiet = True
-        drop_output()
+    class PipeConsole(Console):
+        def on_broken_pipe(self) -> None:  # Rich would end the process
+            self.quiet = True
+            drop_output()
+
+    return PipeConsole()
 
 
-def say(console: Console, line: str) -> None:
+def say(console: "Console", line: str) -> None:
     """Print a line without markup and colours. Only a terminal wraps it, and only if it
     is no command to copy.
     """
+    from rich.text import Text
+
     console.print(
         Text(line),
         soft_wrap=not console.is_terminal or line.startswith(("lstm-jax ", "next: ")),

@@ -35,7 +35,7 @@ from numpy import ndarray
 
 from lstm_jax.base.errors import InputError, require, system_errors
 from lstm_jax.base.types import Ints
-from lstm_jax.lab.machine.process_config import Processes
+from lstm_jax.lab.config import Processes
 
 CONNECT_SECONDS = 60
 """Number of seconds that a process waits for the other processes when the run starts.
@@ -72,26 +72,25 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         InputError: if a field is missing or invalid, if the port is in use, or if not
             all processes have joined within `CONNECT_SECONDS`.
     """
-    found, managed = place.completed()
+    found = place.completed()
     if not (found.coordinator or found.processes > 1 or found.process > 0):
         return Processes("", 1, 0)
-    if not managed:
-        host, _, port = found.coordinator.rpartition(":")
-        require(
-            host and port.isdecimal() and 0 < int(port) < 2**16,
-            "coordinator",
-            found.coordinator,
-            "give HOST:PORT of process 0",
-        )
-        require(
-            found.processes >= 1,
-            "processes",
-            found.processes,
-            "give the number of processes, at least 1",
-        )
-        remedy = f"give 0 to {found.processes - 1}, another one to each process"
-        require(0 <= found.process < found.processes, "process", found.process, remedy)
-        _reach_coordinator(found)
+    host, _, port = found.coordinator.rpartition(":")
+    require(
+        host and port.isdecimal() and 0 < int(port) < 2**16,
+        "coordinator",
+        found.coordinator,
+        "give HOST:PORT of process 0",
+    )
+    require(
+        found.processes >= 1,
+        "processes",
+        found.processes,
+        "give the number of processes, at least 1",
+    )
+    remedy = f"give 0 to {found.processes - 1}, another one to each process"
+    require(0 <= found.process < found.processes, "process", found.process, remedy)
+    _reach_coordinator(found)
     # the training loop handles SIGTERM itself, on all processes at one step
     jax.config.update("jax_enable_preemption_service", False)
     errors: list[Exception] = []
@@ -99,10 +98,10 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     def connect():
         try:
             jax.distributed.initialize(
-                found.coordinator or None,
+                found.coordinator,
                 found.processes,
                 found.process,
-                cluster_detection_method=None if managed else "deactivate",
+                cluster_detection_method="deactivate",
                 initialization_timeout=2 * CONNECT_SECONDS,
                 heartbeat_timeout_seconds=SILENT_SECONDS,
                 shutdown_timeout_seconds=SILENT_SECONDS,
@@ -118,7 +117,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     for error in errors:
         remedy = "give the same number of processes to all, and another index to each"
         raise InputError(
-            f"coordinator {found.coordinator or 'of the manager'}",
+            f"coordinator {found.coordinator}",
             str(error).partition("\n")[0],
             remedy,
         ) from error

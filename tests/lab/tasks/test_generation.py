@@ -33,7 +33,7 @@ from made_texts import (
 )
 
 from lstm_jax.base.errors import InputError, Interrupted
-from lstm_jax.lab.config_files import to_json
+from lstm_jax.lab.config import to_json
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import GenerationConfig
 from lstm_jax.lab.generation.data import Characters

@@ -13,7 +13,7 @@ from tables import BACKENDS
 
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab import task as base
-from lstm_jax.lab.config_files import to_json
+from lstm_jax.lab.config import to_json
 from lstm_jax.lab.inspection import embedding_space, figures
 from lstm_jax.lab.runs.folder import environment
 from lstm_jax.lab.sentiment import task as sentiment
