@@ -24,7 +24,7 @@ from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import GenerationConfig, GenerationModelConfig
-from lstm_jax.lab.generation.examples import window_examples, window_objective
+from lstm_jax.lab.generation.task import window_examples, window_objective
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.sentiment.model import EMBEDDING

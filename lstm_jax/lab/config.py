@@ -48,10 +48,7 @@ def check_backend(name) -> None:
 
 @frozen
 class CellTraits:
-    """Properties of a recurrent cell that configs check.
-
-    The class `lstm_jax.cells.Cell` has properties with the same names. For the same
-    cell, they have the same values.
+    """Properties of a recurrent cell that configs check, as in `lstm_jax.cells.Cell`.
 
     Attributes:
         has_recurrent_kernel: whether the cell multiplies its previous output h by a
@@ -165,20 +162,6 @@ class RunConfig:
     data: Any
     model: RecurrentConfig
     train: TrainConfig
-
-    def __post_init__(self):
-        """Check that each section is an instance of the class that its annotation
-        names.
-        """
-        for own in dataclasses.fields(self):
-            section, kind = getattr(self, own.name), own.type
-            if isinstance(kind, type) and kind is not Any:
-                require(
-                    isinstance(section, kind),
-                    own.name,
-                    type(section).__name__,
-                    f"give a {kind.__module__}.{kind.__name__}",
-                )
 
 
 @frozen

@@ -101,10 +101,6 @@ class Run:
 class Training(ABC):
     """Base class of a training: its model, its objective, the shapes of its batches,
     and the memory that it needs.
-
-    Args:
-        train: config of the training.
-        mesh: device mesh over which each batch is sharded.
     """
 
     flags: ClassVar[dict[str, str]]
@@ -265,9 +261,9 @@ class Task(Training, Generic[C, D]):
 
     Args:
         config: config of the run.
-        data: data of the run, as `read` returns them. They have an attribute
-            `fingerprint`, which is a checksum of the data.
-        mesh: see `Training`.
+        data: data of the run, as `read` returns them, with their checksum as
+            `fingerprint`.
+        mesh: device mesh over which each batch is sharded.
     """
 
     metrics: ClassVar[Texts] = ("loss", "accuracy")
@@ -298,11 +294,10 @@ class Task(Training, Generic[C, D]):
 
     @abstractmethod
     def files(self) -> Mapping[str, Content]:
-        """Return the task's own files in the run folder, as a dict from the name of a
-        file to its content.
+        """Return the task's own files in the run folder, on which predictions depend,
+        such as the vocabulary, as a dict from the name of a file to its content.
 
-        Predictions depend on these files, such as the vocabulary. The manifest of the
-        run has the checksums of the files that `RunConfig.files` names.
+        `RunConfig.files` names them, and the manifest of the run has their checksums.
         """
 
     @abstractmethod
@@ -365,8 +360,7 @@ class Task(Training, Generic[C, D]):
         """Train other models that initialise the model of the task, and return a dict
         from names of parameters to their initial values.
 
-        If a resumed run already has a checkpoint of the model of the task, the method
-        is not called.
+        A resumed run that has a checkpoint of the task's model does not call it.
         """
         return {}
 
@@ -397,28 +391,23 @@ class Task(Training, Generic[C, D]):
         Args:
             config: config of the run, which is also written to the folder.
             folder: folder of the run. If `resume` is true, it may hold a run that was
-                interrupted or has ended, otherwise it must hold no file that a run
-                writes.
+                interrupted or has ended.
             data: the data, if they are in memory already. If None, the data that the
                 config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its
                 initial value. All other parameters get random initial values.
-            resume: whether to continue the run in the folder. If the schedule of the
-                learning rate is constant, the config may then have more epochs than the
-                run was started with, even if the run has ended. The result is bitwise
-                the same as that of one uninterrupted run of that many epochs.
+            resume: whether to continue the run in the folder, with the bits of an
+                uninterrupted run. With a constant learning rate, the config may then
+                have more epochs than the run was started with.
             allow_other_machine: whether to resume even if devices, package versions or
-                compiled code have changed. The metrics can then differ in their last
-                bits from those of an uninterrupted run.
+                compiled code have changed, which can change the last bits of metrics.
             console: console that shows the progress and a table of the model's layers.
                 If None, nothing is shown.
-            callbacks: functions that are called after each epoch, after the built-in
-                callbacks, and trackers (see `trackers.Tracker`).
+            callbacks: functions that are called after each epoch, and trackers (see
+                `trackers.Tracker`).
             figures: whether to draw the figures at the end.
             tracker: what records the metrics: "tensorboard" (events), "jsonl"
-                (metrics.jsonl), "wandb" or "mlflow". It is no part of the config,
-                because it does not change the result: a resumed run may have other
-                ones.
+                (metrics.jsonl), "wandb" or "mlflow". A resumed run may have other ones.
 
         Raises:
             InputError: in one of these cases.
@@ -427,12 +416,10 @@ class Task(Training, Generic[C, D]):
                 - `initial` contains a name that is not a parameter of the model, or an
                   array of another shape than the parameter.
                 - The training does not fit into the free memory.
-                - The config of a new run sets a patience, but the task monitors no
-                  metric.
+                - The config sets a patience, but the task monitors no metric.
                 - The package of a tracker is not installed, or a tracker cannot begin.
 
-            Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before
-                this error is raised.
+            Interrupted: if SIGINT or SIGTERM arrives. The state has been saved.
         """
         console, initial, marks, steps = (
             console or Console(quiet=True),
@@ -458,10 +445,8 @@ class Task(Training, Generic[C, D]):
                 "early stopping needs a validation split: give --validation, or "
                 "--patience 0"
             )
-            # an older version let such runs start
-            begun = resume and RunFolder(Path(folder)).config.exists()
             require(
-                task.monitor or begun or not config.train.patience,
+                task.monitor or not config.train.patience,
                 "patience",
                 config.train.patience,
                 remedy,
@@ -739,20 +724,16 @@ class Trained(ABC, Generic[C, Own]):
 
     @property
     def model(self) -> Any:
-        """Flax NNX module with the trained parameters.
+        """Flax NNX module with the trained parameters, a new one at each access.
 
-        Each access returns a new module. If the config has dropout, a call of the
-        module applies dropout by default, and needs `rngs`. To run the module without
-        dropout, call its method `eval()` first, or pass `deterministic=True`.
+        If the config has dropout, call its method `eval()` first, or pass
+        `deterministic=True`, to run it without dropout.
         """
         return self.rebuild(jax.tree.map(jnp.asarray, self.params))
 
     def with_products(self: T, dtype: str) -> T:
         """Return a copy of this trained model whose recurrent layers multiply matrices
-        in another dtype; see `models.set_products`.
-
-        Args:
-            dtype: "float32", "bfloat16" or "int8".
+        in another dtype, "float32", "bfloat16" or "int8".
 
         Raises:
             InputError: if `dtype` is none of these names.
@@ -821,8 +802,7 @@ class Trained(ABC, Generic[C, Own]):
     def write_onnx(self, path: Path, force: bool = True) -> Values:
         """Write the model to an ONNX file, and return a description of the file.
 
-        An existing file is kept until the new file is complete. Only if `force` is
-        true, a file without the mark of lstm-jax is replaced.
+        Only if `force` is true, a file without the mark of lstm-jax is replaced.
 
         Returns:
             A dict with "file", "task", "bytes", "opset" (version of the ONNX
@@ -830,8 +810,7 @@ class Trained(ABC, Generic[C, Own]):
             shape as text, such as "int64 (batch, time)".
 
         Raises:
-            InputError: if `to_onnx` raises an error, or if the file cannot be written
-                or may not be replaced.
+            InputError: if `to_onnx` raises an error, or if the file may not be written.
         """
         model = self.to_onnx()
         # protobuf refuses files of 2 GiB and more
@@ -880,10 +859,8 @@ class Trained(ABC, Generic[C, Own]):
 
     @classmethod
     def load(cls: type[T], folder: AnyPath) -> T:
-        """Load the trained model of a training run from the folder of the run.
-
-        The parameters are those of the best epoch. If no metric selects the best epoch,
-        they are those of the newest epoch.
+        """Load the trained model of a run from its folder, with the parameters of the
+        best epoch or, if no metric selects one, of the newest.
 
         Raises:
             InputError: if the folder does not hold a run of this task, if one of its

@@ -4,21 +4,15 @@ config.
 
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.commands.common import set_help
-from lstm_jax.lab.config import RunConfig, read_config, to_json
+from lstm_jax.lab.config import read_config, to_json
 from lstm_jax.lab.forecast.config import (
-    ForecastConfig,
-    ForecastModelConfig,
     SeriesConfig,
 )
 from lstm_jax.lab.generation.config import (
@@ -192,72 +186,6 @@ def test_no_config(content, tmp_path):
 def test_refused(part, field, value):
     with pytest.raises(InputError, match=f"^{field}: "):
         part(**{field: value})
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_numpy_values_and_paths_are_written_as_json(tmp_path):
-    data, model = (
-        SeriesConfig(csv=Path("a.csv"), gaps=np.bool_(False), level=np.True_),
-        ForecastModelConfig(remat=np.int64(4)),
-    )
-    found = (data.csv, data.gaps, data.level, model.remat)
-    assert (found, list(map(type, found))) == (
-        ("a.csv", False, True, 4),
-        [str, bool, bool, int],
-    )
-    assert read_config_of(ForecastConfig(data, model), tmp_path) == ForecastConfig(
-        data, model
-    )
-    assert [
-        TextConfig(data=given).data for given in ("a", Path("a"), (Path("a"), "b"))
-    ] == [("a",), ("a",), ("a", "b")]
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_sections_of_another_class():
-    """In a user's own subclass of `RunConfig`, a section annotated with `Any` may be of
-    any class, and other sections are checked.
-    """
-
-    @dataclasses.dataclass(frozen=True)
-    class Own(RunConfig):
-        data: Any = "words.txt"
-        model: SentimentModelConfig = dataclasses.field(
-            default_factory=SentimentModelConfig
-        )
-        train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
-
-    assert Own(data={"a": 1}).data == {"a": 1}
-    for kind, section, value, wanted in (
-        (SentimentConfig, "pretraining", {}, "PretrainingConfig"),
-        (GenerationConfig, "sample", {}, "SampleConfig"),
-        (Own, "model", GenerationModelConfig(), "SentimentModelConfig"),
-    ):
-        with pytest.raises(
-            InputError,
-            match=rf"^{section}: {type(value).__name__}; give a "
-            rf"lstm_jax.lab.*{wanted}$",
-        ):
-            kind(**{section: value})
-
-
-def test_a_class_variable_is_no_flag():
-    """A subclass of `RunConfig` need not set the class variables that have a default,
-    and none of them becomes a flag.
-    """
-
-    @dataclasses.dataclass(frozen=True)
-    class Own(RunConfig):
-        task: ClassVar[str] = "own"
-        data: SeriesConfig = dataclasses.field(default_factory=SeriesConfig)
-        model: ForecastModelConfig = dataclasses.field(
-            default_factory=ForecastModelConfig
-        )
-        train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-
-    set_help(Own)
-    assert tyro.cli(Own, args=["--data.csv", "a.csv"]) == Own(SeriesConfig("a.csv"))
-    assert Own.files == ()
 
 
 @pytest.mark.parametrize("task", TASKS)

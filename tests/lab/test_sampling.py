@@ -22,7 +22,6 @@ from lstm_jax.lab.generation.sampling import (
     allowed_logits,
     draw,
     make_rules,
-    method_of,
 )
 from lstm_jax.training.parts import functional
 
@@ -204,25 +203,6 @@ def test_texts_that_share_a_prompt_read_it_once_and_are_those_of_as_many_prompts
     assert len(set(map(tuple, wanted.tolist()))) > 1
 
 
-def test_rules_that_exclude_nothing_need_no_sorting():
-    logits = jax.random.normal(jax.random.key(0), (5, V))
-    uniform = jax.random.uniform(jax.random.key(1), (5,))
-    rules = make_rules(temperature=0.7)
-    assert (
-        draw(uniform, logits, rules, "all").tolist()
-        == draw(uniform, logits, rules, "some").tolist()
-    )
-    assert method_of(rules, V) == method_of(make_rules(top_k=V + 7), V) == "all"
-    wanted = draw(uniform, logits, make_rules(top_p=0.9), "some").tolist()
-    assert draw(uniform, logits, make_rules(top_k=V + 7, top_p=0.9)).tolist() == wanted
-    assert method_of(make_rules(temperature=0.0, top_k=2), V) == "likeliest"
-    assert (
-        method_of(make_rules(top_k=V - 1), V)
-        == method_of(make_rules(top_p=0.99), V)
-        == "some"
-    )
-
-
 @given(
     st.permutations(range(-32, 33)),
     st.sampled_from([2, 5, 9]),
@@ -272,20 +252,6 @@ def generate(prompt, chars=3, samples=1, mode="carried"):
     return BOTH[mode].generate(
         PARAMS, jax.random.key(0), prompt, chars, make_rules(), samples
     )
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_prompts_of_other_kinds():
-    assert generate(jnp.array([[1]]), 0).shape == (1, 0)
-    assert (
-        generate([[1, 2]]).tolist() == generate(jnp.array([[1, 2]], jnp.uint8)).tolist()
-    )
-    # the ids of a tracer are not checked
-    read = jax.jit(
-        lambda prompt: BOTH["window"].start(PARAMS, jax.random.key(0), prompt).logits
-    )
-    wanted = BOTH["window"].start(PARAMS, jax.random.key(0), np.array([[1, 2]])).logits
-    np.testing.assert_allclose(read(jnp.array([[1, 2]])), wanted, atol=1e-6)
 
 
 RULES = {

@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from abc import abstractmethod
 from collections import deque
@@ -308,8 +306,6 @@ def run_processes(command: list[str], count: int) -> list[int]:
         "JAX_NUM_PROCESSES": str(count),
     }
     started: list[subprocess.Popen] = []
-    readers: list[threading.Thread] = []
-    said: dict[str, int] = {}
     came = deque[int]()
 
     def note(number: int, _: object):
@@ -330,20 +326,9 @@ def run_processes(command: list[str], count: int) -> list[int]:
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
                 environment = {**os.environ, **place, "JAX_PROCESS_ID": str(number)}
                 child = subprocess.Popen(
-                    command,
-                    env=environment,
-                    start_new_session=True,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
+                    command, env=environment, start_new_session=True
                 )
                 started.append(child)
-                readers.append(
-                    threading.Thread(
-                        target=_print_errors, args=(child, said), daemon=True
-                    )
-                )
-                readers[-1].start()
                 with contextlib.suppress(OSError):
                     pin(child.pid, own)
             return _codes(started, came)
@@ -351,23 +336,6 @@ def run_processes(command: list[str], count: int) -> list[int]:
             _kill(started)
             for child in started:
                 child.wait()
-            for reader in readers:
-                reader.join(1)
-
-
-def _print_errors(process: subprocess.Popen, said: dict[str, int]) -> None:
-    """Print the standard error of a process, except for the errors in `said`, which
-    another process has printed.
-    """
-    assert process.stderr is not None
-    with process.stderr as lines:
-        for line in lines:
-            error = re.sub(r"^error: process \d+: ", "error: ", line)
-            if (
-                not error.startswith("error: ")
-                or said.setdefault(error, process.pid) == process.pid
-            ):
-                print(line, end="", file=sys.stderr, flush=True)
 
 
 def _kill(processes: Iterable[subprocess.Popen]) -> None:

@@ -60,7 +60,6 @@ class SeriesNetwork(Network):
         )
 
     def mean(self, entries: Array, params, ahead: Array) -> Array:
-        """Return the average of the K predicted means that the method `means` returns."""
         return self.means(entries, params, ahead).mean()
 
     def replaced(self, params, entries: Array, ahead: Array) -> list[float]:

@@ -181,7 +181,6 @@ class GenerationConfig(RunConfig):
     sample: SampleConfig = SampleConfig()
 
     def __post_init__(self):
-        super().__post_init__()
         require(
             self.data.unit != "word" or self.model.embed,
             "embed",

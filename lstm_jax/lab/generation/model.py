@@ -149,19 +149,12 @@ class CharGenerator(nnx.Module):
     ) -> tuple[Float[Array, "..."], list]:
         """Return the logits of the next character, and the final states of all layers.
 
-        If `last` is true, only the logits after the last step are returned. `options`
-        are further arguments of `hidden`.
+        The logits are (B, T, V) or, if `last` is true, those after the last step, (B,
+        V). `options` are further arguments of `hidden`.
 
-        Returns:
-            A pair of the logits and the list of the final states. If `last` is false,
-            the logits have the shape (B, T, V), with V logits after each step. If
-            `last` is true, they have the shape (B, V).
-
-            If `mask` skips the first steps of a row, or the first steps after a reset,
-            the logits at these steps are computed from an output of zeros. If `mask`
-            skips every step of a row and `last` is true, the logits are computed from
-            the final h of the row, so that a text can be continued. This final h is the
-            initial h of the row, or zeros if a reset has replaced the initial h.
+        If `mask` skips the first steps of a row, their logits are computed from an
+        output of zeros. If it skips every step of a row and `last` is true, they are
+        computed from the final h of the row, so that a text can be continued.
         """
         h, states = self.hidden(ids, **options)
         if last:

@@ -40,7 +40,6 @@ class TextNetwork(Network):
         )
 
     def _vectors(self, params, ids: Array) -> Array:
-        """Return the input features (N, E) of N characters with the ids (N,)."""
         model = self.rebuild(params)
         if model.embedding is None:
             return jax.nn.one_hot(ids, self.trained.characters.size)

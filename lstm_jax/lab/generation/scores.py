@@ -1,12 +1,10 @@
 """Scores of a text under a character model: the negative log-probability of each
 character given the characters before it, in nats.
 
-The model reads the text in one of the two modes of `sampling`. In mode "carried" it
-carries the recurrent state through the text. A long text is then divided into sections,
-called streams, which are read in parallel. In mode "window" the model predicts each
-character from a zero state and the `length` characters before it, as in the training of
-the Keras example lstm_text_generation. If fewer than `length` characters precede a
-character, it is predicted from all the characters before it.
+The model reads the text in one of the two modes of `sampling`. In mode "carried" a long
+text is divided into sections, called streams, which are read in parallel. In mode
+"window" the model predicts each character from a zero state and the `length` characters
+before it, or all of them if there are fewer.
 """
 
 from collections.abc import Callable
@@ -88,8 +86,7 @@ def _score(logits: Array, targets: Array) -> tuple[Array, Array]:
 
 
 class Scorer:
-    """Scorer of texts, which computes how probable each character of a text is under a
-    character model.
+    """Scorer of texts under a character model.
 
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
@@ -98,8 +95,7 @@ class Scorer:
         length: number of characters before the predicted character in a window.
 
     Raises:
-        InputError: if `mode` is neither "carried" nor "window", or `length` is not an
-            int of at least 1.
+        InputError: if `mode` or `length` is not as described.
     """
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
@@ -190,15 +186,12 @@ class Scorer:
         self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None
     ) -> Scores:
         """Compute the negative log-probability of each character of a text, given the
-        characters before it.
+        characters before it: the scores of the last N - 1 characters.
 
         In mode "carried", a text with at least `2 * STREAM` characters to score is read
-        in streams. Before its section, each stream reads the `WARM_UP` characters that
-        precede it.
-
-        `starts` are positions in the text before which the recurrent state is replaced
-        by zeros. In mode "window" they are ignored. The result has the scores of the
-        last N - 1 characters.
+        in streams, each of which first reads the `WARM_UP` characters that precede it.
+        `starts` are positions before which the recurrent state is then replaced by
+        zeros.
 
         Raises:
             InputError: if `ids` are not ints (N,), or if N is below 2.

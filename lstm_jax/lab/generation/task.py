@@ -4,15 +4,18 @@ model, and scoring texts with the trained model.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from jax import Array, lax
 from numpy import ndarray
 
 from lstm_jax import convert
@@ -34,21 +37,17 @@ from lstm_jax.lab import task as base
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.config import GenerationConfig, WantedMode
-from lstm_jax.lab.generation.data import Characters, Corpus
+from lstm_jax.lab.generation.data import Characters, Corpus, ShardedText
 from lstm_jax.lab.generation.data.characters import UNKNOWN
 from lstm_jax.lab.generation.data.corpus import article_starts, cleaned_articles
-from lstm_jax.lab.generation.examples import (
-    stream_examples,
-    stream_objective,
-    window_examples,
-    window_objective,
-)
 from lstm_jax.lab.generation.model import CharGenerator
 from lstm_jax.lab.generation.sampling import Mode, Rules, Sampler, check_ids, make_rules
 from lstm_jax.lab.generation.scores import Scorer, Scores, bits_and_perplexity
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.task import Metrics, initial_rngs, require_free
 from lstm_jax.training.config import flatten
+from lstm_jax.training.examples import Examples, permuted, shuffled, streams
+from lstm_jax.training.step import Objective
 
 CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
@@ -106,6 +105,132 @@ def reading_mode(config: GenerationConfig) -> Mode:
     "carried"; see `sampling`.
     """
     return "window" if config.data.regime == "windows" else "carried"
+
+
+def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
+    def gather(text, numbers):
+        positions = (numbers * step)[:, None] + np.arange(
+            length + 1, dtype=numbers.dtype
+        )[None, :]
+        return text.take(positions, mode="clip").astype(np.int32)
+
+    return gather
+
+
+def window_examples(text: ndarray | ShardedText, length: int, step: int) -> Examples:
+    """Return the training examples of a text that is read in windows. Each epoch reads
+    the windows in random order.
+    """
+    count = data.some_windows(len(text), length, step)
+    streamed = _is_streamed(text)
+    return Examples(
+        text, count, _gather(length, step), shuffled if streamed else permuted, streamed
+    )
+
+
+def stream_examples(
+    text: ndarray | ShardedText,
+    length: int,
+    batch: int,
+    starts: ndarray | None = None,
+    noun: str = "character",
+) -> Examples:
+    """Return the training examples of a text that is read as streams."""
+    # the random shift is at most length - 1, and the last chunk needs one more
+    # character as target
+    needed = (batch + 1) * length
+    remedy = (
+        f"{batch} streams of {length} {noun}s need {needed}: give more text, a "
+        "smaller batch or length"
+    )
+    require(len(text) >= needed, "text", f"{len(text)} {noun}s", remedy)
+    count = (len(text) - length) // (length * batch) * batch
+    plan, streamed, gather = (
+        partial(streams, length=length),
+        _is_streamed(text),
+        _gather(length, 1),
+    )
+
+    def gather_both(arrays, numbers):
+        ids, resets = arrays
+        return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
+
+    if starts is None:
+        return Examples(text, count, gather, plan, streamed)
+    require(
+        not streamed,
+        "article_resets",
+        True,
+        "shards hold no beginnings of articles: read the text with input memory",
+    )
+    flags = np.zeros(len(text), bool)
+    flags[starts] = True
+    return Examples((text, flags), count, gather_both, plan)
+
+
+def _is_streamed(text: ndarray | ShardedText) -> bool:
+    # else a training step computes positions in int32
+    streamed = isinstance(text, ShardedText)
+    remedy = (
+        f"at most {MOST} fit in memory: write shards with lstm-jax data shard, "
+        "and read them with --input stream"
+    )
+    require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)
+    return streamed
+
+
+def _metrics(
+    logits: Array, targets: Array, weight: Array
+) -> tuple[Array, dict[str, Array]]:
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    # right is a target that is the first of the largest; over many words XLA computes
+    # this much faster than argmax
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    earlier = (
+        lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+        < targets[..., None]
+    )
+    correct = (
+        jnp.where(earlier, logits < chosen, logits <= chosen).all(-1).astype(nats.dtype)
+    )
+    loss, accuracy = (
+        (metric.reshape(len(weight), -1).mean(1) * weight).sum()
+        for metric in (nats, correct)
+    )
+    return loss, {"loss": loss, "accuracy": accuracy}
+
+
+def window_objective(rebuild: Callable) -> Objective:
+    """Return the training objective for windows: the cross-entropy, in nats, of the
+    character after each window.
+    """
+
+    def objective(params, ids, weight, key):
+        logits, _ = rebuild(params)(
+            ids[:, :-1], last=True, deterministic=False, rngs=key
+        )
+        return _metrics(logits, ids[:, -1], weight)
+
+    return objective
+
+
+def stream_objective(rebuild: Callable) -> Objective:
+    """Return the training objective for streams: the mean cross-entropy, in nats, of
+    each character given those before it.
+    """
+
+    def objective(params, batch, weight, key, state):
+        model = rebuild(params)
+        ids, resets = batch if isinstance(batch, tuple) else (batch, None)
+        h, state = model.hidden(
+            ids[:, :-1], resets=resets, state=state, deterministic=False, rngs=key
+        )
+        # with one axis for all steps, XLA need not transpose the gradient of the logits
+        logits = model.logits(jnp.swapaxes(h, 0, 1).reshape(-1, h.shape[-1]))
+        loss, metrics = _metrics(logits, ids[:, 1:].ravel(), weight)
+        return loss, (metrics, state)
+
+    return objective
 
 
 class Generation(base.Task[GenerationConfig, Corpus]):
@@ -451,8 +576,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             clean: whether to first convert the line ends of the text and clean it, as
                 was done with the training text.
             unknown: character of the vocabulary that replaces each character outside
-                it. If empty, such characters raise an error. No byte is outside a
-                vocabulary of bytes.
+                it. If empty, such characters raise an error.
 
         Raises:
             InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty
@@ -517,14 +641,14 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         """Return the character ids of a text and the beginnings of its articles.
 
         The text is in files or folders (`paths`, with the column `text_column` of a
-        table) or is `text` itself. If neither is given, the held-out text of the run is
-        read. `encode` describes `clean` and `unknown`. At most `most` characters are
+        table) or is `text` itself; by default, it is the held-out text of the run.
+        `encode` describes `clean` and `unknown`. At most `most` characters are
         returned, or all for 0.
 
         Raises:
             InputError: if both `paths` and `text` are given, if the text cannot be read
-                or encoded, or if the held-out text is needed, but there is none or the
-                data of the run have changed.
+                or encoded, or if there is no held-out text or the data of the run have
+                changed.
         """
         require(
             text is None or not paths, "text", "given with files", "give one of the two"
@@ -590,24 +714,17 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
         Args:
             prompt: character ids (P,) of the prompt. If P is 0, the model starts from
-                its zero state. If the prompt is longer than a window, the mode "window"
-                reads only its end.
+                its zero state. The mode "window" reads only the end of a longer prompt.
             chars: number of characters to draw for each text.
             rules: rules by which characters are drawn, as the method `rules` returns
                 them.
             seed: seed of the random draws; the same seed gives the same ids.
             samples: number of texts to draw, all of which continue the same prompt.
-            mode: "carried", "window", or "auto" for the mode of the training; see
-                `reading_mode`.
+            mode: "carried", "window", or "auto" for the mode of the training.
 
         Raises:
-            InputError: in one of these cases.
-
-                - `prompt` is not an array (P,) of ids of the vocabulary.
-                - `chars` is below 0, `samples` is below 1, or `seed` is outside 0 ..
-                  2**32 - 1. The three numbers must also be ints.
-                - `rules` are no `Rules`, or `mode` is unknown.
-                - There is not enough memory.
+            InputError: if an argument is not as described, or if there is not enough
+                memory.
         """
         prompt = self._known("prompt", prompt)
         chars, samples = (
@@ -667,15 +784,12 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
-            mode: "carried", "window", or "auto" for the mode of the training; see
-                `reading_mode`.
-            starts: positions in the text before which the recurrent state is replaced
-                by zeros, as `read_text` returns them. They are ignored in mode
-                "window".
+            mode: "carried", "window", or "auto" for the mode of the training.
+            starts: positions before which the recurrent state is replaced by zeros, as
+                `read_text` returns them.
 
         Raises:
-            InputError: if N is below 2, if `ids` is not an array (N,) of ids of the
-                vocabulary, or if `mode` is unknown.
+            InputError: if N is below 2, or if an argument is not as described.
         """
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 

@@ -1,11 +1,9 @@
 """Functions for several processes that train one model together, on one machine or on
 several machines.
 
-The processes run the same program, on JAX's multi-controller runtime: each process has
-its own devices, and one mesh holds the devices of all processes. All processes must
-call the same compiled functions on this mesh in the same order. The functions of this
-module connect the processes, and tell all processes what only one process knows, for
-example that this process has failed or received a signal.
+The processes run the same program, on JAX's multi-controller runtime: each has its own
+devices, and one mesh holds the devices of all. The functions of this module connect the
+processes, and tell all of them what only one knows, for example that it has failed.
 """
 
 import contextlib
@@ -58,15 +56,11 @@ _LEFT = "lstm_jax/left/"
 
 def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     """Connect this process with the other processes that train the same model, by
-    `jax.distributed.initialize`.
+    `jax.distributed.initialize`, and return the completed `place`.
 
-    Call this function before JAX makes its first array. If neither `place` nor the
-    environment names several processes, nothing is done. If another process dies later,
-    this process prints the message of `LOST` and ends with exit code 2.
-
-    Returns:
-        The given `place`, whose missing fields are taken from the environment; see
-        `Processes.completed`.
+    Call it before JAX makes its first array. If neither `place` nor the environment
+    names several processes, nothing is done. If another process dies later, this
+    process prints the message of `LOST` and ends with exit code 2.
 
     Raises:
         InputError: if a field is missing or invalid, if the port is in use, or if not
@@ -268,11 +262,11 @@ def largest(*numbers: int) -> Ints:
 
 def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
     """Give a value to all processes, and return an iterator over the values of the
-    processes, in the order of their indices.
+    processes, in the order of their indices. It waits for each value; a signal
+    interrupts the wait.
 
     All processes must call this function together. The values go through the
-    coordination service of `jax.distributed`, which needs no devices. The iterator
-    waits for each value. A signal interrupts the wait.
+    coordination service of `jax.distributed`, which needs no devices.
 
     Raises:
         InputError: from the iterator, if a process has ended with an error, or has
@@ -342,8 +336,7 @@ def require_equal(values: Mapping[str, str], seconds: float = math.inf) -> None:
 
     Raises:
         InputError: on all processes, if a value of any process differs from that of
-            process 0, or if a process gives no values within `seconds`. The first name
-            in `values` with different values is named.
+            process 0, or if a process gives no values within `seconds`.
     """
     if not several():
         return

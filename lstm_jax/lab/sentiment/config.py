@@ -161,7 +161,6 @@ class SentimentConfig(RunConfig):
     pretraining: PretrainingConfig = added(PretrainingConfig())
 
     def __post_init__(self):
-        super().__post_init__()
         epochs = self.pretraining.lm_epochs
         require(
             self.model.layers == 1 or not epochs,

@@ -64,9 +64,6 @@ class ReviewNetwork(Network):
         )[0]
 
     def verdicts(self, vectors: Array, params, ids: Array) -> Array:
-        """Return the logit of one review as an array (1,). The arguments are those of
-        the method `verdict`.
-        """
         return self.verdict(vectors, params, ids)[None]
 
     def outputs(self, vectors: Array, params, ids: Array) -> Array:
@@ -88,7 +85,6 @@ class ReviewNetwork(Network):
         )[:, 0, 0]
 
     def whole(self, params, ids: ndarray) -> float:
-        """Return the logit of the review."""
         return float(self._logits(params, ids[None])[0])
 
     def of_words(self, params, reviews: list[ndarray], length: int) -> ndarray:

@@ -1,10 +1,9 @@
 """Pretraining of a sentiment classifier: a language model of the training reviews,
 which initialises the embedding and the recurrent layer.
 
-The loss of the language model is a sampled softmax (Jean et al. 2015): the softmax is
-over the correct word and a random sample of words that the whole batch shares. The
-sample is drawn in proportion to the frequencies of the words in the text, and the
-scores are corrected for these frequencies.
+The loss is a sampled softmax (Jean et al. 2015) over the correct word and a random
+sample of words that the whole batch shares. The sample is drawn in proportion to the
+frequencies of the words, for which the scores are corrected.
 
 B is the number of windows in a batch, L the number of words that the model reads in a
 window, K the number of sampled words, E the number of features of a word and V the
@@ -52,21 +51,13 @@ class WordLanguageModel(nnx.Module):
     & Le 2015).
 
     The model predicts the next word and, if the classifier is bidirectional, also the
-    previous word. The layers are an embedding with E features, a recurrent layer for
-    each direction, and a dense layer for each direction. At each step, the dense layer
-    maps the output of the recurrent layer to a vector (E,). The logit of a word is the
-    inner product of this vector and the embedding of the word, plus a bias of the word
-    (tied weights).
+    previous word. For each direction, a recurrent layer and a dense layer map the words
+    read so far to a vector (E,). The logit of a word is the inner product of this
+    vector and the embedding of the word, plus a bias of the word (tied weights).
 
-    The embedding and the recurrent layer have the same names and shapes as those of a
-    `SentimentClassifier` with the same config, so that their trained parameters can
-    initialise the classifier.
-
-    Args:
-        config: config of the classifier, which must have one recurrent or bidirectional
-            layer. Its rates of dropout apply to the language model, too.
-        vocabulary: vocabulary size V.
-        rngs: random streams; the parameters are drawn from the stream `params`.
+    The embedding and the recurrent layer have the names and shapes of those of a
+    `SentimentClassifier` with the same config, which must have one recurrent or
+    bidirectional layer.
     """
 
     def __init__(
@@ -94,19 +85,9 @@ class WordLanguageModel(nnx.Module):
         """Return a list with one pair per direction: vectors (L, B, E), and the ids (L,
         B) of the words that the vectors should predict.
 
-        The forward direction reads the first L words of each window, and predicts the
-        word after each of them. The backward direction reads the last L words in
-        reverse order, and predicts the word before each of them. The arrays of the
-        backward direction are in the order in which it reads: entry 0 of the vectors
-        belongs to the last word of the window, and entry 0 of the ids is the id of the
-        word before that word.
-
-        `ids` are the words (B, L + 1) of B windows. `rngs` is a random key from which
-        the dropout masks are drawn.
-
-        Raises:
-            InputError: if `rngs` is None, and either `config.dropout` is applied or a
-                layer that needs masks has no random stream.
+        `ids` are the words (B, L + 1) of B windows. The forward direction reads the
+        first L of them. The backward direction reads the last L in reverse order, and
+        its arrays are in the order in which it reads.
         """
         words = ids.T
         vectors = self.embedding(words, 1)
@@ -143,13 +124,10 @@ class WordLanguageModel(nnx.Module):
 
 class LanguageModel(Training):
     """Training of a word-level language model, which will initialise a sentiment
-    classifier.
-
-    It uses Adam, a cosine schedule and the seed of the sentiment run.
+    classifier, with Adam, a cosine schedule and the seed of the sentiment run.
 
     Args:
-        config: config of the sentiment run. Its section `pretraining` has the number of
-            epochs, the learning rate and the dropout rate.
+        config: config of the sentiment run.
         vocabulary: vocabulary size V.
         text: int word ids of the text.
         mesh: devices that a batch is sharded over.
@@ -220,12 +198,6 @@ class LanguageModel(Training):
         )
 
     def objective(self, rebuild):
-        """Return the training objective: the mean sampled cross-entropy of the words in
-        a batch, in nats; see `sampled_losses`.
-
-        A batch is a tuple of one array: the word ids (B, L + 1) of B windows, as
-        `cut_windows` returns them.
-        """
 
         def loss(params, batch, weight, key):
             of_sample, of_masks = jax.random.split(key)
@@ -242,8 +214,8 @@ class LanguageModel(Training):
     def evaluation(
         self, rebuild: Callable, windows: ndarray
     ) -> Callable[..., dict[str, float]]:
-        """Return a function from parameters to the validation loss: the loss of other
-        windows, with a fixed sample of words.
+        """Return a function from parameters to the loss of other windows, with a fixed
+        sample of words.
         """
         sample = self._draw_words(jax.random.key(0))
         predict = make_predict(
@@ -269,9 +241,6 @@ class LanguageModel(Training):
         sample: Array,
         key: Array | None = None,
     ) -> Array:
-        """Return the mean sampled cross-entropy (B,) of the words of each of B windows,
-        as the mean over the directions of the model.
-        """
         rows = jnp.zeros(len(ids), jnp.float32)
         found = model(ids, deterministic=key is None, rngs=key)
         for vectors, targets in found:
@@ -296,14 +265,12 @@ def pretrain(
     """Train a word-level language model that will initialise a sentiment classifier,
     and return its parameters and metrics.
 
-    `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on
-    `held_out`, a text of two words or more, is computed after each epoch. `options` are
-    `checkpoints`, `resume`, `callbacks` and `console` of `run_epochs`. The parameters
-    of the embedding and of the recurrent layer have the same names as in a classifier.
+    See `LanguageModel`. The loss on `held_out`, a text of two words or more, is
+    computed after each epoch. `options` are `checkpoints`, `resume`, `callbacks` and
+    `console` of `run_epochs`.
 
     Raises:
         Interrupted: if SIGINT or SIGTERM arrives, also during the last training step.
-            The state has been saved if `checkpoints` is given.
     """
     task = LanguageModel(config, vocabulary, text, mesh)
     params, rebuild = task.functional
@@ -324,12 +291,11 @@ def pretrain(
 
 
 def cut_windows(text: ndarray) -> ndarray:
-    """Return the N windows of a text as ints (N, L + 1): L words to read, and one more
-    word because each word predicts the next.
+    """Return the N windows of a text of two words or more as ints (N, L + 1): L words
+    to read, and one more word because each word predicts the next.
 
-    L is `LENGTH`. The last word of a window is the first word of the next one. The
-    words at the end of the text that fill no window are left out. The text must have at
-    least two words. If it has at most L words, it is returned as one shorter window.
+    The last word of a window is the first word of the next one. Words at the end that
+    fill no window are left out. A text of at most L words is one shorter window.
     """
     length = min(LENGTH, len(text) - 1)
     return np.lib.stride_tricks.sliding_window_view(
@@ -343,11 +309,10 @@ def sampled_losses(
     """Return the cross-entropies (..., B), in nats, of a softmax over the correct word
     and the sampled words.
 
-    The score of a word at a position is the inner product of the position's vector
-    (..., B, E) and the word's row of the table (V, E), plus the word's `offset` (V,):
-    its bias minus the logarithm of its frequency in the text from which the words were
-    sampled. A sampled word that is also the correct word is left out of the sampled
-    words at this position. `targets` (..., B) and `sample` (K,) are ids.
+    The score of a word is the inner product of the position's vector (..., B, E) and
+    the word's row of the table (V, E), plus its `offset` (V,): its bias minus the
+    logarithm of its frequency. A sampled word that is the correct word is left out.
+    `targets` (..., B) and `sample` (K,) are ids.
     """
     correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[
         targets

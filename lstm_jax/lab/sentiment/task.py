@@ -88,10 +88,8 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     """Return the training objective: the mean binary cross-entropy of the reviews, in
     nats.
 
-    If `adversarial`, the size of the adversarial perturbation of the word vectors (see
-    `perturbation`), is above 0, the mean binary cross-entropy of perturbed reviews with
-    the same dropout masks is added. The metrics are those of the reviews without
-    perturbation.
+    If `adversarial` is above 0, that of the reviews with a `perturbation` of this size
+    and the same dropout masks is added. The metrics are those without perturbation.
 
     A batch is a pair (ids, labels) with the shapes (B, T) and (B,), or a triple (ids,
     labels, places) of packed reviews; see `PackedRows`.
@@ -148,9 +146,7 @@ def make_logits(
     rebuild: Callable, mesh: Mesh, fold: bool | None = None
 ) -> Callable[[Any, ndarray], ndarray]:
     """Return a compiled function logits(params, ids) that computes the logits (N,) of N
-    reviews, without dropout.
-
-    `ids` (N, T) holds T word ids for each review.
+    reviews with the word ids (N, T), without dropout.
 
     `fold` says whether to fold the model (see `SentimentClassifier.fold`). If None,
     only for more reviews than the vocabulary has words.
@@ -518,9 +514,8 @@ def draw_figures(
     """Draw a confusion matrix, a reliability curve and an embedding map into the folder
     of a run.
 
-    The embedding map needs 3 common words (see `WordSpace.common`) and word vectors
-    with 2 entries. `scored` holds the logits (N,) and labels (N,) of N reviews of the
-    split `split`, or is None.
+    `scored` holds the logits (N,) and labels (N,) of N reviews of the split `split`, or
+    is None. The map needs 3 common words and word vectors with 2 entries.
     """
     if scored is not None:
         metrics = binary_metrics(*scored)
@@ -635,18 +630,14 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
 def evaluate(
     trained: Trained, reviews: EncodedReviews | None = None, split: str = "test"
 ) -> BinaryMetrics:
-    """Return the metrics of a trained model on one split of its reviews.
+    """Return the metrics of a trained model on one split of its reviews: "train",
+    "validation" or "test".
 
-    `split` is "train", "validation" or "test". If `reviews` is None, the reviews that
-    the config of the run names are loaded.
+    If `reviews` is None, the reviews that the config of the run names are loaded.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `split` is unknown, or the reviews do not have this split.
-            - `reviews` are no tokenised reviews, or their vocabulary differs from that
-              of the run.
-            - `reviews` is None, and the data of the run have changed.
+        InputError: if the reviews do not have this split, or have another vocabulary
+            than the run, or if the data of the run have changed.
     """
     require(
         split in ("train", "validation", "test"),
@@ -684,26 +675,22 @@ def make_server(
     model: SentimentClassifier, dtype: str | None = None
 ) -> Callable[[ndarray], ndarray]:
     """Return a function logits(ids) that computes the logits (B,) of the word ids (B,
-    T) of B reviews in one compiled call.
+    T) of B reviews in one compiled call, as a server needs it for a few reviews at a
+    time.
 
         trained = sentiment.load("runs/sentiment")
         logits = make_server(trained.rebuild(trained.params))
 
-    The vectors of all words are multiplied by the kernel of the first recurrent layer
-    once, in advance (see `SentimentClassifier.fold`). Instead of multiplying by this
-    kernel, each call then looks up rows in the table of the products. For V words, H
-    units and a cell with G gates, the table has V * G * H numbers per direction. JAX
-    compiles the function when it is first called with a new shape of `ids`. To classify
-    many reviews in batches, use `Trained.logits` instead.
-
-    The argument `dtype` is the dtype in which the recurrent layers multiply matrices:
-    "float32", "bfloat16" or "int8"; see `models.set_products`. If None, the layers keep
-    the dtype that they have in `model`, which is not changed.
+    The model is folded (see `SentimentClassifier.fold`): for V words, H units and G
+    gates, a table of V * G * H numbers per direction replaces a matrix product. JAX
+    compiles the function for each shape of `ids`. `dtype` is that of the matrix
+    products, "float32", "bfloat16" or "int8", or None for that of `model`, which is not
+    changed.
 
     Raises:
-        InputError: if `model` is no `SentimentClassifier`, or if it is already folded.
-            The returned function raises it unless `ids` are integers (B, T) from 0 to V
-            - 1, where T is at least 1.
+        InputError: if `model` is no `SentimentClassifier`, or already folded. The
+            returned function raises it unless `ids` are integers (B, T) from 0 to V -
+            1, where T is at least 1.
     """
     remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
     check_class("model", model, SentimentClassifier, remedy)

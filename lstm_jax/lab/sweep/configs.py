@@ -162,15 +162,10 @@ def run_id(function: Run, config) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over
     the function's name and the config's values.
 
-    The hash does not cover the name of the class of `config`. An inner config is a
-    config inside `config`, for example the value of a field. The hash covers the name
-    of the class of an inner config only if this class is not the usual one. In most
-    cases the usual class is the class of the field's default value. The docstring of
-    `other_classes` defines the usual class.
-
-    The values 1, 1.0 and True give different ids, although Python takes them to be
-    equal. Values that JSON writes in the same way give the same id, such as a tuple and
-    a list with the same items, or the dicts {1: "a"} and {"1": "a"}.
+    The name of the class of an inner config is covered only if this is not the usual
+    one, in most cases the class of the field's default value (see `other_classes`). The
+    values 1, 1.0 and True give different ids. Values that JSON writes in the same way
+    give the same id, such as a tuple and a list.
 
     Raises:
         InputError: if the function has no name, or if a dict in the config has keys

@@ -238,7 +238,6 @@ class _Worker:
 
 
 def _keep_compiled():
-    """Let the processes of a sweep share what they compile, if they have imported JAX."""
     if "jax" in sys.modules:
         from lstm_jax.lab.machine.compilation_cache import keep_compiled
 
@@ -440,9 +439,6 @@ def _number(config, name: str) -> int | float:
 
 
 def _replaced(config, values: Values) -> Any:
-    """Return a copy with other values of some fields, which its class does not check,
-    since a traced value cannot be compared.
-    """
     new = object.__new__(type(config))
     for own in dataclasses.fields(config):
         object.__setattr__(new, own.name, getattr(config, own.name))

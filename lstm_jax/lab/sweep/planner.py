@@ -56,70 +56,51 @@ def run(
     """Run the configs that have no row yet, and return the rows of all configs, in the
     order of the configs.
 
-    A config that already has a row is skipped, unless its run has failed and `retry` is
-    true. A warning is given if a skipped run has failed, or if the source code of the
-    function has changed since the row of a skipped run was written.
+    A warning is given if a skipped run has failed, or if the source code of the
+    function has changed since its row was written.
 
     Args:
         function: function that takes a config, executes its run and returns a dict from
-            the name of each result to its value. It may be a class method, but not a
-            lambda or a method of an instance. Put all values on which the results
-            depend into the config: the id of a run (see `run_id`) covers only the
-            config and the name of the function.
+            the name of each result to its value; no lambda and no method of an
+            instance. The results may depend on the config alone.
         configs: instances of a frozen dataclass. Configs with the same id count as one
-            run. A row in the file counts for a config only if it names the class of the
-            config, or no class.
-        path: file with one row (a JSON object) per line. Rows are only appended. The
-            file is created, before the first run, if it does not exist. Floats that are
-            not finite are written in the form of Python's json module: NaN, Infinity or
-            -Infinity.
+            run.
+        path: file with one row (a JSON object) per line, to which rows are appended.
+            Floats that are not finite are written as NaN, Infinity or -Infinity.
         where: executor of the runs: "here", "processes" or "slurm".
         workers: number of processes or Slurm jobs at the same time. 0 means one process
             per GPU or TPU chip or, without any, per core, and all jobs at once.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
         per_job: largest number of runs that one process or Slurm job executes, one
-            after another. 0 means any number in a process, and one in a job. A new
-            process, or job, pays for its start and for compilation.
+            after another. 0 means any number in a process, and one in a job.
         together: name of a field, or names of several. Configs that differ only in
-            these fields are run together, as one item of work, by one call of
-            `function` under `jax.vmap`; see `lstm_jax.lab.sweep`.
+            these fields are run by one call of `function` under `jax.vmap`; see
+            `lstm_jax.lab.sweep`.
 
     Returns:
         a list of dicts with the keys "id" (id of the run), "run" (name of the
-        function), "code" (digest of the function's source code), "class" (name of the
-        config's class), "config", "status", "result" or, for a failed run, "error",
-        "seconds" (duration of the run), and "about", which older rows lack. "about" is
-        a dict of texts: "commit" of the checkout with the function's file ("" without
-        one, followed by "+" if Python files have changed since); "python", "jax" and
-        "lstm_jax" (versions); "date" of the end in UTC; "device", the number and the
-        kind of the devices if the run has imported JAX; and the environment variables
-        that select devices. Runs that were run together also have "together" (their
-        number), and "seconds" is the duration divided by it.
+        function), "code" (digest of its source code), "class" (name of the config's
+        class), "config", "status", "result" or, for a failed run, "error", "seconds"
+        (duration), and "about": the commit of the function's checkout (followed by "+"
+        if Python files have changed since), the versions of Python, JAX and lstm_jax,
+        the date of the end in UTC, the devices, and the environment variables that
+        select them. Runs that were run together also have "together" (their number), by
+        which "seconds" is divided.
 
     Raises:
         InputError: in one of these cases.
 
-            - The function is a lambda or a method of an instance, or has no name.
-            - A config is not an instance of a dataclass, or has a value that cannot be
-              written as JSON.
-            - Two configs have the same id, but different classes or dict keys of
-              different types.
-            - `where` is not a key of `EXECUTORS`, or `workers` or `per_job` is
-              negative.
+            - The function, a config or an argument is not as described above, or two
+              configs with the same id have different classes.
             - Another process executes the same configs, or `workers` is larger than the
               number of GPUs or TPU chips.
-            - `together` names no field of numbers, or the function needs the value of
-              the field; see `lstm_jax.lab.sweep`.
             - The file cannot be written, or has a row that no sweep has written.
-            - `where` is "processes", and another process cannot import the function or
-              the class of a config.
-            - `where` is "slurm", and submitit is not installed, or does not accept
-              `options`, or Slurm refuses the jobs.
-            - A process of a sweep imports a script that calls `run` at its top level.
+            - Another process cannot import the function or the class of a config.
+            - submitit is not installed, or does not accept `options`, or Slurm refuses
+              the jobs.
 
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM.
-            Runs that have not ended have no rows.
     """
     configs = list(configs)
     importing = "called while a run's process imports its function"
@@ -347,11 +328,9 @@ def table(rows: Iterable[Mapping]) -> tuple[list[str], list[list]]:
     """Return the rows of a sweep as a table, which is a pair (names of the columns,
     list of lines).
 
-    A line is the list of the values of one row, one value for each column. If the row
-    has no value for a column, the line contains "". The columns are id, status, the
-    fields of the config, the results, error and seconds. If a field has the name id,
-    status, error or seconds, its column is named `config.NAME`. If a result has one of
-    these four names or the name of a field, its column is named `result.NAME`.
+    The columns are id, status, the fields of the config, the results, error and
+    seconds; a missing value is "". A field with the name of another column is named
+    `config.NAME`, a result `result.NAME`.
     """
     parts = [
         {

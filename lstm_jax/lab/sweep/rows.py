@@ -41,9 +41,6 @@ Item = TypeVar("Item")
 
 
 def _require_rows(path: Path):
-    """Raise `InputError` if the path exists but is not a regular file, or if the first
-    byte of the file cannot begin a row.
-    """
     if path.exists():
         heads = (b"", b"\x1f") if path.suffix == ".gz" else (b"", b"{", b"\n")
         require(

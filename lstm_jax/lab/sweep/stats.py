@@ -54,15 +54,12 @@ def _bootstrap(
 
 
 def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> Interval:
-    """Return the mean of the values and its 95 % confidence interval by the bootstrap,
-    as (mean, low, high).
-
-    `seed` is the seed of the random draws, and `draws` the number of bootstrap
-    resamples.
+    """Return the mean of the values and its 95 % confidence interval by the bootstrap
+    with `draws` resamples, as (mean, low, high).
 
     With few values the interval is too short: it contains the mean of a normal
-    distribution in about 75 % of cases with three values, 83 % with five and 90 % with
-    ten. For few values, use `t_interval`.
+    distribution in about 75 % of cases with three values, and 90 % with ten. For few
+    values, use `t_interval`.
     """
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
@@ -71,9 +68,8 @@ def t_interval(values: Values) -> Interval:
     """Return the mean of N values and its 95 % confidence interval by Student's
     t-distribution, as (mean, low, high).
 
-    The interval assumes that the values are normally distributed. Under this assumption
-    it is valid even for two values, whereas the interval of `mean_interval` is too
-    short for few values. For one value, low and high are nan.
+    It is valid for normally distributed values, even for two. For one value, low and
+    high are nan.
     """
     from scipy import stats
 
@@ -89,12 +85,10 @@ def ratio_interval(
     slow: Values, fast: Values, seed: int = 0, draws: int = 10_000
 ) -> Interval:
     """Return the ratio median(slow) / median(fast) of two independent samples and its
-    95 % confidence interval, as (ratio, low, high).
+    95 % confidence interval by the bootstrap, as (ratio, low, high).
 
-    The interval is computed by the bootstrap, with `draws` resamples. `seed` is the
-    seed of the random draws. With two or three values in
-    each sample the interval is too short: it contains the true ratio in about 70 % of
-    cases with two values, and in 89 % with three.
+    With few values the interval is too short: it contains the true ratio in about 70 %
+    of cases with two values in each sample, and in 89 % with three.
     """
 
     def ratio(a: ndarray, b: ndarray, axis: int = -1):
@@ -122,10 +116,9 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a permutation test that compares the mean
     logarithms of two independent samples of durations.
 
-    The test enumerates all divisions of the pooled durations into two samples that have
-    the sizes of `old` and `new`. If there are more than `EXACT` divisions, the test
-    draws `EXACT` of them at random, from `seed`. The p-value is 1 if a sample has fewer
-    than two durations, since one value has no spread.
+    The test enumerates all divisions of the pooled durations, or draws `EXACT` of them
+    from `seed` if there are more. The p-value is 1 if a sample has fewer than two
+    durations.
 
     Raises:
         InputError: if a duration is not a finite number above 0.
@@ -143,14 +136,10 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
 
 def paired_p(ratios: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a sign-flip test on the mean logarithm of N
-    paired ratios.
+    paired ratios, 1 for fewer than two.
 
-    The null hypothesis is that the two members of each pair are exchangeable. Each of
-    the N logarithms could then equally well have the opposite sign. The p-value is the
-    share of the 2 ** N choices of signs that give a mean at least as far from 0 as the
-    mean of the data. If there are more than `EXACT` choices, the share is computed over
-    `EXACT` random choices, drawn from `seed`, and the signs of the data. The p-value is
-    1 for fewer than two pairs.
+    It is the share of the 2 ** N choices of signs of the logarithms that give a mean at
+    least as far from 0 as the data, over `EXACT` random choices if there are more.
 
     Raises:
         InputError: if a ratio is not a finite number above 0.
@@ -203,17 +192,14 @@ def summarise(
 
     Args:
         rows: rows of a sweep. Failed runs are left out.
-        by: names of the fields whose values distinguish the groups of rows. A name with
-            dots stands for a field of an inner config.
-        over: names of the fields over whose values the mean is taken, also where they
-            are fields of inner configs: "seed" stands for "train.seed", too. All other
-            fields must be equal within a group.
+        by: names of the fields whose values distinguish the groups of rows, such as
+            "model.units".
+        over: names of the fields over whose values the mean is taken, also in inner
+            configs. All other fields must be equal within a group.
         bounds: dict from the name of a result to the lowest and the highest value that
-            it can have. The interval is cut off at these bounds. It contains the true
-            mean as often as before, since the true mean lies within them, too.
-        interval: function that returns the mean of some values, and the lower and the
-            upper end of its interval: `stats.t_interval`, which is valid for two values
-            already, or `stats.mean_interval`, the bootstrap, for ten and more.
+            it can have, at which its interval is cut off.
+        interval: function that returns the mean of some values, and the ends of its
+            interval: `t_interval`, or `mean_interval` for ten values and more.
 
     Returns:
         a list of dicts, which pandas and polars take as a table. The keys are those of
@@ -293,23 +279,21 @@ def plot(
     metrics: Sequence[str] = (),
 ) -> Any:
     """Draw the means of a summary with their intervals, and return the matplotlib
-    figure. A notebook shows it, `savefig` writes it.
+    figure.
 
     Args:
         summary: list that `summarise` returns. Each metric gets a panel of its own.
         x: name of the field on the horizontal axis.
-        hue: name of the field whose values have colours of their own, which a legend
-            names, or "".
-        axes: matplotlib axes to draw into, one for each metric, without a legend. If
-            empty, a new figure is made.
+        hue: name of the field whose values have colours and a legend, or "".
+        axes: matplotlib axes to draw into, one for each metric. If empty, a new figure
+            is made.
         styles: dict from values of `hue`, as text, to arguments of matplotlib's
             `errorbar`, such as color, marker and label.
         metrics: metrics to draw. If empty, all are drawn.
 
     Raises:
-        InputError: if the summary is empty, if it lacks the column `x` or `hue` or all
-            the metrics, if it has several rows for one point, or if the number of
-            `axes` is not that of the metrics.
+        InputError: if the summary is empty, lacks a column or has several rows for one
+            point, or if the number of `axes` is not that of the metrics.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure

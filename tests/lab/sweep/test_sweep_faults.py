@@ -4,7 +4,6 @@ cannot be imported, unusual results, and SIGTERM.
 
 import functools
 import gzip
-import json
 import math
 import signal
 import subprocess
@@ -70,20 +69,6 @@ def test_a_file_that_cannot_be_written_is_found_before_the_first_run(name, tmp_p
         ):
             with pytest.raises(InputError, match=f"^{message}"):
                 call(wrong)
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_rows_through_a_link(name, tmp_path):
-    """If the path of the rows is a link, the file to which the link leads is written,
-    and the link stays.
-    """
-    (tmp_path / name).symlink_to(Path("folder") / name)
-    rows = sweep.run(nothing, [Config(1), Config(2)], tmp_path / name)
-    assert [row["result"] for row in rows] == [{"score": 1.0}] * 2
-    assert (tmp_path / name).is_symlink()
-    content = (tmp_path / "folder" / name).read_bytes()
-    lines = (gzip.decompress(content) if name.endswith(".gz") else content).splitlines()
-    assert [json.loads(line) for line in lines] == rows
 
 
 SCALARS = [

@@ -150,14 +150,9 @@ def test_probabilities_by_hand(trained):
     assert trained.probabilities([]).shape == (0,)
 
 
-def test_a_run_of_an_older_version_is_read_and_sealed_by_resuming_it(
-    run, trained, tmp_path
-):
+def test_a_run_without_a_manifest_is_sealed_by_resuming_it(run, trained, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "copy")
     (folder / "manifest.json").unlink()
-    config = json.loads((folder / "config.json").read_text())
-    assert config.pop("task") == "sentiment"  # older versions did not write it
-    (folder / "config.json").write_text(json.dumps(config))
     old = sentiment.load(folder)
     assert [note.split(":")[0] for note in old.notes] == [
         f"run {folder} has no manifest.json, as runs of older versions"
@@ -281,18 +276,3 @@ def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
                 tmp_path / "odd",
                 data=sentiment.encoded_reviews(still),
             )
-
-
-def test_padded_rows(run):
-    reviews = sentiment.encoded_reviews(run[1])
-    splits = sentiment.padded_rows(
-        reviews,
-        override(
-            run[1], {"data.maxlen": 5, "data.padding": "post", "data.truncating": "pre"}
-        ),
-    )
-    for own, split in ((splits.train, reviews.train), (splits.test, reviews.test)):
-        np.testing.assert_array_equal(
-            own.ids, split.padded(5, "post", "pre"), strict=True
-        )
-        np.testing.assert_array_equal(own.labels, split.labels, strict=True)

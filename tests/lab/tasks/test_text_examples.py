@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.config import GenerationModelConfig
-from lstm_jax.lab.generation.examples import (
+from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.lab.generation.task import (
     stream_examples,
     stream_objective,
     window_examples,
     window_objective,
 )
-from lstm_jax.lab.generation.model import CharGenerator
 from lstm_jax.training.parts import functional
 
 V = 7
