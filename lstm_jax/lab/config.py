@@ -301,7 +301,7 @@ def read_fields(path: Path) -> tuple[Values, list[str]]:
     return fields, [name for name in fields if name not in known]
 
 
-def override(config: C, path: Path) -> C:
+def with_file(config: C, path: Path) -> C:
     """Return a copy of a config with the values of a file: a run's config.json, or TOML
     (.toml), which may have only some of the fields.
 
@@ -309,10 +309,8 @@ def override(config: C, path: Path) -> C:
         InputError: if the file cannot be read, is for another task, or has an unknown
             field or a value that the config refuses.
     """
-    subject, raw = (
-        f"config {path}",
-        _parsed(path, "give the config.json of a run, or a .toml file"),
-    )
+    subject = f"config {path}"
+    raw = _parsed(path, "give the config.json of a run, or a .toml file")
     task = raw.pop("task", config.task)
     require(
         task == config.task, subject, f"task {task}", f"give a config of {config.task}"

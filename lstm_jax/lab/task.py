@@ -88,7 +88,7 @@ class TaskResult(FitResult):
 
 
 @frozen
-class Run:
+class Start:
     """Training run that is about to begin: the name of its backend, its optimiser, and
     the number of its training examples.
     """
@@ -350,7 +350,7 @@ class Task(Training, Generic[C, D]):
         """
         return {}
 
-    def notes(self, run: Run) -> Iterable[str]:
+    def notes(self, start: Start) -> Iterable[str]:
         """Return lines to print before training, such as the sizes of the data, the
         backend and the number of devices.
         """
@@ -421,12 +421,10 @@ class Task(Training, Generic[C, D]):
 
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved.
         """
-        console, initial, marks, steps = (
-            console or Console(quiet=True),
-            initial or {},
-            [time.perf_counter()],
-            [],
-        )
+        console = console or Console(quiet=True)
+        initial = initial or {}
+        marks = [time.perf_counter()]
+        steps = []
         _check_processes(config, resume)
         tracker = checked("tracker", tracker, Trackers)
         trackers = (
@@ -478,7 +476,7 @@ class Task(Training, Generic[C, D]):
             for row in layer_rows(task.model):
                 table.add_row(*row.values())
             console.print(table)
-            for note in task.notes(Run(backend, optimizer, examples.count)):
+            for note in task.notes(Start(backend, optimizer, examples.count)):
                 say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(
@@ -514,10 +512,8 @@ class Task(Training, Generic[C, D]):
                 console=console,
             )
             marks.append(time.perf_counter())
-            metrics, drawn = (
-                task.finish(run_folder, result, figures),
-                sorted(run_folder.figures.glob("*.png")),
-            )
+            metrics = task.finish(run_folder, result, figures)
+            drawn = sorted(run_folder.figures.glob("*.png"))
             run_folder.check_exists()
             own = [
                 path
@@ -649,10 +645,8 @@ def _require_shared(folder: Path) -> None:
             return RunFolder(folder).lock.read_text()
         return ""
 
-    locked_by, until = (
-        next(processes.exchange(owner())),
-        time.monotonic() + SHARED_SECONDS,
-    )
+    locked_by = next(processes.exchange(owner()))
+    until = time.monotonic() + SHARED_SECONDS
     while not (same := owner() == locked_by) and time.monotonic() < until:
         time.sleep(0.1)
     processes.require_equal(
@@ -908,33 +902,20 @@ def _with_found_data(config, run: RunFolder) -> Any:
     """Resolve relative paths of the data that exist only relative to the folder in
     which the training was started.
     """
-    started = Path(
-        next(
-            (
-                found["folder"]
-                for found in reversed(run.environments())
-                if "folder" in found
-            ),
-            "",
-        )
-    )
+    environments = run.environments()
+    started = Path(environments[-1].get("folder", "")) if environments else Path()
 
-    def found(path):
-        return (
-            str(started / path)
-            if path and not Path(path).exists() and (started / path).exists()
-            else path
-        )
+    def found(path: str) -> str:
+        moved = path and not Path(path).exists() and (started / path).exists()
+        return str(started / path) if moved else path
 
     own = config.data
     for name in ("data", "test_data", "validation_data", "csv"):
-        if value := getattr(own, name, ""):
-            own = replace(
-                own,
-                **{
-                    name: found(value)
-                    if isinstance(value, str)
-                    else tuple(map(found, value))
-                },
-            )
+        value = getattr(own, name, "")
+        if isinstance(value, str):
+            changed: Any = found(value)
+        else:
+            changed = tuple(map(found, value))
+        if value:
+            own = replace(own, **{name: changed})
     return replace(config, data=own)

@@ -10,7 +10,7 @@ from lstm_jax.lab.generation.config import GenerationConfig
 from lstm_jax.lab.sentiment.config import SentimentConfig
 
 
-class Row(NamedTuple):
+class TaskRow(NamedTuple):
     """Parts of a task."""
 
     config: type[RunConfig]
@@ -57,9 +57,9 @@ def _forecast():
     return task
 
 
-TASKS: dict[str, Row] = {
-    "sentiment": Row(SentimentConfig, _sentiment_commands, _sentiment),
-    "generation": Row(GenerationConfig, _generation_commands, _generation),
-    "forecast": Row(ForecastConfig, _forecast_commands, _forecast),
+TASKS: dict[str, TaskRow] = {
+    "sentiment": TaskRow(SentimentConfig, _sentiment_commands, _sentiment),
+    "generation": TaskRow(GenerationConfig, _generation_commands, _generation),
+    "forecast": TaskRow(ForecastConfig, _forecast_commands, _forecast),
 }
 """Dict from the name of a task to its parts."""

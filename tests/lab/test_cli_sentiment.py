@@ -44,10 +44,8 @@ def test_predict(ask, run, tmp_path, monkeypatch):
         "ünï \u2028 film [bold]".encode(),
     ]
     found = probabilities(run, lines)
-    wanted, note = (
-        "".join(f"{p:.6f}\n" for p in found),
-        "warning: the run does not know 4 of 9 words\n",
-    )
+    wanted = "".join(f"{p:.6f}\n" for p in found)
+    note = "warning: the run does not know 4 of 9 words\n"
     content = b"\n".join(lines) + b"\n"
     (tmp_path / "texts").write_bytes(content)
     assert ask(
@@ -136,10 +134,8 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path):
         > 0
     )
     assert 4 < row["validation_loss"] < 8
-    trained, texts = (
-        sentiment.load(run),
-        ["the film was good", "the film was not good , it was bad"],
-    )
+    trained = sentiment.load(run)
+    texts = ["the film was good", "the film was not good , it was bad"]
     padded = pad_ragged(*trained.vocabulary.encode_all(texts), 20, "post")
     # padding is skipped, since packed reviews have none
     logits = make_server(trained.model)(padded)
@@ -216,10 +212,8 @@ def test_neighbours(ask, run):
     trained = sentiment.load(run)
     vocabulary = trained.vocabulary
     # later rows are no words
-    good, table = (
-        vocabulary.index["good"],
-        trained.words.table.astype(np.float64)[: 4 + len(vocabulary.words)],
-    )
+    good = vocabulary.index["good"]
+    table = trained.words.table.astype(np.float64)[: 4 + len(vocabulary.words)]
     cosine = (
         table
         @ table[good]

@@ -82,11 +82,9 @@ def test_greedy_equals_reading_anew(mode, cell, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_pieces_equal_the_whole_and_the_seed_decides(mode):
-    sampler, rules, prompt = (
-        BOTH[mode],
-        make_rules(temperature=0.8),
-        jnp.array([[1, 2], [3, 0]]),
-    )
+    sampler = BOTH[mode]
+    rules = make_rules(temperature=0.8)
+    prompt = jnp.array([[1, 2], [3, 0]])
     whole = sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules)
     drawing = sampler.start(PARAMS, jax.random.key(1), prompt)
     drawing, first = sampler.advance(PARAMS, drawing, rules, 5)
@@ -153,11 +151,9 @@ def test_each_character_has_a_key_of_its_own():
     """The random numbers for character n are drawn with the key
     `jax.random.fold_in(key, n)`, on one device and on two.
     """
-    rules, prompt, key = (
-        make_rules(temperature=0.8),
-        jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]),
-        jax.random.key(9),
-    )
+    rules = make_rules(temperature=0.8)
+    prompt = jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]])
+    key = jax.random.key(9)
     read = jax.jit(
         lambda ids, valid: REBUILD(PARAMS)(
             ids, mask=valid, last=True, deterministic=True
@@ -188,11 +184,9 @@ def test_each_character_has_a_key_of_its_own():
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_texts_that_share_a_prompt_read_it_once_and_are_those_of_as_many_prompts(mode):
-    rules, key, prompt = (
-        make_rules(temperature=0.8),
-        jax.random.key(9),
-        jnp.array([[3, 0, 2]]),
-    )
+    rules = make_rules(temperature=0.8)
+    key = jax.random.key(9)
+    prompt = jnp.array([[3, 0, 2]])
     wanted = BOTH[mode].generate(PARAMS, key, jnp.tile(prompt, (4, 1)), 8, rules)
     on_two = Sampler(REBUILD, V, mode, 5, make_mesh(2))
     for sampler in (BOTH[mode], on_two):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lstm_jax.base.checks import Checked, Trackers, frozen
 from lstm_jax.base.writing import user_path
-from lstm_jax.lab.config import Processes, RecurrentConfig, RunConfig, override
+from lstm_jax.lab.config import Processes, RecurrentConfig, RunConfig, with_file
 from lstm_jax.lab.files.json_text import json_text
 from lstm_jax.lab.machine.console import say
 
@@ -198,7 +198,7 @@ class Train(Command):
         if not file:
             return command
         return dataclasses.replace(
-            command, config=override(command.config, user_path(file))
+            command, config=with_file(command.config, user_path(file))
         )
 
     following: ClassVar[str]

@@ -68,7 +68,7 @@ class PrepareData(Command):
 
 
 @frozen
-class Shard(Command):
+class WriteShards(Command):
     """Base class of the commands that write shards."""
 
     data: Positional[tuple[str, ...]]
@@ -109,7 +109,7 @@ class Shard(Command):
 
 
 @frozen
-class ShardText(Shard):
+class ShardText(WriteShards):
     """Write a text as files of token ids, called shards.
 
     Use shards for a text that is larger than the memory.
@@ -144,7 +144,7 @@ class ShardText(Shard):
 
 
 @frozen
-class ShardReviews(Shard):
+class ShardReviews(WriteShards):
     """Write reviews as files of word ids, called shards.
 
     Use shards for a set of reviews that is larger than the memory.

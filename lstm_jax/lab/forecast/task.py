@@ -320,11 +320,9 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         return data.read_series(config.data.csv, config.data.time, config.data.value)
 
     def batch(self):
-        size, context, horizon = (
-            self.config.train.batch_size,
-            self.config.data.context,
-            self.config.data.horizon,
-        )
+        size = self.config.train.batch_size
+        context = self.config.data.context
+        horizon = self.config.data.horizon
         shapes = ((context, features_of(self.config)), (horizon,), (horizon,))
         return tuple(
             jax.ShapeDtypeStruct((size, *shape), np.float32) for shape in shapes
@@ -361,14 +359,14 @@ class Forecasting(base.Task[ForecastConfig, Series]):
     def objective(self, rebuild):
         return objective(rebuild)
 
-    def notes(self, run):
+    def notes(self, start):
         counts = ", ".join(
             counted(len(part.target), f"{name} window")
             for name, part in self.split[0].items()
         )
         yield (
             f"{len(self.data):,} entries ({counted(self.data.skipped, 'row')} "
-            f"without a value): {counts}, backend {run.backend}"
+            f"without a value): {counts}, backend {start.backend}"
         )
 
     @cached_property
@@ -392,11 +390,9 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         """
 
         def draw():
-            series, horizon, (parts, scale) = (
-                self.data,
-                self.config.data.horizon,
-                self.split,
-            )
+            series = self.data
+            horizon = self.config.data.horizon
+            parts, scale = self.split
             part = parts["test"]
             bounds = interval(self.predictions(params, part), part.last, scale, LEVEL)
             first = max(0, int(part.origin[0]) - horizon)

@@ -37,11 +37,9 @@ class CharGenerator(nnx.Module):
     def __init__(
         self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs
     ):
-        self.units, self.cell, self.dropout = (
-            config.units,
-            config.cell,
-            config.step_dropout,
-        )
+        self.units = config.units
+        self.cell = config.cell
+        self.dropout = config.step_dropout
         self.embedding: Any = (
             Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         )

@@ -34,10 +34,8 @@ class TextNetwork(Network):
 
     def __init__(self, trained: generation.Trained):
         super().__init__(trained)
-        self.vectors, self._log_p = (
-            jax.jit(self._vectors),
-            jax.jit(self.log_probabilities),
-        )
+        self.vectors = jax.jit(self._vectors)
+        self._log_p = jax.jit(self.log_probabilities)
 
     def _vectors(self, params, ids: Array) -> Array:
         model = self.rebuild(params)
@@ -129,10 +127,8 @@ class TextNetwork(Network):
         )
 
     def frame(self, params, example: ReadText):
-        characters, ids = (
-            self.trained.characters.characters,
-            np.asarray(example.ids, np.int32),
-        )
+        characters = self.trained.characters.characters
+        ids = np.asarray(example.ids, np.int32)
         resets = (
             None
             if example.starts is None

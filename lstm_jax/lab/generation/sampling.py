@@ -101,7 +101,7 @@ class Rules(NamedTuple):
     sampling, Holtzman et al. 2020). If 1, no character is excluded."""
 
 
-def check_ids(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
+def check_tokens(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
     """Return character ids as a NumPy array of ints of at most 32 bits, after checking
     them. `name` stands for them in errors.
 
@@ -144,10 +144,8 @@ def make_rules(
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is
             no int or is below 0, or `top_p` is not in (0, 1].
     """
-    temperature, top_k = (
-        check_number("temperature", temperature, Temperature),
-        check_number("top_k", top_k, CountOrNone),
-    )
+    temperature = check_number("temperature", temperature, Temperature)
+    top_k = check_number("top_k", top_k, CountOrNone)
     top_p = check_number("top_p", top_p, TopP)
     return Rules(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
 
@@ -173,10 +171,8 @@ def allowed_logits(logits: Logits, rules: Rules) -> Logits:
     scaled = logits.astype(jnp.float32) / rules.temperature
     # logits are compared, not log-probabilities, whose rounding makes different
     # characters equal at a high temperature
-    ordered, rank = (
-        jnp.sort(scaled, axis=-1, descending=True),
-        jnp.arange(scaled.shape[-1])[None],
-    )
+    ordered = jnp.sort(scaled, axis=-1, descending=True)
+    rank = jnp.arange(scaled.shape[-1])[None]
     p = jax.nn.softmax(ordered)
     # probability of all likelier characters; rounding lets it reach 1
     before = jnp.cumsum(p, axis=-1) - p
@@ -254,16 +250,12 @@ class Sampler:
         length: int = 40,
         mesh: Mesh | None = None,
     ):
-        mode, length = (
-            checked("mode", mode, Mode),
-            check_number("length", length, Count),
-        )
-        self.vocabulary, self.mode, self.length, self.mesh = (
-            vocabulary,
-            mode,
-            length,
-            mesh,
-        )
+        mode = checked("mode", mode, Mode)
+        length = check_number("length", length, Count)
+        self.vocabulary = vocabulary
+        self.mode = mode
+        self.length = length
+        self.mesh = mesh
         windows = length if mode == "window" else 1
 
         def read(model, ids, **options):
@@ -341,10 +333,8 @@ class Sampler:
         Raises:
             InputError: if `prompt` or `samples` is not as described.
         """
-        samples, prompt = (
-            check_number("samples", samples, Count),
-            check_ids("prompt", prompt, self.vocabulary, axes=2),
-        )
+        samples = check_number("samples", samples, Count)
+        prompt = check_tokens("prompt", prompt, self.vocabulary, axes=2)
         batch, size = prompt.shape
         require(
             batch >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more"

@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from lstm_jax.base import sharding
 from lstm_jax.base.checks import Count, check_number, checked
 from lstm_jax.base.errors import require
-from lstm_jax.lab.generation.sampling import Mode, check_ids
+from lstm_jax.lab.generation.sampling import Mode, check_tokens
 from lstm_jax.lab.machine import processes
 from lstm_jax.recurrence import as_int32
 from lstm_jax.training.config import flatten
@@ -99,11 +99,9 @@ class Scorer:
     """
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
-        self.mode, self.length, self.mesh = (
-            checked("mode", mode, Mode),
-            check_number("length", length, Count),
-            mesh,
-        )
+        self.mode = checked("mode", mode, Mode)
+        self.length = check_number("length", length, Count)
+        self.mesh = mesh
         # each process reads the scores of all streams
         whole = sharding.replicated(mesh) if processes.several() else None
         self._initial_state = jax.jit(
@@ -136,11 +134,9 @@ class Scorer:
                 ids, resets=resets, state=state, deterministic=True
             )
 
-        self._window, self._score, self._hidden = (
-            make_predict(window, mesh),
-            score,
-            hidden,
-        )
+        self._window = make_predict(window, mesh)
+        self._score = score
+        self._hidden = hidden
 
     def _read(
         self, compiled: Callable, params, ids, count: int, starts, streams: int = 1
@@ -157,10 +153,8 @@ class Scorer:
         ids, last = np.asarray(ids, np.int32), len(ids) - 1
         read, targets = (ids[np.clip(positions + ahead, 0, last)] for ahead in (0, 1))
         resets = None if starts is None else np.isin(positions, starts)
-        arrays, parts = (
-            (read, resets, targets, (positions >= 0) & (positions < count)),
-            [],
-        )
+        arrays = (read, resets, targets, (positions >= 0) & (positions < count))
+        parts = []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, steps, size):
@@ -180,7 +174,7 @@ class Scorer:
         """Score the last character of each of N windows of L characters, whose ids are
         (N, L), given the other characters.
         """
-        return Scores(*self._window(params, check_ids("ids", ids, axes=2)))
+        return Scores(*self._window(params, check_tokens("ids", ids, axes=2)))
 
     def text(
         self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None
@@ -196,7 +190,7 @@ class Scorer:
         Raises:
             InputError: if `ids` are not ints (N,), or if N is below 2.
         """
-        ids = check_ids("ids", ids)
+        ids = check_tokens("ids", ids)
         require(
             len(ids) >= 2,
             "text",
@@ -232,6 +226,6 @@ class Scorer:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of
         N characters, read in one pass; see `text`.
         """
-        ids = check_ids("ids", ids)
+        ids = check_tokens("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         return self._read(self._hidden, params, ids, len(ids), starts)

@@ -41,7 +41,13 @@ from lstm_jax.lab.generation.data import Characters, Corpus, ShardedText
 from lstm_jax.lab.generation.data.characters import UNKNOWN
 from lstm_jax.lab.generation.data.corpus import article_starts, cleaned_articles
 from lstm_jax.lab.generation.model import CharGenerator
-from lstm_jax.lab.generation.sampling import Mode, Rules, Sampler, check_ids, make_rules
+from lstm_jax.lab.generation.sampling import (
+    Mode,
+    Rules,
+    Sampler,
+    check_tokens,
+    make_rules,
+)
 from lstm_jax.lab.generation.scores import Scorer, Scores, bits_and_perplexity
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.task import Metrics, initial_rngs, require_free
@@ -145,11 +151,9 @@ def stream_examples(
     )
     require(len(text) >= needed, "text", f"{len(text)} {noun}s", remedy)
     count = (len(text) - length) // (length * batch) * batch
-    plan, streamed, gather = (
-        partial(streams, length=length),
-        _is_streamed(text),
-        _gather(length, 1),
-    )
+    plan = partial(streams, length=length)
+    streamed = _is_streamed(text)
+    gather = _gather(length, 1)
 
     def gather_both(arrays, numbers):
         ids, resets = arrays
@@ -318,7 +322,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
     def carry(self, model):
         return model.initial_state(self.config.train.batch_size) if self.stream else ()
 
-    def notes(self, run):
+    def notes(self, start):
         corpus, config = self.data, self.config
         copies = (
             f", {counted(corpus.copies, 'article')} left out of it as copies"
@@ -340,7 +344,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
             else f"windows every {config.data.step}"
         )
         yield (
-            f"{text}; {run.examples:,} {kind}; backend {run.backend}, "
+            f"{text}; {start.examples:,} {kind}; backend {start.backend}, "
             f"{counted(self.mesh.size, 'device')}"
         )
         yield from corpus.notes
@@ -371,10 +375,8 @@ class Generation(base.Task[GenerationConfig, Corpus]):
                 row for row in read_samples(run.samples) if row["epoch"] < record.epoch
             ]
             for number, temperature in enumerate(config.sample_temperatures):
-                key, rules = (
-                    jax.random.fold_in(draw_key, number),
-                    make_rules(temperature=temperature),
-                )
+                key = jax.random.fold_in(draw_key, number)
+                rules = make_rules(temperature=temperature)
                 drawn = sampler.generate(
                     params, key, prompt[None], config.sample_chars, rules
                 )
@@ -617,10 +619,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
                 {ord(character): unknown for character in known.unknown(shown)}
             )
         elif strange := known.unknown(shown):
-            cleaned, mapped = (
-                "treat the text as the run's own (clean=True, or --clean)",
-                "(unknown=' ', or --unknown ' ')",
-            )
+            cleaned = "treat the text as the run's own (clean=True, or --clean)"
+            mapped = "(unknown=' ', or --unknown ' ')"
             remedy = f"{cleaned}, or map them to a character that it knows {mapped}"
             raise InputError(
                 "characters that the run does not know",
@@ -670,10 +670,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             articles, space, _ = cleaned_articles(
                 paths, text_column, self.config.data.clean, self.characters.unit, clean
             )
-            ids, starts = (
-                self.encode(space.join(articles), unknown=unknown),
-                article_starts(articles),
-            )
+            ids = self.encode(space.join(articles), unknown=unknown)
+            starts = article_starts(articles)
             if self.characters.unit == "word":
                 starts = article_starts(
                     [self.encode(article) for article in articles], 0
@@ -727,10 +725,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
                 memory.
         """
         prompt = self._known("prompt", prompt)
-        chars, samples = (
-            check_number("chars", chars, CountOrNone),
-            check_number("samples", samples, Count),
-        )
+        chars = check_number("chars", chars, CountOrNone)
+        samples = check_number("samples", samples, Count)
         seed = check_number("seed", seed, Seed)
         require(
             isinstance(rules, Rules),
@@ -738,11 +734,9 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             repr(rules),
             "give what the method rules returns",
         )
-        model, vocabulary, length = (
-            self.config.model,
-            self.characters.size,
-            self.config.data.length,
-        )
+        model = self.config.model
+        vocabulary = self.characters.size
+        length = self.config.data.length
         sampler = Sampler(self.rebuild, vocabulary, self.mode(mode), length, self.mesh)
         windows = length if sampler.mode == "window" else 1
         row = (
@@ -811,7 +805,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             repr(ids),
             "encode it first, with the method encode of the trained run",
         )
-        return check_ids(name, ids, self.characters.size)
+        return check_tokens(name, ids, self.characters.size)
 
 
 train, load = Generation.train, Trained.load

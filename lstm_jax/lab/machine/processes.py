@@ -272,11 +272,9 @@ def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
         InputError: from the iterator, if a process has ended with an error, or has
             given no value within `seconds`.
     """
-    state, until, key = (
-        distributed.global_state,
-        time.monotonic() + seconds,
-        f"lstm_jax/{next(_rounds)}/",
-    )
+    state = distributed.global_state
+    until = time.monotonic() + seconds
+    key = f"lstm_jax/{next(_rounds)}/"
     client: Any = state.client
     client.key_value_set(f"{key}{state.process_id}", value)
 

@@ -146,10 +146,8 @@ class Predict(Command):
         require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
         from lstm_jax.lab.sentiment.data.tables import read_texts
 
-        trained, texts = (
-            load_run("sentiment", self.run, self.dtype),
-            list[str | bytes](self.text),
-        )
+        trained = load_run("sentiment", self.run, self.dtype)
+        texts = list[str | bytes](self.text)
         if self.file is not None or not texts:
             texts += read_texts(
                 self.file or Path(STANDARD_INPUT),

@@ -58,11 +58,9 @@ class SentimentClassifier(nnx.Module):
             vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs
         )
         self.folded = False
-        self.pooling, self.word_dropout, self.head_dropout = (
-            config.pooling,
-            config.word_dropout,
-            config.head_dropout,
-        )
+        self.pooling = config.pooling
+        self.word_dropout = config.word_dropout
+        self.head_dropout = config.head_dropout
         self.recurrent = make_stack(
             config, config.embed, sequences=config.pooling != "last", rngs=rngs
         )

@@ -137,10 +137,8 @@ class ReviewNetwork(Network):
         name, rows = held_out.popitem()
         logits, labels = self.trained.logits(rows), rows.targets
         margin = np.where(labels == 1, logits, -logits)
-        surest, worst = (
-            np.argsort(-margin)[: (margin > 0).sum()],
-            np.argsort(margin)[: (margin < 0).sum()],
-        )
+        surest = np.argsort(-margin)[: (margin > 0).sum()]
+        worst = np.argsort(margin)[: (margin < 0).sum()]
         orders = {
             "surest and right": surest,
             "most wrong": worst,
@@ -178,10 +176,8 @@ class ReviewNetwork(Network):
         without = verdict - self.without_each(params, example)
         norms = np.asarray(gradient_norms(self.outputs, vectors, params, ids))[:, words]
         if self.stepwise:
-            after, norms = (
-                np.asarray(self.outputs(vectors, params, ids), np.float64)[words],
-                norms[words],
-            )
+            after = np.asarray(self.outputs(vectors, params, ids), np.float64)[words]
+            norms = norms[words]
         else:
             after = self.of_words(
                 params, [example[words[: n + 1]] for n in range(len(words))], len(ids)

@@ -244,10 +244,8 @@ class LanguageModel(Training):
         rows = jnp.zeros(len(ids), jnp.float32)
         found = model(ids, deterministic=key is None, rngs=key)
         for vectors, targets in found:
-            table, offset = (
-                model.embedding.embedding[...],
-                model.head.bias[...] - jnp.asarray(self.log_share),
-            )
+            table = model.embedding.embedding[...]
+            offset = model.head.bias[...] - jnp.asarray(self.log_share)
             rows += sampled_losses(vectors, targets, table, offset, sample).mean(
                 0
             ) / len(found)

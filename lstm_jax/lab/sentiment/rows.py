@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
-from lstm_jax.lab.generation.sampling import check_ids
+from lstm_jax.lab.generation.sampling import check_tokens
 from lstm_jax.lab.sentiment import data
 from lstm_jax.lab.sentiment.config import SentimentConfig
 from lstm_jax.lab.sentiment.data import EncodedReviews, EncodedSplit, PaddedReviews
@@ -151,11 +151,9 @@ def pack_reviews(
     row, start, steps = packed.where.T
     column = packed.segment_ids[row, start] - 1
     shape = len(packed.x), int(column.max()) + 1
-    first, last, labels = (
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-        np.full(shape, NONE, np.int32),
-    )
+    first = np.zeros(shape, np.int32)
+    last = np.zeros(shape, np.int32)
+    labels = np.full(shape, NONE, np.int32)
     first[row, column], last[row, column], labels[row, column] = (
         start,
         start + steps - 1,
@@ -217,7 +215,7 @@ def padded_ids(ids, vocabulary: int) -> ndarray:
     An `InputError` is raised unless `ids` are ints from 0 to `vocabulary` - 1 with the
     shape (B, T), where T is 1 or more.
     """
-    array = check_ids("ids", ids, vocabulary, axes=2)
+    array = check_tokens("ids", ids, vocabulary, axes=2)
     require(
         array.shape[1] > 0, "ids", array.shape, "give ints (B, T), where T is 1 or more"
     )

@@ -113,10 +113,8 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
         )
         rest = ids, labels, places, each, key
         if adversarial:
-            table, vectors = (
-                jax.typeof(params[EMBEDDING]),
-                rebuild(params).embedding(ids.T, 1),
-            )
+            table = jax.typeof(params[EMBEDDING])
+            vectors = rebuild(params).embedding(ids.T, 1)
             others = {
                 name: param for name, param in params.items() if name != EMBEDDING
             }
@@ -287,7 +285,7 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
     def objective(self, rebuild):
         return objective(rebuild, self.config.model.adversarial)
 
-    def notes(self, run):
+    def notes(self, start):
         held = "".join(
             f"{rows.count:,} {'test' if name == 'test' else 'held out'}, "
             for name, rows in self.splits.held_out().items()
@@ -299,9 +297,9 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
             )
         yield (
             f"{counted(self.splits.train.count, 'training review')}, "
-            f"{held}backend {run.backend}, {counted(self.mesh.size, 'device')}"
+            f"{held}backend {start.backend}, {counted(self.mesh.size, 'device')}"
         )
-        if not row_sparse(self.table, run.optimizer, self.functional.params):
+        if not row_sparse(self.table, start.optimizer, self.functional.params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
     def check_memory(self):

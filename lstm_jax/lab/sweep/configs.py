@@ -198,10 +198,8 @@ def other_classes(
             found[path[1:]] = import_name(type(value))
         hints = _hints(type(value))
         for field in dataclasses.fields(value):
-            item, annotation = (
-                getattr(value, field.name),
-                hints.get(field.name, field.type),
-            )
+            item = getattr(value, field.name)
+            annotation = hints.get(field.name, field.type)
             named = (
                 frozenset({type(item)})
                 if annotation == type(item).__qualname__

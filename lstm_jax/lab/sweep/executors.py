@@ -324,10 +324,8 @@ def slurm(work: Work) -> Outcomes:
                 # only now: a job that is not submitted yet cannot be cancelled
                 jobs |= submitted
                 del waiting[:free]
-            work.running, before = (
-                sum(job.state == "RUNNING" for job, _ in jobs.values()),
-                len(jobs),
-            )
+            work.running = sum(job.state == "RUNNING" for job, _ in jobs.values())
+            before = len(jobs)
             for path, (job, own) in list(jobs.items()):
                 ended, rows, error = job.done(), read_rows(path), ""
                 if ended:

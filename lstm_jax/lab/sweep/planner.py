@@ -137,11 +137,9 @@ def run(
     if where == "processes":
         require_importable(function, configs)
     # absolute, since a run may change the working folder
-    path, wanted, code = (
-        Path(path).absolute(),
-        _by_id(function, configs),
-        source_digest(function),
-    )
+    path = Path(path).absolute()
+    wanted = _by_id(function, configs)
+    code = source_digest(function)
     found, others = _found(path, wanted)
     failed = {key for key, row in found.items() if row["status"] == FAILED}
     edited = (

@@ -20,7 +20,7 @@ from lstm_jax.lab.inspection.figures import COLOURS, DPI, STYLE
 from lstm_jax.lab.sweep.rows import Row
 from lstm_jax.training.config import flatten
 
-Values = Sequence[float | int] | ndarray
+Numbers = Sequence[float | int] | ndarray
 Interval = tuple[float, float, float]
 """Mean or ratio, and the lower and the upper end of its confidence interval."""
 EXACT = 20_000
@@ -28,7 +28,7 @@ EXACT = 20_000
 possible, the test draws `EXACT` of them at random."""
 
 
-def _logs(name: str, values: Values) -> ndarray:
+def _logs(name: str, values: Numbers) -> ndarray:
     array = np.asarray(values, float)
     wrong = array[~((array > 0) & np.isfinite(array))]
     require(
@@ -41,7 +41,7 @@ def _logs(name: str, values: Values) -> ndarray:
 
 
 def _bootstrap(
-    samples: Sequence[Values], statistic: Callable, draws: int, seed: int
+    samples: Sequence[Numbers], statistic: Callable, draws: int, seed: int
 ) -> tuple[float, float]:
     from scipy import stats
 
@@ -53,7 +53,7 @@ def _bootstrap(
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> Interval:
+def mean_interval(values: Numbers, seed: int = 0, draws: int = 2000) -> Interval:
     """Return the mean of the values and its 95 % confidence interval by the bootstrap
     with `draws` resamples, as (mean, low, high).
 
@@ -64,7 +64,7 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> Interval:
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
 
-def t_interval(values: Values) -> Interval:
+def t_interval(values: Numbers) -> Interval:
     """Return the mean of N values and its 95 % confidence interval by Student's
     t-distribution, as (mean, low, high).
 
@@ -82,7 +82,7 @@ def t_interval(values: Values) -> Interval:
 
 
 def ratio_interval(
-    slow: Values, fast: Values, seed: int = 0, draws: int = 10_000
+    slow: Numbers, fast: Numbers, seed: int = 0, draws: int = 10_000
 ) -> Interval:
     """Return the ratio median(slow) / median(fast) of two independent samples and its
     95 % confidence interval by the bootstrap, as (ratio, low, high).
@@ -99,7 +99,7 @@ def ratio_interval(
     )
 
 
-def geometric_mean_interval(ratios: Values) -> Interval:
+def geometric_mean_interval(ratios: Numbers) -> Interval:
     """Return the geometric mean of positive ratios and its 95 % confidence interval, as
     (mean, low, high).
 
@@ -112,7 +112,7 @@ def geometric_mean_interval(ratios: Values) -> Interval:
     return tuple(np.exp(t_interval(_logs("ratios", ratios))).tolist())
 
 
-def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
+def permutation_p(old: Numbers, new: Numbers, seed: int = 0) -> float:
     """Return the two-sided p-value of a permutation test that compares the mean
     logarithms of two independent samples of durations.
 
@@ -134,7 +134,7 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
     )
 
 
-def paired_p(ratios: Values, seed: int = 0) -> float:
+def paired_p(ratios: Numbers, seed: int = 0) -> float:
     """Return the two-sided p-value of a sign-flip test on the mean logarithm of N
     paired ratios, 1 for fewer than two.
 
@@ -182,7 +182,7 @@ def summarise(
     by: str | Sequence[str],
     over: str | Sequence[str] = "seed",
     bounds: Mapping[str, Sequence[float | int]] | None = None,
-    interval: Callable[[Values], Interval] = t_interval,
+    interval: Callable[[Numbers], Interval] = t_interval,
 ) -> list[Row]:
     """Return the mean of each numeric result, with its 95 % confidence interval, for
     each combination of the values of some fields.

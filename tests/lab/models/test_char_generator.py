@@ -56,11 +56,9 @@ def test_logits_of_a_row_that_is_skipped():
     A call without `last` computes the logits at each step of this row from zeros
     instead of h.
     """
-    model, ids, mask = (
-        _model(layers=2),
-        jnp.array([[1, 2, 3], [4, 5, 6]]),
-        jnp.array([[True] * 3, [False] * 3]),
-    )
+    model = _model(layers=2)
+    ids = jnp.array([[1, 2, 3], [4, 5, 6]])
+    mask = jnp.array([[True] * 3, [False] * 3])
     _, state = model(ids)
     all_steps, _ = model(ids, mask=mask, state=state)
     last, _ = model(ids, mask=mask, state=state, last=True)

@@ -351,10 +351,8 @@ def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
     )
     np.testing.assert_array_equal(chosen, folded)
     few = ids[: V // 2]
-    choose, apart = (
-        sentiment.make_logits(made.rebuild, mesh),
-        sentiment.make_logits(made.rebuild, mesh, False),
-    )
+    choose = sentiment.make_logits(made.rebuild, mesh)
+    apart = sentiment.make_logits(made.rebuild, mesh, False)
     np.testing.assert_array_equal(choose(made.params, few), apart(made.params, few))
 
 

@@ -271,10 +271,11 @@ def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path):
 
 
 def test_rows_of_an_edited_function(tmp_path):
-    path, wanted = (
-        tmp_path / "rows.jsonl",
-        [Config(0, "", str(tmp_path / "log")), Config(2, "", str(tmp_path / "log"))],
-    )
+    path = tmp_path / "rows.jsonl"
+    wanted = [
+        Config(0, "", str(tmp_path / "log")),
+        Config(2, "", str(tmp_path / "log")),
+    ]
     rows = sweep.run(made_sweep.score, wanted, path)
     assert sweep.run(made_sweep.score, wanted, path) == rows  # without a warning
     edited = path.read_text().replace(rows[0]["code"], "0123456789abcdef")

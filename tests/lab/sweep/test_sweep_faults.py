@@ -300,11 +300,9 @@ def test_a_script_without_a_guard(thread, tmp_path):
 
 
 def test_a_sweep_within_a_run(tmp_path):
-    inner, outer, handler = (
-        tmp_path / "inner.jsonl",
-        tmp_path / "outer.jsonl",
-        signal.getsignal(signal.SIGTERM),
-    )
+    inner = tmp_path / "inner.jsonl"
+    outer = tmp_path / "outer.jsonl"
+    handler = signal.getsignal(signal.SIGTERM)
     (row,) = sweep.run(
         made_sweep.nest, [Config(log=str(inner))], outer, "processes", workers=1
     )
@@ -329,10 +327,8 @@ def test_a_signal_leaves_no_process(number, tmp_path):
     """SIGINT and SIGTERM end a sweep at once: its processes are killed, and not waited
     for, and their runs have no rows.
     """
-    log, command = (
-        tmp_path / "log",
-        [sys.executable, made_sweep.__file__, str(tmp_path), "endless"],
-    )
+    log = tmp_path / "log"
+    command = [sys.executable, made_sweep.__file__, str(tmp_path), "endless"]
     with subprocess.Popen(
         command,
         env=ENVIRONMENT,

@@ -51,10 +51,8 @@ def test_perturbation_of_padded_reviews_by_hand():
         )
     )
     for n, length in enumerate(LENGTHS):
-        own, towards = (
-            vectors[:length, n].astype(np.float64),
-            gradient[:length, n].astype(np.float64),
-        )
+        own = vectors[:length, n].astype(np.float64)
+        towards = gradient[:length, n].astype(np.float64)
         want = (
             0.7
             * np.sqrt((own**2).mean())
@@ -150,12 +148,10 @@ def test_dropout_rows_and_devices(devices):
             rngs=nnx.Rngs(0),
         )
     )
-    ids, labels, weight, key = (
-        jnp.asarray(IDS),
-        jnp.asarray(LABELS),
-        jnp.asarray(WEIGHT),
-        jax.random.key(5),
-    )
+    ids = jnp.asarray(IDS)
+    labels = jnp.asarray(LABELS)
+    weight = jnp.asarray(WEIGHT)
+    key = jax.random.key(5)
     batch = ids, labels
     objective = sentiment.objective(made.rebuild, 0.5)
 

@@ -80,10 +80,8 @@ def test_a_map_of_words_gets_the_most_frequent_first(trained, tmp_path, monkeypa
     )
     trained.words.draw(tmp_path / "map.png", words=12)
     ((plane, words, shares, *_),) = seen
-    (share, count), ids = (
-        trained.words.statistics,
-        [trained.words.index[word] for word in words],
-    )
+    share, count = trained.words.statistics
+    ids = [trained.words.index[word] for word in words]
     scores = np.abs(share - 0.5) * np.sqrt(count)
     assert (count[ids].tolist(), shares.tolist()) == (
         sorted(count[ids], reverse=True),

@@ -193,10 +193,8 @@ def test_streams_are_reset_where_articles_begin():
                 s - at for s in starts if at <= s < at + 5
             ]
     params, model, rebuild = made_model()
-    ids, everywhere = (
-        jax.random.randint(jax.random.key(2), (4, 6), 0, V),
-        jnp.ones((4, 5), bool),
-    )
+    ids = jax.random.randint(jax.random.key(2), (4, 6), 0, V)
+    everywhere = jnp.ones((4, 5), bool)
     state = jax.tree.map(lambda part: part + 0.5, model.initial_state(4))
     loss, (metrics, _) = stream_objective(rebuild)(
         params, (ids, everywhere), WEIGHT, KEY, state

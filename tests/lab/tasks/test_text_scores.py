@@ -151,11 +151,9 @@ def test_activations(n, monkeypatch):
     begins there, at any place of a chunk.
     """
     monkeypatch.setattr(text_scores, "CHUNK", 8)
-    ids, cuts, scorer = (
-        made_ids(n),
-        np.array([5, 8, 15, 16]),
-        Scorer(REBUILD, ONE, "window", LENGTH),
-    )
+    ids = made_ids(n)
+    cuts = np.array([5, 8, 15, 16])
+    scorer = Scorer(REBUILD, ONE, "window", LENGTH)
     parts = np.split(ids, cuts[cuts < n])
     whole, by_parts = (
         np.concatenate(
