@@ -259,9 +259,8 @@ def read_config(path: Path, kind: type[C]) -> C:
     `to_json`.
 
     Raises:
-        InputError: if the file does not exist, is not JSON or contains no config of
-            this class, if the config lacks a section, or if a section has an unknown
-            field or an invalid value.
+        InputError: if the file cannot be read, or contains no valid config of this
+            class.
     """
     from lstm_jax.lab.tasks import TASKS
 
@@ -286,9 +285,8 @@ def read_config(path: Path, kind: type[C]) -> C:
 
 def read_fields(path: Path) -> tuple[Values, list[str]]:
     """Return the task and the fields in the config.json of a run, and the names of
-    those that this version does not know.
-
-    The values are not checked. A field that the file lacks has its default value.
+    those that this version does not know. A field that the file lacks has its default
+    value; no value is checked.
 
     Raises:
         InputError: if the file cannot be read, or lacks the task or a section.

@@ -80,22 +80,6 @@ def test_greedy_equals_reading_anew(mode, cell, monkeypatch):
         assert got.tolist() == [text[len(prompt) :]]
 
 
-@pytest.mark.parametrize("mode", ["carried", "window"])
-def test_pieces_equal_the_whole_and_the_seed_decides(mode):
-    sampler = BOTH[mode]
-    rules = make_rules(temperature=0.8)
-    prompt = jnp.array([[1, 2], [3, 0]])
-    whole = sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules)
-    drawing = sampler.start(PARAMS, jax.random.key(1), prompt)
-    drawing, first = sampler.advance(PARAMS, drawing, rules, 5)
-    _, second = sampler.advance(PARAMS, drawing, rules, 7)
-    assert jnp.concatenate([first, second], axis=1).tolist() == whole.tolist()
-    assert (
-        sampler.generate(PARAMS, jax.random.key(2), prompt, 12, rules).tolist()
-        != whole.tolist()
-    )
-
-
 def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
     logits = jnp.log(jnp.array([[0.2, 0.5, 0.3]] * 6 + [[0.0, 1.0, 0.0]] * 2))
     uniform = jnp.array(

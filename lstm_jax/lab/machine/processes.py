@@ -162,8 +162,8 @@ def leave(code: int) -> None:
     """End this process with an exit code after an error, which has been printed. In a
     run of one process, do nothing.
 
-    At the normal end of a program, JAX waits for all processes. It would print a dump
-    of its stack if one of them does not come.
+    At the normal end of a program, JAX waits for all processes, and prints a dump of
+    its stack if one does not come.
     """
     state = distributed.global_state
     if state.coordinator_address is None:
@@ -239,10 +239,8 @@ def count() -> int:
 
 def own_devices(devices: int, place: Processes) -> int:
     """Return the number of CPU devices of each process if all processes of `place`
-    together have `devices` of them. 0 stays 0.
-
-    Raises:
-        InputError: if `devices` is not a multiple of the number of processes.
+    together have `devices` of them, or raise an `InputError` if they cannot be divided.
+    0 stays 0.
     """
     remedy = f"give 0 (all), or a multiple of the {place.processes} processes"
     require(devices % place.processes == 0, "devices", devices, remedy)

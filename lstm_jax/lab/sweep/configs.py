@@ -76,8 +76,8 @@ def grid(config, /, **axes: Sequence) -> list:
 
     Args:
         config: frozen dataclass.
-        **axes: each keyword is the name of a field to vary (see `override`), and its
-            argument is the list of values of this field. The last field varies fastest.
+        **axes: names of fields to vary (see `override`), with the list of values of
+            each. The last field varies fastest.
 
     Raises:
         InputError: if a keyword is not a field of the config, or if the values of a

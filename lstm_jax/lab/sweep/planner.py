@@ -314,10 +314,8 @@ def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
 
 def existing_rows(function: Run, configs: Iterable, path: AnyPath) -> list[Values]:
     """Return the rows in the file `path` that earlier runs of `function` on the given
-    configs have written, in the order of the configs.
-
-    A config without a row is left out. If a config has several rows, the last row is
-    returned. Errors are those of `run`.
+    configs have written: the last row of each config that has one, in the order of the
+    configs. Errors are those of `run`.
     """
     return list(_found(Path(path), _by_id(function, configs))[0].values())
 
