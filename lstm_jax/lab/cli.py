@@ -177,13 +177,9 @@ def _flags(command: Any) -> dict[str, Any]:
 
 def _of_flag(error: InputError) -> InputError:
     variable = error.subject.startswith("$")
-    return (
-        error
-        if variable
-        else InputError(
-            f"--{error.subject.replace('_', '-')}", error.value, error.remedy
-        )
-    )
+    if variable:
+        return error
+    return InputError(f"--{error.subject.replace('_', '-')}", error.value, error.remedy)
 
 
 def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputError:
@@ -379,11 +375,9 @@ def _thing(error: OSError) -> str:
     except OSError:
         drop_output()
         return "standard output"
-    return (
-        str(error.filename)
-        if error.filename is not None
-        else "standard input or output"
-    )
+    if error.filename is not None:
+        return str(error.filename)
+    return "standard input or output"
 
 
 if __name__ == "__main__":

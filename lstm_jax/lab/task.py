@@ -248,11 +248,9 @@ def _free(mesh: Mesh) -> int | None:
     if _is_cpu(mesh):
         return machine.free_memory()
     stats = mesh.local_devices[0].memory_stats() or {}
-    return (
-        stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-        if "bytes_limit" in stats
-        else None
-    )
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return None
 
 
 class Task(Training, Generic[C, D]):
@@ -656,11 +654,9 @@ def _require_shared(folder: Path) -> None:
 
 def _compiled_code() -> dict[str, str]:
     path = native.loaded_library()
-    return (
-        {"compiled": path.name}
-        if path
-        else {"compiled": "", "not_compiled": native.why_not()}
-    )
+    if path:
+        return {"compiled": path.name}
+    return {"compiled": "", "not_compiled": native.why_not()}
 
 
 def _check_request(config: RunConfig, mesh: Mesh) -> str:

@@ -347,10 +347,6 @@ def _print_table(console: Console, lines: Sequence[Sequence[str]]) -> None:
 def _text(name: str, value: Any) -> str:
     if name == "seconds" and value is not None:
         return str(timedelta(seconds=round(value)))
-    return (
-        "-"
-        if value is None
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

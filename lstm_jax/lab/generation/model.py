@@ -134,11 +134,9 @@ class CharGenerator(nnx.Module):
         """Return the logits of the next character, given the outputs of the last
         recurrent layer.
         """
-        return (
-            self.head(hidden, self.embedding.embedding[...])
-            if isinstance(self.head, TiedHead)
-            else self.head(hidden)
-        )
+        if isinstance(self.head, TiedHead):
+            return self.head(hidden, self.embedding.embedding[...])
+        return self.head(hidden)
 
     def __call__(
         self, ids: TokenIds, *, last: bool = False, **options

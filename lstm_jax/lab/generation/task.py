@@ -267,11 +267,9 @@ class Generation(base.Task[GenerationConfig, Corpus]):
     def batch(self):
         size, length = self.config.train.batch_size, self.config.data.length
         ids = jax.ShapeDtypeStruct((size, length + 1), np.int32)
-        return (
-            (ids, jax.ShapeDtypeStruct((size, length), np.bool_))
-            if self.config.data.article_resets
-            else ids
-        )
+        if self.config.data.article_resets:
+            return (ids, jax.ShapeDtypeStruct((size, length), np.bool_))
+        return ids
 
     def data_bytes(self):
         # windows of the training text are never stored
@@ -435,11 +433,11 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         return self.scorer.windows(params, windows).metrics("validation_")
 
     def _score_held_out(self, params) -> Metrics:
-        return (
-            self.scorer.text(params, *self.split("validation")).metrics("validation_")
-            if self.monitor
-            else {}
-        )
+        if self.monitor:
+            return self.scorer.text(params, *self.split("validation")).metrics(
+                "validation_"
+            )
+        return {}
 
     def results(self, run, params):
         """Return the metrics of the whole held-out text, and a function that draws the
@@ -685,11 +683,9 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         """Return the mode in which to read text: "carried" or "window" as it is, and
         the mode of the training for "auto".
         """
-        return (
-            reading_mode(self.config)
-            if wanted == "auto"
-            else checked("mode", wanted, Mode)
-        )
+        if wanted == "auto":
+            return reading_mode(self.config)
+        return checked("mode", wanted, Mode)
 
     def rules(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0

@@ -161,11 +161,9 @@ class SentimentClassifier(nnx.Module):
     def _key(self, rngs: Source, number: int) -> Array:
         key = dropout_key(None, rngs)
         # layers fold in the smaller numbers
-        return (
-            jax.random.fold_in(key, len(self.recurrent.layers) + number)
-            if is_key(rngs)
-            else key
-        )
+        if is_key(rngs):
+            return jax.random.fold_in(key, len(self.recurrent.layers) + number)
+        return key
 
     def fold(self) -> "SentimentClassifier":
         """Replace the input kernels of the first recurrent layer by their products with
