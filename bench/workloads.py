@@ -35,8 +35,8 @@ import numpy as np
 
 from bench import add_flags
 from lstm_jax.base.errors import InputError, require
+from lstm_jax.lab.config import cell_traits
 from lstm_jax.lab.generation import data
-from lstm_jax.lab.names import cell_traits
 
 STEP = 5
 """Number of characters from the start of one window to the start of the next."""

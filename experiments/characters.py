@@ -40,13 +40,13 @@ from experiments import runs
 from experiments.study import GREY, SHADES, Metrics, Rows, Study, main, rows_with
 from lstm_jax.lab import sweep
 from lstm_jax.lab.generation.config import (
+    PRESETS,
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
     TextConfig,
 )
 from lstm_jax.lab.inspection.figures import BLUE, GREEN, ORANGE, PINK, YELLOW
-from lstm_jax.lab.presets import PRESETS
 from lstm_jax.training.config import TrainConfig
 
 
@@ -85,7 +85,7 @@ TWO_LAYERS = {"model.units": 262, "model.layers": 2, "model.recurrent_dropout": 
 RECIPES: dict[str, tuple[GenerationConfig, int]] = {
     SHAKESPEARE: (
         sweep.override(
-            PRESETS["generation"]["shakespeare"],
+            PRESETS["shakespeare"],
             {"data.data": (runs.SHAKESPEARE,), "sample.sample_chars": 0},
         ),
         3,

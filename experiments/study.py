@@ -40,7 +40,7 @@ from lstm_jax.lab.inspection.figures import (
     figure_paths,
     write_figure,
 )
-from lstm_jax.lab.sweep.stats import Interval, Values
+from lstm_jax.lab.sweep.stats import Interval, Numbers
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
@@ -156,7 +156,7 @@ def lines(rows: Iterable[Row], by: Sequence[str], text: str) -> list[str]:
     return [text.format(*key, **found) for key, found in means(rows, by).items()]
 
 
-def mean_only(values: Values) -> Interval:
+def mean_only(values: Numbers) -> Interval:
     """Return the mean of the values, and nan in place of the ends of its interval."""
     return float(np.mean(values)), nan, nan
 

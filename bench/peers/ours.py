@@ -24,11 +24,11 @@ from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import GenerationConfig, GenerationModelConfig
-from lstm_jax.lab.generation.examples import window_examples, window_objective
+from lstm_jax.lab.generation.task import window_examples, window_objective
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.sentiment.model import EMBEDDING
-from lstm_jax.lab.sentiment.serving import make_server
+from lstm_jax.lab.sentiment.task import make_server
 from lstm_jax.layers.products import set_products
 from lstm_jax.recurrence import cpu_devices, resolve_backend
 from lstm_jax.training.examples import Examples, Order

@@ -43,16 +43,14 @@ PACKAGES: dict[str, list[str]] = {
     "base": _modules("base", "errors shapes sharding machine"),
     "sentiment": _modules(
         "lab.sentiment",
-        "config data model task rows pretraining adversarial serving page",
+        "config data model task rows pretraining adversarial page",
     ),
     "generation": _modules(
         "lab.generation",
-        "config data model language_model task sampling scores page",
+        "config data model task sampling scores page",
     ),
     "forecast": _modules("lab.forecast", "config data model task page"),
-    "task": _modules(
-        "lab", "task config config_files presets model onnx_models demo tasks"
-    ),
+    "task": _modules("lab", "task config model demo tasks"),
     "runs": _modules("lab.runs", "folder table trackers"),
     "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],
     "inspection": _modules(

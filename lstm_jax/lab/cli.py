@@ -11,6 +11,7 @@ Packages that are slow to import are imported within `main`, so that an interrup
 the import is also printed as one line.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -30,13 +31,13 @@ from typing import Any, get_origin, get_type_hints
 import lstm_jax
 from lstm_jax.base.errors import InputError, Interrupted, require
 from lstm_jax.base.types import Values
+from lstm_jax.lab.machine.console import drop_output, pipe_console, prepare_streams
 from lstm_jax.lab.machine.interrupts import (
     exit_code,
     interrupted,
     keep_interrupts,
     terminable,
 )
-from lstm_jax.lab.machine.standard_streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 
@@ -100,14 +101,10 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
         None,
     )
     if name is None:
-        given = (
-            " ".join(
-                itertools.takewhile(
-                    lambda word: not word.startswith("-"), arguments[:2]
-                )
-            ).strip()
-            or "none"
+        words = itertools.takewhile(
+            lambda word: not word.startswith("-"), arguments[:2]
         )
+        given = " ".join(words).strip() or "none"
         own = _names("".join(arguments[:1]))
         close = difflib.get_close_matches(given, COMMANDS, 2) or [
             one for one in COMMANDS if given.split()[0] in one.split()
@@ -119,12 +116,10 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
             meant if close and not own else f"give one of {', '.join(own or COMMANDS)}",
         )
     kind, arguments = COMMANDS[name], arguments[len(name.split()) :]
-    _check_lists(kind, arguments)
+    given = _given(kind, arguments)
     set_help(kind)
     chosen: Values = (
-        {"default": kind.with_defaults(arguments)}
-        if hasattr(kind, "with_defaults")
-        else {}
+        {"default": kind.with_defaults(given)} if hasattr(kind, "with_defaults") else {}
     )
     complaint = io.StringIO()
     try:
@@ -144,31 +139,29 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     return dataclasses.replace(command, **paths) if paths else command
 
 
-def _check_lists(command, arguments: Sequence[str]) -> None:
-    """Check that each flag that takes several values is given at most once, and with a
-    value.
+def _given(command: Any, arguments: Sequence[str]) -> dict[str, str]:
+    """Return the flags that are given, with their values.
+
+    Raises:
+        InputError: if a flag that takes several values is given twice, or without any.
     """
-    before_positional = (
-        arguments[: arguments.index("--")] if "--" in arguments else arguments
-    )
-    # tyro reads --a_b as --a-b
-    given = [word.partition("=")[0].replace("_", "-") for word in before_positional]
-    for flag, kind in _flags(command).items():
-        if get_origin(kind) is tuple and flag in given:
-            require(
-                given.count(flag) == 1,
-                flag,
-                "given twice",
-                f"give all its values after one {flag}",
-            )
-            word, *following = before_positional[given.index(flag) :][:2]
-            valued = "=" in word or (following and not following[0].startswith("--"))
-            require(
-                valued,
-                flag,
-                "without a value",
-                "give one or more, or leave the flag out",
-            )
+    kinds = _flags(command)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in (*kinds, "--config"):
+        names = {flag, f"--{flag[2:].replace('-', '_')}"}  # tyro takes both
+        parser.add_argument(*names, dest=flag, nargs="*", action="append")
+    given = {
+        flag: lists
+        for flag, lists in vars(parser.parse_known_args(arguments)[0]).items()
+        if lists
+    }
+    for flag, lists in given.items():
+        if get_origin(kinds.get(flag)) is tuple:
+            several = f"give all its values after one {flag}"
+            require(len(lists) == 1, flag, "given twice", several)
+            none = "give one or more, or leave the flag out"
+            require(lists[0], flag, "without a value", none)
+    return {flag: [*lists[-1], ""][0] for flag, lists in given.items()}
 
 
 def _flags(command: Any) -> dict[str, Any]:
@@ -184,13 +177,9 @@ def _flags(command: Any) -> dict[str, Any]:
 
 def _of_flag(error: InputError) -> InputError:
     variable = error.subject.startswith("$")
-    return (
-        error
-        if variable
-        else InputError(
-            f"--{error.subject.replace('_', '-')}", error.value, error.remedy
-        )
-    )
+    if variable:
+        return error
+    return InputError(f"--{error.subject.replace('_', '-')}", error.value, error.remedy)
 
 
 def _complaint(name: str, kind: Any, stop: BaseException, box: str) -> InputError:
@@ -297,22 +286,11 @@ def _run(arguments: list[str]) -> int:
         elif arguments[0] == "--version":
             print(lstm_jax.__version__)
         else:
-            from lstm_jax.lab.machine.console import PipeConsole
-            from lstm_jax.lab.machine.process_config import Processes
-
-            several = arguments[0] == "train" and (
-                Processes().completed()[0].processes > 1
-                or "--processes" in " ".join(arguments)
-            )
-            # before XLA is imported: `processes.join` says in one line what XLA would
-            # log
-            if several:
-                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             command = _parse(arguments)
             with (
                 terminable() if hasattr(command, "resume") else contextlib.nullcontext()
             ):
-                command(PipeConsole())
+                command(pipe_console())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe (`| head`)
         drop_output()
@@ -397,11 +375,9 @@ def _thing(error: OSError) -> str:
     except OSError:
         drop_output()
         return "standard output"
-    return (
-        str(error.filename)
-        if error.filename is not None
-        else "standard input or output"
-    )
+    if error.filename is not None:
+        return str(error.filename)
+    return "standard input or output"
 
 
 if __name__ == "__main__":

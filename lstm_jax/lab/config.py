@@ -1,23 +1,76 @@
-"""Parts of a config that all tasks share: the recurrent layers and the run."""
+"""Config of a run: the parts that all tasks share, and reading and writing as JSON.
+
+The traits of the cells that Keras also has are stored here, so that a config with one of
+them is made without an import of JAX.
+"""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+import difflib
+import json
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 from lstm_jax.base.checks import (
     MOST,
     Bounds,
     Checked,
     Count,
+    CountOrNone,
     Layers,
+    ProcessIndex,
     Share,
     frozen,
 )
-from lstm_jax.base.errors import require
-from lstm_jax.base.types import Texts
-from lstm_jax.lab.names import AUTO, cell_traits, check_backend
-from lstm_jax.training.config import TrainConfig
+from lstm_jax.base.errors import InputError, check_choice, require
+from lstm_jax.base.reading import decode_utf8, parsing, read_input
+from lstm_jax.base.types import Texts, Values
+from lstm_jax.training.config import TrainConfig, config_values, flatten
 
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")
+_REMEDY = "name the folder of a finished or interrupted run"
+AUTO = "auto"
+"""Backend name in a config that lets `lstm_jax.recurrence.resolve_backend` choose the
+backend."""
+KERAS_CELLS = ("lstm", "gru", "gru_reset_before", "simple_rnn")
+"""Names of the cells that Keras also has."""
+
+
+def check_backend(name) -> None:
+    """Check that a backend name in a config is valid."""
+    if name != AUTO:
+        from lstm_jax.recurrence import BACKENDS  # not above: it imports JAX
+
+        check_choice("backend", name, (AUTO, *BACKENDS))
+
+
+@frozen
+class CellTraits:
+    """Properties of a recurrent cell that configs check, as in `lstm_jax.cells.Cell`.
+
+    Attributes:
+        has_recurrent_kernel: whether the cell multiplies its previous output h by a
+            recurrent kernel.
+        has_cell_state: whether the state of the cell contains an array c in addition to
+            the output h.
+    """
+
+    has_recurrent_kernel: bool
+    has_cell_state: bool
+
+
+def cell_traits(cell: str) -> CellTraits:
+    """Return the traits of a cell, which are the properties that configs check (see
+    `CellTraits`).
+    """
+    if cell in KERAS_CELLS:
+        return CellTraits(has_recurrent_kernel=True, has_cell_state=cell == "lstm")
+    from lstm_jax.cells import find_cell  # not above: it imports JAX
+
+    row = find_cell(cell)
+    return CellTraits(row.has_recurrent_kernel, row.has_cell_state)
 
 
 @frozen
@@ -110,16 +163,210 @@ class RunConfig:
     model: RecurrentConfig
     train: TrainConfig
 
-    def __post_init__(self):
-        """Check that each section is an instance of the class that its annotation
-        names.
-        """
-        for own in dataclasses.fields(self):
-            section, kind = getattr(self, own.name), own.type
-            if isinstance(kind, type) and kind is not Any:
-                require(
-                    isinstance(section, kind),
-                    own.name,
-                    type(section).__name__,
-                    f"give a {kind.__module__}.{kind.__name__}",
-                )
+
+@frozen
+class Processes(Checked):
+    """Settings of one process in a run of several processes, which are no part of the
+    run's config.json.
+    """
+
+    coordinator: str = ""
+    """Address HOST:PORT of process 0 in a run of several processes. If empty, it is
+    $JAX_COORDINATOR_ADDRESS."""
+    processes: CountOrNone = 0
+    """Number of processes of the run. 0 means the number that $JAX_NUM_PROCESSES names,
+    else 1."""
+    process: ProcessIndex = -1
+    """Index of this process, counted from 0. -1 means the index that $JAX_PROCESS_ID
+    names."""
+
+    def completed(self) -> "Processes":
+        """Return a copy with missing fields from the environment variables of JAX."""
+
+        def number(given: int, missing: int, name: str) -> int:
+            text = os.environ.get(name, "")
+            if given != missing or not text:
+                return given
+            require(text.isdecimal(), f"${name}", text, "give a number")
+            return int(text)
+
+        return Processes(
+            self.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", ""),
+            number(self.processes, 0, "JAX_NUM_PROCESSES"),
+            number(self.process, -1, "JAX_PROCESS_ID"),
+        )
+
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def to_json(config: RunConfig) -> str:
+    """Return a config, together with the name of its task, as indented JSON."""
+    return json.dumps({"task": config.task} | config_values(config), indent=2) + "\n"
+
+
+Changes = dict[str, tuple[Any, Any]]
+"""Dict from the name of a field, such as "train.epochs", to the pair of the old value
+and the new value."""
+
+
+def config_changes(old, new) -> Changes:
+    """Return the fields in which two configs, as parsed JSON, differ. If their tasks
+    differ, only the task is compared.
+    """
+    before, after = _flat(old), _flat(new)
+    changes = {
+        name: (before.get(name), after.get(name))
+        for name in after | before
+        if before.get(name) != after.get(name)
+    }
+    return {"task": changes["task"]} if "task" in changes else changes
+
+
+def shown_changes(changes: Changes) -> str:
+    """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4
+    given".
+    """
+
+    def cut(value):
+        shown = repr(value)
+        return shown if len(shown) <= 40 else shown[:37] + "..."
+
+    return "; ".join(
+        f"{name.rpartition('.')[2]}: {cut(old)} in the run, {cut(new)} given"
+        for name, (old, new) in changes.items()
+    )
+
+
+@cache
+def _defaults(task: str) -> Values:
+    from lstm_jax.lab.tasks import TASKS
+
+    if task not in TASKS:
+        return {}
+    default = TASKS[task].config()  # pyright: ignore[reportCallIssue]
+    return json.loads(json.dumps(dataclasses.asdict(default)))
+
+
+def _flat(raw) -> Values:
+    if not isinstance(raw, dict):
+        return {"": raw}
+    return flatten(_defaults(str(raw.get("task")))) | flatten(raw)
+
+
+def read_config(path: Path, kind: type[C]) -> C:
+    """Read a config of the class `kind` from a JSON file that was written with
+    `to_json`.
+
+    Raises:
+        InputError: if the file cannot be read, or contains no valid config of this
+            class.
+    """
+    from lstm_jax.lab.tasks import TASKS
+
+    raw = _read_json(path)
+    task = raw.pop("task")
+    require(
+        task == kind.task,
+        f"run {path.parent}",
+        task,
+        f"use {TASKS[task].config.commands}, or name a run of {kind.task}",
+    )
+    parts: Values = {}
+    try:
+        for section in dataclasses.fields(kind):
+            if section.name in raw or not section.metadata.get("added"):
+                values = _with_tuples(raw[section.name])
+                parts[section.name] = section.type(**values)  # pyright: ignore[reportCallIssue]
+        return kind(**parts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"config {path}", error, _REMEDY) from error
+
+
+def read_fields(path: Path) -> tuple[Values, list[str]]:
+    """Return the task and the fields in the config.json of a run, and the names of
+    those that this version does not know. A field that the file lacks has its default
+    value; no value is checked.
+
+    Raises:
+        InputError: if the file cannot be read, or lacks the task or a section.
+    """
+    raw = _parsed(path, _REMEDY)
+    sections = [raw.get(name) for name in ("data", "model", "train")]
+    known = "task" in raw and all(isinstance(part, dict) for part in sections)
+    require(known, f"config {path}", "not of a run", _REMEDY)
+    fields, known = _flat(raw), _flat({"task": raw["task"]})
+    return fields, [name for name in fields if name not in known]
+
+
+def with_file(config: C, path: Path) -> C:
+    """Return a copy of a config with the values of a file: a run's config.json, or TOML
+    (.toml), which may have only some of the fields.
+
+    Raises:
+        InputError: if the file cannot be read, is for another task, or has an unknown
+            field or a value that the config refuses.
+    """
+    subject = f"config {path}"
+    raw = _parsed(path, "give the config.json of a run, or a .toml file")
+    task = raw.pop("task", config.task)
+    require(
+        task == config.task, subject, f"task {task}", f"give a config of {config.task}"
+    )
+    known = flatten(dataclasses.asdict(config))
+    for name in flatten(raw):
+        if name not in known:
+            (nearest,) = difflib.get_close_matches(name, known, 1, 0)
+            raise InputError(
+                subject, f"unknown field {name}", f"did you mean {nearest}?"
+            )
+    sections = {}
+    for section, part in raw.items():
+        try:
+            sections[section] = dataclasses.replace(
+                getattr(config, section), **_with_tuples(part)
+            )
+        except InputError as error:
+            raise InputError(
+                subject, f"{section}.{error.subject}: {error.value}", error.remedy
+            ) from error
+    return dataclasses.replace(config, **sections)
+
+
+def _with_tuples(section: Values) -> Values:
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in section.items()
+    }
+
+
+def _parsed(path: Path, remedy: str) -> Values:
+    subject = f"config {path}"
+    content = decode_utf8(read_input(path, subject, remedy), path, remedy)
+    with parsing(subject, remedy):
+        raw = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+    require(isinstance(raw, dict), subject, type(raw).__name__, remedy)
+    return raw
+
+
+def read_task(path: Path) -> str:
+    """Return the name of the task of a config that was written as JSON with `to_json`.
+
+    Raises:
+        InputError: if the file does not exist, is not JSON, or is no config of a task.
+    """
+    return _read_json(path)["task"]
+
+
+def _read_json(path: Path) -> Values:
+    from lstm_jax.lab.tasks import TASKS
+
+    raw = _parsed(path, _REMEDY)
+    task = raw.get("task")
+    require(
+        isinstance(task, str) and task in TASKS,
+        f"config {path}",
+        f"task {task}",
+        _REMEDY,
+    )
+    return raw

@@ -7,18 +7,16 @@ predictions of the classifier for some short reviews, and a text that the charac
 model has written after a prompt.
 """
 
-import contextlib
 import csv
 import io
-import json
+import shutil
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from lstm_jax.base.errors import InputError, require, system_errors
-from lstm_jax.base.reading import file_digest, parsing
-from lstm_jax.base.writing import remove_temporaries, write_atomically
+from lstm_jax.base.errors import require, system_errors
+from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import (
     GenerationConfig,
@@ -58,46 +56,33 @@ REVIEWS = (
 )
 PROMPT, CHARS = "The statement ", 400
 MARK = "demo.json"
-"""Name of the marker file in the folder of a demo. It lists the SHA-256 of every file
-that the demo wrote, so that a later demo removes only these files."""
+"""Name of the file that marks the folder of a demo."""
+PARTS = ("reviews", "sentiment", "generation")
+"""Folders in the folder of a demo, which a later demo removes."""
 
 
 def run(folder: Path, seed: int, console: Console) -> None:
     """Train a small sentiment classifier and a small character model, and print
     examples of their output.
 
-    The classifier is applied to pairs of reviews that differ only in word order or by a
-    negation. The character model continues a prompt. The files that an earlier demo
-    wrote to the folder are removed first.
+    What an earlier demo wrote to the folder is removed first.
 
     Raises:
-        InputError: if the folder holds files that no earlier demo wrote or that have
-            changed, if an earlier demo in this folder was killed, or if another process
-            uses the folder.
+        InputError: if the folder is not empty and no demo wrote it, or if another
+            process uses it.
     """
     with RunFolder(folder).locked():
         _clear(folder)
-        try:
-            for split, reviews in data.synthetic_splits(
-                TRAIN_REVIEWS, TEST_REVIEWS, seed
-            ).items():
-                table = io.StringIO()
-                rows = zip(
-                    (text.decode() for text in reviews.texts),
-                    reviews.labels,
-                    strict=True,
-                )
-                csv.writer(table, lineterminator="\n").writerows(
-                    [("text", "label"), *rows]
-                )
-                write_atomically(folder / "reviews" / f"{split}.csv", table.getvalue())
-            _sentiment(folder / "sentiment", folder / "reviews", seed, console)
-            _generation(folder / "generation", seed, console)
-        finally:  # the marker file is also written after an interrupt
-            with contextlib.suppress(InputError):
-                write_atomically(
-                    folder / MARK, json.dumps({"made": _files(folder)}, indent=1) + "\n"
-                )
+        splits = data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed)
+        for split, reviews in splits.items():
+            texts = (text.decode() for text in reviews.texts)
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows(
+                [("text", "label"), *zip(texts, reviews.labels, strict=True)]
+            )
+            write_atomically(folder / "reviews" / f"{split}.csv", table.getvalue())
+        _sentiment(folder / "sentiment", folder / "reviews", seed, console)
+        _generation(folder / "generation", seed, console)
     following = {
         f"predict --run {folder}/sentiment --text 'a good film'": "classify a review of your own",
         f"inspect --run {folder}/sentiment": "see what the network does at each word",
@@ -139,42 +124,18 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
     say(console, text)
 
 
-def _files(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in folder.rglob("*"):
-        is_link = path.is_symlink()
-        filled = path.is_dir() and not is_link and any(path.iterdir())
-        if path not in (folder / MARK, RunFolder(folder).lock) and not filled:
-            found[path.relative_to(folder).as_posix()] = (
-                file_digest(path) if path.is_file() and not is_link else ""
-            )
-    return found
-
-
 def _clear(folder: Path) -> None:
-    mark, remedy = folder / MARK, "name a new one with --run"
-    with parsing(f"mark {mark}", remedy):
-        made = (
-            dict(json.loads(mark.read_bytes())["made"] or {}) if mark.exists() else {}
-        )
+    remedy = "name a new one with --run"
     with system_errors(f"folder {folder}", remedy):
-        remove_temporaries(folder)
-        found = _files(folder)
-        for name, digest in found.items():
-            own = (
-                f"{remedy}, or move {name} away: no demo that ended made it, or "
-                "it has changed"
-            )
-            require(
-                digest and made.get(name) == digest,
-                f"folder {folder}",
-                "holds something else",
-                own,
-            )
-        for name in found:
-            (folder / name).unlink()
-        mark.unlink(missing_ok=True)
-        for path in sorted(
-            (path for path in folder.rglob("*") if path.is_dir()), reverse=True
-        ):
-            path.rmdir()
+        lock = RunFolder(folder).lock
+        others = [path.name for path in folder.iterdir() if path != lock]
+        require(
+            MARK in others or not others,
+            f"folder {folder}",
+            "holds something else",
+            remedy,
+        )
+        for part in PARTS:
+            if (folder / part).exists():
+                shutil.rmtree(folder / part)
+    write_atomically(folder / MARK, "{}\n")

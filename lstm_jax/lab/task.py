@@ -1,8 +1,10 @@
 """Base class of the tasks (`Task`), and base class of the trained models of the tasks
 (`Trained`).
 
-A task is one folder, whose modules `config`, `task` and `command` hold its config, its
-`Task`, `Trained`, `train` and `load`, and its commands.
+A task is one folder of `lstm_jax.lab` and one row in `lstm_jax.lab.tasks`. Its modules
+are `config`, `task` (a subclass of `Task`, a subclass of `Trained`, and the functions
+`train` and `load`) and `command` (a dict `COMMANDS` from the name of each command to its
+class).
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, ClassVar, Generic, TypeVar
+from typing import IO, Any, ClassVar, Generic, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +33,12 @@ from rich.table import Column, Table
 from lstm_jax import native
 from lstm_jax.base import machine, sharding
 from lstm_jax.base.checks import Trackers, checked, frozen
-from lstm_jax.base.errors import require
-from lstm_jax.base.reading import read_input
-from lstm_jax.base.types import AnyPath, Texts
-from lstm_jax.base.writing import write_atomically
+from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.reading import parsing, read_input
+from lstm_jax.base.types import AnyPath, Texts, Values
+from lstm_jax.base.writing import MARK, write_atomically
 from lstm_jax.cells import CELLS
-from lstm_jax.lab.config import RunConfig
-from lstm_jax.lab.config_files import read_config, to_json
+from lstm_jax.lab.config import RunConfig, read_config, to_json
 from lstm_jax.lab.files.json_text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
 from lstm_jax.lab.machine import processes
@@ -80,7 +81,14 @@ network file system can delay it."""
 
 
 @frozen
-class Run:
+class TaskResult(FitResult):
+    """Result of the training of a task, with the metrics in its result.json."""
+
+    metrics: Metrics
+
+
+@frozen
+class Start:
     """Training run that is about to begin: the name of its backend, its optimiser, and
     the number of its training examples.
     """
@@ -93,10 +101,6 @@ class Run:
 class Training(ABC):
     """Base class of a training: its model, its objective, the shapes of its batches,
     and the memory that it needs.
-
-    Args:
-        train: config of the training.
-        mesh: device mesh over which each batch is sharded.
     """
 
     flags: ClassVar[dict[str, str]]
@@ -244,11 +248,9 @@ def _free(mesh: Mesh) -> int | None:
     if _is_cpu(mesh):
         return machine.free_memory()
     stats = mesh.local_devices[0].memory_stats() or {}
-    return (
-        stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-        if "bytes_limit" in stats
-        else None
-    )
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return None
 
 
 class Task(Training, Generic[C, D]):
@@ -257,9 +259,9 @@ class Task(Training, Generic[C, D]):
 
     Args:
         config: config of the run.
-        data: data of the run, as `read` returns them. They have an attribute
-            `fingerprint`, which is a checksum of the data.
-        mesh: see `Training`.
+        data: data of the run, as `read` returns them, with their checksum as
+            `fingerprint`.
+        mesh: device mesh over which each batch is sharded.
     """
 
     metrics: ClassVar[Texts] = ("loss", "accuracy")
@@ -290,11 +292,10 @@ class Task(Training, Generic[C, D]):
 
     @abstractmethod
     def files(self) -> Mapping[str, Content]:
-        """Return the task's own files in the run folder, as a dict from the name of a
-        file to its content.
+        """Return the task's own files in the run folder, on which predictions depend,
+        such as the vocabulary, as a dict from the name of a file to its content.
 
-        Predictions depend on these files, such as the vocabulary. The manifest of the
-        run has the checksums of the files that `RunConfig.files` names.
+        `RunConfig.files` names them, and the manifest of the run has their checksums.
         """
 
     @abstractmethod
@@ -347,7 +348,7 @@ class Task(Training, Generic[C, D]):
         """
         return {}
 
-    def notes(self, run: Run) -> Iterable[str]:
+    def notes(self, start: Start) -> Iterable[str]:
         """Return lines to print before training, such as the sizes of the data, the
         backend and the number of devices.
         """
@@ -357,8 +358,7 @@ class Task(Training, Generic[C, D]):
         """Train other models that initialise the model of the task, and return a dict
         from names of parameters to their initial values.
 
-        If a resumed run already has a checkpoint of the model of the task, the method
-        is not called.
+        A resumed run that has a checkpoint of the task's model does not call it.
         """
         return {}
 
@@ -382,35 +382,30 @@ class Task(Training, Generic[C, D]):
         callbacks: Sequence[Callback | Tracker] = (),
         figures: bool = True,
         tracker: Trackers = ("tensorboard", "jsonl"),
-    ) -> FitResult:
+    ) -> TaskResult:
         """Train a model and write the folder of the run, as the command `lstm-jax
         train` does.
 
         Args:
             config: config of the run, which is also written to the folder.
             folder: folder of the run. If `resume` is true, it may hold a run that was
-                interrupted or has ended, otherwise it must hold no file that a run
-                writes.
+                interrupted or has ended.
             data: the data, if they are in memory already. If None, the data that the
                 config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its
                 initial value. All other parameters get random initial values.
-            resume: whether to continue the run in the folder. If the schedule of the
-                learning rate is constant, the config may then have more epochs than the
-                run was started with, even if the run has ended. The result is bitwise
-                the same as that of one uninterrupted run of that many epochs.
+            resume: whether to continue the run in the folder, with the bits of an
+                uninterrupted run. With a constant learning rate, the config may then
+                have more epochs than the run was started with.
             allow_other_machine: whether to resume even if devices, package versions or
-                compiled code have changed. The metrics can then differ in their last
-                bits from those of an uninterrupted run.
+                compiled code have changed, which can change the last bits of metrics.
             console: console that shows the progress and a table of the model's layers.
                 If None, nothing is shown.
-            callbacks: functions that are called after each epoch, after the built-in
-                callbacks, and trackers (see `trackers.Tracker`).
+            callbacks: functions that are called after each epoch, and trackers (see
+                `trackers.Tracker`).
             figures: whether to draw the figures at the end.
             tracker: what records the metrics: "tensorboard" (events), "jsonl"
-                (metrics.jsonl), "wandb" or "mlflow". It is no part of the config,
-                because it does not change the result: a resumed run may have other
-                ones.
+                (metrics.jsonl), "wandb" or "mlflow". A resumed run may have other ones.
 
         Raises:
             InputError: in one of these cases.
@@ -419,19 +414,15 @@ class Task(Training, Generic[C, D]):
                 - `initial` contains a name that is not a parameter of the model, or an
                   array of another shape than the parameter.
                 - The training does not fit into the free memory.
-                - The config of a new run sets a patience, but the task monitors no
-                  metric.
+                - The config sets a patience, but the task monitors no metric.
                 - The package of a tracker is not installed, or a tracker cannot begin.
 
-            Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before
-                this error is raised.
+            Interrupted: if SIGINT or SIGTERM arrives. The state has been saved.
         """
-        console, initial, marks, steps = (
-            console or Console(quiet=True),
-            initial or {},
-            [time.perf_counter()],
-            [],
-        )
+        console = console or Console(quiet=True)
+        initial = initial or {}
+        marks = [time.perf_counter()]
+        steps = []
         _check_processes(config, resume)
         tracker = checked("tracker", tracker, Trackers)
         trackers = (
@@ -450,10 +441,8 @@ class Task(Training, Generic[C, D]):
                 "early stopping needs a validation split: give --validation, or "
                 "--patience 0"
             )
-            # an older version let such runs start
-            begun = resume and RunFolder(Path(folder)).config.exists()
             require(
-                task.monitor or begun or not config.train.patience,
+                task.monitor or not config.train.patience,
                 "patience",
                 config.train.patience,
                 remedy,
@@ -485,7 +474,7 @@ class Task(Training, Generic[C, D]):
             for row in layer_rows(task.model):
                 table.add_row(*row.values())
             console.print(table)
-            for note in task.notes(Run(backend, optimizer, examples.count)):
+            for note in task.notes(Start(backend, optimizer, examples.count)):
                 say(console, note)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
                 params = replaced(
@@ -521,10 +510,8 @@ class Task(Training, Generic[C, D]):
                 console=console,
             )
             marks.append(time.perf_counter())
-            metrics, drawn = (
-                task.finish(run_folder, result, figures),
-                sorted(run_folder.figures.glob("*.png")),
-            )
+            metrics = task.finish(run_folder, result, figures)
+            drawn = sorted(run_folder.figures.glob("*.png"))
             run_folder.check_exists()
             own = [
                 path
@@ -549,7 +536,7 @@ class Task(Training, Generic[C, D]):
                 f"time: data {read:.1f} s, start {prepared:.1f} s, "
                 f"{training}, results and figures {finished:.1f} s",
             )
-            return result
+            return TaskResult(**vars(result), metrics=metrics)
 
     @contextlib.contextmanager
     def _begin(
@@ -656,10 +643,8 @@ def _require_shared(folder: Path) -> None:
             return RunFolder(folder).lock.read_text()
         return ""
 
-    locked_by, until = (
-        next(processes.exchange(owner())),
-        time.monotonic() + SHARED_SECONDS,
-    )
+    locked_by = next(processes.exchange(owner()))
+    until = time.monotonic() + SHARED_SECONDS
     while not (same := owner() == locked_by) and time.monotonic() < until:
         time.sleep(0.1)
     processes.require_equal(
@@ -669,11 +654,9 @@ def _require_shared(folder: Path) -> None:
 
 def _compiled_code() -> dict[str, str]:
     path = native.loaded_library()
-    return (
-        {"compiled": path.name}
-        if path
-        else {"compiled": "", "not_compiled": native.why_not()}
-    )
+    if path:
+        return {"compiled": path.name}
+    return {"compiled": "", "not_compiled": native.why_not()}
 
 
 def _check_request(config: RunConfig, mesh: Mesh) -> str:
@@ -731,20 +714,16 @@ class Trained(ABC, Generic[C, Own]):
 
     @property
     def model(self) -> Any:
-        """Flax NNX module with the trained parameters.
+        """Flax NNX module with the trained parameters, a new one at each access.
 
-        Each access returns a new module. If the config has dropout, a call of the
-        module applies dropout by default, and needs `rngs`. To run the module without
-        dropout, call its method `eval()` first, or pass `deterministic=True`.
+        If the config has dropout, call its method `eval()` first, or pass
+        `deterministic=True`, to run it without dropout.
         """
         return self.rebuild(jax.tree.map(jnp.asarray, self.params))
 
     def with_products(self: T, dtype: str) -> T:
         """Return a copy of this trained model whose recurrent layers multiply matrices
-        in another dtype; see `models.set_products`.
-
-        Args:
-            dtype: "float32", "bfloat16" or "int8".
+        in another dtype, "float32", "bfloat16" or "int8".
 
         Raises:
             InputError: if `dtype` is none of these names.
@@ -764,6 +743,78 @@ class Trained(ABC, Generic[C, Own]):
             if self.config.train.devices <= jax.device_count()
             else 0
         )
+
+    def network(self) -> Any:
+        """Return what `lstm-jax inspect` shows of the model, an
+        `lstm_jax.lab.inspection.common.Network`.
+        """
+        raise InputError("task", self.config.task, "its runs have no page")
+
+    def to_onnx(self) -> Any:
+        """Convert the model to an `onnx.ModelProto`, whose metadata are the name of the
+        task, the settings with which the run encodes a text, and the vocabulary.
+
+        See `convert.sentiment_to_onnx` and `convert.generation_to_onnx`.
+
+        Raises:
+            InputError: if the run is of another task, if ONNX cannot express its model,
+                or if the package onnx is not installed.
+        """
+        remedy = "name a run of sentiment or generation"
+        raise InputError("task", self.config.task, remedy)
+
+    def _to_onnx(self, convert: Callable, settings: Values, **options) -> Any:
+        task, model, own = self.config.task, self.config.model, cast(Any, self.own)
+        for name in ("zoneout", "zoneout_cell"):
+            rate = getattr(model, name)
+            require(
+                rate == 0,
+                name,
+                rate,
+                "ONNX's recurrent operators have no zoneout: train without it to export",
+            )
+        require(
+            model.dtype == "float32",
+            "dtype",
+            model.dtype,
+            "ONNX's recurrent operators multiply in float32: train with dtype float32",
+        )
+        return convert(
+            self.params,
+            cell=model.cell,
+            description=f"{task} model, {MARK}",
+            metadata={"task": task}
+            | {name: str(value) for name, value in settings.items()}
+            | {"vocabulary": own.to_json().decode()},
+            **options,
+        )
+
+    def write_onnx(self, path: Path, force: bool = True) -> Values:
+        """Write the model to an ONNX file, and return a description of the file.
+
+        Only if `force` is true, a file without the mark of lstm-jax is replaced.
+
+        Returns:
+            A dict with "file", "task", "bytes", "opset" (version of the ONNX
+            operators), "inputs" and "outputs", which are dicts from names to dtype and
+            shape as text, such as "int64 (batch, time)".
+
+        Raises:
+            InputError: if `to_onnx` raises an error, or if the file may not be written.
+        """
+        model = self.to_onnx()
+        # protobuf refuses files of 2 GiB and more
+        with parsing("ONNX model", "give a smaller model"):
+            content = model.SerializeToString(deterministic=True)
+        write_atomically(path, content, force)
+        return {
+            "file": str(path),
+            "task": self.config.task,
+            "bytes": len(content),
+            "opset": model.opset_import[0].version,
+            "inputs": dict(map(_described, model.graph.input)),
+            "outputs": dict(map(_described, model.graph.output)),
+        }
 
     def is_own(self, data) -> bool:
         """Return whether `data`, such as a series, equal the data that the run was
@@ -798,10 +849,8 @@ class Trained(ABC, Generic[C, Own]):
 
     @classmethod
     def load(cls: type[T], folder: AnyPath) -> T:
-        """Load the trained model of a training run from the folder of the run.
-
-        The parameters are those of the best epoch. If no metric selects the best epoch,
-        they are those of the newest epoch.
+        """Load the trained model of a run from its folder, with the parameters of the
+        best epoch or, if no metric selects one, of the newest.
 
         Raises:
             InputError: if the folder does not hold a run of this task, if one of its
@@ -836,37 +885,33 @@ class Trained(ABC, Generic[C, Own]):
         return cls(run, config, params, notes, rebuild, own)
 
 
+def _described(value) -> tuple[str, str]:
+    import onnx
+
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    axes = [axis.dim_param or str(axis.dim_value) for axis in kind.shape.dim]
+    return value.name, f"{dtype} ({', '.join(axes)}{',' * (len(axes) == 1)})"
+
+
 def _with_found_data(config, run: RunFolder) -> Any:
     """Resolve relative paths of the data that exist only relative to the folder in
     which the training was started.
     """
-    started = Path(
-        next(
-            (
-                found["folder"]
-                for found in reversed(run.environments())
-                if "folder" in found
-            ),
-            "",
-        )
-    )
+    environments = run.environments()
+    started = Path(environments[-1].get("folder", "")) if environments else Path()
 
-    def found(path):
-        return (
-            str(started / path)
-            if path and not Path(path).exists() and (started / path).exists()
-            else path
-        )
+    def found(path: str) -> str:
+        moved = path and not Path(path).exists() and (started / path).exists()
+        return str(started / path) if moved else path
 
     own = config.data
     for name in ("data", "test_data", "validation_data", "csv"):
-        if value := getattr(own, name, ""):
-            own = replace(
-                own,
-                **{
-                    name: found(value)
-                    if isinstance(value, str)
-                    else tuple(map(found, value))
-                },
-            )
+        value = getattr(own, name, "")
+        if isinstance(value, str):
+            changed: Any = found(value)
+        else:
+            changed = tuple(map(found, value))
+        if value:
+            own = replace(own, **{name: changed})
     return replace(config, data=own)

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_jax.lab.config_files import CONFIGS
+from lstm_jax.lab.tasks import TASKS
 from tests.fuzz.shell import Command, Shell
 from tests.helpers.command_line import questions
 
 _TINY = "--units 4 --epochs 2 --batch-size 16 --no-figures"
-TRAIN = dict.fromkeys(CONFIGS, _TINY) | {
+TRAIN = dict.fromkeys(TASKS, _TINY) | {
     "sentiment": (
         "--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed "
         f"4 --cache-dir cache {_TINY}"
@@ -57,7 +57,7 @@ _QUESTIONS = {
 ASK = {
     task: _QUESTIONS.get(task)
     or tuple(f"{name} --run runs/{task}" for name in questions(task))
-    for task in CONFIGS
+    for task in TASKS
 }
 """Dict from each task to command lines, called questions, that read its run. The
 default is the commands that `questions` returns."""

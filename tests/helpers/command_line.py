@@ -5,11 +5,11 @@ of a command which arguments the command takes.
 """
 
 import dataclasses
-from importlib import import_module
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 from lstm_jax.lab.commands import COMMANDS
 from lstm_jax.lab.commands.common import Positional
+from lstm_jax.lab.tasks import TASKS
 
 _POSITIONAL = get_args(Positional[int])[1]
 
@@ -68,7 +68,7 @@ def questions(task: str) -> tuple[str, ...]:
         AssertionError: if there is none, so that tests must name questions of their own
             for this task.
     """
-    own = import_module(f"lstm_jax.lab.commands.{task}").COMMANDS
+    own = TASKS[task].commands()
     reading = [
         name
         for name, kind in own.items()

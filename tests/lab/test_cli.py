@@ -19,8 +19,8 @@ from made_texts import TEXT
 import lstm_jax
 from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS
-from lstm_jax.lab.config_files import to_json
-from lstm_jax.lab.presets import PRESETS
+from lstm_jax.lab.config import to_json
+from lstm_jax.lab.generation.config import PRESETS
 from lstm_jax.lab.sentiment import config
 from lstm_jax.lab.sentiment.command import TrainSentiment
 from lstm_jax.lab.sentiment.config import SentimentConfig
@@ -472,7 +472,7 @@ def test_a_file_is_between_a_preset_and_the_flags(tmp_path, monkeypatch):
 
 
 def test_a_preset_replaces_the_defaults_of_the_other_flags():
-    preset: config.GenerationConfig = PRESETS["generation"]["shakespeare"]  # pyright: ignore[reportAssignmentType]
+    preset = PRESETS["shakespeare"]
     flags = "--preset shakespeare --data text.txt --length 4 --units 4 --sample-chars 0"
     assert cli._parse(
         ["train", "generation", *flags.split()]

@@ -12,7 +12,6 @@ import pytest
 from command_line import assert_error
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab import onnx_models
 from lstm_jax.lab.files.padding import pad_ragged
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.data import Characters
@@ -139,7 +138,7 @@ def test_what_is_printed(ask, runs, tmp_path):
         "inputs": {"ids": "int64 (batch, time)"},
         "outputs": {"probability": "float32 (batch,)"},
     }
-    onnx_models.write_onnx(sentiment.load(runs["sentiment"]), tmp_path / "again")
+    sentiment.load(runs["sentiment"]).write_onnx(tmp_path / "again")
     assert path.read_bytes() == (tmp_path / "again").read_bytes()
     # the file is our own: no --force
     code, out, err = ask("export", "onnx", "--run", runs["stream"], "--file", path)
@@ -161,7 +160,7 @@ def test_models_that_cannot_be_exported(runs, tmp_path):
             trained, config=dataclasses.replace(trained.config, model=model)
         )
         with pytest.raises(InputError, match=f"^{name}: {value}; "):
-            onnx_models.write_onnx(other, path)
+            other.write_onnx(path)
     assert not path.exists()
 
 

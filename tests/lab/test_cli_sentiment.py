@@ -19,13 +19,10 @@ from tables import BACKENDS
 
 from experiments import best
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.config_files import read_config
-from lstm_jax.lab.files.padding import pad_ragged
-from lstm_jax.lab.presets import PRESETS
+from lstm_jax.lab.config import read_config
 from lstm_jax.lab.sentiment import task as sentiment
-from lstm_jax.lab.sentiment.config import SentimentConfig
+from lstm_jax.lab.sentiment.config import PRESETS, SentimentConfig
 from lstm_jax.lab.sentiment.data import encode_reviews, synthetic_splits
-from lstm_jax.lab.sentiment.serving import make_server
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +42,8 @@ def test_predict(ask, run, tmp_path, monkeypatch):
         "ünï \u2028 film [bold]".encode(),
     ]
     found = probabilities(run, lines)
-    wanted, note = (
-        "".join(f"{p:.6f}\n" for p in found),
-        "warning: the run does not know 4 of 9 words\n",
-    )
+    wanted = "".join(f"{p:.6f}\n" for p in found)
+    note = "warning: the run does not know 4 of 9 words\n"
     content = b"\n".join(lines) + b"\n"
     (tmp_path / "texts").write_bytes(content)
     assert ask(
@@ -92,10 +87,9 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path):
     except that its dtype is float32.
 
     A small run shows that flags replace values of the preset. The run first trains a
-    language model, and removes the checkpoints of the language model at the end. The
-    run's probabilities equal those computed from the logits of `make_server`.
+    language model, and removes the checkpoints of the language model at the end.
     """
-    preset = PRESETS["sentiment"]["best"]
+    preset = PRESETS["best"]
     wide = best.choices(best.BASE)[best.WIDE].task
     assert preset == replace(wide, model=replace(wide.model, dtype="float32"))
     small = {
@@ -137,16 +131,6 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, runs, tmp_path):
         > 0
     )
     assert 4 < row["validation_loss"] < 8
-    trained, texts = (
-        sentiment.load(run),
-        ["the film was good", "the film was not good , it was bad"],
-    )
-    padded = pad_ragged(*trained.vocabulary.encode_all(texts), 20, "post")
-    # padding is skipped, since packed reviews have none
-    logits = make_server(trained.model)(padded)
-    np.testing.assert_allclose(
-        sentiment.probabilities(logits), trained.probabilities(texts), rtol=1e-5
-    )
 
 
 def test_evaluate(ask, run):
@@ -217,10 +201,8 @@ def test_neighbours(ask, run):
     trained = sentiment.load(run)
     vocabulary = trained.vocabulary
     # later rows are no words
-    good, table = (
-        vocabulary.index["good"],
-        trained.words.table.astype(np.float64)[: 4 + len(vocabulary.words)],
-    )
+    good = vocabulary.index["good"]
+    table = trained.words.table.astype(np.float64)[: 4 + len(vocabulary.words)]
     cosine = (
         table
         @ table[good]

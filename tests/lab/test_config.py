@@ -4,23 +4,15 @@ config.
 
 import dataclasses
 import json
-from importlib import import_module
-from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.commands.common import set_help
-from lstm_jax.lab.config import RunConfig
-from lstm_jax.lab.config_files import CONFIGS, read_config, to_json, with_task
+from lstm_jax.lab.config import read_config, to_json
 from lstm_jax.lab.forecast.config import (
-    ForecastConfig,
-    ForecastModelConfig,
     SeriesConfig,
 )
 from lstm_jax.lab.generation.config import (
@@ -34,6 +26,7 @@ from lstm_jax.lab.sentiment.config import (
     SentimentConfig,
     SentimentModelConfig,
 )
+from lstm_jax.lab.tasks import TASKS
 from lstm_jax.training.config import TrainConfig
 
 FIELDS = {
@@ -110,17 +103,6 @@ def test_json_round_trip(tmp_path_factory, paths, temperatures, length, share, r
 def read_config_of(config, folder):
     (folder / "config.json").write_text(to_json(config))
     return read_config(folder / "config.json", type(config))
-
-
-@pytest.mark.parametrize("kind", [SentimentConfig, GenerationConfig, ForecastConfig])
-def test_the_task_is_written_and_guessed_for_older_runs(kind, tmp_path):
-    path = tmp_path / "config.json"
-    written = json.loads(to_json(kind()))
-    assert next(iter(written)) == "task"
-    old = {name: value for name, value in written.items() if name != "task"}
-    assert with_task(old) == written == with_task(written)
-    path.write_text(json.dumps(old))
-    assert read_config(path, kind) == kind()
 
 
 @pytest.mark.parametrize("part", FIELDS)
@@ -206,73 +188,7 @@ def test_refused(part, field, value):
         part(**{field: value})
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_numpy_values_and_paths_are_written_as_json(tmp_path):
-    data, model = (
-        SeriesConfig(csv=Path("a.csv"), gaps=np.bool_(False), level=np.True_),
-        ForecastModelConfig(remat=np.int64(4)),
-    )
-    found = (data.csv, data.gaps, data.level, model.remat)
-    assert (found, list(map(type, found))) == (
-        ("a.csv", False, True, 4),
-        [str, bool, bool, int],
-    )
-    assert read_config_of(ForecastConfig(data, model), tmp_path) == ForecastConfig(
-        data, model
-    )
-    assert [
-        TextConfig(data=given).data for given in ("a", Path("a"), (Path("a"), "b"))
-    ] == [("a",), ("a",), ("a", "b")]
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_sections_of_another_class():
-    """In a user's own subclass of `RunConfig`, a section annotated with `Any` may be of
-    any class, and other sections are checked.
-    """
-
-    @dataclasses.dataclass(frozen=True)
-    class Own(RunConfig):
-        data: Any = "words.txt"
-        model: SentimentModelConfig = dataclasses.field(
-            default_factory=SentimentModelConfig
-        )
-        train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
-
-    assert Own(data={"a": 1}).data == {"a": 1}
-    for kind, section, value, wanted in (
-        (SentimentConfig, "pretraining", {}, "PretrainingConfig"),
-        (GenerationConfig, "sample", {}, "SampleConfig"),
-        (Own, "model", GenerationModelConfig(), "SentimentModelConfig"),
-    ):
-        with pytest.raises(
-            InputError,
-            match=rf"^{section}: {type(value).__name__}; give a "
-            rf"lstm_jax.lab.*{wanted}$",
-        ):
-            kind(**{section: value})
-
-
-def test_a_class_variable_is_no_flag():
-    """A subclass of `RunConfig` need not set the class variables that have a default,
-    and none of them becomes a flag.
-    """
-
-    @dataclasses.dataclass(frozen=True)
-    class Own(RunConfig):
-        task: ClassVar[str] = "own"
-        data: SeriesConfig = dataclasses.field(default_factory=SeriesConfig)
-        model: ForecastModelConfig = dataclasses.field(
-            default_factory=ForecastModelConfig
-        )
-        train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-
-    set_help(Own)
-    assert tyro.cli(Own, args=["--data.csv", "a.csv"]) == Own(SeriesConfig("a.csv"))
-    assert Own.files == ()
-
-
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_task_has_its_names(task):
     """The config class of a task is in the module with the name of the task, and its
     attribute `task` is this name.
@@ -280,12 +196,9 @@ def test_a_task_has_its_names(task):
     Its attribute `commands`, which error messages print, contains only names of
     commands that exist.
     """
-    kind = CONFIGS[task]
+    kind = TASKS[task].config
     assert kind.task == task == kind.__module__.split(".")[2]
-    assert (
-        set(kind.commands.split(" or "))
-        <= import_module(f"lstm_jax.lab.{task}.command").COMMANDS.keys()
-    )
+    assert set(kind.commands.split(" or ")) <= TASKS[task].commands().keys()
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():

@@ -20,9 +20,9 @@ from made_texts import TEXT
 from running import running, signal_and_go_on
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.commands.launch import divided_cores, run_processes
+from lstm_jax.lab.commands.tools import divided_cores, run_processes
+from lstm_jax.lab.config import Processes
 from lstm_jax.lab.machine import processes
-from lstm_jax.lab.machine.process_config import MANAGERS, Processes
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -44,8 +44,6 @@ VARIABLES = (
     "JAX_COORDINATOR_ADDRESS",
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
-    *MANAGERS[0],
-    *MANAGERS[1],
 )
 
 
@@ -330,10 +328,10 @@ def test_codes_of_launched_processes():
 LAUNCH = """
 import sys
 from lstm_jax.lab import cli
-from lstm_jax.lab.commands import COMMANDS, launch
+from lstm_jax.lab.commands import COMMANDS, tools
 
 child = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); os.write(1, b'running' + bytes([10])); time.sleep(60)"
-COMMANDS["backends"] = lambda: lambda console: launch.run_processes([sys.executable, "-c", child], 2)
+COMMANDS["backends"] = lambda: lambda console: tools.run_processes([sys.executable, "-c", child], 2)
 raise SystemExit(cli.main(["backends"]))
 """
 
@@ -352,7 +350,7 @@ def test_a_second_signal_leaves_no_process():
 
 HANGING = """
 import sys
-from lstm_jax.lab.commands import launch
+from lstm_jax.lab.commands import tools
 
 child = '''
 import os, signal, sys, time
@@ -365,7 +363,7 @@ for _ in range(600):
         time.sleep(0.5)
         sys.exit(75 if len(got) == 1 else 130)
 '''
-sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
+sys.exit(max(tools.run_processes([sys.executable, "-c", child], 2)))
 """
 
 
@@ -426,10 +424,6 @@ def no_place(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_one_process_joins_nothing(no_place):
     assert processes.join() == Processes("", 1, 0)
-    # a batch script, which is no step
-    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0")):
-        no_place.setenv(name, value)
-    assert processes.join() == Processes("", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -460,48 +454,12 @@ def test_a_port_in_use(no_place):
             processes.join(Processes(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0))
 
 
-@pytest.mark.parametrize(
-    ("variables", "found"),
-    [
-        (
-            {
-                "JAX_COORDINATOR_ADDRESS": "h:1",
-                "JAX_NUM_PROCESSES": "3",
-                "JAX_PROCESS_ID": "2",
-            },
-            Processes("h:1", 3, 2),
-        ),
-        (
-            {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"},
-            Processes("", 4, 3),
-        ),
-        (
-            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
-            Processes("", 2, 0),
-        ),
-    ],
-)
-def test_places_that_the_environment_names(no_place, variables, found):
-    """The number of processes and the index of this process are read from environment
-    variables, and passed on to JAX.
-
-    Under Slurm and Open MPI, JAX itself finds the address of process 0.
-    """
-    calls = []
-    no_place.setattr(
-        processes.jax.distributed,
-        "initialize",
-        lambda *args, **options: calls.append((args, options)),
-    )
-    no_place.setattr(processes.jax.config, "update", lambda *args: None)
-    no_place.setattr(processes, "_reach_coordinator", lambda place: None)
-    no_place.setattr(processes, "_one_line_for_lost_processes", contextlib.nullcontext)
-    for name, value in variables.items():
+def test_places_that_the_environment_names(no_place):
+    place = ("h:1", "3", "2")
+    for name, value in zip(VARIABLES, place, strict=True):
         no_place.setenv(name, value)
-    assert processes.join() == found
-    (args, options), managed = calls[0], not found.coordinator
-    assert args == (found.coordinator or None, found.processes, found.process)
-    assert options["cluster_detection_method"] == (None if managed else "deactivate")
+    assert Processes().completed() == Processes("h:1", 3, 2)
+    assert Processes("g:2", 2, 0).completed() == Processes("g:2", 2, 0)
 
 
 @given(st.integers(0, 64), st.integers(1, 8))

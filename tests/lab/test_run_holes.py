@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from command_line import assert_error, questions
 
-from lstm_jax.lab.config_files import CONFIGS
 from lstm_jax.lab.forecast.task import Forecasting
+from lstm_jax.lab.tasks import TASKS
 
 SEALED = {
-    task: ("config.json", "data.sha256", *kind.files) for task, kind in CONFIGS.items()
+    task: ("config.json", "data.sha256", *row.config.files)
+    for task, row in TASKS.items()
 }
 LEFT = ("environment.json", "metrics.jsonl", "result.json")
 """Files of a run that do not change what a command answers."""
@@ -81,7 +82,7 @@ def damaged(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow(keep=["generation"])
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
 def test_damage_of_what_an_answer_depends_on(task, runs, ask, tmp_path):
     run = Path(shutil.copytree(runs[task], tmp_path / "run"))
     commands, resume = asking(task, run, tmp_path), runs.command(task, run, "--resume")
@@ -95,7 +96,7 @@ def test_damage_of_what_an_answer_depends_on(task, runs, ask, tmp_path):
 
 
 @pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
 def test_damage_of_files_that_nothing_depends_on(task, runs, ask, tmp_path):
     run = Path(shutil.copytree(runs[task], tmp_path / "run"))
     assert {path.name for path in run.iterdir() if path.is_file()} - OTHERS == {
@@ -148,7 +149,7 @@ def test_an_edit_that_is_meant(runs, ask, tmp_path):
     )
 
 
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_run_interrupted_before_its_first_checkpoint(task, runs, ask, tmp_path):
     run = Path(shutil.copytree(runs[task], tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
@@ -169,7 +170,7 @@ def test_a_folder_that_is_removed_while_it_trains(runs, ask, tmp_path, monkeypat
     )
 
 
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
 def test_folders_that_are_none(task, runs, ask, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(runs[task])

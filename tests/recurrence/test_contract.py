@@ -42,7 +42,7 @@ from tables import (
 
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax.base.sharding import DATA, make_mesh, on
-from lstm_jax.lab.names import cell_traits
+from lstm_jax.lab.config import cell_traits
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 
 

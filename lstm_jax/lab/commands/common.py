@@ -2,13 +2,13 @@
 print warnings and make help texts.
 """
 
-import argparse
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -18,11 +18,9 @@ from rich.console import Console
 
 from lstm_jax.base.checks import Checked, Trackers, frozen
 from lstm_jax.base.writing import user_path
-from lstm_jax.lab.config import RecurrentConfig
-from lstm_jax.lab.config_files import override
+from lstm_jax.lab.config import Processes, RecurrentConfig, RunConfig, with_file
+from lstm_jax.lab.files.json_text import json_text
 from lstm_jax.lab.machine.console import say
-from lstm_jax.lab.machine.process_config import Processes
-from lstm_jax.lab.presets import PRESETS
 
 T = TypeVar("T")
 Flat = Annotated[tyro.conf.OmitArgPrefixes[T], tyro.conf.arg(name="")]
@@ -112,7 +110,7 @@ def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
     start()
     from lstm_jax.lab.tasks import TASKS
 
-    trained = TASKS[task].load(folder)
+    trained = TASKS[task].module().load(folder)
     warn(trained.notes)
     return trained.with_products(dtype) if dtype else trained
 
@@ -177,28 +175,30 @@ class Train(Command):
     ] = Processes()
     """Settings of this process in a run of several processes."""
 
+    presets: ClassVar[Mapping[str, RunConfig]] = {}
+    """Dict from each value of --preset to its config."""
+
     @classmethod
-    def with_defaults(cls, arguments: Sequence[str]) -> "Train":
+    def with_defaults(cls, given: Mapping[str, str]) -> "Train":
         """Return this command with its default values, those of the preset that
         --preset names, and those of the file --config.
 
-        Without these two flags, --resume takes the config of the run.
+        Without these two flags, --resume takes the config of the run. `given` is a dict
+        from each given flag to its value.
         """
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        for flag in ("--preset", "--config", "--run"):
-            parser.add_argument(flag, nargs="?")
-        given, command = parser.parse_known_args(arguments)[0], cls()  # pyright: ignore[reportCallIssue]
-        if preset := PRESETS.get(command.config.task, {}).get(given.preset):
-            command = dataclasses.replace(command, config=preset, preset=given.preset)
-        file, own = given.config, user_path(given.run or command.run) / "config.json"
-        if "--resume" in arguments and not (file or given.preset) and own.exists():
-            file = own
-        return (
-            dataclasses.replace(
-                command, config=override(command.config, user_path(file))
+        command: Any = cls()  # pyright: ignore[reportCallIssue]
+        preset, file = given.get("--preset", ""), given.get("--config")
+        if preset in cls.presets:
+            command = dataclasses.replace(
+                command, config=cls.presets[preset], preset=preset
             )
-            if file
-            else command
+        own = user_path(given.get("--run") or command.run) / "config.json"
+        if "--resume" in given and not (file or preset) and own.exists():
+            file = own
+        if not file:
+            return command
+        return dataclasses.replace(
+            command, config=with_file(command.config, user_path(file))
         )
 
     following: ClassVar[str]
@@ -206,9 +206,7 @@ class Train(Command):
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:
-        """Return the lines to print after training. `result` is the content of the
-        run's file result.json.
-        """
+        """Return the lines to print after training, from the content of result.json."""
 
     def __call__(self, console):
         if self.print_config:
@@ -219,6 +217,9 @@ class Train(Command):
                 )
             )
             return
+        if self.place.completed().processes > 1:
+            # before XLA is imported: `processes.join` says in one line what XLA logs
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from lstm_jax.lab.machine import processes
 
         place = processes.join(self.place)
@@ -229,20 +230,24 @@ class Train(Command):
         )
         from lstm_jax.lab.tasks import TASKS
 
-        TASKS[self.config.task].train(
-            self.config,
-            self.run,
-            resume=self.resume,
-            allow_other_machine=self.allow_other_machine,
-            console=console,
-            figures=self.figures,
-            tracker=self.tracker,
+        trained = (
+            TASKS[self.config.task]
+            .module()
+            .train(
+                self.config,
+                self.run,
+                resume=self.resume,
+                allow_other_machine=self.allow_other_machine,
+                console=console,
+                figures=self.figures,
+                tracker=self.tracker,
+            )
         )
         if place.process:
             return
-        result = json.loads((self.run / "result.json").read_text())
+        result = trained.metrics
         if self.json:
-            print(json.dumps(result))
+            print(json_text(result))
         for line in self.report(result):
             say(console, line)
         if result["stopped_early"]:

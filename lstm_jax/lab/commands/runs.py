@@ -62,7 +62,7 @@ class Inspect(Command):
     """Replace the file at --out, even if another program wrote it."""
 
     def __call__(self, console):
-        from lstm_jax.lab.config_files import read_task
+        from lstm_jax.lab.config import read_task
 
         require(
             self.out.suffix == ".html",
@@ -126,14 +126,12 @@ class ExportOnnx(Command):
 
     def __call__(self, console):
         from lstm_jax.convert.onnx import import_onnx
-        from lstm_jax.lab.config_files import read_task
+        from lstm_jax.lab.config import read_task
 
         check_output(self.file, (self.run,), self.force)
         import_onnx()
         task = read_task(self.run / "config.json")
-        from lstm_jax.lab import onnx_models
-
-        row = onnx_models.write_onnx(load_run(task, self.run), self.file, self.force)
+        row = load_run(task, self.run).write_onnx(self.file, self.force)
         if self.json:
             print(json.dumps(row))
             return
@@ -349,10 +347,6 @@ def _print_table(console: Console, lines: Sequence[Sequence[str]]) -> None:
 def _text(name: str, value: Any) -> str:
     if name == "seconds" and value is not None:
         return str(timedelta(seconds=round(value)))
-    return (
-        "-"
-        if value is None
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

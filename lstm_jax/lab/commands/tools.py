@@ -1,23 +1,35 @@
-"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `backends`
-and `completion` of `lstm-jax`.
+"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `launch`,
+`backends` and `completion` of `lstm-jax`.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.extras import SubcommandApp
 
-from lstm_jax.base.checks import Seed, frozen
+from lstm_jax.base.checks import Count, Seed, frozen
+from lstm_jax.base.errors import require
+from lstm_jax.base.machine import cores, pin
 from lstm_jax.lab.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.generation.config import Clean, Unit
+from lstm_jax.lab.machine.interrupts import before_end, handled
 from lstm_jax.lab.sentiment.config import DataConfig, SentimentConfig
 
 
@@ -56,7 +68,7 @@ class PrepareData(Command):
 
 
 @frozen
-class Shard(Command):
+class WriteShards(Command):
     """Base class of the commands that write shards."""
 
     data: Positional[tuple[str, ...]]
@@ -89,7 +101,7 @@ class Shard(Command):
 
 
 @frozen
-class ShardText(Shard):
+class ShardText(WriteShards):
     """Write a text as files of token ids, called shards.
 
     Use shards for a text that is larger than the memory.
@@ -121,7 +133,7 @@ class ShardText(Shard):
 
 
 @frozen
-class ShardReviews(Shard):
+class ShardReviews(WriteShards):
     """Write reviews as files of word ids, called shards.
 
     Use shards for a set of reviews that is larger than the memory.
@@ -239,3 +251,113 @@ class Completion(Command):
                 top.command(groups.setdefault(first, SubcommandApp()), name=first)
             (groups[first] if second else top).command(command, name=second or first)
         top.cli(prog="lstm-jax", args=["--tyro-write-completion", self.shell, "-"])
+
+
+@frozen
+class Launch(Command):
+    """Run a training command in several processes on this machine.
+
+    For example: lstm-jax launch -n 2 -- train sentiment --run runs/two
+    """
+
+    command: Positional[tuple[str, ...]]
+    """Command and flags of lstm-jax, after --."""
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 2
+    """Number of processes. The cores of this machine are divided among them."""
+
+    def __call__(self, console):
+        require(
+            self.command[:1] == ("train",),
+            "command",
+            " ".join(self.command[:2]) or "none",
+            "give one of lstm-jax train ...",
+        )
+        codes = run_processes(
+            [sys.executable, "-P", "-m", "lstm_jax.lab.cli", *self.command], self.n
+        )
+        if any(codes):
+            raise SystemExit(next(code for code in codes if code))
+
+
+def run_processes(command: list[str], count: int) -> list[int]:
+    """Run a command in several processes, and return the exit codes of these processes
+    in the order in which they end.
+
+    SIGINT, SIGTERM and SIGHUP are passed on to all processes, as soon as all have
+    started.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    place = {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_BIND_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    started: list[subprocess.Popen] = []
+    came = deque[int]()
+
+    def note(number: int, _: object):
+        # a second SIGTERM would end the processes before they have saved their state
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+        came.append(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    hangups = (
+        () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    )
+    with (
+        handled(note, signal.SIGINT, signal.SIGTERM, *hangups),
+        before_end(lambda: _kill(started)),
+    ):
+        try:
+            for number, own in enumerate(divided_cores(count)):
+                # a session of its own, so that a Ctrl-C in the terminal reaches it once
+                environment = {**os.environ, **place, "JAX_PROCESS_ID": str(number)}
+                child = subprocess.Popen(
+                    command, env=environment, start_new_session=True
+                )
+                started.append(child)
+                with contextlib.suppress(OSError):
+                    pin(child.pid, own)
+            return _codes(started, came)
+        finally:
+            _kill(started)
+            for child in started:
+                child.wait()
+
+
+def _kill(processes: Iterable[subprocess.Popen]) -> None:
+    for process in processes:
+        process.kill()
+
+
+def divided_cores(count: int) -> list[list[int]]:
+    """Divide the cores of this machine among `count` processes, and return a list with
+    the cores of each process.
+    """
+    own = cores()
+    return [own[number::count] if len(own) >= count else own for number in range(count)]
+
+
+def _codes(started: list[subprocess.Popen], came: deque[int]) -> list[int]:
+    running, codes = dict(enumerate(started)), []
+    while running:
+        while came:
+            number = came.popleft()
+            for child in started:
+                child.send_signal(number)
+        time.sleep(0.05)
+        for number, child in list(running.items()):
+            if (code := child.poll()) is None:
+                continue
+            del running[number]
+            codes.append(code if code >= 0 else 128 - code)
+            if code < 0:
+                print(
+                    f"process {number} was ended by "
+                    f"{signal.Signals(-code).name}; the others end too",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return codes

@@ -44,7 +44,7 @@ class TrainForecast(Train):
 
 
 @frozen
-class Forecast(Command):
+class ForecastAhead(Command):
     """Forecast the entries after the end of a time series with a trained model.
 
     The time, the mean and the prediction interval of each entry are printed.
@@ -114,6 +114,6 @@ class Forecast(Command):
             suggest(console, "inspect", self.run)
 
 
-COMMANDS = {"train forecast": TrainForecast, "forecast": Forecast}
+COMMANDS = {"train forecast": TrainForecast, "forecast": ForecastAhead}
 """Dict from the name of each command of the forecasting task to the class of the
 command."""

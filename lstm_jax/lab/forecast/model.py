@@ -17,22 +17,12 @@ from lstm_jax.layers.base import Source
 
 
 class Forecaster(nnx.Module):
-    """Model that predicts the next K values of a time series, as differences from the
-    last past value.
+    """Model that predicts the next K values of a time series, as the mean and the log
+    standard deviation of their differences from the last past value.
 
-    For each difference, it predicts the mean and the log standard deviation. Recurrent
-    layers read the past entries (B, T, F) of the series, where F is the number of
-    features of an entry. Their last output is concatenated with K numbers, which encode
-    the times from the last past entry to each of the next K values. A dense layer maps
-    the result to 2 K outputs.
-
-    Args:
-        config: settings of the recurrent layers, such as their number and their number
-            of units.
-        features: number of features F.
-        horizon: number of predicted values K.
-        rngs: random streams; weights are drawn from the stream `params`, and masks from
-            the stream `dropout`.
+    Recurrent layers read the past entries (B, T, F). Their last output is concatenated
+    with K numbers, which encode the times of the next K values. A dense layer maps the
+    result to 2 K outputs.
     """
 
     def __init__(
@@ -59,12 +49,8 @@ class Forecaster(nnx.Module):
         """Return the means and the log standard deviations of the predicted
         differences, stacked on axis 1: (B, 2, K).
 
-        Difference k is the k-th of the next K values minus the last past value, in the
-        units of the values in `entries`.
-
         `forecast.Part` describes the past entries (B, T, F), and `ahead` (B, K), which
-        encodes the times from the last of them to each of the K values. `deterministic`
-        and `rngs` are those of `Recurrent.__call__`.
+        encodes the times from the last of them to each of the K values.
         """
         h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
         out = self.head(jnp.concatenate([h, ahead], axis=-1))

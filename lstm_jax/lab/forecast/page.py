@@ -60,7 +60,6 @@ class SeriesNetwork(Network):
         )
 
     def mean(self, entries: Array, params, ahead: Array) -> Array:
-        """Return the average of the K predicted means that the method `means` returns."""
         return self.means(entries, params, ahead).mean()
 
     def replaced(self, params, entries: Array, ahead: Array) -> list[float]:
@@ -96,10 +95,8 @@ class SeriesNetwork(Network):
             )
             part = forecast.parts_of(series, trained.config)[0]["test"]
             predicted = trained.predict(part)
-            spreads, off = (
-                predicted[:, 1].mean(-1),
-                np.abs(predicted[:, 0] - part.target).mean(-1),
-            )
+            spreads = predicted[:, 1].mean(-1)
+            off = np.abs(predicted[:, 0] - part.target).mean(-1)
             kinds = {"surest": spreads, "most wrong": -off, "least sure": -spreads}
             chosen = first_kinds(
                 {

@@ -257,10 +257,9 @@ def make_predictions(rebuild: Callable, mesh: Mesh) -> Predictions:
     """Return a compiled function predictions(params, part) that forecasts the K entries
     after each of the W windows in `part`.
 
-    It returns an array (W, 2, K), in which [:, 0] are the means and [:, 1] the
-    logarithms of the standard deviations, both in units of the standard deviation of
-    the training split. Each mean is a difference from the last entry that the model
-    reads.
+    It returns an array (W, 2, K): the means, as differences from the last entry that
+    the model reads, and the logarithms of the standard deviations, in units of the
+    standard deviation of the training split.
     """
     predict = make_predict(
         lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh
@@ -272,10 +271,9 @@ def metrics_of(predicted: ndarray, part: Part, scale: Scale) -> dict[str, float]
     """Return the metrics of predictions (see `make_predictions`) over the W * K entries
     of one split.
 
-    "loss" is the mean negative log-likelihood in nats. "mae" and "rmse" are the mean
-    absolute error and the root mean squared error, in the units of the series.
-    "coverage" is the share of true values inside the prediction interval of probability
-    `LEVEL`.
+    "loss" is the mean negative log-likelihood in nats, "mae" and "rmse" are in the
+    units of the series, and "coverage" is the share of true values inside the
+    prediction interval of probability `LEVEL`.
     """
     off = np.abs(predicted[:, 0] - part.target)
     found = {
@@ -322,11 +320,9 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         return data.read_series(config.data.csv, config.data.time, config.data.value)
 
     def batch(self):
-        size, context, horizon = (
-            self.config.train.batch_size,
-            self.config.data.context,
-            self.config.data.horizon,
-        )
+        size = self.config.train.batch_size
+        context = self.config.data.context
+        horizon = self.config.data.horizon
         shapes = ((context, features_of(self.config)), (horizon,), (horizon,))
         return tuple(
             jax.ShapeDtypeStruct((size, *shape), np.float32) for shape in shapes
@@ -363,14 +359,14 @@ class Forecasting(base.Task[ForecastConfig, Series]):
     def objective(self, rebuild):
         return objective(rebuild)
 
-    def notes(self, run):
+    def notes(self, start):
         counts = ", ".join(
             counted(len(part.target), f"{name} window")
             for name, part in self.split[0].items()
         )
         yield (
             f"{len(self.data):,} entries ({counted(self.data.skipped, 'row')} "
-            f"without a value): {counts}, backend {run.backend}"
+            f"without a value): {counts}, backend {start.backend}"
         )
 
     @cached_property
@@ -389,17 +385,14 @@ class Forecasting(base.Task[ForecastConfig, Series]):
         """Return the metrics, and a function that draws the end of the series, with the
         forecasts for every K-th window of the test split.
 
-        Windows start one entry after each other, so that each of these forecasts begins
-        where the previous one ends. "test_naive_mae" is the mean absolute error of a
-        forecast that repeats the last value read.
+        "test_naive_mae" is the mean absolute error of a forecast that repeats the last
+        value read.
         """
 
         def draw():
-            series, horizon, (parts, scale) = (
-                self.data,
-                self.config.data.horizon,
-                self.split,
-            )
+            series = self.data
+            horizon = self.config.data.horizon
+            parts, scale = self.split
             part = parts["test"]
             bounds = interval(self.predictions(params, part), part.last, scale, LEVEL)
             first = max(0, int(part.origin[0]) - horizon)
@@ -432,11 +425,7 @@ def interval(
     predicted: ndarray, last: ndarray, scale: Scale, level: float
 ) -> tuple[ndarray, ndarray, ndarray]:
     """Return the predicted mean of each forecast entry, and the bounds of its
-    prediction interval.
-
-    The three arrays are (W, K), in the units of the series. `predicted` is what
-    `make_predictions` computes, `last` is `Part.last`, and `level` is the probability
-    with which the interval should contain the true value.
+    prediction interval: three arrays (W, K), in the units of the series.
     """
     mean = last[:, None] + predicted[:, 0] * scale.spread
     wide = half_width(predicted, level) * scale.spread
@@ -478,6 +467,11 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         ):
             scale = Scale(**json.loads(run.scale.read_text()))
         return scale, make_model(config)
+
+    def network(self):
+        from lstm_jax.lab.forecast.page import SeriesNetwork
+
+        return SeriesNetwork(self)
 
     def series(self, path: str | os.PathLike[str] | None = None) -> Series:
         """Read the series that the config of the run names, or one with the same
@@ -542,20 +536,14 @@ class Trained(base.Trained[ForecastConfig, Scale]):
             level: probability with which the prediction intervals should contain the
                 true values, between 0 and 1.
             times: times of the K entries, in the unit of `series.times`, or as dates if
-                the series is dated; see `Series.numbers`. If None, the entries are
-                evenly spaced, with the median gap of the series (`series.usual_gap`).
+                the series is dated. If None, the entries are evenly spaced, with the
+                median gap of the series.
 
         Raises:
-            InputError: in one of these cases. `MOST_SPREADS` explains how large a
-                difference may be.
-
-                - The series has fewer entries than the `context` of the config.
-                - The argument `level` is not above 0 and below 1.
-                - `times` does not hold K increasing times after the end of the series,
-                  or holds dates although the series has none.
-                - A value that the model reads differs too much from the last value, or
-                  from the mean of the training split.
-                - A number of the forecast is not finite.
+            InputError: if the series has fewer entries than the `context` of the
+                config, if `level` or `times` is not as described, if a value that the
+                model reads lies too far from the others (`MOST_SPREADS`), or if the
+                forecast is not finite.
         """
         level = check_number("level", level, Level)
         part, moments = self.end_of(series, times)

@@ -25,7 +25,7 @@ from lstm_jax.lab.commands.common import (
 )
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.files.json_text import json_text
-from lstm_jax.lab.generation.config import GenerationConfig, WantedMode
+from lstm_jax.lab.generation.config import PRESETS, GenerationConfig, WantedMode
 
 
 @frozen
@@ -47,17 +47,15 @@ class TrainGeneration(Train):
     --data, and another one by --validation-data."""
     following = "generate --prompt '...'"
 
+    presets = PRESETS
+
     @classmethod
-    def with_defaults(cls, arguments):
+    def with_defaults(cls, given):
         # words need an embedding, and a text with its line ends
-        words = "--unit word" in " ".join(arguments).replace("=", " ")
-        own = not any(
-            word.partition("=")[0] in ("--preset", "--config", "--resume")
-            for word in arguments
-        )
-        return super().with_defaults(
-            [*["--preset", "words"] * (words and own), *arguments]
-        )
+        named = given.keys() & {"--preset", "--config", "--resume"}
+        if given.get("--unit") == "word" and not named:
+            given = {**given, "--preset": "words"}
+        return super().with_defaults(given)
 
     def report(self, result):
         if "validation_bits" in result and self.config.data.unit == "word":

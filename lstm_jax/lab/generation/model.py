@@ -27,21 +27,17 @@ class CharGenerator(nnx.Module):
     """Character-level language model. It maps ids (B, T) to logits (B, T, V) of the
     next character after each step.
 
-    V is the vocabulary size. The input is encoded one-hot or by an embedding. Recurrent
-    layers and a dense layer with V outputs follow. With one-hot inputs, one LSTM layer
-    of 128 units and a vocabulary of 33 characters, the model has 87,201 parameters, as
-    many as the model of the Keras example lstm_text_generation has with this
-    vocabulary.
+    The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer
+    with V outputs follow. With the defaults and a vocabulary of 33 characters, the
+    model has 87,201 parameters, as the Keras example lstm_text_generation.
     """
 
     def __init__(
         self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs
     ):
-        self.units, self.cell, self.dropout = (
-            config.units,
-            config.cell,
-            config.step_dropout,
-        )
+        self.units = config.units
+        self.cell = config.cell
+        self.dropout = config.step_dropout
         self.embedding: Any = (
             Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         )
@@ -138,30 +134,21 @@ class CharGenerator(nnx.Module):
         """Return the logits of the next character, given the outputs of the last
         recurrent layer.
         """
-        return (
-            self.head(hidden, self.embedding.embedding[...])
-            if isinstance(self.head, TiedHead)
-            else self.head(hidden)
-        )
+        if isinstance(self.head, TiedHead):
+            return self.head(hidden, self.embedding.embedding[...])
+        return self.head(hidden)
 
     def __call__(
         self, ids: TokenIds, *, last: bool = False, **options
     ) -> tuple[Float[Array, "..."], list]:
         """Return the logits of the next character, and the final states of all layers.
 
-        If `last` is true, only the logits after the last step are returned. `options`
-        are further arguments of `hidden`.
+        The logits are (B, T, V) or, if `last` is true, those after the last step, (B,
+        V). `options` are further arguments of `hidden`.
 
-        Returns:
-            A pair of the logits and the list of the final states. If `last` is false,
-            the logits have the shape (B, T, V), with V logits after each step. If
-            `last` is true, they have the shape (B, V).
-
-            If `mask` skips the first steps of a row, or the first steps after a reset,
-            the logits at these steps are computed from an output of zeros. If `mask`
-            skips every step of a row and `last` is true, the logits are computed from
-            the final h of the row, so that a text can be continued. This final h is the
-            initial h of the row, or zeros if a reset has replaced the initial h.
+        If `mask` skips the first steps of a row, their logits are computed from an
+        output of zeros. If it skips every step of a row and `last` is true, they are
+        computed from the final h of the row, so that a text can be continued.
         """
         h, states = self.hidden(ids, **options)
         if last:

@@ -34,13 +34,10 @@ class TextNetwork(Network):
 
     def __init__(self, trained: generation.Trained):
         super().__init__(trained)
-        self.vectors, self._log_p = (
-            jax.jit(self._vectors),
-            jax.jit(self.log_probabilities),
-        )
+        self.vectors = jax.jit(self._vectors)
+        self._log_p = jax.jit(self.log_probabilities)
 
     def _vectors(self, params, ids: Array) -> Array:
-        """Return the input features (N, E) of N characters with the ids (N,)."""
         model = self.rebuild(params)
         if model.embedding is None:
             return jax.nn.one_hot(ids, self.trained.characters.size)
@@ -130,10 +127,8 @@ class TextNetwork(Network):
         )
 
     def frame(self, params, example: ReadText):
-        characters, ids = (
-            self.trained.characters.characters,
-            np.asarray(example.ids, np.int32),
-        )
+        characters = self.trained.characters.characters
+        ids = np.asarray(example.ids, np.int32)
         resets = (
             None
             if example.starts is None

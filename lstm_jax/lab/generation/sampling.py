@@ -1,14 +1,11 @@
 """Sampling of text from a character model: one compiled call draws all characters.
 
-The sampler has two modes, which differ in the characters that the model reads before
-each draw:
+The sampler has two modes:
 
 - "carried": the model reads the prompt before the first draw. It keeps its state, and
   then reads only the character that was drawn last.
-- "window": the model starts from its initial state, which is zero for all built-in
-  cells, and reads the last `length` characters of the text, as in the Keras example
-  lstm_text_generation. The characters that the model reads before a draw are called the
-  window of the draw.
+- "window": before each draw, the model starts from its initial state and reads the last
+  `length` characters of the text, as in the Keras example lstm_text_generation.
 
 If the prompt has at most `length` characters, both modes draw the same first character.
 
@@ -16,12 +13,11 @@ A character is drawn from softmax(log p / temperature), where p are the model's
 probabilities. At temperature 0 the likeliest character is drawn.
 
 In mode "window" the windows of successive draws overlap. The sampler keeps one state of
-the model for the window of each of the next `length` draws. These windows are the rows
-of a batch, so that one step of the model reads a new character into all of them. With
-`length` 3 and the text "abc", for example, the windows hold "abc", "bc" and "c" so far.
-If "d" is drawn, the window "abc" is dropped, and an empty window is added. One step
-with "d" then advances the three windows to "bcd", "cd" and "d". Thus a character costs
-one step with `length` rows per text, instead of `length` steps with one row.
+the model for the window of each of the next `length` draws, as the rows of a batch, and
+one step reads a new character into all of them. With `length` 3 and the text "abc", for
+example, the windows hold "abc", "bc" and "c" so far. If "d" is drawn, the window "abc"
+is dropped, an empty window is added, and one step advances the three to "bcd", "cd" and
+"d".
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
@@ -105,13 +101,12 @@ class Rules(NamedTuple):
     sampling, Holtzman et al. 2020). If 1, no character is excluded."""
 
 
-def check_ids(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
+def check_tokens(name: str, ids, vocabulary: int | None = None, axes: int = 1) -> Any:
     """Return character ids as a NumPy array of ints of at most 32 bits, after checking
     them. `name` stands for them in errors.
 
-    A tracer of JAX stays a tracer, and its values are not checked. Without a
-    `vocabulary` size V, no values are checked, and ids beyond int32 are clipped to its
-    range.
+    The values of a tracer are not checked. Without a `vocabulary` size V, no values are
+    checked, and ids beyond int32 are clipped to its range.
 
     Raises:
         InputError: if `ids` are not ints, do not have `axes` axes, or contain an id
@@ -149,10 +144,8 @@ def make_rules(
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is
             no int or is below 0, or `top_p` is not in (0, 1].
     """
-    temperature, top_k = (
-        check_number("temperature", temperature, Temperature),
-        check_number("top_k", top_k, CountOrNone),
-    )
+    temperature = check_number("temperature", temperature, Temperature)
+    top_k = check_number("top_k", top_k, CountOrNone)
     top_p = check_number("top_p", top_p, TopP)
     return Rules(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
 
@@ -178,10 +171,8 @@ def allowed_logits(logits: Logits, rules: Rules) -> Logits:
     scaled = logits.astype(jnp.float32) / rules.temperature
     # logits are compared, not log-probabilities, whose rounding makes different
     # characters equal at a high temperature
-    ordered, rank = (
-        jnp.sort(scaled, axis=-1, descending=True),
-        jnp.arange(scaled.shape[-1])[None],
-    )
+    ordered = jnp.sort(scaled, axis=-1, descending=True)
+    rank = jnp.arange(scaled.shape[-1])[None]
     p = jax.nn.softmax(ordered)
     # probability of all likelier characters; rounding lets it reach 1
     before = jnp.cumsum(p, axis=-1) - p
@@ -241,18 +232,14 @@ class Sampler:
     Args:
         rebuild: function that takes parameters and returns a `CharGenerator`.
         vocabulary: vocabulary size V.
-        mode: "carried" (the model keeps its state, and reads only the character that
-            was drawn last) or "window" (before each draw, the model starts from its
-            initial state and reads the last `length` characters of the text).
+        mode: "carried" or "window"; see the module.
         length: number of characters that the model reads before each draw in mode
             "window".
         mesh: device mesh over which the texts are sharded if their number is divisible
-            by the number of devices. If None, the texts are not sharded. The drawn
-            characters do not depend on the mesh.
+            by the number of devices. The drawn characters do not depend on it.
 
     Raises:
-        InputError: if `mode` is neither "carried" nor "window", or `length` is not an
-            int of at least 1.
+        InputError: if `mode` or `length` is not as described.
     """
 
     def __init__(
@@ -263,16 +250,12 @@ class Sampler:
         length: int = 40,
         mesh: Mesh | None = None,
     ):
-        mode, length = (
-            checked("mode", mode, Mode),
-            check_number("length", length, Count),
-        )
-        self.vocabulary, self.mode, self.length, self.mesh = (
-            vocabulary,
-            mode,
-            length,
-            mesh,
-        )
+        mode = checked("mode", mode, Mode)
+        length = check_number("length", length, Count)
+        self.vocabulary = vocabulary
+        self.mode = mode
+        self.length = length
+        self.mesh = mesh
         windows = length if mode == "window" else 1
 
         def read(model, ids, **options):
@@ -348,14 +331,10 @@ class Sampler:
         texts are drawn for each prompt, more than one only if there is a single prompt.
 
         Raises:
-            InputError: if `prompt` is not an array of ints with two axes, has no rows,
-                or contains an id outside the vocabulary, or if `samples` is not an int
-                of at least 1, or is above 1 although there are several prompts.
+            InputError: if `prompt` or `samples` is not as described.
         """
-        samples, prompt = (
-            check_number("samples", samples, Count),
-            check_ids("prompt", prompt, self.vocabulary, axes=2),
-        )
+        samples = check_number("samples", samples, Count)
+        prompt = check_tokens("prompt", prompt, self.vocabulary, axes=2)
         batch, size = prompt.shape
         require(
             batch >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more"

@@ -1,12 +1,10 @@
 """Scores of a text under a character model: the negative log-probability of each
 character given the characters before it, in nats.
 
-The model reads the text in one of the two modes of `sampling`. In mode "carried" it
-carries the recurrent state through the text. A long text is then divided into sections,
-called streams, which are read in parallel. In mode "window" the model predicts each
-character from a zero state and the `length` characters before it, as in the training of
-the Keras example lstm_text_generation. If fewer than `length` characters precede a
-character, it is predicted from all the characters before it.
+The model reads the text in one of the two modes of `sampling`. In mode "carried" a long
+text is divided into sections, called streams, which are read in parallel. In mode
+"window" the model predicts each character from a zero state and the `length` characters
+before it, or all of them if there are fewer.
 """
 
 from collections.abc import Callable
@@ -25,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from lstm_jax.base import sharding
 from lstm_jax.base.checks import Count, check_number, checked
 from lstm_jax.base.errors import require
-from lstm_jax.lab.generation.sampling import Mode, check_ids
+from lstm_jax.lab.generation.sampling import Mode, check_tokens
 from lstm_jax.lab.machine import processes
 from lstm_jax.recurrence import as_int32
 from lstm_jax.training.config import flatten
@@ -88,8 +86,7 @@ def _score(logits: Array, targets: Array) -> tuple[Array, Array]:
 
 
 class Scorer:
-    """Scorer of texts, which computes how probable each character of a text is under a
-    character model.
+    """Scorer of texts under a character model.
 
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
@@ -98,16 +95,13 @@ class Scorer:
         length: number of characters before the predicted character in a window.
 
     Raises:
-        InputError: if `mode` is neither "carried" nor "window", or `length` is not an
-            int of at least 1.
+        InputError: if `mode` or `length` is not as described.
     """
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
-        self.mode, self.length, self.mesh = (
-            checked("mode", mode, Mode),
-            check_number("length", length, Count),
-            mesh,
-        )
+        self.mode = checked("mode", mode, Mode)
+        self.length = check_number("length", length, Count)
+        self.mesh = mesh
         # each process reads the scores of all streams
         whole = sharding.replicated(mesh) if processes.several() else None
         self._initial_state = jax.jit(
@@ -140,11 +134,9 @@ class Scorer:
                 ids, resets=resets, state=state, deterministic=True
             )
 
-        self._window, self._score, self._hidden = (
-            make_predict(window, mesh),
-            score,
-            hidden,
-        )
+        self._window = make_predict(window, mesh)
+        self._score = score
+        self._hidden = hidden
 
     def _read(
         self, compiled: Callable, params, ids, count: int, starts, streams: int = 1
@@ -161,10 +153,8 @@ class Scorer:
         ids, last = np.asarray(ids, np.int32), len(ids) - 1
         read, targets = (ids[np.clip(positions + ahead, 0, last)] for ahead in (0, 1))
         resets = None if starts is None else np.isin(positions, starts)
-        arrays, parts = (
-            (read, resets, targets, (positions >= 0) & (positions < count)),
-            [],
-        )
+        arrays = (read, resets, targets, (positions >= 0) & (positions < count))
+        parts = []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, steps, size):
@@ -184,26 +174,23 @@ class Scorer:
         """Score the last character of each of N windows of L characters, whose ids are
         (N, L), given the other characters.
         """
-        return Scores(*self._window(params, check_ids("ids", ids, axes=2)))
+        return Scores(*self._window(params, check_tokens("ids", ids, axes=2)))
 
     def text(
         self, params, ids: Integer[ndarray, "N"], starts: ndarray | None = None
     ) -> Scores:
         """Compute the negative log-probability of each character of a text, given the
-        characters before it.
+        characters before it: the scores of the last N - 1 characters.
 
         In mode "carried", a text with at least `2 * STREAM` characters to score is read
-        in streams. Before its section, each stream reads the `WARM_UP` characters that
-        precede it.
-
-        `starts` are positions in the text before which the recurrent state is replaced
-        by zeros. In mode "window" they are ignored. The result has the scores of the
-        last N - 1 characters.
+        in streams, each of which first reads the `WARM_UP` characters that precede it.
+        `starts` are positions before which the recurrent state is then replaced by
+        zeros.
 
         Raises:
             InputError: if `ids` are not ints (N,), or if N is below 2.
         """
-        ids = check_ids("ids", ids)
+        ids = check_tokens("ids", ids)
         require(
             len(ids) >= 2,
             "text",
@@ -239,6 +226,6 @@ class Scorer:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of
         N characters, read in one pass; see `text`.
         """
-        ids = check_ids("ids", ids)
+        ids = check_tokens("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         return self._read(self._hidden, params, ids, len(ids), starts)

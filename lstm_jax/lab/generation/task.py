@@ -4,17 +4,21 @@ model, and scoring texts with the trained model.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from jax import Array, lax
 from numpy import ndarray
 
+from lstm_jax import convert
 from lstm_jax.base.checks import (
     MOST,
     Count,
@@ -31,23 +35,26 @@ from lstm_jax.base.writing import write_atomically
 from lstm_jax.cells import CELLS
 from lstm_jax.lab import task as base
 from lstm_jax.lab.files.digits import counted
+from lstm_jax.lab.files.mapped import MappedIds
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.config import GenerationConfig, WantedMode
 from lstm_jax.lab.generation.data import Characters, Corpus
 from lstm_jax.lab.generation.data.characters import UNKNOWN
 from lstm_jax.lab.generation.data.corpus import article_starts, cleaned_articles
-from lstm_jax.lab.generation.examples import (
-    stream_examples,
-    stream_objective,
-    window_examples,
-    window_objective,
-)
 from lstm_jax.lab.generation.model import CharGenerator
-from lstm_jax.lab.generation.sampling import Mode, Rules, Sampler, check_ids, make_rules
+from lstm_jax.lab.generation.sampling import (
+    Mode,
+    Rules,
+    Sampler,
+    check_tokens,
+    make_rules,
+)
 from lstm_jax.lab.generation.scores import Scorer, Scores, bits_and_perplexity
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.task import Metrics, initial_rngs, require_free
 from lstm_jax.training.config import flatten
+from lstm_jax.training.examples import Examples, permuted, shuffled, streams
+from lstm_jax.training.step import Objective
 
 CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
@@ -107,6 +114,130 @@ def reading_mode(config: GenerationConfig) -> Mode:
     return "window" if config.data.regime == "windows" else "carried"
 
 
+def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
+    def gather(text, numbers):
+        positions = (numbers * step)[:, None] + np.arange(
+            length + 1, dtype=numbers.dtype
+        )[None, :]
+        return text.take(positions, mode="clip").astype(np.int32)
+
+    return gather
+
+
+def window_examples(text: ndarray | MappedIds, length: int, step: int) -> Examples:
+    """Return the training examples of a text that is read in windows. Each epoch reads
+    the windows in random order.
+    """
+    count = data.some_windows(len(text), length, step)
+    streamed = _is_streamed(text)
+    return Examples(
+        text, count, _gather(length, step), shuffled if streamed else permuted, streamed
+    )
+
+
+def stream_examples(
+    text: ndarray | MappedIds,
+    length: int,
+    batch: int,
+    starts: ndarray | None = None,
+    noun: str = "character",
+) -> Examples:
+    """Return the training examples of a text that is read as streams."""
+    # the random shift is at most length - 1, and the last chunk needs one more
+    # character as target
+    needed = (batch + 1) * length
+    remedy = (
+        f"{batch} streams of {length} {noun}s need {needed}: give more text, a "
+        "smaller batch or length"
+    )
+    require(len(text) >= needed, "text", f"{len(text)} {noun}s", remedy)
+    count = (len(text) - length) // (length * batch) * batch
+    plan = partial(streams, length=length)
+    streamed = _is_streamed(text)
+    gather = _gather(length, 1)
+
+    def gather_both(arrays, numbers):
+        ids, resets = arrays
+        return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
+
+    if starts is None:
+        return Examples(text, count, gather, plan, streamed)
+    require(
+        not streamed,
+        "article_resets",
+        True,
+        "shards hold no beginnings of articles: read the text with input memory",
+    )
+    flags = np.zeros(len(text), bool)
+    flags[starts] = True
+    return Examples((text, flags), count, gather_both, plan)
+
+
+def _is_streamed(text: ndarray | MappedIds) -> bool:
+    # else a training step computes positions in int32
+    streamed = isinstance(text, MappedIds)
+    remedy = (
+        f"at most {MOST} fit in memory: write shards with lstm-jax data shard, "
+        "and read them with --input stream"
+    )
+    require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)
+    return streamed
+
+
+def _metrics(
+    logits: Array, targets: Array, weight: Array
+) -> tuple[Array, dict[str, Array]]:
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    # right is a target that is the first of the largest; over many words XLA computes
+    # this much faster than argmax
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    earlier = (
+        lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+        < targets[..., None]
+    )
+    correct = (
+        jnp.where(earlier, logits < chosen, logits <= chosen).all(-1).astype(nats.dtype)
+    )
+    loss, accuracy = (
+        (metric.reshape(len(weight), -1).mean(1) * weight).sum()
+        for metric in (nats, correct)
+    )
+    return loss, {"loss": loss, "accuracy": accuracy}
+
+
+def window_objective(rebuild: Callable) -> Objective:
+    """Return the training objective for windows: the cross-entropy, in nats, of the
+    character after each window.
+    """
+
+    def objective(params, ids, weight, key):
+        logits, _ = rebuild(params)(
+            ids[:, :-1], last=True, deterministic=False, rngs=key
+        )
+        return _metrics(logits, ids[:, -1], weight)
+
+    return objective
+
+
+def stream_objective(rebuild: Callable) -> Objective:
+    """Return the training objective for streams: the mean cross-entropy, in nats, of
+    each character given those before it.
+    """
+
+    def objective(params, batch, weight, key, state):
+        model = rebuild(params)
+        ids, resets = batch if isinstance(batch, tuple) else (batch, None)
+        h, state = model.hidden(
+            ids[:, :-1], resets=resets, state=state, deterministic=False, rngs=key
+        )
+        # with one axis for all steps, XLA need not transpose the gradient of the logits
+        logits = model.logits(jnp.swapaxes(h, 0, 1).reshape(-1, h.shape[-1]))
+        loss, metrics = _metrics(logits, ids[:, 1:].ravel(), weight)
+        return loss, (metrics, state)
+
+    return objective
+
+
 class Generation(base.Task[GenerationConfig, Corpus]):
     """Task that trains a model to predict the next character of a text, which it reads
     in windows or as streams; see `text_examples`.
@@ -137,11 +268,9 @@ class Generation(base.Task[GenerationConfig, Corpus]):
     def batch(self):
         size, length = self.config.train.batch_size, self.config.data.length
         ids = jax.ShapeDtypeStruct((size, length + 1), np.int32)
-        return (
-            (ids, jax.ShapeDtypeStruct((size, length), np.bool_))
-            if self.config.data.article_resets
-            else ids
-        )
+        if self.config.data.article_resets:
+            return (ids, jax.ShapeDtypeStruct((size, length), np.bool_))
+        return ids
 
     def data_bytes(self):
         # windows of the training text are never stored
@@ -192,7 +321,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
     def carry(self, model):
         return model.initial_state(self.config.train.batch_size) if self.stream else ()
 
-    def notes(self, run):
+    def notes(self, start):
         corpus, config = self.data, self.config
         copies = (
             f", {counted(corpus.copies, 'article')} left out of it as copies"
@@ -214,7 +343,7 @@ class Generation(base.Task[GenerationConfig, Corpus]):
             else f"windows every {config.data.step}"
         )
         yield (
-            f"{text}; {run.examples:,} {kind}; backend {run.backend}, "
+            f"{text}; {start.examples:,} {kind}; backend {start.backend}, "
             f"{counted(self.mesh.size, 'device')}"
         )
         yield from corpus.notes
@@ -245,10 +374,8 @@ class Generation(base.Task[GenerationConfig, Corpus]):
                 row for row in read_samples(run.samples) if row["epoch"] < record.epoch
             ]
             for number, temperature in enumerate(config.sample_temperatures):
-                key, rules = (
-                    jax.random.fold_in(draw_key, number),
-                    make_rules(temperature=temperature),
-                )
+                key = jax.random.fold_in(draw_key, number)
+                rules = make_rules(temperature=temperature)
                 drawn = sampler.generate(
                     params, key, prompt[None], config.sample_chars, rules
                 )
@@ -307,11 +434,11 @@ class Generation(base.Task[GenerationConfig, Corpus]):
         return self.scorer.windows(params, windows).metrics("validation_")
 
     def _score_held_out(self, params) -> Metrics:
-        return (
-            self.scorer.text(params, *self.split("validation")).metrics("validation_")
-            if self.monitor
-            else {}
-        )
+        if self.monitor:
+            return self.scorer.text(params, *self.split("validation")).metrics(
+                "validation_"
+            )
+        return {}
 
     def results(self, run, params):
         """Return the metrics of the whole held-out text, and a function that draws the
@@ -426,6 +553,20 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         characters = Characters.load(run.characters)
         return characters, make_model(config, characters.size)
 
+    def network(self):
+        from lstm_jax.lab.generation.page import TextNetwork
+
+        return TextNetwork(self)
+
+    def to_onnx(self):
+        data = self.config.data
+        settings = {
+            "mode": reading_mode(self.config),
+            "length": data.length,
+            "clean": data.clean,
+        }
+        return self._to_onnx(convert.generation_to_onnx, settings)
+
     def encode(
         self, text: str | bytes, clean: bool = False, unknown: str = ""
     ) -> ndarray:
@@ -436,8 +577,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             clean: whether to first convert the line ends of the text and clean it, as
                 was done with the training text.
             unknown: character of the vocabulary that replaces each character outside
-                it. If empty, such characters raise an error. No byte is outside a
-                vocabulary of bytes.
+                it. If empty, such characters raise an error.
 
         Raises:
             InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty
@@ -478,10 +618,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
                 {ord(character): unknown for character in known.unknown(shown)}
             )
         elif strange := known.unknown(shown):
-            cleaned, mapped = (
-                "treat the text as the run's own (clean=True, or --clean)",
-                "(unknown=' ', or --unknown ' ')",
-            )
+            cleaned = "treat the text as the run's own (clean=True, or --clean)"
+            mapped = "(unknown=' ', or --unknown ' ')"
             remedy = f"{cleaned}, or map them to a character that it knows {mapped}"
             raise InputError(
                 "characters that the run does not know",
@@ -502,14 +640,14 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         """Return the character ids of a text and the beginnings of its articles.
 
         The text is in files or folders (`paths`, with the column `text_column` of a
-        table) or is `text` itself. If neither is given, the held-out text of the run is
-        read. `encode` describes `clean` and `unknown`. At most `most` characters are
+        table) or is `text` itself; by default, it is the held-out text of the run.
+        `encode` describes `clean` and `unknown`. At most `most` characters are
         returned, or all for 0.
 
         Raises:
             InputError: if both `paths` and `text` are given, if the text cannot be read
-                or encoded, or if the held-out text is needed, but there is none or the
-                data of the run have changed.
+                or encoded, or if there is no held-out text or the data of the run have
+                changed.
         """
         require(
             text is None or not paths, "text", "given with files", "give one of the two"
@@ -531,10 +669,8 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             articles, space, _ = cleaned_articles(
                 paths, text_column, self.config.data.clean, self.characters.unit, clean
             )
-            ids, starts = (
-                self.encode(space.join(articles), unknown=unknown),
-                article_starts(articles),
-            )
+            ids = self.encode(space.join(articles), unknown=unknown)
+            starts = article_starts(articles)
             if self.characters.unit == "word":
                 starts = article_starts(
                     [self.encode(article) for article in articles], 0
@@ -548,11 +684,9 @@ class Trained(base.Trained[GenerationConfig, Characters]):
         """Return the mode in which to read text: "carried" or "window" as it is, and
         the mode of the training for "auto".
         """
-        return (
-            reading_mode(self.config)
-            if wanted == "auto"
-            else checked("mode", wanted, Mode)
-        )
+        if wanted == "auto":
+            return reading_mode(self.config)
+        return checked("mode", wanted, Mode)
 
     def rules(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
@@ -575,30 +709,21 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
         Args:
             prompt: character ids (P,) of the prompt. If P is 0, the model starts from
-                its zero state. If the prompt is longer than a window, the mode "window"
-                reads only its end.
+                its zero state. The mode "window" reads only the end of a longer prompt.
             chars: number of characters to draw for each text.
             rules: rules by which characters are drawn, as the method `rules` returns
                 them.
             seed: seed of the random draws; the same seed gives the same ids.
             samples: number of texts to draw, all of which continue the same prompt.
-            mode: "carried", "window", or "auto" for the mode of the training; see
-                `reading_mode`.
+            mode: "carried", "window", or "auto" for the mode of the training.
 
         Raises:
-            InputError: in one of these cases.
-
-                - `prompt` is not an array (P,) of ids of the vocabulary.
-                - `chars` is below 0, `samples` is below 1, or `seed` is outside 0 ..
-                  2**32 - 1. The three numbers must also be ints.
-                - `rules` are no `Rules`, or `mode` is unknown.
-                - There is not enough memory.
+            InputError: if an argument is not as described, or if there is not enough
+                memory.
         """
         prompt = self._known("prompt", prompt)
-        chars, samples = (
-            check_number("chars", chars, CountOrNone),
-            check_number("samples", samples, Count),
-        )
+        chars = check_number("chars", chars, CountOrNone)
+        samples = check_number("samples", samples, Count)
         seed = check_number("seed", seed, Seed)
         require(
             isinstance(rules, Rules),
@@ -606,11 +731,9 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             repr(rules),
             "give what the method rules returns",
         )
-        model, vocabulary, length = (
-            self.config.model,
-            self.characters.size,
-            self.config.data.length,
-        )
+        model = self.config.model
+        vocabulary = self.characters.size
+        length = self.config.data.length
         sampler = Sampler(self.rebuild, vocabulary, self.mode(mode), length, self.mesh)
         windows = length if sampler.mode == "window" else 1
         row = (
@@ -652,15 +775,12 @@ class Trained(base.Trained[GenerationConfig, Characters]):
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
-            mode: "carried", "window", or "auto" for the mode of the training; see
-                `reading_mode`.
-            starts: positions in the text before which the recurrent state is replaced
-                by zeros, as `read_text` returns them. They are ignored in mode
-                "window".
+            mode: "carried", "window", or "auto" for the mode of the training.
+            starts: positions before which the recurrent state is replaced by zeros, as
+                `read_text` returns them.
 
         Raises:
-            InputError: if N is below 2, if `ids` is not an array (N,) of ids of the
-                vocabulary, or if `mode` is unknown.
+            InputError: if N is below 2, or if an argument is not as described.
         """
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
@@ -682,7 +802,7 @@ class Trained(base.Trained[GenerationConfig, Characters]):
             repr(ids),
             "encode it first, with the method encode of the trained run",
         )
-        return check_ids(name, ids, self.characters.size)
+        return check_tokens(name, ids, self.characters.size)
 
 
 train, load = Generation.train, Trained.load

@@ -4,22 +4,11 @@ examples; see `inspection.window`.
 
 from lstm_jax.base.errors import require
 from lstm_jax.lab import task as base
-from lstm_jax.lab.forecast.page import SeriesNetwork
 from lstm_jax.lab.generation import task as generation
-from lstm_jax.lab.generation.page import TextNetwork
-from lstm_jax.lab.inspection.common import Network, Request
+from lstm_jax.lab.inspection.common import Request
 from lstm_jax.lab.inspection.window import Window
-from lstm_jax.lab.sentiment.page import ReviewNetwork
 
-__all__ = ["WINDOWS", "Request", "make_window"]
-
-WINDOWS: dict[str, type[Network]] = {
-    "sentiment": ReviewNetwork,
-    "generation": TextNetwork,
-    "forecast": SeriesNetwork,
-}
-"""Dict from the name of a task to the class that computes what a page about a run of
-the task shows."""
+__all__ = ["Request", "make_window"]
 
 
 def make_window(trained: base.Trained, request: Request | None = None) -> Window:
@@ -35,7 +24,7 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
             run's data are needed and have changed, or if the request has an option that
             only runs of text generation have.
     """
-    request, task = request or Request(), trained.config.task
+    request = request or Request()
     for name in ("text_column", "unknown"):
         given = getattr(request, name)
         require(
@@ -44,10 +33,4 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
             given,
             "leave it out: only runs of text generation have it",
         )
-    require(
-        task in WINDOWS,
-        "task",
-        task,
-        f"give a run of one of these: {', '.join(WINDOWS)}",
-    )
-    return WINDOWS[task](trained).window(request)
+    return trained.network().window(request)

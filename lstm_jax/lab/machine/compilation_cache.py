@@ -45,19 +45,16 @@ def compilation_cache_dir() -> Path:
 
 
 def keep_compiled() -> None:
-    """Enable JAX's persistent compilation cache in this process.
+    """Enable JAX's persistent compilation cache in this process, also for programs that
+    compile within a second.
 
-    Unless the environment variable JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set,
-    the cache also stores programs that compile within a second, which JAX does not
-    store by default. In three cases this function changes no setting of JAX:
+    In three cases this function changes no setting of JAX:
 
-    - The user has named a folder for the cache, or disabled the cache, by a setting of
-      JAX.
-    - The folder `compilation_cache_dir()` cannot be written, or others can write to it,
-      or the user has no home in which it could be.
+    - A setting of JAX names a folder for the cache, or disables it.
+    - The folder cannot be written, others can write to it, or the user has no home.
     - The default platform is the CPU, and XLA has printed a message or raised an error
-      when it loaded a small program that it had compiled. This test runs once for each
-      folder that `compilation_cache_dir()` returns, which stores its result.
+      when it loaded a small program that it had compiled. The folder stores the result
+      of this test.
     """
     if (
         not jax.config.values["jax_enable_compilation_cache"]

@@ -72,10 +72,7 @@ def exit_code() -> int:
 
 def terminable() -> contextlib.AbstractContextManager[None]:
     """Return a context manager within which SIGTERM raises `KeyboardInterrupt` and
-    makes `interrupted` true, as SIGINT does.
-
-    It must be used inside `keep_interrupts`. Outside the main thread the context
-    manager does nothing.
+    makes `interrupted` true, as SIGINT does in `keep_interrupts`.
     """
     return handled(_interrupt, signal.SIGTERM)
 
@@ -114,17 +111,15 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
     """Return a context manager within which no SIGINT is lost, and which ends this
     process when a second SIGINT or SIGTERM arrives.
 
-    A SIGINT raises `KeyboardInterrupt`, and the function `interrupted` returns true
-    from then on until the context ends. If Python has to ignore the
-    `KeyboardInterrupt`, as in a callback or in a method `__del__`, the exception is
-    raised again after `AGAIN` seconds. During the import of a compiled module, which
-    the exception could crash, it is postponed. Outside the main thread the context
-    manager does nothing. A process that ignores SIGINT goes on ignoring it.
+    A SIGINT raises `KeyboardInterrupt`, and `interrupted` returns true from then on. If
+    Python has to ignore the exception, as in a method `__del__`, or if it could crash
+    the import of a compiled module, it is raised again after `AGAIN` seconds. A process
+    that ignores SIGINT goes on ignoring it. Outside the main thread the context manager
+    does nothing.
 
     The second signal ends the process at once, with exit code 130, even while the main
-    thread runs compiled code. Only signals that have a handler in Python are counted.
-    Before the process ends, the functions that were given to `before_end` are called.
-    `finally` clauses are not executed.
+    thread runs compiled code, after the functions that were given to `before_end`. Only
+    signals that have a handler in Python are counted.
 
     Args:
         last: whether the process ends after the context. From then on, a SIGINT ends it

@@ -1,11 +1,9 @@
 """Functions for several processes that train one model together, on one machine or on
 several machines.
 
-The processes run the same program, on JAX's multi-controller runtime: each process has
-its own devices, and one mesh holds the devices of all processes. All processes must
-call the same compiled functions on this mesh in the same order. The functions of this
-module connect the processes, and tell all processes what only one process knows, for
-example that this process has failed or received a signal.
+The processes run the same program, on JAX's multi-controller runtime: each has its own
+devices, and one mesh holds the devices of all. The functions of this module connect the
+processes, and tell all of them what only one knows, for example that it has failed.
 """
 
 import contextlib
@@ -35,7 +33,7 @@ from numpy import ndarray
 
 from lstm_jax.base.errors import InputError, require, system_errors
 from lstm_jax.base.types import Ints
-from lstm_jax.lab.machine.process_config import Processes
+from lstm_jax.lab.config import Processes
 
 CONNECT_SECONDS = 60
 """Number of seconds that a process waits for the other processes when the run starts.
@@ -58,40 +56,35 @@ _LEFT = "lstm_jax/left/"
 
 def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     """Connect this process with the other processes that train the same model, by
-    `jax.distributed.initialize`.
+    `jax.distributed.initialize`, and return the completed `place`.
 
-    Call this function before JAX makes its first array. If neither `place` nor the
-    environment names several processes, nothing is done. If another process dies later,
-    this process prints the message of `LOST` and ends with exit code 2.
-
-    Returns:
-        The given `place`, whose missing fields are taken from the environment; see
-        `Processes.completed`.
+    Call it before JAX makes its first array. If neither `place` nor the environment
+    names several processes, nothing is done. If another process dies later, this
+    process prints the message of `LOST` and ends with exit code 2.
 
     Raises:
         InputError: if a field is missing or invalid, if the port is in use, or if not
             all processes have joined within `CONNECT_SECONDS`.
     """
-    found, managed = place.completed()
+    found = place.completed()
     if not (found.coordinator or found.processes > 1 or found.process > 0):
         return Processes("", 1, 0)
-    if not managed:
-        host, _, port = found.coordinator.rpartition(":")
-        require(
-            host and port.isdecimal() and 0 < int(port) < 2**16,
-            "coordinator",
-            found.coordinator,
-            "give HOST:PORT of process 0",
-        )
-        require(
-            found.processes >= 1,
-            "processes",
-            found.processes,
-            "give the number of processes, at least 1",
-        )
-        remedy = f"give 0 to {found.processes - 1}, another one to each process"
-        require(0 <= found.process < found.processes, "process", found.process, remedy)
-        _reach_coordinator(found)
+    host, _, port = found.coordinator.rpartition(":")
+    require(
+        host and port.isdecimal() and 0 < int(port) < 2**16,
+        "coordinator",
+        found.coordinator,
+        "give HOST:PORT of process 0",
+    )
+    require(
+        found.processes >= 1,
+        "processes",
+        found.processes,
+        "give the number of processes, at least 1",
+    )
+    remedy = f"give 0 to {found.processes - 1}, another one to each process"
+    require(0 <= found.process < found.processes, "process", found.process, remedy)
+    _reach_coordinator(found)
     # the training loop handles SIGTERM itself, on all processes at one step
     jax.config.update("jax_enable_preemption_service", False)
     errors: list[Exception] = []
@@ -99,10 +92,10 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     def connect():
         try:
             jax.distributed.initialize(
-                found.coordinator or None,
+                found.coordinator,
                 found.processes,
                 found.process,
-                cluster_detection_method=None if managed else "deactivate",
+                cluster_detection_method="deactivate",
                 initialization_timeout=2 * CONNECT_SECONDS,
                 heartbeat_timeout_seconds=SILENT_SECONDS,
                 shutdown_timeout_seconds=SILENT_SECONDS,
@@ -118,7 +111,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     for error in errors:
         remedy = "give the same number of processes to all, and another index to each"
         raise InputError(
-            f"coordinator {found.coordinator or 'of the manager'}",
+            f"coordinator {found.coordinator}",
             str(error).partition("\n")[0],
             remedy,
         ) from error
@@ -169,8 +162,8 @@ def leave(code: int) -> None:
     """End this process with an exit code after an error, which has been printed. In a
     run of one process, do nothing.
 
-    At the normal end of a program, JAX waits for all processes. It would print a dump
-    of its stack if one of them does not come.
+    At the normal end of a program, JAX waits for all processes, and prints a dump of
+    its stack if one does not come.
     """
     state = distributed.global_state
     if state.coordinator_address is None:
@@ -246,10 +239,8 @@ def count() -> int:
 
 def own_devices(devices: int, place: Processes) -> int:
     """Return the number of CPU devices of each process if all processes of `place`
-    together have `devices` of them. 0 stays 0.
-
-    Raises:
-        InputError: if `devices` is not a multiple of the number of processes.
+    together have `devices` of them, or raise an `InputError` if they cannot be divided.
+    0 stays 0.
     """
     remedy = f"give 0 (all), or a multiple of the {place.processes} processes"
     require(devices % place.processes == 0, "devices", devices, remedy)
@@ -269,21 +260,19 @@ def largest(*numbers: int) -> Ints:
 
 def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
     """Give a value to all processes, and return an iterator over the values of the
-    processes, in the order of their indices.
+    processes, in the order of their indices. It waits for each value; a signal
+    interrupts the wait.
 
     All processes must call this function together. The values go through the
-    coordination service of `jax.distributed`, which needs no devices. The iterator
-    waits for each value. A signal interrupts the wait.
+    coordination service of `jax.distributed`, which needs no devices.
 
     Raises:
         InputError: from the iterator, if a process has ended with an error, or has
             given no value within `seconds`.
     """
-    state, until, key = (
-        distributed.global_state,
-        time.monotonic() + seconds,
-        f"lstm_jax/{next(_rounds)}/",
-    )
+    state = distributed.global_state
+    until = time.monotonic() + seconds
+    key = f"lstm_jax/{next(_rounds)}/"
     client: Any = state.client
     client.key_value_set(f"{key}{state.process_id}", value)
 
@@ -343,8 +332,7 @@ def require_equal(values: Mapping[str, str], seconds: float = math.inf) -> None:
 
     Raises:
         InputError: on all processes, if a value of any process differs from that of
-            process 0, or if a process gives no values within `seconds`. The first name
-            in `values` with different values is named.
+            process 0, or if a process gives no values within `seconds`.
     """
     if not several():
         return

@@ -30,9 +30,9 @@ from lstm_jax.base.writing import (
     summed_json,
     write_atomically,
 )
-from lstm_jax.lab.config_files import CONFIGS, config_changes, shown_changes
-from lstm_jax.lab.names import with_current_names
+from lstm_jax.lab.config import config_changes, shown_changes
 from lstm_jax.lab.runs.commits import commit_of
+from lstm_jax.lab.tasks import TASKS
 
 if TYPE_CHECKING:  # the table of runs needs no JAX
     import jax
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # the table of runs needs no JAX
 FILES = (
     "config.json",
     "data.sha256",
-    *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files),
+    *dict.fromkeys(name for task in TASKS.values() for name in task.config.files),
 )
 """Names of all files that the predictions of a run can depend on. A run has only the
 files of its task."""
@@ -147,9 +147,7 @@ class RunFolder:
         with parsing(
             f"config {self.config}", "the run folder is damaged; name a new one"
         ):
-            changes = config_changes(
-                with_current_names(json.loads(self.config.read_bytes())), given
-            )
+            changes = config_changes(json.loads(self.config.read_bytes()), given)
         old, new = changes.get("train.epochs", (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
         # each step is then the same
@@ -333,8 +331,7 @@ def differences(old: Environment, new: Environment) -> list[str]:
     change the last bits of results.
     """
     old, new = (
-        with_current_names({**environment, **environment.get("versions", {})})
-        for environment in (old, new)
+        {**environment, **environment.get("versions", {})} for environment in (old, new)
     )
     names = [
         *_EVERYWHERE,

@@ -12,7 +12,7 @@ from lstm_jax.base.locks import held
 from lstm_jax.base.reading import locate, parsing
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.types import Values as Row
-from lstm_jax.lab.config_files import read_fields
+from lstm_jax.lab.config import read_fields
 from lstm_jax.lab.runs.folder import RunFolder
 
 _FACTS = (

@@ -32,10 +32,8 @@ def with_gradient(loss: Loss, params, vectors, *rest) -> tuple[Array, Array, Any
     """Return the loss, the logits, and the gradient of the loss with respect to the
     word vectors.
 
-    If JAX differentiates the returned loss with respect to `params` and `vectors`,
-    `loss` is not evaluated again: the derivatives and the returned gradient come from
-    the same forward and backward pass. The returned logits and the returned gradient
-    count as constants.
+    If JAX differentiates the loss, `loss` is not evaluated again. The returned logits
+    and the returned gradient count as constants.
     """
     return _forward(loss, params, vectors, *rest)[0]
 
@@ -64,11 +62,10 @@ def perturbation(
 ) -> Float[Array, "T B E"]:
     """Return the perturbation of the word vectors: for each text, size * s * g / |g|.
 
-    Here g is the gradient of the loss with respect to all word vectors of the text, |g|
-    its norm, and s the root mean square of the entries of these word vectors. Miyato et
-    al. normalise the word vectors so that s is about 1, and use the size 5. Padding (id
-    0) is not changed. `places` are the positions of packed texts, or None if each row
-    is one text.
+    Here g is the gradient of the loss with respect to all word vectors of the text, and
+    s the root mean square of their entries (about 1 in Miyato et al., who use the size
+    5). Padding (id 0) is not changed. `places` are the positions of packed texts, or
+    None if each row is one text.
     """
     real = (ids.T != 0).astype(vectors.dtype)
     values = jnp.stack(

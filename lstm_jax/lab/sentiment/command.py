@@ -25,7 +25,7 @@ from lstm_jax.lab.commands.common import (
 )
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.files.json_text import json_text
-from lstm_jax.lab.sentiment.config import SentimentConfig
+from lstm_jax.lab.sentiment.config import PRESETS, SentimentConfig
 
 MEANINGS = {
     "loss": "mean binary cross-entropy, nats",
@@ -57,6 +57,7 @@ class TrainSentiment(Train):
     validation accuracy in the study `best` of docs/studies.md. The models of this study
     are trained on the labelled reviews of IMDB alone."""
     following = "predict --text '...'"
+    presets = PRESETS
 
     def report(self, result):
         for part in ("test", "validation"):
@@ -145,10 +146,8 @@ class Predict(Command):
         require(all(map(str.strip, self.text)), "text", "empty", "give --text a review")
         from lstm_jax.lab.sentiment.data.reviews import read_texts
 
-        trained, texts = (
-            load_run("sentiment", self.run, self.dtype),
-            list[str | bytes](self.text),
-        )
+        trained = load_run("sentiment", self.run, self.dtype)
+        texts = list[str | bytes](self.text)
         if self.file is not None or not texts:
             texts += read_texts(
                 self.file or Path(STANDARD_INPUT),

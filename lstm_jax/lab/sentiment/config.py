@@ -161,7 +161,6 @@ class SentimentConfig(RunConfig):
     pretraining: PretrainingConfig = added(PretrainingConfig())
 
     def __post_init__(self):
-        super().__post_init__()
         epochs = self.pretraining.lm_epochs
         require(
             self.model.layers == 1 or not epochs,
@@ -190,3 +189,26 @@ class SentimentConfig(RunConfig):
                 "the last outputs of packed reviews are not merged by "
                 f"{model.merge}: {remedy}",
             )
+
+
+PRESETS = {
+    # the widest choice of the study `best`, whose results are in docs/studies.md
+    "best": SentimentConfig(
+        data=DataConfig(maxlen=400, packed=512, validation=0.15),
+        model=SentimentModelConfig(
+            units=256,
+            bidirectional=True,
+            pooling="mean+max",
+            dropout=0.3,
+            recurrent_dropout=0.0,
+            head_dropout=0.5,
+            adversarial=2.0,
+        ),
+        train=TrainConfig(
+            epochs=3, batch_size=16, learning_rate=2e-3, schedule="cosine"
+        ),
+        pretraining=PretrainingConfig(lm_epochs=6),
+    )
+}
+"""Dict from the name of each preset, a config that reaches a known result, to the
+config."""

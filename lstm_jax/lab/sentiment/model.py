@@ -58,11 +58,9 @@ class SentimentClassifier(nnx.Module):
             vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs
         )
         self.folded = False
-        self.pooling, self.word_dropout, self.head_dropout = (
-            config.pooling,
-            config.word_dropout,
-            config.head_dropout,
-        )
+        self.pooling = config.pooling
+        self.word_dropout = config.word_dropout
+        self.head_dropout = config.head_dropout
         self.recurrent = make_stack(
             config, config.embed, sequences=config.pooling != "last", rngs=rngs
         )
@@ -88,17 +86,15 @@ class SentimentClassifier(nnx.Module):
             vectors: word vectors (T, B, E). If None, they are looked up in the
                 embedding.
             packed: positions of several texts that are packed in each row, or None if a
-                row is one text. If texts are packed, a bidirectional model with the
-                pooling "last" must merge the outputs of its two directions by "concat".
+                row is one text.
             deterministic: whether to run without dropout; see `Recurrent.__call__`.
-            rngs: random streams or a key for the dropout masks, which may be None
-                unless word dropout or dropout of the head is applied.
+            rngs: random streams or a key for the dropout masks.
 
         Raises:
             InputError: if `ids` are not ints, if `rngs` is None and word dropout or
                 dropout of the head is applied, or if texts are packed and a
-                bidirectional model with the pooling "last" merges its directions in
-                another way than "concat".
+                bidirectional model with the pooling "last" does not merge its
+                directions by "concat".
         """
         # the recurrence runs over time, so the vectors are gathered with time as the
         # first axis; int32 has room for the token `DROPPED`
@@ -146,9 +142,6 @@ class SentimentClassifier(nnx.Module):
         return self.head(features)[..., 0]
 
     def _last_of_each(self, h: StepOutputs, packed: PackedPlaces) -> PackedOutputs:
-        """Return the last output of each packed text: the output of the last recurrent
-        layer when it has read the whole text.
-        """
         rows = jnp.arange(h.shape[1])[:, None]
         last = h[packed.last, rows]
         layer = self.recurrent.layers[-1]
@@ -168,21 +161,17 @@ class SentimentClassifier(nnx.Module):
     def _key(self, rngs: Source, number: int) -> Array:
         key = dropout_key(None, rngs)
         # layers fold in the smaller numbers
-        return (
-            jax.random.fold_in(key, len(self.recurrent.layers) + number)
-            if is_key(rngs)
-            else key
-        )
+        if is_key(rngs):
+            return jax.random.fold_in(key, len(self.recurrent.layers) + number)
+        return key
 
     def fold(self) -> "SentimentClassifier":
         """Replace the input kernels of the first recurrent layer by their products with
-        the embedding table, and return the model.
+        the embedding table, and return the model, which is changed in place.
 
-        The model is changed in place. For a cell with G gates and H units, the table
-        (V, E) times a kernel (E, G * H) is an array (V, G * H), in which row i is the
-        input projection of the word with id i. The layer then looks up this row instead
-        of multiplying the word vector by the kernel. Use the folded model without
-        dropout, since input dropout would drop whole words instead of features.
+        Row i of such a product (V, G * H), for a cell with G gates and H units, is the
+        input projection of the word with id i, which the layer then looks up. Use the
+        folded model without dropout, since input dropout would drop whole words.
 
         Raises:
             InputError: if the model is already folded.
@@ -224,9 +213,6 @@ def pool_packed(
 
 @jax.custom_jvp
 def _largest(h: StepOutputs, places: PackedPlaces) -> PackedOutputs:
-    """Return the maximum of each of the D outputs over the steps of each packed text;
-    see `pool_packed`.
-    """
     ids = places.segment_ids.T
     begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
 

@@ -64,9 +64,6 @@ class ReviewNetwork(Network):
         )[0]
 
     def verdicts(self, vectors: Array, params, ids: Array) -> Array:
-        """Return the logit of one review as an array (1,). The arguments are those of
-        the method `verdict`.
-        """
         return self.verdict(vectors, params, ids)[None]
 
     def outputs(self, vectors: Array, params, ids: Array) -> Array:
@@ -88,7 +85,6 @@ class ReviewNetwork(Network):
         )[:, 0, 0]
 
     def whole(self, params, ids: ndarray) -> float:
-        """Return the logit of the review."""
         return float(self._logits(params, ids[None])[0])
 
     def of_words(self, params, reviews: list[ndarray], length: int) -> ndarray:
@@ -141,10 +137,8 @@ class ReviewNetwork(Network):
         name, rows = held_out.popitem()
         logits, labels = self.trained.logits(rows), rows.targets
         margin = np.where(labels == 1, logits, -logits)
-        surest, worst = (
-            np.argsort(-margin)[: (margin > 0).sum()],
-            np.argsort(margin)[: (margin < 0).sum()],
-        )
+        surest = np.argsort(-margin)[: (margin > 0).sum()]
+        worst = np.argsort(margin)[: (margin < 0).sum()]
         orders = {
             "surest and right": surest,
             "most wrong": worst,
@@ -182,10 +176,8 @@ class ReviewNetwork(Network):
         without = verdict - self.without_each(params, example)
         norms = np.asarray(gradient_norms(self.outputs, vectors, params, ids))[:, words]
         if self.stepwise:
-            after, norms = (
-                np.asarray(self.outputs(vectors, params, ids), np.float64)[words],
-                norms[words],
-            )
+            after = np.asarray(self.outputs(vectors, params, ids), np.float64)[words]
+            norms = norms[words]
         else:
             after = self.of_words(
                 params, [example[words[: n + 1]] for n in range(len(words))], len(ids)

@@ -1,10 +1,9 @@
 """Pretraining of a sentiment classifier: a language model of the training reviews,
 which initialises the embedding and the recurrent layer.
 
-The loss of the language model is a sampled softmax (Jean et al. 2015): the softmax is
-over the correct word and a random sample of words that the whole batch shares. The
-sample is drawn in proportion to the frequencies of the words in the text, and the
-scores are corrected for these frequencies.
+The loss is a sampled softmax (Jean et al. 2015) over the correct word and a random
+sample of words that the whole batch shares. The sample is drawn in proportion to the
+frequencies of the words, for which the scores are corrected.
 
 B is the number of windows in a batch, L the number of words that the model reads in a
 window, K the number of sampled words, E the number of features of a word and V the
@@ -13,20 +12,26 @@ vocabulary size.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
+from lstm_jax.base.shapes import TokenIds
 from lstm_jax.base.types import Values
-from lstm_jax.lab.generation.language_model import WordLanguageModel
-from lstm_jax.lab.sentiment.config import SentimentConfig
+from lstm_jax.lab.model import make_stack
+from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.task import Training, initial_rngs
+from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
+from lstm_jax.layers.base import dropout_key, is_training
+from lstm_jax.recurrence.dropout import draw_mask
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import FitResult, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
@@ -41,15 +46,88 @@ CLIP, WARMUP = 1.0, 200
 learning rate grows to its peak."""
 
 
+class WordLanguageModel(nnx.Module):
+    """Word-level language model whose parameters initialise a sentiment classifier (Dai
+    & Le 2015).
+
+    The model predicts the next word and, if the classifier is bidirectional, also the
+    previous word. For each direction, a recurrent layer and a dense layer map the words
+    read so far to a vector (E,). The logit of a word is the inner product of this
+    vector and the embedding of the word, plus a bias of the word (tied weights).
+
+    The embedding and the recurrent layer have the names and shapes of those of a
+    `SentimentClassifier` with the same config, which must have one recurrent or
+    bidirectional layer.
+    """
+
+    def __init__(
+        self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs
+    ):
+        self.embedding = Embedding(vocabulary, config.embed, rngs=rngs)
+        self.dropout = config.dropout
+        self.recurrent = make_stack(config, config.embed, sequences=True, rngs=rngs)
+        directions = self.recurrent.layers[0].directions
+        self.project = nnx.List(
+            [
+                ClassifierHead(layer.output_features, config.embed, rngs=rngs)
+                for layer in directions
+            ]
+        )
+        self.head = TiedHead(vocabulary, rngs=rngs)
+
+    def __call__(
+        self,
+        ids: TokenIds,
+        *,
+        deterministic: bool | None = None,
+        rngs: Array | None = None,
+    ) -> list[tuple[Float[Array, "L B E"], Int[Array, "L B"]]]:
+        """Return a list with one pair per direction: vectors (L, B, E), and the ids (L,
+        B) of the words that the vectors should predict.
+
+        `ids` are the words (B, L + 1) of B windows. The forward direction reads the
+        first L of them. The backward direction reads the last L in reverse order, and
+        its arrays are in the order in which it reads.
+        """
+        words = ids.T
+        vectors = self.embedding(words, 1)
+        directions = self.recurrent.layers[0].directions
+        read = (slice(None, -1), slice(1, None))
+        # the backward layer returns its outputs in the order in which it reads
+        targets = (words[1:], words[:-1][::-1])
+        found = []
+        for number, (layer, project, steps, target) in enumerate(
+            zip(directions, self.project, read, targets, strict=False)
+        ):
+            key = None if rngs is None else jax.random.fold_in(rngs, number)
+            h: Any = layer(
+                vectors[steps],
+                tokens=words[steps],
+                deterministic=deterministic,
+                rngs=key,
+                time_major=True,
+                return_sequences=True,
+            )
+            h = h[0] if layer.return_state else h
+            if self.dropout and is_training(layer, deterministic):
+                # the layer draws its own masks from the key with 0 to 2 folded in
+                mask = draw_mask(
+                    jax.random.fold_in(dropout_key(None, key), 3),
+                    self.dropout,
+                    h.shape[1:],
+                    h.dtype,
+                )
+                h *= jnp.broadcast_to(mask[None], h.shape)
+            found.append((project(h), target))
+        return found
+
+
 class LanguageModel(Training):
     """Training of a word-level language model, which will initialise a sentiment
-    classifier.
-
-    It uses Adam, a cosine schedule and the seed of the sentiment run.
+    classifier, with Adam, a cosine schedule and the seed of the sentiment run.
 
     Args:
-        config: config of the sentiment run. Its section `pretraining` has the number of
-            epochs, the learning rate and the dropout rate.
+        config: config of the sentiment run.
         vocabulary: vocabulary size V.
         text: int word ids of the text.
         mesh: devices that a batch is sharded over.
@@ -120,12 +198,6 @@ class LanguageModel(Training):
         )
 
     def objective(self, rebuild):
-        """Return the training objective: the mean sampled cross-entropy of the words in
-        a batch, in nats; see `sampled_losses`.
-
-        A batch is a tuple of one array: the word ids (B, L + 1) of B windows, as
-        `cut_windows` returns them.
-        """
 
         def loss(params, batch, weight, key):
             of_sample, of_masks = jax.random.split(key)
@@ -142,8 +214,8 @@ class LanguageModel(Training):
     def evaluation(
         self, rebuild: Callable, windows: ndarray
     ) -> Callable[..., dict[str, float]]:
-        """Return a function from parameters to the validation loss: the loss of other
-        windows, with a fixed sample of words.
+        """Return a function from parameters to the loss of other windows, with a fixed
+        sample of words.
         """
         sample = self._draw_words(jax.random.key(0))
         predict = make_predict(
@@ -169,16 +241,11 @@ class LanguageModel(Training):
         sample: Array,
         key: Array | None = None,
     ) -> Array:
-        """Return the mean sampled cross-entropy (B,) of the words of each of B windows,
-        as the mean over the directions of the model.
-        """
         rows = jnp.zeros(len(ids), jnp.float32)
         found = model(ids, deterministic=key is None, rngs=key)
         for vectors, targets in found:
-            table, offset = (
-                model.embedding.embedding[...],
-                model.head.bias[...] - jnp.asarray(self.log_share),
-            )
+            table = model.embedding.embedding[...]
+            offset = model.head.bias[...] - jnp.asarray(self.log_share)
             rows += sampled_losses(vectors, targets, table, offset, sample).mean(
                 0
             ) / len(found)
@@ -196,14 +263,12 @@ def pretrain(
     """Train a word-level language model that will initialise a sentiment classifier,
     and return its parameters and metrics.
 
-    `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on
-    `held_out`, a text of two words or more, is computed after each epoch. `options` are
-    `checkpoints`, `resume`, `callbacks` and `console` of `run_epochs`. The parameters
-    of the embedding and of the recurrent layer have the same names as in a classifier.
+    See `LanguageModel`. The loss on `held_out`, a text of two words or more, is
+    computed after each epoch. `options` are `checkpoints`, `resume`, `callbacks` and
+    `console` of `run_epochs`.
 
     Raises:
         Interrupted: if SIGINT or SIGTERM arrives, also during the last training step.
-            The state has been saved if `checkpoints` is given.
     """
     task = LanguageModel(config, vocabulary, text, mesh)
     params, rebuild = task.functional
@@ -224,12 +289,11 @@ def pretrain(
 
 
 def cut_windows(text: ndarray) -> ndarray:
-    """Return the N windows of a text as ints (N, L + 1): L words to read, and one more
-    word because each word predicts the next.
+    """Return the N windows of a text of two words or more as ints (N, L + 1): L words
+    to read, and one more word because each word predicts the next.
 
-    L is `LENGTH`. The last word of a window is the first word of the next one. The
-    words at the end of the text that fill no window are left out. The text must have at
-    least two words. If it has at most L words, it is returned as one shorter window.
+    The last word of a window is the first word of the next one. Words at the end that
+    fill no window are left out. A text of at most L words is one shorter window.
     """
     length = min(LENGTH, len(text) - 1)
     return np.lib.stride_tricks.sliding_window_view(
@@ -243,11 +307,10 @@ def sampled_losses(
     """Return the cross-entropies (..., B), in nats, of a softmax over the correct word
     and the sampled words.
 
-    The score of a word at a position is the inner product of the position's vector
-    (..., B, E) and the word's row of the table (V, E), plus the word's `offset` (V,):
-    its bias minus the logarithm of its frequency in the text from which the words were
-    sampled. A sampled word that is also the correct word is left out of the sampled
-    words at this position. `targets` (..., B) and `sample` (K,) are ids.
+    The score of a word is the inner product of the position's vector (..., B, E) and
+    the word's row of the table (V, E), plus its `offset` (V,): its bias minus the
+    logarithm of its frequency. A sampled word that is the correct word is left out.
+    `targets` (..., B) and `sample` (K,) are ids.
     """
     correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[
         targets

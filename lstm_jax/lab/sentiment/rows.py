@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
-from lstm_jax.lab.generation.sampling import check_ids
+from lstm_jax.lab.generation.sampling import check_tokens
 from lstm_jax.lab.sentiment import data
 from lstm_jax.lab.sentiment.config import SentimentConfig
 from lstm_jax.lab.sentiment.data import EncodedReviews, EncodedSplit, PaddedReviews
@@ -151,11 +151,9 @@ def pack_reviews(
     row, start, steps = packed.where.T
     column = packed.segment_ids[row, start] - 1
     shape = len(packed.x), int(column.max()) + 1
-    first, last, labels = (
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-        np.full(shape, NONE, np.int32),
-    )
+    first = np.zeros(shape, np.int32)
+    last = np.zeros(shape, np.int32)
+    labels = np.full(shape, NONE, np.int32)
     first[row, column], last[row, column], labels[row, column] = (
         start,
         start + steps - 1,
@@ -197,8 +195,7 @@ def rows_of(
     """Return the reviews of a split as a model reads them: padded or truncated to the
     same length, or packed in rows.
 
-    `mapped` says whether word ids in files stay there until a batch needs them, or are
-    read into memory.
+    If `mapped` is true, word ids in files stay there until a batch needs them.
     """
     shape = config.data.maxlen, config.data.padding, config.data.truncating
     if config.data.packed:
@@ -212,12 +209,11 @@ def rows_of(
 
 
 def padded_ids(ids, vocabulary: int) -> ndarray:
-    """Return the word ids (B, T) of B padded reviews as a NumPy array of int32.
-
-    An `InputError` is raised unless `ids` are ints from 0 to `vocabulary` - 1 with the
-    shape (B, T), where T is 1 or more.
+    """Return the word ids (B, T) of B padded reviews as a NumPy array of int32, or
+    raise an `InputError` unless they are ints from 0 to `vocabulary` - 1, where T is 1
+    or more.
     """
-    array = check_ids("ids", ids, vocabulary, axes=2)
+    array = check_tokens("ids", ids, vocabulary, axes=2)
     require(
         array.shape[1] > 0, "ids", array.shape, "give ints (B, T), where T is 1 or more"
     )
@@ -228,10 +224,9 @@ def split_reviews(
     encoded: EncodedReviews, config: SentimentConfig
 ) -> tuple[EncodedSplit, EncodedSplit | None]:
     """Cut a validation split from the training reviews, and return the training split
-    and the validation split.
+    and the validation split, or None.
 
-    The two splits share no movie and no text. The validation split is None if the
-    config sets its size to 0.
+    The two splits share no movie and no text.
     """
     train = encoded.train
     if not config.data.validation:
@@ -260,8 +255,8 @@ def padded_rows(encoded: EncodedReviews, config: SentimentConfig) -> Splits:
 def encoded_reviews(
     config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None
 ) -> EncodedReviews:
-    """Return the tokenised reviews that a config names. If the reviews are in the
-    cache, they are read from there.
+    """Return the tokenised reviews that a config names, from the cache if they are
+    there.
 
     `on_progress` is called with a description of the current stage, the number of
     finished stages and the number of all stages.

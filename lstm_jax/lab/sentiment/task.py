@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 from numpy import ndarray
 
+from lstm_jax import convert
 from lstm_jax.base.checks import as_tuple, frozen
 from lstm_jax.base.errors import check_class, require
 from lstm_jax.base.reading import parsing
@@ -51,8 +53,10 @@ from lstm_jax.lab.sentiment.rows import (
     split_reviews,
 )
 from lstm_jax.lab.task import initial_rngs
+from lstm_jax.layers.products import set_products
 from lstm_jax.training.callbacks import metrics_file, print_row
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
+from lstm_jax.training.parts import functional
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.step import Objective, row_sparse
 
@@ -84,10 +88,8 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     """Return the training objective: the mean binary cross-entropy of the reviews, in
     nats.
 
-    If `adversarial`, the size of the adversarial perturbation of the word vectors (see
-    `perturbation`), is above 0, the mean binary cross-entropy of perturbed reviews with
-    the same dropout masks is added. The metrics are those of the reviews without
-    perturbation.
+    If `adversarial` is above 0, that of the reviews with a `perturbation` of this size
+    and the same dropout masks is added. The metrics are those without perturbation.
 
     A batch is a pair (ids, labels) with the shapes (B, T) and (B,), or a triple (ids,
     labels, places) of packed reviews; see `PackedRows`.
@@ -111,10 +113,8 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
         )
         rest = ids, labels, places, each, key
         if adversarial:
-            table, vectors = (
-                jax.typeof(params[EMBEDDING]),
-                rebuild(params).embedding(ids.T, 1),
-            )
+            table = jax.typeof(params[EMBEDDING])
+            vectors = rebuild(params).embedding(ids.T, 1)
             others = {
                 name: param for name, param in params.items() if name != EMBEDDING
             }
@@ -144,9 +144,7 @@ def make_logits(
     rebuild: Callable, mesh: Mesh, fold: bool | None = None
 ) -> Callable[[Any, ndarray], ndarray]:
     """Return a compiled function logits(params, ids) that computes the logits (N,) of N
-    reviews, without dropout.
-
-    `ids` (N, T) holds T word ids for each review.
+    reviews with the word ids (N, T), without dropout.
 
     `fold` says whether to fold the model (see `SentimentClassifier.fold`). If None,
     only for more reviews than the vocabulary has words.
@@ -287,7 +285,7 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
     def objective(self, rebuild):
         return objective(rebuild, self.config.model.adversarial)
 
-    def notes(self, run):
+    def notes(self, start):
         held = "".join(
             f"{rows.count:,} {'test' if name == 'test' else 'held out'}, "
             for name, rows in self.splits.held_out().items()
@@ -299,9 +297,9 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
             )
         yield (
             f"{counted(self.splits.train.count, 'training review')}, "
-            f"{held}backend {run.backend}, {counted(self.mesh.size, 'device')}"
+            f"{held}backend {start.backend}, {counted(self.mesh.size, 'device')}"
         )
-        if not row_sparse(self.table, run.optimizer, self.functional.params):
+        if not row_sparse(self.table, start.optimizer, self.functional.params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
     def check_memory(self):
@@ -513,9 +511,8 @@ def draw_figures(
 ) -> None:
     """Draw a reliability curve and an embedding map into the folder of a run.
 
-    The embedding map needs 3 common words (see `WordSpace.common`) and word vectors
-    with 2 entries. `scored` holds the logits (N,) and labels (N,) of N reviews of the
-    split `split`, or is None.
+    `scored` holds the logits (N,) and labels (N,) of N reviews of the split `split`, or
+    is None. The map needs 3 common words and word vectors with 2 entries.
     """
     if scored is not None:
         metrics = binary_metrics(*scored)
@@ -550,6 +547,27 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
     def _open(run, config):
         vocabulary = Vocabulary.load(run.vocabulary)
         return vocabulary, make_model(config, vocabulary.size)
+
+    def network(self):
+        from lstm_jax.lab.sentiment.page import ReviewNetwork
+
+        return ReviewNetwork(self)
+
+    def to_onnx(self):
+        data, model = self.config.data, self.config.model
+        settings = {
+            "padding": data.padding,
+            "truncating": data.truncating,
+            "maxlen": data.packed or data.maxlen,
+        }
+        return self._to_onnx(
+            convert.sentiment_to_onnx,
+            settings,
+            merge=model.merge,
+            pooling=model.pooling,
+            # a packed review has no padding
+            skip_padding=model.mask_zero or data.packed > 0,
+        )
 
     def reviews(self) -> EncodedReviews:
         """Load the reviews that the run was trained on, or raise an `InputError` if
@@ -604,18 +622,14 @@ class Trained(base.Trained[SentimentConfig, Vocabulary]):
 def evaluate(
     trained: Trained, reviews: EncodedReviews | None = None, split: str = "test"
 ) -> BinaryMetrics:
-    """Return the metrics of a trained model on one split of its reviews.
+    """Return the metrics of a trained model on one split of its reviews: "train",
+    "validation" or "test".
 
-    `split` is "train", "validation" or "test". If `reviews` is None, the reviews that
-    the config of the run names are loaded.
+    If `reviews` is None, the reviews that the config of the run names are loaded.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `split` is unknown, or the reviews do not have this split.
-            - `reviews` are no tokenised reviews, or their vocabulary differs from that
-              of the run.
-            - `reviews` is None, and the data of the run have changed.
+        InputError: if the reviews do not have this split, or have another vocabulary
+            than the run, or if the data of the run have changed.
     """
     require(
         split in ("train", "validation", "test"),
@@ -647,6 +661,50 @@ def evaluate(
         f"{' or '.join(['train', *splits.held_out()])}",
     )
     return binary_metrics(trained.logits(rows), rows.targets)
+
+
+def make_server(
+    model: SentimentClassifier, dtype: str | None = None
+) -> Callable[[ndarray], ndarray]:
+    """Return a function logits(ids) that computes the logits (B,) of the word ids (B,
+    T) of B reviews in one compiled call, as a server needs it for a few reviews at a
+    time.
+
+        trained = sentiment.load("runs/sentiment")
+        logits = make_server(trained.rebuild(trained.params))
+
+    The model is folded (see `SentimentClassifier.fold`): for V words, H units and G
+    gates, a table of V * G * H numbers per direction replaces a matrix product. JAX
+    compiles the function for each shape of `ids`. `dtype` is that of the matrix
+    products, "float32", "bfloat16" or "int8", or None for that of `model`, which is not
+    changed.
+
+    Raises:
+        InputError: if `model` is no `SentimentClassifier`, or already folded. The
+            returned function raises it unless `ids` are integers (B, T) from 0 to V -
+            1, where T is at least 1.
+    """
+    remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
+    check_class("model", model, SentimentClassifier, remedy)
+    vocabulary, folded = model.embedding.embedding.shape[0], nnx.clone(model)
+    folded.eval()
+    if dtype is not None:
+        set_products(folded, dtype)
+    # no longer read, so it need not stay in memory
+    folded.fold().embedding.embedding = nnx.Param(jnp.zeros((0, 0)))
+    params, rebuild = functional(folded)
+    given = list(params.values())
+
+    # each argument of a compiled call takes some tenths of a microsecond, and a dict
+    # takes longer than a flat list
+    @jax.jit
+    def compiled(ids, *given):
+        return rebuild(dict(zip(params, given, strict=True)))(ids, deterministic=True)
+
+    def logits(ids):
+        return np.asarray(compiled(padded_ids(ids, vocabulary), *given))
+
+    return logits
 
 
 train, load = Sentiment.train, Trained.load

@@ -24,20 +24,18 @@ from lstm_jax.base.errors import check_choice, parsing, require
 from lstm_jax.base.locks import locked
 from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.sweep.configs import is_config
-from lstm_jax.lab.sweep.executors import EXECUTORS, FAILED, Work
-from lstm_jax.lab.sweep.identity import (
+from lstm_jax.lab.sweep.configs import (
     Run,
     import_name,
-    items_of,
+    is_config,
     require_importable,
     run_id,
     source_commit,
     source_digest,
 )
+from lstm_jax.lab.sweep.executors import EXECUTORS, FAILED, Work, divide, run_group
 from lstm_jax.lab.sweep.rows import Row, read_rows, record
-from lstm_jax.lab.sweep.together import divide, run_group
-from lstm_jax.training.config import config_values, flatten
+from lstm_jax.training.config import flatten
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 """Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of
@@ -58,70 +56,51 @@ def run(
     """Run the configs that have no row yet, and return the rows of all configs, in the
     order of the configs.
 
-    A config that already has a row is skipped, unless its run has failed and `retry` is
-    true. A warning is given if a skipped run has failed, or if the source code of the
-    function has changed since the row of a skipped run was written.
+    A warning is given if a skipped run has failed, or if the source code of the
+    function has changed since its row was written.
 
     Args:
         function: function that takes a config, executes its run and returns a dict from
-            the name of each result to its value. It may be a class method, but not a
-            lambda or a method of an instance. Put all values on which the results
-            depend into the config: the id of a run (see `run_id`) covers only the
-            config and the name of the function.
+            the name of each result to its value; no lambda and no method of an
+            instance. The results may depend on the config alone.
         configs: instances of a frozen dataclass. Configs with the same id count as one
-            run. A row in the file counts for a config only if it names the class of the
-            config, or no class.
-        path: file with one row (a JSON object) per line. Rows are only appended. The
-            file is created, before the first run, if it does not exist. Floats that are
-            not finite are written in the form of Python's json module: NaN, Infinity or
-            -Infinity.
+            run.
+        path: file with one row (a JSON object) per line, to which rows are appended.
+            Floats that are not finite are written as NaN, Infinity or -Infinity.
         where: executor of the runs: "here", "processes" or "slurm".
         workers: number of processes or Slurm jobs at the same time. 0 means one process
             per GPU or TPU chip or, without any, per core, and all jobs at once.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
         per_job: largest number of runs that one process or Slurm job executes, one
-            after another. 0 means any number in a process, and one in a job. A new
-            process, or job, pays for its start and for compilation.
+            after another. 0 means any number in a process, and one in a job.
         together: name of a field, or names of several. Configs that differ only in
-            these fields are run together, as one item of work, by one call of
-            `function` under `jax.vmap`; see `lstm_jax.lab.sweep`.
+            these fields are run by one call of `function` under `jax.vmap`; see
+            `lstm_jax.lab.sweep`.
 
     Returns:
         a list of dicts with the keys "id" (id of the run), "run" (name of the
-        function), "code" (digest of the function's source code), "class" (name of the
-        config's class), "config", "status", "result" or, for a failed run, "error",
-        "seconds" (duration of the run), and "about", which older rows lack. "about" is
-        a dict of texts: "commit" of the checkout with the function's file ("" without
-        one, followed by "+" if Python files have changed since); "python", "jax" and
-        "lstm_jax" (versions); "date" of the end in UTC; "device", the number and the
-        kind of the devices if the run has imported JAX; and the environment variables
-        that select devices. Runs that were run together also have "together" (their
-        number), and "seconds" is the duration divided by it.
+        function), "code" (digest of its source code), "class" (name of the config's
+        class), "config", "status", "result" or, for a failed run, "error", "seconds"
+        (duration), and "about": the commit of the function's checkout (followed by "+"
+        if Python files have changed since), the versions of Python, JAX and lstm_jax,
+        the date of the end in UTC, the devices, and the environment variables that
+        select them. Runs that were run together also have "together" (their number), by
+        which "seconds" is divided.
 
     Raises:
         InputError: in one of these cases.
 
-            - The function is a lambda or a method of an instance, or has no name.
-            - A config is not an instance of a dataclass, or has a value that cannot be
-              written as JSON.
-            - Two configs have the same id, but different classes or dict keys of
-              different types.
-            - `where` is not a key of `EXECUTORS`, or `workers` or `per_job` is
-              negative.
+            - The function, a config or an argument is not as described above, or two
+              configs with the same id have different classes.
             - Another process executes the same configs, or `workers` is larger than the
               number of GPUs or TPU chips.
-            - `together` names no field of numbers, or the function needs the value of
-              the field; see `lstm_jax.lab.sweep`.
             - The file cannot be written, or has a row that no sweep has written.
-            - `where` is "processes", and another process cannot import the function or
-              the class of a config.
-            - `where` is "slurm", and submitit is not installed, or does not accept
-              `options`, or Slurm refuses the jobs.
-            - A process of a sweep imports a script that calls `run` at its top level.
+            - Another process cannot import the function or the class of a config.
+            - submitit is not installed, or does not accept `options`, or Slurm refuses
+              the jobs.
 
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM.
-            Runs that have not ended have no rows.
     """
     configs = list(configs)
     importing = "called while a run's process imports its function"
@@ -158,11 +137,9 @@ def run(
     if where == "processes":
         require_importable(function, configs)
     # absolute, since a run may change the working folder
-    path, wanted, code = (
-        Path(path).absolute(),
-        _by_id(function, configs),
-        source_digest(function),
-    )
+    path = Path(path).absolute()
+    wanted = _by_id(function, configs)
+    code = source_digest(function)
     found, others = _found(path, wanted)
     failed = {key for key, row in found.items() if row["status"] == FAILED}
     edited = (
@@ -298,25 +275,14 @@ def _by_id(function: Run, configs: Iterable) -> Values:
     wanted: Values = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
-        one, other = (
-            f"{import_name(type(item))} with keys {_key_types(config_values(item))}"
-            for item in (first, config)
-        )
-        remedy = "run each class in a call of its own, and give keys of one type"
+        one, other = import_name(type(first)), import_name(type(config))
         require(
-            one == other, "configs with the same values", f"{one} and {other}", remedy
+            one == other,
+            "configs with the same values",
+            f"{one} and {other}",
+            "run each class in a call of its own",
         )
     return wanted
-
-
-def _key_types(value) -> list[str]:
-    """Return the names of the types of all keys of the dicts in a value, in the order
-    of the keys as texts.
-    """
-    items = sorted(items_of(value).items(), key=lambda item: str(item[0]))
-    return [
-        name for key, item in items for name in (type(key).__name__, *_key_types(item))
-    ]
 
 
 def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
@@ -348,10 +314,8 @@ def _found(path: Path, wanted: Mapping) -> tuple[dict[str, Row], int]:
 
 def existing_rows(function: Run, configs: Iterable, path: AnyPath) -> list[Values]:
     """Return the rows in the file `path` that earlier runs of `function` on the given
-    configs have written, in the order of the configs.
-
-    A config without a row is left out. If a config has several rows, the last row is
-    returned. Errors are those of `run`.
+    configs have written: the last row of each config that has one, in the order of the
+    configs. Errors are those of `run`.
     """
     return list(_found(Path(path), _by_id(function, configs))[0].values())
 
@@ -360,11 +324,9 @@ def table(rows: Iterable[Mapping]) -> tuple[list[str], list[list]]:
     """Return the rows of a sweep as a table, which is a pair (names of the columns,
     list of lines).
 
-    A line is the list of the values of one row, one value for each column. If the row
-    has no value for a column, the line contains "". The columns are id, status, the
-    fields of the config, the results, error and seconds. If a field has the name id,
-    status, error or seconds, its column is named `config.NAME`. If a result has one of
-    these four names or the name of a field, its column is named `result.NAME`.
+    The columns are id, status, the fields of the config, the results, error and
+    seconds; a missing value is "". A field with the name of another column is named
+    `config.NAME`, a result `result.NAME`.
     """
     parts = [
         {

@@ -35,15 +35,12 @@ from lstm_jax.base.locks import folder_lock
 from lstm_jax.base.types import Values as Row
 from lstm_jax.base.writing import write_atomically
 
-Outcomes = Generator[tuple[Sequence[Row], str], None, None]
+Measured = Generator[tuple[Sequence[Row], str], None, None]
 """Rows of each item that has been measured, and the line to print for it."""
 Item = TypeVar("Item")
 
 
 def _require_rows(path: Path):
-    """Raise `InputError` if the path exists but is not a regular file, or if the first
-    byte of the file cannot begin a row.
-    """
     if path.exists():
         heads = (b"", b"\x1f") if path.suffix == ".gz" else (b"", b"{", b"\n")
         require(
@@ -117,7 +114,7 @@ def append_rows(path: Path, *rows: Row) -> None:
 
 
 def record(
-    path: Path, title: str, total: int, outcomes: Outcomes, tally: object = None
+    path: Path, title: str, total: int, outcomes: Measured, tally: object = None
 ) -> None:
     """Append results to a file as they arrive, print their lines, and show a progress
     bar on a terminal.

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax import LSTMState, convert
+from lstm_jax import convert
 from lstm_jax.lab.generation.config import GenerationModelConfig
 from lstm_jax.lab.generation.model import CharGenerator
 from lstm_jax.training.parts import functional
@@ -56,11 +56,9 @@ def test_logits_of_a_row_that_is_skipped():
     A call without `last` computes the logits at each step of this row from zeros
     instead of h.
     """
-    model, ids, mask = (
-        _model(layers=2),
-        jnp.array([[1, 2, 3], [4, 5, 6]]),
-        jnp.array([[True] * 3, [False] * 3]),
-    )
+    model = _model(layers=2)
+    ids = jnp.array([[1, 2, 3], [4, 5, 6]])
+    mask = jnp.array([[True] * 3, [False] * 3])
     _, state = model(ids)
     all_steps, _ = model(ids, mask=mask, state=state)
     last, _ = model(ids, mask=mask, state=state, last=True)
@@ -100,29 +98,3 @@ def test_logits_of_what_is_hidden_are_the_model_s(config):
     by_hand = np.asarray(hidden, np.float64) @ kernel + np.linspace(-1, 1, 7)
     assert_close(jnp.swapaxes(wanted, 0, 1), by_hand, 1e-6)
     assert_close(states, same, 1e-6)
-
-
-def test_remat_changes_no_value():
-    """Logits, final states and gradients are equal with and without `remat`, with
-    dropout of one-hot ids and a given initial state.
-    """
-    ids = jax.random.randint(jax.random.key(1), (3, 9), 0, 7)
-
-    def results(remat):
-        params, rebuild = functional(
-            _model(dropout=0.3, dropout_masks="variational", remat=remat)
-        )
-        state = [LSTMState(jnp.full((3, 6), 0.1), jnp.full((3, 6), 0.2))]
-
-        def loss(params):
-            logits, last = rebuild(params)(
-                ids, state=state, deterministic=False, rngs=jax.random.key(2)
-            )
-            return (logits**2).sum() + sum((part.c**2).sum() for part in last), (
-                logits,
-                last,
-            )
-
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-
-    assert_close(results(4), results("none"), "float32")

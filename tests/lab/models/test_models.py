@@ -288,35 +288,6 @@ def test_variants(options: dict) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    "compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"
-)
-@pytest.mark.parametrize(
-    "options",
-    [*VARIANTS[3:5], {"word_dropout": 0.4}, {"dropout": 0.0, "pooling": "mean"}],
-    ids=str,
-)
-def test_words_that_come_again(options: dict) -> None:
-    """If words occur repeatedly, the compiled backend has the loss and gradients of the
-    reference, on one device and on two.
-
-    For each row, the compiled backend multiplies a word vector by the kernel only once,
-    and uses the product at all positions of the word.
-    """
-    ids = jnp.asarray(np.random.default_rng(1).integers(0, 5, (B, 20), dtype=np.int32))
-    found = []
-    for backend, devices in (("reference", 1), ("compiled", 1), ("compiled", 2)):
-        with sharding.on(sharding.make_mesh(devices)):
-            found.append(
-                value_and_gradients(
-                    small(**options, backend=backend), ids, rngs=jax.random.key(0)
-                )
-            )
-    assert_close(found[1], found[0], "float32")
-    assert_close(found[2], found[0], "float32")
-
-
 @pytest.mark.skipif(
     "compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"
 )
@@ -357,25 +328,6 @@ def test_dropped_words_share_no_token_with_a_word(
     assert_close(*found, "float32")
 
 
-def test_gradients_by_words_at_their_places() -> None:
-    """Gradients with respect to the word vectors equal those of the reference backend
-    at each position, as saliency needs them.
-    """
-    ids = jnp.asarray([[3, 1, 3, 3, 2, 1]], jnp.int32)
-    model = small(dropout=0.0, recurrent_dropout=0.0)
-
-    def gradients(model: SentimentClassifier) -> jax.Array:
-        return jax.grad(
-            lambda vectors: model(ids, vectors=vectors, deterministic=True)[0]
-        )(model.embedding(ids.T))
-
-    assert_close(
-        gradients(model),
-        gradients(small(dropout=0.0, recurrent_dropout=0.0, backend="reference")),
-        "float32",
-    )
-
-
 @pytest.mark.slow(
     keep=["1-{'bidirectional': True, 'layers': 2", "2-{'mask_zero': True}"]
 )
@@ -399,10 +351,8 @@ def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
     )
     np.testing.assert_array_equal(chosen, folded)
     few = ids[: V // 2]
-    choose, apart = (
-        sentiment.make_logits(made.rebuild, mesh),
-        sentiment.make_logits(made.rebuild, mesh, False),
-    )
+    choose = sentiment.make_logits(made.rebuild, mesh)
+    apart = sentiment.make_logits(made.rebuild, mesh, False)
     np.testing.assert_array_equal(choose(made.params, few), apart(made.params, few))
 
 
@@ -420,20 +370,4 @@ def test_masked_padding_is_not_read() -> None:
     )
     assert not np.allclose(
         probabilities(reading, padded), probabilities(reading, padded[:, 3:]), rtol=1e-5
-    )
-
-
-def test_a_key_in_numpy(unchecked: None) -> None:
-    """The logits are the same whether a raw key is given as a NumPy array or as a JAX
-    array.
-
-    The key draws the masks of the layers, of word dropout and of the dropout of the
-    head.
-    """
-    model, key = (
-        small(layers=2, word_dropout=0.3, head_dropout=0.3),
-        jax.random.PRNGKey(3),
-    )
-    np.testing.assert_array_equal(
-        model(jnp.asarray(IDS), rngs=np.asarray(key)), model(jnp.asarray(IDS), rngs=key)
     )

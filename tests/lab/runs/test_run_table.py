@@ -14,7 +14,7 @@ from command_line import assert_error
 
 import lstm_jax
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.config_files import to_json
+from lstm_jax.lab.config import to_json
 from lstm_jax.lab.forecast.config import ForecastConfig, ForecastModelConfig
 from lstm_jax.lab.generation.config import GenerationConfig
 from lstm_jax.lab.runs.folder import RunFolder
@@ -181,9 +181,9 @@ def test_damaged_runs(name, content, state, problem, folder):
                 for name, part in json.loads(to_json(GenerationConfig())).items()
                 if name != "task"
             },
-            "interrupted",
-            "generation",
-            "",
+            "foreign",
+            None,
+            "not of a run",
         ),
     ],
 )

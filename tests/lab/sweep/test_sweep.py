@@ -12,13 +12,10 @@ import platform
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import jax
 import made_sweep
@@ -38,7 +35,7 @@ from made_sweep import (
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab import sweep
 from lstm_jax.lab.runs.commits import commit_of
-from lstm_jax.lab.sweep import executors, identity
+from lstm_jax.lab.sweep import configs, executors
 from lstm_jax.lab.sweep.rows import read_rows
 from lstm_jax.training.config import TrainConfig
 
@@ -104,7 +101,7 @@ def test_the_classes_of_inner_configs_count():
         Nested(Adam(), more=(Adam(),)),
     ]
     # all classes are the usual ones
-    assert identity.other_classes(Optional(Inner(), (Inner(),)), Optional()) == {}
+    assert configs.other_classes(Optional(Inner(), (Inner(),)), Optional()) == {}
     assert len({sweep.run_id(made_sweep.show, config) for config in wanted}) == len(
         wanted
     )
@@ -116,8 +113,8 @@ def test_the_classes_of_inner_configs_count():
     needed = dataclasses.make_dataclass(
         "Needed", [("inner", Inner), ("other", "Inner")], frozen=True
     )(Inner(2.0), Inner())
-    assert identity.other_classes(needed, needed) == {}
-    assert identity.other_classes(Nested(Adam()), Nested()) == {
+    assert configs.other_classes(needed, needed) == {}
+    assert configs.other_classes(Nested(Adam()), Nested()) == {
         "optimizer": "made_sweep:Adam"
     }
 
@@ -150,52 +147,18 @@ def test_configs_of_two_classes_with_equal_values(tmp_path):
     assert [sweep.existing_rows(made_sweep.show, [kind()], path) for kind in kinds] == [
         [row] for row in read_rows(path)
     ]
-    keys: list[Any] = [{1: 0.1}, {"1": 0.1}]
     for call in (sweep.run, sweep.existing_rows):
         with pytest.raises(
             InputError,
-            match=r"^configs with the same values: made_sweep:Sgd .* made_sweep:Adam ",
+            match=r"^configs with the same values: made_sweep:Sgd .* made_sweep:Adam",
         ):
             call(made_sweep.show, [Sgd(0.2), Sgd(0.2), Sgd(), Adam()], path)
-        with pytest.raises(
-            InputError, match=r"^configs with the same values: .*int.* and .*str"
-        ):
-            call(made_sweep.show, [Sgd(rate) for rate in keys], path)
     old = [
         {name: value for name, value in row.items() if name != "class"}
         for row in read_rows(path)
     ][:1]
     path.write_text(json.dumps(old[0]) + "\n")
     assert [sweep.run(made_sweep.show, [kind()], path) for kind in kinds] == [old, old]
-
-
-@dataclass(frozen=True)
-class Locking:
-    """Config with an attribute that is no field and cannot be copied."""
-
-    rates: dict[str, list[float]] = field(default_factory=lambda: {"rate": [0.5]})
-
-    def __post_init__(self):
-        object.__setattr__(self, "lock", threading.Lock())
-
-
-def test_a_run_that_changes_its_config(tmp_path):
-    """The row of a run that changes a dict in its config, and then fails or not,
-    contains the config from before the run.
-    """
-
-    def run(config):
-        with config.lock:
-            return {"rate": config.rates["rate"].pop()}
-
-    wanted = [Locking(), Locking({"rate": []})]
-    rows = sweep.run(run, wanted, tmp_path / "rows.jsonl")
-    assert [row.get("result") for row in rows] == [{"rate": 0.5}, None]
-    assert (
-        [row["config"]["rates"] for row in rows]
-        == [config.rates for config in wanted]
-        == [{"rate": [0.5]}, {"rate": []}]
-    )
 
 
 @pytest.mark.parametrize("where", ["here", "processes"])
@@ -308,10 +271,11 @@ def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path):
 
 
 def test_rows_of_an_edited_function(tmp_path):
-    path, wanted = (
-        tmp_path / "rows.jsonl",
-        [Config(0, "", str(tmp_path / "log")), Config(2, "", str(tmp_path / "log"))],
-    )
+    path = tmp_path / "rows.jsonl"
+    wanted = [
+        Config(0, "", str(tmp_path / "log")),
+        Config(2, "", str(tmp_path / "log")),
+    ]
     rows = sweep.run(made_sweep.score, wanted, path)
     assert sweep.run(made_sweep.score, wanted, path) == rows  # without a warning
     edited = path.read_text().replace(rows[0]["code"], "0123456789abcdef")

@@ -4,7 +4,6 @@ cannot be imported, unusual results, and SIGTERM.
 
 import functools
 import gzip
-import json
 import math
 import signal
 import subprocess
@@ -70,20 +69,6 @@ def test_a_file_that_cannot_be_written_is_found_before_the_first_run(name, tmp_p
         ):
             with pytest.raises(InputError, match=f"^{message}"):
                 call(wrong)
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_rows_through_a_link(name, tmp_path):
-    """If the path of the rows is a link, the file to which the link leads is written,
-    and the link stays.
-    """
-    (tmp_path / name).symlink_to(Path("folder") / name)
-    rows = sweep.run(nothing, [Config(1), Config(2)], tmp_path / name)
-    assert [row["result"] for row in rows] == [{"score": 1.0}] * 2
-    assert (tmp_path / name).is_symlink()
-    content = (tmp_path / "folder" / name).read_bytes()
-    lines = (gzip.decompress(content) if name.endswith(".gz") else content).splitlines()
-    assert [json.loads(line) for line in lines] == rows
 
 
 SCALARS = [
@@ -315,11 +300,9 @@ def test_a_script_without_a_guard(thread, tmp_path):
 
 
 def test_a_sweep_within_a_run(tmp_path):
-    inner, outer, handler = (
-        tmp_path / "inner.jsonl",
-        tmp_path / "outer.jsonl",
-        signal.getsignal(signal.SIGTERM),
-    )
+    inner = tmp_path / "inner.jsonl"
+    outer = tmp_path / "outer.jsonl"
+    handler = signal.getsignal(signal.SIGTERM)
     (row,) = sweep.run(
         made_sweep.nest, [Config(log=str(inner))], outer, "processes", workers=1
     )
@@ -344,10 +327,8 @@ def test_a_signal_leaves_no_process(number, tmp_path):
     """SIGINT and SIGTERM end a sweep at once: its processes are killed, and not waited
     for, and their runs have no rows.
     """
-    log, command = (
-        tmp_path / "log",
-        [sys.executable, made_sweep.__file__, str(tmp_path), "endless"],
-    )
+    log = tmp_path / "log"
+    command = [sys.executable, made_sweep.__file__, str(tmp_path), "endless"]
     with subprocess.Popen(
         command,
         env=ENVIRONMENT,

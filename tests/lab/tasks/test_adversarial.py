@@ -51,10 +51,8 @@ def test_perturbation_of_padded_reviews_by_hand():
         )
     )
     for n, length in enumerate(LENGTHS):
-        own, towards = (
-            vectors[:length, n].astype(np.float64),
-            gradient[:length, n].astype(np.float64),
-        )
+        own = vectors[:length, n].astype(np.float64)
+        towards = gradient[:length, n].astype(np.float64)
         want = (
             0.7
             * np.sqrt((own**2).mean())
@@ -150,12 +148,10 @@ def test_dropout_rows_and_devices(devices):
             rngs=nnx.Rngs(0),
         )
     )
-    ids, labels, weight, key = (
-        jnp.asarray(IDS),
-        jnp.asarray(LABELS),
-        jnp.asarray(WEIGHT),
-        jax.random.key(5),
-    )
+    ids = jnp.asarray(IDS)
+    labels = jnp.asarray(LABELS)
+    weight = jnp.asarray(WEIGHT)
+    key = jax.random.key(5)
     batch = ids, labels
     objective = sentiment.objective(made.rebuild, 0.5)
 
@@ -190,52 +186,3 @@ def test_dropout_rows_and_devices(devices):
     assert float(loss) == pytest.approx(
         float(cross_entropy(vectors) + cross_entropy(vectors + change)), rel=1e-5
     )
-
-
-def test_no_derivative_of_order_2_is_asked_for():
-    """The adversarial objective does not differentiate a backward pass, because some
-    backends have no second derivative.
-
-    The backward pass of the model in this test raises an error if it is differentiated.
-    """
-
-    @jax.custom_jvp
-    def once(x):
-        return x
-
-    @once.defjvp
-    def _refuse(primals, tangents):
-        raise AssertionError("asked for a derivative of order 2")
-
-    @jax.custom_vjp
-    def guarded(vectors):
-        return vectors
-
-    guarded.defvjp(
-        lambda vectors: (vectors, None), lambda _, cotangent: (once(cotangent),)
-    )
-
-    def rebuild(params):
-        class Model:
-            def embedding(self, ids, axis):
-                return params[EMBEDDING][ids]
-
-            def __call__(self, ids, vectors, **_):
-                return (params["weight"] * guarded(vectors)).sum((0, 2))
-
-        return Model()
-
-    batch, weight = (
-        (jnp.asarray(IDS), jnp.asarray(LABELS)),
-        jnp.full(len(LABELS), 1 / len(LABELS)),
-    )
-    params = {
-        "weight": jnp.asarray(0.3),
-        EMBEDDING: jnp.asarray(RNG.normal(size=(V, E)), jnp.float32),
-    }
-    gradient = jax.grad(
-        lambda params: sentiment.objective(rebuild, 0.5)(
-            params, batch, weight, jax.random.key(0)
-        )[0]
-    )(params)
-    assert all(np.abs(array).max() > 1e-4 for array in jax.tree.leaves(gradient))

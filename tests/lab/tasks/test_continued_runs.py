@@ -155,41 +155,8 @@ def test_more_epochs_change_the_steps_of_a_schedule(series, tmp_path):
         )
 
 
-def written_by_an_older_version(run, section, **fields):
-    """Change fields in the config of a run to values that this version would refuse."""
-    written = json.loads((run / "config.json").read_text())
-    written[section] |= fields
-    (run / "config.json").write_text(json.dumps(written))
-    RunFolder(run).accept()
-
-
-def test_settings_without_effect_that_older_versions_let_pass(run, series):
-    """A run whose config has settings that only older versions accept can be loaded and
-    resumed.
-
-    These settings are a final learning rate with a constant schedule, and a string in a
-    field for a bool.
-    """
-    written_by_an_older_version(run, "train", final_learning_rate=1e-4)
-    written_by_an_older_version(run, "data", gaps="false")  # a text is true
-    assert forecast.load(run).config == CONFIG
-    resumed = forecast.train(
-        trained_for(3), run, data=series, resume=True, figures=False
-    )
-    assert [row["epoch"] for row in resumed.rows] == [1, 2, 3]
-    assert forecast.load(run).config.train == override(CONFIG.train, {"epochs": 3})
-    written = json.loads((run / "config.json").read_text())
-    assert (written["train"]["final_learning_rate"], written["data"]["gaps"]) == (
-        0.0,
-        True,
-    )
-
-
 @pytest.mark.slow
 def test_a_patience_without_held_out_text(tmp_path):
-    """A run with a patience but without a validation split cannot be begun. If an older
-    version has begun it, it can be resumed.
-    """
     (tmp_path / "text.txt").write_text(made_texts.TEXT)
     plain = made_texts.small_config(
         tmp_path / "text.txt",
@@ -204,9 +171,3 @@ def test_a_patience_without_held_out_text(tmp_path):
             InputError, match=r"^patience: 3; early stopping needs a validation split"
         ):
             generation.train(idle, tmp_path / "run", resume=resume, figures=False)
-    generation.train(plain, tmp_path / "run", figures=False)
-    written_by_an_older_version(tmp_path / "run", "train", patience=3)
-    assert (
-        len(generation.train(idle, tmp_path / "run", resume=True, figures=False).rows)
-        == 2
-    )

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +32,9 @@ from made_texts import (
 )
 
 from lstm_jax.base.errors import InputError, Interrupted
-from lstm_jax.lab.config_files import to_json
+from lstm_jax.lab.config import to_json
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import GenerationConfig
-from lstm_jax.lab.generation.data import Characters
 from lstm_jax.lab.generation.sampling import Sampler
 from lstm_jax.lab.runs.folder import RunFolder
 from lstm_jax.training import loop
@@ -428,34 +426,6 @@ NOT_WRITTEN = {
 def test_errors(call, subject, trained):
     with pytest.raises(InputError, match=f"^{subject}"):
         call(trained)
-
-
-def test_the_model_as_a_module(trained):
-    model = trained.model
-    np.testing.assert_array_equal(model.head.kernel[...], trained.params["head/kernel"])
-    model.head.kernel[...] *= 0
-    assert trained.model.head.kernel[...].any(), (
-        "a later access returns a changed module"
-    )
-
-
-@pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])
-def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
-    """`encode` with `clean=True` converts line ends as the setting `clean` of the run
-    says.
-
-    The setting "exact" keeps line ends. The others replace each line end by a line
-    feed. "source" then replaces line feeds by spaces.
-    """
-    config = replace(trained.config, data=replace(trained.config.data, clean=recipe))
-    known = replace(trained, config=config, own=Characters.of(TEXT + "\r\n"))
-    wanted = {"source": "the cat sat", "exact": "the cat\r\nsat\r"}.get(
-        recipe, "the cat\nsat\n"
-    )
-    assert (
-        known.characters.decode(known.encode("the cat\r\nsat\r", clean=True)) == wanted
-    )
-    assert known.characters.decode(known.encode("the cat\r\n")) == "the cat\r\n"
 
 
 def test_read_text(trained, tmp_path):

@@ -82,10 +82,8 @@ def test_logits_and_gradients_are_those_of_each_review_alone(reviews, options):
     The test repeats this with word vectors of zeros, for which max pooling has many
     equal maxima and divides the gradient among them.
     """
-    rows, options = (
-        pack_reviews(reviews.test, 60),
-        options | {"dropout": 0.0, "recurrent_dropout": 0.0},
-    )
+    rows = pack_reviews(reviews.test, 60)
+    options = options | {"dropout": 0.0, "recurrent_dropout": 0.0}
     (params, rebuild), (_, alone) = (
         made_model(reviews, mask_zero=mask, **options) for mask in (False, True)
     )
@@ -174,10 +172,8 @@ def test_a_run_trains_on_packed_reviews(config, tmp_path):
         sentiment.evaluate(trained).accuracy == result.rows[-1]["test_accuracy"] > 0.6
     )
     texts = ["the film was good", "the film was dull and bad", ""]
-    together, alone = (
-        trained.probabilities(texts),
-        [trained.probabilities([text])[0] for text in texts],
-    )
+    together = trained.probabilities(texts)
+    alone = [trained.probabilities([text])[0] for text in texts]
     assert together == pytest.approx(alone, abs=1e-6)
     assert together[0] > together[1]
 

@@ -35,14 +35,10 @@ def test_sampled_losses_by_hand():
     """The log of the share of a word is subtracted from its score, and the correct word
     counts once.
     """
-    table, bias = (
-        RNG.normal(size=(V, E)).astype(np.float32),
-        RNG.normal(size=V).astype(np.float32),
-    )
-    vectors, targets = (
-        RNG.normal(size=(5, E)).astype(np.float32),
-        np.asarray([0, 3, 6, 3, 1]),
-    )
+    table = RNG.normal(size=(V, E)).astype(np.float32)
+    bias = RNG.normal(size=V).astype(np.float32)
+    vectors = RNG.normal(size=(5, E)).astype(np.float32)
+    targets = np.asarray([0, 3, 6, 3, 1])
     share = np.asarray([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1])
     logits = (
         vectors.astype(np.float64) @ table.T.astype(np.float64) + bias - np.log(share)

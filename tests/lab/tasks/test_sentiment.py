@@ -13,7 +13,7 @@ from tables import BACKENDS
 
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab import task as base
-from lstm_jax.lab.config_files import to_json
+from lstm_jax.lab.config import to_json
 from lstm_jax.lab.inspection import embedding_space, figures
 from lstm_jax.lab.runs.folder import environment
 from lstm_jax.lab.sentiment import task as sentiment
@@ -80,10 +80,8 @@ def test_a_map_of_words_gets_the_most_frequent_first(trained, tmp_path, monkeypa
     )
     trained.words.draw(tmp_path / "map.png", words=12)
     ((plane, words, shares, *_),) = seen
-    (share, count), ids = (
-        trained.words.statistics,
-        [trained.words.index[word] for word in words],
-    )
+    share, count = trained.words.statistics
+    ids = [trained.words.index[word] for word in words]
     scores = np.abs(share - 0.5) * np.sqrt(count)
     assert (count[ids].tolist(), shares.tolist()) == (
         sorted(count[ids], reverse=True),
@@ -150,14 +148,9 @@ def test_probabilities_by_hand(trained):
     assert trained.probabilities([]).shape == (0,)
 
 
-def test_a_run_of_an_older_version_is_read_and_sealed_by_resuming_it(
-    run, trained, tmp_path
-):
+def test_a_run_without_a_manifest_is_sealed_by_resuming_it(run, trained, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "copy")
     (folder / "manifest.json").unlink()
-    config = json.loads((folder / "config.json").read_text())
-    assert config.pop("task") == "sentiment"  # older versions did not write it
-    (folder / "config.json").write_text(json.dumps(config))
     old = sentiment.load(folder)
     assert [note.split(":")[0] for note in old.notes] == [
         f"run {folder} has no manifest.json, as runs of older versions"
@@ -281,18 +274,3 @@ def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
                 tmp_path / "odd",
                 data=sentiment.encoded_reviews(still),
             )
-
-
-def test_padded_rows(run):
-    reviews = sentiment.encoded_reviews(run[1])
-    splits = sentiment.padded_rows(
-        reviews,
-        override(
-            run[1], {"data.maxlen": 5, "data.padding": "post", "data.truncating": "pre"}
-        ),
-    )
-    for own, split in ((splits.train, reviews.train), (splits.test, reviews.test)):
-        np.testing.assert_array_equal(
-            own.ids, split.padded(5, "post", "pre"), strict=True
-        )
-        np.testing.assert_array_equal(own.labels, split.labels, strict=True)

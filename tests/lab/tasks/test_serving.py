@@ -13,7 +13,7 @@ from flax import nnx
 from lstm_jax import InputError, native
 from lstm_jax.lab.sentiment.config import SentimentModelConfig
 from lstm_jax.lab.sentiment.model import SentimentClassifier
-from lstm_jax.lab.sentiment.serving import make_server
+from lstm_jax.lab.sentiment.task import make_server
 from lstm_jax.layers.products import set_products
 from lstm_jax.training.parts import functional
 

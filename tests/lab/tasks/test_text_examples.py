@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.config import GenerationModelConfig
-from lstm_jax.lab.generation.examples import (
+from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.lab.generation.task import (
     stream_examples,
     stream_objective,
     window_examples,
     window_objective,
 )
-from lstm_jax.lab.generation.model import CharGenerator
 from lstm_jax.training.parts import functional
 
 V = 7
@@ -193,10 +193,8 @@ def test_streams_are_reset_where_articles_begin():
                 s - at for s in starts if at <= s < at + 5
             ]
     params, model, rebuild = made_model()
-    ids, everywhere = (
-        jax.random.randint(jax.random.key(2), (4, 6), 0, V),
-        jnp.ones((4, 5), bool),
-    )
+    ids = jax.random.randint(jax.random.key(2), (4, 6), 0, V)
+    everywhere = jnp.ones((4, 5), bool)
     state = jax.tree.map(lambda part: part + 0.5, model.initial_state(4))
     loss, (metrics, _) = stream_objective(rebuild)(
         params, (ids, everywhere), WEIGHT, KEY, state

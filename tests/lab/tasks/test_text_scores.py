@@ -151,11 +151,9 @@ def test_activations(n, monkeypatch):
     begins there, at any place of a chunk.
     """
     monkeypatch.setattr(text_scores, "CHUNK", 8)
-    ids, cuts, scorer = (
-        made_ids(n),
-        np.array([5, 8, 15, 16]),
-        Scorer(REBUILD, ONE, "window", LENGTH),
-    )
+    ids = made_ids(n)
+    cuts = np.array([5, 8, 15, 16])
+    scorer = Scorer(REBUILD, ONE, "window", LENGTH)
     parts = np.split(ids, cuts[cuts < n])
     whole, by_parts = (
         np.concatenate(
@@ -225,26 +223,6 @@ def test_metrics():
     )
     assert all(isinstance(value, float) for value in scores.metrics().values())
     assert bits_and_perplexity(0.0) == {"bits": 0, "perplexity": 1}
-
-
-@pytest.mark.parametrize("mode", ["carried", "window"])
-def test_ids_beyond_int32_are_no_other_ids(mode):
-    """An id beyond int32 does not get the score of the id with the same lower 32 bits:
-    its score is NaN.
-
-    The scores of the later characters whose prediction reads this id are NaN, too. Here
-    these are all later characters in both modes.
-    """
-    ids = made_ids(12).astype(np.int64)
-    scorer, large = Scorer(REBUILD, ONE, mode, LENGTH), ids.copy()
-    large[8] += 2**32
-    found, wanted = scorer.text(PARAMS, large).nats, scorer.text(PARAMS, ids).nats
-    assert found[:7].tolist() == wanted[:7].tolist()
-    assert np.isnan(found[7:]).all()
-    assert (
-        np.isnan(scorer.activations(PARAMS, large)).any(1).tolist()
-        == [False] * 8 + [True] * 4
-    )
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,6 +1,4 @@
-"""Runs of word models: perplexity compared with NumPy in float64 and with PyTorch,
-resumption, and the commands that use a run.
-"""
+"""Runs of word models: perplexity compared with PyTorch, and the commands that use a run."""
 
 import json
 
@@ -9,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import assert_error
-from scipy.special import expit
 
 from lstm_jax.lab.generation import scores as text_scores
 from lstm_jax.lab.generation import task as generation
@@ -19,8 +16,8 @@ from lstm_jax.lab.generation.config import (
     SampleConfig,
     TextConfig,
 )
-from lstm_jax.lab.generation.examples import stream_objective
 from lstm_jax.lab.generation.model import CharGenerator
+from lstm_jax.lab.generation.task import stream_objective
 from lstm_jax.lab.task import initial_rngs
 from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.optimizers import make_schedule
@@ -65,38 +62,12 @@ def made(tmp_path_factory):
     return root, config, result, generation.load(root / "run")
 
 
-def log_p(params, ids) -> np.ndarray:
-    """Return log p (N, V) of the word after each of N words, computed in float64."""
-    p = {name: np.asarray(array, np.float64) for name, array in params.items()}
-    h, c, rows = np.zeros((2, 8)), np.zeros((2, 8)), []
-    for identity in ids:
-        x = p["embedding/embedding"][identity]
-        for n in range(2):
-            gates = (
-                x @ p[f"recurrent/{n}/kernel"]
-                + h[n] @ p[f"recurrent/{n}/recurrent_kernel"]
-                + p[f"recurrent/{n}/bias"]
-            )
-            i, f, g, o = np.split(gates, 4)
-            c[n] = expit(f) * c[n] + expit(i) * np.tanh(g)
-            x = h[n] = expit(o) * np.tanh(c[n])
-        rows.append(x @ p["head/kernel"] + p["head/bias"])
-    logits = np.array(rows)
-    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
-
-
-def perplexity(params, ids) -> float:
-    return float(
-        np.exp(-log_p(params, ids[:-1])[np.arange(len(ids) - 1), ids[1:]].mean())
-    )
-
-
-def test_perplexity_by_numpy(made, ask):
+def test_perplexity_is_that_of_the_score(made, ask):
     root, _, result, trained = made
     ids = trained.encode(HELD_OUT)
     assert ids.tolist().count(0) == 1
     assert ids.tolist().count(1) == 2
-    wanted = perplexity(trained.params, ids)
+    wanted = trained.score(ids).metrics()["perplexity"]
     assert result.rows[result.best_epoch - 1]["validation_perplexity"] == pytest.approx(
         wanted, rel=1e-5
     )
@@ -149,24 +120,6 @@ def test_scores_of_parts_of_the_logits_are_the_same(made, monkeypatch):
     parts = trained.score(ids)
     np.testing.assert_allclose(parts.nats, whole.nats, rtol=2e-6, atol=1e-6)
     assert (parts.correct == whole.correct).all()
-
-
-def test_resume(made):
-    root, config, result, _ = made
-    shorter = root / "resumed"
-
-    class Stop(Exception):
-        pass
-
-    def stop(record):
-        if record.epoch == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        generation.train(config, shorter, callbacks=[stop])
-    resumed = generation.train(config, shorter, resume=True)
-    for name, array in result.params.items():
-        np.testing.assert_array_equal(resumed.params[name], array)
 
 
 def test_samples_and_texts(made, ask):

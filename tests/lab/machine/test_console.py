@@ -15,7 +15,6 @@ from command_line import assert_error
 
 from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS
-from lstm_jax.lab.machine.standard_streams import ESCAPE, prepare_streams
 
 TEXT = 'naïve 🎬 "\udcff"'
 
@@ -69,16 +68,6 @@ def test_an_ascii_terminal(ask, monkeypatch):
     assert "\\ud83c\\udfac" in shown.decode()
 
 
-def test_an_encoding_that_keeps_bytes_is_left(monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="surrogateescape")
-    monkeypatch.setattr(sys, "stdout", stream)
-    prepare_streams()
-    assert stream.errors == "surrogateescape"
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
-    prepare_streams()
-    assert sys.stdout.errors == ESCAPE
-
-
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
@@ -129,7 +118,3 @@ def test_a_bug_keeps_its_traceback(error, monkeypatch):
     monkeypatch.setitem(COMMANDS, "backends", lambda: fail)
     with pytest.raises(error, match="a bug"):
         cli.main(["backends"])
-
-
-def test_the_switch_is_in_the_help(ask):
-    assert f"{cli.DEBUG}=1: show the traceback" in ask("--help")[1]
