@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lstm_jax import native
-from lstm_jax.base import machine, sharding
+from lstm_jax.base import machine, processes, sharding
 from lstm_jax.base.checks import Trackers, checked, frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.reading import read_input
@@ -45,8 +45,8 @@ from lstm_jax.lab.config import RunConfig
 from lstm_jax.lab.config_files import read_config, to_json
 from lstm_jax.lab.files.json_text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
-from lstm_jax.lab.machine import processes
 from lstm_jax.lab.machine.console import say
+from lstm_jax.lab.machine.processes import CONNECT_SECONDS, code_digest
 from lstm_jax.lab.runs.folder import (
     RunFolder,
     differences,
@@ -641,12 +641,10 @@ def _check_processes(config: RunConfig, resume: bool) -> None:
     }
     values |= versions() | {
         "compiled code": _compiled_code()["compiled"] or "none",
-        "code": processes.code_digest(),
+        "code": code_digest(),
     }
-    processes.require_equal(values, processes.CONNECT_SECONDS)
-    processes.require_equal(
-        {"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS
-    )
+    processes.require_equal(values, CONNECT_SECONDS)
+    processes.require_equal({"devices": str(jax.local_device_count())}, CONNECT_SECONDS)
 
 
 def _require_shared(folder: Path) -> None:

@@ -47,6 +47,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from numpy import ndarray
 
+from lstm_jax.base import processes
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.locks import locked
@@ -57,7 +58,6 @@ from lstm_jax.base.writing import (
     summed_json,
     write_atomically,
 )
-from lstm_jax.lab.machine import processes
 
 ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them

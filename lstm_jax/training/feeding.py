@@ -16,8 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from lstm_jax.base import sharding
-from lstm_jax.lab.machine import processes
+from lstm_jax.base import processes, sharding
 from lstm_jax.training.examples import Examples, Order, Plan, steps_per_epoch
 
 FED_BYTES = 4 * 2**20

@@ -18,13 +18,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import native
-from lstm_jax.base import sharding
+from lstm_jax.base import processes, sharding
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, Interrupted, check_class, parsing, require
 from lstm_jax.base.types import Texts
 from lstm_jax.base.types import Values as Metrics
 from lstm_jax.lab.files.json_text import plain
-from lstm_jax.lab.machine import processes
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.machine.interrupts import Asked, noted_signals
 from lstm_jax.training import checkpoint

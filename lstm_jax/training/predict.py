@@ -11,8 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from lstm_jax.base import sharding
-from lstm_jax.lab.machine import processes
+from lstm_jax.base import processes, sharding
 
 
 def make_predict(

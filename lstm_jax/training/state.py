@@ -8,10 +8,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from lstm_jax.base import sharding
+from lstm_jax.base import processes, sharding
 from lstm_jax.base.shapes import RUNS
 from lstm_jax.base.types import Texts, Values
-from lstm_jax.lab.machine import processes
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
 
 EXAMPLES = "examples"

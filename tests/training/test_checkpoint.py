@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from made_checkpoints import Pair, assert_same, make_state
 
+from lstm_jax.base import processes
 from lstm_jax.base.errors import InputError
 from lstm_jax.base.writing import read_summed, summed_json
-from lstm_jax.lab.machine import processes
 from lstm_jax.training import checkpoint
 
 

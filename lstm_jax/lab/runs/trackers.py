@@ -17,11 +17,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import ClassVar
 
+from lstm_jax.base import processes
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import Interrupted, parsing, require
 from lstm_jax.base.types import Values
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.machine import processes
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.config import flatten
 

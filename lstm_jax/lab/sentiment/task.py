@@ -19,13 +19,13 @@ from jax import lax
 from jax.sharding import Mesh
 from numpy import ndarray
 
+from lstm_jax.base import processes
 from lstm_jax.base.checks import as_tuple, frozen
 from lstm_jax.base.errors import check_class, require
 from lstm_jax.base.reading import parsing
 from lstm_jax.lab import task as base
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.inspection import embedding_space, figures
-from lstm_jax.lab.machine import processes
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.runs.folder import RunFolder
 from lstm_jax.lab.sentiment import pretraining
