@@ -54,15 +54,22 @@ from lstm_jax.lab.runs.folder import (
     same_data,
     versions,
 )
-from lstm_jax.lab.runs.trackers import SERVICES, About, Tracker, tracked
+from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.trackers import SERVICES
+from lstm_jax.lab.runs.writers import metrics_file, print_row, tensorboard
 from lstm_jax.layers.products import check_products, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.dropout import draw_masks
 from lstm_jax.training import checkpoint
-from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.config import TrainConfig, config_values, flatten
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, Metrics, check_batch_size, run_epochs
+from lstm_jax.training.fit import (
+    Callback,
+    FitResult,
+    Metrics,
+    check_batch_size,
+    run_epochs,
+)
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.parts import Functional, functional, layer_rows, replaced
 from lstm_jax.training.row_sparse import Optimizer
@@ -384,7 +391,7 @@ class Task(Training, Generic[C, D]):
         resume: bool = False,
         allow_other_machine: bool = False,
         console: Console | None = None,
-        callbacks: Sequence[Callback | Tracker] = (),
+        callbacks: Sequence[Callback] = (),
         figures: bool = True,
         tracker: Trackers = ("tensorboard", "jsonl"),
     ) -> FitResult:
@@ -410,7 +417,7 @@ class Task(Training, Generic[C, D]):
             console: console that shows the progress and a table of the model's layers.
                 If None, nothing is shown.
             callbacks: functions that are called after each epoch, after the built-in
-                callbacks, and trackers (see `trackers.Tracker`).
+                callbacks.
             figures: whether to draw the figures at the end.
             tracker: what records the metrics: "tensorboard" (events), "jsonl"
                 (metrics.jsonl), "wandb" or "mlflow". It is no part of the config,
@@ -439,10 +446,11 @@ class Task(Training, Generic[C, D]):
         )
         _check_processes(config, resume)
         tracker = checked("tracker", tracker, Trackers)
-        trackers = (
-            *(SERVICES[name]() for name in tracker if name in SERVICES),
-            *callbacks,
-        )
+        trackers = [
+            SERVICES[name](folder, asdict(config), resume)
+            for name in tracker
+            if name in SERVICES
+        ]
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(
@@ -470,13 +478,16 @@ class Task(Training, Generic[C, D]):
             config.train.epochs
             * steps_per_epoch(examples.count, config.train.batch_size),
         )
-        about = About(asdict(config), Path(folder), resume)
         with (
             task._begin(
                 Path(folder), backend, resume, allow_other_machine, console
             ) as run_folder,
-            tracked(trackers, about) as (calls, outcome),
+            contextlib.ExitStack() as stack,
         ):
+            with processes.together():
+                trackers = trackers if processes.first() else []
+                for service in trackers:
+                    stack.enter_context(service)
             total = sum(array.size for array in params.values())
             caption = f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)"
             table = Table(
@@ -501,30 +512,34 @@ class Task(Training, Generic[C, D]):
                 "jsonl": metrics_file(run_folder.metrics),
             }
             marks.append(time.perf_counter())
-            result = run_epochs(
-                params,
-                task.objective(rebuild),
-                optimizer,
-                examples,
-                config.train,
-                mesh,
-                carry=task.carry(task.model),
-                table=cls.table,
-                metrics=cls.metrics,
-                evaluate=lambda params, row: task.derive(row) | task.evaluate(params),
-                monitor=task.monitor,
-                checkpoints=run_folder.checkpoints,
-                resume=resume,
-                callbacks=(
-                    run_folder.check_exists,
-                    *(files[name] for name in tracker if name in files),
-                    print_row(console, config.train.epochs),
-                    lambda record: steps.append(record.row["seconds"]),
-                    *task.callbacks(run_folder, console),
-                    *calls,
-                ),
-                console=console,
-            )
+            with progress(console) as watch:
+                result = run_epochs(
+                    params,
+                    task.objective(rebuild),
+                    optimizer,
+                    examples,
+                    config.train,
+                    mesh,
+                    carry=task.carry(task.model),
+                    table=cls.table,
+                    metrics=cls.metrics,
+                    evaluate=lambda params, row: (
+                        task.derive(row) | task.evaluate(params)
+                    ),
+                    monitor=task.monitor,
+                    checkpoints=run_folder.checkpoints,
+                    resume=resume,
+                    callbacks=(
+                        run_folder.check_exists,
+                        *(files[name] for name in tracker if name in files),
+                        print_row(console, config.train.epochs),
+                        lambda record: steps.append(record.row["seconds"]),
+                        *task.callbacks(run_folder, console),
+                        *trackers,
+                        *callbacks,
+                    ),
+                    watch=watch,
+                )
             marks.append(time.perf_counter())
             metrics, drawn = (
                 task.finish(run_folder, result, figures),
@@ -536,11 +551,8 @@ class Task(Training, Generic[C, D]):
                 for path in run_folder.path.iterdir()
                 if path.is_file() and path != run_folder.lock
             ]
-            outcome.update(
-                metrics=metrics,
-                figures=tuple(drawn),
-                best=(*own, run_folder.checkpoints / "best"),
-            )
+            for service in trackers:
+                service.result(metrics, drawn, [*own, run_folder.checkpoints / "best"])
             read, prepared, trained, finished = (
                 end - start
                 for start, end in itertools.pairwise([*marks, time.perf_counter()])

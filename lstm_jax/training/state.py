@@ -43,10 +43,7 @@ class TrainState(NamedTuple):
     """Dict from the name of the table whose updates are row-sparse to an int32 array
     (V,): the number of steps that each of the V rows has missed and not yet taken,
     because row-sparse updates change only the rows that a step looks up. It is empty if
-    all updates are dense. In a checkpoint it is the array alone, or ()."""
-    rounded: Any = ()
-    """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the
-    float32 number in `totals`."""
+    all updates are dense."""
 
 
 def over_runs(tree) -> Any:

@@ -241,17 +241,6 @@ def test_prune_keeps_the_newest_intact_ones(folder):
     ]
 
 
-def test_leaves_that_older_versions_did_not_save(folder):
-    like = make_state(0) | {"behind": np.arange(3)}
-    with pytest.raises(
-        InputError, match="leaf behind of step 12: not in the checkpoint"
-    ):
-        checkpoint.restore(folder, like)
-    found = checkpoint.restore(folder, like, optional={"behind": ""}).state
-    assert found.pop("behind").tolist() == [0, 1, 2]
-    assert_same(found, make_state(12))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

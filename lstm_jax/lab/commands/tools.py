@@ -77,7 +77,7 @@ class Shard(Command):
 
     def __call__(self, console):
         from lstm_jax.lab.files.shard_folder import verify_shards
-        from lstm_jax.training.callbacks import progress_bar
+        from lstm_jax.lab.runs.progress import progress_bar
 
         if self.verify:
             say(console, f"{self.out}: {verify_shards(self.out):,} intact shards")

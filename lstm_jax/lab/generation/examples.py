@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -21,9 +22,10 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import MOST
 from lstm_jax.base.errors import require
+from lstm_jax.lab.files.shuffled import shuffled
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.data import ShardedText
-from lstm_jax.training.examples import Examples, permuted, shuffled, streams
+from lstm_jax.training.examples import Examples, Plan, order_of, permuted
 from lstm_jax.training.step import Objective
 
 
@@ -46,6 +48,22 @@ def window_examples(text: ndarray | ShardedText, length: int, step: int) -> Exam
     return Examples(
         text, count, _gather(length, step), shuffled if streamed else permuted, streamed
     )
+
+
+def streams(key: Array, count: int, batch_size: int, length: int) -> Plan:
+    """Return a function that gives the order in which a text is read in parallel
+    streams; see `data.stream_chunks`.
+    """
+    steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
+
+    def plan(first, stop):
+        chunks = (
+            np.arange(batch_size, dtype=np.int64) * steps
+            + np.arange(first, stop, dtype=np.int64)[:, None]
+        )
+        return order_of(np, chunks * length + shift, chunks.size, first)
+
+    return plan
 
 
 def stream_examples(

@@ -28,7 +28,7 @@ from lstm_jax.lab.generation.language_model import WordLanguageModel
 from lstm_jax.lab.sentiment.config import SentimentConfig
 from lstm_jax.lab.task import Training, initial_rngs
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, run_epochs
+from lstm_jax.training.fit import FitResult, run_epochs
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.parts import replaced
 from lstm_jax.training.predict import make_predict
@@ -198,11 +198,11 @@ def pretrain(
 
     `LanguageModel` explains `config`, `vocabulary`, `text` and `mesh`. The loss on
     `held_out`, a text of two words or more, is computed after each epoch. `options` are
-    `checkpoints`, `resume`, `callbacks` and `console` of `run_epochs`. The parameters
+    `checkpoints`, `resume`, `callbacks` and `watch` of `run_epochs`. The parameters
     of the embedding and of the recurrent layer have the same names as in a classifier.
 
     Raises:
-        Interrupted: if SIGINT or SIGTERM arrives, also during the last training step.
+        Interrupted: if `watch` asks the training to stop, also during the last training step.
             The state has been saved if `checkpoints` is given.
     """
     task = LanguageModel(config, vocabulary, text, mesh)

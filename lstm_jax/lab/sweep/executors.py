@@ -27,7 +27,7 @@ from unittest import mock
 
 from lstm_jax.base import machine
 from lstm_jax.base.errors import InputError, Interrupted, parsing, require
-from lstm_jax.lab.files.json_text import plain
+from lstm_jax.base.writing import plain
 from lstm_jax.lab.machine.interrupts import handled
 from lstm_jax.lab.sweep.configs import is_config
 from lstm_jax.lab.sweep.identity import Run, import_name, main_name, set_main_name

@@ -24,7 +24,7 @@ from lstm_jax.lab.sentiment.config import (
 )
 from lstm_jax.lab.sentiment.model import EMBEDDING
 from lstm_jax.lab.sweep import override
-from lstm_jax.training import loop
+from lstm_jax.training import fit as loop
 from lstm_jax.training.parts import functional, replaced
 
 V, E, H = 7, 3, 4
@@ -182,7 +182,7 @@ def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
     ]
     assert rows[1]["validation_loss"] < rows[0]["validation_loss"]
 
-    saved, count = loop._Fit.save, [0]
+    saved, count = loop._Run.save, [0]
 
     def interrupted(self, *args):
         saved(self, *args)
@@ -190,7 +190,7 @@ def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
         if count[0] in (1, 3):
             raise Interrupted(int(self.state.step), 2)
 
-    monkeypatch.setattr(loop._Fit, "save", interrupted)
+    monkeypatch.setattr(loop._Run, "save", interrupted)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
     for _ in range(2):
         with pytest.raises(Interrupted):
