@@ -44,10 +44,9 @@ import numpy as np
 from bench import RESULTS, add_flags, commit, cpu, make_parser, read_flags, timing
 from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS
-from bench.schema import DUEL, FALSE_ALARM, Row, Rows, rows_of, rows_of_commit
+from bench.schema import DUEL, FALSE_ALARM, RENAMED, Row, Rows, rows_of, rows_of_commit
 from bench.workloads import read_workloads
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.lab.names import RENAMED
 from lstm_jax.lab.sweep import stats
 
 PATH = RESULTS / "duel.jsonl"

@@ -17,13 +17,14 @@ import numpy as np
 
 from bench.workloads import workload
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.lab.names import with_current_names
 from lstm_jax.lab.sweep.rows import read_rows
 
 Row = dict[str, Any]
 """Result row, or some of its fields."""
 Rows = Sequence[Row]
 VERSION = 3
+RENAMED = {"native": "compiled"}
+"""Dict from the former name of a backend, which old rows have, to its current name."""
 KEPT_SAMPLES = 20
 STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
 GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = (
@@ -360,8 +361,9 @@ def check(row, place: str) -> Row:
             / row["ms_per_step"]
             * workload(row["workload"]).tokens
         }
-    # old rows have another name for the backend `compiled`
-    return with_current_names(row)
+    if row.get("backend") in RENAMED:
+        row = row | {"backend": RENAMED[row["backend"]]}
+    return row
 
 
 def rows_of(

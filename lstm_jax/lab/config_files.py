@@ -14,7 +14,6 @@ from lstm_jax.base.types import Values
 from lstm_jax.lab.config import RunConfig
 from lstm_jax.lab.forecast.config import ForecastConfig
 from lstm_jax.lab.generation.config import GenerationConfig
-from lstm_jax.lab.names import with_current_names
 from lstm_jax.lab.sentiment.config import SentimentConfig
 from lstm_jax.training.config import config_values, flatten
 
@@ -221,9 +220,8 @@ def _parsed(path: Path, remedy: str) -> Values:
     subject = f"config {path}"
     content = decode_utf8(read_input(path, subject, remedy), path, remedy)
     with parsing(subject, remedy):
-        raw = with_current_names(
-            tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
-        )
+        read = tomllib.loads if path.suffix == ".toml" else json.loads
+        raw = read(content)
     require(isinstance(raw, dict), subject, type(raw).__name__, remedy)
     return raw
 

@@ -6,16 +6,12 @@ here. For any other name, `cell_traits` imports JAX and the modules in which a u
 registers cells, and looks up the name in `lstm_jax.cells.CELLS`.
 """
 
-from typing import Any
-
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import check_choice
 
 AUTO = "auto"
 """Backend name in a config that lets `lstm_jax.recurrence.resolve_backend` choose the
 backend."""
-RENAMED = {"native": "compiled"}
-"""Dict from the former name of a backend to its current name."""
 
 
 def check_backend(name) -> None:
@@ -24,25 +20,6 @@ def check_backend(name) -> None:
         from lstm_jax.recurrence import BACKENDS  # not above: it imports JAX
 
         check_choice("backend", name, (AUTO, *BACKENDS))
-
-
-def with_current_names(raw) -> Any:
-    """Return a copy of a dict that was loaded from a JSON file, with former backend
-    names replaced by the current names.
-    """
-    if not isinstance(raw, dict):
-        return raw
-    found = raw.get("backend")
-    current = (
-        {"backend": RENAMED[found]}
-        if isinstance(found, str) and found in RENAMED
-        else {}
-    )
-    return (
-        raw
-        | current
-        | ({"model": with_current_names(raw["model"])} if "model" in raw else {})
-    )
 
 
 @frozen

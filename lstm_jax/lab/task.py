@@ -463,10 +463,8 @@ class Task(Training, Generic[C, D]):
                 "early stopping needs a validation split: give --validation, or "
                 "--patience 0"
             )
-            # an older version let such runs start
-            begun = resume and RunFolder(Path(folder)).config.exists()
             require(
-                task.monitor or begun or not config.train.patience,
+                task.monitor or not config.train.patience,
                 "patience",
                 config.train.patience,
                 remedy,
@@ -823,8 +821,8 @@ class Trained(ABC, Generic[C, Own]):
                 files has changed, or if none of its checkpoints is intact.
         """
         run = RunFolder(Path(folder))
-        notes = run.verify()
-        notes += (
+        run.verify()
+        notes: Texts = (
             ()
             if run.result.exists()
             else (f"run {run.path} has not finished: this is its model so far",)

@@ -23,7 +23,6 @@ from lstm_jax.base.errors import InputError, parsing, require, system_errors
 from lstm_jax.base.locks import locked
 from lstm_jax.base.machine import cores
 from lstm_jax.base.reading import file_digest
-from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import (
     read_summed,
     remove_temporaries,
@@ -31,7 +30,6 @@ from lstm_jax.base.writing import (
     write_atomically,
 )
 from lstm_jax.lab.config_files import CONFIGS, config_changes, shown_changes
-from lstm_jax.lab.names import with_current_names
 from lstm_jax.lab.runs.commits import commit_of
 
 if TYPE_CHECKING:  # the table of runs needs no JAX
@@ -142,14 +140,13 @@ class RunFolder:
             "holds a run",
             "resume it with --resume, or name another folder",
         )
-        self.verify()
+        if self.manifest.exists():  # not yet, if the run was killed as it began
+            self.verify()
         given = json.loads(config_json)
         with parsing(
             f"config {self.config}", "the run folder is damaged; name a new one"
         ):
-            changes = config_changes(
-                with_current_names(json.loads(self.config.read_bytes())), given
-            )
+            changes = config_changes(json.loads(self.config.read_bytes()), given)
         old, new = changes.get("train.epochs", (None, 0))
         more = len(changes) == 1 and isinstance(old, int) and new > old
         # each step is then the same
@@ -201,37 +198,21 @@ class RunFolder:
             "give the old data to resume it, or name a new folder",
         )
 
-    def verify(self) -> Texts:
+    def verify(self) -> None:
         """Check that the files on which predictions depend have the checksums in the
-        manifest, and return a tuple of warnings.
-
-        The tuple is empty, except for a run of an older version of lstm_jax, which has
-        no manifest.
+        manifest.
 
         Raises:
-            InputError: if a file has changed. The error names the file.
+            InputError: if a file has changed or the manifest is missing. The error
+                names the file.
         """
         sealed, _ = self._sealed()
-        if sealed is not None:
-            for name, kind in self._changes(sealed).items():
-                raise InputError(
-                    f"file {self.path / name}",
-                    f"{kind} since the run wrote its files",
-                    self._accepting,
-                )
-            return ()
-        note = (
-            f"run {self.path} has no {self.manifest.name}, as runs of older "
-            "versions: a change of its files would go unnoticed; "
-        )
-        return (
-            (
-                f"{note}lstm-jax run accept --run "
-                f"{shlex.quote(str(self.path))} writes one",
-            )
-            if self.config.exists()
-            else ()
-        )
+        remedy = self._accepting
+        if sealed is None:
+            raise InputError(f"manifest {self.manifest}", "missing", remedy)
+        for name, kind in self._changes(sealed).items():
+            problem = f"{kind} since the run wrote its files"
+            raise InputError(f"file {self.path / name}", problem, remedy)
 
     def environments(self) -> tuple[Environment, ...]:
         """Return the environments that the run was trained in, oldest first, or () if
@@ -333,8 +314,7 @@ def differences(old: Environment, new: Environment) -> list[str]:
     change the last bits of results.
     """
     old, new = (
-        with_current_names({**environment, **environment.get("versions", {})})
-        for environment in (old, new)
+        {**environment, **environment.get("versions", {})} for environment in (old, new)
     )
     names = [
         *_EVERYWHERE,
@@ -418,11 +398,5 @@ def cpu_name() -> str:
 
 
 def same_data(stored: bytes, fingerprint: str) -> bool:
-    """Return whether the content of the file `data.sha256` of a run matches a
-    fingerprint, which is one or more checksums.
-
-    Older versions of lstm_jax stored only the first checksums, which are then compared.
-    If none is stored, the result is false.
-    """
-    words = stored.split()
-    return bool(words) and words == fingerprint.encode().split()[: len(words)]
+    """Return whether the content of the file `data.sha256` of a run is a fingerprint."""
+    return stored.split() == fingerprint.encode().split()

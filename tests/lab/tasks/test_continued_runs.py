@@ -187,9 +187,7 @@ def test_settings_without_effect_that_older_versions_let_pass(run, series):
 
 @pytest.mark.slow
 def test_a_patience_without_held_out_text(tmp_path):
-    """A run with a patience but without a validation split cannot be begun. If an older
-    version has begun it, it can be resumed.
-    """
+    """A run with a patience but without a validation split cannot be begun."""
     (tmp_path / "text.txt").write_text(made_texts.TEXT)
     plain = made_texts.small_config(
         tmp_path / "text.txt",
@@ -204,9 +202,3 @@ def test_a_patience_without_held_out_text(tmp_path):
             InputError, match=r"^patience: 3; early stopping needs a validation split"
         ):
             generation.train(idle, tmp_path / "run", resume=resume, figures=False)
-    generation.train(plain, tmp_path / "run", figures=False)
-    written_by_an_older_version(tmp_path / "run", "train", patience=3)
-    assert (
-        len(generation.train(idle, tmp_path / "run", resume=True, figures=False).rows)
-        == 2
-    )
