@@ -67,9 +67,11 @@ def order_of(xp, rows, count: int, first=0) -> Order:
     are real. `xp` is `numpy` or `jax.numpy`, and `first` is the index of the first step
     in the epoch.
     """
-    real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
+    real = xp.arange(rows.size).reshape(rows.shape) < count
+    real = real.astype(xp.float32)
     counts = real.sum(1)
-    return Order(rows, real / counts[:, None], counts, first)
+    weight = real / counts[:, None]
+    return Order(rows, weight, counts, first)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -78,19 +80,16 @@ def epoch_order(key: Array, count: int, batch_size: int) -> Order:
     `batch_size` examples.
     """
     steps = steps_per_epoch(count, batch_size)
-    spare = steps * batch_size - count
-    rows = jnp.concatenate(
-        [jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]
-    ).astype(jnp.int32)
-    return order_of(jnp, rows.reshape(steps, batch_size), count)
+    spare = jnp.zeros(steps * batch_size - count, jnp.int32)
+    rows = jnp.concatenate([jax.random.permutation(key, count), spare])
+    rows = rows.astype(jnp.int32).reshape(steps, batch_size)
+    return order_of(jnp, rows, count)
 
 
 def in_parts(order: Order) -> Plan:
     """Return the plan of an epoch whose whole order is known."""
-    rows, weight, examples = (np.asarray(part) for part in order[:3])
-    return lambda first, stop: Order(
-        rows[first:stop], weight[first:stop], examples[first:stop], first
-    )
+    parts = [np.asarray(part) for part in order[:3]]
+    return lambda first, stop: Order(*(part[first:stop] for part in parts), first)
 
 
 def permuted(key: Array, count: int, batch_size: int) -> Plan:
@@ -157,15 +156,11 @@ class OnDevices:
     or None if it never waits."""
 
     def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
-        self.examples, self.batch_size, self.everywhere = (
-            examples,
-            batch_size,
-            sharding.replicated(mesh),
-        )
-        self.arrays, self.gather = (
-            sharding.put(examples.arrays, self.everywhere),
-            examples.gather,
-        )
+        self.examples = examples
+        self.batch_size = batch_size
+        self.everywhere = sharding.replicated(mesh)
+        self.arrays = sharding.put(examples.arrays, self.everywhere)
+        self.gather = examples.gather
 
     def groups(self, key: Array, step: int) -> Iterator[Group]:
         """Read an epoch from `step` on, which is not 0 if a run is resumed within an
@@ -196,7 +191,9 @@ class FromHost:
     gather = staticmethod(take_batch)
 
     def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
-        self.examples, self.mesh, self.batch_size = examples, mesh, batch_size
+        self.examples = examples
+        self.mesh = mesh
+        self.batch_size = batch_size
         self.steps = steps_per_epoch(examples.count, batch_size)
         self.rows = sharding.own_rows(mesh, batch_size)
         numbers = np.zeros(self.rows.stop - self.rows.start, np.int64)

@@ -15,6 +15,7 @@ from made_runs import small_config
 from lstm_jax.base.errors import InputError, Interrupted
 from lstm_jax.base.sharding import make_mesh
 from lstm_jax.lab import task as base
+from lstm_jax.lab.model import replaced
 from lstm_jax.lab.sentiment import pretraining
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import (
@@ -25,7 +26,7 @@ from lstm_jax.lab.sentiment.config import (
 from lstm_jax.lab.sentiment.model import EMBEDDING
 from lstm_jax.lab.sweep import override
 from lstm_jax.training import fit as loop
-from lstm_jax.training.parts import functional, replaced
+from lstm_jax.training.parts import functional
 
 V, E, H = 7, 3, 4
 RNG = np.random.default_rng(0)
