@@ -89,7 +89,12 @@ def epoch_order(key: Array, count: int, batch_size: int) -> Order:
 def in_parts(order: Order) -> Plan:
     """Return the plan of an epoch whose whole order is known."""
     parts = [np.asarray(part) for part in order[:3]]
-    return lambda first, stop: Order(*(part[first:stop] for part in parts), first)
+
+    def plan(first, stop):
+        rows, weight, examples = (part[first:stop] for part in parts)
+        return Order(rows, weight, examples, first)
+
+    return plan
 
 
 def permuted(key: Array, count: int, batch_size: int) -> Plan:
