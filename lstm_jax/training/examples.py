@@ -120,7 +120,7 @@ class Examples:
 
     arrays: Any
     """Pytree of NumPy arrays that hold the examples. They may be memory-mapped files.
-    `feeding` says how they reach the devices."""
+    `make_source` says how they reach the devices."""
     count: int
     """Number of examples in an epoch."""
     gather: Gather = take_rows

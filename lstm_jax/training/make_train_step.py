@@ -360,7 +360,7 @@ def make_train_step(
         optimizer: an optimiser of this project or of optax.
         has_aux: whether `loss_fn` returns a pair of the loss and a pytree of further
             results, such as metrics. If false, it returns the loss alone.
-        mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`.
+        mesh: devices that each batch is sharded over; see `base.sharding.make_mesh`.
             If None, one device is used.
 
     Raises:

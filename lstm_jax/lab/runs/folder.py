@@ -78,13 +78,13 @@ class RunFolder:
         self.characters = path / "characters.json"
         self.scale = path / "scale.json"
         self.samples = path / "samples.jsonl"  # by `Generation.callbacks`
-        self.metrics = path / "metrics.jsonl"  # by `callbacks.metrics_file`
+        self.metrics = path / "metrics.jsonl"  # by `writers.metrics_file`
         # by `Sentiment.pretrained`
         self.pretraining_metrics = path / "pretraining.jsonl"
         self.result = path / "result.json"  # by `Task.finish`
-        self.events = path / "events"  # by `callbacks.tensorboard`
+        self.events = path / "events"  # by `writers.tensorboard`
         self.figures = path / "figures"  # by `Task.finish`, from `Task.results`
-        self.checkpoints = checkpoints or path / "checkpoints"  # by `loop.run_epochs`
+        self.checkpoints = checkpoints or path / "checkpoints"  # by `run_epochs`
         # by `Sentiment.pretrained`
         self.language_model = self.checkpoints / "language_model"
         self.manifest = path / "manifest.json"  # by `seal`
