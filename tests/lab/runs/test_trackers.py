@@ -26,7 +26,7 @@ from lstm_jax.lab.forecast.config import (
     SeriesConfig,
 )
 from lstm_jax.lab.forecast.data import Series
-from lstm_jax.lab.runs.trackers import Tracker
+from lstm_jax.lab.runs.trackers import SERVICES, Tracker
 from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.fit import FitResult
 
@@ -169,6 +169,22 @@ def test_the_id_of_a_service(tmp_path):
         Noting(tmp_path),
     ):
         pytest.fail("a training")
+
+
+def test_a_run_with_a_tracker(tmp_path, monkeypatch):
+    """The tracker of a run gets its config, each epoch, the final metrics, the figures
+    and the files that `load` reads.
+    """
+    monkeypatch.setitem(SERVICES, "wandb", Noting)
+    run = tmp_path / "run"
+    result = forecast.train(CONFIG, run, data=SERIES, tracker=("wandb",))
+    config, *epochs, (metrics, figures, files), status = Noting.calls
+    assert (config["train"]["batch_size"], status) == (16, "finished")
+    assert epochs == [(row["step"], row["train_loss"]) for row in result.rows]
+    assert metrics["result/best_epoch"] == result.best_epoch
+    assert figures == sorted((run / "figures").glob("*.png")) != []
+    assert {run / "config.json", run / "checkpoints" / "best"} < set(files)
+    assert run / "run.lock" not in files
 
 
 def test_a_missing_package_on_the_command_line(ask, tmp_path, monkeypatch):
