@@ -50,7 +50,8 @@ PACKAGES: dict[str, list[str]] = {
     ),
     "forecast": _modules("lab.forecast", "config data model task page"),
     "task": _modules(
-        "lab", "task config config_files presets model onnx_models demo tasks"
+        "lab",
+        "task config config_files presets optimizers model onnx_models demo tasks",
     ),
     "runs": _modules("lab.runs", "folder table writers progress trackers"),
     "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],

@@ -48,6 +48,7 @@ from lstm_jax.lab.inspection.figures import learning_curves
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.machine.processes import CONNECT_SECONDS, code_digest
 from lstm_jax.lab.model import layer_rows, replaced
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.runs.folder import (
     RunFolder,
     differences,
@@ -71,7 +72,6 @@ from lstm_jax.training.fit import (
     check_batch_size,
     run_epochs,
 )
-from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.parts import Functional, functional
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import Objective

@@ -22,13 +22,13 @@ from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, 
 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import Interrupted
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.runs.progress import progress
 from lstm_jax.training import checkpoint
 from lstm_jax.training import fit as loop
 from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import Examples, Order, in_parts
 from lstm_jax.training.fit import FitResult, run_epochs
-from lstm_jax.training.optimizers import make_optimizer
 
 CONFIG = TrainConfig(epochs=3, batch_size=BATCH, learning_rate=0.05)
 PER_EPOCH = 6

@@ -26,11 +26,11 @@ from lstm_jax.base.errors import require
 from lstm_jax.base.types import Values
 from lstm_jax.lab.generation.language_model import WordLanguageModel
 from lstm_jax.lab.model import replaced
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.sentiment.config import SentimentConfig
 from lstm_jax.lab.task import Training, initial_rngs
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.fit import FitResult, run_epochs
-from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.predict import make_predict
 
 BATCH, LENGTH, SAMPLED = 32, 128, 512
