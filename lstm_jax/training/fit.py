@@ -347,7 +347,8 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     """Check that a batch can be divided into microbatches, and each microbatch among
     the devices in the mesh.
     """
-    size, parts = config.batch_size, config.microbatches
+    size = config.batch_size
+    parts = config.microbatches
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(size % mesh.size == 0, "batch_size", size, remedy)
     shown = f"{size} rows on {mesh.size} devices in {parts} parts"
@@ -508,9 +509,13 @@ class _Run:
         checkpoints,
         watch,
     ):
-        self.config, self.mesh, self.watch = config, mesh, watch
-        self.metrics, self.checkpoints = metrics, checkpoints
-        self.monitor, self.mode = monitor, mode
+        self.config = config
+        self.mesh = mesh
+        self.metrics = metrics
+        self.monitor = monitor
+        self.mode = mode
+        self.checkpoints = checkpoints
+        self.watch = watch
         # with other values, the steps of a resumed epoch would be other steps than
         # those before the interruption, or its best epoch would be chosen by comparing
         # two metrics
@@ -714,8 +719,10 @@ class _Run:
         """Finish an epoch: add its metrics to the history, call the callbacks, and save
         its parameters with `keep_epochs`.
         """
-        history, params = self.history, self.state.params
-        epoch, step = len(history.rows) + 1, int(self.state.step)
+        history = self.history
+        params = self.state.params
+        epoch = len(history.rows) + 1
+        step = int(self.state.step)
         if self.config.stop_on_nan:
             finite = all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
             shown = f"not finite after epoch {epoch}"
@@ -761,7 +768,8 @@ def _chunks(start: int, groups: Iterable[Group], every: int):
     """Divide the steps of groups, from step `start` on, into chunks that take about
     `CHUNK_SECONDS` each.
     """
-    size, timed = 8, False
+    size = 8
+    timed = False
     for last, *given in groups:
         while start < last:
             stop = min(start + size, last)
@@ -773,4 +781,5 @@ def _chunks(start: int, groups: Iterable[Group], every: int):
                 seconds = max(time.perf_counter() - began, 1e-6)
                 wanted = round((stop - start) * CHUNK_SECONDS / seconds)
                 (size,) = processes.largest(max(1, wanted))
-            start, timed = stop, True
+            start = stop
+            timed = True

@@ -147,7 +147,8 @@ class RowOptimizer:
         If a step looks up a row several times, clipping adds up the gradients of this
         row before it computes the norm.
         """
-        most, own = self.most, self._own(state)
+        most = self.most
+        own = self._own(state)
         if most is not None:
             summed = summed_rows(ids, rows, params[name], name)
             norm = optax.tree_utils.tree_norm((updates, summed))
@@ -253,7 +254,8 @@ class _Rows(Operation):
             return table, m, v, lag.done
         ids, rows = given
         gradient = jnp.zeros_like(table).at[ids].add(rows)
-        scale, eps = lag.scales[lag.at], lag.eps[lag.at]
+        scale = lag.scales[lag.at]
+        eps = lag.eps[lag.at]
         step, m, v = adam_step(self.rates, m, v, gradient, scale, eps)
         return table + step, m, v, jnp.full_like(lag.done, lag.at + 1)
 

@@ -174,7 +174,8 @@ def take_step(
     """
     parts = _divided(microbatches, batch, weight, key, state.carry)
     params: Any = state.params
-    opt_state, dense = state.opt_state, params
+    opt_state = state.opt_state
+    dense = params
     indices, ids, lookup = [], None, None
     table = next(iter(state.behind), "")
     if table:
