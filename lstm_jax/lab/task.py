@@ -833,6 +833,7 @@ class Trained(ABC, Generic[C, Own]):
         like, rebuild = functional(model)
         found = checkpoint.restore(run.checkpoints / "best", like)
         lost = {step: f"damaged ({reason})" for step, reason in found.rejected}
+        lost |= dict.fromkeys(found.unfinished, "unfinished (it has no manifest)")
         notes += tuple(
             f"checkpoint of step {step} is {why}; an older one is used"
             for step, why in lost.items()

@@ -21,7 +21,7 @@ _ERROR = re.compile(
     flags=re.MULTILINE,
 )
 _NUMBERS = re.compile(r"(?<![\w.])-?(?:nan|inf)(?![\w.])", flags=re.IGNORECASE)
-_LEFT = re.compile(r"\.tmp$|\.tmp\.|run\.lock$")
+_LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
 
 
 def fault_of(outcome: Outcome) -> str:

@@ -31,7 +31,7 @@ MODULES = (
     ),
     *("lstm_jax.lab.cli", "lstm_jax.convert", "lstm_jax.lab.machine.compilation_cache"),
     # the library imports these on use
-    "scipy.stats",
+    *("orbax.checkpoint", "scipy.stats"),
     *(
         "tensorboard.compat.proto.summary_pb2",
         "tensorboard.compat.tensorflow_stub.pywrap_tensorflow",

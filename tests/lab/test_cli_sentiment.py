@@ -338,12 +338,21 @@ def test_prepare(ask, runs, tmp_path):
 def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
     folder = Path(shutil.copytree(run, tmp_path / "copy"))
     best = folder / "checkpoints" / "best"
-    (best / "99.safetensors").write_text("{}")
+    newest = next(best.glob("*.manifest.json"))
+    shutil.copytree(best / newest.name.split(".")[0], best / "99")
+    (best / "99.manifest.json").write_text("{}")
     code, out, err = ask("predict", "--run", folder, "--text", "good")
     assert (code, out) == (0, f"{probabilities(run, ['good'])[0]:.6f}\n")
     assert err == (
-        "warning: checkpoint of step 99 is damaged (its header is damaged); "
+        "warning: checkpoint of step 99 is damaged (the manifest is damaged); "
         "an older one is used\n"
+    )
+    (best / "99.manifest.json").unlink()
+    code, _, err = ask("predict", "--run", folder, "--text", "good")
+    assert (code, err) == (
+        0,
+        "warning: checkpoint of step 99 is unfinished (it has no manifest); "
+        "an older one is used\n",
     )
 
 

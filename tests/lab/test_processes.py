@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_texts import TEXT
-from read_checkpoints import newest, steps
 from running import running, signal_and_go_on
 
 from lstm_jax.base.errors import InputError
@@ -115,7 +114,13 @@ def numbers(run: Path) -> list[dict]:
 
 
 def newest_step(run: Path) -> int:
-    return max(steps(run / "checkpoints" / "latest"), default=0)
+    return max(
+        (
+            int(path.name.split(".")[0])
+            for path in run.glob("checkpoints/latest/*.manifest.json")
+        ),
+        default=0,
+    )
 
 
 def wait_for_a_checkpoint(run: Path) -> None:
@@ -125,7 +130,8 @@ def wait_for_a_checkpoint(run: Path) -> None:
 
 
 def leaves(run: Path) -> dict[str, Any]:
-    return newest(run / "checkpoints" / "latest")["leaves"]
+    newest = run / "checkpoints" / "latest" / f"{newest_step(run)}.manifest.json"
+    return json.loads(newest.read_text().partition("\n")[2])["leaves"]
 
 
 def assert_same_numbers(run: Path, other: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from read_checkpoints import newest, steps
 
 pytestmark = pytest.mark.usefixtures("quick_processes", "kept_programs")
 
@@ -31,15 +30,46 @@ def command(runs, tmp_path_factory) -> list[str]:
     ]
 
 
+def manifests(latest: Path) -> list[int]:
+    return (
+        sorted(int(path.name.split(".")[0]) for path in latest.glob("*.manifest.json"))
+        if latest.is_dir()
+        else []
+    )
+
+
 def final(run: Path) -> dict[str, Any]:
-    """Return the step, the arrays and the rows of metrics of the last checkpoint of a
-    run, and the arrays of the best one.
+    """Return the results of a run as a dict.
+
+    The dict has the step of the last checkpoint and the checksums of its arrays, which
+    are parameters, moments and totals. It also has the checksums of the arrays of the
+    best checkpoint, and the rows of metrics without their times.
     """
-    return newest(run / "checkpoints" / "latest") | {"best": best(run)}
+    latest = run / "checkpoints" / "latest"
+    manifest = json.loads(
+        (latest / f"{manifests(latest)[-1]}.manifest.json")
+        .read_text()
+        .partition("\n")[2]
+    )
+    rows = [
+        {k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k}
+        for row in manifest["extra"]["rows"]
+    ]
+    return {
+        "step": manifest["step"],
+        "leaves": manifest["leaves"],
+        "rows": rows,
+        "best": best(run),
+    }
 
 
 def best(run: Path) -> dict[str, Any]:
-    return newest(run / "checkpoints" / "best")["leaves"]
+    folder = run / "checkpoints" / "best"
+    return json.loads(
+        (folder / f"{manifests(folder)[-1]}.manifest.json")
+        .read_text()
+        .partition("\n")[2]
+    )["leaves"]
 
 
 def stop_when(
@@ -61,7 +91,7 @@ def stop_when(
         while (
             process.poll() is None
             and time.monotonic() < deadline
-            and max(steps(run / "checkpoints" / "latest"), default=0) < step
+            and max(manifests(run / "checkpoints" / "latest"), default=0) < step
         ):
             time.sleep(0.002)
         time.sleep(delay)
@@ -122,4 +152,4 @@ def test_control_c(command, tmp_path):
     assert said.splitlines()[-1].endswith(" --resume")
     assert "Traceback" not in said
     step = int(said.split("after step ")[1].split(";")[0])
-    assert steps(tmp_path / "run" / "checkpoints" / "latest")[-1] == step
+    assert manifests(tmp_path / "run" / "checkpoints" / "latest")[-1] == step

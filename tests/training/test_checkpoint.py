@@ -3,6 +3,7 @@ restored. The checkpoint of another model is refused.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,7 +14,13 @@ from made_checkpoints import Pair, assert_same, make_state
 
 from lstm_jax.base import processes
 from lstm_jax.base.errors import InputError
+from lstm_jax.base.writing import read_summed, summed_json
 from lstm_jax.training import checkpoint
+
+
+def files_of(folder: Path, step: int) -> list[Path]:
+    files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
+    return [*sorted(files), folder / f"{step}.manifest.json"]
 
 
 def assert_falls_back(folder: Path, reason: str):
@@ -101,44 +108,69 @@ def test_random_keys(tmp_path, generator):
         )
 
 
-def test_flipped_bits_and_lost_bytes_are_noticed(folder):
-    path = folder / "12.safetensors"
-    good = path.read_bytes()
-    for bit in range(0, 8 * len(good), 331):
+def test_one_flipped_bit_or_a_lost_byte_in_each_file_is_noticed(folder):
+    for path in files_of(folder, 12):
+        good = path.read_bytes()
         bad = bytearray(good)
-        bad[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(bad)
-        assert_falls_back(folder, "damaged")
-    for content in (b"", good[:5], good[:-1], good + b"x"):
-        path.write_bytes(content)
-        assert_falls_back(folder, "damaged")
-    path.write_bytes(good)
+        bad[len(bad) // 2] ^= 4
+        for content in (bad, good[:-1]):
+            path.write_bytes(content)
+            assert_falls_back(folder, "damaged")
+        path.write_bytes(good)
     assert checkpoint.restore(folder, make_state(0)).step == 12
 
 
-def test_other_libraries_can_read_a_checkpoint(two_steps):
-    """The file is one of safetensors; NumPy has no bfloat16, which ml_dtypes adds."""
-    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is missing")
-    found = numpy.load_file(two_steps / "12.safetensors")
-    state = make_state(12)
-    for name in ("table", "minus_zero", "step", "key", "host"):
-        assert found[name].dtype == state[name].dtype
-        assert found[name].tobytes() == np.asarray(state[name]).tobytes()
+def test_a_lost_file_an_added_file_and_a_lost_folder_are_noticed(folder):
+    for path in files_of(folder, 12)[:-1]:
+        content = path.read_bytes()
+        path.unlink()
+        assert_falls_back(folder, "missing")
+        path.write_bytes(content)
+    (folder / "12" / "stray").write_text("")
+    assert_falls_back(folder, "added")
+    shutil.rmtree(folder / "12")
+    assert_falls_back(folder, "missing")
+
+
+def test_what_orbax_cannot_read_or_reads_wrongly_is_rejected(folder, monkeypatch):
+    true_restore = checkpoint._restore_arrays
+
+    def fails_on_12(path, wanted):
+        if path.name == "12":
+            raise ValueError("DATA_LOSS")
+        return true_restore(path, wanted)
+
+    def flips_a_sign(path, wanted):
+        leaves = true_restore(path, wanted)
+        return (
+            leaves | {"minus_zero": -leaves["minus_zero"]}
+            if path.name == "12"
+            else leaves
+        )
+
+    for fault, reason in (
+        (fails_on_12, "orbax cannot read it: DATA_LOSS"),
+        (flips_a_sign, "leaf minus_zero is damaged"),
+    ):
+        monkeypatch.setattr(checkpoint, "_restore_arrays", fault)
+        assert_falls_back(folder, reason)
 
 
 def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
     """If another process saves step 20 and removes the older checkpoints while they are
     read, step 20 is restored.
     """
-    read = checkpoint._read
+    load, calls = checkpoint._load, []
 
-    def read_late(*arguments):
-        monkeypatch.setattr(checkpoint, "_read", read)
+    def load_late(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            return load(*arguments)
         checkpoint.save(folder, 20, make_state(20), {})
         checkpoint.prune(folder, 1)
-        return read(*arguments)
+        return {}, "orbax cannot read it"
 
-    monkeypatch.setattr(checkpoint, "_read", read_late)
+    monkeypatch.setattr(checkpoint, "_load", load_late)
     found = checkpoint.restore(folder, make_state(0))
     assert (found.step, found.rejected) == (20, ())
     assert_same(found.state, make_state(20))
@@ -146,8 +178,8 @@ def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
 
 def test_without_a_good_one_the_error_says_why(folder, tmp_path):
     for step in (7, 12):
-        (folder / f"{step}.safetensors").write_text("")
-    with pytest.raises(InputError, match=r"all are damaged .*step 12: its header"):
+        (folder / f"{step}.manifest.json").write_text("")
+    with pytest.raises(InputError, match=r"all are damaged .*step 12: the manifest"):
         checkpoint.restore(folder, make_state(0))
     for empty in (tmp_path / "absent", tmp_path):
         assert checkpoint.steps(empty) == []
@@ -155,41 +187,54 @@ def test_without_a_good_one_the_error_says_why(folder, tmp_path):
             checkpoint.restore(empty, make_state(0))
 
 
+def test_a_step_without_manifest_is_ignored_and_then_removed(folder):
+    (folder / "12.manifest.json").unlink()
+    found = checkpoint.restore(folder, make_state(0))
+    assert (found.step, found.unfinished, found.rejected) == (7, (12,), ())
+    checkpoint.save(folder, 20, make_state(20), {})
+    assert sorted(os.listdir(folder)) == [
+        "20",
+        "20.manifest.json",
+        "7",
+        "7.manifest.json",
+    ]
+
+
 def test_other_files_are_left_alone(folder):
-    for name in ("config.json", "12.txt", "notes.safetensors"):
+    for name in ("config.json", "12.txt", "notes.manifest.json"):
         (folder / name).write_text("mine")
     (folder / "plots").mkdir()
-    (folder / ".9.safetensors.0a1b2c3d.tmp").write_text("half")
+    (folder / "9.orbax-checkpoint-tmp").mkdir()
+    (folder / ".9.manifest.json.0a1b2c3d.tmp").write_text("half")
     checkpoint.save(folder, 20, make_state(20), {})
-    checkpoint.prune(folder, 3)
     assert checkpoint.steps(folder) == [7, 12, 20]
-    assert {"config.json", "12.txt", "notes.safetensors", "plots"} < set(
+    assert {"config.json", "12.txt", "notes.manifest.json", "plots"} < set(
         os.listdir(folder)
     )
     assert not [name for name in os.listdir(folder) if name.startswith((".9", "9"))]
 
 
 def test_saving_a_step_again_replaces_it(folder):
-    (folder / "12.safetensors").write_text("x")
+    (folder / "12.manifest.json").write_text("x")
     for seed in (13, 14, 15):
         checkpoint.save(folder, 12, make_state(seed), {"seed": seed})
         found = checkpoint.restore(folder, make_state(0))
         assert (found.step, found.rejected, found.extra) == (12, (), {"seed": seed})
         assert_same(found.state, make_state(seed))
-        assert len(os.listdir(folder)) == 2
+        assert len(os.listdir(folder)) == 4
 
 
 def test_prune_keeps_the_newest_intact_ones(folder):
     checkpoint.save(folder, 100, make_state(1), {})
     checkpoint.prune(folder, keep=5)
     assert checkpoint.steps(folder) == [7, 12, 100]
-    (folder / "100.safetensors").write_text("x")
+    (folder / "100.manifest.json").write_text("x")
     checkpoint.prune(folder, keep=2)
     assert checkpoint.steps(folder) == [7, 12, 100]
     checkpoint.prune(folder, keep=1)
     assert checkpoint.steps(folder) == [12, 100]
     checkpoint.prune(folder, keep=1, newest=12)
-    assert sorted(os.listdir(folder)) == ["12.safetensors"]
+    assert sorted(os.listdir(folder)) == ["12", "12.manifest.json"]
     assert [checkpoint.damage(folder, step) for step in (7, 12)] == [
         "it is missing",
         "",
@@ -236,3 +281,21 @@ def test_each_process_asks_the_others(monkeypatch):
     assert checkpoint._agreed("cut off") == "cut off"
     assert checkpoint._agreed("") == "another process found it damaged"
     assert asked == [(True,), (False,)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 7},
+        {"folder": None},
+        {"extra": []},
+        {"leaves": {"w": 3}},
+        {"files": {"a": {}}},
+    ],
+)
+def test_a_manifest_of_other_content_is_damaged(folder, change):
+    path = folder / "12.manifest.json"
+    content = read_summed(path.read_bytes())
+    assert content is not None
+    path.write_bytes(summed_json(content | change))
+    assert_falls_back(folder, "manifest")

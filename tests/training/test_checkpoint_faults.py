@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from lstm_jax.training import checkpoint
 
 
 @pytest.mark.parametrize("step", [12, 20])
-@pytest.mark.parametrize("function", ["write_atomically", "_digest", "_on_host"])
+@pytest.mark.parametrize(
+    "function", ["write_atomically", "_save_arrays", "_leaf_record"]
+)
 def test_a_save_that_fails_midway_disturbs_nothing(folder, monkeypatch, step, function):
     def fail(*_):
         raise RuntimeError("killed")
@@ -72,18 +76,53 @@ def test_kill_9_during_saves_leaves_the_last_finished_one(tmp_path, delay):
     assert (found.state["table"] == found.step).all()
     checkpoint.save(tmp_path, 10**6, like, {})
     checkpoint.prune(tmp_path, keep=1)
-    assert sorted(os.listdir(tmp_path)) == ["1000000.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == ["1000000", "1000000.manifest.json"]
 
 
-def test_a_full_disk_is_an_error_of_one_line(folder, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left; free some"),
+        (
+            ValueError(
+                'RESOURCE_EXHAUSTED: "a": No space left on device [os_error_code=28]'
+            ),
+            "no space left; free some",
+        ),
+        (
+            ValueError("OUT_OF_RANGE: \n [os_error_code='27']"),
+            r"File too large; allow larger files \(ulimit -f\)",
+        ),
+        (
+            ValueError("OUT_OF_RANGE: \n [os_error_code='5']"),
+            "Input/output error; name a folder",
+        ),
+    ],
+)
+def test_errors_of_the_file_system_are_said_in_a_line(
+    error, message, folder, monkeypatch
+):
+    """An error of the file system, also one that TensorStore reports with an error
+    number, is an `InputError` with a message of one line.
 
+    Threads of Orbax that still run may later raise the error "Event loop is closed".
+    This error is not shown to the user. Other errors in threads are shown.
+    """
+
+    def failing(*_):
+        with checkpoint._quiet():
+            raise error
+
+    seen = []
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(InputError, match="No space left on device; free some"):
+        patch.setattr(sys, "unraisablehook", seen.append)
+        patch.setattr(checkpoint, "_save_arrays", failing)
+        with pytest.raises(InputError, match=message) as caught:
             checkpoint.save(folder, 20, make_state(20), {})
-    assert sorted(os.listdir(folder)) == ["12.safetensors", "7.safetensors"]
+        for later in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+            sys.unraisablehook(types.SimpleNamespace(exc_value=later))
+    assert "\n" not in str(caught.value)
+    assert [str(one.exc_value) for one in seen] == ["another"]
     assert checkpoint.restore(folder, make_state(0)).step == 12
 
 
@@ -98,3 +137,16 @@ def test_what_cannot_be_saved_is_refused(tmp_path, state, message):
     with pytest.raises(InputError, match=message):
         checkpoint.save(tmp_path / "run", 0, state, {})
     assert not (tmp_path / "run").exists()
+
+
+def test_no_thread_stays_and_orbax_is_silent(tmp_path, capfd):
+    before = threading.active_count()
+    for step in range(5):
+        checkpoint.save(tmp_path, step, make_state(0), {})
+        checkpoint.restore(tmp_path, make_state(0))
+    deadline = time.monotonic() + 20
+    # orbax' event loops dismiss theirs without waiting
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+    assert capfd.readouterr() == ("", "")

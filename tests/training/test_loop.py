@@ -4,6 +4,7 @@ run equals an uninterrupted one bit by bit.
 
 import dataclasses
 import io
+import json
 import os
 import signal
 import threading
@@ -16,7 +17,6 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from read_checkpoints import newest
 from rich.console import Console
 from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, tiny
 
@@ -117,7 +117,10 @@ def leaf_sums(folder: Path) -> dict[str, Any]:
     """Return the SHA-256 of each array in the newest checkpoint: parameters, moments,
     step, totals, best parameters.
     """
-    return newest(folder / "latest")["leaves"]
+    newest = checkpoint.steps(folder / "latest")[-1]
+    return json.loads(
+        (folder / "latest" / f"{newest}.manifest.json").read_text().partition("\n")[2]
+    )["leaves"]
 
 
 def timeless(rows) -> list[dict]:
@@ -410,7 +413,7 @@ def test_checkpoints_within_an_epoch_resume_too(
         10,
     ]
     if damaged:
-        (tmp_path / "latest" / "10.safetensors").write_text("{}")
+        (tmp_path / "latest" / "10.manifest.json").write_text("{}")
     said = io.StringIO()
     result = train(
         config, resume=True, console=Console(file=said, width=500), **options
@@ -418,6 +421,25 @@ def test_checkpoints_within_an_epoch_resume_too(
     assert f"resumed after step {8 if damaged else 10} of 18" in said.getvalue()
     assert ("checkpoint of step 10 is damaged" in said.getvalue()) == damaged
     assert_same_as(uninterrupted, result, tmp_path)
+
+
+@pytest.mark.slow(keep=2)
+@pytest.mark.parametrize(
+    "name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "not utf-8 \udcff"]
+)
+def test_folders_of_any_name(name, tmp_path):
+    """A run is saved and resumed in a folder of any name, although Orbax takes a name
+    such as "[x]" for a glob pattern.
+    """
+    (tmp_path / "axb!").mkdir()
+    config = dataclasses.replace(CONFIG, epochs=1)
+    first = train(config, checkpoints=tmp_path / name)
+    again = train(config, checkpoints=tmp_path / name, resume=True)
+    assert_bits(again.params, first.params)
+    assert again.rows == first.rows
+    assert [
+        path.name for path in (tmp_path / name / "latest").iterdir() if path.is_dir()
+    ] == ["6"]
 
 
 def test_the_seed_decides_also_in_a_thread(uninterrupted):

@@ -42,7 +42,7 @@ FILES = (
 )
 """Names of all files that the predictions of a run can depend on. A run has only the
 files of its task."""
-PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 Environment = dict[str, Any]
 """Versions, devices and settings of a process; see `environment`."""
 _READABLE = "name the folder of a run that can be read"
