@@ -20,6 +20,8 @@ Row = dict[str, Any]
 """Result row, or some of its fields."""
 Rows = Sequence[Row]
 VERSION = 3
+RENAMED = {"native": "compiled"}
+"""Dict from the former name of a backend, which old rows have, to its current name."""
 KEPT_SAMPLES = 20
 STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
 GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = (

@@ -35,6 +35,7 @@ from rich.console import Console
 
 import lstm_jax
 from lstm_jax import LSTM, Bidirectional, LSTMState
+from lstm_jax.lab.runs.progress import progress
 
 SYMBOLS = "0123456789+ ^"
 END, START = SYMBOLS.index(" "), SYMBOLS.index("^")
@@ -260,16 +261,17 @@ def run(
     def evaluate(model):
         return {"held_out_accuracy": accuracy(model, held_out)}
 
-    result = lstm_jax.fit(
-        model,
-        losses,
-        lstm_jax.adam(rate),
-        known,
-        epochs=epochs,
-        batch_size=batch,
-        evaluate=evaluate,
-        console=console,
-    )
+    with progress(console or Console(quiet=True)) as watch:
+        result = lstm_jax.fit(
+            model,
+            losses,
+            lstm_jax.adam(rate),
+            known,
+            epochs=epochs,
+            batch_size=batch,
+            evaluate=evaluate,
+            watch=watch,
+        )
     return Result(model, held_out, result.rows)
 
 

@@ -194,7 +194,7 @@ def run(config: Config) -> Metrics:
     """Train the model of a config, and return its metrics."""
     from lstm_jax.base.sharding import make_mesh
     from lstm_jax.lab.sentiment import task as sentiment
-    from lstm_jax.training.metrics import binary_metrics
+    from lstm_jax.lab.sentiment.metrics import binary_metrics
     from lstm_jax.training.parts import functional
 
     task, epochs, start = config.task, [], perf_counter()

@@ -33,6 +33,8 @@ _MODULES = {
     "keras_adam": "training.optimizers",
     "make_train_step": "training.make_train_step",
     "fit": "training.fit",
+    "Best": "training.fit",
+    "Checkpoints": "training.fit",
     "runs": "lab.runs.table",
     "use_cpu_cores": "base.sharding",
     "compiled_code": "native",

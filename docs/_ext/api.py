@@ -35,8 +35,7 @@ PACKAGES: dict[str, list[str]] = {
     ],
     "training": _modules(
         "training",
-        "make_train_step fit optimizers step loop state callbacks metrics predict "
-        "checkpoint parts config",
+        "make_train_step fit optimizers step state predict checkpoint parts config",
     ),
     "convert": ["lstm_jax.convert", *_modules("convert", "keras_layers onnx_model")],
     "native": ["lstm_jax.native"],
@@ -50,8 +49,8 @@ PACKAGES: dict[str, list[str]] = {
         "config data model task sampling scores page",
     ),
     "forecast": _modules("lab.forecast", "config data model task page"),
-    "task": _modules("lab", "task config model demo tasks"),
-    "runs": _modules("lab.runs", "folder table trackers"),
+    "task": _modules("lab", "task config optimizers model demo tasks"),
+    "runs": _modules("lab.runs", "folder table writers progress trackers"),
     "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],
     "inspection": _modules(
         "lab.inspection",

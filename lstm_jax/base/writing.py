@@ -16,9 +16,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lstm_jax.base.errors import InputError, require, system_errors
 from lstm_jax.base.locks import lock_error
@@ -247,3 +247,19 @@ def read_summed(content: bytes) -> Values | None:
         )
         return found if isinstance(found, dict) else None
     return None
+
+
+def plain(value) -> Any:
+    """Return a value as JSON represents it. An array of JAX or NumPy becomes a list, or
+    a number if it has one entry.
+    """
+    return json.loads(json.dumps(value, default=_converted))
+
+
+def _converted(value) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if getattr(value, "size", 1) != 1:
+        return value.tolist()
+    item = value.item() if hasattr(value, "item") else value
+    return item if isinstance(item, bool | int | float | str) else float(item)

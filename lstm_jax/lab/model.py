@@ -1,10 +1,14 @@
-"""The recurrent layers of a task's model, from its config."""
+"""The recurrent layers of a task's model, its parameters and the table of its layers."""
+
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from flax import nnx
 
+from lstm_jax.base.errors import require
 from lstm_jax.lab.config import RecurrentConfig
 from lstm_jax.layers import Bidirectional, Recurrent, RecurrentStack, recurrent
+from lstm_jax.training.parts import Params, parameter_name
 
 
 def make_stack(
@@ -49,3 +53,54 @@ def make_stack(
     return RecurrentStack(
         layers, dropout=getattr(config, "step_dropout", 0.0), rngs=rngs
     )
+
+
+def replaced(params: Params, others: Mapping) -> Params:
+    """Return a copy of the parameters in which some arrays are replaced by those in
+    `others`, in the dtype of the old arrays.
+
+    Raises:
+        InputError: if a name in `others` is not in `params`, or if a new array has
+            another shape than the old array.
+    """
+    for name, array in others.items():
+        require(name in params, "parameter", name, f"the model has {', '.join(params)}")
+        require(
+            array.shape == params[name].shape,
+            f"parameter {name}",
+            array.shape,
+            f"give shape {params[name].shape}",
+        )
+    return params | {
+        name: jnp.asarray(array, params[name].dtype) for name, array in others.items()
+    }
+
+
+def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
+    """Return a table of the layers of a model, similar to the table that Keras'
+    `summary()` prints: a list with one dict per layer.
+
+    A dict has the keys "layer" (the name), "type", "parameters" (their names and
+    shapes) and "count" (number of scalars in the parameters). Layers without parameters
+    of their own are left out.
+    """
+    rows = []
+    for path, module in nnx.iter_modules(model):
+        own = sorted(
+            (name, value)
+            for name, value in vars(module).items()
+            if isinstance(value, nnx.Param)
+        )
+        if own:
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in own)
+            count = sum(value.size for _, value in own)
+            rows.append(
+                {
+                    "layer": parameter_name(path),
+                    "type": type(module).__name__,
+                    "parameters": shapes,
+                    "count": f"{count:,}",
+                }
+            )
+    order = {"embedding": 0, "recurrent": 1, "head": 2}
+    return sorted(rows, key=lambda row: order.get(row["layer"].split("/")[0], 3))

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lstm_jax import native
-from lstm_jax.base import machine, sharding
+from lstm_jax.base import machine, processes, sharding
 from lstm_jax.base.checks import Trackers, checked, frozen
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.reading import parsing, read_input
@@ -41,8 +41,10 @@ from lstm_jax.cells import CELLS
 from lstm_jax.lab.config import RunConfig, read_config, to_json
 from lstm_jax.lab.files.json_text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
-from lstm_jax.lab.machine import processes
 from lstm_jax.lab.machine.console import say
+from lstm_jax.lab.machine.processes import CONNECT_SECONDS, code_digest
+from lstm_jax.lab.model import layer_rows, replaced
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.runs.folder import (
     RunFolder,
     differences,
@@ -50,17 +52,23 @@ from lstm_jax.lab.runs.folder import (
     same_data,
     versions,
 )
-from lstm_jax.lab.runs.trackers import SERVICES, About, Tracker, tracked
+from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.trackers import SERVICES
+from lstm_jax.lab.runs.writers import metrics_file, print_row, tensorboard
 from lstm_jax.layers.products import check_products, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.dropout import draw_masks
 from lstm_jax.training import checkpoint
-from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.config import TrainConfig, config_values, flatten
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, Metrics, check_batch_size, run_epochs
-from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.parts import Functional, functional, layer_rows, replaced
+from lstm_jax.training.fit import (
+    Callback,
+    FitResult,
+    Metrics,
+    check_batch_size,
+    run_epochs,
+)
+from lstm_jax.training.parts import Functional, functional
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import Objective
 
@@ -379,7 +387,7 @@ class Task(Training, Generic[C, D]):
         resume: bool = False,
         allow_other_machine: bool = False,
         console: Console | None = None,
-        callbacks: Sequence[Callback | Tracker] = (),
+        callbacks: Sequence[Callback] = (),
         figures: bool = True,
         tracker: Trackers = ("tensorboard", "jsonl"),
     ) -> TaskResult:
@@ -401,8 +409,7 @@ class Task(Training, Generic[C, D]):
                 compiled code have changed, which can change the last bits of metrics.
             console: console that shows the progress and a table of the model's layers.
                 If None, nothing is shown.
-            callbacks: functions that are called after each epoch, and trackers (see
-                `trackers.Tracker`).
+            callbacks: functions that are called after each epoch.
             figures: whether to draw the figures at the end.
             tracker: what records the metrics: "tensorboard" (events), "jsonl"
                 (metrics.jsonl), "wandb" or "mlflow". A resumed run may have other ones.
@@ -425,10 +432,11 @@ class Task(Training, Generic[C, D]):
         steps = []
         _check_processes(config, resume)
         tracker = checked("tracker", tracker, Trackers)
-        trackers = (
-            *(SERVICES[name]() for name in tracker if name in SERVICES),
-            *callbacks,
-        )
+        trackers = [
+            SERVICES[name](folder, asdict(config), resume)
+            for name in tracker
+            if name in SERVICES
+        ]
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(
@@ -454,13 +462,16 @@ class Task(Training, Generic[C, D]):
             config.train.epochs
             * steps_per_epoch(examples.count, config.train.batch_size),
         )
-        about = About(asdict(config), Path(folder), resume)
         with (
             task._begin(
                 Path(folder), backend, resume, allow_other_machine, console
             ) as run_folder,
-            tracked(trackers, about) as (calls, outcome),
+            contextlib.ExitStack() as stack,
         ):
+            with processes.together():
+                trackers = trackers if processes.first() else []
+                for service in trackers:
+                    stack.enter_context(service)
             total = sum(array.size for array in params.values())
             caption = f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)"
             table = Table(
@@ -485,30 +496,34 @@ class Task(Training, Generic[C, D]):
                 "jsonl": metrics_file(run_folder.metrics),
             }
             marks.append(time.perf_counter())
-            result = run_epochs(
-                params,
-                task.objective(rebuild),
-                optimizer,
-                examples,
-                config.train,
-                mesh,
-                carry=task.carry(task.model),
-                table=cls.table,
-                metrics=cls.metrics,
-                evaluate=lambda params, row: task.derive(row) | task.evaluate(params),
-                monitor=task.monitor,
-                checkpoints=run_folder.checkpoints,
-                resume=resume,
-                callbacks=(
-                    run_folder.check_exists,
-                    *(files[name] for name in tracker if name in files),
-                    print_row(console, config.train.epochs),
-                    lambda record: steps.append(record.row["seconds"]),
-                    *task.callbacks(run_folder, console),
-                    *calls,
-                ),
-                console=console,
-            )
+            with progress(console) as watch:
+                result = run_epochs(
+                    params,
+                    task.objective(rebuild),
+                    optimizer,
+                    examples,
+                    config.train,
+                    mesh,
+                    carry=task.carry(task.model),
+                    table=cls.table,
+                    metrics=cls.metrics,
+                    evaluate=lambda params, row: (
+                        task.derive(row) | task.evaluate(params)
+                    ),
+                    monitor=task.monitor,
+                    checkpoints=run_folder.checkpoints,
+                    resume=resume,
+                    callbacks=(
+                        run_folder.check_exists,
+                        *(files[name] for name in tracker if name in files),
+                        print_row(console, config.train.epochs),
+                        lambda record: steps.append(record.row["seconds"]),
+                        *task.callbacks(run_folder, console),
+                        *trackers,
+                        *callbacks,
+                    ),
+                    watch=watch,
+                )
             marks.append(time.perf_counter())
             metrics = task.finish(run_folder, result, figures)
             drawn = sorted(run_folder.figures.glob("*.png"))
@@ -518,11 +533,8 @@ class Task(Training, Generic[C, D]):
                 for path in run_folder.path.iterdir()
                 if path.is_file() and path != run_folder.lock
             ]
-            outcome.update(
-                metrics=metrics,
-                figures=tuple(drawn),
-                best=(*own, run_folder.checkpoints / "best"),
-            )
+            for service in trackers:
+                service.result(metrics, drawn, [*own, run_folder.checkpoints / "best"])
             read, prepared, trained, finished = (
                 end - start
                 for start, end in itertools.pairwise([*marks, time.perf_counter()])
@@ -623,12 +635,10 @@ def _check_processes(config: RunConfig, resume: bool) -> None:
     }
     values |= versions() | {
         "compiled code": _compiled_code()["compiled"] or "none",
-        "code": processes.code_digest(),
+        "code": code_digest(),
     }
-    processes.require_equal(values, processes.CONNECT_SECONDS)
-    processes.require_equal(
-        {"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS
-    )
+    processes.require_equal(values, CONNECT_SECONDS)
+    processes.require_equal({"devices": str(jax.local_device_count())}, CONNECT_SECONDS)
 
 
 def _require_shared(folder: Path) -> None:
@@ -857,8 +867,8 @@ class Trained(ABC, Generic[C, Own]):
                 files has changed, or if none of its checkpoints is intact.
         """
         run = RunFolder(Path(folder))
-        notes = run.verify()
-        notes += (
+        run.verify()
+        notes: Texts = (
             ()
             if run.result.exists()
             else (f"run {run.path} has not finished: this is its model so far",)

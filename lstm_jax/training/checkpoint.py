@@ -35,9 +35,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -47,6 +46,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from numpy import ndarray
 
+from lstm_jax.base import processes
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.locks import locked
@@ -57,7 +57,6 @@ from lstm_jax.base.writing import (
     summed_json,
     write_atomically,
 )
-from lstm_jax.lab.machine import processes
 
 ATTEMPTS = 5
 """Number of times that the checkpoints are listed anew if a training replaces them
@@ -178,7 +177,6 @@ def restore(
     folder: Path,
     like: PyTree,
     step: int | None = None,
-    optional: Mapping[str, str] = MappingProxyType({}),
     check: Callable[[Record], None] = lambda extra: None,
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A
@@ -196,19 +194,13 @@ def restore(
             placed on the first local device.
         step: number of the step whose checkpoint is loaded. If None, the newest intact
             checkpoint is loaded.
-        optional: dict from the paths of leaves, such as "state.behind", that the
-            checkpoint or `like` may lack, to advice for the user. In place of a leaf
-            that the checkpoint lacks, the result holds the leaf of `like`. A leaf that
-            `like` lacks is left out of the result. All its values must be 0. Otherwise
-            an error is raised whose message ends with the advice.
         check: function check(extra) that is called with the dict `extra` of the
             checkpoint before its arrays are compared with `like`. It may raise an
             error.
 
     Raises:
         InputError: if there is no intact checkpoint, or none of the step `step`. Also
-            if, except as `optional` allows, its leaves have other paths, shapes or
-            dtypes than those in `like`.
+            if its leaves have other paths, shapes or dtypes than those in `like`.
     """
     wanted, rejected = _named(like), []
     for _ in range(ATTEMPTS):
@@ -218,12 +210,12 @@ def restore(
             damage, loaded = _agreed(damage), {}
             if not damage:
                 check(manifest["extra"])
-                loaded, damage = _load(folder, manifest, wanted, optional)
+                loaded, damage = _load(folder, manifest, wanted)
                 damage = _agreed(damage)
             if not damage:
                 state = jax.tree.unflatten(
                     jax.tree.structure(like),
-                    [loaded.get(name, leaf) for name, leaf in wanted.items()],
+                    [loaded[name] for name in wanted],
                 )
                 unfinished = {
                     own for own, _ in _array_folders(folder) if own > number
@@ -387,62 +379,28 @@ def _read_verified(folder: Path, step: int) -> tuple[Record, str]:
     )
 
 
-def _load(
-    folder: Path, manifest: Record, wanted: Record, optional: Mapping[str, str]
-) -> tuple[Record, str]:
+def _load(folder: Path, manifest: Record, wanted: Record) -> tuple[Record, str]:
     # the arrays by name, and a description of the first damaged one, or ""
-    saved, leaves, remedy = (
-        manifest["leaves"],
-        {},
-        "use the config that the run was saved with",
-    )
+    saved = manifest["leaves"]
+    remedy = "use the config and the compiled code that the run was saved with"
     for name in saved | wanted:
         subject = f"checkpoint leaf {name} of step {manifest['step']}"
-        require(
-            name in saved or name in optional, subject, "not in the checkpoint", remedy
-        )
-        require(
-            name in wanted or name in optional,
-            subject,
-            "not in this model or optimiser",
-            remedy,
-        )
-        if name not in saved:
-            continue
-        record = saved[name]
-        leaf = (
-            wanted[name]
-            if name in wanted
-            else np.zeros(record["shape"], record["dtype"])
-        )
-        # also if it is not wanted, since Orbax reads all leaves or none
-        leaves[name] = leaf
-        require(
-            name in wanted or _leaf_record(leaf) == record,
-            subject,
-            "not zero",
-            optional.get(name, ""),
-        )
-        here, there = (
-            (leaf.dtype.name, list(leaf.shape)),
-            (record["dtype"], record["shape"]),
-        )
+        require(name in saved, subject, "not in the checkpoint", remedy)
+        require(name in wanted, subject, "not in this model or optimiser", remedy)
+        here = (wanted[name].dtype.name, list(wanted[name].shape))
+        there = (saved[name]["dtype"], saved[name]["shape"])
         require(here == there, subject, f"saved as {there}, wanted as {here}", remedy)
     try:
-        loaded = _restore_arrays(folder / manifest["folder"], leaves)
+        loaded = _restore_arrays(folder / manifest["folder"], wanted)
     except MemoryError:
         raise
     # Orbax raises many kinds of errors; an older checkpoint may still load
     except Exception as error:
         return {}, f"orbax cannot read it: {error}"
-    return loaded, next(
-        (
-            f"leaf {name} is damaged"
-            for name, leaf in loaded.items()
-            if _leaf_record(leaf) != saved[name]
-        ),
-        "",
-    )
+    for name, leaf in loaded.items():
+        if _leaf_record(leaf) != saved[name]:
+            return loaded, f"leaf {name} is damaged"
+    return loaded, ""
 
 
 def _clean(folder: Path):

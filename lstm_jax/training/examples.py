@@ -1,20 +1,27 @@
-"""Training examples, and the order in which an epoch reads them.
+"""Training examples, the order in which an epoch reads them, and the sources that bring
+them to the devices.
 
 The order is an integer array (steps, B). Each row holds the indices of the B examples
 in the batch of one training step. In each epoch the order is a new random permutation,
 unless the examples define another order.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.sharding import Mesh
 from numpy import ndarray
 
+from lstm_jax.base import processes, sharding
 from lstm_jax.base.checks import frozen
 
 AnyArray = Array | ndarray
@@ -55,13 +62,16 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def _order(xp, rows, count: int, first=0) -> Order:
+def order_of(xp, rows, count: int, first=0) -> Order:
     """Return the `Order` for the rows of some steps, of which only the first `count`
-    are real. `xp` is `numpy` or `jax.numpy`.
+    are real. `xp` is `numpy` or `jax.numpy`, and `first` is the index of the first step
+    in the epoch.
     """
-    real = (xp.arange(rows.size) < count).astype(xp.float32).reshape(rows.shape)
+    real = xp.arange(rows.size).reshape(rows.shape) < count
+    real = real.astype(xp.float32)
     counts = real.sum(1)
-    return Order(rows, real / counts[:, None], counts, first)
+    weight = real / counts[:, None]
+    return Order(rows, weight, counts, first)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -70,19 +80,21 @@ def epoch_order(key: Array, count: int, batch_size: int) -> Order:
     `batch_size` examples.
     """
     steps = steps_per_epoch(count, batch_size)
-    spare = steps * batch_size - count
-    rows = jnp.concatenate(
-        [jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]
-    ).astype(jnp.int32)
-    return _order(jnp, rows.reshape(steps, batch_size), count)
+    spare = jnp.zeros(steps * batch_size - count, jnp.int32)
+    rows = jnp.concatenate([jax.random.permutation(key, count), spare])
+    rows = rows.astype(jnp.int32).reshape(steps, batch_size)
+    return order_of(jnp, rows, count)
 
 
 def in_parts(order: Order) -> Plan:
     """Return the plan of an epoch whose whole order is known."""
-    rows, weight, examples = (np.asarray(part) for part in order[:3])
-    return lambda first, stop: Order(
-        rows[first:stop], weight[first:stop], examples[first:stop], first
-    )
+    parts = [np.asarray(part) for part in order[:3]]
+
+    def plan(first, stop):
+        rows, weight, examples = (part[first:stop] for part in parts)
+        return Order(rows, weight, examples, first)
+
+    return plan
 
 
 def permuted(key: Array, count: int, batch_size: int) -> Plan:
@@ -108,7 +120,7 @@ class Examples:
 
     arrays: Any
     """Pytree of NumPy arrays that hold the examples. They may be memory-mapped files.
-    `feeding` says how they reach the devices."""
+    `make_source` says how they reach the devices."""
     count: int
     """Number of examples in an epoch."""
     gather: Gather = take_rows
@@ -129,68 +141,117 @@ class Examples:
         return Examples(arrays, jax.tree.leaves(arrays)[0].shape[0])
 
 
-BLOCK = 256
-"""Number of consecutive examples in a block; see `shuffled`."""
-WINDOW = 256
-"""Number of shuffled blocks in a window, whose examples are permuted together; see
-`shuffled`."""
+FED_BYTES = 4 * 2**20
+"""Target size, in bytes, of a group: the batches of consecutive steps that a process
+places on its devices at once."""
+FED_STEPS = 256
+"""Largest number of steps in a group."""
+AHEAD = 2
+"""Number of groups that are read ahead."""
+Group = tuple[int, Any, Order]
+"""Consecutive steps of an epoch: the step before which they end, their examples, and
+the order in which they read these."""
 
 
-def shuffled(key: Array, count: int, batch_size: int) -> Plan:
-    """Return a function that computes any part of a random order of `count` examples,
-    for an order that is too large for the memory.
-    """
-    import grain
+class OnDevices:
+    """Source that places all examples on each device of a mesh."""
 
-    seed = jax.random.key_data(key).ravel().tolist()
-    blocks, size = count // BLOCK, BLOCK * WINDOW
-    windows = max(1, -(-blocks // WINDOW))
+    waited = None
+    """Seconds in which the training loop has waited for examples since the epoch began,
+    or None if it never waits."""
 
-    @lru_cache(2)
-    def window(number):
-        """Return the indices of the examples in the window with the index `number`,
-        permuted.
+    def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
+        self.examples = examples
+        self.batch_size = batch_size
+        self.everywhere = sharding.replicated(mesh)
+        self.arrays = sharding.put(examples.arrays, self.everywhere)
+        self.gather = examples.gather
+
+    def groups(self, key: Array, step: int) -> Iterator[Group]:
+        """Read an epoch from `step` on, which is not 0 if a run is resumed within an
+        epoch. `key` gives the order of the examples.
         """
-        places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
-        chosen = (
-            [
-                grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4)
-                for place in places
-            ]
-            if blocks > 1
-            else places
-        )
-        examples = (
-            np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)
-        ).reshape(-1)
-        if number == windows - 1:
-            examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])
-        return np.random.default_rng([*seed, number]).permutation(examples)
-
-    def plan(first, stop):
-        begin, end = first * batch_size, min(stop * batch_size, count)
-        low, high = (min(place // size, windows - 1) for place in (begin, end - 1))
-        read = np.concatenate([window(number) for number in range(low, high + 1)])[
-            begin - low * size : end - low * size
-        ]
-        rows = np.zeros((stop - first, batch_size), np.int64)
-        rows.flat[: len(read)] = read
-        return _order(np, rows, len(read), first)
-
-    return plan
+        steps = steps_per_epoch(self.examples.count, self.batch_size)
+        plan = self.examples.plan(key, self.examples.count, self.batch_size)
+        yield steps, self.arrays, sharding.put(plan(0, steps), self.everywhere)
 
 
-def streams(key: Array, count: int, batch_size: int, length: int) -> Plan:
-    """Return a function that gives the order in which a text is read in parallel
-    streams; see `data.stream_chunks`.
+def take_batch(batches, number: Array):
+    """Return the batch with the index `number` from a pytree of arrays (S, B, ...),
+    which hold S batches of B examples each.
     """
-    steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
+    return jax.tree.map(
+        lambda rows: lax.dynamic_index_in_dim(rows, number, keepdims=False), batches
+    )
 
-    def plan(first, stop):
-        chunks = (
-            np.arange(batch_size, dtype=np.int64) * steps
-            + np.arange(first, stop, dtype=np.int64)[:, None]
+
+class FromHost:
+    """Source that reads batches on the host, and places them on the devices of a mesh.
+
+    The batches of several consecutive steps form a group, and all batches of a group
+    are placed together. While the steps of a group run, a thread reads the next groups.
+    Each process reads the rows of its own devices.
+    """
+
+    gather = staticmethod(take_batch)
+
+    def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
+        self.examples = examples
+        self.mesh = mesh
+        self.batch_size = batch_size
+        self.steps = steps_per_epoch(examples.count, batch_size)
+        self.rows = sharding.own_rows(mesh, batch_size)
+        numbers = np.zeros(self.rows.stop - self.rows.start, np.int64)
+        batch = jax.tree.leaves(examples.gather(examples.arrays, numbers))
+        fitting = FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))
+        size = max(1, min(FED_STEPS, self.steps, fitting))
+        (self.size,) = processes.largest(size)
+
+    def groups(self, key: Array, step: int) -> Iterator[Group]:
+        plan = self.examples.plan(key, self.examples.count, self.batch_size)
+        numbers = range(step // self.size, math.ceil(self.steps / self.size))
+        self.waited = 0.0
+        placed: deque[Group] = deque()
+        with ThreadPoolExecutor(1) as reader:
+            coming = deque(
+                reader.submit(self._read, plan, number) for number in numbers[:AHEAD]
+            )
+            for number in numbers:
+                if number + AHEAD in numbers:
+                    coming.append(reader.submit(self._read, plan, number + AHEAD))
+                began = time.perf_counter()
+                batches, order = coming.popleft().result()
+                self.waited += time.perf_counter() - began
+                last = min(self.steps, (number + 1) * self.size)
+                batches = sharding.from_own_rows(batches, self.mesh, 1)
+                order = sharding.put(order, sharding.replicated(self.mesh))
+                placed.append((last, batches, order))
+                # the devices receive a group while the steps of the one before it run
+                if len(placed) > 1:
+                    yield placed.popleft()
+        yield from placed
+
+    def _read(self, plan: Plan, number: int) -> tuple:
+        first = number * self.size
+        order = plan(first, min(first + self.size, self.steps))
+        # the last group repeats a step, so that all have one shape
+        filled = np.minimum(np.arange(self.size), len(order.rows) - 1)
+        rows, weight, counts = (part[filled] for part in order[:3])
+        own = rows[:, self.rows]
+        batches = self.examples.gather(self.examples.arrays, own.reshape(-1))
+        batches = jax.tree.map(
+            lambda array: np.asarray(array).reshape(*own.shape, *array.shape[1:]),
+            batches,
         )
-        return _order(np, chunks * length + shift, chunks.size, first)
+        numbers = np.arange(self.size, dtype=np.int32)
+        return batches, Order(numbers, weight, counts, np.int32(first))
 
-    return plan
+
+def make_source(
+    examples: Examples, mesh: Mesh, batch_size: int
+) -> OnDevices | FromHost:
+    """Return a source of batches: `FromHost` if the examples are streamed or if there
+    are several processes, else `OnDevices`.
+    """
+    kind = FromHost if examples.stream or processes.several() else OnDevices
+    return kind(examples, mesh, batch_size)

@@ -53,36 +53,29 @@ def _evaluate(
     # use of a table, whose `indices` are None. `given` holds the results that already
     # have a sharding.
     jaxpr = program.jaxpr
-    values = dict(
-        zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True)
-    )
+    names = [*jaxpr.constvars, *jaxpr.invars]
+    values = dict(zip(names, [*program.consts, *args], strict=True))
 
     def read(atom):
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        name, operands = (
-            equation.primitive.name,
-            [read(atom) for atom in equation.invars],
-        )
+        name = equation.primitive.name
+        operands = [read(atom) for atom in equation.invars]
+        count = len(equation.outvars)
         tables = [operand for operand in operands if isinstance(operand, _Table)]
         if tables and name in ("jit", "pjit"):
             results = _evaluate(equation.params["jaxpr"], operands, lookup, given)
         elif tables:
             indices = operands[1] if _is_lookup(equation, operands) else None
-            results = [lookup(table, indices, equation) for table in tables][:1] * len(
-                equation.outvars
-            )
+            found = [lookup(table, indices, equation) for table in tables]
+            results = found[:1] * count
         elif any(operand is _UNKNOWN for operand in operands):
-            results = [_UNKNOWN] * len(equation.outvars)
-        elif name == "sharding_constraint" and any(
-            operands[0] is rows for rows in given
-        ):
+            results = [_UNKNOWN] * count
+        elif name == "sharding_constraint" and any(operands[0] is a for a in given):
             results = operands
         else:
-            used = [
-                atom for atom in equation.invars if not isinstance(atom, core.Literal)
-            ]
+            used = [a for a in equation.invars if not isinstance(a, core.Literal)]
             alone = jaxpr.replace(
                 constvars=[],
                 invars=used,
@@ -90,7 +83,8 @@ def _evaluate(
                 eqns=[equation],
                 effects=equation.effects,
             )
-            results = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*map(read, used))
+            compute = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
+            results = compute(*map(read, used))
         values.update(zip(equation.outvars, results, strict=True))
     results = [read(atom) for atom in jaxpr.outvars]
     for result in results:
@@ -103,14 +97,14 @@ def _is_lookup(equation, operands: list) -> bool:
     """Return whether an equation (operation) of a jaxpr looks up whole rows of an
     embedding table.
     """
-    if not isinstance(operands[0], _Table) or equation.params.get("slice_sizes") != (
-        1,
-        equation.invars[0].aval.shape[1],
-    ):
+    columns = equation.invars[0].aval.shape[-1]
+    whole = equation.params.get("slice_sizes") == (1, columns)
+    if not whole or not isinstance(operands[0], _Table):
         return False
     if equation.primitive.name != "gather":
         return equation.primitive.name == "dynamic_slice"
-    last, fill = equation.outvars[0].aval.ndim - 1, equation.params["fill_value"]
+    last = equation.outvars[0].aval.ndim - 1
+    fill = equation.params["fill_value"]
     rows = GatherDimensionNumbers(
         offset_dims=(last,), collapsed_slice_dims=(0,), start_index_map=(0,)
     )
@@ -120,9 +114,8 @@ def _is_lookup(equation, operands: list) -> bool:
         offset_dims=(last - 1, last), collapsed_slice_dims=(), start_index_map=(0, 1)
     )
     allowed = [rows, slices] if _mode(equation) == GatherScatterMode.CLIP else [rows]
-    return equation.params["dimension_numbers"] in allowed and (
-        fill is None or bool(np.isnan(fill))
-    )
+    by_rows = equation.params["dimension_numbers"] in allowed
+    return by_rows and (fill is None or bool(np.isnan(fill)))
 
 
 def _mode(equation) -> GatherScatterMode:
@@ -164,14 +157,8 @@ def _indices(
             others.add(table.name)
         else:
             found.setdefault(table.name, []).append(_row_indices(indices, equation))
-            modes.append(
-                (
-                    table.name,
-                    "fill"
-                    if _mode(equation) == GatherScatterMode.FILL_OR_DROP
-                    else "clip",
-                )
-            )
+            fills = _mode(equation) == GatherScatterMode.FILL_OR_DROP
+            modes.append((table.name, "fill" if fills else "clip"))
         return _UNKNOWN
 
     given = {name: _Table(name) if name in tables else _UNKNOWN for name in params}
@@ -226,11 +213,8 @@ class FoundLookups:
 
         def lookup(table, indices, equation):
             rows, axis = next(pairs)
-            rows = (
-                jnp.moveaxis(rows, -2, axis % (rows.ndim - 1))
-                if rows.ndim > 1
-                else rows
-            )
+            if rows.ndim > 1:
+                rows = jnp.moveaxis(rows, -2, axis % (rows.ndim - 1))
             given.append(rows.reshape(equation.outvars[0].aval.shape))
             return given[-1]
 
@@ -250,15 +234,9 @@ def find_lookups(
     program, shapes = jax.make_jaxpr(loss, return_shape=True)(params, *args)
     if program.effects:  # they would happen twice, since the jaxpr is evaluated twice
         return None
-    tables = (
-        [table]
-        if table
-        else [
-            name
-            for name, param in params.items()
-            if param.ndim == 2 and param.size >= LEAST
-        ]
-    )
+    tables = [table]
+    if not table:
+        tables = [n for n, p in params.items() if p.ndim == 2 and p.size >= LEAST]
     modes = []
     found = jax.eval_shape(
         lambda *args: _indices(program, tables, params, args, modes), *args
@@ -266,34 +244,35 @@ def find_lookups(
     if not found:
         return None
     largest = max(found, key=lambda name: (params[name].size, name))
+    own_modes = [mode for name, mode in modes if name == largest]
+
+    axes = [-1] * len(own_modes)
+    if sharding.devices() > 1:
+        with contextlib.suppress(Exception):  # the loss may take no other batch size
+            axes = _batch_axes(loss, params, args, largest, found[largest])
+    structure = jax.tree.structure(shapes)
+    return FoundLookups(largest, program, structure, own_modes, tuple(axes))
+
+
+def _batch_axes(
+    loss: Callable, params: Params, args: tuple, table: str, small: list
+) -> list[int]:
+    """Return the axis of the row indices of each lookup that grows with the batch, or
+    -1 if it is not known.
+    """
 
     def doubled(leaf):
-        return jax.ShapeDtypeStruct(
-            (2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype
-        )
+        shape = (2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else ()
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    small = large = found[largest]
-    if sharding.devices() > 1:  # the batch axis is the axis that grows with the batch
-        larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
-        with contextlib.suppress(Exception):  # the loss may take no other batch size
-            grown = jax.make_jaxpr(loss)(params, *larger)
-            large = jax.eval_shape(
-                lambda *args: _indices(grown, (largest,), params, args, []), *larger
-            )[largest]
-    pairs = zip(small, large, strict=True)
-    changed = [
-        [
-            n
-            for n, sizes in enumerate(zip(a.shape, b.shape, strict=True))
-            if sizes[1] == 2 * sizes[0]
-        ]
-        for a, b in pairs
-    ]
-    axes = tuple(own[0] if len(own) == 1 else -1 for own in changed)
-    return FoundLookups(
-        largest,
-        program,
-        jax.tree.structure(shapes),
-        [mode for name, mode in modes if name == largest],
-        axes,
-    )
+    larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
+    grown = jax.make_jaxpr(loss)(params, *larger)
+    large = jax.eval_shape(
+        lambda *args: _indices(grown, (table,), params, args, []), *larger
+    )[table]
+    axes = []
+    for a, b in zip(small, large, strict=True):
+        sizes = enumerate(zip(a.shape, b.shape, strict=True))
+        changed = [axis for axis, (size, twice) in sizes if twice == 2 * size]
+        axes.append(changed[0] if len(changed) == 1 else -1)
+    return axes

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh
 from numpy import ndarray
 
 from lstm_jax.base import sharding
-from lstm_jax.base.errors import require
+from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.types import Ints
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.native.library import is_off
@@ -50,99 +50,65 @@ def split_model(model) -> Parts:
         for path, layer in nnx.iter_modules(model):
             if isinstance(layer, Recurrent) and layer.stateful:
                 name = "/".join(map(str, path)) or type(layer).__name__
-                remedy = "call the model once on a batch" + (
-                    "" if layer.learned_state else ", or reset_state"
-                )
-                require(
-                    layer.carried is not None,
-                    f"stateful layer {name}",
-                    "carries no state yet",
-                    remedy,
-                )
-        parts, count = (
-            split_module(model),
-            len(nnx.to_flat_state(nnx.state(model, nnx.Param))),
-        )
+                remedy = "call the model once on a batch, or reset_state"
+                if layer.learned_state:
+                    remedy = "call the model once on a batch"
+                carries = layer.carried is not None
+                subject = f"stateful layer {name}"
+                require(carries, subject, "carries no state yet", remedy)
+        parts = split_module(model)
+        count = len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     else:
         found, structure = jax.tree_util.tree_flatten_with_path(model)
-        given, count = (
-            {
-                jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-                for path, leaf in found
-            },
-            len(found),
-        )
-        parts = Parts(
-            given,
-            (),
-            lambda params, variables: jax.tree.unflatten(
-                structure, [params[name] for name in given]
-            ),
-        )
-    require(
-        count > 0,
-        "model",
-        type(model).__name__,
-        "it has no parameters: give an nnx.Module or a pytree of arrays",
-    )
-    require(
-        len(parts.params) == count,
-        "model",
-        type(model).__name__,
-        "two parameters have the same path: rename one of them",
-    )
+        count = len(found)
+        given = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in found
+        }
+
+        def rebuild(params, variables):
+            del variables
+            return jax.tree.unflatten(structure, [params[name] for name in given])
+
+        parts = Parts(given, (), rebuild)
+    kind = type(model).__name__
+    remedy = "it has no parameters: give an nnx.Module or a pytree of arrays"
+    require(count > 0, "model", kind, remedy)
+    remedy = "two parameters have the same path: rename one of them"
+    require(len(parts.params) == count, "model", kind, remedy)
+    remedy = "give a pytree of arrays of floats, or an nnx.Module"
     for name, leaf in parts.params.items():
-        check_floats(
-            f"parameter {name}",
-            leaf,
-            np.shape(leaf),
-            "give a pytree of arrays of floats, or an nnx.Module",
-        )
+        check_floats(f"parameter {name}", leaf, np.shape(leaf), remedy)
     return parts
 
 
 def check_floats(name: str, value, shape: Ints, remedy: str) -> None:
     """Raise `InputError` if a value is not an array of floats of the given shape."""
-    array = isinstance(value, Array | ndarray)
-    fits = array and value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
-    require(
-        fits,
-        name,
-        f"{value.dtype}{list(value.shape)}" if array else type(value).__name__,
-        remedy,
-    )
+    if not isinstance(value, Array | ndarray):
+        raise InputError(name, type(value).__name__, remedy)
+    fits = value.shape == shape and jnp.issubdtype(value.dtype, jnp.floating)
+    require(fits, name, f"{value.dtype}{list(value.shape)}", remedy)
 
 
 def check_functions(loss_fn, optimizer) -> None:
     """Check that a loss function can be called, and that an optimiser has `init`, and
     an `update` that does not need the loss.
     """
-    require(
-        callable(loss_fn),
-        "loss_fn",
-        repr(loss_fn),
-        "give a function of the model and a batch",
+    remedy = "give a function of the model and a batch"
+    require(callable(loss_fn), "loss_fn", repr(loss_fn), remedy)
+    remedy = (
+        "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)"
     )
-    functions = all(
-        callable(getattr(optimizer, name, None)) for name in ("init", "update")
-    )
-    require(
-        functions,
-        "optimizer",
-        repr(optimizer),
-        "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)",
-    )
+    for name in ("init", "update"):
+        fits = callable(getattr(optimizer, name, None))
+        require(fits, "optimizer", repr(optimizer), remedy)
     try:
         try_update(optimizer)
     # others, since it may suit only the user's own parameters
     except Exception as error:
         remedy = "give one whose update needs only gradients and parameters"
-        require(
-            "required keyword-only argument" not in str(error),
-            "optimizer",
-            error,
-            remedy,
-        )
+        fits = "required keyword-only argument" not in str(error)
+        require(fits, "optimizer", error, remedy)
 
 
 def checked_mesh(mesh: Mesh | None) -> Mesh:
@@ -174,13 +140,11 @@ class TrainStep:
     """
 
     def __init__(self, model, loss_fn: Callable, optimizer, has_aux: bool, mesh: Mesh):
-        self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = (
-            split_model(model),
-            loss_fn,
-            optimizer,
-            has_aux,
-            mesh,
-        )
+        self._parts = split_model(model)
+        self._loss_fn = loss_fn
+        self._optimizer = optimizer
+        self._has_aux = has_aux
+        self._mesh = mesh
         self._table: str | None = None
         self._one = jax.jit(self._step, donate_argnums=0)
         self._several = jax.jit(partial(lax.scan, self._step), donate_argnums=0)
@@ -280,45 +244,28 @@ class TrainStep:
         """Call a function with the training state and the batch, whose axis `axis` is
         sharded over the devices of the mesh.
         """
-        used = (
-            isinstance(state.step, Array)
-            and not isinstance(state.step, Tracer)
-            and state.step.is_deleted()
-        )
-        require(
-            not used,
-            "training state",
-            "used again",
-            "a step reuses its memory: give the state that the step returned",
-        )
-        remedy = (
-            "give a batch size that is a multiple of the mesh's "
-            f"{self._mesh.size} devices"
-        )
+        concrete = isinstance(state.step, Array) and not isinstance(state.step, Tracer)
+        remedy = "a step reuses its memory: give the state that the step returned"
+        used = concrete and state.step.is_deleted()
+        require(not used, "training state", "used again", remedy)
+        size = self._mesh.size
+        remedy = f"give a batch size that is a multiple of the mesh's {size} devices"
         for leaf in jax.tree.leaves(batch):
             check_32_bits("batch", leaf)
-            fits = self._mesh.size == 1 or (
-                np.ndim(leaf) > axis and leaf.shape[axis] % self._mesh.size == 0
-            )
+            fits = size == 1 or (np.ndim(leaf) > axis and leaf.shape[axis] % size == 0)
             require(fits, "batch", np.shape(leaf), remedy)
         with sharding.on(self._mesh):
             if self._mesh.size > 1:
                 batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
             if self._table is None and not is_off():
-                first = jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(
-                        np.shape(leaf)[axis:], jax.typeof(leaf).dtype
-                    ),
-                    batch,
-                )
+
+                def described(leaf):
+                    dtype = jax.typeof(leaf).dtype
+                    return jax.ShapeDtypeStruct(np.shape(leaf)[axis:], dtype)
+
+                given = (jax.tree.map(described, batch), (), (), state.carry)
                 self._table = largest_table(
-                    self._objective,
-                    self._optimizer,
-                    state.params,
-                    first,
-                    (),
-                    (),
-                    state.carry,
+                    self._objective, self._optimizer, state.params, *given
                 )
             # compiled code can be turned off between two calls
             table = "" if is_off() else self.table
@@ -326,12 +273,9 @@ class TrainStep:
             if table not in (state.behind or ("",)):
                 state = self._caught_up(state)
             if table and not state.behind:
-                zeros = np.zeros(len(state.params[table]), np.int32)
-                state = state._replace(
-                    behind=over_runs(
-                        jax.device_put({table: zeros}, sharding.replicated(self._mesh))
-                    )
-                )
+                zeros = {table: np.zeros(len(state.params[table]), np.int32)}
+                zeros = jax.device_put(zeros, sharding.replicated(self._mesh))
+                state = state._replace(behind=over_runs(zeros))
             return function(state, batch)
 
     def _objective(
@@ -342,33 +286,25 @@ class TrainStep:
         result = self._loss_fn(model, *batch)
         is_pair = isinstance(result, tuple) and len(result) == 2
         remedy = "give has_aux=True if and only if it is (loss, results)"
-        require(
-            is_pair == self._has_aux, "loss", "a pair" if is_pair else "no pair", remedy
-        )
+        problem = "a pair" if is_pair else "no pair"
+        require(is_pair == self._has_aux, "loss", problem, remedy)
         loss: Any = result[0] if self._has_aux else result
-        check_floats(
-            "loss",
-            loss,
-            (),
-            "return a scalar of floats, such as the mean over the batch",
-        )
+        remedy = "return a scalar of floats, such as the mean over the batch"
+        check_floats("loss", loss, (), remedy)
         # without the variables that a call has created
         if isinstance(model, nnx.Module):
             found = dict(nnx.to_flat_state(split_module(model).variables))
-            variables = nnx.from_flat_state(
-                [(path, found[path]) for path, _ in nnx.to_flat_state(variables)]
-            )
+            paths = [path for path, _ in nnx.to_flat_state(variables)]
+            variables = nnx.from_flat_state([(path, found[path]) for path in paths])
         return loss, (result, variables)
 
     def _step(self, state: TrainState, batch: tuple) -> tuple:
-        lag = lag_of(self._optimizer, state, state.step) if state.behind else None
-        lag, state, result = take_step(
-            self._objective, self._optimizer, state, lag, batch, (), ()
-        )
+        optimizer = self._optimizer
+        lag = lag_of(optimizer, state, state.step) if state.behind else None
+        given = (state, lag, batch, (), ())
+        lag, state, result = take_step(self._objective, optimizer, *given)
         if lag:
-            state = catch_up_if(
-                lag.at == CATCH_UP_INTERVAL, self._optimizer, lag, state
-            )
+            state = catch_up_if(lag.at == CATCH_UP_INTERVAL, optimizer, lag, state)
         return state, result
 
     def _caught_up(self, state: TrainState) -> TrainState:
@@ -377,12 +313,9 @@ class TrainStep:
         """
         for name in state.behind:
             remedy = "use the optimiser and the compiled code that it was made with"
-            require(
-                row_sparse(name, self._optimizer, state.params),
-                "training state",
-                f"rows of {name} have missed steps",
-                remedy,
-            )
+            fits = row_sparse(name, self._optimizer, state.params)
+            problem = f"rows of {name} have missed steps"
+            require(fits, "training state", problem, remedy)
         return self._catch_up(state) if state.behind else state
 
 
@@ -427,7 +360,7 @@ def make_train_step(
         optimizer: an optimiser of this project or of optax.
         has_aux: whether `loss_fn` returns a pair of the loss and a pytree of further
             results, such as metrics. If false, it returns the loss alone.
-        mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`.
+        mesh: devices that each batch is sharded over; see `base.sharding.make_mesh`.
             If None, one device is used.
 
     Raises:

@@ -1,13 +1,12 @@
-"""Models as pure functions: their parameters as a dict, and the list of their layers."""
+"""Models as pure functions of their parameters, which are a dict."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from lstm_jax.base.errors import InputError, require
+from lstm_jax.base.errors import InputError
 
 Params = dict[str, Array]
 """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
@@ -42,7 +41,10 @@ class Parts(NamedTuple):
     inside or outside of jit."""
 
 
-def _name(path: tuple) -> str:
+def parameter_name(path: tuple) -> str:
+    """Return the name of a parameter or a layer, such as "recurrent/0", from its path
+    in an NNX module.
+    """
     return "/".join(str(part) for part in path if part != "layers")
 
 
@@ -54,25 +56,20 @@ def split_module(module: nnx.Module) -> Parts:
     unknown, or has another shape than in `module`.
     """
     graph, state, rest = nnx.split(module, nnx.Param, ...)
-    named = {
-        _name(path): (path, variable) for path, variable in nnx.to_flat_state(state)
-    }
+    named = {}
+    for path, variable in nnx.to_flat_state(state):
+        named[parameter_name(path)] = (path, variable)
     params = {name: variable[...] for name, (_, variable) in named.items()}
     shapes = {name: array.shape for name, array in params.items()}
 
     def rebuild(params: Params, rest):
         found = {name: array.shape for name, array in params.items()}
-        if found != shapes:
-            odd = sorted(set(found.items()) ^ set(shapes.items()))[0]
-            raise InputError(
-                "parameters",
-                f"{odd[0]} {odd[1]}",
-                "give arrays of the model's own config",
-            )
-        flat = [
-            (path, variable.replace(params[name]))
-            for name, (path, variable) in named.items()
-        ]
+        for name, shape in sorted(set(found.items()) ^ set(shapes.items())):
+            remedy = "give arrays of the model's own config"
+            raise InputError("parameters", f"{name} {shape}", remedy)
+        flat = []
+        for name, (path, variable) in named.items():
+            flat.append((path, variable.replace(params[name])))
         # copies, since a variable can only be changed at the level of JAX
         # transformations at which it was made
         return nnx.merge(graph, nnx.from_flat_state(flat), rest, copy=True)
@@ -95,54 +92,3 @@ def functional(model: nnx.Module) -> Functional:
     """
     params, variables, rebuild = split_module(model)
     return Functional(params, lambda params: rebuild(params, variables))
-
-
-def replaced(params: Params, others: Mapping) -> Params:
-    """Return a copy of the parameters in which some arrays are replaced by those in
-    `others`, in the dtype of the old arrays.
-
-    Raises:
-        InputError: if a name in `others` is not in `params`, or if a new array has
-            another shape than the old array.
-    """
-    for name, array in others.items():
-        require(name in params, "parameter", name, f"the model has {', '.join(params)}")
-        require(
-            array.shape == params[name].shape,
-            f"parameter {name}",
-            array.shape,
-            f"give shape {params[name].shape}",
-        )
-    return params | {
-        name: jnp.asarray(array, params[name].dtype) for name, array in others.items()
-    }
-
-
-def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
-    """Return a table of the layers of a model, similar to the table that Keras'
-    `summary()` prints: a list with one dict per layer.
-
-    A dict has the keys "layer" (the name), "type", "parameters" (their names and
-    shapes) and "count" (number of scalars in the parameters). Layers without parameters
-    of their own are left out.
-    """
-    rows = []
-    for path, module in nnx.iter_modules(model):
-        own = sorted(
-            (name, value)
-            for name, value in vars(module).items()
-            if isinstance(value, nnx.Param)
-        )
-        if own:
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in own)
-            count = sum(value.size for _, value in own)
-            rows.append(
-                {
-                    "layer": _name(path),
-                    "type": type(module).__name__,
-                    "parameters": shapes,
-                    "count": f"{count:,}",
-                }
-            )
-    order = {"embedding": 0, "recurrent": 1, "head": 2}
-    return sorted(rows, key=lambda row: order.get(row["layer"].split("/")[0], 3))

@@ -11,8 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from lstm_jax.base import sharding
-from lstm_jax.lab.machine import processes
+from lstm_jax.base import processes, sharding
 
 
 def make_predict(
@@ -52,37 +51,29 @@ def make_predict(
         count = jax.tree.leaves(rows)[0].shape[0]
         # a small input gets a small batch, whose size is still a multiple of the number
         # of devices
-        size = (
-            min(batch_size, max(8, 1 << (count - 1).bit_length()))
-            if count
-            else batch_size
-        )
+        size = batch_size
+        if count:
+            size = min(batch_size, max(8, 1 << (count - 1).bit_length()))
         size = -(-size // mesh.size) * mesh.size
         padded = -(-count // size) * size
 
         def cut(array):
-            kept = (
-                jax.dtypes.canonicalize_dtype(array.dtype)
-                if array.dtype.kind in "iu"
-                else array.dtype
-            )
+            kept = jax.dtypes.canonicalize_dtype(array.dtype)
             # JAX would drop the upper bits, and make other numbers of large ones
-            if kept != array.dtype:
-                array = np.clip(array, np.iinfo(kept).min, np.iinfo(kept).max).astype(
-                    kept
-                )
-            array = np.concatenate(
-                [array, np.zeros((padded - count, *array.shape[1:]), array.dtype)]
-            )
-            return sharding.put(
-                array.reshape(-1, size, *array.shape[1:]), sharding.replicated(mesh)
-            )
+            if array.dtype.kind in "iu" and kept != array.dtype:
+                range_ = np.iinfo(kept)
+                array = np.clip(array, range_.min, range_.max).astype(kept)
+            spare = np.zeros((padded - count, *array.shape[1:]), array.dtype)
+            array = np.concatenate([array, spare])
+            batches = array.reshape(-1, size, *array.shape[1:])
+            return sharding.put(batches, sharding.replicated(mesh))
 
         with sharding.on(mesh):
             outputs = compiled(params, jax.tree.map(lambda a: cut(np.asarray(a)), rows))
-        return jax.tree.map(
-            lambda array: np.asarray(array).reshape(padded, *array.shape[2:])[:count],
-            outputs,
-        )
+
+        def joined(array):
+            return np.asarray(array).reshape(padded, *array.shape[2:])[:count]
+
+        return jax.tree.map(joined, outputs)
 
     return predict

@@ -94,11 +94,9 @@ class RowOptimizer:
     @property
     def dense(self) -> optax.GradientTransformation:
         """Dense update, with clipping if there is any."""
-        return (
-            self.adam
-            if self.most is None
-            else optax.chain(optax.clip_by_global_norm(self.most), self.adam)
-        )
+        if self.most is None:
+            return self.adam
+        return optax.chain(optax.clip_by_global_norm(self.most), self.adam)
 
     def init(self, params):
         """Return the initial state of the optimiser."""
@@ -133,11 +131,12 @@ class RowOptimizer:
         steps that they have missed.
         """
         own = self._own(state)
-        table, m, v, done = self._rows(
-            "catch_up", name, params, own, lag, () if ids is None else (ids,)
-        )
+        given = () if ids is None else (ids,)
+        table, m, v, done = self._rows("catch_up", name, params, own, lag, given)
+
         own = own._replace(mu=own.mu | {name: m}, nu=own.nu | {name: v})
-        return lag._replace(done=done), self._state(state, own), params | {name: table}
+        lag = lag._replace(done=done)
+        return lag, self._state(state, own), params | {name: table}
 
     def update_rows(
         self, updates, name: str, ids, rows, lag: Lag, state, params
@@ -148,28 +147,29 @@ class RowOptimizer:
         If a step looks up a row several times, clipping adds up the gradients of this
         row before it computes the norm.
         """
-        most, own = self.most, self._own(state)
+        most = self.most
+        own = self._own(state)
         if most is not None:
-            norm = optax.tree_utils.tree_norm(
-                (updates, summed_rows(ids, rows, params[name], name))
-            )
-            updates, rows = jax.tree.map(
-                lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most),
-                (updates, rows),
-            )
+            summed = summed_rows(ids, rows, params[name], name)
+            norm = optax.tree_utils.tree_norm((updates, summed))
+
+            def clip(g):
+                return jnp.where(norm < most, g, g / norm.astype(g.dtype) * most)
+
+            updates, rows = jax.tree.map(clip, (updates, rows))
         table, m, v, done = self._rows("rows", name, params, own, lag, (ids, rows))
-        rest, mu, nu = (
-            {key: leaf for key, leaf in tree.items() if key != name}
-            for tree in (params, own.mu, own.nu)
-        )
-        found: Any = self.adam.update(updates, own._replace(mu=mu, nu=nu))
+
+        def without(tree):
+            return {key: leaf for key, leaf in tree.items() if key != name}
+
+        dense = own._replace(mu=without(own.mu), nu=without(own.nu))
+        found: Any = self.adam.update(updates, dense)
         steps, moments = found
+        rest = jax.tree.map(jnp.add, without(params), steps)
+
         own = moments._replace(mu=moments.mu | {name: m}, nu=moments.nu | {name: v})
-        return (
-            lag._replace(at=lag.at + 1, done=done),
-            self._state(state, own),
-            jax.tree.map(jnp.add, rest, steps) | {name: table},
-        )
+        lag = lag._replace(at=lag.at + 1, done=done)
+        return lag, self._state(state, own), rest | {name: table}
 
     def _rows(self, target: str, name: str, params, own, lag: Lag, given: tuple):
         operation = _Rows(f"lstm_jax_adam_{target}", self.rates, name)
@@ -192,11 +192,9 @@ def row_sparse(table: str, optimizer, params) -> bool:
     """Return whether training steps use the row-sparse update of the optimiser for the
     parameter `table`, which is "" for none.
     """
-    serves = (
-        bool(table)
-        and isinstance(optimizer, RowOptimizer)
-        and params[table].dtype in (jnp.float32, jnp.float64)
-    )
+    if not table or not isinstance(optimizer, RowOptimizer):
+        return False
+    serves = params[table].dtype in (jnp.float32, jnp.float64)
     return serves and not native.why_not()
 
 
@@ -220,55 +218,45 @@ class _Rows(Operation):
         return (self._update if custom else self._update_in_jax)(*args), ()
 
     def _update(self, table, m, v, lag, given):
-        def call(table, m, v, done, scales, eps, at, *given):
-            args = (
-                table,
-                m,
-                v,
-                done,
-                scales,
-                eps,
-                at,
-                *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given),
-            )
-            return tuple(
-                native.call(
-                    self.target,
-                    (table, m, v, done),
-                    args,
-                    {0: 0, 1: 1, 2: 2, 3: 3},
-                    **self.rates._asdict(),
-                )
-            )
-
-        split, copied = _table_spec(table, self.name), PartitionSpec()
+        split = _table_spec(table, self.name)
+        copied = PartitionSpec()
         specs = [split] * 3 + [copied] * 4
+        axes = 0  # of the ids
         if given:
             ids, *rows = given
-            given = (
-                ids.astype(jnp.int32),
-                *(
-                    sharding.rows_to_columns(array) if split else array
-                    for array in rows
-                ),
+            axes = ids.ndim
+            given = [ids.astype(jnp.int32)]
+            specs.append(copied)
+            for array in rows:
+                given.append(sharding.rows_to_columns(array) if split else array)
+                specs.append(PartitionSpec(*[None] * axes, *split[1:]))
+
+        def call(*operands):
+            own, given = operands[:7], operands[7:]
+            flat = [array.reshape(-1, *array.shape[axes:]) for array in given]
+            updated = own[:4]  # the table, m, v and done, whose memory is reused
+            aliases = {n: n for n in range(len(updated))}
+            rates = self.rates._asdict()
+            return tuple(
+                native.call(self.target, updated, (*own, *flat), aliases, **rates)
             )
-            specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][
-                : len(given)
-            ]
+
         operands = (table, m, v, lag.done, lag.scales, lag.eps, lag.at, *given)
         if sharding.devices() == 1:
             return call(*operands)
-        return jax.shard_map(
+        mapped = jax.shard_map(
             call, in_specs=tuple(specs), out_specs=tuple(specs[:4]), check_vma=False
-        )(*operands)
+        )
+        return mapped(*operands)
 
     def _update_in_jax(self, table, m, v, lag, given):
         if len(given) < 2:
             return table, m, v, lag.done
-        gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
-        step, m, v = adam_step(
-            self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at]
-        )
+        ids, rows = given
+        gradient = jnp.zeros_like(table).at[ids].add(rows)
+        scale = lag.scales[lag.at]
+        eps = lag.eps[lag.at]
+        step, m, v = adam_step(self.rates, m, v, gradient, scale, eps)
         return table + step, m, v, jnp.full_like(lag.done, lag.at + 1)
 
 
@@ -284,11 +272,13 @@ def summed_rows(ids: Array, rows: Array, table: Array, name: str) -> Array:
     """
     if _table_spec(table, name):
         rows = sharding.rows_to_columns(rows)
-    ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    ids = ids.reshape(-1)  # (n,)
+    rows = rows.reshape(-1, rows.shape[-1])  # (n, E)
     ids = jnp.where(ids < 0, ids + len(table), ids)
     inside = (ids >= 0) & (ids < len(table))
     # the sort is stable, so that the sums have the same bits each time
     order = jnp.argsort(jnp.where(inside, ids, len(table)))
-    ids, rows = ids[order], jnp.where(inside[:, None], rows, 0)[order]
+    ids = ids[order]
+    rows = jnp.where(inside[:, None], rows, 0)[order]
     groups = jnp.cumsum(jnp.diff(ids, prepend=ids[:1]) != 0)
     return jax.ops.segment_sum(rows, groups, len(ids), indices_are_sorted=True)

@@ -8,10 +8,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from lstm_jax.base import sharding
+from lstm_jax.base import processes, sharding
 from lstm_jax.base.shapes import RUNS
 from lstm_jax.base.types import Texts, Values
-from lstm_jax.lab.machine import processes
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
 
 EXAMPLES = "examples"
@@ -44,10 +43,7 @@ class TrainState(NamedTuple):
     """Dict from the name of the table whose updates are row-sparse to an int32 array
     (V,): the number of steps that each of the V rows has missed and not yet taken,
     because row-sparse updates change only the rows that a step looks up. It is empty if
-    all updates are dense. In a checkpoint it is the array alone, or ()."""
-    rounded: Any = ()
-    """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the
-    float32 number in `totals`."""
+    all updates are dense."""
 
 
 def over_runs(tree) -> Any:

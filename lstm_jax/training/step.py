@@ -24,7 +24,7 @@ import optax
 from jax import Array, lax
 
 from lstm_jax.base import sharding
-from lstm_jax.base.errors import InputError
+from lstm_jax.base.errors import require
 from lstm_jax.training.examples import Gather, take_rows
 from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Lag, RowOptimizer, row_sparse
@@ -55,12 +55,11 @@ def largest_table(objective: Objective, optimizer, params, *args) -> str:
     `args` are the arguments of the objective after `params`, as arrays or
     `jax.ShapeDtypeStruct` objects.
     """
-    found = (
-        find_lookups(objective, params, *args)
-        if isinstance(optimizer, RowOptimizer)
-        else None
-    )
-    return found.table if found and row_sparse(found.table, optimizer, params) else ""
+    if not isinstance(optimizer, RowOptimizer):
+        return ""
+    found = find_lookups(objective, params, *args)
+    sparse = found and row_sparse(found.table, optimizer, params)
+    return found.table if found and sparse else ""
 
 
 def make_run_steps(
@@ -98,30 +97,22 @@ def make_run_steps(
         def step(n, carried):
             lag, state = carried
             at = n - order.first
-            batch = (
-                gather(arrays, order.rows[at]),
-                order.weight[at],
-                jax.random.fold_in(key, state.step),
-            )
-            lag, new, metrics = take_step(
-                with_carry, optimizer, state, lag, *batch, microbatches
-            )
+            batch = gather(arrays, order.rows[at])
+            weight = order.weight[at]
+            own_key = jax.random.fold_in(key, state.step)
+            given = (state, lag, batch, weight, own_key, microbatches)
+            lag, new, metrics = take_step(with_carry, optimizer, *given)
+
             count = order.examples[at]
-            added = {
-                name: value.astype(jnp.float32) * count
-                for name, value in metrics.items()
-            } | {EXAMPLES: count.astype(jnp.int32)}
-            totals = {
-                name: total + added[name]
-                for name, total in state.totals.items()
-                if name != FINITE
-            }
-            if FINITE in state.totals:
-                totals[FINITE] = jnp.where(
-                    jnp.isfinite(totals.get("loss", 0.0)),
-                    new.step,
-                    state.totals[FINITE],
-                )
+            added = {EXAMPLES: count.astype(jnp.int32)}
+            for name, value in metrics.items():
+                added[name] = value.astype(jnp.float32) * count
+            totals = dict(state.totals)
+            finite = totals.pop(FINITE, None)
+            totals = {name: total + added[name] for name, total in totals.items()}
+            if finite is not None:
+                is_finite = jnp.isfinite(totals.get("loss", 0.0))
+                totals[FINITE] = jnp.where(is_finite, new.step, finite)
             return lag, new._replace(totals=totals)
 
         if not state.behind:
@@ -130,15 +121,16 @@ def make_run_steps(
         def interval(carried):
             n, state = carried
             end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
-            lag, state = lax.fori_loop(
-                n, end, step, (lag_of(optimizer, state, n), state)
-            )
-            due = (end % CATCH_UP_INTERVAL == 0) | (end == (steps or len(order.rows)))
+            lag = lag_of(optimizer, state, n)
+            lag, state = lax.fori_loop(n, end, step, (lag, state))
+            last = end == (steps or len(order.rows))
+            due = last | (end % CATCH_UP_INTERVAL == 0)
             return end, catch_up_if(due, optimizer, lag, state)
 
-        return lax.while_loop(
-            lambda carried: carried[0] < stop, interval, (start, state)
-        )[1]
+        def goes_on(carried):
+            return carried[0] < stop
+
+        return lax.while_loop(goes_on, interval, (start, state))[1]
 
     return run_steps
 
@@ -182,61 +174,53 @@ def take_step(
     """
     parts = _divided(microbatches, batch, weight, key, state.carry)
     params: Any = state.params
-    opt_state, dense, indices, ids = state.opt_state, params, [], None
+    opt_state = state.opt_state
+    dense = params
+    indices, ids, lookup = [], None, None
     table = next(iter(state.behind), "")
-    lookup = (
-        find_lookups(loss, params, *_first(microbatches, parts), table=table)
-        if table
-        else None
-    )
-    if table and not lookup:
-        raise InputError(
-            "embedding table",
-            table,
-            "the first batch looked up its rows: use it in the same way in all batches",
+    if table:
+        first = _first(microbatches, parts)
+        lookup = find_lookups(loss, params, *first, table=table)
+        remedy = (
+            "the first batch looked up its rows: use it in the same way in all batches"
         )
+        require(lookup, "embedding table", table, remedy)
     if lookup:
-        find = partial(lookup.indices, params)
-        indices = (
-            find(*parts)
-            if microbatches == 1
-            else lax.map(lambda part: find(*part), parts)
-        )
+
+        def find(part):
+            return lookup.indices(params, *part)
+
+        indices = find(parts) if microbatches == 1 else lax.map(find, parts)
         ids = _joined(indices, 0)
         lag, opt_state, params = optimizer.catch_up(table, ids, lag, opt_state, params)
         dense = {name: param for name, param in params.items() if name != table}
 
     def part(batch, weight, key, carry, indices):
+        given = (batch, weight, key, carry)
+
         def loss_of(dense, vectors):
-            if lookup:
-                return lookup.loss_of(
-                    dense | {table: params[table]}, vectors, batch, weight, key, carry
-                )
-            return loss(dense, batch, weight, key, carry)
+            if not lookup:
+                return loss(dense, *given)
+            return lookup.loss_of(dense | {table: params[table]}, vectors, *given)
 
         vectors = lookup.vectors(params[table], indices) if lookup else []
-        (gradient, rows), (metrics, carry) = jax.grad(loss_of, (0, 1), has_aux=True)(
-            dense, vectors
-        )
+        gradients = jax.grad(loss_of, (0, 1), has_aux=True)
+        (gradient, rows), (metrics, carry) = gradients(dense, vectors)
         return (gradient, metrics), rows, carry
 
-    (gradient, metrics), rows, carry = _accumulated(
-        part, microbatches, (*parts, indices)
-    )
+    found = _accumulated(part, microbatches, (*parts, indices))
+    (gradient, metrics), rows, carry = found
     if lookup:
+        rows = _joined(rows, 1)
         lag, opt_state, params = optimizer.update_rows(
-            gradient, table, ids, _joined(rows, 1), lag, opt_state, params
+            gradient, table, ids, rows, lag, opt_state, params
         )
     else:
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
-    return (
-        lag,
-        state._replace(
-            step=state.step + 1, params=params, opt_state=opt_state, carry=carry
-        ),
-        metrics,
-    )
+    step = state.step + 1
+    state = state._replace(step=step, params=params, opt_state=opt_state, carry=carry)
+    return lag, state, metrics
 
 
 def _joined(arrays: list[Array], columns: int) -> Array:
@@ -259,9 +243,8 @@ def catch_up_if(
     # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are
     # marked as having missed no step
     whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
-    caught, opt_state, params = optimizer.catch_up(
-        table, None, whole, state.opt_state, state.params
-    )
+    given = (whole, state.opt_state, state.params)
+    caught, opt_state, params = optimizer.catch_up(table, None, *given)
     behind = lag.at - jnp.where(due, caught.done, lag.done)
     return state._replace(opt_state=opt_state, params=params, behind={table: behind})
 
@@ -280,12 +263,8 @@ def _divided(count: int, batch, weight, key, carry) -> tuple:
         return sharding.constrain(jnp.moveaxis(parts, 1, 0), 1)
 
     batch, weight, carry = jax.tree.map(divide, (batch, weight, carry))
-    return (
-        batch,
-        weight,
-        jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)),
-        carry,
-    )
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+    return batch, weight, keys, carry
 
 
 def _first(count: int, parts):
@@ -304,14 +283,11 @@ def _accumulated(function: Callable, count: int, parts: tuple) -> tuple:
         return jax.tree.map(jnp.add, sums, added), (own, carry)
 
     shapes = jax.eval_shape(lambda parts: function(*_first(count, parts))[0], parts)
-    sums, (own, carry) = lax.scan(body, jax.tree.map(jnp.zeros_like, shapes), parts)
-    return (
-        sums,
-        own,
-        jax.tree.map(
-            lambda a: sharding.constrain(
-                jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:]), 0
-            ),
-            carry,
-        ),
-    )
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
+    sums, (own, carry) = lax.scan(body, zeros, parts)
+
+    def in_order(array):  # (count, B / count, ...) -> (B, ...)
+        rows = jnp.moveaxis(array, 0, 1).reshape(-1, *array.shape[2:])
+        return sharding.constrain(rows, 0)
+
+    return sums, own, jax.tree.map(in_order, carry)

@@ -122,7 +122,7 @@ def test_kill_and_resume(seed, command, uninterrupted, tmp_path):
     draw = random.Random(seed)
     run = tmp_path / "run"
     code, _ = stop_when(
-        command, run, draw.randint(1, 20), draw.uniform(0, 0.15), signal.SIGKILL
+        command, run, draw.randint(1, 20), draw.uniform(0, 0.05), signal.SIGKILL
     )
     assert code == -signal.SIGKILL, "it ended before the signal came"
     assert not (run / "result.json").exists()

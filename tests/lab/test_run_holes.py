@@ -88,8 +88,6 @@ def test_damage_of_what_an_answer_depends_on(task, runs, ask, tmp_path):
     commands, resume = asking(task, run, tmp_path), runs.command(task, run, "--resume")
     for name in (*SEALED[task], "manifest.json"):
         for kind in damaged(run / name):
-            if (name, kind) == ("manifest.json", "missing"):
-                continue  # as a run of an older version, see below
             for command in [*commands, resume] if kind == "flipped" else commands:
                 assert_error(ask(*command), name)
     assert ask(*commands[0])[0] == 0
@@ -114,13 +112,6 @@ def test_damage_of_files_that_nothing_depends_on(task, runs, ask, tmp_path):
                 assert ("has not finished" in err) == (
                     (name, kind) == ("result.json", "missing")
                 )
-    (run / "manifest.json").unlink()
-    code, out, err = ask(*command)
-    assert (code, out) == wanted[:2]
-    assert err.startswith(f"warning: run {run} has no manifest.json")
-    assert err.count("\n") == 1
-    assert ask("run", "accept", "--run", run)[0] == 0
-    assert ask(*command) == wanted
 
 
 def test_an_edit_that_is_meant(runs, ask, tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from made_checkpoints import Pair, assert_same, make_state
 
+from lstm_jax.base import processes
 from lstm_jax.base.errors import InputError
 from lstm_jax.base.writing import read_summed, summed_json
-from lstm_jax.lab.machine import processes
 from lstm_jax.training import checkpoint
 
 
@@ -239,17 +239,6 @@ def test_prune_keeps_the_newest_intact_ones(folder):
         "it is missing",
         "",
     ]
-
-
-def test_leaves_that_older_versions_did_not_save(folder):
-    like = make_state(0) | {"behind": np.arange(3)}
-    with pytest.raises(
-        InputError, match="leaf behind of step 12: not in the checkpoint"
-    ):
-        checkpoint.restore(folder, like)
-    found = checkpoint.restore(folder, like, optional={"behind": ""}).state
-    assert found.pop("behind").tolist() == [0, 1, 2]
-    assert_same(found, make_state(12))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from tables import BACKENDS
 
 from lstm_jax import native
 from lstm_jax.base import sharding
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.sentiment.model import EMBEDDING
 from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import epoch_order
-from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.parts import functional
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps

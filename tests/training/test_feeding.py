@@ -10,29 +10,36 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lstm_jax.lab.generation.examples import streams
+from rich.console import Console
 from test_loop import CONFIG, leaf_sums, stop_after, timeless
 from test_step import TABLE, assert_bits, assert_reads_once, objective, tall, tiny
 
 from lstm_jax.base import sharding
+from lstm_jax.base.errors import Interrupted
+from lstm_jax.lab.files import shuffled as orders
 from lstm_jax.lab.generation import data
-from lstm_jax.training import examples, feeding
+from lstm_jax.lab.optimizers import make_optimizer
+from lstm_jax.lab.runs.progress import progress
+from lstm_jax.training import examples
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import Interrupted, run_epochs
-from lstm_jax.training.optimizers import make_optimizer
+from lstm_jax.training.fit import run_epochs
 
 
 def train(stream: bool, made=None, loss=objective, config=CONFIG, **options: Any):
     made = made or tiny()
     rows = Examples(made.data, len(made.data[1]), stream=stream)
-    return run_epochs(
-        made.params,
-        loss,
-        make_optimizer(config, 100),
-        rows,
-        config,
-        sharding.make_mesh(0),
-        **options,
-    )
+    with progress(Console(quiet=True)) as watch:
+        return run_epochs(
+            made.params,
+            loss,
+            make_optimizer(config, 100),
+            rows,
+            config,
+            sharding.make_mesh(0),
+            watch=watch,
+            **options,
+        )
 
 
 def untimed(rows) -> list[dict]:
@@ -66,7 +73,7 @@ def test_fed_batches_train_as_resident_ones(made, steps, monkeypatch):
     The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last
     of which is not full, and in a single group.
     """
-    monkeypatch.setattr(feeding, "FED_STEPS", steps)
+    monkeypatch.setattr(examples, "FED_STEPS", steps)
     options = {"made": tall(), "table": TABLE} if made == "tall" else {}
     fed, resident = train(True, **options), train(False, **options)
     assert_close(fed, resident)
@@ -75,7 +82,7 @@ def test_fed_batches_train_as_resident_ones(made, steps, monkeypatch):
 
 
 def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch):
-    monkeypatch.setattr(feeding, "FED_STEPS", 4)
+    monkeypatch.setattr(examples, "FED_STEPS", 4)
     whole = train(True, checkpoints=tmp_path / "whole")
     config = dataclasses.replace(CONFIG, checkpoint_steps=3)
     with pytest.raises(Interrupted):
@@ -100,15 +107,15 @@ def test_a_shuffled_order_reads_each_example_once(count, batch, seed):
     with incomplete ones.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examples, "BLOCK", 8)
-        patch.setattr(examples, "WINDOW", 4)
+        patch.setattr(orders, "BLOCK", 8)
+        patch.setattr(orders, "WINDOW", 4)
         key, steps = jax.random.key(seed), steps_per_epoch(count, batch)
-        plan = examples.shuffled(key, count, batch)
+        plan = orders.shuffled(key, count, batch)
         whole = plan(0, steps)
         assert_reads_once(whole, count, batch)
         middle = steps // 2
         # a plan can begin anywhere in the epoch
-        again = examples.shuffled(key, count, batch)
+        again = orders.shuffled(key, count, batch)
         for parts in zip(again(middle, steps)[:3], whole[:3], strict=True):
             np.testing.assert_array_equal(parts[0], np.asarray(parts[1])[middle:])
 
@@ -119,7 +126,7 @@ def test_a_shuffled_order_mixes():
     """
     count, batch = 1_000_000, 256
     first, other = (
-        np.asarray(examples.shuffled(jax.random.key(seed), count, batch)(0, 8).rows)
+        np.asarray(orders.shuffled(jax.random.key(seed), count, batch)(0, 8).rows)
         for seed in (0, 1)
     )
     assert (first != other).mean() > 0.99
@@ -136,7 +143,7 @@ def test_streams_are_read_in_their_chunks():
     chunks = data.stream_chunks(size - length + 1, length, batch)
     shifts = set()
     for seed in range(8):
-        plan = examples.streams(jax.random.key(seed), chunks.size, batch, length=length)
+        plan = streams(jax.random.key(seed), chunks.size, batch, length=length)
         moved = plan(0, len(chunks)).rows - chunks * length
         shifts.add(int(moved[0, 0]))
         np.testing.assert_array_equal(moved, moved[0, 0])

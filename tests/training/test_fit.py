@@ -5,6 +5,7 @@ same result on one and two devices.
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,14 +29,24 @@ from test_make_train_step import (
 import lstm_jax
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import InputError
-from lstm_jax.training import checkpoint, loop
-from lstm_jax.training.callbacks import metrics_file
+from lstm_jax.lab.runs.writers import metrics_file
+from lstm_jax.training import checkpoint
+from lstm_jax.training import fit as loop
+from lstm_jax.training.fit import Best, Checkpoints
 
 SMALL = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
 """Ids and labels of 16 examples, for short trainings."""
 
 
 def fit(**options: Any) -> loop.FitResult:
+    """Train with the fields of `Best` and `Checkpoints` among the options."""
+    if "monitor" in options:
+        names = [own.name for own in fields(Best) if own.name in options]
+        options["best"] = Best(**{name: options.pop(name) for name in names})
+    if "folder" in options:
+        names = [own.name for own in fields(Checkpoints) if own.name in options]
+        saving = Checkpoints(**{name: options.pop(name) for name in names})
+        options["checkpoints"] = saving
     given: Any = {
         "model": Classifier(),
         "loss_fn": losses,
@@ -66,17 +77,12 @@ def fit(**options: Any) -> loop.FitResult:
             "training examples: 0; give at least one",
         ),
         (
-            {"keep_epochs": True},
-            "keep_epochs: True; give the folder of the checkpoints",
-        ),
-        ({"mode": "highest"}, "mode: highest; give min or max"),
-        (
-            {"resume": True},
-            "resume: True; give the folder of the checkpoints in checkpoints",
+            {"monitor": "m", "mode": "highest"},
+            "mode: highest; give min or max",
         ),
         (
-            {"checkpoint_steps": 3},
-            "checkpoint_steps: 3; give the folder of the checkpoints in checkpoints",
+            {"checkpoints": "folder"},
+            "checkpoints: str; give Checkpoints(...), or None",
         ),
         (
             {"model": {"w": np.ones(3, np.float32)}},
@@ -202,7 +208,7 @@ def fit_with(values: list[float], folder: Path, **options) -> Any:
         epochs=3,
         monitor="v",
         evaluate=lambda model: {"v": next(left)},
-        checkpoints=folder / "c",
+        folder=folder / "c",
         **options,
     )
 
@@ -243,17 +249,14 @@ def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path, monkeypatch):
         fit_with([], tmp_path, resume=True)
 
 
-def test_resuming_from_the_best_epoch(tmp_path):
-    """If the folder has no training state, a resumed training continues from the best
-    epoch. Without this, it begins anew.
+def test_the_best_epoch_alone_is_not_resumed(tmp_path):
+    """A folder without a training state, but with a later best epoch, is an error.
+    Without this either, a resumed training begins anew.
     """
     fit_with([1.0, 0.5, 0.9], tmp_path)
     shutil.rmtree(tmp_path / "c" / "latest")
-    result = fit_with([0.7], tmp_path, resume=True)
-    assert ([row["v"] for row in result.rows], result.best_epoch) == (
-        [1.0, 0.5, 0.7],
-        2,
-    )
+    with pytest.raises(InputError, match=r"^checkpoints in .*latest: none; only"):
+        fit_with([0.7], tmp_path, resume=True)
     shutil.rmtree(tmp_path / "c")
     assert fit_with([1.0, 0.5, 0.1], tmp_path, resume=True).best_epoch == 3
 
@@ -275,7 +278,7 @@ def test_a_state_that_no_checkpoint_can_hold(tmp_path):
     ):
         fit(
             model=Empty(),
-            checkpoints=tmp_path,
+            folder=tmp_path,
             evaluate=lambda model: pytest.fail("an epoch"),
         )
 
@@ -289,7 +292,7 @@ def test_another_training_is_not_resumed(tmp_path):
     modes.
     """
     options: dict[str, Any] = {
-        "checkpoints": str(tmp_path / "c"),
+        "folder": str(tmp_path / "c"),
         "evaluate": lambda model: {"a": 1.0, "b": 2.0},
         "monitor": "a",
     }
@@ -312,8 +315,8 @@ def test_fewer_epochs_than_the_checkpoint(tmp_path):
     """Resuming with 1 epoch is an error if the newest checkpoint lies within epoch 2."""
     options: dict[str, Any] = {
         "batch_size": 4,
-        "checkpoints": tmp_path / "c",
-        "checkpoint_steps": 3,
+        "folder": tmp_path / "c",
+        "steps": 3,
     }
 
     def stop(record):
@@ -373,7 +376,7 @@ def test_kinds_of_metrics(tmp_path):
     }
     result = fit(
         epochs=3,
-        checkpoints=tmp_path / "c",
+        folder=tmp_path / "c",
         monitor="m",
         evaluate=lambda model: more | {"m": next(values)},
         callbacks=[metrics_file(tmp_path / "metrics.jsonl")],
@@ -402,23 +405,17 @@ def test_fit(tmp_path):
     ids = IDS.reshape(-1, LENGTH)[:50]
     labels = (ids.sum(1) % 2).astype(np.float32)
 
-    def run(epochs, optimizer, folder=None, **more):
+    def run(epochs, optimizer, **more):
         model = Classifier(0.1)
-        result = lstm_jax.fit(
-            model,
-            losses,
-            optimizer,
-            [ids, labels.tolist()],
-            epochs=epochs,
-            batch_size=8,
-            checkpoints=folder,
-            **more,
+        arrays = [ids, labels.tolist()]
+        result = fit(
+            model=model, optimizer=optimizer, arrays=arrays, epochs=epochs, **more
         )
         return model, result
 
     whole, result = run(4, lstm_jax.adam(1e-2))
-    run(2, lstm_jax.adam(1e-2), tmp_path / "c")
-    resumed, _ = run(4, lstm_jax.adam(1e-2), tmp_path / "c", resume=True)
+    run(2, lstm_jax.adam(1e-2), folder=tmp_path / "c")
+    resumed, _ = run(4, lstm_jax.adam(1e-2), folder=tmp_path / "c", resume=True)
     assert [row["epoch"] for row in result.rows] == [1, 2, 3, 4]
     assert result.rows[-1]["train_loss"] < 0.9 * result.rows[0]["train_loss"]
     assert_near(resumed, whole, 0)
@@ -464,7 +461,7 @@ def test_fit_evaluates_and_stops(tmp_path, unchecked):
         "patience": 2,
         "monitor": "score",
         "mode": "max",
-        "checkpoints": tmp_path,
+        "folder": tmp_path,
         "evaluate": evaluate,
     }
     result = fit(
@@ -489,8 +486,8 @@ def test_fit_resumes_an_optimiser_that_draws_random_numbers(tmp_path):
         with jax.numpy_dtype_promotion("standard"):  # optax's noise needs it
             return fit(optimizer=noisy, epochs=epochs, **more).params
 
-    whole, first = train(2), train(1, checkpoints=tmp_path / "run")
-    resumed = train(2, checkpoints=tmp_path / "run", resume=True)
+    whole, first = train(2), train(1, folder=tmp_path / "run")
+    resumed = train(2, folder=tmp_path / "run", resume=True)
     for name, array in whole.items():
         assert array.tolist() == resumed[name].tolist()
     assert any(array.tolist() != first[name].tolist() for name, array in whole.items())

@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec
 from test_step import BATCH, COUNT, TOTALS, objective, tiny
 
 from lstm_jax.base import sharding
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import epoch_order
-from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps
 

@@ -20,11 +20,10 @@ from jaxtyping import Array, Integer
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_jax.base import sharding
+from lstm_jax.base import processes, sharding
 from lstm_jax.base.checks import Count, check_number, checked
 from lstm_jax.base.errors import require
 from lstm_jax.lab.generation.sampling import Mode, check_tokens
-from lstm_jax.lab.machine import processes
 from lstm_jax.recurrence import as_int32
 from lstm_jax.training.config import flatten
 from lstm_jax.training.predict import make_predict

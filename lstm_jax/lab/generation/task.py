@@ -36,6 +36,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.lab import task as base
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.files.mapped import MappedIds
+from lstm_jax.lab.files.shuffled import shuffled
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.config import GenerationConfig, WantedMode
 from lstm_jax.lab.generation.data import Characters, Corpus
@@ -53,7 +54,7 @@ from lstm_jax.lab.generation.scores import Scorer, Scores, bits_and_perplexity
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.task import Metrics, initial_rngs, require_free
 from lstm_jax.training.config import flatten
-from lstm_jax.training.examples import Examples, permuted, shuffled, streams
+from lstm_jax.training.examples import Examples, Plan, order_of, permuted
 from lstm_jax.training.step import Objective
 
 CHUNK = 25
@@ -133,6 +134,22 @@ def window_examples(text: ndarray | MappedIds, length: int, step: int) -> Exampl
     return Examples(
         text, count, _gather(length, step), shuffled if streamed else permuted, streamed
     )
+
+
+def streams(key: Array, count: int, batch_size: int, length: int) -> Plan:
+    """Return a function that gives the order in which a text is read in parallel
+    streams; see `data.stream_chunks`.
+    """
+    steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
+
+    def plan(first, stop):
+        chunks = (
+            np.arange(batch_size, dtype=np.int64) * steps
+            + np.arange(first, stop, dtype=np.int64)[:, None]
+        )
+        return order_of(np, chunks * length + shift, chunks.size, first)
+
+    return plan
 
 
 def stream_examples(

@@ -23,7 +23,7 @@ from lstm_jax.lab import task as base
 from lstm_jax.lab.inspection.trace import trace
 from lstm_jax.lab.inspection.window import Example, Frame, Layer, Window
 from lstm_jax.training import checkpoint
-from lstm_jax.training.loop import History
+from lstm_jax.training.fit import History
 
 _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 """Names of the gates and states of a recurrent layer, in the order in which a page

@@ -254,7 +254,7 @@ def reliability_curve(reliability: Any, ece: float, path: Path, title: str) -> P
     """Draw a reliability curve, and below it a histogram of the predicted
     probabilities.
 
-    `reliability` is a `training.metrics.Reliability`. The curve shows the share of
+    `reliability` is a `sentiment.metrics.Reliability`. The curve shows the share of
     positive labels against the mean predicted probability. It has one point for each
     bin that is not empty. Above it stands `ece`, the expected calibration error.
     `write_figure` describes the files.

@@ -23,7 +23,6 @@ from lstm_jax.base.errors import InputError, parsing, require, system_errors
 from lstm_jax.base.locks import locked
 from lstm_jax.base.machine import cores
 from lstm_jax.base.reading import file_digest
-from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import (
     read_summed,
     remove_temporaries,
@@ -80,13 +79,13 @@ class RunFolder:
         self.characters = path / "characters.json"
         self.scale = path / "scale.json"
         self.samples = path / "samples.jsonl"  # by `Generation.callbacks`
-        self.metrics = path / "metrics.jsonl"  # by `callbacks.metrics_file`
+        self.metrics = path / "metrics.jsonl"  # by `writers.metrics_file`
         # by `Sentiment.pretrained`
         self.pretraining_metrics = path / "pretraining.jsonl"
         self.result = path / "result.json"  # by `Task.finish`
-        self.events = path / "events"  # by `callbacks.tensorboard`
+        self.events = path / "events"  # by `writers.tensorboard`
         self.figures = path / "figures"  # by `Task.finish`, from `Task.results`
-        self.checkpoints = checkpoints or path / "checkpoints"  # by `loop.run_epochs`
+        self.checkpoints = checkpoints or path / "checkpoints"  # by `run_epochs`
         # by `Sentiment.pretrained`
         self.language_model = self.checkpoints / "language_model"
         self.manifest = path / "manifest.json"  # by `seal`
@@ -142,7 +141,8 @@ class RunFolder:
             "holds a run",
             "resume it with --resume, or name another folder",
         )
-        self.verify()
+        if self.manifest.exists():  # not yet, if the run was killed as it began
+            self.verify()
         given = json.loads(config_json)
         with parsing(
             f"config {self.config}", "the run folder is damaged; name a new one"
@@ -199,37 +199,21 @@ class RunFolder:
             "give the old data to resume it, or name a new folder",
         )
 
-    def verify(self) -> Texts:
+    def verify(self) -> None:
         """Check that the files on which predictions depend have the checksums in the
-        manifest, and return a tuple of warnings.
-
-        The tuple is empty, except for a run of an older version of lstm_jax, which has
-        no manifest.
+        manifest.
 
         Raises:
-            InputError: if a file has changed. The error names the file.
+            InputError: if a file has changed or the manifest is missing. The error
+                names the file.
         """
         sealed, _ = self._sealed()
-        if sealed is not None:
-            for name, kind in self._changes(sealed).items():
-                raise InputError(
-                    f"file {self.path / name}",
-                    f"{kind} since the run wrote its files",
-                    self._accepting,
-                )
-            return ()
-        note = (
-            f"run {self.path} has no {self.manifest.name}, as runs of older "
-            "versions: a change of its files would go unnoticed; "
-        )
-        return (
-            (
-                f"{note}lstm-jax run accept --run "
-                f"{shlex.quote(str(self.path))} writes one",
-            )
-            if self.config.exists()
-            else ()
-        )
+        remedy = self._accepting
+        if sealed is None:
+            raise InputError(f"manifest {self.manifest}", "missing", remedy)
+        for name, kind in self._changes(sealed).items():
+            problem = f"{kind} since the run wrote its files"
+            raise InputError(f"file {self.path / name}", problem, remedy)
 
     def environments(self) -> tuple[Environment, ...]:
         """Return the environments that the run was trained in, oldest first, or () if
@@ -415,11 +399,5 @@ def cpu_name() -> str:
 
 
 def same_data(stored: bytes, fingerprint: str) -> bool:
-    """Return whether the content of the file `data.sha256` of a run matches a
-    fingerprint, which is one or more checksums.
-
-    Older versions of lstm_jax stored only the first checksums, which are then compared.
-    If none is stored, the result is false.
-    """
-    words = stored.split()
-    return bool(words) and words == fingerprint.encode().split()[: len(words)]
+    """Return whether the content of the file `data.sha256` of a run is a fingerprint."""
+    return stored.split() == fingerprint.encode().split()

@@ -96,9 +96,10 @@ def _row(path: Path) -> Row:
                 # which is a text in other runs
                 number = isinstance(value, int | float) and name != "model.remat"
                 row[name] = value if number else str(value)
+            if run.fingerprint.exists():  # else it was killed as it began
+                run.verify()
             notes = [
-                *run.verify(),
-                *(f"run {path}: {name} is unknown to this version" for name in unknown),
+                f"run {path}: {name} is unknown to this version" for name in unknown
             ]
             epochs = read_epochs(path)
             result = (

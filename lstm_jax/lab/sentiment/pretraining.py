@@ -26,16 +26,15 @@ from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
 from lstm_jax.base.shapes import TokenIds
 from lstm_jax.base.types import Values
-from lstm_jax.lab.model import make_stack
+from lstm_jax.lab.model import make_stack, replaced
+from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.task import Training, initial_rngs
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
 from lstm_jax.layers.base import dropout_key, is_training
 from lstm_jax.recurrence.dropout import draw_mask
 from lstm_jax.training.examples import Examples, steps_per_epoch
-from lstm_jax.training.loop import FitResult, run_epochs
-from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.parts import replaced
+from lstm_jax.training.fit import FitResult, run_epochs
 from lstm_jax.training.predict import make_predict
 
 BATCH, LENGTH, SAMPLED = 32, 128, 512
@@ -265,10 +264,11 @@ def pretrain(
 
     See `LanguageModel`. The loss on `held_out`, a text of two words or more, is
     computed after each epoch. `options` are `checkpoints`, `resume`, `callbacks` and
-    `console` of `run_epochs`.
+    `watch` of `run_epochs`.
 
     Raises:
-        Interrupted: if SIGINT or SIGTERM arrives, also during the last training step.
+        Interrupted: if `watch` asks the training to stop, also during the last step.
+            The state has been saved if `checkpoints` is given.
     """
     task = LanguageModel(config, vocabulary, text, mesh)
     params, rebuild = task.functional

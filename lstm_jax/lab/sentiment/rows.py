@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
+from lstm_jax.lab.files.shuffled import shuffled
 from lstm_jax.lab.generation.sampling import check_tokens
 from lstm_jax.lab.sentiment import data
 from lstm_jax.lab.sentiment.config import SentimentConfig
@@ -24,7 +25,6 @@ from lstm_jax.training.examples import (
     epoch_order,
     in_parts,
     permuted,
-    shuffled,
 )
 
 NONE = -1

@@ -21,15 +21,17 @@ from jax.sharding import Mesh
 from numpy import ndarray
 
 from lstm_jax import convert
+from lstm_jax.base import processes
 from lstm_jax.base.checks import as_tuple, frozen
 from lstm_jax.base.errors import check_class, require
 from lstm_jax.base.reading import parsing
 from lstm_jax.lab import task as base
 from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.inspection import embedding_space, figures
-from lstm_jax.lab.machine import processes
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.runs.folder import RunFolder
+from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.writers import metrics_file, print_row
 from lstm_jax.lab.sentiment import pretraining
 from lstm_jax.lab.sentiment.adversarial import perturbation, with_gradient
 from lstm_jax.lab.sentiment.config import SentimentConfig
@@ -39,6 +41,7 @@ from lstm_jax.lab.sentiment.data import (
     PaddedReviews,
     Vocabulary,
 )
+from lstm_jax.lab.sentiment.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.lab.sentiment.model import EMBEDDING, SentimentClassifier
 from lstm_jax.lab.sentiment.rows import (
     NONE,
@@ -54,8 +57,6 @@ from lstm_jax.lab.sentiment.rows import (
 )
 from lstm_jax.lab.task import initial_rngs
 from lstm_jax.layers.products import set_products
-from lstm_jax.training.callbacks import metrics_file, print_row
-from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.parts import functional
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.step import Objective, row_sparse
@@ -318,17 +319,18 @@ class Sentiment(base.Task[SentimentConfig, EncodedReviews]):
             return {}
         say(console, f"language model, {counted(epochs, 'epoch')}")
         train, held_out = split_reviews(self.data, self.config)
-        trained = pretraining.pretrain(
-            self.config,
-            self.data.vocabulary.size,
-            train.values,
-            held_out.values if held_out else None,
-            self.mesh,
-            checkpoints=run.language_model,
-            resume=resume,
-            callbacks=(metrics_file(run.pretraining_metrics), print_row(console)),
-            console=console,
-        )
+        with progress(console) as watch:
+            trained = pretraining.pretrain(
+                self.config,
+                self.data.vocabulary.size,
+                train.values,
+                held_out.values if held_out else None,
+                self.mesh,
+                checkpoints=run.language_model,
+                resume=resume,
+                callbacks=(metrics_file(run.pretraining_metrics), print_row(console)),
+                watch=watch,
+            )
         say(console, "classifier")
         return pretraining.shared_params(self.functional.params, trained.params)
 

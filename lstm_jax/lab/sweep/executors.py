@@ -29,7 +29,7 @@ from lstm_jax.base import machine
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, Interrupted, parsing, require
 from lstm_jax.base.types import Texts, Values
-from lstm_jax.lab.files.json_text import plain
+from lstm_jax.base.writing import plain
 from lstm_jax.lab.machine.interrupts import handled
 from lstm_jax.lab.sweep.configs import (
     Run,

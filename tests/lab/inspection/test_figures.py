@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab.inspection import figures
-from lstm_jax.training.metrics import reliability
+from lstm_jax.lab.sentiment.metrics import reliability
 
 ROWS = [
     {

@@ -13,10 +13,11 @@ from tables import BACKENDS, assert_close
 
 from lstm_jax import InputError, SentimentClassifier, convert
 from lstm_jax.base import sharding
+from lstm_jax.lab.model import layer_rows
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import SentimentModelConfig
 from lstm_jax.training.optimizers import keras_adam
-from lstm_jax.training.parts import functional, layer_rows
+from lstm_jax.training.parts import functional
 
 V, E, H, B, T = 50, 6, 5, 8, 7
 RNG = np.random.default_rng(0)

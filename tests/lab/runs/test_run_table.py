@@ -142,7 +142,7 @@ def test_a_running_run(folder):
         ("data.sha256", "1", "damaged", "data.sha256: changed"),
         ("metrics.jsonl", '{"epoch": 1}\n7\n', "damaged", "metrics.jsonl: "),
         ("result.json", "", "damaged", "result.json"),
-        ("manifest.json", None, "finished", "has no manifest.json"),
+        ("manifest.json", None, "damaged", "manifest.json: missing"),
     ],
 )
 def test_damaged_runs(name, content, state, problem, folder):

@@ -157,6 +157,7 @@ def test_more_epochs_change_the_steps_of_a_schedule(series, tmp_path):
 
 @pytest.mark.slow
 def test_a_patience_without_held_out_text(tmp_path):
+    """A run with a patience but without a validation split cannot be begun."""
     (tmp_path / "text.txt").write_text(made_texts.TEXT)
     plain = made_texts.small_config(
         tmp_path / "text.txt",

@@ -37,9 +37,8 @@ from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import GenerationConfig
 from lstm_jax.lab.generation.sampling import Sampler
 from lstm_jax.lab.runs.folder import RunFolder
-from lstm_jax.training import loop
-from lstm_jax.training.callbacks import EpochRecord
-from lstm_jax.training.loop import FitResult
+from lstm_jax.training import fit as loop
+from lstm_jax.training.fit import EpochRecord, FitResult
 
 TRAIN = {f"train_{name}" for name in ("loss", "bits", "perplexity", "accuracy")}
 REGIMES = pytest.mark.parametrize("regime", ["windows", "stream"])

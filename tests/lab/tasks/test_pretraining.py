@@ -15,6 +15,7 @@ from made_runs import small_config
 from lstm_jax.base.errors import InputError, Interrupted
 from lstm_jax.base.sharding import make_mesh
 from lstm_jax.lab import task as base
+from lstm_jax.lab.model import replaced
 from lstm_jax.lab.sentiment import pretraining
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import (
@@ -24,8 +25,8 @@ from lstm_jax.lab.sentiment.config import (
 )
 from lstm_jax.lab.sentiment.model import EMBEDDING
 from lstm_jax.lab.sweep import override
-from lstm_jax.training import loop
-from lstm_jax.training.parts import functional, replaced
+from lstm_jax.training import fit as loop
+from lstm_jax.training.parts import functional
 
 V, E, H = 7, 3, 4
 RNG = np.random.default_rng(0)
@@ -178,7 +179,7 @@ def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
     ]
     assert rows[1]["validation_loss"] < rows[0]["validation_loss"]
 
-    saved, count = loop._Fit.save, [0]
+    saved, count = loop._Run.save, [0]
 
     def interrupted(self, *args):
         saved(self, *args)
@@ -186,7 +187,7 @@ def test_a_run_begins_with_the_language_model(config, tmp_path, monkeypatch):
         if count[0] in (1, 3):
             raise Interrupted(int(self.state.step), 2)
 
-    monkeypatch.setattr(loop._Fit, "save", interrupted)
+    monkeypatch.setattr(loop._Run, "save", interrupted)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
     for _ in range(2):
         with pytest.raises(Interrupted):

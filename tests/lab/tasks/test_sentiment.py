@@ -148,18 +148,6 @@ def test_probabilities_by_hand(trained):
     assert trained.probabilities([]).shape == (0,)
 
 
-def test_a_run_without_a_manifest_is_sealed_by_resuming_it(run, trained, tmp_path):
-    folder = shutil.copytree(run[0], tmp_path / "copy")
-    (folder / "manifest.json").unlink()
-    old = sentiment.load(folder)
-    assert [note.split(":")[0] for note in old.notes] == [
-        f"run {folder} has no manifest.json, as runs of older versions"
-    ]
-    assert old.probabilities(["good"]) == trained.probabilities(["good"])
-    sentiment.train(run[1], folder, resume=True, figures=False)
-    assert sentiment.load(folder).notes == ()
-
-
 def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
     folder = shutil.copytree(run[0], tmp_path / "copy")
     before = contents(folder)

@@ -13,11 +13,11 @@ from made_reviews import write_csvs
 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import InputError
+from lstm_jax.lab.files.shuffled import shuffled
 from lstm_jax.lab.sentiment import data
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sweep import override
-from lstm_jax.training.examples import shuffled
-from lstm_jax.training.feeding import FromHost, make_source
+from lstm_jax.training.examples import FromHost, make_source
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from lstm_jax.lab.generation.config import (
 )
 from lstm_jax.lab.generation.model import CharGenerator
 from lstm_jax.lab.generation.task import stream_objective
+from lstm_jax.lab.optimizers import make_schedule
 from lstm_jax.lab.task import initial_rngs
 from lstm_jax.training.config import TrainConfig
-from lstm_jax.training.optimizers import make_schedule
 
 LINES = "the cat sat on the mat\na dog ran to the house\n\nthe cat was not there\n" * 20
 HELD_OUT = "the dog sat on a zebra\na cat ran to the mat\n"

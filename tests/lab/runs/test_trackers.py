@@ -8,14 +8,16 @@ import signal
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
+import optax
 import pytest
 from command_line import assert_error
-from test_fit import fit
+from flax import nnx
 
+import lstm_jax
 from lstm_jax.base.errors import InputError, Interrupted
 from lstm_jax.lab.forecast import task as forecast
 from lstm_jax.lab.forecast.config import (
@@ -24,8 +26,9 @@ from lstm_jax.lab.forecast.config import (
     SeriesConfig,
 )
 from lstm_jax.lab.forecast.data import Series
-from lstm_jax.lab.runs.trackers import About, Outcome, Service, Tracker
+from lstm_jax.lab.runs.trackers import SERVICES, Tracker
 from lstm_jax.training.config import TrainConfig
+from lstm_jax.training.fit import FitResult
 
 CONFIG = ForecastConfig(
     SeriesConfig(context=6, horizon=2),
@@ -35,38 +38,50 @@ CONFIG = ForecastConfig(
 SERIES = Series(np.arange(80.0), np.sin(np.arange(80.0)), False)
 
 
+def fit(callbacks=()) -> FitResult:
+    x = np.linspace(-1, 1, 16, dtype=np.float32)[:, None]
+    return lstm_jax.fit(
+        nnx.Linear(1, 1, rngs=nnx.Rngs(0)),
+        lambda model, x: (model(x)[:, 0] - 1) ** 2,
+        optax.sgd(1e-2),
+        [x],
+        epochs=2,
+        batch_size=8,
+        callbacks=callbacks,
+    )
+
+
 class Noting(Tracker):
-    def __init__(self):
-        self.calls: list[Any] = []
+    """Tracker of the service "json", which knows no run."""
 
-    def begin(self, about):
-        self.calls.append(about)
+    package, remedy = "json", "correct it"
+    calls: ClassVar[list[Any]] = []
 
-    def epoch(self, record):
-        self.calls.append(record.step)
+    def start(self, known):
+        self.calls[:] = [self.config]
+        return f"{known}+"
 
-    def end(self, outcome):
-        self.calls.append(outcome)
+    def log(self, metrics, step):
+        self.calls.append((step, metrics["train_loss"]))
+
+    def log_result(self, metrics, figures, files):
+        self.calls.append((metrics, figures, files))
+
+    def stop(self, status):
+        self.calls.append(status)
 
 
-class Failing(Tracker):
-    def epoch(self, record):
+class Failing(Noting):
+    def log(self, metrics, step):
         raise OSError(28, "No space left on device")
 
-    def end(self, outcome):
+    def stop(self, status):
         raise RuntimeError("no network")
 
 
-class Refusing(Tracker):
-    def begin(self, about):
+class Refusing(Noting):
+    def start(self, known):
         raise RuntimeError("no network")
-
-
-class Kept(Service):
-    package = "json"
-
-    def start(self, about, known):
-        return f"{known}+"
 
 
 def interrupt(_):
@@ -77,42 +92,43 @@ def fail(_):
     raise ZeroDivisionError
 
 
-CASES = [
-    ([], "finished", None),
-    ([interrupt], "interrupted", Interrupted),
-    ([fail], "failed", ZeroDivisionError),
-]
+def stop(_):
+    raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("callbacks", "status", "error"), CASES)
+@pytest.mark.parametrize(
+    ("callbacks", "status", "error"),
+    [
+        ([], "finished", None),
+        ([stop], "interrupted", KeyboardInterrupt),
+        ([fail], "failed", ZeroDivisionError),
+    ],
+)
 def test_calls(callbacks, status, error, tmp_path):
-    tracker = Noting()
-    with pytest.raises(error) if error else contextlib.nullcontext():
-        result = fit(
-            epochs=2, checkpoints=tmp_path / "c", callbacks=[tracker, *callbacks]
-        )
-    about, *steps, outcome = tracker.calls
-    assert (about.config["train"]["batch_size"], about.folder, about.resumed) == (
-        8,
-        tmp_path / "c",
-        False,
-    )
-    assert steps == ([2] if error else [2, 4])
-    assert outcome == (
-        Outcome(status)
-        if error
-        else Outcome(status, result.rows[-1], (), (tmp_path / "c" / "best",))
-    )
+    rows = []
+    with (
+        pytest.raises(error) if error else contextlib.nullcontext(),
+        Noting(tmp_path, {"units": 3}) as tracker,
+    ):
+        rows = fit(callbacks=[tracker, *callbacks]).rows
+        tracker.result({"loss": 1.5, "note": "a"})
+    config, *logged, last = Noting.calls
+    assert (config, last) == ({"units": 3}, status)
+    if not error:
+        assert logged.pop() == ({"result/loss": 1.5}, (), ())
+        assert logged == [(row["step"], row["train_loss"]) for row in rows]
 
 
-def test_a_tracker_that_fails(capsys):
+def test_a_tracker_that_fails(capsys, tmp_path):
     """The result has the same bits as without the tracker, whose first error is a
     warning of one line.
     """
-    plain, result = fit(epochs=2), fit(epochs=2, callbacks=[Failing()])
+    plain = fit()
+    with Failing(tmp_path) as tracker:
+        result = fit(callbacks=[tracker])
     assert capsys.readouterr().err.splitlines() == [
         (
-            "warning: tracker Failing: OSError(28, 'No space left on device'); "
+            "warning: tracker json: OSError(28, 'No space left on device'); "
             "nothing of the training itself is lost"
         )
     ]
@@ -120,38 +136,55 @@ def test_a_tracker_that_fails(capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "subject"),
+    ("tracker", "subject"),
     [
-        ({"tracker": ("wandb",)}, "tracker wandb"),
-        ({"tracker": ("jsonl", "mlflow")}, "tracker mlflow"),
-        ({"tracker": ("paper",)}, "tracker"),
-        ({"callbacks": [Refusing()]}, "tracker Refusing"),
+        (("wandb",), "tracker wandb"),
+        (("jsonl", "mlflow"), "tracker mlflow"),
+        (("paper",), "tracker"),
     ],
 )
-def test_refused(options, subject, tmp_path, monkeypatch, unchecked):
+def test_refused(tracker, subject, tmp_path, monkeypatch, unchecked):
     for package in ("wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    ended = Noting()
     with pytest.raises(InputError) as error:
-        forecast.train(
-            CONFIG,
-            tmp_path / "run",
-            data=SERIES,
-            callbacks=[ended, *options.pop("callbacks", [])],
-            **options,
-        )
+        forecast.train(CONFIG, tmp_path / "run", data=SERIES, tracker=tracker)
     assert error.value.subject == subject
-    assert ended.calls[1:] == ([Outcome("failed")] if ended.calls else [])
-    assert (tmp_path / "run").exists() == bool(ended.calls)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_service_that_refuses_a_run(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"^tracker json: no network; correct it"),
+        Refusing(tmp_path),
+    ):
+        pytest.fail("a training")
 
 
 def test_the_id_of_a_service(tmp_path):
-    Kept().begin(About({}))
     for resumed, found in ((False, "None+"), (True, "None++")):
-        Kept().begin(About({}, tmp_path, resumed))
-        assert (tmp_path / "json.id").read_text() == found
-    with pytest.raises(InputError, match=r"^file .*json.id: of another training;"):
-        Kept().begin(About({}, tmp_path))
+        with Noting(tmp_path, resume=resumed):
+            assert (tmp_path / "json.id").read_text() == found
+    with (
+        pytest.raises(InputError, match=r"^file .*json.id: of another training;"),
+        Noting(tmp_path),
+    ):
+        pytest.fail("a training")
+
+
+def test_a_run_with_a_tracker(tmp_path, monkeypatch):
+    """The tracker of a run gets its config, each epoch, the final metrics, the figures
+    and the files that `load` reads.
+    """
+    monkeypatch.setitem(SERVICES, "wandb", Noting)
+    run = tmp_path / "run"
+    result = forecast.train(CONFIG, run, data=SERIES, tracker=("wandb",))
+    config, *epochs, (metrics, figures, files), status = Noting.calls
+    assert (config["train"]["batch_size"], status) == (16, "finished")
+    assert epochs == [(row["step"], row["train_loss"]) for row in result.rows]
+    assert metrics["result/best_epoch"] == result.best_epoch
+    assert figures == sorted((run / "figures").glob("*.png")) != []
+    assert {run / "config.json", run / "checkpoints" / "best"} < set(files)
+    assert run / "run.lock" not in files
 
 
 def test_a_missing_package_on_the_command_line(ask, tmp_path, monkeypatch):

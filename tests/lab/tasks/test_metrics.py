@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.training.metrics import binary_metrics, reliability
+from lstm_jax.lab.sentiment.metrics import binary_metrics, reliability
 
 LOGITS = np.log(np.array([9.0, 1 / 4, 3.0, 1 / 9]))  # p = 0.9, 0.2, 0.75, 0.1
 LABELS = np.array([1, 0, 0, 1])

@@ -1,66 +1,22 @@
-"""Callbacks: functions that the training loop calls after each epoch. Their only
-argument is the record of the epoch (`EpochRecord`).
+"""Callbacks that write the metrics of each epoch to files or to a console.
 
-Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
+Example: `fit(..., callbacks=[metrics_file("metrics.jsonl")])`.
 """
 
 import itertools
 import os
 import re
 import time
-from collections.abc import Callable
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import system_errors
-from lstm_jax.base.types import AnyPath, Values
+from lstm_jax.base.types import AnyPath
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.files.json_text import json_text
-
-
-@frozen
-class EpochRecord:
-    """Record of a training run at the end of an epoch, which the training loop passes
-    to each callback.
-    """
-
-    epoch: int
-    """Number of the epoch, counted from 1."""
-    step: int
-    """Number of training steps since the start of the run."""
-    row: Values
-    """Metrics of this epoch by name, such as epoch, step, train_loss, train_accuracy
-    and seconds, and the metrics of the held-out splits."""
-    rows: tuple[Values, ...]
-    """Metrics of all epochs up to this one. In a resumed run they include the epochs
-    before the interruption."""
-    params: Any = field(repr=False)
-    """Parameters of the model. They are valid only until the callback returns, because
-    the next training step reuses their memory."""
-    seed: int = 0
-    resumed: bool = False
-    """Whether the training was asked to resume from checkpoints, if there are any."""
-    best_epoch: int = 0
-    """Number of the best epoch so far, or 0 if no metric is monitored."""
-    last: bool = False
-    """Whether the training ends with this epoch."""
-
-
-Callback = Callable[[EpochRecord], object]
+from lstm_jax.training.fit import Callback
 
 
 def metrics_file(path: AnyPath) -> Callback:
@@ -234,24 +190,3 @@ def _number(value) -> str:
         return "-"
     texts = [f"{value:.{decimals}f}" for decimals in (4, 3, 2, 1, 0)]
     return next((text for text in texts if len(text) <= 6), texts[-1])
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a progress bar for the steps of an epoch. If the console is not a
-    terminal, the bar shows nothing.
-    """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    return Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    )

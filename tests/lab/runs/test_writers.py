@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.training.callbacks import (
-    EpochRecord,
+from lstm_jax.lab.runs.writers import (
     metrics_file,
     print_row,
     tensorboard,
 )
+from lstm_jax.training.fit import EpochRecord
 
 FIRST = {
     "epoch": 1,
