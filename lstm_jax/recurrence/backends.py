@@ -26,7 +26,6 @@ from lstm_jax.recurrence import (
     compiled,
     cudnn,
     hoisted,
-    parallel,
     reference,
 )
 from lstm_jax.recurrence.call import Call, Options
@@ -222,18 +221,6 @@ _ROWS = (
         what="lax.scan and autodiff",
         why_not_mixed=_why_not_int8,
         dropouts=(*DROPOUTS, ZONEOUT),
-    ),
-    # parallel comes after reference and therefore runs only if the user names it: on
-    # two cores it is slower than a loop over the steps
-    Backend(
-        name="parallel",
-        run=parallel.run,
-        serves=lambda cell: (
-            cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell
-        ),
-        platforms=_EVERYWHERE,
-        dtypes=(("float32", "float32"), ("float64", "float64")),
-        what="all steps at once, by Newton's method",
     ),
 )
 BACKENDS = {row.name: row for row in _ROWS}
