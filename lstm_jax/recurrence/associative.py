@@ -24,25 +24,23 @@ def run(options: Options, call: Call):
     The arguments and results are those of `reference.run`. For T steps, B rows and H
     units the scan makes about 2 log2(T) passes over arrays (T, B, H).
     """
-    a, b, starts = coefficients(options, call)
+    a, b, at = coefficients(options, call)
+    a = jnp.broadcast_to(a, b.shape)  # (T, B, columns of h)
+    if at is None:
+        at = jnp.zeros(b.shape[:2], bool)
     times = partial(cells.times, options.cell.complex_state)
-    starts = (
-        jnp.zeros((*b.shape[:2], 1), bool) if starts is None else starts[:, :, None]
-    )
 
     def compose(first, second):
+        first_a, first_b, first_starts = first
+        a, b, starts = second
         # what comes before a reset is replaced by 0, since 0 times NaN would be NaN
-        a, b = (jnp.where(second[2], 0, part) for part in first[:2])
-        return (
-            times(second[0], a),
-            times(second[0], b) + second[1],
-            first[2] | second[2],
-        )
+        first_a = jnp.where(starts, 0, first_a)
+        first_b = jnp.where(starts, 0, first_b)
+        return times(a, first_a), times(a, first_b) + b, first_starts | starts
 
-    a, b, starts = lax.associative_scan(
-        compose, (jnp.broadcast_to(a, b.shape), b, starts)
-    )
-    h = times(a, jnp.where(starts, 0, jnp.broadcast_to(call.state.h, a.shape))) + b
+    a, b, starts = lax.associative_scan(compose, (a, b, at[:, :, None]))
+    state = jnp.where(starts, 0, jnp.broadcast_to(call.state.h, a.shape))
+    h = times(a, state) + b  # (T, B, columns of h)
     return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
@@ -65,26 +63,26 @@ def coefficients(
     def ordered(array: Any) -> Any:
         return jnp.swapaxes(array, 0, 1) if batch_first and array is not None else array
 
-    z = cell.project(
-        call.params, ordered(call.x), call.dropout.input, options.compute_dtype
-    )
+    x = ordered(call.x)
+    z = cell.project(call.params, x, call.dropout.input, options.compute_dtype)
     if cell.decay:
         a, b = cell.decay(call.params), z
     else:
         assert cell.linear is not None
         a, b = cell.linear(z)
+
+    # a padded step copies h: a = 1, b = 0
     if call.valid is not None:
         one = jnp.ones_like(b)
         if cell.complex_state:
             one = one.at[..., b.shape[-1] // 2 :].set(0)
-        a, b = select_rows(
-            ordered(call.valid), (jnp.broadcast_to(a, b.shape), b), (one, 0)
-        )
+        a = jnp.broadcast_to(a, b.shape)
+        a, b = select_rows(ordered(call.valid), (a, b), (one, 0))
     if resets is None:
         return a, b, None
-    at, state = ordered(resets.at), jnp.expand_dims(resets.state.h, int(batch_first))
-    return (
-        a,
-        cells.times(cell.complex_state, a, jnp.where(at[:, :, None], state, 0)) + b,
-        at,
-    )
+
+    # b of a step after a reset contains a times the new state
+    at = ordered(resets.at)
+    state = jnp.expand_dims(resets.state.h, int(batch_first))
+    starts = jnp.where(at[:, :, None], state, 0)
+    return a, cells.times(cell.complex_state, a, starts) + b, at

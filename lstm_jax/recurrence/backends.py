@@ -26,8 +26,6 @@ from lstm_jax.recurrence import (
     compiled,
     cudnn,
     hoisted,
-    pallas,
-    parallel,
     reference,
 )
 from lstm_jax.recurrence.call import Call, Options
@@ -63,8 +61,6 @@ class Request:
             `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
         resets: whether the state is reset within the sequence.
-        units: number of units H. 0 means that the limit `Backend.largest` is not
-            checked.
     """
 
     cell: str | Cell = "lstm"
@@ -73,7 +69,6 @@ class Request:
     dropout: Texts = ()
     mask: str = ""
     resets: bool = False
-    units: int = 0
 
 
 @frozen
@@ -108,8 +103,6 @@ class Backend:
     """Supported kinds of padding: members of `MASKS`."""
     resets: bool = True
     """Whether resets of the state within the sequence are supported."""
-    largest: int = 0
-    """Largest number of units H that is supported. 0 means no limit."""
     shares: bool = False
     """Whether the function `run` reads `Call.tokens` and `Options.batch_first`."""
     derivatives: str = "reverse and forward"
@@ -117,11 +110,6 @@ class Backend:
     why_not: Callable[[], str] = str
     """Function that returns "" if the backend is available in this installation, else
     the reason why it is not."""
-
-    @property
-    def any_cell(self) -> bool:
-        """Whether the backend supports every cell, including cells that users define."""
-        return self.serves is _any
 
     @property
     def cells(self) -> Texts:
@@ -149,14 +137,11 @@ def _any(cell: Cell) -> bool:
 
 
 def _why_not_int8(cell: Cell, dtype: str) -> str:
-    own = dtype == INT8 and cell not in BUILT_IN
+    if dtype != INT8 or cell in BUILT_IN:
+        return ""
     return (
-        (
-            "no products in int8 for a cell of one's own, with other activations "
-            "or with a projection"
-        )
-        if own
-        else ""
+        "no products in int8 for a cell of one's own, with other activations or with "
+        "a projection"
     )
 
 
@@ -186,8 +171,8 @@ _ROWS = (
         dtypes=_ANY_FLOATS,
         what="a backward pass of its own, GEMMs outside the loop",
     ),
-    # cudnn and pallas come after hoisted and therefore run only if the user names them,
-    # until they are compared with it on a GPU
+    # cudnn comes after hoisted and therefore runs only if the user names it, until both
+    # are compared on a GPU
     Backend(
         name="cudnn",
         run=cudnn.run,
@@ -200,15 +185,6 @@ _ROWS = (
         resets=False,
         derivatives="reverse, of order 1",
         why_not=cudnn.why_not,
-    ),
-    Backend(
-        name="pallas",
-        run=pallas.run,
-        serves=_is_lstm,
-        platforms=("gpu",),
-        dtypes=(("float32", "float32"), ("float32", "bfloat16")),
-        what="hoisted, with each loop as one Triton kernel",
-        largest=pallas.LARGEST,
     ),
     Backend(
         name="associative",
@@ -238,18 +214,6 @@ _ROWS = (
         why_not_mixed=_why_not_int8,
         dropouts=(*DROPOUTS, ZONEOUT),
     ),
-    # parallel comes after reference and therefore runs only if the user names it: on
-    # two cores it is slower than a loop over the steps
-    Backend(
-        name="parallel",
-        run=parallel.run,
-        serves=lambda cell: (
-            cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell
-        ),
-        platforms=_EVERYWHERE,
-        dtypes=(("float32", "float32"), ("float64", "float64")),
-        what="all steps at once, by Newton's method",
-    ),
 )
 BACKENDS = {row.name: row for row in _ROWS}
 
@@ -265,39 +229,34 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     """
     cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
     if not backend.serves(cell):
-        return f"no cell {cell.name}" + " of one's own" * (
-            CELLS.get(cell.name) is not cell
-        )
+        own = CELLS.get(cell.name) is not cell
+        return f"no cell {cell.name}" + " of one's own" * own
     if platform not in backend.platforms:
         return f"does not run on {platform}"
-    dtypes = (request.dtype, request.compute_dtype)
-    if dtypes not in backend.dtypes:
-        if request.compute_dtype not in backend.compute_dtypes:
-            return f"no products in {request.compute_dtype}"
-        other = request.dtype not in (dtype for dtype, _ in backend.dtypes)
-        return (
-            f"no parameters in {request.dtype}"
-            if other
-            else (
-                f"no products in {request.compute_dtype} for parameters in "
-                f"{request.dtype}"
-            )
-        )
+
+    dtype, products = request.dtype, request.compute_dtype
+    if (dtype, products) not in backend.dtypes:
+        if products not in backend.compute_dtypes:
+            return f"no products in {products}"
+        if dtype not in (supported for supported, _ in backend.dtypes):
+            return f"no parameters in {dtype}"
+        return f"no products in {products} for parameters in {dtype}"
+
     # the linear form of a step has no place for a mask of h
-    dropouts = (
-        backend.dropouts if not cell.is_linear or backend.any_cell else DROPOUTS[:2]
-    )
-    refused = [kind for kind in request.dropout if kind not in dropouts]
-    refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
-    refused += ["resets"] * (request.resets and not backend.resets)
-    if refused:
-        return f"no {refused[0]}"
-    if backend.largest and request.units > backend.largest:
-        return f"no {request.units} units, {backend.largest} at most"
-    mixes = request.dtype != request.compute_dtype
-    return backend.why_not() or (
-        backend.why_not_mixed(cell, request.compute_dtype) if mixes else ""
-    )
+    runs_steps = not cell.is_linear or backend.serves is _any
+    dropouts = backend.dropouts if runs_steps else DROPOUTS[:2]
+    for kind in request.dropout:
+        if kind not in dropouts:
+            return f"no {kind}"
+    if request.mask and request.mask not in backend.masks:
+        return f"no {request.mask}"
+    if request.resets and not backend.resets:
+        return "no resets"
+
+    reason = backend.why_not()
+    if not reason and dtype != products:
+        reason = backend.why_not_mixed(cell, products)
+    return reason
 
 
 def resolve_backend(
@@ -321,33 +280,26 @@ def resolve_backend(
     platform = jax.default_backend()
     if isinstance(cell, str):
         check_choice("cell", cell, CELLS, "a Cell, or ")
-    request = Request(
-        cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more
-    )
-    if name is None:
-        missing = {}
-        for row in BACKENDS.values():
-            missing[row.name] = lacks(row, request, platform)
-            if row.name == "compiled" and (
-                not missing[row.name] or missing[row.name] == native.why_not()
-            ):
-                native.warn_if_slow()
-            if not missing[row.name]:
-                return row
-        raise InputError(
-            "backend",
-            "; ".join(f"{b}: {why}" for b, why in missing.items()),
-            "see `lstm-jax backends`",
-        )
-    check_choice("backend", name, BACKENDS)
-    missing = lacks(BACKENDS[name], request, platform)
-    require(
-        not missing,
-        f"backend {name}",
-        missing,
-        "leave the backend out, or see `lstm-jax backends`",
-    )
-    return BACKENDS[name]
+    products = compute_dtype_name(compute_dtype, dtype)
+    request = Request(cell, np.dtype(dtype).name, products, **more)
+
+    if name is not None:
+        check_choice("backend", name, BACKENDS)
+        remedy = "leave the backend out, or see `lstm-jax backends`"
+        missing = lacks(BACKENDS[name], request, platform)
+        require(not missing, f"backend {name}", missing, remedy)
+        return BACKENDS[name]
+
+    reasons = []
+    for row in BACKENDS.values():
+        missing = lacks(row, request, platform)
+        # the call would run compiled code, if it were built for this machine
+        if row.name == "compiled" and missing in ("", native.why_not()):
+            native.warn_if_slow()
+        if not missing:
+            return row
+        reasons.append(f"{row.name}: {missing}")
+    raise InputError("backend", "; ".join(reasons), "see `lstm-jax backends`")
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
@@ -359,14 +311,11 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
     does not do. A `backend` of None or "auto" is the one that `resolve_backend` chooses
     on a CPU.
     """
-    chosen = backend in (None, "auto", "compiled")
+    if backend not in (None, "auto", "compiled"):
+        return 0
     parameters = dtype if dtype == "float64" else "float32"
-    return (
-        1
-        if chosen
-        and not lacks(BACKENDS["compiled"], Request(cell, parameters, dtype), "cpu")
-        else 0
-    )
+    request = Request(cell, parameters, dtype)
+    return 0 if lacks(BACKENDS["compiled"], request, "cpu") else 1
 
 
 def capability_rows() -> list[dict[str, str]]:
@@ -376,68 +325,58 @@ def capability_rows() -> list[dict[str, str]]:
     A row is a dict from the heading of each column to the text in this column. The rows
     are in the order in which backends are tried if the user names no backend.
     """
-    platform = jax.default_backend()
     return [
         {
             "backend": b.name,
             "cells": "all, other activations, your own"
-            if b.any_cell
+            if b.serves is _any
             else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
             "dropout": _dropouts(b),
             "mask, lengths": "yes" if b.masks == MASKS else ", ".join(b.masks),
             "resets": "yes" if b.resets else "no",
-            "units": f"up to {b.largest}" if b.largest else "any",
             "derivatives": b.derivatives,
-            "here": _here(b, platform),
+            "here": _here(b),
             "what": b.what,
         }
         for b in BACKENDS.values()
     ]
 
 
-def _here(backend: Backend, platform: str) -> str:
-    def why(products):
-        return lacks(
-            backend, Request(backend.cells[0], compute_dtype=products), platform
-        )
-
-    if missing := why("float32"):
+def _here(backend: Backend) -> str:
+    platform = jax.default_backend()
+    cell = backend.cells[0]
+    if missing := lacks(backend, Request(cell), platform):
         return missing
-    own = {dtype for dtype, _ in backend.dtypes}
-    lacking = {
-        dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in own
-    }
-    return "; ".join(
-        [
-            "yes",
-            *(
-                f"no products in {dtype}: {reason}"
-                for dtype, reason in lacking.items()
-                if reason
-            ),
-        ]
-    )
+
+    answer = "yes"
+    parameters = [dtype for dtype, _ in backend.dtypes]
+    for products in backend.compute_dtypes:
+        # a dtype of products alone, which needs a processor that has it
+        if products not in parameters:
+            request = Request(cell, compute_dtype=products)
+            if missing := lacks(backend, request, platform):
+                answer += f"; no products in {products}: {missing}"
+    return answer
 
 
 def _dropouts(backend: Backend) -> str:
+    if not set(DROPOUTS) <= set(backend.dropouts):
+        return ", ".join(backend.dropouts)
     rest = [kind for kind in backend.dropouts if kind not in DROPOUTS]
-    return ", ".join(
-        ["input and recurrent, per gate or shared", *rest]
-        if set(DROPOUTS) <= set(backend.dropouts)
-        else backend.dropouts
-    )
+    return ", ".join(["input and recurrent, per gate or shared", *rest])
 
 
 def dropout_kinds(masks: DropoutMasks) -> Texts:
     """Return the kinds of dropout that the masks of a call contain: members of
     `DROPOUTS`, and `ZONEOUT` if there is zoneout.
     """
-    named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
-    kinds = [
-        name + " per gate" * is_per_gate(mask)
-        for name, mask in named.items()
-        if mask is not None
-    ]
-    return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))
+    kinds = []
+    if masks.input is not None:
+        kinds.append("input dropout" + " per gate" * is_per_gate(masks.input))
+    if masks.recurrent is not None:
+        kinds.append("recurrent dropout" + " per gate" * is_per_gate(masks.recurrent))
+    if masks.zoneout:
+        kinds.append(ZONEOUT)
+    return tuple(kinds)

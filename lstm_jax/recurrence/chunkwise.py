@@ -30,25 +30,22 @@ def run(options: Options, call: Call):
     step = lax.broadcasted_iota(jnp.int32, (steps, batch), 0)
 
     def latest(flags):  # the last step up to each step at which the flag is true, or -1
-        return (
-            jnp.full_like(step, -1)
-            if flags is None
-            else lax.cummax(jnp.where(flags, step, -1))
-        )
+        if flags is None:
+            return jnp.full_like(step, -1)
+        return lax.cummax(jnp.where(flags, step, -1))
 
     restarted = latest(resets and resets.at)
     # in a product of matrices a NaN would reach all steps of its chunk, so that those
     # after it get their NaN here
     # or XLA would take seconds to compute this for a state of zeros
     given = lax.optimization_barrier(lax.stop_gradient(call.state))
-    finite, whole = (
-        jax.tree.reduce(jnp.logical_and, jax.tree.map(_is_finite, tree))
-        for tree in (z, given)
-    )
+    finite = _is_finite(z)  # (T, B)
+    whole = jax.tree.reduce(jnp.logical_and, jax.tree.map(_is_finite, given))  # (B,)
     spoiled = latest(~finite if valid is None else valid & ~finite)
     spoiled = (spoiled >= 0) & (spoiled >= restarted) | (restarted < 0) & ~whole[None]
     state = jax.tree.map(lambda part: jnp.where(whole[:, None], part, 0), call.state)
 
+    # chunks of equal length, the last one with padded steps
     columns = sum(part.shape[1] for part in call.state) // call.state.h.shape[1]
     count = -(-steps // min(max(columns, _SHORTEST), _LONGEST))
     length = -(-steps // count)
@@ -65,30 +62,22 @@ def run(options: Options, call: Call):
         h, state = run_chunk(state, z, valid, resets and resets._replace(at=at))
         return state, h
 
-    final, h = lax.scan(
-        body,
-        state,
-        jax.tree.map(
-            cut, (jnp.where(finite[..., None], z, 0), valid, resets and resets.at)
-        ),
-    )
-    h = h.reshape(-1, *h.shape[2:])[:steps]
+    z_finite = jnp.where(finite[..., None], z, 0)
+    chunks = jax.tree.map(cut, (z_finite, valid, resets and resets.at))
+    final, h = lax.scan(body, state, chunks)
+    h = h.reshape(-1, *h.shape[2:])[:steps]  # (T, B, H)
+
     # h of the last valid step, or that of the state from which its sequence starts
     if call.valid is not None:
         known = latest(call.valid)
-        start = (
-            call.state.h[None]
-            if resets is None
-            else jnp.where(
-                (restarted >= 0)[..., None], resets.state.h[None], call.state.h[None]
-            )
-        )
-        h = jnp.where(
-            (known >= jnp.maximum(restarted, 0))[..., None],
-            jnp.take_along_axis(h, jnp.maximum(known, 0)[..., None], 0),
-            start,
-        )
-    # with its gradient
+        start = call.state.h[None]
+        if resets is not None:
+            fresh = (restarted >= 0)[..., None]
+            start = jnp.where(fresh, resets.state.h[None], start)
+        last = jnp.take_along_axis(h, jnp.maximum(known, 0)[..., None], 0)
+        h = jnp.where((known >= jnp.maximum(restarted, 0))[..., None], last, start)
+
+    # the NaN, with its gradient
     nan = jnp.nan * jnp.where(spoiled[..., None], z, 0).sum(-1, keepdims=True)
     h = jnp.where(spoiled[..., None], nan, h)
     final = jax.tree.map(

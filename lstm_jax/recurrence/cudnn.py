@@ -73,36 +73,23 @@ def run(options: Options, call: Call):
         x = one_hot_rows(x, features, params.kernel.dtype)
     x = masked(x, dropout.input)
     steps, batch = x.shape[:2]
-    lengths = (
-        jnp.full(batch, steps, jnp.int32)
-        if valid is None
-        else valid.sum(0, dtype=jnp.int32)
-    )
+    lengths = jnp.full(batch, steps, jnp.int32)
+    if valid is not None:
+        lengths = valid.sum(0, dtype=jnp.int32)
 
     def run_rows(weights, x, state, lengths):
-        results: Any = _lstm(
-            (features, units),
-            x,
-            state.h[None],
-            state.c[None],
-            weights,
-            jnp.maximum(lengths, 1),
-        )
+        sizes = (features, units)
+        h, c = state.h[None], state.c[None]  # of one layer
+        counts = jnp.maximum(lengths, 1)
+        results: Any = _lstm(sizes, x, h, c, weights, counts)
         y, h, c = results
         return y, LSTMState(h[0], c[0])
 
     in_specs = (COPIED, BATCH_FIRST, BATCH_FIRST, BATCH_FIRST)
-    y, final = on_mesh(
-        run_rows,
-        batch,
-        in_specs,
-        (BATCH_FIRST, BATCH_FIRST),
-        pack(params),
-        jnp.swapaxes(x, 0, 1),
-        state,
-        lengths,
-    )
-    h = jnp.swapaxes(y, 0, 1)
+    out_specs = (BATCH_FIRST, BATCH_FIRST)
+    rows = (pack(params), jnp.swapaxes(x, 0, 1), state, lengths)
+    y, final = on_mesh(run_rows, batch, in_specs, out_specs, *rows)
+    h = jnp.swapaxes(y, 0, 1)  # (T, B, H)
     if valid is not None:
         final = select_rows(lengths > 0, final, state)
         h = select_rows(valid, h, final.h[None])

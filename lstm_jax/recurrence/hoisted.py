@@ -12,9 +12,8 @@ one product over all T steps and B rows of the batch, or by one product per gate
 gates have different dropout masks. The backward pass is back-propagation through time
 for the equations in cells/lstm.py.
 
-The forward pass stores the gates and the states of all steps. The backend `pallas` uses
-the class `HoistedLSTM` with loops of its own. The loops here are the twins of those of
-`pallas` and `compiled`, which are not written in JAX.
+The forward pass stores the gates and the states of all steps. The loops here are the
+twins of those of `compiled`, which are written in C++.
 
 Two choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H
 = 128 on one core): the stored gates are four separate arrays, and operands are
@@ -49,8 +48,7 @@ _split = partial(jnp.split, indices_or_sections=GATES, axis=-1)
 
 
 class Residuals(NamedTuple):
-    """Results of a cell's forward pass that its backward pass reads, also in C++ and in
-    Pallas.
+    """Results of a cell's forward pass that its backward pass reads, also in C++.
 
     Attributes:
         kept: for the LSTM, the gates i, f, g, o after their activation functions (T, B,
@@ -90,7 +88,7 @@ def run(options: Options, call: Call):
 @frozen
 class HoistedLSTM(RecurrentOperation):
     """LSTM over time as an `Operation` whose arguments are the fields of a `Call`.
-    Subclasses may replace the two loops over time.
+
 
     Attributes:
         options: static options of the call.
@@ -105,33 +103,23 @@ class HoistedLSTM(RecurrentOperation):
     def forward(self, custom, keep, *args):
         call = Call(*args)
         z = project(call.params, call.x, call.dropout.input, self.options.compute_dtype)
-        h, final, residuals = self.forward_loop(custom, keep, z, call)
+        h, final, residuals = self.forward_loop(keep, z, call)
         return (h, final), residuals
 
     def backward(self, custom, wanted, args, residuals, cotangents) -> tuple:
         call, (d_h, d_final) = Call(*args), cotangents
-        params, x, dropout, compute_dtype = (
-            call.params,
-            call.x,
-            call.dropout,
-            self.options.compute_dtype,
-        )
-        d_state, d_reset, d_z = self.backward_loop(
-            custom, residuals, d_h, with_zeros(d_final, call.state), call
-        )
+        params, x, dropout = call.params, call.x, call.dropout
+        compute_dtype = self.options.compute_dtype
+        d_final = with_zeros(d_final, call.state)
+        d_state, d_reset, d_z = self.backward_loop(residuals, d_h, d_final, call)
+
         # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
         if is_ids(x):
             # no row; d_z at padding may be 0 * NaN
-            x = (
-                x
-                if call.valid is None
-                else jnp.where(call.valid, x, len(params.kernel))
-            )
-            d_kernel, d_x, d_input_mask = (
-                jnp.zeros_like(params.kernel).at[x].add(d_z),
-                None,
-                None,
-            )
+            if call.valid is not None:
+                x = jnp.where(call.valid, x, len(params.kernel))
+            d_kernel = jnp.zeros_like(params.kernel).at[x].add(d_z)
+            d_x = d_input_mask = None
         else:
             d_kernel, d_x, d_input_mask = _product_gradients(
                 x, params.kernel, dropout.input, d_z, compute_dtype
@@ -140,23 +128,13 @@ class HoistedLSTM(RecurrentOperation):
         d_recurrent, _, d_recurrent_mask = _product_gradients(
             h, params.recurrent_kernel, dropout.recurrent, d_z, compute_dtype
         )
-        d_params, d_masks = (
-            LSTMParams(d_kernel, d_recurrent, d_z.sum((0, 1))),
-            DropoutMasks(d_input_mask, d_recurrent_mask),
-        )
-        return tuple(
-            Call(
-                d_params,
-                d_x,
-                d_state,
-                None,
-                d_masks,
-                call.resets and Resets(None, d_reset),
-            )
-        )
+        d_params = LSTMParams(d_kernel, d_recurrent, d_z.sum((0, 1)))
+        d_masks = DropoutMasks(d_input_mask, d_recurrent_mask)
+        d_resets = call.resets and Resets(None, d_reset)
+        return tuple(Call(d_params, d_x, d_state, None, d_masks, d_resets))
 
     def forward_loop(
-        self, custom: bool, keep: bool, z, call: Call
+        self, keep: bool, z, call: Call
     ) -> tuple[Any, LSTMState, Residuals | None]:
         """Run the forward loop over time, and return (h of all steps, final state,
         residuals).
@@ -164,44 +142,31 @@ class HoistedLSTM(RecurrentOperation):
         z (T, B, 4H) is the projected input. h is an array (T, B, H), or None if
         `options.sequences` is false. The residuals are None if `keep` is false.
         """
-        del custom
-        options = self.options
-        mask, resets, kernel = (
-            call.dropout.recurrent,
-            call.resets,
-            call.params.recurrent_kernel,
-        )
+        options, resets = self.options, call.resets
+        mask, kernel = call.dropout.recurrent, call.params.recurrent_kernel
         per_gate = is_per_gate(mask)
         kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
         def body(carry: LSTMState, inputs):
             z_t, valid_t, reset_t = inputs
             carry = restart(carry, reset_t, resets)
-            h = (
-                carry.h
-                if mask is None
-                else (carry.h[None] if per_gate else carry.h) * mask
-            )
-            r = matmul(h, kernel, options.compute_dtype)
-            z_i, z_f, z_g, z_o = (
-                own + by_h
-                for own, by_h in zip(
-                    _split(z_t), r if per_gate else _split(r), strict=True
-                )
-            )
-            i, f, g, o = (
-                jax.nn.sigmoid(z_i),
-                jax.nn.sigmoid(z_f),
-                jnp.tanh(z_g),
-                jax.nn.sigmoid(z_o),
-            )
-            c = f * carry.c + i * g
-            none = jnp.zeros_like(c)
-            new, gates = select_rows(
-                valid_t,
-                (LSTMState(o * jnp.tanh(c), c), (i, f, g, o)),
-                (carry, (none,) * GATES),
-            )
+            h = carry.h[None] if per_gate else carry.h
+            if mask is not None:
+                h = h * mask
+            by_h = matmul(h, kernel, options.compute_dtype)  # (B, 4H) or (4, B, H)
+            by_gate = by_h if per_gate else _split(by_h)
+            parts = zip(_split(z_t), by_gate, strict=True)
+            z_i, z_f, z_g, z_o = (own + other for own, other in parts)
+
+            i = jax.nn.sigmoid(z_i)
+            f = jax.nn.sigmoid(z_f)
+            g = jnp.tanh(z_g)
+            o = jax.nn.sigmoid(z_o)
+            c = f * carry.c + i * g  # (B, H)
+            h = o * jnp.tanh(c)  # (B, H)
+            computed = (LSTMState(h, c), (i, f, g, o))
+            copied = (carry, (jnp.zeros_like(c),) * GATES)
+            new, gates = select_rows(valid_t, computed, copied)
             return new, (new, gates) if keep else (new.h if options.sequences else None)
 
         scanned: Any = lax.scan(body, call.state, (z, call.valid, resets and resets.at))
@@ -220,7 +185,7 @@ class HoistedLSTM(RecurrentOperation):
         )
 
     def backward_loop(
-        self, custom: bool, residuals: Residuals, d_h, d_final, call: Call
+        self, residuals: Residuals, d_h, d_final, call: Call
     ) -> tuple[Any, Any, Array]:
         """Run the backward loop over time, and return the gradients with respect to the
         initial state, `resets.state` and z.
@@ -228,13 +193,9 @@ class HoistedLSTM(RecurrentOperation):
         d_h (T, B, H), or None, and d_final are the gradients with respect to h of all
         steps and to the final state. The second gradient is None without resets.
         """
-        del custom
         mask: Any = call.dropout.recurrent
-        resets, kernel, per_gate = (
-            call.resets,
-            call.params.recurrent_kernel,
-            is_per_gate(mask),
-        )
+        resets, kernel = call.resets, call.params.recurrent_kernel
+        per_gate = is_per_gate(mask)
         # without the barrier the compiler would fold the transposition into the product
         # in the loop, and so repeat it at each step
         transposed = lax.optimization_barrier(

@@ -32,15 +32,10 @@ def run(
         `options.sequences` is false; with `record`, it is the results of `record` for
         all steps, as arrays (T, B, ...). The second member is the final state.
     """
-    cell, params, valid, dropout, resets = (
-        options.cell,
-        call.params,
-        call.valid,
-        call.dropout,
-        call.resets,
-    )
-    z = cell.project(params, call.x, dropout.input, options.compute_dtype)
+    cell, params, dropout, resets = options.cell, call.params, call.dropout, call.resets
+    z = cell.project(params, call.x, dropout.input, options.compute_dtype)  # (T, B, Z)
     zoneout = dropout.zoneout or {}
+    # those in training have a mask for each step, the others are one number
     drawn = {name: mask for name, mask in zoneout.items() if mask.ndim}
 
     def body(state, inputs):
@@ -52,19 +47,17 @@ def run(
         new = cell.step(params, state, read, dropout.recurrent, options.compute_dtype)
         for name, mask in (zoneout | drawn_t).items():
             old, after = getattr(state, name), getattr(new, name)
-            new = new._replace(
-                **{
-                    name: jnp.where(mask, old, after)
-                    if name in drawn_t
-                    else mask * old + (1 - mask) * after
-                }
-            )
+            if name in drawn_t:
+                mixed = jnp.where(mask, old, after)
+            else:
+                mixed = mask * old + (1 - mask) * after
+            new = new._replace(**{name: mixed})
         new = select_rows(valid_t, new, state)
         if record is not None:
             return new, record(state, z_t, new)
         return new, new.h if options.sequences else None
 
-    steps = (z, valid, drawn, resets and resets.at)
+    steps = (z, call.valid, drawn, resets and resets.at)
     if z.shape[0] == 1:  # outside of `jit`, a loop would be compiled at each call
         final, h = body(call.state, jax.tree.map(lambda array: array[0], steps))
         return jax.tree.map(lambda array: array[None], h), final

@@ -21,10 +21,15 @@ from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.locks import locked
 from lstm_jax.base.reading import file_digest, parsing
 from lstm_jax.base.types import AnyPath, Values
-from lstm_jax.base.writing import MARK, read_summed, summed_json, write_atomically
+from lstm_jax.base.writing import (
+    MARK,
+    locked,
+    read_summed,
+    summed_json,
+    write_atomically,
+)
 
 INDEX = "index.json"
 UNFINISHED = "unfinished.txt"
