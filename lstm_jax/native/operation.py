@@ -263,19 +263,14 @@ class _Backward(_OfResiduals):
 _Pass = _Forward | _Tangents | _Backward
 
 
-def _bind(one: _Pass, leaves: Leaves) -> Any:
-    """Run a pass as a JAX primitive. Both versions are traced here; `_lower` keeps one,
-    once the platform is known.
-    """
-    twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
-    has_custom = one.operation.platforms and not isinstance(one, _Tangents)
-    branches = (
-        jax.make_jaxpr(partial(one.run, True))(*leaves) if has_custom else twin,
-        twin,
+def _bind(one: _Forward | _Backward, leaves: Leaves) -> Any:
+    """Run a pass as a JAX primitive. Without a custom pass, its twin is run."""
+    run = partial(one.run, bool(one.operation.platforms))
+    traced, shapes = jax.make_jaxpr(run, return_shape=True)(*leaves)
+    results = _primitive.bind(
+        *leaves, one=one, traced=traced, avals=tuple(traced.out_avals)
     )
-    return jax.tree.structure(shapes).unflatten(
-        _primitive.bind(*leaves, one=one, branches=branches)
-    )
+    return jax.tree.structure(shapes).unflatten(results)
 
 
 _bind_once = jax.jit(_bind, static_argnums=0, inline=True)
@@ -304,16 +299,22 @@ def _run_jitted(*leaves, **params) -> Leaves:
         return jax.jit(partial(_primitive.bind, **params))(*leaves)
 
 
-def _lower(platform: str, context, *leaves, one: _Pass, branches):
+def _lower(platform: str, context, *leaves, one: _Pass, traced, avals):
+    del avals
     # an exported program must also run on machines without the compiled code
     exported = getattr(context.module_context.lowering_parameters, "for_export", False)
-    here = platform in one.operation.platforms and not exported
-    return mlir.lower_fun(
-        jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True
-    )(context, *leaves)
+    platforms = one.operation.platforms
+    if traced and (not platforms or (platform in platforms and not exported)):
+        run = jaxpr_as_fun(traced)
+    else:
+
+        def run(*leaves):
+            return jax.tree.leaves(one.run(False, *leaves))
+
+    return mlir.lower_fun(run, multiple_results=True)(context, *leaves)
 
 
-def _differentiate(primals, tangents, *, one: _Pass, branches):
+def _differentiate(primals, tangents, *, one: _Pass, **options):
     given = tuple(
         n
         for n, t in enumerate(tangents)
@@ -322,19 +323,26 @@ def _differentiate(primals, tangents, *, one: _Pass, branches):
     tangents = [tangents[n] for n in given]
     # a second derivative differentiates the residuals too
     if not isinstance(one, _Forward) or one.keep:
-        return _primitive.bind(*primals, one=one, branches=branches), _jvp(
-            partial(one.run, False), primals, given, tangents
-        )
+        results = _primitive.bind(*primals, one=one, **options)
+        return results, _jvp(partial(one.run, False), primals, given, tangents)
+
     outputs, residuals = _bind(replace(one, keep=True), primals)
     trees = (one.tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
-    linear = _Tangents(one.operation, trees, given)
-    return jax.tree.leaves(outputs), _bind(
-        linear, [*primals, *jax.tree.leaves(residuals), *tangents]
+    results = jax.tree.leaves(outputs)
+    # not traced: reverse mode transposes it
+    new = _primitive.bind(
+        *primals,
+        *jax.tree.leaves(residuals),
+        *tangents,
+        one=_Tangents(one.operation, trees, given),
+        traced=None,
+        avals=tuple(jax.typeof(leaf).to_tangent_aval() for leaf in results),
     )
+    return results, new
 
 
-def _transpose(cotangents, *leaves, one: _Tangents, branches):
-    del branches
+def _transpose(cotangents, *leaves, one: _Tangents, **options):
+    del options
     given = len(leaves) - len(one.given)
     known = tuple(
         n
@@ -360,7 +368,8 @@ def _transpose(cotangents, *leaves, one: _Tangents, branches):
     return [None] * given + [found.get(n) for n in one.given]
 
 
-def _batch(leaves, dims, *, one: _Pass, branches):
+def _batch(leaves, dims, *, one: _Pass, traced, avals):
+    del traced
     size = next(
         leaf.shape[dim]
         for leaf, dim in zip(leaves, dims, strict=True)
@@ -372,18 +381,20 @@ def _batch(leaves, dims, *, one: _Pass, branches):
     ]
     dims = tuple(None if dim is None else 0 for dim in dims)
     if size:
-        results = one.batch(size, leaves, dims, branches[1].in_avals)
-    else:  # `vmap` makes no call
-        results = [
-            jnp.zeros((0, *like.shape), like.dtype) for like in branches[1].out_avals
+        inner = [
+            leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            for leaf, dim in zip(leaves, dims, strict=True)
         ]
+        results = one.batch(size, leaves, dims, inner)
+    else:  # `vmap` makes no call
+        results = [jnp.zeros((0, *like.shape), like.dtype) for like in avals]
     return results, [0] * len(results)
 
 
 _primitive = Primitive("lstm_jax_operation")
 _primitive.multiple_results = True
 _primitive.def_impl(_run_jitted)
-_primitive.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
+_primitive.def_abstract_eval(lambda *leaves, avals, **options: avals)
 for _platform in PLATFORMS:
     mlir.register_lowering(_primitive, partial(_lower, _platform), platform=_platform)
 ad.primitive_jvps[_primitive] = _differentiate
