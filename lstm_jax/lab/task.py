@@ -701,7 +701,6 @@ def _check_request(config: RunConfig, mesh: Mesh) -> str:
         compute_dtype=model.dtype,
         dropout=kinds,
         mask=mask,
-        units=model.units,
     )
     check_batch_size(config.train, mesh)
     return backend.name

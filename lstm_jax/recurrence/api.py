@@ -222,7 +222,6 @@ def unroll(
         dropout=dropout_kinds(arguments.dropout),
         mask=of_lengths if arguments.lengths is not None else "mask" if padded else "",
         resets=arguments.reset_state is not None,
-        units=kernel.shape[1] // cell.gates,
     )
     # a user's functions may read what changes between two calls, and must not be kept
     # alive; JAX 0.10 cannot differentiate `parallel` in a nested program under

@@ -26,7 +26,6 @@ from lstm_jax.recurrence import (
     compiled,
     cudnn,
     hoisted,
-    pallas,
     parallel,
     reference,
 )
@@ -63,8 +62,6 @@ class Request:
             `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
         resets: whether the state is reset within the sequence.
-        units: number of units H. 0 means that the limit `Backend.largest` is not
-            checked.
     """
 
     cell: str | Cell = "lstm"
@@ -73,7 +70,6 @@ class Request:
     dropout: Texts = ()
     mask: str = ""
     resets: bool = False
-    units: int = 0
 
 
 @frozen
@@ -108,8 +104,6 @@ class Backend:
     """Supported kinds of padding: members of `MASKS`."""
     resets: bool = True
     """Whether resets of the state within the sequence are supported."""
-    largest: int = 0
-    """Largest number of units H that is supported. 0 means no limit."""
     shares: bool = False
     """Whether the function `run` reads `Call.tokens` and `Options.batch_first`."""
     derivatives: str = "reverse and forward"
@@ -186,8 +180,8 @@ _ROWS = (
         dtypes=_ANY_FLOATS,
         what="a backward pass of its own, GEMMs outside the loop",
     ),
-    # cudnn and pallas come after hoisted and therefore run only if the user names them,
-    # until they are compared with it on a GPU
+    # cudnn comes after hoisted and therefore runs only if the user names it, until both
+    # are compared on a GPU
     Backend(
         name="cudnn",
         run=cudnn.run,
@@ -200,15 +194,6 @@ _ROWS = (
         resets=False,
         derivatives="reverse, of order 1",
         why_not=cudnn.why_not,
-    ),
-    Backend(
-        name="pallas",
-        run=pallas.run,
-        serves=_is_lstm,
-        platforms=("gpu",),
-        dtypes=(("float32", "float32"), ("float32", "bfloat16")),
-        what="hoisted, with each loop as one Triton kernel",
-        largest=pallas.LARGEST,
     ),
     Backend(
         name="associative",
@@ -292,8 +277,6 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     refused += ["resets"] * (request.resets and not backend.resets)
     if refused:
         return f"no {refused[0]}"
-    if backend.largest and request.units > backend.largest:
-        return f"no {request.units} units, {backend.largest} at most"
     mixes = request.dtype != request.compute_dtype
     return backend.why_not() or (
         backend.why_not_mixed(cell, request.compute_dtype) if mixes else ""
@@ -388,7 +371,6 @@ def capability_rows() -> list[dict[str, str]]:
             "dropout": _dropouts(b),
             "mask, lengths": "yes" if b.masks == MASKS else ", ".join(b.masks),
             "resets": "yes" if b.resets else "no",
-            "units": f"up to {b.largest}" if b.largest else "any",
             "derivatives": b.derivatives,
             "here": _here(b, platform),
             "what": b.what,

@@ -12,9 +12,8 @@ one product over all T steps and B rows of the batch, or by one product per gate
 gates have different dropout masks. The backward pass is back-propagation through time
 for the equations in cells/lstm.py.
 
-The forward pass stores the gates and the states of all steps. The backend `pallas` uses
-the class `HoistedLSTM` with loops of its own. The loops here are the twins of those of
-`pallas` and `compiled`, which are not written in JAX.
+The forward pass stores the gates and the states of all steps. The loops here are the
+twins of those of `compiled`, which are written in C++.
 
 Two choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H
 = 128 on one core): the stored gates are four separate arrays, and operands are
@@ -49,8 +48,7 @@ _split = partial(jnp.split, indices_or_sections=GATES, axis=-1)
 
 
 class Residuals(NamedTuple):
-    """Results of a cell's forward pass that its backward pass reads, also in C++ and in
-    Pallas.
+    """Results of a cell's forward pass that its backward pass reads, also in C++.
 
     Attributes:
         kept: for the LSTM, the gates i, f, g, o after their activation functions (T, B,

@@ -143,7 +143,7 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
         layer(x), made(activation="relu", backend="reference")(x)
     )
     assert not np.allclose(layer(x), made()(x))
-    for backend in ("hoisted", "compiled", "pallas"):
+    for backend in ("hoisted", "compiled"):
         with pytest.raises(
             InputError, match=rf"^backend {backend}: no cell lstm\(relu, sigmoid\)"
         ):

@@ -16,7 +16,6 @@ from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import InputError, native, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import (
-    DROPOUTS,
     Request,
     backends,
     capability_rows,
@@ -56,7 +55,6 @@ def test_auto_takes_the_first_that_serves() -> None:
         ),
         ("masks", ("lengths",), "no mask"),
         ("resets", False, "no resets"),
-        ("largest", 4, "no 5 units, 4 at most"),
         ("why_not", lambda: "not here", "not here"),
     ],
 )
@@ -135,7 +133,6 @@ SERVED_ON_A_CPU = {
     },
     "hoisted": dict.fromkeys(FLOATS, "lstm"),
     "cudnn": {},
-    "pallas": {},
     "chunkwise": dict.fromkeys(FLOATS, "mlstm"),
     "associative": dict.fromkeys(FLOATS, "min_lstm min_gru rg_lru lru"),
     "reference": dict.fromkeys(PAIRS, EVERY_CELL),
@@ -172,25 +169,9 @@ def test_cells_and_dtypes_served_on_a_cpu(
         ("cudnn", {"mask": "lengths read backwards"}, "no lengths read backwards"),
         ("cudnn", {"compute_dtype": "bfloat16"}, "no products in bfloat16"),
         (
-            "pallas",
-            {"dtype": "bfloat16", "compute_dtype": "bfloat16"},
-            "no parameters in bfloat16",
-        ),
-        (
-            "pallas",
+            "cudnn",
             {"dtype": "float64", "compute_dtype": "float64"},
             "no products in float64",
-        ),
-        ("pallas", {"units": 257}, "no 257 units, 256 at most"),
-        (
-            "pallas",
-            {
-                "compute_dtype": "bfloat16",
-                "dropout": DROPOUTS,
-                "mask": "mask",
-                "units": 256,
-            },
-            "",
         ),
     ],
 )
@@ -210,12 +191,11 @@ def test_capability_rows() -> None:
         "dropout",
         "mask, lengths",
         "resets",
-        "units",
         "derivatives",
     )
     shown = {
         name: tuple(table[name][column] for column in columns)
-        for name in ("cudnn", "pallas", "reference")
+        for name in ("cudnn", "reference")
     }
     every = "input and recurrent, per gate or shared"
     floats = "float32 float64 bfloat16 float16"
@@ -227,18 +207,7 @@ def test_capability_rows() -> None:
             "input dropout",
             "lengths",
             "no",
-            "any",
             "reverse, of order 1",
-        ),
-        "pallas": (
-            "lstm",
-            "gpu",
-            "float32 bfloat16",
-            every,
-            "yes",
-            "yes",
-            "up to 256",
-            "reverse and forward",
         ),
         "reference": (
             "all, other activations, your own",
@@ -247,7 +216,6 @@ def test_capability_rows() -> None:
             f"{every}, zoneout",
             "yes",
             "yes",
-            "any",
             "reverse and forward",
         ),
     }
