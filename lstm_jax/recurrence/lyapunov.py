@@ -45,7 +45,7 @@ def largest_lyapunov_exponent(
             1.
     """
     given = check_arguments(cell, Arguments(params, x, initial_state), time_major)
-    params, x, state, *_ = arrange(given, time_major=time_major)
+    params, x, state, *_ = arrange(cell, given, time_major=time_major)
     require(
         isinstance(skip, int | np.integer) and 0 <= skip < len(x),
         "skip",
