@@ -211,12 +211,6 @@ class Recurrent(DropoutLayer):
         }
         self.zoneout: Any = FrozenDict(zoned)  # nnx.GraphDef needs a hash
         self._check_dropout(base)
-        super().__init__(
-            rngs,
-            bool(
-                dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell
-            ),
-        )
 
         self.return_sequences, self.return_state = return_sequences, return_state
         self.go_backwards, self.keep_order = go_backwards, keep_order
@@ -241,6 +235,9 @@ class Recurrent(DropoutLayer):
             use_bias,
             unit_forget_bias,
         )
+        # after the parameters, which may come from the same stream
+        draws = dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell
+        super().__init__(rngs, bool(draws))
         if learned_state:
             start = self.definition.initial_state(1, units, param_dtype)
             for name, array in start._asdict().items():
