@@ -18,7 +18,6 @@ from numpy import ndarray
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.cells.products import is_ids
 from lstm_jax.recurrence import as_array
-from lstm_jax.recurrence.dropout import DropoutMasks
 
 Source = nnx.Rngs | nnx.RngStream | Array | None
 """Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or
@@ -120,27 +119,3 @@ def with_row(name: str, value) -> Any:
         parts = [expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return expanded(name, value, 0)
-
-
-def with_batch(dropout) -> Any:
-    """Add a batch axis before the last axis of each dropout or zoneout mask that has
-    none; rates, None and wrong classes stay.
-    """
-    if not isinstance(dropout, DropoutMasks):
-        return dropout
-
-    def batched(name: str, mask, per_step: bool = False) -> Any:
-        if mask is None:
-            return None
-        mask = as_array(f"dropout.{name}", mask, "give an array")
-        lacks = mask.ndim == 1 or (mask.ndim == 2 and (per_step or mask.shape[0] != 1))
-        return expanded(name, mask, -2) if lacks else mask
-
-    zoneout: Any = dropout.zoneout
-    if isinstance(zoneout, dict):
-        zoneout = {
-            part: batched(f"zoneout of {part}", mask, True)
-            for part, mask in zoneout.items()
-        }
-    own = batched("input", dropout.input), batched("recurrent", dropout.recurrent)
-    return DropoutMasks(*own, zoneout)

@@ -36,7 +36,6 @@ from lstm_jax.layers.base import (
     is_single,
     is_training,
     read_input,
-    with_batch,
     with_row,
 )
 from lstm_jax.layers.initial import Initial, Projection, check_size, initial_params
@@ -447,8 +446,8 @@ class Recurrent(DropoutLayer):
             x: input (B, T, E). Int ids (B, T) stand for one-hot vectors of E features.
                 Floats with two axes are a single sequence (T, E), as in
                 `torch.nn.LSTM`, and not one step of a batch, for which there is `step`.
-                Then, and with int ids (T,), the other arguments and the results have no
-                batch axis either.
+                Then, and with int ids (T,), the other arguments but the masks of
+                `dropout`, and the results, have no batch axis either.
             mask: bool (B, T), False at padded steps.
             lengths: int (B,), the number of valid steps of each row, in place of
                 `mask`.
@@ -499,7 +498,7 @@ class Recurrent(DropoutLayer):
                 name: expanded(name, value, batch_axis)
                 for name, value in per_step.items()
             }
-            lengths, dropout = expanded("lengths", lengths, 0), with_batch(dropout)
+            lengths = expanded("lengths", lengths, 0)
             reset_state = with_row("reset_state", reset_state)
             initial_state = with_row("initial_state", initial_state)
         shape = per_step["x"].shape
@@ -580,8 +579,8 @@ class Recurrent(DropoutLayer):
 
         Args:
             x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or
-                an int (). Then the other arguments and the results have no batch axis
-                either.
+                an int (). Then the other arguments but the masks of `dropout`, and the
+                results, have no batch axis either.
             state: state before the step, for example the one that the method
                 `initial_state` returns.
             reset: bool (B,). Rows with True start a new sequence: before the step their
@@ -613,7 +612,7 @@ class Recurrent(DropoutLayer):
                 x[None],
                 with_row("state", state),
                 reset=expanded("reset", reset, 0),
-                dropout=with_batch(dropout),
+                dropout=dropout,
             )
             return jax.tree.map(lambda part: part[0], rows)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)

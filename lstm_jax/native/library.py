@@ -287,6 +287,7 @@ def call(
     name: str,
     results,
     args,
+    /,
     aliases: dict[int, int] | None = None,
     sets: bool = False,
     one_thread: bool = False,
@@ -328,3 +329,33 @@ def call(
         for key, value in options.items()
     }
     return tree.unflatten(function(*jax.tree.leaves(args), **attributes))
+
+
+def call_by_name(name: str, results: dict, operands: dict, **options) -> dict:
+    """Like `call`, for a function that knows its arrays by the names in contract.h.
+
+    `results` and `operands` are dicts from names to arrays, or to None for an array
+    that the call does not have.
+    """
+    results, operands = (
+        {part: array for part, array in arrays.items() if array is not None}
+        for arrays in (results, operands)
+    )
+    named = {"operands": ",".join(operands), "results": ",".join(results)}
+    found = call(
+        name,
+        list(results.values()),
+        list(operands.values()),
+        sets=True,
+        **named,
+        **options,
+    )
+    return dict(zip(results, found, strict=True))
+
+
+@functools.cache
+def few_rows() -> int:
+    """Return the largest batch size for which `lstm_jax_forward` and
+    `lstm_jax_backward` take no arrays (B, T, ...).
+    """
+    return _load().code.lstm_jax_few_rows()
