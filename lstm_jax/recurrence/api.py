@@ -284,7 +284,7 @@ def _unroll(
         return _run_in_segments(run_backend, options.remat, Call(*parts))
 
     out_axes = (1 if options.sequences else None, uniform_axes(call.state, 0))
-    h, final = in_automatic_mode(run, out_axes)(*vary_together(*call))
+    h, final = in_automatic_mode(run, out_axes, *vary_together(*call))
 
     # outputs are zeros at padded steps before the first valid step of their sequence
     # or, with `zeros`, at all padded steps
