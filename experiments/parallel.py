@@ -5,8 +5,8 @@ need, and when is it faster than a loop over the steps?
     # 20 minutes; one process, so that programs are compiled only once
     LSTM_JAX_DATA=... python -m experiments.parallel --where here
 
-The backend `parallel` computes the states of all steps in parallel by Newton's method
-(see `lstm_jax.recurrence.solve_states`). In this study, an LSTM and a GRU read
+Newton's method computes the states of all steps in parallel (see
+`experiments.newton.solve_states`). In this study, an LSTM and a GRU read
 newspaper articles, character by character, with batch size 1 and in float64. Four
 settings are varied:
 
@@ -49,6 +49,8 @@ from scipy.stats import spearmanr
 
 from bench import groups
 from experiments import runs
+from experiments.lyapunov import largest_lyapunov_exponent
+from experiments.newton import Newton, solve_states
 from experiments.study import (
     CELL_STYLES,
     Metrics,
@@ -67,7 +69,6 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.initializers import glorot_uniform
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.inspection.figures import INK, log_axis
-from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, solve_states
 
 TOLERANCE = 1e-8
 STEP_DEPTH = 10
@@ -156,16 +157,9 @@ def programs(
     as an array (T, 1).
     """
     return (
-        jax.jit(partial(solve_states, CELLS[cell], options=options, time_major=True)),
+        jax.jit(partial(solve_states, CELLS[cell], options=options)),
         jax.jit(partial(states_by_steps, CELLS[cell])),
-        jax.jit(
-            partial(
-                largest_lyapunov_exponent,
-                CELLS[cell],
-                skip=steps // 10,
-                time_major=True,
-            )
-        ),
+        jax.jit(partial(largest_lyapunov_exponent, CELLS[cell], skip=steps // 10)),
     )
 
 
@@ -193,7 +187,7 @@ def run(config: Config) -> Metrics:
         error = max(
             float(jnp.abs(a - b).max()) for a, b in zip(found.states, want, strict=True)
         )
-        exponent = exponent_of(params, ids)
+        exponent = exponent_of(params, ids, state)
         return {
             "iterations": int(found.iterations),
             "converged": bool(

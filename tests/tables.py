@@ -27,15 +27,11 @@ def lacking(backend: str, **request: Any) -> str:
     return lacks(BACKEND_TABLE[backend], Request(**request), jax.default_backend())
 
 
-# test_parallel.py compares parallel, which iterates, with the reference
-HELD = tuple(name for name in BACKEND_TABLE if name != "parallel")
-
-
 def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
-    """Return the backends in `HELD` that can run a request on this machine."""
+    """Return the backends that can run a request on this machine."""
     return tuple(
         name
-        for name in HELD
+        for name in BACKEND_TABLE
         if not lacking(name, dtype=dtype, compute_dtype=dtype, **request)
     )
 
@@ -45,7 +41,9 @@ BACKENDS = serving()
 EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")
 # those that support a cell here
 EVERY_BACKEND = tuple(
-    name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS)
+    name
+    for name in BACKEND_TABLE
+    if not all(lacking(name, cell=cell) for cell in CELLS)
 )
 
 

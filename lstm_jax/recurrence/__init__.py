@@ -4,7 +4,7 @@ implementations, the backends.
 The module api.py defines `unroll`, and backends.py contains the table of the backends.
 """
 
-from lstm_jax.recurrence.api import Remat, Solution, check_remat, solve_states, unroll
+from lstm_jax.recurrence.api import Remat, check_remat, unroll
 from lstm_jax.recurrence.backends import (
     BACKENDS,
     DROPOUTS,
@@ -18,7 +18,6 @@ from lstm_jax.recurrence.backends import (
     lacks,
     resolve_backend,
 )
-from lstm_jax.recurrence.lyapunov import largest_lyapunov_exponent
 from lstm_jax.recurrence.operands import (
     LOWEST,
     REAL,
@@ -29,4 +28,3 @@ from lstm_jax.recurrence.operands import (
     clipped_int32,
     of_kinds,
 )
-from lstm_jax.recurrence.parallel import Newton

@@ -3,7 +3,7 @@
     outputs, state = unroll(CELLS["lstm"], params, x)
 
 The module operands.py checks, converts and arranges the arguments of `unroll`, and
-backends.py chooses the implementation. `solve_states` takes the same arguments.
+backends.py chooses the implementation.
 
 Rematerialisation (the argument `remat`) saves memory for long sequences (Chen et al.
 2016, "Training deep nets with sublinear memory cost"). The sequence is divided into
@@ -22,9 +22,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
 from numbers import Integral
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,6 @@ from lstm_jax.base.errors import require
 from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import is_ours
 from lstm_jax.native.partition import in_automatic_mode, vary_together
-from lstm_jax.recurrence import parallel
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.call import (
     Call,
@@ -52,7 +50,6 @@ from lstm_jax.recurrence.operands import (
     check_ids,
     compute_dtype_name,
 )
-from lstm_jax.recurrence.parallel import Newton
 
 Observer = Callable[[Options, Call, bool], None]
 _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
@@ -225,10 +222,8 @@ def unroll(
     )
 
     # a user's functions may read what changes between two calls, and must not be kept
-    # alive; JAX 0.10 cannot differentiate `parallel` in a nested program under
-    # `shard_map`
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    jitted = is_ours(cell) and not manual and _OBSERVER.get() is None
+    # alive
+    jitted = is_ours(cell) and _OBSERVER.get() is None
     run = _unroll_jitted if jitted else _unroll
     options = Options(cell, products, bool(return_sequences), not time_major, segments)
     return run(options, chosen, bool(backwards), bool(zero_output_for_mask), arguments)
@@ -345,64 +340,3 @@ def _after_valid(valid: Array, resets: Resets | None) -> Array:
     step = lax.broadcasted_iota(jnp.int32, valid.shape, 0)
     last_valid = lax.cummax(jnp.where(valid, step, -1))
     return last_valid >= lax.cummax(jnp.where(resets.at, step, 0))
-
-
-@partial(
-    jax.export.register_namedtuple_serialization, serialized_name="lstm_jax.Solution"
-)
-class Solution(NamedTuple):
-    """Result of `solve_states`.
-
-    Attributes:
-        states: the state of the cell after each step, with arrays (B, T, H), or (T, B,
-            H) if time is the first axis.
-        iterations: number of iterations of Newton's method, an int32 scalar.
-        residual: largest absolute difference, over all entries of `states`, between the
-            state s[t] and f(s[t - 1], x[t]), where f is one step of the cell.
-    """
-
-    states: Any
-    iterations: Array
-    residual: Array
-
-
-def solve_states(
-    cell: Cell,
-    params,
-    x,
-    initial_state=None,
-    *,
-    mask=None,
-    lengths=None,
-    resets=None,
-    reset_state=None,
-    dropout=None,
-    time_major: bool = False,
-    options: Newton = parallel.DEFAULTS,
-) -> Solution:
-    """Compute by Newton's method the state of a cell after each step of a batch of
-    sequences, as the backend `parallel` does.
-
-    The result is a `Solution`, of which only the field `states` is differentiable.
-    `options` are those of Newton's method, and the other arguments those of `unroll`,
-    with a cell that the backend `parallel` supports and a `dropout` without zoneout.
-
-    Raises:
-        InputError: if an argument is wrong (see `unroll`), or if the backend `parallel`
-            does not support the call.
-    """
-    given = Arguments(
-        params, x, initial_state, reset_state, mask, lengths, resets, dropout=dropout
-    )
-    given = check_arguments(cell, given, time_major)
-    resolve_backend(
-        "parallel",
-        cell,
-        given.params.kernel.dtype,
-        dropout=dropout_kinds(given.dropout),
-    )
-    call = arrange(cell, given, time_major=time_major)
-    states, iterations, residual = parallel.solve(cell, call, options)
-    if not time_major:
-        states = jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1), states)
-    return Solution(states, iterations, residual)

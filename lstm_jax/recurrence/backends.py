@@ -26,7 +26,6 @@ from lstm_jax.recurrence import (
     compiled,
     cudnn,
     hoisted,
-    parallel,
     reference,
 )
 from lstm_jax.recurrence.call import Call, Options
@@ -113,11 +112,6 @@ class Backend:
     the reason why it is not."""
 
     @property
-    def any_cell(self) -> bool:
-        """Whether the backend supports every cell, including cells that users define."""
-        return self.serves is _any
-
-    @property
     def cells(self) -> Texts:
         """Names of the cells in the dict `CELLS` that the backend supports."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
@@ -143,14 +137,11 @@ def _any(cell: Cell) -> bool:
 
 
 def _why_not_int8(cell: Cell, dtype: str) -> str:
-    own = dtype == INT8 and cell not in BUILT_IN
+    if dtype != INT8 or cell in BUILT_IN:
+        return ""
     return (
-        (
-            "no products in int8 for a cell of one's own, with other activations "
-            "or with a projection"
-        )
-        if own
-        else ""
+        "no products in int8 for a cell of one's own, with other activations or with "
+        "a projection"
     )
 
 
@@ -223,18 +214,6 @@ _ROWS = (
         why_not_mixed=_why_not_int8,
         dropouts=(*DROPOUTS, ZONEOUT),
     ),
-    # parallel comes after reference and therefore runs only if the user names it: on
-    # two cores it is slower than a loop over the steps
-    Backend(
-        name="parallel",
-        run=parallel.run,
-        serves=lambda cell: (
-            cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell
-        ),
-        platforms=_EVERYWHERE,
-        dtypes=(("float32", "float32"), ("float64", "float64")),
-        what="all steps at once, by Newton's method",
-    ),
 )
 BACKENDS = {row.name: row for row in _ROWS}
 
@@ -250,37 +229,34 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     """
     cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
     if not backend.serves(cell):
-        return f"no cell {cell.name}" + " of one's own" * (
-            CELLS.get(cell.name) is not cell
-        )
+        own = CELLS.get(cell.name) is not cell
+        return f"no cell {cell.name}" + " of one's own" * own
     if platform not in backend.platforms:
         return f"does not run on {platform}"
-    dtypes = (request.dtype, request.compute_dtype)
-    if dtypes not in backend.dtypes:
-        if request.compute_dtype not in backend.compute_dtypes:
-            return f"no products in {request.compute_dtype}"
-        other = request.dtype not in (dtype for dtype, _ in backend.dtypes)
-        return (
-            f"no parameters in {request.dtype}"
-            if other
-            else (
-                f"no products in {request.compute_dtype} for parameters in "
-                f"{request.dtype}"
-            )
-        )
+
+    dtype, products = request.dtype, request.compute_dtype
+    if (dtype, products) not in backend.dtypes:
+        if products not in backend.compute_dtypes:
+            return f"no products in {products}"
+        if dtype not in (supported for supported, _ in backend.dtypes):
+            return f"no parameters in {dtype}"
+        return f"no products in {products} for parameters in {dtype}"
+
     # the linear form of a step has no place for a mask of h
-    dropouts = (
-        backend.dropouts if not cell.is_linear or backend.any_cell else DROPOUTS[:2]
-    )
-    refused = [kind for kind in request.dropout if kind not in dropouts]
-    refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
-    refused += ["resets"] * (request.resets and not backend.resets)
-    if refused:
-        return f"no {refused[0]}"
-    mixes = request.dtype != request.compute_dtype
-    return backend.why_not() or (
-        backend.why_not_mixed(cell, request.compute_dtype) if mixes else ""
-    )
+    runs_steps = not cell.is_linear or backend.serves is _any
+    dropouts = backend.dropouts if runs_steps else DROPOUTS[:2]
+    for kind in request.dropout:
+        if kind not in dropouts:
+            return f"no {kind}"
+    if request.mask and request.mask not in backend.masks:
+        return f"no {request.mask}"
+    if request.resets and not backend.resets:
+        return "no resets"
+
+    reason = backend.why_not()
+    if not reason and dtype != products:
+        reason = backend.why_not_mixed(cell, products)
+    return reason
 
 
 def resolve_backend(
@@ -304,33 +280,26 @@ def resolve_backend(
     platform = jax.default_backend()
     if isinstance(cell, str):
         check_choice("cell", cell, CELLS, "a Cell, or ")
-    request = Request(
-        cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more
-    )
-    if name is None:
-        missing = {}
-        for row in BACKENDS.values():
-            missing[row.name] = lacks(row, request, platform)
-            if row.name == "compiled" and (
-                not missing[row.name] or missing[row.name] == native.why_not()
-            ):
-                native.warn_if_slow()
-            if not missing[row.name]:
-                return row
-        raise InputError(
-            "backend",
-            "; ".join(f"{b}: {why}" for b, why in missing.items()),
-            "see `lstm-jax backends`",
-        )
-    check_choice("backend", name, BACKENDS)
-    missing = lacks(BACKENDS[name], request, platform)
-    require(
-        not missing,
-        f"backend {name}",
-        missing,
-        "leave the backend out, or see `lstm-jax backends`",
-    )
-    return BACKENDS[name]
+    products = compute_dtype_name(compute_dtype, dtype)
+    request = Request(cell, np.dtype(dtype).name, products, **more)
+
+    if name is not None:
+        check_choice("backend", name, BACKENDS)
+        remedy = "leave the backend out, or see `lstm-jax backends`"
+        missing = lacks(BACKENDS[name], request, platform)
+        require(not missing, f"backend {name}", missing, remedy)
+        return BACKENDS[name]
+
+    reasons = []
+    for row in BACKENDS.values():
+        missing = lacks(row, request, platform)
+        # the call would run compiled code, if it were built for this machine
+        if row.name == "compiled" and missing in ("", native.why_not()):
+            native.warn_if_slow()
+        if not missing:
+            return row
+        reasons.append(f"{row.name}: {missing}")
+    raise InputError("backend", "; ".join(reasons), "see `lstm-jax backends`")
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
@@ -342,14 +311,11 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
     does not do. A `backend` of None or "auto" is the one that `resolve_backend` chooses
     on a CPU.
     """
-    chosen = backend in (None, "auto", "compiled")
+    if backend not in (None, "auto", "compiled"):
+        return 0
     parameters = dtype if dtype == "float64" else "float32"
-    return (
-        1
-        if chosen
-        and not lacks(BACKENDS["compiled"], Request(cell, parameters, dtype), "cpu")
-        else 0
-    )
+    request = Request(cell, parameters, dtype)
+    return 0 if lacks(BACKENDS["compiled"], request, "cpu") else 1
 
 
 def capability_rows() -> list[dict[str, str]]:
@@ -359,12 +325,11 @@ def capability_rows() -> list[dict[str, str]]:
     A row is a dict from the heading of each column to the text in this column. The rows
     are in the order in which backends are tried if the user names no backend.
     """
-    platform = jax.default_backend()
     return [
         {
             "backend": b.name,
             "cells": "all, other activations, your own"
-            if b.any_cell
+            if b.serves is _any
             else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
@@ -372,54 +337,46 @@ def capability_rows() -> list[dict[str, str]]:
             "mask, lengths": "yes" if b.masks == MASKS else ", ".join(b.masks),
             "resets": "yes" if b.resets else "no",
             "derivatives": b.derivatives,
-            "here": _here(b, platform),
+            "here": _here(b),
             "what": b.what,
         }
         for b in BACKENDS.values()
     ]
 
 
-def _here(backend: Backend, platform: str) -> str:
-    def why(products):
-        return lacks(
-            backend, Request(backend.cells[0], compute_dtype=products), platform
-        )
-
-    if missing := why("float32"):
+def _here(backend: Backend) -> str:
+    platform = jax.default_backend()
+    cell = backend.cells[0]
+    if missing := lacks(backend, Request(cell), platform):
         return missing
-    own = {dtype for dtype, _ in backend.dtypes}
-    lacking = {
-        dtype: why(dtype) for dtype in backend.compute_dtypes if dtype not in own
-    }
-    return "; ".join(
-        [
-            "yes",
-            *(
-                f"no products in {dtype}: {reason}"
-                for dtype, reason in lacking.items()
-                if reason
-            ),
-        ]
-    )
+
+    answer = "yes"
+    parameters = [dtype for dtype, _ in backend.dtypes]
+    for products in backend.compute_dtypes:
+        # a dtype of products alone, which needs a processor that has it
+        if products not in parameters:
+            request = Request(cell, compute_dtype=products)
+            if missing := lacks(backend, request, platform):
+                answer += f"; no products in {products}: {missing}"
+    return answer
 
 
 def _dropouts(backend: Backend) -> str:
+    if not set(DROPOUTS) <= set(backend.dropouts):
+        return ", ".join(backend.dropouts)
     rest = [kind for kind in backend.dropouts if kind not in DROPOUTS]
-    return ", ".join(
-        ["input and recurrent, per gate or shared", *rest]
-        if set(DROPOUTS) <= set(backend.dropouts)
-        else backend.dropouts
-    )
+    return ", ".join(["input and recurrent, per gate or shared", *rest])
 
 
 def dropout_kinds(masks: DropoutMasks) -> Texts:
     """Return the kinds of dropout that the masks of a call contain: members of
     `DROPOUTS`, and `ZONEOUT` if there is zoneout.
     """
-    named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
-    kinds = [
-        name + " per gate" * is_per_gate(mask)
-        for name, mask in named.items()
-        if mask is not None
-    ]
-    return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))
+    kinds = []
+    if masks.input is not None:
+        kinds.append("input dropout" + " per gate" * is_per_gate(masks.input))
+    if masks.recurrent is not None:
+        kinds.append("recurrent dropout" + " per gate" * is_per_gate(masks.recurrent))
+    if masks.zoneout:
+        kinds.append(ZONEOUT)
+    return tuple(kinds)

@@ -42,7 +42,6 @@ from lstm_jax.lab.generation.model import CharGenerator
 from lstm_jax.lab.inspection.trace import trace
 from lstm_jax.lab.sentiment.config import SentimentModelConfig
 from lstm_jax.lab.sentiment.model import SentimentClassifier
-from lstm_jax.recurrence import largest_lyapunov_exponent
 
 PAGE = (Path(__file__).parents[2] / "docs" / "contributing" / "own_cell.md").read_text()
 BLOCKS = re.findall(r"^```\{code-cell\}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -216,8 +215,6 @@ def test_ids_of_an_own_projection() -> None:
     assert_close(
         unroll(own, params, ids)[0], unroll(own, params, vectors)[0], "float32"
     )
-    found, want = (largest_lyapunov_exponent(own, params, x) for x in (ids, vectors))
-    assert_close(found, want, "float32")
     layer = made(Recurrent, cell=own, return_sequences=True)
     found, want = (trace(layer, x)[1][0].state["h"] for x in (ids, vectors))
     assert_close(found, want, "float32")

@@ -106,11 +106,6 @@ def test_a_cell_that_equals_one_of_the_library(cell: str) -> None:
 
 EVERY_CELL = " ".join(CELL_TABLE)
 COMPILED = EVERY_CELL.replace(" mlstm", "")
-NEWTON = (
-    "lstm gru simple_rnn lstm_peephole lstm_no_input_gate lstm_no_forget_gate "
-    "lstm_no_output_gate lstm_coupled lstm_no_input_activation "
-    "lstm_no_output_activation"
-)
 PAIRS = [
     ("float32", "float32"),
     ("float32", "bfloat16"),
@@ -136,7 +131,6 @@ SERVED_ON_A_CPU = {
     "chunkwise": dict.fromkeys(FLOATS, "mlstm"),
     "associative": dict.fromkeys(FLOATS, "min_lstm min_gru rg_lru lru"),
     "reference": dict.fromkeys(PAIRS, EVERY_CELL),
-    "parallel": {("float32", "float32"): NEWTON, ("float64", "float64"): NEWTON},
 }
 
 

@@ -1,7 +1,7 @@
 """Tests that the table in docs/reference/transformations.md has the entries that are
 computed on this machine.
 
-The columns of the table are backends: those that are defaults on a CPU, and `parallel`.
+The columns of the table are the backends that are defaults on a CPU.
 """
 
 import jax
@@ -28,9 +28,7 @@ def test_row(name: str) -> None:
     if jax.device_count() < 2 and ROWS[name][0] == "2":
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     here = tuple(
-        column
-        for column in COLUMNS
-        if column.backend in ("associative", "parallel", *SERVING)
+        column for column in COLUMNS if column.backend in ("associative", *SERVING)
     )
     want = next(line for line in LINES if line.startswith(f"| {name} |")).split("|")
     for got, wanted, column in zip(

@@ -36,8 +36,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "transformations.md"
 class Column(NamedTuple):
     """Column of the table: a backend and a cell.
 
-    Each backend but `parallel` is the default for some calls on a CPU, with or without
-    C++ code.
+    Each is the default for some calls on a CPU, with or without C++ code.
     """
 
     backend: str
@@ -54,7 +53,6 @@ COLUMNS = (
     Column("reference", "lstm"),
     Column("associative", "min_gru"),
     Column("chunkwise", "mlstm"),
-    Column("parallel", "lstm"),
 )
 SHAPE = Shape(4, 3, 2, 3)
 Loss = Callable[..., jax.Array]
