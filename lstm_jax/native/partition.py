@@ -100,7 +100,8 @@ def _names(mesh, shapes, axes) -> Texts:
         spec = getattr(shape.sharding, "spec", None) or ()
         if axis is None or axis >= len(spec) or spec[axis] is None:
             continue
-        names = spec[axis] if isinstance(spec[axis], tuple) else (spec[axis],)
+        names: Any = spec[axis]
+        names = names if isinstance(names, tuple) else (names,)
         devices = math.prod(mesh.shape[name] for name in names)
         return names if shape.shape[axis] % devices == 0 else ()
     return ()
@@ -136,10 +137,10 @@ def vary_together(*trees) -> tuple:
     """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes,
     and return the pytrees.
     """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return trees
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
-    if not names:
-        return trees
 
     def cast(leaf):
         missing = tuple(name for name in names if name not in _varying(leaf))

@@ -240,9 +240,9 @@ def check_remat(remat) -> Remat:
     if remat is None or remat == "sqrt":
         return remat
     whole = isinstance(remat, Integral) and not isinstance(remat, bool)
-    remedy = "give None, 'sqrt', or 1 or more segments"
-    require(whole and remat >= 1, "remat", remat, remedy)
-    return int(remat)
+    count = int(remat) if whole else 0
+    require(count >= 1, "remat", remat, "give None, 'sqrt', or 1 or more segments")
+    return count
 
 
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:

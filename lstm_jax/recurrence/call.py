@@ -142,25 +142,20 @@ def batch_axes(call: Call) -> Axes:
     """Return the index of the batch axis of each array of a call. The parameters have
     none.
     """
-
-    def axis(field, leaf):
-        match field:
-            case "params":
-                return None
-            case "state":
-                return 0
-            case "dropout":
-                return int(is_per_gate(leaf))
-            case "resets":
-                return int(leaf.dtype == jnp.bool_)
-            case _:
-                return 1
-
-    return [
-        axis(field, leaf)
-        for field, part in call._asdict().items()
-        for leaf in jax.tree.leaves(part)
-    ]
+    axes: list[int | None] = []
+    for field, part in call._asdict().items():
+        for leaf in jax.tree.leaves(part):
+            if field == "params":
+                axes.append(None)
+            elif field == "state":
+                axes.append(0)
+            elif field == "dropout":
+                axes.append(int(is_per_gate(leaf)))
+            elif field == "resets":
+                axes.append(int(leaf.dtype == jnp.bool_))
+            else:
+                axes.append(1)
+    return axes
 
 
 def uniform_axes(tree, axis) -> Any:

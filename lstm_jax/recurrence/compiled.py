@@ -22,6 +22,7 @@ products of a forward pass can be in int8, see `cells.products.int8_matmul`.
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -182,10 +183,11 @@ class CompiledCell(RecurrentOperation):
                 residuals = Residuals(found.get("kept"), *all_steps)
             return outputs, type(state)(*final), residuals
 
+        all_steps: Any = [1] * len(call.state)
         axes = (
             1 if sequences else None,
             uniform_axes(call.state, 0),
-            Residuals(1 if count else None, *[1] * len(call.state)) if keep else None,
+            Residuals(1 if count else None, *all_steps) if keep else None,
         )
         run = partitioned(call_forward, batch_axes(call), axes)
         outputs, final, residuals = run(call)
