@@ -1,4 +1,4 @@
-"""Atomic writing of files, downloads, and checks of the path to which a command writes
+"""Atomic writing of files, file locks, downloads, and checks of the path to which a command writes
 its output.
 
 A file has the mark of lstm-jax if its first 4,096 bytes contain the text that the
@@ -9,6 +9,8 @@ is true.
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,12 +18,11 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from lstm_jax.base.errors import InputError, require, system_errors
-from lstm_jax.base.locks import lock_error
 from lstm_jax.base.reading import KINDS
 from lstm_jax.base.types import AnyPath, Progress, Values
 
@@ -29,6 +30,8 @@ MARK = "written by lstm-jax, which may replace it"
 """Text near the start of the pages and figures that lstm-jax writes. It marks files
 that a later command may replace."""
 
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Error numbers that mean that the file system does not support locks."""
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte from the server, after which a download fails
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
@@ -101,13 +104,6 @@ def check_output(
         f"{above} is no folder, or read-only",
         "name a folder that can be written",
     )
-    # some may be too long
-    for name in (*absolute.relative_to(above).parts, _temporary(path).name):
-        with (
-            system_errors(subject, "name another file"),
-            contextlib.suppress(FileNotFoundError),
-        ):
-            os.lstat(above / name)
 
 
 def _temporary(path: Path) -> Path:
@@ -246,4 +242,78 @@ def read_summed(content: bytes) -> Values | None:
             else None
         )
         return found if isinstance(found, dict) else None
+    return None
+
+
+# Locks, which the kernel releases when the process that holds them dies
+
+
+@contextlib.contextmanager
+def locked(path: Path, subject: str) -> Iterator[None]:
+    """Hold the lock of a lock file, whose folder is created if missing. If another
+    holder has the lock, raise an error without waiting.
+    """
+    subject_of_file = f"{subject}: lock {path.name}"
+    with system_errors(subject, "name a folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with system_errors(subject_of_file, "name a folder that can be written"):
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
+            with file:
+                owner = file.read(200).strip() or "another process"
+                raise InputError(
+                    subject,
+                    f"in use by {owner}",
+                    "wait until it ends, or name another folder",
+                ) from error
+        if os.path.exists(path) and os.path.samefile(file.fileno(), path):
+            break
+        # the previous owner removed the file after it was opened here: try again
+        file.close()
+    try:
+        with system_errors(subject_of_file, "free some space"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            os.fsync(file.fileno())  # other hosts read it
+        yield
+    finally:
+        with contextlib.suppress(OSError), file:
+            path.unlink()
+
+
+def held(path: Path) -> bool:
+    """Return whether another holder has the lock of a lock file, which need not exist."""
+    with (
+        contextlib.suppress(OSError),
+        os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as file,
+    ):
+        return isinstance(lock_error(file), BlockingIOError)
+    return False
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Wait for the lock of an existing folder, and hold it during a with-statement."""
+    number = os.open(folder, os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(number)
+
+
+def lock_error(file: IO) -> OSError | None:
+    """Try to lock an open file, without waiting, and return the error if the file
+    cannot be locked.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error
     return None

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.errors import check_class, parsing, require
+from lstm_jax.base.errors import InputError, check_class, parsing, require
 from lstm_jax.base.types import Ints
 from lstm_jax.cells import initializers, products
 
@@ -159,16 +159,13 @@ class Cell:
         `masked` tells whether `project` is called with a mask of input dropout. With
         such a mask, it never takes ids.
         """
-        takes_ids = (
-            self.project is products.project
-            if self.takes_ids is None
-            else self.takes_ids
-        )
+        takes_ids = self.takes_ids
+        if takes_ids is None:
+            takes_ids = self.project is products.project
         if x.ndim == 3 or (takes_ids and not masked):
             return x
-        return products.one_hot_rows(
-            x, self.features(params.kernel), params.kernel.dtype
-        )
+        features = self.features(params.kernel)
+        return products.one_hot_rows(x, features, params.kernel.dtype)
 
     @property
     def has_recurrent_kernel(self) -> bool:
@@ -185,17 +182,11 @@ def times(of_complex: bool, a: Array, h: Array) -> Array:
     a = jnp.broadcast_to(a, h.shape)
     if not of_complex:
         return a * h
-    (a_real, a_imaginary), (h_real, h_imaginary) = (
-        jnp.split(a, 2, axis=-1),
-        jnp.split(h, 2, axis=-1),
-    )
-    return jnp.concatenate(
-        [
-            a_real * h_real - a_imaginary * h_imaginary,
-            a_real * h_imaginary + a_imaginary * h_real,
-        ],
-        axis=-1,
-    )
+    a_real, a_imaginary = jnp.split(a, 2, axis=-1)
+    h_real, h_imaginary = jnp.split(h, 2, axis=-1)
+    real = a_real * h_real - a_imaginary * h_imaginary
+    imaginary = a_real * h_imaginary + a_imaginary * h_real
+    return jnp.concatenate([real, imaginary], axis=-1)
 
 
 def zero_bias(gates: int) -> Callable[..., Array]:
@@ -217,9 +208,10 @@ def make_init(
     def init(key, features, units, dtype=jnp.float32):
         products.check_sizes(features, units)
         kernel_key, recurrent_key = jax.random.split(key)
+        columns = gates * units
         return params(
-            initializers.glorot_uniform(kernel_key, (features, gates * units), dtype),
-            initializers.orthogonal(recurrent_key, (units, gates * units), dtype),
+            initializers.glorot_uniform(kernel_key, (features, columns), dtype),
+            initializers.orthogonal(recurrent_key, (units, columns), dtype),
             bias(units, dtype),
         )
 
@@ -264,56 +256,39 @@ def check_cell(cell: Cell) -> None:
     check_class("cell", cell, Cell, "give a lstm_jax.Cell, or the name of one")
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()
     require(named, "cell name", repr(cell.name), "give text")
-    for name, size, least in (("gates", cell.gates, 1), ("outputs", cell.outputs, 0)):
-        require(
-            isinstance(size, int) and size >= least,
-            f"{name} of cell {cell.name}",
-            size,
-            f"give {least} or more",
-        )
+    for name, least in (("gates", 1), ("outputs", 0)):
+        size = getattr(cell, name)
+        good = isinstance(size, int) and size >= least
+        require(good, f"{name} of cell {cell.name}", size, f"give {least} or more")
     fields = getattr(cell.params, "_fields", ())
-    require(
-        "kernel" in fields,
-        f"params of cell {cell.name}",
-        fields,
-        "give a NamedTuple class with a field kernel",
-    )
-    columns, outputs = cell.gates * _UNITS, cell.output_size(_UNITS)
+    remedy = "give a NamedTuple class with a field kernel"
+    require("kernel" in fields, f"params of cell {cell.name}", fields, remedy)
+    columns = cell.gates * _UNITS
+    outputs = cell.output_size(_UNITS)
 
     def result(name: str, arrays: tuple, *static, kind: type | None = None) -> Any:
         subject, function = f"{name} of cell {cell.name}", getattr(cell, name)
         with parsing(subject, "see docs/contributing/own_cell.md"):
             found = jax.eval_shape(lambda *arrays: function(*arrays, *static), *arrays)
-        require(
-            kind is None or type(found) is kind,
-            subject,
-            type(found).__name__,
-            f"return {getattr(kind, '__name__', kind)}",
-        )
+        if kind is not None and type(found) is not kind:
+            raise InputError(subject, type(found).__name__, f"return {kind.__name__}")
         return found
 
     def check(function: str, leaf, wanted: Ints | None) -> None:
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        if shape is not None and dtype == jnp.float32 and wanted in (None, shape):
+            return
         found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
         sizes = (
             f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, "
             f"steps = {_STEPS}"
         )
-        fits = (
-            shape is not None
-            and dtype == jnp.float32
-            and (wanted is None or shape == wanted)
-        )
-        require(
-            fits,
-            f"{function} of cell {cell.name}",
-            found,
-            f"return float32 {wanted or 'arrays'} {sizes}",
-        )
+        remedy = f"return float32 {wanted or 'arrays'} {sizes}"
+        raise InputError(f"{function} of cell {cell.name}", found, remedy)
 
-    params = result(
-        "init", (jax.random.key(0),), _FEATURES, _UNITS, jnp.float32, kind=cell.params
-    )
+    # the parameters
+    static = (_FEATURES, _UNITS, jnp.float32)
+    params = result("init", (jax.random.key(0),), *static, kind=cell.params)
     expected = {
         "kernel": (_FEATURES, columns),
         "recurrent_kernel": (outputs, columns),
@@ -323,47 +298,36 @@ def check_cell(cell: Cell) -> None:
         check(f"init ({name})", leaf, expected.get(name))
     if "bias" in fields:
         check("bias", result("bias", (), _UNITS, jnp.float32), (columns,))
+
+    # the state, of which only the width of h is fixed
     state = result("initial_state", (), _BATCH, _UNITS, jnp.float32)
-    has_h = "h" in getattr(state, "_fields", ())
-    require(
-        has_h,
-        f"initial_state of cell {cell.name}",
-        type(state).__name__,
-        "return a NamedTuple with a field h, the output",
-    )
+    if "h" not in getattr(state, "_fields", ()):
+        subject = f"initial_state of cell {cell.name}"
+        remedy = "return a NamedTuple with a field h, the output"
+        raise InputError(subject, type(state).__name__, remedy)
     for name, part in zip(state._fields, state, strict=True):
         shape = getattr(part, "shape", ())
-        # only the width of h is fixed
         hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH
         check(f"initial_state ({name})", part, shape if hidden else (_BATCH, outputs))
-    x, z = (
-        jax.ShapeDtypeStruct(shape, jnp.float32)
-        for shape in ((_STEPS, _BATCH, _FEATURES), (_BATCH, columns))
-    )
-    check(
-        "project", result("project", (params, x), None, None), (_STEPS, _BATCH, columns)
-    )
+
+    # a step
+    x = jax.ShapeDtypeStruct((_STEPS, _BATCH, _FEATURES), jnp.float32)
+    z = jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32)
+    projected = result("project", (params, x), None, None)
+    check("project", projected, (_STEPS, _BATCH, columns))
     new = result("step", (params, state, z), None, None, kind=type(state))
     for name, part, like in zip(state._fields, new, state, strict=True):
         check(f"step ({name})", part, like.shape)
     if cell.linear is not None:
         pair = result("linear", (z,))
-        is_pair = isinstance(pair, tuple) and len(pair) == 2
-        require(
-            is_pair,
-            f"linear of cell {cell.name}",
-            type(pair).__name__,
-            "return a pair a, b",
-        )
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            subject = f"linear of cell {cell.name}"
+            raise InputError(subject, type(pair).__name__, "return a pair a, b")
         for part in pair:
             check("linear", part, (_BATCH, outputs))
     if cell.decay is not None:
-        require(
-            columns == outputs,
-            f"gates of cell {cell.name}",
-            cell.gates,
-            "with decay, z has as many columns as h",
-        )
+        remedy = "with decay, z has as many columns as h"
+        require(columns == outputs, f"gates of cell {cell.name}", cell.gates, remedy)
         check("decay", result("decay", (params,)), (outputs,))
 
 
@@ -374,15 +338,9 @@ def reads_mask(cell: Cell) -> bool:
     params = jax.eval_shape(
         lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32)
     )
-    z, mask = (
-        jax.ShapeDtypeStruct((1, size), jnp.float32)
-        for size in (cell.gates * _UNITS, cell.output_size(_UNITS))
-    )
-    traced = jax.make_jaxpr(lambda mask, *arrays: cell.step(*arrays, mask, None))(
-        mask, params, cell.state_like(), z
-    ).jaxpr
-    return any(
-        traced.invars[0] is variable
-        for equation in traced.eqns
-        for variable in equation.invars
-    )
+    z = jax.ShapeDtypeStruct((1, cell.gates * _UNITS), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, cell.output_size(_UNITS)), jnp.float32)
+    trace = jax.make_jaxpr(lambda mask, *arrays: cell.step(*arrays, mask, None))
+    traced = trace(mask, params, cell.state_like(), z).jaxpr
+    read = [variable for equation in traced.eqns for variable in equation.invars]
+    return any(traced.invars[0] is variable for variable in read)

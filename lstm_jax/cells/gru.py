@@ -97,11 +97,12 @@ def gates(
     """
     inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
-    (x_u, x_r, x_n), (h_u, h_r, h_n) = (
-        jnp.split(part, GATES, axis=-1) for part in (z, inner)
-    )
-    u, r = recurrent_activation(x_u + h_u), recurrent_activation(x_r + h_r)
-    return {"update": u, "reset": r, "candidate": activation(x_n + r * h_n)}
+    x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)  # each (B, H)
+    h_u, h_r, h_n = jnp.split(inner, GATES, axis=-1)
+    u = recurrent_activation(x_u + h_u)
+    r = recurrent_activation(x_r + h_r)
+    n = activation(x_n + r * h_n)  # r after the product with U
+    return {"update": u, "reset": r, "candidate": n}
 
 
 def make_step(
@@ -113,7 +114,7 @@ def make_step(
         u, _, n = gates(
             params, state, z, mask, compute_dtype, activation, recurrent_activation
         ).values()
-        return HiddenState(u * state.h + (1 - u) * n)
+        return HiddenState(u * state.h + (1 - u) * n)  # (B, H)
 
     return step
 
@@ -127,16 +128,19 @@ def make_step_reset_before(
 
     def step(params, state, z, mask=None, compute_dtype=None):
         mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
-        both, kernel = jnp.split(
-            params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1
-        )
-        x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
-        h_u, h_r = jnp.split(
-            masked_matmul(state.h, both, mask_gates, compute_dtype), 2, axis=-1
-        )
-        u, r = recurrent_activation(x_u + h_u), recurrent_activation(x_r + h_r)
-        n = activation(x_n + matmul(r * masked(state.h, mask_n), kernel, compute_dtype))
-        return HiddenState(u * state.h + (1 - u) * n)
+        units = state.h.shape[-1]
+        kernel_gates = params.recurrent_kernel[:, : 2 * units]
+        kernel_n = params.recurrent_kernel[:, 2 * units :]
+        x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)  # each (B, H)
+
+        inner = masked_matmul(state.h, kernel_gates, mask_gates, compute_dtype)
+        h_u, h_r = jnp.split(inner, 2, axis=-1)
+        u = recurrent_activation(x_u + h_u)
+        r = recurrent_activation(x_r + h_r)
+
+        kept = r * masked(state.h, mask_n)  # r before the product with U
+        n = activation(x_n + matmul(kept, kernel_n, compute_dtype))
+        return HiddenState(u * state.h + (1 - u) * n)  # (B, H)
 
     return step
 

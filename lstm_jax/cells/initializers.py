@@ -27,17 +27,13 @@ def _scaled(name: str) -> Initializer:
     matrix.
     """
     # With the fans of a vector, fan_in = fan_out = n, Glorot's formula becomes LeCun's.
-    matrix, vector = (
-        getattr(plain, name)(),
-        getattr(plain, name.replace("glorot", "lecun"))(),
-    )
+    matrix = getattr(plain, name)()
+    vector = getattr(plain, name.replace("glorot", "lecun"))()
 
     def draw(key: Array, shape: Ints, dtype=jnp.float32):
-        return (
-            vector(key, (*shape, 1), dtype).reshape(shape)
-            if len(shape) == 1
-            else matrix(key, shape, dtype)
-        )
+        if len(shape) == 1:
+            return vector(key, (*shape, 1), dtype).reshape(shape)
+        return matrix(key, shape, dtype)
 
     return draw
 
@@ -55,6 +51,14 @@ def orthogonal(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
     """
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
     return plain.orthogonal()(key, shape, drawn_in).astype(dtype)
+
+
+def small_normal(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
+    """Return a kernel (E, columns) of normal numbers with variance 2 / (5 E), as in the
+    published code of xLSTM.
+    """
+    deviation = jnp.sqrt(2 / (5 * shape[0])).astype(dtype)
+    return jax.random.normal(key, shape, dtype) * deviation
 
 
 def identity(key: Array, shape: Ints, dtype=jnp.float32) -> Array:
@@ -149,16 +153,10 @@ def draw(
         InputError: if `which` is neither a known name nor a function, the function
             raises an exception, or it returns an array of another shape.
     """
-    found, remedy = (
-        find_initializer(which, argument),
-        "give a name, or a function (key, shape, dtype) -> array",
-    )
+    found = find_initializer(which, argument)
+    remedy = "give a name, or a function (key, shape, dtype) -> array"
     with parsing(argument, remedy):
         drawn = jnp.asarray(found(key, shape, dtype), dtype)
-    require(
-        drawn.shape == shape,
-        argument,
-        f"gave shape {drawn.shape}",
-        f"{shape} was asked for: {remedy}",
-    )
+    gave = f"gave shape {drawn.shape}"
+    require(drawn.shape == shape, argument, gave, f"{shape} was asked for: {remedy}")
     return drawn

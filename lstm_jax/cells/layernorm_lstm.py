@@ -61,14 +61,13 @@ class LayerNormParams(NamedTuple):
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
     """Return the initial parameters of the LSTM with layer normalisation."""
-    # two arrays: a buffer can be donated only once
-    one, other = jnp.ones((GATES * units,), dtype), jnp.ones((GATES * units,), dtype)
     return LayerNormParams(
         *lstm.init(key, features, units, dtype),
-        one,
-        other,
-        jnp.ones((units,), dtype),
-        jnp.zeros((units,), dtype),
+        # two arrays: a buffer can be donated only once
+        input_gain=jnp.ones((GATES * units,), dtype),
+        recurrent_gain=jnp.ones((GATES * units,), dtype),
+        memory_gain=jnp.ones((units,), dtype),
+        memory_bias=jnp.zeros((units,), dtype),
     )
 
 
@@ -77,11 +76,8 @@ def normalised(
 ) -> Float[Array, "... Z"]:
     """Normalise z over its last axis, multiply it by a gain, and return the result."""
     centred = z - z.mean(-1, keepdims=True)
-    return (
-        centred
-        * rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON)
-        * jnp.broadcast_to(gain, z.shape)
-    )
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return centred * rsqrt(variance + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
 
 def project(
@@ -90,7 +86,8 @@ def project(
     """Return the normalised projection of the inputs of all steps, z = input_gain *
     norm(x W) + bias, with the shape (T, B, 4H).
     """
-    z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
+    by_x = multiplied(params.kernel, x, mask, compute_dtype)  # x W
+    z = normalised(by_x, params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
@@ -104,16 +101,15 @@ def step(
     """Return the state of the LSTM with layer normalisation after one step. B is the
     batch size and H the number of units.
     """
-    z = z + normalised(
-        masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype),
-        params.recurrent_gain,
-    )
+    by_h = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)  # h U
+    z = z + normalised(by_h, params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
-    c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
-    shown = normalised(c, params.memory_gain) + jnp.broadcast_to(
-        params.memory_bias, c.shape
-    )
-    return LSTMState(sigmoid(o) * jnp.tanh(shown), c)
+    c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)  # (B, H)
+
+    shown = normalised(c, params.memory_gain)
+    shown = shown + jnp.broadcast_to(params.memory_bias, c.shape)
+    h = sigmoid(o) * jnp.tanh(shown)  # (B, H)
+    return LSTMState(h, c)
 
 
 CELL = Cell(

@@ -36,13 +36,15 @@ class LRUParams(NamedTuple):
 def _project(
     params: LRUParams, x: Steps, mask: Mask = None, compute_dtype=None
 ) -> Projected:
-    gain = jnp.broadcast_to(jnp.tile(jnp.exp(params.gamma), 2), params.kernel.shape)
-    return project(params._replace(kernel=params.kernel * gain), x, mask, compute_dtype)
+    gain = jnp.tile(jnp.exp(params.gamma), 2)  # of the real and the imaginary columns
+    kernel = params.kernel * jnp.broadcast_to(gain, params.kernel.shape)
+    return project(params._replace(kernel=kernel), x, mask, compute_dtype)
 
 
 def decay(params: LRUParams) -> Array:
     """Return (Re l, Im l), an array (2H,)."""
-    size, angle = jnp.exp(-jnp.exp(params.nu)), jnp.exp(params.theta)
+    size = jnp.exp(-jnp.exp(params.nu))
+    angle = jnp.exp(params.theta)
     return jnp.concatenate([size * jnp.cos(angle), size * jnp.sin(angle)])
 
 
@@ -61,12 +63,9 @@ def lru(least: float = 0.0, most: float = 1.0, phase: float = 2 * pi) -> Cell:
     Raises:
         InputError: if not 0 <= least < most <= 1, or `phase` is not above 0.
     """
-    require(
-        0 <= least < most <= 1,
-        "ring of the LRU",
-        f"{least} to {most}",
-        "give 0 <= least < most <= 1",
-    )
+    in_circle = 0 <= least < most <= 1
+    remedy = "give 0 <= least < most <= 1"
+    require(in_circle, "ring of the LRU", f"{least} to {most}", remedy)
     require(phase > 0, "phase", phase, "give a number above 0")
 
     def init(key, features, units, dtype=jnp.float32):
@@ -76,14 +75,12 @@ def lru(least: float = 0.0, most: float = 1.0, phase: float = 2 * pi) -> Cell:
         # so that all logarithms are finite
         square = jnp.clip(square, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).eps)
         angle = phase * (1 - jax.random.uniform(phase_key, (units,), dtype))
-        kernel = jax.random.normal(kernel_key, (features, 2 * units), dtype) / jnp.sqrt(
-            2 * features
-        ).astype(dtype)
+        kernel = jax.random.normal(kernel_key, (features, 2 * units), dtype)
         return LRUParams(
-            kernel,
-            jnp.log(-jnp.log(square) / 2),
-            jnp.log(angle),
-            jnp.log1p(-square) / 2,
+            kernel=kernel / jnp.sqrt(2 * features).astype(dtype),
+            nu=jnp.log(-jnp.log(square) / 2),  # |l|^2 = square
+            theta=jnp.log(angle),
+            gamma=jnp.log1p(-square) / 2,  # exp(gamma) = sqrt(1 - |l|^2)
         )
 
     def step(params, state, z, mask=None, compute_dtype=None):

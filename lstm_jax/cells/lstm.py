@@ -54,11 +54,8 @@ def preactivations(params, state, z: Gates, mask: Mask, compute_dtype) -> list[A
     """Return the pre-activations of the gates i, f, g and o: the projected input z plus
     the product of h and the recurrent kernel.
     """
-    return jnp.split(
-        z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype),
-        GATES,
-        axis=-1,
-    )
+    by_h = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+    return jnp.split(z + by_h, GATES, axis=-1)  # i, f, g, o, each (B, H)
 
 
 def gates(
@@ -74,8 +71,12 @@ def gates(
     `Cell.step` and `make_step`.
     """
     i, f, g, o = preactivations(params, state, z, mask, compute_dtype)
-    i, f, o = recurrent_activation(i), recurrent_activation(f), recurrent_activation(o)
-    return {"input": i, "forget": f, "candidate": activation(g), "output": o}
+    return {
+        "input": recurrent_activation(i),
+        "forget": recurrent_activation(f),
+        "candidate": activation(g),
+        "output": recurrent_activation(o),
+    }
 
 
 def make_step(
@@ -92,8 +93,9 @@ def make_step(
         i, f, g, o = gates(
             params, state, z, mask, compute_dtype, activation, recurrent_activation
         ).values()
-        c = f * state.c + i * g
-        return LSTMState(o * squash(c), c)
+        c = f * state.c + i * g  # (B, H)
+        h = o * squash(c)  # (B, H)
+        return LSTMState(h, c)
 
     return step
 

@@ -89,17 +89,19 @@ def _ablation(variant: str, gates: str) -> Cell:
     def step(params, state, z, mask=None, compute_dtype=None):
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         z_of = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
-        i, f, o = (
-            sigmoid(z_of[gate]) if gate in z_of else jnp.ones_like(state.c)
-            for gate in "ifo"
-        )
-        f = 1 - i if variant == "coupled" else f
-        c = f * state.c + i * (
-            z_of["g"] if variant == "no_input_activation" else jnp.tanh(z_of["g"])
-        )
-        return LSTMState(
-            o * (c if variant == "no_output_activation" else jnp.tanh(c)), c
-        )
+
+        # a gate without weights is always open
+        one = jnp.ones_like(state.c)
+        i = sigmoid(z_of["i"]) if "i" in z_of else one
+        f = sigmoid(z_of["f"]) if "f" in z_of else one
+        o = sigmoid(z_of["o"]) if "o" in z_of else one
+        if variant == "coupled":
+            f = 1 - i
+
+        g = z_of["g"] if variant == "no_input_activation" else jnp.tanh(z_of["g"])
+        c = f * state.c + i * g  # (B, H)
+        shown = c if variant == "no_output_activation" else jnp.tanh(c)
+        return LSTMState(o * shown, c)
 
     init = make_init(LSTMParams, len(gates), bias)
     return Cell(
@@ -126,9 +128,8 @@ def initial_gate_recurrent_state(
     """Return the initial state of the LSTM with full gate recurrence, five arrays of
     zeros (batch, units).
     """
-    return GateRecurrentState(
-        *(zeros(batch, units, dtype) for _ in GateRecurrentState._fields)
-    )
+    arrays = (zeros(batch, units, dtype) for _ in GateRecurrentState._fields)
+    return GateRecurrentState(*arrays)
 
 
 def step_gate_recurrent(
@@ -141,12 +142,14 @@ def step_gate_recurrent(
     """Return the state of the LSTM with full gate recurrence after one step."""
     z_i, z_f, z_g, z_o = lstm.preactivations(params, state, z, mask, compute_dtype)
     last = jnp.concatenate([state.i, state.f, state.o], axis=-1)
-    r_i, r_f, r_o = jnp.split(
-        matmul(last, params.gate_kernel, compute_dtype), 3, axis=-1
-    )
-    i, f, o = sigmoid(z_i + r_i), sigmoid(z_f + r_f), sigmoid(z_o + r_o)
-    c = f * state.c + i * jnp.tanh(z_g)
-    return GateRecurrentState(o * jnp.tanh(c), c, i, f, o)
+    by_gates = matmul(last, params.gate_kernel, compute_dtype)  # (B, 3H)
+    r_i, r_f, r_o = jnp.split(by_gates, 3, axis=-1)
+    i = sigmoid(z_i + r_i)
+    f = sigmoid(z_f + r_f)
+    o = sigmoid(z_o + r_o)
+    c = f * state.c + i * jnp.tanh(z_g)  # (B, H)
+    h = o * jnp.tanh(c)  # (B, H)
+    return GateRecurrentState(h, c, i, f, o)
 
 
 class PeepholeParams(NamedTuple):
@@ -183,11 +186,13 @@ def step_peephole(
 ) -> LSTMState:
     """Return the state of the LSTM with peepholes after one step."""
     i, f, g, o = lstm.preactivations(params, state, z, mask, compute_dtype)
-    p_i, p_f, p_o = (
-        jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3)
-    )
-    c = sigmoid(f + p_f * state.c) * state.c + sigmoid(i + p_i * state.c) * jnp.tanh(g)
-    return LSTMState(sigmoid(o + p_o * c) * jnp.tanh(c), c)
+    peepholes = jnp.split(params.peepholes, 3)
+    p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in peepholes)
+    i = sigmoid(i + p_i * state.c)
+    f = sigmoid(f + p_f * state.c)
+    c = f * state.c + i * jnp.tanh(g)  # (B, H)
+    o = sigmoid(o + p_o * c)  # reads the new c
+    return LSTMState(o * jnp.tanh(c), c)
 
 
 CELLS = (

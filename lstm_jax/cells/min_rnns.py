@@ -41,7 +41,7 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     """
     u, n = jnp.split(z, 2, axis=-1)
     u = sigmoid(u)
-    return 1 - u, u * n
+    return 1 - u, u * n  # h' = (1 - u) h + u n
 
 
 @jax.custom_jvp
@@ -66,7 +66,7 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     i, f, g = jnp.split(z, 3, axis=-1)
     # f / (f + i), accurate also where both gates are near 0
     log_ratio = log_sigmoid(f) - log_sigmoid(i)
-    return share(log_ratio), share(-log_ratio) * g
+    return share(log_ratio), share(-log_ratio) * g  # h' = (f h + i g) / (f + i)
 
 
 def make_step(
@@ -78,7 +78,7 @@ def make_step(
 
     def step(params, state, z, mask=None, compute_dtype=None):
         a, b = linear(z)
-        return HiddenState(a * state.h + b)
+        return HiddenState(a * state.h + b)  # (B, H)
 
     return step
 
@@ -90,10 +90,9 @@ def _cell(
 
     def init(key, features, units, dtype=jnp.float32):
         check_sizes(features, units)
-        return MinParams(
-            initializers.glorot_uniform(key, (features, gates * units), dtype),
-            bias(units, dtype),
-        )
+        shape = (features, gates * units)
+        kernel = initializers.glorot_uniform(key, shape, dtype)
+        return MinParams(kernel, bias(units, dtype))
 
     return Cell(
         name,

@@ -23,6 +23,7 @@ from jax.nn import log_sigmoid, sigmoid
 
 from lstm_jax.base.errors import require
 from lstm_jax.cells.cell import Cell, made_by, zero_bias
+from lstm_jax.cells.initializers import small_normal
 from lstm_jax.cells.products import (
     Gates,
     Mask,
@@ -64,32 +65,28 @@ def _project(
     """Return (q, k, v, o, i, f). With a mask for each gate, i has that of k and f that
     of v.
     """
-    of_gates = multiplied(
-        params.gate_kernel, x, mask[1:3] if is_per_gate(mask) else mask, compute_dtype
-    )
-    gates = of_gates + jnp.broadcast_to(params.gate_bias, of_gates.shape)
+    gate_mask = mask[1:3] if is_per_gate(mask) else mask
+    gates = multiplied(params.gate_kernel, x, gate_mask, compute_dtype)
+    gates = gates + jnp.broadcast_to(params.gate_bias, gates.shape)
     return jnp.concatenate([project(params, x, mask, compute_dtype), gates], axis=-1)
 
 
 def _split(z: Array, heads: int) -> tuple[Array, ...]:
     """Return q, k, v (..., heads, d), sigmoid(o) (..., H), i and log f (..., heads)."""
     units = (z.shape[-1] - 2 * heads) // 4
-    *vectors, o, i, f = jnp.split(
-        z, [units, 2 * units, 3 * units, 4 * units, 4 * units + heads], axis=-1
-    )
-    q, k, v = (part.reshape(*z.shape[:-1], heads, units // heads) for part in vectors)
-    return q / (units // heads) ** 0.5, k, v, sigmoid(o), i, log_sigmoid(f)
+    size = units // heads  # d
+    ends = [units, 2 * units, 3 * units, 4 * units, 4 * units + heads]
+    *vectors, o, i, f = jnp.split(z, ends, axis=-1)
+    q, k, v = (part.reshape(*z.shape[:-1], heads, size) for part in vectors)
+    return q / size**0.5, k, v, sigmoid(o), i, log_sigmoid(f)
 
 
 def _matrices(state: MLSTMState) -> tuple[Array, Array, Array]:
     """Return C (B, heads, d, d), n (B, heads, d) and m (B, heads)."""
-    (batch, heads), units = state.m.shape, state.n.shape[1]
-    size = units // heads
-    return (
-        state.c.reshape(batch, heads, size, size),
-        state.n.reshape(batch, heads, size),
-        state.m,
-    )
+    batch, heads = state.m.shape
+    n = state.n.reshape(batch, heads, -1)
+    size = n.shape[-1]
+    return state.c.reshape(batch, heads, size, size), n, state.m
 
 
 def _step(
@@ -102,11 +99,14 @@ def _step(
     q, k, v, o, i, log_f = _split(z, state.m.shape[1])
     c, n, before = _matrices(state)
     m = jnp.maximum(log_f + before, i)
-    old, new = jnp.exp(log_f + before - m)[..., None], jnp.exp(i - m)[..., None]
-    n = old * n + new * k
-    c = old[..., None] * c + (new * k)[..., None] * v[:, :, None]
+    old = jnp.exp(log_f + before - m)[..., None]  # (B, heads, 1)
+    new = jnp.exp(i - m)[..., None] * k  # (B, heads, d)
+    n = old * n + new
+    c = old[..., None] * c + new[..., None] * v[:, :, None]  # (B, heads, d, d)
+
     size = jnp.maximum(jnp.abs((n * q).sum(-1)), jnp.exp(-m))
-    h = o * (jnp.einsum("bhk,bhkv->bhv", q, c) / size[..., None]).reshape(o.shape)
+    read = jnp.einsum("bhk,bhkv->bhv", q, c) / size[..., None]
+    h = o * read.reshape(o.shape)  # (B, H)
     return MLSTMState(h, c.reshape(state.c.shape), n.reshape(state.n.shape), m)
 
 
@@ -118,18 +118,21 @@ def chunk(
     C after step t has i_s v_s k_s^T times f from s + 1 to t, if no reset lies between
     (Beck et al. 2025, "Tiled flash linear attention").
     """
-    heads = state.m.shape[1]
-    split = _split(z, heads)
+    *parts, o, i, log_f = _split(z, state.m.shape[1])
     # (B, heads, L, d) and (B, heads, L)
-    q, k, v, i, log_f = (jnp.moveaxis(part, 0, 2) for part in (*split[:3], *split[4:]))
+    q, k, v, i, log_f = (jnp.moveaxis(part, 0, 2) for part in (*parts, i, log_f))
     if valid is not None:
-        of_heads = valid.T[:, None]
-        log_f, i = jnp.where(of_heads, log_f, 0), jnp.where(of_heads, i, -jnp.inf)
+        by_row = valid.T[:, None]  # (B, 1, L)
+        log_f = jnp.where(by_row, log_f, 0)
+        i = jnp.where(by_row, i, -jnp.inf)
+
+    # what the state before the chunk contributes to each step
     decay = jnp.cumsum(log_f, -1)
     c, n, carried = _matrices(state)
     carried = jnp.broadcast_to(carried[..., None], decay.shape)
+    memory = q @ c  # (B, heads, L, d)
+    normaliser = jnp.einsum("bhtk,bhk->bht", q, n)
     joined = jnp.tril(jnp.ones((1, 1, len(z), len(z)), bool))
-    memory, normaliser = q @ c, jnp.einsum("bhtk,bhk->bht", q, n)
     if resets is not None:
         # (B, 1, L), 0 before the first reset
         segment = jnp.cumsum(resets.at.T, -1)[:, None]
@@ -141,10 +144,9 @@ def chunk(
         carried = jnp.where(fresh, new_m[..., None] - before, carried)
         memory = jnp.where(fresh[..., None], q @ new_c, memory)
         normaliser = jnp.where(fresh, jnp.einsum("bhtk,bhk->bht", q, new_n), normaliser)
-        c, n = (
-            jnp.where(fresh[..., -1:, None], new_c, c),
-            jnp.where(fresh[..., -1:], new_n, n),
-        )
+        c = jnp.where(fresh[..., -1:, None], new_c, c)
+        n = jnp.where(fresh[..., -1:], new_n, n)
+
     # exponents without `decay` of step t, which all terms of a step share: (B, heads,
     # t, s)
     exponents = jnp.where(joined, (i - decay)[..., None, :], -jnp.inf)
@@ -152,18 +154,18 @@ def chunk(
     largest = lax.stop_gradient(jnp.maximum(exponents.max(-1), carried))
     scores = (q @ k.mT) * jnp.exp(exponents - largest[..., None])
     kept = jnp.exp(carried - largest)
-    size = jnp.maximum(
-        jnp.abs(scores.sum(-1) + kept * normaliser), jnp.exp(-largest - decay)
-    )
+    total = jnp.abs(scores.sum(-1) + kept * normaliser)
+    size = jnp.maximum(total, jnp.exp(-largest - decay))
     h = (scores @ v + kept[..., None] * memory) / size[..., None]
-    h = split[3] * jnp.moveaxis(h, 2, 0).reshape(split[3].shape)
+    h = o * jnp.moveaxis(h, 2, 0).reshape(o.shape)  # (L, B, H)
+
+    # the state after the chunk
     last = jnp.maximum(exponents[..., -1, :].max(-1), carried[..., -1])
     k = k * jnp.exp(exponents[..., -1, :] - last[..., None])[..., None]
     kept = jnp.exp(carried[..., -1] - last)[..., None]
-    c, n = kept[..., None] * c + k.mT @ v, kept * n + k.sum(2)
-    return h, MLSTMState(
-        h[-1], c.reshape(state.c.shape), n.reshape(state.n.shape), last + decay[..., -1]
-    )
+    c = (kept[..., None] * c + k.mT @ v).reshape(state.c.shape)
+    n = (kept * n + k.sum(2)).reshape(state.n.shape)
+    return h, MLSTMState(h[-1], c, n, last + decay[..., -1])
 
 
 @cache
@@ -182,44 +184,31 @@ def mlstm(heads: int) -> Cell:
     require(heads >= 1, "heads", heads, "give 1 or more")
 
     def init(key, features, units, dtype=jnp.float32):
-        check_sizes(features, units)
-        require(
-            units % heads == 0, "heads", heads, f"give a divisor of the {units} units"
-        )
+        check_sizes(features, units, heads)
         kernel_key, bias_key = jax.random.split(key)
-        kernel = jax.random.normal(kernel_key, (features, 4 * units), dtype) * jnp.sqrt(
-            2 / (5 * features)
-        ).astype(dtype)
-        gate_bias = jnp.concatenate(
-            [
-                0.1 * jax.random.normal(bias_key, (heads,), dtype),
-                jnp.linspace(3, 6, heads, dtype=dtype),
-            ]
-        )
+        of_input = 0.1 * jax.random.normal(bias_key, (heads,), dtype)
+        of_forget = jnp.linspace(3, 6, heads, dtype=dtype)
         return MLSTMParams(
-            kernel,
-            jnp.zeros((4 * units,), dtype),
-            jnp.zeros((features, 2 * heads), dtype),
-            gate_bias,
+            kernel=small_normal(kernel_key, (features, 4 * units), dtype),
+            bias=jnp.zeros((4 * units,), dtype),
+            gate_kernel=jnp.zeros((features, 2 * heads), dtype),
+            gate_bias=jnp.concatenate([of_input, of_forget]),
         )
 
     def initial_state(batch, units, dtype=jnp.float32):
         sizes = (units, units * (units // heads), units, heads)
         return MLSTMState(*(zeros(batch, size, dtype) for size in sizes))
 
-    return made_by(
-        Cell(
-            "mlstm",
-            4,
-            MLSTMParams,
-            init,
-            zero_bias(4),
-            initial_state,
-            _step,
-            _project,
-            takes_ids=True,
-            chunk=chunk,
-        ),
-        mlstm,
-        heads,
+    cell = Cell(
+        "mlstm",
+        4,
+        MLSTMParams,
+        init,
+        zero_bias(4),
+        initial_state,
+        _step,
+        _project,
+        takes_ids=True,
+        chunk=chunk,
     )
+    return made_by(cell, mlstm, heads)

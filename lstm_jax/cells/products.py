@@ -37,14 +37,19 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
         return a @ b
     if np.dtype(compute_dtype) == INT8:
         return int8_matmul(a, b)
-    return jnp.matmul(
-        a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype
-    )
+    narrow_a = a.astype(compute_dtype)
+    narrow_b = b.astype(compute_dtype)
+    return jnp.matmul(narrow_a, narrow_b, preferred_element_type=b.dtype)
 
 
 def _codes(array: Array, axis: int) -> tuple[Array, Array]:
+    # float16 has room neither for the sums, which exceed 65504, nor for the scales of
+    # small numbers
+    if array.dtype.itemsize < 4:
+        array = array.astype(jnp.float32)
     scale = jnp.max(jnp.abs(array), axis, keepdims=True) / 127
-    return jnp.round(array / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
+    codes = jnp.round(array / jnp.where(scale == 0, 1, scale))
+    return codes.astype(jnp.int8), scale
 
 
 @jax.custom_jvp
@@ -65,18 +70,12 @@ def int8_matmul(a: Array, b: Array) -> Array:
     Raises:
         InputError: if the product is differentiated.
     """
-    # float16 has room neither for the sums, which exceed 65504, nor for the scales of
-    # small numbers
-    wide_a, wide_b = (
-        array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
-        for array in (a, b)
-    )
-    (a_codes, a_scale), (b_codes, b_scale) = _codes(wide_a, -1), _codes(wide_b, -2)
+    a_codes, a_scale = _codes(a, -1)  # a scale for each row
+    b_codes, b_scale = _codes(b, -2)  # and for each column
     product = jnp.matmul(a_codes, b_codes, preferred_element_type=jnp.int32)
-    scales = jnp.broadcast_to(a_scale, product.shape) * jnp.broadcast_to(
-        b_scale, product.shape
-    )
-    return (product.astype(wide_b.dtype) * scales.astype(wide_b.dtype)).astype(b.dtype)
+    a_scale = jnp.broadcast_to(a_scale, product.shape)
+    scales = (a_scale * jnp.broadcast_to(b_scale, product.shape)).astype(b_scale.dtype)
+    return (product.astype(b_scale.dtype) * scales).astype(b.dtype)
 
 
 @int8_matmul.defjvp
@@ -99,10 +98,12 @@ def masked_matmul(x: Array, kernel: Array, mask: Mask, compute_dtype=None) -> Ar
     """
     if not is_per_gate(mask):
         return matmul(masked(x, mask), kernel, compute_dtype)
-    parts = zip(mask, jnp.split(kernel, len(mask), axis=-1), strict=True)
-    return jnp.concatenate(
-        [matmul(masked(x, m), part, compute_dtype) for m, part in parts], axis=-1
-    )
+    kernels = jnp.split(kernel, len(mask), axis=-1)  # one a gate
+    products = [
+        matmul(masked(x, of_gate), part, compute_dtype)
+        for of_gate, part in zip(mask, kernels, strict=True)
+    ]
+    return jnp.concatenate(products, axis=-1)
 
 
 def block_matmul(
@@ -111,22 +112,23 @@ def block_matmul(
     """Return the products (..., gates * H) of x (..., H) and a kernel (H / blocks,
     gates * H) of diagonal blocks; see `masked_matmul`.
     """
-    size, blocks = len(kernel), x.shape[-1] // len(kernel)
+    size = len(kernel)
+    blocks = x.shape[-1] // size
 
     def cut(array):  # (..., H) -> (blocks, ..., H / blocks)
         return jnp.moveaxis(array.reshape(*array.shape[:-1], blocks, size), -2, 0)
 
-    kernels = jnp.moveaxis(kernel.reshape(size, gates, blocks, size), 2, 0).reshape(
-        blocks, size, gates * size
-    )
+    @jax.vmap
+    def multiply(x, kernel, mask):
+        return masked_matmul(x, kernel, mask, compute_dtype)
+
+    kernels = jnp.moveaxis(kernel.reshape(size, gates, blocks, size), 2, 0)
+    kernels = kernels.reshape(blocks, size, gates * size)
     masks = None if mask is None else cut(mask)
-    multiply = jax.vmap(
-        lambda x, kernel, mask: masked_matmul(x, kernel, mask, compute_dtype)
-    )
     products = multiply(cut(x), kernels, masks)  # (blocks, ..., gates * H / blocks)
-    return jnp.moveaxis(
-        products.reshape(*products.shape[:-1], gates, size), 0, -2
-    ).reshape(*x.shape[:-1], -1)
+
+    products = products.reshape(*products.shape[:-1], gates, size)
+    return jnp.moveaxis(products, 0, -2).reshape(*x.shape[:-1], -1)
 
 
 def is_ids(x) -> bool:
@@ -152,9 +154,8 @@ def one_hot_rows(ids: Array, features: int, dtype) -> Array:
     """
     ids = jnp.where(ids < 0, ids + features, ids)
     in_range = (ids >= 0) & (ids < features)
-    return jnp.where(
-        in_range[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan
-    )
+    vectors = jax.nn.one_hot(ids, features, dtype=dtype)
+    return jnp.where(in_range[..., None], vectors, jnp.nan)
 
 
 def multiplied(
@@ -167,12 +168,8 @@ def multiplied(
     other arguments and the error.
     """
     if is_ids(x):
-        require(
-            mask is None,
-            "input mask",
-            "given with ids",
-            "give x as one-hot rows to drop some of it",
-        )
+        remedy = "give x as one-hot rows to drop some of it"
+        require(mask is None, "input mask", "given with ids", remedy)
         return jnp.take(kernel, x, axis=0)
     return masked_matmul(x, kernel, mask, compute_dtype)
 
@@ -196,12 +193,14 @@ def project(params, x: Steps, mask: Mask = None, compute_dtype=None) -> Projecte
     return z if bias is None else z + jnp.broadcast_to(bias, z.shape)
 
 
-def check_sizes(features: int, units: int) -> None:
+def check_sizes(features: int, units: int, heads: int = 1) -> None:
     """Raise an `InputError` if the number of input features or of units of a cell is
-    below 1.
+    below 1, or if the number of heads does not divide the units.
     """
     require(features >= 1, "features", features, "give 1 or more")
     require(units >= 1, "units", units, "give 1 or more")
+    remedy = f"give a divisor of the {units} units"
+    require(units % heads == 0, "heads", heads, remedy)
 
 
 def zeros(batch: int, units: int, dtype=jnp.float32) -> Array:

@@ -53,7 +53,8 @@ def step(
     the output h (B, P) and the cell state c (B, H).
     """
     new = lstm.step(LSTMParams(*params[:3]), state, z, mask, compute_dtype)
-    return new._replace(h=matmul(new.h, params.projection, compute_dtype))
+    h = matmul(new.h, params.projection, compute_dtype)  # (B, P)
+    return new._replace(h=h)
 
 
 @cache

@@ -72,13 +72,9 @@ def _project(
 
 def _with_decay(params: RGLRUParams, z: Projected) -> Projected:
     r, rest = jnp.split(z, [params.decay.size], axis=-1)
-    return jnp.concatenate(
-        [
-            _POWER * sigmoid(r) * jnp.broadcast_to(log_sigmoid(params.decay), r.shape),
-            rest,
-        ],
-        axis=-1,
-    )
+    log_share = jnp.broadcast_to(log_sigmoid(params.decay), r.shape)
+    log_a = _POWER * sigmoid(r) * log_share
+    return jnp.concatenate([log_a, rest], axis=-1)
 
 
 def linear(z: Array) -> tuple[Array, Array]:
@@ -86,7 +82,8 @@ def linear(z: Array) -> tuple[Array, Array]:
     to a h + b, from z = (log a, z_i, x).
     """
     log_a, i, x = jnp.split(z, 3, axis=-1)
-    return jnp.exp(log_a), _root(-jnp.expm1(2 * log_a)) * sigmoid(i) * x
+    root = _root(-jnp.expm1(2 * log_a))  # sqrt(1 - a^2)
+    return jnp.exp(log_a), root * sigmoid(i) * x
 
 
 def _params(key: Array, units: int, shape: tuple[int, int], dtype) -> RGLRUParams:
@@ -94,13 +91,11 @@ def _params(key: Array, units: int, shape: tuple[int, int], dtype) -> RGLRUParam
     uniformly from 0.9 to 0.999.
     """
     kernel_key, decay_key = jax.random.split(key)
-    decay = jax.random.uniform(decay_key, (units,), dtype, _LEAST, _MOST) ** (
-        1 / _POWER
-    )
+    power = jax.random.uniform(decay_key, (units,), dtype, _LEAST, _MOST)
+    decay = power ** (1 / _POWER)
     kernel = NAMES["lecun_normal"](kernel_key, shape, dtype)
-    return RGLRUParams(
-        kernel, jnp.zeros(shape[1:], dtype), jnp.log(decay) - jnp.log1p(-decay)
-    )
+    logit = jnp.log(decay) - jnp.log1p(-decay)  # the inverse of sigmoid
+    return RGLRUParams(kernel, jnp.zeros(shape[1:], dtype), logit)
 
 
 def _init(key: Array, features: int, units: int, dtype=jnp.float32) -> RGLRUParams:
@@ -136,39 +131,27 @@ def rg_lru(heads: int) -> Cell:
     require(heads >= 1, "heads", heads, "give 1 or more")
 
     def init(key, features, units, dtype=jnp.float32):
-        check_sizes(features, units)
-        require(
-            units % heads == 0, "heads", heads, f"give a divisor of the {units} units"
-        )
-        require(
-            features == units,
-            "features",
-            features,
-            f"the RG-LRU with heads reads as many as it has units, {units}",
-        )
+        check_sizes(features, units, heads)
+        remedy = f"the RG-LRU with heads reads as many as it has units, {units}"
+        require(features == units, "features", features, remedy)
         return _params(key, units, (units // heads, 2 * units), dtype)
 
-    def of_all(params, x, mask=None, compute_dtype=None):
+    def project_blocks(params, x, mask=None, compute_dtype=None):
         z = block_matmul(x, params.kernel, 2, mask, compute_dtype)
         z = _with_decay(params, z + jnp.broadcast_to(params.bias, z.shape))
-        return jnp.concatenate(
-            [z, masked(x, mask[1] if is_per_gate(mask) else mask)], axis=-1
-        )
+        candidate = masked(x, mask[1] if is_per_gate(mask) else mask)
+        return jnp.concatenate([z, candidate], axis=-1)
 
-    step = make_step(linear)
-    return made_by(
-        Cell(
-            "rg_lru_blocks",
-            2,
-            RGLRUParams,
-            init,
-            zero_bias(2),
-            initial_state,
-            step,
-            of_all,
-            linear,
-            blocks=heads,
-        ),
-        rg_lru,
-        heads,
+    cell = Cell(
+        "rg_lru_blocks",
+        2,
+        RGLRUParams,
+        init,
+        zero_bias(2),
+        initial_state,
+        make_step(linear),
+        project_blocks,
+        linear,
+        blocks=heads,
     )
+    return made_by(cell, rg_lru, heads)

@@ -51,11 +51,8 @@ def make_step(
     """
 
     def step(params, state, z, mask=None, compute_dtype=None):
-        return HiddenState(
-            activation(
-                z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-            )
-        )
+        by_h = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+        return HiddenState(activation(z + by_h))  # (B, H)
 
     return step
 

@@ -16,7 +16,6 @@ Each head reads its own part of h, so that U has blocks: `recurrent_kernel` (H /
 from functools import cache
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_sigmoid, sigmoid
@@ -24,6 +23,7 @@ from jax.nn import log_sigmoid, sigmoid
 from lstm_jax.base.errors import require
 from lstm_jax.base.shapes import GATES
 from lstm_jax.cells.cell import Cell, made_by
+from lstm_jax.cells.initializers import small_normal
 from lstm_jax.cells.lstm import LSTMParams
 from lstm_jax.cells.min_rnns import share
 from lstm_jax.cells.products import Gates, Mask, block_matmul, check_sizes, zeros
@@ -44,30 +44,25 @@ class SLSTMState(NamedTuple):
 
 def _initial_state(batch: int, units: int, dtype=jnp.float32) -> SLSTMState:
     nothing = zeros(batch, units, dtype)
-    return SLSTMState(nothing, nothing, nothing + EMPTY)
+    return SLSTMState(h=nothing, c=nothing, n=nothing + EMPTY)
 
 
 def _bias(units: int, heads: int, dtype) -> Array:
-    place = jnp.arange(units // heads, dtype=dtype) / max(1, units // heads - 1)
-    return (
-        jnp.zeros((GATES, heads, units // heads), dtype)
-        .at[1]
-        .set(5 - 12 * place**0.3)
-        .reshape(-1)
-    )
+    size = units // heads
+    place = jnp.arange(size, dtype=dtype) / max(1, size - 1)  # 0 to 1 within a head
+    bias = jnp.zeros((GATES, heads, size), dtype)
+    return bias.at[1].set(5 - 12 * place**0.3).reshape(-1)  # of the forget gate
 
 
 def whole_kernel(kernel: Array) -> Array:
     """Return the recurrent kernel (H, 4H) of one head that equals those of several
     heads: their blocks, with zeros elsewhere.
     """
-    size, heads = len(kernel), kernel.shape[1] // (GATES * len(kernel))
-    blocks = jnp.einsum(
-        "dgkn,jk->jdgkn",
-        kernel.reshape(size, GATES, heads, size),
-        jnp.eye(heads, dtype=kernel.dtype),
-    )
-    return blocks.reshape(heads * size, -1)
+    size = len(kernel)
+    heads = kernel.shape[1] // (GATES * size)
+    blocks = kernel.reshape(size, GATES, heads, size)
+    eye = jnp.eye(heads, dtype=kernel.dtype)
+    return jnp.einsum("dgkn,jk->jdgkn", blocks, eye).reshape(heads * size, -1)
 
 
 def _step(
@@ -77,14 +72,13 @@ def _step(
     mask: Mask = None,
     compute_dtype=None,
 ) -> SLSTMState:
-    i, f, g, o = jnp.split(
-        z + block_matmul(state.h, params.recurrent_kernel, GATES, mask, compute_dtype),
-        GATES,
-        axis=-1,
-    )
-    before = log_sigmoid(f) + state.n
-    c = share(before - i) * state.c + share(i - before) * jnp.tanh(g)
-    return SLSTMState(sigmoid(o) * c, c, jnp.logaddexp(before, i))
+    by_h = block_matmul(state.h, params.recurrent_kernel, GATES, mask, compute_dtype)
+    i, f, g, o = jnp.split(z + by_h, GATES, axis=-1)  # each (B, H)
+    before = log_sigmoid(f) + state.n  # log of the normaliser's old part; i of its new
+    w = share(before - i)
+    c = w * state.c + share(i - before) * jnp.tanh(g)  # share(i - before) = 1 - w
+    h = sigmoid(o) * c
+    return SLSTMState(h, c, jnp.logaddexp(before, i))
 
 
 @cache
@@ -103,24 +97,13 @@ def slstm(heads: int) -> Cell:
     require(heads >= 1, "heads", heads, "give 1 or more")
 
     def init(key, features, units, dtype=jnp.float32):
-        check_sizes(features, units)
-        require(
-            units % heads == 0, "heads", heads, f"give a divisor of the {units} units"
-        )
-        kernel = jax.random.normal(key, (features, GATES * units), dtype) * jnp.sqrt(
-            2 / (5 * features)
-        ).astype(dtype)
-        return LSTMParams(
-            kernel,
-            jnp.zeros((units // heads, GATES * units), dtype),
-            _bias(units, heads, dtype),
-        )
+        check_sizes(features, units, heads)
+        kernel = small_normal(key, (features, GATES * units), dtype)
+        recurrent = jnp.zeros((units // heads, GATES * units), dtype)
+        return LSTMParams(kernel, recurrent, _bias(units, heads, dtype))
 
     def bias(units, dtype=jnp.float32):
         return _bias(units, heads, dtype)
 
-    return made_by(
-        Cell("slstm", GATES, LSTMParams, init, bias, _initial_state, _step),
-        slstm,
-        heads,
-    )
+    cell = Cell("slstm", GATES, LSTMParams, init, bias, _initial_state, _step)
+    return made_by(cell, slstm, heads)

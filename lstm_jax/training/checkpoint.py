@@ -49,9 +49,9 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.locks import locked
 from lstm_jax.base.types import Ints
 from lstm_jax.base.writing import (
+    locked,
     read_summed,
     remove_temporaries,
     summed_json,

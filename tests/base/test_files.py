@@ -8,8 +8,7 @@ import stat
 import pytest
 from refused import refused
 
-from lstm_jax.base.locks import lock_error
-from lstm_jax.base.writing import write_atomically
+from lstm_jax.base.writing import lock_error, write_atomically
 
 
 def names(folder):

@@ -16,7 +16,7 @@ from refused import refused
 
 from lstm_jax.base import reading as input_files
 from lstm_jax.base.errors import InputError
-from lstm_jax.base.locks import locked
+from lstm_jax.base.writing import locked
 from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.lab.forecast.data import read_series
 from lstm_jax.lab.generation.data import read_articles

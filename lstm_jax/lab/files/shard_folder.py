@@ -32,11 +32,11 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, require, system_errors
-from lstm_jax.base.locks import locked
 from lstm_jax.base.reading import file_digest, parsing
 from lstm_jax.base.types import AnyPath, Progress, Texts
 from lstm_jax.base.writing import (
     MARK,
+    locked,
     read_summed,
     remove_temporaries,
     summed_json,

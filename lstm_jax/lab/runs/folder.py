@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.base.errors import InputError, parsing, require, system_errors
-from lstm_jax.base.locks import locked
 from lstm_jax.base.machine import cores
 from lstm_jax.base.reading import file_digest
 from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import (
+    locked,
     read_summed,
     remove_temporaries,
     summed_json,

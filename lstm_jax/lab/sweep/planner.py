@@ -21,9 +21,8 @@ from textwrap import shorten
 import lstm_jax
 from lstm_jax.base.checks import checked
 from lstm_jax.base.errors import check_choice, parsing, require
-from lstm_jax.base.locks import locked
 from lstm_jax.base.types import AnyPath, Texts, Values
-from lstm_jax.base.writing import write_atomically
+from lstm_jax.base.writing import locked, write_atomically
 from lstm_jax.lab.sweep.configs import is_config
 from lstm_jax.lab.sweep.executors import EXECUTORS, FAILED, Work
 from lstm_jax.lab.sweep.identity import (

@@ -31,9 +31,8 @@ from rich.table import Column
 from rich.text import Text
 
 from lstm_jax.base.errors import parsing, require, system_errors
-from lstm_jax.base.locks import folder_lock
 from lstm_jax.base.types import Values as Row
-from lstm_jax.base.writing import write_atomically
+from lstm_jax.base.writing import folder_lock, write_atomically
 
 Outcomes = Generator[tuple[Sequence[Row], str], None, None]
 """Rows of each item that has been measured, and the line to print for it."""

@@ -18,7 +18,7 @@ from numpy.testing import assert_array_equal
 from refused import refused
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.base.locks import locked
+from lstm_jax.base.writing import locked
 from lstm_jax.lab.files.shard_folder import LOCK, verify_shards
 from lstm_jax.lab.generation.data import (
     clean,
