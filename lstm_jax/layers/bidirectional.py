@@ -115,7 +115,7 @@ class Bidirectional(Layer):
             "rngs": rngs,
         }
         self.forward = recurrent(features, **both)
-        self.backward = recurrent(features, **(both | backward), go_backwards=True)
+        self.backward = recurrent(features, **{**both, **backward}, go_backwards=True)
 
         ahead, back = self.forward.output_features, self.backward.output_features
         fits = ahead == back or merge_mode in ("concat", None)
