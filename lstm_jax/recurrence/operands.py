@@ -429,7 +429,8 @@ def check_32_bits(name: str, array) -> None:
         InputError: if a value is beyond the range of int32 or, in an array of uint64,
             of uint32.
     """
-    if jax.config.jax_enable_x64 or not isinstance(array, ndarray) or not array.size:  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = jax.config
+    if config.jax_enable_x64 or not isinstance(array, ndarray) or not array.size:
         return
     if array.dtype not in (np.int64, np.uint64):
         return
