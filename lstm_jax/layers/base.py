@@ -6,7 +6,6 @@ number of units.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import jax
@@ -19,7 +18,6 @@ from numpy import ndarray
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.cells.products import is_ids
 from lstm_jax.recurrence import as_array
-from lstm_jax.recurrence.dropout import DropoutMasks
 
 Source = nnx.Rngs | nnx.RngStream | Array | None
 """Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or
@@ -51,9 +49,8 @@ class DropoutLayer(Layer):
         """Set whether the layer runs without dropout. None changes nothing.
         `flax.nnx.view` calls this method.
         """
-        self.deterministic = (
-            self.deterministic if deterministic is None else deterministic
-        )
+        if deterministic is not None:
+            self.deterministic = deterministic
 
 
 def is_training(layer: DropoutLayer, deterministic: bool | None) -> bool:
@@ -72,18 +69,13 @@ def dropout_key(own: nnx.RngStream | None, given: Source) -> Array:
     """Return a random key from the source `given` or, if this is None, from the layer's
     own stream.
     """
-    source = own if given is None else given
-    stream = (
-        getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
-    )
+    stream = own if given is None else given
+    if isinstance(stream, nnx.Rngs):
+        stream = getattr(stream, "dropout", None)
     if stream is None:
-        shown = source if source is None else "Rngs without a `dropout` stream"
-        raise InputError(
-            "rngs",
-            shown,
-            "dropout draws from it: give rngs with a `dropout` stream, or "
-            "deterministic=True",
-        )
+        shown = given if given is None else "Rngs without a `dropout` stream"
+        remedy = "dropout draws from it: give rngs with a `dropout` stream, or "
+        raise InputError("rngs", shown, f"{remedy}deterministic=True")
     return stream() if isinstance(stream, nnx.RngStream) else stream
 
 
@@ -111,8 +103,12 @@ def expanded(name: str, value, axis: int) -> Any:
     if value is None:
         return None
     array = as_array(name, value, "give an array, or a list with rows of equal length")
-    expand: Callable = jnp.expand_dims if isinstance(array, Array) else np.expand_dims
+    expand = _expand_dims if isinstance(array, Array) else np.expand_dims
     return expand(array, min(axis, array.ndim))
+
+
+# outside of `jit`, in a third of the time
+_expand_dims = jax.jit(jnp.expand_dims, static_argnums=1, inline=True)
 
 
 def with_row(name: str, value) -> Any:
@@ -123,30 +119,3 @@ def with_row(name: str, value) -> Any:
         parts = [expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return expanded(name, value, 0)
-
-
-def with_batch(dropout) -> Any:
-    """Add a batch axis before the last axis of each dropout or zoneout mask that has
-    none; rates, None and wrong classes stay.
-    """
-    if not isinstance(dropout, DropoutMasks):
-        return dropout
-
-    def batched(name: str, mask, per_step: bool = False) -> Any:
-        if mask is None:
-            return None
-        mask = as_array(f"dropout.{name}", mask, "give an array")
-        lacks = mask.ndim == 1 or (mask.ndim == 2 and (per_step or mask.shape[0] != 1))
-        return expanded(name, mask, -2) if lacks else mask
-
-    zoneout: Any = dropout.zoneout
-    if isinstance(zoneout, dict):
-        zoneout = {
-            part: batched(f"zoneout of {part}", mask, True)
-            for part, mask in zoneout.items()
-        }
-    return DropoutMasks(
-        batched("input", dropout.input),
-        batched("recurrent", dropout.recurrent),
-        zoneout,
-    )

@@ -25,6 +25,18 @@ MERGES = {
 """Dict from each merge mode to the function that combines the outputs of the forward
 and the backward layer."""
 
+SHARED = (
+    "features",
+    "rngs",
+    "go_backwards",
+    "keep_order",
+    "return_sequences",
+    "return_state",
+    "stateful",
+    "zero_output_for_mask",
+)
+"""Arguments that both layers have in common."""
+
 
 class Bidirectional(Layer):
     """Bidirectional recurrent layer (Schuster & Paliwal 1997), which computes the same
@@ -78,66 +90,38 @@ class Bidirectional(Layer):
         rngs: nnx.Rngs,
         **options,
     ):
-        require(
-            merge_mode in MERGES,
-            "merge_mode",
-            merge_mode,
-            "give concat, sum, ave, mul or None",
-        )
+        remedy = "give concat, sum, ave, mul or None"
+        require(merge_mode in MERGES, "merge_mode", merge_mode, remedy)
         for name in ("go_backwards", "keep_order"):
-            require(
-                not options.get(name),
-                name,
-                options.get(name),
-                "Bidirectional has both directions",
-            )
-        zeros, remedy = (
-            options.get("zero_output_for_mask"),
-            "Bidirectional returns zeros at padded steps: give it to a call "
-            "to change that",
-        )
+            given = options.get(name)
+            require(not given, name, given, "Bidirectional has both directions")
+        zeros = options.get("zero_output_for_mask")
+        remedy = "it is true with return_sequences: give it to a call to change that"
         require(zeros is None, "zero_output_for_mask", zeros, remedy)
-        other = backward or {}
-        shared = (
-            "features",
-            "rngs",
-            "go_backwards",
-            "keep_order",
-            "return_sequences",
-            "return_state",
-            "stateful",
-            "zero_output_for_mask",
-        )
-        for name in shared:
-            require(
-                name not in other,
-                f"backward {name}",
-                other.get(name),
-                "it is that of Bidirectional: leave it out",
-            )
-        self.merge_mode, self.return_sequences, self.return_state = (
-            merge_mode,
-            return_sequences,
-            return_state,
-        )
-        both = {
+        backward = backward or {}
+        for name in SHARED:
+            given = backward.get(name)
+            remedy = "it is that of Bidirectional: leave it out"
+            require(name not in backward, f"backward {name}", given, remedy)
+
+        self.merge_mode = merge_mode
+        self.return_sequences, self.return_state = return_sequences, return_state
+        both = options | {
             "units": units,
             "cell": cell,
             "return_sequences": return_sequences,
+            "return_state": True,
             "zero_output_for_mask": return_sequences,
+            "rngs": rngs,
         }
-        both = options | both | {"return_state": True, "rngs": rngs}
         self.forward = recurrent(features, **both)
-        self.backward = recurrent(features, **{**both, **other}, go_backwards=True)
+        self.backward = recurrent(features, **{**both, **backward}, go_backwards=True)
+
         ahead, back = self.forward.output_features, self.backward.output_features
         fits = ahead == back or merge_mode in ("concat", None)
         name = "units" if back == self.backward.units else "outputs"
-        require(
-            fits,
-            f"backward {name}",
-            back,
-            f"{merge_mode} needs {ahead}, those of the forward layer",
-        )
+        remedy = f"{merge_mode} needs {ahead}, those of the forward layer"
+        require(fits, f"backward {name}", back, remedy)
 
     @property
     def directions(self) -> tuple[Recurrent, Recurrent]:
@@ -153,9 +137,8 @@ class Bidirectional(Layer):
         If `merge_mode` is "concat", this number is the sum of the numbers of both
         layers. Otherwise it is the number of the forward layer.
         """
-        return self.forward.output_features + (
-            self.backward.output_features if self.merge_mode == "concat" else 0
-        )
+        layers = self.directions if self.merge_mode == "concat" else (self.forward,)
+        return sum(layer.output_features for layer in layers)
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs; see `Recurrent.compute_output_shape`.
@@ -164,15 +147,13 @@ class Bidirectional(Layer):
         `return_state` is true, the result is a pair: the shape of the outputs, and
         (shapes of the forward state, shapes of the backward state).
         """
-        (ahead, ahead_state), (back, back_state) = (
-            layer.compute_output_shape(shape) for layer in self.directions
+        outputs, states = zip(
+            *(layer.compute_output_shape(shape) for layer in self.directions),
+            strict=True,
         )
-        outputs = (
-            (ahead, back)
-            if self.merge_mode is None
-            else (*ahead[:-1], self.output_features)
-        )
-        return (outputs, (ahead_state, back_state)) if self.return_state else outputs
+        if self.merge_mode is not None:
+            outputs = (*outputs[0][:-1], self.output_features)
+        return (outputs, states) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
         """Reset the states that both layers carry between calls; see
@@ -185,9 +166,8 @@ class Bidirectional(Layer):
         """Return the pair (initial state of the forward layer, initial state of the
         backward layer); see `Recurrent.initial_state`.
         """
-        return self.forward.initial_state(batch, dtype), self.backward.initial_state(
-            batch, dtype
-        )
+        ahead, back = self.directions
+        return ahead.initial_state(batch, dtype), back.initial_state(batch, dtype)
 
     def join_states(self, states: tuple[Any, Any]) -> Any:
         """Join the states of both directions, as the layer returns them, to one state
@@ -201,47 +181,32 @@ class Bidirectional(Layer):
             InputError: if the two layers have different cells.
         """
         alike = self.forward.definition == self.backward.definition
-        require(
-            alike, "states", "layers of different cells", "join their arrays yourself"
-        )
-        return jax.tree.map(
-            lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states
-        )
+        remedy = "join their arrays yourself"
+        require(alike, "states", "layers of different cells", remedy)
+        return jax.tree.map(MERGES["concat"], *states)
 
     def step(self, *args, **options) -> Any:
         """Raise an `InputError`, since the backward layer reads a sequence from its
         end.
         """
         del args, options
-        raise InputError(
-            "step",
-            "Bidirectional",
-            "its backward layer begins at the end: call the layer on the "
-            "whole sequence",
-        )
+        remedy = "its backward layer begins at the end: call the layer on the whole "
+        raise InputError("step", "Bidirectional", f"{remedy}sequence")
 
     def _pair(self, given, name: str) -> tuple[Any, Any]:
         if given is None:
             return None, None
-        parts = (
-            [*given]
-            if isinstance(given, tuple | list) and not hasattr(given, "_fields")
-            else []
-        )
-        if name != "dropout" and not any(
-            isinstance(part, tuple | list) for part in parts
-        ):
+        plain = isinstance(given, tuple | list) and not hasattr(given, "_fields")
+        parts = [*given] if plain else []
+        nested = any(isinstance(part, tuple | list) for part in parts)
+        if name != "dropout" and not nested:
             ahead, back = (
                 len(layer.definition.state_like()) for layer in self.directions
             )
             if len(parts) == ahead + back:
                 return tuple(parts[:ahead]), tuple(parts[ahead:])
-        require(
-            len(parts) == 2,
-            name,
-            type(given).__name__,
-            "give a pair, forward and backward",
-        )
+        remedy = "give a pair, forward and backward"
+        require(len(parts) == 2, name, type(given).__name__, remedy)
         return parts[0], parts[1]
 
     @checked_call
@@ -272,20 +237,17 @@ class Bidirectional(Layer):
         """
         x = read_input(x)
         keys = jax.random.split(rngs) if is_key(rngs) else (rngs, rngs)
-        sequences = (
-            self.return_sequences if return_sequences is None else return_sequences
-        )
-        options = (
-            {"zero_output_for_mask": sequences}
-            | options
-            | {"time_major": time_major, "return_sequences": sequences}
-        )
-        states = (
+        sequences = return_sequences
+        if sequences is None:
+            sequences = self.return_sequences
+        options = {"zero_output_for_mask": sequences} | options
+        options |= {"time_major": time_major, "return_sequences": sequences}
+        pairs = (
+            self.directions,
             self._pair(initial_state, "initial_state"),
             self._pair(reset_state, "reset_state"),
-        )
-        own = zip(
-            self.directions, *states, self._pair(dropout, "dropout"), keys, strict=True
+            self._pair(dropout, "dropout"),
+            keys,
         )
         (ahead, ahead_state), (back, back_state) = (
             layer(
@@ -296,7 +258,7 @@ class Bidirectional(Layer):
                 rngs=key,
                 **options,
             )
-            for layer, start, reset, masks, key in own
+            for layer, start, reset, masks, key in zip(*pairs, strict=True)
         )
         if sequences:
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)

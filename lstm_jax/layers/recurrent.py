@@ -36,7 +36,6 @@ from lstm_jax.layers.base import (
     is_single,
     is_training,
     read_input,
-    with_batch,
     with_row,
 )
 from lstm_jax.layers.initial import Initial, Projection, check_size, initial_params
@@ -196,90 +195,74 @@ class Recurrent(DropoutLayer):
         features, units = check_size("features", features), check_size("units", units)
         projection = check_number("projection", projection, Projection)
         base = find_cell(cell)
-        self.definition = with_projection(
-            with_activations(base, activation, recurrent_activation), projection, units
-        )
-        self.features, self.units, self.cell = (
-            features,
-            units,
-            shown_name(self.definition, base),
-        )
+        chosen = with_activations(base, activation, recurrent_activation)
+        self.definition = with_projection(chosen, projection, units)
+        self.features, self.units = features, units
+        self.cell = shown_name(self.definition, base)
+
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         self.weight_drop = check_rate("weight_drop", weight_drop)
         self.dropout_masks: MaskKind = checked("dropout_masks", dropout_masks, MaskKind)
-        self.zoneout: Any = FrozenDict(
-            h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell)
-        )  # nnx.GraphDef needs a hash
+        zoned = {
+            "h": check_rate("zoneout", zoneout),
+            "c": check_rate("zoneout_cell", zoneout_cell),
+        }
+        self.zoneout: Any = FrozenDict(zoned)  # nnx.GraphDef needs a hash
+        self._check_dropout(base)
+
+        self.return_sequences, self.return_state = return_sequences, return_state
+        self.go_backwards, self.keep_order = go_backwards, keep_order
+        self.zero_output_for_mask = zero_output_for_mask
+        self.learned_state, self.stateful = learned_state, stateful
+        self.carried: Any = nnx.data(None)
+        self.dtype, self.backend = dtype, backend
+        self.remat: Remat = check_remat(remat)
+
+        params = initial_params(
+            self.definition,
+            base in DRAWN_AS_IN_KERAS,
+            features,
+            units,
+            {
+                "kernel": kernel_initializer,
+                "recurrent_kernel": recurrent_initializer,
+                "bias": bias_initializer,
+            },
+            param_dtype,
+            rngs,
+            use_bias,
+            unit_forget_bias,
+        )
+        # after the parameters, which may come from the same stream
+        draws = dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell
+        super().__init__(rngs, bool(draws))
+        if learned_state:
+            start = self.definition.initial_state(1, units, param_dtype)
+            for name, array in start._asdict().items():
+                params[INITIAL + name] = array[0]
+        for name, array in params.items():
+            subject = f"params of cell {self.definition.name}"
+            remedy = "a layer has an attribute of this name: rename the field"
+            require(not hasattr(self, name), subject, name, remedy)
+            setattr(self, name, None if array is None else nnx.Param(array))
+
+    def _check_dropout(self, base: Cell) -> None:
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.definition, part, rate)
         for name in ("recurrent_dropout", "weight_drop"):
             rate = getattr(self, name)
             fits = self.definition.has_recurrent_kernel or not rate
-            require(
-                fits,
-                name,
-                rate,
-                f"the cell {self.cell} multiplies no state by a kernel: give 0",
-            )
-        ignored = (
-            self.recurrent_dropout and base not in BUILT_IN and not reads_mask(base)
-        )
+            remedy = f"the cell {self.cell} multiplies no state by a kernel: give 0"
+            require(fits, name, rate, remedy)
+        rate = self.recurrent_dropout
+        ignored = rate and base not in BUILT_IN and not reads_mask(base)
         remedy = (
             f"the step of cell {self.cell} ignores its mask: see "
             "docs/contributing/own_cell.md"
         )
-        require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
-        self.return_sequences, self.return_state = return_sequences, return_state
-        self.go_backwards, self.keep_order, self.stateful = (
-            go_backwards,
-            keep_order,
-            stateful,
-        )
-        self.zero_output_for_mask, self.learned_state = (
-            zero_output_for_mask,
-            learned_state,
-        )
-        self.dtype, self.backend = dtype, backend
-        self.remat: Remat = check_remat(remat)
-        self.carried: Any = nnx.data(None)
-        drawn = {
-            "kernel": kernel_initializer,
-            "recurrent_kernel": recurrent_initializer,
-            "bias": bias_initializer,
-        }
-        params = initial_params(
-            self.definition,
-            base in DRAWN_AS_IN_KERAS,
-            features,
-            units,
-            drawn,
-            param_dtype,
-            rngs,
-            use_bias,
-            unit_forget_bias,
-        )
-        super().__init__(
-            rngs,
-            bool(
-                dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell
-            ),
-        )
-        if learned_state:
-            start = self.definition.initial_state(1, units, param_dtype)
-            params |= {
-                INITIAL + name: array[0] for name, array in start._asdict().items()
-            }
-        for name, array in params.items():
-            remedy = "a layer has an attribute of this name: rename the field"
-            require(
-                not hasattr(self, name),
-                f"params of cell {self.definition.name}",
-                name,
-                remedy,
-            )
-            setattr(self, name, None if array is None else nnx.Param(array))
+        require(not ignored, "recurrent_dropout", rate, remedy)
 
     @property
     def directions(self) -> "tuple[Recurrent, ...]":
@@ -303,18 +286,14 @@ class Recurrent(DropoutLayer):
         a batch axis if `batch` is None.
         """
         dtype = self.kernel[...].dtype if dtype is None else dtype
-        state = self.definition.initial_state(
-            1 if batch is None else batch, self.units, dtype
-        )
+        rows = 1 if batch is None else batch
+        state = self.definition.initial_state(rows, self.units, dtype)
+
+        def repeated(part, like):
+            return jnp.broadcast_to(part.astype(like.dtype)[None], like.shape)
+
         if self.learned_state:
-            learned = self._reset_state(None)
-            state = jax.tree.map(
-                lambda part, like: jnp.broadcast_to(
-                    part.astype(like.dtype)[None], like.shape
-                ),
-                learned,
-                state,
-            )
+            state = jax.tree.map(repeated, self._reset_state(None), state)
         return jax.tree.map(lambda part: part[0], state) if batch is None else state
 
     def reset_state(self, batch: int | None = None) -> None:
@@ -326,22 +305,17 @@ class Recurrent(DropoutLayer):
         Raises:
             InputError: if the layer was not created with `stateful=True`.
         """
-        require(
-            self.stateful,
-            "stateful",
-            self.stateful,
-            "make the layer with stateful=True to carry state",
-        )
+        remedy = "make the layer with stateful=True to carry state"
+        require(self.stateful, "stateful", self.stateful, remedy)
+        rows = batch
+        if batch is None and self.carried is not None:
+            rows = self.carried[0].shape[0]
         if self.learned_state or batch is not None:
             # also without a batch, since a copy of the learned state would get no
             # gradient
             self.carried = nnx.data(None)
-        if not self.learned_state and (batch is not None or self.carried is not None):
-            self._carry(
-                self._initial_state(
-                    self.carried[0].shape[0] if batch is None else batch
-                )
-            )
+        if rows is not None and not self.learned_state:
+            self._carry(self._initial_state(rows))
 
     def _reset_state(self, given) -> Any:
         """Return the state that replaces the state of the layer at a reset, or None if
@@ -366,13 +340,14 @@ class Recurrent(DropoutLayer):
         place of a bias that the layer does not have.
         """
         kernel = self.kernel[...]
-        arrays = [getattr(self, name) for name in self.definition.params._fields]
-        return self.definition.params(
-            *(
-                jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...]
-                for a in arrays
-            )
-        )
+        arrays = []
+        for name in self.definition.params._fields:
+            param = getattr(self, name)
+            if param is None:
+                arrays.append(jnp.zeros(kernel.shape[1:], kernel.dtype))
+            else:
+                arrays.append(param[...])
+        return self.definition.params(*arrays)
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs for an input of the given shape (B, T, E), in
@@ -388,17 +363,13 @@ class Recurrent(DropoutLayer):
         """
         fits = len(shape) == 3 and shape[2] in (self.features, None)
         require(fits, "shape", shape, f"give (batch, steps, {self.features})")
-        outputs = (
-            (*shape[:2], self.output_features)
-            if self.return_sequences
-            else (shape[0], self.output_features)
-        )
+        outputs = (shape[0], self.output_features)
+        if self.return_sequences:
+            outputs = (*shape[:2], self.output_features)
+        if not self.return_state:
+            return outputs
         state = self.definition.state_like(self.units)
-        return (
-            (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state)))
-            if self.return_state
-            else outputs
-        )
+        return outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))
 
     def draw_masks(
         self, batch: int, rngs: Source = None, steps: int = 0
@@ -417,37 +388,30 @@ class Recurrent(DropoutLayer):
         kept = {name: rate for name, rate in self.zoneout.items() if rate}
         if not (self.dropout or self.recurrent_dropout or kept):
             return DropoutMasks()
-        rates, gates = (self.dropout, self.recurrent_dropout), self.definition.gates
-        dtype, key = self.kernel[...].dtype, dropout_key(self.rngs, rngs)
+        key = dropout_key(self.rngs, rngs)
         masks = draw_masks(
             key,
             batch,
             self.features,
             self.output_features,
-            *rates,
+            self.dropout,
+            self.recurrent_dropout,
             self.dropout_masks,
-            dtype,
-            gates,
+            self.kernel[...].dtype,
+            self.definition.gates,
         )
         if not kept:
             return masks
-        require(
-            steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more"
-        )
-        keys = dict(
-            zip(
-                self.zoneout,
-                jax.random.split(jax.random.fold_in(key, 2), len(self.zoneout)),
-                strict=True,
-            )
-        )
+
+        remedy = "zoneout draws for each step: give 1 or more"
+        require(steps >= 1, "steps", steps, remedy)
         state = self.definition.state_like(self.units)
-        zoneout = {
-            name: jax.random.bernoulli(
-                keys[name], rate, (steps, batch, getattr(state, name).shape[1])
-            )
-            for name, rate in kept.items()
-        }
+        keys = jax.random.split(jax.random.fold_in(key, 2), len(self.zoneout))
+        zoneout = {}
+        for name, key in zip(self.zoneout, keys, strict=True):
+            if name in kept:
+                shape = (steps, batch, getattr(state, name).shape[1])
+                zoneout[name] = jax.random.bernoulli(key, kept[name], shape)
         return masks._replace(zoneout=zoneout)
 
     # a call uses no public methods, so that `nnx.tabulate`, which wraps them, shows
@@ -482,8 +446,8 @@ class Recurrent(DropoutLayer):
             x: input (B, T, E). Int ids (B, T) stand for one-hot vectors of E features.
                 Floats with two axes are a single sequence (T, E), as in
                 `torch.nn.LSTM`, and not one step of a batch, for which there is `step`.
-                Then, and with int ids (T,), the other arguments and the results have no
-                batch axis either.
+                Then, and with int ids (T,), the other arguments but the masks of
+                `dropout`, and the results, have no batch axis either.
             mask: bool (B, T), False at padded steps.
             lengths: int (B,), the number of valid steps of each row, in place of
                 `mask`.
@@ -517,14 +481,9 @@ class Recurrent(DropoutLayer):
             InputError: if `unroll` does not accept an argument, or if masks must be
                 drawn and there is no source of random numbers.
         """
-        sequences = (
-            self.return_sequences if return_sequences is None else return_sequences
-        )
-        zeros = (
-            self.zero_output_for_mask
-            if zero_output_for_mask is None
-            else zero_output_for_mask
-        )
+        sequences, zeros = return_sequences, zero_output_for_mask
+        sequences = self.return_sequences if sequences is None else sequences
+        zeros = self.zero_output_for_mask if zeros is None else zeros
         x = read_input(x)
         batch_axis = int(time_major)
         per_step = {
@@ -539,41 +498,32 @@ class Recurrent(DropoutLayer):
                 name: expanded(name, value, batch_axis)
                 for name, value in per_step.items()
             }
-            lengths, dropout = expanded("lengths", lengths, 0), with_batch(dropout)
-            reset_state, initial_state = (
-                with_row("reset_state", reset_state),
-                with_row("initial_state", initial_state),
-            )
-        steps, batch = (
-            per_step["x"].shape[:2] if time_major else per_step["x"].shape[1::-1]
-        )
+            lengths = expanded("lengths", lengths, 0)
+            reset_state = with_row("reset_state", reset_state)
+            initial_state = with_row("initial_state", initial_state)
+        shape = per_step["x"].shape
+        steps, batch = shape[:2] if time_major else shape[1::-1]
+
         if self.carried is not None:
             rows = self.carried[0].shape[0]
-            require(
-                rows == batch,
-                "batch size",
-                batch,
-                f"the carried state has {rows} rows: give as many, or call "
-                f"reset_state({batch})",
-            )
-            initial_state = (
-                tuple(part[...] for part in self.carried)
-                if initial_state is None
-                else initial_state
-            )
+            remedy = f"give as many, or call reset_state({batch})"
+            remedy = f"the carried state has {rows} rows: {remedy}"
+            require(rows == batch, "batch size", batch, remedy)
+            if initial_state is None:
+                initial_state = tuple(part[...] for part in self.carried)
         elif self.learned_state and initial_state is None and reset_state is None:
             initial_state = self._initial_state(batch)
-        params, dropout = self._drop(
-            batch, steps, dropout, rngs, is_training(self, deterministic)
-        )
+        if resets is not None or segment_ids is not None:
+            reset_state = self._reset_state(reset_state)
+
+        training = is_training(self, deterministic)
+        params, dropout = self._drop(batch, steps, dropout, rngs, training)
         outputs, state = unroll(
             self.definition,
             params,
             initial_state=initial_state,
             lengths=lengths,
-            reset_state=reset_state
-            if resets is None and segment_ids is None
-            else self._reset_state(reset_state),
+            reset_state=reset_state,
             dropout=dropout,
             **per_step,
             backwards=self.go_backwards,
@@ -586,13 +536,12 @@ class Recurrent(DropoutLayer):
         )
         if self.stateful:
             self._carry(jax.tree.map(jnp.copy, state))
+
         if sequences and self.go_backwards and self.keep_order:
             outputs = jnp.flip(outputs, 1 - batch_axis)
         if single:
-            outputs, state = (
-                jnp.squeeze(outputs, batch_axis if sequences else 0),
-                jax.tree.map(lambda part: part[0], state),
-            )
+            outputs = jnp.squeeze(outputs, batch_axis if sequences else 0)
+            state = jax.tree.map(lambda part: part[0], state)
         return (outputs, state) if self.return_state else outputs
 
     def _drop(
@@ -604,24 +553,19 @@ class Recurrent(DropoutLayer):
         params = self._cell_params()
         if self.weight_drop and training:
             key = dropout_key(self.rngs, rngs)
-            rngs = jax.random.fold_in(key, 0) if dropout is None else rngs
+            rngs = jax.random.fold_in(key, 0)
+            key = jax.random.fold_in(key, 1)
             kernel = params.recurrent_kernel
-            factors = draw_mask(
-                jax.random.fold_in(key, 1), self.weight_drop, kernel.shape, kernel.dtype
-            )
-            params = params._replace(recurrent_kernel=kernel * factors)
+            kept = draw_mask(key, self.weight_drop, kernel.shape, kernel.dtype)
+            params = params._replace(recurrent_kernel=kernel * kept)
         if dropout is None and training:
             dropout = self._draw_masks(batch, rngs, steps)
         # the expected values of the masks
-        if dropout is None and any(self.zoneout.values()):
+        rates = {name: rate for name, rate in self.zoneout.items() if rate}
+        if dropout is None and rates:
             dtype = params.kernel.dtype
-            dropout = DropoutMasks(
-                zoneout={
-                    name: jnp.asarray(rate, dtype)
-                    for name, rate in self.zoneout.items()
-                    if rate
-                }
-            )
+            means = {name: jnp.asarray(rate, dtype) for name, rate in rates.items()}
+            dropout = DropoutMasks(zoneout=means)
         return params, dropout
 
     def step(
@@ -635,8 +579,8 @@ class Recurrent(DropoutLayer):
 
         Args:
             x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or
-                an int (). Then the other arguments and the results have no batch axis
-                either.
+                an int (). Then the other arguments but the masks of `dropout`, and the
+                results, have no batch axis either.
             state: state before the step, for example the one that the method
                 `initial_state` returns.
             reset: bool (B,). Rows with True start a new sequence: before the step their
@@ -652,28 +596,23 @@ class Recurrent(DropoutLayer):
             InputError: if an argument has a wrong shape or dtype, or if the layer reads
                 sequences in reverse.
         """
-        require(
-            not self.go_backwards,
-            "go_backwards",
-            True,
-            "a single step has no reverse order: call the layer on the whole sequence",
-        )
+        remedy = "a step has no reverse order: call the layer on the whole sequence"
+        require(not self.go_backwards, "go_backwards", True, remedy)
         remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
         x = of_kinds("x", x, REAL, remedy)
         axes = x.ndim + is_ids(x)
         require(axes in (1, 2), "x", x.shape, remedy)
         if reset is not None:
-            reset, shape = (
-                of_kinds("reset", reset, (jnp.bool_,), "give bools"),
-                x.shape[: axes - 1],
-            )
+            reset = of_kinds("reset", reset, (jnp.bool_,), "give bools")
+            shape = x.shape[: axes - 1]
             require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
+
         if axes == 1:
             rows = self.step(
                 x[None],
                 with_row("state", state),
                 reset=expanded("reset", reset, 0),
-                dropout=with_batch(dropout),
+                dropout=dropout,
             )
             return jax.tree.map(lambda part: part[0], rows)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
@@ -769,8 +708,6 @@ def recurrent(
 
     The arguments are those of `Recurrent`.
     """
-    return (
-        LSTM(features, units, **options)
-        if cell == "lstm"
-        else Recurrent(features, units, cell=cell, **options)
-    )
+    if cell == "lstm":
+        return LSTM(features, units, **options)
+    return Recurrent(features, units, cell=cell, **options)

@@ -59,52 +59,27 @@ class RecurrentStack(DropoutLayer):
     ):
         layers = list(as_tuple("layers", layers, "give a list of layers"))
         require(layers, "layers", 0, "give 1 or more")
+        remedy = "give Recurrent or Bidirectional layers"
         for n, layer in enumerate(layers):
-            check_class(
-                f"layer {n}",
-                layer,
-                Recurrent | Bidirectional,
-                "give Recurrent or Bidirectional layers",
-            )
+            check_class(f"layer {n}", layer, Recurrent | Bidirectional, remedy)
         # whose outputs are read step by step
-        for n, layer in enumerate(
-            layers if residual and len(layers) > 1 else layers[:-1]
-        ):
-            joined = getattr(layer, "merge_mode", "") is not None
-            require(
-                joined,
-                f"layer {n}",
-                "merge_mode None, a pair of outputs",
-                "give another merge_mode, or make it the last layer",
-            )
-            require(
-                layer.return_sequences,
-                f"layer {n}",
-                "returns its last output",
-                "set return_sequences=True",
-            )
-            require(
-                not (residual and layer.reverses),
-                f"layer {n}",
-                "go_backwards",
-                "residual connections need the order of time",
-            )
-        *states, last = [layer.return_state for layer in layers]
-        alike = not any(states) or (all(states) and last)
-        require(
-            alike,
-            "layers",
-            f"return_state {[*states, last]}",
-            "return states from all layers, the last or none",
-        )
+        read = layers if residual and len(layers) > 1 else layers[:-1]
+        for n, layer in enumerate(read):
+            name, joined = f"layer {n}", getattr(layer, "merge_mode", "") is not None
+            remedy = "give another merge_mode, or make it the last layer"
+            require(joined, name, "merge_mode None, a pair of outputs", remedy)
+            remedy = "set return_sequences=True"
+            require(layer.return_sequences, name, "returns its last output", remedy)
+            remedy = "residual connections need the order of time"
+            require(not (residual and layer.reverses), name, "go_backwards", remedy)
+        states = [layer.return_state for layer in layers]
+        alike = all(states) or not any(states[:-1])
+        remedy = "return states from all layers, the last or none"
+        require(alike, "layers", f"return_state {states}", remedy)
         sizes = [layer.output_features for layer in layers]
         alike = not residual or len(set(sizes)) == 1
-        require(
-            alike,
-            "residual",
-            f"layers with {sizes} outputs",
-            "give all layers the same number of outputs",
-        )
+        remedy = "give all layers the same number of outputs"
+        require(alike, "residual", f"layers with {sizes} outputs", remedy)
         self.layers = nnx.List(layers)
         self.all_states = layers[0].return_state
         self.dropout, self.residual = check_rate("dropout", dropout), residual
@@ -131,10 +106,8 @@ class RecurrentStack(DropoutLayer):
         """Reset the states that the layers with `stateful=True` carry between calls;
         see `Recurrent.reset_state`.
         """
-        # of which the first one raises
-        for layer in [
-            layer for layer in self.layers if layer.directions[0].stateful
-        ] or self.layers:
+        stateful = [layer for layer in self.layers if layer.directions[0].stateful]
+        for layer in stateful or self.layers:  # of which the first one raises
             layer.reset_state(batch)
 
     @checked_call
@@ -170,46 +143,33 @@ class RecurrentStack(DropoutLayer):
         for name, values in per_layer.items():
             self._check_list(name, values)
         last = self.residual and return_sequences is False and len(self.layers) > 1
-        require(
-            not last,
-            "return_sequences",
-            False,
-            "residual connections need the outputs of all steps: take the "
-            "last one of the result",
-        )
+        remedy = "residual connections need all steps: take the last one of the result"
+        require(not last, "return_sequences", False, remedy)
         if any(layer.reverses for layer in self.layers[:-1]):
             remedy = (
                 "the next layer reads its outputs in reverse order: set "
                 "keep_order=True, or use Bidirectional"
             )
             for name in ("mask", "lengths", "resets", "segment_ids"):
-                require(
-                    options.get(name) is None,
-                    name,
-                    "given after a layer with go_backwards",
-                    remedy,
-                )
+                given = "given after a layer with go_backwards"
+                require(options.get(name) is None, name, given, remedy)
+
         drops = self.dropout and is_training(self, deterministic)
+        count = len(self.layers)
         y: Any = x
         states = []
         for n, layer in enumerate(self.layers):
             key = jax.random.fold_in(rngs, n) if is_key(rngs) else rngs
             before = y
             if drops and n > 0:  # a layer folds in the smaller numbers
-                y = y * draw_mask(
-                    jax.random.fold_in(dropout_key(self.rngs, key), 3),
-                    self.dropout,
-                    y.shape,
-                    y.dtype,
-                )
+                own = jax.random.fold_in(dropout_key(self.rngs, key), 3)
+                y = y * draw_mask(own, self.dropout, y.shape, y.dtype)
             y = layer(
                 y,
                 rngs=key,
                 tokens=tokens if n == 0 else None,
                 deterministic=deterministic,
-                return_sequences=return_sequences
-                if n == len(self.layers) - 1
-                else None,
+                return_sequences=return_sequences if n == count - 1 else None,
                 **options,
                 **{name: values[n] for name, values in per_layer.items()},
             )
@@ -221,12 +181,9 @@ class RecurrentStack(DropoutLayer):
 
     def _check_list(self, name: str, values) -> None:
         size = len(values) if isinstance(values, Sequence) else type(values).__name__
-        require(
-            size == len(self.layers),
-            name,
-            size,
-            f"give a list of {len(self.layers)}, one for each layer",
-        )
+        count = len(self.layers)
+        remedy = f"give a list of {count}, one for each layer"
+        require(size == count, name, size, remedy)
 
     def initial_state(self, batch: int | None, dtype=None) -> list:
         """Return the list of the initial states of all layers; see

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from lstm_jax.base.errors import require
 from lstm_jax.cells.products import is_ids
-from lstm_jax.recurrence import REAL, check_usable, clipped_int32, of_kinds
+from lstm_jax.recurrence import REAL, as_array, clipped_int32, of_kinds
 
 
 def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
@@ -36,12 +36,8 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
         InputError: if the module has no method `step`.
     """
     steps = isinstance(module, nnx.Module) and hasattr(module, "step")
-    require(
-        steps,
-        "module",
-        type(module).__name__,
-        "give a recurrent layer or a RecurrentStack",
-    )
+    remedy = "give a recurrent layer or a RecurrentStack"
+    require(steps, "module", type(module).__name__, remedy)
     graph, variables = nnx.split(module)
     # a call passes a flat list faster than a tree
     weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))
@@ -60,7 +56,7 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[Array, Any]]:
         except (RuntimeError, ValueError):
             for name, value in {"x": x, "state": state, "reset": reset}.items():
                 for leaf in jax.tree.leaves(value):
-                    check_usable(name, leaf)
+                    as_array(name, leaf, "give an array")  # raises if it is deleted
             raise
 
     return step

@@ -135,59 +135,46 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
 
 }  // namespace
 
-// Operands in order: x or ids, kernel, recurrent kernel, further parameters (if the cell has any),
-// what is kept, h of all steps, c of all steps (if the cell has c, here and below), d of final h, d
-// of final c, d of outputs (if `sequences`), input mask, recurrent mask, valid, tokens, resets.
-// Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if
-// `resets` of their h and c.
 template <typename T>
-void lstm_jax::backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
-                        const Options& options) {
-  const Sets sets(args, rets, 2);
-  const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
-              products, sequences, d_x, threads] = options;
-  Arguments in{args, sets, set};
-  Results out{rets, sets, set};
-  const CellShape& cell = kShapes[number];
-  const auto [through, through_inner, through_units] = OfCells<T, Backwards>::rows[number];
-  const bool has_c = cell.cells > 0;
-  Backward<T> run{sizes_of(args, sets, cell.gates, batch_first && !ids), &cell, through,
-                  through_inner};
+void lstm_jax::backward(const Call& call, int64_t set, int64_t threads) {
+  const Sets sets(call.args, call.rets);
+  const Arguments in{call, sets, set};
+  const Results out{call, sets, set};
+  const CellShape& cell = kShapes[call.cell];
+  const auto [through, through_inner, through_units] = OfCells<T, Backwards>::rows[call.cell];
+  Backward<T> run{sizes_of(call, sets, cell.gates), &cell, through, through_inner};
   const auto [steps, batch, features, units, gates] = run.sizes;
-  run.order = order_of(run.sizes, batch_first);
-  if (ids) run.ids = in.take<int32_t>();
-  if (!ids) run.x = in.take<T>();
-  const T *kernel = in.take<T>(), *recurrent = in.take_if<T>(cell.recurrent);
-  run.extras = in.take_if<T>(cell.extras);
-  run.kept = in.take_if<T>(cell.kept);
-  run.all_h = in.take<T>();
-  run.all_c = in.take_if<T>(has_c);
-  run.d_final_h = in.take<T>();
-  run.d_final_c = in.take_if<T>(has_c);
-  run.d_h = in.take_if<T>(sequences);
-  run.input_mask = in.mask<T>(input_masks, batch, features);
-  run.mask = in.mask<T>(recurrent_masks, batch, run.h_size());
-  run.valid = in.take_if<uint8_t>(masked);
-  run.tokens = in.take_if<int32_t>(tokens);
-  run.resets = in.resets<T>(resets, has_c, batch);
-  run.d_first_h = out.take<T>();
-  run.d_first_c = out.take_if<T>(has_c);
-  T *d_kernel = out.take<T>(), *d_recurrent = out.take_if<T>(cell.recurrent),
-    *d_bias = out.take<T>(), *d_extras = out.take_if<T>(cell.extras);
-  run.d_x = out.take_if<T>(d_x);
-  run.d_reset_h = out.take_if<T>(resets);
-  run.d_reset_c = out.take_if<T>(resets && has_c);
-  const Gradients<T> gradients{d_kernel, d_recurrent, d_bias, d_extras};
+  run.order = order_of(run.sizes, call.batch_first);
+  run.ids = in.take<int32_t>("ids");
+  run.x = in.take<T>("x");
+  const T *kernel = in.take<T>("kernel"), *recurrent = in.take<T>("recurrent kernel");
+  run.extras = in.take<T>("extras");
+  run.kept = in.take<T>("kept");
+  run.all_h = in.take<T>("h of all steps");
+  run.all_c = in.take<T>("c of all steps");
+  run.d_final_h = in.take<T>("d of final h");
+  run.d_final_c = in.take<T>("d of final c");
+  run.d_h = in.take<T>("d of outputs");
+  run.input_mask = in.mask<T>("input mask", batch, features);
+  run.mask = in.mask<T>("recurrent mask", batch, run.h_size());
+  run.valid = in.take<uint8_t>("valid");
+  run.tokens = in.take<int32_t>("tokens");
+  run.resets = in.resets<T>(batch);
+  run.d_first_h = out.take<T>("d of h");
+  run.d_first_c = out.take<T>("d of c");
+  run.d_x = out.take<T>("d of x");
+  run.d_reset_h = out.take<T>("d of h of resets");
+  run.d_reset_c = out.take<T>("d of c of resets");
+  const Gradients<T> gradients{out.take<T>("d of kernel"), out.take<T>("d of recurrent kernel"),
+                               out.take<T>("d of bias"), out.take<T>("d of extras")};
   if (is_empty(run.sizes)) return backward_empty(run, gradients);
-  run.products = static_cast<Products>(products);
-  if (shares_units(cell, run.sizes, tokens, run.products)) {
-    return backward_few(pool, run, kernel, recurrent, through_units, gradients,
-                        unit_threads(pool, threads, run.sizes));
+  run.products = static_cast<Products>(call.products);
+  if (shares_units(cell, run.sizes, run.tokens, run.products)) {
+    return backward_few(call.pool, run, kernel, recurrent, through_units, gradients,
+                        unit_threads(call.pool, threads, run.sizes));
   }
-  backward_tiles(pool, run, kernel, recurrent, gradients, threads);
+  backward_tiles(call.pool, run, kernel, recurrent, gradients, threads);
 }
 
-template void lstm_jax::backward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
-                                        const Options&);
-template void lstm_jax::backward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
-                                         const Options&);
+template void lstm_jax::backward<float>(const Call&, int64_t, int64_t);
+template void lstm_jax::backward<double>(const Call&, int64_t, int64_t);

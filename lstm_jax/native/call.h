@@ -1,4 +1,4 @@
-// A call for one of its sets: its options, and its operands and results, taken in order.
+// A call of either pass, and its operands and results for one of its sets.
 #pragma once
 
 #include "cells.h"
@@ -9,85 +9,73 @@
 
 namespace lstm_jax {
 
-// The attributes of both calls.
-struct Options {
+// contract.h has the names of the arrays. Those that may be left out are the options of a call: x
+// or ids, masks of one kind or for each gate, what is kept, the outputs and the gradient of x.
+struct Call {
+  ffi::ThreadPool pool;
+  ffi::Arrays args, rets;
   int64_t cell;
-  bool ids;
-  int64_t input_masks, recurrent_masks;
-  bool masked, tokens, resets, batch_first;
-  int64_t products;
-  bool sequences;
-  bool keep_or_d_x;  // `keep` of the forward call, `d_x` of the backward call
-  int64_t threads;
+  bool batch_first;
+  int64_t products, threads;
 };
 
-// Both passes of set number `set`, in forward.cc and backward.cc.
+// Both passes of set number `set` in at most `threads` threads, in forward.cc and backward.cc.
 template <typename T>
-void forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
-             const Options& options);
+void forward(const Call& call, int64_t set, int64_t threads);
 template <typename T>
-void backward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
-              const Options& options);
+void backward(const Call& call, int64_t set, int64_t threads);
 
 }  // namespace lstm_jax
 
 namespace {
 
-using lstm_jax::Options;
+using lstm_jax::Call;
 
-// The operands of a call for one of its sets, taken in order.
+// The operands of a call for one of its sets; null for one that it does not have.
 struct Arguments {
-  const ffi::Buffers& args;
+  const Call& call;
   const Sets& sets;
   int64_t set;
-  size_t next = 0;
   template <typename T>
-  const T* take() {
-    const auto buffer = args[next++];
+  const T* take(std::string_view name) const {
+    if (!call.args.has(name)) return nullptr;
+    const ffi::Buffer buffer = call.args[name];
     return data_of<const T>(buffer) + sets.offset(buffer, set);
   }
   template <typename T>
-  Mask<T> mask(int64_t kinds, int64_t batch, int64_t size) {
-    return kinds ? Mask<T>{kinds, take<T>(), batch, size} : Mask<T>{};
+  Mask<T> mask(std::string_view name, int64_t batch, int64_t size) const {
+    if (!call.args.has(name)) return {};
+    const auto extents = call.args[name].dimensions();
+    const int64_t kinds = extents.size() == sets.rank() + 3 ? extents[sets.rank()] : 1;
+    return {kinds, take<T>(name), batch, size};
   }
   template <typename T>
-  const T* take_if(bool present) {
-    return present ? take<T>() : nullptr;
-  }
-  template <typename T>
-  Resets<T> resets(bool present, bool cell_state, int64_t batch) {
-    if (!present) return {};
-    const uint8_t* const at = take<uint8_t>();
-    const T* const h = take<T>();
-    return {at, h, take_if<T>(cell_state), batch};
+  Resets<T> resets(int64_t batch) const {
+    if (!call.args.has("resets")) return {};
+    return {take<uint8_t>("resets"), take<T>("h of resets"), take<T>("c of resets"), batch};
   }
 };
 
-// The results of a call for one of its sets, taken in order.
+// The results of a call for one of its sets; null for one that it does not have.
 struct Results {
-  const ffi::Buffers& rets;
+  const Call& call;
   const Sets& sets;
   int64_t set;
-  size_t next = 0;
   template <typename T>
-  T* take() {
-    const auto buffer = rets[next++];
+  T* take(std::string_view name) const {
+    if (!call.rets.has(name)) return nullptr;
+    const ffi::Buffer buffer = call.rets[name];
     if (set == 0) prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
     return data_of<T>(buffer) + sets.offset(buffer, set);
   }
-  template <typename T>
-  T* take_if(bool present) {
-    return present ? take<T>() : nullptr;
-  }
 };
 
-// x (T, B, E), or (B, T, E) if `x_batch_first`, or ids (T, B) is operand 0, the kernel (E, GH)
-// operand 1.
-inline Sizes sizes_of(const ffi::Buffers& args, const Sets& sets, int64_t gates,
-                      bool x_batch_first) {
-  const auto x = args[0].dimensions(), kernel = args[1].dimensions();
+inline Sizes sizes_of(const Call& call, const Sets& sets, int64_t gates) {
+  const bool ids = call.args.has("ids"), batch_first = call.batch_first && !ids;
+  const auto x = call.args[ids ? "ids" : "x"].dimensions();
+  const auto kernel = call.args["kernel"].dimensions();
   const size_t n = sets.rank();
-  return {x[n + x_batch_first], x[n + !x_batch_first], kernel[n], kernel[n + 1] / gates, gates};
+  return {x[n + batch_first], x[n + !batch_first], kernel[n], kernel[n + 1] / gates, gates};
 }
 
 // Whether a call has no steps, rows or units: its final state is the initial one.

@@ -10,7 +10,7 @@
 //               kFirstPartGate only the first H rows of U may differ from 0
 //   kRecurrent  whether the cell has U; without it, kDirect is true and there are no late gates
 //   kDirect     whether h of the step before also enters the step outside of the product with U
-//   kExtras     further parameters (H); kExtraName is their name
+//   kExtras     further parameters (H)
 //   kSlots      gradients (H) a step and row. The first kGates are those of x W;
 //   kRecurrentSlots[gate] is the one of h U. Sums of slots over all
 //               steps and rows are the gradients of the bias (kBiasSlots[gate]) and of further
@@ -45,7 +45,6 @@ struct CellShape {
   bool recurrent, direct;
   bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
   bool shares_units;  // has code for few rows, few_forward.h and few_backward.h
-  const char* extra_name;
   int recurrent_slots[kMostGates], bias_slots[kMostGates], extra_slots[kMostExtras];
 };
 
@@ -73,20 +72,10 @@ LSTM_INLINE decltype(auto) parts_of(Vec<T> (&parts)[PARTS]) {
 
 template <typename Cell>
 constexpr CellShape shape_of() {
-  CellShape shape{Cell::kGates,
-                  Cell::kKept,
-                  Cell::kSlots,
-                  Cell::kExtras,
-                  Cell::kLateGates,
-                  0,
-                  Cell::kParts,
-                  -1,
-                  Cell::kCells,
-                  Cell::kRecurrent,
-                  Cell::kDirect,
-                  false,
-                  false,
-                  Cell::kExtraName};
+  CellShape shape{
+      Cell::kGates, Cell::kKept, Cell::kSlots, Cell::kExtras,    Cell::kLateGates, 0,
+      Cell::kParts, -1,          Cell::kCells, Cell::kRecurrent, Cell::kDirect,    false,
+      false};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   if constexpr (Cell::kParts > 1) {
     static_assert(Cell::kFirstPartGate > 0 && Cell::kFirstPartGate < Cell::kGates - 1,

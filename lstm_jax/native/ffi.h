@@ -3,6 +3,7 @@
 // JAX. tests/native/ffi_layout.cc compares them with jaxlib's header.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -46,7 +47,7 @@ struct Extension {
   int32_t type;
   Extension* next;
 };
-constexpr int32_t kMetadata = 1, kBuffer = 1, kScalar = 3;
+constexpr int32_t kMetadata = 1, kBuffer = 1, kScalar = 3, kString = 4;
 
 struct Version {
   size_t size;
@@ -240,6 +241,39 @@ class Buffers {
   const abi::Items* from_;
 };
 
+// Operands or results by their names, which an attribute of the call lists: "x,kernel,bias".
+class Arrays {
+ public:
+  Arrays(const Buffers& buffers, std::string_view listed) : buffers_(buffers) {
+    while (!listed.empty() && count_ < kMost) {
+      const size_t end = std::min(listed.find(','), listed.size());
+      names_[count_++] = listed.substr(0, end);
+      listed.remove_prefix(std::min(end + 1, listed.size()));
+    }
+    if (!listed.empty() || count_ > buffers.size())
+      throw std::invalid_argument("names of arrays: give as many as there are arrays");
+  }
+  const Buffers& buffers() const { return buffers_; }
+  // The position of an array, or -1 where the call does not have it.
+  int64_t find(std::string_view name) const {
+    for (size_t n = 0; n < count_; ++n) {
+      if (names_[n] == name) return n;
+    }
+    return -1;
+  }
+  bool has(std::string_view name) const {
+    const int64_t n = find(name);
+    return n >= 0 && buffers_.has(n);
+  }
+  Buffer operator[](std::string_view name) const { return buffers_[find(name)]; }
+
+ private:
+  static constexpr size_t kMost = 32;
+  Buffers buffers_;
+  std::string_view names_[kMost];
+  size_t count_ = 0;
+};
+
 // The threads of XLA's pool.
 class ThreadPool {
  public:
@@ -281,19 +315,26 @@ struct Call {
   const ThreadPool pool;
   const Buffers args, rets;
 
-  // Return an attribute, an int64_t, bool, float or double.
+  // Return an attribute, an int64_t, bool, float, double or text.
   template <typename T>
   T attribute(const char* wanted) const {
+    constexpr bool kIsText = std::is_same_v<T, std::string_view>;
     constexpr DataType kType = std::is_same_v<T, bool>      ? PRED
                                : std::is_same_v<T, int64_t> ? S64
                                : std::is_same_v<T, float>   ? F32
                                                             : F64;
     for (int64_t n = 0; n < attributes.count; ++n) {
       const abi::Text& found = *attributes.names[n];
-      if (std::string_view(found.data, found.size) != wanted || attributes.types[n] != abi::kScalar)
+      if (std::string_view(found.data, found.size) != wanted ||
+          attributes.types[n] != (kIsText ? abi::kString : abi::kScalar))
         continue;
-      const auto scalar = static_cast<const abi::Scalar*>(attributes.values[n]);
-      if (scalar->type == kType) return *static_cast<const T*>(scalar->value);
+      if constexpr (kIsText) {
+        const auto text = static_cast<const abi::Text*>(attributes.values[n]);
+        return {text->data, text->size};
+      } else {
+        const auto scalar = static_cast<const abi::Scalar*>(attributes.values[n]);
+        if (scalar->type == kType) return *static_cast<const T*>(scalar->value);
+      }
     }
     throw std::invalid_argument(std::string(wanted) + ": no such attribute of its type");
   }

@@ -101,57 +101,44 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 
 }  // namespace
 
-// Operands in order: x or ids, kernel, recurrent kernel (if the cell has U, here and below), bias,
-// further parameters (if the cell has any), h, c (if the cell has c, here and below), input mask
-// (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`,
-// tokens if `tokens`, and if `resets` the flags (T, B), h and c of the resets. Results: final h,
-// final c, h of all steps (if `keep`, or if `sequences` and not `batch_first`), if `keep` c of all
-// steps and what is kept (T, B, kept H), and if `sequences` and `batch_first` the outputs (B, T,
-// H). If `batch_first`, x is (B, T, E) in place of (T, B, E), in the other call also d of x, and d
-// of outputs (B, T, H).
 template <typename T>
-void lstm_jax::forward(ffi::ThreadPool pool, ffi::Buffers args, ffi::Buffers rets, int64_t set,
-                       const Options& options) {
-  const Sets sets(args, rets, 2);
-  const auto [number, ids, input_masks, recurrent_masks, masked, tokens, resets, batch_first,
-              products, sequences, keep, threads] = options;
-  Arguments in{args, sets, set};
-  Results out{rets, sets, set};
-  const CellShape& cell = kShapes[number];
-  const auto [step, step_units] = OfCells<T, Forwards>::rows[number];
-  const bool has_c = cell.cells > 0;
-  Forward<T> run{sizes_of(args, sets, cell.gates, batch_first && !ids), &cell, step};
+void lstm_jax::forward(const Call& call, int64_t set, int64_t threads) {
+  const Sets sets(call.args, call.rets);
+  const Arguments in{call, sets, set};
+  const Results out{call, sets, set};
+  const CellShape& cell = kShapes[call.cell];
+  const auto [step, step_units] = OfCells<T, Forwards>::rows[call.cell];
+  Forward<T> run{sizes_of(call, sets, cell.gates), &cell, step};
   const auto [steps, batch, features, units, gates] = run.sizes;
-  run.order = order_of(run.sizes, batch_first);
-  if (ids) run.ids = in.take<int32_t>();
-  if (!ids) run.x = in.take<T>();
-  run.w = in.take<T>();
-  const T* recurrent = in.take_if<T>(cell.recurrent);
-  run.bias = in.take<T>();
-  run.extras = in.take_if<T>(cell.extras);
-  run.h = in.take<T>();
-  run.c = in.take_if<T>(has_c);
-  run.input_mask = in.mask<T>(input_masks, batch, features);
-  run.mask = in.mask<T>(recurrent_masks, batch, run.h_size());
-  run.valid = in.take_if<uint8_t>(masked);
-  run.tokens = in.take_if<int32_t>(tokens);
-  run.resets = in.resets<T>(resets, has_c, batch);
-  run.final_h = out.take<T>();
-  run.final_c = out.take_if<T>(has_c);
-  run.all_h = out.take_if<T>(keep || (sequences && !batch_first));
-  run.all_c = out.take_if<T>(keep && has_c);
-  run.kept = out.take_if<T>(keep && cell.kept);
-  run.outputs = out.take_if<T>(sequences && batch_first);
+  run.order = order_of(run.sizes, call.batch_first);
+  run.ids = in.take<int32_t>("ids");
+  run.x = in.take<T>("x");
+  run.w = in.take<T>("kernel");
+  const T* recurrent = in.take<T>("recurrent kernel");
+  run.bias = in.take<T>("bias");
+  run.extras = in.take<T>("extras");
+  run.h = in.take<T>("h");
+  run.c = in.take<T>("c");
+  run.input_mask = in.mask<T>("input mask", batch, features);
+  run.mask = in.mask<T>("recurrent mask", batch, run.h_size());
+  run.valid = in.take<uint8_t>("valid");
+  run.tokens = in.take<int32_t>("tokens");
+  run.resets = in.resets<T>(batch);
+  run.final_h = out.take<T>("final h");
+  run.final_c = out.take<T>("final c");
+  run.all_h = out.take<T>("h of all steps");
+  run.all_c = out.take<T>("c of all steps");
+  run.kept = out.take<T>("kept");
+  run.outputs = out.take<T>("outputs");
   if (is_empty(run.sizes)) return forward_empty(run);
-  run.products = static_cast<Products>(products);
+  run.products = static_cast<Products>(call.products);
   run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) &&
                 aligned(run.kept) && aligned(run.outputs);
-  if (shares_units(cell, run.sizes, tokens, run.products))
-    return forward_few(pool, run, recurrent, step_units, unit_threads(pool, threads, run.sizes));
-  forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
+  if (shares_units(cell, run.sizes, run.tokens, run.products))
+    return forward_few(call.pool, run, recurrent, step_units,
+                       unit_threads(call.pool, threads, run.sizes));
+  forward_tiles(call.pool, run, recurrent, threads_for(call.pool, threads, batch));
 }
 
-template void lstm_jax::forward<float>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
-                                       const Options&);
-template void lstm_jax::forward<double>(ffi::ThreadPool, ffi::Buffers, ffi::Buffers, int64_t,
-                                        const Options&);
+template void lstm_jax::forward<float>(const Call&, int64_t, int64_t);
+template void lstm_jax::forward<double>(const Call&, int64_t, int64_t);

@@ -17,7 +17,6 @@ struct GateRecurrentCell {
                        kExtras = 0, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3},
                        kExtraSlots[] = {0};
-  static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u,
                                   Vec<T> (&h)[kParts], Vec<T>& c, Vec<T>* kept) {

@@ -13,7 +13,6 @@ struct SimpleRNNCell {
   static constexpr bool kRecurrent = true, kDirect = false;
   static constexpr int kParts = 1, kGates = 1, kKept = 0, kLateGates = 0, kExtras = 0, kSlots = 1,
                        kRecurrentSlots[] = {0}, kBiasSlots[] = {0}, kExtraSlots[] = {0};
-  static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward(const Units<T>&, const Vec<T>* x, const Vec<T>* u, Vec<T>& h,
                                   Vec<T>&, Vec<T>*) {
@@ -36,7 +35,6 @@ struct GRUCell {
   static constexpr int kParts = 1, kGates = 3, kKept = 4, kLateGates = 0, kExtras = 3, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 3}, kBiasSlots[] = {0, 1, 2},
                        kExtraSlots[] = {0, 1, 3};
-  static constexpr const char* kExtraName = "recurrent bias";
 
   LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h,
                                   Vec<T>&, Vec<T>* kept) {
@@ -66,7 +64,6 @@ struct ResetBeforeCell {
   static constexpr int kParts = 1, kGates = 3, kKept = 3, kLateGates = 1, kLateFactor = 1,
                        kInnerSlot = 1, kExtras = 0, kSlots = 3;
   static constexpr int kRecurrentSlots[] = {0, 1, 2}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
-  static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward_inner(const Units<T>& now, const Vec<T>* x, Vec<T>* u,
                                         Vec<T>& inner) {

@@ -77,7 +77,6 @@ struct LayerNormCell {
                        kSlots = 22;
   static constexpr int kRecurrentSlots[] = {4, 5, 6, 7}, kBiasSlots[] = {8, 9, 10, 11},
                        kExtraSlots[] = {12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
-  static constexpr const char* kExtraName = "gains";
 };
 
 // Step t of a tile.

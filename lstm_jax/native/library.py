@@ -150,8 +150,8 @@ class Library(NamedTuple):
     """
 
 
-_LOADED: dict[Path, Library] = {}
-"""Libraries whose functions are registered with XLA, by their paths."""
+_LOADED: list[Library] = []
+"""The library whose functions are registered with XLA, once there is one."""
 
 
 def _open(path: Path) -> ctypes.CDLL:
@@ -169,26 +169,22 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _load() -> Library:
+    if _LOADED:
+        return _LOADED[0]
+
     notes, built = [], []
     try:
         built = [library_path()]
     except InputError as error:
         notes.append(str(error))
-    folders = (
-        ()
-        if os.environ.get("LSTM_JAX_SANITIZE")
-        else (packaged.FOLDER, *(path.parent for path in built))
-    )
-    paths = (*built, *packaged.candidates(*folders))
-    for path in paths:
-        if path in _LOADED:
-            return _LOADED[path]
-    for path in paths:
-        name = (
-            "the library built for this processor"
-            if path in built
-            else f"the installed {path.name}"
-        )
+    folders = (packaged.FOLDER, *(path.parent for path in built))
+    if os.environ.get("LSTM_JAX_SANITIZE"):
+        folders = ()
+
+    for path in (*built, *packaged.candidates(*folders)):
+        name = f"the installed {path.name}"
+        if path in built:
+            name = "the library built for this processor"
         if not os.path.exists(path):
             notes += [NOT_BUILT] * (path in built)
             continue
@@ -199,7 +195,8 @@ def _load() -> Library:
         else:
             # so that a program that does not donate its arrays pays for new memory once
             keep_freed_memory(large=False)
-            return _LOADED.setdefault(path, Library(path, tuple(notes), code))
+            _LOADED.append(Library(path, tuple(notes), code))
+            return _LOADED[0]
     return Library(None, tuple(notes))
 
 
@@ -207,9 +204,10 @@ def why_not() -> str:
     """Return "" if the compiled C++ code can be used, else why it cannot. The library
     is loaded, if none is.
     """
-    return (
-        "" if loaded_library() else is_off() or f"{'; '.join(_load().notes)}: {BUILD}"
-    )
+    if off := is_off():
+        return off
+    library = _load()
+    return "" if library.path else f"{'; '.join(library.notes)}: {BUILD}"
 
 
 def warn_if_slow() -> None:
@@ -245,15 +243,13 @@ def why_not_products(dtype: str) -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    if _LOADED[path].code.lstm_jax_has_products(ctypes.c_int64(PRODUCT_NUMBERS[dtype])):
+    number = ctypes.c_int64(PRODUCT_NUMBERS[dtype])
+    if _load().code.lstm_jax_has_products(number):
         return ""
     feature = packaged.NARROW[dtype]
-    here = feature in processor().split()
-    return (
-        f"{path.name} has no products in {dtype}: {BUILD}"
-        if here
-        else f"this processor lacks {feature}"
-    )
+    if feature in processor().split():
+        return f"{path.name} has no products in {dtype}: {BUILD}"
+    return f"this processor lacks {feature}"
 
 
 def loaded_library() -> Path | None:
@@ -270,12 +266,11 @@ def describe_library() -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    kept = (
-        "built for this processor"
-        if path == library_path()
-        else "kept from an installation"
-    )
-    origin = "installed with lstm_jax" if path.parent == packaged.FOLDER else kept
+    origin = "kept from an installation"
+    if path.parent == packaged.FOLDER:
+        origin = "installed with lstm_jax"
+    elif path == library_path():
+        origin = "built for this processor"
     rejected = [f"{note}: {BUILD}" for note in _load().notes if note != NOT_BUILT]
     return "; ".join([f"{path.name}, {origin}", *rejected])
 
@@ -292,6 +287,7 @@ def call(
     name: str,
     results,
     args,
+    /,
     aliases: dict[int, int] | None = None,
     sets: bool = False,
     one_thread: bool = False,
@@ -315,24 +311,51 @@ def call(
             or NumPy number.
     """
     register()
-    fixed = {
-        key: np.int64(value) if type(value) is int else value
-        for key, value in options.items()
-    }
     # devices that run this call at the same time share the cores; a traced program
     # keeps its number of threads if the cores change later
-    share = max(
-        1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))
-    )
-    fixed["threads"] = np.int64(
-        1 if one_thread else min(share, _threads.value or share)
-    )
+    devices = min(devices_at_once(), jax.local_device_count("cpu"))
+    share = max(1, len(cores()) // devices)
+    options["threads"] = 1 if one_thread else min(share, _threads.value or share)
+
     leaves, tree = jax.tree.flatten(results)
-    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     function = jax.ffi.ffi_call(
         name,
-        shapes,
+        [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
         vmap_method="expand_dims" if sets else "sequential",
         input_output_aliases=aliases,
     )
-    return tree.unflatten(function(*jax.tree.leaves(args), **fixed))
+    attributes = {
+        key: np.int64(value) if type(value) is int else value
+        for key, value in options.items()
+    }
+    return tree.unflatten(function(*jax.tree.leaves(args), **attributes))
+
+
+def call_by_name(name: str, results: dict, operands: dict, **options) -> dict:
+    """Like `call`, for a function that knows its arrays by the names in contract.h.
+
+    `results` and `operands` are dicts from names to arrays, or to None for an array
+    that the call does not have.
+    """
+    results, operands = (
+        {part: array for part, array in arrays.items() if array is not None}
+        for arrays in (results, operands)
+    )
+    named = {"operands": ",".join(operands), "results": ",".join(results)}
+    found = call(
+        name,
+        list(results.values()),
+        list(operands.values()),
+        sets=True,
+        **named,
+        **options,
+    )
+    return dict(zip(results, found, strict=True))
+
+
+@functools.cache
+def few_rows() -> int:
+    """Return the largest batch size for which `lstm_jax_forward` and
+    `lstm_jax_backward` take no arrays (B, T, ...).
+    """
+    return _load().code.lstm_jax_few_rows()

@@ -31,7 +31,6 @@ struct LSTMCell {
   static constexpr int kI = 0, kF = kHasI, kG = kF + kHasF, kO = kG + 1;
   static constexpr int kParts = 1, kGates = kO + kHasO, kKept = kGates, kLateGates = 0,
                        kExtras = has(kPeepholes) ? 3 : 0, kSlots = kGates + kExtras;
-  static constexpr const char* kExtraName = has(kPeepholes) ? "peepholes" : "";
   static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3},
                        kExtraSlots[] = {kGates, kGates + 1, kGates + 2};
 

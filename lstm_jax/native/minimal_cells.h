@@ -13,7 +13,6 @@ struct MinGRUCell {
   static constexpr bool kRecurrent = false, kDirect = true;
   static constexpr int kParts = 1, kGates = 2, kKept = 2, kLateGates = 0, kExtras = 0, kSlots = 2,
                        kRecurrentSlots[] = {0, 1}, kBiasSlots[] = {0, 1}, kExtraSlots[] = {0};
-  static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>*, Vec<T>& h,
                                   Vec<T>&, Vec<T>* kept) {
@@ -38,7 +37,6 @@ struct MinLSTMCell {
   static constexpr bool kRecurrent = false, kDirect = true;
   static constexpr int kParts = 1, kGates = 3, kKept = 4, kLateGates = 0, kExtras = 0, kSlots = 3;
   static constexpr int kRecurrentSlots[] = {0, 1, 2}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
-  static constexpr const char* kExtraName = "";
 
   // exp(-x) for x >= 0
   LSTM_INLINE static Vec<T> decay(Vec<T> x) {

@@ -98,11 +98,19 @@ inline std::string name_of(ffi::DataType type) {
 
 class Contract {
  public:
-  // rank: the rank of the first result in a call for one set; without it, a call for several sets
-  // is refused.
-  Contract(const char* function, const ffi::Buffers& args, const ffi::Buffers& rets,
-           size_t rank = std::numeric_limits<size_t>::max())
-      : function(function), args(args), rets(rets), sets(args, rets, rank) {
+  // The arrays are in the order of the tables, and a call for several sets is refused.
+  Contract(const char* function, const ffi::Buffers& args, const ffi::Buffers& rets)
+      : function(function), args(args), rets(rets) {
+    std::fill(std::begin(bound), std::end(bound), -1);
+  }
+  // The arrays have names.
+  Contract(const char* function, const ffi::Arrays& args, const ffi::Arrays& rets)
+      : function(function),
+        args(args.buffers()),
+        rets(rets.buffers()),
+        named_args(&args),
+        named_rets(&rets),
+        sets(args, rets) {
     std::fill(std::begin(bound), std::end(bound), -1);
   }
 
@@ -118,8 +126,8 @@ class Contract {
   // Return an error for the first operand or result that does not fit.
   ffi::Error check_arrays(std::initializer_list<Operand> operands,
                           std::initializer_list<Operand> results) {
-    ffi::Error error = check_all("operands", args, operands, true);
-    return error.failure() ? error : check_all("results", rets, results, false);
+    ffi::Error error = check_all("operands", args, named_args, operands, true);
+    return error.failure() ? error : check_all("results", rets, named_rets, results, false);
   }
 
   // The number that a letter stands for, once an operand has set it.
@@ -132,18 +140,19 @@ class Contract {
   }
 
  private:
-  ffi::Error check_all(const char* what, const ffi::Buffers& buffers,
+  ffi::Error check_all(const char* what, const ffi::Buffers& buffers, const ffi::Arrays* named,
                        std::initializer_list<Operand> table, bool shared) {
     const size_t wanted = std::count_if(table.begin(), table.end(),
                                         [](const Operand& operand) { return operand.present; });
     if (buffers.size() != wanted)
       return invalid(what, std::to_string(buffers.size()),
                      "give " + std::to_string(wanted) + names(table));
-    size_t n = 0;
+    int64_t next = 0;
     for (const Operand& operand : table) {
       if (!operand.present) continue;
-      if (!buffers.has(n)) return invalid(operand.name, "no array", "give one");
-      const ffi::Buffer buffer = buffers[n++];
+      const int64_t n = named ? named->find(operand.name) : next++;
+      if (n < 0 || !buffers.has(n)) return invalid(operand.name, "no array", "give one");
+      const ffi::Buffer buffer = buffers[n];
       if (buffer.element_type() != operand.type ||
           !fits(buffer.dimensions(), operand.shape, shared)) {
         return invalid(operand.name, described(buffer), "give " + described(operand));
@@ -221,13 +230,15 @@ class Contract {
   const char* const function;
   const ffi::Buffers& args;
   const ffi::Buffers& rets;
+  const ffi::Arrays* const named_args = nullptr;
+  const ffi::Arrays* const named_rets = nullptr;
   const Sets sets;
   int64_t bound[26];
 };
 
-// Return float64 if operand number `n` is float64, else float32.
-inline ffi::DataType real_type(const ffi::Buffers& args, size_t n) {
-  return args.has(n) && args[n].element_type() == ffi::F64 ? ffi::F64 : ffi::F32;
+// Return float64 if operand number `n`, 0 or more, is float64, else float32.
+inline ffi::DataType real_type(const ffi::Buffers& args, int64_t n) {
+  return n >= 0 && args.has(n) && args[n].element_type() == ffi::F64 ? ffi::F64 : ffi::F32;
 }
 
 inline Attribute threads_attribute(int64_t threads) {

@@ -79,11 +79,8 @@ class Operation:
         outputs, pull = jax.vjp(
             lambda *args: self.forward(False, False, *args)[0], *args
         )
-        return jax.tree.map(
-            lambda want, gradient: gradient if want else None,
-            wanted,
-            pull(with_zeros(cotangents, outputs)),
-        )
+        gradients = pull(with_zeros(cotangents, outputs))
+        return jax.tree.map(lambda want, d: d if want else None, wanted, gradients)
 
     def arg_axes(self, args: tuple) -> Axes:
         """Return the index of the batch axis of each array in `args`, or None if it has
@@ -143,20 +140,13 @@ class _Forward:
     def batch(self, size, leaves, dims, inner):
         operation = self.operation
         axes = operation.arg_axes(self.tree.unflatten(inner))
-        if any(
-            dim is not None and axis is None
-            for dim, axis in zip(dims, axes, strict=True)
-        ):
-            return jax.tree.leaves(
-                _bind(
-                    replace(self, operation=operation.mapped(dims, size, axes)), leaves
-                )
-            )
+        each = zip(dims, axes, strict=True)
+        if any(dim is not None and axis is None for dim, axis in each):
+            mapped = replace(self, operation=operation.mapped(dims, size, axes))
+            return jax.tree.leaves(_bind(mapped, leaves))
         outputs, residuals = _bind(self, _folded(leaves, dims, axes, size))
-        rows = [
-            *operation.result_axes(outputs),
-            *[operation.residual_axis] * len(jax.tree.leaves(residuals)),
-        ]
+        of_residuals = [operation.residual_axis] * len(jax.tree.leaves(residuals))
+        rows = [*operation.result_axes(outputs), *of_residuals]
         return _unfolded((outputs, residuals), rows, size)
 
 
@@ -180,16 +170,9 @@ class _OfResiduals:
         cotangents.
         """
         of_args, of_residuals, _ = self.trees
-        given = len(leaves) - len(self.given)
-        args, residuals = (
-            leaves[: of_args.num_leaves],
-            leaves[of_args.num_leaves : given],
-        )
-        return (
-            of_args.unflatten(args),
-            of_residuals.unflatten(residuals),
-            leaves[given:],
-        )
+        args, given = of_args.num_leaves, len(leaves) - len(self.given)
+        residuals = of_residuals.unflatten(leaves[args:given])
+        return of_args.unflatten(leaves[:args]), residuals, leaves[given:]
 
 
 @frozen
@@ -199,10 +182,10 @@ class _Tangents(_OfResiduals):
     def run(self, custom, *leaves):
         args, _, tangents = self.cut(leaves)
 
+        forward = _Forward(self.operation, False, self.trees[0])
+
         def outputs(*leaves):
-            return self.operation.forward(
-                False, False, *self.trees[0].unflatten(leaves)
-            )[0]
+            return forward.run(False, *leaves)[0]
 
         return _jvp(outputs, jax.tree.leaves(args), self.given, tangents)
 
@@ -230,52 +213,43 @@ class _Backward(_OfResiduals):
         return [gradients[n] for n in self.wanted]
 
     def batch(self, size, leaves, dims, inner):
-        axes, of_outputs = self.operation.arg_axes(self.cut(inner)[0]), self.trees[2]
-        if not any(
+        operation, (_, of_residuals, of_outputs) = self.operation, self.trees
+        axes = operation.arg_axes(self.cut(inner)[0])
+        shared = [
             axis is None and (dim is not None or n in self.wanted)
             for n, (axis, dim) in enumerate(zip(axes, dims, strict=False))
-        ):
-            outputs = self.operation.result_axes(
-                of_outputs.unflatten(range(of_outputs.num_leaves))
-            )
-            of_residuals = [self.operation.residual_axis] * self.trees[1].num_leaves
-            by_row = [*axes, *of_residuals, *(outputs[n] for n in self.given)]
-            return _unfolded(
-                _bind_once(self, _folded(leaves, dims, by_row, size)),
-                [axes[n] for n in self.wanted],
-                size,
-            )
+        ]
+        if not any(shared):
+            outputs = of_outputs.unflatten(range(of_outputs.num_leaves))
+            by_output = operation.result_axes(outputs)
+            by_row = [*axes, *[operation.residual_axis] * of_residuals.num_leaves]
+            by_row += [by_output[n] for n in self.given]
+            found = _bind_once(self, _folded(leaves, dims, by_row, size))
+            return _unfolded(found, [axes[n] for n in self.wanted], size)
+
         # each mapped call must return its own gradients; the gradient of an operand
         # that is not mapped would be the sum over all calls
-        dims_of_args = tuple(
-            0 if n in self.wanted else dim for n, dim in enumerate(dims[: len(axes)])
-        )
+        own = [n in self.wanted for n in range(len(axes))]
+        dims_of_args = tuple(0 if own[n] else dims[n] for n in range(len(axes)))
         repeated = [
-            _spread(leaf, dims[n], size) if n >= len(axes) or n in self.wanted else leaf
+            _spread(leaf, dims[n], size) if n >= len(axes) or own[n] else leaf
             for n, leaf in enumerate(leaves)
         ]
-        return _bind_once(
-            replace(self, operation=self.operation.mapped(dims_of_args, size, axes)),
-            repeated,
-        )
+        mapped = operation.mapped(dims_of_args, size, axes)
+        return _bind_once(replace(self, operation=mapped), repeated)
 
 
 _Pass = _Forward | _Tangents | _Backward
 
 
-def _bind(one: _Pass, leaves: Leaves) -> Any:
-    """Run a pass as a JAX primitive. Both versions are traced here; `_lower` keeps one,
-    once the platform is known.
-    """
-    twin, shapes = jax.make_jaxpr(partial(one.run, False), return_shape=True)(*leaves)
-    has_custom = one.operation.platforms and not isinstance(one, _Tangents)
-    branches = (
-        jax.make_jaxpr(partial(one.run, True))(*leaves) if has_custom else twin,
-        twin,
+def _bind(one: _Forward | _Backward, leaves: Leaves) -> Any:
+    """Run a pass as a JAX primitive. Without a custom pass, its twin is run."""
+    run = partial(one.run, bool(one.operation.platforms))
+    traced, shapes = jax.make_jaxpr(run, return_shape=True)(*leaves)
+    results = _primitive.bind(
+        *leaves, one=one, traced=traced, avals=tuple(traced.out_avals)
     )
-    return jax.tree.structure(shapes).unflatten(
-        _primitive.bind(*leaves, one=one, branches=branches)
-    )
+    return jax.tree.structure(shapes).unflatten(results)
 
 
 _bind_once = jax.jit(_bind, static_argnums=0, inline=True)
@@ -304,37 +278,47 @@ def _run_jitted(*leaves, **params) -> Leaves:
         return jax.jit(partial(_primitive.bind, **params))(*leaves)
 
 
-def _lower(platform: str, context, *leaves, one: _Pass, branches):
+def _lower(platform: str, context, *leaves, one: _Pass, traced, avals):
+    del avals
     # an exported program must also run on machines without the compiled code
     exported = getattr(context.module_context.lowering_parameters, "for_export", False)
-    here = platform in one.operation.platforms and not exported
-    return mlir.lower_fun(
-        jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True
-    )(context, *leaves)
+    platforms = one.operation.platforms
+    if traced and (not platforms or (platform in platforms and not exported)):
+        run = jaxpr_as_fun(traced)
+    else:
+
+        def run(*leaves):
+            return jax.tree.leaves(one.run(False, *leaves))
+
+    return mlir.lower_fun(run, multiple_results=True)(context, *leaves)
 
 
-def _differentiate(primals, tangents, *, one: _Pass, branches):
-    given = tuple(
-        n
-        for n, t in enumerate(tangents)
-        if not (isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0)
-    )
+def _differentiate(primals, tangents, *, one: _Pass, **options):
+    zero = [isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0 for t in tangents]
+    given = tuple(n for n, is_zero in enumerate(zero) if not is_zero)
     tangents = [tangents[n] for n in given]
     # a second derivative differentiates the residuals too
     if not isinstance(one, _Forward) or one.keep:
-        return _primitive.bind(*primals, one=one, branches=branches), _jvp(
-            partial(one.run, False), primals, given, tangents
-        )
+        results = _primitive.bind(*primals, one=one, **options)
+        return results, _jvp(partial(one.run, False), primals, given, tangents)
+
     outputs, residuals = _bind(replace(one, keep=True), primals)
     trees = (one.tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
-    linear = _Tangents(one.operation, trees, given)
-    return jax.tree.leaves(outputs), _bind(
-        linear, [*primals, *jax.tree.leaves(residuals), *tangents]
+    results = jax.tree.leaves(outputs)
+    # not traced: reverse mode transposes it
+    new = _primitive.bind(
+        *primals,
+        *jax.tree.leaves(residuals),
+        *tangents,
+        one=_Tangents(one.operation, trees, given),
+        traced=None,
+        avals=tuple(jax.typeof(leaf).to_tangent_aval() for leaf in results),
     )
+    return results, new
 
 
-def _transpose(cotangents, *leaves, one: _Tangents, branches):
-    del branches
+def _transpose(cotangents, *leaves, one: _Tangents, **options):
+    del options
     given = len(leaves) - len(one.given)
     known = tuple(
         n
@@ -348,42 +332,32 @@ def _transpose(cotangents, *leaves, one: _Tangents, branches):
     }
     if known:
         backward = _Backward(one.operation, one.trees, known, tuple(found))
-        found = dict(
-            zip(
-                found,
-                _bind_once(
-                    backward, [*leaves[:given], *(cotangents[n] for n in known)]
-                ),
-                strict=True,
-            )
-        )
+        operands = [*leaves[:given], *(cotangents[n] for n in known)]
+        found = dict(zip(found, _bind_once(backward, operands), strict=True))
     return [None] * given + [found.get(n) for n in one.given]
 
 
-def _batch(leaves, dims, *, one: _Pass, branches):
-    size = next(
-        leaf.shape[dim]
-        for leaf, dim in zip(leaves, dims, strict=True)
-        if dim is not None
-    )
-    leaves = [
-        leaf if dim is None else jnp.moveaxis(leaf, dim, 0)
+def _batch(leaves, dims, *, one: _Pass, traced, avals):
+    del traced
+    each = [*zip(leaves, dims, strict=True)]
+    size = next(leaf.shape[dim] for leaf, dim in each if dim is not None)
+    if not size:  # `vmap` makes no call
+        results = [jnp.zeros((0, *like.shape), like.dtype) for like in avals]
+        return results, [0] * len(results)
+    leaves = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in each]
+    inner = [
+        leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
         for leaf, dim in zip(leaves, dims, strict=True)
     ]
     dims = tuple(None if dim is None else 0 for dim in dims)
-    if size:
-        results = one.batch(size, leaves, dims, branches[1].in_avals)
-    else:  # `vmap` makes no call
-        results = [
-            jnp.zeros((0, *like.shape), like.dtype) for like in branches[1].out_avals
-        ]
+    results = one.batch(size, leaves, dims, inner)
     return results, [0] * len(results)
 
 
 _primitive = Primitive("lstm_jax_operation")
 _primitive.multiple_results = True
 _primitive.def_impl(_run_jitted)
-_primitive.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
+_primitive.def_abstract_eval(lambda *leaves, avals, **options: avals)
 for _platform in PLATFORMS:
     mlir.register_lowering(_primitive, partial(_lower, _platform), platform=_platform)
 ad.primitive_jvps[_primitive] = _differentiate
@@ -403,19 +377,17 @@ def _folded(leaves: Leaves, dims: Axes, axes: Axes, size: int) -> Leaves:
     def fold(leaf, dim, axis):
         if axis is None:
             return leaf
-        return lax.collapse(
-            jnp.moveaxis(_spread(leaf, dim, size), 0, axis), axis, axis + 2
-        )
+        moved = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
+        return lax.collapse(moved, axis, axis + 2)
 
     return [fold(*each) for each in zip(leaves, dims, axes, strict=True)]
 
 
 def _unfolded(tree, axes: Axes, size: int) -> Leaves:
     def unfold(leaf, axis):
-        cut = leaf.reshape(
-            *leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :]
-        )
-        return jnp.moveaxis(cut, axis, 0)
+        shape = list(leaf.shape)
+        shape[axis : axis + 1] = size, shape[axis] // size
+        return jnp.moveaxis(leaf.reshape(shape), axis, 0)
 
     return [unfold(*each) for each in zip(jax.tree.leaves(tree), axes, strict=True)]
 
@@ -441,9 +413,9 @@ class Vmapped(Operation):
 
     def _over(self, function: Callable, args: tuple, *more):
         leaves, tree = jax.tree.flatten(args)
+        in_axes = (list(self.dims), *(0 for _ in more))
         return jax.vmap(
-            lambda leaves, *more: function(tree.unflatten(leaves), *more),
-            (list(self.dims), *(0 for _ in more)),
+            lambda leaves, *more: function(tree.unflatten(leaves), *more), in_axes
         )(leaves, *more)
 
     def forward(self, custom, keep, *args):
@@ -451,21 +423,14 @@ class Vmapped(Operation):
 
     def backward(self, custom, wanted, args, residuals, cotangents):
         tree = jax.tree.structure(args)
-        gradients = tree.flatten_up_to(
-            self._over(
-                partial(self.inner.backward, custom, wanted),
-                args,
-                residuals,
-                cotangents,
-            )
-        )
+        run = partial(self.inner.backward, custom, wanted)
+        gradients = tree.flatten_up_to(self._over(run, args, residuals, cotangents))
         each = zip(self.dims, tree.flatten_up_to(wanted), gradients, strict=True)
-        return tree.unflatten(
-            [
-                None if not want else gradient if dim == 0 else gradient.sum(0)
-                for dim, want, gradient in each
-            ]
-        )
+        summed = [
+            None if not want else gradient if dim == 0 else gradient.sum(0)
+            for dim, want, gradient in each
+        ]
+        return tree.unflatten(summed)
 
     def arg_axes(self, args: tuple) -> Axes:
         return [

@@ -54,27 +54,20 @@ def partitioned(function: Callable, arg_axes: Axes, result_axes) -> Callable:
                     for r, axis in zip(results, out_axes, strict=True)
                 ]
 
-            arg_shardings, result_shardings = (
-                [_sharding(mesh, axis, names) for axis in axes]
-                for axes in (arg_axes, out_axes)
-            )
-            return mesh, call_part, result_shardings, tuple(arg_shardings)
+            arg_shardings = tuple(_sharding(mesh, axis, names) for axis in arg_axes)
+            result_shardings = [_sharding(mesh, axis, names) for axis in out_axes]
+            return mesh, call_part, result_shardings, arg_shardings
 
         def map_calls(axis_size, mapped, *leaves):
             del axis_size
-            vmapped = jax.vmap(
-                of_leaves,
-                in_axes=tuple(0 if is_mapped else None for is_mapped in mapped),
-            )
+            in_axes = tuple(0 if is_mapped else None for is_mapped in mapped)
+            vmapped = jax.vmap(of_leaves, in_axes=in_axes)
             axes = [
                 axis + 1 if is_mapped and axis is not None else axis
                 for axis, is_mapped in zip(arg_axes, mapped, strict=True)
             ]
-            results = partitioned(
-                vmapped,
-                axes,
-                [axis + 1 if isinstance(axis, int) else axis for axis in out_axes],
-            )(*leaves)
+            results_axes = [a + 1 if isinstance(a, int) else a for a in out_axes]
+            results = partitioned(vmapped, axes, results_axes)(*leaves)
             return results, [True] * len(results)
 
         made = custom_partitioning(of_leaves)
@@ -104,28 +97,20 @@ def _names(mesh, shapes, axes) -> Texts:
     are not sharded.
     """
     for shape, axis in zip(shapes, axes, strict=True):
-        spec = getattr(shape.sharding, "spec", None)
-        entry = (
-            spec[axis]
-            if axis is not None and spec is not None and axis < len(spec)
-            else None
-        )
-        if entry is not None:
-            names = entry if isinstance(entry, tuple) else (entry,)
-            return (
-                tuple(names)
-                if shape.shape[axis] % math.prod(mesh.shape[name] for name in names)
-                == 0
-                else ()
-            )
+        spec = getattr(shape.sharding, "spec", None) or ()
+        if axis is None or axis >= len(spec) or spec[axis] is None:
+            continue
+        names: Any = spec[axis]
+        names = names if isinstance(names, tuple) else (names,)
+        devices = math.prod(mesh.shape[name] for name in names)
+        return names if shape.shape[axis] % devices == 0 else ()
     return ()
 
 
 def _sharding(mesh, axis, names: Texts) -> NamedSharding:
-    split = isinstance(axis, int) and names
-    return NamedSharding(
-        mesh, PartitionSpec(*[None] * axis, names) if split else PartitionSpec()
-    )
+    if not names or not isinstance(axis, int):
+        return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, names))
 
 
 def _rule(arg_axes, result_axes, args, results):
@@ -141,22 +126,21 @@ def _rule(arg_axes, result_axes, args, results):
         )
 
     left, right = (
-        [factors(axis, value) for axis, value in zip(*pair, strict=True)]
+        ", ".join(factors(axis, value) for axis, value in zip(*pair, strict=True))
         for pair in ((arg_axes, args), (result_axes, results))
     )
-    return f"{', '.join(left)} -> {', '.join(right)}", {
-        "need_replication_factors": tuple(f"d{n}" for n in range(next(numbers)))
-    }
+    replicated = tuple(f"d{n}" for n in range(next(numbers)))
+    return f"{left} -> {right}", {"need_replication_factors": replicated}
 
 
 def vary_together(*trees) -> tuple:
     """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes,
     and return the pytrees.
     """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return trees
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
-    if not names:
-        return trees
 
     def cast(leaf):
         missing = tuple(name for name in names if name not in _varying(leaf))
@@ -171,27 +155,18 @@ def _varying(leaf) -> frozenset[str]:
     return frozenset(getattr(aval, "vma", ()) if kind is None else kind.varying)
 
 
-def in_automatic_mode(function: Callable, out_axes) -> Callable:
-    """Return a version of `function` that also accepts arrays on a mesh with explicit
-    axes. Axis 1 of the second argument is the batch.
+def in_automatic_mode(function: Callable, out_axes, *args) -> Any:
+    """Return `function(*args)`, also for arrays on a mesh with explicit axes. Axis 1 of
+    the second argument is the batch.
     """
+    shardings = [*map(explicit_sharding, jax.tree.leaves(args))]
+    explicit = next((found for found in shardings if found is not None), None)
+    if explicit is None:
+        return function(*args)
+    of_batch = explicit_sharding(args[1])
+    names = None if of_batch is None else of_batch.spec[1]
 
-    def run(*args):
-        explicit = [
-            found
-            for found in map(explicit_sharding, jax.tree.leaves(args))
-            if found is not None
-        ]
-        if not explicit:
-            return function(*args)
-        batch_sharding = explicit_sharding(args[1])
-        names = None if batch_sharding is None else batch_sharding.spec[1]
-        shardings = jax.tree.map(
-            lambda axis: NamedSharding(
-                explicit[0].mesh, PartitionSpec(*[None] * axis, names)
-            ),
-            out_axes,
-        )
-        return auto_axes(function, out_sharding=shardings)(*args)
+    def sharding(axis):
+        return NamedSharding(explicit.mesh, PartitionSpec(*[None] * axis, names))
 
-    return run
+    return auto_axes(function, out_sharding=jax.tree.map(sharding, out_axes))(*args)

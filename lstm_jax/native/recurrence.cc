@@ -21,77 +21,59 @@
 
 namespace {
 
-// Whether the call computes in float64: the kernel's dtype decides.
-bool is_float64(const ffi::Buffers& args) { return args[1].element_type() == ffi::F64; }
+using lstm_jax::Call;
 
-// Call work(set, options) for all sets: as many as there are threads at a time, each in one thread.
-// The last few, for which some threads would have none, run one after the other in all threads, if
-// each has rows for them.
-template <typename Work>
-ffi::Error over_sets(ffi::ThreadPool pool, const ffi::Buffers& args, const ffi::Buffers& rets,
-                     const Options& options, const Work& work) {
-  const Sets sets(args, rets, 2);
-  const int64_t batch = sizes_of(args, sets, 1, options.batch_first && !options.ids).batch;
-  const int64_t threads = threads_for(pool, options.threads, options.threads),
+// Call run(call, set, threads) for all sets: as many as there are threads at a time, each in one
+// thread. The last few, for which some threads would have none, run one after the other in all
+// threads, if each has rows for them.
+ffi::Error over_sets(const Call& call, void (*run)(const Call&, int64_t, int64_t)) {
+  const Sets sets(call.args, call.rets);
+  const int64_t batch = sizes_of(call, sets, 1).batch;
+  const int64_t threads = threads_for(call.pool, call.threads, call.threads),
                 left = sets.count % threads;
   const bool shares = sets.count < threads || (2 * left <= threads && batch >= 2 * kRows * threads);
   const int64_t apart = shares ? sets.count - left : sets.count;
-  Options one = options;
-  one.threads = 1;
-  parallel_for(pool, std::min(threads, apart), apart, apart,
+  parallel_for(call.pool, std::min(threads, apart), apart, apart,
                [&](int64_t, int64_t first, int64_t last) {
-                 for (int64_t set = first; set < last; ++set) work(set, one);
+                 for (int64_t set = first; set < last; ++set) run(call, set, 1);
                });
-  for (int64_t set = apart; set < sets.count; ++set) work(set, options);
+  for (int64_t set = apart; set < sets.count; ++set) run(call, set, call.threads);
   return ffi::Error::Success();
 }
 
-// Return the attributes of a call; `last` names the one in which the two calls differ.
-Options options_of(const ffi::Call& call, const char* last) {
-  const auto number = [&](const char* name) { return call.attribute<int64_t>(name); };
-  const auto flag = [&](const char* name) { return call.attribute<bool>(name); };
-  return {number("cell"),
-          flag("ids"),
-          number("input_masks"),
-          number("recurrent_masks"),
-          flag("masked"),
-          flag("tokens"),
-          flag("resets"),
-          flag("batch_first"),
-          number("products"),
-          flag("sequences"),
-          flag(last),
-          number("threads")};
+Call read(const ffi::Call& call) {
+  return {call.pool,
+          ffi::Arrays(call.args, call.attribute<std::string_view>("operands")),
+          ffi::Arrays(call.rets, call.attribute<std::string_view>("results")),
+          call.attribute<int64_t>("cell"),
+          call.attribute<bool>("batch_first"),
+          call.attribute<int64_t>("products"),
+          call.attribute<int64_t>("threads")};
 }
 
-ffi::Error forward_handler(const ffi::Call& call) {
-  const Options options = options_of(call, "keep");
-  ffi::Error error = check_forward(call.args, call.rets, options);
+ffi::Error forward_handler(const ffi::Call& given) {
+  const Call call = read(given);
+  ffi::Error error = check_forward(call);
   if (error.failure()) return error;
   return over_sets(
-      call.pool, call.args, call.rets, options, [&](int64_t set, const Options& options) {
-        if (is_float64(call.args))
-          return lstm_jax::forward<double>(call.pool, call.args, call.rets, set, options);
-        lstm_jax::forward<float>(call.pool, call.args, call.rets, set, options);
-      });
+      call, real_of(call) == ffi::F64 ? lstm_jax::forward<double> : lstm_jax::forward<float>);
 }
 
-ffi::Error backward_handler(const ffi::Call& call) {
-  const Options options = options_of(call, "d_x");
-  ffi::Error error = check_backward(call.args, call.rets, options);
+ffi::Error backward_handler(const ffi::Call& given) {
+  const Call call = read(given);
+  ffi::Error error = check_backward(call);
   if (error.failure()) return error;
   return over_sets(
-      call.pool, call.args, call.rets, options, [&](int64_t set, const Options& options) {
-        if (is_float64(call.args))
-          return lstm_jax::backward<double>(call.pool, call.args, call.rets, set, options);
-        lstm_jax::backward<float>(call.pool, call.args, call.rets, set, options);
-      });
+      call, real_of(call) == ffi::F64 ? lstm_jax::backward<double> : lstm_jax::backward<float>);
 }
 
 }  // namespace
 
-LSTM_HANDLER(lstm_jax_forward, forward_handler, 12)
-LSTM_HANDLER(lstm_jax_backward, backward_handler, 12)
+LSTM_HANDLER(lstm_jax_forward, forward_handler, 6)
+LSTM_HANDLER(lstm_jax_backward, backward_handler, 6)
 
 // Whether the library has products of a kind: the attribute `products` of both calls, see narrow.h.
 extern "C" int lstm_jax_has_products(int64_t products) { return has_products(products); }
+
+// The largest batch size for which arrays of all steps cannot be (B, T, ...).
+extern "C" int64_t lstm_jax_few_rows() { return kMostFewRows; }

@@ -14,13 +14,14 @@ struct Sets {
   std::vector<int64_t> extents;
   int64_t count = 1;
 
-  // Read the leading extents from the first result. `rank` is the rank of the first result and of
-  // operand 1 in a call for one set.
-  Sets(const ffi::Buffers& args, const ffi::Buffers& rets, size_t rank) {
-    if (!rets.has(0) || !args.has(1)) return;
-    const auto found = rets[0].dimensions();
-    if (found.size() > rank && args[1].dimensions().size() == found.size())
-      extents.assign(found.begin(), found.end() - rank);
+  Sets() = default;
+
+  // Read the leading extents from the first result, of rank 2 in a call for one set, as the kernel.
+  Sets(const ffi::Arrays& args, const ffi::Arrays& rets) {
+    if (!rets.buffers().has(0) || !args.has("kernel")) return;
+    const auto found = rets.buffers()[0].dimensions();
+    if (found.size() > 2 && args["kernel"].dimensions().size() == found.size())
+      extents.assign(found.begin(), found.end() - 2);
     for (const int64_t extent : extents) count *= extent;
   }
 

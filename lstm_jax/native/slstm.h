@@ -25,7 +25,6 @@ struct SLSTMCell {
   static constexpr int kParts = 1, kGates = 4, kKept = 5, kLateGates = 0, kExtras = 0, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3},
                        kExtraSlots[] = {0};
-  static constexpr const char* kExtraName = "";
 
   // exp(-|x|); NaN stays NaN
   LSTM_INLINE static Vec<T> decay(Vec<T> x) {

@@ -24,7 +24,6 @@ from lstm_jax.recurrence.operands import (
     as_array,
     as_int32,
     check_32_bits,
-    check_usable,
     check_zoneout,
     clipped_int32,
     of_kinds,

@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
 from numbers import Integral
 from typing import Literal
 
@@ -36,7 +35,14 @@ from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import is_ours
 from lstm_jax.native.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
-from lstm_jax.recurrence.call import Call, Options, Resets, select_rows
+from lstm_jax.recurrence.call import (
+    Call,
+    Options,
+    Remat,
+    Resets,
+    select_rows,
+    uniform_axes,
+)
 from lstm_jax.recurrence.operands import (
     Arguments,
     arrange,
@@ -45,9 +51,6 @@ from lstm_jax.recurrence.operands import (
     compute_dtype_name,
 )
 
-Remat = Literal["sqrt"] | int | None
-"""Type of the argument `remat`: None (store all residuals), "sqrt" (ceil(sqrt(T))
-segments), or an approximate number of segments."""
 Observer = Callable[[Options, Call, bool], None]
 _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
@@ -181,58 +184,49 @@ def unroll(
               none supports the call.
     """
     given = Arguments(
-        params,
-        x,
-        initial_state,
-        reset_state,
-        mask,
-        lengths,
-        resets,
-        segment_ids,
-        dropout,
-        tokens,
+        params=params,
+        x=x,
+        state=initial_state,
+        reset_state=reset_state,
+        mask=mask,
+        lengths=lengths,
+        resets=resets,
+        segment_ids=segment_ids,
+        dropout=dropout,
+        tokens=tokens,
     )
     arguments = check_arguments(cell, given, time_major)
     check_ids(cell, arguments, time_major)
-    name = (
-        None
-        if compute_dtype is None
-        else compute_dtype_name(compute_dtype, arguments.params.kernel.dtype)
-    )
-    options = Options(cell, name, bool(return_sequences), batch_first=not time_major)
     segments = check_remat(remat)
-    require(
-        segments is None or not arguments.dropout.zoneout,
-        "remat",
-        remat,
-        "segments have no zoneout: give None, or no zoneout",
-    )
-    kernel, padded = (
-        arguments.params.kernel,
-        arguments.mask is not None or arguments.segment_ids is not None,
-    )
-    of_lengths = "lengths read backwards" if backwards else "lengths"
+    zoned = segments is not None and arguments.dropout.zoneout
+    remedy = "segments have no zoneout: give None, or no zoneout"
+    require(not zoned, "remat", remat, remedy)
+
+    dtype = arguments.params.kernel.dtype
+    products = None
+    if compute_dtype is not None:
+        products = compute_dtype_name(compute_dtype, dtype)
+    padding = ""
+    if arguments.lengths is not None:
+        padding = "lengths read backwards" if backwards else "lengths"
+    elif arguments.mask is not None or arguments.segment_ids is not None:
+        padding = "mask"
     chosen = resolve_backend(
         backend,
         cell,
-        kernel.dtype,
-        name,
+        dtype,
+        products,
         dropout=dropout_kinds(arguments.dropout),
-        mask=of_lengths if arguments.lengths is not None else "mask" if padded else "",
-        resets=arguments.reset_state is not None,
+        mask=padding,
+        resets=resets is not None or segment_ids is not None,
     )
+
     # a user's functions may read what changes between two calls, and must not be kept
     # alive
     jitted = is_ours(cell) and _OBSERVER.get() is None
     run = _unroll_jitted if jitted else _unroll
-    return run(
-        options,
-        chosen,
-        segments,
-        bool(backwards),
-        bool(zero_output_for_mask),
-        arguments,
-    )
+    options = Options(cell, products, bool(return_sequences), not time_major, segments)
+    return run(options, chosen, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
 def check_remat(remat) -> Remat:
@@ -245,9 +239,8 @@ def check_remat(remat) -> Remat:
     """
     if remat is None or remat == "sqrt":
         return remat
-    count = (
-        int(remat) if isinstance(remat, Integral) and not isinstance(remat, bool) else 0
-    )
+    whole = isinstance(remat, Integral) and not isinstance(remat, bool)
+    count = int(remat) if whole else 0
     require(count >= 1, "remat", remat, "give None, 'sqrt', or 1 or more segments")
     return count
 
@@ -263,55 +256,45 @@ def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
 def _unroll(
     options: Options,
     backend: Backend,
-    remat: Remat,
     backwards: bool,
     zeros: bool,
     arguments: Arguments,
 ):
-    call = arrange(arguments, backwards, time_major=not options.batch_first)
+    cell, batch_first = options.cell, options.batch_first
+    call = arrange(cell, arguments, backwards, time_major=not batch_first)
     if observer := _OBSERVER.get():
         observer(options, call, backwards)
-    shares = backend.shares and remat is None
-    shared = options if shares else replace(options, batch_first=False)
-    call = call if shares else call._replace(tokens=None)
+    if options.remat is not None or not backend.shares:
+        options = replace(options, batch_first=False)
+        call = call._replace(tokens=None)
 
     def run_backend(call: Call):
-        return backend.run(
-            shared,
-            call._replace(
-                x=options.cell.projectable(
-                    call.params, call.x, call.dropout.input is not None
-                )
-            ),
-        )
+        masked = call.dropout.input is not None
+        x = cell.projectable(call.params, call.x, masked)
+        return backend.run(options, call._replace(x=x))
 
-    run_all = (
-        run_backend if remat is None else partial(_run_in_segments, run_backend, remat)
-    )
-    out_axes = (
-        1 if options.sequences else None,
-        jax.tree.map(lambda part: 0, call.state),
-    )
-    h, final = in_automatic_mode(lambda *parts: run_all(Call(*parts)), out_axes)(
-        *vary_together(*call)
-    )
+    def run(*parts):
+        if options.remat is None:
+            return run_backend(Call(*parts))
+        return _run_in_segments(run_backend, options.remat, Call(*parts))
+
+    out_axes = (1 if options.sequences else None, uniform_axes(call.state, 0))
+    h, final = in_automatic_mode(run, out_axes, *vary_together(*call))
+
     # outputs are zeros at padded steps before the first valid step of their sequence
     # or, with `zeros`, at all padded steps
-    shown = (
-        call.valid
-        if zeros or call.valid is None
-        else _after_valid(call.valid, call.resets)
-    )
+    shown = call.valid
+    if shown is not None and not zeros:
+        shown = _after_valid(shown, call.resets)
     if not options.sequences:
-        return final.h if shown is None else jnp.where(
-            shown[-1][:, None], final.h, 0
-        ), final
+        last = None if shown is None else shown[-1]
+        return select_rows(last, final.h, 0), final
     h = select_rows(shown, h, 0)
-    return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
+    return (jnp.swapaxes(h, 0, 1) if batch_first else h), final
 
 
 # outside of `jit`, a call is compiled once; within it, it is inlined
-_unroll_jitted = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
+_unroll_jitted = jax.jit(_unroll, static_argnums=(0, 1, 2, 3), inline=True)
 
 
 def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
@@ -325,14 +308,9 @@ def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
 
     def segment(state, per_step):
         x, valid, at = per_step
-        h, final = run(
-            call._replace(
-                x=x,
-                state=state,
-                valid=valid,
-                resets=call.resets and call.resets._replace(at=at),
-            )
-        )
+        resets = call.resets and call.resets._replace(at=at)
+        part = call._replace(x=x, state=state, valid=valid, resets=resets)
+        h, final = run(part)
         return final, h
 
     state, parts = call.state, []
@@ -360,6 +338,5 @@ def _after_valid(valid: Array, resets: Resets | None) -> Array:
     if resets is None:
         return jnp.cumsum(valid, axis=0) > 0
     step = lax.broadcasted_iota(jnp.int32, valid.shape, 0)
-    return lax.cummax(jnp.where(valid, step, -1)) >= lax.cummax(
-        jnp.where(resets.at, step, 0)
-    )
+    last_valid = lax.cummax(jnp.where(valid, step, -1))
+    return last_valid >= lax.cummax(jnp.where(resets.at, step, 0))

@@ -6,7 +6,7 @@ number of units.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ from lstm_jax.cells import Cell
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.native.operation import Axes, Operation
 from lstm_jax.recurrence.dropout import DropoutMasks
+
+Remat = Literal["sqrt"] | int | None
+"""Type of the argument `remat`: None (store all residuals), "sqrt" (ceil(sqrt(T))
+segments), or an approximate number of segments."""
 
 
 class Resets(NamedTuple):
@@ -76,32 +80,33 @@ class Options:
         sequences: whether h of all steps is returned.
         batch_first: whether the caller transposes x from (B, T, ...), and transposes
             the outputs back.
+        remat: the number of segments of which only the first state is stored, see
+            `unroll`.
     """
 
     cell: Cell
     compute_dtype: Any = None
     sequences: bool = True
     batch_first: bool = False
+    remat: Remat = None
 
 
 def select_rows(flags: Array | None, a, b):
     """Return pytrees with the rows of `a` where flags (..., B) are true, and those of
     `b` elsewhere. If `flags` is None, return `a`.
     """
-    return (
-        a
-        if flags is None
-        else jax.tree.map(lambda a, b: jnp.where(flags[..., None], a, b), a, b)
-    )
+    if flags is None:
+        return a
+    return jax.tree.map(lambda a, b: jnp.where(flags[..., None], a, b), a, b)
 
 
 def restart(state, at: Array | None, resets: Resets | None) -> Any:
     """Return the state from which a step starts: `resets.state` in the rows that are
     reset, and `state` in all other rows.
     """
-    return (
-        state if at is None or resets is None else select_rows(at, resets.state, state)
-    )
+    if at is None or resets is None:
+        return state
+    return select_rows(at, resets.state, state)
 
 
 def split_gradient(gradient, d_reset, at: Array | None) -> tuple[Any, Any]:
@@ -137,25 +142,20 @@ def batch_axes(call: Call) -> Axes:
     """Return the index of the batch axis of each array of a call. The parameters have
     none.
     """
-
-    def axis(field, leaf):
-        match field:
-            case "params":
-                return None
-            case "state":
-                return 0
-            case "dropout":
-                return int(is_per_gate(leaf))
-            case "resets":
-                return int(leaf.dtype == jnp.bool_)
-            case _:
-                return 1
-
-    return [
-        axis(field, leaf)
-        for field, part in call._asdict().items()
-        for leaf in jax.tree.leaves(part)
-    ]
+    axes: list[int | None] = []
+    for field, part in call._asdict().items():
+        for leaf in jax.tree.leaves(part):
+            if field == "params":
+                axes.append(None)
+            elif field == "state":
+                axes.append(0)
+            elif field == "dropout":
+                axes.append(int(is_per_gate(leaf)))
+            elif field == "resets":
+                axes.append(int(leaf.dtype == jnp.bool_))
+            else:
+                axes.append(1)
+    return axes
 
 
 def uniform_axes(tree, axis) -> Any:
@@ -163,7 +163,6 @@ def uniform_axes(tree, axis) -> Any:
     return jax.tree.map(lambda _: axis, tree)
 
 
-TIME_FIRST = PartitionSpec(None, sharding.DATA)
 BATCH_FIRST = PartitionSpec(sharding.DATA)
 COPIED = PartitionSpec()
 

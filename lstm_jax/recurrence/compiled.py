@@ -22,6 +22,7 @@ products of a forward pass can be in int8, see `cells.products.int8_matmul`.
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.cell import is_ours, times
 from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_ids, is_per_gate
 from lstm_jax.cells.slstm import whole_kernel
-from lstm_jax.native.library import PRODUCT_NUMBERS
+from lstm_jax.native.library import PRODUCT_NUMBERS, call_by_name, few_rows
 from lstm_jax.native.operation import Axes, Operation, apply, with_zeros
 from lstm_jax.native.partition import SUM, partitioned
 from lstm_jax.recurrence import reference
@@ -60,9 +61,8 @@ from lstm_jax.recurrence.hoisted import HoistedLSTM, Residuals
 LITTLE = 2**18
 """Largest number of multiplications of a single step that runs in one thread, since it
 takes longer to wake another one."""
-FEW_ROWS = 3  # `kMostFewRows` in C++
-"""Largest batch size for which x, the outputs and their gradients must be (T, B, ...)
-in the C++ code, and cannot be (B, T, ...)."""
+WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+"""Parameters that the C++ code knows by name; it takes all others as one array."""
 
 
 def run(options: Options, call: Call):
@@ -71,32 +71,30 @@ def run(options: Options, call: Call):
 
     Two fields serve this backend alone: `Call.tokens`, and `Options.batch_first`, with
     which the C++ code reads and writes x, the outputs and the gradients with respect to
-    both as (B, T, ...) if there are more than `FEW_ROWS` rows, so that XLA need not
-    transpose them.
+    both as (B, T, ...) if there are more rows than `library.few_rows()`, so that XLA
+    need not transpose them.
     """
-    cell, x = of_one_head(options.cell), call.x
+    cell = of_one_head(options.cell)
     if cell is not options.cell:
         kernel = whole_kernel(call.params.recurrent_kernel)
-        options, call = (
-            replace(options, cell=cell),
-            call._replace(params=call.params._replace(recurrent_kernel=kernel)),
-        )
-    products = (
-        options.compute_dtype if options.compute_dtype in PRODUCT_NUMBERS else None
-    )
-    if cell not in COMPILED_CELLS or (
-        cell.is_linear and x.shape[1] == 1 and products is None
-    ):
+        call = call._replace(params=call.params._replace(recurrent_kernel=kernel))
+        options = replace(options, cell=cell)
+    products = options.compute_dtype
+    products = products if products in PRODUCT_NUMBERS else None
+    one_row = call.x.shape[1] == 1 and products is None
+    if cell not in COMPILED_CELLS or (cell.is_linear and one_row):
         return run_linear(options, call)
-    call = call._replace(tokens=None if x.ndim == 2 else call.tokens)
+
+    if is_ids(call.x):
+        call = call._replace(tokens=None)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
-        call = call._replace(
-            dropout=jax.tree.map(
-                lambda mask: mask[0] if is_per_gate(mask) else mask, call.dropout
-            )
+        masks = jax.tree.map(
+            lambda mask: mask[0] if is_per_gate(mask) else mask, call.dropout
         )
+        call = call._replace(dropout=masks)
     operation = CompiledCell(replace(options, compute_dtype=products))
-    if not (joined := JOINED.get(cell)):
+    joined = JOINED.get(cell)
+    if joined is None:
         return apply(operation, *call)
     h, state = apply(operation, *joined.join(call))
     return h, joined.state[1](state)
@@ -139,161 +137,129 @@ class CompiledCell(RecurrentOperation):
 
     def forward(self, custom, keep, *args):
         options, call = self.options, Call(*args)
-        require(
-            not keep or options.compute_dtype != INT8,
-            "products in int8",
-            "differentiated",
-            NOT_DIFFERENTIABLE,
-        )
-        if not custom and keep and self._lstm_twin:
-            return self._lstm_twin.forward(False, True, *args)
+        cell, sequences = options.cell, options.sequences
+        fits = not keep or options.compute_dtype != INT8
+        require(fits, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
         if not custom:
-            joined = JOINED.get(options.cell)
-            h, final = reference.run(options, joined.split(call) if joined else call)
-            # not read by the twin of `backward`
-            like = (
-                jax.eval_shape(partial(self.forward, True, True), *args)[1]
-                if keep
-                else None
-            )
-            return (h, joined.state[0](final) if joined else final), jax.tree.map(
-                jnp.zeros_like, like
-            )
-        sequences, count = (
-            options.sequences,
-            COMPILED_CELLS[options.cell] if keep else 0,
-        )
+            return self._forward_twin(keep, call)
+        count = COMPILED_CELLS[cell] if keep else 0
 
-        # The operands and results have the order in which the C++ code takes them.
         # JAX keeps this function, which therefore must not hold arrays of this trace
         def call_forward(call: Call):
-            x, params, state, attributes = (
-                call.x,
-                call.params,
-                call.state,
-                _attributes(options, call),
-            )
-            (steps, batch), dtype, units = (
-                x.shape[:2],
-                params.kernel.dtype,
-                params.kernel.shape[1] // options.cell.gates,
-            )
-            swaps = attributes["batch_first"]
-            # arrays of the state that are returned for all steps
-            returned = state if keep else state[: int(sequences and not swaps)]
-            results = (
-                state,
-                [
-                    jax.ShapeDtypeStruct((steps + 1, *part.shape), dtype)
-                    for part in returned
-                ],
-                jax.ShapeDtypeStruct((steps, batch, count * units), dtype)
-                if count
-                else None,
-                jax.ShapeDtypeStruct((batch, steps, units), dtype)
-                if sequences and swaps
-                else None,
-            )
-            products = sum(kernel.size for kernel in params[:2] if kernel.ndim == 2)
-            one_thread = (
-                isinstance(steps, int)
-                and isinstance(batch, int)
-                and steps == 1
-                and batch * products <= LITTLE
-            )
-            weights = (*params[:3], *_further(params))
-            operands = (
-                _swapped(x) if swaps else x,
-                weights,
-                state,
-                call.dropout,
-                call.valid,
-                call.tokens,
-                call.resets,
-            )
-            flags = {"one_thread": one_thread, "keep": keep, "sequences": sequences}
-            final, all_steps, kept, outputs = native.call(
-                "lstm_jax_forward", results, operands, sets=True, **flags, **attributes
-            )
-            if sequences:
-                outputs = _swapped(outputs) if swaps else all_steps[0][1:, :, :units]
-            return final, all_steps if keep else [], kept, outputs
+            (steps, batch), params, state = call.x.shape[:2], call.params, call.state
+            units = params.kernel.shape[1] // cell.gates
+            swaps = _swaps(options, call)
 
+            def like(*shape):
+                return jax.ShapeDtypeStruct(shape, params.kernel.dtype)
+
+            results: dict = _named("final {}", state)
+            for name, part in state._asdict().items():
+                if keep or (name == "h" and sequences and not swaps):
+                    results[f"{name} of all steps"] = like(steps + 1, *part.shape)
+            if count:
+                results["kept"] = like(steps, batch, count * units)
+            if sequences and swaps:
+                results["outputs"] = like(batch, steps, units)
+
+            kernels = (params.kernel, getattr(params, "recurrent_kernel", None))
+            size = sum(kernel.size for kernel in kernels if kernel is not None)
+            one_step = isinstance(batch, int) and isinstance(steps, int) and steps == 1
+            found = call_by_name(
+                "lstm_jax_forward",
+                results,
+                _operands(options, call) | {"bias": params.bias, **state._asdict()},
+                one_thread=one_step and batch * size <= LITTLE,
+                **_attributes(options, call),
+            )
+            final = [found[f"final {name}"] for name in state._fields]
+            outputs = residuals = None
+            if sequences and swaps:
+                outputs = _swapped(found["outputs"])
+            elif sequences:
+                outputs = found["h of all steps"][1:, :, :units]
+            if keep:
+                all_steps = [found[f"{name} of all steps"] for name in state._fields]
+                residuals = Residuals(found.get("kept"), *all_steps)
+            return outputs, type(state)(*final), residuals
+
+        all_steps: Any = [1] * len(call.state)
         axes = (
-            uniform_axes(call.state, 0),
-            [1] * len(call.state) if keep else [],
-            1 if count else None,
             1 if sequences else None,
+            uniform_axes(call.state, 0),
+            Residuals(1 if count else None, *all_steps) if keep else None,
         )
-        final, all_steps, kept, outputs = partitioned(
-            call_forward, batch_axes(call), axes
-        )(call)
-        return (outputs, final), Residuals(kept, *all_steps) if keep else None
+        run = partitioned(call_forward, batch_axes(call), axes)
+        outputs, final, residuals = run(call)
+        return (outputs, final), residuals
+
+    def _forward_twin(self, keep: bool, call: Call):
+        if keep and self._lstm_twin:
+            return self._lstm_twin.forward(False, True, *call)
+        joined = JOINED.get(self.options.cell)
+        split = joined.split(call) if joined else call
+        h, final = reference.run(self.options, split)
+        final = joined.state[0](final) if joined else final
+        if not keep:
+            return (h, final), None
+        # not read by the twin of `backward`
+        like = jax.eval_shape(partial(self.forward, True, True), *call)[1]
+        return (h, final), jax.tree.map(jnp.zeros_like, like)
 
     def backward(self, custom, wanted, args, residuals, cotangents):
         options, call, (d_h, d_final) = self.options, Call(*args), cotangents
         by_x = bool(Call(*wanted).x)
         if not custom or any(jax.tree.leaves(Call(*wanted).dropout)):
             twin = self._lstm_twin.backward if self._lstm_twin else super().backward
-            gradients = Call(*twin(False, wanted, args, residuals, cotangents))
-            # the sum over the steps of a row that have equal tokens
-            if call.tokens is not None and gradients.x is not None:
-                # first step at which the row has the token of step t, (T, B)
-                first = (call.tokens[:, None] == call.tokens[None]).argmax(0)
-                summed = (
-                    jnp.zeros_like(gradients.x)
-                    .at[first, jnp.arange(first.shape[1])]
-                    .add(gradients.x)
-                )
-                gradients = gradients._replace(x=summed)
-            return tuple(gradients)
+            found = Call(*twin(False, wanted, args, residuals, cotangents))
+            if call.tokens is None or found.x is None:
+                return tuple(found)
+            # the sum over the steps of a row that have equal tokens, at the first one
+            first = (call.tokens[:, None] == call.tokens[None]).argmax(0)  # (T, B)
+            at = jnp.zeros_like(found.x).at[first, jnp.arange(first.shape[1])]
+            return tuple(found._replace(x=at.add(found.x)))
 
         # as in `forward`, no arrays of this trace
         def call_backward(call: Call, residuals, d_final, d_h):
-            x, params, attributes = call.x, call.params, _attributes(options, call)
-            kernels, extras = (
-                params[: 2 if options.cell.has_recurrent_kernel else 1],
-                _further(params),
+            params, swaps = call.params, _swaps(options, call)
+            operands = _operands(options, call) | {
+                "kept": residuals.kept,
+                "h of all steps": residuals.all_h,
+                "c of all steps": residuals.all_c,
+                "d of outputs": _swapped(d_h) if swaps and d_h is not None else d_h,
+            }
+            operands |= _named("d of final {}", d_final)
+            differentiated = d_final._asdict() | {"bias": params.bias}
+            for name in ("kernel", "recurrent kernel", "extras"):
+                differentiated[name] = operands[name]
+            if by_x:
+                differentiated["x"] = operands["x"]
+            if call.resets:
+                differentiated |= _named("{} of resets", d_final)
+            found = call_by_name(
+                "lstm_jax_backward",
+                {f"d of {name}": array for name, array in differentiated.items()},
+                operands,
+                **_attributes(options, call),
             )
-            swaps = attributes["batch_first"]
-            if swaps:
-                x, d_h = _swapped(x), None if d_h is None else _swapped(d_h)
-            results = (
-                d_final,
-                kernels,
-                params.bias,
-                extras,
-                x if by_x else None,
-                d_final if call.resets else None,
+
+            gradients = {
+                name: found[f"d of {name.replace('_', ' ')}"]
+                for name in WEIGHTS
+                if name in params._fields
+            }
+            if extras := _extras(params):
+                ends = np.cumsum([len(part) for part in extras.values()])
+                parts = jnp.split(found["d of extras"], ends[:-1])
+                gradients.update(zip(extras, parts, strict=True))
+            d_x = found.get("d of x")
+            d_state, d_start = (
+                type(d_final)(*(found.get(form.format(n)) for n in d_final._fields))
+                for form in ("d of {}", "d of {} of resets")
             )
-            operands = (
-                x,
-                kernels,
-                extras,
-                residuals,
-                d_final,
-                d_h,
-                call.dropout,
-                call.valid,
-                call.tokens,
-                call.resets,
-            )
-            flags = {"d_x": by_x, "sequences": d_h is not None}
-            d_state, d_kernels, d_bias, d_extras, d_x, d_start = native.call(
-                "lstm_jax_backward", results, operands, sets=True, **flags, **attributes
-            )
-            further = (
-                jnp.split(
-                    d_extras[0], np.cumsum([len(part) for part in params[3:]])[:-1]
-                )
-                if extras
-                else ()
-            )
-            d_params = type(params)(*d_kernels, d_bias, *further)
-            d_x = _swapped(d_x) if by_x and swaps else d_x
             return Call(
-                d_params,
-                d_x,
+                type(params)(**gradients),
+                _swapped(d_x) if swaps and by_x else d_x,
                 d_state,
                 None,
                 DropoutMasks(),
@@ -301,56 +267,69 @@ class CompiledCell(RecurrentOperation):
             )
 
         d_final = with_zeros(d_final, call.state)
-        d_start = Resets(None, uniform_axes(d_final, 0)) if call.resets else None
+        of_rows = uniform_axes(d_final, 0)
         axes = Call(
             uniform_axes(call.params, SUM),
             1 if by_x else None,
-            uniform_axes(d_final, 0),
+            of_rows,
             None,
             DropoutMasks(),
-            d_start,
+            Resets(None, of_rows) if call.resets else None,
         )
-        given = (
-            [1] * len(jax.tree.leaves(residuals))
-            + [0] * len(d_final)
-            + [1] * (d_h is not None)
-        )
-        return tuple(
-            partitioned(call_backward, [*batch_axes(call), *given], axes)(
-                call, residuals, d_final, d_h
-            )
-        )
+        given = [1] * len(jax.tree.leaves(residuals)) + [0] * len(d_final)
+        given += [1] * (d_h is not None)
+        run = partitioned(call_backward, [*batch_axes(call), *given], axes)
+        return tuple(run(call, residuals, d_final, d_h))
 
 
-def _attributes(options: Options, call: Call):
+def _named(form: str, state) -> dict[str, Array]:
+    return {form.format(name): part for name, part in state._asdict().items()}
+
+
+def _extras(params) -> dict[str, Array]:
+    parts = params._asdict().items()
+    return {name: array for name, array in parts if name not in WEIGHTS}
+
+
+def _operands(options: Options, call: Call) -> dict[str, Array | None]:
+    """Return the operands of both passes, by their names in native/contract.h."""
+    params, resets = call.params, call.resets
+    extras = _extras(params)
+    operands = {
+        "ids" if is_ids(call.x) else "x": call.x,
+        "kernel": params.kernel,
+        "recurrent kernel": getattr(params, "recurrent_kernel", None),
+        "extras": jnp.concatenate([*extras.values()]) if extras else None,
+        "input mask": call.dropout.input,
+        "recurrent mask": call.dropout.recurrent,
+        "valid": call.valid,
+        "tokens": call.tokens,
+    }
+    if resets:
+        operands["resets"] = resets.at
+        operands |= _named("{} of resets", resets.state)
+    if "x" in operands and _swaps(options, call):
+        operands["x"] = _swapped(call.x)
+    return operands
+
+
+def _swaps(options: Options, call: Call) -> bool:
+    """Return whether arrays of all steps are (B, T, ...) in C++."""
     # no int in an exported program of a symbolic batch size, which runs the twin
     batch = call.x.shape[1]
-    input_masks, recurrent_masks = (
-        0 if mask is None else len(mask) if is_per_gate(mask) else 1
-        for mask in call.dropout[:2]
-    )
+    return options.batch_first and isinstance(batch, int) and batch > few_rows()
+
+
+def _attributes(options: Options, call: Call) -> dict[str, int]:
     return {
         "cell": list(COMPILED_CELLS).index(options.cell),
-        "ids": is_ids(call.x),
-        "input_masks": input_masks,
-        "recurrent_masks": recurrent_masks,
-        "masked": call.valid is not None,
-        "tokens": call.tokens is not None,
-        "resets": call.resets is not None,
         "products": PRODUCT_NUMBERS[options.compute_dtype],
-        # arrays (B, T, ...)
-        "batch_first": options.batch_first
-        and isinstance(batch, int)
-        and batch > FEW_ROWS,
+        "batch_first": _swaps(options, call),
     }
 
 
-def _further(params) -> list[Array]:
-    return [jnp.concatenate(params[3:])] if len(params) > 3 else []
-
-
 def _swapped(array):
-    return jnp.swapaxes(array, 0, 1) if array.ndim == 3 else array
+    return jnp.swapaxes(array, 0, 1)
 
 
 def run_linear(options: Options, call: Call):

@@ -23,7 +23,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ from jax import Array
 
 from lstm_jax import native
 from lstm_jax.base import sharding
-from lstm_jax.base.checks import Share, check_number, checked, frozen
+from lstm_jax.base.checks import Share, check_number, frozen
+from lstm_jax.base.errors import check_choice, require
 from lstm_jax.base.shapes import GATES
 from lstm_jax.base.types import Ints, Texts
 from lstm_jax.native.operation import Operation, Vmapped, apply
@@ -84,7 +85,9 @@ def draw_mask(key: Array, rate: float, shape: Ints, dtype=jnp.float32) -> Array:
     Raises:
         InputError: if `rate` is not in [0, 1).
     """
-    keep = 1.0 - check_rate("dropout", rate)
+    remedy = "give a share from 0 to below 1"
+    require(0 <= rate < 1, "dropout", rate, remedy)
+    keep = 1.0 - float(rate)
     # of an exported program it may be symbolic, and has no value yet
     count: Any = math.prod(shape)
     if isinstance(count, Integral) and count <= COUNTERS and _can_compile(key, dtype):
@@ -105,18 +108,12 @@ def _can_compile(key: Array, dtype) -> bool:
     mask of `jax.random`.
     """
     config: Any = jax.config
-    same_bits = (
-        config.jax_threefry_partitionable
-        and not config.jax_enable_x64
-        and dtype == jnp.float32
-    )
-    key_type = (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        and str(jax.random.key_impl(key)) == KEY_TYPE
-    )
-    return bool(
-        same_bits and key_type and sharding.devices() == 1 and not native.why_not()
-    )
+    if config.jax_enable_x64 or not config.jax_threefry_partitionable:
+        return False
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    same_bits = typed and str(jax.random.key_impl(key)) == KEY_TYPE
+    fits = same_bits and dtype == jnp.float32
+    return fits and sharding.devices() == 1 and not native.why_not()
 
 
 @frozen
@@ -131,20 +128,11 @@ class _DrawMask(Operation):
 
     def forward(self, custom, keep, *args):
         if not custom:
-            return _draw_in_jax(
-                jax.random.wrap_key_data(*args, impl=KEY_TYPE),
-                self.keep,
-                self.shape,
-                jnp.float32,
-            ), ()
-        keep, scale = np.float32(self.keep), np.float32(1 / self.keep)
-        return native.call(
-            "lstm_jax_mask",
-            jax.ShapeDtypeStruct(self.shape, jnp.float32),
-            args,
-            keep=keep,
-            scale=scale,
-        ), ()
+            key = jax.random.wrap_key_data(*args, impl=KEY_TYPE)
+            return _draw_in_jax(key, self.keep, self.shape, jnp.float32), ()
+        like = jax.ShapeDtypeStruct(self.shape, jnp.float32)
+        numbers = {"keep": np.float32(self.keep), "scale": np.float32(1 / self.keep)}
+        return native.call("lstm_jax_mask", like, args, **numbers), ()
 
     def mapped(self, dims, size, axes):
         return Vmapped(replace(self, platforms=()), dims, size, tuple(axes))
@@ -170,16 +158,15 @@ def draw_masks(
     the masks have no axis of gates. An `InputError` is raised if a rate is not in [0,
     1), or `kind` has another value.
     """
-    per_gate = checked("dropout_masks", kind, MaskKind) == "per_gate" or (
-        kind == "keras" and recurrent_dropout > 0
-    )
+    check_choice("dropout_masks", kind, get_args(MaskKind))
+    per_gate = kind == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()
     input_key, recurrent_key = jax.random.split(key)
+
+    def draw(key: Array, rate: float, size: int) -> Array | None:
+        return draw_mask(key, rate, (*lead, batch, size), dtype) if rate else None
+
     return DropoutMasks(
-        draw_mask(input_key, dropout, (*lead, batch, features), dtype)
-        if dropout
-        else None,
-        draw_mask(recurrent_key, recurrent_dropout, (*lead, batch, units), dtype)
-        if recurrent_dropout
-        else None,
+        draw(input_key, dropout, features),
+        draw(recurrent_key, recurrent_dropout, units),
     )

@@ -38,13 +38,25 @@ REAL = (jnp.floating, jnp.integer, jnp.bool_)
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 """Lowest and highest int32."""
 _INTS, _BOOLS = (jnp.integer,), (jnp.bool_,)
+EXCLUSIVE = (
+    ("lengths", "mask"),
+    ("segment_ids", "mask"),
+    ("segment_ids", "lengths"),
+    ("segment_ids", "resets"),
+)
+"""Pairs of arguments of which only one may be given."""
 _NOUNS = {REAL: "numbers", _INTS: "ints", _BOOLS: "bools"}
 _GIVE_FLOATS = f"give one of {', '.join(FLOATS)}"
+_DONATED = (
+    "a function that donates its argument took its memory: give the array that it "
+    "returned"
+)
 
 
 class Arguments(NamedTuple):
     """Arguments of `unroll`, as the caller gave them or, from `check_arguments`, as JAX
-    arrays whose classes, shapes and dtypes fit.
+    arrays whose classes, shapes and dtypes fit. A state of None is the cell's initial
+    state.
     """
 
     params: Any
@@ -64,79 +76,64 @@ def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments
     other. The order of their axes is kept.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
-    for name, other in (
-        ("lengths", "mask"),
-        ("segment_ids", "mask"),
-        ("segment_ids", "lengths"),
-        ("segment_ids", "resets"),
-    ):
-        require(
-            getattr(given, name) is None or getattr(given, other) is None,
-            name,
-            f"given with {other}",
-            "give one of the two",
-        )
+    for name, other in EXCLUSIVE:
+        both = getattr(given, name) is not None and getattr(given, other) is not None
+        require(not both, name, f"given with {other}", "give one of the two")
     cuts = given.resets is not None or given.segment_ids is not None
+    alone = given.reset_state is not None and not cuts
     remedy = "give resets or segment_ids too, or initial_state"
-    require(
-        cuts or given.reset_state is None, "reset_state", "given without resets", remedy
-    )
+    require(not alone, "reset_state", "given without resets", remedy)
+
     params, features, units = _read_params(cell, given.params)
     dtype = params.kernel.dtype
     x = _read_x(given.x, features, dtype)
     steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
     require(steps >= 1, "x", x.shape, "give 1 or more time steps")
+    like = _like_state(cell.initial_state, units, dtype)
 
-    def state(what, value):
-        return _read_state(cell, value, batch, units, dtype, what)
-
-    def read(name, kinds, convert, shape=x.shape[:2]):
+    def read(name: str, kinds: tuple, convert: Callable, *shape: int):
         value = getattr(given, name)
-        return None if value is None else convert(_fitting(name, value, kinds, shape))
+        if value is None:
+            return None
+        return convert(_fitting(name, value, kinds, shape or x.shape[:2]))
 
-    start = (
-        state("reset_state", given.reset_state)
-        if given.state is None
-        else state("initial_state", given.state)
-    )
-    tokens = read("tokens", _INTS, _int32_numbers)
-    if tokens is not None and tokens.dtype.itemsize == 8:
-        tokens = None  # 64 bits of JAX: distinct tokens could become equal
     return Arguments(
-        params,
-        x,
-        start,
-        state("reset_state", given.reset_state) if cuts else None,
-        read("mask", REAL, _as_bools),
-        read("lengths", _INTS, _as_int32, (batch,)),
-        read("resets", _BOOLS, _as_bools),
-        read("segment_ids", _INTS, _int32_numbers),
-        _read_dropout(cell, given.dropout, (steps, features, units), start, dtype),
-        tokens,
+        params=params,
+        x=x,
+        state=_read_state("initial_state", given.state, like, batch),
+        reset_state=_read_state("reset_state", given.reset_state, like, batch),
+        mask=read("mask", REAL, _as_bools),
+        lengths=read("lengths", _INTS, _as_int32, batch),
+        resets=read("resets", _BOOLS, _as_bools),
+        segment_ids=read("segment_ids", _INTS, _as_labels),
+        dropout=_read_dropout(
+            cell, given.dropout, (steps, batch, features, units), like, dtype
+        ),
+        tokens=read("tokens", _INTS, _as_labels),
     )
 
 
 def arrange(
-    given: Arguments, backwards: bool = False, time_major: bool = False
+    cell: Cell, given: Arguments, backwards: bool = False, time_major: bool = False
 ) -> Call:
     """Return the operands of a backend: time first, steps in the order of processing,
     and zeros in x at padded steps.
     """
     steps: Any = given.x, given.mask, given.resets, given.tokens, given.segment_ids
-    x, valid, at, tokens, ids = (
-        steps
-        if time_major
-        else jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), steps)
-    )
+    if not time_major:
+        steps = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), steps)
+    x, valid, at, tokens, ids = steps
+    if tokens is not None and tokens.dtype.itemsize == 8:
+        tokens = None  # in 32 bits, distinct tokens could become equal
     if given.lengths is not None:
-        valid = (
-            jnp.arange(x.shape[0], dtype=jnp.int32)[:, None] < given.lengths[None, :]
-        )
+        step = jnp.arange(x.shape[0], dtype=jnp.int32)
+        valid = step[:, None] < given.lengths[None, :]
     if ids is not None:
         # a segment begins where the id changes; the first segment of a row starts from
         # the initial state, also after padding
         valid = ids != 0
         at = valid & (ids != _delayed(ids)) & _delayed(jnp.cumsum(valid, axis=0) > 0)
+
     if valid is not None:
         # values of x at padded steps must not enter any product, also not in the
         # gradients: masking the results would not help, as 0 * NaN is NaN
@@ -149,8 +146,15 @@ def arrange(
         # the reversed sequence is cut at the same places: a reset before step t acts
         # there before step t - 1
         at = jax.tree.map(_delayed, at)
-    resets = None if at is None else Resets(at, given.reset_state)
-    return Call(given.params, x, given.state, valid, given.dropout, resets, tokens)
+
+    state, reset_state = given.state, given.reset_state
+    if reset_state is None and (at is not None or state is None):
+        kernel = given.params.kernel
+        units = kernel.shape[1] // cell.gates
+        reset_state = cell.initial_state(x.shape[1], units, kernel.dtype)
+    state = reset_state if state is None else state
+    resets = None if at is None else Resets(at, reset_state)
+    return Call(given.params, x, state, valid, given.dropout, resets, tokens)
 
 
 def check_ids(cell: Cell, given: Arguments, time_major: bool) -> None:
@@ -158,16 +162,11 @@ def check_ids(cell: Cell, given: Arguments, time_major: bool) -> None:
     are known and reading them means no waiting.
     """
     x: Any = given.x
-    if not is_ids(x) or any(
-        isinstance(part, Tracer)
-        for part in (x, given.mask, given.lengths, given.segment_ids)
-    ):
+    parts = (x, given.mask, given.lengths, given.segment_ids)
+    if not is_ids(x) or any(isinstance(part, Tracer) for part in parts):
         return
-    if not (
-        x.is_fully_addressable
-        and all(device.platform == "cpu" for device in x.devices())
-        and x.is_ready()
-    ):
+    on_cpu = all(device.platform == "cpu" for device in x.devices())
+    if not (on_cpu and x.is_fully_addressable and x.is_ready()):
         return
 
     features = cell.features(given.params.kernel)
@@ -176,20 +175,13 @@ def check_ids(cell: Cell, given: Arguments, time_major: bool) -> None:
         values = np.asarray(ids)
         return values[(values < -features) | (values >= features)]
 
-    if out_of_range(x).size:
-        with jax.ensure_compile_time_eval():  # the call may stand within `jit`
-            # with 0 at padded steps
-            found = out_of_range(
-                arrange(
-                    given._replace(resets=None, tokens=None), time_major=time_major
-                ).x
-            )
-        require(
-            not found.size,
-            "x",
-            f"id {found[:1]}",
-            f"give ids below {features}, the number of features",
-        )
+    if not out_of_range(x).size:
+        return
+    with jax.ensure_compile_time_eval():  # the call may stand within `jit`
+        call = arrange(cell, given, time_major=time_major)  # 0 at padded steps
+    found = out_of_range(call.x)
+    remedy = f"give ids below {features}, the number of features"
+    require(not found.size, "x", f"id {found[:1]}", remedy)
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
@@ -197,30 +189,24 @@ def check_zoneout(cell: Cell, part: str, given) -> None:
     "c") to which the zoneout `given` applies.
     """
     parts = [name for name in cell.state_like()._fields if name in ("h", "c")]
-    require(
-        part in parts,
-        f"zoneout of {part}",
-        given,
-        f"the state of {cell.name} has {' and '.join(parts)} alone",
-    )
+    remedy = f"the state of {cell.name} has {' and '.join(parts)} alone"
+    require(part in parts, f"zoneout of {part}", given, remedy)
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
     """Return the name of the dtype of matrix products: `compute_dtype` or, if it is
     None, the dtype of the parameters.
     """
+    if compute_dtype is None:
+        return np.dtype(dtype).name
     with parsing("compute_dtype", f"give one of {', '.join(FLOATS)}, int8, or None"):
-        name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
-    fits = (
-        name != "float64"
-        or compute_dtype is None
-        or bool(getattr(jax.config, "jax_enable_x64", False))
-    )
+        name = np.dtype(compute_dtype).name
+    fits = name != "float64" or getattr(jax.config, "jax_enable_x64", False)
     require(fits, "compute_dtype", name, "switch jax_enable_x64 on")
     return name
 
 
-def _int32_numbers(array) -> Array:
+def _as_labels(array) -> Array:
     """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit
     ints of JAX are returned as they are.
     """
@@ -243,11 +229,8 @@ def _apart_from_padding(tokens: Array, valid: Array) -> Array:
     # or, in a row where a valid step has it, tokens that all differ, which claim no
     # equal inputs
     taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)
-    return jnp.where(
-        taken,
-        lax.broadcasted_iota(jnp.int32, tokens.shape, 0),
-        jnp.where(valid, tokens, LOWEST),
-    )
+    step = lax.broadcasted_iota(jnp.int32, tokens.shape, 0)
+    return jnp.where(taken, step, jnp.where(valid, tokens, LOWEST))
 
 
 @lru_cache(maxsize=256)
@@ -256,19 +239,13 @@ def _like_state(initial_state: Callable, units: int, dtype):
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    check_class(
-        "params",
-        params,
-        cell.params,
-        f"the cell {cell.name} has {cell.params.__name__}",
-    )
+    remedy = f"the cell {cell.name} has {cell.params.__name__}"
+    check_class("params", params, cell.params, remedy)
     arrays = [
         of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS)
         for field, part in zip(params._fields, params, strict=True)
     ]
-    read = type(params)(
-        *(array if isinstance(array, Array) else jnp.asarray(array) for array in arrays)
-    )
+    read = type(params)(*(_as_dtype(array, array.dtype) for array in arrays))
     shapes = tuple((array.shape, array.dtype) for array in read)
     return read, *_sizes(cell, params._fields, read.kernel.dtype, shapes)
 
@@ -280,28 +257,17 @@ def _sizes(cell: Cell, fields: Texts, dtype: np.dtype, given: tuple) -> tuple[in
     """
     shape, gates = given[fields.index("kernel")][0], cell.gates
     require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
+    fits = len(shape) == 2 and min(shape) >= 1 and shape[1] % gates == 0
     remedy = f"give (E, {gates} H), E and H of 1 or more"
-    require(
-        len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % gates == 0,
-        "params.kernel",
-        shape,
-        remedy,
-    )
+    require(fits, "params.kernel", shape, remedy)
+
     features, units = shape[0] * cell.blocks, shape[1] // gates
     like = jax.eval_shape(lambda: cell.init(jax.random.key(0), features, units, dtype))
     for field, (shape, own), wanted in zip(fields, given, like, strict=True):
-        require(
-            shape == wanted.shape,
-            f"params.{field}",
-            shape,
-            f"give shape {wanted.shape}",
-        )
-        require(
-            own == wanted.dtype,
-            f"params.{field}",
-            own,
-            f"give {wanted.dtype}, as the kernel has",
-        )
+        name = f"params.{field}"
+        require(shape == wanted.shape, name, shape, f"give shape {wanted.shape}")
+        remedy = f"give {wanted.dtype}, as the kernel has"
+        require(own == wanted.dtype, name, own, remedy)
     return features, units
 
 
@@ -312,111 +278,69 @@ def _read_x(x, features: int, dtype) -> Array:
         require(is_ids(array), "x", f"{array.dtype.name} {array.shape}", remedy)
         return _as_int32(array)
     require(array.ndim == 3, "x", array.shape, remedy)
-    require(
-        array.shape[2] == features,
-        "x",
-        array.shape,
-        f"the kernel reads {features} features",
-    )
+    fits = array.shape[2] == features
+    require(fits, "x", array.shape, f"the kernel reads {features} features")
     return _as_dtype(array, dtype)
 
 
-def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
-    """Return a state with arrays (B, H); for None the initial state of the cell. A part
-    of a "reset_state" may be (H,), for all rows.
+def _read_state(what: str, given, like, batch: int):
+    """Return a state with arrays (B, H). A part of a "reset_state" may be (H,), for all
+    rows.
     """
     if given is None:
-        return cell.initial_state(batch, units, dtype)
-    like = _like_state(cell.initial_state, units, dtype)
+        return None
     listed = type(given) in (tuple, list)
     shown = type(given).__name__ + (f" of {len(given)}" if listed else "")
-    remedy = (
-        f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or "
-        "list in this order"
-    )
-    require(
-        isinstance(given, type(like)) or (listed and len(given) == len(like)),
-        what,
-        shown,
-        remedy,
-    )
+    fits = isinstance(given, type(like)) or (listed and len(given) == len(like))
+    names = ", ".join(like._fields)
+    remedy = f"give {type(like).__name__}({names}), or a tuple or list in this order"
+    require(fits, what, shown, remedy)
+
     parts = []
     for field, part, wanted in zip(like._fields, given, like, strict=True):
         shape = (batch, *wanted.shape[1:])
         shapes = (shape, shape[1:]) if what == "reset_state" else (shape,)
-        numbers = _as_dtype(
-            _fitting(f"{what}.{field}", part, REAL, *shapes), wanted.dtype
-        )
-        parts.append(
-            numbers
-            if numbers.shape == shape
-            else jnp.broadcast_to(numbers[None], shape)
-        )
+        fitting = _fitting(f"{what}.{field}", part, REAL, *shapes)
+        numbers = _as_dtype(fitting, wanted.dtype)
+        if numbers.shape != shape:
+            numbers = jnp.broadcast_to(numbers[None], shape)
+        parts.append(numbers)
     return type(like)(*parts)
 
 
 def _read_dropout(
-    cell: Cell, given, sizes: tuple[int, int, int], state, dtype
+    cell: Cell, given, sizes: tuple[int, int, int, int], like, dtype
 ) -> DropoutMasks:
     if given is None:
         return DropoutMasks()
-    check_class(
-        "dropout", given, DropoutMasks, "give DropoutMasks(input, recurrent, zoneout)"
-    )
-    steps, features, units = sizes
-    batch = state.h.shape[0]
+    remedy = "give DropoutMasks(input, recurrent, zoneout)"
+    check_class("dropout", given, DropoutMasks, remedy)
+    steps, batch, features, units = sizes
+    fits = given.recurrent is None or cell.has_recurrent_kernel
+    remedy = f"the cell {cell.name} multiplies no state by a kernel"
+    require(fits, "dropout.recurrent", "given", remedy)
 
     def read(field, mask, size):
-        return (
-            mask
-            if mask is None
-            else _as_dtype(
-                _fitting(field, mask, REAL, (batch, size), (cell.gates, batch, size)),
-                dtype,
-            )
-        )
+        if mask is None:
+            return None
+        shapes = (batch, size), (cell.gates, batch, size)
+        return _as_dtype(_fitting(f"dropout.{field}", mask, REAL, *shapes), dtype)
 
-    fits = given.recurrent is None or cell.has_recurrent_kernel
-    require(
-        fits,
-        "dropout.recurrent",
-        "given",
-        f"the cell {cell.name} multiplies no state by a kernel",
-    )
     zoneout = {}
     check_class("dropout.zoneout", given.zoneout, dict | None, "give {'h': mask}")
     for part, value in (given.zoneout or {}).items():
         check_zoneout(cell, part, "given")
         name = f"dropout.zoneout of {part}"
-        array = _fitting(name, value, REAL, (), (steps, *getattr(state, part).shape))
+        shape = (steps, batch, *getattr(like, part).shape[1:])
+        array = _fitting(name, value, REAL, (), shape)
         drawn = array.ndim > 0  # a mask instead of a rate
-        require(
-            not (drawn and jnp.issubdtype(array.dtype, jnp.floating)),
-            name,
-            array.dtype.name,
-            "give bools, or a scalar rate",
-        )
+        fits = not (drawn and jnp.issubdtype(array.dtype, jnp.floating))
+        require(fits, name, array.dtype.name, "give bools, or a scalar rate")
         zoneout[part] = _as_dtype(array, jnp.bool_ if drawn else dtype)
     return DropoutMasks(
-        read("dropout.input", given.input, features),
-        read("dropout.recurrent", given.recurrent, cell.output_size(units)),
+        read("input", given.input, features),
+        read("recurrent", given.recurrent, cell.output_size(units)),
         None if given.zoneout is None else zoneout,
-    )
-
-
-def check_usable(name: str, value) -> None:
-    """Raise `InputError` if a value is a deleted JAX array."""
-    deleted = (
-        isinstance(value, Array)
-        and not isinstance(value, Tracer)
-        and value.is_deleted()
-    )
-    require(
-        not deleted,
-        name,
-        "a deleted array",
-        "a function that donates its argument took its memory: give the array "
-        "that it returned",
     )
 
 
@@ -428,13 +352,15 @@ def as_array(name: str, value, remedy: str) -> AnyArray:
     array. None, what cannot be converted, and a deleted JAX array raise an
     `InputError`.
     """
-    if isinstance(value, AnyArray):
-        check_usable(name, value)
+    if isinstance(value, ndarray):
+        return value
+    if isinstance(value, Array):
+        deleted = not isinstance(value, Tracer) and value.is_deleted()
+        require(not deleted, name, "a deleted array", _DONATED)
         return value
     require(value is not None, name, value, remedy)
-    for convert in (
-        (jnp.asarray,) if hasattr(value, "__jax_array__") else (np.asarray, jnp.asarray)
-    ):
+    kept = hasattr(value, "__jax_array__")
+    for convert in (jnp.asarray,) if kept else (np.asarray, jnp.asarray):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             return convert(value)
     raise InputError(name, type(value).__name__, remedy)
@@ -455,9 +381,11 @@ def _is_of(dtype, kinds: tuple) -> bool:
 
 
 def _fitting(name: str, value, kinds: tuple, *shapes: Ints) -> AnyArray:
-    remedy = f"give shape {' or '.join(map(str, shapes))}: {_NOUNS[kinds]}"
-    array = of_kinds(name, value, kinds, remedy)
-    require(array.shape in shapes, name, array.shape, remedy)
+    noun = _NOUNS[kinds]
+    array = of_kinds(name, value, kinds, f"give {noun}")
+    if array.shape not in shapes:
+        remedy = f"give shape {' or '.join(map(str, shapes))}: {noun}"
+        raise InputError(name, array.shape, remedy)
     return array
 
 
@@ -502,21 +430,14 @@ def check_32_bits(name: str, array) -> None:
             of uint32.
     """
     config: Any = jax.config
-    if (
-        not isinstance(array, ndarray)
-        or array.dtype not in (np.int64, np.uint64)
-        or config.jax_enable_x64
-        or not array.size
-    ):
+    if config.jax_enable_x64 or not isinstance(array, ndarray) or not array.size:
+        return
+    if array.dtype not in (np.int64, np.uint64):
         return
     bounds = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
+    remedy = "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64"
     for value in map(int, (array.min(), array.max())):
-        require(
-            bounds.min <= value <= bounds.max,
-            name,
-            value,
-            "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64",
-        )
+        require(bounds.min <= value <= bounds.max, name, value, remedy)
 
 
 def clipped_int32(array: AnyArray) -> Any:
@@ -530,9 +451,8 @@ def clipped_int32(array: AnyArray) -> Any:
         low = max(LOWEST, int(bounds.min))
         # a call of a server converts few ids, for which np.clip takes three times as
         # long
-        array = (
-            np.minimum(np.maximum(array, low), HIGHEST)
-            if isinstance(array, ndarray)
-            else jnp.clip(array, low, HIGHEST)
-        )
+        if isinstance(array, ndarray):
+            array = np.minimum(np.maximum(array, low), HIGHEST)
+        else:
+            array = jnp.clip(array, low, HIGHEST)
     return array.astype(np.int32)

@@ -122,13 +122,10 @@ def test_a_step_of_ids_of_64_bits(unchecked: None):
             call()
 
 
-@pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("kind", ["keras", "per_gate", "variational"])
-def test_masks_of_a_single_sequence(kind: Any, batch: bool):
-    """If the input of a call or of `step` has no batch axis, dropout masks have the
-    same effect as in a batch of one.
-
-    The masks may lack the batch axis, too, or have a batch axis of size 1.
+def test_masks_of_a_single_sequence(kind: Any):
+    """If the input of a call or of `step` has no batch axis, dropout masks for a batch
+    of one have the same effect as in a batch of one.
     """
     options: dict[str, Any] = {
         "dropout": 0.4,
@@ -138,15 +135,10 @@ def test_masks_of_a_single_sequence(kind: Any, batch: bool):
     }
     for layer in (made(zoneout_cell=0.2, **options), made(SimpleRNN, **options)):
         whole, one = layer.draw_masks(1, steps=T), layer.draw_masks(1, steps=1)
-        given, given_one = (
-            (whole, one)
-            if batch
-            else jax.tree.map(lambda mask: jnp.squeeze(mask, -2), (whole, one))
-        )
-        assert_close(layer(X[0], dropout=given), layer(X[:1], dropout=whole)[0], 1e-6)
+        assert_close(layer(X[0], dropout=whole), layer(X[:1], dropout=whole)[0], 1e-6)
         wanted = layer.step(X[:1, 0], layer.initial_state(1), dropout=one)
         assert_close(
-            layer.step(X[0, 0], layer.initial_state(None), dropout=given_one),
+            layer.step(X[0, 0], layer.initial_state(None), dropout=one),
             _first(wanted),
             1e-6,
         )

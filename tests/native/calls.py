@@ -25,8 +25,7 @@ class Shape(NamedTuple):
             backward pass.
         cells: number of arrays (B, H) that are concatenated in the state c, 0 without
             c.
-        extras: name of a further parameter and the number of vectors (H,) in it, or
-            None.
+        extras: number of vectors (H,) in a further parameter.
         recurrent: whether the cell has a recurrent kernel U.
         parts: number of arrays (B, H) that are concatenated in the state h, such as 4
             for h and three gates.
@@ -36,18 +35,18 @@ class Shape(NamedTuple):
     gates: int = 4
     kept: int = 4
     cells: int = 1
-    extras: tuple[str, int] | None = None
+    extras: int = 0
     recurrent: bool = True
     parts: int = 1
 
 
 SHAPES = {
     "lstm": Shape(0),
-    "gru": Shape(1, 3, 4, 0, ("recurrent bias", 3)),
+    "gru": Shape(1, 3, 4, 0, 3),
     "simple_rnn": Shape(2, 1, 0, 0),
     "gru_reset_before": Shape(3, 3, 3, 0),
-    "lstm_layernorm": Shape(4, 4, 12, 1, ("gains", 10)),
-    "lstm_peephole": Shape(5, 4, 4, 1, ("peepholes", 3)),
+    "lstm_layernorm": Shape(4, 4, 12, 1, 10),
+    "lstm_peephole": Shape(5, 4, 4, 1, 3),
     "lstm_coupled": Shape(9, 3, 3),
     "min_lstm": Shape(12, 3, 4, 0, recurrent=False),
     "min_gru": Shape(13, 2, 2, 0, recurrent=False),
@@ -87,14 +86,21 @@ class Call(NamedTuple):
         If `always` is true, XLA makes the call even if no result is used.
         """
         library.register()
-        fixed = {
-            name: np.int64(value) if type(value) is int else value
-            for name, value in {"threads": threads, **self.attributes}.items()
-        }
         call = jax.ffi.ffi_call(
             self.function, list(self.results.values()), has_side_effect=always
         )
-        return call(*self.operands.values(), **fixed)
+        return call(*self.operands.values(), **self.fixed(threads))
+
+    def fixed(self, threads: int) -> dict[str, Any]:
+        """Return all attributes of the call."""
+        attributes = {"threads": threads, **self.attributes}
+        if self.function in ("lstm_jax_forward", "lstm_jax_backward"):
+            attributes["operands"] = ",".join(self.operands)
+            attributes["results"] = ",".join(self.results)
+        return {
+            name: np.int64(value) if type(value) is int else value
+            for name, value in attributes.items()
+        }
 
     def batch_first(self) -> "Call":
         """Return the same call for arrays whose first axis is the batch.
@@ -113,7 +119,7 @@ class Call(NamedTuple):
             results["d of x"] = _like(
                 results["d of x"].dtype.name, batch, steps, features
             )
-        if self.function == "lstm_jax_forward" and self.attributes["sequences"]:
+        if self.function == "lstm_jax_forward" and "h of all steps" in results:
             shape = next(
                 shape
                 for shape in SHAPES.values()
@@ -126,7 +132,7 @@ class Call(NamedTuple):
                 steps - 1,
                 width // shape.parts,
             )
-            if not self.attributes["keep"]:
+            if not results.keys() & {"kept", "c of all steps"}:
                 del results["h of all steps"]
         return self._replace(
             operands=self.operands | swapped,
@@ -236,7 +242,7 @@ def recurrence(
         {"recurrent kernel": normal(width, columns)} if shape.recurrent else {}
     )
     bias = {"bias": normal(columns)}
-    extras = {shape.extras[0]: normal(shape.extras[1] * units)} if shape.extras else {}
+    extras = {"extras": normal(shape.extras * units)} if shape.extras else {}
     initial, reset = (
         states("{}", batch),
         states("{} of resets", batch) if resets else {},
@@ -252,20 +258,9 @@ def recurrence(
         **({"tokens": words} if tokens else {}),
         **({"resets": rng.random((steps, batch)) < 0.3} | reset if resets else {}),
     }
-    attributes = {
-        "ids": ids,
-        "input_masks": kinds[0],
-        "recurrent_masks": kinds[1],
-        "masked": masked,
-        "tokens": tokens,
-        "resets": resets,
-    }
-    attributes |= {"cell": shape.number, "products": products, "batch_first": False}
+    attributes = {"cell": shape.number, "products": products, "batch_first": False}
     if backward:
-        function, attributes = (
-            "lstm_jax_backward",
-            attributes | {"sequences": True, "d_x": not ids},
-        )
+        function = "lstm_jax_backward"
         given = states("d of final {}", batch) | {
             "d of outputs": normal(steps, batch, units)
         }
@@ -276,10 +271,7 @@ def recurrence(
         results = {f"d of {name}": array for name, array in differentiated.items()}
     else:
         sequences = keep if sequences is None else sequences
-        function, attributes = (
-            "lstm_jax_forward",
-            attributes | {"sequences": sequences, "keep": keep},
-        )
+        function = "lstm_jax_forward"
         operands = inputs | kernels | bias | extras | initial | last
         returned = (
             all_steps | kept

@@ -147,56 +147,67 @@ def test_misfits_of_every_array(kind: str) -> None:
 @pytest.mark.parametrize("kind", CALLS)
 def test_numbers_of_arrays(kind: str) -> None:
     call = CALLS[kind]
+    named = "operands" in call.fixed(1)
     others = []
     for part, what in ((call.operands, "operands"), (call.results, "results")):
-        given = list(part.values())
-        for some in (given[:-1], [*given, given[0]], given[:1]):
+        given = list(part.items())
+        more = ("more", given[0][1])
+        # arrays with names may be left out, but not the kernel or the first result
+        first = "kernel" if what == "operands" else given[0][0]
+        fewer = [item for item in given if item[0] != first] if named else given[:-1]
+        for some in (fewer, [*given, more], given[:1]):
             if len(some) in (0, len(given)):  # XLA removes a call without results
                 continue
-            other = call._replace(**{what: dict(enumerate(some))})
+            if named and what == "results" and len(some) == 1:  # may be enough
+                continue
+            other = call._replace(**{what: dict(some)})
+            if named:
+                others.append((other, f"{what}: {len(some)}; give "))
+                continue
             # 7 without ids, 8 with them
             if kind.startswith("catch up") and what == "operands":
                 if len(some) not in (7, 8):
-                    others.append(
-                        (
-                            other,
-                            f"operands: {len(some)}; give 8: "
-                            f"{', '.join(CALLS['catch up'].operands)}",
-                        )
-                    )
+                    names = ", ".join(CALLS["catch up"].operands)
+                    others.append((other, f"operands: {len(some)}; give 8: {names}"))
                 continue
-            others.append(
-                (other, f"{what}: {len(some)}; give {len(given)}: {', '.join(part)}")
-            )
+            wanted = f"{what}: {len(some)}; give {len(given)}: {', '.join(part)}"
+            others.append((other, wanted))
     for said, (_, had) in zip(
         refusals([other for other, _ in others]), others, strict=True
     ):
         assert f"{call.function}: {had}" in said
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_names_of_arrays(backward: bool) -> None:
+    """Arrays are known by their names, in any order after the first result. An unknown
+    name and another number of names than arrays are refused.
+    """
+    call = recurrence(backward, tokens=True, kinds=(4, 1))
+    turned = call._replace(operands=dict(reversed(call.operands.items())))
+    for got, want in zip(turned.run(), call.run(), strict=True):
+        np.testing.assert_array_equal(got, want)
+    renamed = {
+        "W" if name == "kernel" else name: array
+        for name, array in call.operands.items()
+    }
+    said = refusal(call._replace(operands=renamed).run)
+    assert "kernel: no array; give one" in said
+
+    def run_with(names: str):
+        results = list(call.results.values())
+        function = jax.ffi.ffi_call(call.function, results)
+        fixed = call.fixed(1) | {"operands": names}
+        return function(*call.operands.values(), **fixed)
+
+    for names in ("", "x", ",".join([*call.operands, "more"]), "x," * 40):
+        said = refusal(lambda names=names: run_with(names))
+        assert re.search("(operands|names of arrays|no array)", said), said
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "value", "remedy"),
     [
-        ("forward", "input_masks", 2, "give 0, 1 or 4"),
-        ("forward", "recurrent_masks", -1, "give 0, 1 or 4"),
-        ("forward, ids", "input_masks", 4, "give 0 with ids"),
-        ("backward", "input_masks", 3, "give 0, 1 or 4"),
-        ("backward", "recurrent_masks", 2**40, "give 0, 1 or 4"),
-        ("backward, ids", "d_x", True, "give 0 with ids"),
-        ("forward, gru", "recurrent_masks", 4, "give 0, 1 or 3"),
-        ("backward, simple_rnn", "input_masks", 4, "give 0 or 1"),
-        (
-            "forward, min_gru",
-            "recurrent_masks",
-            1,
-            "give 0 for a cell without a recurrent kernel",
-        ),
-        (
-            "backward, min_lstm",
-            "recurrent_masks",
-            3,
-            "give 0 for a cell without a recurrent kernel",
-        ),
         ("forward", "cell", -1, f"give 0 to {LAST_CELL}"),
         ("backward", "cell", LAST_CELL + 1, f"give 0 to {LAST_CELL}"),
         ("backward", "cell", 2**40, f"give 0 to {LAST_CELL}"),
@@ -453,14 +464,8 @@ def call_without_memory(backward: bool) -> None:
     """
     call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
     results = {name: like for name, like in call.results.items() if name != "d of x"}
-    call = call._replace(
-        results=results,
-        attributes=call.attributes | ({"d_x": False} if backward else {}),
-    )
-    fixed = {
-        name: np.int64(value) if type(value) is int else value
-        for name, value in {"threads": 2, **call.attributes}.items()
-    }
+    call = call._replace(results=results)
+    fixed = call.fixed(2)
     function = jax.jit(
         lambda *operands: jax.ffi.ffi_call(call.function, list(results.values()))(
             *operands, **fixed

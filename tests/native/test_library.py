@@ -32,7 +32,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(library, "library_path", lambda: place)
     monkeypatch.setattr(library, "TARGETS", ())
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
-    monkeypatch.setattr(library, "_LOADED", {})
+    monkeypatch.setattr(library, "_LOADED", [])
     return place
 
 
@@ -204,6 +204,7 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert default_cache_dir() == tmp_path / ".cache" / "lstm_jax"
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
+    monkeypatch.setattr(library, "_LOADED", [])
     monkeypatch.setattr(
         Path,
         "expanduser",

@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         library, "library_path", lambda: tmp_path / "cache" / "native" / "lstm.so"
     )
     monkeypatch.setattr(library, "TARGETS", ())
-    monkeypatch.setattr(library, "_LOADED", {})
+    monkeypatch.setattr(library, "_LOADED", [])
     return place
 
 
@@ -162,7 +162,7 @@ def test_which_feature_the_processor_lacks(
     path.write_bytes(small)
     assert library.loaded_library() == path
     monkeypatch.setattr(
-        library._LOADED[path].code,
+        library._LOADED[0].code,
         "lstm_jax_has_products",
         lambda number: 0,
         raising=False,

@@ -165,8 +165,8 @@ Array bools(std::vector<int64_t> extents) {
 
 using Arrays = std::vector<Array>;
 using Attributes =
-    std::map<std::string,
-             std::variant<bool, int64_t, double, float>>;  // sorted by name, as XLA has them
+    std::map<std::string, std::variant<bool, int64_t, double, float,
+                                       std::string>>;  // sorted by name, as XLA has them
 
 // The error's text, empty if there is none.
 std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operands, Arrays& results,
@@ -185,17 +185,24 @@ std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operand
   for (XLA_FFI_Buffer& buffer : out) out_at.push_back(&buffer);
   std::vector<XLA_FFI_ArgType> in_types(in.size(), XLA_FFI_ArgType_BUFFER);
   std::vector<XLA_FFI_RetType> out_types(out.size(), XLA_FFI_RetType_BUFFER);
-  std::vector<XLA_FFI_AttrType> types(attributes.size(), XLA_FFI_AttrType_SCALAR);
-  std::deque<XLA_FFI_ByteSpan> names;
+  std::vector<XLA_FFI_AttrType> types;
+  std::deque<XLA_FFI_ByteSpan> names, texts;
   std::deque<XLA_FFI_Scalar> scalars;
   std::vector<XLA_FFI_ByteSpan*> names_at;
   constexpr XLA_FFI_DataType kTypes[] = {XLA_FFI_DataType_PRED, XLA_FFI_DataType_S64,
                                          XLA_FFI_DataType_F64, XLA_FFI_DataType_F32};
   for (auto& [name, value] : attributes) {
     names.push_back({name.data(), name.size()});
+    names_at.push_back(&names.back());
+    if (const auto text = std::get_if<std::string>(&value)) {
+      texts.push_back({text->data(), text->size()});
+      types.push_back(XLA_FFI_AttrType_STRING);
+      values.push_back(&texts.back());
+      continue;
+    }
     scalars.push_back({kTypes[value.index()],
                        std::visit([](auto& held) { return static_cast<void*>(&held); }, value)});
-    names_at.push_back(&names.back());
+    types.push_back(XLA_FFI_AttrType_SCALAR);
     values.push_back(&scalars.back());
   }
   XLA_FFI_CallFrame frame{};
@@ -237,26 +244,49 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     for (Arrays& part : parts) whole.insert(whole.end(), part.begin(), part.end());
     return whole;
   };
-  const Attributes common = {{"cell", int64_t{0}},
-                             {"ids", false},
-                             {"input_masks", int64_t{4}},
-                             {"recurrent_masks", int64_t{4}},
-                             {"masked", true},
-                             {"tokens", true},
-                             {"resets", true},
-                             {"batch_first", false},
-                             {"products", int64_t{0}},
-                             {"sequences", true}};
-  Attributes forward = common, backward = common;
-  forward["keep"] = backward["d_x"] = true;
+  const Attributes common = {
+      {"cell", int64_t{0}}, {"batch_first", false}, {"products", int64_t{0}}};
+  const auto with = [](Attributes attributes, const char* name, auto value) {
+    attributes[name] = value;
+    return attributes;
+  };
+  const auto named = [](Attributes attributes, std::string operands, std::string results) {
+    attributes["operands"] = operands;
+    attributes["results"] = results;
+    return attributes;
+  };
+  const std::string masks = "input mask,recurrent mask,", few_steps = "valid,resets,h of resets",
+                    steps = "valid,tokens,resets,h of resets", c = ",c of resets",
+                    final = "final h,final c,h of all steps", kept = ",c of all steps,kept",
+                    first = "x,kernel,recurrent kernel,",
+                    before =
+                        "kept,h of all steps,c of all steps,d of final h,d of final c,"
+                        "d of outputs,",
+                    gradients =
+                        "d of h,d of c,d of kernel,d of recurrent kernel,d of bias,d of x,"
+                        "d of h of resets,d of c of resets";
+  const auto forward_of = [&](Attributes attributes, bool tokens, bool keep) {
+    return named(attributes, first + "bias,h,c," + masks + (tokens ? steps : few_steps) + c,
+                 final + (keep ? kept : ""));
+  };
+  const auto backward_of = [&](Attributes attributes, bool tokens) {
+    return named(attributes, first + before + masks + (tokens ? steps : few_steps) + c, gradients);
+  };
   // the GRU, without masks: three gates, a second bias, no c
   const Arrays gru = {floats({E, 3 * H}), floats({H, 3 * H}), floats({3 * H}), floats({3 * H})},
                gru_last = {valid, tokens, last[4], last[5]};
-  Attributes gru_forward = forward, gru_backward = backward;
-  for (Attributes* attributes : {&gru_forward, &gru_backward}) {
-    (*attributes)["cell"] = int64_t{1};
-    (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
-  }
+  const Attributes gru_cell = with(common, "cell", int64_t{1});
+  const auto gru_forward = [&](bool tokens) {
+    return named(gru_cell, first + "bias,extras,h," + (tokens ? steps : few_steps),
+                 "final h,h of all steps,kept");
+  };
+  const auto gru_backward = [&](bool tokens) {
+    return named(gru_cell,
+                 first + "extras,kept,h of all steps,d of final h,d of outputs," +
+                     (tokens ? steps : few_steps),
+                 "d of h,d of kernel,d of recurrent kernel,d of bias,d of extras,d of x,"
+                 "d of h of resets");
+  };
   // minGRU, which has no U, with x, the outputs and their gradient (B, T, ...) where there are
   // enough rows
   const bool batch_first = B > 3;
@@ -264,20 +294,19 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
                           batch_first ? floats({B, T, E}) : x,
                           batch_first ? floats({B, T, H}) : floats({T, B, H})};
   const Arrays minimal_outputs = batch_first ? Arrays{minimal[4]} : Arrays{};
-  Attributes minimal_forward = gru_forward, minimal_backward = gru_backward;
-  minimal_forward["cell"] = minimal_backward["cell"] = int64_t{13};
-  minimal_forward["batch_first"] = minimal_backward["batch_first"] = batch_first;
+  const Attributes minimal_cell =
+      with(with(common, "cell", int64_t{13}), "batch_first", batch_first);
+  const Attributes minimal_forward =
+      named(minimal_cell, "x,kernel,bias,h," + steps,
+            std::string("final h,h of all steps,kept") + (batch_first ? ",outputs" : ""));
+  const Attributes minimal_backward =
+      named(minimal_cell, "x,kernel,kept,h of all steps,d of final h,d of outputs," + steps,
+            "d of h,d of kernel,d of bias,d of x,d of h of resets");
   // without tokens, few rows take few_forward.h and few_backward.h
-  const auto without_tokens = [](Attributes attributes) {
-    attributes["tokens"] = false;
-    return attributes;
-  };
   const Arrays few_last = {last[0], last[1], last[2], last[4], last[5], last[6]},
                few_gru_last = {valid, last[4], last[5]};
-  Attributes narrow_forward = forward, narrow_backward = backward, int8 = forward;
-  narrow_forward["products"] = narrow_backward["products"] = int64_t{lstm_jax_has_products(1)};
-  int8["products"] = int64_t{lstm_jax_has_products(2) ? 2 : 0};
-  int8["keep"] = false;
+  const Attributes narrow = with(common, "products", int64_t{lstm_jax_has_products(1)}),
+                   int8 = with(common, "products", int64_t{lstm_jax_has_products(2) ? 2 : 0});
   // steps long enough for several threads
   const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}),
               flags = bools({T, 64 * B});
@@ -299,22 +328,23 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   const Array ids = ints({3 * B}, B * H);
   return {
       {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}),
-       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
+       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward_of(common, true, true),
+       true},
       {"backward", lstm_jax_backward,
        all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
-       all({state, kernels, {bias, x}, state}), backward, false},
+       all({state, kernels, {bias, x}, state}), backward_of(common, true), false},
       {"forward, GRU",
        lstm_jax_forward,
        all({{x}, gru, {state[0]}, gru_last}),
        {state[0], all_steps[1], all_steps[0]},
-       gru_forward,
+       gru_forward(true),
        true},
       {"backward, GRU",
        lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})},
             gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]},
-       gru_backward,
+       gru_backward(true),
        false},
       {"forward, minGRU", lstm_jax_forward,
        all({{minimal[3], minimal[0], minimal[1], state[0]}, gru_last}),
@@ -326,31 +356,33 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
        minimal_backward,
        false},
       {"forward, bfloat16", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}),
-       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), narrow_forward, true},
+       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward_of(narrow, true, true),
+       true},
       {"backward, bfloat16", lstm_jax_backward,
        all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
-       all({state, kernels, {bias, x}, state}), narrow_backward, false},
+       all({state, kernels, {bias, x}, state}), backward_of(narrow, true), false},
       {"forward, int8", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}),
-       all({state, {all_steps[1]}}), int8, true},
+       all({state, {all_steps[1]}}), forward_of(int8, true, false), true},
       {"forward, int8, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}),
-       all({state, {all_steps[1]}}), without_tokens(int8), true},
+       all({state, {all_steps[1]}}), forward_of(int8, false, false), true},
       {"forward, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}),
-       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), without_tokens(forward), true},
+       all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward_of(common, false, true),
+       true},
       {"backward, no tokens", lstm_jax_backward,
        all({{x}, kernels, all_steps, state, {floats({T, B, H})}, few_last}),
-       all({state, kernels, {bias, x}, state}), without_tokens(backward), B <= kFew},
+       all({state, kernels, {bias, x}, state}), backward_of(common, false), B <= kFew},
       {"forward, GRU, no tokens",
        lstm_jax_forward,
        all({{x}, gru, {state[0]}, few_gru_last}),
        {state[0], all_steps[1], all_steps[0]},
-       without_tokens(gru_forward),
+       gru_forward(false),
        true},
       {"backward, GRU, no tokens",
        lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})},
             few_gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]},
-       without_tokens(gru_backward),
+       gru_backward(false),
        B <= kFew},
       {"linear forward", lstm_jax_linear_forward, {a, a, start, flags}, {a}, linear, true},
       {"linear backward",
