@@ -333,7 +333,7 @@ TRAIN_TEXT = (
             "--dtype: int4; give one of ",
         ),
         ("embedding neighbours --run {runs[sentiment]} gooood", "unknown word: gooood"),
-        ("generate --run {tmp}/other", "other: sentiment"),
+        ("generate --run {tmp}/other", "other/manifest.json: missing"),
         (
             "generate --run {runs[generation]} --prompt The@Cat",
             "characters that the run does not know: 'T', '@', 'C'",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lstm_jax.lab.generation.examples import streams
+from lstm_jax.lab.generation.task import streams
 from rich.console import Console
 from test_loop import CONFIG, leaf_sums, stop_after, timeless
 from test_step import TABLE, assert_bits, assert_reads_once, objective, tall, tiny

@@ -209,6 +209,8 @@ class RunFolder:
         """
         sealed, _ = self._sealed()
         remedy = self._accepting
+        if sealed is None and not self.config.exists():
+            return  # no run at all, which its reader says
         if sealed is None:
             raise InputError(f"manifest {self.manifest}", "missing", remedy)
         for name, kind in self._changes(sealed).items():
