@@ -246,9 +246,11 @@ def _bind(one: _Forward | _Backward, leaves: Leaves) -> Any:
     """Run a pass as a JAX primitive. Without a custom pass, its twin is run."""
     run = partial(one.run, bool(one.operation.platforms))
     traced, shapes = jax.make_jaxpr(run, return_shape=True)(*leaves)
-    results = _primitive.bind(
-        *leaves, one=one, traced=traced, avals=tuple(traced.out_avals)
-    )
+    avals = traced.out_avals
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        # compiled code does not say over which axes its results vary, its twin does
+        avals = jax.make_jaxpr(partial(one.run, False))(*leaves).out_avals
+    results = _primitive.bind(*leaves, one=one, traced=traced, avals=tuple(avals))
     return jax.tree.structure(shapes).unflatten(results)
 
 
