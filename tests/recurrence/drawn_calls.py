@@ -356,7 +356,9 @@ def draw_dropout(on: Drawing) -> None:
             mask, array = on.operand(
                 f"dropout.{name}", drawn, kept, "real", *shapes, share=40
             )
-            on.refuse(f"dropout.{name}", name == "recurrent" and not row.has_recurrent_kernel)
+            on.refuse(
+                f"dropout.{name}", name == "recurrent" and not row.has_recurrent_kernel
+            )
         masks.append(mask)
         cleans.append(on.plain(array))
     zoneout, clean = None, None
