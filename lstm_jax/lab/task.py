@@ -39,7 +39,7 @@ from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import MARK, write_atomically
 from lstm_jax.cells import CELLS
 from lstm_jax.lab.config import RunConfig, read_config, to_json
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.machine.processes import CONNECT_SECONDS, code_digest

@@ -15,7 +15,7 @@ from rich.console import Console
 from lstm_jax.base.errors import system_errors
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import json_text
 from lstm_jax.training.fit import Callback
 
 
