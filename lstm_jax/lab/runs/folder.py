@@ -30,11 +30,11 @@ from lstm_jax.base.writing import (
     write_atomically,
 )
 from lstm_jax.lab.config import config_changes, shown_changes
-from lstm_jax.lab.runs.commits import commit_of
 from lstm_jax.lab.tasks import TASKS
 
 if TYPE_CHECKING:  # the table of runs needs no JAX
     import jax
+import subprocess
 
 FILES = (
     "config.json",
@@ -403,3 +403,29 @@ def cpu_name() -> str:
 def same_data(stored: bytes, fingerprint: str) -> bool:
     """Return whether the content of the file `data.sha256` of a run is a fingerprint."""
     return stored.split() == fingerprint.encode().split()
+
+
+def commit_of(file: Path, scope: str) -> str:
+    """Return the commit of the checkout that tracks a file, or "" if there is none.
+
+    "+" follows if files in `scope`, a pathspec of Git relative to the folder of the
+    file, have uncommitted changes.
+    """
+    commands = (
+        ["ls-files", "--", file.name],
+        ["rev-parse", "--short=12", "HEAD"],
+        ["status", "--porcelain", "--", scope],
+    )
+    try:
+        tracked, commit, changes = (
+            subprocess.run(
+                ["git", "-C", file.parent, *command],
+                capture_output=True,
+                text=True,
+                timeout=5,
+            ).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return commit + ("+" if changes else "") if tracked and commit else ""
