@@ -52,9 +52,8 @@ from lstm_jax.lab.runs.folder import (
     same_data,
     versions,
 )
-from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.reports import metrics_file, print_row, progress, tensorboard
 from lstm_jax.lab.runs.trackers import SERVICES
-from lstm_jax.lab.runs.writers import metrics_file, print_row, tensorboard
 from lstm_jax.layers.products import check_products, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.dropout import draw_masks

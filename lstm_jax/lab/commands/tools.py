@@ -84,7 +84,7 @@ class WriteShards(Command):
 
     def __call__(self, console):
         from lstm_jax.lab.files.mapped import verify_shards
-        from lstm_jax.lab.runs.progress import progress_bar
+        from lstm_jax.lab.runs.reports import progress_bar
 
         if self.verify:
             say(console, f"{self.out}: {verify_shards(self.out):,} intact files")

@@ -79,11 +79,11 @@ class RunFolder:
         self.characters = path / "characters.json"
         self.scale = path / "scale.json"
         self.samples = path / "samples.jsonl"  # by `Generation.callbacks`
-        self.metrics = path / "metrics.jsonl"  # by `writers.metrics_file`
+        self.metrics = path / "metrics.jsonl"  # by `reports.metrics_file`
         # by `Sentiment.pretrained`
         self.pretraining_metrics = path / "pretraining.jsonl"
         self.result = path / "result.json"  # by `Task.finish`
-        self.events = path / "events"  # by `writers.tensorboard`
+        self.events = path / "events"  # by `reports.tensorboard`
         self.figures = path / "figures"  # by `Task.finish`, from `Task.results`
         self.checkpoints = checkpoints or path / "checkpoints"  # by `run_epochs`
         # by `Sentiment.pretrained`
