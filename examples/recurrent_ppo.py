@@ -49,7 +49,7 @@ from flax import nnx
 from rich.progress import track
 
 from lstm_jax import CELLS, Recurrent
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import json_text
 
 LENGTHS = {
     "MemoryChain-bsuite": "memory_length",

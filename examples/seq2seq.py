@@ -35,7 +35,7 @@ from rich.console import Console
 
 import lstm_jax
 from lstm_jax import LSTM, Bidirectional, LSTMState
-from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.reports import progress
 
 SYMBOLS = "0123456789+ ^"
 END, START = SYMBOLS.index(" "), SYMBOLS.index("^")

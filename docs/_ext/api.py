@@ -50,7 +50,7 @@ PACKAGES: dict[str, list[str]] = {
     ),
     "forecast": _modules("lab.forecast", "config data model task page"),
     "task": _modules("lab", "task config optimizers model demo tasks"),
-    "runs": _modules("lab.runs", "folder table writers progress trackers"),
+    "runs": _modules("lab.runs", "folder table reports trackers"),
     "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],
     "inspection": _modules(
         "lab.inspection",

@@ -39,7 +39,7 @@ from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import MARK, write_atomically
 from lstm_jax.cells import CELLS
 from lstm_jax.lab.config import RunConfig, read_config, to_json
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.machine.processes import CONNECT_SECONDS, code_digest
@@ -52,9 +52,8 @@ from lstm_jax.lab.runs.folder import (
     same_data,
     versions,
 )
-from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.reports import metrics_file, print_row, progress, tensorboard
 from lstm_jax.lab.runs.trackers import SERVICES
-from lstm_jax.lab.runs.writers import metrics_file, print_row, tensorboard
 from lstm_jax.layers.products import check_products, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.dropout import draw_masks

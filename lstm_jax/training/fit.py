@@ -92,7 +92,7 @@ Callback = Callable[[EpochRecord], object]
 @frozen
 class Watch:
     """Functions that the training loop calls about twice a second, between two steps,
-    such as those of `lstm_jax.lab.runs.progress`.
+    such as those of `lstm_jax.lab.runs.reports`.
     """
 
     note: Callable[[str], object] = lambda line: None
@@ -212,7 +212,7 @@ def fit(
         callbacks: functions that are called with an `EpochRecord` after each epoch. For
             example, `lambda record: print(record.row["train_loss"])`.
         watch: functions that show the progress and ask the training to stop. For
-            example, that of `with lstm_jax.lab.runs.progress.progress() as watch` has a
+            example, that of `with lstm_jax.lab.runs.reports.progress() as watch` has a
             progress bar, and saves the state after SIGINT and SIGTERM.
 
     Returns:

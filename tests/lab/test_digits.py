@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.lab.files.digits import MOST, digits_for
+from lstm_jax.lab.files.text import MOST, digits_for
 
 
 @pytest.mark.parametrize(

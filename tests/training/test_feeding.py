@@ -20,7 +20,7 @@ from lstm_jax.lab.files import shuffled as orders
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.task import streams
 from lstm_jax.lab.optimizers import make_optimizer
-from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.reports import progress
 from lstm_jax.training import examples
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.fit import run_epochs

@@ -29,7 +29,7 @@ from test_make_train_step import (
 import lstm_jax
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.runs.writers import metrics_file
+from lstm_jax.lab.runs.reports import metrics_file
 from lstm_jax.training import checkpoint
 from lstm_jax.training import fit as loop
 from lstm_jax.training.fit import Best, Checkpoints

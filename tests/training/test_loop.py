@@ -23,7 +23,7 @@ from test_step import BATCH, COUNT, Tiny, assert_bits, logits, quiet_objective, 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import Interrupted
 from lstm_jax.lab.optimizers import make_optimizer
-from lstm_jax.lab.runs.progress import progress
+from lstm_jax.lab.runs.reports import progress
 from lstm_jax.training import checkpoint
 from lstm_jax.training import fit as loop
 from lstm_jax.training.config import TrainConfig

@@ -20,8 +20,7 @@ from lstm_jax.base.checks import Count, frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.writing import check_output
 from lstm_jax.lab.commands.common import Command, Positional, load_run, say, warn
-from lstm_jax.lab.files.digits import counted
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import counted, json_text
 
 
 @frozen

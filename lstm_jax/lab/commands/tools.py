@@ -27,7 +27,7 @@ from lstm_jax.base.checks import Count, Seed, frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.machine import cores, pin
 from lstm_jax.lab.commands.common import Command, Flat, Positional, say, set_help, start
-from lstm_jax.lab.files.digits import counted
+from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.generation.config import Clean, Unit
 from lstm_jax.lab.machine.interrupts import before_end, handled
 from lstm_jax.lab.sentiment.config import DataConfig, SentimentConfig
@@ -84,7 +84,7 @@ class WriteShards(Command):
 
     def __call__(self, console):
         from lstm_jax.lab.files.mapped import verify_shards
-        from lstm_jax.lab.runs.progress import progress_bar
+        from lstm_jax.lab.runs.reports import progress_bar
 
         if self.verify:
             say(console, f"{self.out}: {verify_shards(self.out):,} intact files")

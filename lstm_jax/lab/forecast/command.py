@@ -16,8 +16,7 @@ from lstm_jax.lab.commands.common import (
     suggest,
     warn,
 )
-from lstm_jax.lab.files.digits import digits_for
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import digits_for, json_text
 from lstm_jax.lab.forecast.config import ForecastConfig
 
 

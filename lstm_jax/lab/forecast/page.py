@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax.base.errors import require
-from lstm_jax.lab.files.digits import digits_for
+from lstm_jax.lab.files.text import digits_for
 from lstm_jax.lab.forecast import task as forecast
 from lstm_jax.lab.inspection.attribution import gradient_norms, integrated_gradients
 from lstm_jax.lab.inspection.common import Network, first_kinds

@@ -42,7 +42,7 @@ from lstm_jax.base.checks import Level, check_number, frozen
 from lstm_jax.base.errors import check_class, require
 from lstm_jax.base.reading import parsing
 from lstm_jax.lab import task as base
-from lstm_jax.lab.files.digits import counted
+from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.forecast import data
 from lstm_jax.lab.forecast.config import ForecastConfig
 from lstm_jax.lab.forecast.data import Series, SeriesWindows

@@ -34,9 +34,9 @@ from lstm_jax.base.types import Values
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.cells import CELLS
 from lstm_jax.lab import task as base
-from lstm_jax.lab.files.digits import counted
 from lstm_jax.lab.files.mapped import MappedIds
 from lstm_jax.lab.files.shuffled import shuffled
+from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.generation import data
 from lstm_jax.lab.generation.config import GenerationConfig, WantedMode
 from lstm_jax.lab.generation.data import Characters, Corpus

@@ -22,7 +22,7 @@ from numpy import ndarray
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.writing import MARK, write_atomically
-from lstm_jax.lab.files.digits import digits_for
+from lstm_jax.lab.files.text import digits_for
 
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""

@@ -30,11 +30,11 @@ from lstm_jax.base.writing import (
     write_atomically,
 )
 from lstm_jax.lab.config import config_changes, shown_changes
-from lstm_jax.lab.runs.commits import commit_of
 from lstm_jax.lab.tasks import TASKS
 
 if TYPE_CHECKING:  # the table of runs needs no JAX
     import jax
+import subprocess
 
 FILES = (
     "config.json",
@@ -79,11 +79,11 @@ class RunFolder:
         self.characters = path / "characters.json"
         self.scale = path / "scale.json"
         self.samples = path / "samples.jsonl"  # by `Generation.callbacks`
-        self.metrics = path / "metrics.jsonl"  # by `writers.metrics_file`
+        self.metrics = path / "metrics.jsonl"  # by `reports.metrics_file`
         # by `Sentiment.pretrained`
         self.pretraining_metrics = path / "pretraining.jsonl"
         self.result = path / "result.json"  # by `Task.finish`
-        self.events = path / "events"  # by `writers.tensorboard`
+        self.events = path / "events"  # by `reports.tensorboard`
         self.figures = path / "figures"  # by `Task.finish`, from `Task.results`
         self.checkpoints = checkpoints or path / "checkpoints"  # by `run_epochs`
         # by `Sentiment.pretrained`
@@ -403,3 +403,29 @@ def cpu_name() -> str:
 def same_data(stored: bytes, fingerprint: str) -> bool:
     """Return whether the content of the file `data.sha256` of a run is a fingerprint."""
     return stored.split() == fingerprint.encode().split()
+
+
+def commit_of(file: Path, scope: str) -> str:
+    """Return the commit of the checkout that tracks a file, or "" if there is none.
+
+    "+" follows if files in `scope`, a pathspec of Git relative to the folder of the
+    file, have uncommitted changes.
+    """
+    commands = (
+        ["ls-files", "--", file.name],
+        ["rev-parse", "--short=12", "HEAD"],
+        ["status", "--porcelain", "--", scope],
+    )
+    try:
+        tracked, commit, changes = (
+            subprocess.run(
+                ["git", "-C", file.parent, *command],
+                capture_output=True,
+                text=True,
+                timeout=5,
+            ).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return commit + ("+" if changes else "") if tracked and commit else ""

@@ -23,8 +23,7 @@ from lstm_jax.lab.commands.common import (
     suggest,
     warn,
 )
-from lstm_jax.lab.files.digits import counted
-from lstm_jax.lab.files.json_text import json_text
+from lstm_jax.lab.files.text import counted, json_text
 from lstm_jax.lab.sentiment.config import PRESETS, SentimentConfig
 
 MEANINGS = {

@@ -26,12 +26,11 @@ from lstm_jax.base.checks import as_tuple, frozen
 from lstm_jax.base.errors import check_class, require
 from lstm_jax.base.reading import parsing
 from lstm_jax.lab import task as base
-from lstm_jax.lab.files.digits import counted
+from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.inspection import embedding_space, figures
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.runs.folder import RunFolder
-from lstm_jax.lab.runs.progress import progress
-from lstm_jax.lab.runs.writers import metrics_file, print_row
+from lstm_jax.lab.runs.reports import metrics_file, print_row, progress
 from lstm_jax.lab.sentiment import pretraining
 from lstm_jax.lab.sentiment.adversarial import perturbation, with_gradient
 from lstm_jax.lab.sentiment.config import SentimentConfig

@@ -34,7 +34,7 @@ from made_sweep import (
 
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab import sweep
-from lstm_jax.lab.runs.commits import commit_of
+from lstm_jax.lab.runs.folder import commit_of
 from lstm_jax.lab.sweep import configs, executors
 from lstm_jax.lab.sweep.rows import read_rows
 from lstm_jax.training.config import TrainConfig

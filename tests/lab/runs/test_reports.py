@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.runs.writers import (
+from lstm_jax.lab.runs.reports import (
     metrics_file,
     print_row,
     tensorboard,

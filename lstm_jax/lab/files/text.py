@@ -1,7 +1,8 @@
-"""Numbers as text: as many digits as keep differences visible, and a number with its
-noun.
+"""Values as text: a number with its noun, as many digits as keep differences visible,
+and JSON that every reader of JSON accepts.
 """
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -26,3 +27,11 @@ def digits_for(values: Iterable[float], least: int) -> int:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as "1 device" or "2 devices"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def json_text(value, **options) -> str:
+    """Return a value as JSON text, in which null stands for each float that is not
+    finite, since JSON has neither NaN nor Infinity.
+    """
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return json.dumps(finite, allow_nan=False, **options)

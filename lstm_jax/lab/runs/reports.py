@@ -1,22 +1,39 @@
-"""Callbacks that write the metrics of each epoch to files or to a console.
+"""What a training reports: callbacks that write the metrics of each epoch to files or
+to a console, and a progress bar with messages.
 
 Example: `fit(..., callbacks=[metrics_file("metrics.jsonl")])`.
 """
 
+import contextlib
 import itertools
 import os
 import re
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from lstm_jax.base.errors import system_errors
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.lab.files.json_text import json_text
-from lstm_jax.training.fit import Callback
+from lstm_jax.lab.files.text import json_text
+from lstm_jax.lab.machine.console import say
+from lstm_jax.lab.machine.interrupts import noted_signals
+from lstm_jax.training.fit import Callback, Watch
 
 
 def metrics_file(path: AnyPath) -> Callback:
@@ -190,3 +207,50 @@ def _number(value) -> str:
         return "-"
     texts = [f"{value:.{decimals}f}" for decimals in (4, 3, 2, 1, 0)]
     return next((text for text in texts if len(text) <= 6), texts[-1])
+
+
+@contextlib.contextmanager
+def progress(console: Console | None = None) -> Iterator[Watch]:
+    """Yield a `Watch` that shows a progress bar and messages on a console, and that
+    asks the training to save its state and stop after a SIGINT or SIGTERM.
+
+        with progress() as watch:
+            lstm_jax.fit(..., watch=watch)
+
+    A second SIGINT raises `KeyboardInterrupt`. If the console is not a terminal, there
+    is no bar.
+    """
+    console = console or Console()
+    tasks: dict[int, TaskID] = {}
+
+    with noted_signals() as asked, progress_bar(console) as bar:
+
+        def steps(epoch, epochs, done, total):
+            if epoch not in tasks:
+                tasks[epoch] = bar.add_task(f"epoch {epoch}/{epochs}", total=total)
+            bar.update(tasks[epoch], completed=done)
+            if done == total:
+                bar.remove_task(tasks[epoch])
+
+        yield Watch(partial(say, console), steps, lambda: asked.number)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a progress bar for the steps of an epoch. If the console is not a
+    terminal, the bar shows nothing.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    return Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
