@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lstm_jax.lab.generation.task import streams
 from rich.console import Console
 from test_loop import CONFIG, leaf_sums, stop_after, timeless
 from test_step import TABLE, assert_bits, assert_reads_once, objective, tall, tiny
@@ -19,6 +18,7 @@ from lstm_jax.base import sharding
 from lstm_jax.base.errors import Interrupted
 from lstm_jax.lab.files import shuffled as orders
 from lstm_jax.lab.generation import data
+from lstm_jax.lab.generation.task import streams
 from lstm_jax.lab.optimizers import make_optimizer
 from lstm_jax.lab.runs.progress import progress
 from lstm_jax.training import examples
